@@ -1,0 +1,17 @@
+"""Jet Stories: write stories with NVIDIA's Jet-Nemotron, fast, anywhere.
+
+Importing this package registers the network with transformers, so that `AutoConfig` and
+`AutoModelForCausalLM` read official checkpoints without `trust_remote_code`.
+"""
+
+from jet.modeling import CheckpointError, HybridCache, JetNemotronConfig, JetNemotronForCausalLM, load_model
+from jet.version import __version__
+
+__all__ = [
+    "CheckpointError",
+    "HybridCache",
+    "JetNemotronConfig",
+    "JetNemotronForCausalLM",
+    "__version__",
+    "load_model",
+]

@@ -1,0 +1,277 @@
+"""HybridCache: everything the network remembers of a batch of sequences, one entry per layer.
+
+A jet layer keeps a state of fixed size, a window layer its last keys and values, a full-attention
+layer all of them. All three count the tokens they have seen, padding included, so that any layer can
+be asked for the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from jet.modeling.configuration import JetNemotronConfig
+
+# Full-attention buffers grow by this many tokens at once: appending is then a copy of the new tokens
+# only, and at most this much is allocated beyond what is used.
+GROWTH = 256
+
+
+class _LayerCache(CacheLayerMixin):
+    """What the three kinds share: a token count and row operations over their tensors."""
+
+    is_sliding = False
+    tensor_names: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.length = 0
+        self.clear()
+
+    def clear(self) -> None:
+        for name in self.tensor_names:
+            setattr(self, name, None)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors in use, by name."""
+        found = {name: getattr(self, name) for name in self.tensor_names}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def map_rows(self, operation: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor by `operation` of it, which may only touch the batch dimension."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, operation(tensor))
+
+    def check_crop(self, remove: int) -> str | None:
+        """Why the last `remove` tokens cannot be taken back, or None if they can."""
+        raise NotImplementedError
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; asked only where `check_crop` has nothing against it."""
+        raise NotImplementedError
+
+    # The rest is the interface transformers asks of a cache layer.
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: tensors appear with the first update."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        raise TypeError(f"{type(self).__name__} holds no keys and values.")
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def reset(self) -> None:
+        self.length = 0
+        self.clear()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.map_rows(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.map_rows(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.map_rows(lambda tensor: tensor[indices.to(tensor.device)])
+
+
+class JetLayerCache(_LayerCache):
+    """State of a jet layer: constant in size, whatever the length.
+
+    Attributes:
+        recurrent_state: `[B, H, K, V]` float32, the memory of the gated delta rule.
+        conv_state: `[B, D, W]` in the model's type, the last W inputs of the convolution, newest last,
+            zeros before the start.
+    """
+
+    tensor_names = ("recurrent_state", "conv_state")
+    recurrent_state: Tensor | None
+    conv_state: Tensor | None
+
+    def store(self, recurrent_state: Tensor, conv_state: Tensor, tokens: int) -> None:
+        """Replace the state by the one after `tokens` more tokens."""
+        self.recurrent_state, self.conv_state = recurrent_state, conv_state
+        self.length += tokens
+
+    def check_crop(self, remove: int) -> str | None:
+        return "its state keeps no past to go back to"
+
+
+class FullAttentionCache(_LayerCache):
+    """All keys and values, `[B, heads, length, head_dim]`, as views of buffers that grow in steps."""
+
+    tensor_names = ("_key_buffer", "_value_buffer")
+    _key_buffer: Tensor | None
+    _value_buffer: Tensor | None
+
+    def clear(self) -> None:
+        super().clear()
+        self.keys = self.values = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[B, heads, T, head_dim]`; returns all keys and values so far."""
+        self._key_buffer = _append(self._key_buffer, key_states, self.length)
+        self._value_buffer = _append(self._value_buffer, value_states, self.length)
+        self.length += key_states.shape[2]
+        self._take_views()
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
+    def _take_views(self) -> None:
+        if self._key_buffer is not None and self._value_buffer is not None:
+            self.keys = self._key_buffer[:, :, : self.length]
+            self.values = self._value_buffer[:, :, : self.length]
+
+    def map_rows(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().map_rows(operation)
+        self._take_views()
+
+    def check_crop(self, remove: int) -> str | None:
+        return None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.length -= abs(tokens_to_remove)
+        self._take_views()
+
+
+class WindowAttentionCache(_LayerCache):
+    """The last `window - 1` keys and values, `[B, heads, <= window - 1, head_dim]`.
+
+    The token that comes next is the last of its own window, so one less than the window is enough.
+    """
+
+    is_sliding = True
+    tensor_names = ("keys", "values")
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[B, heads, T, head_dim]`; returns the keys and values that these T tokens may see."""
+        keys = key_states if self.keys is None else torch.cat([self.keys, key_states], dim=2)
+        values = value_states if self.values is None else torch.cat([self.values, value_states], dim=2)
+        self.length += key_states.shape[2]
+        self.keys, self.values = self._last(keys), self._last(values)
+        return keys, values
+
+    def _last(self, states: Tensor) -> Tensor:
+        beyond = states.shape[2] - (self.window - 1)
+        # A copy, since a view would keep a whole long prompt alive.
+        return states[:, :, beyond:].clone() if beyond > 0 else states
+
+    def get_max_length(self) -> int:
+        return self.window
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        kept = min(self.length, self.window - 1)
+        return kept + query_length, self.length - kept
+
+    def check_crop(self, remove: int) -> str | None:
+        return "tokens that left its window are gone" if self.length > self.window - 1 else None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        self.length -= abs(tokens_to_remove)
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class HybridCache(Cache):
+    """The memory of B sequences in a Jet-Nemotron network.
+
+    Pass it as `past_key_values`. It can be copied (`copy.deepcopy`), reordered for beams, repeated and
+    selected along the batch. It can be cropped only where nothing has been forgotten: a recurrent state
+    has no past, so copy the cache before tokens that may have to be taken back.
+    """
+
+    layers: list[_LayerCache]  # type: ignore[assignment]
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        assert config.layer_types is not None
+        super().__init__(layers=[_make_layer(config, layer_type) for layer_type in config.layer_types])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last `-tokens_to_remove` tokens.
+
+        Negative: that many tokens are removed. Zero: nothing happens. Positive, as transformers counted
+        before: that many tokens are kept. Going back to the very start is always possible; otherwise
+        raises ValueError, and changes nothing, where a layer no longer has what is needed.
+        """
+        length = self.get_seq_length()
+        remove = -tokens_to_remove if tokens_to_remove <= 0 else max(length - tokens_to_remove, 0)
+        if remove == 0:
+            return
+        if remove >= length:
+            self.reset()  # type: ignore[no-untyped-call]
+            return
+        for index, layer in enumerate(self.layers):
+            reason = layer.check_crop(remove)
+            if reason is not None:
+                raise ValueError(
+                    f"The last {remove} of {length} tokens cannot be taken back: layer {index} is a "
+                    f"{type(layer).__name__} and {reason}. Copy the cache before tokens you may want to undo."
+                )
+        for layer in self.layers:
+            layer.crop(-remove)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes in use by kind: recurrent, conv, window_kv, full_kv.
+
+        Summed over the tensors themselves. Full-attention buffers hold up to `GROWTH` unused tokens more.
+        """
+        sizes = {"recurrent": 0, "conv": 0, "window_kv": 0, "full_kv": 0}
+        for layer in self.layers:
+            if isinstance(layer, JetLayerCache):
+                sizes["recurrent"] += _bytes(layer.recurrent_state)
+                sizes["conv"] += _bytes(layer.conv_state)
+            else:
+                kind = "window_kv" if layer.is_sliding else "full_kv"
+                sizes[kind] += _bytes(layer.keys) + _bytes(layer.values)
+        return sizes
+
+
+def _make_layer(config: JetNemotronConfig, layer_type: str) -> _LayerCache:
+    if layer_type == "jet":
+        return JetLayerCache()
+    if layer_type == "swa":
+        assert config.sliding_window is not None
+        return WindowAttentionCache(config.sliding_window)
+    return FullAttentionCache()
+
+
+def _append(buffer: Tensor | None, states: Tensor, used: int) -> Tensor:
+    """`states` written behind the first `used` tokens of `buffer`, which is replaced when too small."""
+    if states.requires_grad or (buffer is not None and buffer.requires_grad):
+        # A write in place would break the graph that gradients run through.
+        return states if buffer is None else torch.cat([buffer[:, :, :used], states], dim=2)
+    needed = used + states.shape[2]
+    if buffer is None or needed > buffer.shape[2]:
+        capacity = -(-needed // GROWTH) * GROWTH
+        grown = states.new_empty(*states.shape[:2], capacity, states.shape[3])
+        if buffer is not None:
+            grown[:, :, :used] = buffer[:, :, :used]
+        buffer = grown
+    buffer[:, :, used:needed] = states
+    return buffer
+
+
+def _bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()

@@ -1,0 +1,35 @@
+"""From a folder or a hub id to a network on its device, ready to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from jet.modeling.model import JetNemotronForCausalLM
+
+
+def load_model(
+    source: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+) -> JetNemotronForCausalLM:
+    """Load a checkpoint for inference.
+
+    Args:
+        source: a folder in transformers' format, or a hub id.
+        device: where the weights go.
+        dtype: their type; None keeps the checkpoint's.
+        attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
+        revision: of a hub repository.
+
+    Raises:
+        CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
+    """
+    options = {} if attention is None else {"attn_implementation": attention}
+    if revision is not None:
+        options["revision"] = revision
+    model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
+    return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -1,0 +1,515 @@
+"""The whole Jet-Nemotron network: a Qwen2 decoder whose mixers are mostly linear attention.
+
+Source: NVlabs/Jet-Nemotron and arXiv 2508.15884. Parameter names are the official ones. Prefill,
+cached decode, pieces of any size and padded batches are one function here: every layer reads its state
+from a `HybridCache`, if there is one, and writes it back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from jet.modeling import checkpoint
+from jet.modeling.cache import HybridCache, JetLayerCache
+from jet.modeling.configuration import JetNemotronConfig
+from jet.ops.dynamic_conv import dynamic_conv
+from jet.ops.gated_delta import gated_delta_rule
+from jet.ops.precision import linear, wide
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, [B or 1, T, head_dim]
+
+
+class Linear(nn.Linear):
+    """A linear layer whose float32 products can be relied on; see `jet.ops.precision.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class GatedRMSNorm(RMSNorm):
+    """Root-mean-square norm times `silu(gate)`, in at least float32."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        assert gate is not None
+        normed = F.rms_norm(wide(x), self.weight.shape, wide(self.weight), self.eps)
+        return (normed * F.silu(wide(gate))).to(x.dtype)
+
+
+class MLP(nn.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return down
+
+
+class KernelGenerator(nn.Module):
+    """Writes the convolution's kernels from the hidden state: `w2(silu(w1(x)))`, `[B, T, D, W]`."""
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__()
+        jet = config.jet
+        self.width = jet.conv_size
+        self.w1 = Linear(config.hidden_size, jet.generator_dim, bias=False)
+        self.w2 = Linear(jet.generator_dim, jet.value_dim * jet.conv_size, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernels: Tensor = self.w2(F.silu(self.w1(x)))
+        return kernels.view(*kernels.shape[:-1], -1, self.width)
+
+
+class DynamicConvolution(nn.Module):
+    """Holds the kernel generator under its official name."""
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__()
+        self.kernel_generator = KernelGenerator(config)
+
+    def forward(
+        self, values: Tensor, hidden: Tensor, state: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return dynamic_conv(values, self.kernel_generator(hidden), state, mask)
+
+
+class JetBlock(nn.Module):
+    """Linear attention: a dynamic convolution on the values, then the gated delta rule.
+
+    Its memory of a sequence is one `[H, K, V]` matrix per head and the last W inputs of the convolution.
+    """
+
+    def __init__(self, config: JetNemotronConfig, layer_idx: int) -> None:
+        super().__init__()
+        jet = config.jet
+        self.layer_idx = layer_idx
+        self.num_heads = jet.num_heads
+        self.q_proj = Linear(config.hidden_size, jet.key_dim, bias=False)
+        self.k_proj = Linear(config.hidden_size, jet.key_dim, bias=False)
+        self.v_proj = Linear(config.hidden_size, jet.value_dim, bias=False)
+        self.b_proj = Linear(config.hidden_size, jet.num_heads, bias=False)
+        self.a_proj = Linear(config.hidden_size, jet.num_heads, bias=False)
+        self.A_log = nn.Parameter(torch.zeros(jet.num_heads))
+        self.dt_bias = nn.Parameter(torch.zeros(jet.num_heads))
+        self.dynamic_conv1d = DynamicConvolution(config)
+        self.g_proj = Linear(config.hidden_size, jet.value_dim, bias=False)
+        self.o_norm = GatedRMSNorm(jet.head_v_dim, jet.norm_eps)
+        self.o_proj = Linear(jet.value_dim, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None, cache: HybridCache | None = None) -> Tensor:
+        """`[B, T, hidden]` → the same; `mask` `[B, T]` is False at padding, which leaves no trace."""
+        if mask is not None:
+            hidden = hidden.masked_fill(
+                ~mask[..., None], 0
+            )  # also keeps out whatever attention made of padding
+        layer = None if cache is None else cache.layers[self.layer_idx]
+        assert layer is None or isinstance(layer, JetLayerCache)
+        recurrent_state = None if layer is None else layer.recurrent_state
+        conv_state = None if layer is None else layer.conv_state
+
+        heads = (self.num_heads, -1)
+        q = F.silu(self.q_proj(hidden)).unflatten(-1, heads)
+        k = F.silu(self.k_proj(hidden)).unflatten(-1, heads)
+        v, conv_state = self.dynamic_conv1d(self.v_proj(hidden), hidden, conv_state, mask)
+        g, beta = self._gates(hidden, mask)
+        out, recurrent_state = gated_delta_rule(q, k, v.unflatten(-1, heads), g, beta, recurrent_state)
+        if layer is not None:
+            layer.store(recurrent_state, conv_state, hidden.shape[1])
+        out = self.o_norm(out, self.g_proj(hidden).unflatten(-1, heads))
+        mixed: Tensor = self.o_proj(out.flatten(-2))
+        return mixed
+
+    def _gates(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Log decay and write strength, `[B, T, H]` in at least float32; padding neither fades nor writes."""
+        beta = wide(self.b_proj(hidden)).sigmoid()
+        rate = F.softplus(wide(self.a_proj(hidden)) + wide(self.dt_bias))
+        g = -wide(self.A_log).exp() * rate
+        if mask is not None:
+            g = g.masked_fill(~mask[..., None], 0.0)
+        return g, beta
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions, over everything or over a sliding window."""
+
+    def __init__(self, config: JetNemotronConfig, layer_idx: int, window: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        self.sliding_window = window
+        self.q_proj = Linear(config.hidden_size, config.num_attention_heads * config.head_dim, bias=True)
+        self.k_proj = Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=True)
+        self.v_proj = Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, bias=True)
+        self.o_proj = Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        rotation: Rotation,
+        cache: HybridCache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[B, T, hidden]` → the same, and the weights where the implementation has them."""
+        heads = (-1, self.head_dim)
+        q = rotate(self.q_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
+        k = rotate(self.k_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
+        v = self.v_proj(hidden).unflatten(-1, heads).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
+        attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        out, weights = attend(
+            self,
+            q,
+            k,
+            v,
+            mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        return self.o_proj(out.flatten(-2)), weights
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotary position embedding of `[B, heads, T, head_dim]`, halves paired."""
+    cos, sin = (part.unsqueeze(1) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def rotary_angles(config: JetNemotronConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
+    """Cosine and sine for `positions` `[B or 1, T]`, computed in float32."""
+    exponents = (
+        torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
+    )
+    angles = positions[..., None] * config.rope_theta**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """The definition, softmax in float32, with transformers' additive mask; `[B, T, heads, head_dim]`."""
+    groups = module.num_key_value_groups
+    assert isinstance(groups, int)
+    scores = query.unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(-1, -2) * scaling
+    if mask is not None:
+        scores = scores + mask.unsqueeze(1)
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
+    out = weights @ value.unsqueeze(2)
+    return out.flatten(1, 2).transpose(1, 2), weights.flatten(1, 2)
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Norm, mixer, residual; norm, MLP, residual."""
+
+    def __init__(self, config: JetNemotronConfig, layer_idx: int) -> None:
+        super().__init__()
+        assert config.layer_types is not None
+        self.layer_type = config.layer_types[layer_idx]
+        if self.layer_type == "jet":
+            self.self_attn: nn.Module = JetBlock(config, layer_idx)
+        else:
+            window = config.sliding_window if self.layer_type == "swa" else None
+            self.self_attn = Attention(config, layer_idx, window)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        rotation: Rotation,
+        past_key_values: HybridCache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`mask` is `[B, T]` for a jet layer, and what the attention implementation wants for the others."""
+        normed = self.input_layernorm(hidden)
+        weights = None
+        if self.layer_type == "jet":
+            mixed = self.self_attn(normed, mask, past_key_values)
+        else:
+            mixed, weights = self.self_attn(normed, mask, rotation, past_key_values, **kwargs)
+        hidden = hidden + mixed
+        return hidden + self.mlp(self.post_attention_layernorm(hidden)), weights
+
+
+class JetNemotronPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know of the network: what it can do, and how weights begin."""
+
+    config_class = JetNemotronConfig
+    config: JetNemotronConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers' own convention)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # Assisted decoding takes tokens back, which a recurrent state cannot: transformers then refuses it.
+    _is_stateful = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but a checkpoint that does not fit raises `CheckpointError` with the reason."""
+        want_info = kwargs.pop("output_loading_info", False)
+        # Wrong shapes are then listed with everything else instead of ending the load with half a message.
+        kwargs["ignore_mismatched_sizes"] = True
+        with checkpoint.explained(pretrained_model_name_or_path, kwargs):
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+            model, info = loaded
+            checkpoint.require_complete(pretrained_model_name_or_path, info)
+        return (model, info) if want_info else model
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (Linear, nn.Embedding)):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, RMSNorm):
+            init.ones_(module.weight)
+        elif isinstance(module, JetBlock):
+            self._init_decay(module)
+
+    def _init_decay(self, module: JetBlock) -> None:
+        """Decay rates spread from slow to fast, as in Mamba2: A in (0, 16), time steps from 0.001 to 0.1."""
+        rates = torch.empty_like(module.A_log, dtype=torch.float32).uniform_(1e-2, 16)
+        init.copy_(module.A_log, rates.log())
+        low, high = math.log(1e-3), math.log(1e-1)
+        steps = torch.empty_like(module.dt_bias, dtype=torch.float32).uniform_(low, high).exp()
+        init.copy_(module.dt_bias, steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
+
+
+class JetNemotronModel(JetNemotronPreTrainedModel):
+    """The decoder without its head."""
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: HybridCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Run `input_ids` `[B, T]` behind what `past_key_values` remembers.
+
+        `attention_mask` `[B, past + T]` marks padding with 0; positions are counted without it, so a
+        left-padded row gives what it gives alone. Raises ValueError for other masks.
+        """
+        hidden = self._embed(input_ids, inputs_embeds)
+        past = self._past(past_key_values, use_cache)
+        seen = 0 if past is None else past.get_seq_length()
+        padding = _padding(attention_mask, hidden, seen)
+        if position_ids is None:
+            position_ids = _positions(padding, hidden, seen)
+        rotation = rotary_angles(self.config, position_ids, hidden.dtype)
+        masks = self._masks(hidden, padding, past)
+
+        output_hidden_states = self._option("output_hidden_states", output_hidden_states)
+        output_attentions = self._option("output_attentions", output_attentions)
+        states, attentions = [hidden], []
+        for layer, layer_type in zip(self.layers, self.config.layer_types or [], strict=True):
+            hidden, weights = layer(hidden, masks[layer_type], rotation, past_key_values=past, **kwargs)
+            if output_hidden_states:
+                states.append(hidden)
+            attentions.append(weights)
+        hidden = self.norm(hidden)
+        states[-1] = hidden if len(states) > 1 else states[-1]
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+        return output if self._option("return_dict", return_dict) else output.to_tuple()
+
+    def _option(self, name: str, value: bool | None) -> bool:
+        return bool(getattr(self.config, name, False) if value is None else value)
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either input_ids or inputs_embeds.")
+        hidden: Tensor = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if hidden.shape[1] == 0:
+            raise ValueError("There are no tokens to read: input_ids has length 0.")
+        return hidden
+
+    def _past(self, past: HybridCache | None, use_cache: bool | None) -> HybridCache | None:
+        if past is not None and not isinstance(past, HybridCache):
+            raise TypeError(f"past_key_values must be a HybridCache, not {type(past).__name__}.")
+        if self.gradient_checkpointing and self.training:
+            return None  # layers run twice, a cache would be written twice
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        return HybridCache(self.config) if past is None and use_cache else past
+
+    def _masks(self, hidden: Tensor, padding: Tensor | None, past: HybridCache | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "config": self.config,
+            "inputs_embeds": hidden,
+            "attention_mask": padding,
+            "past_key_values": past,
+        }
+        masks: dict[str, Any] = {"jet": None if padding is None else padding[:, -hidden.shape[1] :]}
+        layer_types = self.config.layer_types or []
+        if "attn" in layer_types:
+            masks["attn"] = create_causal_mask(**arguments)
+        if "swa" in layer_types:
+            masks["swa"] = create_sliding_window_causal_mask(**arguments)
+        return masks
+
+
+def _padding(attention_mask: Tensor | None, hidden: Tensor, seen: int) -> Tensor | None:
+    """The mask as booleans `[B, past + T]`, or None where nothing is padding."""
+    if attention_mask is None:
+        return None
+    expected = (hidden.shape[0], seen + hidden.shape[1])
+    if tuple(attention_mask.shape) != expected:
+        raise ValueError(
+            f"attention_mask must be [batch, past + new tokens] = {list(expected)}, "
+            f"not {list(attention_mask.shape)}; a recurrent layer takes no masks that say who sees whom."
+        )
+    padding = attention_mask.to(device=hidden.device, dtype=torch.bool)
+    return None if bool(padding.all()) else padding
+
+
+def _positions(padding: Tensor | None, hidden: Tensor, seen: int) -> Tensor:
+    if padding is None:
+        return torch.arange(seen, seen + hidden.shape[1], device=hidden.device)[None]
+    return (padding.long().cumsum(-1) - 1).clamp(min=0)[:, seen:]
+
+
+class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
+    """Jet-Nemotron with its language-model head; works with `generate()`."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: JetNemotronConfig) -> None:
+        super().__init__(config)
+        self.model = JetNemotronModel(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: HybridCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits `[B, T, vocab]` or of the last `logits_to_keep` positions; with `labels` also the loss."""
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return output if self.model._option("return_dict", return_dict) else output.to_tuple()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """`generate()` must not make transformers' own kind of cache."""
+        return False
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        GenerationMixin._prepare_cache_for_generation(
+            cast(Any, self), generation_config, model_kwargs, *args, **kwargs
+        )
+        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = HybridCache(self.config)

@@ -1,0 +1,58 @@
+"""The dynamic causal convolution: every token brings its own kernel for every channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jet.ops.precision import wide
+
+
+def dynamic_conv(
+    x: Tensor, kernels: Tensor, state: Tensor | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weigh each token and the W - 1 before it by the token's own kernel, then SiLU.
+
+    Args:
+        x: inputs, `[B, T, D]`.
+        kernels: `[B, T, D, W]`; tap W - 1 weighs the current token, tap 0 the oldest.
+        state: the last W inputs before these, `[B, D, W]`, newest last; None for zeros.
+        mask: `[B, T]`, False where a token is padding: it is skipped, wherever it stands, as if the row
+            had been written without it. None if there is no padding.
+
+    Returns:
+        `[B, T, D]` in x's type, summed in at least float32, and the last W inputs, `[B, D, W]`.
+    """
+    batch, length, channels = x.shape
+    width = kernels.shape[-1]
+    if state is None:
+        state = x.new_zeros(batch, channels, width)
+    if length == 1 and mask is None:
+        state = torch.cat([state[..., 1:], x.transpose(1, 2)], dim=-1)
+        out = (wide(state) * wide(kernels[:, 0])).sum(-1)
+        return F.silu(out)[:, None].to(x.dtype), state
+
+    inputs = torch.cat([state.transpose(1, 2), x], dim=1)  # [B, W + T, D]
+    if mask is None:
+        windows = [inputs[:, 1 + w : 1 + w + length] for w in range(width)]
+    else:
+        inputs, oldest = _without_gaps(inputs, mask, width)
+        windows = [_rows(inputs, oldest + w) for w in range(width)]
+    out = wide(windows[0]) * wide(kernels[..., 0])
+    for w in range(1, width):
+        out = out + wide(windows[w]) * wide(kernels[..., w])
+    return F.silu(out).to(x.dtype), inputs[:, -width:].transpose(1, 2).contiguous()
+
+
+def _without_gaps(inputs: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Padding moved to the front, so that real tokens are neighbours, and where each one's oldest tap is."""
+    keep = torch.cat([mask.new_ones(mask.shape[0], width), mask], dim=1)
+    order = keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
+    place = order.argsort(dim=1)  # where each input went
+    return _rows(inputs, order), (place[:, width:] - (width - 1)).clamp(min=0)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """`x[b, index[b, t]]` for `[B, N, D]` and `[B, T]`."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

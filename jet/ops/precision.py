@@ -1,0 +1,25 @@
+"""Where rounding matters: sums and states in at least float32, float32 products on a CPU in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or float64 if it already is: for states, gates and norms of half-precision networks."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`, `[B, T, in]` → `[B, T, out]`; float32 prompts on a CPU accumulate in float64.
+
+    There, float32 is what other forms are compared with, and a float32 matrix product that sums a row in
+    order is off by several roundings, which a badly conditioned position multiplies by a hundred. A single
+    token takes the matrix-vector path, whose sums are short, and stays fast.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-2] == 1:
+        return F.linear(x, weight, bias)
+    out = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    return out.to(x.dtype)

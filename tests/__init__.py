@@ -1,0 +1,1 @@
+"""The tests mirror `jet/`: `tests/engine` holds those of `jet/engine`, and so on."""
