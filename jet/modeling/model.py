@@ -234,13 +234,13 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The definition, softmax in float32, with transformers' additive mask; `[B, T, heads, head_dim]`."""
+    """The definition, softmax in at least float32, with an additive mask; `[B, T, heads, head_dim]`."""
     groups = module.num_key_value_groups
     assert isinstance(groups, int)
     scores = query.unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(-1, -2) * scaling
     if mask is not None:
         scores = scores + mask.unsqueeze(1)
-    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
+    weights = F.dropout(wide(scores).softmax(-1).to(query.dtype), dropout, module.training)
     out = weights @ value.unsqueeze(2)
     return out.flatten(1, 2).transpose(1, 2), weights.flatten(1, 2)
 

@@ -25,6 +25,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from jet.ops import library_gradient
 from jet.ops.precision import wide
 
 CHUNK = 64
@@ -107,6 +108,8 @@ def library_gated_delta(
     """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
+    if torch.is_grad_enabled() and q.requires_grad:
+        library_gradient.install()
     out: Tensor
     out, state = chunk_gated_delta_rule(
         q=q,
