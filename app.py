@@ -1,0 +1,81 @@
+"""Jet Stories: `python app.py` opens the page. The command line, then launch: nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. What was not given is absent, so that every default stands where it is used."""
+    parser = argparse.ArgumentParser(
+        description="Write stories with NVIDIA's Jet-Nemotron in the browser.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="folder of a checkpoint or hub id; left out: what suits this machine")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; left out: CUDA where there is any")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16; left out: what suits the device")
+    parser.add_argument("--attention", help="eager, sdpa or flash_attention_2")
+    parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
+    parser.add_argument("--port", default=None, type=_port, help="port to listen on; left out: a free one")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Open the page, load the model behind it, and serve until interrupted. Returns the exit code."""
+    options = vars(read_options(arguments))
+    host, port = options.pop("host"), options.pop("port")
+    # Only now, since these take seconds: a wrong option should not.
+    from jet.engine.holder import HOLDER
+    from jet.engine.loading import ModelChoice
+    from jet.hardware import HardwareError
+    from jet.modeling import CheckpointError
+    from jet.ui.page import AddressError, build, launch
+
+    _hush()
+    source = HOLDER.source(ModelChoice(**options))
+    demo = build(source)
+    try:
+        url = launch(demo, host, port)
+    except AddressError as error:
+        return _refuse(f"{error} Choose another with --host and --port.")
+    print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
+    try:
+        info = source.engine().info()
+        print(f"{info.model}, {info.dtype}, on {info.device_name}. Licence: {info.licence}.", flush=True)
+        demo.block_thread()
+    except (CheckpointError, HardwareError) as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        demo.close(verbose=False)
+    HOLDER.close()
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _hush() -> None:
+    """What is wrong with a model is said once, in our words, not also by every library on the way."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    for library in ("huggingface_hub", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def _refuse(message: str) -> int:
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

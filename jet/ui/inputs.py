@@ -1,0 +1,83 @@
+"""What a person or a program sent, turned into a `Request`, or into a message that says what to change."""
+
+from __future__ import annotations
+
+from jet.engine.types import MAX_SEED, Request, RequestError, SamplingParams
+
+SHOWN_CHARACTERS = 80  # of a value that is quoted back in a message
+
+
+def read_request(
+    prompt: object,
+    max_new_tokens: object,
+    temperature: object,
+    top_p: object,
+    top_k: object,
+    min_p: object,
+    repetition_penalty: object,
+    seed: object,
+) -> Request:
+    """A request from untrusted values of any type, its seed drawn if none was given. Raises RequestError."""
+    sampling = SamplingParams(
+        temperature=_number("temperature", temperature),
+        top_p=_number("top_p", top_p),
+        top_k=_whole("top_k", top_k),
+        min_p=_number("min_p", min_p),
+        repetition_penalty=_number("repetition_penalty", repetition_penalty),
+        max_new_tokens=_whole("max_new_tokens", max_new_tokens),
+        seed=_seed(seed),
+    )
+    return Request(_text(prompt), sampling.with_seed())
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise RequestError(f"prompt must be text, not {_shown(value)}.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"The text has half a character (a lone surrogate) at position {error.start}: please remove it."
+        ) from None
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(f"{name} must be a number, not {_shown(value)}.")
+    return value
+
+
+def _whole(name: str, value: object) -> int:
+    """JSON and sliders know no difference between 40 and 40.0, so both are 40."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, not {_shown(value)}.")
+    return value
+
+
+def _seed(value: object) -> int | None:
+    """None and an empty field mean: draw one."""
+    if isinstance(value, str):
+        digits = value.strip()
+        if not digits:
+            return None
+        # isdecimal also takes other scripts' digits, which int() reads; the length keeps int() from refusing.
+        if digits.isdecimal() and len(digits) <= len(str(MAX_SEED)):
+            value = int(digits)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+        raise RequestError(
+            f"seed must be a whole number from 0 to {MAX_SEED}, "
+            f"or empty for a random one, not {_shown(value)}."
+        )
+    return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

@@ -1,0 +1,69 @@
+"""The page as a whole: built over a source of engines, and launched with its looks."""
+
+from __future__ import annotations
+
+import socket
+
+import gradio as gr
+
+from jet.ui.api import add_api
+from jet.ui.events import Desk, wire
+from jet.ui.layout import ASSETS, lay_out
+from jet.ui.theme import make_theme
+from jet.ui.writing import EngineSource
+
+WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
+
+
+class AddressError(OSError):
+    """A host and port that the page cannot be opened on. The message says why."""
+
+
+def build(source: EngineSource) -> gr.Blocks:
+    """The page and its API. `source` may still be loading its model: the page says so and waits."""
+    demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
+    with demo:
+        wire(demo, lay_out(), Desk(source))
+        add_api(source)
+    return demo
+
+
+def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) -> str:
+    """Open the page and return its address, at once; the server runs in a thread until `demo.close()`.
+
+    Without a host, only this machine is served; without a port, a free one from 7860 is taken. The variables
+    GRADIO_SERVER_NAME and GRADIO_SERVER_PORT stand in for them. Raises AddressError.
+    """
+    if host and ":" in host:
+        host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
+    _check_address(host, port)
+    try:
+        _, url, _ = demo.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            run_history=False,
+            ssr_mode=False,
+            show_error=True,
+            max_threads=WRITERS,
+            footer_links=["api"],
+            theme=make_theme(),
+            css_paths=ASSETS / "styles.css",
+            js=(ASSETS / "page.js").read_text(encoding="utf-8"),
+        )
+    except OSError as error:  # somebody else was faster, or the variables name what cannot be had
+        raise AddressError("No address to listen on is free.") from error
+    return url
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    """Gradio would try a hundred ports on a host that is not this machine, for minutes, and not say why."""
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]") if host else "127.0.0.1", port or 0, type=socket.SOCK_STREAM
+        )
+        family, _, _, _, address = found[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise AddressError(f"The page cannot be opened: {error.strerror}.") from error

@@ -1,0 +1,59 @@
+"""Numbers and states in words, as the page says them. Plain text: whoever builds HTML escapes it."""
+
+from __future__ import annotations
+
+from jet.engine.types import RequestStats
+
+UNKNOWN = "–"
+_FINISHED = {
+    "stop": "The end: the model closed the story",
+    "length": "Done: all the new tokens are written",
+    "context": "The model’s context is full",
+    "aborted": "Stopped",
+    "error": "That did not work",
+}
+
+
+def memory(size: int | None) -> str:
+    """Bytes for people: 27.0 MiB."""
+    if size is None:
+        return UNKNOWN
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 999.95 or unit == "GiB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration: 83 ms, 1.42 s, 37 s."""
+    if value is None:
+        return UNKNOWN
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.2f} s" if value < 9.995 else f"{value:.0f} s"
+
+
+def rate(value: float | None) -> str:
+    """Tokens a second: 63.2, 540."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def count(value: int | None) -> str:
+    """A count with thousands set apart: 1,024."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def state(stats: RequestStats) -> str:
+    """What a request is doing, or how it ended."""
+    if stats.finish_reason is not None:
+        return _FINISHED.get(stats.finish_reason, stats.finish_reason)
+    if stats.phase == "queued":
+        ahead = stats.queue_position
+        return f"Waiting in line: {ahead} ahead" if ahead else "Waiting for the model"
+    return "Reading the story so far" if stats.phase == "prefill" else "Writing"

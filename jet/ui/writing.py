@@ -1,0 +1,124 @@
+"""One request as the page follows it: chunks as they come, a heartbeat while none do, and a way to stop.
+
+The engine is waited for in a thread of the request's own, and the thread hands everything to the event loop.
+So a stop, a cancelled job or a closed tab takes effect at once, also during a long prefill, while the model
+is still being loaded and in the waiting line: a generator that waited for the engine itself could only be
+stopped between two of its chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+from typing import Protocol
+
+from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
+
+INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
+BEAT_S = 0.25  # Gradio notices a closed tab when the generator yields, so it yields at least this often
+STOP_GRACE_S = 0.1  # how long a stopped request may take to report its last numbers itself
+
+log = logging.getLogger(__name__)
+
+
+class EngineSource(Protocol):
+    """Where the page gets its engine from: the holder of the one resident model."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `engine()` returns at once."""
+        ...
+
+    def engine(self) -> Engine:
+        """The resident engine; waits while the model is being loaded. Raises what loading raised."""
+        ...
+
+
+class Writing:
+    """One request under way. Made and used on the event loop of the server.
+
+    Attributes:
+        info: what runs the request; None until the model is loaded.
+        stats: the latest numbers. What goes wrong ends up in them too: finish reason "error" and the message.
+    """
+
+    def __init__(self, source: EngineSource, request: Request) -> None:
+        self.info: EngineInfo | None = None
+        self.stats = RequestStats(seed=request.sampling.seed)
+        self._source = source
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[TokenChunk] = asyncio.Queue()
+        self._aborted = threading.Event()
+        self._lock = threading.Lock()  # over the stream, which the thread and the event loop share
+        self._stream: Stream | None = None
+
+    async def chunks(self) -> AsyncGenerator[TokenChunk, None]:
+        """Chunks until one has a finish reason; an empty one whenever nothing came for `BEAT_S`.
+
+        Never raises for what happens to the request. However it is left, the request is freed.
+        """
+        threading.Thread(target=self._follow, name="jet-writing", daemon=True).start()
+        try:
+            while self.stats.finish_reason is None:
+                try:
+                    chunk = await asyncio.wait_for(self._inbox.get(), BEAT_S)
+                except asyncio.TimeoutError:
+                    chunk = TokenChunk("", (), self.stats)
+                self.stats = chunk.stats
+                yield chunk
+        finally:
+            self._abort()
+
+    def stop(self) -> None:
+        """End the request now. The text so far stands; the last chunk comes within `STOP_GRACE_S`."""
+        self._abort()
+        self._loop.call_later(STOP_GRACE_S, self._end, "aborted")
+
+    def _end(self, reason: str, error: str | None = None) -> None:
+        stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
+        self._inbox.put_nowait(TokenChunk("", (), stats))
+
+    def _abort(self) -> None:
+        self._aborted.set()
+        with self._lock:
+            if self._stream is not None:
+                self._stream.abort()
+
+    def _follow(self) -> None:
+        """What the thread does: submit, pass chunks on, and turn whatever is raised into a last chunk."""
+        try:
+            stream = self._submit()
+            if stream is None:
+                return
+            for chunk in stream.chunks(INTERVAL_S):
+                self._call(self._inbox.put_nowait, chunk)
+            # Read only if no chunk before it had a finish reason.
+            self._call(self._end, "error", "The engine ended the story without saying why.")
+        except RequestError as error:
+            self._call(self._end, "error", str(error))
+        except Exception as error:
+            log.exception("A request failed.")
+            self._call(self._end, "error", f"Writing failed: {str(error) or type(error).__name__}")
+
+    def _submit(self) -> Stream | None:
+        engine = self._source.engine()
+        self.info = engine.info()
+        if self._aborted.is_set():  # stopped while the model was being loaded
+            return None
+        stream = engine.submit(self._request)
+        with self._lock:
+            self._stream = stream
+            if self._aborted.is_set():
+                stream.abort()
+        return stream
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Run something on the event loop. A loop that is gone has no page left to tell."""
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            self._abort()

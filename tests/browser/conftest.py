@@ -1,0 +1,111 @@
+"""One Chromium and one page server for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.browser.notebook import STORY, expect_unlocked, set_most_tokens
+from tests.ui.served import Served, page_server, served
+
+__all__ = ["page_server", "served"]
+
+QUIET = (  # nothing that Chromium does of its own accord
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+VIEWPORT = {"width": 1280, "height": 900}
+OpenTab = Callable[[], Page]
+
+
+@pytest.fixture(scope="package")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def context(browser: Browser, page_server: Served) -> BrowserContext:
+    """One for all tabs: its cache makes opening the page faster, and tabs have to be apart by themselves."""
+    context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
+    context.set_default_timeout(8_000)
+    return context
+
+
+@pytest.fixture
+def troubles(context: BrowserContext, page_server: Served) -> Iterator[list[str]]:
+    """What no tab may do, in any test: ask another host for something, or log an error."""
+    troubles: list[str] = []
+
+    def note_request(url: str) -> None:
+        if not url.startswith((page_server.url, "data:", "blob:")):
+            troubles.append(f"request to {url}")
+
+    def note_console(kind: str, text: str) -> None:
+        if kind == "error":
+            troubles.append(f"console: {text}")
+
+    listeners = {
+        "request": lambda request: note_request(request.url),
+        "console": lambda message: note_console(message.type, message.text),
+        "weberror": lambda error: troubles.append(f"error: {error.error}"),
+    }
+    for event, listener in listeners.items():
+        context.on(event, listener)  # type: ignore[call-overload]
+    yield troubles
+    for event, listener in listeners.items():
+        context.remove_listener(event, listener)
+    assert not troubles
+
+
+@pytest.fixture
+def open_tab(context: BrowserContext, served: Served, troubles: list[str]) -> Iterator[OpenTab]:
+    """Opens the page in a tab of its own."""
+    tabs = []
+
+    def open_page() -> Page:
+        tabs.append(context.new_page())
+        tabs[-1].goto(served.url)
+        tabs[-1].wait_for_selector(STORY)
+        return tabs[-1]
+
+    yield open_page
+    for tab in tabs:
+        tab.close()
+
+
+@pytest.fixture(scope="package")
+def standing_tab(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+@pytest.fixture
+def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Page]:
+    """The page with an empty sheet and its model loaded. Opening it takes seconds, so one tab serves many
+    tests; a test that does not leave it unlocked has failed."""
+    page = standing_tab
+    if not page.url.startswith(served.url):
+        page.goto(served.url)
+    page.set_viewport_size(VIEWPORT)  # type: ignore[arg-type]
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector(".jet-about b")
+    page.fill(STORY, "")
+    page.fill("#jet-seed input", "")
+    set_most_tokens(page, 400)
+    yield page
+    try:
+        expect_unlocked(page)
+    finally:
+        page.evaluate("sessionStorage.clear()")
+        if page.is_disabled("#jet-go"):
+            page.goto("about:blank")

@@ -1,0 +1,107 @@
+"""What a reader does on the page and sees there."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from playwright.sync_api import Page, expect
+
+STORY = "#jet-story textarea"
+
+
+def story(page: Page) -> str:
+    """The text on the sheet."""
+    return page.input_value(STORY)
+
+
+def reload(page: Page) -> None:
+    """Load the page again, up to where it has nothing more to ask of the server."""
+    page.reload()
+    page.wait_for_selector(".jet-about b")
+    page.wait_for_load_state("load")
+
+
+def set_most_tokens(page: Page, number: int) -> None:
+    """Write at most so many tokens."""
+    page.get_by_label("number input for Maximum new tokens").fill(str(number))
+
+
+def status(page: Page) -> str:
+    """What the panel says is going on."""
+    return page.inner_text(".jet-status")
+
+
+def begin(page: Page, text: str) -> None:
+    """Type a beginning, press Continue, and wait for the model's first words."""
+    page.fill(STORY, text)
+    page.click("#jet-go")
+    wait_for_words(page, text)
+
+
+def wait_for_words(page: Page, beginning: str) -> None:
+    """Until the story is longer than its beginning."""
+    page.wait_for_function(
+        "([selector, length]) => document.querySelector(selector).value.length > length",
+        arg=[STORY, len(beginning)],
+    )
+
+
+def wait_for_status(page: Page, text: str) -> None:
+    """Until the panel says so and, for what is an end, the page is unlocked."""
+    expect(page.locator(".jet-status")).to_have_text(text)
+
+
+def expect_unlocked(page: Page) -> None:
+    """The story can be edited and continued, and there is nothing to stop."""
+    expect(page.locator(STORY)).to_be_enabled()
+    expect(page.locator("#jet-go")).to_be_enabled()
+    expect(page.locator("#jet-stop")).to_be_disabled()
+
+
+def expect_locked(page: Page) -> None:
+    """The story can only be stopped."""
+    expect(page.locator("#jet-stop")).to_be_enabled()
+    for selector in (STORY, "#jet-go", "#jet-undo"):
+        expect(page.locator(selector)).to_be_disabled()
+    for opening in page.locator("#jet-openings button").all():
+        expect(opening).to_be_disabled()
+
+
+def time_of(page: Page, trigger: str, text: str) -> float:
+    """Seconds from a click on `trigger` until the panel says `text`, measured in the browser."""
+    milliseconds = page.evaluate(
+        """([trigger, text]) => new Promise((resolve) => {
+            const clicked = performance.now();
+            const look = () => {
+                if (document.querySelector(".jet-status").innerText.trim() !== text) return;
+                observer.disconnect();
+                resolve(performance.now() - clicked);
+            };
+            const observer = new MutationObserver(look);
+            observer.observe(document.body, { subtree: true, childList: true, characterData: true });
+            document.querySelector(trigger).click();
+        })""",
+        [trigger, text],
+    )
+    return float(milliseconds) / 1000
+
+
+def expect_nothing_outside(page: Page, width: int) -> None:
+    """No scrolling sideways, and no part of the page beyond its edges."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.evaluate(
+        """(width) => [...document.querySelectorAll("#jet-page *")].filter((element) => {
+            const box = element.getBoundingClientRect();
+            return box.width > 0 && (box.left < 0 || box.right > width + 0.5);
+        }).map((element) => element.outerHTML.slice(0, 120))""",
+        width,
+    )
+    assert outside == []
+
+
+def expect_no_overlap(page: Page, selectors: list[str]) -> None:
+    """These stand one below the other."""
+    boxes = [page.locator(selector).bounding_box() for selector in selectors]
+    for upper, lower in pairwise(boxes):
+        assert upper is not None and lower is not None
+        assert lower["y"] >= upper["y"] + upper["height"] - 0.5

@@ -1,0 +1,408 @@
+"""The page in Chromium, over the stand-in engine: writing, stopping, locking, keeping, showing."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import OpenTab
+from tests.browser.notebook import (
+    STORY,
+    begin,
+    expect_locked,
+    expect_no_overlap,
+    expect_nothing_outside,
+    expect_unlocked,
+    reload,
+    set_most_tokens,
+    status,
+    story,
+    time_of,
+    wait_for_status,
+    wait_for_words,
+)
+from tests.ui.served import Served, wait_until
+
+pytestmark = pytest.mark.browser
+
+FILLED = (
+    r"\d+\.?\d*\s+tokens a second",
+    r"Mean\s+[\d.]+ tok/s",
+    r"Tokens written\s+[1-9]",
+    r"Tokens read\s+8\b",
+    r"First token after\s+\d+ ms",
+    r"Seed\s+\d+",
+    r"Recurrent state\s+27.0 MiB",
+    r"Convolution\s+576.0 KiB",
+    r"KV, sliding windows\s+\d",
+    r"KV, full attention\s+\d",
+    r"This process\s+512.0 MiB",
+    r"no accelerator",
+    r"Loaded in\s+1.25 s",
+    r"Warmed up in\s+500 ms",
+)
+
+
+def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: Served) -> None:
+    tab.click("text=Lighthouse")
+    beginning = story(tab)
+    assert beginning.startswith("The old lighthouse keeper")
+    tab.click("#jet-go")
+    wait_for_words(tab, beginning)
+    earlier = story(tab)
+    wait_for_words(tab, earlier)
+    expect_locked(tab)
+    wait_for_status(tab, "Writing")
+
+    assert time_of(tab, "#jet-stop", "Stopped") <= 0.3
+    expect_unlocked(tab)
+    kept = story(tab)
+    assert kept.startswith(earlier) and kept.startswith(beginning)
+    panel = tab.inner_text(".jet-panel")
+    for shown in FILLED:
+        assert re.search(shown, panel), shown
+    time.sleep(0.3)
+    assert story(tab) == kept
+
+    tab.click("#jet-go")
+    wait_for_words(tab, kept)
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+
+
+def test_the_page_names_what_runs(tab: Page) -> None:
+    about = tab.inner_text(".jet-about")
+    assert "stand-in <model>, 22.0 million parameters" in about
+    assert "a processor, 2 threads, float32" in about
+    assert "licence: Apache-2.0" in about
+
+
+def test_an_empty_page_begins_a_story(tab: Page) -> None:
+    tab.click("#jet-go")
+    wait_for_words(tab, "")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+
+
+@pytest.mark.parametrize("moment", ["prefill", "line", "loading", "deaf"])
+def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, moment: str) -> None:
+    engine = served.engine
+    engine.deaf = moment == "deaf"
+    engine.slots = 0 if moment == "line" else 1
+    engine.prefill_s = 1.2 if moment in ("prefill", "deaf") else 0
+    if moment == "loading":
+        served.source.unload()
+    tab.fill(STORY, "A beginning")
+    tab.click("#jet-go")
+    expect_locked(tab)
+    assert time_of(tab, "#jet-stop", "Stopped") <= 0.3
+    expect_unlocked(tab)
+    assert story(tab) == "A beginning"
+
+
+def test_nothing_can_be_typed_into_a_story_being_written(tab: Page) -> None:
+    begin(tab, "A")
+    expect_locked(tab)
+    tab.locator(STORY).click(force=True)
+    tab.keyboard.type("typed in between")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert re.fullmatch(r"A( A\d+)+", story(tab))
+
+
+def test_what_is_typed_up_to_the_last_moment_is_sent(tab: Page, served: Served) -> None:
+    tab.click(STORY)
+    tab.keyboard.type("Zebras ran")
+    tab.keyboard.press("Control+Enter")
+    assert tab.is_disabled(STORY)  # at once, before the server has heard of it
+    tab.keyboard.type(" too late")
+    wait_for_words(tab, "Zebras ran")
+    tab.keyboard.press("Escape")
+    expect_unlocked(tab)
+    assert re.fullmatch(r"Zebras ran( Z\d+)+", story(tab))
+
+
+def test_keys_continue_and_stop_and_the_writer_types_on(tab: Page) -> None:
+    tab.click(STORY)
+    tab.keyboard.type("A")
+    tab.keyboard.press("Control+Enter")
+    wait_for_words(tab, "A")
+    tab.keyboard.press("Escape")
+    wait_for_status(tab, "Stopped")
+    expect_unlocked(tab)
+    expect(tab.locator(STORY)).to_be_focused()
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type(" and I went on.")
+    assert story(tab).endswith(" and I went on.")
+
+
+@pytest.mark.parametrize("moment", ["writing", "prefill", "line"])
+def test_closing_the_tab_frees_the_request(open_tab: OpenTab, served: Served, moment: str) -> None:
+    served.engine.prefill_s = 60 if moment == "prefill" else 0
+    served.engine.slots = 0 if moment == "line" else 1
+    page = open_tab()
+    page.fill(STORY, "A")
+    page.click("#jet-go")
+    expect_locked(page)
+    wait_until(lambda: bool(served.engine.live))
+    page.close()
+    assert wait_until(lambda: not served.engine.live) < 1.0
+    assert len(served.engine.aborted_at) == 1
+
+
+def test_two_tabs_do_not_mix(open_tab: OpenTab, served: Served) -> None:
+    served.engine.tokens_per_second = 60
+    tabs = {letter: open_tab() for letter in "AB"}
+    for letter, page in tabs.items():
+        page.fill(STORY, letter)
+        page.click("#jet-go")
+    for letter, page in tabs.items():
+        wait_for_words(page, letter)
+    tabs["A"].click("#jet-stop")
+    expect_unlocked(tabs["A"])
+    longer = story(tabs["B"])
+    wait_for_words(tabs["B"], longer)  # the other one is not stopped
+    tabs["B"].click("#jet-stop")
+    expect_unlocked(tabs["B"])
+    for letter, page in tabs.items():
+        assert re.fullmatch(rf"{letter}( {letter}\d+)+", story(page))
+
+
+def test_about_twenty_updates_a_second(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 500
+    set_most_tokens(tab, 2000)
+    tab.evaluate(
+        """(selector) => {
+            window.changes = 0;
+            let last = "";
+            const look = () => {
+                const value = document.querySelector(selector).value;
+                if (value !== last) window.changes += 1;
+                last = value;
+                requestAnimationFrame(look);
+            };
+            look();
+        }""",
+        STORY,
+    )
+    begin(tab, "A")
+    before = tab.evaluate("window.changes")
+    time.sleep(1.5)
+    updates = (tab.evaluate("window.changes") - before) / 1.5
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert 12 <= updates <= 24
+
+
+def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 300
+    set_most_tokens(tab, 2000)
+    watched = [
+        STORY,
+        "#jet-go",
+        "#jet-stop",
+        ".jet-panel",
+        ".jet-bar",
+        ".jet-panel h3:last-of-type",
+        "#jet-seed",
+    ]
+
+    # Every change of the panel is looked at: a row that comes and goes between two looks would move it, too.
+    tab.evaluate(
+        """() => {
+            window.heights = new Set();
+            new MutationObserver(() => heights.add(document.querySelector(".jet-panel").offsetHeight))
+                .observe(document.body, { subtree: true, childList: true });
+        }"""
+    )
+
+    def boxes() -> list[object]:
+        return [tab.locator(selector).bounding_box() for selector in watched]
+
+    before = boxes()
+    begin(tab, "A")
+    during = boxes()
+    time.sleep(0.8)  # by now the sheet scrolls
+    later = boxes()
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert before == during == later == boxes()
+    assert len(tab.evaluate("[...heights]")) == 1
+
+
+def test_the_sheet_follows_the_text(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 600
+    set_most_tokens(tab, 2000)
+    begin(tab, "A")
+    tab.wait_for_function(
+        "(sheet) => sheet.scrollHeight > 1.5 * sheet.clientHeight", arg=tab.query_selector(STORY)
+    )
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    tab.wait_for_function(
+        "(sheet) => sheet.scrollHeight - sheet.clientHeight - sheet.scrollTop < 2",
+        arg=tab.query_selector(STORY),
+    )
+
+
+def test_a_reader_who_scrolls_up_is_left_alone(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 300
+    begin(tab, "word\n" * 40)
+    below = tab.eval_on_selector(STORY, "(sheet) => sheet.scrollTop")
+    tab.hover(STORY)
+    tab.mouse.wheel(0, -400)
+    tab.wait_for_function(
+        "([sheet, below]) => sheet.scrollTop < below - 200", arg=[tab.query_selector(STORY), below]
+    )
+    wait_for_words(tab, story(tab))
+    place = tab.eval_on_selector(STORY, "(e) => e.scrollTop")
+    wait_for_words(tab, story(tab))
+    assert tab.eval_on_selector(STORY, "(e) => e.scrollTop") == place
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+
+
+def test_markup_in_a_story_is_text(tab: Page) -> None:
+    hostile = "<img src=x onerror='window.harmed=1'><script>window.harmed=1</script> ${harm} {{harm}}"
+    begin(tab, hostile)
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert story(tab).startswith(hostile)
+    assert tab.evaluate("window.harmed") is None
+
+
+def test_a_failure_is_shown_in_its_place_and_the_text_stays(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second, served.engine.fail_after = 40, 4
+    begin(tab, "A")
+    expect_unlocked(tab)
+    assert status(tab) == "That did not work"
+    assert tab.inner_text(".jet-detail") == "Writing failed: the device caught <b>fire</b>"
+    assert "the device caught <b>fire</b>" in tab.inner_text("[data-testid=toast-body]")
+    kept = story(tab)
+    assert kept.startswith("A A0")
+    served.engine.fail_after = None
+    tab.click("#jet-go")
+    wait_for_words(tab, kept)
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+
+
+def test_a_text_beyond_the_context_is_refused_in_words(tab: Page) -> None:
+    text = "word " * 3000
+    tab.fill(STORY, text)
+    tab.click("#jet-go")
+    wait_for_status(tab, "That did not work")
+    expect_unlocked(tab)
+    assert tab.inner_text(".jet-detail") == "The text has 3000 tokens, and this model reads at most 1000."
+    assert story(tab) == text
+
+
+@pytest.mark.parametrize("seed", ["abc", "-5", "<b>1</b>"])
+def test_a_bad_seed_is_refused_in_words(tab: Page, seed: str) -> None:
+    tab.fill(STORY, "A")
+    tab.fill("#jet-seed input", seed)
+    tab.click("#jet-go")
+    wait_for_status(tab, "That did not work")
+    expect_unlocked(tab)
+    assert tab.inner_text(".jet-detail").endswith(f"not '{seed}'.")
+    assert story(tab) == "A"
+
+
+def test_the_seed_used_is_shown_and_can_be_used_again(tab: Page) -> None:
+    begin(tab, "A")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    shown = re.search(r"Seed\s+(\d+)", tab.inner_text(".jet-panel"))
+    assert shown is not None
+    tab.click("text=last used")
+    expect(tab.locator("#jet-seed input")).to_have_value(shown.group(1))
+    begin(tab, "B")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert f"Seed\n{shown.group(1)}" in tab.inner_text(".jet-panel")
+
+
+def test_undo_brings_back_what_was_there_before_the_model(tab: Page) -> None:
+    begin(tab, "My own words")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    written = story(tab)
+    tab.click("#jet-undo")
+    expect(tab.locator(STORY)).to_have_value("My own words")
+    tab.click("#jet-undo")
+    expect(tab.locator(STORY)).to_have_value(written)
+
+
+def test_openings_do_not_cost_the_text_they_replace(tab: Page) -> None:
+    tab.fill(STORY, "My own words")
+    tab.click("text=Dragon")
+    tab.click("text=Robot")
+    assert story(tab).startswith("Unit Seven")
+    tab.click("#jet-undo")
+    expect(tab.locator(STORY)).to_have_value("My own words")
+
+
+def test_a_reload_keeps_the_text(tab: Page) -> None:
+    begin(tab, "A")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    written = story(tab)
+    reload(tab)
+    expect(tab.locator(STORY)).to_have_value(written)
+
+
+def test_the_page_is_there_before_its_model(open_tab: OpenTab, served: Served) -> None:
+    served.source.unload()
+    page = open_tab()
+    expect(page.locator(".jet-about")).to_contain_text("Loading the model")
+    page.fill(STORY, "A")
+    page.click("#jet-go")
+    wait_for_status(page, "Waiting for the model")
+    served.source.load()
+    wait_for_words(page, "A")
+    expect(page.locator(".jet-about")).to_contain_text("stand-in <model>")
+    page.click("#jet-stop")
+    expect_unlocked(page)
+
+
+def test_a_place_in_line_is_shown(open_tab: OpenTab, served: Served) -> None:
+    served.engine.slots, served.engine.tokens_per_second = 1, 20
+    first, second = open_tab(), open_tab()
+    begin(first, "A")
+    second.fill(STORY, "B")
+    second.click("#jet-go")
+    wait_for_status(second, "Waiting in line: 1 ahead")
+    first.click("#jet-stop")
+    wait_for_words(second, "B")
+    second.click("#jet-stop")
+    expect_unlocked(second)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_screen_by_day_and_by_night(tab: Page, scheme: Literal["light", "dark"]) -> None:
+    tab.emulate_media(color_scheme=scheme)
+    for width in (390, 768, 1024, 1600):
+        tab.set_viewport_size({"width": width, "height": 900})
+        expect_nothing_outside(tab, width)
+        begin(tab, "A")
+        expect_nothing_outside(tab, width)
+        tab.click("#jet-stop")
+        expect_unlocked(tab)
+        expect_nothing_outside(tab, width)
+        expect_no_overlap(tab, [".jet-header", "#jet-openings", STORY, "#jet-actions", "#jet-controls"])
+        expect_no_overlap(
+            tab, ["#jet-actions", ".jet-panel"] if width < 900 else [".jet-header", ".jet-panel"]
+        )
+
+
+def test_the_sheet_is_light_by_day_and_dark_by_night(tab: Page) -> None:
+    for scheme, least, most in (("light", 200, 255), ("dark", 0, 60)):
+        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        reload(tab)
+        color = tab.eval_on_selector(STORY, "(sheet) => getComputedStyle(sheet).backgroundColor")
+        red, green, blue = (int(part) for part in re.findall(r"\d+", color)[:3])
+        assert least <= (red + green + blue) / 3 <= most

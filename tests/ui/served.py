@@ -1,0 +1,64 @@
+"""The real page on a free port, over the stand-in engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import gradio as gr
+import pytest
+
+from jet.ui.page import build, launch
+from tests.ui.stand_in import StandInEngine, StandInSource
+
+
+@dataclass
+class Served:
+    """A running page: where it is, and the engine behind it."""
+
+    url: str
+    source: StandInSource
+    demo: gr.Blocks
+
+    @property
+    def engine(self) -> StandInEngine:
+        return self.source.stand_in
+
+
+@contextmanager
+def serve() -> Iterator[Served]:
+    """Run the page until left, on a port that Gradio finds free."""
+    source = StandInSource()
+    demo = build(source)
+    url = launch(demo)
+    try:
+        yield Served(url, source, demo)
+    finally:
+        demo.close(verbose=False)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
+    """Seconds until the condition held. Fails if it does not hold in time."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, "waited in vain"
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+@pytest.fixture(scope="package")
+def page_server() -> Iterator[Served]:
+    """One page for all tests of a folder."""
+    with serve() as served:
+        yield served
+
+
+@pytest.fixture
+def served(page_server: Served) -> Iterator[Served]:
+    """The page, as new. A test has to leave no story behind."""
+    page_server.source.reset()
+    yield page_server
+    page_server.source.load()
+    wait_until(lambda: not page_server.engine.live)

@@ -1,0 +1,201 @@
+"""An engine for testing the page: same protocol, no model. Its speed, failures and line are set from outside.
+
+A story's words name its first letter and count up, "A0 A1 A2 …", so that a test sees at once whose they are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, TokenChunk
+
+
+@dataclass
+class StandInEngine:
+    """Set the first four at any time; they hold for requests from then on.
+
+    Attributes:
+        tokens_per_second: speed of each story; there is one token a word.
+        prefill_s: time from being served to the first token.
+        fail_after: raise inside the engine after this many tokens, or never.
+        deaf: do not react to an abort, like an engine in the middle of a long step.
+        slots: stories served at once; the others wait in line.
+        live: requests that hold a slot or wait for one.
+        aborted_at: when requests were aborted while alive (`time.monotonic`).
+    """
+
+    tokens_per_second: float = 200.0
+    prefill_s: float = 0.02
+    fail_after: int | None = None
+    deaf: bool = False
+    slots: int = 4
+    context: int = 1_000
+    live: list[StandInStream] = field(default_factory=list)
+    aborted_at: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.changed = threading.Condition()
+
+    def submit(self, request: Request) -> StandInStream:
+        words = len(request.prompt.split())
+        if words >= self.context:
+            raise RequestError(f"The text has {words} tokens, and this model reads at most {self.context}.")
+        stream = StandInStream(self, request, words)
+        with self.changed:
+            self.live.append(stream)
+        return stream
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            model="stand-in <model>",
+            parameters=22_000_000,
+            device="cpu",
+            device_name="a processor, 2 threads",
+            dtype="float32",
+            attention="sdpa",
+            kernels={"gated_delta": "torch"},
+            context=self.context,
+            licence="Apache-2.0",
+            load_s=1.25,
+            warmup_s=0.5,
+            active_requests=len(self.live[: self.slots]),
+            queued_requests=len(self.live[self.slots :]),
+            process_memory_bytes=512 * 2**20,
+        )
+
+    def close(self) -> None:
+        for stream in list(self.live):
+            stream.abort()
+
+    def leave(self, stream: StandInStream) -> None:
+        """Take a stream out of the line, whether or not it is still in it."""
+        with self.changed:
+            if stream in self.live:
+                self.live.remove(stream)
+                self.changed.notify_all()
+
+
+class StandInStream:
+    """One story of a `StandInEngine`; time passes while it is iterated."""
+
+    def __init__(self, engine: StandInEngine, request: Request, prompt_tokens: int) -> None:
+        self._engine = engine
+        self._request = request
+        self._aborted = False
+        self._stats = RequestStats(
+            prompt_tokens=prompt_tokens,
+            seed=request.sampling.seed,
+            process_memory_bytes=512 * 2**20,
+        )
+
+    def __iter__(self) -> Iterator[TokenChunk]:
+        return self.chunks()
+
+    def abort(self) -> None:
+        self._aborted = True
+        if self in self._engine.live:
+            self._engine.aborted_at.append(time.monotonic())
+        if not self._engine.deaf:
+            self._engine.leave(self)
+
+    def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
+        try:
+            yield TokenChunk("", (), self._stats)
+            yield from self._wait_in_line()
+            self._stats = replace(self._stats, phase="prefill", queue_position=0)
+            yield TokenChunk("", (), self._stats)
+            self._sleep(self._engine.prefill_s)
+            yield from self._decode(interval_s)
+        finally:
+            self._engine.leave(self)
+
+    def _wait_in_line(self) -> Iterator[TokenChunk]:
+        while (position := self._position()) > 0 and not self._stopped:
+            self._stats = replace(self._stats, queue_position=position)
+            yield TokenChunk("", (), self._stats)
+            with self._engine.changed:
+                self._engine.changed.wait(0.05)
+
+    def _decode(self, interval_s: float) -> Iterator[TokenChunk]:
+        speed, wanted = self._engine.tokens_per_second, self._request.sampling.max_new_tokens
+        letter = (self._request.prompt.strip() or "X")[0]
+        started = time.monotonic()
+        written = 0
+        while written < wanted and not self._stopped:
+            self._sleep(max(interval_s, 1 / speed))
+            due = min(wanted, max(written + 1, int((time.monotonic() - started) * speed)))
+            if self._engine.fail_after is not None and due > self._engine.fail_after:
+                raise RuntimeError("the device caught <b>fire</b>")
+            text = "".join(f" {letter}{index}" for index in range(written, due))
+            self._stats = self._numbers(due, time.monotonic() - started)
+            yield TokenChunk(text, tuple(range(written, due)), self._stats)
+            written = due
+        reason = "aborted" if self._stopped else "length"
+        yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
+
+    def _numbers(self, tokens: int, elapsed_s: float) -> RequestStats:
+        return replace(
+            self._stats,
+            phase="decode",
+            tokens=tokens,
+            tokens_per_second=self._engine.tokens_per_second,
+            mean_tokens_per_second=tokens / elapsed_s,
+            time_to_first_token_s=self._engine.prefill_s,
+            recurrent_bytes=27 * 2**20,
+            conv_bytes=576 * 2**10,
+            window_kv_bytes=min(tokens, 256) * 8 * 2**10,
+            full_kv_bytes=(self._stats.prompt_tokens + tokens) * 2 * 2**10,
+        )
+
+    def _position(self) -> int:
+        with self._engine.changed:
+            line = self._engine.live
+            return max(0, line.index(self) - self._engine.slots + 1) if self in line else 0
+
+    @property
+    def _stopped(self) -> bool:
+        return self._aborted and not self._engine.deaf
+
+    def _sleep(self, duration_s: float) -> None:
+        end = time.monotonic() + duration_s
+        while not self._stopped and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.02))
+
+
+class StandInSource:
+    """Hands out the engine, unless it is told that the model is still being loaded, or could not be."""
+
+    def __init__(self) -> None:
+        self.stand_in = StandInEngine()
+        self.error: Exception | None = None
+        self._loaded = threading.Event()
+        self.reset()
+
+    def reset(self) -> None:
+        """As new: loaded, at the usual speed."""
+        self.stand_in.close()
+        self.stand_in.__dict__.update(StandInEngine().__dict__)
+        self.error = None
+        self._loaded.set()
+
+    def unload(self) -> None:
+        """From here on the model is being loaded, until `load` is called."""
+        self._loaded.clear()
+
+    def load(self, error: Exception | None = None) -> None:
+        """The model is loaded, or could not be."""
+        self.error = error
+        self._loaded.set()
+
+    @property
+    def ready(self) -> bool:
+        return self._loaded.is_set()
+
+    def engine(self) -> Engine:
+        self._loaded.wait()
+        if self.error is not None:
+            raise self.error
+        return self.stand_in

@@ -1,0 +1,142 @@
+"""`python app.py`: options, and what it says when a model or an address cannot be had."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+
+import app
+from jet.engine import holder
+from jet.engine.holder import ModelHolder
+from jet.engine.loading import ModelChoice
+from jet.hardware import HardwareError
+from jet.modeling import CheckpointError
+from tests.ui.stand_in import StandInEngine
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModelChoice]]:
+    """Stands in for loading; returns what was chosen. Models called "bad" and devices called "bad" are."""
+    choices: list[ModelChoice] = []
+
+    class Engine(StandInEngine):
+        alive = True
+
+    def build(choice: ModelChoice) -> StandInEngine:
+        choices.append(choice)
+        if choice.model == "bad":
+            raise CheckpointError("bad is no checkpoint.\nGive another.")
+        if choice.device == "bad":
+            raise HardwareError("There is no device bad.")
+        return Engine()
+
+    stand_in_holder = ModelHolder(build)  # type: ignore[arg-type]
+    monkeypatch.setattr(holder, "HOLDER", stand_in_holder)
+    yield choices
+    stand_in_holder.close()
+
+
+def test_options_arrive_and_the_page_is_served(
+    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers: list[httpx.Response] = []
+
+    def visit(page: gr.Blocks) -> None:
+        answers.append(httpx.get(str(page.local_url)))
+
+    monkeypatch.setattr(gr.Blocks, "block_thread", visit)
+    options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--host=127.0.0.1"]
+    assert app.main(options) == 0
+    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A")]
+    assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
+    said = capsys.readouterr()
+    assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
+    assert "stand-in <model>, float32, on a processor, 2 threads. Licence: Apache-2.0." in said.out
+    assert said.err == ""
+
+
+def test_without_options_the_defaults_are_those_of_the_choice(
+    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    assert app.main([]) == 0
+    assert loaded == [ModelChoice()]
+
+
+def test_an_interrupt_is_a_good_end(loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(page: gr.Blocks) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gr.Blocks, "block_thread", interrupt)
+    assert app.main([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--model", "bad"], "Error: bad is no checkpoint. Give another.\n"),
+        (["--device", "bad"], "Error: There is no device bad.\n"),
+    ],
+)
+def test_a_model_that_cannot_run_is_one_line_and_code_2(
+    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str], options: list[str], line: str
+) -> None:
+    assert app.main(options) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_a_busy_port_is_one_line_and_code_2(
+    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        assert app.main(["--port", str(busy.getsockname()[1])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: The page cannot be opened: Address already in use")
+    assert error.count("\n") == 1
+    assert loaded == []
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_host_elsewhere_is_one_line_and_code_2(
+    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    assert app.main(["--host", host]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: The page cannot be opened: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--modle", "x"], "unrecognized arguments: --modle x"),
+        (["--mod", "x"], "unrecognized arguments: --mod x"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--port", "abc"], "argument --port: must be a number from 1 to 65535, not 'abc'"),
+        (["--port", "70000"], "argument --port: must be a number from 1 to 65535, not '70000'"),
+    ],
+)
+def test_unknown_options_are_errors(
+    capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        app.main(options)
+    assert exit.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_missing_model_ends_the_program(tmp_path: Path) -> None:
+    root = Path(app.__file__).parent
+    command = [sys.executable, "app.py", "--model", str(tmp_path / "nowhere")]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"Error: {tmp_path}/nowhere does not exist.")
+    assert ended.stderr.count("\n") == 1

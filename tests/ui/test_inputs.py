@@ -1,0 +1,70 @@
+"""What people type and programs send becomes a request or a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jet.engine.types import MAX_SEED, RequestError, SamplingParams
+from jet.ui.inputs import read_request
+
+GOOD: dict[str, Any] = {
+    "prompt": "Once",
+    "max_new_tokens": 40,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 20,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "seed": 7,
+}
+
+
+def test_good_values_arrive_where_they_belong() -> None:
+    request = read_request(**GOOD)
+    assert request.prompt == "Once"
+    assert request.sampling == SamplingParams(
+        temperature=0.5, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1, max_new_tokens=40, seed=7
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "seed"),
+    [("0", 0), (" 42 ", 42), ("٤٢", 42), (42.0, 42), (MAX_SEED, MAX_SEED), (str(MAX_SEED), MAX_SEED)],
+)
+def test_seeds_may_be_numbers_or_digits(given: object, seed: int) -> None:
+    assert read_request(**{**GOOD, "seed": given}).sampling.seed == seed
+
+
+@pytest.mark.parametrize("given", [None, "", "  "])
+def test_without_a_seed_one_is_drawn(given: object) -> None:
+    seeds = {read_request(**{**GOOD, "seed": given}).sampling.seed for _ in range(4)}
+    assert len(seeds) == 4 and None not in seeds
+
+
+@pytest.mark.parametrize(
+    "given", ["abc", "-1", "1e3", "4.0", "²", -1, MAX_SEED + 1, "9" * 5000, True, [], {}]
+)
+def test_other_seeds_are_refused_briefly(given: object) -> None:
+    with pytest.raises(RequestError, match="seed must be a whole number") as raised:
+        read_request(**{**GOOD, "seed": given})
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("name", sorted(set(GOOD) - {"prompt", "seed"}))
+@pytest.mark.parametrize("value", [None, "1", True, [1], {}, float("nan"), float("inf"), -1e9])
+def test_no_number_takes_anything_else(name: str, value: object) -> None:
+    with pytest.raises(RequestError, match=f"^{name} must be"):
+        read_request(**{**GOOD, name: value})
+
+
+@pytest.mark.parametrize("value", [None, 1, ["a"], b"a"])
+def test_the_prompt_must_be_text(value: object) -> None:
+    with pytest.raises(RequestError, match="prompt must be text"):
+        read_request(**{**GOOD, "prompt": value})
+
+
+def test_half_a_character_is_found() -> None:
+    with pytest.raises(RequestError, match="position 2"):
+        read_request(**{**GOOD, "prompt": "ab\udc00"})

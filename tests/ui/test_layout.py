@@ -1,0 +1,63 @@
+"""What is on the page, read off its configuration: no browser needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jet.engine.types import SamplingParams
+from jet.ui.layout import load_openings
+from tests.ui.served import Served
+
+DEFAULTS = SamplingParams()
+
+
+def components(served: Served, kind: str) -> dict[str, dict[str, Any]]:
+    """Properties of all components of a kind, by label or text."""
+    found = [part["props"] for part in served.demo.get_config_file()["components"] if part["type"] == kind]
+    return {props.get("label") or props.get("value") or "": props for props in found}
+
+
+@pytest.mark.parametrize(
+    ("label", "field"),
+    [
+        ("Maximum new tokens", "max_new_tokens"),
+        ("Temperature", "temperature"),
+        ("Top-p", "top_p"),
+        ("Top-k, 0 for all", "top_k"),
+        ("Min-p", "min_p"),
+        ("Repetition penalty", "repetition_penalty"),
+    ],
+)
+def test_sliders_stand_at_the_defaults_and_reach_only_what_is_allowed(
+    served: Served, label: str, field: str
+) -> None:
+    slider = components(served, "slider")[label]
+    assert slider["value"] == getattr(DEFAULTS, field)
+    for end in (slider["minimum"], slider["maximum"]):
+        SamplingParams(**{field: end})
+
+
+def test_a_dozen_openings_each_with_a_button(served: Served) -> None:
+    openings = load_openings()
+    assert len(openings) == 12
+    assert len({opening.genre for opening in openings}) == 12
+    assert len({opening.text for opening in openings}) == 12
+    assert {opening.genre for opening in openings} <= set(components(served, "button"))
+    for opening in openings:
+        assert 30 < len(opening.text) < 400
+        assert opening.text == opening.text.strip()
+
+
+def test_stop_and_undo_wait_until_there_is_something_to_stop_and_undo(served: Served) -> None:
+    buttons = components(served, "button")
+    assert buttons["Continue"]["interactive"]
+    assert not buttons["Stop"]["interactive"]
+    assert not buttons["Undo"]["interactive"]
+
+
+def test_no_history_and_no_analytics(served: Served) -> None:
+    config = served.demo.get_config_file()
+    assert not config.get("run_history")
+    assert not served.demo.analytics_enabled
