@@ -1,0 +1,159 @@
+"""From a choice of model to a running engine: which checkpoint, on what, under which licence."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
+from transformers import AutoTokenizer
+
+from jet import hardware
+from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.runner import ModelRunner
+from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
+from jet.engine.types import EngineInfo, Request, SamplingParams
+from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
+from jet.modeling.checkpoint import check_folder
+from jet.ops import gated_delta
+
+OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
+STORY_MODEL = "assets/story-model"
+OFFICIAL_LICENCE = "NVIDIA, research and evaluation only (non-commercial)"
+UNKNOWN_LICENCE = "see the checkpoint"
+
+_HOME = Path(__file__).resolve().parents[2]
+_OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
+_HUB_TIMEOUT_S = 3.0
+_OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
+# Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
+_GPU_PREFILL_CHUNK = 2048
+_WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
+_WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
+_LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to run, and how. The one place where the defaults stand.
+
+    Attributes:
+        model: folder or hub id; None takes what suits this machine, see `default_model`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
+    """
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str | None = None
+
+
+def build_engine(choice: ModelChoice) -> LocalEngine:
+    """Load the model, start an engine on it and warm it up.
+
+    Raises CheckpointError or HardwareError, with a message for people, for what cannot be loaded or run.
+    """
+    started = time.monotonic()
+    hardware.limit_threads()
+    device = hardware.choose_device(choice.device)
+    dtype = hardware.choose_dtype(choice.dtype, device)
+    name = choice.model or default_model(device)
+    source = locate(name)
+    model = load_model(source, device, dtype, choice.attention)
+    tokenizer = load_tokenizer(source, model)
+    info = describe(name, model, load_s=time.monotonic() - started)
+    read_memory = partial(hardware.read_memory, device)
+    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+    runner = ModelRunner(model, tokenizer.stop_ids, decode_threads=threads)
+    options = EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
+    engine = LocalEngine(runner, tokenizer, info, options, read_memory)
+    try:
+        engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def default_model(device: torch.device) -> str:
+    """The official 2B where a CUDA device has room for it and it can be had, otherwise the story model."""
+    free = hardware.free_device_bytes(device)
+    roomy = free is not None and free >= _OFFICIAL_BYTES
+    return OFFICIAL_MODEL if roomy and _can_be_had(OFFICIAL_MODEL) else STORY_MODEL
+
+
+def locate(name: str) -> str:
+    """Where to load `name` from. Folders that come with this program are found from anywhere."""
+    shipped = _HOME / name
+    return str(shipped) if shipped.is_dir() and not Path(name).exists() else name
+
+
+def load_tokenizer(source: str, model: JetNemotronForCausalLM) -> StoryTokenizer:
+    """The tokenizer that belongs to a checkpoint. Raises CheckpointError if there is none that fits."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise CheckpointError(f"The tokenizer of {source} cannot be loaded: {error}") from error
+    tokens = 1 + max(tokenizer.get_vocab().values())
+    if tokens > model.config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer of {source} has {tokens} tokens, the network {model.config.vocab_size}."
+        )
+    configs = (model.generation_config, model.config)
+    return StoryTokenizer(tokenizer, start_id(tokenizer, *configs), stop_ids(tokenizer, *configs))
+
+
+def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineInfo:
+    """What is to be known about a loaded model."""
+    return EngineInfo(
+        model=name,
+        parameters=model.num_parameters(),
+        device=str(model.device),
+        device_name=hardware.device_name(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        attention=str(model.config._attn_implementation),
+        kernels={
+            "gated_delta": gated_delta.implementation(model.device, model.dtype),
+            "decode": "merged vectors" if model.device.type == "cpu" else "torch",
+            "sampling": "torch",
+        },
+        context=model.config.max_position_embeddings,
+        licence=licence(name),
+        load_s=load_s,
+        warmup_s=0.0,
+    )
+
+
+def licence(name: str) -> str:
+    """The licence of a checkpoint in one line: the official one's, or what its model card says."""
+    if _OFFICIAL_NAME.search(name):
+        return OFFICIAL_LICENCE
+    card = Path(locate(name)) / "README.md"
+    try:
+        data = ModelCard.load(card).data if card.is_file() else None
+    except Exception:  # whatever makes it no model card
+        data = None
+    said = data and (data.get("license_name") or data.get("license"))
+    return _LICENCE_NAMES.get(said, said) if isinstance(said, str) else UNKNOWN_LICENCE
+
+
+def _can_be_had(repository: str) -> bool:
+    """Whether a checkpoint is whole in the local hub cache, or the hub answers for it."""
+    try:
+        check_folder(Path(snapshot_download(repository, local_files_only=True)))
+        return True
+    except (OSError, ValueError):  # not there, or not whole
+        pass
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(repository, timeout=_HUB_TIMEOUT_S)
+        return True
+    except Exception:  # whatever keeps the hub from answering
+        return False

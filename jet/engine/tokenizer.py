@@ -1,0 +1,139 @@
+"""StoryTokenizer: the writer's text to tokens and back, with what an engine must know about both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import decoders
+from transformers import PreTrainedTokenizerBase
+
+from jet.engine.detokenizer import Detokenizer, make_detokenizer, token_bytes
+from jet.engine.types import RequestError
+
+# No language comes near this many characters a token; English has four or five.
+_CHARACTERS_PER_TOKEN = 32
+
+
+class StoryTokenizer:
+    """A transformers tokenizer in the service of stories.
+
+    What a person typed is always plain text: `<|endoftext|>` in a story is thirteen characters, not the
+    end. A document-start token stands in front of every prompt if the tokenizer has a template that puts it
+    there, or names a `bos_token` without `add_bos_token: false`; where there is no prompt, there is always
+    one to start from.
+
+    Attributes:
+        start: tokens in front of every prompt, none or one.
+        stop_ids: tokens that end a story.
+
+    The tokenizer passed in is taken over: it must not be used elsewhere afterwards.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, start_id: int | None, stop_ids: frozenset[int]
+    ) -> None:
+        """`start_id` is the token that an empty prompt starts from, if any."""
+        self._backend = tokenizer.backend_tokenizer
+        self.start = _tokens_in_front(tokenizer)
+        self.stop_ids = stop_ids
+        self._empty = self.start or (() if start_id is None else (start_id,))
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._longest = self._longest_token()
+
+    def encode(self, prompt: str, most: int) -> list[int]:
+        """The tokens of a prompt, 1 to `most` of them.
+
+        Raises RequestError if it has more, or cannot be read.
+        """
+        if not isinstance(prompt, str):
+            raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
+            ) from None
+        try:
+            ids = self._encode(prompt, most - len(self.start))
+        except RequestError:
+            raise
+        except BaseException as error:
+            # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
+            # panic, which Python sees as a BaseException of a type that cannot be imported.
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
+        if ids:
+            return [*self.start, *ids]
+        if not self._empty:
+            raise RequestError("This model has no token to start a story from: please type a beginning.")
+        return list(self._empty)
+
+    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+        """A detokenizer for what follows these tokens."""
+        return make_detokenizer(self._backend, prompt)
+
+    def _encode(self, text: str, most: int) -> list[int]:
+        self._refuse_huge(text, most)
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        if len(ids) > most:
+            raise _too_long(f"{len(ids):,} tokens", most)
+        return ids
+
+    def _refuse_huge(self, text: str, most: int) -> None:
+        """Spare the machine from tokenising what cannot fit, or could only if it were no language."""
+        if len(text) <= most:
+            return
+        if self._longest:
+            normalizer = self._backend.normalizer
+            normal = text if normalizer is None else normalizer.normalize_str(text)
+            at_least = -(-len(normal.encode()) // self._longest)
+            if at_least > most:
+                raise _too_long(f"at least {at_least:,} tokens", most)
+        if len(text) > most * _CHARACTERS_PER_TOKEN:
+            raise _too_long(f"{len(text):,} characters", most)
+
+    def _longest_token(self) -> int | None:
+        """Most bytes of text that one token can stand for; None if there is no such bound."""
+        if not isinstance(self._backend.decoder, decoders.ByteLevel):
+            return None
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max(len(token_bytes(self._backend, token)) for token in ids)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
+    """Every token that ends a text: each eos of the configs and the tokenizer, and the end of a chat turn."""
+    found: set[int] = set()
+    for source in (*configs, tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        found.update(eos if isinstance(eos, (list, tuple)) else () if eos is None else (eos,))
+    turn_end = tokenizer.get_added_vocab().get("<|im_end|>")
+    return frozenset(found if turn_end is None else found | {turn_end})
+
+
+def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
+    """The token that starts a text: the first bos that the tokenizer or a config names, or else eos."""
+    for name in ("bos_token_id", "eos_token_id"):
+        for source in (tokenizer, *configs):
+            value = getattr(source, name, None)
+            if value is not None:
+                return int(value[0] if isinstance(value, (list, tuple)) else value)
+    return None
+
+
+def _tokens_in_front(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    templated, plain = (tokenizer("a", add_special_tokens=special).input_ids for special in (True, False))
+    if templated[0] != plain[0]:
+        return (templated[0],)
+    wanted = tokenizer.bos_token_id is not None and tokenizer.init_kwargs.get("add_bos_token") is not False
+    return (tokenizer.bos_token_id,) if wanted else ()
+
+
+def _too_long(size: str, most: int) -> RequestError:
+    return RequestError(
+        f"The prompt is too long: it has {size}, and {most:,} tokens fit in the context of this model "
+        "with room for one more. Please shorten it."
+    )

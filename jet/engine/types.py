@@ -1,0 +1,185 @@
+"""The words the engine and its callers share: plain data, no torch.
+
+Everything a request carries in and everything that comes back out is defined here, so that a local
+engine, a forked one and a remote one look the same to the page.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+MAX_SEED = 2**63 - 1
+
+
+class RequestError(ValueError):
+    """A request that cannot be served. The message is written for the person who sent it."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen. The one place where the defaults stand.
+
+    Attributes:
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_p: keep the smallest set of tokens whose probabilities sum to at least this.
+        top_k: keep this many tokens; 0 keeps all.
+        min_p: keep tokens at least this fraction as likely as the likeliest one.
+        repetition_penalty: divides positive (multiplies negative) logits of tokens already in the story.
+        max_new_tokens: stop after this many tokens.
+        seed: same prompt, parameters and seed give the same story; None draws one.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.05
+    repetition_penalty: float = 1.05
+    max_new_tokens: int = 400
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, 5.0)
+        _check_number("top_p", self.top_p, 0.0, 1.0, above_low=True)
+        _check_integer("top_k", self.top_k, 0, 1_000_000)
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.1, 10.0)
+        _check_integer("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, 0, MAX_SEED)
+
+    def with_seed(self) -> SamplingParams:
+        """The same parameters with a seed drawn if there was none."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**31))
+
+
+def _check_number(name: str, value: object, low: float, high: float, above_low: bool = False) -> None:
+    bounds = f"{'above' if above_low else 'from'} {low:g} {'and at most' if above_low else 'to'} {high:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RequestError(f"{name} must be a number {bounds}, not {value!r}.")
+    if value > high or value < low or (above_low and value == low):
+        raise RequestError(f"{name} must be {bounds}, not {value:g}.")
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+    if not low <= value <= high:
+        raise RequestError(f"{name} must be from {low} to {high}, not {value}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One continuation to write: a prompt and how to sample."""
+
+    prompt: str
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True)
+class RequestStats:
+    """What was measured about one request so far. Written by the engine; None means not measurable here.
+
+    Bytes of the request's own state are summed over its real tensors. Speeds are of decoding alone: the
+    time from the first token on, prefill excluded. `tokens_per_second` looks at the last second or so.
+    """
+
+    phase: str = "queued"  # queued · prefill · decode · done
+    queue_position: int = 0  # 0: being served
+    tokens: int = 0
+    prompt_tokens: int = 0
+    tokens_per_second: float | None = None
+    mean_tokens_per_second: float | None = None
+    time_to_first_token_s: float | None = None
+    recurrent_bytes: int = 0
+    conv_bytes: int = 0
+    window_kv_bytes: int = 0
+    full_kv_bytes: int = 0
+    process_memory_bytes: int | None = None  # resident set of this process
+    device_memory_bytes: int | None = None  # allocated on the accelerator, None on a CPU
+    device_reserved_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    device_total_bytes: int | None = None
+    finish_reason: str | None = None  # stop · length · context · aborted · error
+    error: str | None = None
+    seed: int | None = None
+
+    @property
+    def state_bytes(self) -> int:
+        """The part that does not grow with the story: recurrent state, convolution, window KV."""
+        return self.recurrent_bytes + self.conv_bytes + self.window_kv_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """All key/value memory: the windows' and the full-attention layers'."""
+        return self.window_kv_bytes + self.full_kv_bytes
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """A piece of a stream: text that is final (never half a character), its tokens, and the stats so far.
+
+    The first chunk of a stream comes before prefill and is empty, so that a consumer can react at once;
+    the last one has `stats.finish_reason` set.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stats: RequestStats
+
+
+class Stream(Protocol):
+    """What `Engine.submit` returns: iterate it for chunks, from any one thread."""
+
+    def __iter__(self) -> Iterator[TokenChunk]: ...
+
+    def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
+        """Chunks merged so that at most one comes per `interval_s`; the first and the last come at once."""
+        ...
+
+    def abort(self) -> None:
+        """Ask the engine to drop the request; takes effect within one step. Safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs here, for the page and for `/stats`."""
+
+    model: str  # how a person would name it: "jet-ai/Jet-Nemotron-2B", "assets/story-model"
+    parameters: int
+    device: str  # "cpu", "cuda:0"
+    device_name: str  # "NVIDIA H100 80GB HBM3", "AMD EPYC …, 2 threads"
+    dtype: str  # "bfloat16"
+    attention: str  # "sdpa"
+    kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
+    context: int  # tokens of prompt and story together
+    licence: str
+    load_s: float
+    warmup_s: float
+    active_requests: int = 0
+    queued_requests: int = 0
+    process_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    device_total_bytes: int | None = None
+
+
+class Engine(Protocol):
+    """The one interface the page knows. Implemented by the resident engine; later by remote ones."""
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request. Raises RequestError at once if it can never be served."""
+        ...
+
+    def info(self) -> EngineInfo:
+        """What runs here, measured now."""
+        ...
+
+    def close(self) -> None:
+        """End every live stream visibly and stop the device thread."""
+        ...

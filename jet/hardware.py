@@ -1,0 +1,141 @@
+"""What this machine is: its device, the number format that suits it, its threads and its memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+# Weights that a single thread reads in a few milliseconds.
+_SMALL_WEIGHTS = 2**28
+
+
+class HardwareError(ValueError):
+    """A device or number format that was asked for and is not to be had. Says what there is."""
+
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """Bytes in use at one moment; None where there is nothing to measure, as on a CPU for the device's."""
+
+    process_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    device_reserved_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    device_total_bytes: int | None = None
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """The device called `wanted` ("cpu", "cuda", "cuda:1"); "auto" takes CUDA where there is any."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise HardwareError(f"Unknown device {wanted!r}: choose auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise HardwareError(f"The device {wanted!r} is not supported: choose auto, cpu, cuda or cuda:N.")
+    if not torch.cuda.is_available():
+        raise HardwareError("There is no CUDA device here that this PyTorch can use. Choose the device cpu.")
+    index = device.index or 0
+    if index >= torch.cuda.device_count():
+        raise HardwareError(f"There is no device cuda:{index}: this machine has {torch.cuda.device_count()}.")
+    return torch.device("cuda", index)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The type called `wanted`; "auto" takes bfloat16 on CUDA from sm_80 on, float16 below, float32 on a CPU.
+
+    A CPU gets float32 because few have fast bfloat16 products, and those that do not are slowed by it.
+    """
+    if wanted in DTYPES:
+        return DTYPES[wanted]
+    if wanted != "auto":
+        raise HardwareError(f"Unknown dtype {wanted!r}: choose auto, {', '.join(DTYPES)}.")
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+def device_name(device: torch.device) -> str:
+    """What a person would call it: "NVIDIA H100 80GB HBM3", "AMD EPYC 9654, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def limit_threads() -> int:
+    """Make torch use no more threads than this process may run at once; returns how many it uses.
+
+    In a container torch counts the processors of the host. Threads beyond its share only wait for each other.
+    """
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), _processors())))
+    return torch.get_num_threads()
+
+
+def decode_threads(weight_bytes: int) -> int:
+    """How many threads should multiply one token by that many bytes of weights on a CPU.
+
+    Small matrices are done before a second thread has heard of them, and where the page and the browser want
+    a processor too, two threads waiting for each other are several times slower than one.
+    """
+    return 1 if weight_bytes < _SMALL_WEIGHTS else torch.get_num_threads()
+
+
+def free_device_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a CUDA device; None on a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def read_memory(device: torch.device) -> MemoryReading:
+    """Memory of this process and, on CUDA, of torch's allocator on `device`."""
+    resident = psutil.Process().memory_info().rss
+    if device.type != "cuda":
+        return MemoryReading(process_memory_bytes=resident)
+    return MemoryReading(
+        process_memory_bytes=resident,
+        device_memory_bytes=torch.cuda.memory_allocated(device),
+        device_reserved_bytes=torch.cuda.memory_reserved(device),
+        device_peak_bytes=torch.cuda.max_memory_allocated(device),
+        device_total_bytes=torch.cuda.get_device_properties(device).total_memory,
+    )
+
+
+def _processors() -> int:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = container_quota()
+    return available if quota is None else max(1, min(available, round(quota)))
+
+
+def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors that the container may use, from control groups version 2 or 1; None if not limited."""
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            files = (root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+            quota, period = (file.read_text() for file in files)
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+@cache
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "CPU"

@@ -1,0 +1,107 @@
+"""From logits to the next token: penalty, temperature, top-k, top-p, min-p, and one random number.
+
+Order and meaning are those of transformers' logits processors, so a setting found elsewhere means the
+same here. Two things are done differently:
+
+- All three filters keep a prefix of the tokens sorted by probability. So a threshold that no kept token
+  can lie below is found first, and only what is above it gets sorted: a few dozen tokens, mostly.
+- Randomness is a function of (seed, step) and nothing else. The same request gives the same story
+  whatever runs beside it, and no generator state has to be kept, saved or captured in a graph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def uniform(seed: int, step: int) -> float:
+    """A uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits) and `step`.
+
+    Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the seed as
+    key and the step as counter, the generator that Triton and CUDA offer inside kernels.
+    """
+    high, low, _, _ = philox((step & _MASK, step >> 32 & _MASK, 0, 0), (seed & _MASK, seed >> 32 & _MASK))
+    return ((high << 21) | (low >> 11)) * 2.0**-53
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four random 32-bit words for a counter of four and a key of two."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        a, b = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (b >> 32) ^ c1 ^ k0, b & _MASK, (a >> 32) ^ c3 ^ k1, a & _MASK
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
+    return c0, c1, c2, c3
+
+
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits `[B, V]`; those of tokens `seen` (bool `[B, V]`) are made less likely by `penalty` above 1.
+
+    Positive ones are divided by it and negative ones multiplied: whichever is less, or more for one below 1.
+    """
+    choose = torch.minimum if penalty > 1 else torch.maximum
+    return torch.where(seen, choose(logits * penalty, logits / penalty), logits)
+
+
+def sample(
+    logits: Tensor,
+    uniforms: Tensor,
+    *,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    """The next token of every row: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
+
+    Temperature 0 takes the likeliest token. Raises FloatingPointError if a row's largest logit is not
+    finite, that is: if any of its logits is NaN or +inf, or all are -inf.
+    """
+    peak = logits.amax(dim=-1, keepdim=True)
+    if not all(map(math.isfinite, peak[:, 0].tolist())):
+        raise FloatingPointError("The network's output is not a number (NaN or infinite logits).")
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    ids, weights = candidates(logits - peak, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    cumulative = weights.cumsum(dim=-1)
+    index = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    # Rounding can carry the target to the very end; what is chosen must still be a kept token.
+    index = index.minimum((weights > 0).sum(dim=-1, keepdim=True) - 1)
+    return ids.gather(-1, index).squeeze(-1)
+
+
+def candidates(
+    logits: Tensor, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The tokens that the filters keep, likeliest first.
+
+    Takes logits `[B, V]` whose largest in each row is 0. Returns ids `[B, N]` and their weights `[B, N]`
+    (float64, not normalised, the likeliest is 1): N is enough for every row, and rows that keep fewer end in
+    weights of 0. Equal logits at the edge of top-k are all kept, as in transformers.
+    """
+    vocabulary = logits.shape[-1]
+    scaled = logits.float() / max(temperature, torch.finfo(torch.float32).tiny)
+    within = scaled
+    if 0 < top_k < vocabulary:
+        edge = scaled.topk(top_k, dim=-1).values[:, -1:]
+        within = scaled.masked_fill(scaled < edge, -math.inf)
+    mass = within.exp().sum(dim=-1, keepdim=True)  # the likeliest token counts 1
+    # V tokens, each below (1 - top_p) / V of the mass, are together less than top-p leaves out.
+    floor = (mass * ((1 - top_p) / vocabulary)).log()
+    if min_p > 0:
+        floor = floor.clamp(min=math.log(min_p))
+    if 0 < top_k < vocabulary:
+        floor = floor.maximum(edge)
+    kept = int((scaled >= floor).sum(dim=-1).max())
+    top, ids = scaled.topk(kept, dim=-1)
+    weights = top.masked_fill(top < floor, -math.inf).double().exp()
+    if top_p < 1:
+        likelier = weights.cumsum(dim=-1) - weights
+        weights = weights.masked_fill(likelier / mass >= top_p, 0.0)
+    return ids, weights

@@ -1,0 +1,77 @@
+"""Meters: what the live panel shows, computed from moments in time. No clock of their own, no torch."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class RateMeter:
+    """Events per second over the last `window_s` seconds, or over the last two events if they are rarer."""
+
+    def __init__(self, window_s: float = 1.0) -> None:
+        self._window_s = window_s
+        self._times: deque[float] = deque()
+
+    def tick(self, now: float) -> None:
+        """An event happened at `now`, in seconds on any steady clock."""
+        self._times.append(now)
+        while len(self._times) > 2 and self._times[0] < now - self._window_s:
+            self._times.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Events per second; None before the second event."""
+        return _per_second(len(self._times) - 1, self._times[-1] - self._times[0]) if self._times else None
+
+
+class DecodeMeter:
+    """The speed of one request: waiting for its first token is one number, writing the rest another."""
+
+    def __init__(self, submitted: float) -> None:
+        self._submitted = submitted
+        self._first: float | None = None
+        self._last = submitted
+        self._recent = RateMeter()
+        self.tokens = 0
+
+    def tick(self, now: float) -> None:
+        """A token came at `now`."""
+        if self._first is None:
+            self._first = now
+        self._last = now
+        self._recent.tick(now)
+        self.tokens += 1
+
+    @property
+    def time_to_first_token_s(self) -> float | None:
+        """From submission to the first token, waiting and prefill included."""
+        return None if self._first is None else self._first - self._submitted
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over the last second or so."""
+        return self._recent.rate
+
+    @property
+    def mean_tokens_per_second(self) -> float | None:
+        """From the first token to the last: of decoding alone."""
+        return None if self._first is None else _per_second(self.tokens - 1, self._last - self._first)
+
+
+class Throttle:
+    """Lets something costly happen at most every `interval_s` seconds."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next: float | None = None
+
+    def ready(self, now: float) -> bool:
+        """Whether it may happen now; if so, the next interval begins."""
+        if self._next is not None and now < self._next:
+            return False
+        self._next = now + self._interval_s
+        return True
+
+
+def _per_second(events: int, seconds: float) -> float | None:
+    return events / seconds if events > 0 and seconds > 0 else None

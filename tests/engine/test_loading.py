@@ -1,0 +1,138 @@
+"""Which model runs where, and what is said about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+from jet import hardware
+from jet.engine import loading
+from jet.engine.loading import (
+    OFFICIAL_LICENCE,
+    OFFICIAL_MODEL,
+    STORY_MODEL,
+    UNKNOWN_LICENCE,
+    default_model,
+    licence,
+    locate,
+)
+from tests.conftest import ROOT
+from tests.networks import GOLDEN
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def roomy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "free_device_bytes", lambda device: 70 * 2**30)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A hub that can be switched on and off, behind an empty cache."""
+    state: dict[str, object] = {"answers": False, "asked": 0, "cache": None}
+
+    def snapshot_download(repository: str, local_files_only: bool) -> str:
+        assert local_files_only
+        if state["cache"] is None:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not there")
+        return str(state["cache"])
+
+    class Api:
+        def model_info(self, repository: str, timeout: float) -> None:
+            assert repository == OFFICIAL_MODEL and timeout <= 5
+            state["asked"] = int(str(state["asked"])) + 1
+            if not state["answers"]:
+                raise ConnectionError("no route")
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(loading, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    return state
+
+
+def test_a_cpu_runs_the_story_model_and_asks_nobody(hub: dict[str, object]) -> None:
+    hub["answers"] = True
+    assert default_model(torch.device("cpu")) == STORY_MODEL
+    assert hub["asked"] == 0
+
+
+def test_a_small_gpu_runs_the_story_model(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub["answers"] = True
+    monkeypatch.setattr(hardware, "free_device_bytes", lambda device: 3 * 2**30)
+    assert default_model(GPU) == STORY_MODEL
+
+
+@pytest.mark.usefixtures("roomy_gpu")
+def test_a_gpu_runs_the_official_model_if_the_hub_answers(hub: dict[str, object]) -> None:
+    assert default_model(GPU) == STORY_MODEL
+    hub["answers"] = True
+    assert default_model(GPU) == OFFICIAL_MODEL
+
+
+@pytest.mark.usefixtures("roomy_gpu")
+def test_offline_means_that_nobody_is_asked(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    hub["answers"] = True
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert default_model(GPU) == STORY_MODEL
+    assert hub["asked"] == 0
+
+
+@pytest.mark.usefixtures("roomy_gpu")
+def test_a_whole_checkpoint_in_the_cache_will_do(hub: dict[str, object]) -> None:
+    hub["cache"] = GOLDEN / "tiny-2b"
+    assert default_model(GPU) == OFFICIAL_MODEL
+    assert hub["asked"] == 0
+
+
+@pytest.mark.usefixtures("roomy_gpu")
+def test_half_a_checkpoint_in_the_cache_will_not(hub: dict[str, object], tmp_path: Path) -> None:
+    for file in (GOLDEN / "tiny-2b").iterdir():
+        if not file.name.startswith("model-00002"):
+            (tmp_path / file.name).symlink_to(file)
+    hub["cache"] = tmp_path
+    assert default_model(GPU) == STORY_MODEL
+
+
+def test_what_comes_with_the_program_is_found_from_anywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Path(locate("tests/golden")) == ROOT / "tests" / "golden"
+    assert locate("jet-ai/Jet-Nemotron-2B") == "jet-ai/Jet-Nemotron-2B"
+    (tmp_path / "tests" / "golden").mkdir(parents=True)
+    assert locate("tests/golden") == "tests/golden"
+
+
+@pytest.mark.parametrize(
+    ("card", "line"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# A model", "Apache-2.0"),
+        ("---\nlicense: other\nlicense_name: my-own\n---\n# A model", "my-own"),
+        ("---\nlicense: cc-by-4.0\n---\n", "cc-by-4.0"),
+        ("---\ntags: [x]\n---\n", UNKNOWN_LICENCE),
+        ("no front matter", UNKNOWN_LICENCE),
+        ("---\n: {broken\n---\n", UNKNOWN_LICENCE),
+        (None, UNKNOWN_LICENCE),
+    ],
+    ids=ascii,
+)
+def test_the_licence_is_what_the_card_says(card: str | None, line: str, tmp_path: Path) -> None:
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert licence(str(tmp_path)) == line
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["jet-ai/Jet-Nemotron-2B", "jet-ai/Jet-Nemotron-4B", "/hub/models--jet-ai--Jet-Nemotron-2B/snapshots/1"],
+)
+def test_the_official_weights_are_under_nvidias_licence(name: str) -> None:
+    assert licence(name) == OFFICIAL_LICENCE
+
+
+def test_an_unknown_model_on_the_hub_has_an_unknown_licence() -> None:
+    assert licence("somebody/something") == UNKNOWN_LICENCE

@@ -1,0 +1,331 @@
+"""The whole engine on the golden network: exact ids, seeds, memory, failures."""
+
+from __future__ import annotations
+
+import gc
+import math
+import shutil
+import weakref
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from jet import hardware
+from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.loading import ModelChoice, build_engine, describe
+from jet.engine.runner import ModelRunner
+from jet.engine.types import Request, RequestStats, SamplingParams, TokenChunk
+from jet.modeling import CheckpointError, JetNemotronForCausalLM
+from tests.engine.fakes import text_of
+from tests.engine.small_tokenizers import END, as_transformers, byte_level
+from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=24)
+
+
+class IdTokenizer:
+    """Reads a prompt as a list of token ids, so that the golden prompts can be given exactly."""
+
+    stop_ids: frozenset[int] = frozenset()
+
+    def encode(self, prompt: str, most: int) -> list[int]:
+        return [int(word) for word in prompt.split()]
+
+    def detokenizer(self, prompt: object) -> IdTokenizer:
+        return self
+
+    def push(self, token: int) -> str:
+        return f"{token} "
+
+    def flush(self) -> str:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def model() -> JetNemotronForCausalLM:
+    return golden_model("tiny-2b")
+
+
+def engine_on(model: JetNemotronForCausalLM, prefill_chunk: int = 256, **changes: object) -> LocalEngine:
+    info = replace(describe("tiny", model, load_s=0.0), **changes)
+    runner = ModelRunner(model, frozenset())
+    return LocalEngine(runner, IdTokenizer(), info, EngineOptions(prefill_chunk=prefill_chunk))
+
+
+@pytest.fixture(scope="module")
+def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
+    engine = engine_on(model)
+    yield engine
+    engine.close()
+
+
+def write(engine: LocalEngine, prompt: str, **sampling: float) -> list[TokenChunk]:
+    return list(engine.submit(Request(prompt, replace(GREEDY, **sampling))))
+
+
+def ids(chunks: list[TokenChunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.token_ids]
+
+
+def golden_prompts(name: str) -> list[tuple[str, list[int]]]:
+    """Each golden prompt, for `IdTokenizer`, with the ids that must follow."""
+    expected = golden_expectations(name)
+    prompts = [number for checkpoint, number in GOLDEN_PROMPTS if checkpoint == name]
+    return [
+        (" ".join(map(str, expected[f"{n}.input_ids"].tolist())), expected[f"{n}.greedy_ids"].tolist())
+        for n in prompts
+    ]
+
+
+@pytest.mark.parametrize(("name", "prefill_chunk"), [("tiny-2b", 5), ("tiny-2b", 256), ("tiny-4b", 256)])
+def test_greedy_stories_are_the_golden_ones(name: str, prefill_chunk: int) -> None:
+    engine = engine_on(golden_model(name), prefill_chunk)
+    prompts = golden_prompts(name)
+    streams = [engine.submit(Request(prompt, GREEDY)) for prompt, _ in prompts]  # all by turns
+    for stream, (_, greedy) in zip(streams, prompts, strict=True):
+        assert ids(list(stream)) == greedy
+    engine.close()
+
+
+def test_the_same_seed_gives_the_same_story_and_another_another(engine: LocalEngine) -> None:
+    settings = {"temperature": 1.0, "repetition_penalty": 1.1}
+    stories = [tuple(ids(write(engine, "1 2 3", seed=seed, **settings))) for seed in (5, 5, 6, 7)]
+    assert stories[0] == stories[1]
+    assert len(set(stories)) == 3
+    drawn = write(engine, "1 2 3", **settings)
+    again = write(engine, "1 2 3", seed=drawn[-1].stats.seed, **settings)
+    assert ids(again) == ids(drawn)
+
+
+def test_every_step_has_a_random_number_of_its_own(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def uniform(seed: int, step: int) -> float:
+        drawn.append((seed, step))
+        return 0.5
+
+    monkeypatch.setattr("jet.engine.runner.uniform", uniform)
+    write(engine, "1 2 3", temperature=1.0, seed=9, max_new_tokens=5)
+    assert drawn == [(9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
+
+
+def test_a_story_does_not_depend_on_its_company(engine: LocalEngine) -> None:
+    requests = [Request(f"{n} 2 3", SamplingParams(seed=n, max_new_tokens=12)) for n in range(5)]
+    alone = [ids(list(engine.submit(request))) for request in requests]
+    torch.manual_seed(0)
+    together = [engine.submit(request) for request in requests]
+    assert [ids(list(stream)) for stream in together] == alone
+
+
+def test_the_repetition_penalty_is_for_every_token_of_the_story(engine: LocalEngine) -> None:
+    story = [1, 2, 3, *ids(write(engine, "1 2 3", repetition_penalty=10.0))]
+    plain = [1, 2, 3, *ids(write(engine, "1 2 3"))]
+    assert len(set(story)) == len(story) > len(set(plain))
+
+
+def test_prompts_and_tokens_are_read_with_the_threads_given(
+    model: JetNemotronForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    runner = ModelRunner(model, frozenset(), decode_threads=1)
+    sequence = runner.open(replace(GREEDY, seed=0))
+    runner.prefill(sequence, [1, 2])
+    runner.prefill(sequence, [3, 4])
+    runner.step(sequence)
+    runner.step(sequence)
+    runner.prefill(runner.open(replace(GREEDY, seed=0)), [1])
+    assert threads == [4, 1, 4]
+
+
+def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
+    """The document starts with one, which says nothing about how soon it should end."""
+    runner = ModelRunner(model, stop_ids=frozenset({0}))
+    sequence = runner.open(SamplingParams(repetition_penalty=1.2, seed=0))
+    runner.prefill(sequence, [0, 5, 9])
+    assert sequence.seen is not None
+    assert sequence.seen.nonzero()[:, 1].tolist() == [5, 9]
+
+
+def test_memory_is_that_of_the_tensors(model: JetNemotronForCausalLM) -> None:
+    seen = {}
+
+    class Watched(ModelRunner):
+        def release(self, sequence) -> None:  # type: ignore[no-untyped-def]
+            held = [tensor for layer in sequence.cache.layers for tensor in layer_tensors(layer)]
+            seen["bytes"] = sum(tensor.numel() * tensor.element_size() for tensor in held)
+            super().release(sequence)
+
+    engine = LocalEngine(Watched(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+    last = write(engine, "1 2 3 4 5", max_new_tokens=40)[-1].stats
+    engine.close()
+    assert last.state_bytes + last.full_kv_bytes == seen["bytes"]
+    heads, key, value, window, read = 6, 12, 32, 24, 5 + 40 - 1  # the last token is not read any more
+    assert last.recurrent_bytes == 4 * heads * key * value * 4
+    assert last.conv_bytes == 4 * heads * value * 4 * 4
+    assert last.full_kv_bytes == 2 * 2 * 16 * read * 4
+    assert last.window_kv_bytes == 2 * 2 * 16 * (window - 1) * 4
+
+
+def layer_tensors(layer: object) -> list[torch.Tensor]:
+    names = ("recurrent_state", "conv_state", "keys", "values")
+    found = (getattr(layer, name, None) for name in names)
+    return [tensor for tensor in found if tensor is not None]
+
+
+def test_the_state_is_freed_with_the_request(model: JetNemotronForCausalLM) -> None:
+    states: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched(ModelRunner):
+        def memory(self, sequence) -> dict[str, int]:  # type: ignore[no-untyped-def]
+            states.extend(
+                weakref.ref(tensor) for layer in sequence.cache.layers for tensor in layer_tensors(layer)
+            )
+            return super().memory(sequence)
+
+    engine = LocalEngine(Watched(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+    stream = engine.submit(Request("1 2 3", replace(GREEDY, max_new_tokens=1000)))
+    for chunk in stream:
+        if chunk.stats.tokens == 20:
+            stream.abort()
+    gc.collect()
+    assert states and all(state() is None for state in states)
+    engine.close()
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_engine_writes_what_the_bare_network_writes_and_frees_its_state() -> None:
+    model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-2b", dtype=torch.float32).to("cuda")
+    runner = ModelRunner(model, frozenset())
+    sampling = SamplingParams(seed=3, max_new_tokens=50)
+    sequence = runner.open(sampling)
+    runner.prefill(sequence, [1, 2, 3])
+    bare = [runner.step(sequence) for _ in range(50)]
+    runner.release(sequence)
+    before = torch.cuda.memory_allocated()
+    read_memory = partial(hardware.read_memory, model.device)
+    info = describe("tiny", model, load_s=0.0)
+    engine = LocalEngine(runner, IdTokenizer(), info, read_memory=read_memory)
+    chunks = list(engine.submit(Request("1 2 3", sampling)))
+    last = chunks[-1].stats
+    assert ids(chunks) == bare
+    assert torch.cuda.memory_allocated() == before
+    assert last.device_memory_bytes and last.device_peak_bytes and last.device_total_bytes
+    assert last.device_memory_bytes >= before + last.state_bytes + last.full_kv_bytes
+    assert engine.info().device == "cuda:0"
+    engine.close()
+
+
+def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
+    class Poisoned(ModelRunner):
+        def _read(self, sequence, tokens):  # type: ignore[no-untyped-def]
+            result = super()._read(sequence, tokens)
+            if 13 in tokens:
+                sequence.logits = sequence.logits * math.nan
+            if 17 in tokens:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return result
+
+    engine = LocalEngine(Poisoned(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+    streams = [engine.submit(Request(prompt, GREEDY)) for prompt in ("1 2 3", "1 13", "1 17")]
+    good, nan, full = (list(stream)[-1].stats for stream in streams)
+    engine.close()
+    assert good.finish_reason == "length" and good.tokens == 24
+    assert nan.error == "The network's output is not a number (NaN or infinite logits)."
+    assert full.error == "The device ran out of memory when reading 2 tokens after 0."
+
+
+def test_nothing_is_recorded_for_gradients() -> None:
+    model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-4b")  # its weights want gradients
+    runner = ModelRunner(model, frozenset())
+    sequence = runner.open(replace(GREEDY, seed=0))
+    runner.prefill(sequence, [1, 2, 3])
+    runner.step(sequence)
+    runner.step(sequence)
+    assert sequence.logits is not None and sequence.logits.is_inference()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden network with a tokenizer and a model card: what a user's own checkpoint looks like."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for file in (GOLDEN / "tiny-2b").iterdir():
+        shutil.copy(file, folder)
+    as_transformers(byte_level(), bos_token=END).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    return folder
+
+
+def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
+    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    info = engine.info()
+    assert (info.model, info.device, info.dtype, info.context) == (str(checkpoint), "cpu", "float32", 4096)
+    assert info.licence == "Apache-2.0" and info.attention in ("sdpa", "eager")
+    assert info.kernels == {"gated_delta": "torch", "decode": "merged vectors", "sampling": "torch"}
+    assert info.load_s > 0 and info.warmup_s > 0
+    assert info.process_memory_bytes and info.device_memory_bytes is None
+    chunks = list(
+        engine.submit(Request("The old lighthouse keeper", SamplingParams(max_new_tokens=30, seed=1)))
+    )
+    assert chunks[-1].stats.finish_reason in ("length", "stop")
+    assert text_of(chunks)
+    assert chunks[-1].stats.process_memory_bytes
+    engine.close()
+    assert engine.info().active_requests == 0
+
+
+def test_the_same_story_through_the_engine_and_through_transformers(checkpoint: Path) -> None:
+    """Greedy, so that both must choose the same tokens; the text is what the tokenizer makes of them."""
+    from transformers import AutoTokenizer
+
+    prompt = "Once upon a time <|endoftext|> é👩‍🚀"
+    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    text = text_of(list(engine.submit(Request(prompt, GREEDY))))
+    engine.close()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokens = tokenizer(
+        prompt, split_special_tokens=True, add_special_tokens=False, return_tensors="pt"
+    ).input_ids
+    tokens = torch.cat([torch.tensor([[0]]), tokens], dim=1)
+    output = golden_model("tiny-2b").generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=[0, 371],
+    )
+    assert text == tokenizer.decode(output[0, tokens.shape[1] :], skip_special_tokens=True)
+
+
+def test_an_empty_prompt_starts_a_story(checkpoint: Path) -> None:
+    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    last = list(engine.submit(Request("", GREEDY)))[-1].stats
+    engine.close()
+    assert last.finish_reason in ("length", "stop") and last.prompt_tokens == 1
+
+
+def test_a_checkpoint_without_a_tokenizer_says_so() -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer of .*tiny-2b cannot be loaded"):
+        build_engine(ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu"))
+
+
+def test_a_tokenizer_larger_than_the_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    for file in checkpoint.iterdir():
+        shutil.copy(file, tmp_path)
+    big = as_transformers(byte_level())
+    big.add_tokens([f"<{n}>" for n in range(512)])
+    big.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has \d+ tokens, the network 512"):
+        build_engine(ModelChoice(str(tmp_path), device="cpu"))
+
+
+def test_stats_can_travel_as_plain_data(engine: LocalEngine) -> None:
+    last = write(engine, "1 2 3")[-1].stats
+    assert RequestStats(**asdict(last)) == last
