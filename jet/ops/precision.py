@@ -17,9 +17,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     There, float32 is what other forms are compared with, and a float32 matrix product that sums a row in
     order is off by several roundings, which a badly conditioned position multiplies by a hundred. A single
-    token takes the matrix-vector path, whose sums are short, and stays fast.
+    token takes the matrix-vector path, whose sums are short, and stays fast. Under autocast all is as usual.
     """
-    if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-2] == 1:
+    exact = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if not exact or x.shape[-2] == 1:
         return F.linear(x, weight, bias)
     out = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     return out.to(x.dtype)

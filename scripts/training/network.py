@@ -1,0 +1,167 @@
+"""The network to be trained, the plain transformer to compare with, and what only training needs of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import jet.modeling.model
+from jet import JetNemotronConfig, JetNemotronForCausalLM
+from jet.ops import gated_delta
+from scripts.training.data import END_OF_TEXT
+from scripts.training.recipe import Recipe
+
+ATTENTION = "training_rows"
+LAYER_TYPES = {"j": "jet", "a": "attn", "s": "swa"}
+
+
+def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
+    """A Jet-Nemotron network of the recipe's shape, freshly initialised."""
+    config = JetNemotronConfig(
+        layer_types=[LAYER_TYPES[letter] for letter in recipe.pattern],
+        intermediate_size=recipe.intermediate,
+        rope_theta=recipe.rope_theta,
+        efficient_attention_config={
+            "jet": {
+                "num_heads": recipe.jet_heads,
+                "head_dim": recipe.jet_head_dim,
+                "expand_v": recipe.jet_expand,
+            },
+            "swa": {"window_size": recipe.window},
+        },
+        **_shared(recipe, vocabulary),
+    )
+    return _prepared(JetNemotronForCausalLM(config))
+
+
+def build_transformer(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
+    """A Qwen2 of the same depth and width, its MLP as wide as makes the parameter counts meet."""
+    wanted = count(build_jet(recipe, vocabulary))
+    narrow = count(_qwen(recipe, vocabulary, 16))
+    per_unit = 3 * recipe.hidden * len(recipe.pattern)
+    width = 16 + max(0, round((wanted - narrow) / per_unit / 16)) * 16
+    return _prepared(_qwen(recipe, vocabulary, width))
+
+
+def _qwen(recipe: Recipe, vocabulary: int, intermediate: int) -> PreTrainedModel:
+    config = Qwen2Config(
+        intermediate_size=intermediate,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
+        **_shared(recipe, vocabulary),
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def _shared(recipe: Recipe, vocabulary: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": recipe.hidden,
+        "num_hidden_layers": len(recipe.pattern),
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.key_value_heads,
+        "max_position_embeddings": recipe.length,
+        "tie_word_embeddings": True,
+        "bos_token_id": END_OF_TEXT,
+        "eos_token_id": END_OF_TEXT,
+        "pad_token_id": END_OF_TEXT,
+    }
+
+
+def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """Scale what each layer adds to the residual stream down by depth, so that the sum starts at one size."""
+    scale = (2 * model.config.num_hidden_layers) ** -0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_(scale)
+    return model
+
+
+def count(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def row_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention over unpadded rows, `[B, heads, T, D]` → `[B, T, heads, D]`."""
+    window = getattr(module, "sliding_window", None)
+    if window is None or window >= query.shape[2]:
+        out = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+        )
+    else:
+        out = window_attention(query, key, value, window, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
+    """Each query sees `window` keys, itself included; rows are cut into blocks, which see two."""
+    batch, heads, length, _ = query.shape
+    padding = -length % window
+    query, key, value = (F.pad(x, (0, 0, 0, padding)).unflatten(2, (-1, window)) for x in (query, key, value))
+    groups = heads // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (key, value))
+    # Query i of a block stands at window + i among its two blocks of keys.
+    places = torch.arange(2 * window, device=query.device)
+    ahead = places[window:, None] - places
+    sees = (ahead >= 0) & (ahead < window)
+    first = places >= window  # the first block has none before it
+    blocks = torch.arange(query.shape[2], device=query.device)[:, None, None] > 0
+    mask = sees & (first | blocks)
+    query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    mask = mask.repeat(batch, 1, 1)[:, None]
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    rows: Tensor = out.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+    return rows[:, :, :length]
+
+
+def add_dropout(model: PreTrainedModel, probability: float, stream: torch.dtype) -> None:
+    """Dropout on the embedding and on every branch, in training only; the stream gets type `stream`."""
+
+    def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (F.dropout(output[0], probability, module.training), *output[1:])
+        return F.dropout(output, probability, module.training)
+
+    def begin(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        return F.dropout(output.to(stream), probability, module.training)
+
+    model.model.embed_tokens.register_forward_hook(begin)
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(drop)
+        layer.mlp.register_forward_hook(drop)
+
+
+def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device, compiled: bool) -> None:
+    """Put the model on the device and give it row attention, dropout and, if asked, compiled layers."""
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, row_attention)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
+    model.config._attn_implementation = ATTENTION
+    add_dropout(model, recipe.dropout, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if compiled:
+        torch._dynamo.config.cache_size_limit = 64  # layers of one class share their code, not their graphs
+        # The library's kernels are opaque to the compiler: leave them out whole, and compile around them.
+        rule = torch.compiler.disable(gated_delta.gated_delta_rule)
+        vars(jet.modeling.model)["gated_delta_rule"] = rule
+        for layer in model.model.layers:
+            layer.compile(dynamic=False)
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Nats of every target, `[B, T]`, from the last hidden state and the tied embedding."""
+    logits = F.linear(hidden, weight).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
