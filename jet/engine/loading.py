@@ -65,7 +65,13 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     dtype = hardware.choose_dtype(choice.dtype, device)
     name = choice.model or default_model(device)
     source = locate(name)
-    model = load_model(source, device, dtype, choice.attention)
+    try:
+        model = load_model(source, device, dtype, choice.attention)
+    except torch.OutOfMemoryError:
+        raise hardware.HardwareError(
+            f"{name} does not fit into the memory of {device}: close what else runs there, "
+            "take a smaller model, or choose the device cpu."
+        ) from None
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
     read_memory = partial(hardware.read_memory, device)

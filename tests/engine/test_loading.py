@@ -136,3 +136,12 @@ def test_the_official_weights_are_under_nvidias_licence(name: str) -> None:
 
 def test_an_unknown_model_on_the_hub_has_an_unknown_licence() -> None:
     assert licence("somebody/something") == UNKNOWN_LICENCE
+
+
+def test_a_model_too_large_for_its_device_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(loading, "load_model", full)
+    with pytest.raises(hardware.HardwareError, match=r"does not fit into the memory of cpu.* device cpu"):
+        loading.build_engine(loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu"))

@@ -1,0 +1,49 @@
+"""What every test stands on: no hub, no telemetry, no GPU tests without a GPU, one way to find Chromium."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read when the libraries are imported, so set before any test module is.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Small tensors: a second thread only waits, and where processors are shared it waits long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.chromium import find_chromium
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, each with its reason."""
+    gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu_tests and not _cuda_is_available():
+        for item in gpu_tests:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _cuda_is_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium, for Playwright's `executable_path`.
+
+    Without one the test is skipped; with JET_REQUIRE_BROWSER set it fails instead.
+    """
+    path = find_chromium()
+    if path is None:
+        message = "no Chromium here: install it or set JET_CHROMIUM"
+        if os.environ.get("JET_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path

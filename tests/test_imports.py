@@ -1,0 +1,76 @@
+"""Imports point one way: app → ui → {engine, story, telemetry}, engine → {modeling, ops}, modeling → ops."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tree import SOURCES, extra, import_names, imports, module_name, requirements
+
+# Which rooms of `jet/` each room may enter, beside itself and the leaves.
+MAY_IMPORT: dict[str, set[str]] = {
+    "version": set(),
+    "hardware": set(),
+    "ops": set(),
+    "modeling": {"ops"},
+    "story": set(),
+    "telemetry": set(),
+    "engine": {"modeling", "ops", "telemetry"},
+    "ui": {"engine", "story", "telemetry"},
+    "evaluate": {"modeling"},
+}
+LEAVES = ("jet.engine.types", "jet.hardware", "jet.version")
+
+WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/story/")
+WITH_GRADIO = "jet/ui/"
+OPTIONAL = {"fla", "flash_attn", "triton"}
+
+JET = [path for path in SOURCES if path.parts[0] == "jet" and path != Path("jet/__init__.py")]
+
+
+def room(module: str) -> str:
+    """The part of `jet` a module stands in; `jet` itself is the door to `modeling`."""
+    return module.split(".")[1] if "." in module else "modeling"
+
+
+def libraries(path: Path) -> set[str]:
+    """Top-level packages a file imports, anywhere in it."""
+    return {module.partition(".")[0] for module, _ in imports(path)}
+
+
+@pytest.mark.parametrize("path", JET, ids=str)
+def test_imports_point_one_way(path: Path) -> None:
+    here = room(module_name(path))
+    allowed = MAY_IMPORT[here] | {here}
+    ours = [module for module, _ in imports(path) if module.partition(".")[0] == "jet"]
+    wrong = [module for module in ours if module not in LEAVES and room(module) not in allowed]
+    assert not wrong, f"jet.{here} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", JET, ids=str)
+def test_torch_and_gradio_stay_in_their_rooms(path: Path) -> None:
+    if path.as_posix().startswith(WITHOUT_TORCH):
+        assert not libraries(path) & {"torch", "transformers"}
+    if not path.as_posix().startswith(WITH_GRADIO):
+        assert "gradio" not in libraries(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_accelerators_are_never_needed_to_import(path: Path) -> None:
+    needed = {module.partition(".")[0] for module, at_import in imports(path) if at_import}
+    assert not needed & OPTIONAL
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_every_library_is_a_requirement_or_optional(path: Path) -> None:
+    training = import_names(extra("train")) | {"scripts"} if path.parts[0] == "scripts" else set()
+    allowed = {
+        "jet",
+        *sys.stdlib_module_names,
+        *OPTIONAL,
+        *import_names(requirements("requirements.txt")),
+        *training,
+    }
+    assert libraries(path) <= allowed, "name it in requirements.txt"

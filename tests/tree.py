@@ -1,0 +1,90 @@
+"""The project's own files, for tests that look at the tree itself."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FOLDERS = (".ci", "assets", "docs", "jet", "scripts", "tests")
+
+
+def project_files() -> list[Path]:
+    """Every file of the project relative to its root: those beside the README and those in its folders."""
+    beside = (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")
+    inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
+    relative = (path.relative_to(ROOT) for path in (*beside, *inside))
+    return sorted(path for path in relative if "__pycache__" not in path.parts)
+
+
+FILES = project_files()
+PYTHON = [path for path in FILES if path.suffix == ".py"]
+SOURCES = [path for path in PYTHON if path.parts[0] in {"app.py", "jet", "scripts"}]
+
+
+def text_of(path: Path) -> str:
+    """The file as text, or nothing where it is not text."""
+    data = (ROOT / path).read_bytes()
+    return "" if b"\0" in data else data.decode("utf-8")
+
+
+PROJECT = tomllib.loads(text_of(Path("pyproject.toml")))["project"]
+
+
+def requirements(name: str) -> list[Requirement]:
+    """What a file asks for, one requirement a line."""
+    lines = (line.partition("#")[0].strip() for line in text_of(Path(name)).splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def extra(name: str) -> list[Requirement]:
+    """What an extra of the package asks for."""
+    return [Requirement(line) for line in PROJECT["optional-dependencies"][name]]
+
+
+def import_names(wanted: Iterable[Requirement]) -> set[str]:
+    """Names as one would import them, where that is how they are called."""
+    return {canonicalize_name(requirement.name).replace("-", "_") for requirement in wanted}
+
+
+def module_name(path: Path) -> str:
+    """`jet/engine/types.py` → `jet.engine.types`."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path) for path in SOURCES}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules a file imports, each with whether it is needed to import the file itself.
+
+    Not needed is what stands in a function, in a `try`, or under `TYPE_CHECKING`. `from jet.engine import
+    types` imports `jet.engine.types`, so that a leaf can be told from its room.
+    """
+    tree = ast.parse(text_of(path))
+    deferred = {id(node) for scope in ast.walk(tree) if _defers(scope) for node in ast.walk(scope)}
+    for node in ast.walk(tree):
+        needed = id(node) not in deferred
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, needed) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((name if name in MODULES else str(node.module), needed) for name in names)
+
+
+def _defers(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Try))
