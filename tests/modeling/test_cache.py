@@ -71,13 +71,15 @@ def test_reset_forgets_everything() -> None:
 
 def test_crop_says_why_a_recurrent_state_cannot_go_back() -> None:
     _, cache = filled(20)
-    before = {name: tensor.clone() for name, tensor in cache.layers[3].tensors().items()}
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in (cache.layers[1], cache.layers[3])]
     with pytest.raises(
         ValueError, match=r"The last 2 of 20 tokens .* JetLayerCache .* no past .* Copy the cache"
     ):
         cache.crop(-2)
     assert cache.get_seq_length() == 20
-    assert all(torch.equal(cache.layers[3].tensors()[name], tensor) for name, tensor in before.items())
+    for layer, (keys, values) in zip((cache.layers[1], cache.layers[3]), before, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
     cache.crop(0)
     cache.crop(25)
     assert cache.get_seq_length() == 20
