@@ -34,6 +34,7 @@ def test_steps_equal_forwards_in_float64(layers: str) -> None:
 
 @pytest.mark.parametrize(("name", "prompt"), GOLDEN_PROMPTS)
 def test_greedy_ids_and_logits_are_golden(name: str, prompt: int) -> None:
+    """Without float64 sums, a few times the rounding of forward; logits reach 27."""
     expected = golden_expectations(name)
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / name).eval()
     decoder, cache = Decoder(model), HybridCache(model.config)
@@ -41,7 +42,7 @@ def test_greedy_ids_and_logits_are_golden(name: str, prompt: int) -> None:
         logits = model(expected[f"{prompt}.input_ids"][None], past_key_values=cache).logits[:, -1]
         for step, token in enumerate(expected[f"{prompt}.greedy_ids"].tolist()):
             torch.testing.assert_close(
-                logits[0], expected[f"{prompt}.greedy_logits"][step], atol=2e-4, rtol=0
+                logits[0], expected[f"{prompt}.greedy_logits"][step], atol=1e-3, rtol=0
             )
             assert logits.argmax().item() == token
             logits = decoder.step(token, cache)

@@ -18,8 +18,9 @@ def test_prompts_in_float32_are_as_good_as_float64_rounded_once() -> None:
 
 def test_single_tokens_other_types_and_autocast_are_plain() -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 9, 30), torch.randn(50, 30)
-    assert torch.equal(linear(x[:, :1], weight), F.linear(x[:, :1], weight))
+    x, weight, large = torch.randn(2, 9, 300), torch.randn(50, 300), torch.randn(500, 300)
+    assert torch.equal(linear(x[:, :1], large), F.linear(x[:, :1], large))
+    assert torch.equal(linear(x[:, :1], weight), F.linear(x[:, :1].double(), weight.double()).float())
     assert torch.equal(linear(x.bfloat16(), weight.bfloat16()), F.linear(x.bfloat16(), weight.bfloat16()))
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
