@@ -39,7 +39,7 @@ def serve() -> Iterator[Served]:
         demo.close(verbose=False)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> float:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> float:
     """Seconds until the condition held. Fails if it does not hold in time."""
     started = time.monotonic()
     while not condition():

@@ -87,7 +87,7 @@ def test_stop_ends_a_request_at_once_whatever_it_is_doing(
         stopped = time.monotonic()
         writing.stop()
         chunks = await reading
-        assert time.monotonic() - stopped < STOP_GRACE_S + 0.1
+        assert time.monotonic() - stopped < STOP_GRACE_S + 0.9
         assert chunks[-1].stats.finish_reason == "aborted"
         assert ("A0" in "".join(chunk.text for chunk in chunks)) == (moment == "writing")
 
