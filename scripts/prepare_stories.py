@@ -23,9 +23,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 END_OF_TEXT = "<|endoftext|>"
+TALE = "<|tale|>"  # stands before classics and picture books, so that the voice without it is a modern one
 SEPARATOR = f"\n{END_OF_TEXT}\n"
 SHORTEST_STORY = 200  # characters: less is a title page or a fragment
 
@@ -88,7 +89,10 @@ def is_validation(document: str, one_in: int) -> bool:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of `vocabulary` entries with `<|endoftext|>` as id 0; all 256 bytes are in it."""
+    """A byte-level BPE of `vocabulary` entries; all 256 bytes are in it.
+
+    `<|endoftext|>` is id 0 and put in front of every text, as in training; `<|tale|>` is id 1.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -99,11 +103,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, TALE],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 0)]
+    )
     return tokenizer
 
 
@@ -134,7 +141,8 @@ def tokenise(tokenizer: Tokenizer, documents: list[str], raw: list[str]) -> dict
     tokens, bodies, lengths = [], [], []
     for begin in range(0, len(documents), 512):
         batch = documents[begin : begin + 512]
-        for text, encoding in zip(batch, tokenizer.encode_batch(batch), strict=True):
+        encodings = tokenizer.encode_batch(batch, add_special_tokens=False)
+        for text, encoding in zip(batch, encodings, strict=True):
             character = body_start(text)
             first = next((i for i, (left, _) in enumerate(encoding.offsets) if left >= character), 0)
             tokens.append(np.array(encoding.ids, dtype=np.uint16))

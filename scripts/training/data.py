@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from scripts.training.recipe import Recipe
 
 END_OF_TEXT = 0  # the id that stands between two stories, and before the first
+TALE = 1  # the id between that and a classic or a picture book
 Tokens = npt.NDArray[np.uint16]
 TRAINING_SETS = ("modern_train", "classics_train")
 
@@ -45,22 +46,34 @@ class StorySet:
         story = self.tokens[self.starts[index] : self.starts[index + 1]]
         return np.concatenate([[END_OF_TEXT], story, [END_OF_TEXT]]).astype(np.uint16)
 
-    def epoch(self, rng: np.random.Generator, plain: float = 0.0, middle: float = 0.0) -> Tokens:
+    def tales(self, shorter_than: int) -> npt.NDArray[np.bool_]:
+        """Which documents have fewer tokens than that, `[documents]`."""
+        return np.diff(self.starts) < shorter_than
+
+    def epoch(
+        self,
+        rng: np.random.Generator,
+        tales: npt.NDArray[np.bool_] | None = None,
+        plain: float = 0.0,
+        middle: float = 0.0,
+    ) -> Tokens:
         """All documents in a new order, each behind an end-of-text.
 
-        A share of them, `plain`, begins behind title and headings, and another, `middle`, at some paragraph
-        in the first half of what follows them.
+        `tales`, `[documents]`, are whole and marked. Of the others a share, `plain`, begins behind title and
+        headings, and another, `middle`, at some paragraph in the first half of what follows them.
         """
         order = rng.permutation(len(self))
         chance = rng.random(len(self))
         parts: list[Any] = []
         for index in order:
-            begin = self.starts[index]
-            if chance[index] < plain:
+            begin, front = self.starts[index], [END_OF_TEXT]
+            if tales is not None and tales[index]:
+                front = [END_OF_TEXT, TALE]
+            elif chance[index] < plain:
                 begin = self.bodies[index]
             elif chance[index] < plain + middle:
                 begin = self.middle(index, rng)
-            parts += [[END_OF_TEXT], self.tokens[begin : self.starts[index + 1]]]
+            parts += [front, self.tokens[begin : self.starts[index + 1]]]
         return np.concatenate(parts).astype(np.uint16)
 
     def middle(self, index: int, rng: np.random.Generator) -> int:
@@ -96,16 +109,17 @@ class RowStream:
 
     def __init__(self, stories: StorySet, number: int, recipe: Recipe) -> None:
         self.stories, self.number, self.recipe = stories, number, recipe
-        self.shortened = TRAINING_SETS[number] == "modern_train"
+        is_modern = TRAINING_SETS[number] == "modern_train"
+        self.tales = stories.tales(recipe.picture_book) if is_modern else np.ones(len(stories), np.bool_)
         self.epoch = self.row = 0
         self._tokens = self._laid_out()
 
     def _laid_out(self) -> Tokens:
         rng = np.random.default_rng((self.recipe.seed, self.number, self.epoch))
-        shares = (self.recipe.plain_beginnings, self.recipe.middle_beginnings) if self.shortened else ()
-        tokens = self.stories.epoch(rng, *shares)
-        if len(tokens) <= self.recipe.length:
-            raise ValueError(f"{len(tokens)} tokens do not fill one row of {self.recipe.length}.")
+        recipe = self.recipe
+        tokens = self.stories.epoch(rng, self.tales, recipe.plain_beginnings, recipe.middle_beginnings)
+        if len(tokens) <= recipe.length:
+            raise ValueError(f"{len(tokens)} tokens do not fill one row of {recipe.length}.")
         return tokens
 
     def take(self) -> Tokens:

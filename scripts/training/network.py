@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import jet.modeling.model
 from jet import JetNemotronConfig, JetNemotronForCausalLM
 from jet.ops import gated_delta
-from scripts.training.data import END_OF_TEXT
+from scripts.training.data import END_OF_TEXT, TALE
 from scripts.training.recipe import Recipe
 
 ATTENTION = "training_rows"
@@ -162,6 +162,10 @@ def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device,
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Nats of every target, `[B, T]`, from the last hidden state and the tied embedding."""
-    logits = F.linear(hidden, weight).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    """Nats of every target, `[B, T]`, from the last hidden state and the tied embedding.
+
+    The mark of a tale is given, never to be written: it costs nothing as a target.
+    """
+    logits = F.linear(hidden, weight).float().flatten(0, 1)
+    losses = F.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=TALE)
+    return losses.view_as(targets)

@@ -20,9 +20,10 @@ class Recipe:
         dropout: on the embedding and on what each layer adds to the residual stream; only in training.
         warm_up: part of the run in which the rates rise; then they fall in a line to zero.
         classics_first, classics_last: share of classic tales in a batch at the start and at the end.
-        plain_beginnings: share of modern stories that are read without their title and first heading.
-        middle_beginnings: share of modern stories that are read from a paragraph in their midst. Classics
-            always keep their titles, so that a beginning without one is continued in the modern voice.
+        picture_book: modern documents with fewer tokens are picture books. They and the classics are read
+            whole and behind a mark: a text that begins without it is continued in the modern voice.
+        plain_beginnings: share of the other stories that are read without their title and first heading.
+        middle_beginnings: share of them that are read from a paragraph in their midst.
     """
 
     hidden: int = 384
@@ -46,8 +47,9 @@ class Recipe:
     warm_up: float = 0.02
     classics_first: float = 0.45
     classics_last: float = 0.1
+    picture_book: int = 1200
     plain_beginnings: float = 0.15
-    middle_beginnings: float = 0.25
+    middle_beginnings: float = 0.3
     seed: int = 20
 
     def __post_init__(self) -> None:

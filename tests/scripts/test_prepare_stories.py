@@ -59,8 +59,15 @@ def test_any_text_round_trips(tokenizer, text):
 
 def test_end_of_text_is_one_token_or_plain_text_as_asked(tokenizer):
     assert tokenizer.eos_token_id == tokenizer.bos_token_id == tokenizer.pad_token_id == 0
-    assert tokenizer.encode("<|endoftext|>") == [0]
-    assert 0 not in tokenizer.encode("<|endoftext|>", split_special_tokens=True)
+    assert tokenizer.encode("<|endoftext|>", add_special_tokens=False) == [0]
+    assert tokenizer.encode("<|tale|>", add_special_tokens=False) == [1]
+    as_text = tokenizer.encode("<|tale|><|endoftext|>", add_special_tokens=False, split_special_tokens=True)
+    assert min(as_text) > 1
+
+
+def test_every_text_begins_behind_the_end_of_another(tokenizer):
+    plain = tokenizer.encode("Once", add_special_tokens=False)
+    assert tokenizer.encode("Once") == [0, *plain]
 
 
 def test_the_vocabulary_has_the_size_asked_for(tokenizer, prepared):

@@ -147,7 +147,7 @@ def test_every_epoch_has_every_story_in_another_order(data):
     assert len(plain) == sum(stories.starts[1:] - stories.bodies) + len(stories)
 
 
-def test_stories_may_begin_in_their_midst_but_only_modern_ones(data):
+def test_stories_may_begin_in_their_midst(data):
     stories = read_stories(data / "stories.npz.xz", data / "tokenizer")["modern_train"]
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     middles = tokenizer.decode(stories.epoch(np.random.default_rng(0), middle=1.0).tolist())
@@ -155,10 +155,31 @@ def test_stories_may_begin_in_their_midst_but_only_modern_ones(data):
     assert len(begun) == len(stories)
     assert all(story.split()[1:3] == ["went", "to"] for story in begun)  # paragraphs of the made-up stories
     assert len({story.count("\n\n") for story in begun}) > 1
+
+
+def test_classics_and_picture_books_are_marked_and_keep_their_titles(data):
     sets = read_stories(data / "stories.npz.xz", data / "tokenizer")
-    streams = Mixture(sets, Recipe(**SHAPE, plain_beginnings=0.0, middle_beginnings=1.0)).streams
-    assert "Chapter" not in tokenizer.decode(streams["modern_train"].take().tolist())
-    assert "Chapter" in tokenizer.decode(streams["classics_train"].take().tolist())
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
+    longest = int(np.diff(sets["modern_train"].starts).max())
+    recipe = Recipe(**SHAPE, plain_beginnings=0.0, middle_beginnings=1.0, picture_book=longest)
+    streams = Mixture(sets, recipe).streams
+
+    def documents(name):
+        return tokenizer.decode(streams[name]._tokens.tolist()).split("<|endoftext|>")[1:]
+
+    assert all(text.startswith("<|tale|>") and "Chapter" in text for text in documents("classics_train"))
+    modern = documents("modern_train")
+    whole = [text for text in modern if "Chapter" in text]
+    assert all(text.startswith("<|tale|>") for text in whole)
+    assert 0 < len(whole) < len(modern)
+    assert not any("<|tale|>" in text for text in modern if text not in whole)
+
+
+def test_the_mark_of_a_tale_is_never_learnt(data):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1, 3, 8), torch.randn(20, 8)
+    losses = network.token_losses(hidden, weight, torch.tensor([[5, 1, 7]]))
+    assert losses[0, 1] == 0 and (losses[0, [0, 2]] > 0).all()
 
 
 def test_training_goes_on_from_finished_weights(data, tmp_path):
