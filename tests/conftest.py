@@ -15,23 +15,22 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Small tensors: a second thread only waits, and where processors are shared it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
+
 from tests.chromium import find_chromium
 
 ROOT = Path(__file__).resolve().parents[1]
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels then run on the processor, slowly
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, each with its reason."""
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu_tests and not _cuda_is_available():
+    if gpu_tests and not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-def _cuda_is_available() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session")

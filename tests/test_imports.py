@@ -20,12 +20,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"modeling", "ops", "telemetry"},
     "ui": {"engine", "story", "telemetry"},
     "evaluate": {"modeling"},
+    "bench": {"engine", "modeling"},
 }
 LEAVES = ("jet.engine.types", "jet.hardware", "jet.version")
 
 WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/story/")
 WITH_GRADIO = "jet/ui/"
-OPTIONAL = {"fla", "flash_attn", "triton"}
+OPTIONAL = {"fla", "flash_attn", "numba", "triton"}
+# Kernels need what they are written in; nobody imports these before having looked whether it is there.
+KERNELS = ("jet/ops/kernels/", "jet/ops/cpu/", "jet/engine/graphs.py")
 
 JET = [path for path in SOURCES if path.parts[0] == "jet" and path != Path("jet/__init__.py")]
 
@@ -57,10 +60,21 @@ def test_torch_and_gradio_stay_in_their_rooms(path: Path) -> None:
         assert "gradio" not in libraries(path)
 
 
+@pytest.mark.parametrize("path", [path for path in JET if path.parts[1] == "story"], ids=str)
+def test_the_story_stands_on_the_standard_library(path: Path) -> None:
+    assert libraries(path) <= {"jet", *sys.stdlib_module_names}
+    ours = {module for module, _ in imports(path) if module.partition(".")[0] == "jet"}
+    assert {module for module in ours if room(module) != "story"} <= {"jet.engine.types"}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_accelerators_are_never_needed_to_import(path: Path) -> None:
-    needed = {module.partition(".")[0] for module, at_import in imports(path) if at_import}
-    assert not needed & OPTIONAL
+    if path.as_posix().startswith(KERNELS):
+        return
+    needed = {module for module, at_import in imports(path) if at_import}
+    assert not {module.partition(".")[0] for module in needed} & OPTIONAL
+    files = {module.replace(".", "/") + suffix for module in needed for suffix in (".py", "/")}
+    assert not [file for file in files if file.startswith(KERNELS)]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -18,8 +18,18 @@ from typing import Any, Protocol
 
 from jet.engine.detokenizer import Detokenizer
 from jet.engine.scheduler import Scheduler
+from jet.engine.stepping import Detail
 from jet.engine.stream import Channel, LocalStream
-from jet.engine.types import EngineInfo, Request, RequestError, RequestStats, SamplingParams, TokenChunk
+from jet.engine.types import (
+    Alternative,
+    EngineInfo,
+    Request,
+    RequestError,
+    RequestStats,
+    SamplingParams,
+    TokenChunk,
+    TokenDetail,
+)
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
 
@@ -36,8 +46,8 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
 
-    def open(self, sampling: SamplingParams) -> Any:
-        """The state of a new request."""
+    def open(self, sampling: SamplingParams, alternatives: int) -> Any:
+        """The state of a new request, which wants to know so many alternatives of every token."""
         ...
 
     def prefill(self, handle: Any, tokens: list[int]) -> None:
@@ -46,6 +56,10 @@ class Runner(Protocol):
 
     def step(self, handle: Any) -> int:
         """The next token."""
+        ...
+
+    def detail(self, handle: Any) -> Detail | None:
+        """Of the last token, if the request wants to know."""
         ...
 
     def memory(self, handle: Any) -> dict[str, int]:
@@ -77,6 +91,10 @@ class Tokenizer(Protocol):
         """A detokenizer for what follows these tokens."""
         ...
 
+    def text_of(self, token: int) -> str:
+        """The text of a token by itself."""
+        ...
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -95,9 +113,15 @@ class _Job:
     """One request inside the engine. Once it is submitted, only the device thread writes to it."""
 
     def __init__(
-        self, sampling: SamplingParams, prompt: list[int], detokenizer: Detokenizer, submitted: float
+        self,
+        sampling: SamplingParams,
+        alternatives: int,
+        prompt: list[int],
+        detokenizer: Detokenizer,
+        submitted: float,
     ) -> None:
         self.sampling = sampling
+        self.alternatives = alternatives
         self.prompt = prompt
         self.detokenizer = detokenizer
         self.meter = DecodeMeter(submitted)
@@ -143,7 +167,8 @@ class LocalEngine:
         """Queue a request. Raises RequestError at once if it can never be served."""
         submitted = self._clock()
         prompt = self._tokenizer.encode(request.prompt, self._info.context - 1)
-        job = _Job(request.sampling.with_seed(), prompt, self._tokenizer.detokenizer(prompt), submitted)
+        detokenizer = self._tokenizer.detokenizer(prompt)
+        job = _Job(request.sampling.with_seed(), request.alternatives, prompt, detokenizer, submitted)
         room = self._info.context - len(prompt)
         if job.limit > room:
             job.limit, job.limit_reason = room, "context"
@@ -245,7 +270,7 @@ class LocalEngine:
     def _advance(self, job: _Job) -> None:
         """One turn: a piece of the prompt, or a token. The first token comes with the last piece."""
         if job.handle is None:
-            job.handle = self._runner.open(job.sampling)
+            job.handle = self._runner.open(job.sampling, job.alternatives)
         if job.read < len(job.prompt):
             piece = job.prompt[job.read : job.read + self._options.prefill_chunk]
             self._runner.prefill(job.handle, piece)
@@ -262,19 +287,36 @@ class LocalEngine:
             self._finish(job, "stop")
             return
         job.meter.tick(self._clock())
-        text = job.detokenizer.push(token)
+        text, detail = job.detokenizer.push(token), self._detail(job, token)
         if job.meter.tokens < job.limit:
-            self._send(job, text, (token,))
+            self._send(job, text, (token,), detail)
         else:
-            self._finish(job, job.limit_reason, text, (token,))
+            self._finish(job, job.limit_reason, text, (token,), detail)
 
-    def _send(self, job: _Job, text: str = "", tokens: tuple[int, ...] = ()) -> None:
+    def _detail(self, job: _Job, token: int) -> tuple[TokenDetail, ...]:
+        found = self._runner.detail(job.handle) if job.alternatives else None
+        if found is None:
+            return ()
+
+        def alternative(token: int, logprob: float) -> Alternative:
+            return Alternative(token, self._tokenizer.text_of(token), logprob)
+
+        others = tuple(map(alternative, found.ids, found.logprobs))
+        return (TokenDetail(alternative(token, found.logprob), others),)
+
+    def _send(
+        self,
+        job: _Job,
+        text: str = "",
+        tokens: tuple[int, ...] = (),
+        details: tuple[TokenDetail, ...] = (),
+    ) -> None:
         now = self._clock()
         if job.handle is not None and job.throttle.ready(now):
             job.state_bytes = self._runner.memory(job.handle)
         if self._throttle.ready(now):
             self._reading = self._read_memory()
-        job.channel.put(TokenChunk(text, tokens, self._stats(job)))
+        job.channel.put(TokenChunk(text, tokens, self._stats(job), details))
 
     def _finish(
         self,
@@ -282,6 +324,7 @@ class LocalEngine:
         reason: str,
         text: str = "",
         tokens: tuple[int, ...] = (),
+        details: tuple[TokenDetail, ...] = (),
         error: str | None = None,
     ) -> None:
         """Free what the request holds, then send its last chunk."""
@@ -299,7 +342,7 @@ class LocalEngine:
         except Exception:
             log.exception("The state of a request could not be freed.")
         job.phase, job.position = "done", 0
-        job.channel.put(TokenChunk(text, tokens, self._stats(job, reason, error)))
+        job.channel.put(TokenChunk(text, tokens, self._stats(job, reason, error), details))
 
     def _fail_all(self) -> None:
         """End whatever is left when the engine ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,9 @@ _HUB_TIMEOUT_S = 3.0
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 # Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
 _GPU_PREFILL_CHUNK = 2048
+# Of the device memory that the weights leave, for keys and values; prompts need some, and so may others.
+_SHARE_FOR_KEYS = 0.4
+_FEWEST_TOKENS = 4096
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -76,8 +79,10 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     info = describe(name, model, load_s=time.monotonic() - started)
     read_memory = partial(hardware.read_memory, device)
     threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
-    runner = ModelRunner(model, tokenizer.stop_ids, decode_threads=threads)
     options = EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
+    tokens = room_for_tokens(model, options.max_active)
+    runner = ModelRunner(model, tokenizer.stop_ids, threads, options.max_active, tokens)
+    info = replace(info, kernels=info.kernels | runner.kernels)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:
         engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
@@ -126,14 +131,24 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         attention=str(model.config._attn_implementation),
         kernels={
             "gated_delta": gated_delta.implementation(model.device, model.dtype),
-            "decode": "merged vectors" if model.device.type == "cpu" else "torch",
-            "sampling": "torch",
         },
         context=model.config.max_position_embeddings,
         licence=licence(name),
         load_s=load_s,
         warmup_s=0.0,
     )
+
+
+def room_for_tokens(model: JetNemotronForCausalLM, requests: int) -> int:
+    """How many tokens' keys and values to have memory for: all that `requests` can have, or what is free."""
+    config = model.config
+    most = requests * config.max_position_embeddings
+    free = hardware.free_device_bytes(model.device)
+    layers = (config.layer_types or []).count("attn")
+    if free is None or not layers:
+        return most
+    size = 2 * layers * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
+    return min(most, max(_FEWEST_TOKENS, int(free * _SHARE_FOR_KEYS) // size))
 
 
 def licence(name: str) -> str:

@@ -1,4 +1,4 @@
-"""ModelRunner: the network with the state of each request, one token in, one token out.
+"""ModelRunner: the network with the state of each request in a slot, one token in, one token out.
 
 Everything here runs on the engine's device thread.
 """
@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from jet.engine.stepping import Detail, Pending, Stepper, make_stepper
 from jet.engine.types import SamplingParams
-from jet.modeling import HybridCache, JetNemotronConfig, JetNemotronForCausalLM
-from jet.modeling.decoder import Decoder
-from jet.ops.sampling import penalise_repetition, sample, uniform
+from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
+from jet.modeling.slots import SlotPool
 
 
 @dataclass(eq=False)
@@ -23,54 +22,81 @@ class Sequence:
     """What the runner remembers of one request.
 
     Attributes:
-        cache: the network's state after all tokens read so far.
-        logits: `[1, V]` after the last token read; None before the first.
-        pending: the token sampled last, not yet read by the network: most often the last one never has to be.
-        seen: `[1, V]`, the tokens that the repetition penalty is for; None where there is no penalty.
-        steps: tokens sampled so far, which numbers their random numbers.
+        slot: its place in all states; None once it has been released.
+        length: tokens in its state.
+        steps: tokens drawn so far, which numbers their random numbers.
+        last: the token drawn last; None before the first. It is read when the next one is wanted.
+        ahead: the step that has been launched before anybody asked for its token.
+        alternatives: how many to note for every token; 0 notes nothing.
+        detail: what was noted of the last token.
     """
 
     sampling: SamplingParams
-    cache: HybridCache
-    seen: Tensor | None
-    logits: Tensor | None = None
-    pending: int | None = None
+    slot: int | None
+    length: int = 0
     steps: int = 0
+    last: int | None = None
+    ahead: Pending | None = None
+    alternatives: int = 0
+    detail: Detail | None = None
 
 
 class ModelRunner:
     """Runs requests on a network, one at a time and each with a state of its own."""
 
     def __init__(
-        self, model: JetNemotronForCausalLM, stop_ids: frozenset[int], decode_threads: int | None = None
+        self,
+        model: JetNemotronForCausalLM,
+        stop_ids: frozenset[int],
+        decode_threads: int | None = None,
+        slots: int = 4,
+        tokens: int | None = None,
     ) -> None:
-        """`decode_threads` is for single tokens on a CPU; prompts always get all of torch's threads."""
-        assert isinstance(model.config, JetNemotronConfig)
+        """Memory for `slots` requests, which have up to `tokens` tokens together.
+
+        `decode_threads` is for single tokens on a CPU; prompts always get all of torch's threads.
+        """
+        config = model.config
+        assert isinstance(config, JetNemotronConfig)
         self._model = model
-        self._config = model.config
-        self._decoder = Decoder(model) if model.device.type == "cpu" else None
+        self._context = config.max_position_embeddings
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
-        # Penalising an end token for the one that the document started with would only make endings rare.
-        self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
+        tokens = slots * self._context if tokens is None else tokens
+        with torch.inference_mode():
+            self._pool = SlotPool(config, slots, tokens, model.dtype, model.device)
+            self._stepper: Stepper = make_stepper(model, self._pool, stop_ids)
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What computes a step: operation → implementation, in words for people."""
+        return self._stepper.kernels
+
+    @property
+    def saved_bytes(self) -> int:
+        """By how much the weights that a step reads are smaller than the network's."""
+        return self._stepper.saved_bytes
 
     @torch.inference_mode()
-    def open(self, sampling: SamplingParams) -> Sequence:
-        """The state of a new request. Its seed must be set."""
-        seen = None
-        if sampling.repetition_penalty != 1:
-            seen = torch.zeros(1, self._config.vocab_size, dtype=torch.bool, device=self._model.device)
-        return Sequence(sampling, HybridCache(self._config), seen)
+    def open(self, sampling: SamplingParams, alternatives: int = 0) -> Sequence:
+        """The state of a new request. Its seed must be set. Raises MemoryError if every slot is taken."""
+        assert sampling.seed is not None
+        sequence = Sequence(sampling, self._pool.open(), alternatives=alternatives)
+        self._stepper.open(sequence)
+        return sequence
 
     @torch.inference_mode()
     def prefill(self, sequence: Sequence, tokens: list[int]) -> None:
         """Read one piece of the prompt."""
+        assert sequence.slot is not None
         _use_threads(self._prefill_threads)
-        with _memory_errors(f"reading {len(tokens)} tokens after {sequence.cache.get_seq_length()}"):
-            ids = self._read(sequence, tokens)
-        if sequence.seen is not None:
-            sequence.seen[0, ids] = True
-            sequence.seen[0, self._never_seen] = False
+        with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
+            self._pool.reserve(sequence.slot, sequence.length + len(tokens))
+            ids = torch.tensor(tokens, device=self._model.device)
+            cache = self._pool.cache(sequence.slot, sequence.length)
+            output = self._model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        sequence.length += len(tokens)
+        self._stepper.have_read(sequence, ids, output.logits[:, -1])
 
     @torch.inference_mode()
     def step(self, sequence: Sequence) -> int:
@@ -80,60 +106,58 @@ class ModelRunner:
         """
         _use_threads(self._decode_threads)
         with _memory_errors(f"writing token {sequence.steps + 1}"):
-            if sequence.pending is not None:
-                self._read_one(sequence, sequence.pending)
-            token = self._sample(sequence)
-        if sequence.seen is not None:
-            sequence.seen[0, token] = True
-        sequence.pending = token
-        sequence.steps += 1
-        return token
+            pending = sequence.ahead or self._launch(sequence)
+            sequence.ahead = None
+            # Where the device already holds the token, it need not wait for us to have seen it.
+            if self._stepper.runs_ahead(sequence):
+                sequence.ahead = self._try_launch(sequence)
+            sequence.last = pending.result()
+            sequence.detail = pending.detail()
+            return sequence.last
+
+    def detail(self, sequence: Sequence) -> Detail | None:
+        """How likely the last token was and what else might have stood there, if the request asked."""
+        return sequence.detail
 
     def memory(self, sequence: Sequence) -> dict[str, int]:
         """Bytes of the request's state: recurrent, conv, window_kv, full_kv."""
-        return sequence.cache.memory()
+        if sequence.slot is None:
+            return {}
+        return self._pool.memory(sequence.slot, sequence.length)
 
     def release(self, sequence: Sequence) -> None:
-        """Drop the request's state, whoever still holds the sequence."""
-        sequence.cache = HybridCache(self._config)
-        sequence.logits = sequence.seen = None
+        """Free the request's slot for others."""
+        slot, sequence.slot, sequence.ahead = sequence.slot, None, None
+        if slot is not None:
+            self._stepper.release(sequence)
+            self._pool.close(slot)
 
     def close(self) -> None:
-        """Let go of the network, so that its memory is free for another."""
-        del self._model, self._decoder
+        """Let go of the network and of all states, so that their memory is free for others."""
+        self._stepper.close()
+        del self._model, self._stepper, self._pool
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _read_one(self, sequence: Sequence, token: int) -> None:
-        if self._decoder is None:
-            self._read(sequence, [token])
-        else:
-            sequence.logits = self._decoder.step(token, sequence.cache)
+    def _launch(self, sequence: Sequence) -> Pending:
+        """Start a step: read the last token if there is one, then draw the next."""
+        assert sequence.slot is not None
+        reads = sequence.steps > 0
+        if reads:
+            self._pool.reserve(sequence.slot, sequence.length + 1)
+        pending = self._stepper.launch(sequence, reads)
+        sequence.length += reads
+        sequence.steps += 1
+        return pending
 
-    def _read(self, sequence: Sequence, tokens: list[int]) -> Tensor:
-        """Run tokens through the network; returns them as a tensor `[T]`."""
-        ids = torch.tensor(tokens, device=self._model.device)
-        output = self._model(
-            input_ids=ids[None], past_key_values=sequence.cache, use_cache=True, logits_to_keep=1
-        )
-        sequence.logits = output.logits[:, -1]
-        return ids
-
-    def _sample(self, sequence: Sequence) -> int:
-        logits, sampling = sequence.logits, sequence.sampling
-        assert logits is not None and sampling.seed is not None
-        if sequence.seen is not None:
-            logits = penalise_repetition(logits, sequence.seen, sampling.repetition_penalty)
-        chance = uniform(sampling.seed, sequence.steps)
-        token = sample(
-            logits,
-            torch.tensor([chance], dtype=torch.float64, device=logits.device),
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
-        return int(token)
+    def _try_launch(self, sequence: Sequence) -> Pending | None:
+        """Start a step that may turn out not to be wanted: nothing is said if it cannot be."""
+        if sequence.steps >= sequence.sampling.max_new_tokens or sequence.length >= self._context:
+            return None
+        try:
+            return self._launch(sequence)
+        except MemoryError:
+            return None
 
 
 def _use_threads(count: int) -> None:

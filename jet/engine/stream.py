@@ -106,4 +106,5 @@ def merge(chunks: Sequence[TokenChunk]) -> TokenChunk:
     if len(chunks) == 1:
         return chunks[0]
     tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
-    return TokenChunk("".join(chunk.text for chunk in chunks), tokens, chunks[-1].stats)
+    details = tuple(detail for chunk in chunks for detail in chunk.details)
+    return TokenChunk("".join(chunk.text for chunk in chunks), tokens, chunks[-1].stats, details)

@@ -76,6 +76,10 @@ class StoryTokenizer:
         """A detokenizer for what follows these tokens."""
         return make_detokenizer(self._backend, prompt)
 
+    def text_of(self, token: int) -> str:
+        """The text of a token by itself, with replacement characters for parts of characters."""
+        return token_bytes(self._backend, token).decode("utf-8", "replace")
+
     def _encode(self, text: str, most: int) -> list[int]:
         self._refuse_huge(text, most)
         ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids

@@ -71,12 +71,24 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
         raise RequestError(f"{name} must be from {low} to {high}, not {value}.")
 
 
+MAX_ALTERNATIVES = 20
+
+
 @dataclass(frozen=True)
 class Request:
-    """One continuation to write: a prompt and how to sample."""
+    """One continuation to write: a prompt and how to sample.
+
+    Attributes:
+        alternatives: for every token also say how likely it was, and this many of the likeliest tokens there.
+            0 says nothing and costs nothing.
+    """
 
     prompt: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    alternatives: int = 0
+
+    def __post_init__(self) -> None:
+        _check_integer("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
 
 
 @dataclass(frozen=True)
@@ -119,16 +131,39 @@ class RequestStats:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A token that might have stood in a place, and its log-probability there.
+
+    Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
+    replacement characters where a token is a part of a character.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenDetail:
+    """The token that was drawn, and the likeliest ones in its place, likeliest first."""
+
+    drawn: Alternative
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True)
 class TokenChunk:
     """A piece of a stream: text that is final (never half a character), its tokens, and the stats so far.
 
     The first chunk of a stream comes before prefill and is empty, so that a consumer can react at once;
-    the last one has `stats.finish_reason` set.
+    the last one has `stats.finish_reason` set. `details` has an entry a token where the request asks for
+    alternatives, and none otherwise.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stats: RequestStats
+    details: tuple[TokenDetail, ...] = ()
 
 
 class Stream(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -46,9 +47,10 @@ FILLED = (
     r"Warmed up in\s+500 ms",
 )
 
-# The page promises 0.3 s for Stop and 1 s for a closed tab, and keeps both on an idle machine. A busy one
-# stutters: what is asserted is that nothing waits for the engine, which takes longer here.
-SOON_S = 2.0
+# What the page promises. A busy machine stutters, and one stutter decides nothing: it keeps a promise that it
+# keeps in one of a few attempts. What waited for the engine would take longer every time.
+STOP_S, CLOSED_S = 0.3, 1.0
+ATTEMPTS = 6
 
 
 def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: Served) -> None:
@@ -62,7 +64,7 @@ def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: S
     expect_locked(tab)
     wait_for_status(tab, "Writing")
 
-    assert time_of(tab, "#jet-stop", "Stopped") < SOON_S
+    time_of(tab, "#jet-stop", "Stopped")
     expect_unlocked(tab)
     kept = story(tab)
     assert kept.startswith(earlier) and kept.startswith(beginning)
@@ -92,20 +94,36 @@ def test_an_empty_page_begins_a_story(tab: Page) -> None:
     expect_unlocked(tab)
 
 
-@pytest.mark.parametrize("moment", ["prefill", "line", "loading", "deaf"])
+@pytest.mark.parametrize("moment", ["writing", "prefill", "line", "loading", "deaf"])
 def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, moment: str) -> None:
     engine = served.engine
     engine.deaf = moment == "deaf"
     engine.slots = 0 if moment == "line" else 1
     engine.prefill_s = 3 if moment in ("prefill", "deaf") else 0
-    if moment == "loading":
-        served.source.unload()
-    tab.fill(STORY, "A beginning")
-    tab.click("#jet-go")
-    expect_locked(tab)
-    assert time_of(tab, "#jet-stop", "Stopped") < SOON_S
-    expect_unlocked(tab)
-    assert story(tab) == "A beginning"
+
+    def time_to_stop() -> float:
+        if moment == "loading":
+            served.source.unload()
+        tab.fill(STORY, "A beginning")
+        tab.click("#jet-go")
+        expect_locked(tab)
+        if moment == "writing":
+            wait_for_words(tab, "A beginning")
+        took = time_of(tab, "#jet-stop", "Stopped")
+        expect_unlocked(tab)
+        assert story(tab).startswith("A beginning")
+        assert moment == "writing" or story(tab) == "A beginning"
+        return took
+
+    assert best(time_to_stop, STOP_S) < STOP_S
+
+
+def best(measure: Callable[[], float], wanted: float) -> float:
+    """The shortest of a few times; no more are taken than it needs to be as short as wanted."""
+    times = [measure()]
+    while min(times) >= wanted and len(times) < ATTEMPTS:
+        times.append(measure())
+    return min(times)
 
 
 def test_nothing_can_be_typed_into_a_story_being_written(tab: Page) -> None:
@@ -148,14 +166,20 @@ def test_keys_continue_and_stop_and_the_writer_types_on(tab: Page) -> None:
 def test_closing_the_tab_frees_the_request(open_tab: OpenTab, served: Served, moment: str) -> None:
     served.engine.prefill_s = 60 if moment == "prefill" else 0
     served.engine.slots = 0 if moment == "line" else 1
-    page = open_tab()
-    page.fill(STORY, "A")
-    page.click("#jet-go")
-    expect_locked(page)
-    wait_until(lambda: bool(served.engine.live))
-    page.close()
-    assert wait_until(lambda: not served.engine.live) < SOON_S
-    assert len(served.engine.aborted_at) == 1
+
+    def time_to_free() -> float:
+        page = open_tab()
+        page.fill(STORY, "A")
+        page.click("#jet-go")
+        expect_locked(page)
+        wait_until(lambda: bool(served.engine.live))
+        aborted = len(served.engine.aborted_at)
+        page.close()
+        took = wait_until(lambda: not served.engine.live)
+        assert len(served.engine.aborted_at) == aborted + 1
+        return took
+
+    assert best(time_to_free, CLOSED_S) < CLOSED_S
 
 
 def test_two_tabs_do_not_mix(open_tab: OpenTab, served: Served) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.stepping import Detail
 from jet.engine.stream import LocalStream
 from jet.engine.types import EngineInfo, Request, RequestError, SamplingParams, TokenChunk
 
@@ -52,6 +53,9 @@ class ByteTokenizer:
     def detokenizer(self, prompt: Sequence[int]) -> ByteDetokenizer:
         return ByteDetokenizer()
 
+    def text_of(self, token: int) -> str:
+        return chr(token)
+
 
 @dataclass(eq=False)
 class Handle:
@@ -92,7 +96,7 @@ class FakeRunner:
     def calls(self) -> int:
         return sum(what in ("prefill", "step") for _, what in self.log)
 
-    def open(self, sampling: SamplingParams) -> Handle:
+    def open(self, sampling: SamplingParams, alternatives: int) -> Handle:
         self._note("", "open")
         self.handles.append(Handle())
         return self.handles[-1]
@@ -109,6 +113,10 @@ class FakeRunner:
         self._note(handle.name, f"step {handle.written}", log=False)
         self._note(handle.name, "step")
         return text[handle.written - 1] if handle.written <= len(text) else END
+
+    def detail(self, handle: Handle) -> Detail | None:
+        drawn = self.story(handle.name).encode()[handle.written - 1]
+        return Detail(-0.5, [drawn, 63], [-0.5, -1.5])
 
     def memory(self, handle: Handle) -> dict[str, int]:
         self._note(handle.name, "memory")

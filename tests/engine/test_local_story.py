@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import shutil
-import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,6 +18,8 @@ from jet.engine.loading import ModelChoice, build_engine, describe
 from jet.engine.runner import ModelRunner
 from jet.engine.types import Request, RequestStats, SamplingParams, TokenChunk
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
+from jet.ops.operations import cpu_operations
+from jet.ops.sampling import penalise_repetition
 from tests.engine.fakes import text_of
 from tests.engine.small_tokenizers import END, as_transformers, byte_level
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model
@@ -37,6 +37,9 @@ class IdTokenizer:
 
     def detokenizer(self, prompt: object) -> IdTokenizer:
         return self
+
+    def text_of(self, token: int) -> str:
+        return str(token)
 
     def push(self, token: int) -> str:
         return f"{token} "
@@ -110,7 +113,7 @@ def test_every_step_has_a_random_number_of_its_own(
         drawn.append((seed, step))
         return 0.5
 
-    monkeypatch.setattr("jet.engine.runner.uniform", uniform)
+    monkeypatch.setattr("jet.engine.stepping.uniform", uniform)
     write(engine, "1 2 3", temperature=1.0, seed=9, max_new_tokens=5)
     assert drawn == [(9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
 
@@ -150,53 +153,34 @@ def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
     runner = ModelRunner(model, stop_ids=frozenset({0}))
     sequence = runner.open(SamplingParams(repetition_penalty=1.2, seed=0))
     runner.prefill(sequence, [0, 5, 9])
-    assert sequence.seen is not None
-    assert sequence.seen.nonzero()[:, 1].tolist() == [5, 9]
+    seen = runner._stepper._states[sequence].seen  # type: ignore[attr-defined]
+    assert seen.nonzero()[:, 1].tolist() == [5, 9]
 
 
-def test_memory_is_that_of_the_tensors(model: JetNemotronForCausalLM) -> None:
-    seen = {}
-
-    class Watched(ModelRunner):
-        def release(self, sequence) -> None:  # type: ignore[no-untyped-def]
-            held = [tensor for layer in sequence.cache.layers for tensor in layer_tensors(layer)]
-            seen["bytes"] = sum(tensor.numel() * tensor.element_size() for tensor in held)
-            super().release(sequence)
-
-    engine = LocalEngine(Watched(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+def test_memory_is_that_of_what_is_remembered(model: JetNemotronForCausalLM) -> None:
+    engine = LocalEngine(ModelRunner(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
     last = write(engine, "1 2 3 4 5", max_new_tokens=40)[-1].stats
     engine.close()
-    assert last.state_bytes + last.full_kv_bytes == seen["bytes"]
     heads, key, value, window, read = 6, 12, 32, 24, 5 + 40 - 1  # the last token is not read any more
     assert last.recurrent_bytes == 4 * heads * key * value * 4
     assert last.conv_bytes == 4 * heads * value * 4 * 4
     assert last.full_kv_bytes == 2 * 2 * 16 * read * 4
-    assert last.window_kv_bytes == 2 * 2 * 16 * (window - 1) * 4
+    assert last.window_kv_bytes == 2 * 2 * 16 * window * 4
 
 
-def layer_tensors(layer: object) -> list[torch.Tensor]:
-    names = ("recurrent_state", "conv_state", "keys", "values")
-    found = (getattr(layer, name, None) for name in names)
-    return [tensor for tensor in found if tensor is not None]
-
-
-def test_the_state_is_freed_with_the_request(model: JetNemotronForCausalLM) -> None:
-    states: list[weakref.ref[torch.Tensor]] = []
-
-    class Watched(ModelRunner):
-        def memory(self, sequence) -> dict[str, int]:  # type: ignore[no-untyped-def]
-            states.extend(
-                weakref.ref(tensor) for layer in sequence.cache.layers for tensor in layer_tensors(layer)
-            )
-            return super().memory(sequence)
-
-    engine = LocalEngine(Watched(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
-    stream = engine.submit(Request("1 2 3", replace(GREEDY, max_new_tokens=1000)))
-    for chunk in stream:
-        if chunk.stats.tokens == 20:
-            stream.abort()
-    gc.collect()
-    assert states and all(state() is None for state in states)
+@pytest.mark.parametrize("ending", ["aborted", "length"])
+def test_the_state_is_freed_with_the_request(model: JetNemotronForCausalLM, ending: str) -> None:
+    runner = ModelRunner(model, frozenset(), slots=2)
+    free = runner._pool.free_tokens
+    engine = LocalEngine(runner, IdTokenizer(), describe("tiny", model, load_s=0.0))
+    tokens = 1000 if ending == "aborted" else 9
+    for _ in range(3):  # more than there are slots
+        stream = engine.submit(Request("1 2 3", replace(GREEDY, max_new_tokens=tokens)))
+        for chunk in stream:
+            if chunk.stats.tokens == 8 and ending == "aborted":
+                stream.abort()
+        assert chunk.stats.finish_reason == ending
+    assert runner._pool.free_tokens == free
     engine.close()
 
 
@@ -225,19 +209,52 @@ def test_on_cuda_the_engine_writes_what_the_bare_network_writes_and_frees_its_st
     engine.close()
 
 
-def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
-    class Poisoned(ModelRunner):
-        def _read(self, sequence, tokens):  # type: ignore[no-untyped-def]
-            result = super()._read(sequence, tokens)
-            if 13 in tokens:
-                sequence.logits = sequence.logits * math.nan
-            if 17 in tokens:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return result
+class Poisoned:
+    """A network that gives no numbers after token 13 and runs out of memory at token 17."""
 
-    engine = LocalEngine(Poisoned(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+    def __init__(self, model: JetNemotronForCausalLM) -> None:
+        self._model, self.device = model, model.device
+
+    def __call__(self, input_ids: torch.Tensor, **given: object) -> object:
+        if 17 in input_ids:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        output = self._model(input_ids, **given)
+        if 13 in input_ids:
+            output.logits = output.logits * math.nan
+        return output
+
+
+def test_alternatives_are_told_to_those_who_ask(engine: LocalEngine, model: JetNemotronForCausalLM) -> None:
+    sampling = SamplingParams(seed=4, max_new_tokens=6, temperature=1.0)
+    plain = list(engine.submit(Request("5 9 2", sampling)))
+    asked = list(engine.submit(Request("5 9 2", sampling, alternatives=3)))
+    assert ids(plain) == ids(asked) and not any(chunk.details for chunk in plain)
+    details = [detail for chunk in asked for detail in chunk.details]
+    read = [5, 9, 2]
+    for token, detail in zip(ids(asked), details, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([read])).logits[0, -1]
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        seen[read] = True
+        logprobs = penalise_repetition(logits, seen, sampling.repetition_penalty).log_softmax(-1)
+        assert (detail.drawn.token_id, detail.drawn.text) == (token, str(token))
+        assert detail.drawn.logprob == pytest.approx(float(logprobs[token]), abs=1e-3)
+        top = logprobs.topk(3)
+        assert [other.token_id for other in detail.alternatives] == top.indices.tolist()
+        assert [other.logprob for other in detail.alternatives] == pytest.approx(
+            top.values.tolist(), abs=1e-3
+        )
+        read.append(token)
+
+
+def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
+    runner = ModelRunner(model, frozenset())
+    runner._model = Poisoned(model)  # type: ignore[assignment]
+    free = runner._pool.free_tokens
+    engine = LocalEngine(runner, IdTokenizer(), describe("tiny", model, load_s=0.0))
     streams = [engine.submit(Request(prompt, GREEDY)) for prompt in ("1 2 3", "1 13", "1 17")]
     good, nan, full = (list(stream)[-1].stats for stream in streams)
+    assert runner._pool.free_tokens == free
     engine.close()
     assert good.finish_reason == "length" and good.tokens == 24
     assert nan.error == "The network's output is not a number (NaN or infinite logits)."
@@ -251,7 +268,7 @@ def test_nothing_is_recorded_for_gradients() -> None:
     runner.prefill(sequence, [1, 2, 3])
     runner.step(sequence)
     runner.step(sequence)
-    assert sequence.logits is not None and sequence.logits.is_inference()
+    assert runner._stepper._step.logits.is_inference()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +287,7 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     info = engine.info()
     assert (info.model, info.device, info.dtype, info.context) == (str(checkpoint), "cpu", "float32", 4096)
     assert info.licence == "Apache-2.0" and info.attention in ("sdpa", "eager")
-    assert info.kernels == {"gated_delta": "torch", "decode": "merged vectors", "sampling": "torch"}
+    assert info.kernels == {"gated_delta": "torch", "decode": cpu_operations().name, "sampling": "torch"}
     assert info.load_s > 0 and info.warmup_s > 0
     assert info.process_memory_bytes and info.device_memory_bytes is None
     chunks = list(

@@ -1,0 +1,153 @@
+"""What ours is compared with: transformers' `generate()`, on this network and on a transformer of its size.
+
+Both are given a streamer that looks at the clock at every token. `generate()` hands a token over when it has
+brought it to the host, so the time from the first to the last is that of decoding alone, as in the engine's
+own figure, and the time to the first is that of the prompt.
+
+- Our network, plainly: `generate()` with its hybrid cache, on a CPU once with the threads that the engine
+  decodes with and once with all.
+- On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
+  ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+from transformers import CompileConfig, GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers.generation.streamers import BaseStreamer
+
+from jet.bench import networks
+from jet.bench.networks import Network
+from jet.bench.options import BenchError, Options
+from jet.engine.types import SamplingParams
+
+_QWEN: dict[str, Any] = {
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "vocab_size": 151936,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+@dataclass
+class TokenClock(BaseStreamer):
+    """A streamer that keeps nothing but the moments when tokens came."""
+
+    clock: Callable[[], float] = time.perf_counter
+    started: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    def put(self, value: Any) -> None:
+        """Called with the prompt, before it is read, and then with every token."""
+        if self.started:
+            self.times.append(self.clock())
+        self.started = self.started or self.clock()
+
+    def end(self) -> None:
+        """Called after the last token."""
+
+    @property
+    def first_token_s(self) -> float:
+        """Seconds from the prompt to the first token."""
+        return self.times[0] - self.started
+
+    @property
+    def tokens_per_second(self) -> float:
+        """From the first token to the last."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Something to run in turn with ours: its name in the JSON, in the table, and how it is run."""
+
+    name: str
+    label: str
+    run: Callable[[], TokenClock]
+
+
+def baselines(network: Network, options: Options) -> list[Baseline]:
+    """Everything that `--baseline transformers` stands for on this device."""
+    plain = partial(generate, network.model, network.prompt, options.sampling)
+    if network.device.type == "cpu":
+        counts = sorted({networks.decode_threads(network.model), network.threads})
+        return [
+            Baseline(f"generate_{count}", f"generate(), threads: {count}", partial(plain, threads=count))
+            for count in counts
+        ]
+    qwen = draw_qwen(network)
+    compiled: dict[str, Any] = {
+        "cache_implementation": "static",
+        "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
+    }
+    return [
+        Baseline("generate", "generate()", plain),
+        Baseline(
+            "qwen2.5-1.5b",
+            "Qwen2.5-1.5B's shape, static cache, compiled",
+            partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled),
+        ),
+    ]
+
+
+def draw_qwen(network: Network) -> PreTrainedModel:
+    """A network of Qwen2.5-1.5B's shape with random weights, where ours is and of its type."""
+    with torch.device(network.device):
+        model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN), dtype=network.model.dtype)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def generate(
+    model: PreTrainedModel,
+    prompt: list[int],
+    sampling: SamplingParams,
+    threads: int | None = None,
+    **more: Any,
+) -> TokenClock:
+    """Have `generate()` write as many tokens as asked for; on a CPU with that many threads."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # No token ends the text, whatever the checkpoint says: what is left out here would be taken from there.
+    model.generation_config = GenerationConfig(pad_token_id=0)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, pad_token_id=0, **_how(sampling), **more
+    )
+    ids = torch.tensor([prompt], device=model.device)
+    clock = TokenClock()
+    torch.manual_seed(0)
+    cast(Any, model).generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=clock
+    )
+    if len(clock.times) != sampling.max_new_tokens:
+        raise BenchError(f"generate() wrote {len(clock.times)} of {sampling.max_new_tokens} tokens.")
+    return clock
+
+
+def _how(sampling: SamplingParams) -> dict[str, Any]:
+    """The sampling parameters in transformers' words."""
+    if sampling.temperature == 0:
+        return {"do_sample": False, "repetition_penalty": sampling.repetition_penalty}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
+
+
+def _within(prompt: list[int], model: PreTrainedModel) -> list[int]:
+    return [token % model.config.vocab_size for token in prompt]

@@ -1,0 +1,108 @@
+"""How fast this device moves bytes, and so how fast the floor allows a network to be.
+
+The measure is a copy on the device, bytes read and bytes written together: from one half of a buffer to the
+other, once in a buffer far larger than any cache, and for what is smaller than that, once in one of exactly
+its size. A small network may live in a cache, where only the second is an honest bound.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from jet import hardware
+from jet.bench.floor import Floor
+from jet.bench.measure import Spread
+from jet.bench.options import BenchError
+
+LARGE = 2**30  # bytes moved by one large copy; the caches of the largest processors hold less than half
+_RUNS = 15
+# A copy of the network's size that is this much quicker than a large one did not go through memory.
+_IN_CACHE = 1.15
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What moving a floor's bytes takes here, at best.
+
+    Attributes:
+        floor: the bytes.
+        large: bytes a second of the large copy.
+        own_size: of a copy that touches as many bytes as the floor; None where the large one does.
+    """
+
+    floor: Floor
+    large: Spread
+    own_size: Spread | None
+
+    @property
+    def in_cache(self) -> bool:
+        """Whether a cache of this device holds what one token touches, at least in part."""
+        return self.own_size is not None and self.own_size.median > _IN_CACHE * self.large.median
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second of the best copy: the slower ones were disturbed."""
+        return max(self.large.most, 0.0 if self.own_size is None else self.own_size.most)
+
+    @property
+    def seconds(self) -> float:
+        """Time to move the floor's bytes."""
+        return self.floor.total / self.bandwidth
+
+    def share(self, seconds: float) -> float:
+        """The floor's time in `seconds`. Raises BenchError above 1, which nothing can be."""
+        share = self.seconds / seconds
+        if share > 1:
+            raise BenchError(
+                f"The measurement is wrong: it says {share:.1%} of what moving {self.floor.total:,} bytes at "
+                f"{self.bandwidth / 1e9:,.1f} GB/s allows. Was the machine busy while the copy was timed?"
+            )
+        return share
+
+
+def measure_ceiling(floor: Floor, device: torch.device, threads: int) -> Ceiling:
+    """Time copies on `device`, on a CPU with that many threads, and free the buffers again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        size = _large(device)
+        large = copy_bandwidth(size, device)
+        own_size = copy_bandwidth(floor.total, device) if floor.total < size else None
+    finally:
+        torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return Ceiling(floor, large, own_size)
+
+
+def copy_bandwidth(size: int, device: torch.device) -> Spread:
+    """Bytes a second, read and written together, of copies that touch `size` bytes."""
+    half = max(size // 2, 1)
+    source = torch.ones(half, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    # Many small copies in a row, so that starting one costs nothing and the clock's grain does not show.
+    copies = min(max(1, LARGE // 4 // size), 1000)
+    values = []
+    for _ in range(1 + _RUNS):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(copies):
+            target.copy_(source)
+        synchronize(device)
+        values.append(2 * half * copies / (time.perf_counter() - started))
+    return Spread(tuple(values[1:]))
+
+
+def _large(device: torch.device) -> int:
+    """Bytes of the large copy: fewer on a device that the network has nearly filled."""
+    free = hardware.free_device_bytes(device)
+    return LARGE if free is None else min(LARGE, free // 4)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,71 @@
+"""Repeated measurements: who runs when, and what is said about the values that come out."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+# One run of something: what it measured, by name.
+Contender = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated measurements of one quantity, in the order they were taken."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The value in the middle."""
+        return statistics.median(self.values)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Half of the values lie between these two."""
+        if len(self.values) == 1:
+            return self.values[0], self.values[0]
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def least(self) -> float:
+        """The smallest value."""
+        return min(self.values)
+
+    @property
+    def most(self) -> float:
+        """The largest value."""
+        return max(self.values)
+
+    def map(self, change: Callable[[float], float]) -> Spread:
+        """The same measurements in other words, such as a rate for a time."""
+        return Spread(tuple(change(value) for value in self.values))
+
+    def per(self, other: Spread) -> Spread:
+        """This over another, round by round: what slowed both down in a round is in neither's favour."""
+        return Spread(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+
+
+def alternate(contenders: Sequence[Contender], warm_up: int, runs: int) -> dict[str, Spread]:
+    """Let everyone run once, then everyone again, so that all see the same machine.
+
+    Returns what each figure was in the `runs` rounds after the first `warm_up`.
+    """
+    found: dict[str, list[float]] = {}
+    for number in tqdm(range(warm_up + runs), unit="round", disable=None, leave=False):
+        for contender in contenders:
+            for name, value in contender().items():
+                if number >= warm_up:
+                    found.setdefault(name, []).append(value)
+    return {name: Spread(tuple(values)) for name, values in found.items()}
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that is at least as large as `percent` of all."""
+    rank = math.ceil(percent / 100 * len(values))
+    return sorted(values)[max(rank, 1) - 1]

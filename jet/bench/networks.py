@@ -1,0 +1,197 @@
+"""What is measured: a checkpoint or a config with random weights, and the engine that serves it."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from jet import hardware
+from jet.bench.options import BenchError, Options
+from jet.engine import loading
+from jet.engine.detokenizer import Detokenizer
+from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
+from jet.engine.runner import ModelRunner
+from jet.engine.types import EngineInfo, RequestError
+from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that is ready to be measured.
+
+    Attributes:
+        runner: serves the bare loop as well as the engine, so that there is one set of weights and graphs.
+        prompt: the tokens that are read before decoding.
+        threads: that a prompt is read with on a CPU, all that this process may have.
+    """
+
+    model: JetNemotronForCausalLM
+    tokenizer: IdTokenizer
+    runner: ModelRunner
+    info: EngineInfo
+    prompt: list[int]
+    threads: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.model.device
+
+    @property
+    def prefill_chunk(self) -> int:
+        """Tokens of a prompt that the engine reads at once."""
+        return engine_options(self.device).prefill_chunk
+
+
+class IdTokenizer:
+    """Reads a prompt as token ids in plain text, so that it has exactly as many tokens as asked for.
+
+    Text comes out as the checkpoint's tokenizer makes it, or as "t123 " where there is none, which costs
+    about as much. No token ends a text: every run decodes what it was asked to.
+    """
+
+    stop_ids: frozenset[int] = frozenset()
+
+    def __init__(self, words: Tokenizer | None = None) -> None:
+        self._words = words
+
+    def encode(self, prompt: str, most: int) -> list[int]:
+        """The ids in `prompt`. Raises RequestError if there are none, or more than `most`."""
+        ids = [int(word) for word in prompt.split()]
+        if not 1 <= len(ids) <= most:
+            raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {most:,} can be read.")
+        return ids
+
+    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+        """A detokenizer for what follows these tokens."""
+        return _Names() if self._words is None else self._words.detokenizer(prompt)
+
+    def text_of(self, token: int) -> str:
+        """The text of a token by itself."""
+        return f"t{token} " if self._words is None else self._words.text_of(token)
+
+
+class _Names:
+    def push(self, token: int) -> str:
+        return f"t{token} "
+
+    def flush(self) -> str:
+        return ""
+
+
+def load(options: Options) -> Network:
+    """Load or draw the weights. Raises BenchError, CheckpointError or HardwareError with what is wrong."""
+    started = time.monotonic()
+    threads = hardware.limit_threads()
+    device = hardware.choose_device(options.device)
+    dtype = hardware.choose_dtype(options.dtype, device)
+    name = options.model or str(options.config)
+    words: Tokenizer | None = None
+    if options.config is not None:
+        config = read_config(options.config)
+        check_length(options, config.max_position_embeddings)
+        model = draw_network(config, device, dtype)
+    else:
+        source = loading.locate(name)
+        model = load_model(source, device, dtype)
+        check_length(options, model.config.max_position_embeddings)
+        words = _tokenizer(source, model)
+    tokenizer = IdTokenizer(words)
+    info = loading.describe(name, model, load_s=time.monotonic() - started)
+    prompt = random_prompt(model.config.vocab_size, options.context)
+    runner = make_runner(model, tokenizer.stop_ids)
+    info = replace(info, kernels=info.kernels | runner.kernels)
+    return Network(model, tokenizer, runner, info, prompt, threads)
+
+
+def _tokenizer(source: str, model: JetNemotronForCausalLM) -> Tokenizer | None:
+    try:
+        return loading.load_tokenizer(source, model)
+    except CheckpointError:  # a network can be measured without
+        return None
+
+
+def make_runner(model: JetNemotronForCausalLM, stop_ids: frozenset[int]) -> ModelRunner:
+    """The runner that the page's engine would use."""
+    requests = engine_options(model.device).max_active
+    tokens = loading.room_for_tokens(model, requests)
+    return ModelRunner(model, stop_ids, decode_threads(model), requests, tokens)
+
+
+def decode_threads(model: JetNemotronForCausalLM) -> int:
+    """How many threads the engine decodes with, on a CPU."""
+    return hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+
+
+def engine_options(device: torch.device) -> EngineOptions:
+    """How the page's engine shares itself out on this device."""
+    if device.type == "cpu":
+        return EngineOptions()
+    return EngineOptions(prefill_chunk=loading._GPU_PREFILL_CHUNK)
+
+
+@contextmanager
+def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngine]:
+    """An engine on the network's runner, or on `runner` in its place. When it ends, so does the runner."""
+    read_memory = partial(hardware.read_memory, network.device)
+    if network.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(network.device)  # what it took to get here is not the engine's
+    options = engine_options(network.device)
+    engine = LocalEngine(runner or network.runner, network.tokenizer, network.info, options, read_memory)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def read_config(path: Path) -> JetNemotronConfig:
+    """A Jet-Nemotron config.json, whatever its name. Raises BenchError with what is wrong with it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path} cannot be read as JSON: {error}.") from error
+    model_type = values.get("model_type") if isinstance(values, dict) else None
+    if model_type != JetNemotronConfig.model_type:
+        raise BenchError(f"{path} is no config of a Jet-Nemotron network: its model_type is {model_type!r}.")
+    try:
+        config: JetNemotronConfig = JetNemotronConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise BenchError(f"{path}: {error}") from error
+    return config
+
+
+def draw_network(
+    config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype
+) -> JetNemotronForCausalLM:
+    """A network as it begins its training, drawn on `device` in `dtype`; the same for every process.
+
+    Not zeros: those some hardware multiplies faster than numbers. The device "meta" gives shapes alone.
+    """
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = cast(Any, JetNemotronForCausalLM)._from_config(config, dtype=dtype)
+    return cast(JetNemotronForCausalLM, model.eval().requires_grad_(False))
+
+
+def check_length(options: Options, most: int) -> None:
+    """Raise BenchError if the network was not made for that many tokens."""
+    new = options.tokens if options.command in ("decode", "stream") else 1
+    if options.context + new > most:
+        raise BenchError(
+            f"{options.context:,} tokens of context and {new:,} new ones are more than the {most:,} "
+            "that this model can hold. Take fewer with --context or --tokens."
+        )
+
+
+def random_prompt(vocabulary: int, tokens: int) -> list[int]:
+    """That many random ids, the same for every process."""
+    return random.Random(0).choices(range(vocabulary), k=tokens)

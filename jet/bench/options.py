@@ -1,0 +1,144 @@
+"""The command line of the benchmarks, and every default of theirs. No torch: a wrong option takes no time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jet.engine.types import SamplingParams
+
+COMMANDS = {
+    "decode": "tokens a second after the first one: through the engine, and in a bare loop beside it",
+    "prefill": "how fast a prompt is read, and the time to the first token",
+    "start": "a fresh process, from its start to its first token",
+    "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
+}
+LEAST_RUNS = 5  # fewer say nothing about the spread
+
+
+class BenchError(ValueError):
+    """Something that cannot be measured, or was measured wrongly; the message says what and why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and how. The one place where the defaults stand.
+
+    Attributes:
+        command: one of COMMANDS.
+        model: folder or hub id of a checkpoint, or None where `config` is given.
+        config: a config.json whose network gets random weights.
+        batch: sequences decoded together.
+        context: tokens of the prompt.
+        tokens: decoded in one run, the first one included.
+        runs, warm_up: runs that count, and those before them that do not.
+        greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
+        baseline: "transformers" to measure its `generate()` in turn with ours.
+        child: this is the fresh process that `start` looks at.
+        arguments: the command line itself, for such a process.
+    """
+
+    command: str
+    model: str | None = None
+    config: Path | None = None
+    batch: int = 1
+    context: int = 512
+    tokens: int = 256
+    device: str = "auto"
+    dtype: str = "auto"
+    runs: int = 5
+    warm_up: int = 1
+    greedy: bool = False
+    baseline: str | None = None
+    child: bool = False
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How `tokens` tokens are chosen; with a seed, so that every run does the same."""
+        sampled = SamplingParams(max_new_tokens=self.tokens, seed=0)
+        return replace(sampled, temperature=0.0, repetition_penalty=1.0) if self.greedy else sampled
+
+
+def read_options(arguments: Sequence[str] | None = None) -> Options:
+    """The command line. Ends the program where it cannot be understood, as argparse does.
+
+    Raises BenchError for what can be understood but not measured.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    values = vars(_parser().parse_args(arguments))
+    random_weights = values.pop("random_weights", False)
+    values.pop("sampled", None)  # the default, to be named if one likes
+    options = Options(**values, arguments=tuple(arguments))
+    if (options.config is not None) != random_weights:
+        raise BenchError("--config and --random-weights go together: a config.json holds no weights.")
+    if options.batch != 1:
+        raise BenchError(
+            f"A batch of {options.batch} is not served yet: the engine decodes one sequence at a time."
+        )
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jet.bench",
+        description="Measures a model on this machine: a table, then one line of JSON.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, does in COMMANDS.items():
+        # Left out is absent, so that every default stands in Options alone.
+        command = commands.add_parser(
+            name,
+            help=does,
+            description=f"Measures {does}.",
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        _add_common(command)
+        if name == "start":
+            command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+        else:
+            _add_request(command)
+        if name in ("decode", "stream"):
+            command.add_argument("--tokens", type=_from(2), help=f"decoded in a run ({Options.tokens})")
+        if name in ("decode", "prefill"):
+            command.add_argument(
+                "--baseline", choices=["transformers"], help="measure its generate() in turn with ours"
+            )
+    return parser
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="folder of a checkpoint, or hub id")
+    source.add_argument("--config", type=Path, help="a config.json, to be given --random-weights")
+    command.add_argument("--random-weights", action="store_true", help="as the network begins its training")
+    command.add_argument("--batch", type=_from(1), help=f"sequences decoded together ({Options.batch})")
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    command.add_argument(
+        "--runs", type=_from(LEAST_RUNS), help=f"that count, {LEAST_RUNS} or more ({Options.runs})"
+    )
+    command.add_argument("--warm-up", type=_from(1), help=f"runs before those ({Options.warm_up})")
+
+
+def _add_request(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--context", type=_from(1), help=f"tokens of the prompt ({Options.context})")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--greedy", action="store_true", help="take the likeliest token")
+    how.add_argument("--sampled", action="store_true", help="sample with the page's defaults (the default)")
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text!r}")
+        return int(text)
+
+    return read

@@ -1,0 +1,31 @@
+"""One request through an engine, read as the page reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jet.bench.options import BenchError
+from jet.engine.types import Engine, Request, RequestStats, SamplingParams, TokenChunk
+
+PAGE_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
+
+
+def request(prompt: Sequence[int], sampling: SamplingParams) -> Request:
+    """A request as `IdTokenizer` reads it."""
+    return Request(" ".join(map(str, prompt)), sampling)
+
+
+def write(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RequestStats:
+    """Have a story written and return its last stats. Raises BenchError unless it is as long as asked for."""
+    (*_, last) = engine.submit(request(prompt, sampling)).chunks(PAGE_INTERVAL_S)
+    return finished(last, sampling.max_new_tokens)
+
+
+def finished(last: TokenChunk, tokens: int) -> RequestStats:
+    """The stats of a stream's last chunk. Raises BenchError unless `tokens` tokens were written."""
+    stats = last.stats
+    if stats.error is not None:
+        raise BenchError(f"The engine failed: {stats.error}")
+    if stats.tokens != tokens:
+        raise BenchError(f"The engine wrote {stats.tokens} of {tokens} tokens ({stats.finish_reason}).")
+    return stats

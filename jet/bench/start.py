@@ -1,0 +1,152 @@
+"""`start`: a fresh process, from its start to its first token.
+
+The process is this command again, with `--child`. It does what the page does without the page: imports,
+weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is loaded
+as the page loads it; where weights are random, drawing them stands for loading. The rounds before those that
+count leave the checkpoint's files in the system's memory.
+
+Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) every round starts two
+processes: a cold one with an empty kernel cache, and a warm one with what the warm one before it left there.
+Nothing is compared with a floor: most of a start is not moving bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jet import hardware
+from jet.bench import networks
+from jet.bench.measure import alternate
+from jet.bench.options import BenchError, Options
+from jet.bench.report import Figure, Report
+from jet.bench.requests import finished, request
+from jet.engine.engine import LocalEngine
+from jet.engine.loading import ModelChoice, build_engine
+from jet.engine.types import EngineInfo, Request, SamplingParams
+
+_HOME = Path(__file__).resolve().parents[2]
+_PROMPT = "Once upon a time"
+_WARM_UP_TOKENS, _WARM_UP = 100, SamplingParams(max_new_tokens=8, seed=0)  # as the page's, about
+_COMPILERS = {"cuda": "triton", "cpu": "numba"}
+_CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
+_PARTS = {
+    "total": "from process start to first token",
+    "imports": "  imports",
+    "load": "  weights",
+    "warm_up": "  warm-up",
+    "first_token": "  request to first token",
+}
+
+
+def measure(options: Options) -> Report:
+    """Start processes and take their times apart."""
+    told: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
+        if compiles_kernels(hardware.choose_device(options.device)):
+            caches = {
+                "cold": partial(tempfile.mkdtemp, dir=folder),
+                "warm": partial(str, Path(folder, "warm")),
+            }
+            starts = [partial(_start, options, told, name, cache) for name, cache in caches.items()]
+        else:
+            starts = [partial(_start, options, told)]
+        spreads = alternate(starts, options.warm_up, options.runs)
+    figures = {}
+    for name, spread in spreads.items():
+        cache, _, part = name.rpartition(".")
+        figures[name] = Figure(_PARTS[part] + (f", {cache} kernel cache" if cache else ""), "s", spread)
+    info = EngineInfo(**told[-1]["info"])
+    return Report(replace(options, context=told[-1]["prompt_tokens"], tokens=1), info, figures)
+
+
+def compiles_kernels(device: torch.device) -> bool:
+    """Whether the compiler of this kind of device's kernels is installed."""
+    return importlib.util.find_spec(_COMPILERS[device.type]) is not None
+
+
+def _start(
+    options: Options,
+    told: list[dict[str, Any]],
+    cache: str = "",
+    folder: Callable[[], str] | None = None,
+) -> Mapping[str, float]:
+    """One start; what the process told is added to `told`. Its kernels are cached in `folder()`."""
+    environment = {} if folder is None else dict.fromkeys(_CACHE_VARIABLES, folder())
+    started = time.monotonic()
+    told.append(spawn(options.arguments, environment))
+    parts = times(started, told[-1])
+    return {f"{cache}.{name}" if cache else name: value for name, value in parts.items()}
+
+
+def times(started: float, told: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each part of a start, from when it was started and what the process told."""
+    return {
+        "total": told["first_token"] - started,
+        "imports": told["imported"] - started,
+        "load": told["info"]["load_s"],
+        "warm_up": told["info"]["warmup_s"],
+        "first_token": told["first_token"] - told["asked"],
+    }
+
+
+def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run this command in a fresh process and return what it told. Raises BenchError with its reason."""
+    paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-m", "jet.bench", *arguments, "--child"],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"The process ended with {done.returncode}."]
+        raise BenchError(lines[-1].removeprefix("Error: "))
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def child(options: Options) -> dict[str, Any]:
+    """What the fresh process does, and the moments it remembers, on the clock that all processes share."""
+    imported = time.monotonic()
+    with _engine(options) as (engine, prompt):
+        asked = time.monotonic()
+        (*_, last) = engine.submit(prompt)
+        first_token = time.monotonic()
+        return {
+            "imported": imported,
+            "asked": asked,
+            "first_token": first_token,
+            "prompt_tokens": finished(last, 1).prompt_tokens,
+            "info": asdict(engine.info()),
+        }
+
+
+@contextmanager
+def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
+    """A warm engine, and the request to send to it."""
+    one = SamplingParams(max_new_tokens=1, seed=0)
+    if options.config is None:
+        engine = build_engine(ModelChoice(options.model, options.device, options.dtype))
+        try:
+            yield engine, Request(_PROMPT, one)
+        finally:
+            engine.close()
+        return
+    network = networks.load(replace(options, context=_WARM_UP_TOKENS))
+    with networks.serve(network) as engine:
+        engine.warm_up(request(network.prompt, _WARM_UP))
+        yield engine, request(network.prompt[: len(_PROMPT.split())], one)

@@ -1,0 +1,191 @@
+"""Steppers: one token in, the next token out; on a CPU at once, on CUDA as one graph that runs ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from jet.modeling import JetNemotronForCausalLM
+from jet.modeling.slots import SlotPool
+from jet.modeling.step import FusedStep
+from jet.ops.alternatives import alternatives
+from jet.ops.operations import cpu_operations, has_triton, reference_operations
+from jet.ops.rows import Rows
+from jet.ops.sampling import penalise_repetition, sample, uniform
+
+if TYPE_CHECKING:
+    from jet.engine.runner import Sequence
+
+
+class Detail(NamedTuple):
+    """The log-probability of a token, and the likeliest tokens in its place with theirs, likeliest first."""
+
+    logprob: float
+    ids: list[int]
+    logprobs: list[float]
+
+
+class Pending(Protocol):
+    """A step that has been launched."""
+
+    def result(self) -> int:
+        """Its token; waits for it. Raises FloatingPointError if the network's output is NaN."""
+        ...
+
+    def detail(self) -> Detail | None:
+        """What the request wants to know of the token; None if nothing. Only after `result()`."""
+        ...
+
+
+class Stepper(Protocol):
+    """What the runner needs to draw tokens."""
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What computes: operation → implementation, in words for people."""
+        ...
+
+    @property
+    def saved_bytes(self) -> int:
+        """By how much the weights that a step reads are smaller than the network's."""
+        ...
+
+    def open(self, sequence: Sequence) -> None:
+        """A new request has come."""
+        ...
+
+    def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
+        """A piece of its prompt, `[T]`, has been read; `logits` `[1, V]` are of what follows."""
+        ...
+
+    def launch(self, sequence: Sequence, reads: bool) -> Pending:
+        """Start a step: if it `reads`, first the last token is read into the state."""
+        ...
+
+    def runs_ahead(self, sequence: Sequence) -> bool:
+        """Whether the next step can be launched before this one's token is known."""
+        ...
+
+    def release(self, sequence: Sequence) -> None:
+        """The request is over."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the network."""
+        ...
+
+
+def make_stepper(model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> Stepper:
+    """The fastest one here: a CUDA graph of Triton kernels, or plain calls."""
+    if model.device.type == "cuda" and has_triton():
+        from jet.engine.graphs import GraphStepper
+
+        return GraphStepper(model, pool, stop_ids)
+    return HostStepper(model, pool, stop_ids)
+
+
+@dataclass
+class _Read:
+    """What a request has read: its tokens `[1, V]`, if they are penalised; the next one's logits `[1, V]`."""
+
+    seen: Tensor | None
+    logits: Tensor | None = None
+
+
+class HostStepper:
+    """Steps one after the other, each finished when it returns."""
+
+    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> None:
+        operations = cpu_operations() if model.device.type == "cpu" else reference_operations()
+        self.kernels = {"decode": operations.name, "sampling": "torch"}
+        self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
+        self._step = FusedStep(model, pool, self._rows, operations)
+        self._vocabulary = model.config.vocab_size
+        # Penalising an end token for the one that the document started with would only make endings rare.
+        self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
+        self._states: dict[Sequence, _Read] = {}
+
+    @property
+    def saved_bytes(self) -> int:
+        """By how much the weights that a step reads are smaller than the network's."""
+        return self._step.saved_bytes
+
+    def open(self, sequence: Sequence) -> None:
+        """A new request has come."""
+        seen = None
+        if sequence.sampling.repetition_penalty != 1:
+            seen = torch.zeros(1, self._vocabulary, dtype=torch.bool, device=self._rows.token.device)
+        self._states[sequence] = _Read(seen)
+
+    def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
+        """A piece of its prompt has been read."""
+        state = self._states[sequence]
+        state.logits = logits
+        if state.seen is not None:
+            state.seen[0, ids] = True
+            state.seen[0, self._never_seen] = False
+
+    def launch(self, sequence: Sequence, reads: bool) -> Pending:
+        """Start a step."""
+        state, sampling = self._states[sequence], sequence.sampling
+        logits, seen = state.logits, state.seen
+        if reads:
+            assert sequence.last is not None and sequence.slot is not None
+            self._rows.token[0], self._rows.position[0] = sequence.last, sequence.length
+            self._rows.slot[0] = sequence.slot
+            self._step.run()
+            logits = self._step.logits
+        assert logits is not None and sampling.seed is not None
+        if seen is not None:
+            logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
+        chance = torch.tensor([uniform(sampling.seed, sequence.steps)], dtype=torch.float64)
+        token = sample(
+            logits,
+            chance.to(logits.device),
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+        )
+        if seen is not None:
+            seen[0, token] = True
+        return Drawn(
+            int(token),
+            detail_of(alternatives(logits, token, sequence.alternatives)) if sequence.alternatives else None,
+        )
+
+    def runs_ahead(self, sequence: Sequence) -> bool:
+        """Whether the next step can be launched before this one's token is known."""
+        return False
+
+    def release(self, sequence: Sequence) -> None:
+        """The request is over."""
+        self._states.pop(sequence, None)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        del self._step
+
+
+class Drawn:
+    """A step that is over."""
+
+    def __init__(self, token: int, detail: Detail | None) -> None:
+        self._token, self._detail = token, detail
+
+    def result(self) -> int:
+        """Its token."""
+        return self._token
+
+    def detail(self) -> Detail | None:
+        """What the request wants to know of it."""
+        return self._detail
+
+
+def detail_of(noted: tuple[Tensor, Tensor, Tensor]) -> Detail:
+    """What `jet.ops.alternatives.alternatives` says of the first row, as plain numbers."""
+    logprob, ids, logprobs = noted
+    return Detail(float(logprob[0]), ids[0].tolist(), logprobs[0].tolist())

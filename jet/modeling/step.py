@@ -1,0 +1,161 @@
+"""FusedStep: one token of every row through the network, in few operations and without allocating.
+
+The fast twin of `JetNemotronForCausalLM.forward` for single tokens. The projections that read the same input
+are one product, norms and activations are part of the products, the residual stream and everything between
+two operations is float32, and all states are updated in place in a `SlotPool`.
+
+The merged weights are the network's own storage, whose parameters become views into it: nothing is held
+twice. Do not move or convert the network while a step is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.modeling.slots import JetMemory, PageMemory, SlotPool, WindowMemory
+from jet.ops.fused import JetSizes
+from jet.ops.operations import Operations, Step
+from jet.ops.rows import Rows
+
+
+class FusedStep:
+    """A step of all rows, bound to its tensors.
+
+    Attributes:
+        logits: `[B, vocabulary]` float32, what the last step or prefill left for the sampler.
+        saved_bytes: by how much the weights that a step reads are smaller than the network's.
+    """
+
+    def __init__(
+        self, model: JetNemotronForCausalLM, pool: SlotPool, rows: Rows, operations: Operations
+    ) -> None:
+        config = model.config
+        assert isinstance(config, JetNemotronConfig)
+        self._config, self._pool, self._rows, self._operations = config, pool, rows, operations
+        self._device = model.device
+        self._x = self._buffer(config.hidden_size)
+        self._angles = self._buffer(config.head_dim), self._buffer(config.head_dim)
+        self._hidden = self._buffer(config.intermediate_size)
+        self.logits = self._buffer(config.vocab_size)
+        self.saved_bytes = 0
+        self._steps = self._bind(model)
+
+    def run(self) -> None:
+        """Read every row's `token` at its `position` into its `slot`; `logits` are then of the next one."""
+        for step in self._steps:
+            step()
+
+    def _weight(self, weight: Tensor) -> Tensor:
+        """A matrix in the form that is read fastest here."""
+        form = self._operations.weight(weight)
+        self.saved_bytes += weight.nbytes - form.nbytes
+        return form
+
+    def _buffer(self, size: int) -> Tensor:
+        return torch.zeros(len(self._rows.token), size, dtype=torch.float32, device=self._device)
+
+    def _bind(self, model: JetNemotronForCausalLM) -> list[Step]:
+        config, rows, ops = self._config, self._rows, self._operations
+        exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
+        frequencies = config.rope_theta ** -(exponents / config.head_dim)
+        embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head.weight)
+        if model.lm_head.weight is embedding:
+            embedding = head
+        steps = [ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)]
+        for layer, memory in zip(model.model.layers, self._pool.layers, strict=True):
+            steps += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
+        norm = model.model.norm.weight
+        steps.append(ops.norm_linear(self._x, norm, config.rms_norm_eps, head, None, self.logits))
+        return steps
+
+    def _bind_mlp(self, layer: DecoderLayer) -> list[Step]:
+        ops = self._operations
+        gate_up = self._weight(merge([layer.mlp.gate_proj, layer.mlp.up_proj]))
+        down = self._weight(layer.mlp.down_proj.weight)
+        norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
+        return [
+            ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden),
+            ops.linear_add(self._hidden, down, self._x),
+        ]
+
+    def _bind_mixer(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory) -> list[Step]:
+        norm = layer.input_layernorm.weight
+        if isinstance(memory, JetMemory):
+            assert isinstance(layer.self_attn, JetBlock)
+            return self._bind_jet(layer.self_attn, norm, memory)
+        assert isinstance(layer.self_attn, Attention)
+        return self._bind_attention(layer.self_attn, norm, memory)
+
+    def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetMemory) -> list[Step]:
+        jet, ops = self._config.jet, self._operations
+        sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
+        generator = block.dynamic_conv1d.kernel_generator
+        parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
+        weight = self._weight(merge([*parts, block.g_proj, block.a_proj, block.b_proj]))
+        projected, out = self._buffer(sum(sizes.parts)), self._buffer(jet.value_dim)
+        return [
+            ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, None, projected),
+            ops.jet_step(
+                projected,
+                self._weight(generator.w2.weight),
+                generator.w2.bias,
+                block.A_log.float(),
+                block.dt_bias.float(),
+                self._rows.slot,
+                memory.conv,
+                memory.recurrent,
+                out,
+                sizes,
+            ),
+            ops.gated_norm_linear_add(
+                out,
+                sizes.gate(projected),
+                block.o_norm.weight,
+                jet.norm_eps,
+                self._weight(block.o_proj.weight),
+                self._x,
+            ),
+        ]
+
+    def _bind_attention(
+        self, block: Attention, norm: Tensor, memory: WindowMemory | PageMemory
+    ) -> list[Step]:
+        ops, rows = self._operations, self._rows
+        parts = [block.q_proj, block.k_proj, block.v_proj]
+        weight, bias = self._weight(merge(parts)), merge_biases(parts)
+        projected, out = self._buffer(len(weight)), self._buffer(block.q_proj.out_features)
+        given = (projected, *self._angles, rows.position, rows.slot)
+        if isinstance(memory, PageMemory):
+            attend = ops.attend_pages(*given, self._pool.table, memory.pages, out)
+        else:
+            attend = ops.attend_window(*given, memory.keys, memory.values, out)
+        return [
+            ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, bias, projected),
+            attend,
+            ops.linear_add(out, self._weight(block.o_proj.weight), self._x),
+        ]
+
+
+def merge(parts: Sequence[nn.Linear]) -> Tensor:
+    """Several layers' weights as one matrix, `[sum of outputs, inputs]`, of which each becomes a view."""
+    merged = torch.cat([part.weight.data for part in parts])
+    _share(parts, "weight", merged)
+    return merged
+
+
+def merge_biases(parts: Sequence[nn.Linear]) -> Tensor:
+    """The biases of several layers as one vector, of which each becomes a view."""
+    merged = torch.cat([part.bias.data for part in parts])
+    _share(parts, "bias", merged)
+    return merged
+
+
+def _share(parts: Sequence[nn.Linear], name: str, merged: Tensor) -> None:
+    sizes = [part.out_features for part in parts]
+    for part, view in zip(parts, merged.split(sizes), strict=True):
+        getattr(part, name).data = view

@@ -1,0 +1,420 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+"""What numba compiles: the decode step's loops over numpy arrays.
+
+All in one file, because the cache on disk notices changes only in the file of the kernel it holds, not in
+those of the functions that the kernel calls.
+
+Weights and memories are float32, or half precision in integers that tell the two kinds apart: bfloat16 as
+uint16, float16 as int16. They are widened on the way from memory, which is what bounds a decode step; sums
+and activations are float32. Activations are C-contiguous, one row a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from jet.ops import gated_delta
+
+# Sums may be taken in vector lanes, but infinities and NaN stay what they are.
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+
+# Kernels are called from Python; the functions become part of them.
+function = numba.njit(fastmath=FAST, error_model="numpy")
+# With the roundings that stand in the code. Said aloud, for what is not said is taken from the caller.
+exact = numba.njit(fastmath=False, error_model="numpy")
+# The same, but that a product and a sum may be rounded once.
+contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
+
+
+def kernel(compiled):
+    """A function to be called from Python, kept on disk wherever this process may write."""
+    options: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "nogil": True}
+    try:
+        return numba.njit(cache=True, **options)(compiled)
+    except RuntimeError:  # neither beside this file nor in the user's cache
+        return numba.njit(**options)(compiled)
+
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+LOG2_E = np.float32(math.log2(math.e))
+# ln 2 in two parts; the first has so few digits that its product with an exponent is exact.
+LN2_HIGH = np.float32(0.693359375)
+LN2_LOW = np.float32(math.log(2.0) - 0.693359375)
+# Added to a small number it leaves no digits after the point: the last bits are then the nearest integer.
+ROUNDER = np.float32(1.5 * 2.0**23)
+# Where exp and its power of two are still normal numbers.
+EXP_LOWEST, EXP_HIGHEST = np.float32(-87.0), np.float32(88.0)
+TAYLOR = tuple(np.float32(1.0 / math.factorial(n)) for n in range(8))
+DELTA_EPS = np.float32(gated_delta.EPS)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------
+
+
+@exact
+def to_bits(number):
+    """The bits of a float32."""
+    return np.float32(number).view(np.uint32)
+
+
+@exact
+def from_bits(bits):
+    """The float32 of these bits."""
+    return np.uint32(bits).view(np.float32)
+
+
+@contracted
+def exp(x):
+    """e to the power of x within 2e-7, x being held in -87 … 88; without a call, so that loops vectorise."""
+    x = EXP_LOWEST if x < EXP_LOWEST else x  # written so that NaN stays
+    x = EXP_HIGHEST if x > EXP_HIGHEST else x
+    shifted = x * LOG2_E + ROUNDER
+    power = shifted - ROUNDER
+    rest = x - power * LN2_HIGH - power * LN2_LOW  # at most half of ln 2
+    series = TAYLOR[7] * rest + TAYLOR[6]
+    series = series * rest + TAYLOR[5]
+    series = series * rest + TAYLOR[4]
+    series = series * rest + TAYLOR[3]
+    series = series * rest + TAYLOR[2]
+    series = series * rest + TAYLOR[1]
+    series = series * rest + TAYLOR[0]
+    return series * from_bits((to_bits(shifted) << np.uint32(23)) + to_bits(ONE))
+
+
+@function
+def silu(x):
+    """`x * sigmoid(x)`."""
+    return x / (ONE + exp(-x))
+
+
+def widen(number):
+    """A stored number in float32."""
+    raise NotImplementedError
+
+
+def narrow(number, array):
+    """A float32 number as `array` stores it, rounded to the nearest, ties to even."""
+    raise NotImplementedError
+
+
+@overload(widen)
+def _choose_widen(number):
+    chosen = {types.uint16: _widen_bfloat16, types.int16: _widen_float16, types.float32: _same}[number]
+    return lambda number: chosen(number)
+
+
+@overload(narrow)
+def _choose_narrow(number, array):
+    choices = {types.uint16: _narrow_bfloat16, types.int16: _narrow_float16, types.float32: _same}
+    chosen = choices[array.dtype]
+    return lambda number, array: chosen(number)
+
+
+@exact
+def _same(number):
+    return number
+
+
+@exact
+def _widen_bfloat16(stored):
+    return from_bits(np.uint32(stored) << np.uint32(16))
+
+
+@exact
+def _narrow_bfloat16(number):
+    if number != number:
+        return np.uint16(0x7FC0)
+    bits = to_bits(number)
+    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16((bits + half) >> np.uint32(16))
+
+
+@exact
+def _widen_float16(stored):
+    bits = np.uint32(np.uint16(stored))
+    # In float32's place the exponent is 112 too small, also for what is below the normal numbers.
+    size = to_bits(from_bits((bits & np.uint32(0x7FFF)) << np.uint32(13)) * np.float32(2.0**112))
+    if (bits & np.uint32(0x7C00)) == np.uint32(0x7C00):
+        size |= np.uint32(0x7F800000)  # infinity or NaN
+    return from_bits(size | ((bits & np.uint32(0x8000)) << np.uint32(16)))
+
+
+@exact
+def _narrow_float16(number):
+    sign, size = to_bits(number) & np.uint32(0x80000000), to_bits(abs(number))
+    if number != number:
+        half = np.uint32(0x7E00)
+    elif size >= np.uint32(0x477FF000):  # 65,520: nearer to infinity than to the largest number
+        half = np.uint32(0x7C00)
+    elif size < np.uint32(0x38800000):  # below the normal numbers: a half has the wanted last place
+        half = to_bits(abs(number) + np.float32(0.5)) - to_bits(np.float32(0.5))
+    else:
+        odd = (size >> np.uint32(13)) & np.uint32(1)
+        half = (size + np.uint32(0xFFF) + odd - np.uint32(112 << 23)) >> np.uint32(13)
+    return np.int16(np.uint16(half | (sign >> np.uint32(16))))
+
+
+# --- products --------------------------------------------------------------------------------------------
+
+
+@function
+def dot(matrix, row, x):
+    """`matrix[row] @ x`. One row at a time leaves the most to the compiler and is as fast as the memory."""
+    total = ZERO
+    for j in range(matrix.shape[1]):
+        total += widen(matrix[row, j]) * x[j]
+    return total
+
+
+@function
+def rms_norm(x, scale, eps, out):
+    """`out = x / rms(x) * scale`, all `[C]`."""
+    squares = ZERO
+    for j in range(x.shape[0]):
+        squares += x[j] * x[j]
+    factor = ONE / np.sqrt(squares / np.float32(x.shape[0]) + np.float32(eps))
+    for j in range(x.shape[0]):
+        out[j] = x[j] * factor * scale[j]
+
+
+@function
+def rms_norm_rows(x, scale, eps):
+    """The same of every row of x `[B, C]`."""
+    normed = np.empty_like(x)
+    for b in range(x.shape[0]):
+        rms_norm(x[b], scale, eps, normed[b])
+    return normed
+
+
+@kernel
+def norm_linear(x, scale, eps, weight, bias, out):
+    """`out = rms_norm(x) @ weight.T + bias`; an empty bias is none."""
+    normed = rms_norm_rows(x, scale, eps)
+    biased = bias.shape[0] > 0
+    for r in range(weight.shape[0]):
+        added = bias[r] if biased else ZERO
+        for b in range(x.shape[0]):
+            out[b, r] = dot(weight, r, normed[b]) + added
+
+
+@kernel
+def norm_swiglu(x, scale, eps, gate_up, out):
+    """`out = silu(g) * u` for `g | u = rms_norm(x) @ gate_up.T`."""
+    normed = rms_norm_rows(x, scale, eps)
+    batch, size = out.shape
+    for r in range(size):
+        for b in range(batch):
+            out[b, r] = silu(dot(gate_up, r, normed[b])) * dot(gate_up, size + r, normed[b])
+
+
+@kernel
+def linear_add(h, weight, x):
+    """`x += h @ weight.T`."""
+    for r in range(weight.shape[0]):
+        for b in range(x.shape[0]):
+            x[b, r] += dot(weight, r, h[b])
+
+
+@kernel
+def gated_norm_linear_add(o, gate, gate_stride, scale, eps, weight, x):
+    """`x += (rms_norm(o) * silu(gate)) @ weight.T`, by heads; gate is flat, its rows `gate_stride` apart."""
+    size = scale.shape[0]
+    gated = np.empty_like(o)
+    for b in range(o.shape[0]):
+        for start in range(0, o.shape[1], size):
+            rms_norm(o[b, start : start + size], scale, eps, gated[b, start : start + size])
+        for j in range(o.shape[1]):
+            gated[b, j] *= silu(gate[b * gate_stride + j])
+    linear_add(gated, weight, x)
+
+
+@kernel
+def embed(token, embedding, position, inv_freq, x, cos, sin):
+    """The tokens' rows of the embedding, and the rotation of each position."""
+    half = inv_freq.shape[0]
+    for b in range(x.shape[0]):
+        row = embedding[token[b]]
+        for j in range(x.shape[1]):
+            x[b, j] = widen(row[j])
+        for j in range(half):
+            angle = np.float32(position[b]) * inv_freq[j]
+            cos[b, j] = cos[b, half + j] = math.cos(angle)
+            sin[b, j] = sin[b, half + j] = math.sin(angle)
+
+
+# --- JetBlock --------------------------------------------------------------------------------------------
+
+
+@kernel
+def jet_step(
+    projected,
+    kernels_weight,
+    kernels_bias,
+    log_decay_rate,
+    dt_bias,
+    slots,
+    conv_state,
+    recurrent_state,
+    out,
+    generator,
+):
+    """One token a row; the parts of `projected` are q | k | w1 | v | g | a | b."""
+    heads, size, value = recurrent_state.shape[1:]
+    keys, values = heads * size, heads * value
+    hidden, v = np.empty(generator, np.float32), np.empty(values, np.float32)
+    for row in range(projected.shape[0]):
+        q, k, w1 = projected[row], projected[row, keys:], projected[row, 2 * keys :]
+        inputs, slot = w1[generator:], slots[row]
+        a, b = inputs[2 * values :], inputs[2 * values + heads :]
+        for j in range(generator):
+            hidden[j] = silu(w1[j])
+        convolve(inputs, hidden, kernels_weight, kernels_bias, conv_state[slot], v)
+        for h in range(heads):
+            query = normalised_silu(q[h * size : (h + 1) * size], size**-0.5)
+            key = normalised_silu(k[h * size : (h + 1) * size], 1.0)
+            decay = math.exp(-math.exp(log_decay_rate[h]) * softplus(a[h] + dt_bias[h]))
+            beta = 1.0 / (1.0 + math.exp(-b[h]))
+            part = slice(h * value, (h + 1) * value)
+            delta_rule(query, key, v[part], decay, beta, recurrent_state[slot, h], out[row, part])
+
+
+@function
+def convolve(inputs, hidden, weight, bias, state, out):
+    """Shift the new inputs into `state` `[channels, W]`; each channel's kernel times that, through SiLU."""
+    channels, width = state.shape
+    for c in range(channels):
+        total = ZERO
+        for w in range(width):
+            state[c, w] = state[c, w + 1] if w < width - 1 else narrow(inputs[c], state)
+            tap = c * width + w
+            total += widen(state[c, w]) * (dot(weight, tap, hidden) + bias[tap])
+        out[c] = total
+    for c in range(channels):
+        out[c] = silu(out[c])
+
+
+@function
+def normalised_silu(x, factor):
+    """`silu(x)` `[K]`, brought to the length `factor`."""
+    out, squares = np.empty_like(x), ZERO
+    for j in range(x.shape[0]):
+        out[j] = silu(x[j])
+        squares += out[j] * out[j]
+    scale = np.float32(factor) / np.sqrt(squares + DELTA_EPS)
+    for j in range(x.shape[0]):
+        out[j] *= scale
+    return out
+
+
+@exact
+def softplus(x):
+    """`log(1 + exp(x))`."""
+    return x if x > 20.0 else math.log1p(math.exp(x))
+
+
+@function
+def delta_rule(query, key, v, decay, beta, state, out):
+    """One head: `state` `[K, V]` fades and is corrected, `out` `[V]` is read from it.
+
+    The sums with key and query are taken together, over the old state; writing the new one finds it in the
+    cache. What the query reads from the correction is `key · query` times that.
+    """
+    decay, beta, together = np.float32(decay), np.float32(beta), ZERO
+    of_key, of_query = np.zeros(v.shape[0], np.float32), np.zeros(v.shape[0], np.float32)
+    for i in range(state.shape[0]):
+        k, q = key[i], query[i]  # outside of the loop, which else must fear that it writes them
+        together += k * q
+        for j in range(v.shape[0]):
+            of_key[j] += k * state[i, j]
+            of_query[j] += q * state[i, j]
+    correction = of_key
+    for j in range(v.shape[0]):
+        correction[j] = beta * (v[j] - decay * of_key[j])
+        out[j] = decay * of_query[j] + together * correction[j]
+    for i in range(state.shape[0]):
+        k = key[i]
+        for j in range(v.shape[0]):
+            state[i, j] = decay * state[i, j] + k * correction[j]
+
+
+# --- attention -------------------------------------------------------------------------------------------
+
+
+@kernel
+def attend(projected, cos, sin, position, slots, table, keys, values, kv_heads, page, stride, out):
+    """Pages, or rings: those are pages as long as the window, one a slot.
+
+    The cell c of head h in page p is row `p * stride + h * page + c` of `keys` and of `values` `[rows, D]`.
+    """
+    dim = cos.shape[1]
+    group = out.shape[1] // (kv_heads * dim)
+    span = table.shape[1] * page
+    queries = np.empty((group, dim), np.float32)
+    for b in range(out.shape[0]):
+        heads, answers = projected[b].reshape((-1, dim)), out[b].reshape((-1, dim))
+        pages = table[slots[b]]
+        newest, seen = position[b] % span, min(position[b] + 1, span)
+        scores = np.empty((group, seen), np.float32)
+        for h in range(kv_heads):
+            first, new = h * group, (kv_heads * group + h)
+            place = pages[newest // page] * stride + h * page + newest % page
+            rotate(heads[new], cos[b], sin[b], queries[0])
+            for d in range(dim):
+                keys[place, d] = narrow(queries[0, d], keys)
+                values[place, d] = narrow(heads[new + kv_heads, d], values)
+            for g in range(group):
+                rotate(heads[first + g], cos[b], sin[b], queries[g])
+            weigh(queries, keys, pages, h * page, page, stride, scores)
+            mix(scores, values, pages, h * page, page, stride, answers[first : first + group])
+
+
+@exact
+def rotate(x, cos, sin, out):
+    """`out = x` turned by an angle a pair, the pairs being half of `[D]` apart."""
+    half = x.shape[0] // 2
+    for d in range(half):
+        first, second = x[d], x[half + d]
+        out[d] = first * cos[d] - second * sin[d]
+        out[half + d] = second * cos[half + d] + first * sin[half + d]
+
+
+@function
+def weigh(queries, keys, pages, offset, page, stride, scores):
+    """`scores` `[G, cells]`: the softmax of each query's products with the keys."""
+    group, seen = scores.shape
+    factor = np.float32(queries.shape[1] ** -0.5)
+    highest = np.full(group, -np.inf, np.float32)
+    for start in range(0, seen, page):
+        row = pages[start // page] * stride + offset
+        for cell in range(min(page, seen - start)):
+            for g in range(group):
+                score = dot(keys, row + cell, queries[g]) * factor
+                scores[g, start + cell] = score
+                highest[g] = score if score > highest[g] else highest[g]
+    for g in range(group):
+        total = ZERO
+        for cell in range(seen):
+            scores[g, cell] = exp(scores[g, cell] - highest[g])
+            total += scores[g, cell]
+        for cell in range(seen):
+            scores[g, cell] /= total
+
+
+@function
+def mix(scores, values, pages, offset, page, stride, out):
+    """`out` `[G, D]`: the values weighed by `scores` `[G, cells]`."""
+    group, seen = scores.shape
+    out[:] = ZERO
+    for start in range(0, seen, page):
+        row = pages[start // page] * stride + offset
+        for cell in range(min(page, seen - start)):
+            for g in range(group):
+                score = scores[g, start + cell]
+                for d in range(out.shape[1]):
+                    out[g, d] += score * widen(values[row + cell, d])

@@ -1,0 +1,63 @@
+"""One token through a JetBlock's memory: kernel generator, dynamic convolution, gated delta rule."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from jet.ops.cpu import compiled
+from jet.ops.cpu.binding import Bound, Operation, array, constant
+from jet.ops.fused import JetSizes
+
+
+@Operation
+def jet_step(
+    projected: Tensor,
+    kernels_weight: Tensor,
+    kernels_bias: Tensor,
+    log_decay_rate: Tensor,
+    dt_bias: Tensor,
+    slots: Tensor,
+    conv_state: Tensor,
+    recurrent_state: Tensor,
+    out: Tensor,
+    sizes: JetSizes,
+) -> Bound:
+    """Twin of `jet_step_reference`, as an `Operation`."""
+    _check(projected, kernels_weight, conv_state, recurrent_state, out, sizes)
+    return partial(
+        compiled.jet_step,
+        array(projected),
+        array(kernels_weight),
+        constant(kernels_bias),
+        constant(log_decay_rate),
+        constant(dt_bias),
+        array(slots),
+        array(conv_state),
+        array(recurrent_state),
+        array(out),
+        sizes.generator,
+    )
+
+
+def _check(
+    projected: Tensor,
+    weight: Tensor,
+    conv_state: Tensor,
+    recurrent_state: Tensor,
+    out: Tensor,
+    sizes: JetSizes,
+) -> None:
+    """ValueError unless the tensors are of these sizes."""
+    channels = sizes.heads * sizes.value
+    expected = [
+        (projected, (projected.shape[0], sum(sizes.parts))),
+        (weight, (channels * sizes.width, sizes.generator)),
+        (conv_state, (conv_state.shape[0], channels, sizes.width)),
+        (recurrent_state, (conv_state.shape[0], sizes.heads, sizes.key, sizes.value)),
+        (out, (projected.shape[0], channels)),
+    ]
+    for tensor, shape in expected:
+        if tensor.shape != shape:
+            raise ValueError(f"A tensor of {list(tensor.shape)} should be {list(shape)}.")

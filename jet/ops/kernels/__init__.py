@@ -1,0 +1,1 @@
+"""Triton kernels of the decode step. Triton is imported here and nowhere else in `jet`."""

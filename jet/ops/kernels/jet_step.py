@@ -1,0 +1,284 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="assignment"
+"""One token through a JetBlock's memory: kernel generator, dynamic convolution, gated delta rule.
+
+A program owns some value channels of one head of one row: their kernels, their convolution inputs and their
+columns of the recurrent state, which nobody else reads or writes. With S' = decay · S, one pass over the old
+state is enough, because the sums with the key and the query do not depend on the value:
+
+    error = beta · (v − S'ᵀk)
+    o = (S' + k errorᵀ)ᵀ q = S'ᵀq + (k·q) error
+
+In the same way the convolution's sum over the taps is taken inside the generator's sum over its hidden
+channels, so that a channel costs one reduction instead of one a tap.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jet.ops import gated_delta
+from jet.ops.fused import JetSizes
+from jet.ops.kernels.linear import Tiling, add_pairs, default_tiling, launch_options, load_rows, silu
+
+EPS = tl.constexpr(gated_delta.EPS)
+MAX_KEYS = 64  # rows of the state in a tile
+
+
+def jet_step(
+    projected: Tensor,
+    kernels_weight: Tensor,
+    kernels_bias: Tensor,
+    log_decay_rate: Tensor,
+    dt_bias: Tensor,
+    slots: Tensor,
+    conv_state: Tensor,
+    recurrent_state: Tensor,
+    out: Tensor,
+    sizes: JetSizes,
+    pdl: bool = False,
+    tiling: Tiling | None = None,
+    early: bool = False,
+) -> None:
+    """Twin of `jet_step_reference`.
+
+    `early` reads slots and states before waiting for the kernels before: allowed where no kernel of the same
+    chain of dependent launches writes them, as when each graph replay is one step.
+    """
+    _check(projected, kernels_weight, conv_state, recurrent_state, out, sizes)
+    tiling = tiling or default_tiling(
+        "jet_step", sizes.heads * sizes.value, sizes.generator, kernels_weight.element_size()
+    )
+    # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
+    _jet_step[(projected.shape[0], triton.cdiv(sizes.value, tiling.rows), sizes.heads)](
+        projected,
+        kernels_weight,
+        kernels_bias,
+        log_decay_rate,
+        dt_bias,
+        slots,
+        conv_state,
+        recurrent_state,
+        out,
+        sizes.key**-0.5,
+        HEADS=sizes.heads,
+        KEY=sizes.key,
+        VALUE=sizes.value,
+        GENERATOR=sizes.generator,
+        WIDTH=sizes.width,
+        ROWS=tiling.rows,
+        COLUMNS=min(tiling.columns, triton.next_power_of_2(sizes.generator)),
+        KEYS=_keys_in_a_tile(sizes.key),
+        EARLY=early,
+        PDL=pdl,
+        **launch_options(tiling.warps, pdl),
+    )
+
+
+def _keys_in_a_tile(key: int) -> int:
+    """A power of two that divides the number of keys, if a large one does: no lane is then without work."""
+    divisor = key & -key
+    return min(divisor, MAX_KEYS) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
+
+
+def _check(
+    projected: Tensor,
+    weight: Tensor,
+    conv_state: Tensor,
+    recurrent_state: Tensor,
+    out: Tensor,
+    sizes: JetSizes,
+) -> None:
+    """ValueError unless the tensors are contiguous and of these sizes."""
+    channels = sizes.heads * sizes.value
+    expected = [
+        (projected, (projected.shape[0], sum(sizes.parts))),
+        (weight, (channels * sizes.width, sizes.generator)),
+        (conv_state, (conv_state.shape[0], channels, sizes.width)),
+        (recurrent_state, (conv_state.shape[0], sizes.heads, sizes.key, sizes.value)),
+        (out, (projected.shape[0], channels)),
+    ]
+    for tensor, shape in expected:
+        if tensor.shape != shape or not tensor.is_contiguous():
+            raise ValueError(f"A tensor of {list(tensor.shape)} should be {list(shape)} and contiguous.")
+
+
+@triton.jit
+def _add_triples(a, b, c, d, e, f):
+    return a + d, b + e, c + f
+
+
+@triton.jit
+def _softplus(x):
+    """`log(1 + exp(x))` to float32's last digits; the fast logarithm has no relative precision near 1."""
+    small = tl.exp(-tl.abs(x))
+    s = small / (2.0 + small)  # log(1 + small) = 2 artanh(s), and s is at most 1/3
+    square = s * s
+    series = 1.0 / 17.0
+    for n in tl.static_range(8):
+        series = series * square + 1.0 / (15 - 2 * n)
+    return tl.maximum(x, 0.0) + 2.0 * s * series
+
+
+@triton.jit
+def _load_generator(
+    weight,
+    bias,
+    channel,
+    GENERATOR: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Tap by tap, the rows of the channels `[ROWS]` in tiles `[ROWS, COLUMNS]`, and their biases `[ROWS]`."""
+    weights = ()
+    biases = ()
+    for w in tl.static_range(WIDTH):
+        tap = weight + w * GENERATOR
+        weights = weights + load_rows(tap, channel, WIDTH * GENERATOR, GENERATOR, COLUMNS)
+        biases = biases + (tl.load(bias + channel * WIDTH + w).to(tl.float32),)  # noqa: RUF005
+    return weights, biases
+
+
+@triton.jit
+def _load_state(state, mine, KEY: tl.constexpr, VALUE: tl.constexpr, KEYS: tl.constexpr):
+    """Columns of a state, from pointers to their first row `[ROWS]`, as tiles `[KEYS, ROWS]`."""
+    tiles = ()
+    for t in tl.static_range((KEY + KEYS - 1) // KEYS):
+        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
+        tile = tl.load(state[None, :] + row * VALUE, mask=(row < KEY) & mine[None, :], other=0.0)
+        tiles = tiles + (tile,)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def _load_activated(x, KEY: tl.constexpr, KEYS: tl.constexpr):
+    """`silu(x)` of a head's key or query `[KEY]`, as tiles `[KEYS]`."""
+    tiles = ()
+    for t in tl.static_range((KEY + KEYS - 1) // KEYS):
+        row = t * KEYS + tl.arange(0, KEYS)
+        tiles = tiles + (silu(tl.load(x + row, mask=row < KEY, other=0.0)),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def _convolve(
+    weights,
+    biases,
+    window,
+    hidden,
+    ROWS: tl.constexpr,
+    GENERATOR: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The window `[ROWS]`, tap by tap, weighed by the kernels that the hidden channels give: `[ROWS]`."""
+    TILES: tl.constexpr = (GENERATOR + COLUMNS - 1) // COLUMNS
+    products = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for t in tl.static_range(TILES):
+        # In the shape of the weights, so that every thread loads what it multiplies.
+        column = t * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+        mixed = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for w in tl.static_range(WIDTH):
+            mixed += weights[w * TILES + t].to(tl.float32) * window[w].to(tl.float32)[:, None]
+        products += mixed * silu(tl.load(hidden + column, mask=column < GENERATOR, other=0.0))
+    convolved = tl.sum(products, 1)
+    for w in tl.static_range(WIDTH):
+        convolved += biases[w] * window[w].to(tl.float32)
+    return convolved
+
+
+@triton.jit
+def _recall(states, keys, queries, ROWS: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr):
+    """What the old state holds for the key and for the query, `[ROWS]` each; and k·k, q·q, k·q."""
+    with_key = tl.zeros([KEYS, ROWS], tl.float32)
+    with_query = tl.zeros([KEYS, ROWS], tl.float32)
+    kk = tl.zeros([KEYS], tl.float32)
+    qq = tl.zeros([KEYS], tl.float32)
+    kq = tl.zeros([KEYS], tl.float32)
+    for t in tl.static_range(TILES):
+        with_key += keys[t][:, None] * states[t]
+        with_query += queries[t][:, None] * states[t]
+        kk += keys[t] * keys[t]
+        qq += queries[t] * queries[t]
+        kq += keys[t] * queries[t]
+    recalled, answered = tl.reduce((with_key, with_query), 0, add_pairs)
+    kk, qq, kq = tl.reduce((kk, qq, kq), 0, _add_triples)
+    return recalled, answered, kk, qq, kq
+
+
+@triton.jit
+def _jet_step(
+    projected,
+    kernels_weight,
+    kernels_bias,
+    log_decay_rate,
+    dt_bias,
+    slots,
+    conv_state,
+    recurrent_state,
+    out,
+    scale,
+    HEADS: tl.constexpr,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    GENERATOR: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    KEYS: tl.constexpr,
+    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS
+    b = tl.program_id(0)
+    head = tl.program_id(2)
+    column = tl.program_id(1) * ROWS + tl.arange(0, ROWS)  # of the head's state
+    mine = column < VALUE
+    channel = head * VALUE + tl.minimum(column, VALUE - 1)
+    weights, biases = _load_generator(kernels_weight, kernels_bias, channel, GENERATOR, WIDTH, COLUMNS)
+    rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
+    dt = tl.load(dt_bias + head).to(tl.float32)
+
+    if PDL and not EARLY:
+        tl.extra.cuda.gdc_wait()
+    slot = tl.load(slots + b).to(tl.int64)
+    state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + column
+    states = _load_state(state, mine, KEY, VALUE, KEYS)
+    memory = conv_state + (slot * (HEADS * VALUE) + channel) * WIDTH
+    window = ()
+    for w in tl.static_range(WIDTH - 1):
+        window = window + (tl.load(memory + w + 1),)  # noqa: RUF005
+    if PDL and EARLY:
+        tl.extra.cuda.gdc_wait()
+
+    # q | k | w1 | v | g | a | b
+    query = projected + b * (2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS)
+    hidden = query + 2 * HEADS * KEY
+    value = hidden + GENERATOR
+    gates = value + 2 * HEADS * VALUE + head
+    newest = tl.load(value + channel).to(conv_state.dtype.element_ty)  # counts as it will be remembered
+    window = window + (newest,)  # noqa: RUF005
+    queries = _load_activated(query + head * KEY, KEY, KEYS)
+    keys = _load_activated(query + (HEADS + head) * KEY, KEY, KEYS)
+    decay = tl.exp(-rate * _softplus(tl.load(gates) + dt))
+    beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
+
+    recalled, answered, kk, qq, kq = _recall(states, keys, queries, ROWS, TILES, KEYS)
+    k_scale = tl.rsqrt(kk + EPS)
+    v = silu(_convolve(weights, biases, window, hidden, ROWS, GENERATOR, WIDTH, COLUMNS))
+    error = beta * (v - decay * k_scale * recalled)
+    result = tl.rsqrt(qq + EPS) * scale * (decay * answered + k_scale * kq * error)
+
+    # A thread may hold a copy of what another one writes: all have read before the first writes.
+    tl.debug_barrier()
+    tl.store(out + b * (HEADS * VALUE) + channel, result, mask=mine)
+    for w in tl.static_range(WIDTH):
+        tl.store(memory + w, window[w], mask=mine)
+    for t in tl.static_range(TILES):
+        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
+        new = decay * states[t] + (k_scale * keys[t])[:, None] * error[None, :]
+        tl.store(state[None, :] + row * VALUE, new, mask=(row < KEY) & mine[None, :])

@@ -1,0 +1,444 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="assignment"
+"""Matrix-vector products that take in the norm before and the activation or residual after them; embedding.
+
+One program owns a few whole rows of the weight. It holds them in registers, as a tuple of tiles along the
+columns, and reads them before it waits for the kernel that writes its input: under programmatic dependent
+launch that hides most of the memory time of one kernel behind the end of another. Everything is summed in
+float32 and in a fixed order. Rows of a batch take turns on the same loaded weights.
+
+The functions and their torch twins in `jet.ops.fused` take the same arguments, and here also `pdl` (the
+launch is programmatic dependent, on both sides) and `tiling`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "gated_norm_linear_add", "jet_step"]
+
+VECTOR = 16  # bytes a thread loads at once
+REGISTERS = 48  # of 4 bytes, that a thread may spend on weights: more programs then fit beside each other
+MAX_TILES = 32  # longer tuples only make longer code
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a product is cut: weight rows a program, columns a tile (both powers of two), warps a program.
+
+    For `norm_swiglu`, `rows` counts gate rows, with as many up rows. For `gated_norm_linear_add`, `columns`
+    is a bound for the heads in a tile. For `jet_step`, `rows` counts value channels, with `width` rows each.
+    """
+
+    rows: int
+    columns: int
+    warps: int
+
+
+def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
+    """A tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` is the number of value channels.
+
+    Few rows a program where the weight is small, so that every multiprocessor has several programs; then
+    enough warps to hold them, and tiles that a program loads with one instruction a row and thread.
+    """
+    if kind == "jet_step":
+        rows, held = 8, 32  # the width, about 4, multiplies this
+    else:
+        rows = 4 if n >= 8192 or kind == "gated_norm_linear_add" else 2 if c <= 4096 else 1
+        rows = max(1, rows // 2) if kind == "norm_swiglu" else rows
+        held = 2 * rows if kind == "norm_swiglu" else rows
+    warps = 1
+    while warps < 8 and held * c * itemsize > 4 * REGISTERS * 32 * warps:
+        warps *= 2
+    # There, threads are spread over the rows first: then every sum stays within a warp.
+    lanes = max(4, 32 * warps // rows) if kind == "jet_step" else 32 * warps
+    columns = min(VECTOR // itemsize * lanes, triton.next_power_of_2(c))
+    return Tiling(rows, columns, warps)
+
+
+def norm_linear(
+    x: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    pdl: bool = False,
+    tiling: Tiling | None = None,
+) -> None:
+    """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight."""
+    n, c = _check(weight, x, out)
+    tiling = tiling or default_tiling("norm_linear", n, c, weight.element_size())
+    _norm_linear[(triton.cdiv(n, tiling.rows),)](
+        x,
+        norm_weight,
+        eps,
+        weight,
+        weight if bias is None else bias,
+        out,
+        N=n,
+        C=c,
+        BATCH=x.shape[0],
+        BIAS=bias is not None,
+        PDL=pdl,
+        **_cut(tiling, c, pdl),
+    )
+
+
+def norm_swiglu(
+    x: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    gate_up: Tensor,
+    out: Tensor,
+    pdl: bool = False,
+    tiling: Tiling | None = None,
+) -> None:
+    """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight."""
+    n, c = _check(gate_up, x, out, parts=2)
+    tiling = tiling or default_tiling("norm_swiglu", n, c, gate_up.element_size())
+    _norm_swiglu[(triton.cdiv(n, tiling.rows),)](
+        x,
+        norm_weight,
+        eps,
+        gate_up,
+        out,
+        N=n,
+        C=c,
+        BATCH=x.shape[0],
+        PDL=pdl,
+        **_cut(tiling, c, pdl),
+    )
+
+
+def linear_add(h: Tensor, weight: Tensor, x: Tensor, pdl: bool = False, tiling: Tiling | None = None) -> None:
+    """Twin of `linear_add_reference`."""
+    n, c = _check(weight, h, x)
+    tiling = tiling or default_tiling("linear_add", n, c, weight.element_size())
+    _linear_add[(triton.cdiv(n, tiling.rows),)](
+        h, weight, x, N=n, C=c, BATCH=x.shape[0], PDL=pdl, **_cut(tiling, c, pdl)
+    )
+
+
+def gated_norm_linear_add(
+    o: Tensor,
+    gate: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: Tensor,
+    x: Tensor,
+    pdl: bool = False,
+    tiling: Tiling | None = None,
+) -> None:
+    """Twin of `gated_norm_linear_add_reference`."""
+    n, c = _check(weight, o, x)
+    size = norm_weight.shape[0]
+    if c % size or gate.shape != o.shape or gate.stride(1) != 1:
+        raise ValueError(f"gate {list(gate.shape)} must be like o {list(o.shape)}, in heads of {size}.")
+    tiling = tiling or default_tiling("gated_norm_linear_add", n, c, weight.element_size())
+    heads, padded = c // size, triton.next_power_of_2(size)
+    _gated_norm_linear_add[(triton.cdiv(n, tiling.rows),)](
+        o,
+        gate,
+        norm_weight,
+        eps,
+        weight,
+        x,
+        gate.stride(0),
+        N=n,
+        BATCH=x.shape[0],
+        HEADS=heads,
+        SIZE=size,
+        PADDED=padded,
+        ROWS=tiling.rows,
+        GROUP=min(max(1, tiling.columns // padded), triton.next_power_of_2(heads)),
+        PDL=pdl,
+        **launch_options(tiling.warps, pdl),
+    )
+
+
+def embed(
+    token: Tensor,
+    embedding: Tensor,
+    position: Tensor,
+    inv_freq: Tensor,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    pdl: bool = False,
+) -> None:
+    """Twin of `embed_reference`."""
+    batch, c = x.shape
+    block = min(1024, triton.next_power_of_2(c))
+    _embed[(triton.cdiv(c, block), batch)](
+        token,
+        embedding,
+        position,
+        inv_freq,
+        x,
+        cos,
+        sin,
+        C=c,
+        HALF=inv_freq.shape[0],
+        BLOCK=block,
+        HALF_BLOCK=triton.next_power_of_2(inv_freq.shape[0]),
+        PDL=pdl,
+        **launch_options(4, pdl),
+    )
+
+
+def launch_options(warps: int, pdl: bool) -> dict[str, Any]:
+    """Keyword arguments of a launch; `launch_pdl` only where it is used, older cards refuse it."""
+    return {"num_warps": warps, **({"launch_pdl": True} if pdl else {})}
+
+
+def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
+    """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
+    n, c = weight.shape[0] // parts, weight.shape[1]
+    fits = given.shape[1] == c and out.shape == (given.shape[0], n) and weight.shape[0] == n * parts
+    if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):
+        raise ValueError(
+            f"weight {list(weight.shape)}, input {list(given.shape)} and output {list(out.shape)} "
+            "must fit each other and be contiguous."
+        )
+    return n, c
+
+
+def _cut(tiling: Tiling, c: int, pdl: bool) -> dict[str, Any]:
+    columns = max(tiling.columns, triton.next_power_of_2(triton.cdiv(c, MAX_TILES)))
+    return {"ROWS": tiling.rows, "COLUMNS": columns, **launch_options(tiling.warps, pdl)}
+
+
+@triton.jit
+def load_rows(weight, row, stride, C: tl.constexpr, COLUMNS: tl.constexpr):
+    """`weight[row]` `[C]` for rows `[R]`, as a tuple of tiles `[R, COLUMNS]` with zeros behind the end."""
+    tiles = ()
+    start = row.to(tl.int64)[:, None] * stride
+    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+        column = (t * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+        # Read once a token and far larger than the cache, which the states need more.
+        tile = tl.load(weight + start + column, mask=column < C, other=0.0, eviction_policy="evict_first")
+        tiles = tiles + (tile,)  # noqa: RUF005 (Triton knows no unpacking)
+    return tiles
+
+
+@triton.jit
+def load_vector(x, C: tl.constexpr, COLUMNS: tl.constexpr):
+    """A vector `[C]` as a tuple of tiles `[COLUMNS]` with zeros behind the end."""
+    tiles = ()
+    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+        column = t * COLUMNS + tl.arange(0, COLUMNS)
+        tiles = tiles + (tl.load(x + column, mask=column < C, other=0.0),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def silu(x):
+    """`x * sigmoid(x)`."""
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _norm_linear(
+    x,
+    norm_weight,
+    eps,
+    weight,
+    bias,
+    out,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    BATCH: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
+    scales = load_vector(norm_weight, C, COLUMNS)
+    added = tl.zeros([ROWS], tl.float32)
+    if BIAS:
+        added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    for b in tl.static_range(BATCH):
+        tiles = load_vector(x + b * C, C, COLUMNS)
+        squares = tl.zeros([COLUMNS], tl.float32)
+        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+            squares += tiles[t] * tiles[t]
+            products += weights[t].to(tl.float32) * (tiles[t] * scales[t].to(tl.float32))[None, :]
+        # The norm's divisor comes last: its sum then need not be finished before the products begin.
+        scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
+        tl.store(out + b * N + row, tl.sum(products, 1) * scale + added, mask=row < N)
+
+
+@triton.jit
+def _norm_swiglu(
+    x,
+    norm_weight,
+    eps,
+    gate_up,
+    out,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    gates = load_rows(gate_up, tl.minimum(row, N - 1), C, C, COLUMNS)
+    ups = load_rows(gate_up, tl.minimum(row, N - 1) + N, C, C, COLUMNS)
+    scales = load_vector(norm_weight, C, COLUMNS)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    for b in tl.static_range(BATCH):
+        tiles = load_vector(x + b * C, C, COLUMNS)
+        squares = tl.zeros([COLUMNS], tl.float32)
+        gate = tl.zeros([ROWS, COLUMNS], tl.float32)
+        up = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+            squares += tiles[t] * tiles[t]
+            scaled = (tiles[t] * scales[t].to(tl.float32))[None, :]
+            gate += gates[t].to(tl.float32) * scaled
+            up += ups[t].to(tl.float32) * scaled
+        scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
+        gated, upped = tl.reduce((gate, up), 1, add_pairs)
+        tl.store(out + b * N + row, silu(gated * scale) * (upped * scale), mask=row < N)
+
+
+@triton.jit
+def add_pairs(a, b, c, d):
+    """For `tl.reduce`: two sums in one pass."""
+    return a + c, b + d
+
+
+@triton.jit
+def _linear_add(
+    h,
+    weight,
+    x,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    BATCH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    for b in tl.static_range(BATCH):
+        before = tl.load(x + b * N + row, mask=row < N, other=0.0)
+        inputs = ()
+        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+            # In the shape of the weights, for a few rows the same values repeatedly: as vectors they would
+            # be spread over the threads in another way, and pass through shared memory tile by tile.
+            column = t * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+            inputs = inputs + (tl.load(h + b * C + column, mask=column < C, other=0.0),)  # noqa: RUF005
+        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+            products += weights[t].to(tl.float32) * inputs[t]
+        tl.store(x + b * N + row, before + tl.sum(products, 1), mask=row < N)
+
+
+@triton.jit
+def _gated_norm_linear_add(
+    o,
+    gate,
+    norm_weight,
+    eps,
+    weight,
+    x,
+    gate_stride,
+    N: tl.constexpr,
+    BATCH: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    # Tiles are [heads, channels] here, of one row of the weight: a head's norm is then a sum along an axis.
+    TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    head = tl.arange(0, GROUP)[:, None]
+    channel = tl.arange(0, PADDED)[None, :]
+    first = tl.program_id(0) * ROWS
+    weights = ()
+    for r in tl.static_range(ROWS):
+        start = weight + tl.minimum(first + r, N - 1).to(tl.int64) * (HEADS * SIZE)
+        for t in tl.static_range(TILES):
+            inside = (t * GROUP + head < HEADS) & (channel < SIZE)
+            place = start + (t * GROUP + head) * SIZE + channel
+            tile = tl.load(place, mask=inside, other=0.0, eviction_policy="evict_first")
+            weights = weights + (tile,)  # noqa: RUF005
+    scale = tl.load(norm_weight + channel + head * 0, mask=channel < SIZE, other=0.0).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    for b in tl.static_range(BATCH):
+        inputs = ()
+        for t in tl.static_range(TILES):
+            inside = (t * GROUP + head < HEADS) & (channel < SIZE)
+            place = (t * GROUP + head) * SIZE + channel
+            values = tl.load(o + b * (HEADS * SIZE) + place, mask=inside, other=0.0)
+            gates = tl.load(gate + b * gate_stride + place, mask=inside, other=0.0)
+            divisor = tl.rsqrt(tl.sum(values * values, 1) / SIZE + eps)[:, None]
+            inputs = inputs + (values * divisor * scale * silu(gates),)  # noqa: RUF005
+        for r in tl.static_range(ROWS):
+            place = x + b * N + first + r
+            before = tl.load(place, mask=first + r < N, other=0.0)
+            products = tl.zeros([GROUP, PADDED], tl.float32)
+            for t in tl.static_range(TILES):
+                products += weights[r * TILES + t].to(tl.float32) * inputs[t]
+            tl.store(place, before + tl.sum(tl.sum(products, 1), 0), mask=first + r < N)
+
+
+@triton.jit
+def _embed(
+    token,
+    embedding,
+    position,
+    inv_freq,
+    x,
+    cos,
+    sin,
+    C: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+    b = tl.program_id(1)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    pair = tl.arange(0, HALF_BLOCK)
+    frequency = tl.load(inv_freq + pair, mask=pair < HALF, other=0.0)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    row = tl.load(token + b).to(tl.int64) * C
+    values = tl.load(embedding + row + column, mask=column < C, other=0.0)
+    tl.store(x + b * C + column, values.to(tl.float32), mask=column < C)
+    if tl.program_id(0) == 0:
+        angle = tl.load(position + b).to(tl.float32) * frequency
+        for half in tl.static_range(2):
+            place = b * 2 * HALF + half * HALF + pair
+            tl.store(cos + place, tl.cos(angle), mask=pair < HALF)
+            tl.store(sin + place, tl.sin(angle), mask=pair < HALF)

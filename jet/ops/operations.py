@@ -1,0 +1,137 @@
+"""Operations: the decode step's fused operations in the form that is fastest on a device.
+
+Every one of them exists in plain torch (`jet.ops.fused`, `jet.ops.attention`), which is their definition, in
+Triton for CUDA and compiled for CPUs. All work in place on tensors that stay where they are, so they are
+bound to them once: binding gives a function of nothing, and a step is a list of those.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jet.ops import attention, fused
+
+LARGE = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
+
+Step = Callable[[], None]
+Bind = Callable[..., Step]  # takes the operation's arguments
+
+
+@dataclass(frozen=True)
+class Operations:
+    """How to bind each operation; arguments as for the functions of `jet.ops.fused` and `jet.ops.attention`.
+
+    Attributes:
+        name: in words for people.
+        weight: gives a matrix in the form that products read fastest, itself or a copy.
+    """
+
+    name: str
+    weight: Callable[[Tensor], Tensor]
+    embed: Bind
+    norm_linear: Bind
+    norm_swiglu: Bind
+    linear_add: Bind
+    gated_norm_linear_add: Bind
+    jet_step: Bind
+    attend_pages: Bind
+    attend_window: Bind
+
+
+def reference_operations() -> Operations:
+    """Plain torch, on any device."""
+    return Operations(
+        name="torch",
+        weight=_as_it_is,
+        embed=partial(partial, fused.embed_reference),
+        norm_linear=partial(partial, fused.norm_linear_reference),
+        norm_swiglu=partial(partial, fused.norm_swiglu_reference),
+        linear_add=partial(partial, fused.linear_add_reference),
+        gated_norm_linear_add=partial(partial, fused.gated_norm_linear_add_reference),
+        jet_step=partial(partial, fused.jet_step_reference),
+        attend_pages=partial(partial, attention.attend_pages_reference),
+        attend_window=partial(partial, attention.attend_window_reference),
+    )
+
+
+def cpu_operations() -> Operations:
+    """Compiled for this processor where numba is installed, otherwise plain torch."""
+    if importlib.util.find_spec("numba") is None:
+        return reference_operations()
+    from jet.ops.cpu import attention, jet_step, linear
+
+    return Operations(
+        name="numba",
+        weight=_as_bfloat16,
+        embed=linear.embed.bind,
+        norm_linear=linear.norm_linear.bind,
+        norm_swiglu=linear.norm_swiglu.bind,
+        linear_add=linear.linear_add.bind,
+        gated_norm_linear_add=linear.gated_norm_linear_add.bind,
+        jet_step=jet_step.jet_step.bind,
+        attend_pages=attention.attend_pages.bind,
+        attend_window=attention.attend_window.bind,
+    )
+
+
+def _as_bfloat16(weight: Tensor) -> Tensor:
+    """A small float32 weight in bfloat16 if that is the same numbers: half the bytes, read twice as fast.
+
+    Checkpoints are mostly bfloat16, also where they are loaded as float32 to be computed with as such.
+    """
+    if weight.dtype != torch.float32 or weight.nbytes > LARGE:
+        return weight
+    short = weight.bfloat16()
+    return short if torch.equal(short.float(), weight) else weight
+
+
+def triton_operations(
+    device: torch.device, batch: int, heads: int, kv_heads: int, head_dim: int
+) -> Operations:
+    """Triton kernels, chained by programmatic dependent launch where the card and Triton have it."""
+    from jet.ops.kernels import attention as attention_kernels
+    from jet.ops.kernels import jet_step, linear
+
+    pdl = has_dependent_launch(device)
+    splits = attention_kernels.suggested_splits(batch, kv_heads, device)
+    scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
+    chained: dict[str, Any] = {"pdl": pdl}
+    attending = {"scratch": scratch, **chained}
+    return Operations(
+        name="triton, chained" if pdl else "triton",
+        weight=_as_it_is,
+        embed=partial(partial, linear.embed, **chained),
+        norm_linear=partial(partial, linear.norm_linear, **chained),
+        norm_swiglu=partial(partial, linear.norm_swiglu, **chained),
+        linear_add=partial(partial, linear.linear_add, **chained),
+        gated_norm_linear_add=partial(partial, linear.gated_norm_linear_add, **chained),
+        # A step is one chain: no kernel in it writes the states before this one reads them.
+        jet_step=partial(partial, jet_step.jet_step, early=pdl, **chained),
+        attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
+        attend_window=partial(partial, attention_kernels.attend_window, **attending),
+    )
+
+
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def has_dependent_launch(device: torch.device) -> bool:
+    """Whether kernels here may start before the ones they wait for have ended: sm_90 on, Triton 3.5 on."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return False
+    import triton
+
+    return tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5)

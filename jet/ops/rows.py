@@ -1,0 +1,82 @@
+"""Rows: what each sequence of a batch asks of the sampler and gets from it, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which filters any row of a batch uses; the others' kernels and code are left out of the launch."""
+
+    uses_penalty: bool = True
+    uses_top_k: bool = True
+    uses_top_p: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What each row of a batch asks for and gets; all are `[B]` but `stops`.
+
+    Attributes:
+        temperature: float32; 0 takes the likeliest token, the first of equal ones.
+        top_k: int32; 0 keeps all.
+        top_p: float32, above 0; 1 keeps all.
+        min_p: float32.
+        penalty: float32, above 0; 1 changes nothing.
+        seed: int64, from 0 on.
+        step: int64, how many tokens have been drawn with this seed; counted up.
+        position: int32, how many tokens stand before `token`; counted up.
+        slot: int32, the row's place in all states, and in the table of seen tokens; becomes `idle` when a
+            token is drawn that ends the text, so that a step launched ahead of the news harms nothing.
+        active: uint8; of rows that are 0 nothing is read but this, and nothing written.
+        token: int64, what is drawn.
+        status: int32; becomes 1 if the logits are no numbers, and the row is then otherwise left as it is.
+        stops: int64 `[N]`, the tokens that end a text; -1 is none.
+        idle: a slot that is nobody's.
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    penalty: Tensor
+    seed: Tensor
+    step: Tensor
+    position: Tensor
+    slot: Tensor
+    active: Tensor
+    token: Tensor
+    status: Tensor
+    stops: Tensor
+    idle: int
+
+    @classmethod
+    def make(
+        cls, batch: int, device: torch.device | str, stops: Iterable[int] = (), idle: int | None = None
+    ) -> Rows:
+        """Inactive rows, every filter off, each in the slot of its number; `idle` is by default one more."""
+
+        def full(value: float, dtype: torch.dtype) -> Tensor:
+            return torch.full((batch,), value, dtype=dtype, device=device)
+
+        return cls(
+            temperature=full(1, torch.float32),
+            top_k=full(0, torch.int32),
+            top_p=full(1, torch.float32),
+            min_p=full(0, torch.float32),
+            penalty=full(1, torch.float32),
+            seed=full(0, torch.int64),
+            step=full(0, torch.int64),
+            position=full(0, torch.int32),
+            slot=torch.arange(batch, dtype=torch.int32, device=device),
+            active=full(0, torch.uint8),
+            token=full(0, torch.int64),
+            status=full(0, torch.int32),
+            stops=torch.tensor(sorted(stops) or [-1], dtype=torch.int64, device=device),
+            idle=batch if idle is None else idle,
+        )

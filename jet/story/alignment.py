@@ -1,0 +1,80 @@
+"""Which token of a stream brought which characters.
+
+A stream's text is final when it comes, and its tokens come with texts of their own, but the two need not add
+up: a token that ends inside a character has no proper text, some tokenizers drop a space, and text may be
+held back for a while. So tokens are found in the text again, and what is between two that were found belongs
+to the last token between them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from jet.engine.types import Alternative, TokenDetail
+from jet.story.spans import REPLACEMENT, Token
+
+_SLACK = 8  # characters that a token without proper text may stand for
+_MAX_WAITING = 64  # tokens: as many that are not found in the text are given up
+
+
+class Aligner:
+    """Turns the details of one stream into tokens, piece by piece."""
+
+    def __init__(self) -> None:
+        self._text = ""  # behind the last token that was found
+        self._waiting: list[TokenDetail] = []
+
+    def add(self, text: str, details: Sequence[TokenDetail]) -> list[Token]:
+        """The tokens whose characters are certain now that this has come."""
+        self._text += text
+        self._waiting += details
+        lengths = align(self._text, [detail.drawn.text for detail in self._waiting])
+        if len(self._waiting) - len(lengths) > _MAX_WAITING:
+            return self.rest()
+        return self._settle(lengths)
+
+    def rest(self) -> list[Token]:
+        """All other tokens, when the stream ends: the last of them has the rest of the text."""
+        if not self._waiting:
+            return []
+        lengths = align(self._text, [detail.drawn.text for detail in self._waiting])
+        if missing := len(self._waiting) - len(lengths):
+            lengths += [0] * (missing - 1) + [len(self._text) - sum(lengths)]
+        return self._settle(lengths)
+
+    def _settle(self, lengths: list[int]) -> list[Token]:
+        settled, self._waiting = self._waiting[: len(lengths)], self._waiting[len(lengths) :]
+        self._text = self._text[sum(lengths) :]
+        return [_token(detail, length) for detail, length in zip(settled, lengths, strict=True)]
+
+
+def align(text: str, tokens: Sequence[str]) -> list[int]:
+    """How many characters of the text each token brought, from the first token to the last one found.
+
+    A token can be found if its text is neither empty nor has a replacement character in it.
+    """
+    lengths: list[int] = []
+    at = between = 0
+    for token in tokens:
+        reach = at + len(token) + _SLACK * between
+        found = text.find(token, at, reach) if token and REPLACEMENT not in token else -1
+        if found < 0:
+            between += 1
+            continue
+        if between:
+            lengths += [0] * (between - 1) + [found - at]
+        lengths.append(len(token))
+        at, between = found + len(token), 0
+    return lengths
+
+
+def _token(detail: TokenDetail, length: int) -> Token:
+    alternatives = (_rounded(other) for other in detail.alternatives if math.isfinite(other.logprob))
+    logprob = round(detail.drawn.logprob, 4) if math.isfinite(detail.drawn.logprob) else None
+    return Token(detail.drawn.token_id, length, logprob, tuple(alternatives))
+
+
+def _rounded(other: Alternative) -> Alternative:
+    """Four decimals are more than a page shows, and half the size in every file."""
+    return Alternative(other.token_id, other.text, round(other.logprob, 4))

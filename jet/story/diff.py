@@ -1,0 +1,113 @@
+"""Where two texts differ: the changed regions only, in time that grows with the texts' length.
+
+A keystroke, a paste or a deletion changes one region, which the common start and end leave over. For what
+changes many places at once, such as a name replaced throughout, units (lines first, then words) that occur
+exactly once in both texts anchor the rest; between two anchors the same is done with what is left. Each level
+is linear, and there is a fixed number of them, so no text can make this slow. The price is that a region may
+come out larger than it must be.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import Counter
+from itertools import pairwise
+from typing import NamedTuple
+
+_LEVELS = (
+    re.compile(r"[^\n]*\n|[^\n]+"),  # lines
+    *[re.compile(r"\w+|\s+|[^\w\s]")] * 3,  # words, unique in ever smaller surroundings
+)
+_MIN_KEPT = 12  # characters: fewer that two changes have between them are no sign of a text being the same
+
+
+class Change(NamedTuple):
+    """The old text from `start` to before `end` gives way to `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+def changes(old: str, new: str) -> list[Change]:
+    """What turns `old` into `new`, in order, apart from each other; offsets are those of `old`."""
+    found: list[Change] = []
+    for change in _changes(old, new, 0, 0):
+        if found and change.start - found[-1].end < _MIN_KEPT:
+            start, end, text = found.pop()
+            change = Change(start, change.end, text + old[end : change.start] + change.text)
+        found.append(change)
+    return found
+
+
+def common_prefix(a: str, b: str) -> int:
+    """How many characters the two texts have in common at their start."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:  # halving, so that nearly all comparing is done by the interpreter's own fast one
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def common_suffix(a: str, b: str) -> int:
+    """How many characters the two texts have in common at their end."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[len(a) - middle : len(a) - low] == b[len(b) - middle : len(b) - low]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _changes(old: str, new: str, at: int, level: int) -> list[Change]:
+    """`changes` of texts of which the old one begins at `at`."""
+    prefix = common_prefix(old, new)
+    at, old, new = at + prefix, old[prefix:], new[prefix:]
+    if suffix := common_suffix(old, new):
+        old, new = old[:-suffix], new[:-suffix]
+    if not old or not new or level == len(_LEVELS):
+        return [Change(at, at + len(old), new)] if old or new else []
+    anchors = [(0, 0, 0), *_anchors(old, new, _LEVELS[level]), (len(old), len(new), 0)]
+    found: list[Change] = []
+    for (old_at, new_at, length), (old_end, new_end, _) in pairwise(anchors):
+        old_start, new_start = old_at + length, new_at + length
+        if old_start < old_end or new_start < new_end:
+            gap_old, gap_new = old[old_start:old_end], new[new_start:new_end]
+            found += _changes(gap_old, gap_new, at + old_start, level + 1)
+    return found
+
+
+def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, int]]:
+    """Units found once in each text, as many as stand in the same order: (offset, offset, length)."""
+    places = {text: start for text, start in _once(new, unit).items() if not text.isspace()}
+    both = [(start, places[text], len(text)) for text, start in _once(old, unit).items() if text in places]
+    # The longest increasing run of the second offsets: the last of each length, and who came before whom.
+    ends: list[int] = []
+    chain: list[int] = []
+    before: list[int] = []
+    for index, (_, place, _) in enumerate(both):
+        rank = bisect_left(ends, place)
+        before.append(chain[rank - 1] if rank else -1)
+        ends[rank : rank + 1] = [place]
+        chain[rank : rank + 1] = [index]
+    found: list[tuple[int, int, int]] = []
+    index = chain[-1] if chain else -1
+    while index >= 0:
+        found.append(both[index])
+        index = before[index]
+    return found[::-1]
+
+
+def _once(text: str, unit: re.Pattern[str]) -> dict[str, int]:
+    """Where the units begin that occur exactly once."""
+    units = [(match.group(), match.start()) for match in unit.finditer(text)]
+    counts = Counter(found for found, _ in units)
+    return {found: start for found, start in units if counts[found] == 1}

@@ -1,0 +1,457 @@
+"""The story that a page shows: its text, whose words are whose, its branches, Undo and Redo.
+
+A `Document` belongs to one page and is used from one thread at a time. Everything it hands out is immutable.
+While the model is writing, nothing but the page's view can change: whoever wants to edit stops it first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from types import TracebackType
+
+from jet.engine.types import SamplingParams, TokenChunk
+from jet.story.alignment import Aligner
+from jet.story.diff import changes
+from jet.story.edits import splice
+from jet.story.guidance import Guidance
+from jet.story.history import History
+from jet.story.spans import (
+    REPLACEMENT,
+    Cutter,
+    Generation,
+    Pieces,
+    Range,
+    Span,
+    StoryError,
+    Token,
+    TokenRange,
+    clean,
+    length_of,
+    ranges,
+    text_of,
+    token_ranges,
+    whole,
+)
+from jet.story.tree import MAX_BRANCHES, Branch, BranchView, Comparison, Tree, check_length, check_name
+
+MAX_UNDO = 200  # steps
+MAX_WAYS = 8  # continuations written at once
+
+# A step that goes on with the one before it is no step of its own: typing, and walking along branches.
+_TYPING, _WALKING = "typing", "walking"
+
+
+class Document:
+    """A story with all its branches, one of which is on the page.
+
+    Every method that changes something makes one step for `undo`, unless it says otherwise. A step that
+    cannot be made raises StoryError and leaves everything as it was. A `branch` argument left out means the
+    one on the page. Text from outside goes through `spans.clean`.
+
+    Attributes:
+        guidance: what the model is told beside the story. Undo does not cover it.
+        sampling: the settings that the page shows. Undo does not cover them.
+    """
+
+    def __init__(
+        self,
+        tree: Tree | None = None,
+        title: str = "",
+        guidance: Guidance | None = None,
+        sampling: SamplingParams | None = None,
+    ) -> None:
+        """A new story, or one that was kept: `tree` as it was in `Document.tree`."""
+        tree = tree or Tree({0: Branch(0)}, current=0)
+        self.title = title
+        self.guidance = guidance or Guidance()
+        self.sampling = sampling or SamplingParams()
+        self._history = History(tree, MAX_UNDO)
+        self._live: dict[int, Continuation] = {}  # by branch
+        self._before = self._history  # what to return to if the model writes nothing
+        self._wrote = False  # whether it has written anything since then
+        self._last: str | None = None  # what the latest step was, if one like it goes on with it
+        spans = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
+        self._last_id = max(spans | set(tree.branches))  # one row of ids for spans and branches
+
+    @classmethod
+    def from_text(cls, text: str, title: str = "") -> Document:
+        """A story of one branch, all of it the writer's, with nothing to undo."""
+        document = cls(title=title)
+        document.edit(text)
+        return cls(document.tree, title=title)
+
+    # --- looking ---------------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        """One line; empty if the story has none."""
+        return self._title
+
+    @title.setter
+    def title(self, title: str) -> None:
+        self._title = check_name(clean(title))
+
+    @property
+    def tree(self) -> Tree:
+        """All branches as they are now. The same object as long as nothing changes."""
+        return self._history.present
+
+    @property
+    def text(self) -> str:
+        """The text on the page."""
+        return self.tree.branch().text
+
+    @property
+    def current(self) -> int:
+        """The branch on the page."""
+        return self.tree.current
+
+    @property
+    def writing(self) -> bool:
+        """Whether the model is writing on any branch."""
+        return bool(self._live)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a step to undo now."""
+        return bool(self._history.past) and not self._live
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is a step to redo now."""
+        return bool(self._history.future) and not self._live
+
+    def ranges(self, branch: int | None = None) -> list[Range]:
+        """Whose words are whose, in order and without gaps."""
+        return ranges(self.tree.branch(branch).pieces)
+
+    def tokens(self, branch: int | None = None) -> list[TokenRange]:
+        """The tokens of the model that stand in the text with all their characters, in order."""
+        return list(token_ranges(self.tree.branch(branch).pieces))
+
+    def token_at(self, offset: int) -> TokenRange | None:
+        """The token that the character at `offset` of the text on the page came with."""
+        return next((found for found in self.tokens() if found.start <= offset < found.end), None)
+
+    def generation(self, span: int) -> Generation | None:
+        """How a span on the page came to be; None if it is the writer's or not there."""
+        return next((p.span.generation for p in self.tree.branch().pieces if p.span.id == span), None)
+
+    def outline(self) -> list[BranchView]:
+        """All branches, each one followed by those made from it."""
+        return self.tree.outline()
+
+    def compare(self, first: int, second: int) -> Comparison:
+        """Two branches side by side."""
+        return self.tree.compare(first, second)
+
+    # --- the writer ------------------------------------------------------------------------------------
+
+    def edit(self, text: str, join: bool = False) -> bool:
+        """Make this the text on the page. What differs is the writer's, all else keeps its author.
+
+        Args:
+            text: all of it, as it now stands in the box.
+            join: go on with the step before if that was an edit, too, so that Undo takes back both.
+
+        Returns:
+            Whether anything differed.
+        """
+        text = clean(text)
+        branch = self.tree.branch()
+        found = changes(branch.text, text)
+        if not found:
+            return False
+        self._check_idle()
+        check_length(len(text))
+        pieces = splice(branch.pieces, found, self._new_id)
+        tree = self.tree.with_branch(replace(branch, pieces=pieces))
+        self._step(tree, _TYPING, join)
+        return True
+
+    def fork(self, offset: int) -> int:
+        """A new branch with the text up to `offset`, put on the page. Returns its id."""
+        self._check_idle()
+        parent = self.tree.branch()
+        self._check_offset(offset)
+        branch = self._child(parent, offset, Cutter(parent.pieces).cut(0, offset))
+        self._step(self.tree.with_branch(branch, show=True))
+        return branch.id
+
+    def pick_word(self, offset: int, choice: int) -> int:
+        """Put another token in the place of the one at `offset`, on a new branch that goes on the page.
+
+        What followed stays on the old branch, except for what had stood behind when the model wrote there.
+
+        Args:
+            offset: of any character of the token.
+            choice: which of the token's alternatives, from 0.
+
+        Returns:
+            The offset behind the new word, from where `write` goes on.
+        """
+        self._check_idle()
+        found = self.token_at(offset)
+        generation = self.generation(found.span) if found else None
+        if found is None or generation is None or not 0 <= choice < len(found.token.alternatives):
+            raise StoryError("There is no such alternative at this place.")
+        other = found.token.alternatives[choice]
+        text = clean(other.text)
+        if not text or REPLACEMENT in text:
+            raise StoryError("This alternative has no text of its own: it is a part of a character, or none.")
+        parent = self.tree.branch()
+        token = Token(other.token_id, len(text), other.logprob, found.token.alternatives)
+        made = replace(generation, finish_reason=None, tokens=(token,))
+        before = Cutter(parent.pieces).cut(0, found.start)
+        pieces = (*before, whole(Span(self._new_id(), text, made)), *_behind(parent.pieces, found.span))
+        self._step(self.tree.with_branch(self._child(parent, found.start, pieces), show=True))
+        return found.start + len(text)
+
+    # --- the model -------------------------------------------------------------------------------------
+
+    def write(self, model: str, sampling: SamplingParams, at: int | None = None) -> Continuation:
+        """Begin a continuation on the page, at an offset or at the end. What stands behind stays behind."""
+        self._check_idle()
+        before, after = self._parted(at)
+        return self._begin(self.tree, [(self.current, before, after)], model, [sampling])[0]
+
+    def retry(self, model: str, sampling: SamplingParams) -> Continuation:
+        """Begin another continuation where the latest one of this branch began, as a branch beside it.
+
+        The new branch goes on the page.
+        """
+        self._check_idle()
+        old = self.tree.branch()
+        written = [piece.span for piece in old.pieces if piece.span.generation is not None]
+        if not written:
+            raise StoryError("There is no continuation to retry on this branch.")
+        span = max(written, key=lambda span: span.id)
+        first = next(index for index, piece in enumerate(old.pieces) if piece.span is span)
+        before = old.pieces[:first]
+        after = _behind(old.pieces, span.id)
+        branch = self._child(old, length_of(before), before + after)
+        tree = self.tree.with_branch(branch, show=True)
+        return self._begin(tree, [(branch.id, before, after)], model, [sampling])[0]
+
+    def write_ways(
+        self, model: str, samplings: Sequence[SamplingParams], at: int | None = None
+    ) -> list[Continuation]:
+        """Begin several continuations of the text on the page, each on a branch of its own.
+
+        The page keeps its branch; `show` one of the new ones to pick it, and it stays even while writing.
+        """
+        self._check_idle()
+        if not 1 <= len(samplings) <= MAX_WAYS:
+            raise StoryError(f"From 1 to {MAX_WAYS} continuations can be written at once.")
+        tree, parent = self.tree, self.tree.branch()
+        before, after = self._parted(at)
+        places = []
+        for _ in samplings:
+            branch = self._child(parent, length_of(before), before + after)
+            tree = tree.with_branch(branch)
+            places.append((branch.id, before, after))
+        return self._begin(tree, places, model, samplings)
+
+    # --- branches and steps ----------------------------------------------------------------------------
+
+    def show(self, branch: int) -> None:
+        """Put a branch on the page. Walking over several is one step; none while the model is writing."""
+        tree = self.tree.showing(branch)
+        if self._live:
+            self._history.replace(tree)
+        elif branch != self.current:
+            self._step(tree, _WALKING, join=True)
+
+    def rename(self, branch: int, name: str) -> None:
+        """Give a branch a name, on one line; an empty one takes it away."""
+        self._check_idle()
+        old = self.tree.branch(branch)
+        new = replace(old, name=check_name(clean(name)))
+        if new != old:
+            self._step(self.tree.with_branch(new))
+
+    def prune(self, branch: int) -> None:
+        """Remove a branch. Those made from it stay, with all their text. The last one cannot be removed."""
+        self._check_idle()
+        self._step(self.tree.without(branch))
+
+    def undo(self) -> bool:
+        """Take back the latest step; whether there was one."""
+        self._check_idle()
+        self._last = None
+        return self._history.undo()
+
+    def redo(self) -> bool:
+        """Make the step again that was taken back last; whether there was one."""
+        self._check_idle()
+        self._last = None
+        return self._history.redo()
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _check_idle(self) -> None:
+        if self._live:
+            raise StoryError("The model is still writing: stop it first.")
+
+    def _check_offset(self, offset: int) -> None:
+        length = length_of(self.tree.branch().pieces)
+        if not 0 <= offset <= length:
+            raise StoryError(f"There is no place {offset} in a text of {length} characters.")
+
+    def _parted(self, at: int | None) -> tuple[Pieces, Pieces]:
+        """What stands before an offset of the text on the page, or before its end, and what behind."""
+        pieces = self.tree.branch().pieces
+        if at is None:
+            return pieces, ()
+        self._check_offset(at)
+        cutter = Cutter(pieces)
+        return cutter.cut(0, at), cutter.cut(at)
+
+    def _child(self, parent: Branch, offset: int, pieces: Pieces) -> Branch:
+        return Branch(self._new_id(), pieces, parent=self.tree.origin(parent.id, offset))
+
+    def _step(self, tree: Tree, kind: str | None = None, join: bool = False) -> None:
+        if join and kind == self._last and self._history.past and not self._history.future:
+            self._last = kind if self._history.join(tree) else None
+        else:
+            self._history.step(self._with_taken_back(tree))
+            self._last = kind
+
+    def _with_taken_back(self, tree: Tree) -> Tree:
+        """What the model wrote and Undo took back becomes a branch, now that Redo will not reach it."""
+        if not self._history.future:
+            return tree
+        known = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
+        for branch in self._history.future[0].branches.values():  # as after the latest step of all
+            new = any(p.span.generation is not None and p.span.id not in known for p in branch.pieces)
+            if not new or len(tree.branches) >= MAX_BRANCHES:
+                continue
+            if branch.id in tree.branches:
+                branch = replace(branch, id=self._new_id(), parent=branch.id)
+            elif branch.parent not in tree.branches:
+                branch = replace(branch, parent=tree.current)
+            tree = tree.with_branch(branch)
+        return tree
+
+    def _begin(
+        self,
+        tree: Tree,
+        places: Iterable[tuple[int, Pieces, Pieces]],
+        model: str,
+        samplings: Iterable[SamplingParams],
+    ) -> list[Continuation]:
+        self._before, self._wrote = copy(self._history), False
+        self._step(tree)
+        for (branch, before, after), sampling in zip(places, samplings, strict=True):
+            generation = Generation(model, sampling, inserted=bool(after))
+            self._live[branch] = Continuation(self, branch, before, after, self._new_id(), generation)
+        return list(self._live.values())
+
+    def _put(self, branch: int, pieces: Pieces) -> None:
+        """Text that came in while writing: part of the step that began it."""
+        tree = self.tree
+        self._history.replace(tree.with_branch(replace(tree.branch(branch), pieces=pieces)))
+
+    def _end(self, continuation: Continuation) -> None:
+        """A continuation without text leaves no branch behind, and if all are so, no step."""
+        del self._live[continuation.branch]
+        self._wrote = self._wrote or bool(continuation.text)
+        if not continuation.text and continuation.branch not in self._before.present.branches:
+            self._history.replace(self.tree.without(continuation.branch))
+        if not self._live and not self._wrote:
+            self._history = self._before
+
+
+class Continuation:
+    """What the model is writing at one place. Put it in a `with` block, so that it ends in any case.
+
+    Attributes:
+        branch: where it is written.
+        start: offset at which it begins.
+        text: what there is so far; it stands in the document already.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        branch: int,
+        before: Pieces,
+        after: Pieces,
+        span: int,
+        generation: Generation,
+    ) -> None:
+        self.branch = branch
+        self.start = length_of(before)
+        self._document: Document | None = document
+        self._before = before
+        self._after = after
+        self.text = ""
+        self._span = span
+        self._generation = generation
+        self._aligner = Aligner()
+
+    @property
+    def prompt(self) -> str:
+        """The text that it goes on from."""
+        return text_of(self._before)
+
+    def take(self, chunk: TokenChunk) -> None:
+        """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""
+        self.append(chunk.text, self._aligner.add(chunk.text, chunk.details))
+        if chunk.stats.finish_reason is not None:
+            self.finish(chunk.stats.finish_reason)
+
+    def append(self, text: str, tokens: Iterable[Token] = ()) -> None:
+        """Add a piece of the stream. Raises StoryError if this has ended or the story is full."""
+        if self._document is None:
+            raise StoryError("This continuation has ended.")
+        generation = replace(self._generation, tokens=(*self._generation.tokens, *tokens))
+        text = self.text + clean(text)
+        self._document._put(self.branch, self._pieces(text, generation))
+        self.text, self._generation = text, generation
+
+    def finish(self, reason: str | None = None) -> None:
+        """End it; the text stays. Does nothing the second time.
+
+        Args:
+            reason: as in `RequestStats.finish_reason`; None if it was interrupted.
+        """
+        document, self._document = self._document, None
+        if document is None:
+            return
+        if self.text:
+            tokens = (*self._generation.tokens, *self._aligner.rest())
+            self._generation = replace(self._generation, finish_reason=reason, tokens=tokens)
+            document._put(self.branch, self._pieces(self.text, self._generation))
+        document._end(self)
+
+    def _pieces(self, text: str, generation: Generation) -> Pieces:
+        span = Span(self._span, text, generation)
+        return (*self._before, *([whole(span)] if text else []), *self._after)
+
+    def __enter__(self) -> Continuation:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.finish()
+
+
+def _behind(pieces: Pieces, span: int) -> Pieces:
+    """What had stood behind a span when the model wrote it, and stands there still.
+
+    Behind a continuation of the end there was nothing: what follows it now was written to go on from it.
+    """
+    last = max(index for index, piece in enumerate(pieces) if piece.span.id == span)
+    generation = pieces[last].span.generation
+    return pieces[last + 1 :] if generation is not None and generation.inserted else ()

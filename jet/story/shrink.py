@@ -1,0 +1,139 @@
+"""A document as JSON of bounded size: what matters least goes first, and what went is said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from jet.story.document import Document
+from jet.story.encoding import dump, plain_branch, plain_span, to_plain
+from jet.story.spans import Piece, Span
+from jet.story.tree import Branch, Tree
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A document as JSON, or as much of it as fits.
+
+    Attributes:
+        text: the JSON, which `encoding.decode` reads.
+        dropped: what it lacks, for the writer; empty if nothing.
+        fits: whether it keeps to the limit. The text on the page is in it even if it does not.
+    """
+
+    text: str
+    dropped: tuple[str, ...]
+    fits: bool
+
+
+def shrink(document: Document, limit: int, keep_branches: bool = False) -> Copy:
+    """The document as JSON of at most `limit` bytes in UTF-8, if text and guidance leave it a chance.
+
+    What goes, in this order and only as far as it must: the alternatives to the model's words, oldest span
+    first; the tokens; branches, oldest first, those that the current one came from last; and what was deleted
+    of the model's spans. With `keep_branches`, the last two stay. Whose words are whose always stays.
+    """
+    copy = _Shrinking(document, limit)
+    copy.lighten(_without_alternatives, "the alternatives to the model's words in {} passages")
+    copy.lighten(_without_tokens, "the probabilities of the model's words in {} passages")
+    if not keep_branches:
+        copy.drop_branches()
+        copy.drop_deleted()
+    return Copy(copy.text, tuple(copy.dropped), copy.excess <= 0)
+
+
+class _Shrinking:
+    def __init__(self, document: Document, limit: int) -> None:
+        self.dropped: list[str] = []
+        self._document = document
+        self._limit = limit
+        self._encode(document.tree)
+
+    def lighten(self, lighter: Callable[[Span], Span], what: str) -> None:
+        """Exchange spans, oldest first."""
+        if self.excess <= 0:
+            return
+        spans = {p.span.id: p.span for branch in self._tree.branches.values() for p in branch.pieces}
+        light: dict[int, Span] = {}
+        for _, span in sorted(spans.items()):
+            if self.excess > 0 and (found := lighter(span)) is not span:
+                light[span.id] = found
+                self.excess -= _size(plain_span(span)) - _size(plain_span(found))
+        if light:
+            self.dropped.append(what.format(len(light)))
+            branches = {branch.id: _exchanged(branch, light) for branch in self._tree.branches.values()}
+            self._encode(Tree(branches, self._tree.current))
+
+    def drop_branches(self) -> None:
+        """Drop branches, oldest first, until only the one on the page is left."""
+        tree = self._tree
+        ancestors = tree.ancestors(tree.current)
+        others = [id for id in sorted(tree.branches) if id != tree.current and id not in ancestors]
+        used = Counter(span for branch in tree.branches.values() for span in _spans(branch))
+        dropped = 0
+        for id in [*others, *sorted(ancestors)]:
+            if self.excess <= 0:
+                self._encode(tree)  # exactly: children of a dropped branch have another parent
+                if self.excess <= 0:
+                    break
+            branch = tree.branches[id]
+            self.excess -= _size(plain_branch(branch)) + 1
+            for span_id, span in _spans(branch).items():
+                used[span_id] -= 1
+                self.excess -= 0 if used[span_id] else _size(plain_span(span)) + 1
+            tree = tree.without(id)
+            dropped += 1
+        if dropped:
+            self.dropped.append(f"{dropped} of {dropped + len(tree.branches)} branches")
+            self._encode(tree)
+
+    def drop_deleted(self) -> None:
+        """Cut the spans of the only branch left down to what stands on the page."""
+        if self.excess <= 0:
+            return
+        branch = self._tree.branch()
+        kept: dict[int, str] = {}
+        places: list[tuple[int, int, int]] = []
+        for piece in branch.pieces:
+            before = kept.get(piece.span.id, "")
+            kept[piece.span.id] = before + piece.text
+            places.append((piece.span.id, len(before), len(before) + len(piece.text)))
+        spans = {id: replace(span, text=kept[id]) for id, span in _spans(branch).items()}
+        if spans != _spans(branch):
+            pieces = tuple(Piece(spans[id], start, end) for id, start, end in places)
+            self._encode(Tree({branch.id: replace(branch, pieces=pieces)}, branch.id))
+            self.dropped.append("what was deleted of the model's text")
+
+    def _encode(self, tree: Tree) -> None:
+        self._tree = tree
+        self.text = dump(to_plain(self._document, tree))
+        self.excess = len(self.text.encode()) - self._limit
+
+
+def _size(plain: object) -> int:
+    return len(dump(plain).encode())
+
+
+def _spans(branch: Branch) -> dict[int, Span]:
+    return {piece.span.id: piece.span for piece in branch.pieces}
+
+
+def _exchanged(branch: Branch, spans: dict[int, Span]) -> Branch:
+    pieces = (piece._replace(span=spans.get(piece.span.id, piece.span)) for piece in branch.pieces)
+    return replace(branch, pieces=tuple(pieces))
+
+
+def _without_alternatives(span: Span) -> Span:
+    made = span.generation
+    if made is None or not any(token.alternatives for token in made.tokens):
+        return span
+    tokens = tuple(replace(token, alternatives=()) for token in made.tokens)
+    return replace(span, generation=replace(made, tokens=tokens))
+
+
+def _without_tokens(span: Span) -> Span:
+    made = span.generation
+    if made is None or not made.tokens:
+        return span
+    return replace(span, generation=replace(made, tokens=()))

@@ -1,0 +1,185 @@
+"""The branches of a story. Immutable: every operation gives a new tree, which shares what it did not change.
+
+Each branch has its whole text, as pieces of spans, so none depends on another: to edit the words that two
+branches share in one of them leaves the other alone. What they have in common is found by comparing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from jet.story.diff import common_prefix
+from jet.story.spans import Pieces, StoryError, length_of, text_of
+
+MAX_BRANCHES = 256
+MAX_CHARACTERS = 4_000_000  # of one branch: about twelve times a long novel
+MAX_NAME = 200
+PREVIEW = 80  # characters
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One way the story goes, from its first word to its last."""
+
+    id: int
+    pieces: Pieces = ()
+    name: str = ""
+    parent: int | None = None  # the branch it was made from; None for the first
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return text_of(self.pieces)
+
+
+@dataclass(frozen=True)
+class BranchView:
+    """A branch as a list or a small tree shows it.
+
+    Attributes:
+        depth: 0 for a branch without parent, and one more than the parent's otherwise.
+        fork: offset where it parts from its parent; 0 without one.
+        length: characters of the whole text.
+        preview: the first words after the fork, on one line.
+        current: whether it is the one on the page.
+    """
+
+    id: int
+    name: str
+    parent: int | None
+    depth: int
+    fork: int
+    length: int
+    preview: str
+    current: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two branches side by side: what both begin with, and how each goes on."""
+
+    common: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All branches by id, oldest first, and which one is on the page. Parents never form a circle."""
+
+    branches: Mapping[int, Branch]
+    current: int
+
+    def branch(self, branch: int | None = None) -> Branch:
+        """The branch with that id, or the current one. Raises StoryError if there is none."""
+        found = self.branches.get(self.current if branch is None else branch)
+        if found is None:
+            raise StoryError(f"This story has no branch {branch}: it may have been pruned.")
+        return found
+
+    def with_branch(self, branch: Branch, show: bool = False) -> Tree:
+        """The tree with a branch added or replaced. Raises StoryError beyond the limits."""
+        if branch.id not in self.branches and len(self.branches) >= MAX_BRANCHES:
+            raise StoryError(f"A story can have {MAX_BRANCHES} branches: prune some first.")
+        check_length(length_of(branch.pieces))
+        branches = {**self.branches, branch.id: branch}
+        return Tree(branches, branch.id if show else self.current)
+
+    def showing(self, branch: int) -> Tree:
+        """The tree with another branch on the page."""
+        return replace(self, current=self.branch(branch).id)
+
+    def without(self, branch: int) -> Tree:
+        """The tree without one branch; those made from it now come from its parent."""
+        gone = self.branch(branch)
+        rest = [other for other in self.branches.values() if other.id != gone.id]
+        if not rest:
+            raise StoryError("The only branch cannot be pruned.")
+        parent = gone.parent
+        if parent is None:  # its oldest child takes its place, and the other children
+            parent = next((other.id for other in rest if other.parent == gone.id), None)
+        branches = {
+            other.id: replace(other, parent=None if other.id == parent and gone.parent is None else parent)
+            if other.parent == gone.id
+            else other
+            for other in rest
+        }
+        current = self.current
+        if current == gone.id:
+            current = parent if parent is not None else rest[0].id
+        return Tree(branches, current)
+
+    def origin(self, branch: int, offset: int) -> int:
+        """The oldest ancestor, or the branch itself, with the same text up to the offset.
+
+        What is made from there is that one's child, so that several tries at one point become siblings.
+        """
+        found = self.branch(branch)
+        while found.parent is not None:
+            parent = self.branches[found.parent]
+            if shared_length(found.pieces, parent.pieces) < offset:
+                break
+            found = parent
+        return found.id
+
+    def ancestors(self, branch: int) -> list[int]:
+        """The parent, its parent and so on."""
+        found: list[int] = []
+        parent = self.branch(branch).parent
+        while parent is not None:
+            found.append(parent)
+            parent = self.branches[parent].parent
+        return found
+
+    def outline(self) -> list[BranchView]:
+        """All branches, each one followed by those made from it."""
+        children: dict[int | None, list[Branch]] = {}
+        for branch in self.branches.values():
+            children.setdefault(branch.parent, []).append(branch)
+        found: list[BranchView] = []
+        waiting = [(branch, 0) for branch in reversed(children.get(None, []))]
+        while waiting:
+            branch, depth = waiting.pop()
+            found.append(self._view(branch, depth))
+            waiting += [(child, depth + 1) for child in reversed(children.get(branch.id, []))]
+        return found
+
+    def compare(self, first: int, second: int) -> Comparison:
+        """Two branches side by side."""
+        a, b = self.branch(first).text, self.branch(second).text
+        common = common_prefix(a, b)
+        return Comparison(a[:common], a[common:], b[common:])
+
+    def _view(self, branch: Branch, depth: int) -> BranchView:
+        fork = 0
+        if branch.parent is not None:
+            fork = shared_length(branch.pieces, self.branches[branch.parent].pieces)
+        text = branch.text
+        # A long run of white space would leave nothing of the words, so a little more is looked at.
+        preview = " ".join(text[fork : fork + 4 * PREVIEW].split())[:PREVIEW]
+        current = branch.id == self.current
+        return BranchView(branch.id, branch.name, branch.parent, depth, fork, len(text), preview, current)
+
+
+def shared_length(a: Pieces, b: Pieces) -> int:
+    """How many characters two rows of pieces have in common at their start."""
+    shared = 0
+    for one, other in zip(a, b, strict=False):
+        if one is not other and one != other:
+            break
+        shared += 1
+    return length_of(a[:shared]) + common_prefix(text_of(a[shared:]), text_of(b[shared:]))
+
+
+def check_length(characters: int) -> None:
+    """Raises StoryError if a branch cannot have that many."""
+    if characters > MAX_CHARACTERS:
+        raise StoryError(
+            f"A story can have {MAX_CHARACTERS:,} characters; this one would have {characters:,}."
+        )
+
+
+def check_name(name: str) -> str:
+    """The name on one line and of bounded length."""
+    return " ".join(name.split())[:MAX_NAME].rstrip()

@@ -1,0 +1,49 @@
+"""A runner of known speed, on a clock of its own: what is measured on it must be what it is."""
+
+from __future__ import annotations
+
+from jet.bench.networks import IdTokenizer
+from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.types import SamplingParams
+from tests.engine.fakes import INFO
+
+
+class SteadyRunner:
+    """Takes exactly so long for every token of a prompt and for every token it writes."""
+
+    def __init__(self, step_s: float = 1 / 64, prompt_s: float = 1 / 1024) -> None:
+        self._step_s = step_s
+        self._prompt_s = prompt_s
+        self.now = 0.0
+        self.pieces: list[int] = []
+        self.released = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def open(self, sampling: SamplingParams, alternatives: int = 0) -> object:
+        return object()
+
+    def prefill(self, handle: object, tokens: list[int]) -> None:
+        self.pieces.append(len(tokens))
+        self.now += len(tokens) * self._prompt_s
+
+    def step(self, handle: object) -> int:
+        self.now += self._step_s
+        return 7
+
+    def detail(self, handle: object) -> None:
+        return None
+
+    def memory(self, handle: object) -> dict[str, int]:
+        return {"recurrent": 1, "conv": 2, "window_kv": 3, "full_kv": 4}
+
+    def release(self, handle: object) -> None:
+        self.released += 1
+
+    def close(self) -> None:
+        pass
+
+
+def engine_on(runner: SteadyRunner) -> LocalEngine:
+    return LocalEngine(runner, IdTokenizer(), INFO, EngineOptions(), clock=runner.clock)

@@ -1,0 +1,60 @@
+"""What ours is compared with: all tokens, one by one, timed from the first to the last."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from jet.bench import networks
+from jet.bench.baseline import TokenClock, baselines, generate
+from jet.bench.options import Options
+from jet.engine.types import SamplingParams
+from tests.networks import GOLDEN, small_model
+
+
+def test_a_clock_at_every_token_gives_the_speed_of_decoding_alone() -> None:
+    moments = iter([10.0, 13.0, 13.5, 14.0, 14.5])
+    clock = TokenClock(clock=lambda: next(moments))
+    for value in range(5):
+        clock.put(value)
+    clock.end()
+    assert clock.first_token_s == 3.0
+    assert clock.tokens_per_second == 2.0
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(), SamplingParams(temperature=0, repetition_penalty=1.0)]
+)
+def test_no_token_ends_the_text(sampling: SamplingParams) -> None:
+    """The small network's end token is one of 61: without care, it would come up."""
+    wanted = SamplingParams(**{**vars(sampling), "max_new_tokens": 150})
+    model = small_model()
+    assert len(generate(model, [1, 2, 3], wanted).times) == 150
+
+
+def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None:
+    """What is compiled there needs a GPU; that its arguments are understood does not."""
+    config = Qwen2Config(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=4)
+    assert len(generate(model, [1, 2], greedy, cache_implementation="static").times) == 4
+
+
+def test_on_a_cpu_generate_runs_with_the_engines_threads_and_with_all() -> None:
+    options = Options("decode", str(GOLDEN / "tiny-2b"), device="cpu", context=3, tokens=4)
+    network = networks.load(options)
+    others = baselines(network, options)
+    counts = sorted({1, network.threads})
+    assert [other.name for other in others] == [f"generate_{count}" for count in counts]
+    before = torch.get_num_threads()
+    assert len(others[0].run().times) == 4
+    torch.set_num_threads(before)
+    network.runner.close()

@@ -1,0 +1,103 @@
+"""Every command once, from its command line to its last line, on a small network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from jet.bench import ceiling
+from jet.bench.__main__ import main
+from jet.bench.options import Options
+from tests.networks import GOLDEN
+
+MODEL = ("--model", str(GOLDEN / "tiny-2b"), "--device", "cpu")
+RANDOM = ("--config", str(GOLDEN / "tiny-2b" / "config.json"), "--random-weights", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(ceiling, "LARGE", 2**26)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(arguments) == 0
+    line: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return line
+
+
+def test_decode_against_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(
+        capsys, "decode", *MODEL, "--context", "20", "--tokens", "8", "--baseline", "transformers", "--greedy"
+    )
+    assert {"engine", "bare", "generate_1"} <= set(line["figures"])
+    assert all(len(figure["values"]) == 5 for figure in line["figures"].values())
+    assert {"overhead", "engine/generate_1"} <= set(line["ratios"])
+    assert set(line["shares"]) == {"engine", "bare"}
+    assert line["memory"]["recurrent"] > 0 and line["memory"]["process"] > 0
+
+
+def test_prefill_with_random_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(capsys, "prefill", *RANDOM, "--context", "20", "--baseline", "transformers")
+    rate, wait = line["figures"]["engine"], line["figures"]["engine.first_token"]
+    assert rate["values"] == [20 / seconds for seconds in wait["values"]]
+    assert line["settings"]["tokens"] == 1 and line["network"]["random_weights"]
+    assert "engine/generate_1" in line["ratios"]
+
+
+def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(capsys, "stream", *RANDOM, "--context", "20", "--tokens", "300")
+    figures = line["figures"]
+    assert {"gap_p50", "gap_p99", "gap_max", "last_chunk", "tokens_per_second"} <= set(figures)
+    assert figures["gap_p50"]["median"] <= figures["gap_p99"]["median"] <= figures["gap_max"]["median"]
+
+
+def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fresh process is a function here; tests/bench/test_start.py has a real one."""
+    from jet.bench import start
+
+    monkeypatch.setattr(start, "spawn", lambda arguments, environment: child(arguments))
+
+    def child(arguments: tuple[str, ...]) -> dict[str, Any]:
+        return told(capsys, *arguments, "--child")
+
+    line = told(capsys, "start", *RANDOM)
+    parts = {"total", "imports", "load", "warm_up", "first_token"}
+    assert {name.rpartition(".")[2] for name in line["figures"]} == parts
+    assert line["settings"]["context"] == 4 and line["network"]["parameters"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("decode", "--model", "./no-such-model", "--device", "cpu"), "Error: no-such-model does not exist"),
+        (("decode", *MODEL, "--batch", "2"), "Error: A batch of 2 is not served yet"),
+        (("decode", *MODEL, "--context", "4000"), "Error: 4,000 tokens of context and 256 new ones"),
+        (("decode", "--config", "no.json", "--random-weights"), "Error: no.json cannot be read"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(message)
+    assert captured.err.count("\n") == 1
+
+
+def test_a_share_above_everything_ends_with_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = ceiling.Spread((1.0,))
+    monkeypatch.setattr(ceiling, "copy_bandwidth", lambda size, device: slow)
+    assert main(("prefill", *MODEL, "--context", "5")) == 2
+    assert "The measurement is wrong" in capsys.readouterr().err
+
+
+def test_the_default_length_fits_the_shipped_model() -> None:
+    assert Options.context + Options.tokens <= 4096

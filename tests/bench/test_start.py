@@ -1,0 +1,80 @@
+"""A start taken apart: whose time is whose, and which kernel cache a process finds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jet.bench import start
+from jet.bench.options import BenchError, Options
+from tests.engine.fakes import INFO
+from tests.networks import GOLDEN
+
+TOLD = {
+    "imported": 13.0,
+    "asked": 18.0,
+    "first_token": 18.5,
+    "prompt_tokens": 4,
+    "info": asdict(replace(INFO, load_s=3.0, warmup_s=1.5)),
+}
+RANDOM = ("start", "--config", str(GOLDEN / "tiny-2b" / "config.json"), "--random-weights", "--device", "cpu")
+
+
+def test_the_parts_of_a_start() -> None:
+    parts = start.times(10.0, TOLD)
+    assert parts == {"total": 8.5, "imports": 3.0, "load": 3.0, "warm_up": 1.5, "first_token": 0.5}
+
+
+def test_without_a_compiler_there_is_no_kernel_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    environments: list[dict[str, str]] = []
+
+    def spawn(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
+        environments.append(environment)
+        return TOLD
+
+    monkeypatch.setattr(start, "spawn", spawn)
+    monkeypatch.setattr(start, "compiles_kernels", lambda device: False)
+    report = start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1, arguments=("start",)))
+    assert environments == [{}] * 6
+    assert list(report.figures) == ["total", "imports", "load", "warm_up", "first_token"]
+    assert report.options.context == 4 and report.info.load_s == 3.0
+    json.dumps(report.as_json())
+
+
+def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[str, list[str]]] = []
+
+    def spawn(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
+        folder = Path(environment["TRITON_CACHE_DIR"])
+        assert environment["NUMBA_CACHE_DIR"] == str(folder)
+        folder.mkdir(exist_ok=True)
+        found.append((str(folder), os.listdir(folder)))
+        (folder / "kernel").touch()
+        return TOLD
+
+    monkeypatch.setattr(start, "spawn", spawn)
+    monkeypatch.setattr(start, "compiles_kernels", lambda device: True)
+    report = start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1))
+    cold, warm = found[::2], found[1::2]
+    assert len({folder for folder, _ in cold}) == 6 and not any(files for _, files in cold)
+    assert len({folder for folder, _ in warm}) == 1
+    assert [files for _, files in warm] == [[], *[["kernel"]] * 5]  # the first start does not count
+    assert not Path(warm[0][0]).exists()
+    assert {"cold.total", "warm.total", "warm.imports"} <= set(report.figures)
+
+
+def test_a_fresh_process_tells_its_times() -> None:
+    told = start.spawn(RANDOM, {})
+    assert told["imported"] < told["asked"] < told["first_token"]
+    assert told["info"]["load_s"] > 0 and told["info"]["warmup_s"] > 0
+    assert told["prompt_tokens"] == 4
+
+
+def test_a_process_that_fails_says_why() -> None:
+    with pytest.raises(BenchError, match=r"^Unknown dtype 'int3'"):
+        start.spawn((*RANDOM, "--dtype", "int3"), {})

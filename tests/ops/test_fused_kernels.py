@@ -1,0 +1,303 @@
+"""The decode step's kernels against their torch twins: any sizes, any weights, any number of rows."""
+
+# ruff: noqa: E402 (Triton decides when it is imported whether it compiles or interprets)
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+pytest.importorskip("triton")
+
+from jet.modeling.cache import HybridCache
+from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.model import rotary_angles
+from jet.ops import fused
+from jet.ops.fused import JetSizes
+from jet.ops.kernels import jet_step as jet_kernels
+from jet.ops.kernels import linear as kernels
+from jet.ops.kernels.linear import Tiling, default_tiling
+from tests.networks import small_model
+
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+ROWS = [1, 2, 3, 5]
+EPS = 1e-5
+# Rows and columns: odd, smaller than a tile, a multiple of it, more than one tile.
+SHAPES = [(3, 7), (10, 33), (16, 128), (21, 384), (9, 1025)]
+TILINGS = [None, Tiling(1, 64, 1), Tiling(4, 32, 2), Tiling(2, 512, 4)]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape).to(DEVICE, dtype)
+
+
+def weights(n: int, c: int, dtype: torch.dtype) -> Tensor:
+    return (torch.randn(n, c) * c**-0.5).to(DEVICE, dtype)
+
+
+def empty(*shape: int) -> Tensor:
+    return torch.full(shape, float("nan"), device=DEVICE)
+
+
+def agree(one: Tensor, other: Tensor) -> None:
+    torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
+
+
+# All combinations would only repeat themselves: every two things meet, in some of them.
+CASES = [(SHAPES[i % 5], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(20)]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "rows", "tiling"), CASES, ids=str)
+class TestProducts:
+    @pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
+    def test_norm_linear(self, shape, dtype, rows, tiling, biased) -> None:
+        n, c = shape
+        bias = normal(n, dtype=dtype) if biased else None
+        given = (normal(rows, c), normal(c, dtype=dtype), EPS, weights(n, c, dtype), bias)
+        out, expected = empty(rows, n), empty(rows, n)
+        kernels.norm_linear(*given, out, tiling=tiling)
+        fused.norm_linear_reference(*given, expected)
+        agree(out, expected)
+
+    def test_norm_swiglu(self, shape, dtype, rows, tiling) -> None:
+        n, c = shape
+        given = (normal(rows, c), normal(c, dtype=dtype), EPS, weights(2 * n, c, dtype))
+        out, expected = empty(rows, n), empty(rows, n)
+        kernels.norm_swiglu(*given, out, tiling=tiling)
+        fused.norm_swiglu_reference(*given, expected)
+        agree(out, expected)
+
+    def test_linear_add(self, shape, dtype, rows, tiling) -> None:
+        n, c = shape
+        given = (normal(rows, c), weights(n, c, dtype))
+        x = normal(rows, n)
+        expected = x.clone()
+        kernels.linear_add(*given, x, tiling=tiling)
+        fused.linear_add_reference(*given, expected)
+        agree(x, expected)
+
+
+HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]
+GATED = [(HEADS[i % 7], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(21)]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "rows", "tiling"), GATED, ids=str)
+def test_gated_norm_linear_add(shape, dtype, rows, tiling) -> None:
+    size = shape[1]
+    n, c = 11, shape[0] * size
+    gate = normal(rows, c + 9)[:, 4 : 4 + c]
+    given = (normal(rows, c), gate, normal(size, dtype=dtype), EPS, weights(n, c, dtype))
+    x = normal(rows, n)
+    expected = x.clone()
+    kernels.gated_norm_linear_add(*given, x, tiling=tiling)
+    fused.gated_norm_linear_add_reference(*given, expected)
+    agree(x, expected)
+
+
+def test_a_float32_product_is_as_exact_as_float32_gets() -> None:
+    n, c = 8, 1536
+    x, ones, weight = normal(1, c), torch.ones(c, device=DEVICE), weights(n, c, torch.float32)
+    out, h = empty(1, n), torch.zeros(1, n, device=DEVICE)
+    kernels.norm_linear(x, ones, EPS, weight, None, out)
+    kernels.linear_add(x, weight, h)
+    exact = x.double() @ weight.double().T
+    torch.testing.assert_close(h.double(), exact, rtol=0, atol=1e-6)
+    exact = exact * torch.rsqrt(x.double().square().mean() + EPS)
+    torch.testing.assert_close(out.double(), exact, rtol=0, atol=1e-6)
+
+
+def test_products_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="fit each other"):
+        kernels.linear_add(normal(1, 8), normal(4, 9), normal(1, 4))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.linear_add(normal(1, 8), normal(8, 4).T, normal(1, 4))
+    with pytest.raises(ValueError, match="heads of 3"):
+        kernels.gated_norm_linear_add(normal(1, 8), normal(1, 8), normal(3), EPS, normal(4, 8), normal(1, 4))
+
+
+@pytest.mark.parametrize(
+    "kind", ["norm_linear", "norm_swiglu", "linear_add", "gated_norm_linear_add", "jet_step"]
+)
+@pytest.mark.parametrize(
+    ("n", "c"), [(151936, 1536), (8960, 1536), (1536, 8960), (2048, 11008), (3072, 384), (3, 5)]
+)
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_default_tiling_is_made_of_powers_of_two(kind, n, c, itemsize) -> None:
+    tiling = default_tiling(kind, n, c, itemsize)
+    for part in (tiling.rows, tiling.columns, tiling.warps):
+        assert part > 0
+        assert part & (part - 1) == 0
+
+
+# heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
+JET_SIZES = [
+    JetSizes(2, 96, 32, 48, 4),
+    JetSizes(3, 20, 16, 10, 4),
+    JetSizes(1, 7, 24, 33, 2),
+    JetSizes(2, 33, 17, 5, 3),
+    JetSizes(1, 256, 16, 16, 8),
+]
+
+
+def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tensor | JetSizes]:
+    channels, places = sizes.heads * sizes.value, rows + 2
+    slots = torch.randperm(places)[:rows].to(DEVICE, torch.int32)
+    projected = normal(rows, sum(sizes.parts))
+    if DEVICE == "cpu":  # Triton's interpreter truncates to bfloat16; the compiler rounds
+        projected = projected.to(dtype).float() if dtype == torch.bfloat16 else projected
+    return {
+        "projected": projected,
+        "kernels_weight": weights(channels * sizes.width, sizes.generator, dtype),
+        "kernels_bias": normal(channels * sizes.width, dtype=dtype),
+        "log_decay_rate": normal(sizes.heads),
+        "dt_bias": normal(sizes.heads),
+        "slots": slots,
+        "conv_state": normal(places, channels, sizes.width, dtype=dtype),
+        "recurrent_state": normal(places, sizes.heads, sizes.key, sizes.value),
+        "out": empty(rows, channels),
+        "sizes": sizes,
+    }
+
+
+def copied(inputs: dict[str, Tensor | JetSizes]) -> dict[str, Tensor | JetSizes]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "rows"), [(JET_SIZES[i % 5], TYPES[i % 3], ROWS[i % 4]) for i in range(15)], ids=str
+)
+def test_jet_step(sizes: JetSizes, dtype: torch.dtype, rows: int) -> None:
+    inputs = jet_inputs(sizes, rows, dtype)
+    expected = copied(inputs)
+    jet_kernels.jet_step(**inputs)
+    fused.jet_step_reference(**expected)
+    assert torch.equal(inputs["conv_state"], expected["conv_state"])
+    agree(inputs["recurrent_state"], expected["recurrent_state"])
+    agree(inputs["out"], expected["out"])
+
+
+def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
+    inputs = jet_inputs(JetSizes(2, 24, 16, 8, 4), 5, torch.float32)
+    inputs["slots"] = torch.tensor([3, 6, 0, 6, 6], dtype=torch.int32, device=DEVICE)
+    expected = copied(inputs)
+    jet_kernels.jet_step(**inputs)
+    fused.jet_step_reference(**expected)
+    agree(inputs["out"][[0, 2]], expected["out"][[0, 2]])
+    for name in ("conv_state", "recurrent_state"):
+        agree(inputs[name][:6], expected[name][:6])
+
+
+@pytest.mark.parametrize("tiling", [Tiling(1, 16, 1), Tiling(4, 8, 2), Tiling(16, 64, 4)], ids=str)
+@pytest.mark.parametrize("early", [False, True])
+def test_jet_step_can_be_cut_in_many_ways(tiling: Tiling, early: bool) -> None:
+    inputs = jet_inputs(JetSizes(2, 48, 20, 40, 4), 2, torch.float32)
+    expected = copied(inputs)
+    jet_kernels.jet_step(**inputs, tiling=tiling, early=early)
+    fused.jet_step_reference(**expected)
+    for name in ("conv_state", "recurrent_state", "out"):
+        agree(inputs[name], expected[name])
+
+
+def test_jet_steps_follow_each_other() -> None:
+    inputs = jet_inputs(JetSizes(2, 24, 16, 8, 4), 2, torch.float32)
+    expected = copied(inputs)
+    for _ in range(6):
+        inputs["projected"] = normal(*inputs["projected"].shape)
+        expected["projected"] = inputs["projected"]
+        jet_kernels.jet_step(**inputs)
+        fused.jet_step_reference(**expected)
+        for name in ("conv_state", "recurrent_state", "out"):
+            agree(inputs[name], expected[name])
+
+
+@pytest.mark.parametrize("gate", [-60.0, -20.0, -5.0, 0.0, 5.0, 25.0, 80.0])
+def test_gates_hold_at_extremes(gate: float) -> None:
+    sizes = JetSizes(2, 16, 16, 8, 4)
+    inputs = jet_inputs(sizes, 1, torch.float32)
+    inputs["projected"][:, -2 * sizes.heads :] = gate
+    expected = copied(inputs)
+    jet_kernels.jet_step(**inputs)
+    fused.jet_step_reference(**expected)
+    for name in ("recurrent_state", "out"):
+        agree(inputs[name], expected[name])
+
+
+def test_jet_step_refuses_other_sizes() -> None:
+    inputs = jet_inputs(JetSizes(2, 16, 16, 8, 4), 1, torch.float32)
+    inputs["sizes"] = JetSizes(2, 16, 16, 8, 3)
+    with pytest.raises(ValueError, match="should be"):
+        jet_kernels.jet_step(**inputs)
+
+
+@torch.inference_mode()
+def test_the_kernels_together_are_a_layer_of_the_network() -> None:
+    model = small_model(layer_types=["jet"] * 2, num_hidden_layers=2).to(DEVICE)
+    layer, jet = model.model.layers[1], model.config.jet
+    block, generator = layer.self_attn, layer.self_attn.dynamic_conv1d.kernel_generator
+    sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
+    parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj, block.g_proj, block.a_proj, block.b_proj]
+    merged = torch.cat([part.weight for part in parts])
+    gate_up = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
+    eps, rows, slots = model.config.rms_norm_eps, 3, torch.tensor([2, 0, 3], dtype=torch.int32, device=DEVICE)
+    conv_state = torch.zeros(4, jet.value_dim, jet.conv_size, device=DEVICE)
+    recurrent_state = torch.zeros(4, jet.num_heads, jet.head_dim, jet.head_v_dim, device=DEVICE)
+    cache = HybridCache(model.config)
+    wide = Tiling(32, 64, 4)  # few programs: the interpreter's time goes by their number
+    for _ in range(6):
+        x = normal(rows, model.config.hidden_size)
+        expected, _ = layer(x[:, None], None, None, past_key_values=cache)
+        projected, o = empty(rows, merged.shape[0]), empty(rows, jet.value_dim)
+        between = empty(rows, model.config.intermediate_size)
+        kernels.norm_linear(x, layer.input_layernorm.weight, eps, merged, None, projected, tiling=wide)
+        gates = (block.A_log, block.dt_bias)
+        jet_kernels.jet_step(
+            projected,
+            generator.w2.weight,
+            generator.w2.bias,
+            *gates,
+            slots,
+            conv_state,
+            recurrent_state,
+            o,
+            sizes,
+        )
+        kernels.gated_norm_linear_add(
+            o, sizes.gate(projected), block.o_norm.weight, jet.norm_eps, block.o_proj.weight, x
+        )
+        kernels.norm_swiglu(x, layer.post_attention_layernorm.weight, eps, gate_up, between, tiling=wide)
+        kernels.linear_add(between, layer.mlp.down_proj.weight, x, tiling=wide)
+        torch.testing.assert_close(x, expected[:, 0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(recurrent_state[1], torch.zeros_like(recurrent_state[1]))
+
+
+@pytest.mark.parametrize(("rows", "c", "head_dim"), [(1, 48, 8), (3, 33, 6), (2, 1500, 128)])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_embed(rows: int, c: int, head_dim: int, dtype: torch.dtype) -> None:
+    table = normal(19, c, dtype=dtype)
+    token = torch.randint(19, (rows,), device=DEVICE)
+    position = torch.tensor([262_143, 0, 1151][:rows], device=DEVICE, dtype=torch.int32)
+    config = JetNemotronConfig(hidden_size=head_dim * 2, num_attention_heads=2, num_key_value_heads=2)
+    exponents = torch.arange(0, head_dim, 2, device=DEVICE, dtype=torch.float32) / head_dim
+    inv_freq = config.rope_theta**-exponents
+    x, cos, sin = empty(rows, c), empty(rows, head_dim), empty(rows, head_dim)
+    kernels.embed(token, table, position, inv_freq, x, cos, sin)
+    assert torch.equal(x, table[token].float())
+    for got, expected in zip(
+        (cos, sin), rotary_angles(config, position[:, None], torch.float32), strict=True
+    ):
+        agree(got, expected[:, 0])
+    also = [empty(*part.shape) for part in (x, cos, sin)]
+    fused.embed_reference(token, table, position, inv_freq, *also)
+    for got, expected in zip((x, cos, sin), also, strict=True):
+        agree(got, expected)

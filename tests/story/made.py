@@ -1,0 +1,46 @@
+"""Stories to test with."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from jet.engine.types import Alternative, SamplingParams
+from jet.story.document import Continuation, Document
+from jet.story.spans import Token
+
+MODEL = "a/model"
+SAMPLING = SamplingParams(seed=7)
+
+# Few different characters, so that texts repeat themselves and edits are ambiguous; and difficult ones.
+texts = st.text(st.sampled_from("ab \n.é語😀\u202e\u0301\r"), max_size=24)
+any_text = st.text(max_size=40)
+
+
+def tokens(*texts: str, alternatives: tuple[str, ...] = ()) -> list[Token]:
+    """One token per text, each with these alternatives."""
+    others = tuple(Alternative(100 + n, text, -1.5 - n) for n, text in enumerate(alternatives))
+    return [Token(n, len(text), -0.25, others) for n, text in enumerate(texts)]
+
+
+def fill(continuation: Continuation, *texts: str, alternatives: tuple[str, ...] = ()) -> None:
+    """Let the model write these tokens, and end."""
+    with continuation:
+        for text, token in zip(texts, tokens(*texts, alternatives=alternatives), strict=True):
+            continuation.append(text, [token])
+        continuation.finish("length")
+
+
+def story(*texts: str) -> Document:
+    """A story that the writer and the model write by turns, the writer first."""
+    document = Document()
+    for number, text in enumerate(texts):
+        if number % 2:
+            fill(document.write(MODEL, SAMPLING), text)
+        else:
+            document.edit(document.text + text)
+    return document
+
+
+def owners(document: Document) -> str:
+    """For each character, "w" or "m"."""
+    return "".join((found.end - found.start) * found.author[0] for found in document.ranges())
