@@ -14,6 +14,7 @@ COMMANDS = {
     "decode": "tokens a second after the first one: through the engine, and in a bare loop beside it",
     "prefill": "how fast a prompt is read, and the time to the first token",
     "start": "a fresh process, from its start to its first token",
+    "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
 LEAST_RUNS = 5  # fewer say nothing about the spread

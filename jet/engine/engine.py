@@ -95,6 +95,10 @@ class Tokenizer(Protocol):
         """The text of a token by itself."""
         ...
 
+    def count(self, text: str) -> int:
+        """How many tokens a text has, or RequestError."""
+        ...
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -192,6 +196,10 @@ class LocalEngine:
             active, queued = len(self._scheduler.running), len(self._scheduler.waiting)
         reading = asdict(self._read_memory())
         return replace(self._info, active_requests=active, queued_requests=queued, **reading)
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
+        return self._tokenizer.count(text)
 
     def warm_up(self, request: Request) -> None:
         """Run a request for its side effects and note how long that took. Raises RuntimeError if it fails."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from jet.engine.stepping import Detail, Pending, detail_of
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep
+from jet.modeling.step import FusedStep, Part
 from jet.ops.alternatives import alternatives
 from jet.ops.kernels import sampling as kernels
 from jet.ops.operations import has_dependent_launch, triton_operations
@@ -48,6 +48,11 @@ class GraphStepper:
     def saved_bytes(self) -> int:
         """By how much the weights that a step reads are smaller than the network's."""
         return self._step.saved_bytes
+
+    @property
+    def parts(self) -> list[Part]:
+        """The operations of a step."""
+        return self._step.parts
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""

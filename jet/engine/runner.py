@@ -15,6 +15,7 @@ from jet.engine.stepping import Detail, Pending, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
+from jet.modeling.step import Part
 
 
 @dataclass(eq=False)
@@ -76,6 +77,11 @@ class ModelRunner:
     def saved_bytes(self) -> int:
         """By how much the weights that a step reads are smaller than the network's."""
         return self._stepper.saved_bytes
+
+    @property
+    def parts(self) -> list[Part]:
+        """The operations of a step, to be looked at one by one."""
+        return self._stepper.parts
 
     @torch.inference_mode()
     def open(self, sampling: SamplingParams, alternatives: int = 0) -> Sequence:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep
+from jet.modeling.step import FusedStep, Part
 from jet.ops.alternatives import alternatives
 from jet.ops.operations import cpu_operations, has_triton, reference_operations
 from jet.ops.rows import Rows
@@ -51,6 +51,11 @@ class Stepper(Protocol):
     @property
     def saved_bytes(self) -> int:
         """By how much the weights that a step reads are smaller than the network's."""
+        ...
+
+    @property
+    def parts(self) -> list[Part]:
+        """The operations of a step."""
         ...
 
     def open(self, sequence: Sequence) -> None:
@@ -112,6 +117,11 @@ class HostStepper:
     def saved_bytes(self) -> int:
         """By how much the weights that a step reads are smaller than the network's."""
         return self._step.saved_bytes
+
+    @property
+    def parts(self) -> list[Part]:
+        """The operations of a step."""
+        return self._step.parts
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""

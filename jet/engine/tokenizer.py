@@ -56,16 +56,10 @@ class StoryTokenizer:
             raise RequestError(
                 f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
             ) from None
-        try:
-            ids = self._encode(prompt, most - len(self.start))
-        except RequestError:
-            raise
-        except BaseException as error:
-            # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
-            # panic, which Python sees as a BaseException of a type that cannot be imported.
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-            raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
+        self._refuse_huge(prompt, most - len(self.start))
+        ids = self._ids(prompt)
+        if len(ids) > most - len(self.start):
+            raise _too_long(f"{len(ids):,} tokens", most - len(self.start))
         if ids:
             return [*self.start, *ids]
         if not self._empty:
@@ -80,11 +74,19 @@ class StoryTokenizer:
         """The text of a token by itself, with replacement characters for parts of characters."""
         return token_bytes(self._backend, token).decode("utf-8", "replace")
 
-    def _encode(self, text: str, most: int) -> list[int]:
-        self._refuse_huge(text, most)
-        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        if len(ids) > most:
-            raise _too_long(f"{len(ids):,} tokens", most)
+    def count(self, text: str) -> int:
+        """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""
+        return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except BaseException as error:
+            # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
+            # panic, which Python sees as a BaseException of a type that cannot be imported.
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
         return ids
 
     def _refuse_huge(self, text: str, most: int) -> None:

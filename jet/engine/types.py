@@ -215,6 +215,10 @@ class Engine(Protocol):
         """What runs here, measured now."""
         ...
 
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
+        ...
+
     def close(self) -> None:
         """End every live stream visibly and stop the device thread."""
         ...

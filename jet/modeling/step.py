@@ -11,6 +11,7 @@ twice. Do not move or convert the network while a step is in use.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,22 @@ from jet.ops.operations import Operations, Step
 from jet.ops.rows import Rows
 
 
+class Part(NamedTuple):
+    """One operation of a step: what it is, the function that does it, and the bytes it must move."""
+
+    name: str
+    run: Step
+    nbytes: int
+
+
 class FusedStep:
     """A step of all rows, bound to its tensors.
 
     Attributes:
         logits: `[B, vocabulary]` float32, what the last step or prefill left for the sampler.
         saved_bytes: by how much the weights that a step reads are smaller than the network's.
+        parts: the operations in their order. Their bytes are those of weights and, read and written for each
+            row, of recurrent and convolution state; keys and values, which grow, are left out.
     """
 
     def __init__(
@@ -43,12 +54,12 @@ class FusedStep:
         self._hidden = self._buffer(config.intermediate_size)
         self.logits = self._buffer(config.vocab_size)
         self.saved_bytes = 0
-        self._steps = self._bind(model)
+        self.parts = self._bind(model)
 
     def run(self) -> None:
         """Read every row's `token` at its `position` into its `slot`; `logits` are then of the next one."""
-        for step in self._steps:
-            step()
+        for part in self.parts:
+            part.run()
 
     def _weight(self, weight: Tensor) -> Tensor:
         """A matrix in the form that is read fastest here."""
@@ -59,31 +70,32 @@ class FusedStep:
     def _buffer(self, size: int) -> Tensor:
         return torch.zeros(len(self._rows.token), size, dtype=torch.float32, device=self._device)
 
-    def _bind(self, model: JetNemotronForCausalLM) -> list[Step]:
+    def _bind(self, model: JetNemotronForCausalLM) -> list[Part]:
         config, rows, ops = self._config, self._rows, self._operations
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         frequencies = config.rope_theta ** -(exponents / config.head_dim)
         embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head.weight)
         if model.lm_head.weight is embedding:
             embedding = head
-        steps = [ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)]
+        embed = ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)
+        parts = [Part("embedding", embed, embedding[0].nbytes * len(rows.token))]
         for layer, memory in zip(model.model.layers, self._pool.layers, strict=True):
-            steps += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
+            parts += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
         norm = model.model.norm.weight
-        steps.append(ops.norm_linear(self._x, norm, config.rms_norm_eps, head, None, self.logits))
-        return steps
+        call = ops.norm_linear(self._x, norm, config.rms_norm_eps, head, None, self.logits)
+        return [*parts, Part("head", call, head.nbytes)]
 
-    def _bind_mlp(self, layer: DecoderLayer) -> list[Step]:
+    def _bind_mlp(self, layer: DecoderLayer) -> list[Part]:
         ops = self._operations
         gate_up = self._weight(merge([layer.mlp.gate_proj, layer.mlp.up_proj]))
         down = self._weight(layer.mlp.down_proj.weight)
         norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
         return [
-            ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden),
-            ops.linear_add(self._hidden, down, self._x),
+            Part("gate and up", ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden), gate_up.nbytes),
+            Part("down", ops.linear_add(self._hidden, down, self._x), down.nbytes),
         ]
 
-    def _bind_mixer(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory) -> list[Step]:
+    def _bind_mixer(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory) -> list[Part]:
         norm = layer.input_layernorm.weight
         if isinstance(memory, JetMemory):
             assert isinstance(layer.self_attn, JetBlock)
@@ -91,53 +103,48 @@ class FusedStep:
         assert isinstance(layer.self_attn, Attention)
         return self._bind_attention(layer.self_attn, norm, memory)
 
-    def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetMemory) -> list[Step]:
+    def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetMemory) -> list[Part]:
         jet, ops = self._config.jet, self._operations
         sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
         generator = block.dynamic_conv1d.kernel_generator
         parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
         weight = self._weight(merge([*parts, block.g_proj, block.a_proj, block.b_proj]))
+        kernels, output = self._weight(generator.w2.weight), self._weight(block.o_proj.weight)
         projected, out = self._buffer(sum(sizes.parts)), self._buffer(jet.value_dim)
+        eps = self._config.rms_norm_eps
+        project = ops.norm_linear(self._x, norm, eps, weight, None, projected)
+        decays = block.A_log.float(), block.dt_bias.float()
+        states = memory.conv, memory.recurrent
+        step = ops.jet_step(
+            projected, kernels, generator.w2.bias, *decays, self._rows.slot, *states, out, sizes
+        )
+        gate = sizes.gate(projected)
+        back = ops.gated_norm_linear_add(out, gate, block.o_norm.weight, jet.norm_eps, output, self._x)
+        moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
         return [
-            ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, None, projected),
-            ops.jet_step(
-                projected,
-                self._weight(generator.w2.weight),
-                generator.w2.bias,
-                block.A_log.float(),
-                block.dt_bias.float(),
-                self._rows.slot,
-                memory.conv,
-                memory.recurrent,
-                out,
-                sizes,
-            ),
-            ops.gated_norm_linear_add(
-                out,
-                sizes.gate(projected),
-                block.o_norm.weight,
-                jet.norm_eps,
-                self._weight(block.o_proj.weight),
-                self._x,
-            ),
+            Part("projections of a jet layer", project, weight.nbytes),
+            Part("jet step", step, kernels.nbytes + moved),
+            Part("output of a jet layer", back, output.nbytes),
         ]
 
     def _bind_attention(
         self, block: Attention, norm: Tensor, memory: WindowMemory | PageMemory
-    ) -> list[Step]:
+    ) -> list[Part]:
         ops, rows = self._operations, self._rows
         parts = [block.q_proj, block.k_proj, block.v_proj]
         weight, bias = self._weight(merge(parts)), merge_biases(parts)
         projected, out = self._buffer(len(weight)), self._buffer(block.q_proj.out_features)
+        output = self._weight(block.o_proj.weight)
         given = (projected, *self._angles, rows.position, rows.slot)
         if isinstance(memory, PageMemory):
-            attend = ops.attend_pages(*given, self._pool.table, memory.pages, out)
+            name, attend = "full attention", ops.attend_pages(*given, self._pool.table, memory.pages, out)
         else:
-            attend = ops.attend_window(*given, memory.keys, memory.values, out)
+            name, attend = "window attention", ops.attend_window(*given, memory.keys, memory.values, out)
+        project = ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, bias, projected)
         return [
-            ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, bias, projected),
-            attend,
-            ops.linear_add(out, self._weight(block.o_proj.weight), self._x),
+            Part("projections of an attention layer", project, weight.nbytes),
+            Part(name, attend, 0),
+            Part("output of an attention layer", ops.linear_add(out, output, self._x), output.nbytes),
         ]
 
 

@@ -83,7 +83,7 @@ def test_every_stored_number_is_read_and_written_as_torch_does(dtype: torch.dtyp
     torch.testing.assert_close(x[0], numbers.float(), rtol=0, atol=0, equal_nan=True)
 
     near = torch.cat([x[0], x[0] * 1.0001, x[0] * 0.99951172, normal(2**14) * 1e-5, normal(2**14) * 1e5])
-    halfway = (x[0, 1:] + x[0, :-1]) / 2
+    halfway = (x[0, 2:] + x[0, 1:-1]) / 2  # an even number of them, as of every head
     near = torch.cat([near, halfway])
     zeros, slot = torch.zeros(1, len(near), dtype=dtype), torch.zeros(1, dtype=torch.int32)
     keys, values = zeros.view(1, 1, 1, -1).clone(), zeros.view(1, 1, 1, -1)

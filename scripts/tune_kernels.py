@@ -1,0 +1,241 @@
+"""Try the ways in which the decode step's kernels can be cut, on the GPU that is there.
+
+    python -m scripts.tune_kernels --config config.json --output tilings.json
+
+Every product of the network's shapes is run with each tiling, over the weights of all layers behind each
+other and as one CUDA graph, as in a step. What is printed, fastest first, is for `default_tiling` in
+`jet/ops/kernels/linear.py`. Compiling a few hundred kernels takes longest, so `--workers` processes do that
+first, each on its share; the timing that follows is alone on the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from jet.bench.networks import read_config
+from jet.modeling import JetNemotronConfig
+from jet.ops.fused import JetSizes
+from jet.ops.operations import has_dependent_launch
+
+if TYPE_CHECKING:
+    from jet.ops.kernels.linear import Tiling
+
+ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
+MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
+RUNS = 9
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kind of product: `layers` weights of `n` rows of `c` values (for `jet_step`, `n` channels)."""
+
+    kind: str
+    n: int
+    c: int
+    layers: int
+    sizes: JetSizes | None = None
+
+
+def products(config: JetNemotronConfig) -> list[Product]:
+    """Those of one step."""
+    jet, kinds = config.jet, config.layer_types or []
+    layers, jets = len(kinds), kinds.count("jet")
+    sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    hidden, values = config.hidden_size, jet.value_dim
+    return [
+        Product("norm_linear", sum(sizes.parts), hidden, jets),
+        Product("norm_linear", heads * config.head_dim, hidden, layers - jets),
+        Product("norm_linear", config.vocab_size, hidden, 1),
+        Product("norm_swiglu", config.intermediate_size, hidden, layers),
+        Product("linear_add", hidden, config.intermediate_size, layers),
+        Product("linear_add", hidden, config.num_attention_heads * config.head_dim, layers - jets),
+        Product("gated_norm_linear_add", hidden, values, jets, sizes),
+        Product("jet_step", values, jet.generator_dim, jets, sizes),
+    ]
+
+
+def tilings(product: Product, itemsize: int) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and warps worth trying: those whose weights fit a thread's registers."""
+    held = {"norm_swiglu": 2}.get(product.kind, 1)
+    held = product.sizes.width if product.kind == "jet_step" and product.sizes else held
+    for rows in ROWS:
+        for warps in WARPS:
+            registers = rows * held * product.c * itemsize / (4 * 32 * warps)
+            if registers > MOST_REGISTERS or registers < 2:
+                continue
+            for columns in COLUMNS:
+                lanes = 32 * warps * 16 // itemsize
+                if columns <= product.c and columns <= 2 * lanes:
+                    yield rows, columns, warps
+
+
+def bind(product: Product, dtype: torch.dtype, pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
+    """From a tiling to the calls of all layers."""
+    from jet.ops.kernels import jet_step, linear
+
+    def random(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, device="cuda", dtype=kind) * 0.02
+
+    n, c, sizes = product.n, product.c, product.sizes
+    rows = {"norm_swiglu": 2 * n, "jet_step": n * (sizes.width if sizes else 1)}.get(product.kind, n)
+    weights = [random(rows, c, kind=dtype) for _ in range(product.layers)]
+    x, out, scale = random(1, c), random(1, n), random(c, kind=dtype)
+
+    def calls(tiling: Tiling) -> list[Callable[[], None]]:
+        more: dict[str, Any] = {"pdl": pdl, "tiling": tiling}
+        if product.kind == "norm_linear":
+            return [partial(linear.norm_linear, x, scale, EPS, w, None, out, **more) for w in weights]
+        if product.kind == "norm_swiglu":
+            return [partial(linear.norm_swiglu, x, scale, EPS, w, out, **more) for w in weights]
+        if product.kind == "linear_add":
+            return [partial(linear.linear_add, x, w, out, **more) for w in weights]
+        assert sizes is not None
+        if product.kind == "gated_norm_linear_add":
+            norm = random(sizes.value, kind=dtype)
+            gated = partial(linear.gated_norm_linear_add, x, random(1, c), norm, EPS)
+            return [partial(gated, w, out, **more) for w in weights]
+        states = [
+            (random(2, n, sizes.width, kind=dtype), random(2, sizes.heads, sizes.key, sizes.value))
+            for _ in weights
+        ]
+        projected, slots = random(1, sum(sizes.parts)), torch.zeros(1, dtype=torch.int32, device="cuda")
+        decay, bias = random(sizes.heads), random(rows, kind=dtype)
+        return [
+            partial(
+                jet_step.jet_step,
+                projected,
+                w,
+                bias,
+                decay,
+                decay,
+                slots,
+                *state,
+                out,
+                sizes,
+                early=pdl,
+                **more,
+            )
+            for w, state in zip(weights, states, strict=True)
+        ]
+
+    return calls
+
+
+def seconds(calls: list[Callable[[], None]]) -> float:
+    """Median of a graph of them all."""
+    for call in calls:
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    times = []
+    for _ in range(RUNS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return float(statistics.median(times))
+
+
+def tune(product: Product, dtype: torch.dtype, pdl: bool) -> list[dict[str, Any]]:
+    """What every tiling takes, the fastest first; the default one is marked."""
+    from jet.ops.kernels.linear import Tiling, default_tiling
+
+    calls = bind(product, dtype, pdl)
+    usual = default_tiling(product.kind, product.n, product.c, dtype.itemsize)  # type: ignore[arg-type]
+    rows = []
+    for tiling in {usual, *(Tiling(*cut) for cut in tilings(product, dtype.itemsize))}:
+        try:
+            took = seconds(calls(tiling))
+        except Exception as error:  # does not compile, or wants more than the card has
+            print(f"{tiling}: {type(error).__name__}", file=sys.stderr)
+            continue
+        rows.append({**asdict(tiling), "default": tiling == usual, "us": took / product.layers * 1e6})
+    return sorted(rows, key=lambda row: float(row["us"]))
+
+
+def weight_bytes(product: Product, itemsize: int) -> int:
+    """Of one layer."""
+    factor = 2 if product.kind == "norm_swiglu" else 1
+    factor = product.sizes.width if product.kind == "jet_step" and product.sizes else factor
+    return factor * product.n * product.c * itemsize
+
+
+def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
+    """Run every `workers`-th tiling once, on one layer: what is compiled stays in Triton's cache."""
+    from jet.ops.kernels.linear import Tiling
+
+    dtype = getattr(torch, options.dtype)
+    for product in products(config):
+        calls = bind(Product(**{**vars(product), "layers": 1}), dtype, options.pdl)
+        for number, cut in enumerate(tilings(product, dtype.itemsize)):
+            if number % options.workers == options.share:
+                try:
+                    calls(Tiling(*cut))[0]()
+                except Exception as error:
+                    print(f"{cut}: {type(error).__name__}", file=sys.stderr)
+    torch.cuda.synchronize()
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, help="config.json of the network")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--output", type=Path, help="where to write everything as JSON")
+    parser.add_argument("--workers", type=int, default=8, help="processes that compile (default: 8)")
+    parser.add_argument("--top", type=int, default=5, help="lines of each table (default: 5)")
+    parser.add_argument("--no-pdl", dest="pdl", action="store_false", help="without dependent launches")
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compile in parallel, then time, then print."""
+    options = parse_arguments(arguments)
+    config = read_config(options.config)
+    options.pdl = options.pdl and has_dependent_launch(torch.device("cuda", 0))
+    if options.share is not None:
+        compile_share(options, config)
+        return
+    given = sys.argv[1:] if arguments is None else arguments
+    command = [sys.executable, "-m", "scripts.tune_kernels", *given]
+    workers = [subprocess.Popen([*command, "--share", str(i)]) for i in range(options.workers)]
+    for worker in workers:
+        worker.wait()
+    dtype, found = getattr(torch, options.dtype), []
+    for product in products(config):
+        rows = tune(product, dtype, options.pdl)
+        size = weight_bytes(product, dtype.itemsize)
+        found.append({"kind": product.kind, "n": product.n, "c": product.c, "bytes": size, "tilings": rows})
+        print(f"\n{product.kind} {product.n} × {product.c}, {size / 1e6:.1f} MB, {product.layers} layers")
+        for row in [*rows[: options.top], *(row for row in rows[options.top :] if row["default"])]:
+            mark = " (default)" if row["default"] else ""
+            cut = f"rows {row['rows']}, columns {row['columns']}, warps {row['warps']}"
+            print(f"  {row['us']:8.2f} µs  {size / row['us'] / 1e3:7.0f} GB/s  {cut}{mark}")
+    if options.output is not None:
+        options.output.write_text(json.dumps({"device": torch.cuda.get_device_name(), "found": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`kernels`: every operation of a step is in it once, with its bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from jet.bench import kernels, networks
+from jet.bench.__main__ import main
+from jet.bench.floor import weight_bytes
+from jet.bench.options import Options
+from jet.modeling.step import Part
+from tests.networks import GOLDEN
+
+
+@pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
+def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
+    """All but norms, biases and decays, which are vectors."""
+    network = networks.load(Options("kernels", model=str(GOLDEN / name), context=40))
+    parts = network.runner.parts
+    kinds = kernels.by_kind(parts)
+    assert sum(map(len, kinds.values())) == len(parts)
+    state = network.runner.memory(network.runner.open(Options("kernels").sampling))
+    vectors = sum(p.nbytes for p in network.model.parameters() if p.ndim == 1)
+    moved = sum(part.nbytes for part in parts) - 2 * (state["recurrent"] + state["conv"])
+    tied = network.model.lm_head.weight is network.model.model.embed_tokens.weight
+    row = network.model.model.embed_tokens.weight[0].nbytes if tied else 0
+    expected = weight_bytes(network.model) - network.runner.saved_bytes - vectors + row
+    assert moved == expected
+
+
+def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
+    called: list[str] = []
+    parts = [Part(name, lambda name=name: called.append(name), 0) for name in ("a", "b")]  # type: ignore[misc]
+    seconds = kernels.timer(parts, torch.device("cpu"))
+    called.clear()
+    assert seconds() > 0
+    assert called == ["a", "b"] * kernels.REPEATS
+
+
+def test_kernels_of_a_golden_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kernels", "--model", str(GOLDEN / "tiny-2b"), "--context", "20", "--device", "cpu"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"step", "jet step", "head", "full attention", "window attention"} <= told["figures"].keys()
+    assert all(figure["median"] > 0 for figure in told["figures"].values())
+    assert told["ratios"]["head"]["unit"] == "B/s" and "full attention" not in told["ratios"]

@@ -1,0 +1,44 @@
+"""The tuning script: it looks at every product of a step, and at cuts that can be run."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from jet.modeling.slots import SlotPool
+from jet.modeling.step import FusedStep
+from jet.ops.operations import reference_operations
+from jet.ops.rows import Rows
+from scripts.tune_kernels import products, tilings, weight_bytes
+from tests.networks import golden_model, small_config, small_model
+
+
+@pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
+def test_the_products_are_those_of_a_step(name: str) -> None:
+    model = golden_model(name)
+    pool = SlotPool(model.config, 1, 256, torch.float32, "cpu")
+    with torch.inference_mode():
+        step = FusedStep(model, pool, Rows.make(1, "cpu"), reference_operations())
+    rest = step.parts[1:]  # without the embedding
+    states = 2 * sum(m.recurrent[0].nbytes + m.conv[0].nbytes for m in pool.layers if hasattr(m, "conv"))
+    moved = sum(part.nbytes for part in rest) - states
+    assert sum(p.layers * weight_bytes(p, 4) for p in products(model.config)) == moved
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_cuts_are_powers_of_two_and_some_are_left_for_every_product(itemsize: int) -> None:
+    for product in products(small_config(hidden_size=1536, intermediate_size=8960)):
+        cuts = list(tilings(product, itemsize))
+        assert cuts or product.c < 100
+        assert all(math.log2(number).is_integer() for cut in cuts for number in cut)
+
+
+@pytest.mark.gpu
+def test_it_finds_the_fastest_of_a_small_network(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    from scripts import tune_kernels
+
+    small_model(hidden_size=256, intermediate_size=512).config.save_pretrained(tmp_path)
+    tune_kernels.main(["--config", str(tmp_path / "config.json"), "--workers", "2"])
+    assert capsys.readouterr().out.count("(default)") >= 1
