@@ -75,6 +75,10 @@ class IdTokenizer:
         """A detokenizer for what follows these tokens."""
         return _Names() if self._words is None else self._words.detokenizer(prompt)
 
+    def count(self, text: str) -> int:
+        """How many ids stand in a text."""
+        return len(text.split())
+
     def text_of(self, token: int) -> str:
         """The text of a token by itself."""
         return f"t{token} " if self._words is None else self._words.text_of(token)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _NOT_A_NUMBER = "The network's output is not a number (NaN or infinite logits)."
 
 
+# What is captured before the first request: the page's default settings, and the likeliest token.
+USUAL = (Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True), None)
+
+
 class GraphStepper:
     """Steps as CUDA graphs: from a token on the device to the next one, no host in between.
 
@@ -43,6 +47,8 @@ class GraphStepper:
         self._graphs = StepGraphs(self._step, self._rows, self._seen)
         self._read_logits: dict[Sequence, Tensor] = {}
         self._owner: Sequence | None = None  # whose row it is, as its last step has left it
+        for plan in USUAL:
+            self._graphs.prepare(plan)
 
     @property
     def saved_bytes(self) -> int:
@@ -135,14 +141,18 @@ class StepGraphs:
         self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
         self._memory: Any = None  # what all graphs share: only one runs at a time
 
+    def prepare(self, plan: Plan | None) -> None:
+        """Compile and capture, so that nobody has to wait for it later."""
+        if plan not in self._graphs:
+            self._graphs[plan] = self._capture(plan)
+
     def launch(self, plan: Plan | None, reads: bool, count: int) -> _Landing:
         """Start a step, or only the draw from the logits that are there if it does not read.
 
         `count`: how many alternatives to note; they are found outside of the graph, by who asks for them.
         """
         if reads:
-            if plan not in self._graphs:
-                self._graphs[plan] = self._capture(plan)
+            self.prepare(plan)
             self._graphs[plan].replay()
         else:
             self._draw(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -18,6 +19,8 @@ from jet.ops.sampling import penalise_repetition, sample, uniform
 
 if TYPE_CHECKING:
     from jet.engine.runner import Sequence
+
+log = logging.getLogger(__name__)
 
 
 class Detail(NamedTuple):
@@ -84,11 +87,16 @@ class Stepper(Protocol):
 
 
 def make_stepper(model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> Stepper:
-    """The fastest one here: a CUDA graph of Triton kernels, or plain calls."""
+    """The fastest one here: CUDA graphs of Triton kernels, or plain calls where those cannot be had."""
     if model.device.type == "cuda" and has_triton():
-        from jet.engine.graphs import GraphStepper
+        try:
+            from jet.engine.graphs import GraphStepper
 
-        return GraphStepper(model, pool, stop_ids)
+            return GraphStepper(model, pool, stop_ids)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever keeps Triton from compiling here: no C compiler, a driver too old
+            log.warning("The Triton kernels cannot be used: plain PyTorch decodes, slower.", exc_info=True)
     return HostStepper(model, pool, stop_ids)
 
 

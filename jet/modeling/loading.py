@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,8 +29,10 @@ def load_model(
     Raises:
         CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
     """
-    options = {} if attention is None else {"attn_implementation": attention}
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if revision is not None:
         options["revision"] = revision
+    if torch.device(device).type != "cpu":
+        options["device_map"] = {"": device}  # from the file to the device, with no copy in between
     model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
     return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from jet import hardware
+from jet.engine import stepping
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import ModelChoice, build_engine, describe
 from jet.engine.runner import ModelRunner
@@ -259,6 +260,31 @@ def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
     assert good.finish_reason == "length" and good.tokens == 24
     assert nan.error == "The network's output is not a number (NaN or infinite logits)."
     assert full.error == "The device ran out of memory when reading 2 tokens after 0."
+
+
+def test_where_the_kernels_cannot_be_used_plain_calls_decode(
+    model: JetNemotronForCausalLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OnCuda:
+        """The network, claiming to be on a GPU."""
+
+        device = torch.device("cuda")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(model, name)
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(stepping, "HostStepper", lambda *given: "plain")
+    monkeypatch.setattr("jet.engine.graphs.GraphStepper", lambda *given: 1 / 0)
+    assert stepping.make_stepper(OnCuda(), None, frozenset()) == "plain"  # type: ignore[arg-type, comparison-overlap]
+    assert "plain PyTorch decodes" in caplog.text
+
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr("jet.engine.graphs.GraphStepper", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        stepping.make_stepper(OnCuda(), None, frozenset())  # type: ignore[arg-type]
 
 
 def test_nothing_is_recorded_for_gradients() -> None:
