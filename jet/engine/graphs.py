@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from jet.engine.stepping import Detail, Pending, detail_of
+from jet.engine.choosing import Chooser
+from jet.engine.stepping import Detail, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep, Part
@@ -33,7 +36,13 @@ class GraphStepper:
     the next step can be launched at once; the host reads tokens from pinned memory as they arrive.
     """
 
-    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: JetNemotronForCausalLM,
+        pool: SlotPool,
+        stop_ids: frozenset[int],
+        breakers: frozenset[int],
+    ) -> None:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         operations = triton_operations(
@@ -45,6 +54,8 @@ class GraphStepper:
         self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
         self._step = FusedStep(model, pool, self._rows, operations)
         self._graphs = StepGraphs(self._step, self._rows, self._seen)
+        self._choosing = (config.vocab_size, model.device, sorted(stop_ids), sorted(breakers))
+        self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
         self._read_logits: dict[Sequence, Tensor] = {}
         self._owner: Sequence | None = None  # whose row it is, as its last step has left it
         for plan in USUAL:
@@ -65,10 +76,14 @@ class GraphStepper:
         assert sequence.slot is not None
         if sequence.sampling.repetition_penalty != 1:
             self._seen[sequence.slot].zero_()
+        if sequence.sampling.dry_multiplier or sequence.sampling.xtc_probability:
+            self._choosers[sequence] = Chooser(sequence.sampling, *self._choosing)
 
     def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
         """A piece of its prompt has been read."""
         self._read_logits[sequence] = logits
+        if sequence in self._choosers:
+            self._choosers[sequence].have_read(ids)
         if sequence.sampling.repetition_penalty != 1:
             seen = self._seen[sequence.slot]
             seen[ids] = 1
@@ -76,12 +91,21 @@ class GraphStepper:
 
     def launch(self, sequence: Sequence, reads: bool) -> Pending:
         """Start a step."""
-        plan = plan_of(sequence)
         if not reads:
             self._step.logits.copy_(self._read_logits.pop(sequence))
         if self._owner is not sequence:
             self._take_row(sequence, reads)
-        return self._graphs.launch(plan, reads, sequence.alternatives)
+        if sequence in self._choosers:
+            return self._choose(sequence, reads)
+        return self._graphs.launch(plan_of(sequence), reads, sequence.alternatives)
+
+    def _choose(self, sequence: Sequence, reads: bool) -> Pending:
+        """A step whose token is drawn by the host: the row has to be told, and nothing runs ahead."""
+        if reads:
+            self._graphs.read()
+        drawn = draw(self._choosers[sequence], self._step.logits, sequence)
+        self._owner = None
+        return drawn
 
     def runs_ahead(self, sequence: Sequence) -> bool:
         """Whether the next step can be launched before this one's token is known."""
@@ -90,6 +114,7 @@ class GraphStepper:
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
         self._read_logits.pop(sequence, None)
+        self._choosers.pop(sequence, None)
         if self._owner is sequence:
             self._owner = None
 
@@ -139,12 +164,13 @@ class StepGraphs:
         self._scratch = kernels.Scratch.make(batch, vocabulary, device)
         self._pdl = has_dependent_launch(device)
         self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
+        self._reading: torch.cuda.CUDAGraph | None = None
         self._memory: Any = None  # what all graphs share: only one runs at a time
 
     def prepare(self, plan: Plan | None) -> None:
         """Compile and capture, so that nobody has to wait for it later."""
         if plan not in self._graphs:
-            self._graphs[plan] = self._capture(plan)
+            self._graphs[plan] = self._capture(partial(self._read_and_draw, plan))
 
     def launch(self, plan: Plan | None, reads: bool, count: int) -> _Landing:
         """Start a step, or only the draw from the logits that are there if it does not read.
@@ -159,6 +185,12 @@ class StepGraphs:
         noted = alternatives(self._step.logits, self._rows.token, count) if count else ()
         return _Landing(self._rows, noted)
 
+    def read(self) -> None:
+        """Start a step that stops at the logits."""
+        if self._reading is None:
+            self._reading = self._capture(self._step.run)
+        self._reading.replay()
+
     def _draw(self, plan: Plan | None) -> None:
         given = (self._step.logits, self._rows, self._seen, self._scratch)
         if plan is None:
@@ -166,15 +198,17 @@ class StepGraphs:
         else:
             kernels.sample(*given, plan, pdl=self._pdl)
 
-    def _capture(self, plan: Plan | None) -> torch.cuda.CUDAGraph:
+    def _read_and_draw(self, plan: Plan | None) -> None:
+        self._step.run()
+        self._draw(plan)
+
+    def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""
         with _Parked(self._rows):
-            self._step.run()
-            self._draw(plan)
+            run()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            self._step.run()
-            self._draw(plan)
+            run()
         self._memory = self._memory or graph.pool()
         return graph
 

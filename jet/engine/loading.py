@@ -81,7 +81,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
     options = EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
     tokens = room_for_tokens(model, options.max_active)
-    runner = ModelRunner(model, tokenizer.stop_ids, threads, options.max_active, tokens)
+    runner = ModelRunner(model, tokenizer.stop_ids, threads, options.max_active, tokens, tokenizer.breakers())
     info = replace(info, kernels=info.kernels | runner.kernels)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:

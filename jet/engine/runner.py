@@ -52,8 +52,11 @@ class ModelRunner:
         decode_threads: int | None = None,
         slots: int = 4,
         tokens: int | None = None,
+        breakers: frozenset[int] = frozenset(),
     ) -> None:
         """Memory for `slots` requests, which have up to `tokens` tokens together.
+
+        `breakers` are the tokens at which repetitions end for DRY.
 
         `decode_threads` is for single tokens on a CPU; prompts always get all of torch's threads.
         """
@@ -66,7 +69,7 @@ class ModelRunner:
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
             self._pool = SlotPool(config, slots, tokens, model.dtype, model.device)
-            self._stepper: Stepper = make_stepper(model, self._pool, stop_ids)
+            self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers)
 
     @property
     def kernels(self) -> dict[str, str]:

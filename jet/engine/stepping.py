@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from jet.engine.choosing import Chooser
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep, Part
 from jet.ops.alternatives import alternatives
 from jet.ops.operations import cpu_operations, has_triton, reference_operations
 from jet.ops.rows import Rows
-from jet.ops.sampling import penalise_repetition, sample, uniform
 
 if TYPE_CHECKING:
     from jet.engine.runner import Sequence
@@ -86,39 +86,46 @@ class Stepper(Protocol):
         ...
 
 
-def make_stepper(model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> Stepper:
+def make_stepper(
+    model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int], breakers: frozenset[int]
+) -> Stepper:
     """The fastest one here: CUDA graphs of Triton kernels, or plain calls where those cannot be had."""
     if model.device.type == "cuda" and has_triton():
         try:
             from jet.engine.graphs import GraphStepper
 
-            return GraphStepper(model, pool, stop_ids)
+            return GraphStepper(model, pool, stop_ids, breakers)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever keeps Triton from compiling here: no C compiler, a driver too old
             log.warning("The Triton kernels cannot be used: plain PyTorch decodes, slower.", exc_info=True)
-    return HostStepper(model, pool, stop_ids)
+    return HostStepper(model, pool, stop_ids, breakers)
 
 
 @dataclass
 class _Read:
-    """What a request has read: its tokens `[1, V]`, if they are penalised; the next one's logits `[1, V]`."""
+    """What a request has read: who chooses its tokens, and the logits `[1, V]` of the next one."""
 
-    seen: Tensor | None
+    chooser: Chooser
     logits: Tensor | None = None
 
 
 class HostStepper:
     """Steps one after the other, each finished when it returns."""
 
-    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        model: JetNemotronForCausalLM,
+        pool: SlotPool,
+        stop_ids: frozenset[int],
+        breakers: frozenset[int],
+    ) -> None:
         operations = cpu_operations() if model.device.type == "cpu" else reference_operations()
         self.kernels = {"decode": operations.name, "sampling": "torch"}
         self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
         self._step = FusedStep(model, pool, self._rows, operations)
-        self._vocabulary = model.config.vocab_size
-        # Penalising an end token for the one that the document started with would only make endings rare.
-        self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
+        self._vocabulary, self._device = model.config.vocab_size, model.device
+        self._stop_ids, self._breakers = sorted(stop_ids), sorted(breakers)
         self._states: dict[Sequence, _Read] = {}
 
     @property
@@ -133,47 +140,27 @@ class HostStepper:
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
-        seen = None
-        if sequence.sampling.repetition_penalty != 1:
-            seen = torch.zeros(1, self._vocabulary, dtype=torch.bool, device=self._rows.token.device)
-        self._states[sequence] = _Read(seen)
+        given = (self._vocabulary, self._device, self._stop_ids, self._breakers)
+        self._states[sequence] = _Read(Chooser(sequence.sampling, *given))
 
     def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
         """A piece of its prompt has been read."""
         state = self._states[sequence]
         state.logits = logits
-        if state.seen is not None:
-            state.seen[0, ids] = True
-            state.seen[0, self._never_seen] = False
+        state.chooser.have_read(ids)
 
     def launch(self, sequence: Sequence, reads: bool) -> Pending:
         """Start a step."""
-        state, sampling = self._states[sequence], sequence.sampling
-        logits, seen = state.logits, state.seen
+        state = self._states[sequence]
+        logits = state.logits
         if reads:
             assert sequence.last is not None and sequence.slot is not None
             self._rows.token[0], self._rows.position[0] = sequence.last, sequence.length
             self._rows.slot[0] = sequence.slot
             self._step.run()
             logits = self._step.logits
-        assert logits is not None and sampling.seed is not None
-        if seen is not None:
-            logits = penalise_repetition(logits, seen, sampling.repetition_penalty)
-        chance = torch.tensor([uniform(sampling.seed, sequence.steps)], dtype=torch.float64)
-        token = sample(
-            logits,
-            chance.to(logits.device),
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
-        if seen is not None:
-            seen[0, token] = True
-        return Drawn(
-            int(token),
-            detail_of(alternatives(logits, token, sequence.alternatives)) if sequence.alternatives else None,
-        )
+        assert logits is not None
+        return draw(state.chooser, logits, sequence)
 
     def runs_ahead(self, sequence: Sequence) -> bool:
         """Whether the next step can be launched before this one's token is known."""
@@ -186,6 +173,15 @@ class HostStepper:
     def close(self) -> None:
         """Let go of the network."""
         del self._step
+
+
+def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
+    """The next token of a sequence, and of it what was asked for."""
+    token, logits = chooser.choose(logits, sequence.steps)
+    if not sequence.alternatives:
+        return Drawn(token, None)
+    drawn = torch.tensor([token], device=logits.device)
+    return Drawn(token, detail_of(alternatives(logits, drawn, sequence.alternatives)))
 
 
 class Drawn:

@@ -13,6 +13,7 @@ from jet.engine.types import RequestError
 
 # No language comes near this many characters a token; English has four or five.
 _CHARACTERS_PER_TOKEN = 32
+_BREAKING = set('\n:"“”*')
 
 
 class StoryTokenizer:
@@ -73,6 +74,11 @@ class StoryTokenizer:
     def text_of(self, token: int) -> str:
         """The text of a token by itself, with replacement characters for parts of characters."""
         return token_bytes(self._backend, token).decode("utf-8", "replace")
+
+    def breakers(self) -> frozenset[int]:
+        """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
+        ids = set(self._backend.get_vocab(with_added_tokens=True).values())
+        return frozenset(token for token in ids if _BREAKING & set(self.text_of(token)))
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""

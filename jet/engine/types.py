@@ -29,6 +29,11 @@ class SamplingParams:
         top_k: keep this many tokens; 0 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest one.
         repetition_penalty: divides positive (multiplies negative) logits of tokens already in the story.
+        dry_multiplier: strength of DRY, which punishes carrying on a repetition of earlier text; 0 is off.
+        dry_base: by what factor a repetition is punished harder for each token that it is longer.
+        dry_allowed_length: repetitions of fewer tokens are not punished.
+        xtc_probability: how often XTC excludes top choices; 0 is off.
+        xtc_threshold: of the tokens that are at least this likely it leaves only the least likely.
         max_new_tokens: stop after this many tokens.
         seed: same prompt, parameters and seed give the same story; None draws one.
     """
@@ -38,6 +43,11 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.05
     repetition_penalty: float = 1.05
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     max_new_tokens: int = 400
     seed: int | None = None
 
@@ -47,6 +57,11 @@ class SamplingParams:
         _check_integer("top_k", self.top_k, 0, 1_000_000)
         _check_number("min_p", self.min_p, 0.0, 1.0)
         _check_number("repetition_penalty", self.repetition_penalty, 0.1, 10.0)
+        _check_number("dry_multiplier", self.dry_multiplier, 0.0, 100.0)
+        _check_number("dry_base", self.dry_base, 1.0, 10.0)
+        _check_integer("dry_allowed_length", self.dry_allowed_length, 1, 1000)
+        _check_number("xtc_probability", self.xtc_probability, 0.0, 1.0)
+        _check_number("xtc_threshold", self.xtc_threshold, 0.0, 0.5)
         _check_integer("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED)

@@ -19,13 +19,15 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 
 
-def uniform(seed: int, step: int) -> float:
-    """A uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits) and `step`.
+def uniform(seed: int, step: int, stream: int = 0) -> float:
+    """A uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits), `step` and `stream`.
 
     Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the seed as
     key and the step as counter, the generator that Triton and CUDA offer inside kernels.
     """
-    high, low, _, _ = philox((step & _MASK, step >> 32 & _MASK, 0, 0), (seed & _MASK, seed >> 32 & _MASK))
+    high, low, _, _ = philox(
+        (step & _MASK, step >> 32 & _MASK, stream, 0), (seed & _MASK, seed >> 32 & _MASK)
+    )
     return ((high << 21) | (low >> 11)) * 2.0**-53
 
 
@@ -57,11 +59,14 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    xtc_threshold: float | None = None,
+    xtc_spared: Tensor | None = None,
 ) -> Tensor:
     """The next token of every row: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
 
-    Temperature 0 takes the likeliest token. Raises FloatingPointError if a row's largest logit is not
-    finite, that is: if any of its logits is NaN or +inf, or all are -inf.
+    Temperature 0 takes the likeliest token. `xtc_threshold`, if given, has top choices excluded, unless one
+    is in `xtc_spared` (bool `[V]`). Raises FloatingPointError if a row's largest logit is not finite,
+    that is: if any of its logits is NaN or +inf, or all are -inf.
     """
     peak = logits.amax(dim=-1, keepdim=True)
     if not all(map(math.isfinite, peak[:, 0].tolist())):
@@ -69,11 +74,30 @@ def sample(
     if temperature == 0:
         return logits.argmax(dim=-1)
     ids, weights = candidates(logits - peak, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    if xtc_threshold is not None:
+        spared = None if xtc_spared is None else xtc_spared[ids]
+        weights = exclude_top_choices(weights, xtc_threshold, spared)
     cumulative = weights.cumsum(dim=-1)
     index = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     # Rounding can carry the target to the very end; what is chosen must still be a kept token.
-    index = index.minimum((weights > 0).sum(dim=-1, keepdim=True) - 1)
+    places = torch.arange(weights.shape[-1], device=weights.device)
+    index = index.minimum(torch.where(weights > 0, places, 0).amax(dim=-1, keepdim=True))
     return ids.gather(-1, index).squeeze(-1)
+
+
+def exclude_top_choices(weights: Tensor, threshold: float, spared: Tensor | None = None) -> Tensor:
+    """XTC: of the tokens whose share is at least `threshold` only the least likely stays, if there are two.
+
+    Takes and returns weights `[B, N]`, the largest of each row first. A row that would lose a token that is
+    `spared` (bool `[B, N]`) loses none: line breaks and endings stay possible. Described by its author at
+    https://github.com/oobabooga/text-generation-webui/pull/6335.
+    """
+    likely = weights / weights.sum(dim=-1, keepdim=True) >= threshold
+    last = likely.sum(dim=-1, keepdim=True) - 1
+    excluded = torch.arange(weights.shape[-1], device=weights.device) < last
+    if spared is not None:
+        excluded = excluded & ~(excluded & spared).any(dim=-1, keepdim=True)
+    return weights.masked_fill(excluded, 0.0)
 
 
 def candidates(

@@ -110,11 +110,12 @@ def test_every_step_has_a_random_number_of_its_own(
 ) -> None:
     drawn = []
 
-    def uniform(seed: int, step: int) -> float:
-        drawn.append((seed, step))
+    def uniform(seed: int, step: int, stream: int = 0) -> float:
+        if stream == 0:
+            drawn.append((seed, step))
         return 0.5
 
-    monkeypatch.setattr("jet.engine.stepping.uniform", uniform)
+    monkeypatch.setattr("jet.engine.choosing.uniform", uniform)
     write(engine, "1 2 3", temperature=1.0, seed=9, max_new_tokens=5)
     assert drawn == [(9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
 
@@ -154,7 +155,7 @@ def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
     runner = ModelRunner(model, stop_ids=frozenset({0}))
     sequence = runner.open(SamplingParams(repetition_penalty=1.2, seed=0))
     runner.prefill(sequence, [0, 5, 9])
-    seen = runner._stepper._states[sequence].seen  # type: ignore[attr-defined]
+    seen = runner._stepper._states[sequence].chooser._seen  # type: ignore[attr-defined]
     assert seen.nonzero()[:, 1].tolist() == [5, 9]
 
 
@@ -276,7 +277,7 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
     pytest.importorskip("triton")
     monkeypatch.setattr(stepping, "HostStepper", lambda *given: "plain")
     monkeypatch.setattr("jet.engine.graphs.GraphStepper", lambda *given: 1 / 0)
-    assert stepping.make_stepper(OnCuda(), None, frozenset()) == "plain"  # type: ignore[arg-type, comparison-overlap]
+    assert stepping.make_stepper(OnCuda(), None, frozenset(), frozenset()) == "plain"  # type: ignore[arg-type, comparison-overlap]
     assert "plain PyTorch decodes" in caplog.text
 
     def full(*given: object) -> None:
@@ -284,7 +285,7 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
 
     monkeypatch.setattr("jet.engine.graphs.GraphStepper", full)
     with pytest.raises(torch.OutOfMemoryError):
-        stepping.make_stepper(OnCuda(), None, frozenset())  # type: ignore[arg-type]
+        stepping.make_stepper(OnCuda(), None, frozenset(), frozenset())  # type: ignore[arg-type]
 
 
 def test_nothing_is_recorded_for_gradients() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 
     class Eager:
         def replay(self) -> None:
-            graphs._step.run()
-            graphs._draw(plan)
+            graphs._read_and_draw(plan)
 
     from jet.engine.graphs import plan_of  # needs Triton
 
@@ -142,6 +142,18 @@ def test_alternatives_are_those_of_the_step() -> None:
     assert [detail.drawn.token_id for detail in details] == ids(chunks)
     assert all(detail.alternatives[0] == detail.drawn for detail in details)
     assert ids(list(engine.submit(Request("1 2 3", GREEDY)))) == ids(chunks)
+    engine.close()
+
+
+def test_dry_and_xtc_are_drawn_by_the_host_and_the_next_request_by_the_graph_again() -> None:
+    engine = serve(load(GOLDEN / "tiny-2b", torch.float32))
+    plain = ids(list(engine.submit(Request("1 2 3", GREEDY))))
+    neutral = replace(GREEDY, xtc_probability=1e-9)  # so seldom that it never happens
+    assert ids(list(engine.submit(Request("1 2 3", neutral)))) == plain
+    assert ids(list(engine.submit(Request("1 2 3", replace(GREEDY, dry_multiplier=50.0))))) != plain or len(
+        set(plain)
+    ) == len(plain)
+    assert ids(list(engine.submit(Request("1 2 3", GREEDY)))) == plain
     engine.close()
 
 

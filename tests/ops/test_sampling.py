@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from jet.ops.sampling import candidates, penalise_repetition, philox, sample, uniform
+from jet.ops.sampling import candidates, exclude_top_choices, penalise_repetition, philox, sample, uniform
 
 VOCABULARY = 300
 SAMPLES = 12_000
@@ -241,3 +241,34 @@ def test_a_token_owns_its_interval_up_to_but_without_the_end() -> None:
         sample(logits, torch.tensor([edge], dtype=torch.float64), temperature=1.0).item() for edge in edges
     ]
     assert chosen == order
+
+
+# --- XTC -------------------------------------------------------------------------------------------------
+
+
+def test_of_the_likely_tokens_only_the_least_likely_stays() -> None:
+    weights = torch.tensor([[1.0, 0.5, 0.4, 0.1], [1.0, 0.02, 0.01, 0.0], [1.0, 1.0, 1.0, 1.0]]).double()
+    expected = torch.tensor([[0.0, 0.0, 0.4, 0.1], [1.0, 0.02, 0.01, 0.0], [0.0, 0.0, 0.0, 1.0]]).double()
+    assert torch.equal(exclude_top_choices(weights, 0.1), expected)
+
+
+def test_a_row_that_would_lose_a_spared_token_loses_none() -> None:
+    weights = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.9, 0.8]]).double()
+    spared = torch.tensor([[False, True, False], [False, False, True]])
+    assert torch.equal(
+        exclude_top_choices(weights, 0.1, spared), torch.tensor([[1.0, 0.9, 0.8], [0.0, 0.0, 0.8]]).double()
+    )
+
+
+def test_what_is_excluded_is_not_drawn() -> None:
+    logits = torch.tensor([2.0, 1.5, 1.0, -3.0]).expand(400, -1)
+    chances = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = sample(logits, chances, temperature=1.0, xtc_threshold=0.1)
+    assert set(drawn.tolist()) == {2, 3}
+    spared = torch.tensor([True, False, False, False])
+    drawn = sample(logits, chances, temperature=1.0, xtc_threshold=0.1, xtc_spared=spared)
+    assert {0, 1, 2} <= set(drawn.tolist())
+
+
+def test_streams_of_random_numbers_are_different() -> None:
+    assert len({uniform(1, 2, stream) for stream in range(4)}) == 4

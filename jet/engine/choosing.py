@@ -1,0 +1,96 @@
+"""Chooser: the next token of one request from its logits, in plain PyTorch, with all that can be asked for.
+
+The sampler in `jet.ops.kernels.sampling` does most of this on the device and without the host. What it leaves
+out, DRY and XTC, needs the story so far or is seldom asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jet.engine.types import SamplingParams
+from jet.ops.repetition import dry_penalties
+from jet.ops.sampling import penalise_repetition, sample, uniform
+
+_XTC_STREAM = 1  # its chance must not be that of the draw
+
+
+class Chooser:
+    """Draws the tokens of one request and remembers what its penalties are about."""
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        vocabulary: int,
+        device: torch.device,
+        stop_ids: Sequence[int] = (),
+        breakers: Sequence[int] = (),
+    ) -> None:
+        """`stop_ids` are never penalised. At them and at `breakers` repetitions end, and XTC spares them."""
+        assert sampling.seed is not None
+        self._sampling, self._device = sampling, device
+        self._seen = None
+        if sampling.repetition_penalty != 1:
+            self._seen = torch.zeros(1, vocabulary, dtype=torch.bool, device=device)
+        self._stop_ids = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+        self._history: list[int] = []
+        self._breaks = np.zeros(vocabulary, dtype=bool)
+        self._breaks[[*stop_ids, *breakers]] = True
+        self._spared = torch.from_numpy(self._breaks).to(device)
+
+    def have_read(self, ids: Tensor) -> None:
+        """A piece of the prompt, `[T]`."""
+        if self._seen is not None:
+            self._seen[0, ids] = True
+            # Penalising an end token for the one that a document started with would only make endings rare.
+            self._seen[0, self._stop_ids] = False
+        if self._sampling.dry_multiplier:
+            self._history += ids.tolist()
+
+    def choose(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
+        """The token that is drawn as number `step`, and the logits `[1, V]` after the penalties.
+
+        Raises FloatingPointError if the logits are NaN.
+        """
+        sampling = self._sampling
+        assert sampling.seed is not None
+        logits = self._penalise(logits)
+        excludes = uniform(sampling.seed, step, _XTC_STREAM) < sampling.xtc_probability
+        chance = torch.tensor([uniform(sampling.seed, step)], dtype=torch.float64).to(self._device)
+        token = int(
+            sample(
+                logits,
+                chance,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                min_p=sampling.min_p,
+                xtc_threshold=sampling.xtc_threshold if excludes else None,
+                xtc_spared=self._spared,
+            )
+        )
+        if self._seen is not None:
+            self._seen[0, token] = True
+        if sampling.dry_multiplier:
+            self._history.append(token)
+        return token, logits
+
+    def _penalise(self, logits: Tensor) -> Tensor:
+        sampling = self._sampling
+        if self._seen is not None:
+            logits = penalise_repetition(logits, self._seen, sampling.repetition_penalty)
+        if sampling.dry_multiplier:
+            ids, penalties = dry_penalties(
+                np.array(self._history),
+                self._breaks,
+                multiplier=sampling.dry_multiplier,
+                base=sampling.dry_base,
+                allowed_length=sampling.dry_allowed_length,
+            )
+            taken = torch.from_numpy(penalties).to(logits)
+            logits = logits.index_add(1, torch.from_numpy(ids).to(self._device), -taken[None])
+        return logits

@@ -1,0 +1,58 @@
+"""DRY: tokens that would carry on a repetition of earlier text become the less likely the longer it is.
+
+A sampler that fiction writers ask for, described by its author at
+https://github.com/oobabooga/text-generation-webui/pull/5677. A repetition penalty looks at single tokens and
+so punishes names and commas; this looks at sequences and leaves those alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+LONGEST = 50  # a longer repetition is not punished harder; by then the penalty is beyond every logit
+MOST = 1e4  # a penalty, likewise
+
+Ids = npt.NDArray[np.int64]
+
+
+def dry_penalties(
+    history: Ids, breakers: npt.NDArray[np.bool_], *, multiplier: float, base: float, allowed_length: int
+) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """Which tokens would carry on a repetition, and what to take from their logits.
+
+    With n the number of last tokens that stand, in the same order, before an earlier occurrence of a token,
+    that token loses `multiplier * base ** (n - allowed_length)` if n is at least `allowed_length`. Where a
+    token occurred several times, the longest counts. Sequences end at breakers, which are never punished:
+    line breaks and quotation marks, which must be free to come again.
+
+    Args:
+        history: the tokens so far, `[T]`.
+        breakers: for every token of the vocabulary whether it breaks sequences, `[V]`.
+
+    Returns:
+        Token ids and penalties, `[N]` each, no token twice.
+    """
+    none = np.empty(0, np.int64), np.empty(0, np.float64)
+    if len(history) < 2 or breakers[history[-1]]:
+        return none
+    ends = np.flatnonzero(history[:-1] == history[-1])  # where what was written last had stood before
+    ends = ends[~breakers[history[ends + 1]]]
+    lengths = np.ones(len(ends), np.int64)
+    growing = np.arange(len(ends))
+    for length in range(1, min(LONGEST, len(history) - 1)):
+        before = history[-1 - length]
+        if breakers[before]:
+            break
+        growing = growing[ends[growing] >= length]
+        growing = growing[history[ends[growing] - length] == before]
+        if not len(growing):
+            break
+        lengths[growing] += 1
+    punished = lengths >= allowed_length
+    if not punished.any():
+        return none
+    ids, place = np.unique(history[ends[punished] + 1], return_inverse=True)
+    longest = np.zeros(len(ids), np.int64)
+    np.maximum.at(longest, place, lengths[punished])
+    return ids, np.minimum(multiplier * base ** (longest - allowed_length).astype(np.float64), MOST)
