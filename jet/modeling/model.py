@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jet.modeling import checkpoint
+from jet.modeling.attention import sdpa
 from jet.modeling.cache import HybridCache, JetLayerCache
 from jet.modeling.configuration import JetNemotronConfig
 from jet.ops.dynamic_conv import dynamic_conv
@@ -190,6 +191,10 @@ class Attention(nn.Module):
         v = self.v_proj(hidden).unflatten(-1, heads).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
+        dropout = self.attention_dropout if self.training else 0.0
+        if mask is None and self.config._attn_implementation == "sdpa":
+            out = sdpa(q, k, v, self.scaling, self.sliding_window, dropout)
+            return self.o_proj(out.flatten(-2)), None
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
         )
@@ -199,7 +204,7 @@ class Attention(nn.Module):
             k,
             v,
             mask,
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,
@@ -414,6 +419,11 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         }
         masks: dict[str, Any] = {"jet": None if padding is None else padding[:, -hidden.shape[1] :]}
         layer_types = self.config.layer_types or []
+        if padding is None and self.config._attn_implementation == "sdpa":
+            return masks | {
+                "attn": None,
+                "swa": None,
+            }  # the shapes say everything; see jet/modeling/attention.py
         if "attn" in layer_types:
             masks["attn"] = create_causal_mask(**arguments)
         if "swa" in layer_types:
