@@ -1,0 +1,160 @@
+"""The graph stepper's bookkeeping without a GPU: graphs are calls, and the draws are interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from jet import JetNemotronForCausalLM
+from jet.engine import graphs
+from jet.engine.graphs import GraphStepper
+from jet.engine.runner import ModelRunner, Sequence
+from jet.engine.types import SamplingParams
+from jet.ops.operations import reference_operations
+from tests.networks import GOLDEN, golden_expectations, golden_model
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=8, seed=0)
+SAMPLED = SamplingParams(temperature=1.0, top_p=0.9, top_k=20, max_new_tokens=8, seed=5)
+
+
+class Called:
+    """A captured graph: what was captured, to be called again."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.replay = run
+
+
+class Arrived:
+    def record(self) -> None: ...
+    def synchronize(self) -> None: ...
+
+
+def sent(tensor: Tensor) -> Tensor:
+    return tensor.clone()
+
+
+def capture(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
+    with graphs._Parked(self._rows):
+        run()
+    return Called(run)
+
+
+@pytest.fixture(autouse=True)
+def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: tests/gpu runs the real thing")
+    monkeypatch.setattr(graphs, "triton_operations", lambda *given: reference_operations())
+    monkeypatch.setattr(graphs.StepGraphs, "_capture", capture)
+    monkeypatch.setattr(graphs, "_sent", sent)
+    monkeypatch.setattr(torch.cuda, "Event", Arrived)
+    monkeypatch.setattr(graphs, "USUAL", ())
+    yield
+
+
+def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRunner:
+    runner = ModelRunner(model, frozenset() if stop is None else frozenset({stop}), slots=3, tokens=1024)
+    with torch.inference_mode():
+        stepper = GraphStepper(model, runner._pool, runner._stepper._stop_ids, frozenset())  # type: ignore[attr-defined]
+    runner._stepper = stepper
+    return runner
+
+
+@pytest.fixture
+def runner() -> ModelRunner:
+    return runner_on(golden_model("tiny-2b"))
+
+
+def begin(runner: ModelRunner, sampling: SamplingParams, *prompt: int, alternatives: int = 0) -> Sequence:
+    sequence = runner.open(sampling, alternatives)
+    runner.prefill(sequence, list(prompt))
+    return sequence
+
+
+def write(runner: ModelRunner, sampling: SamplingParams, *prompt: int) -> list[int]:
+    sequence = begin(runner, sampling, *prompt)
+    tokens = [runner.step(sequence) for _ in range(sampling.max_new_tokens)]
+    runner.release(sequence)
+    return tokens
+
+
+def test_greedy_tokens_are_golden(runner: ModelRunner) -> None:
+    expected = golden_expectations("tiny-2b")
+    for prompt in (0, 2):
+        ids = expected[f"{prompt}.input_ids"].tolist()
+        assert write(runner, GREEDY, *ids) == expected[f"{prompt}.greedy_ids"].tolist()[:8]
+
+
+def test_the_next_step_is_under_way_before_its_token_is_asked_for(runner: ModelRunner) -> None:
+    sequence = begin(runner, GREEDY, 1, 2, 3)
+    runner.step(sequence)
+    assert sequence.ahead is not None and sequence.length == 4
+    for _ in range(7):
+        runner.step(sequence)
+    assert sequence.ahead is None and sequence.length == 10, "nothing is launched beyond what was asked for"
+
+
+def test_requests_by_turns_write_what_each_writes_alone(runner: ModelRunner) -> None:
+    prompts = [(1, 2, 3), (4, 5), (9,)]
+    settings = [SAMPLED, GREEDY, replace(SAMPLED, seed=6, repetition_penalty=1.3)]
+    alone = [write(runner, sampling, *prompt) for sampling, prompt in zip(settings, prompts, strict=True)]
+    sequences = [begin(runner, sampling, *prompt) for sampling, prompt in zip(settings, prompts, strict=True)]
+    together: list[list[int]] = [[], [], []]
+    for turn in (0, 1, 1, 2, 0, 0, 1, 2, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2):
+        together[turn].append(runner.step(sequences[turn]))
+    assert together == alone
+
+
+def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
+    model = golden_model("tiny-2b")
+    story = write(runner_on(model), SAMPLED, 1, 2, 3)
+    place = next(i for i in range(1, 8) if story[i] not in story[:i])
+    runner = runner_on(model, stop=story[place])
+    sequence = begin(runner, SAMPLED, 1, 2, 3)
+    for _ in range(place):
+        runner.step(sequence)
+    states = [m.recurrent[sequence.slot].clone() for m in runner._pool.layers if hasattr(m, "recurrent")]
+    assert runner.step(sequence) == story[place]
+    after = [m.recurrent[sequence.slot] for m in runner._pool.layers if hasattr(m, "recurrent")]
+    assert all(torch.equal(*pair) for pair in zip(states, after, strict=True))
+
+
+def test_alternatives_are_of_the_token_they_come_with(runner: ModelRunner) -> None:
+    sequence = begin(runner, GREEDY, 1, 2, 3, alternatives=3)
+    for _ in range(5):
+        token = runner.step(sequence)
+        detail = runner.detail(sequence)
+        assert detail is not None and detail.ids[0] == token
+        assert detail.logprob == detail.logprobs[0] > detail.logprobs[1]
+
+
+def test_what_the_kernels_cannot_do_is_drawn_by_the_host(runner: ModelRunner) -> None:
+    plain = write(runner, GREEDY, 1, 2, 3)
+    assert write(runner, replace(GREEDY, xtc_probability=1e-12), 1, 2, 3) == plain
+    host = ModelRunner(golden_model("tiny-2b"), frozenset())
+    dry = replace(SAMPLED, dry_multiplier=5.0, dry_allowed_length=1, xtc_probability=0.5)
+    assert write(runner, dry, 1, 2, 1, 2, 1) == write(host, dry, 1, 2, 1, 2, 1)
+    assert write(runner, GREEDY, 1, 2, 3) == plain
+
+
+def test_logits_that_are_no_numbers_fail_their_request_and_no_other() -> None:
+    model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-4b").eval()  # its head is not tied
+    with torch.no_grad():
+        model.model.embed_tokens.weight[13] = torch.nan
+    runner = runner_on(model)
+    good = write(runner, GREEDY, 1, 2, 3)
+    with pytest.raises(FloatingPointError, match="not a number"):
+        write(runner, GREEDY, 1, 13)
+    assert write(runner, GREEDY, 1, 2, 3) == good
+
+
+def test_the_penalty_starts_anew_with_every_request(runner: ModelRunner) -> None:
+    penalised = replace(GREEDY, repetition_penalty=5.0)
+    first = write(runner, penalised, 1, 2, 3)
+    assert len(set(first)) == len(first)
+    assert all(write(runner, penalised, 1, 2, 3) == first for _ in range(3))  # in every slot
