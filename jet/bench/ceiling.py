@@ -15,7 +15,7 @@ import torch
 from jet import hardware
 from jet.bench.floor import Floor
 from jet.bench.measure import Spread
-from jet.bench.options import BenchError
+from jet.bench.options import ImpossibleError
 
 LARGE = 2**30  # bytes moved by one large copy; the caches of the largest processors hold less than half
 _RUNS = 15
@@ -53,10 +53,10 @@ class Ceiling:
         return self.floor.total / self.bandwidth
 
     def share(self, seconds: float) -> float:
-        """The floor's time in `seconds`. Raises BenchError above 1, which nothing can be."""
+        """The floor's time in `seconds`. Raises ImpossibleError above 1, which nothing can be."""
         share = self.seconds / seconds
         if share > 1:
-            raise BenchError(
+            raise ImpossibleError(
                 f"The measurement is wrong: it says {share:.1%} of what moving {self.floor.total:,} bytes at "
                 f"{self.bandwidth / 1e9:,.1f} GB/s allows. Was the machine busy while the copy was timed?"
             )

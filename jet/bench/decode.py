@@ -31,7 +31,9 @@ from jet.engine.types import Engine, RequestStats, SamplingParams
 def measure(options: Options) -> Report:
     """Load the network, let everyone decode in turn, and compare them with the floor."""
     network = networks.load(options)
-    floor = decode_floor(network.model, options.context, options.tokens, network.runner.saved_bytes)
+    floor = decode_floor(
+        network.model, options.context, options.tokens, network.runner.fused_step.saved_bytes
+    )
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     others = baselines(network, options) if options.baseline else []
     stats: list[RequestStats] = []

@@ -9,7 +9,8 @@ then faster than in a step. Operations that overlap in a step take less time the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from operator import truediv
 
@@ -18,7 +19,7 @@ import torch
 from jet.bench import networks
 from jet.bench.ceiling import measure_ceiling, synchronize
 from jet.bench.floor import decode_floor
-from jet.bench.measure import alternate
+from jet.bench.measure import Spread, alternate
 from jet.bench.options import Options
 from jet.bench.report import Figure, Report
 from jet.modeling.step import Part
@@ -30,11 +31,11 @@ WHOLE = "step"
 def measure(options: Options) -> Report:
     """Load the network, read the context, and time each kind of operation."""
     network = networks.load(options)
-    floor = decode_floor(network.model, options.context, 2, network.runner.saved_bytes)
+    floor = decode_floor(network.model, options.context, 2, network.runner.fused_step.saved_bytes)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     with torch.inference_mode():
         _reach(network, options)
-        kinds = {WHOLE: network.runner.parts, **by_kind(network.runner.parts)}
+        kinds = {WHOLE: network.runner.fused_step.parts, **by_kind(network.runner.fused_step.parts)}
         runs = {name: timer(parts, network.device) for name, parts in kinds.items()}
         contenders = [lambda: {name: run() for name, run in runs.items()}]
         spreads = alternate(contenders, options.warm_up, options.runs)
@@ -48,13 +49,28 @@ def measure(options: Options) -> Report:
     return Report(options, network.info, figures, ceiling, {WHOLE: share}, speeds)
 
 
-def _reach(network: networks.Network, options: Options) -> None:
-    """Bring a row to the context's length: attention then reads what it reads there."""
+def time_kinds(
+    network: networks.Network, kinds: Mapping[str, list[Part]], options: Options
+) -> dict[str, Spread]:
+    """Seconds of one token in each kind of operations, after the network's prompt."""
+    with torch.inference_mode(), _reached(network, options):
+        runs = {name: timer(parts, network.device) for name, parts in kinds.items()}
+        contenders = [lambda: {name: run() for name, run in runs.items()}]
+        return alternate(contenders, options.warm_up, options.runs)
+
+
+@contextmanager
+def _reached(network: networks.Network, options: Options) -> Iterator[None]:
+    """A row at the prompt's length: attention then reads what it reads there."""
     sequence = network.runner.open(options.sampling)
-    for begin in range(0, len(network.prompt), network.prefill_chunk):
-        network.runner.prefill(sequence, network.prompt[begin : begin + network.prefill_chunk])
-    for _ in range(2):
-        network.runner.step(sequence)
+    try:
+        for begin in range(0, len(network.prompt), network.prefill_chunk):
+            network.runner.prefill(sequence, network.prompt[begin : begin + network.prefill_chunk])
+        for _ in range(2):
+            network.runner.step(sequence)
+        yield
+    finally:
+        network.runner.release(sequence)
 
 
 def by_kind(parts: list[Part]) -> dict[str, list[Part]]:

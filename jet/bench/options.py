@@ -24,6 +24,10 @@ class BenchError(ValueError):
     """Something that cannot be measured, or was measured wrongly; the message says what and why."""
 
 
+class ImpossibleError(BenchError):
+    """A figure that nothing can reach: the measurement is wrong, and so may be the others beside it."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What to measure, and how. The one place where the defaults stand.

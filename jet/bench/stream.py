@@ -52,7 +52,9 @@ class ClockedRunner:
 def measure(options: Options) -> Report:
     """Load the network and read its streams as the page does."""
     network = networks.load(options)
-    floor = decode_floor(network.model, options.context, options.tokens, network.runner.saved_bytes)
+    floor = decode_floor(
+        network.model, options.context, options.tokens, network.runner.fused_step.saved_bytes
+    )
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     runner = ClockedRunner(network.runner)
     stats: list[RequestStats] = []

@@ -13,7 +13,7 @@ from jet.engine.choosing import Chooser
 from jet.engine.stepping import Detail, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep, Part
+from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
 from jet.ops.kernels import sampling as kernels
 from jet.ops.operations import has_dependent_launch, triton_operations
@@ -52,24 +52,14 @@ class GraphStepper:
         self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
         self._seen = torch.zeros(pool.idle + 1, config.vocab_size, dtype=torch.uint8, device=model.device)
         self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
-        self._step = FusedStep(model, pool, self._rows, operations)
-        self._graphs = StepGraphs(self._step, self._rows, self._seen)
+        self.step = FusedStep(model, pool, self._rows, operations)
+        self._graphs = StepGraphs(self.step, self._rows, self._seen)
         self._choosing = (config.vocab_size, model.device, sorted(stop_ids), sorted(breakers))
         self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
         self._read_logits: dict[Sequence, Tensor] = {}
         self._owner: Sequence | None = None  # whose row it is, as its last step has left it
         for plan in USUAL:
             self._graphs.prepare(plan)
-
-    @property
-    def saved_bytes(self) -> int:
-        """By how much the weights that a step reads are smaller than the network's."""
-        return self._step.saved_bytes
-
-    @property
-    def parts(self) -> list[Part]:
-        """The operations of a step."""
-        return self._step.parts
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
@@ -92,7 +82,7 @@ class GraphStepper:
     def launch(self, sequence: Sequence, reads: bool) -> Pending:
         """Start a step."""
         if not reads:
-            self._step.logits.copy_(self._read_logits.pop(sequence))
+            self.step.logits.copy_(self._read_logits.pop(sequence))
         if self._owner is not sequence:
             self._take_row(sequence, reads)
         if sequence in self._choosers:
@@ -103,7 +93,7 @@ class GraphStepper:
         """A step whose token is drawn by the host: the row has to be told, and nothing runs ahead."""
         if reads:
             self._graphs.read()
-        drawn = draw(self._choosers[sequence], self._step.logits, sequence)
+        drawn = draw(self._choosers[sequence], self.step.logits, sequence)
         self._owner = None
         return drawn
 
@@ -120,7 +110,7 @@ class GraphStepper:
 
     def close(self) -> None:
         """Let go of the network."""
-        del self._step, self._graphs
+        del self.step, self._graphs
 
     def _take_row(self, sequence: Sequence, reads: bool) -> None:
         """Give the row to a sequence. Fills do not wait for the device."""

@@ -15,7 +15,7 @@ from jet.engine.stepping import Detail, Pending, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
-from jet.modeling.step import Part
+from jet.modeling.step import FusedStep
 
 
 @dataclass(eq=False)
@@ -77,14 +77,9 @@ class ModelRunner:
         return self._stepper.kernels
 
     @property
-    def saved_bytes(self) -> int:
-        """By how much the weights that a step reads are smaller than the network's."""
-        return self._stepper.saved_bytes
-
-    @property
-    def parts(self) -> list[Part]:
-        """The operations of a step, to be looked at one by one."""
-        return self._stepper.parts
+    def fused_step(self) -> FusedStep:
+        """What reads a token, to be looked at."""
+        return self._stepper.step
 
     @torch.inference_mode()
     def open(self, sampling: SamplingParams, alternatives: int = 0) -> Sequence:

@@ -12,7 +12,7 @@ from torch import Tensor
 from jet.engine.choosing import Chooser
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep, Part
+from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
 from jet.ops.operations import cpu_operations, has_triton, reference_operations
 from jet.ops.rows import Rows
@@ -46,19 +46,11 @@ class Pending(Protocol):
 class Stepper(Protocol):
     """What the runner needs to draw tokens."""
 
+    step: FusedStep
+
     @property
     def kernels(self) -> dict[str, str]:
         """What computes: operation → implementation, in words for people."""
-        ...
-
-    @property
-    def saved_bytes(self) -> int:
-        """By how much the weights that a step reads are smaller than the network's."""
-        ...
-
-    @property
-    def parts(self) -> list[Part]:
-        """The operations of a step."""
         ...
 
     def open(self, sequence: Sequence) -> None:
@@ -123,20 +115,10 @@ class HostStepper:
         operations = cpu_operations() if model.device.type == "cpu" else reference_operations()
         self.kernels = {"decode": operations.name, "sampling": "torch"}
         self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
-        self._step = FusedStep(model, pool, self._rows, operations)
+        self.step = FusedStep(model, pool, self._rows, operations)
         self._vocabulary, self._device = model.config.vocab_size, model.device
         self._stop_ids, self._breakers = sorted(stop_ids), sorted(breakers)
         self._states: dict[Sequence, _Read] = {}
-
-    @property
-    def saved_bytes(self) -> int:
-        """By how much the weights that a step reads are smaller than the network's."""
-        return self._step.saved_bytes
-
-    @property
-    def parts(self) -> list[Part]:
-        """The operations of a step."""
-        return self._step.parts
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
@@ -157,8 +139,8 @@ class HostStepper:
             assert sequence.last is not None and sequence.slot is not None
             self._rows.token[0], self._rows.position[0] = sequence.last, sequence.length
             self._rows.slot[0] = sequence.slot
-            self._step.run()
-            logits = self._step.logits
+            self.step.run()
+            logits = self.step.logits
         assert logits is not None
         return draw(state.chooser, logits, sequence)
 
@@ -172,7 +154,7 @@ class HostStepper:
 
     def close(self) -> None:
         """Let go of the network."""
-        del self._step
+        del self.step
 
 
 def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:

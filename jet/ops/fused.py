@@ -37,6 +37,22 @@ class JetSizes:
         gate: Tensor = projected.split(self.parts, dim=1)[4]
         return gate
 
+    def check(
+        self, projected: Tensor, weight: Tensor, conv_state: Tensor, recurrent_state: Tensor, out: Tensor
+    ) -> None:
+        """Raise ValueError unless the tensors of a `jet_step` are contiguous and of these sizes."""
+        channels = self.heads * self.value
+        expected = [
+            (projected, (projected.shape[0], sum(self.parts))),
+            (weight, (channels * self.width, self.generator)),
+            (conv_state, (conv_state.shape[0], channels, self.width)),
+            (recurrent_state, (conv_state.shape[0], self.heads, self.key, self.value)),
+            (out, (projected.shape[0], channels)),
+        ]
+        for tensor, shape in expected:
+            if tensor.shape != shape or not tensor.is_contiguous():
+                raise ValueError(f"A tensor of {list(tensor.shape)} should be {list(shape)} and contiguous.")
+
 
 def norm_linear_reference(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None, out: Tensor

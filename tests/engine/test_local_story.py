@@ -295,7 +295,7 @@ def test_nothing_is_recorded_for_gradients() -> None:
     runner.prefill(sequence, [1, 2, 3])
     runner.step(sequence)
     runner.step(sequence)
-    assert runner._stepper._step.logits.is_inference()  # type: ignore[attr-defined]
+    assert runner._stepper.step.logits.is_inference()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")

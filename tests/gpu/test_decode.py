@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +24,6 @@ CUDA = "cuda"
 STORY_MODEL = Path(__file__).parents[2] / "assets" / "story-model"
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=24, seed=0)
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.9, top_k=50, max_new_tokens=60, seed=7)
-
-
-@pytest.fixture(autouse=True)
-def exact_float32() -> Iterator[None]:
-    """TF32 off, as the tolerances assume."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def load(source: Path, dtype: torch.dtype) -> JetNemotronForCausalLM:
@@ -68,7 +58,7 @@ def decode(runner: ModelRunner, prompt: list[int], sampling: SamplingParams) -> 
     runner.prefill(sequence, prompt)
     tokens = [runner.step(sequence) for _ in range(sampling.max_new_tokens)]
     torch.cuda.synchronize()
-    logits = runner._stepper._step.logits.clone()  # type: ignore[attr-defined]
+    logits = runner._stepper.step.logits.clone()  # type: ignore[attr-defined]
     runner.release(sequence)
     return tokens, logits
 
@@ -113,7 +103,7 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
             network(fed, past_key_values=cache).logits[0, -1].double()
             for network, cache in zip((plain, exact), caches, strict=True)
         )
-        ours = runner._stepper._step.logits[0].double()  # type: ignore[attr-defined]
+        ours = runner._stepper.step.logits[0].double()  # type: ignore[attr-defined]
         if len(read) > 1:  # the first ones come from the prompt
             wrong += torch.stack([(x - truth).square().sum() for x in (ours, usual)])
         read.append(token)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,6 @@ ATTENTIONS = ["eager", "sdpa"] + ["flash_attention_2"] * (importlib.util.find_sp
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec("fla") is None, reason="needs flash-linear-attention"
 )
-
-
-@pytest.fixture(autouse=True)
-def exact_float32() -> Iterator[None]:
-    """TF32 off, as the tolerances assume."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def on_cuda(name: str, dtype: torch.dtype, attention: str = "sdpa") -> JetNemotronForCausalLM:

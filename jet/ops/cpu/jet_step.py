@@ -25,7 +25,7 @@ def jet_step(
     sizes: JetSizes,
 ) -> Bound:
     """Twin of `jet_step_reference`, as an `Operation`."""
-    _check(projected, kernels_weight, conv_state, recurrent_state, out, sizes)
+    sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     return partial(
         compiled.jet_step,
         array(projected),
@@ -39,25 +39,3 @@ def jet_step(
         array(out),
         sizes.generator,
     )
-
-
-def _check(
-    projected: Tensor,
-    weight: Tensor,
-    conv_state: Tensor,
-    recurrent_state: Tensor,
-    out: Tensor,
-    sizes: JetSizes,
-) -> None:
-    """ValueError unless the tensors are of these sizes."""
-    channels = sizes.heads * sizes.value
-    expected = [
-        (projected, (projected.shape[0], sum(sizes.parts))),
-        (weight, (channels * sizes.width, sizes.generator)),
-        (conv_state, (conv_state.shape[0], channels, sizes.width)),
-        (recurrent_state, (conv_state.shape[0], sizes.heads, sizes.key, sizes.value)),
-        (out, (projected.shape[0], channels)),
-    ]
-    for tensor, shape in expected:
-        if tensor.shape != shape:
-            raise ValueError(f"A tensor of {list(tensor.shape)} should be {list(shape)}.")

@@ -47,7 +47,7 @@ def jet_step(
     `early` reads slots and states before waiting for the kernels before: allowed where no kernel of the same
     chain of dependent launches writes them, as when each graph replay is one step.
     """
-    _check(projected, kernels_weight, conv_state, recurrent_state, out, sizes)
+    sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     tiling = tiling or default_tiling(
         "jet_step", sizes.heads * sizes.value, sizes.generator, kernels_weight.element_size()
     )
@@ -81,28 +81,6 @@ def _keys_in_a_tile(key: int) -> int:
     """A power of two that divides the number of keys, if a large one does: no lane is then without work."""
     divisor = key & -key
     return min(divisor, MAX_KEYS) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
-
-
-def _check(
-    projected: Tensor,
-    weight: Tensor,
-    conv_state: Tensor,
-    recurrent_state: Tensor,
-    out: Tensor,
-    sizes: JetSizes,
-) -> None:
-    """ValueError unless the tensors are contiguous and of these sizes."""
-    channels = sizes.heads * sizes.value
-    expected = [
-        (projected, (projected.shape[0], sum(sizes.parts))),
-        (weight, (channels * sizes.width, sizes.generator)),
-        (conv_state, (conv_state.shape[0], channels, sizes.width)),
-        (recurrent_state, (conv_state.shape[0], sizes.heads, sizes.key, sizes.value)),
-        (out, (projected.shape[0], channels)),
-    ]
-    for tensor, shape in expected:
-        if tensor.shape != shape or not tensor.is_contiguous():
-            raise ValueError(f"A tensor of {list(tensor.shape)} should be {list(shape)} and contiguous.")
 
 
 @triton.jit
