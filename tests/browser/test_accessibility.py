@@ -1,0 +1,35 @@
+"""An axe scan of the page: nothing serious, by day and by night, narrow and wide, at rest and writing."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.browser.notebook import begin, expect_unlocked
+
+SERIOUS = {"serious", "critical"}
+
+
+def findings(page: Page) -> list[str]:
+    """What axe finds that keeps somebody out, once nothing fades in or out any more."""
+    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}, {one['nodes'][0]['html']}" for one in found if one["impact"] in SERIOUS
+    ]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None:
+    tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.reload()
+    tab.wait_for_selector(".jet-about b")
+    assert not findings(tab)
+    begin(tab, "A")
+    assert not findings(tab)
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert not findings(tab)
