@@ -19,6 +19,11 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda or cuda:N; left out: CUDA where there is any")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; left out: what suits the device")
     parser.add_argument("--attention", help="eager, sdpa or flash_attention_2")
+    parser.add_argument(
+        "--context",
+        type=_context,
+        help="most tokens of a story; fewer take less memory (left out: the model's)",
+    )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on; left out: a free one")
     return parser.parse_args(arguments)
@@ -60,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _context(text: str) -> int:
+    if not text.isdecimal() or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 16 on, not {text!r}")
     return int(text)
 
 

@@ -112,7 +112,7 @@ def load(options: Options) -> Network:
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
-    runner = make_runner(model, tokenizer.stop_ids)
+    runner = make_runner(model, tokenizer.stop_ids, options.context + options.tokens)
     info = replace(info, kernels=info.kernels | runner.kernels)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
@@ -124,11 +124,14 @@ def _tokenizer(source: str, model: JetNemotronForCausalLM) -> Tokenizer | None:
         return None
 
 
-def make_runner(model: JetNemotronForCausalLM, stop_ids: frozenset[int]) -> ModelRunner:
-    """The runner that the page's engine would use."""
+def make_runner(
+    model: JetNemotronForCausalLM, stop_ids: frozenset[int], context: int | None = None
+) -> ModelRunner:
+    """The runner that the page's engine would use for stories of `context` tokens, or all the model can."""
     requests = engine_options(model.device).max_active
-    tokens = loading.room_for_tokens(model, requests)
-    return ModelRunner(model, stop_ids, decode_threads(model), requests, tokens)
+    context = context or model.config.max_position_embeddings
+    tokens = loading.room_for_tokens(model, requests, context)
+    return ModelRunner(model, stop_ids, decode_threads(model), requests, tokens, context)
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:

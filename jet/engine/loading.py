@@ -49,12 +49,14 @@ class ModelChoice:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
+        context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
     """
 
     model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     attention: str | None = None
+    context: int | None = None
 
 
 def build_engine(choice: ModelChoice) -> LocalEngine:
@@ -80,9 +82,10 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     read_memory = partial(hardware.read_memory, device)
     threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
     options = EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
-    tokens = room_for_tokens(model, options.max_active)
-    runner = ModelRunner(model, tokenizer.stop_ids, threads, options.max_active, tokens, tokenizer.breakers())
-    info = replace(info, kernels=info.kernels | runner.kernels)
+    context = min(choice.context or info.context, info.context)
+    memory = (options.max_active, room_for_tokens(model, options.max_active, context), context)
+    runner = ModelRunner(model, tokenizer.stop_ids, threads, *memory, tokenizer.breakers())
+    info = replace(info, kernels=info.kernels | runner.kernels, context=context)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:
         engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
@@ -139,10 +142,10 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
     )
 
 
-def room_for_tokens(model: JetNemotronForCausalLM, requests: int) -> int:
+def room_for_tokens(model: JetNemotronForCausalLM, requests: int, context: int) -> int:
     """How many tokens' keys and values to have memory for: all that `requests` can have, or what is free."""
     config = model.config
-    most = requests * config.max_position_embeddings
+    most = requests * context
     free = hardware.free_device_bytes(model.device)
     layers = (config.layer_types or []).count("attn")
     if free is None or not layers:

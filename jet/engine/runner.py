@@ -52,9 +52,10 @@ class ModelRunner:
         decode_threads: int | None = None,
         slots: int = 4,
         tokens: int | None = None,
+        context: int | None = None,
         breakers: frozenset[int] = frozenset(),
     ) -> None:
-        """Memory for `slots` requests, which have up to `tokens` tokens together.
+        """Memory for `slots` requests, each of up to `context` tokens and all together of up to `tokens`.
 
         `breakers` are the tokens at which repetitions end for DRY.
 
@@ -63,12 +64,12 @@ class ModelRunner:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._model = model
-        self._context = config.max_position_embeddings
+        self._context = context or config.max_position_embeddings
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
-            self._pool = SlotPool(config, slots, tokens, model.dtype, model.device)
+            self._pool = SlotPool(config, slots, tokens, model.dtype, model.device, self._context)
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers)
 
     @property

@@ -15,9 +15,9 @@ import torch
 from jet import hardware
 from jet.engine import stepping
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import ModelChoice, build_engine, describe
+from jet.engine.loading import ModelChoice, build_engine, describe, room_for_tokens
 from jet.engine.runner import ModelRunner
-from jet.engine.types import Request, RequestStats, SamplingParams, TokenChunk
+from jet.engine.types import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.ops.operations import cpu_operations
 from jet.ops.sampling import penalise_repetition
@@ -261,6 +261,18 @@ def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
     assert good.finish_reason == "length" and good.tokens == 24
     assert nan.error == "The network's output is not a number (NaN or infinite logits)."
     assert full.error == "The device ran out of memory when reading 2 tokens after 0."
+
+
+def test_a_shorter_context_takes_less_memory_and_is_kept(checkpoint: Path) -> None:
+    engine = build_engine(ModelChoice(str(checkpoint), device="cpu", context=300))
+    assert engine.info().context == 300
+    last = list(engine.submit(Request("a", SamplingParams(max_new_tokens=1000, seed=1, min_p=0.0))))[-1].stats
+    assert last.finish_reason in ("context", "stop") and last.tokens + last.prompt_tokens <= 300
+    with pytest.raises(RequestError, match="too long"):
+        engine.submit(Request("word " * 400))
+    engine.close()
+    model = golden_model("tiny-2b")
+    assert room_for_tokens(model, 4, 300) == 1200
 
 
 def test_where_the_kernels_cannot_be_used_plain_calls_decode(

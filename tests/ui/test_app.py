@@ -53,9 +53,9 @@ def test_options_arrive_and_the_page_is_served(
         answers.append(httpx.get(str(page.local_url)))
 
     monkeypatch.setattr(gr.Blocks, "block_thread", visit)
-    options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--host=127.0.0.1"]
+    options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--context=99", "--host=127.0.0.1"]
     assert app.main(options) == 0
-    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A")]
+    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A", context=99)]
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
