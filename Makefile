@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format clean
+.PHONY: help setup run test bench check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ run: setup ## open the page; ARGS="--model … --port …"
 test: setup ## all tests this machine can run; ARGS="-k cache -x"
 	@$(BIN)/python -m tests.chromium
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --model …"
+	$(BIN)/python -m jet.bench $(or $(ARGS),decode --model assets/story-model --baseline transformers)
 
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
