@@ -1,70 +1,367 @@
-() => {
-  const key = "jet-stories:story";
-  const box = () => document.querySelector("#jet-story textarea");
+// The page's own hand: orders to the desk one after the other, locking while the model writes, keys, drawers.
+const byId = (id) => document.getElementById(id);
+const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset"]); // these change nothing
+const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
+const OPENING = new Set(["new", "import", "restore"]); // these bring another story
 
-  // While a story is being written the sheet shows its end, unless the reader scrolls up to read on there.
-  let writing = false;
-  let ending = 0; // the timer of the last look
-  let following = true;
-  let place = 0; // where the sheet was scrolled to when last looked at
-  const look = () => {
-    const { scrollTop, scrollHeight, clientHeight } = box();
-    if (scrollTop < place) following = false;
-    else if (scrollHeight - clientHeight - scrollTop < 4) following = true;
-    place = scrollTop;
-  };
-  const showEnd = () => {
-    look();
-    if (following) box().scrollTop = box().scrollHeight;
-    place = box().scrollTop;
-  };
-  document.addEventListener("scroll", ({ target }) => { if (target === box()) look(); }, true);
+let queue = []; // orders that wait, each with what to do after it
+let current = null; // the one under way
+let waiting = []; // who waits for all of them
+let next = null; // what is to be written when Continue is pressed
+let number = 0; // of the order sent last; its answer has the same
+let known = false; // the desk has this story
+let writing = false;
+let steps = { undo: false, redo: false };
+let syncTimer = 0;
+let keepTimer = 0;
+let stale = false; // the browser's copy is older than the story
 
-  window.jetStories = {
-    opening: null, // the text of the opening chosen last
+// --- orders ------------------------------------------------------------------------------------------------
 
-    // The model begins to write, and is done. The last text may arrive a moment after that.
-    begin() {
-      clearTimeout(ending);
-      writing = following = true;
-      place = 0;
-    },
-    end() { ending = setTimeout(() => { showEnd(); writing = false; }, 100); },
+const drawerNow = () => document.querySelector(".jet-tabs [aria-selected=true]")?.dataset.drawer ?? "";
+const sealed = (order) => JSON.stringify({
+  ...order, n: (number += 1), tint: byId("jet-tint").value, drawer: drawerNow(), known,
+});
+const send = () => {
+  if (current || !queue.length || (writing && queue[0].order.do !== "show")) return;
+  current = queue.shift();
+  // What is typed between an order and its answer would be lost where the answer brings a text.
+  if (REWRITING.has(current.order.do)) box().readOnly = true;
+  if (OPENING.has(current.order.do)) library.hold(true);
+  byId("jet-act").click();
+};
+const order = (plain, after) => { queue.push({ order: plain, after }); send(); };
+const settled = () => new Promise((resolve) => {
+  if (!current) resolve(); else waiting.push(resolve);
+});
 
-    // The story has changed. It is kept for a reload of this tab; storage may be full or forbidden, and then
-    // it just is not.
-    changed(story) {
-      try { sessionStorage.setItem(key, story); } catch (error) { /* nothing to fall back on */ }
-      if (writing) showEnd();
-      return [];
-    },
+const sync = () => { // Undo goes back to where the writer paused
+  clearTimeout(syncTimer);
+  syncTimer = 0;
+  if (!writing && !queue.some(({ order }) => order.do === "look")) order({ do: "look" });
+};
+const keepSoon = () => {
+  stale = true;
+  clearTimeout(keepTimer);
+  keepTimer = setTimeout(() => {
+    if (writing || current || queue.length || syncTimer) return keepSoon();
+    stale = false;
+    return order({ do: "keep" });
+  }, 1200);
+};
 
-    kept() {
-      try { return sessionStorage.getItem(key) ?? ""; } catch (error) { return ""; }
-    },
-  };
+// --- answers -----------------------------------------------------------------------------------------------
 
-  const press = (id) => {
-    const button = document.getElementById(id);
-    if (button && !button.disabled) button.click();
-  };
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      press("jet-go");
-    } else if (event.key === "Escape") {
-      press("jet-stop");
-    }
-  });
-
-  // On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would
-  // bring up the keyboard over the story.
-  const returnToStory = () => {
-    if (!box().disabled && document.activeElement === document.body) box().focus({ preventScroll: true });
-  };
-  if (matchMedia("(pointer: fine)").matches) {
-    returnToStory();
-    new MutationObserver(returnToStory)
-      .observe(document.body, { subtree: true, attributes: true, attributeFilter: ["disabled"] });
+let sayTimer = 0;
+const say = (text, bad = false) => {
+  const line = byId("jet-say") ?? Object.assign(document.createElement("div"), { id: "jet-say" });
+  line.setAttribute("role", bad ? "alert" : "status");
+  line.textContent = text;
+  line.className = bad ? "jet-bad" : "";
+  byId("jet-page").append(line);
+  clearTimeout(sayTimer);
+  sayTimer = setTimeout(() => line.remove(), bad ? 9000 : 5000);
+};
+const download = ({ name, text, type }) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+};
+const bringBack = () => {
+  const { draft, copy } = library.kept();
+  known = false;
+  order({ do: "restore", copy, draft: draft === null ? null : box().value || draft });
+};
+const receive = (text, done) => {
+  let reply = {};
+  try { reply = JSON.parse(text); } catch { /* no answer at all */ }
+  if (reply.n !== number) {
+    say("The server did not answer. Your text is still here, and kept in this browser.", true);
+    return {};
   }
+  if (reply.lost) {
+    say("The server had forgotten this story; it has it back now. Please do that again.");
+    bringBack();
+    return {};
+  }
+  known = true;
+  steps = { undo: reply.undo ?? steps.undo, redo: reply.redo ?? steps.redo };
+  if (reply.opened || reply.wrote) byId("jet-compare").replaceChildren();
+  for (const [id, html] of Object.entries(reply.html ?? {})) if (byId(id)) byId(id).innerHTML = html;
+  if (reply.title !== undefined && document.activeElement !== byId("jet-title")) byId("jet-title").value = reply.title;
+  if (reply.fresh) library.turnTo(null);
+  if (reply.download) download(reply.download);
+  if (reply.kept) library.keep(reply.kept);
+  if (reply.error) say(reply.error, true);
+  if (reply.say && !done?.quiet) say(reply.say);
+  // Gradio puts the text into the box after this.
+  requestAnimationFrame(() => {
+    if (reply.marks && !writing) sheet.mark(reply.marks);
+    if (reply.cursor !== undefined) box().setSelectionRange(reply.cursor, reply.cursor);
+    if (reply.word) openWord(reply.word);
+  });
+  return reply;
+};
+
+// --- another word ------------------------------------------------------------------------------------------
+
+const closeWord = () => byId("jet-popover")?.remove();
+const openWord = ({ start, end, html }) => {
+  closeWord();
+  const card = Object.assign(document.createElement("div"), { id: "jet-popover", innerHTML: html });
+  card.setAttribute("role", "dialog");
+  card.setAttribute("aria-label", "Another word");
+  byId("jet-page").append(card);
+  const place = sheet.rectOf(start, end);
+  const below = place.bottom + card.offsetHeight + 8 < innerHeight;
+  card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
+  card.style.top = `${Math.max(8, below ? place.bottom + 6 : place.top - card.offsetHeight - 6)}px`;
+  box().setSelectionRange(start, end);
+  card.querySelector("button:enabled")?.focus({ preventScroll: true });
+};
+
+// --- while the model writes --------------------------------------------------------------------------------
+
+// The sheet shows its end then, unless the reader scrolls up to read on there.
+let ending = 0; // the timer of the last look
+let late = false; // its last words may still be on their way
+let following = true;
+let place = 0; // where the sheet was scrolled to when last looked at
+const look = () => {
+  const { scrollTop, scrollHeight, clientHeight } = box();
+  if (scrollTop < place) following = false;
+  else if (scrollHeight - clientHeight - scrollTop < 4) following = true;
+  place = scrollTop;
+};
+const showEnd = () => {
+  look();
+  if (following) box().scrollTop = box().scrollHeight;
+  place = box().scrollTop;
+};
+document.addEventListener("scroll", ({ target }) => {
+  if (target !== box()) return;
+  look();
+  sheet.scrolled();
+}, true);
+
+const refreshLocks = () => {
+  for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import")) {
+    const mayTake = button.classList.contains("jet-take");
+    if (!button.closest("#jet-popover")) button.disabled = writing && !mayTake;
+  }
+  byId("jet-undo").disabled = writing || !steps.undo;
+  byId("jet-redo").disabled = writing || !steps.redo;
+};
+
+window.jetStories = {
+  // The model begins to write, and is done. The last text may arrive a moment after that.
+  begin() {
+    clearTimeout(ending);
+    late = false;
+    clearTimeout(syncTimer);
+    syncTimer = 0;
+    writing = true;
+    following = !next || !["cursor", "pick"].includes(next.do);
+    place = 0;
+    closeWord();
+    byId("jet-ways").classList.remove("jet-picked");
+    refreshLocks();
+  },
+  end(text) {
+    writing = false;
+    late = true;
+    receive(text);
+    refreshLocks();
+    send();
+    keepSoon();
+    ending = setTimeout(() => {
+      if (following) showEnd();
+      late = false;
+    }, 100);
+  },
+  async writeOrder() {
+    await settled();
+    const wanted = next ?? { do: "continue" };
+    next = null;
+    const stops = byId("jet-stops").value.split("\n").filter(Boolean);
+    return [box().value, sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked })];
+  },
+  // Whether the browser has the story as it stands, branches and all.
+  isKept: () => !(stale || current || queue.length || writing),
+  actOrder: () => sealed(current.order),
+  // Returns what the controls are to become.
+  acted(text, names) {
+    const done = current;
+    current = null;
+    box().readOnly = false;
+    const reply = receive(text, done.order);
+    if (reply.n !== undefined) done.after?.(reply);
+    if (OPENING.has(done.order.do)) library.hold(false);
+    if (!LOOKING.has(done.order.do) || reply.opened) { library.soon(); keepSoon(); }
+    refreshLocks();
+    if (!queue.length) for (const resolve of waiting.splice(0)) resolve();
+    send();
+    const controls = reply.controls ?? {};
+    return names.map((name) => ({ __type__: "update", ...(name in controls ? { value: controls[name] } : {}) }));
+  },
+  // The text has changed, by whoever.
+  changed(story) {
+    sheet.changed(story, (writing || late) && byId("jet-tint").value === "whose");
+    library.soon();
+    if ((writing || late) && following) showEnd();
+    return [];
+  },
+  // On opening the page: what this tab had, at once; its branches follow.
+  begun() {
+    const { draft, copy } = library.kept();
+    if (draft !== null || copy !== null) order({ do: "restore", copy, draft });
+    return draft ?? "";
+  },
+};
+
+// --- pressing ----------------------------------------------------------------------------------------------
+
+const press = (id) => {
+  const button = byId(id);
+  if (button && !button.disabled) button.click();
+};
+const withCursor = (plain) => (plain.at === -1 ? { ...plain, at: box().selectionStart } : plain);
+const write = (plain) => {
+  if (byId("jet-go").disabled) return;
+  next = withCursor(plain);
+  press("jet-go");
+};
+const act = (plain) => {
+  if (plain.do === "ask-name") {
+    const name = prompt("A name for this branch", plain.name);
+    if (name !== null) order({ do: "rename", branch: plain.branch, name });
+    return;
+  }
+  if (plain.do === "show") byId("jet-ways").classList.add("jet-picked");
+  order(withCursor(plain));
+};
+const openDrawer = (key) => {
+  for (const tab of document.querySelectorAll(".jet-tabs [role=tab]")) {
+    const chosen = tab.dataset.drawer === key;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    byId(tab.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  byId("jet-drawer-settings").classList.toggle("jet-closed", key !== "settings");
+  if (key === "stories") listStories();
+  else if (key !== "settings" && key !== "keys") order({ do: "look" });
+};
+const openings = () => [...document.querySelectorAll("[data-opening]")].map((button) => button.dataset.opening);
+
+document.addEventListener("click", ({ target }) => {
+  if (!target.closest("#jet-popover")) closeWord();
+  const button = target.closest("[data-do], [data-write], [data-opening], [data-drawer], [data-lore-remove], button[id]");
+  if (!button || button.disabled) return;
+  const { dataset } = button;
+  if (dataset.do) act(JSON.parse(dataset.do));
+  else if (dataset.write) write(JSON.parse(dataset.write));
+  else if (dataset.opening) {
+    const before = box().value;
+    order({ do: "opening", before, text: dataset.opening, again: openings().includes(before) });
+  } else if (dataset.drawer) openDrawer(dataset.drawer);
+  else if (dataset.loreRemove !== undefined) { button.closest(".jet-entry").remove(); guide(); }
+  else if (button.id === "jet-lore-add") byId("jet-lore").append(byId("jet-lore-row").content.cloneNode(true));
+  else if (button.id === "jet-new") order({ do: "new" });
+});
+document.addEventListener("dblclick", ({ target }) => {
+  if (target === box() && !writing) order({ do: "word", at: box().selectionStart, quiet: true });
+});
+document.addEventListener("keydown", (event) => {
+  const { key, code, altKey, shiftKey, target } = event;
+  const control = event.ctrlKey || event.metaKey;
+  const take = (what) => { event.preventDefault(); what(); };
+  if (key === "Enter" && control && shiftKey) take(() => press("jet-cursor"));
+  else if (key === "Enter" && control) take(() => press("jet-go"));
+  else if (key === "Escape") { closeWord(); press("jet-stop"); }
+  else if (control && code === "KeyZ" && target === box()) take(() => press(shiftKey ? "jet-redo" : "jet-undo"));
+  else if (control && code === "KeyY" && target === box()) take(() => press("jet-redo"));
+  else if (altKey && code === "KeyR") take(() => press("jet-retry"));
+  else if (altKey && code === "KeyW") take(() => press("jet-word"));
+  else if (altKey && code === "KeyB") take(() => press("jet-fork"));
+  else if (target.role === "tab" && (key === "ArrowRight" || key === "ArrowLeft")) take(() => {
+    const tabs = [...document.querySelectorAll(".jet-tabs [role=tab]")];
+    const tab = tabs.at((tabs.indexOf(target) + (key === "ArrowRight" ? 1 : -1)) % tabs.length);
+    tab.focus();
+    openDrawer(tab.dataset.drawer);
+  });
+});
+
+// --- what is typed and chosen ------------------------------------------------------------------------------
+
+const guide = () => {
+  const lore = [...document.querySelectorAll("#jet-lore .jet-entry")].map((entry) => {
+    const field = (name) => entry.querySelector(`[data-lore=${name}]`);
+    return {
+      title: entry.dataset.title, keywords: field("keywords").value, content: field("content").value,
+      enabled: field("enabled").checked, constant: field("constant").checked,
+    };
+  });
+  const depth = Math.round(Number(byId("jet-depth").value)) || 1;
+  order({ do: "guide", memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore });
+};
+document.addEventListener("input", ({ target }) => {
+  if (target !== box()) return;
+  sheet.changed(target.value, false, target.selectionEnd);
+  steps = { undo: true, redo: false };
+  refreshLocks();
+  keepSoon();
+  clearTimeout(syncTimer);
+  syncTimer = setTimeout(sync, target.value.length > 300_000 ? 6000 : 900);
+});
+document.addEventListener("change", ({ target }) => {
+  if (target.closest("#jet-drawer-guidance")) guide();
+  else if (target.id === "jet-title") order({ do: "title", text: target.value });
+  else if (target.id === "jet-tint") {
+    try { localStorage.setItem("jet-stories:tint", target.value); } catch { /* asked again next time */ }
+    sync();
+  } else if (target.id === "jet-import" && target.files.length) readFile(target);
+});
+const readFile = (input) => {
+  const [file] = input.files;
+  input.value = "";
+  if (file.size > 20_000_000) return say("This file is larger than 20 MB.", true);
+  const reader = new FileReader();
+  reader.onload = () => order({ do: "import", name: file.name, data: reader.result.split(",", 2)[1] ?? "" });
+  reader.onerror = () => say("This file could not be read.", true);
+  return reader.readAsDataURL(file);
+};
+const listStories = () => {
+  byId("jet-library").replaceChildren(...library.stories().map(([id, { title, preview, saved }]) => {
+    const [row, open, remove] = ["li", "button", "button"].map((tag) => document.createElement(tag));
+    open.className = "jet-branch";
+    open.append(Object.assign(document.createElement("b"), { textContent: title || preview || "Untitled story" }));
+    open.append(Object.assign(document.createElement("span"), { textContent: ` ${new Date(saved).toLocaleString()}` }));
+    remove.className = "jet-quiet";
+    remove.textContent = "Remove";
+    const here = id === library.id();
+    open.disabled = remove.disabled = here;
+    if (here) open.setAttribute("aria-current", "true");
+    open.onclick = () => order({ do: "restore", ...library.kept(id) }, () => { library.turnTo(id); listStories(); });
+    remove.onclick = () => {
+      if (!confirm("Remove this story from the browser for good?")) return;
+      library.remove(id);
+      listStories();
+    };
+    row.append(open, remove);
+    return row;
+  }));
+};
+try { byId("jet-tint").value = localStorage.getItem("jet-stories:tint") ?? "whose"; } catch { byId("jet-tint").value = "whose"; }
+
+// On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would
+// bring up the keyboard over the story.
+const returnToStory = () => {
+  if (!box().disabled && document.activeElement === document.body) box().focus({ preventScroll: true });
+};
+if (matchMedia("(pointer: fine)").matches) {
+  returnToStory();
+  new MutationObserver(returnToStory)
+    .observe(byId("jet-story"), { subtree: true, attributes: true, attributeFilter: ["disabled"] });
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jet.engine.types import MAX_SEED, Request, RequestError, SamplingParams
 
+DEFAULTS = SamplingParams()
 SHOWN_CHARACTERS = 80  # of a value that is quoted back in a message
 
 
@@ -18,16 +19,39 @@ def read_request(
     seed: object,
 ) -> Request:
     """A request from untrusted values of any type, its seed drawn if none was given. Raises RequestError."""
-    sampling = SamplingParams(
+    sampling = read_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
+    return Request(_text(prompt), sampling.with_seed())
+
+
+def read_settings(
+    max_new_tokens: object,
+    temperature: object,
+    top_p: object,
+    top_k: object,
+    min_p: object,
+    repetition_penalty: object,
+    seed: object,
+    dry_multiplier: object = DEFAULTS.dry_multiplier,
+    dry_base: object = DEFAULTS.dry_base,
+    dry_allowed_length: object = DEFAULTS.dry_allowed_length,
+    xtc_probability: object = DEFAULTS.xtc_probability,
+    xtc_threshold: object = DEFAULTS.xtc_threshold,
+) -> SamplingParams:
+    """The same for the settings alone, without a seed if none was given. Raises RequestError."""
+    return SamplingParams(
         temperature=_number("temperature", temperature),
         top_p=_number("top_p", top_p),
         top_k=_whole("top_k", top_k),
         min_p=_number("min_p", min_p),
         repetition_penalty=_number("repetition_penalty", repetition_penalty),
+        dry_multiplier=_number("dry_multiplier", dry_multiplier),
+        dry_base=_number("dry_base", dry_base),
+        dry_allowed_length=_whole("dry_allowed_length", dry_allowed_length),
+        xtc_probability=_number("xtc_probability", xtc_probability),
+        xtc_threshold=_number("xtc_threshold", xtc_threshold),
         max_new_tokens=_whole("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
     )
-    return Request(_text(prompt), sampling.with_seed())
 
 
 def _text(value: object) -> str:

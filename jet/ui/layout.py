@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
 from jet.engine.types import SamplingParams
-from jet.ui import panel
+from jet.ui import drawers, panel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULTS = SamplingParams()
@@ -19,7 +19,7 @@ HEADER = """
 <header class="jet-header"><h1>Jet Stories</h1>
 <p>Begin a story, and Jet-Nemotron goes on with it.</p></header>
 """
-KEYS = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
+HINT = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
 PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or just press Continue."
 
 
@@ -35,22 +35,22 @@ class Opening:
 class Page:
     """The components that events read and write.
 
-    `controls` are in the order of the arguments of `read_request` after the prompt. `before` is the story
-    as it was before the model or an opening last changed it, `last_seed` what the last story was drawn from.
+    `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
+    is what the last story was drawn from. `act`, `order` and `reply` are how page.js talks to the desk.
     """
 
     about: gr.HTML
-    openings: dict[str, gr.Button]
     story: gr.Textbox
-    before: gr.Textbox
     go: gr.Button
     stop: gr.Button
-    undo: gr.Button
+    ways: gr.HTML
     panel: gr.HTML
-    controls: list[gr.Component]
-    seed: gr.Textbox
+    controls: dict[str, gr.Component]
     last_seed: gr.Textbox
     reuse_seed: gr.Button
+    act: gr.Button
+    order: gr.Textbox
+    reply: gr.Textbox
 
 
 def load_openings() -> list[Opening]:
@@ -61,33 +61,38 @@ def load_openings() -> list[Opening]:
 
 def lay_out() -> Page:
     """Place everything in the Blocks that are being built."""
+    beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
-        gr.HTML(HEADER, apply_default_css=False)
-        about = gr.HTML(panel.loading(), apply_default_css=False)
+        _html(HEADER)
+        about = _html(panel.loading())
         with gr.Row(elem_id="jet-desk"):
             with gr.Column(elem_id="jet-left", min_width=0):
-                openings = _openings()
-                story, before = _story()
-                go, stop, undo = _actions()
+                _html(drawers.openings(beginnings), "jet-openings")
+                story = _story()
+                go, stop = _actions()
+                _html(drawers.more(), "jet-more")
+                ways = _html("", "jet-ways")
             with gr.Column(elem_id="jet-right", min_width=0):
-                live = gr.HTML(panel.panel(None, None), apply_default_css=False)
-            with gr.Column(elem_id="jet-controls", min_width=0):
-                controls, last_seed, reuse_seed = _controls()
-    seed = controls[-1]
-    assert isinstance(seed, gr.Textbox)
-    return Page(about, openings, story, before, go, stop, undo, live, controls, seed, last_seed, reuse_seed)
+                live = _html(panel.panel(None, None))
+            with gr.Column(elem_id="jet-below", min_width=0):
+                _html(drawers.tabs())
+                with gr.Column(elem_id="jet-drawer-settings", min_width=0):
+                    _html(drawers.presets())
+                    with gr.Column(elem_id="jet-controls", min_width=0):
+                        controls, last_seed, reuse_seed = _controls()
+                    _html(drawers.extras())
+                _html(drawers.drawers())
+        act = gr.Button("", visible="hidden", elem_id="jet-act")
+        order, reply = gr.Textbox(visible=False), gr.Textbox(visible=False)
+    return Page(about, story, go, stop, ways, live, controls, last_seed, reuse_seed, act, order, reply)
 
 
-def _openings() -> dict[str, gr.Button]:
-    with gr.Row(elem_id="jet-openings"):
-        return {
-            opening.text: gr.Button(opening.genre, size="sm", min_width=0, elem_classes="jet-opening")
-            for opening in load_openings()
-        }
+def _html(content: str, elem_id: str | None = None) -> gr.HTML:
+    return gr.HTML(content, apply_default_css=False, elem_id=elem_id)
 
 
-def _story() -> tuple[gr.Textbox, gr.Textbox]:
-    story = gr.Textbox(
+def _story() -> gr.Textbox:
+    return gr.Textbox(
         label="Your story",
         show_label=False,
         placeholder=PLACEHOLDER,
@@ -97,25 +102,26 @@ def _story() -> tuple[gr.Textbox, gr.Textbox]:
         elem_id="jet-story",
         html_attributes=InputHTMLAttributes(autocapitalize="sentences", spellcheck=True),
     )
-    return story, gr.Textbox(visible=False)
 
 
-def _actions() -> tuple[gr.Button, gr.Button, gr.Button]:
+def _actions() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
         go = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
         stop = gr.Button("Stop", interactive=False, elem_id="jet-stop", min_width=0)
-        undo = gr.Button("Undo", interactive=False, elem_id="jet-undo", min_width=0)
-        gr.HTML(KEYS, apply_default_css=False)
-    return go, stop, undo
+        _html(drawers.steps(), "jet-steps")
+        _html(HINT)
+    return go, stop
 
 
-def _controls() -> tuple[list[gr.Component], gr.Textbox, gr.Button]:
-    tokens = _slider("Maximum new tokens", 1, 2000, DEFAULTS.max_new_tokens, 1)
-    temperature = _slider("Temperature", 0, 2, DEFAULTS.temperature, 0.05)
-    top_p = _slider("Top-p", 0.01, 1, DEFAULTS.top_p, 0.01)
-    top_k = _slider("Top-k, 0 for all", 0, 200, DEFAULTS.top_k, 1)
-    min_p = _slider("Min-p", 0, 0.5, DEFAULTS.min_p, 0.01)
-    penalty = _slider("Repetition penalty", 1, 2, DEFAULTS.repetition_penalty, 0.01)
+def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
+    sliders = {
+        "max_new_tokens": _slider("Maximum new tokens", 1, 2000, DEFAULTS.max_new_tokens, 1),
+        "temperature": _slider("Temperature", 0, 2, DEFAULTS.temperature, 0.05),
+        "top_p": _slider("Top-p", 0.01, 1, DEFAULTS.top_p, 0.01),
+        "top_k": _slider("Top-k, 0 for all", 0, 200, DEFAULTS.top_k, 1),
+        "min_p": _slider("Min-p", 0, 0.5, DEFAULTS.min_p, 0.01),
+        "repetition_penalty": _slider("Repetition penalty", 1, 2, DEFAULTS.repetition_penalty, 0.01),
+    }
     reuse = gr.Button("last used", elem_id="jet-reuse-seed")
     seed = gr.Textbox(
         "" if DEFAULTS.seed is None else str(DEFAULTS.seed),
@@ -125,8 +131,19 @@ def _controls() -> tuple[list[gr.Component], gr.Textbox, gr.Button]:
         elem_id="jet-seed",
         buttons=[reuse],
     )
-    last_seed = gr.Textbox(visible=False)
-    return [tokens, temperature, top_p, top_k, min_p, penalty, seed], last_seed, reuse
+    return {**sliders, "seed": seed, **_further_controls()}, gr.Textbox(visible=False), reuse
+
+
+def _further_controls() -> dict[str, gr.Component]:
+    """What is off until it is wanted."""
+    with gr.Accordion("Against repetition and cliché", open=False, elem_id="jet-further"):
+        return {
+            "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),
+            "dry_base": _slider("DRY base", 1, 4, DEFAULTS.dry_base, 0.05),
+            "dry_allowed_length": _slider("DRY from tokens", 1, 20, DEFAULTS.dry_allowed_length, 1),
+            "xtc_probability": _slider("XTC probability", 0, 1, DEFAULTS.xtc_probability, 0.05),
+            "xtc_threshold": _slider("XTC threshold", 0, 0.5, DEFAULTS.xtc_threshold, 0.01),
+        }
 
 
 def _slider(label: str, least: float, most: float, value: float, step: float) -> gr.Slider:

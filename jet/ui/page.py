@@ -7,11 +7,13 @@ import socket
 import gradio as gr
 
 from jet.ui.api import add_api
-from jet.ui.events import Desk, wire
+from jet.ui.desk import Desk
+from jet.ui.events import wire
 from jet.ui.layout import ASSETS, lay_out
 from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
 
+SCRIPTS = ("sheet.js", "library.js", "page.js")  # in this order: each may use what stands above it
 WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
 
 
@@ -50,11 +52,17 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
             footer_links=["api"],
             theme=make_theme(),
             css_paths=ASSETS / "styles.css",
-            js=(ASSETS / "page.js").read_text(encoding="utf-8"),
+            js=_script(),
         )
     except OSError as error:  # somebody else was faster, or the variables name what cannot be had
         raise AddressError("No address to listen on is free.") from error
     return url
+
+
+def _script() -> str:
+    """What the page does in the browser, as one function that Gradio calls when it is there."""
+    parts = [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(["() => {", *parts, "}"])
 
 
 def _check_address(host: str | None, port: int | None) -> None:

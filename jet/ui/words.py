@@ -7,6 +7,7 @@ from jet.engine.types import RequestStats
 UNKNOWN = "–"
 _FINISHED = {
     "stop": "The end: the model closed the story",
+    "stop_string": "Done: the text to stop at has come",
     "length": "Done: all the new tokens are written",
     "context": "The model’s context is full",
     "aborted": "Stopped",

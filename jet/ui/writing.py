@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
 
 from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
+from jet.ui.stops import Cutter
 
 INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
 BEAT_S = 0.25  # Gradio notices a closed tab when the generator yields, so it yields at least this often
@@ -37,6 +39,9 @@ class EngineSource(Protocol):
         ...
 
 
+Prepare = Callable[[Engine, Request], Request]
+
+
 class Writing:
     """One request under way. Made and used on the event loop of the server.
 
@@ -45,11 +50,21 @@ class Writing:
         stats: the latest numbers. What goes wrong ends up in them too: finish reason "error" and the message.
     """
 
-    def __init__(self, source: EngineSource, request: Request) -> None:
+    def __init__(
+        self,
+        source: EngineSource,
+        request: Request,
+        prepare: Prepare | None = None,
+        stops: Sequence[str] = (),
+    ) -> None:
+        """`prepare` makes the request ready once there is an engine, in the request's thread; what it raises
+        ends the request. The text ends before the first of `stops`."""
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
         self._source = source
         self._request = request
+        self._prepare = prepare
+        self._cutter = Cutter(stops)
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[TokenChunk] = asyncio.Queue()
         self._aborted = threading.Event()
@@ -68,6 +83,7 @@ class Writing:
                     chunk = await asyncio.wait_for(self._inbox.get(), BEAT_S)
                 except asyncio.TimeoutError:
                     chunk = TokenChunk("", (), self.stats)
+                chunk = self._cut(chunk)
                 self.stats = chunk.stats
                 yield chunk
         finally:
@@ -81,6 +97,13 @@ class Writing:
     def _end(self, reason: str, error: str | None = None) -> None:
         stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
         self._inbox.put_nowait(TokenChunk("", (), stats))
+
+    def _cut(self, chunk: TokenChunk) -> TokenChunk:
+        text = self._cutter.push(chunk.text, last=chunk.stats.finish_reason is not None)
+        stats = chunk.stats
+        if self._cutter.found:
+            stats = replace(stats, phase="done", finish_reason="stop_string")
+        return replace(chunk, text=text, stats=stats)
 
     def _abort(self) -> None:
         self._aborted.set()
@@ -109,7 +132,8 @@ class Writing:
         self.info = engine.info()
         if self._aborted.is_set():  # stopped while the model was being loaded
             return None
-        stream = engine.submit(self._request)
+        request = self._request if self._prepare is None else self._prepare(engine, self._request)
+        stream = engine.submit(request)
         with self._lock:
             self._stream = stream
             if self._aborted.is_set():
@@ -122,3 +146,32 @@ class Writing:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
             self._abort()
+
+
+async def together(writings: Sequence[Writing]) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
+    """The chunks of several requests as they come, each with its number, until all have ended.
+
+    No more updates a second than one request has. However it is left, all of them are freed.
+    """
+    inbox: asyncio.Queue[tuple[int, TokenChunk]] = asyncio.Queue()
+
+    async def read(number: int) -> None:
+        async with aclosing(writings[number].chunks()) as chunks:
+            async for chunk in chunks:
+                inbox.put_nowait((number, chunk))
+
+    tasks = [asyncio.create_task(read(number)) for number in range(len(writings))]
+    try:
+        left = len(writings)
+        while left:
+            news = [await inbox.get()]
+            if len(writings) > 1:
+                await asyncio.sleep(INTERVAL_S)
+            while not inbox.empty():
+                news.append(inbox.get_nowait())
+            left -= sum(chunk.stats.finish_reason is not None for _, chunk in news)
+            yield news
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

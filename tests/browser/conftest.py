@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from tests.browser.notebook import STORY, expect_unlocked, set_most_tokens
+from tests.browser.notebook import STORY, empty_sheet, expect_unlocked
 from tests.ui.served import Served, page_server, served
 
 __all__ = ["page_server", "served"]
@@ -99,13 +99,11 @@ def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Pag
     page.set_viewport_size(VIEWPORT)  # type: ignore[arg-type]
     page.emulate_media(color_scheme="light")
     page.wait_for_selector(".jet-about b")
-    page.fill(STORY, "")
-    page.fill("#jet-seed input", "")
-    set_most_tokens(page, 400)
+    empty_sheet(page)
     yield page
     try:
         expect_unlocked(page)
     finally:
-        page.evaluate("sessionStorage.clear()")
+        page.evaluate("sessionStorage.clear(); localStorage.clear()")
         if page.is_disabled("#jet-go"):
             page.goto("about:blank")

@@ -21,6 +21,22 @@ def reload(page: Page) -> None:
     page.wait_for_load_state("load")
 
 
+def open_drawer(page: Page, name: str) -> None:
+    """Unfold one of the drawers below the sheet."""
+    page.click(f"#jet-tab-{name}")
+    expect(page.locator(f"#jet-drawer-{name}")).to_be_visible()
+
+
+def empty_sheet(page: Page) -> None:
+    """Begin a new story, the settings at their defaults, as in a browser that has kept nothing."""
+    page.click("#jet-tab-settings")
+    page.fill(STORY, "x")
+    expect(page.locator("#jet-undo")).to_be_enabled()
+    page.evaluate("document.getElementById('jet-new').click()")
+    expect(page.locator("#jet-undo")).to_be_disabled()
+    expect(page.locator(STORY)).to_have_value("")
+
+
 def set_most_tokens(page: Page, number: int) -> None:
     """Write at most so many tokens."""
     page.get_by_label("number input for Maximum new tokens").fill(str(number))
@@ -36,6 +52,12 @@ def begin(page: Page, text: str) -> None:
     page.fill(STORY, text)
     page.click("#jet-go")
     wait_for_words(page, text)
+
+
+def press(page: Page, selector: str) -> None:
+    """Click a button that does something with the story, once it can be clicked."""
+    expect(page.locator(selector)).to_be_enabled()
+    page.click(selector)
 
 
 def wait_for_words(page: Page, beginning: str) -> None:
@@ -61,7 +83,7 @@ def expect_unlocked(page: Page) -> None:
 def expect_locked(page: Page) -> None:
     """The story can only be stopped."""
     expect(page.locator("#jet-stop")).to_be_enabled()
-    for selector in (STORY, "#jet-go", "#jet-undo"):
+    for selector in (STORY, "#jet-go", "#jet-undo", "#jet-retry", "#jet-new"):
         expect(page.locator(selector)).to_be_disabled()
     for opening in page.locator("#jet-openings button").all():
         expect(opening).to_be_disabled()
@@ -96,7 +118,7 @@ def expect_nothing_outside(page: Page, width: int) -> None:
         }).map((element) => element.outerHTML.slice(0, 120))""",
         width,
     )
-    assert outside == []
+    assert outside == [], outside
 
 
 def expect_no_overlap(page: Page, selectors: list[str]) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import gradio as gr
 import pytest
 
+from jet.ui.desk import Desk
 from jet.ui.page import build, launch
+from jet.ui.visits import Visits
 from tests.ui.stand_in import StandInEngine, StandInSource
 
 
@@ -21,6 +23,11 @@ class Served:
     url: str
     source: StandInSource
     demo: gr.Blocks
+
+    def forget(self) -> None:
+        """As a server that was restarted: no tab's story is in memory."""
+        found = (getattr(one.fn, "__self__", None) for one in self.demo.fns.values())
+        next(owner for owner in found if isinstance(owner, Desk))._visits = Visits()
 
     @property
     def engine(self) -> StandInEngine:

@@ -9,8 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import log
 
-from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, TokenChunk
+from jet.engine.types import (
+    Alternative,
+    Engine,
+    EngineInfo,
+    Request,
+    RequestError,
+    RequestStats,
+    TokenChunk,
+    TokenDetail,
+)
 
 
 @dataclass
@@ -24,6 +34,7 @@ class StandInEngine:
         deaf: do not react to an abort, like an engine in the middle of a long step.
         slots: stories served at once; the others wait in line.
         live: requests that hold a slot or wait for one.
+        requests: all that were accepted.
         aborted_at: when requests were aborted while alive (`time.monotonic`).
     """
 
@@ -34,6 +45,7 @@ class StandInEngine:
     slots: int = 4
     context: int = 1_000
     live: list[StandInStream] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     aborted_at: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,6 +57,7 @@ class StandInEngine:
             raise RequestError(f"The text has {words} tokens, and this model reads at most {self.context}.")
         stream = StandInStream(self, request, words)
         with self.changed:
+            self.requests.append(request)
             self.live.append(stream)
         return stream
 
@@ -65,6 +78,9 @@ class StandInEngine:
             queued_requests=len(self.live[self.slots :]),
             process_memory_bytes=512 * 2**20,
         )
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
 
     def close(self) -> None:
         for stream in list(self.live):
@@ -121,7 +137,7 @@ class StandInStream:
 
     def _decode(self, interval_s: float) -> Iterator[TokenChunk]:
         speed, wanted = self._engine.tokens_per_second, self._request.sampling.max_new_tokens
-        letter = (self._request.prompt.strip() or "X")[0]
+        letter, wants = (self._request.prompt.strip() or "X")[0], self._request.alternatives
         started = time.monotonic()
         written = 0
         while written < wanted and not self._stopped:
@@ -131,10 +147,19 @@ class StandInStream:
                 raise RuntimeError("the device caught <b>fire</b>")
             text = "".join(f" {letter}{index}" for index in range(written, due))
             self._stats = self._numbers(due, time.monotonic() - started)
-            yield TokenChunk(text, tuple(range(written, due)), self._stats)
+            details = tuple(self._detail(letter, index) for index in range(written, due))
+            yield TokenChunk(text, tuple(range(written, due)), self._stats, details if wants else ())
             written = due
         reason = "aborted" if self._stopped else "length"
         yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
+
+    def _detail(self, letter: str, index: int) -> TokenDetail:
+        """The word that was drawn, every fifth of them an unlikely one, and others that might have been."""
+        words = [Alternative(index, f" {letter}{index}", log(0.1 if index % 5 == 3 else 0.6))]
+        for other, probability in (("else", 0.2), ("never", 0.1), ("maybe", 0.05)):
+            words.append(Alternative(100_000 + len(words), f" {other}{index}", log(probability)))
+        likeliest = sorted(words, key=lambda word: -word.logprob)
+        return TokenDetail(words[0], tuple(likeliest[: self._request.alternatives]))
 
     def _numbers(self, tokens: int, elapsed_s: float) -> RequestStats:
         return replace(

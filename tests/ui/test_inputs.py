@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jet.engine.types import MAX_SEED, RequestError, SamplingParams
-from jet.ui.inputs import read_request
+from jet.ui.inputs import read_request, read_settings
 
 GOOD: dict[str, Any] = {
     "prompt": "Once",
@@ -68,3 +68,13 @@ def test_the_prompt_must_be_text(value: object) -> None:
 def test_half_a_character_is_found() -> None:
     with pytest.raises(RequestError, match="position 2"):
         read_request(**{**GOOD, "prompt": "ab\udc00"})
+
+
+def test_settings_of_the_page_keep_an_empty_seed_and_have_more_of_them() -> None:
+    settings = read_settings(40, 0.5, 0.9, 20.0, 0.1, 1.1, "", 0.8, 1.75, 3.0, 0.5, 0.1)
+    assert settings.seed is None and settings.top_k == 20
+    assert (settings.dry_multiplier, settings.dry_base, settings.dry_allowed_length) == (0.8, 1.75, 3)
+    assert (settings.xtc_probability, settings.xtc_threshold) == (0.5, 0.1)
+    for values in ((-1.0,), (0.0, 0.5), (0.0, 1.75, 2.5), (0.0, 1.75, 2, 2.0), (0.0, 1.75, 2, 0.0, "x")):
+        with pytest.raises(RequestError, match=r"^(dry|xtc)_"):
+            read_settings(40, 0.5, 0.9, 20, 0.1, 1.1, "", *values)

@@ -8,6 +8,7 @@ import pytest
 
 from jet.engine.types import SamplingParams
 from jet.ui.layout import load_openings
+from jet.ui.views import escape
 from tests.ui.served import Served
 
 DEFAULTS = SamplingParams()
@@ -28,6 +29,11 @@ def components(served: Served, kind: str) -> dict[str, dict[str, Any]]:
         ("Top-k, 0 for all", "top_k"),
         ("Min-p", "min_p"),
         ("Repetition penalty", "repetition_penalty"),
+        ("DRY strength", "dry_multiplier"),
+        ("DRY base", "dry_base"),
+        ("DRY from tokens", "dry_allowed_length"),
+        ("XTC probability", "xtc_probability"),
+        ("XTC threshold", "xtc_threshold"),
     ],
 )
 def test_sliders_stand_at_the_defaults_and_reach_only_what_is_allowed(
@@ -44,17 +50,21 @@ def test_a_dozen_openings_each_with_a_button(served: Served) -> None:
     assert len(openings) == 12
     assert len({opening.genre for opening in openings}) == 12
     assert len({opening.text for opening in openings}) == 12
-    assert {opening.genre for opening in openings} <= set(components(served, "button"))
+    html = "".join(str(shown) for shown in components(served, "html"))
     for opening in openings:
+        assert f'data-opening="{escape(opening.text)}">{opening.genre}</button>' in html
         assert 30 < len(opening.text) < 400
         assert opening.text == opening.text.strip()
 
 
-def test_stop_and_undo_wait_until_there_is_something_to_stop_and_undo(served: Served) -> None:
+def test_stop_waits_until_there_is_something_to_stop(served: Served) -> None:
     buttons = components(served, "button")
     assert buttons["Continue"]["interactive"]
     assert not buttons["Stop"]["interactive"]
-    assert not buttons["Undo"]["interactive"]
+
+
+def test_what_is_off_until_it_is_wanted_is_folded_away(served: Served) -> None:
+    assert not components(served, "accordion")["Against repetition and cliché"]["open"]
 
 
 def test_no_history_and_no_analytics(served: Served) -> None:

@@ -1,0 +1,227 @@
+"""What an order does to a story, the model aside: one function an order.
+
+Each returns what the page is to be told beyond what it is told anyway (see `desk.Desk.act`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import csv
+import io
+from collections.abc import Awaitable, Callable
+from copy import copy
+from dataclasses import asdict
+from typing import Any
+
+from jet.engine.types import SamplingParams
+from jet.story.document import Document
+from jet.story.fields import Fields
+from jet.story.files import file_name, from_json, read_file, to_browser, to_json, to_markdown, to_txt
+from jet.story.offsets import from_utf16, to_utf16
+from jet.story.spans import StoryError
+from jet.ui import views
+from jet.ui.orders import read_guidance
+from jet.ui.presets import PRESETS
+from jet.ui.visits import Visit
+
+Reply = dict[str, Any]
+Action = Callable[[Visit, Fields], Awaitable[Reply]]
+
+# What may be asked for while the model writes; the box has nothing new in it then.
+WHILE_WRITING = frozenset({"look", "keep", "export", "history", "show"})
+
+
+async def look(visit: Visit, order: Fields) -> Reply:
+    """Nothing but what every order does: take over what is in the box, and say how things stand."""
+    return {}
+
+
+async def undo(visit: Visit, order: Fields) -> Reply:
+    """Take the latest step back."""
+    visit.document.undo()
+    return {}
+
+
+async def redo(visit: Visit, order: Fields) -> Reply:
+    """Make a step again."""
+    visit.document.redo()
+    return {}
+
+
+async def opening(visit: Visit, order: Fields) -> Reply:
+    """Put a beginning on the sheet. One after the other is one step: the writer is trying them out."""
+    visit.document.edit(order.take_text("text"), join=order.take("again", bool))
+    return {}
+
+
+async def fork(visit: Visit, order: Fields) -> Reply:
+    """A new branch with the text up to the cursor."""
+    document = visit.document
+    at = from_utf16(document.text, order.take("at", int))
+    document.fork(at)
+    return {"cursor": to_utf16(document.text, at)}
+
+
+async def show(visit: Visit, order: Fields) -> Reply:
+    """Put a branch on the sheet. While ways are being written that picks one, and ends the others."""
+    visit.document.show(order.take("branch", int))
+    visit.stop()
+    return {}
+
+
+async def rename(visit: Visit, order: Fields) -> Reply:
+    """Give a branch a name."""
+    visit.document.rename(order.take("branch", int), order.take_text("name"))
+    return {}
+
+
+async def prune(visit: Visit, order: Fields) -> Reply:
+    """Remove a branch."""
+    visit.document.prune(order.take("branch", int))
+    return {}
+
+
+async def compare(visit: Visit, order: Fields) -> Reply:
+    """Show another branch beside the one on the sheet."""
+    document = visit.document
+    other = order.take("branch", int)
+    return {"html": {"jet-compare": views.comparison(document.compare(document.current, other))}}
+
+
+async def word(visit: Visit, order: Fields) -> Reply:
+    """What else might have stood at a place."""
+    document = visit.document
+    found = document.token_at(from_utf16(document.text, order.take("at", int)))
+    if found is None or not found.token.alternatives:
+        return {"say": "No other words are known here. They are remembered for what the model writes."}
+    start, end = (to_utf16(document.text, place) for place in (found.start, found.end))
+    shown = views.alternatives(found, document.generation(found.span), start)
+    return {"word": {"start": start, "end": end, "html": shown}}
+
+
+async def guide(visit: Visit, order: Fields) -> Reply:
+    """Take over memory, author's note and lorebook."""
+    visit.document.guidance = read_guidance(order)
+    return {}
+
+
+async def title(visit: Visit, order: Fields) -> Reply:
+    """Give the story a title."""
+    visit.document.title = order.take_text("text")
+    return {}
+
+
+async def preset(visit: Visit, order: Fields) -> Reply:
+    """Settings under a plain name. How much is written, and from which seed, stays as it is."""
+    name = order.take("name", str)
+    if name not in PRESETS:
+        raise StoryError(f"There is no preset {name[:40]!r}.")
+    chosen = controls_of(PRESETS[name])
+    return {"controls": {key: chosen[key] for key in chosen if key not in ("max_new_tokens", "seed")}}
+
+
+async def new(visit: Visit, order: Fields) -> Reply:
+    """Begin an empty story."""
+    return {**_opened(visit, Document()), "fresh": True}
+
+
+async def restore(visit: Visit, order: Fields) -> Reply:
+    """Open what the browser has kept: the story as it was sent to it, and what was typed since then."""
+    kept, draft = order.take_or_null("copy", str), order.take_or_null("draft", str)
+    reply: Reply = {}
+    document = Document()
+    try:
+        document = await asyncio.to_thread(from_json, kept) if kept is not None else document
+    except StoryError as error:
+        reply["error"] = f"Only the text of this story could be read, not its branches: {error}"
+    if draft is not None:
+        document.edit(draft)
+    if not visit.busy:
+        reply |= _opened(visit, document)
+    return reply
+
+
+async def import_file(visit: Visit, order: Fields) -> Reply:
+    """Open a file."""
+    name = order.take_text("name")
+    try:
+        data = base64.b64decode(order.take("data", str), validate=True)
+    except (binascii.Error, ValueError):
+        raise StoryError("The file did not arrive whole: please try again.") from None
+    document = await asyncio.to_thread(read_file, name, data)
+    return {**_opened(visit, document), "fresh": True}
+
+
+async def export(visit: Visit, order: Fields) -> Reply:
+    """The story as a file."""
+    ending = order.take("as", str)
+    writers: dict[str, tuple[Callable[[Document], str], str]] = {
+        "txt": (to_txt, "text/plain"),
+        "md": (to_markdown, "text/markdown"),
+        "json": (to_json, "application/json"),
+    }
+    if ending not in writers:
+        raise StoryError(f"Stories are not saved as {ending[:40]!r}.")
+    writer, kind = writers[ending]
+    text = await asyncio.to_thread(writer, copy(visit.document))
+    return {"download": {"name": file_name(visit.document, ending), "text": text, "type": kind}}
+
+
+async def keep(visit: Visit, order: Fields) -> Reply:
+    """The story for the browser to keep."""
+    kept = await asyncio.to_thread(to_browser, copy(visit.document))
+    return {"kept": {"copy": kept.text, "dropped": kept.dropped}}
+
+
+async def history(visit: Visit, order: Fields) -> Reply:
+    """The requests of this tab as a table for other programs."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    columns = [name for name in asdict(visit.log[0].stats) if name != "queue_position"] if visit.log else []
+    writer.writerow(["time", "model", *columns])
+    for past in visit.log:
+        values = asdict(past.stats)
+        writer.writerow([past.at.isoformat(timespec="seconds"), past.model, *(values[c] for c in columns)])
+    return {"download": {"name": "requests.csv", "text": table.getvalue(), "type": "text/csv"}}
+
+
+ACTIONS: dict[str, Action] = {
+    "look": look,
+    "undo": undo,
+    "redo": redo,
+    "opening": opening,
+    "fork": fork,
+    "show": show,
+    "rename": rename,
+    "prune": prune,
+    "compare": compare,
+    "word": word,
+    "guide": guide,
+    "title": title,
+    "preset": preset,
+    "new": new,
+    "restore": restore,
+    "import": import_file,
+    "export": export,
+    "keep": keep,
+    "history": history,
+}
+
+
+def controls_of(sampling: SamplingParams) -> dict[str, object]:
+    """The values of the page's controls by name, the seed as text."""
+    return asdict(sampling) | {"seed": "" if sampling.seed is None else str(sampling.seed)}
+
+
+def _opened(visit: Visit, document: Document) -> Reply:
+    """Another story comes on the sheet, with its own settings and guidance."""
+    if visit.busy:
+        raise StoryError("The model is still writing: stop it first.")
+    visit.document = document
+    return {
+        "opened": True,
+        "controls": controls_of(document.sampling),
+        "html": views.guidance(document.guidance),
+    }

@@ -1,0 +1,224 @@
+"""Writing on a document: prompt, requests, and the text they bring, from the first word to the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field, replace
+
+from jet.engine.types import (
+    MAX_SEED,
+    Engine,
+    EngineInfo,
+    Request,
+    RequestError,
+    RequestStats,
+    SamplingParams,
+)
+from jet.story.document import Continuation, Document
+from jet.story.guidance import Guidance
+from jet.story.offsets import from_utf16
+from jet.story.prompts import Prompt, PromptBuilder
+from jet.story.spans import StoryError
+from jet.ui.orders import Order, read_stops
+from jet.ui.visits import Finished, Visit
+from jet.ui.writing import EngineSource, Writing, together
+
+ALTERNATIVES = 8  # other words that are remembered for each token
+WAYS = 3
+RATES = 60  # points of the panel's curve
+_POLL_S = 0.05  # how soon a stop is noticed while the model is being loaded for the first time
+
+
+class Failed(Exception):
+    """The writing could not begin. The message is for the writer."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How the writing stands.
+
+    Attributes:
+        stats: of the request, or of all of them together.
+        rates: tokens a second, from a while ago to now.
+        ways: the continuations, where there are several.
+    """
+
+    stats: RequestStats = field(default_factory=RequestStats)
+    rates: Sequence[float] = ()
+    ways: Sequence[Continuation] = ()
+
+    @classmethod
+    def failed(cls, message: str) -> State:
+        """What stands where nothing could be written."""
+        return cls(RequestStats(phase="done", finish_reason="error", error=message))
+
+
+class Author:
+    """Writes on the documents of all visits, with the one engine there is."""
+
+    def __init__(self, source: EngineSource) -> None:
+        self.info: EngineInfo | None = None  # once the model is loaded
+        self._source = source
+        self._loading: asyncio.Task[EngineInfo] | None = None
+        self._builder: tuple[Engine, PromptBuilder] | None = None
+
+    async def load(self) -> EngineInfo:
+        """What runs here, once it does. Raises what loading raised."""
+        engine = await asyncio.to_thread(self._source.engine)
+        self.info = await asyncio.to_thread(engine.info)
+        return self.info
+
+    async def prompt(self, document: Document) -> Prompt | None:
+        """What the model would see if it went on from the end; None before it is loaded."""
+        if not self._source.ready or self.info is None:
+            return None
+        text, guidance, sampling = document.text, document.guidance, document.sampling
+        engine = await asyncio.to_thread(self._source.engine)
+        return await asyncio.to_thread(self._build, engine, text, guidance, sampling)
+
+    async def write(
+        self, visit: Visit, order: Order, sampling: SamplingParams
+    ) -> AsyncGenerator[State, None]:
+        """Do what an order wants written. The text is in the document when a state comes.
+
+        Raises Failed if it cannot begin. However this is left, the requests are freed and the text stays.
+        """
+        async for waiting in self._until_loaded(visit):
+            yield waiting
+        if self.info is None:
+            return
+        samplings = _samplings(order, sampling)
+        with ExitStack() as stack:
+            try:
+                continuations = self._begin(visit.document, order, samplings)
+                for continuation in continuations:
+                    stack.enter_context(continuation)
+                writings = self._submit(visit.document, order, continuations, samplings)
+            except (StoryError, RequestError) as error:
+                raise Failed(str(error)) from None
+            visit.writings = writings
+            if visit.stopped:
+                visit.stop()
+            async with aclosing(self._follow(continuations, writings)) as states:
+                async for state in states:
+                    yield state
+            visit.log.extend(Finished(self.info.model, writing.stats) for writing in writings)
+
+    async def _follow(
+        self, continuations: list[Continuation], writings: list[Writing]
+    ) -> AsyncGenerator[State, None]:
+        rates: deque[float] = deque(maxlen=RATES)
+        ways = continuations if len(continuations) > 1 else ()
+        async with aclosing(together(writings)) as news:
+            async for chunks in news:
+                try:
+                    for number, chunk in chunks:
+                        continuations[number].take(chunk)
+                except StoryError as error:  # the story is full
+                    raise Failed(str(error)) from None
+                stats = together_stats([writing.stats for writing in writings])
+                self.info = writings[0].info or self.info
+                if stats.tokens_per_second is not None:
+                    rates.append(stats.tokens_per_second)
+                yield State(stats, rates, ways)
+
+    async def _until_loaded(self, visit: Visit) -> AsyncGenerator[State, None]:
+        """States until the model has been loaded once, so that its name is known, or a stop."""
+        while self.info is None:
+            self._loading = self._loading or asyncio.create_task(self.load())
+            await asyncio.wait({self._loading}, timeout=_POLL_S)
+            if self._loading.done():
+                loading, self._loading = self._loading, None
+                if (error := loading.exception()) is not None:
+                    raise Failed(f"Writing failed: {str(error) or type(error).__name__}")
+            elif visit.stopped:
+                yield State(RequestStats(phase="done", finish_reason="aborted"))
+                return
+            else:
+                yield State()
+
+    def _begin(self, document: Document, order: Order, samplings: list[SamplingParams]) -> list[Continuation]:
+        assert self.info is not None
+        model, sampling, fields = self.info.model, samplings[0], order.fields
+        if order.do == "retry":
+            return [document.retry(model, sampling)]
+        if order.do == "ways":
+            return document.write_ways(model, samplings)
+        if order.do == "cursor":
+            at = from_utf16(document.text, fields.take("at", int))
+            return [document.write(model, sampling, at=at)]
+        if order.do == "pick":
+            offset = from_utf16(document.text, fields.take("at", int))
+            at = document.pick_word(offset, fields.take("choice", int))
+            return [document.write(model, sampling, at=at)]
+        if order.do != "continue":
+            raise StoryError(
+                "The page asked for something to be written that is not known: please reload it."
+            )
+        return [document.write(model, sampling)]
+
+    def _submit(
+        self,
+        document: Document,
+        order: Order,
+        continuations: list[Continuation],
+        samplings: list[SamplingParams],
+    ) -> list[Writing]:
+        stops = read_stops(order.fields)
+        wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
+        guidance = document.guidance
+
+        def prepare(engine: Engine, request: Request) -> Request:
+            prompt = self._build(engine, request.prompt, guidance, request.sampling)
+            return replace(request, prompt=prompt.text)
+
+        return [
+            Writing(
+                self._source,
+                Request(continuation.prompt, sampling, ALTERNATIVES if wanted else 0),
+                prepare,
+                stops,
+            )
+            for continuation, sampling in zip(continuations, samplings, strict=True)
+        ]
+
+    def _build(self, engine: Engine, story: str, guidance: Guidance, sampling: SamplingParams) -> Prompt:
+        """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
+        if self._builder is None or self._builder[0] is not engine:
+            self._builder = (engine, PromptBuilder(engine.count_tokens))
+        context = engine.info().context
+        room = min(sampling.max_new_tokens, context // 2)
+        return self._builder[1].build(story, guidance, context, max(1, room))
+
+
+def together_stats(stats: list[RequestStats]) -> RequestStats:
+    """The numbers of several requests as one: sums where that makes sense, else those of the slowest."""
+    if len(stats) == 1:
+        return stats[0]
+    running = [one for one in stats if one.finish_reason is None]
+    shown = (running or stats)[-1]
+
+    def total(name: str) -> float | None:
+        rates = [rate for one in running or stats if (rate := getattr(one, name)) is not None]
+        return sum(rates) if rates else None
+
+    sums = ("tokens", "recurrent_bytes", "conv_bytes", "window_kv_bytes", "full_kv_bytes")
+    return replace(
+        shown,
+        **{name: sum(getattr(one, name) for one in stats) for name in sums},
+        tokens_per_second=total("tokens_per_second"),
+        mean_tokens_per_second=total("mean_tokens_per_second"),
+        seed=stats[0].seed,
+        error=next((one.error for one in stats if one.error), None) if not running else None,
+    )
+
+
+def _samplings(order: Order, sampling: SamplingParams) -> list[SamplingParams]:
+    """One per continuation. Several ways have seeds in a row, so that the first names them all."""
+    if order.do != "ways":
+        return [sampling]
+    seed = sampling.seed or 0
+    return [replace(sampling, seed=(seed + way) % (MAX_SEED + 1)) for way in range(WAYS)]

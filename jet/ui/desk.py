@@ -1,0 +1,184 @@
+"""Serves the page: greets, carries out orders, and writes. One `Desk` serves all visitors.
+
+Everything here runs on the server's event loop, hence without locks; what takes long runs in threads, on
+values that never change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from jet.engine.types import RequestError
+from jet.story.spans import StoryError
+from jet.ui import panel, sheet, views
+from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
+from jet.ui.author import Author, Failed, State
+from jet.ui.inputs import read_settings
+from jet.ui.orders import Order, read_order
+from jet.ui.visits import Visit, Visits
+from jet.ui.writing import BEAT_S, EngineSource
+
+Updates = tuple[Any, ...]  # one value or update per output
+
+
+class Desk:
+    """What the events of the page call."""
+
+    def __init__(self, source: EngineSource) -> None:
+        self._source = source
+        self._author = Author(source)
+        self._visits = Visits()
+
+    async def greet(self, request: gr.Request) -> AsyncIterator[Updates]:
+        """On opening the page. Yields (about, panel): loading, and then what runs here."""
+        while not self._source.ready:
+            yield panel.loading(), gr.skip()
+            await asyncio.sleep(BEAT_S)
+        info = await self._author.load()
+        busy = self._visits.known(request.session_hash) and self._visits.of(request.session_hash).busy
+        yield panel.about(info), gr.skip() if busy else panel.panel(None, info)
+
+    def leave(self, request: gr.Request) -> None:
+        """The tab is closed."""
+        self._visits.end(request.session_hash)
+
+    async def stop(self, request: gr.Request) -> None:
+        """Stop what this page is writing, if it is."""
+        if self._visits.known(request.session_hash):
+            self._visits.of(request.session_hash).stop()
+
+    async def act(self, request: gr.Request, story: str, order_text: str) -> Updates:
+        """Carry out an order that needs no model. Returns (story, reply)."""
+        try:
+            order = read_order(order_text)
+        except StoryError as error:
+            return gr.skip(), _json({"error": str(error)})
+        if self._forgotten(request, order):
+            return gr.skip(), _json({"lost": True, "n": order.number})
+        visit = self._visits.of(request.session_hash)
+        try:
+            reply = await _carry_out(visit, story, order)
+        except (StoryError, RequestError) as error:
+            reply = {"error": str(error)}
+        reply = await self._with_view(visit, order, reply)
+        text = visit.document.text
+        unchanged = text == story or (visit.busy and order.do != "show")
+        return gr.skip() if unchanged else text, _json(reply)
+
+    async def write(
+        self, request: gr.Request, story: str, order_text: str, *controls: object
+    ) -> AsyncIterator[Updates]:
+        """Go on with the story. Yields (story, panel, stop button, last seed, ways, reply) until it ends."""
+        try:
+            order = read_order(order_text)
+            if self._forgotten(request, order):
+                yield _updates(reply={"lost": True, "n": order.number})
+                return
+            visit = self._visits.of(request.session_hash)
+            sampling = read_settings(*controls)
+            if visit.busy:
+                return
+            visit.document.edit(story)
+        except (RequestError, StoryError) as error:
+            yield self._failure(str(error), _number(order_text))
+            return
+        visit.document.sampling = sampling
+        visit.busy, visit.stopped = True, False
+        try:
+            yield _updates(
+                panel=panel.panel(State().stats, self._author.info), stop=gr.Button(interactive=True)
+            )
+            async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
+                async for state in states:
+                    yield self._state(visit, state)
+        except Failed as error:
+            yield self._failure(str(error))
+        finally:
+            visit.busy, visit.writings = False, []
+        reply = await self._with_view(visit, order, {"wrote": True})
+        yield _updates(story=visit.document.text, reply=reply)
+
+    def _state(self, visit: Visit, state: State) -> Updates:
+        seed = gr.skip() if state.stats.seed is None else str(state.stats.seed)
+        shown = panel.panel(state.stats, self._author.info, state.rates)
+        if state.stats.error is not None:
+            _warn(state.stats.error)
+        ways = views.ways(state.ways, state.stats.finish_reason is None)
+        return _updates(visit.document.text, shown, gr.skip(), seed, ways)
+
+    def _failure(self, message: str, number: int | None = None) -> Updates:
+        _warn(message)
+        failed = panel.panel(State.failed(message).stats, self._author.info)
+        return _updates(panel=failed, reply=None if number is None else {"n": number})
+
+    def _forgotten(self, request: gr.Request, order: Order) -> bool:
+        """Whether the page means a story that is not here: then it sends its own copy again."""
+        return order.known and order.do != "restore" and not self._visits.known(request.session_hash)
+
+    async def _with_view(self, visit: Visit, order: Order, reply: Reply) -> Reply:
+        """The reply with how things stand, as far as the page shows it."""
+        document = visit.document
+        shown: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
+        if not visit.busy:
+            shown["marks"] = sheet.MARKS[order.tint](document)
+        views_now: dict[str, str] = {}
+        if order.drawer == "branches":
+            views_now["jet-tree"] = views.branches(document.outline())
+        elif order.drawer == "guidance":
+            views_now["jet-sees"] = await self._meter(visit)
+        elif order.drawer == "history":
+            views_now["jet-past"] = views.history(visit.log)
+        return {**shown, **reply, "n": order.number, "html": {**views_now, **reply.get("html", {})}}
+
+    async def _meter(self, visit: Visit) -> str:
+        try:
+            return views.meter(await self._author.prompt(visit.document))
+        except RequestError as error:
+            return views.meter(None, str(error))
+
+
+async def _carry_out(visit: Visit, story: str, order: Order) -> Reply:
+    if order.do not in ACTIONS:
+        raise StoryError(f"The page asked for {order.do[:40]!r}, which is not known here: please reload it.")
+    if visit.busy and order.do not in WHILE_WRITING:
+        raise StoryError("The model is still writing: stop it first.")
+    before = order.fields.take_text("before") if order.fields.has("before") else story
+    if not visit.busy and order.do != "restore":
+        visit.document.edit(before)
+    return await ACTIONS[order.do](visit, order.fields)
+
+
+def _number(order_text: str) -> int:
+    try:
+        return read_order(order_text).number
+    except StoryError:
+        return 0
+
+
+def _updates(
+    story: object = None,
+    panel: object = None,
+    stop: object = None,
+    seed: object = None,
+    ways: object = None,
+    reply: Reply | None = None,
+) -> Updates:
+    """One update per output of `write`; what is not given stays as it is."""
+    given = (story, panel, stop, seed, ways, None if reply is None else _json(reply))
+    return tuple(gr.skip() if value is None else value for value in given)
+
+
+def _json(reply: Reply) -> str:
+    return json.dumps(reply, ensure_ascii=False)
+
+
+def _warn(message: str) -> None:
+    """The panel says it too, but on a phone it is below the fold."""
+    gr.Warning(html.escape(message), title="That did not work", duration=6)

@@ -1,0 +1,96 @@
+"""What page.js asks for: a JSON object whose field `do` says what, read field by field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from jet.story.fields import Fields
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry, NoteUnit
+from jet.story.spans import StoryError
+from jet.ui.stops import MAX_STOP_CHARACTERS, MAX_STOPS
+
+Tint = Literal["plain", "whose", "doubt"]
+MAX_LORE = 500
+MAX_GUIDANCE = 200_000  # characters of memory, of the note, and of each entry
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order.
+
+    Attributes:
+        do: what is to be done.
+        fields: what else belongs to it.
+        tint: how the sheet is to be painted.
+        drawer: which drawer is open below the sheet.
+        number: what the answer names, so that the page knows what it answers.
+        known: whether the page has reason to think that its story is in memory here.
+    """
+
+    do: str
+    fields: Fields
+    tint: Tint = "plain"
+    drawer: str = ""
+    number: int = 0
+    known: bool = False
+
+
+def read_order(text: object) -> Order:
+    """An order from untrusted text. Raises StoryError."""
+    try:
+        plain = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        plain = None
+    fields = Fields(plain, "the order")
+    do = fields.take("do", str)
+    tint = fields.take("tint", str) if fields.has("tint") else "plain"
+    drawer = fields.take("drawer", str) if fields.has("drawer") else ""
+    known = fields.take("known", bool) if fields.has("known") else False
+    number = fields.take("n", int) if fields.has("n") else 0
+    if tint not in get_args(Tint):
+        raise StoryError("The sheet cannot be painted like that.")
+    return Order(do, fields, cast(Tint, tint), drawer, number, known)
+
+
+def read_stops(fields: Fields) -> tuple[str, ...]:
+    """The stop strings of an order, none if it has none. Raises StoryError."""
+    if not fields.has("stops"):
+        return ()
+    stops = tuple(text for text, _ in fields.take_items("stops") if isinstance(text, str) and text)
+    if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
+        raise StoryError(
+            f"At most {MAX_STOPS} texts to stop at, please, of at most {MAX_STOP_CHARACTERS} characters."
+        )
+    return stops
+
+
+def read_guidance(fields: Fields) -> Guidance:
+    """What the guidance drawer holds. Raises StoryError."""
+    memory, note = _short(fields, "memory"), _short(fields, "note")
+    depth, unit = fields.take("depth", int), cast(NoteUnit, fields.take("unit", str))
+    entries = list(fields.take_items("lore"))
+    if len(entries) > MAX_LORE:
+        raise StoryError(f"A lorebook can have {MAX_LORE} entries here.")
+    lore = tuple(_lore(Fields(plain, where), index) for index, (plain, where) in enumerate(entries))
+    return Guidance(memory, AuthorsNote(note, depth, unit), lore)
+
+
+def _lore(entry: Fields, index: int) -> LoreEntry:
+    keywords = tuple(word.strip() for word in _short(entry, "keywords").split(",") if word.strip())
+    return LoreEntry(
+        title=_short(entry, "title"),
+        keywords=keywords,
+        content=_short(entry, "content"),
+        enabled=entry.take("enabled", bool),
+        constant=entry.take("constant", bool),
+        order=index,
+    )
+
+
+def _short(fields: Fields, name: str) -> str:
+    text = fields.take_text(name)
+    if len(text) > MAX_GUIDANCE:
+        raise StoryError(f"{name} can have {MAX_GUIDANCE:,} characters, and this has {len(text):,}.")
+    return text

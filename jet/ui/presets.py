@@ -1,0 +1,13 @@
+"""Settings under plain names, for people who want to write and not to tune."""
+
+from __future__ import annotations
+
+from jet.engine.types import SamplingParams
+
+# "neutral" draws from the network's own distribution: nothing is cut off, sharpened or punished.
+PRESETS: dict[str, SamplingParams] = {
+    "steady": SamplingParams(temperature=0.6, top_p=0.9, min_p=0.1, repetition_penalty=1.05),
+    "balanced": SamplingParams(),
+    "wild": SamplingParams(temperature=1.2, top_p=1.0, min_p=0.05, repetition_penalty=1.1),
+    "neutral": SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0),
+}

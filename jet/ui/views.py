@@ -1,0 +1,226 @@
+"""What unfolds around the sheet, as HTML: branches, ways, another word, guidance, the prompt, the history.
+
+All text is escaped, braces too, since some of it passes through Gradio's templates. `data-do` and
+`data-write` hold the orders that page.js sends when an element is pressed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+
+from jet.story.document import Continuation
+from jet.story.guidance import Guidance, LoreEntry
+from jet.story.prompts import Part, Prompt
+from jet.story.spans import REPLACEMENT, Generation, TokenRange
+from jet.story.tree import BranchView, Comparison
+from jet.ui import words
+from jet.ui.visits import Finished
+
+SHOWN_CHARACTERS = 3_000  # of a text that is shown beside the sheet
+SHOWN_BRANCHES = 256
+_NEW_LORE = LoreEntry()
+
+
+def escape(text: str) -> str:
+    """The text as it stands in HTML, also inside an attribute, whatever template it goes through."""
+    return html.escape(text).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+
+
+def press(label: str, css: str = "", hint: str = "", **order: object) -> str:
+    """A button that gives an order."""
+    tip = f' title="{escape(hint)}" aria-label="{escape(hint)}"' if hint else ""
+    given = escape(json.dumps(order))
+    return f'<button type="button" class="{css}" data-do="{given}"{tip}>{escape(label)}</button>'
+
+
+# --- branches --------------------------------------------------------------------------------------------
+
+
+def branches(outline: Sequence[BranchView]) -> str:
+    """The tree of branches, the one on the sheet marked."""
+    if len(outline) == 1:
+        return (
+            '<p class="jet-hint">One branch so far. “Retry”, “Three ways on”, “Branch here” and another word '
+            "each make one more, and the old one stays.</p>"
+        )
+    return f'<ul class="jet-tree">{"".join(_branch(view) for view in outline[:SHOWN_BRANCHES])}</ul>'
+
+
+def _branch(view: BranchView) -> str:
+    name = view.name or ("The first" if view.parent is None else f"Branch {view.id}")
+    preview = view.preview or "(nothing of its own)"
+    css = "jet-branch jet-current" if view.current else "jet-branch"
+    here = ' aria-current="true"' if view.current else ""
+    order = escape(json.dumps({"do": "show", "branch": view.id}))
+    show = (
+        f'<button type="button" class="{css}" data-do="{order}"{here}>'
+        f"<b>{escape(name)}</b> <span>{escape(preview)}</span></button>"
+    )
+    tools = press("Name", css="jet-quiet", hint=f"Name {name}", do="ask-name", branch=view.id, name=view.name)
+    if not view.current:
+        tools += press("Compare", css="jet-quiet", hint=f"Compare with {name}", do="compare", branch=view.id)
+    tools += press("Prune", css="jet-quiet", hint=f"Remove {name}", do="prune", branch=view.id)
+    return f'<li style="--depth:{min(view.depth, 8)}">{show}<span class="jet-tools">{tools}</span></li>'
+
+
+def comparison(pair: Comparison) -> str:
+    """How two branches go on from where they part."""
+    common = pair.common[-300:].lstrip()
+    columns = "".join(
+        f"<div><h4>{title}</h4><pre>{escape(_shortened(text) or '(nothing more)')}</pre></div>"
+        for title, text in (("On the sheet", pair.first), ("The other", pair.second))
+    )
+    return f'<p class="jet-common">… {escape(common)}</p><div class="jet-columns">{columns}</div>'
+
+
+def ways(continuations: Sequence[Continuation], writing: bool) -> str:
+    """Several continuations side by side, each with a button that picks it."""
+    columns = "".join(
+        f"<div><h4>{label} way {press('Take this one', css='jet-take', do='show', branch=way.branch)}</h4>"
+        f"<pre>{escape(way.text.lstrip() or '…')}</pre></div>"
+        for label, way in zip(("First", "Second", "Third"), continuations, strict=False)
+        if way.text or writing
+    )
+    return f'<div class="jet-columns jet-three">{columns}</div>' if columns else ""
+
+
+# --- another word ----------------------------------------------------------------------------------------
+
+
+def alternatives(found: TokenRange, generation: Generation | None, at: int) -> str:
+    """The tokens that might have stood in a place, each with its probability; `at` is what an order names."""
+    rows = []
+    for index, other in enumerate(found.token.alternatives):
+        probability = math.exp(min(other.logprob, 0.0))
+        text = _visible(other.text)
+        drawn = other.token_id == found.token.id
+        broken = not other.text or REPLACEMENT in other.text
+        order = escape(json.dumps({"do": "pick", "at": at, "choice": index}))
+        off = ' disabled aria-current="true"' if drawn else " disabled" if broken else ""
+        rows.append(
+            f'<button type="button" data-write="{order}"{off}><span>{escape(text)}</span>'
+            f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
+        )
+    made = ""
+    if generation is not None:
+        sampling = generation.sampling
+        made = (
+            f"<p>{escape(generation.model)}, temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, "
+            f"seed {words.UNKNOWN if sampling.seed is None else sampling.seed}</p>"
+        )
+    return f"<h4>Another word, and on from there</h4>{''.join(rows)}{made}"
+
+
+def _visible(text: str) -> str:
+    return (
+        text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·", 1)
+        if text.strip(" ")
+        else "␣" * len(text)
+    )
+
+
+# --- guidance --------------------------------------------------------------------------------------------
+
+
+def guidance(given: Guidance) -> dict[str, str]:
+    """The fields of the guidance drawer, by the id of where they stand."""
+    units = "".join(
+        f"<option{' selected' if given.note.unit == unit else ''}>{unit}</option>"
+        for unit in ("lines", "paragraphs")
+    )
+    fields = (
+        '<label class="jet-field"><b>Memory</b><small>What always holds. It stands above the story.</small>'
+        f'<textarea id="jet-memory" rows="4">{escape(given.memory)}</textarea></label>'
+        '<label class="jet-field"><b>Author’s note</b><small>Mood, style, what comes next. '
+        "It stands close to the end, where it weighs most.</small>"
+        f'<textarea id="jet-note" rows="2">{escape(given.note.text)}</textarea></label>'
+        '<p class="jet-depth"><label>before the last <input id="jet-depth" type="number" min="1" max="1000" '
+        f'value="{given.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
+        f'<select id="jet-unit">{units}</select></label></p>'
+    )
+    return {"jet-guidance": fields, "jet-lore": "".join(map(lore_row, given.lore))}
+
+
+def lore_row(entry: LoreEntry = _NEW_LORE) -> str:
+    """One entry of the lorebook."""
+    checks = "".join(
+        f'<label><input type="checkbox" data-lore="{name}"{" checked" if on else ""}> {label}</label>'
+        for name, label, on in (("enabled", "on", entry.enabled), ("constant", "always", entry.constant))
+    )
+    return (
+        f'<div class="jet-entry" data-title="{escape(entry.title)}">'
+        f'<input data-lore="keywords" aria-label="Keywords, with commas between them" placeholder="keywords, '
+        f'with commas" value="{escape(", ".join(entry.keywords))}">'
+        f'<textarea data-lore="content" rows="2" aria-label="What the model is told then" '
+        f'placeholder="what the model is told when one of them comes up">{escape(entry.content)}</textarea>'
+        f'<span class="jet-tools">{checks}<button type="button" class="jet-quiet" data-lore-remove>'
+        "Remove</button></span></div>"
+    )
+
+
+def meter(prompt: Prompt | None, complaint: str = "") -> str:
+    """What is in the prompt, what it costs, and what did not get in."""
+    if prompt is None:
+        return f'<p class="jet-hint">{escape(complaint or "Known once the model is loaded.")}</p>'
+    bar = "".join(
+        f'<i class="jet-part-{part.kind}" style="width:{100 * part.tokens / prompt.budget:.2f}%"></i>'
+        for part in prompt.parts
+    )
+    lost = "".join(
+        f"<li>Left out: {escape(out.title)}, {out.tokens:,} tokens: {escape(out.reason)}.</li>"
+        for out in prompt.left_out
+    )
+    total = f"{prompt.tokens:,} of {prompt.budget:,} tokens"
+    return (
+        f'<p class="jet-meter"><b>What the model sees</b> <span>{total}</span></p>'
+        f'<div class="jet-bar" role="img" aria-label="{total}">{bar}</div>'
+        f'{"".join(map(_part, prompt.parts))}<ul class="jet-lost">{lost}</ul>'
+    )
+
+
+def _part(part: Part) -> str:
+    return (
+        f'<details class="jet-part"><summary><i class="jet-part-{part.kind}"></i>{escape(part.title)} '
+        f"<span>{part.tokens:,}</span></summary><pre>{escape(_shortened(part.text))}</pre></details>"
+    )
+
+
+# --- history ---------------------------------------------------------------------------------------------
+
+
+def history(log: Sequence[Finished]) -> str:
+    """The requests of this tab, latest first."""
+    if not log:
+        return '<p class="jet-hint">Nothing has been written in this tab yet.</p>'
+    rows = "".join(_past(past) for past in reversed(log))
+    heads = "".join(
+        f'<th scope="col">{name}</th>'
+        for name in ("At (UTC)", "Read", "Written", "tok/s", "First", "End", "Seed")
+    )
+    table = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="jet-scroll" tabindex="0"><table class="jet-table">{table}</table></div>'
+
+
+def _past(past: Finished) -> str:
+    stats = past.stats
+    cells = (
+        past.at.strftime("%H:%M:%S"),
+        words.count(stats.prompt_tokens),
+        words.count(stats.tokens),
+        words.rate(stats.mean_tokens_per_second),
+        words.seconds(stats.time_to_first_token_s),
+        stats.finish_reason or words.UNKNOWN,
+        words.UNKNOWN if stats.seed is None else str(stats.seed),
+    )
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+
+def _shortened(text: str) -> str:
+    """The beginning and the end of a long text."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    half = SHOWN_CHARACTERS // 2
+    return f"{text[:half]}\n\n… {len(text) - 2 * half:,} characters …\n\n{text[-half:]}"

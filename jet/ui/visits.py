@@ -1,0 +1,74 @@
+"""Who has the page open: one story a tab, kept while the tab is there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from jet.engine.types import RequestStats
+from jet.story.document import Document
+from jet.ui.writing import Writing
+
+MAX_VISITS = 512  # tabs whose stories are in memory; a tab that was forgotten sends its own copy again
+MAX_LOG = 200  # requests a tab remembers
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A request that is over, for the history."""
+
+    model: str
+    stats: RequestStats
+    at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+
+@dataclass
+class Visit:
+    """One tab. Used on the server's event loop only.
+
+    Attributes:
+        document: its story.
+        writings: the requests under way; more than one where several ways are written at once.
+        busy: from the start of writing to its end. Nothing else may change the story then.
+        stopped: whether the writer has asked for the end of it.
+        log: the requests that are over, oldest first.
+    """
+
+    document: Document = field(default_factory=Document)
+    writings: list[Writing] = field(default_factory=list)
+    busy: bool = False
+    stopped: bool = False
+    log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
+
+    def stop(self) -> None:
+        """Stop whatever is being written."""
+        self.stopped = True
+        for writing in self.writings:
+            writing.stop()
+
+
+class Visits:
+    """All tabs, by session. The longest unused one is forgotten when there are too many."""
+
+    def __init__(self) -> None:
+        self._visits: OrderedDict[str | None, Visit] = OrderedDict()
+
+    def known(self, session: str | None) -> bool:
+        """Whether this tab's story is here: not after a restart, nor when it was forgotten."""
+        return session in self._visits
+
+    def of(self, session: str | None) -> Visit:
+        """The visit of a session, which begins with the first call."""
+        visit = self._visits.setdefault(session, Visit())
+        self._visits.move_to_end(session)
+        idle = (key for key, other in self._visits.items() if not other.busy and key != session)
+        if len(self._visits) > MAX_VISITS and (oldest := next(idle, None)) is not None:
+            del self._visits[oldest]
+        return visit
+
+    def end(self, session: str | None) -> None:
+        """The tab has been closed."""
+        visit = self._visits.pop(session, None)
+        if visit is not None:
+            visit.stop()

@@ -1,0 +1,365 @@
+"""What unfolds around the sheet, in Chromium: undo, branches, ways, words, guidance, files, keeping."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import OpenTab
+from tests.browser.notebook import (
+    STORY,
+    begin,
+    expect_nothing_outside,
+    expect_unlocked,
+    open_drawer,
+    reload,
+    set_most_tokens,
+    status,
+    story,
+    wait_for_status,
+)
+from tests.ui.served import Served
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def quick(tab: Page, served: Served) -> Page:
+    """The page with an engine that writes six words at once."""
+    served.engine.tokens_per_second = 400
+    set_most_tokens(tab, 6)
+    return tab
+
+
+def words(letter: str, number: int = 6) -> str:
+    """What the stand-in writes."""
+    return "".join(f" {letter}{index}" for index in range(number))
+
+
+def write(page: Page, text: str) -> str:
+    """Type a beginning and let the model go on to its end. The whole text."""
+    begin(page, text)
+    expect_unlocked(page)
+    expect(page.locator(STORY)).to_have_value(text + words(text.strip()[0]))
+    return story(page)
+
+
+def test_undo_and_redo_go_back_through_typing_and_writing(quick: Page) -> None:
+    written = write(quick, "A")
+    quick.click(STORY)
+    quick.keyboard.press("Control+End")
+    quick.keyboard.type(" and I went on.")
+    quick.click("#jet-undo")
+    expect(quick.locator(STORY)).to_have_value(written)
+    quick.click("#jet-undo")
+    expect(quick.locator(STORY)).to_have_value("A")
+    quick.click("#jet-redo")
+    quick.click("#jet-redo")
+    expect(quick.locator(STORY)).to_have_value(written + " and I went on.")
+    expect(quick.locator("#jet-redo")).to_be_disabled()
+
+
+def test_undo_by_key_is_the_same_undo(quick: Page) -> None:
+    written = write(quick, "A")
+    quick.click(STORY)
+    quick.keyboard.press("Control+z")
+    expect(quick.locator(STORY)).to_have_value("A")
+    quick.keyboard.press("Control+Shift+z")
+    expect(quick.locator(STORY)).to_have_value(written)
+
+
+def test_retry_makes_a_branch_and_the_tree_leads_back(quick: Page) -> None:
+    written = write(quick, "A")
+    set_most_tokens(quick, 2)
+    open_drawer(quick, "branches")
+    quick.click("#jet-retry")
+    expect(quick.locator(STORY)).to_have_value("A A0 A1")
+    expect_unlocked(quick)
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+    quick.click("#jet-tree li:first-child [data-do]:first-child")
+    expect(quick.locator(STORY)).to_have_value(written)
+    quick.click("#jet-tree li:nth-child(2) >> text=Compare")
+    expect(quick.locator("#jet-compare")).to_contain_text("A2 A3 A4 A5")
+
+
+def test_branches_can_be_named_and_pruned(quick: Page) -> None:
+    write(quick, "A")
+    open_drawer(quick, "branches")
+    quick.click("#jet-retry")
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+    expect_unlocked(quick)
+    quick.once("dialog", lambda dialog: dialog.accept("The dark <b>end</b>"))
+    quick.click("#jet-tree li:nth-child(2) >> text=Name")
+    expect(quick.locator("#jet-tree li:nth-child(2)")).to_contain_text("The dark <b>end</b>")
+    quick.click("#jet-tree li:first-child >> text=Prune")
+    expect(quick.locator("#jet-tree li")).to_have_count(0)  # one branch is no tree
+    quick.click("#jet-undo")
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+
+
+def test_a_branch_begins_at_the_cursor(quick: Page) -> None:
+    written = write(quick, "A")
+    open_drawer(quick, "branches")
+    place_cursor(quick, 4)
+    quick.click("#jet-fork")
+    expect(quick.locator(STORY)).to_have_value(written[:4])
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+    quick.click("#jet-undo")
+    expect(quick.locator(STORY)).to_have_value(written)
+
+
+def test_going_on_from_the_cursor(quick: Page) -> None:
+    quick.fill(STORY, "\N{DRAGON} flew. The end.")
+    set_most_tokens(quick, 2)
+    place_cursor(quick, len("\N{DRAGON} flew.") + 1)  # the dragon has two of the browser's units
+    quick.click("#jet-cursor")
+    expect(quick.locator(STORY)).to_have_value("\N{DRAGON} flew. \N{DRAGON}0 \N{DRAGON}1 The end.")
+    expect_unlocked(quick)
+
+
+def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 40
+    set_most_tokens(tab, 12)
+    tab.fill(STORY, "A")
+    tab.click("#jet-three")
+    columns = tab.locator("#jet-ways pre")
+    expect(columns).to_have_count(3)
+    for column in columns.all():
+        expect(column).to_contain_text("A1")
+    assert len(served.engine.live) == 3 or status(tab) != "Writing"
+    expect_unlocked(tab)
+    assert story(tab) == "A"
+    tab.click("#jet-ways .jet-take >> nth=1")
+    expect(tab.locator(STORY)).to_have_value("A" + words("A", 12))
+
+
+def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 15
+    tab.fill(STORY, "A")
+    tab.click("#jet-three")
+    expect(tab.locator("#jet-ways pre >> nth=2")).to_contain_text("A1")
+    tab.click("#jet-ways .jet-take >> nth=2")
+    wait_for_status(tab, "Stopped")
+    expect_unlocked(tab)
+    assert re.fullmatch(r"A( A\d+)+", story(tab))
+    assert not served.engine.live
+
+
+def test_another_word_goes_on_as_a_branch(quick: Page) -> None:
+    written = write(quick, "A")
+    place_cursor(quick, 5)
+    quick.click("#jet-word")
+    choices = quick.locator("#jet-popover button[data-write]")
+    expect(choices.first).to_contain_text("A1")
+    expect(choices.nth(1)).to_contain_text("20.0 %")
+    quick.click("#jet-popover button >> text=else1")
+    expect(quick.locator(STORY)).to_have_value("A A0 else1" + words("A"))
+    expect_unlocked(quick)
+    quick.click("#jet-undo")
+    quick.click("#jet-undo")
+    expect(quick.locator(STORY)).to_have_value(written)
+
+
+def test_the_models_words_are_marked_and_can_be_unmarked(quick: Page) -> None:
+    write(quick, "Mine")
+    assert marked(quick, "jet-model") == words("M")
+    place_cursor(quick, len("Mine M0"))
+    quick.keyboard.type(" my own word")
+    assert marked(quick, "jet-model") == words("M")  # and not what was put between them
+    quick.select_option("#jet-tint", "plain")
+    quick.wait_for_function("!CSS.highlights.has('jet-model')")
+    quick.select_option("#jet-tint", "whose")
+
+
+def test_how_sure_the_model_was_is_a_tint(quick: Page) -> None:
+    write(quick, "A")
+    quick.select_option("#jet-tint", "doubt")
+    quick.wait_for_function("CSS.highlights.get('jet-doubt-2')?.size > 0")
+    assert marked(quick, "jet-doubt-2") == " A3"  # a tenth
+    quick.select_option("#jet-tint", "whose")
+
+
+def test_the_mirror_lies_exactly_on_the_text(quick: Page) -> None:
+    for width in (390, 1280):
+        quick.set_viewport_size({"width": width, "height": 900})
+        write(quick, "Long words wrap, and   spaces stay. " * 30 + "\n\n\n" + "word " * 80)
+        sizes = quick.evaluate(
+            """(selector) => [document.querySelector(selector), document.querySelector("#jet-mirror")].map(
+                (element) => [element.scrollHeight, element.clientWidth, element.scrollTop])""",
+            STORY,
+        )
+        assert all(abs(one - other) <= 1 for one, other in zip(*sizes, strict=True)), sizes
+
+
+def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page) -> None:
+    temperature = quick.get_by_label("number input for Temperature")
+    quick.click("text=Steady")
+    expect(temperature).to_have_value("0.6")
+    quick.click("text=Neutral")
+    expect(temperature).to_have_value("1")
+    expect(quick.get_by_label("number input for Maximum new tokens")).to_have_value("6")
+    quick.click("text=Balanced")
+    expect(temperature).to_have_value("0.8")
+
+
+def test_dry_and_xtc_reach_the_model(quick: Page, served: Served) -> None:
+    quick.click("text=Against repetition and cliché")
+    quick.get_by_label("number input for DRY strength").fill("0.8")
+    quick.get_by_label("number input for XTC probability").fill("0.5")
+    write(quick, "A")
+    sampling = served.engine.requests[-1].sampling
+    assert (sampling.dry_multiplier, sampling.xtc_probability) == (0.8, 0.5)
+
+
+def test_a_stop_string_ends_the_continuation(quick: Page) -> None:
+    quick.fill("#jet-stops", "A3")
+    begin(quick, "A")
+    expect(quick.locator(STORY)).to_have_value("A A0 A1 A2 ")
+    expect_unlocked(quick)
+    assert status(quick) == "Done: the text to stop at has come"
+    quick.fill("#jet-stops", "")
+
+
+def test_guidance_is_what_the_model_sees(quick: Page) -> None:
+    open_drawer(quick, "guidance")
+    quick.fill("#jet-memory", "Memory: <i>it rains</i>.")
+    quick.click("#jet-lore-add")
+    quick.fill("#jet-lore [data-lore=keywords]", "rose")
+    quick.fill("#jet-lore [data-lore=content]", "Rose is a fox.")
+    begin(quick, "A Rose")
+    expect(quick.locator(STORY)).to_have_value("A Rose" + words("M"))  # the first letter of what it sees
+    expect_unlocked(quick)
+    seen = quick.locator("#jet-sees")
+    expect(seen).to_contain_text("Memory")
+    expect(seen).to_contain_text(re.compile(r"\d+ of \d+ tokens"))
+    seen.locator("summary").first.click()
+    expect(seen.locator("pre").first).to_have_text("Memory: <i>it rains</i>.\n\n")
+    quick.fill("#jet-memory", "")
+
+
+def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
+    write(quick, "A")
+    open_drawer(quick, "history")
+    expect(quick.locator("#jet-past tbody tr").first).to_contain_text("length")
+    with quick.expect_download() as download:
+        quick.click("#jet-drawer-history >> text=Save as csv")
+    assert download.value.suggested_filename == "requests.csv"
+
+
+@pytest.mark.parametrize("ending", ["txt", "md", "json"])
+def test_a_saved_file_can_be_opened_again(quick: Page, tmp_path: Path, ending: str) -> None:
+    written = write(quick, "A <b>bold</b> story")
+    open_drawer(quick, "stories")
+    quick.fill("#jet-title", "The Tower")
+    quick.press("#jet-title", "Tab")
+    label = {"txt": "Text", "md": "Markdown", "json": "Everything"}[ending]
+    with quick.expect_download() as download:
+        quick.click(f".jet-files button >> text={label}")
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert file.name == f"The_Tower.{ending}"
+    quick.fill(STORY, "something else")
+    quick.set_input_files("#jet-import", file)
+    expect(quick.locator(STORY)).to_have_value(written)
+
+
+def test_garbage_is_refused_in_words(quick: Page, tmp_path: Path) -> None:
+    quick.fill(STORY, "Mine")
+    open_drawer(quick, "stories")
+    garbage = tmp_path / "garbage.json"
+    garbage.write_text('{"format": "something else"}')
+    quick.set_input_files("#jet-import", garbage)
+    expect(quick.locator("#jet-say")).to_contain_text("format")
+    assert story(quick) == "Mine"
+
+
+def test_a_reload_brings_back_branches_and_undo_goes_on(quick: Page) -> None:
+    written = write(quick, "A")
+    quick.click("#jet-retry")
+    expect_unlocked(quick)
+    wait_until_kept(quick, branches=2)
+    reload(quick)
+    expect(quick.locator(STORY)).to_have_value(written)
+    open_drawer(quick, "branches")
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+
+
+def test_what_was_typed_last_survives_a_reload(quick: Page) -> None:
+    quick.fill(STORY, "typed a moment ago \N{DRAGON}")
+    reload(quick)
+    expect(quick.locator(STORY)).to_have_value("typed a moment ago \N{DRAGON}")
+
+
+def test_a_server_that_has_forgotten_the_story_is_sent_it_again(quick: Page, served: Served) -> None:
+    written = write(quick, "A")
+    wait_until_kept(quick)
+    served.forget()
+    quick.click("#jet-fork")
+    expect(quick.locator("#jet-say")).to_contain_text("it has it back now")
+    expect(quick.locator(STORY)).to_have_value(written)
+    quick.click("#jet-retry")  # it knows what the model had written
+    expect(quick.locator(STORY)).to_have_value("A" + words("A"))
+    expect_unlocked(quick)
+
+
+def test_kept_stories_are_listed_in_a_new_tab(quick: Page, open_tab: OpenTab) -> None:
+    write(quick, "A story to find again.")
+    wait_until_kept(quick)
+    other = open_tab()
+    assert story(other) == ""
+    open_drawer(other, "stories")
+    other.click("#jet-library >> text=A story to find again")
+    expect(other.locator(STORY)).to_have_value(re.compile(r"^A story to find again\. A0 .*"))
+
+
+def test_storage_that_is_full_is_said(quick: Page) -> None:
+    quick.evaluate(
+        """() => {
+            window.realSetItem = Storage.prototype.setItem;
+            Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); };
+        }"""
+    )
+    quick.fill(STORY, "There is no room for this")
+    expect(quick.locator("#jet-kept")).to_contain_text("storage is full")
+    quick.evaluate("() => { Storage.prototype.setItem = window.realSetItem; }")
+
+
+def test_the_drawers_fit_every_screen(quick: Page) -> None:
+    write(quick, "A")
+    quick.click("#jet-three")
+    expect_unlocked(quick)
+    for width in (390, 1600):
+        quick.set_viewport_size({"width": width, "height": 900})
+        for drawer in ("guidance", "branches", "stories", "history", "keys", "settings"):
+            open_drawer(quick, drawer)
+            expect_nothing_outside(quick, width)
+
+
+def place_cursor(page: Page, units: int) -> None:
+    """Put the cursor at a place of the sheet, in UTF-16 units."""
+    page.focus(STORY)
+    page.eval_on_selector(STORY, "(sheet, at) => sheet.setSelectionRange(at, at)", units)
+
+
+def marked(page: Page, name: str) -> str:
+    """The text that is painted so, once it is."""
+    page.wait_for_function("(name) => CSS.highlights.get(name)?.size > 0", arg=name)
+    found = page.evaluate(
+        "(name) => [...CSS.highlights.get(name)].map((range) => range.toString()).join('')", name
+    )
+    return str(found)
+
+
+def wait_until_kept(page: Page, branches: int = 1) -> None:
+    """Until the browser has the story with its branches and what the model has written."""
+    page.wait_for_function(
+        """(branches) => {
+            const id = sessionStorage.getItem("jet-stories:id");
+            const story = JSON.parse(localStorage.getItem(`jet-stories:copy:${id}`) ?? "{}");
+            return story.branches?.length === branches && JSON.stringify(story).includes("stand-in");
+        }""",
+        arg=branches,
+    )

@@ -1,0 +1,42 @@
+"""A stream is cut in front of the first stop string, however it comes in pieces."""
+
+from __future__ import annotations
+
+import pytest
+
+from jet.ui.stops import Cutter
+
+
+def passed_on(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
+    """All that is passed on, and whether a stop string was found."""
+    cutter = Cutter(stops)
+    text = "".join(cutter.push(piece) for piece in pieces)
+    return text + cutter.push("", last=True), cutter.found
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "wanted"),
+    [
+        ([], "all of it", "all of it"),
+        ([""], "all of it", "all of it"),
+        (["###"], "one ### two", "one "),
+        (["###"], "one ## two ##", "one ## two ##"),
+        (["two", "one"], "a one two", "a "),
+        (["\n\n"], "line\nline\n\nmore", "line\nline"),
+        (["aab"], "aaab", "a"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_the_cut_is_the_same_in_pieces_of_any_size(
+    stops: list[str], text: str, wanted: str, size: int
+) -> None:
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    assert passed_on(stops, pieces) == (wanted, wanted != text)
+
+
+def test_nothing_of_a_stop_string_is_shown_before_it_is_known() -> None:
+    cutter = Cutter(["The End"])
+    assert cutter.push("so. The") == "so. "
+    assert cutter.push(" Enemy") == "The Enemy"
+    assert cutter.push(" The End") == " "
+    assert cutter.push("more") == ""

@@ -1,0 +1,68 @@
+"""What unfolds, as HTML: text from anywhere stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from math import log
+
+from jet.engine.types import Alternative, SamplingParams
+from jet.story.document import Document
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.prompts import PromptBuilder
+from jet.story.spans import Token
+from jet.ui import views
+
+HOSTILE = "<img src=x onerror='a()'> \"quoted\" ${x} {{y}}"
+
+
+def expect_harmless(html: str) -> None:
+    """The hostile text is there, and nothing of it is markup or a template."""
+    assert "<img" not in html and "${" not in html and "{{" not in html
+    assert HOSTILE in unescape(html)
+
+
+def test_branches_words_and_guidance_are_escaped() -> None:
+    document = Document.from_text("A")
+    other = document.fork(1)
+    document.rename(other, HOSTILE)
+    expect_harmless(views.branches(document.outline()))
+    document.edit(f"A{HOSTILE}")
+    expect_harmless(views.comparison(document.compare(document.current, 0)))
+    guidance = Guidance(HOSTILE, AuthorsNote(HOSTILE), (LoreEntry(HOSTILE, (HOSTILE,), HOSTILE),))
+    for html in views.guidance(guidance).values():
+        expect_harmless(html)
+    built = PromptBuilder(lambda text: len(text.split())).build("A", guidance, 1000, 10)
+    expect_harmless(views.meter(built))
+
+
+def test_alternatives_carry_the_order_that_picks_them() -> None:
+    document = Document.from_text("A")
+    others = (
+        Alternative(1, " one", log(0.5)),
+        Alternative(2, HOSTILE, log(0.25)),
+        Alternative(3, "\N{REPLACEMENT CHARACTER}", log(0.1)),
+    )
+    with document.write("model", SamplingParams(seed=7)) as continuation:
+        continuation.append(" one", [Token(1, 4, log(0.5), others)])
+    found = document.token_at(2)
+    assert found is not None
+    html = views.alternatives(found, document.generation(found.span), 1)
+    assert "50.0 %" in html and "seed 7" in html and "<img" not in html
+    orders = [json.loads(unescape(order)) for order in re.findall(r'data-write="([^"]+)"', html)]
+    assert orders[1] == {"do": "pick", "at": 1, "choice": 1}
+    disabled = ["disabled" in button for button in re.findall(r"<button[^>]*>", html)]
+    assert disabled == [True, False, True]  # the one that stands there, and a part of a character
+
+
+def test_the_history_is_empty_in_words() -> None:
+    assert "Nothing has been written" in views.history([])
+
+
+def test_long_texts_are_shortened_in_the_middle() -> None:
+    document = Document.from_text("")
+    document.fork(0)
+    document.edit("begin " + "x" * 10_000 + " end")
+    html = views.comparison(document.compare(document.current, 0))
+    assert "begin" in html and " end" in html and len(html) < 5_000
