@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench check format clean
+.PHONY: help setup run test bench report check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: setup ## all tests this machine can run; ARGS="-k cache -x"
 
 bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --model …"
 	$(BIN)/python -m jet.bench $(or $(ARGS),decode --model assets/story-model --baseline transformers)
+
+report: setup ## what this machine does with the model; ARGS="--full --model …"
+	$(BIN)/python -m jet.report $(ARGS)
 
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .

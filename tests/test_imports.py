@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": {"engine", "story", "telemetry"},
     "evaluate": {"modeling"},
     "bench": {"engine", "modeling"},
+    "report": {"bench", "engine", "modeling"},
 }
 LEAVES = ("jet.engine.types", "jet.hardware", "jet.version")
 
 WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/story/")
 WITH_GRADIO = "jet/ui/"
-OPTIONAL = {"fla", "flash_attn", "numba", "triton"}
+OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "triton"}
 # Kernels need what they are written in; nobody imports these before having looked whether it is there.
 KERNELS = ("jet/ops/kernels/", "jet/ops/cpu/", "jet/engine/graphs.py")
 

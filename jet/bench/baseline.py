@@ -114,9 +114,13 @@ def generate(
     prompt: list[int],
     sampling: SamplingParams,
     threads: int | None = None,
+    batch: int = 1,
     **more: Any,
 ) -> TokenClock:
-    """Have `generate()` write as many tokens as asked for; on a CPU with that many threads."""
+    """Have `generate()` write as many tokens as asked for; on a CPU with that many threads.
+
+    A batch is that many rows of the same prompt; its clock still counts tokens of one row.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     # No token ends the text, whatever the checkpoint says: what is left out here would be taken from there.
@@ -124,7 +128,7 @@ def generate(
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens, pad_token_id=0, **_how(sampling), **more
     )
-    ids = torch.tensor([prompt], device=model.device)
+    ids = torch.tensor([prompt] * batch, device=model.device)
     clock = TokenClock()
     torch.manual_seed(0)
     cast(Any, model).generate(

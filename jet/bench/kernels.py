@@ -33,12 +33,9 @@ def measure(options: Options) -> Report:
     network = networks.load(options)
     floor = decode_floor(network.model, options.context, 2, network.runner.fused_step.saved_bytes)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
-    with torch.inference_mode():
-        _reach(network, options)
-        kinds = {WHOLE: network.runner.fused_step.parts, **by_kind(network.runner.fused_step.parts)}
-        runs = {name: timer(parts, network.device) for name, parts in kinds.items()}
-        contenders = [lambda: {name: run() for name, run in runs.items()}]
-        spreads = alternate(contenders, options.warm_up, options.runs)
+    parts = network.runner.fused_step.parts
+    kinds = {WHOLE: parts, **by_kind(parts)}
+    spreads = time_kinds(network, kinds, options)
     figures = {name: Figure(describe(name, kinds[name]), "s", spread) for name, spread in spreads.items()}
     speeds = {
         name: Figure(f"{name}, moved at", "B/s", spread.map(partial(truediv, size)))

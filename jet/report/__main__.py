@@ -1,0 +1,62 @@
+"""Measures this machine and writes a report about it.
+
+    python -m jet.report --quick --model assets/story-model --output report
+    python -m jet.report --full --config config.json --random-weights
+    python -m jet.report --compare A.json B.json
+
+An interrupted run keeps what it measured in the output folder and goes on there when it is started again.
+Exit code 2 and a message where nothing can be measured, or a figure cannot be; 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from jet.bench.options import BenchError
+from jet.hardware import HardwareError
+from jet.report.compare import compare
+from jet.report.options import Comparison, ReportOptions, read_options
+from jet.report.report import Progress, load
+from jet.report.running import run
+from jet.report.sections import verdict
+from jet.report.writing import write
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for. Returns the exit code."""
+    disable_progress_bar()
+    for library in ("huggingface_hub", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        options = read_options(arguments)
+        if isinstance(options, Comparison):
+            print(compare(load(options.first), load(options.second)))  # noqa: T201
+            return 0
+        return _report(options)
+    except (BenchError, HardwareError) as error:
+        print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _report(options: ReportOptions) -> int:
+    with tqdm(unit="part", disable=None, leave=False) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.total = progress.total
+            bar.set_description(progress.part, refresh=False)
+            bar.update(progress.done - bar.n)
+            bar.refresh()
+
+        report = run(options, show)
+    write(report, options.output)
+    print("\n".join(filter(None, [verdict(report), f"Written to {options.output}."])))  # noqa: T201
+    return 130 if report.document["stopped"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The command line of the report, and what `--quick` and `--full` stand for. No torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jet.bench.options import BenchError, Options
+
+STORY_MODEL = "assets/story-model"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        runs: that count, of everything.
+        tokens: decoded in one run of a sweep or of a variant.
+        contexts, batches: points of the sweeps; those that do not fit are left out, and that is said.
+        standing_tokens, standing_runs: of the one figure that is compared with the floor.
+    """
+
+    runs: int
+    tokens: int
+    contexts: tuple[int, ...]
+    batches: tuple[int, ...]
+    standing_tokens: int
+    standing_runs: int
+
+
+QUICK = Plan(3, 24, (512, 1024, 2048), (1, 2, 4), 128, 7)
+FULL = Plan(5, 32, tuple(512 * 2**n for n in range(10)), tuple(2**n for n in range(9)), 256, 9)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report on. The one place where the defaults stand.
+
+    Attributes:
+        model: folder or hub id of a checkpoint; the story model where neither this nor `config` is given.
+        config: a config.json whose network gets random weights.
+        full: minutes in place of one.
+        output: the folder that is written into.
+    """
+
+    model: str | None = None
+    config: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    full: bool = False
+    output: Path = Path("report")
+
+    @property
+    def plan(self) -> Plan:
+        """How much is measured."""
+        return FULL if self.full else QUICK
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.model or str(self.config or STORY_MODEL)
+
+    def bench(self, command: str = "decode", **more: Any) -> Options:
+        """The same network, for a command of `jet.bench`."""
+        model = None if self.config else self.name
+        return Options(command, model, self.config, device=self.device, dtype=self.dtype, **more)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the report; where it is written makes no difference to it."""
+        values = asdict(self) | {"model": None if self.config else self.name}
+        values["config"] = None if self.config is None else str(self.config)
+        del values["output"]
+        return values
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports, the second to be divided by the first."""
+
+    first: Path
+    second: Path
+
+
+def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | Comparison:
+    """The command line. Ends the program where it cannot be understood, as argparse does.
+
+    Raises BenchError for what can be understood but not measured.
+    """
+    values = vars(_parser().parse_args(arguments))
+    compare = values.pop("compare", None)
+    if compare is not None:
+        return Comparison(*compare)
+    values.pop("quick", None)
+    random_weights = values.pop("random_weights", False)
+    options = ReportOptions(**values)
+    if (options.config is not None) != random_weights:
+        raise BenchError("--config and --random-weights go together: a config.json holds no weights.")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jet.report",
+        description="Measures this machine and writes report.md, report.html, report.json and plots.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", help=f"folder of a checkpoint, or hub id ({STORY_MODEL})")
+    source.add_argument("--config", type=Path, help="a config.json, to be given --random-weights")
+    parser.add_argument("--random-weights", action="store_true", help="as the network begins its training")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--quick", action="store_true", help="about a minute (the default)")
+    length.add_argument("--full", action="store_true", help="some minutes: more points, more runs")
+    parser.add_argument("--output", type=Path, help=f"folder to write into ({ReportOptions.output})")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A.json", "B.json"),
+        help="print every figure of B over that of A, and measure nothing",
+    )
+    return parser

@@ -1,0 +1,43 @@
+"""Figures in words: the right unit, four digits, and the spread beside the median."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Unit in the JSON → what it is multiplied with for people, and what it is then called.
+_SCALES = {"B/s": (1e-9, "GB/s"), "FLOP/s": (1e-12, "TFLOP/s")}
+
+
+def number(value: float) -> str:
+    """Four digits, or all of those in front of the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def amount(value: float, unit: str) -> str:
+    """A figure with the unit people use; short times in milliseconds."""
+    if unit == "s":
+        return f"{number(value)} s" if value >= 1 else f"{number(value * 1e3)} ms"
+    if unit == "FLOP/s" and value < 1e12:
+        return f"{number(value / 1e9)} GFLOP/s"
+    scale, unit = _SCALES.get(unit, (1.0, unit))
+    return f"{number(value * scale)} {unit}".rstrip()
+
+
+def median(figure: dict[str, Any]) -> str:
+    """The median of a figure."""
+    return amount(figure["median"], figure["unit"])
+
+
+def quartiles(figure: dict[str, Any]) -> str:
+    """Between what half of its values lie."""
+    return f"{amount(figure['q1'], figure['unit'])} … {amount(figure['q3'], figure['unit'])}"
+
+
+def size(count: float | None) -> str:
+    """Bytes as people say them."""
+    if count is None:
+        return "–"
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= power:
+            return f"{number(count / power)} {unit}"
+    return f"{count:,.0f} B"
