@@ -66,17 +66,35 @@ def decode_bare(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Tokens a second of a runner alone, from the first token to the last."""
+    return read_and_write(runner, prompt, sampling, prefill_chunk, clock)["decode"]
+
+
+def read_and_write(
+    runner: Runner,
+    prompt: list[int],
+    sampling: SamplingParams,
+    prefill_chunk: int,
+    clock: Callable[[], float] = time.perf_counter,
+    note: Callable[[Mapping[str, int]], None] = lambda memory: None,
+) -> dict[str, float]:
+    """Tokens a second of reading a prompt, its first token included, and of the tokens after that."""
     handle = runner.open(sampling, 0)
     try:
+        started = clock()
         for begin in range(0, len(prompt), prefill_chunk):
             runner.prefill(handle, prompt[begin : begin + prefill_chunk])
         runner.step(handle)
-        started = clock()
+        read = clock()
         for _ in range(sampling.max_new_tokens - 1):
             runner.step(handle)
-        return (sampling.max_new_tokens - 1) / (clock() - started)
+        ended = clock()
+        note(runner.memory(handle))
     finally:
         runner.release(handle)
+    return {
+        "prefill": len(prompt) / (read - started),
+        "decode": (sampling.max_new_tokens - 1) / (ended - read),
+    }
 
 
 def _decode_baseline(other: Baseline) -> Mapping[str, float]:

@@ -18,7 +18,7 @@ from jet import hardware
 from jet.bench.options import BenchError, Options
 from jet.engine import loading
 from jet.engine.detokenizer import Detokenizer
-from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
+from jet.engine.engine import LocalEngine, Runner, Tokenizer
 from jet.engine.runner import ModelRunner
 from jet.engine.types import EngineInfo, RequestError
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
@@ -49,7 +49,7 @@ class Network:
     @property
     def prefill_chunk(self) -> int:
         """Tokens of a prompt that the engine reads at once."""
-        return engine_options(self.device).prefill_chunk
+        return loading.engine_options(self.device).prefill_chunk
 
 
 class IdTokenizer:
@@ -128,7 +128,7 @@ def make_runner(
     model: JetNemotronForCausalLM, stop_ids: frozenset[int], context: int | None = None
 ) -> ModelRunner:
     """The runner that the page's engine would use for stories of `context` tokens, or all the model can."""
-    requests = engine_options(model.device).max_active
+    requests = loading.engine_options(model.device).max_active
     context = context or model.config.max_position_embeddings
     tokens = loading.room_for_tokens(model, requests, context)
     return ModelRunner(model, stop_ids, decode_threads(model), requests, tokens, context)
@@ -139,20 +139,13 @@ def decode_threads(model: JetNemotronForCausalLM) -> int:
     return hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
 
 
-def engine_options(device: torch.device) -> EngineOptions:
-    """How the page's engine shares itself out on this device."""
-    if device.type == "cpu":
-        return EngineOptions()
-    return EngineOptions(prefill_chunk=loading._GPU_PREFILL_CHUNK)
-
-
 @contextmanager
 def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngine]:
     """An engine on the network's runner, or on `runner` in its place. When it ends, so does the runner."""
     read_memory = partial(hardware.read_memory, network.device)
     if network.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(network.device)  # what it took to get here is not the engine's
-    options = engine_options(network.device)
+    options = loading.engine_options(network.device)
     engine = LocalEngine(runner or network.runner, network.tokenizer, network.info, options, read_memory)
     try:
         yield engine

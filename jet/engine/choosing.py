@@ -6,7 +6,7 @@ out, DRY and XTC, needs the story so far or is seldom asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,35 +19,41 @@ from jet.ops.sampling import penalise_repetition, sample, uniform
 _XTC_STREAM = 1  # its chance must not be that of the draw
 
 
+class Special:
+    """What the choosers of all requests share: the tokens that are not like others.
+
+    Attributes:
+        stops: ids `[N]` that end a text, which are never penalised.
+        breaks: for every token whether repetitions end at it for DRY, `[V]`; the stops are among them.
+        spared: the same on the device: XTC excludes none of them.
+    """
+
+    def __init__(
+        self, vocabulary: int, stop_ids: Iterable[int], breakers: Iterable[int], device: torch.device
+    ) -> None:
+        self.stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
+        self.breaks = np.zeros(vocabulary, dtype=bool)
+        self.breaks[[*stop_ids, *breakers]] = True
+        self.spared = torch.from_numpy(self.breaks).to(device)
+
+
 class Chooser:
     """Draws the tokens of one request and remembers what its penalties are about."""
 
-    def __init__(
-        self,
-        sampling: SamplingParams,
-        vocabulary: int,
-        device: torch.device,
-        stop_ids: Sequence[int] = (),
-        breakers: Sequence[int] = (),
-    ) -> None:
-        """`stop_ids` are never penalised. At them and at `breakers` repetitions end, and XTC spares them."""
+    def __init__(self, sampling: SamplingParams, special: Special) -> None:
         assert sampling.seed is not None
-        self._sampling, self._device = sampling, device
+        self._sampling, self._special, self._device = sampling, special, special.spared.device
         self._seen = None
         if sampling.repetition_penalty != 1:
-            self._seen = torch.zeros(1, vocabulary, dtype=torch.bool, device=device)
-        self._stop_ids = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+            self._seen = torch.zeros_like(special.spared)[None]
         self._history: list[int] = []
-        self._breaks = np.zeros(vocabulary, dtype=bool)
-        self._breaks[[*stop_ids, *breakers]] = True
-        self._spared = torch.from_numpy(self._breaks).to(device)
 
     def have_read(self, ids: Tensor) -> None:
         """A piece of the prompt, `[T]`."""
         if self._seen is not None:
             self._seen[0, ids] = True
             # Penalising an end token for the one that a document started with would only make endings rare.
-            self._seen[0, self._stop_ids] = False
+            self._seen[0, self._special.stops] = False
         if self._sampling.dry_multiplier:
             self._history += ids.tolist()
 
@@ -70,7 +76,7 @@ class Chooser:
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
                 xtc_threshold=sampling.xtc_threshold if excludes else None,
-                xtc_spared=self._spared,
+                xtc_spared=self._special.spared,
             )
         )
         if self._seen is not None:
@@ -86,7 +92,7 @@ class Chooser:
         if sampling.dry_multiplier:
             ids, penalties = dry_penalties(
                 np.array(self._history),
-                self._breaks,
+                self._special.breaks,
                 multiplier=sampling.dry_multiplier,
                 base=sampling.dry_base,
                 allowed_length=sampling.dry_allowed_length,

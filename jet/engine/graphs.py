@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jet.engine.choosing import Chooser
+from jet.engine.choosing import Chooser, Special
 from jet.engine.stepping import Detail, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
@@ -18,12 +18,10 @@ from jet.ops.alternatives import alternatives
 from jet.ops.kernels import sampling as kernels
 from jet.ops.operations import has_dependent_launch, triton_operations
 from jet.ops.rows import Plan, Rows
+from jet.ops.sampling import NOT_A_NUMBER
 
 if TYPE_CHECKING:
     from jet.engine.runner import Sequence
-
-_NOT_A_NUMBER = "The network's output is not a number (NaN or infinite logits)."
-
 
 # What is captured before the first request: the page's default settings, and the likeliest token.
 USUAL = (Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True), None)
@@ -51,10 +49,9 @@ class GraphStepper:
         self.kernels = {"decode": f"{operations.name}, one CUDA graph", "sampling": "triton"}
         self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
         self._seen = torch.zeros(pool.idle + 1, config.vocab_size, dtype=torch.uint8, device=model.device)
-        self._never_seen = torch.tensor(sorted(stop_ids), dtype=torch.long, device=model.device)
+        self._special = Special(config.vocab_size, stop_ids, breakers, model.device)
         self.step = FusedStep(model, pool, self._rows, operations)
         self._graphs = StepGraphs(self.step, self._rows, self._seen)
-        self._choosing = (config.vocab_size, model.device, sorted(stop_ids), sorted(breakers))
         self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
         self._read_logits: dict[Sequence, Tensor] = {}
         self._owner: Sequence | None = None  # whose row it is, as its last step has left it
@@ -67,7 +64,7 @@ class GraphStepper:
         if sequence.sampling.repetition_penalty != 1:
             self._seen[sequence.slot].zero_()
         if sequence.sampling.dry_multiplier or sequence.sampling.xtc_probability:
-            self._choosers[sequence] = Chooser(sequence.sampling, *self._choosing)
+            self._choosers[sequence] = Chooser(sequence.sampling, self._special)
 
     def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
         """A piece of its prompt has been read."""
@@ -77,7 +74,7 @@ class GraphStepper:
         if sequence.sampling.repetition_penalty != 1:
             seen = self._seen[sequence.slot]
             seen[ids] = 1
-            seen[self._never_seen] = 0
+            seen[self._special.stops] = 0
 
     def launch(self, sequence: Sequence, reads: bool) -> Pending:
         """Start a step."""
@@ -235,7 +232,7 @@ class _Landing:
         """The token of the first row, waited for. Raises FloatingPointError if its logits are NaN."""
         self._arrived.synchronize()
         if self._status[0]:
-            raise FloatingPointError(_NOT_A_NUMBER)
+            raise FloatingPointError(NOT_A_NUMBER)
         return int(self._tokens[0])
 
     def detail(self) -> Detail | None:

@@ -81,7 +81,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     info = describe(name, model, load_s=time.monotonic() - started)
     read_memory = partial(hardware.read_memory, device)
     threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
-    options = EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
+    options = engine_options(device)
     context = min(choice.context or info.context, info.context)
     memory = (options.max_active, room_for_tokens(model, options.max_active, context), context)
     runner = ModelRunner(model, tokenizer.stop_ids, threads, *memory, tokenizer.breakers())
@@ -140,6 +140,11 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         load_s=load_s,
         warmup_s=0.0,
     )
+
+
+def engine_options(device: torch.device) -> EngineOptions:
+    """How an engine shares itself out on this device."""
+    return EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
 
 
 def room_for_tokens(model: JetNemotronForCausalLM, requests: int, context: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from jet.engine.choosing import Chooser
+from jet.engine.choosing import Chooser, Special
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
@@ -116,14 +116,12 @@ class HostStepper:
         self.kernels = {"decode": operations.name, "sampling": "torch"}
         self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
         self.step = FusedStep(model, pool, self._rows, operations)
-        self._vocabulary, self._device = model.config.vocab_size, model.device
-        self._stop_ids, self._breakers = sorted(stop_ids), sorted(breakers)
+        self._special = Special(model.config.vocab_size, stop_ids, breakers, model.device)
         self._states: dict[Sequence, _Read] = {}
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
-        given = (self._vocabulary, self._device, self._stop_ids, self._breakers)
-        self._states[sequence] = _Read(Chooser(sequence.sampling, *given))
+        self._states[sequence] = _Read(Chooser(sequence.sampling, self._special))
 
     def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
         """A piece of its prompt has been read."""

@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+NOT_A_NUMBER = "The network's output is not a number (NaN or infinite logits)."
 _MASK = 0xFFFFFFFF
 
 
@@ -70,7 +71,7 @@ def sample(
     """
     peak = logits.amax(dim=-1, keepdim=True)
     if not all(map(math.isfinite, peak[:, 0].tolist())):
-        raise FloatingPointError("The network's output is not a number (NaN or infinite logits).")
+        raise FloatingPointError(NOT_A_NUMBER)
     if temperature == 0:
         return logits.argmax(dim=-1)
     ids, weights = candidates(logits - peak, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)

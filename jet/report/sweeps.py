@@ -7,7 +7,7 @@ over the batch ours runs through plain `generate()`, as full attention does thro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from jet.bench import baseline, networks
+from jet.bench.decode import read_and_write
 from jet.bench.floor import Floor, decode_floor
 from jet.bench.measure import alternate
 from jet.bench.options import BenchError, ImpossibleError
 from jet.bench.report import Figure
-from jet.engine.engine import Runner
 from jet.engine.types import SamplingParams
 from jet.report.bench import Bench, memory_is_full
 from jet.report.full_attention import cache_bytes, count, full_attention_config
@@ -69,34 +69,6 @@ def measure_batch(bench: Bench, batch: int) -> dict[str, Any]:
     # The state is read and written, keys and values are only read.
     kept = (states["recurrent"] + states["conv"]) // 2 + states["window_kv"] + states["full_kv"]
     return _point(bench, figures, failed, Floor(one.weights, **states), context, batch, kept)
-
-
-def read_and_write(
-    runner: Runner,
-    prompt: list[int],
-    sampling: SamplingParams,
-    prefill_chunk: int,
-    clock: Callable[[], float] = time.perf_counter,
-    note: Callable[[Mapping[str, int]], None] = lambda memory: None,
-) -> dict[str, float]:
-    """Tokens a second of reading a prompt, its first token included, and of the tokens after that."""
-    handle = runner.open(sampling, 0)
-    try:
-        started = clock()
-        for begin in range(0, len(prompt), prefill_chunk):
-            runner.prefill(handle, prompt[begin : begin + prefill_chunk])
-        runner.step(handle)
-        read = clock()
-        for _ in range(sampling.max_new_tokens - 1):
-            runner.step(handle)
-        ended = clock()
-        note(runner.memory(handle))
-    finally:
-        runner.release(handle)
-    return {
-        "prefill": len(prompt) / (read - started),
-        "decode": (sampling.max_new_tokens - 1) / (ended - read),
-    }
 
 
 def _generate(

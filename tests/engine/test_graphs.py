@@ -58,9 +58,10 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRunner:
-    runner = ModelRunner(model, frozenset() if stop is None else frozenset({stop}), slots=3, tokens=1024)
+    stops: frozenset[int] = frozenset() if stop is None else frozenset({stop})
+    runner = ModelRunner(model, stops, slots=3, tokens=1024)
     with torch.inference_mode():
-        stepper = GraphStepper(model, runner._pool, runner._stepper._stop_ids, frozenset())  # type: ignore[attr-defined]
+        stepper = GraphStepper(model, runner._pool, stops, frozenset())
     runner._stepper = stepper
     return runner
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from jet.bench.decode import read_and_write
 from jet.bench.options import ImpossibleError
 from jet.engine.types import SamplingParams
-from jet.report.sweeps import check, read_and_write
+from jet.report.sweeps import check
 from tests.bench.stand_in import SteadyRunner
 
 

@@ -6,12 +6,16 @@ A ring is a page that is as long as the window and whose number is the slot, so 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from jet.ops.cpu import compiled
 from jet.ops.cpu.binding import Bound, Operation, array
+
+Rows = npt.NDArray[Any]
 
 
 @Operation
@@ -28,23 +32,8 @@ def attend_pages(
     """Twin of `attend_pages_reference`, as an `Operation`."""
     _, _, kv_heads, page, dim = pages.shape
     rows = array(pages).reshape(-1, dim)
-    keys, values = rows, rows[kv_heads * page :]
-    _check(projected, cos, sin, out, kv_heads, dim)
-    return partial(
-        compiled.attend,
-        array(projected),
-        array(cos),
-        array(sin),
-        array(position),
-        array(slots),
-        array(table),
-        keys,
-        values,
-        kv_heads,
-        page,
-        2 * kv_heads * page,
-        array(out),
-    )
+    given = (projected, cos, sin, position, slots, table)
+    return _bind(*given, rows, rows[kv_heads * page :], kv_heads, page, 2 * kv_heads * page, out)
 
 
 @Operation
@@ -62,22 +51,28 @@ def attend_window(
     places, kv_heads, window, dim = window_keys.shape
     table = torch.arange(places, dtype=torch.int32)[:, None]
     keys, values = (array(ring).reshape(-1, dim) for ring in (window_keys, window_values))
-    _check(projected, cos, sin, out, kv_heads, dim)
-    return partial(
-        compiled.attend,
-        array(projected),
-        array(cos),
-        array(sin),
-        array(position),
-        array(slots),
-        array(table),
-        keys,
-        values,
-        kv_heads,
-        window,
-        kv_heads * window,
-        array(out),
-    )
+    given = (projected, cos, sin, position, slots, table)
+    return _bind(*given, keys, values, kv_heads, window, kv_heads * window, out)
+
+
+def _bind(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    slots: Tensor,
+    table: Tensor,
+    keys: Rows,
+    values: Rows,
+    kv_heads: int,
+    page: int,
+    stride: int,
+    out: Tensor,
+) -> Bound:
+    """Over keys and values as rows `[…, D]`: `page` of them a head in a page, pages `stride` apart."""
+    _check(projected, cos, sin, out, kv_heads, keys.shape[-1])
+    rows = map(array, (projected, cos, sin, position, slots, table))
+    return partial(compiled.attend, *rows, keys, values, kv_heads, page, stride, array(out))
 
 
 def _check(projected: Tensor, cos: Tensor, sin: Tensor, out: Tensor, kv_heads: int, dim: int) -> None:
