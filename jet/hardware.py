@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Weights that a single thread reads in a few milliseconds.
 _SMALL_WEIGHTS = 2**28
+# A quick copy touches no more than this: beyond all but the largest caches, and little beside a model.
+_QUICK_COPY, _QUICK_RUNS = 2**28, 7
 
 
 class HardwareError(ValueError):
@@ -95,6 +98,50 @@ def decode_threads(weight_bytes: int) -> int:
 def free_device_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on a CUDA device; None on a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_rates(size: int, device: torch.device, runs: int, moved: int) -> tuple[float, ...]:
+    """Bytes a second, read and written together, of copies that touch `size` bytes, run after run.
+
+    A run makes as many copies as move `moved` bytes, so that starting one costs nothing and the clock's grain
+    does not show. What is smaller than a cache of the device is measured as the cache moves it.
+    """
+    half = max(size // 2, 1)
+    source = torch.ones(half, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    copies = min(max(1, moved // size), 1000)
+    rates = []
+    for _ in range(1 + runs):  # the first warms up
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(copies):
+            target.copy_(source)
+        synchronize(device)
+        rates.append(2 * half * copies / (time.perf_counter() - started))
+    return tuple(rates[1:])
+
+
+def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
+    """Bytes a second of the best of a few copies that touch `size` bytes, or fewer where those are very many.
+
+    Takes a twentieth of a second or so. On a CPU that many threads copy. What it takes of the device's memory
+    is free again afterwards.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        size = min(size, _QUICK_COPY)
+        return max(copy_rates(size, device, _QUICK_RUNS, size))
+    finally:
+        torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def read_memory(device: torch.device) -> MemoryReading:

@@ -130,3 +130,12 @@ def test_torch_gets_no_more_threads_than_the_container(monkeypatch: pytest.Monke
     used.clear()
     monkeypatch.setattr(hardware, "container_quota", lambda: None)
     assert hardware.limit_threads() == 64
+
+
+@pytest.mark.parametrize("size", [1, 1001, 2**20])
+def test_a_copy_of_any_size_has_a_speed_and_leaves_the_threads_alone(size: int) -> None:
+    threads = torch.get_num_threads()
+    rates = hardware.copy_rates(size, CPU, runs=3, moved=2**20)
+    assert len(rates) == 3 and min(rates) > 0
+    assert hardware.quick_bandwidth(size, CPU, threads=1) > 0
+    assert torch.get_num_threads() == threads

@@ -13,6 +13,7 @@ from tests.tree import SOURCES, extra, import_names, imports, module_name, requi
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "hardware": set(),
+    "footprint": set(),
     "ops": set(),
     "modeling": {"ops"},
     "story": set(),
@@ -23,9 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"engine", "modeling"},
     "report": {"bench", "engine", "modeling"},
 }
-LEAVES = ("jet.engine.types", "jet.hardware", "jet.version")
+LEAVES = ("jet.engine.types", "jet.footprint", "jet.hardware", "jet.version")
 
-WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/story/")
+WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/footprint.py", "jet/story/")
 WITH_GRADIO = "jet/ui/"
 OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "triton"}
 # Kernels need what they are written in; nobody imports these before having looked whether it is there.

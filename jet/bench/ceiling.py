@@ -7,15 +7,14 @@ its size. A small network may live in a cache, where only the second is an hones
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
 
 from jet import hardware
-from jet.bench.floor import Floor
 from jet.bench.measure import Spread
 from jet.bench.options import ImpossibleError
+from jet.footprint import Floor
 
 LARGE = 2**30  # bytes moved by one large copy; the caches of the largest processors hold less than half
 _RUNS = 15
@@ -80,29 +79,10 @@ def measure_ceiling(floor: Floor, device: torch.device, threads: int) -> Ceiling
 
 def copy_bandwidth(size: int, device: torch.device) -> Spread:
     """Bytes a second, read and written together, of copies that touch `size` bytes."""
-    half = max(size // 2, 1)
-    source = torch.ones(half, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    # Many small copies in a row, so that starting one costs nothing and the clock's grain does not show.
-    copies = min(max(1, LARGE // 4 // size), 1000)
-    values = []
-    for _ in range(1 + _RUNS):
-        synchronize(device)
-        started = time.perf_counter()
-        for _ in range(copies):
-            target.copy_(source)
-        synchronize(device)
-        values.append(2 * half * copies / (time.perf_counter() - started))
-    return Spread(tuple(values[1:]))
+    return Spread(hardware.copy_rates(size, device, _RUNS, LARGE // 4))
 
 
 def _large(device: torch.device) -> int:
     """Bytes of the large copy: fewer on a device that the network has nearly filled."""
     free = hardware.free_device_bytes(device)
     return LARGE if free is None else min(LARGE, free // 4)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done everything it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -17,11 +17,12 @@ from operator import truediv
 import torch
 
 from jet.bench import networks
-from jet.bench.ceiling import measure_ceiling, synchronize
+from jet.bench.ceiling import measure_ceiling
 from jet.bench.floor import decode_floor
 from jet.bench.measure import Spread, alternate
 from jet.bench.options import Options
 from jet.bench.report import Figure, Report
+from jet.hardware import synchronize
 from jet.modeling.step import Part
 
 REPEATS = 20  # of one measurement: a clock is then far finer than what it measures

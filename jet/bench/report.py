@@ -10,7 +10,7 @@ The line is an object with these members, all of them always there:
     network    model, parameters, device, dtype, attention, kernels, context (the most it can hold),
                random_weights
     settings   batch, context, tokens, runs, warm_up, greedy, baseline
-    floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/bench/floor.py);
+    floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/footprint.py);
                seconds: the time that moving them takes at best; null where nothing is compared with it
     bandwidth  copy, own_size (bytes a second, figures as below; own_size may be null); best: the fastest copy
                seen, which the floor's seconds are for; in_cache: whether a cache holds at least part of it;

@@ -366,6 +366,8 @@ class LocalEngine:
         return RequestStats(
             phase=job.phase,
             queue_position=job.position,
+            active_requests=len(self._scheduler.running),
+            queued_requests=len(self._scheduler.waiting),
             tokens=meter.tokens,
             prompt_tokens=len(job.prompt),
             tokens_per_second=meter.tokens_per_second,

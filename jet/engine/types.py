@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from jet.footprint import Footprint
+
 MAX_SEED = 2**63 - 1
 
 
@@ -116,6 +118,8 @@ class RequestStats:
 
     phase: str = "queued"  # queued · prefill · decode · done
     queue_position: int = 0  # 0: being served
+    active_requests: int | None = None  # being served, everybody's
+    queued_requests: int | None = None  # waiting, everybody's
     tokens: int = 0
     prompt_tokens: int = 0
     tokens_per_second: float | None = None
@@ -210,6 +214,8 @@ class EngineInfo:
     licence: str
     load_s: float
     warmup_s: float
+    footprint: Footprint | None = None  # the sizes that speed and memory follow from
+    bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from jet import hardware
 from jet.bench import networks
-from jet.bench.floor import weight_bytes
 from jet.bench.networks import Network
 from jet.engine import loading
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM, load_model
+from jet.modeling.footprint import weight_bytes
 from jet.report.full_attention import draw_full_attention
 from jet.report.options import Plan, ReportOptions
 from jet.report.report import Report

@@ -11,10 +11,11 @@ from typing import Any
 import psutil
 import torch
 
-from jet.bench.ceiling import LARGE, copy_bandwidth, synchronize
+from jet.bench.ceiling import LARGE, copy_bandwidth
 from jet.bench.machine import describe_machine
 from jet.bench.measure import Spread
 from jet.bench.report import Figure
+from jet.hardware import synchronize
 from jet.report.bench import Bench
 
 _ACCELERATORS = ("numba", "triton", "flash-linear-attention", "flash-attn", "matplotlib")

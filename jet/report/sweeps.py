@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 from jet.bench import baseline, networks
 from jet.bench.decode import read_and_write
-from jet.bench.floor import Floor, decode_floor
+from jet.bench.floor import decode_floor
 from jet.bench.measure import alternate
 from jet.bench.options import BenchError, ImpossibleError
 from jet.bench.report import Figure
 from jet.engine.types import SamplingParams
+from jet.footprint import Floor
 from jet.report.bench import Bench, memory_is_full
 from jet.report.full_attention import cache_bytes, count, full_attention_config
 

@@ -107,7 +107,7 @@ class Desk:
 
     def _state(self, visit: Visit, state: State) -> Updates:
         seed = gr.skip() if state.stats.seed is None else str(state.stats.seed)
-        shown = panel.panel(state.stats, self._author.info, state.rates)
+        shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
         if state.stats.error is not None:
             _warn(state.stats.error)
         ways = views.ways(state.ways, state.stats.finish_reason is None)

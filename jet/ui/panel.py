@@ -36,13 +36,23 @@ def about(info: EngineInfo) -> str:
     return f'<p class="jet-about">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
 
 
-def panel(stats: RequestStats | None, info: EngineInfo | None, rates: Sequence[float] = ()) -> str:
+def panel(
+    stats: RequestStats | None, info: EngineInfo | None, rates: Sequence[float] = (), stories: int = 1
+) -> str:
     """The panel of one story; without stats, that of a page on which nothing has been written yet.
 
-    `rates` are tokens a second, from a while ago to now.
+    `rates` are tokens a second, from a while ago to now. Where several `stories` are written at once, the
+    stats are those of all of them together.
     """
     shown = stats or RequestStats(phase="idle")
-    parts = [_status(stats), _speed(shown, rates), _story_memory(shown), _machine(shown, info), _model(info)]
+    parts = [
+        _status(stats),
+        _speed(shown, info, rates, stories),
+        _story(shown, info, stories),
+        _story_memory(shown, info, stories),
+        _machine(shown, info),
+        _model(info),
+    ]
     phase = "error" if shown.finish_reason == "error" else shown.phase
     return f'<div class="jet-panel" data-phase="{_text(phase)}">{"".join(parts)}</div>'
 
@@ -53,16 +63,38 @@ def _status(stats: RequestStats | None) -> str:
     return f'<p class="jet-status"><i></i>{_text(said)}</p><p class="jet-detail">{_text(detail)}</p>'
 
 
-def _speed(stats: RequestStats, rates: Sequence[float]) -> str:
-    now = f"<b>{words.rate(stats.tokens_per_second)}</b> tokens a second"
-    rows = [
-        ("Mean", f"{words.rate(stats.mean_tokens_per_second)} tok/s"),
-        ("Tokens written", words.count(stats.tokens)),
-        ("Tokens read", words.count(stats.prompt_tokens)),
-        ("First token after", words.seconds(stats.time_to_first_token_s)),
-        ("Seed", words.UNKNOWN if stats.seed is None else str(stats.seed)),
-    ]
-    return f'<p class="jet-speed">{now}</p>{_curve(rates)}{_rows(rows)}'
+def _speed(stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int) -> str:
+    """How fast, how fast it could be, and how fast it has been."""
+    ceiling = speed_limit(stats, info, stories)
+    rate = stats.tokens_per_second
+    share = 0.0 if rate is None or ceiling is None else min(1.0, rate / ceiling)
+    said = _limit(rate, ceiling)
+    now = f'<p class="jet-speed"><b>{words.rate(rate)}</b> tokens a second</p>'
+    return f'{now}{_bar([("reached", share)], said)}<p class="jet-limit">{said}</p>{_curve(rates)}'
+
+
+def speed_limit(stats: RequestStats, info: EngineInfo | None, stories: int = 1) -> float | None:
+    """Tokens a second of `stories` together if nothing but moving their bytes took time; None if not known.
+
+    All that are being written share one reading of the weights; the others are taken to be as long as these.
+    """
+    if info is None or info.footprint is None or info.bandwidth is None:
+        return None
+    floor = info.footprint.decode(max(1, stats.prompt_tokens + stats.tokens // stories), 2)
+    together = max(stories, stats.active_requests or 0)
+    moved = floor.weights + together * (floor.total - floor.weights)
+    return stories * info.bandwidth / moved
+
+
+def _limit(rate: float | None, ceiling: float | None) -> str:
+    """In as few words as stand on one line."""
+    if ceiling is None:
+        return "What memory allows here is not known"
+    if rate is None:
+        return f"{words.UNKNOWN} of the {words.rate(ceiling)} that memory allows here"
+    if rate > ceiling:
+        return f"More than the {words.rate(ceiling)} of a copy at the start"
+    return f"{rate / ceiling:.0%} of the {words.rate(ceiling)} that memory allows here"
 
 
 def _curve(rates: Sequence[float]) -> str:
@@ -80,14 +112,37 @@ def _curve(rates: Sequence[float]) -> str:
     )
 
 
-def _story_memory(stats: RequestStats) -> str:
+def _story(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+    """How long it is, and who else writes."""
+    source: RequestStats | EngineInfo = stats
+    if info is not None and stats.active_requests is None:
+        source = info
+    rows = [
+        ("Mean", f"{words.rate(stats.mean_tokens_per_second)} tok/s"),
+        ("First token after", words.seconds(stats.time_to_first_token_s)),
+        ("Tokens written", words.count(stats.tokens)),
+        ("Tokens read", words.count(stats.prompt_tokens)),
+        ("Context used", _context(stats, info, stories)),
+        ("Writing now", words.crowd(source.active_requests, source.queued_requests)),
+        ("Seed", words.UNKNOWN if stats.seed is None else str(stats.seed)),
+    ]
+    return _rows(rows)
+
+
+def _context(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+    """What of it is used. Several stories have one each; this is their mean."""
+    if info is None:
+        return words.UNKNOWN
+    used = stats.prompt_tokens + stats.tokens // stories
+    return f"{words.count(used)} of {words.count(info.context)}, {used / info.context:.0%}"
+
+
+def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
-    bar = "".join(
-        f'<i class="jet-{part}" style="width:{100 * size / max(total, 1):.2f}%"></i>'
-        for part, _, size in sizes
-    )
+    said = ", ".join(f"{name} {words.memory(size if total else None)}" for _, name, size in sizes)
+    bar = _bar([(part, size / max(total, 1)) for part, _, size in sizes], said)
     rows = "".join(
         f"<dt><b>{label}</b></dt><dd><b>{words.memory(sum(s[2] for s in group) if total else None)}</b></dd>"
         + "".join(
@@ -97,7 +152,22 @@ def _story_memory(stats: RequestStats) -> str:
         for label, group in (("Constant", constant), ("Grows with the story", growing))
     )
     heading = f"<h3>Memory of this story <b>{words.memory(total or None)}</b></h3>"
-    return f'{heading}<div class="jet-bar">{bar}</div><dl>{rows}</dl>'
+    return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(stats, info, stories)}"
+
+
+def _beside_full_attention(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+    """The same story in a model whose every layer remembers every token; and both with the context full."""
+    now = ours = theirs = None
+    if info is not None and (footprint := info.footprint) is not None:
+        tokens = stories * stats.prompt_tokens + stats.tokens
+        now = footprint.kept_by_full_attention(tokens) or None
+        ours, theirs = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
+    rows = [
+        ("With full attention in every layer", words.memory(now)),
+        ("… and the context full", words.memory(theirs)),
+        ("This model, the context full", words.memory(ours)),
+    ]
+    return _rows(rows, "jet-beside")
 
 
 def _sizes(stats: RequestStats, parts: tuple[tuple[str, str, str], ...]) -> list[tuple[str, str, int]]:
@@ -109,19 +179,21 @@ def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.process_memory_bytes is None:
         source = info
+    heading = "<h3>Memory of this machine</h3>"
     rows = [("This process", words.memory(source.process_memory_bytes))]
-    if info is None:
-        rows.append(("Accelerator", words.UNKNOWN))
-    elif info.device == "cpu":
-        rows.append(("Accelerator", "no accelerator"))
-    else:
-        rows += [
-            ("Accelerator, in use", words.memory(source.device_memory_bytes)),
-            ("reserved", words.memory(source.device_reserved_bytes)),
-            ("peak", words.memory(source.device_peak_bytes)),
-            ("total", words.memory(source.device_total_bytes)),
-        ]
-    return f"<h3>Memory of this machine</h3>{_rows(rows)}"
+    if info is None or info.device == "cpu":
+        rows.append(("Accelerator", words.UNKNOWN if info is None else "no accelerator"))
+        return f"{heading}{_rows(rows)}"
+    rows += [
+        ("Accelerator, in use", words.memory(source.device_memory_bytes)),
+        ("reserved", words.memory(source.device_reserved_bytes)),
+        ("peak", words.memory(source.device_peak_bytes)),
+        ("total", words.memory(source.device_total_bytes)),
+    ]
+    total, used = source.device_total_bytes or 1, source.device_memory_bytes or 0
+    spare = max(0, (source.device_reserved_bytes or 0) - used)
+    said = f"{words.memory(source.device_memory_bytes)} of {words.memory(source.device_total_bytes)} in use"
+    return f"{heading}{_bar([('used', used / total), ('spare', spare / total)], said)}{_rows(rows)}"
 
 
 def _model(info: EngineInfo | None) -> str:
@@ -132,9 +204,15 @@ def _model(info: EngineInfo | None) -> str:
     return f"<h3>Model</h3>{_rows(rows)}"
 
 
-def _rows(rows: list[tuple[str, str]]) -> str:
+def _bar(parts: Sequence[tuple[str, float]], said: str) -> str:
+    """A bar of parts with their shares of it; what it says for those who do not see it."""
+    filled = "".join(f'<i class="jet-{part}" style="width:{100 * share:.2f}%"></i>' for part, share in parts)
+    return f'<div class="jet-bar" role="img" aria-label="{_text(said)}">{filled}</div>'
+
+
+def _rows(rows: list[tuple[str, str]], css: str = "") -> str:
     cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows)
-    return f"<dl>{cells}</dl>"
+    return f'<dl class="{css}">{cells}</dl>'
 
 
 def _parameters(number: int) -> str:

@@ -50,6 +50,13 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
+def crowd(active: int | None, queued: int | None) -> str:
+    """How many are being written, and how many wait: 3, and 2 in line."""
+    if active is None:
+        return UNKNOWN
+    return f"{active}, and {queued} in line" if queued else str(active)
+
+
 def state(stats: RequestStats) -> str:
     """What a request is doing, or how it ended."""
     if stats.finish_reason is not None:

@@ -7,9 +7,9 @@ import torch
 
 from jet.bench import ceiling as module
 from jet.bench.ceiling import Ceiling, copy_bandwidth, measure_ceiling
-from jet.bench.floor import Floor
 from jet.bench.measure import Spread
 from jet.bench.options import BenchError
+from jet.footprint import Floor
 
 CPU = torch.device("cpu")
 FLOOR = Floor(weights=90, recurrent=4, conv=3, window_kv=2, full_kv=1)

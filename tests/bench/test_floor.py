@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 
 from jet import HybridCache, JetNemotronConfig
-from jet.bench.floor import decode_floor, prefill_floor, weight_bytes
+from jet.bench.floor import decode_floor, prefill_floor
 from jet.bench.networks import draw_network
+from jet.modeling.footprint import weight_bytes
 from tests.networks import GOLDEN, GOLDEN_NAMES, golden_model, small_model
 
 OFFICIAL_2B = {

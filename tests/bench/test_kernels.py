@@ -9,8 +9,8 @@ import torch
 
 from jet.bench import kernels, networks
 from jet.bench.__main__ import main
-from jet.bench.floor import weight_bytes
 from jet.bench.options import Options
+from jet.modeling.footprint import weight_bytes
 from jet.modeling.step import Part
 from tests.networks import GOLDEN
 

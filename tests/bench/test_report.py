@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from jet.bench.ceiling import Ceiling
-from jet.bench.floor import Floor
 from jet.bench.measure import Spread
 from jet.bench.options import Options
 from jet.bench.report import Figure, Report
 from jet.engine.types import RequestStats
+from jet.footprint import Floor
 from tests.engine.fakes import INFO
 
 CEILING = Ceiling(Floor(90_000_000, 4, 3, 2, 1), Spread((1e9, 2e9, 3e9)), Spread((8e9, 9e9, 9e9)))
@@ -85,4 +85,4 @@ def test_people_get_a_table() -> None:
     assert wait.split()[1:3] == ["ms", "250"]
     assert any(line.startswith("in cache") for line in lines)
     assert "50.0% of the floor's speed: through the engine" in lines
-    assert max(map(len, lines[:-1])) <= 120
+    assert max(map(len, [lines[0], *lines[2:-1]])) <= 120  # the second line is as long as the machine's name

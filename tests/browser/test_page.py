@@ -32,7 +32,11 @@ pytestmark = pytest.mark.browser
 
 FILLED = (
     r"\d+\.?\d*\s+tokens a second",
+    r"\d+% of the \d+ that memory allows here",
     r"Mean\s+[\d.]+ tok/s",
+    r"Context used\s+\d+ of 1,000, \d+%",
+    r"Writing now\s+\d",
+    r"With full attention in every layer\s+\d",
     r"Tokens written\s+[1-9]",
     r"Tokens read\s+8\b",
     r"First token after\s+\d+ ms",
@@ -63,6 +67,7 @@ def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: S
     wait_for_words(tab, earlier)
     expect_locked(tab)
     wait_for_status(tab, "Writing")
+    expect(tab.locator(".jet-panel")).to_contain_text(re.compile(r"Writing now\s*1"))
 
     time_of(tab, "#jet-stop", "Stopped")
     expect_unlocked(tab)
@@ -235,7 +240,7 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
         "#jet-go",
         "#jet-stop",
         ".jet-panel",
-        ".jet-panel .jet-bar",
+        ".jet-panel h3 + .jet-bar",
         ".jet-panel h3:last-of-type",
         "#jet-seed",
     ]

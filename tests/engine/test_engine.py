@@ -105,11 +105,13 @@ def test_beyond_the_places_requests_wait_in_order_and_see_their_position() -> No
         assert [next(iter(streams[name])).stats.queue_position for name in "abcde"] == [0, 0, 1, 2, 3]
         assert (engine.info().active_requests, engine.info().queued_requests) in {(2, 3), (1, 4), (0, 5)}
         runner.allow(100_000)
-        positions = {
-            name: [chunk.stats.queue_position for chunk in stream] for name, stream in streams.items()
-        }
+        chunks = {name: list(stream) for name, stream in streams.items()}
+    positions = {name: [chunk.stats.queue_position for chunk in found] for name, found in chunks.items()}
     assert sorted(set(positions["e"]), reverse=True) == [2, 1, 0] or set(positions["e"]) == {3, 2, 1, 0}
     assert positions["e"] == sorted(positions["e"], reverse=True)
+    crowds = {(c.stats.active_requests, c.stats.queued_requests) for found in chunks.values() for c in found}
+    assert {(2, 2), (2, 1), (2, 0)} <= crowds
+    assert all(active <= 2 and active + queued <= 5 for active, queued in crowds)
     started = list(dict.fromkeys(name for name, what in runner.log if what == "prefill"))
     assert started == ["a", "b", "c", "d", "e"]
 

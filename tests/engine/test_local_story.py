@@ -19,6 +19,7 @@ from jet.engine.loading import ModelChoice, build_engine, describe, room_for_tok
 from jet.engine.runner import ModelRunner
 from jet.engine.types import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
+from jet.modeling.footprint import measure_footprint, weight_bytes
 from jet.ops.operations import cpu_operations
 from jet.ops.sampling import penalise_repetition
 from tests.engine.fakes import text_of
@@ -168,6 +169,9 @@ def test_memory_is_that_of_what_is_remembered(model: JetNemotronForCausalLM) -> 
     assert last.conv_bytes == 4 * heads * value * 4 * 4
     assert last.full_kv_bytes == 2 * 2 * 16 * read * 4
     assert last.window_kv_bytes == 2 * 2 * 16 * window * 4
+    footprint = measure_footprint(model)
+    assert footprint.kept(read) == last.state_bytes + last.full_kv_bytes
+    assert footprint.kept_by_full_attention(read) == len(model.config.layer_types) * 2 * 2 * 16 * read * 4
 
 
 @pytest.mark.parametrize("ending", ["aborted", "length"])
@@ -329,6 +333,8 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     assert info.kernels == {"gated_delta": "torch", "decode": cpu_operations().name, "sampling": "torch"}
     assert info.load_s > 0 and info.warmup_s > 0
     assert info.process_memory_bytes and info.device_memory_bytes is None
+    assert info.footprint and 0 < info.footprint.weights <= weight_bytes(golden_model("tiny-2b"))
+    assert info.bandwidth and 1e8 < info.bandwidth < 1e13
     chunks = list(
         engine.submit(Request("The old lighthouse keeper", SamplingParams(max_new_tokens=30, seed=1)))
     )

@@ -21,6 +21,10 @@ from jet.engine.types import (
     TokenChunk,
     TokenDetail,
 )
+from jet.footprint import Footprint
+
+# Of the size of the story model's; the floor of a short story is about 1,000 tokens a second.
+FOOTPRINT = Footprint(44_000_000, 500_000, 50_000, 255, 2**13, 2**11, 9 * 2**11)
 
 
 @dataclass
@@ -74,6 +78,8 @@ class StandInEngine:
             licence="Apache-2.0",
             load_s=1.25,
             warmup_s=0.5,
+            footprint=FOOTPRINT,
+            bandwidth=45e9,
             active_requests=len(self.live[: self.slots]),
             queued_requests=len(self.live[self.slots :]),
             process_memory_bytes=512 * 2**20,
@@ -165,6 +171,8 @@ class StandInStream:
         return replace(
             self._stats,
             phase="decode",
+            active_requests=len(self._engine.live[: self._engine.slots]),
+            queued_requests=len(self._engine.live[self._engine.slots :]),
             tokens=tokens,
             tokens_per_second=self._engine.tokens_per_second,
             mean_tokens_per_second=tokens / elapsed_s,

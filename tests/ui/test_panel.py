@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from jet.engine.types import EngineInfo, RequestStats
+from jet.footprint import Footprint
 from jet.ui import words
-from jet.ui.panel import about, panel
+from jet.ui.panel import about, panel, speed_limit
 from tests.ui.stand_in import StandInEngine
 
 CPU = StandInEngine().info()
@@ -45,7 +46,7 @@ def text_of(html: str) -> str:
 
 def tags_of(html: str) -> list[str]:
     """The structure: all tags, without attributes; the bar's segments aside."""
-    bar = re.sub(r'(<div class="jet-bar">).*?(</div>)', r"\1\2", html)
+    bar = re.sub(r'(<div class="jet-bar"[^>]*>).*?(</div>)', r"\1\2", html)
     return re.findall(r"</?\w+", bar)
 
 
@@ -70,6 +71,58 @@ def test_all_numbers_of_a_story_are_shown() -> None:
         assert expected in shown
 
 
+# 100 bytes of weights, 10 + 5 of state, a window of 4 tokens and two layers that grow; of ten layers.
+SMALL = replace(CPU, footprint=Footprint(100, 10, 5, 3, 2, 4, 20), bandwidth=30_000.0, context=100)
+
+
+def test_the_gauge_is_the_speed_over_that_of_moving_the_bytes() -> None:
+    stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=50.0, active_requests=1)
+    moved = 100 + 2 * 10 + 2 * 5 + 3 * 2 + 10 * 4
+    assert speed_limit(stats, SMALL) == pytest.approx(30_000 / moved)
+    shown = panel(stats, SMALL)
+    assert "29% of the 170 that memory allows here" in text_of(shown)
+    assert f'class="jet-reached" style="width:{100 * 50 * moved / 30_000:.2f}%"' in shown
+
+
+def test_who_write_together_share_one_reading_of_the_weights() -> None:
+    state = 2 * 10 + 2 * 5 + 3 * 2 + 10 * 4
+    alone = RequestStats(prompt_tokens=8, tokens=2, active_requests=1)
+    assert speed_limit(replace(alone, active_requests=4), SMALL) == pytest.approx(30_000 / (100 + 4 * state))
+    three = RequestStats(prompt_tokens=8, tokens=6, active_requests=3)
+    assert speed_limit(three, SMALL, stories=3) == pytest.approx(3 * 30_000 / (100 + 3 * state))
+
+
+def test_more_than_the_copy_allowed_is_said_and_not_drawn() -> None:
+    stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=400.0)
+    shown = panel(stats, SMALL)
+    assert "More than the 170 of a copy at the start" in text_of(shown)
+    assert 'class="jet-reached" style="width:100.00%"' in shown
+
+
+@pytest.mark.parametrize("unknown", [{"footprint": None}, {"bandwidth": None}])
+def test_where_the_floor_is_not_known_that_is_said(unknown: dict[str, None]) -> None:
+    shown = text_of(panel(DONE, replace(CPU, **unknown)))
+    assert "What memory allows here is not known" in shown
+
+
+def test_the_memory_stands_beside_that_of_full_attention() -> None:
+    stats = RequestStats(prompt_tokens=8, tokens=2)
+    shown = text_of(panel(stats, SMALL))
+    assert "With full attention in every layer 200 B … and the context full 2.0 KiB" in shown
+    assert "This model, the context full 423 B" in shown  # 10 + 5 + 4 * 2 + 100 * 4
+    assert "With full attention in every layer –" in text_of(panel(None, SMALL))  # nothing is written yet
+    assert "This model, the context full –" in text_of(panel(stats, replace(SMALL, footprint=None)))
+    three = RequestStats(prompt_tokens=8, tokens=6)
+    assert "With full attention in every layer 600 B" in text_of(panel(three, SMALL, stories=3))
+
+
+def test_the_context_used_and_who_else_writes() -> None:
+    stats = replace(DONE, prompt_tokens=8, tokens=42, active_requests=3, queued_requests=2)
+    assert "Context used 50 of 100, 50% Writing now 3, and 2 in line" in text_of(panel(stats, SMALL))
+    assert "Writing now 0" in text_of(panel(None, CPU))
+    assert "Context used – Writing now –" in text_of(panel(RequestStats(), None))
+
+
 def test_a_cpu_says_that_there_is_no_accelerator() -> None:
     assert "Accelerator no accelerator" in text_of(panel(DONE, CPU))
 
@@ -77,6 +130,9 @@ def test_a_cpu_says_that_there_is_no_accelerator() -> None:
 def test_an_accelerator_shows_its_memory() -> None:
     shown = text_of(panel(None, GPU))
     assert "in use 4.0 GiB reserved 5.0 GiB peak 6.0 GiB total 80.0 GiB" in shown
+    bar = panel(None, GPU).partition("Memory of this machine")[2]
+    assert 'aria-label="4.0 GiB of 80.0 GiB in use"' in bar
+    assert 'class="jet-used" style="width:5.00%"' in bar and 'class="jet-spare" style="width:1.25%"' in bar
 
 
 @pytest.mark.parametrize("info", [CPU, GPU])
