@@ -24,9 +24,19 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_context,
         help="most tokens of a story; fewer take less memory (left out: the model's)",
     )
+    parser.add_argument(
+        "--engine-url",
+        dest="url",
+        help="write with an OpenAI-compatible server instead, for example http://localhost:30000/v1; "
+        "its key, if it wants one, is read from the variable JET_ENGINE_KEY",
+    )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on; left out: a free one")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    here = [f"--{name}" for name in ("device", "dtype", "attention") if name in options]
+    if "url" in options and here:
+        parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,12 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Only now, since these take seconds: a wrong option should not.
     from jet.engine.holder import HOLDER
     from jet.engine.loading import ModelChoice
+    from jet.engine.openai_answers import RemoteError
+    from jet.engine.openai_client import RemoteChoice
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
     from jet.ui.page import AddressError, build, launch
 
     _hush()
-    source = HOLDER.source(ModelChoice(**options))
+    source = HOLDER.source(RemoteChoice(**options) if "url" in options else ModelChoice(**options))
     demo = build(source)
     try:
         url = launch(demo, host, port)
@@ -50,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
         info = source.engine().info()
-        print(f"{info.model}, {info.dtype}, on {info.device_name}. Licence: {info.licence}.", flush=True)
+        kind = f", {info.dtype}" if info.dtype else ""
+        print(f"{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
         demo.block_thread()
-    except (CheckpointError, HardwareError) as error:
+    except (CheckpointError, HardwareError, RemoteError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         pass

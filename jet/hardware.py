@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -144,13 +144,17 @@ def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
             torch.cuda.empty_cache()
 
 
+def read_process_memory() -> MemoryReading:
+    """Memory of this process alone."""
+    return MemoryReading(process_memory_bytes=psutil.Process().memory_info().rss)
+
+
 def read_memory(device: torch.device) -> MemoryReading:
     """Memory of this process and, on CUDA, of torch's allocator on `device`."""
-    resident = psutil.Process().memory_info().rss
     if device.type != "cuda":
-        return MemoryReading(process_memory_bytes=resident)
-    return MemoryReading(
-        process_memory_bytes=resident,
+        return read_process_memory()
+    return replace(
+        read_process_memory(),
         device_memory_bytes=torch.cuda.memory_allocated(device),
         device_reserved_bytes=torch.cuda.memory_reserved(device),
         device_peak_bytes=torch.cuda.max_memory_allocated(device),

@@ -1,4 +1,4 @@
-"""ModelHolder: the one model that stays resident in this process, loaded once for everybody."""
+"""ModelHolder: the one engine of this process, made once for everybody; resident, if it runs here."""
 
 from __future__ import annotations
 
@@ -7,24 +7,41 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from typing import Protocol
 
-from jet.engine.engine import LocalEngine
-from jet.engine.loading import ModelChoice, build_engine
+from jet.engine.types import Engine
+
+
+class HeldEngine(Engine, Protocol):
+    """An engine that says whether it still is one."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are taken."""
+        ...
+
+
+class Choice(Protocol):
+    """Which engine to have. Choices are compared: equal ones mean the same engine."""
+
+    def build(self) -> HeldEngine:
+        """Make it. Raises an error with a message for people."""
+        ...
 
 
 @dataclass(frozen=True)
 class Resident:
-    """A choice of model and the holder to get it from: what a page needs."""
+    """A choice of engine and the holder to get it from: what a page needs."""
 
     holder: ModelHolder
-    choice: ModelChoice
+    choice: Choice
 
     @property
     def ready(self) -> bool:
         """Whether `engine()` returns at once."""
         return self.holder.has(self.choice)
 
-    def engine(self) -> LocalEngine:
+    def engine(self) -> HeldEngine:
         """The resident engine; waits while the model is being loaded. Raises what loading raised."""
         return self.holder.engine(self.choice)
 
@@ -37,21 +54,22 @@ class ModelHolder:
     an engine that has died, is tried again when it is asked for again.
     """
 
-    def __init__(self, build: Callable[[ModelChoice], LocalEngine] = build_engine) -> None:
-        self._build = build
+    def __init__(self, build: Callable[[Choice], HeldEngine] | None = None) -> None:
+        """`build` makes engines in place of the choices, for tests."""
+        self._build = build or (lambda choice: choice.build())
         self._lock = threading.Lock()
         self._held: _Held | None = None
 
-    def source(self, choice: ModelChoice) -> Resident:
+    def source(self, choice: Choice) -> Resident:
         """This choice, to be loaded when somebody needs it."""
         return Resident(self, choice)
 
-    def has(self, choice: ModelChoice) -> bool:
+    def has(self, choice: Choice) -> bool:
         """Whether this choice is loaded and running."""
         held = self._held
         return held is not None and held.choice == choice and held.running
 
-    def engine(self, choice: ModelChoice) -> LocalEngine:
+    def engine(self, choice: Choice) -> HeldEngine:
         """The engine for this choice; waits while it is being loaded. Raises what loading raised."""
         with self._lock:
             before = held = self._held
@@ -75,9 +93,9 @@ class ModelHolder:
 class _Held:
     """One attempt to load one model."""
 
-    def __init__(self, choice: ModelChoice) -> None:
+    def __init__(self, choice: Choice) -> None:
         self.choice = choice
-        self.future: Future[LocalEngine] = Future()
+        self.future: Future[HeldEngine] = Future()
 
     @property
     def running(self) -> bool:
@@ -87,7 +105,7 @@ class _Held:
     def lost(self) -> bool:
         return self.future.done() and not self.running
 
-    def load(self, build: Callable[[ModelChoice], LocalEngine]) -> None:
+    def load(self, build: Callable[[Choice], HeldEngine]) -> None:
         try:
             self.future.set_result(build(self.choice))
         except BaseException as error:
@@ -97,7 +115,7 @@ class _Held:
         self.future.add_done_callback(_close)
 
 
-def _close(future: Future[LocalEngine]) -> None:
+def _close(future: Future[HeldEngine]) -> None:
     if future.exception() is None:
         future.result().close()
 

@@ -60,6 +60,10 @@ class ModelChoice:
     attention: str | None = None
     context: int | None = None
 
+    def build(self) -> LocalEngine:
+        """Load and warm it up; see `build_engine`."""
+        return build_engine(self)
+
 
 def build_engine(choice: ModelChoice) -> LocalEngine:
     """Load the model, start an engine on it and warm it up.

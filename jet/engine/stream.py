@@ -23,12 +23,19 @@ class Channel:
         aborted: set by the reader, looked at by the engine at every step.
     """
 
-    def __init__(self, first: TokenChunk, alive: Callable[[], bool]) -> None:
-        """`alive` says whether somebody will still put chunks."""
+    def __init__(
+        self,
+        first: TokenChunk,
+        alive: Callable[[], bool],
+        on_abort: Callable[[], object] | None = None,
+    ) -> None:
+        """`alive` says whether somebody will still put chunks. `on_abort` is called by an abort, for engines
+        that have no steps at which they would look; it must take no lock."""
         self._condition = threading.Condition()
         self._chunks = [first]
         self._last = first
         self._alive = alive
+        self._on_abort = on_abort
         self._reader_waits_for_any = False
         self.aborted = False
 
@@ -72,6 +79,8 @@ class Channel:
     def abort(self) -> None:
         """Ask for the end. Takes no lock: the garbage collector may call this at any moment."""
         self.aborted = True
+        if self._on_abort is not None:
+            self._on_abort()
 
 
 class LocalStream:

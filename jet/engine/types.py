@@ -10,7 +10,7 @@ import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jet.footprint import Footprint
 
@@ -121,6 +121,7 @@ class RequestStats:
     active_requests: int | None = None  # being served, everybody's
     queued_requests: int | None = None  # waiting, everybody's
     tokens: int = 0
+    tokens_estimated: bool = False  # pieces of text were counted, since nobody says how many tokens they are
     prompt_tokens: int = 0
     tokens_per_second: float | None = None
     mean_tokens_per_second: float | None = None
@@ -199,21 +200,25 @@ class Stream(Protocol):
         ...
 
 
+Residence = Literal["resident", "on demand", "remote"]  # in this process, lent for each request, elsewhere
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """What runs here, for the page and for `/stats`."""
+    """What runs here, for the page and for `/stats`; None where that cannot be known."""
 
     model: str  # how a person would name it: "jet-ai/Jet-Nemotron-2B", "assets/story-model"
-    parameters: int
-    device: str  # "cpu", "cuda:0"
+    parameters: int | None
+    device: str  # "cpu", "cuda:0", "remote"
     device_name: str  # "NVIDIA H100 80GB HBM3", "AMD EPYC …, 2 threads"
-    dtype: str  # "bfloat16"
-    attention: str  # "sdpa"
+    dtype: str | None  # "bfloat16"
+    attention: str | None  # "sdpa"
     kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
     context: int  # tokens of prompt and story together
     licence: str
-    load_s: float
-    warmup_s: float
+    load_s: float | None
+    warmup_s: float | None
+    residence: Residence = "resident"
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
     bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
     active_requests: int = 0
@@ -226,7 +231,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """The one interface the page knows. Implemented by the resident engine; later by remote ones."""
+    """The one interface the page knows: of the resident engine, of a remote one, of one lent on demand."""
 
     def submit(self, request: Request) -> Stream:
         """Queue a request. Raises RequestError at once if it can never be served."""

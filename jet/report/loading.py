@@ -70,6 +70,7 @@ def _engine(bench: Bench, context: int) -> Iterator[tuple[LocalEngine, list[int]
 
 def _times(engine: LocalEngine, stats: RequestStats) -> dict[str, float]:
     info = engine.info()
+    assert info.load_s is not None and info.warmup_s is not None
     assert stats.time_to_first_token_s is not None and stats.mean_tokens_per_second is not None
     return {
         "load": info.load_s,

@@ -18,6 +18,8 @@ _CONSTANT = (  # of the memory of one story, what a longer story does not add to
     ("window", "KV, sliding windows", "window_kv_bytes"),
 )
 _GROWING = (("full", "KV, full attention", "full_kv_bytes"),)
+_WEIGHTS = {"on demand": "on demand, for each request", "remote": "on another server"}
+_WITHOUT_ACCELERATOR = {"cpu": "no accelerator", "remote": "not known: the model runs elsewhere"}
 _CURVE = (100, 24)  # width and height of the curve's own units
 
 
@@ -28,9 +30,10 @@ def loading() -> str:
 
 def about(info: EngineInfo) -> str:
     """The line under the title: what runs, on what, under which licence."""
+    size = None if info.parameters is None else f"{_parameters(info.parameters)} parameters"
     facts = [
-        f"<b>{_text(info.model)}</b>, {_parameters(info.parameters)} parameters",
-        f"{_text(info.device_name)}, {_text(info.dtype)}",
+        ", ".join([f"<b>{_text(info.model)}</b>", *([size] if size else [])]),
+        _text(", ".join(fact for fact in (info.device_name, info.dtype) if fact)),
         f"licence: {_text(info.licence)}",
     ]
     return f'<p class="jet-about">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
@@ -120,7 +123,7 @@ def _story(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
     rows = [
         ("Mean", f"{words.rate(stats.mean_tokens_per_second)} tok/s"),
         ("First token after", words.seconds(stats.time_to_first_token_s)),
-        ("Tokens written", words.count(stats.tokens)),
+        ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{words.count(stats.tokens)}"),
         ("Tokens read", words.count(stats.prompt_tokens)),
         ("Context used", _context(stats, info, stories)),
         ("Writing now", words.crowd(source.active_requests, source.queued_requests)),
@@ -151,7 +154,9 @@ def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int) ->
         )
         for label, group in (("Constant", constant), ("Grows with the story", growing))
     )
-    heading = f"<h3>Memory of this story <b>{words.memory(total or None)}</b></h3>"
+    remote = info is not None and info.residence == "remote"
+    known = "not known here" if remote else words.memory(total or None)
+    heading = f"<h3>Memory of this story <b>{known}</b></h3>"
     return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(stats, info, stories)}"
 
 
@@ -181,8 +186,8 @@ def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
         source = info
     heading = "<h3>Memory of this machine</h3>"
     rows = [("This process", words.memory(source.process_memory_bytes))]
-    if info is None or info.device == "cpu":
-        rows.append(("Accelerator", words.UNKNOWN if info is None else "no accelerator"))
+    if info is None or info.device in _WITHOUT_ACCELERATOR:
+        rows.append(("Accelerator", words.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
         return f"{heading}{_rows(rows)}"
     rows += [
         ("Accelerator, in use", words.memory(source.device_memory_bytes)),
@@ -197,10 +202,13 @@ def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
 
 
 def _model(info: EngineInfo | None) -> str:
-    rows = [
-        ("Loaded in", words.seconds(info.load_s if info else None)),
-        ("Warmed up in", words.seconds(info.warmup_s if info else None)),
-    ]
+    if info is not None and info.residence != "resident":
+        rows = [("Weights", _WEIGHTS[info.residence])]
+    else:
+        rows = [
+            ("Loaded in", words.seconds(info.load_s if info else None)),
+            ("Warmed up in", words.seconds(info.warmup_s if info else None)),
+        ]
     return f"<h3>Model</h3>{_rows(rows)}"
 
 

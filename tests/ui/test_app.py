@@ -19,6 +19,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
+from tests.engine.faulty_server import faulty_server
 from tests.ui.stand_in import StandInEngine
 
 
@@ -61,6 +62,26 @@ def test_options_arrive_and_the_page_is_served(
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
     assert "stand-in <model>, float32, on a processor, 2 threads. Licence: Apache-2.0." in said.out
     assert said.err == ""
+
+
+def test_an_engine_elsewhere_is_written_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    with faulty_server() as server:
+        assert app.main(["--engine-url", server.url, "--model", "stand-in"]) == 0
+    assert "stand-in, on another server (sglang). Licence: " in capsys.readouterr().out
+
+
+def test_an_engine_that_is_not_there_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    assert app.main(["--engine-url", "http://127.0.0.1:9/v1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: The engine’s server cannot be reached: ")
+    assert error.count("\n") == 1
 
 
 def test_without_options_the_defaults_are_those_of_the_choice(
@@ -121,6 +142,7 @@ def test_a_host_elsewhere_is_one_line_and_code_2(
         (["--mod", "x"], "unrecognized arguments: --mod x"),
         (["stray"], "unrecognized arguments: stray"),
         (["--port", "abc"], "argument --port: must be a number from 1 to 65535, not 'abc'"),
+        (["--engine-url=http://x/v1", "--dtype=float16"], "--dtype says how a model runs here"),
         (["--port", "70000"], "argument --port: must be a number from 1 to 65535, not '70000'"),
     ],
 )

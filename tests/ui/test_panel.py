@@ -22,6 +22,16 @@ GPU = replace(
     device_peak_bytes=6 * 2**30,
     device_total_bytes=80 * 2**30,
 )
+REMOTE = replace(
+    CPU,
+    parameters=None,
+    device="remote",
+    device_name="another server (sglang)",
+    dtype=None,
+    load_s=None,
+    warmup_s=None,
+    residence="remote",
+)
 DONE = RequestStats(
     phase="done",
     tokens=1234,
@@ -216,3 +226,25 @@ def test_bytes_in_words(size: int | None, said: str) -> None:
 )
 def test_durations_in_words(value: float | None, said: str) -> None:
     assert words.seconds(value) == said
+
+
+def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
+    stats = RequestStats(phase="decode", tokens=12, tokens_estimated=True, process_memory_bytes=2**20)
+    shown = text_of(panel(stats, REMOTE))
+    for expected in (
+        "Tokens written about 12",
+        "Memory of this story not known here",
+        "This process 1.0 MiB",
+        "Accelerator not known: the model runs elsewhere",
+        "Weights on another server",
+    ):
+        assert expected in shown
+    assert "Loaded in" not in shown
+    line = text_of(about(REMOTE))
+    assert line == "stand-in <model> another server (sglang) licence: Apache-2.0".replace(
+        "<", "&lt;"
+    ).replace(">", "&gt;")
+
+
+def test_weights_that_come_on_demand_are_not_called_resident() -> None:
+    assert "Weights on demand, for each request" in text_of(panel(None, replace(CPU, residence="on demand")))
