@@ -1,4 +1,7 @@
-"""What programs call: `/generate`, which streams, and `/stats`."""
+"""What programs call: `/generate`, which streams, `/stats` and `/presets`.
+
+The docstrings in here are what those programs, and models that use them as MCP tools, get to read.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,16 @@ from gradio.events import api
 
 from jet.engine.types import RequestError, RequestStats, SamplingParams
 from jet.ui.inputs import read_request
+from jet.ui.presets import PRESETS
 from jet.ui.writing import EngineSource, Writing
 
 DEFAULTS = SamplingParams()
 
+# What a preset says of the arguments of `/generate`: not how much is written, nor from which seed.
+PRESET_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 Stats = dict[str, Any]
+Settings = dict[str, float]
 
 
 def add_api(source: EngineSource) -> None:
@@ -38,6 +46,16 @@ def add_api(source: EngineSource) -> None:
 
         The same prompt, parameters and seed give the same story; without a seed one is drawn, and the stats
         name it. Cancelling the job ends the request.
+
+        Args:
+            prompt: The beginning of the story; it may be empty.
+            max_new_tokens: Write at most so many tokens. A token is about three quarters of an English word.
+            temperature: 0 always takes the likeliest token; the higher, the more is left to chance; up to 5.
+            top_p: Choose among the likeliest tokens that together have this probability; above 0, up to 1.
+            top_k: Choose among so many of the likeliest tokens; 0 for all.
+            min_p: Leave out tokens less than this fraction as likely as the likeliest; 0 to 1.
+            repetition_penalty: Above 1, tokens that the story has already become less likely; 0.1 to 10.
+            seed: A whole number that the randomness starts from; leave it out for a new one.
         """
         try:
             request = read_request(
@@ -62,10 +80,19 @@ def add_api(source: EngineSource) -> None:
         except Exception as error:
             raise _refusal(f"The model could not be loaded: {error}") from error
 
+    def presets() -> dict[str, Settings]:
+        """Settings under plain names (steady, balanced, wild, neutral), as `generate` takes them."""
+        return {
+            name: {field: getattr(sampling, field) for field in PRESET_FIELDS}
+            for name, sampling in PRESETS.items()
+        }
+
     _say_outputs(generate, tuple[str, Stats])
     _say_outputs(stats, Stats)
+    _say_outputs(presets, dict[str, Settings])
     api(generate, api_name="generate", concurrency_limit=None)
     api(stats, api_name="stats", concurrency_limit=None)
+    api(presets, api_name="presets", concurrency_limit=None)
 
 
 def stats_of(stats: RequestStats) -> Stats:

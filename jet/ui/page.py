@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib import metadata
 
 import gradio as gr
 
@@ -50,6 +51,7 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
             show_error=True,
             max_threads=WRITERS,
             footer_links=["api"],
+            mcp_server=speaks_mcp(),
             theme=make_theme(),
             css_paths=ASSETS / "styles.css",
             js=_script(),
@@ -57,6 +59,14 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
     except OSError as error:  # somebody else was faster, or the variables name what cannot be had
         raise AddressError("No address to listen on is free.") from error
     return url
+
+
+def speaks_mcp() -> bool:
+    """Whether the endpoints are offered as MCP tools, too: where the package for that is installed."""
+    try:
+        return metadata.version("mcp").startswith("1.")  # the one that Gradio knows
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _script() -> str:

@@ -1,4 +1,4 @@
-"""`/generate` and `/stats` as programs use them: gradio_client and plain HTTP, on a running server."""
+"""`/generate`, `/stats` and `/presets` as programs use them: gradio_client and plain HTTP, on a server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from jet.engine.types import SamplingParams
+from jet.ui.presets import PRESETS
 from tests.ui.served import Served, wait_until
 
 DEFAULTS = SamplingParams()
@@ -50,9 +52,9 @@ def raw_call(url: str, arguments: str) -> str:
     return httpx.get(f"{call}/{joined.json()['event_id']}", timeout=20).text
 
 
-def test_only_generate_and_stats_are_named(client: Client, served: Served) -> None:
+def test_only_what_is_meant_for_programs_is_named(client: Client, served: Served) -> None:
     described = client.view_api(print_info=False, return_format="dict")
-    assert set(described["named_endpoints"]) == {"/generate", "/stats"}
+    assert set(described["named_endpoints"]) == {"/generate", "/stats", "/presets"}
     assert described["unnamed_endpoints"] == {}
 
 
@@ -265,6 +267,14 @@ def test_a_model_that_cannot_be_loaded_says_so(client: Client, served: Served) -
         client.predict("A", api_name="/generate")
     with pytest.raises(AppError, match="no such checkpoint"):
         client.predict(api_name="/stats")
+
+
+def test_presets_can_be_passed_on(client: Client, served: Served) -> None:
+    presets = client.predict(api_name="/presets")
+    assert set(presets) == set(PRESETS)
+    client.predict("A", max_new_tokens=2, seed=7, **presets["wild"], api_name="/generate")
+    asked = served.engine.requests[-1].sampling
+    assert asked == replace(PRESETS["wild"], max_new_tokens=2, seed=7)
 
 
 def test_stats_tell_what_runs(client: Client, served: Served) -> None:
