@@ -168,7 +168,7 @@ class StepGraphs:
             self.prepare(plan)
             self._graphs[plan].replay()
         else:
-            self._draw(plan)
+            self._draw(plan, pdl=False)
         noted = alternatives(self._step.logits, self._rows.token, count) if count else ()
         return _Landing(self._rows, noted)
 
@@ -178,16 +178,17 @@ class StepGraphs:
             self._reading = self._capture(self._step.run)
         self._reading.replay()
 
-    def _draw(self, plan: Plan | None) -> None:
+    def _draw(self, plan: Plan | None, pdl: bool) -> None:
         given = (self._step.logits, self._rows, self._seen, self._scratch)
+        first = self._step.first_weight  # the next step begins with it
         if plan is None:
-            kernels.greedy(*given, penalise=False, pdl=self._pdl)
+            kernels.greedy(*given, penalise=False, pdl=pdl, ahead=first)
         else:
-            kernels.sample(*given, plan, pdl=self._pdl)
+            kernels.sample(*given, plan, pdl=pdl, ahead=first)
 
     def _read_and_draw(self, plan: Plan | None) -> None:
         self._step.run()
-        self._draw(plan)
+        self._draw(plan, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""

@@ -25,11 +25,15 @@ from jet.ops.rows import Rows
 
 
 class Part(NamedTuple):
-    """One operation of a step: what it is, the function that does it, and the bytes it must move."""
+    """One operation of a step: what it is, the function that does it, and the bytes it must move.
+
+    `weight`: the matrix that it multiplies by, if it does.
+    """
 
     name: str
     run: Step
     nbytes: int
+    weight: Tensor | None = None
 
 
 class FusedStep:
@@ -54,12 +58,32 @@ class FusedStep:
         self._hidden = self._buffer(config.intermediate_size)
         self.logits = self._buffer(config.vocab_size)
         self.saved_bytes = 0
-        self.parts = self._bind(model)
+        self.parts = self._fetch_ahead(self._bind(model))
 
     def run(self) -> None:
         """Read every row's `token` at its `position` into its `slot`; `logits` are then of the next one."""
         for part in self.parts:
             part.run()
+
+    @property
+    def first_weight(self) -> Tensor:
+        """The matrix that a step begins with."""
+        return next(part.weight for part in self.parts if part.weight is not None)
+
+    def _fetch_ahead(self, parts: list[Part]) -> list[Part]:
+        """Have each part's weight fetched while the one before runs.
+
+        A part without a weight takes over the one after: the next is being fetched already.
+        """
+        chained = []
+        for number, part in enumerate(parts):
+            following = [later.weight for later in parts[number + 1 :] if later.weight is not None][:2]
+            if part.weight is not None:
+                following = following[:1]
+            if following:
+                part = part._replace(run=self._operations.ahead(part.run, following[-1]))
+            chained.append(part)
+        return chained
 
     def _weight(self, weight: Tensor) -> Tensor:
         """A matrix in the form that is read fastest here."""
@@ -83,7 +107,7 @@ class FusedStep:
             parts += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
         norm = model.model.norm.weight
         call = ops.norm_linear(self._x, norm, config.rms_norm_eps, head, None, self.logits)
-        return [*parts, Part("head", call, head.nbytes)]
+        return [*parts, Part("head", call, head.nbytes, head)]
 
     def _bind_mlp(self, layer: DecoderLayer) -> list[Part]:
         ops = self._operations
@@ -91,8 +115,13 @@ class FusedStep:
         down = self._weight(layer.mlp.down_proj.weight)
         norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
         return [
-            Part("gate and up", ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden), gate_up.nbytes),
-            Part("down", ops.linear_add(self._hidden, down, self._x), down.nbytes),
+            Part(
+                "gate and up",
+                ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden),
+                gate_up.nbytes,
+                gate_up,
+            ),
+            Part("down", ops.linear_add(self._hidden, down, self._x), down.nbytes, down),
         ]
 
     def _bind_mixer(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory) -> list[Part]:
@@ -122,9 +151,9 @@ class FusedStep:
         back = ops.gated_norm_linear_add(out, gate, block.o_norm.weight, jet.norm_eps, output, self._x)
         moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
         return [
-            Part("projections of a jet layer", project, weight.nbytes),
-            Part("jet step", step, kernels.nbytes + moved),
-            Part("output of a jet layer", back, output.nbytes),
+            Part("projections of a jet layer", project, weight.nbytes, weight),
+            Part("jet step", step, kernels.nbytes + moved, kernels),
+            Part("output of a jet layer", back, output.nbytes, output),
         ]
 
     def _bind_attention(
@@ -141,10 +170,11 @@ class FusedStep:
         else:
             name, attend = "window attention", ops.attend_window(*given, memory.keys, memory.values, out)
         project = ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, bias, projected)
+        back = ops.linear_add(out, output, self._x)
         return [
-            Part("projections of an attention layer", project, weight.nbytes),
+            Part("projections of an attention layer", project, weight.nbytes, weight),
             Part(name, attend, 0),
-            Part("output of an attention layer", ops.linear_add(out, output, self._x), output.nbytes),
+            Part("output of an attention layer", back, output.nbytes, output),
         ]
 
 

@@ -31,10 +31,12 @@ class Operations:
     Attributes:
         name: in words for people.
         weight: gives a matrix in the form that products read fastest, itself or a copy.
+        ahead: gives a bound operation that also has the weight fetched which the next one reads.
     """
 
     name: str
     weight: Callable[[Tensor], Tensor]
+    ahead: Callable[[Step, Tensor], Step]
     embed: Bind
     norm_linear: Bind
     norm_swiglu: Bind
@@ -50,6 +52,7 @@ def reference_operations() -> Operations:
     return Operations(
         name="torch",
         weight=_as_it_is,
+        ahead=_without,
         embed=partial(partial, fused.embed_reference),
         norm_linear=partial(partial, fused.norm_linear_reference),
         norm_swiglu=partial(partial, fused.norm_swiglu_reference),
@@ -70,6 +73,7 @@ def cpu_operations() -> Operations:
     return Operations(
         name="numba",
         weight=_as_bfloat16,
+        ahead=_without,
         embed=linear.embed.bind,
         norm_linear=linear.norm_linear.bind,
         norm_swiglu=linear.norm_swiglu.bind,
@@ -107,6 +111,7 @@ def triton_operations(
     return Operations(
         name="triton, chained" if pdl else "triton",
         weight=_as_it_is,
+        ahead=_with_ahead if pdl else _without,
         embed=partial(partial, linear.embed, **chained),
         norm_linear=partial(partial, linear.norm_linear, **chained),
         norm_swiglu=partial(partial, linear.norm_swiglu, **chained),
@@ -121,6 +126,14 @@ def triton_operations(
 
 def _as_it_is(weight: Tensor) -> Tensor:
     return weight
+
+
+def _without(step: Step, _: Tensor) -> Step:
+    return step
+
+
+def _with_ahead(step: Step, weight: Tensor) -> Step:
+    return partial(step, ahead=weight)  # type: ignore[call-arg]
 
 
 def has_triton() -> bool:

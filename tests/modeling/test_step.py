@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 
 import pytest
@@ -173,6 +174,27 @@ def test_float32_weights_that_are_bfloat16_numbers_are_read_as_such() -> None:
     stepped.prefill(0, ids[:-1])
     torch.testing.assert_close(stepped.read(int(ids[-1]))[0], expected, atol=1e-4, rtol=1e-4)
     assert Stepped(small_model(), "cpu").step.saved_bytes == 0
+
+
+def test_every_weight_but_the_first_is_fetched_while_the_part_before_runs() -> None:
+    model = small_model(layer_types=["jet", "swa", "attn", "jet"])
+    fetched: list[tuple[object, Tensor]] = []
+
+    def note(step: object, weight: Tensor) -> object:
+        fetched.append((step, weight))
+        return step
+
+    operations = dataclasses.replace(reference_operations(), ahead=note)
+    pool, rows = SlotPool(model.config, 1, PAGE, model.dtype, DEVICE), Rows.make(1, DEVICE)
+    parts = FusedStep(model, pool, rows, operations).parts
+    places = {id(part.run): number for number, part in enumerate(parts)}
+    weights = [part.weight for part in parts if part.weight is not None]
+    assert len(weights) == 4 * 5 + 1 - 2  # attention itself has none
+    ahead = {places[id(step)]: weight for step, weight in fetched}
+    for number, part in enumerate(parts[:-1]):
+        following = [other.weight for other in parts[number + 1 :] if other.weight is not None]
+        assert ahead.get(number) is (following[0] if part.weight is not None else following[1])
+    assert {id(weight) for weight in weights[1:]} == {id(weight) for weight in ahead.values()}
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -301,3 +302,30 @@ def test_embed(rows: int, c: int, head_dim: int, dtype: torch.dtype) -> None:
     fused.embed_reference(token, table, position, inv_freq, *also)
     for got, expected in zip((x, cos, sin), also, strict=True):
         agree(got, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ahead", [1, 8, 1000, 2**20 + 8])  # numbers of 2 bytes
+def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
+    from jet.ops.operations import has_dependent_launch
+
+    if not has_dependent_launch(torch.device(DEVICE)):
+        pytest.skip("no dependent launches on this card")
+    n, c, dtype = 300, 384, torch.bfloat16
+    following = normal(ahead, dtype=dtype)
+    more = [{"pdl": False}, {"pdl": True}, {"pdl": True, "ahead": following}]
+    norm, weight = (normal(c, dtype=dtype), EPS), weights(n, c, dtype)
+    x, gate, wide = normal(1, c), normal(1, c), weights(2 * n, c, dtype)
+    start = normal(1, n)
+
+    def run(options: dict[str, Any]) -> list[Tensor]:
+        out, hidden, added, gated = empty(1, n), empty(1, n), start.clone(), start.clone()
+        kernels.norm_linear(x, *norm, weight, None, out, **options)
+        kernels.norm_swiglu(x, *norm, wide, hidden, **options)
+        kernels.linear_add(x, weight, added, **options)
+        kernels.gated_norm_linear_add(x, gate, normal(64, dtype=dtype) * 0 + 1, EPS, weight, gated, **options)
+        return [out, hidden, added, gated]
+
+    plain, *others = map(run, more)
+    for other in others:
+        assert all(map(torch.equal, plain, other))

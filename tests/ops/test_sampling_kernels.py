@@ -118,12 +118,19 @@ class Batch:
         return kept & (scaled > NEVER_DRAWN)
 
     def reference(self, row: int, step: int) -> tuple[int, float]:
-        """The token drawn in the order of the vocabulary, and how near chance came to another one."""
-        weights = torch.where(self.kept(row), self.scaled(row).double().exp(), 0)
+        """The token drawn, those before the bracket first, and how near chance came to another one."""
+        scaled = self.scaled(row)
+        order = (
+            ((scaled.view(torch.int32) & 0x7FFFFFFF) >= self.scratch.low[row].item())
+            .sort(stable=True)
+            .indices
+        )
+        weights = torch.where(self.kept(row), scaled.double().exp(), 0)[order]
         cumulative = weights.cumsum(0) / weights.sum()
         chance = uniform(int(self.rows.seed[row]), step)
         index = torch.searchsorted(cumulative, torch.tensor([chance]).double(), right=True)
-        return int(index.clamp(max=int(weights.nonzero().max()))), float((cumulative - chance).abs().min())
+        index = int(index.clamp(max=int(weights.nonzero().max())))
+        return int(order[index]), float((cumulative - chance).abs().min())
 
 
 def random_logits(kind: str, batch: int, vocabulary: int, seed: int = 0) -> Tensor:
@@ -162,7 +169,7 @@ def test_the_same_tokens_are_kept_and_the_expected_one_is_drawn(vocabulary: int,
     check(Batch(random_logits(kind, MANY * len(FILTERS), vocabulary), FILTERS * MANY))
 
 
-@pytest.mark.parametrize("kind", ["flat", "peaked", "ties"])
+@pytest.mark.parametrize("kind", ["flat", "peaked", "ties", "equal"])
 def test_several_blocks_and_tiles(kind: str) -> None:
     check(Batch(random_logits(kind, MANY * len(FILTERS), 4097), FILTERS * MANY))
 

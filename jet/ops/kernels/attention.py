@@ -21,6 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.kernels.linear import chain_options, launch_next, wait
+
 # Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
 LOWEST = tl.constexpr(-1e30)
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -76,10 +78,11 @@ def attend_pages(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
     keys, values = pages[:, 0], pages[:, 1]
-    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl)
+    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl, ahead)
 
 
 def attend_window(
@@ -93,9 +96,10 @@ def attend_window(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """`attend_window_reference` on the device. See there for the arguments."""
-    _attend(projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl)
+    _attend(projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, ahead)
 
 
 def _attend(
@@ -110,6 +114,7 @@ def _attend(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool,
+    ahead: Tensor | None,
 ) -> None:
     """Both kernels, over keys and values `[pages, Hkv, PAGE, D]`; rings where there is no table."""
     kv_heads, page, head_dim = keys.shape[1:]
@@ -122,19 +127,20 @@ def _attend(
     dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, table is not None)
     parts = (scratch.maximum, scratch.total, scratch.weighted)
     common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": table is None, "DIM": head_dim}
-    common |= {"num_warps": 4, "PDL": pdl} | ({"launch_pdl": True} if pdl else {})
     # fmt: off
     _share_kernel[(splits, kv_heads, batch)](
         projected, cos, sin, position, slots, table, keys, values, *parts,
         projected.stride(0), cos.stride(0), sin.stride(0), 0 if table is None else table.stride(0),
         keys.stride(0), keys.stride(1),
         HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot, **common,
+        **chain_options(4, pdl, ahead),
     )
     splits_padded = triton.next_power_of_2(splits)
     block_dim = max(min(8192 // splits_padded, dim_padded), 8)
     _combine_kernel[(triton.cdiv(head_dim, block_dim), heads, batch)](
         position, *parts, out, out.stride(0),
         HEADS=heads, SPLITS_PADDED=splits_padded, BLOCK_DIM=block_dim, **common,
+        **chain_options(4, pdl),
     )
     # fmt: on
 
@@ -165,13 +171,14 @@ def _share_kernel(
     projected_stride, cos_stride, sin_stride, table_stride, page_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP_PADDED: tl.constexpr,
     DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
-    SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """One share of one row's cells, for the query heads of one key-value head."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    launch_next(PDL)
     split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
+    wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
     here, slot = tl.load(position + row), tl.load(slots + row).to(tl.int64)
     cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE, RING)
     if split < active:
@@ -222,12 +229,11 @@ def _combine_kernel(
     position, maximum, total, weighted, out, out_stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
-    PDL: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_DIM` numbers of one head's output from the shares of its row."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    launch_next(PDL)
+    wait(0, 1, ahead, ahead_bytes, PDL)
     head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dim = tl.program_id(0) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     split = tl.arange(0, SPLITS_PADDED)

@@ -21,7 +21,16 @@ from torch import Tensor
 
 from jet.ops import gated_delta
 from jet.ops.fused import JetSizes
-from jet.ops.kernels.linear import Tiling, add_pairs, default_tiling, launch_options, load_rows, silu
+from jet.ops.kernels.linear import (
+    Tiling,
+    add_pairs,
+    chain_options,
+    default_tiling,
+    launch_next,
+    load_rows,
+    silu,
+    wait,
+)
 
 EPS = tl.constexpr(gated_delta.EPS)
 MAX_KEYS = 64  # rows of the state in a tile
@@ -40,6 +49,7 @@ def jet_step(
     sizes: JetSizes,
     pdl: bool = False,
     tiling: Tiling | None = None,
+    ahead: Tensor | None = None,
     early: bool = False,
 ) -> None:
     """Twin of `jet_step_reference`.
@@ -72,8 +82,7 @@ def jet_step(
         COLUMNS=min(tiling.columns, triton.next_power_of_2(sizes.generator)),
         KEYS=_keys_in_a_tile(sizes.key),
         EARLY=early,
-        PDL=pdl,
-        **launch_options(tiling.warps, pdl),
+        **chain_options(tiling.warps, pdl, ahead),
     )
 
 
@@ -207,10 +216,11 @@ def _jet_step(
     COLUMNS: tl.constexpr,
     KEYS: tl.constexpr,
     EARLY: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS
     b = tl.program_id(0)
     head = tl.program_id(2)
@@ -221,8 +231,10 @@ def _jet_step(
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     dt = tl.load(dt_bias + head).to(tl.float32)
 
-    if PDL and not EARLY:
-        tl.extra.cuda.gdc_wait()
+    rows, blocks, heads = tl.num_programs(0), tl.num_programs(1), tl.num_programs(2)
+    program = (head * blocks + tl.program_id(1)) * rows + b
+    if not EARLY:
+        wait(program, rows * blocks * heads, ahead, ahead_bytes, PDL)
     slot = tl.load(slots + b).to(tl.int64)
     state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + column
     states = _load_state(state, mine, KEY, VALUE, KEYS)
@@ -230,8 +242,8 @@ def _jet_step(
     window = ()
     for w in tl.static_range(WIDTH - 1):
         window = window + (tl.load(memory + w + 1),)  # noqa: RUF005
-    if PDL and EARLY:
-        tl.extra.cuda.gdc_wait()
+    if EARLY:
+        wait(program, rows * blocks * heads, ahead, ahead_bytes, PDL)
 
     # q | k | w1 | v | g | a | b
     query = projected + b * (2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS)

@@ -8,7 +8,9 @@ launch that hides most of the memory time of one kernel behind the end of anothe
 float32 and in a fixed order. Rows of a batch take turns on the same loaded weights.
 
 The functions and their torch twins in `jet.ops.fused` take the same arguments, and here also `pdl` (the
-launch is programmatic dependent, on both sides) and `tiling`.
+launch is programmatic dependent, on both sides), `tiling`, and `ahead`: the weight that the next kernel will
+read. Its beginning is fetched into the L2 cache before this kernel waits for its input, so that the memory
+does not stand still while one kernel ends and the next begins.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "gated_norm_linear_ad
 VECTOR = 16  # bytes a thread loads at once
 REGISTERS = 48  # of 4 bytes, that a thread may spend on weights: more programs then fit beside each other
 MAX_TILES = 32  # longer tuples only make longer code
+MOST_AHEAD = 16 * 2**20  # bytes of the next weight: a part of the cache, which also holds the states
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def norm_linear(
     out: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
+    ahead: Tensor | None = None,
 ) -> None:
     """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight."""
     n, c = _check(weight, x, out)
@@ -85,8 +89,8 @@ def norm_linear(
         C=c,
         BATCH=x.shape[0],
         BIAS=bias is not None,
-        PDL=pdl,
-        **_cut(tiling, c, pdl),
+        **_cut(tiling, c),
+        **chain_options(tiling.warps, pdl, ahead),
     )
 
 
@@ -98,6 +102,7 @@ def norm_swiglu(
     out: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
+    ahead: Tensor | None = None,
 ) -> None:
     """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight."""
     n, c = _check(gate_up, x, out, parts=2)
@@ -111,17 +116,24 @@ def norm_swiglu(
         N=n,
         C=c,
         BATCH=x.shape[0],
-        PDL=pdl,
-        **_cut(tiling, c, pdl),
+        **_cut(tiling, c),
+        **chain_options(tiling.warps, pdl, ahead),
     )
 
 
-def linear_add(h: Tensor, weight: Tensor, x: Tensor, pdl: bool = False, tiling: Tiling | None = None) -> None:
+def linear_add(
+    h: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    pdl: bool = False,
+    tiling: Tiling | None = None,
+    ahead: Tensor | None = None,
+) -> None:
     """Twin of `linear_add_reference`."""
     n, c = _check(weight, h, x)
     tiling = tiling or default_tiling("linear_add", n, c, weight.element_size())
     _linear_add[(triton.cdiv(n, tiling.rows),)](
-        h, weight, x, N=n, C=c, BATCH=x.shape[0], PDL=pdl, **_cut(tiling, c, pdl)
+        h, weight, x, N=n, C=c, BATCH=x.shape[0], **_cut(tiling, c), **chain_options(tiling.warps, pdl, ahead)
     )
 
 
@@ -134,6 +146,7 @@ def gated_norm_linear_add(
     x: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
+    ahead: Tensor | None = None,
 ) -> None:
     """Twin of `gated_norm_linear_add_reference`."""
     n, c = _check(weight, o, x)
@@ -157,8 +170,7 @@ def gated_norm_linear_add(
         PADDED=padded,
         ROWS=tiling.rows,
         GROUP=min(max(1, tiling.columns // padded), triton.next_power_of_2(heads)),
-        PDL=pdl,
-        **launch_options(tiling.warps, pdl),
+        **chain_options(tiling.warps, pdl, ahead),
     )
 
 
@@ -171,6 +183,7 @@ def embed(
     cos: Tensor,
     sin: Tensor,
     pdl: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """Twin of `embed_reference`."""
     batch, c = x.shape
@@ -187,14 +200,18 @@ def embed(
         HALF=inv_freq.shape[0],
         BLOCK=block,
         HALF_BLOCK=triton.next_power_of_2(inv_freq.shape[0]),
-        PDL=pdl,
-        **launch_options(4, pdl),
+        **chain_options(4, pdl, ahead),
     )
 
 
-def launch_options(warps: int, pdl: bool) -> dict[str, Any]:
-    """Keyword arguments of a launch; `launch_pdl` only where it is used, older cards refuse it."""
-    return {"num_warps": warps, **({"launch_pdl": True} if pdl else {})}
+def chain_options(warps: int, pdl: bool, ahead: Tensor | None = None) -> dict[str, Any]:
+    """Keyword arguments of a launch whose kernel uses `launch_next` and `wait`.
+
+    Nothing is fetched without `pdl`. `launch_pdl` is there only where it is used: older cards refuse it.
+    """
+    size = 0 if ahead is None or not pdl else min(ahead.nbytes, MOST_AHEAD) // VECTOR * VECTOR
+    options = {"ahead": ahead if size else None, "ahead_bytes": size, "PDL": pdl, "num_warps": warps}
+    return options | ({"launch_pdl": True} if pdl else {})
 
 
 def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
@@ -209,9 +226,44 @@ def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
     return n, c
 
 
-def _cut(tiling: Tiling, c: int, pdl: bool) -> dict[str, Any]:
+def _cut(tiling: Tiling, c: int) -> dict[str, Any]:
     columns = max(tiling.columns, triton.next_power_of_2(triton.cdiv(c, MAX_TILES)))
-    return {"ROWS": tiling.rows, "COLUMNS": columns, **launch_options(tiling.warps, pdl)}
+    return {"ROWS": tiling.rows, "COLUMNS": columns}
+
+
+@triton.jit
+def launch_next(PDL: tl.constexpr):
+    """Let the next kernel's programs start wherever there is room beside these."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
+    """Wait for the kernels before; first fetch this program's share of `ahead` into the cache."""
+    if ahead is not None:
+        THREADS: tl.constexpr = tl.extra.cuda.num_threads()
+        share = tl.cdiv(ahead_bytes, programs * 128) * 128
+        each = tl.cdiv(share, THREADS * 128) * 128  # a thread's part, in whole cache lines
+        begin = tl.arange(0, THREADS) * each
+        size = tl.minimum(tl.minimum(share - begin, each), ahead_bytes - program * share - begin)
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred some;
+                setp.gt.s32 some, $2, 0;
+                @some cp.async.bulk.prefetch.L2.global [$1], $2;
+                mov.u32 $0, 0;
+            }
+            """,
+            "=r,l,r",
+            [ahead.to(tl.int64) + program * share + begin, size],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    if PDL:
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -257,18 +309,18 @@ def _norm_linear(
     BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
     scales = load_vector(norm_weight, C, COLUMNS)
     added = tl.zeros([ROWS], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         tiles = load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
@@ -293,16 +345,16 @@ def _norm_swiglu(
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gates = load_rows(gate_up, tl.minimum(row, N - 1), C, C, COLUMNS)
     ups = load_rows(gate_up, tl.minimum(row, N - 1) + N, C, C, COLUMNS)
     scales = load_vector(norm_weight, C, COLUMNS)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         tiles = load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
@@ -334,14 +386,14 @@ def _linear_add(
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
         inputs = ()
@@ -372,10 +424,11 @@ def _gated_norm_linear_add(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     GROUP: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     # Tiles are [heads, channels] here, of one row of the weight: a head's norm is then a sum along an axis.
     TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     head = tl.arange(0, GROUP)[:, None]
@@ -390,8 +443,7 @@ def _gated_norm_linear_add(
             tile = tl.load(place, mask=inside, other=0.0, eviction_policy="evict_first")
             weights = weights + (tile,)  # noqa: RUF005
     scale = tl.load(norm_weight + channel + head * 0, mask=channel < SIZE, other=0.0).to(tl.float32)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         inputs = ()
         for t in tl.static_range(TILES):
@@ -423,16 +475,17 @@ def _embed(
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
+    ahead,
+    ahead_bytes,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
+    launch_next(PDL)
     b = tl.program_id(1)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     pair = tl.arange(0, HALF_BLOCK)
     frequency = tl.load(inv_freq + pair, mask=pair < HALF, other=0.0)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    blocks = tl.num_programs(0)
+    wait(b * blocks + tl.program_id(0), tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
     row = tl.load(token + b).to(tl.int64) * C
     values = tl.load(embedding + row + column, mask=column < C, other=0.0)
     tl.store(x + b * C + column, values.to(tl.float32), mask=column < C)

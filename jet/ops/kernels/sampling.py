@@ -1,12 +1,14 @@
 """Penalty, temperature, top-k, top-p, min-p and the draw on the device: the fast twin of `jet.ops.sampling`.
 
-Four launches, without sorting and without the host:
+Five launches, without sorting and without the host:
 
 1. The penalty, and the largest logit of every 256.
-2. A limit that no kept token can lie below, and in every block the tokens within it and their mass. Mostly
-   a few dozen to a few thousand of the whole vocabulary are left.
-3. Their ids, close together. Left out where nothing but min-p filters: there the limit is the filter.
-4. One program a row: the exact edges of top-k and top-p among those left, the draw, the bookkeeping.
+2. The weight of every block of tokens; and, with top-k or top-p, a histogram of what min-p leaves.
+3. From the histogram the bracket: the few bins in which the edges of top-k and top-p lie. Tokens before it
+   are kept in any case, those behind it are not. In every block, the weight of the ones before and the number
+   of those inside: a few hundredths of the vocabulary at most, unless many logits are nearly the same.
+4. Their ids, close together. Without top-k and top-p, 3 and 4 are left out: min-p alone needs no search.
+5. One program a row: the exact edges among those in the bracket, the draw, the bookkeeping.
 
 A token is compared by its *key*: the bits of how far its logit, over the temperature, lies below the
 largest. Keys are whole numbers from 0 (the likeliest) on, in exactly the order of the float32 values, so an
@@ -19,25 +21,26 @@ likely than that are never drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.kernels.linear import chain_options, launch_next, wait
 from jet.ops.rows import Plan, Rows
 
 GROUP = tl.constexpr(256)  # logits that share a maximum
-GROUPS = tl.constexpr(16)  # groups of a block
-BLOCK = tl.constexpr(4096)
-TILE = tl.constexpr(1024)  # tokens left that a program looks at together
+GROUPS = tl.constexpr(4)  # groups of a block
+BLOCK = tl.constexpr(1024)
+TILE = tl.constexpr(2048)  # tokens of the bracket that a program looks at together
 DIGIT = tl.constexpr(3)  # bits of an edge found a round
 WAYS = tl.constexpr(8)  # intervals, 2 to the DIGIT
-TOP_SHIFT = tl.constexpr(28)  # of the first digit of 31 bits
-ROUNDS = tl.constexpr(11)
-ROUGH_ROUNDS = tl.constexpr(5)
-ROUGH_WIDTH = tl.constexpr(1 << 16)  # of the interval that they leave
+TOP_BIT = tl.constexpr(30)  # of a key
+BINS = tl.constexpr(1024)
+BIN_TILE = tl.constexpr(64)  # bins that a program empties together
+BIN_SHIFT = tl.constexpr(17)  # leaves 6 bits of the fraction: 64 bins for every power of two
+FIRST_BIN = tl.constexpr((132 << 6) - 1024)  # the last bin ends at 32, where weights have long become 0
 IMPOSSIBLE = tl.constexpr(0x7F800000)  # the key of -inf, and of no token at all: it weighs nothing
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 LIKELIEST = tl.constexpr(2.0**44)  # its weight
@@ -45,7 +48,8 @@ NO_LIMIT = tl.constexpr(1 << 40)
 TINY = tl.constexpr(1.1754943508222875e-38)
 
 MAX_VOCABULARY = 2**18  # as many weights sum to 2**62
-WARPS = 8
+WARPS = 4
+DRAW_WARPS = 16  # of the only program of a row
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,27 @@ class Scratch:
     Attributes:
         maxima: `[B, groups]` float32, the largest logit of every group, +inf where one is NaN.
         peak: `[B]` float32, the largest of the row.
-        limit: `[B]` int32, a key; tokens beyond it are not kept.
-        count: `[B, blocks]` int32, the tokens within the limit.
         mass: `[B, blocks]` int64, the weights of all tokens.
-        near_mass: `[B, blocks]` int64, the weights of the tokens within the limit.
-        ids: `[B, V]` int32, the tokens within the limit in order, for rows with top-k or top-p.
+        binned_count: `[B, BINS]` int32, the tokens in each bin that min-p keeps.
+        binned_mass: `[B, BINS]` int64, their weights.
+        low: `[B]` int32, a key: the first of the bracket.
+        limit: `[B]` int32, the last key of the bracket.
+        sure_mass: `[B, blocks]` int64, the weights of the tokens before the bracket.
+        count: `[B, blocks]` int32, the tokens in the bracket.
+        ids: `[B, V]` int32, those tokens in order.
         edge: `[B]` int32, the key of the least likely token kept.
         ties: `[B]` int64, how many tokens with that very key are kept at most, the first ones.
     """
 
     maxima: Tensor
     peak: Tensor
-    limit: Tensor
-    count: Tensor
     mass: Tensor
-    near_mass: Tensor
+    binned_count: Tensor
+    binned_mass: Tensor
+    low: Tensor
+    limit: Tensor
+    sure_mass: Tensor
+    count: Tensor
     ids: Tensor
     edge: Tensor
     ties: Tensor
@@ -87,10 +97,13 @@ class Scratch:
         return cls(
             maxima=empty(blocks * GROUPS.value, dtype=torch.float32),
             peak=empty(dtype=torch.float32),
-            limit=empty(dtype=torch.int32),
-            count=empty(blocks, dtype=torch.int32),
             mass=empty(blocks, dtype=torch.int64),
-            near_mass=empty(blocks, dtype=torch.int64),
+            binned_count=empty(BINS.value, dtype=torch.int32),
+            binned_mass=empty(BINS.value, dtype=torch.int64),
+            low=empty(dtype=torch.int32),
+            limit=empty(dtype=torch.int32),
+            sure_mass=empty(blocks, dtype=torch.int64),
+            count=empty(blocks, dtype=torch.int32),
             ids=empty(vocabulary, dtype=torch.int32),
             edge=empty(dtype=torch.int32),
             ties=empty(dtype=torch.int64),
@@ -98,7 +111,14 @@ class Scratch:
 
 
 def greedy(
-    logits: Tensor, rows: Rows, seen: Tensor, scratch: Scratch, *, penalise: bool, pdl: bool = False
+    logits: Tensor,
+    rows: Rows,
+    seen: Tensor,
+    scratch: Scratch,
+    *,
+    penalise: bool,
+    pdl: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """The likeliest token of every active row, whatever its temperature.
 
@@ -108,50 +128,66 @@ def greedy(
         seen: `[slots, V]` uint8, contiguous; 1 for every token of the story, the drawn one included.
         scratch: for at least B rows and the same V.
         penalise: whether any row has a repetition penalty.
-        pdl: launch with programmatic dependent launch, on both sides.
+        pdl: launch with programmatic dependent launch, on both sides. Rows are then read before the kernels
+            before have ended: allowed where none of the same chain writes them, as in a graph of one step.
+        ahead: the weight that the next step begins with, see `jet.ops.kernels.linear`.
     """
     launch = _Launch(logits, scratch, pdl)
-    launch.penalise(logits, rows, seen, scratch, penalise)
+    launch.penalise(logits, rows, seen, scratch, penalise, bins=False, ahead=ahead)
     _greedy_kernel[(launch.batch,)](
         logits, logits.stride(0), launch.vocabulary, scratch.maxima, launch.blocks,
         rows.active, rows.token, rows.step, rows.position, rows.status, rows.slot, seen,
         rows.stops, rows.idle, STOPS=len(rows.stops),
-        MAXIMA=launch.maxima, PDL=pdl, num_warps=4, **launch.options,
+        MAXIMA=launch.maxima, **launch.chained,
     )  # fmt: skip
 
 
 def sample(
-    logits: Tensor, rows: Rows, seen: Tensor, scratch: Scratch, plan: Plan, *, pdl: bool = False
+    logits: Tensor,
+    rows: Rows,
+    seen: Tensor,
+    scratch: Scratch,
+    plan: Plan,
+    *,
+    pdl: bool = False,
+    ahead: Tensor | None = None,
 ) -> None:
     """The next token of every active row, fixed by its logits, parameters, seed and step and nothing else.
 
     Keeps what `jet.ops.sampling.candidates` keeps, and of equally likely tokens at the edge of top-p the
-    first ones. The draw goes through the kept tokens in order, with `jet.ops.sampling.uniform`. Arguments as
-    for `greedy`; filters that `plan` leaves out are off whatever the rows say.
+    first ones. The draw goes through the tokens before the bracket in order, then through those in it, with
+    `jet.ops.sampling.uniform`. Arguments as for `greedy`; filters that `plan` leaves out are off whatever the
+    rows say.
     """
     launch = _Launch(logits, scratch, pdl)
-    launch.penalise(logits, rows, seen, scratch, plan.uses_penalty)
     filters = {"TOP_K": plan.uses_top_k, "TOP_P": plan.uses_top_p}
-    _count_kernel[launch.grid](
-        logits, logits.stride(0), launch.vocabulary, rows.active,
-        rows.temperature, rows.top_k, rows.top_p, rows.min_p,
-        scratch.maxima, scratch.peak, scratch.limit, scratch.count, scratch.mass, scratch.near_mass,
-        MAXIMA=launch.maxima, **filters, **launch.common,
+    searches = plan.uses_top_k or plan.uses_top_p
+    launch.penalise(logits, rows, seen, scratch, plan.uses_penalty, bins=searches, ahead=ahead)
+    given = (logits, logits.stride(0), launch.vocabulary, rows.active, rows.temperature)
+    _weigh_kernel[launch.grid](
+        *given, rows.min_p, rows.top_k, rows.top_p, scratch.maxima, scratch.peak, scratch.mass,
+        scratch.binned_count, scratch.binned_mass, scratch.sure_mass, scratch.low, scratch.limit,
+        MAXIMA=launch.maxima, **filters, **launch.chained,
     )  # fmt: skip
-    if plan.uses_top_k or plan.uses_top_p:
+    if searches:
+        _bracket_kernel[launch.grid](
+            *given, rows.min_p, rows.top_k, rows.top_p, scratch.peak, scratch.mass,
+            scratch.binned_count, scratch.binned_mass, scratch.low, scratch.limit,
+            scratch.sure_mass, scratch.count,
+            BLOCKS=launch.padded_blocks, **filters, **launch.chained,
+        )  # fmt: skip
         _gather_kernel[launch.grid](
-            logits, logits.stride(0), launch.vocabulary, rows.active,
-            rows.temperature, rows.top_k, rows.top_p,
-            scratch.peak, scratch.limit, scratch.count, scratch.ids,
-            BLOCKS=launch.padded_blocks, **filters, **launch.common,
+            *given, scratch.peak, scratch.low, scratch.limit, scratch.count, scratch.ids,
+            BLOCKS=launch.padded_blocks, **launch.chained,
         )  # fmt: skip
     _draw_kernel[(launch.batch,)](
-        logits, logits.stride(0), launch.vocabulary, launch.blocks, rows.active,
-        rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed, rows.step,
-        scratch.maxima, scratch.peak, scratch.limit, scratch.count, scratch.mass, scratch.near_mass,
-        scratch.ids, scratch.edge, scratch.ties, rows.token, rows.position, rows.status, rows.slot, seen,
+        *given, launch.blocks, rows.min_p, rows.top_k, rows.top_p, rows.seed, rows.step,
+        scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.mass, scratch.sure_mass,
+        scratch.binned_count, scratch.count, scratch.ids, scratch.edge, scratch.ties,
+        rows.token, rows.position, rows.status, rows.slot, seen,
         rows.stops, rows.idle, STOPS=len(rows.stops),
-        MAXIMA=launch.maxima, BLOCKS=launch.padded_blocks, **filters, **launch.common,
+        MAXIMA=launch.maxima, BLOCKS=launch.padded_blocks, **filters,
+        **chain_options(DRAW_WARPS, pdl),
     )  # fmt: skip
 
 
@@ -168,14 +204,24 @@ class _Launch:
         self.grid = (self.blocks, self.batch)
         self.padded_blocks = triton.next_power_of_2(self.blocks)
         self.maxima = triton.next_power_of_2(scratch.maxima.shape[1])
-        self.options: dict[str, Any] = {"launch_pdl": True} if pdl else {}
-        self.common = {"PDL": pdl, "num_warps": WARPS, **self.options}
+        self.pdl = pdl
+        self.chained = chain_options(WARPS, pdl)
 
-    def penalise(self, logits: Tensor, rows: Rows, seen: Tensor, scratch: Scratch, penalise: bool) -> None:
-        """The first kernel, which both entry points share."""
+    def penalise(
+        self,
+        logits: Tensor,
+        rows: Rows,
+        seen: Tensor,
+        scratch: Scratch,
+        penalise: bool,
+        bins: bool,
+        ahead: Tensor | None,
+    ) -> None:
+        """The first kernel, which both entry points share; `bins` has the histogram emptied."""
         _penalise_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.penalty, rows.slot, seen,
-            scratch.maxima, PENALISE=penalise, **self.common,
+            scratch.maxima, scratch.binned_count, scratch.binned_mass,
+            PENALISE=penalise, EMPTY=bins, **chain_options(WARPS, self.pdl, ahead),
         )  # fmt: skip
 
 
@@ -185,39 +231,52 @@ class _Launch:
 @triton.jit
 def _penalise_kernel(
     logits_ptr, stride, vocabulary, active_ptr, penalty_ptr, slot_ptr, seen_ptr, maxima_ptr,
-    PENALISE: tl.constexpr, PDL: tl.constexpr,
+    binned_count_ptr, binned_mass_ptr,
+    PENALISE: tl.constexpr, EMPTY: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (block, row): the penalty on a block of logits, and the maximum of each of its groups."""
-    _take_turn(PDL)
+    launch_next(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(active_ptr + row) != 0:
-        group = tl.arange(0, GROUPS)
-        token = block * BLOCK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-        inside = token < vocabulary
+    active = tl.load(active_ptr + row) != 0
+    group = tl.arange(0, GROUPS)
+    token = block * BLOCK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    inside = token < vocabulary
+    if PENALISE:
+        penalty = tl.load(penalty_ptr + row)
+        seen = seen_ptr + tl.load(slot_ptr + row).to(tl.int64) * vocabulary + token
+        known = tl.load(seen, mask=token < tl.where(active & (penalty != 1), vocabulary, 0), other=0) != 0
+    blocks = tl.num_programs(0)
+    wait(tl.program_id(1) * blocks + block, tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
+    if active:
         logits = logits_ptr + row * stride + token
         x = tl.load(logits, mask=inside, other=float("-inf"))
         if PENALISE:
-            penalty = tl.load(penalty_ptr + row)
-            seen = seen_ptr + tl.load(slot_ptr + row).to(tl.int64) * vocabulary + token
-            known = tl.load(seen, mask=token < tl.where(penalty != 1, vocabulary, 0), other=0) != 0
             product, quotient = x * penalty, tl.div_rn(x, penalty)
             less, more = tl.minimum(product, quotient), tl.maximum(product, quotient)
             x = tl.where(known, tl.where(penalty > 1, less, more), x)
             tl.store(logits, x, mask=known)
         # The maximum of numbers and NaN is a number on some devices; infinity is always seen.
         x = tl.where(x == x, x, float("inf"))
-        first = (row * tl.num_programs(0) + block) * GROUPS
+        first = (row * blocks + block) * GROUPS
         tl.store(maxima_ptr + first + group, tl.max(x, axis=1))
+        if EMPTY:
+            for first_bin in range(block * BIN_TILE, BINS, blocks * BIN_TILE):
+                bins = row * BINS + first_bin + tl.arange(0, BIN_TILE)
+                tl.store(binned_count_ptr + bins, tl.zeros([BIN_TILE], tl.int32))
+                tl.store(binned_mass_ptr + bins, tl.zeros([BIN_TILE], tl.int64))
 
 
 @triton.jit
 def _greedy_kernel(
     logits_ptr, stride, vocabulary, maxima_ptr, blocks,
     active_ptr, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-    stops_ptr, idle, STOPS: tl.constexpr, MAXIMA: tl.constexpr, PDL: tl.constexpr,
+    stops_ptr, idle, STOPS: tl.constexpr, MAXIMA: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (row): the first of the likeliest tokens."""
-    _take_turn(PDL)
+    launch_next(PDL)
+    wait(0, 1, ahead, ahead_bytes, PDL)
     row = tl.program_id(0).to(tl.int64)
     if tl.load(active_ptr + row) != 0:
         maxima = _load_maxima(maxima_ptr, row, blocks, MAXIMA)
@@ -230,96 +289,146 @@ def _greedy_kernel(
 
 
 @triton.jit
-def _count_kernel(
-    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr,
-    maxima_ptr, peak_ptr, limit_ptr, count_ptr, mass_ptr, near_mass_ptr,
-    MAXIMA: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, PDL: tl.constexpr,
+def _weigh_kernel(
+    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr,
+    maxima_ptr, peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, sure_mass_ptr, low_ptr, limit_ptr,
+    MAXIMA: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): the tokens of a block within the row's limit, how many and how heavy."""
-    _take_turn(PDL)
+    """Program (block, row): the weight of a block, and its tokens in the histogram."""
+    launch_next(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(active_ptr + row) != 0:
-        maxima = _load_maxima(maxima_ptr, row, tl.num_programs(0), MAXIMA)
-        peak = tl.max(maxima, axis=0)
-        temperature = tl.load(temperature_ptr + row)
+    active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
+    floor = _min_p_key(tl.load(min_p_ptr + row))
+    top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
+    wait(0, 1, ahead, ahead_bytes, PDL)
+    if active:
+        peak = tl.max(_load_maxima(maxima_ptr, row, tl.num_programs(0), MAXIMA), axis=0)
         if block == 0:
             tl.store(peak_ptr + row, peak)
         if _is_finite(peak) & (temperature > 0):
-            top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
-            tops = _key(maxima, peak, temperature)
-            limit = _limit(tops, tl.load(min_p_ptr + row), top_k, top_p, vocabulary, TOP_K, TOP_P)
-            if block == 0:
-                tl.store(limit_ptr + row, limit)
-            token = block * BLOCK + tl.arange(0, BLOCK)
-            inside = token < vocabulary
-            x = tl.load(logits_ptr + row * stride + token, mask=inside, other=float("-inf"))
-            key = _key(x, peak, temperature)
+            _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
             weight = _weight(key)
-            near = inside & (key <= limit)
+            near = (key <= _reach(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)) & (weight > 0)
             at = row * tl.num_programs(0) + block
-            tl.store(count_ptr + at, tl.sum(near.to(tl.int32), axis=0))
-            tl.store(mass_ptr + at, tl.sum(weight, axis=0))
-            tl.store(near_mass_ptr + at, tl.sum(tl.where(near, weight, 0), axis=0))
+            if TOP_K or TOP_P:
+                tl.store(mass_ptr + at, tl.sum(weight, axis=0))
+                bins = row * BINS + _bin(key)
+                # Whole numbers: the sums are the same in any order.
+                if TOP_K:
+                    tl.atomic_add(binned_count_ptr + bins, near.to(tl.int32), mask=near, sem="relaxed")
+                if TOP_P:
+                    tl.atomic_add(binned_mass_ptr + bins, weight, mask=near, sem="relaxed")
+            else:
+                tl.store(sure_mass_ptr + at, tl.sum(tl.where(near, weight, 0), axis=0))
+                if block == 0:
+                    tl.store(low_ptr + row, floor + 1)
+                    tl.store(limit_ptr + row, floor)
+
+
+@triton.jit
+def _bracket_kernel(
+    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr,
+    peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, low_ptr, limit_ptr, sure_mass_ptr, count_ptr,
+    BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
+):  # fmt: skip
+    """Program (block, row): the row's bracket, and what a block has before it and in it."""
+    launch_next(PDL)
+    block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
+    floor = _min_p_key(tl.load(min_p_ptr + row))
+    top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
+    wait(0, 1, ahead, ahead_bytes, PDL)
+    if active:
+        peak = tl.load(peak_ptr + row)
+        if _is_finite(peak) & (temperature > 0):
+            blocks = tl.num_programs(0)
+            _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
+            mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
+            low, limit = _bracket(
+                binned_count_ptr + row * BINS, binned_mass_ptr + row * BINS, mass, floor, top_k, top_p,
+                vocabulary, TOP_K, TOP_P,
+            )  # fmt: skip
+            if block == 0:
+                tl.store(low_ptr + row, low)
+                tl.store(limit_ptr + row, limit)
+            at = row * blocks + block
+            tl.store(sure_mass_ptr + at, tl.sum(tl.where(key < low, _weight(key), 0), axis=0))
+            tl.store(count_ptr + at, tl.sum(((key >= low) & (key <= limit)).to(tl.int32), axis=0))
 
 
 @triton.jit
 def _gather_kernel(
-    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, top_k_ptr, top_p_ptr,
-    peak_ptr, limit_ptr, count_ptr, ids_ptr,
-    BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, PDL: tl.constexpr,
+    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr,
+    peak_ptr, low_ptr, limit_ptr, count_ptr, ids_ptr,
+    BLOCKS: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): writes the ids within the limit, after those of the blocks before."""
-    _take_turn(PDL)
+    """Program (block, row): writes the ids in the bracket, after those of the blocks before."""
+    launch_next(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if tl.load(active_ptr + row) != 0:
-        peak, temperature = tl.load(peak_ptr + row), tl.load(temperature_ptr + row)
-        filtered = _filters_k(tl.load(top_k_ptr + row), vocabulary, TOP_K)
-        filtered |= _filters_p(tl.load(top_p_ptr + row), TOP_P)
-        if filtered & _is_finite(peak) & (temperature > 0):
+    active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
+    wait(0, 1, ahead, ahead_bytes, PDL)
+    if active:
+        peak = tl.load(peak_ptr + row)
+        if _is_finite(peak) & (temperature > 0):
             count = _load_blocks(count_ptr, row, tl.num_programs(0), BLOCKS)
             before = tl.sum(tl.where(tl.arange(0, BLOCKS) < block, count, 0), axis=0)
-            token = block * BLOCK + tl.arange(0, BLOCK)
-            inside = token < vocabulary
-            x = tl.load(logits_ptr + row * stride + token, mask=inside, other=float("-inf"))
-            near = inside & (_key(x, peak, temperature) <= tl.load(limit_ptr + row))
+            token, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
+            near = (key >= tl.load(low_ptr + row)) & (key <= tl.load(limit_ptr + row))
             place = before + tl.cumsum(near.to(tl.int32), axis=0) - 1
             tl.store(ids_ptr + row * vocabulary + place, token, mask=near)
 
 
 @triton.jit
 def _draw_kernel(
-    logits_ptr, stride, vocabulary, blocks, active_ptr,
-    temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seed_ptr, step_ptr,
-    maxima_ptr, peak_ptr, limit_ptr, count_ptr, mass_ptr, near_mass_ptr,
-    ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
+    logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, blocks,
+    min_p_ptr, top_k_ptr, top_p_ptr, seed_ptr, step_ptr,
+    maxima_ptr, peak_ptr, low_ptr, limit_ptr, mass_ptr, sure_mass_ptr, binned_count_ptr,
+    count_ptr, ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
     stops_ptr, idle, STOPS: tl.constexpr,
-    MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr, PDL: tl.constexpr,
+    MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (row): the edges of the filters, the draw among what they keep, and the bookkeeping."""
-    _take_turn(PDL)
+    launch_next(PDL)
     row = tl.program_id(0).to(tl.int64)
-    if tl.load(active_ptr + row) != 0:
+    active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
+    floor = _min_p_key(tl.load(min_p_ptr + row))
+    top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
+    chance = _random_bits(tl.load(seed_ptr + row), tl.load(step_ptr + row))
+    wait(0, 1, ahead, ahead_bytes, PDL)
+    if active:
         logits_ptr += row * stride
-        peak, temperature = tl.load(peak_ptr + row), tl.load(temperature_ptr + row)
+        peak = tl.load(peak_ptr + row)
         token = tl.full((), 0, tl.int32)
         if temperature <= 0:
             maxima = _load_maxima(maxima_ptr, row, blocks, MAXIMA)
             token = _first_at(logits_ptr, vocabulary, maxima, peak)
         elif _is_finite(peak):
-            chance = _random_bits(tl.load(seed_ptr + row), tl.load(step_ptr + row))
-            top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
-            edge, ties = tl.load(limit_ptr + row), tl.full((), NO_LIMIT, tl.int64)
-            if _filters_k(top_k, vocabulary, TOP_K) | _filters_p(top_p, TOP_P):
+            low, limit = tl.load(low_ptr + row), tl.load(limit_ptr + row)
+            sure_masses = _load_blocks(sure_mass_ptr, row, blocks, BLOCKS)
+            sure, near = tl.sum(sure_masses, axis=0), tl.full((), 0, tl.int64)
+            edge, ties = floor, tl.full((), NO_LIMIT, tl.int64)
+            if TOP_K or TOP_P:
+                ids_ptr += row * vocabulary
                 left = tl.sum(_load_blocks(count_ptr, row, blocks, BLOCKS), axis=0)
-                mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
-                min_p = tl.load(min_p_ptr + row)
-                token, edge, ties = _draw_gathered(
-                    ids_ptr + row * vocabulary, logits_ptr, left, peak, temperature, vocabulary,
-                    mass, top_k, top_p, min_p, chance, TOP_K, TOP_P,
-                )  # fmt: skip
-            else:
-                masses = _load_blocks(near_mass_ptr, row, blocks, BLOCKS)
-                token = _draw_limited(logits_ptr, peak, temperature, vocabulary, masses, edge, ties, chance)
+                if left > 0:
+                    mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
+                    edge, ties = _edges(
+                        ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit,
+                        binned_count_ptr + row * BINS, sure, mass, floor, top_k, top_p, TOP_K, TOP_P,
+                    )  # fmt: skip
+                    near = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
+            target = _share(chance, sure + near)
+            if target < sure:
+                token = _draw_sure(logits_ptr, peak, temperature, vocabulary, sure_masses, low, target)
+            elif TOP_K or TOP_P:
+                target -= sure
+                token = _pick(
+                    ids_ptr, logits_ptr, 0, left, peak, temperature, vocabulary, edge, ties, target, True
+                )
             tl.store(edge_ptr + row, edge)
             tl.store(ties_ptr + row, ties)
         _finish(
@@ -332,91 +441,120 @@ def _draw_kernel(
 
 
 @triton.jit
-def _draw_gathered(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary,
-    mass, top_k, top_p, min_p, chance, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-):  # fmt: skip
-    """A token of the `left` gathered ones, and the edge; `mass` is that of the whole vocabulary."""
-    edge, ties = _edges(
-        ids_ptr, logits_ptr, left, peak, temperature, vocabulary, mass, top_k, top_p, min_p, TOP_K, TOP_P
-    )
-    kept = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
-    target = _share(chance, kept)
-    token = _pick(ids_ptr, logits_ptr, 0, left, peak, temperature, vocabulary, edge, ties, target, True)
-    return token, edge, ties
-
-
-@triton.jit
-def _draw_limited(logits_ptr, peak, temperature, vocabulary, masses, edge, ties, chance):
-    """A token within the limit: first its block, whose kept weights are in `masses`."""
-    target = _share(chance, tl.sum(masses, axis=0))
+def _draw_sure(logits_ptr, peak, temperature, vocabulary, masses, low, target):
+    """A token before the bracket: first its block, whose weights of these are in `masses`."""
     block = tl.sum((tl.cumsum(masses, axis=0) <= target).to(tl.int32), axis=0)
     target -= tl.sum(tl.where(tl.arange(0, masses.shape[0]) < block, masses, 0), axis=0)
     begin, end = block * BLOCK, tl.minimum(block * BLOCK + BLOCK, vocabulary)
-    return _pick(logits_ptr, logits_ptr, begin, end, peak, temperature, vocabulary, edge, ties, target, False)
+    ties = tl.full((), NO_LIMIT, tl.int64)
+    return _pick(
+        logits_ptr, logits_ptr, begin, end, peak, temperature, vocabulary, low - 1, ties, target, False
+    )
 
 
 @triton.jit
-def _limit(tops, min_p, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
-    """A key that the filters keep nothing beyond; `tops` are the keys of the groups' likeliest tokens."""
-    limit = _min_p_key(min_p)
-    filters_p = _filters_p(top_p, TOP_P)
-    if filters_p:
-        # V tokens, each below (1 - top_p) / 2V of the likeliest, are together less than top-p leaves out.
-        limit = tl.minimum(limit, _bits(tl.log(2.0 * vocabulary / (1 - top_p))))
-    if _filters_k(top_k, vocabulary, TOP_K):
-        # Of k groups each has a token as likely as the k-th likeliest of the groups' likeliest, or likelier.
-        low, below = tl.full((), 0, tl.int32), tl.full((), 0, tl.int64)
-        ones = tl.full(tops.shape, 1, tl.int64)
-        for number in range(ROUGH_ROUNDS):
-            shift = TOP_SHIFT - DIGIT * number
-            low, below = _narrow(_sums(tops, ones, low, shift), low, below, shift, top_k.to(tl.int64))
-        edge = tl.minimum(low + (ROUGH_WIDTH - 1), IMPOSSIBLE)
-        edge = tl.where(tl.sum((tops < IMPOSSIBLE).to(tl.int32), axis=0) < top_k, IMPOSSIBLE, edge)
-        # Top-p is a share of all that top-k keeps, so then nothing of that may be missing.
-        limit = tl.where(filters_p, edge, tl.minimum(limit, edge))
-    return limit
+def _bracket(
+    binned_count_ptr, binned_mass_ptr, mass, floor, top_k, top_p, vocabulary,
+    TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+):  # fmt: skip
+    """The keys between which the edges lie, both included; `mass` is that of the whole vocabulary.
+
+    Where no filter but min-p decides, there is none between: all that is kept lies before.
+    """
+    low, limit = tl.full((), 0, tl.int32), _reach(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)
+    bins = tl.arange(0, BINS)
+    filters_k = _filters_k(top_k, vocabulary, TOP_K)
+    if TOP_P:
+        masses = tl.load(binned_mass_ptr + bins)
+    if TOP_K:
+        counts = tl.load(binned_count_ptr + bins)
+        number = tl.minimum(top_k, tl.sum(counts, axis=0))
+        bin_k = tl.sum((tl.cumsum(counts, axis=0) < number).to(tl.int32), axis=0)
+        if filters_k:
+            low, limit = _first_key(bin_k), tl.minimum(_first_key(bin_k + 1) - 1, limit)
+            if TOP_P:
+                # Top-p takes its share of all that top-k keeps: of that, this much is certain.
+                mass = tl.sum(tl.where(bins < bin_k, masses, 0), axis=0)
+    if TOP_P:
+        share = tl.maximum(tl.minimum(_share_of(top_p, mass), tl.sum(masses, axis=0)), 1)
+        bin_p = tl.sum((tl.cumsum(masses, axis=0) < share).to(tl.int32), axis=0)
+        if top_p < 1:
+            low = _first_key(bin_p)
+            if not filters_k:
+                limit = tl.minimum(_first_key(bin_p + 1) - 1, limit)
+    filters = filters_k | _filters_p(top_p, TOP_P)
+    # Where min-p keeps less than the other filters would, there is nothing to be searched for either.
+    nothing = (floor < low) | (filters == 0)
+    return tl.where(nothing, floor + 1, low), tl.where(nothing, floor, limit)
+
+
+@triton.jit
+def _reach(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
+    """The last key that counts for the edges: min-p's, unless top-p takes its share of what top-k keeps."""
+    both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
+    return tl.where(both, IMPOSSIBLE, floor)
 
 
 @triton.jit
 def _edges(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary,
-    mass, top_k, top_p, min_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
+    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, binned_count_ptr, sure, mass,
+    floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """The last key that all filters keep, and how many tokens with that very key they keep."""
-    edge, ties = tl.full((), IMPOSSIBLE, tl.int32), tl.full((), NO_LIMIT, tl.int64)
+    """The last key that all filters keep, and how many tokens with that very key they keep.
+
+    `sure` and `mass` are the weights of the tokens before the bracket and of the whole vocabulary.
+    """
+    edge, ties = limit, tl.full((), NO_LIMIT, tl.int64)
     filters_k = _filters_k(top_k, vocabulary, TOP_K)
     if filters_k:
+        bins = tl.arange(0, BINS)
+        counts = tl.load(binned_count_ptr + bins)
+        before = tl.sum(tl.where(_first_key(bins) < low, counts, 0), axis=0)
         # Fewer than k are left where min-p leaves fewer.
-        number = tl.minimum(top_k, left).to(tl.int64)
-        edge, _ = _search(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, number, False)
+        number = (tl.minimum(top_k - before, left)).to(tl.int64)
+        edge, _ = _search(
+            ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, number, False
+        )
     if _filters_p(top_p, TOP_P):
-        near = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
+        near = sure + _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
         whole = tl.where(filters_k, near, mass)
         # A token is kept if the likelier ones have less than this; all are where min-p has left less.
-        share = tl.ceil(top_p.to(tl.float64) * whole.to(tl.float64)).to(tl.int64)
-        share = tl.maximum(tl.minimum(share, near), 1)
-        edge, likelier = _search(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, share, True)
+        share = tl.maximum(tl.minimum(_share_of(top_p, whole), near), 1) - sure
+        edge, likelier = _search(
+            ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, share, True
+        )
         ties = tl.cdiv(share - likelier, tl.maximum(_weight(edge), 1))
-    floor = _min_p_key(min_p)
     ties = tl.where(floor < edge, NO_LIMIT, ties)
     return tl.minimum(edge, floor), ties
 
 
 @triton.jit
+def _share_of(top_p, mass):
+    """The weight that tokens up to the edge of top-p reach."""
+    return tl.ceil(top_p.to(tl.float64) * mass.to(tl.float64)).to(tl.int64)
+
+
+@triton.jit
 def _search(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, limit, target, WEIGHTS: tl.constexpr
+    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, target,
+    WEIGHTS: tl.constexpr,
 ):  # fmt: skip
-    """The smallest key up to which tokens within `limit` weigh (or count) `target`, and the sum before it."""
-    low, below = tl.full((), 0, tl.int32), tl.full((), 0, tl.int64)
+    """The smallest key up to which tokens within `edge` weigh (or count) `target`, and the sum before it.
+
+    It is sought from `low` to `limit`.
+    """
+    below = tl.full((), 0, tl.int64)
     _, first = _tile(ids_ptr, logits_ptr, 0, left, peak, temperature, vocabulary, True)
-    first_values = _values(first, limit, WEIGHTS)
-    for number in range(ROUNDS):
-        shift = tl.maximum(TOP_SHIFT - DIGIT * number, 0)
+    first_values = _values(first, edge, WEIGHTS)
+    bit = tl.full((), TOP_BIT, tl.int32)  # the highest one of the interval's size
+    while (bit > 0) & ((limit - low) >> bit == 0):
+        bit -= 1
+    for number in range(bit // DIGIT + 1):
+        shift = tl.maximum(bit + 1 - DIGIT * (number + 1), 0)
         sums = _sums(first, first_values, low, shift)
         for start in range(TILE, left, TILE):
             _, key = _tile(ids_ptr, logits_ptr, start, left, peak, temperature, vocabulary, True)
-            sums += _sums(key, _values(key, limit, WEIGHTS), low, shift)
+            sums += _sums(key, _values(key, edge, WEIGHTS), low, shift)
         low, below = _narrow(sums, low, below, shift, target)
     return low, below
 
@@ -512,6 +650,18 @@ def _key(x, peak, temperature):
 
 
 @triton.jit
+def _bin(key):
+    """The bin that a key falls into."""
+    return tl.minimum(tl.maximum((key >> BIN_SHIFT) - FIRST_BIN, 0), BINS - 1)
+
+
+@triton.jit
+def _first_key(number):
+    """The first key of a bin, and the last one's end."""
+    return tl.where(number > 0, (number + FIRST_BIN) << BIN_SHIFT, 0)
+
+
+@triton.jit
 def _weight(key):
     return (tl.exp(-key.to(tl.float32, bitcast=True)) * LIKELIEST).to(tl.int64)
 
@@ -554,10 +704,11 @@ def _filters_p(top_p, TOP_P: tl.constexpr):
 
 
 @triton.jit
-def _take_turn(PDL: tl.constexpr):
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+def _block(logits_ptr, block, vocabulary, peak, temperature):
+    """Ids and keys of a block of the vocabulary."""
+    token = block * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits_ptr + token, mask=token < vocabulary, other=float("-inf"))
+    return token, _key(x, peak, temperature)
 
 
 @triton.jit
