@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jet.ui.hosting import Hosting
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -32,6 +38,19 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on; left out: a free one")
+    hosting = parser.add_argument_group("hosting", "docs/hosting.md tells what these are for")
+    hosting.add_argument("--public", action="store_true", default=False, help="limits for strangers' visits")
+    hosting.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="another limit, for example stories_per_user=4 or deadline_s=none; may be given several times",
+    )
+    hosting.add_argument("--auth", type=Path, default=None, metavar="FILE", help="accounts that may log in")
+    hosting.add_argument(
+        "--proxies", type=_count, default=None, metavar="N", help="how many reverse proxies stand in front"
+    )
     options = parser.parse_args(arguments)
     here = [f"--{name}" for name in ("device", "dtype", "attention") if name in options]
     if "url" in options and here:
@@ -40,7 +59,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Open the page, load the model behind it, and serve until interrupted. Returns the exit code."""
+    """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
     options = vars(read_options(arguments))
     host, port = options.pop("host"), options.pop("port")
     # Only now, since these take seconds: a wrong option should not.
@@ -50,21 +69,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jet.engine.openai_client import RemoteChoice
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
+    from jet.ui.accounts import AccountsError
     from jet.ui.page import AddressError, build, launch
+    from jet.ui.shutdown import Ending
 
     _hush()
-    source = HOLDER.source(RemoteChoice(**options) if "url" in options else ModelChoice(**options))
-    demo = build(source)
     try:
-        url = launch(demo, host, port)
+        hosting = _hosting(options)
+    except (AccountsError, ValueError) as error:
+        return _refuse(str(error))
+    source = HOLDER.source(RemoteChoice(**options) if "url" in options else ModelChoice(**options))
+    demo = build(source, hosting)
+    try:
+        url = launch(demo, host, port, hosting)
     except AddressError as error:
         return _refuse(f"{error} Choose another with --host and --port.")
     print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
-        info = source.engine().info()
-        kind = f", {info.dtype}" if info.dtype else ""
-        print(f"{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
-        demo.block_thread()
+        with Ending(hosting.gate) as ending:
+            info = source.engine().info()
+            kind = f", {info.dtype}" if info.dtype else ""
+            print(f"{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
+            if writing := ending.wait():
+                print(f"Waiting for stories to end: {writing}. Ctrl+C again does not wait.", flush=True)
+            ending.let_end()
     except (CheckpointError, HardwareError, RemoteError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
@@ -75,9 +103,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _hosting(options: dict[str, Any]) -> Hosting:
+    """What of the options says how the page is hosted; takes it out of them. A Space is always public."""
+    from jet.ui.accounts import Accounts
+    from jet.ui.hosting import TOKEN_VARIABLE, Hosting
+    from jet.ui.limits import PUBLIC, Limits, read_limits
+
+    space = "SPACE_ID" in os.environ
+    base = PUBLIC if options.pop("public") or space else Limits()
+    limits = read_limits(base, options.pop("limit"))
+    accounts, proxies = options.pop("auth"), options.pop("proxies")
+    return Hosting(
+        limits,
+        accounts=None if accounts is None else Accounts.read(accounts),
+        proxies=int(space) if proxies is None else proxies,
+        metrics_token=os.environ.get(TOKEN_VARIABLE),
+    )
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 9:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 9, not {text!r}")
     return int(text)
 
 

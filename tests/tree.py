@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDERS = (".ci", "assets", "docs", "jet", "scripts", "tests")
+FOLDERS = (".ci", "assets", "deploy", "docs", "jet", "scripts", "tests")
 
 
 def project_files() -> list[Path]:

@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.events import api
 
 from jet.engine.types import RequestError, RequestStats, SamplingParams
+from jet.ui.hosting import Hosting, current_user
 from jet.ui.inputs import read_request
 from jet.ui.presets import PRESETS
 from jet.ui.writing import EngineSource, Writing
@@ -29,8 +30,9 @@ Stats = dict[str, Any]
 Settings = dict[str, float]
 
 
-def add_api(source: EngineSource) -> None:
+def add_api(source: EngineSource, hosting: Hosting) -> None:
     """Add the named endpoints to the Blocks that are being built."""
+    limits, gate = hosting.limits, hosting.gate
 
     async def generate(
         prompt: str,
@@ -61,14 +63,17 @@ def add_api(source: EngineSource) -> None:
             request = read_request(
                 prompt, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed
             )
+            gate.check(request.prompt, request.sampling)
+            with gate.enter(current_user()):
+                story = request.prompt
+                writing = Writing(source, request, deadline_s=limits.deadline_s, ended=hosting.metrics.record)
+                yield story, stats_of(writing.stats)
+                async with aclosing(writing.chunks()) as chunks:
+                    async for chunk in chunks:
+                        story += chunk.text
+                        yield story, stats_of(chunk.stats)
         except RequestError as error:
             raise _refusal(str(error)) from None
-        story, writing = request.prompt, Writing(source, request)
-        yield story, stats_of(writing.stats)
-        async with aclosing(writing.chunks()) as chunks:
-            async for chunk in chunks:
-                story += chunk.text
-                yield story, stats_of(chunk.stats)
         if writing.stats.error is not None:
             raise _refusal(writing.stats.error)
 

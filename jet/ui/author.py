@@ -22,6 +22,7 @@ from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16
 from jet.story.prompts import Prompt, PromptBuilder
 from jet.story.spans import StoryError
+from jet.ui.hosting import Hosting
 from jet.ui.orders import Order, read_stops
 from jet.ui.visits import Finished, Visit
 from jet.ui.writing import EngineSource, Writing, together
@@ -59,9 +60,10 @@ class State:
 class Author:
     """Writes on the documents of all visits, with the one engine there is."""
 
-    def __init__(self, source: EngineSource) -> None:
+    def __init__(self, source: EngineSource, hosting: Hosting) -> None:
         self.info: EngineInfo | None = None  # once the model is loaded
         self._source = source
+        self._hosting = hosting
         self._loading: asyncio.Task[EngineInfo] | None = None
         self._builder: tuple[Engine, PromptBuilder] | None = None
 
@@ -181,6 +183,8 @@ class Author:
                 Request(continuation.prompt, sampling, ALTERNATIVES if wanted else 0),
                 prepare,
                 stops,
+                self._hosting.limits.deadline_s,
+                self._hosting.metrics.record,
             )
             for continuation, sampling in zip(continuations, samplings, strict=True)
         ]

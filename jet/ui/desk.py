@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing
 from typing import Any
 
 import gradio as gr
 
-from jet.engine.types import RequestError
+from jet.engine.types import RequestError, SamplingParams
 from jet.story.spans import StoryError
 from jet.ui import panel, sheet, views
 from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
 from jet.ui.author import Author, Failed, State
+from jet.ui.hosting import Hosting, user_of
 from jet.ui.inputs import read_settings
 from jet.ui.orders import Order, read_order
-from jet.ui.visits import Visit, Visits
+from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
 
 Updates = tuple[Any, ...]  # one value or update per output
@@ -31,9 +32,10 @@ Updates = tuple[Any, ...]  # one value or update per output
 class Desk:
     """What the events of the page call."""
 
-    def __init__(self, source: EngineSource) -> None:
+    def __init__(self, source: EngineSource, hosting: Hosting | None = None) -> None:
         self._source = source
-        self._author = Author(source)
+        self._hosting = hosting or Hosting()
+        self._author = Author(source, self._hosting)
         self._visits = Visits()
 
     async def greet(self, request: gr.Request) -> AsyncIterator[Updates]:
@@ -42,17 +44,17 @@ class Desk:
             yield panel.loading(), gr.skip()
             await asyncio.sleep(BEAT_S)
         info = await self._author.load()
-        busy = self._visits.known(request.session_hash) and self._visits.of(request.session_hash).busy
+        busy = self._visits.known(_tab(request)) and self._visits.of(_tab(request)).busy
         yield panel.about(info), gr.skip() if busy else panel.panel(None, info)
 
     def leave(self, request: gr.Request) -> None:
         """The tab is closed."""
-        self._visits.end(request.session_hash)
+        self._visits.end(_tab(request))
 
     async def stop(self, request: gr.Request) -> None:
         """Stop what this page is writing, if it is."""
-        if self._visits.known(request.session_hash):
-            self._visits.of(request.session_hash).stop()
+        if self._visits.known(_tab(request)):
+            self._visits.of(_tab(request)).stop()
 
     async def act(self, request: gr.Request, story: str, order_text: str) -> Updates:
         """Carry out an order that needs no model. Returns (story, reply)."""
@@ -62,7 +64,7 @@ class Desk:
             return gr.skip(), _json({"error": str(error)})
         if self._forgotten(request, order):
             return gr.skip(), _json({"lost": True, "n": order.number})
-        visit = self._visits.of(request.session_hash)
+        visit = self._visits.of(_tab(request))
         try:
             reply = await _carry_out(visit, story, order)
         except (StoryError, RequestError) as error:
@@ -76,19 +78,29 @@ class Desk:
         self, request: gr.Request, story: str, order_text: str, *controls: object
     ) -> AsyncIterator[Updates]:
         """Go on with the story. Yields (story, panel, stop button, last seed, ways, reply) until it ends."""
-        try:
-            order = read_order(order_text)
-            if self._forgotten(request, order):
-                yield _updates(reply={"lost": True, "n": order.number})
+        with ExitStack() as place:
+            try:
+                order = read_order(order_text)
+                if self._forgotten(request, order):
+                    yield _updates(reply={"lost": True, "n": order.number})
+                    return
+                visit = self._visits.of(_tab(request))
+                sampling = read_settings(*controls)
+                if visit.busy:
+                    return
+                visit.document.edit(story)
+                self._hosting.gate.check(story, sampling)
+                place.enter_context(self._hosting.gate.enter(user_of(request)))
+            except (RequestError, StoryError) as error:
+                yield self._failure(str(error), _number(order_text))
                 return
-            visit = self._visits.of(request.session_hash)
-            sampling = read_settings(*controls)
-            if visit.busy:
-                return
-            visit.document.edit(story)
-        except (RequestError, StoryError) as error:
-            yield self._failure(str(error), _number(order_text))
-            return
+            async with aclosing(self._write(visit, order, sampling)) as all_updates:
+                async for updates in all_updates:
+                    yield updates
+
+    async def _write(
+        self, visit: Visit, order: Order, sampling: SamplingParams
+    ) -> AsyncGenerator[Updates, None]:
         visit.document.sampling = sampling
         visit.busy, visit.stopped = True, False
         try:
@@ -120,7 +132,7 @@ class Desk:
 
     def _forgotten(self, request: gr.Request, order: Order) -> bool:
         """Whether the page means a story that is not here: then it sends its own copy again."""
-        return order.known and order.do != "restore" and not self._visits.known(request.session_hash)
+        return order.known and order.do != "restore" and not self._visits.known(_tab(request))
 
     async def _with_view(self, visit: Visit, order: Order, reply: Reply) -> Reply:
         """The reply with how things stand, as far as the page shows it."""
@@ -153,6 +165,11 @@ async def _carry_out(visit: Visit, story: str, order: Order) -> Reply:
     if not visit.busy and order.do != "restore":
         visit.document.edit(before)
     return await ACTIONS[order.do](visit, order.fields)
+
+
+def _tab(request: gr.Request) -> Tab:
+    """Whose page it is. Browsers make up the names of their tabs, so another user's may have the same."""
+    return user_of(request) if getattr(request, "username", None) else "", request.session_hash
 
 
 def _number(order_text: str) -> int:

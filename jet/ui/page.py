@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from importlib import metadata
 
@@ -10,6 +11,7 @@ import gradio as gr
 from jet.ui.api import add_api
 from jet.ui.desk import Desk
 from jet.ui.events import wire
+from jet.ui.hosting import Hosting
 from jet.ui.layout import ASSETS, lay_out
 from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
@@ -22,16 +24,20 @@ class AddressError(OSError):
     """A host and port that the page cannot be opened on. The message says why."""
 
 
-def build(source: EngineSource) -> gr.Blocks:
+def build(source: EngineSource, hosting: Hosting | None = None) -> gr.Blocks:
     """The page and its API. `source` may still be loading its model: the page says so and waits."""
+    hosting = hosting or Hosting()
+    hosting.watch(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
     with demo:
-        wire(demo, lay_out(), Desk(source))
-        add_api(source)
+        wire(demo, lay_out(), Desk(source, hosting))
+        add_api(source, hosting)
     return demo
 
 
-def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) -> str:
+def launch(
+    demo: gr.Blocks, host: str | None = None, port: int | None = None, hosting: Hosting | None = None
+) -> str:
     """Open the page and return its address, at once; the server runs in a thread until `demo.close()`.
 
     Without a host, only this machine is served; without a port, a free one from 7860 is taken. The variables
@@ -40,6 +46,8 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
     if host and ":" in host:
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
     _check_address(host, port)
+    hosting = hosting or Hosting()
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who is to be believed, the guard decides
     try:
         _, url, _ = demo.launch(
             server_name=host,
@@ -50,6 +58,8 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
             ssr_mode=False,
             show_error=True,
             max_threads=WRITERS,
+            auth=hosting.accounts,
+            app_kwargs=hosting.fastapi(_is_local(host or os.environ.get("GRADIO_SERVER_NAME"))),
             footer_links=["api"],
             mcp_server=speaks_mcp(),
             theme=make_theme(),
@@ -59,6 +69,11 @@ def launch(demo: gr.Blocks, host: str | None = None, port: int | None = None) ->
     except OSError as error:  # somebody else was faster, or the variables name what cannot be had
         raise AddressError("No address to listen on is free.") from error
     return url
+
+
+def _is_local(host: str | None) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    return not host or host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
 
 
 def speaks_mcp() -> bool:

@@ -10,6 +10,8 @@ from jet.engine.types import RequestStats
 from jet.story.document import Document
 from jet.ui.writing import Writing
 
+Tab = tuple[str, str | None]  # the account it belongs to, if there are any, and its session
+
 MAX_VISITS = 512  # tabs whose stories are in memory; a tab that was forgotten sends its own copy again
 MAX_LOG = 200  # requests a tab remembers
 
@@ -49,26 +51,26 @@ class Visit:
 
 
 class Visits:
-    """All tabs, by session. The longest unused one is forgotten when there are too many."""
+    """All tabs. The longest unused one is forgotten when there are too many."""
 
     def __init__(self) -> None:
-        self._visits: OrderedDict[str | None, Visit] = OrderedDict()
+        self._visits: OrderedDict[Tab, Visit] = OrderedDict()
 
-    def known(self, session: str | None) -> bool:
+    def known(self, tab: Tab) -> bool:
         """Whether this tab's story is here: not after a restart, nor when it was forgotten."""
-        return session in self._visits
+        return tab in self._visits
 
-    def of(self, session: str | None) -> Visit:
-        """The visit of a session, which begins with the first call."""
-        visit = self._visits.setdefault(session, Visit())
-        self._visits.move_to_end(session)
-        idle = (key for key, other in self._visits.items() if not other.busy and key != session)
+    def of(self, tab: Tab) -> Visit:
+        """The visit of a tab, which begins with the first call."""
+        visit = self._visits.setdefault(tab, Visit())
+        self._visits.move_to_end(tab)
+        idle = (key for key, other in self._visits.items() if not other.busy and key != tab)
         if len(self._visits) > MAX_VISITS and (oldest := next(idle, None)) is not None:
             del self._visits[oldest]
         return visit
 
-    def end(self, session: str | None) -> None:
+    def end(self, tab: Tab) -> None:
         """The tab has been closed."""
-        visit = self._visits.pop(session, None)
+        visit = self._visits.pop(tab, None)
         if visit is not None:
             visit.stop()

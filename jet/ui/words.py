@@ -11,6 +11,7 @@ _FINISHED = {
     "length": "Done: all the new tokens are written",
     "context": "The model’s context is full",
     "aborted": "Stopped",
+    "deadline": "Done: the time for one request is over",
     "error": "That did not work",
 }
 

@@ -9,11 +9,13 @@ stopped between two of its chunks.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
@@ -56,15 +58,20 @@ class Writing:
         request: Request,
         prepare: Prepare | None = None,
         stops: Sequence[str] = (),
+        deadline_s: float | None = None,
+        ended: Callable[[RequestStats], object] = lambda stats: None,
     ) -> None:
         """`prepare` makes the request ready once there is an engine, in the request's thread; what it raises
-        ends the request. The text ends before the first of `stops`."""
+        ends the request. The text ends before the first of `stops`, and `deadline_s` after the beginning.
+        `ended` is told the last numbers, however the request ends."""
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
         self._source = source
         self._request = request
         self._prepare = prepare
         self._cutter = Cutter(stops)
+        self._deadline_s = deadline_s
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[TokenChunk] = asyncio.Queue()
         self._aborted = threading.Event()
@@ -76,7 +83,10 @@ class Writing:
 
         Never raises for what happens to the request. However it is left, the request is freed.
         """
-        threading.Thread(target=self._follow, name="jet-writing", daemon=True).start()
+        # In this context, since on some hosts it says whose request this is.
+        follow = partial(contextvars.copy_context().run, self._follow)
+        threading.Thread(target=follow, name="jet-writing", daemon=True).start()
+        late = None if self._deadline_s is None else self._loop.call_later(self._deadline_s, self._be_late)
         try:
             while self.stats.finish_reason is None:
                 try:
@@ -88,6 +98,13 @@ class Writing:
                 yield chunk
         finally:
             self._abort()
+            if late is not None:
+                late.cancel()
+            self._ended(self.stats)
+
+    def _be_late(self) -> None:
+        self._abort()
+        self._end("deadline")
 
     def stop(self) -> None:
         """End the request now. The text so far stands; the last chunk comes within `STOP_GRACE_S`."""

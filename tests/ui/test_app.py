@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gradio as gr
 import httpx
 import pytest
 
@@ -19,6 +18,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
+from jet.ui.shutdown import Ending
 from tests.engine.faulty_server import faulty_server
 from tests.ui.stand_in import StandInEngine
 
@@ -50,10 +50,14 @@ def test_options_arrive_and_the_page_is_served(
 ) -> None:
     answers: list[httpx.Response] = []
 
-    def visit(page: gr.Blocks) -> None:
-        answers.append(httpx.get(str(page.local_url)))
+    def visit(ending: Ending) -> int:
+        said = capsys.readouterr().out
+        url = re.findall(r"at (http://\S+)", said)[-1]
+        answers.append(httpx.get(url))
+        print(said)
+        return 0
 
-    monkeypatch.setattr(gr.Blocks, "block_thread", visit)
+    monkeypatch.setattr(Ending, "wait", visit)
     options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--context=99", "--host=127.0.0.1"]
     assert app.main(options) == 0
     assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A", context=99)]
@@ -68,7 +72,7 @@ def test_an_engine_elsewhere_is_written_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(holder, "HOLDER", ModelHolder())
-    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    monkeypatch.setattr(Ending, "wait", lambda ending: 0)
     with faulty_server() as server:
         assert app.main(["--engine-url", server.url, "--model", "stand-in"]) == 0
     assert "stand-in, on another server (sglang). Licence: " in capsys.readouterr().out
@@ -87,16 +91,16 @@ def test_an_engine_that_is_not_there_is_one_line_and_code_2(
 def test_without_options_the_defaults_are_those_of_the_choice(
     loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gr.Blocks, "block_thread", lambda page: None)
+    monkeypatch.setattr(Ending, "wait", lambda ending: 0)
     assert app.main([]) == 0
     assert loaded == [ModelChoice()]
 
 
 def test_an_interrupt_is_a_good_end(loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(page: gr.Blocks) -> None:
+    def interrupt(ending: Ending) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gr.Blocks, "block_thread", interrupt)
+    monkeypatch.setattr(Ending, "wait", interrupt)
     assert app.main([]) == 0
 
 
