@@ -63,7 +63,7 @@ def products(config: JetNemotronConfig) -> list[Product]:
         Product("norm_swiglu", config.intermediate_size, hidden, layers),
         Product("linear_add", hidden, config.intermediate_size, layers),
         Product("linear_add", hidden, config.num_attention_heads * config.head_dim, layers - jets),
-        Product("gated_norm_linear_add", hidden, values, jets, sizes),
+        Product("heads_linear_add", hidden, values, jets, sizes),
         Product("jet_step", values, jet.generator_dim, jets, sizes),
     ]
 
@@ -104,16 +104,16 @@ def bind(product: Product, dtype: torch.dtype, pdl: bool) -> Callable[[Tiling], 
         if product.kind == "linear_add":
             return [partial(linear.linear_add, x, w, out, **more) for w in weights]
         assert sizes is not None
-        if product.kind == "gated_norm_linear_add":
-            norm = random(sizes.value, kind=dtype)
-            gated = partial(linear.gated_norm_linear_add, x, random(1, c), norm, EPS)
-            return [partial(gated, w, out, **more) for w in weights]
+        if product.kind == "heads_linear_add":
+            squares = random(1, sizes.heads, 32).abs()
+            return [partial(linear.heads_linear_add, x, squares, EPS, w, out, **more) for w in weights]
         states = [
             (random(2, n, sizes.width, kind=dtype), random(2, sizes.heads, sizes.key, sizes.value))
             for _ in weights
         ]
         projected, slots = random(1, sum(sizes.parts)), torch.zeros(1, dtype=torch.int32, device="cuda")
-        decay, bias = random(sizes.heads), random(rows, kind=dtype)
+        decay, bias, norm = random(sizes.heads), random(rows, kind=dtype), random(sizes.value, kind=dtype)
+        squares = random(1, sizes.heads, jet_step.shares(sizes, weights[0], tiling))
         return [
             partial(
                 jet_step.jet_step,
@@ -124,7 +124,9 @@ def bind(product: Product, dtype: torch.dtype, pdl: bool) -> Callable[[Tiling], 
                 decay,
                 slots,
                 *state,
+                norm,
                 out,
+                squares,
                 sizes,
                 early=pdl,
                 **more,

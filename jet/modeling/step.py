@@ -141,19 +141,25 @@ class FusedStep:
         kernels, output = self._weight(generator.w2.weight), self._weight(block.o_proj.weight)
         projected, out = self._buffer(sum(sizes.parts)), self._buffer(jet.value_dim)
         eps = self._config.rms_norm_eps
-        project = ops.norm_linear(self._x, norm, eps, weight, None, projected)
-        decays = block.A_log.float(), block.dt_bias.float()
-        states = memory.conv, memory.recurrent
-        step = ops.jet_step(
-            projected, kernels, generator.w2.bias, *decays, self._rows.slot, *states, out, sizes
+        block_steps = ops.jet_block(
+            self._x,
+            (norm, eps),
+            weight,
+            projected,
+            (kernels, generator.w2.bias),
+            (block.A_log.float(), block.dt_bias.float()),
+            self._rows.slot,
+            (memory.conv, memory.recurrent),
+            out,
+            sizes,
+            (block.o_norm.weight, jet.norm_eps),
+            output,
         )
-        gate = sizes.gate(projected)
-        back = ops.gated_norm_linear_add(out, gate, block.o_norm.weight, jet.norm_eps, output, self._x)
-        moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
+        moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in (memory.conv, memory.recurrent))
         return [
-            Part("projections of a jet layer", project, weight.nbytes, weight),
-            Part("jet step", step, kernels.nbytes + moved, kernels),
-            Part("output of a jet layer", back, output.nbytes, output),
+            Part("projections of a jet layer", block_steps.project, weight.nbytes, weight),
+            Part("jet step", block_steps.step, kernels.nbytes + moved, kernels),
+            Part("output of a jet layer", block_steps.back, output.nbytes, output),
         ]
 
     def _bind_attention(

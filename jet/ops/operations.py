@@ -11,17 +11,29 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from jet.ops import attention, fused
+from jet.ops.fused import JetSizes
 
 LARGE = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
 
 Step = Callable[[], None]
 Bind = Callable[..., Step]  # takes the operation's arguments
+
+
+class JetBlock(NamedTuple):
+    """The three operations of a jet layer; what they leave for each other is their own affair."""
+
+    project: Step
+    step: Step
+    back: Step
+
+
+BindJetBlock = Callable[..., JetBlock]  # takes what `_in_three` takes
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,7 @@ class Operations:
     norm_linear: Bind
     norm_swiglu: Bind
     linear_add: Bind
-    gated_norm_linear_add: Bind
-    jet_step: Bind
+    jet_block: BindJetBlock
     attend_pages: Bind
     attend_window: Bind
 
@@ -57,8 +68,12 @@ def reference_operations() -> Operations:
         norm_linear=partial(partial, fused.norm_linear_reference),
         norm_swiglu=partial(partial, fused.norm_swiglu_reference),
         linear_add=partial(partial, fused.linear_add_reference),
-        gated_norm_linear_add=partial(partial, fused.gated_norm_linear_add_reference),
-        jet_step=partial(partial, fused.jet_step_reference),
+        jet_block=partial(
+            _in_three,
+            partial(partial, fused.norm_linear_reference),
+            partial(partial, fused.jet_step_reference),
+            partial(partial, fused.gated_norm_linear_add_reference),
+        ),
         attend_pages=partial(partial, attention.attend_pages_reference),
         attend_window=partial(partial, attention.attend_window_reference),
     )
@@ -78,10 +93,70 @@ def cpu_operations() -> Operations:
         norm_linear=linear.norm_linear.bind,
         norm_swiglu=linear.norm_swiglu.bind,
         linear_add=linear.linear_add.bind,
-        gated_norm_linear_add=linear.gated_norm_linear_add.bind,
-        jet_step=jet_step.jet_step.bind,
+        jet_block=partial(
+            _in_three, linear.norm_linear.bind, jet_step.jet_step.bind, linear.gated_norm_linear_add.bind
+        ),
         attend_pages=attention.attend_pages.bind,
         attend_window=attention.attend_window.bind,
+    )
+
+
+def _in_three(
+    norm_linear: Bind,
+    jet_step: Bind,
+    gated_norm_linear_add: Bind,
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    weight: Tensor,
+    projected: Tensor,
+    generator: tuple[Tensor, Tensor],
+    decays: tuple[Tensor, Tensor],
+    slots: Tensor,
+    states: tuple[Tensor, Tensor],
+    out: Tensor,
+    sizes: JetSizes,
+    out_norm: tuple[Tensor, float],
+    output: Tensor,
+) -> JetBlock:
+    """A jet layer by its definition: see `jet.ops.fused` for each.
+
+    `norm` and `out_norm` are weight and epsilon, `generator` the kernel generator's second weight and bias,
+    `decays` log decay rate and dt bias, `states` those of convolution and recurrence.
+    """
+    return JetBlock(
+        norm_linear(x, *norm, weight, None, projected),
+        jet_step(projected, *generator, *decays, slots, *states, out, sizes),
+        gated_norm_linear_add(out, sizes.gate(projected), *out_norm, output, x),
+    )
+
+
+def _triton_jet_block(
+    pdl: bool,
+    x: Tensor,
+    norm: tuple[Tensor, float],
+    weight: Tensor,
+    projected: Tensor,
+    generator: tuple[Tensor, Tensor],
+    decays: tuple[Tensor, Tensor],
+    slots: Tensor,
+    states: tuple[Tensor, Tensor],
+    out: Tensor,
+    sizes: JetSizes,
+    out_norm: tuple[Tensor, float],
+    output: Tensor,
+) -> JetBlock:
+    """The same in Triton's kernels, which share out the activations and the norm in another way."""
+    from jet.ops.kernels import jet_step, linear
+
+    count = jet_step.shares(sizes, generator[0])
+    squares = torch.empty(len(x), sizes.heads, count, dtype=torch.float32, device=x.device)
+    active = jet_step.activated(sizes)
+    given = (projected, *generator, *decays, slots, *states, out_norm[0], out, squares, sizes)
+    return JetBlock(
+        partial(linear.norm_linear, x, *norm, weight, None, projected, activated=active, pdl=pdl),
+        # As in attention: no kernel of a step writes the states before this one reads them.
+        partial(jet_step.jet_step, *given, early=pdl, pdl=pdl),
+        partial(linear.heads_linear_add, out, squares, out_norm[1], output, x, pdl=pdl),
     )
 
 
@@ -101,13 +176,14 @@ def triton_operations(
 ) -> Operations:
     """Triton kernels, chained by programmatic dependent launch where the card and Triton have it."""
     from jet.ops.kernels import attention as attention_kernels
-    from jet.ops.kernels import jet_step, linear
+    from jet.ops.kernels import linear
 
     pdl = has_dependent_launch(device)
     splits = attention_kernels.suggested_splits(batch, kv_heads, device)
     scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
     chained: dict[str, Any] = {"pdl": pdl}
-    attending = {"scratch": scratch, **chained}
+    # A step is one chain: no kernel in it writes what these two read early.
+    attending = {"scratch": scratch, "early": pdl, **chained}
     return Operations(
         name="triton, chained" if pdl else "triton",
         weight=_as_it_is,
@@ -116,9 +192,7 @@ def triton_operations(
         norm_linear=partial(partial, linear.norm_linear, **chained),
         norm_swiglu=partial(partial, linear.norm_swiglu, **chained),
         linear_add=partial(partial, linear.linear_add, **chained),
-        gated_norm_linear_add=partial(partial, linear.gated_norm_linear_add, **chained),
-        # A step is one chain: no kernel in it writes the states before this one reads them.
-        jet_step=partial(partial, jet_step.jet_step, early=pdl, **chained),
+        jet_block=partial(_triton_jet_block, pdl),
         attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
         attend_window=partial(partial, attention_kernels.attend_window, **attending),
     )

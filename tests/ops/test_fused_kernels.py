@@ -94,16 +94,28 @@ GATED = [(HEADS[i % 7], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in
 
 
 @pytest.mark.parametrize(("shape", "dtype", "rows", "tiling"), GATED, ids=str)
-def test_gated_norm_linear_add(shape, dtype, rows, tiling) -> None:
-    size = shape[1]
-    n, c = 11, shape[0] * size
-    gate = normal(rows, c + 9)[:, 4 : 4 + c]
-    given = (normal(rows, c), gate, normal(size, dtype=dtype), EPS, weights(n, c, dtype))
-    x = normal(rows, n)
+def test_heads_linear_add(shape, dtype, rows, tiling) -> None:
+    (heads, size), n = shape, 11
+    c = heads * size
+    o, gate, norm = normal(rows, c), normal(rows, c), normal(size, dtype=dtype)
+    weight, x = weights(n, c, dtype), normal(rows, n)
     expected = x.clone()
-    kernels.gated_norm_linear_add(*given, x, tiling=tiling)
-    fused.gated_norm_linear_add_reference(*given, expected)
+    fused.gated_norm_linear_add_reference(o, gate, norm, EPS, weight, expected)
+    gated = o * norm.float().repeat(heads) * torch.nn.functional.silu(gate)
+    shares = o.square().unflatten(1, (heads, size)).tensor_split(min(size, 3), dim=2)
+    squares = torch.stack([share.sum(-1) for share in shares], dim=-1)
+    kernels.heads_linear_add(gated, squares, EPS, weight, x, tiling=tiling)
     agree(x, expected)
+
+
+@pytest.mark.parametrize("activated", [0, 1, 17, 33])
+def test_the_first_outputs_are_activated(activated: int) -> None:
+    given = (normal(2, 40), normal(40), EPS, weights(33, 40, torch.float32), None)
+    out, expected = empty(2, 33), empty(2, 33)
+    kernels.norm_linear(*given, out, activated=activated)
+    fused.norm_linear_reference(*given, expected)
+    expected[:, :activated] = torch.nn.functional.silu(expected[:, :activated])
+    agree(out, expected)
 
 
 def test_a_float32_product_is_as_exact_as_float32_gets() -> None:
@@ -123,13 +135,11 @@ def test_products_refuse_what_does_not_fit() -> None:
         kernels.linear_add(normal(1, 8), normal(4, 9), normal(1, 4))
     with pytest.raises(ValueError, match="contiguous"):
         kernels.linear_add(normal(1, 8), normal(8, 4).T, normal(1, 4))
-    with pytest.raises(ValueError, match="heads of 3"):
-        kernels.gated_norm_linear_add(normal(1, 8), normal(1, 8), normal(3), EPS, normal(4, 8), normal(1, 4))
+    with pytest.raises(ValueError, match="squares"):
+        kernels.heads_linear_add(normal(1, 8), normal(1, 3, 2), EPS, normal(4, 8), normal(1, 4))
 
 
-@pytest.mark.parametrize(
-    "kind", ["norm_linear", "norm_swiglu", "linear_add", "gated_norm_linear_add", "jet_step"]
-)
+@pytest.mark.parametrize("kind", ["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"])
 @pytest.mark.parametrize(
     ("n", "c"), [(151936, 1536), (8960, 1536), (1536, 8960), (2048, 11008), (3072, 384), (3, 5)]
 )
@@ -166,9 +176,32 @@ def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tens
         "slots": slots,
         "conv_state": normal(places, channels, sizes.width, dtype=dtype),
         "recurrent_state": normal(places, sizes.heads, sizes.key, sizes.value),
+        "norm_weight": normal(sizes.value, dtype=dtype),
         "out": empty(rows, channels),
         "sizes": sizes,
     }
+
+
+def run_kernel(inputs: dict[str, Any], tiling: Tiling | None = None, early: bool = False) -> Tensor:
+    """The kernel on what the reference takes; leaves what it writes in `inputs` and returns the squares."""
+    sizes, projected = inputs["sizes"], inputs["projected"].clone()
+    active = jet_kernels.activated(sizes)
+    projected[:, :active] = torch.nn.functional.silu(projected[:, :active])
+    shares = jet_kernels.shares(sizes, inputs["kernels_weight"], tiling)
+    squares = empty(len(projected), sizes.heads, shares)
+    given = {**inputs, "projected": projected, "squares": squares}
+    jet_kernels.jet_step(**given, tiling=tiling, early=early)
+    return squares
+
+
+def run_reference(inputs: dict[str, Any]) -> Tensor:
+    """The definition, and the half of the gated norm that the kernel takes over; returns the squares."""
+    sizes, out = inputs["sizes"], inputs["out"]
+    fused.jet_step_reference(**{name: value for name, value in inputs.items() if name != "norm_weight"})
+    squares = out.square().unflatten(1, (sizes.heads, -1)).sum(-1)
+    gate = torch.nn.functional.silu(sizes.gate(inputs["projected"]))
+    out *= inputs["norm_weight"].float().repeat(sizes.heads) * gate
+    return squares
 
 
 def copied(inputs: dict[str, Tensor | JetSizes]) -> dict[str, Tensor | JetSizes]:
@@ -181,8 +214,8 @@ def copied(inputs: dict[str, Tensor | JetSizes]) -> dict[str, Tensor | JetSizes]
 def test_jet_step(sizes: JetSizes, dtype: torch.dtype, rows: int) -> None:
     inputs = jet_inputs(sizes, rows, dtype)
     expected = copied(inputs)
-    jet_kernels.jet_step(**inputs)
-    fused.jet_step_reference(**expected)
+    squares, wanted = run_kernel(inputs), run_reference(expected)
+    agree(squares.sum(-1), wanted)
     assert torch.equal(inputs["conv_state"], expected["conv_state"])
     agree(inputs["recurrent_state"], expected["recurrent_state"])
     agree(inputs["out"], expected["out"])
@@ -192,8 +225,8 @@ def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
     inputs = jet_inputs(JetSizes(2, 24, 16, 8, 4), 5, torch.float32)
     inputs["slots"] = torch.tensor([3, 6, 0, 6, 6], dtype=torch.int32, device=DEVICE)
     expected = copied(inputs)
-    jet_kernels.jet_step(**inputs)
-    fused.jet_step_reference(**expected)
+    run_kernel(inputs)
+    run_reference(expected)
     agree(inputs["out"][[0, 2]], expected["out"][[0, 2]])
     for name in ("conv_state", "recurrent_state"):
         agree(inputs[name][:6], expected[name][:6])
@@ -204,8 +237,8 @@ def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
 def test_jet_step_can_be_cut_in_many_ways(tiling: Tiling, early: bool) -> None:
     inputs = jet_inputs(JetSizes(2, 48, 20, 40, 4), 2, torch.float32)
     expected = copied(inputs)
-    jet_kernels.jet_step(**inputs, tiling=tiling, early=early)
-    fused.jet_step_reference(**expected)
+    run_kernel(inputs, tiling, early)
+    run_reference(expected)
     for name in ("conv_state", "recurrent_state", "out"):
         agree(inputs[name], expected[name])
 
@@ -216,8 +249,8 @@ def test_jet_steps_follow_each_other() -> None:
     for _ in range(6):
         inputs["projected"] = normal(*inputs["projected"].shape)
         expected["projected"] = inputs["projected"]
-        jet_kernels.jet_step(**inputs)
-        fused.jet_step_reference(**expected)
+        run_kernel(inputs)
+        run_reference(expected)
         for name in ("conv_state", "recurrent_state", "out"):
             agree(inputs[name], expected[name])
 
@@ -228,8 +261,8 @@ def test_gates_hold_at_extremes(gate: float) -> None:
     inputs = jet_inputs(sizes, 1, torch.float32)
     inputs["projected"][:, -2 * sizes.heads :] = gate
     expected = copied(inputs)
-    jet_kernels.jet_step(**inputs)
-    fused.jet_step_reference(**expected)
+    run_kernel(inputs)
+    run_reference(expected)
     for name in ("recurrent_state", "out"):
         agree(inputs[name], expected[name])
 
@@ -238,7 +271,7 @@ def test_jet_step_refuses_other_sizes() -> None:
     inputs = jet_inputs(JetSizes(2, 16, 16, 8, 4), 1, torch.float32)
     inputs["sizes"] = JetSizes(2, 16, 16, 8, 3)
     with pytest.raises(ValueError, match="should be"):
-        jet_kernels.jet_step(**inputs)
+        run_kernel(inputs)
 
 
 @torch.inference_mode()
@@ -260,22 +293,26 @@ def test_the_kernels_together_are_a_layer_of_the_network() -> None:
         expected, _ = layer(x[:, None], None, None, past_key_values=cache)
         projected, o = empty(rows, merged.shape[0]), empty(rows, jet.value_dim)
         between = empty(rows, model.config.intermediate_size)
-        kernels.norm_linear(x, layer.input_layernorm.weight, eps, merged, None, projected, tiling=wide)
-        gates = (block.A_log, block.dt_bias)
+        active, shares = jet_kernels.activated(sizes), jet_kernels.shares(sizes, generator.w2.weight)
+        squares = empty(rows, jet.num_heads, shares)
+        kernels.norm_linear(
+            x, layer.input_layernorm.weight, eps, merged, None, projected, activated=active, tiling=wide
+        )
         jet_kernels.jet_step(
             projected,
             generator.w2.weight,
             generator.w2.bias,
-            *gates,
+            block.A_log,
+            block.dt_bias,
             slots,
             conv_state,
             recurrent_state,
+            block.o_norm.weight,
             o,
+            squares,
             sizes,
         )
-        kernels.gated_norm_linear_add(
-            o, sizes.gate(projected), block.o_norm.weight, jet.norm_eps, block.o_proj.weight, x
-        )
+        kernels.heads_linear_add(o, squares, jet.norm_eps, block.o_proj.weight, x)
         kernels.norm_swiglu(x, layer.post_attention_layernorm.weight, eps, gate_up, between, tiling=wide)
         kernels.linear_add(between, layer.mlp.down_proj.weight, x, tiling=wide)
         torch.testing.assert_close(x, expected[:, 0], rtol=1e-4, atol=1e-4)
@@ -315,7 +352,7 @@ def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
     following = normal(ahead, dtype=dtype)
     more = [{"pdl": False}, {"pdl": True}, {"pdl": True, "ahead": following}]
     norm, weight = (normal(c, dtype=dtype), EPS), weights(n, c, dtype)
-    x, gate, wide = normal(1, c), normal(1, c), weights(2 * n, c, dtype)
+    x, squares, wide = normal(1, c), normal(1, 6, 4).abs(), weights(2 * n, c, dtype)
     start = normal(1, n)
 
     def run(options: dict[str, Any]) -> list[Tensor]:
@@ -323,7 +360,7 @@ def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
         kernels.norm_linear(x, *norm, weight, None, out, **options)
         kernels.norm_swiglu(x, *norm, wide, hidden, **options)
         kernels.linear_add(x, weight, added, **options)
-        kernels.gated_norm_linear_add(x, gate, normal(64, dtype=dtype) * 0 + 1, EPS, weight, gated, **options)
+        kernels.heads_linear_add(x, squares, EPS, weight, gated, **options)
         return [out, hidden, added, gated]
 
     plain, *others = map(run, more)

@@ -11,6 +11,10 @@ state is enough, because the sums with the key and the query do not depend on th
 
 In the same way the convolution's sum over the taps is taken inside the generator's sum over its hidden
 channels, so that a channel costs one reduction instead of one a tap.
+
+What several programs would compute again and again is computed once: the projection before activates what
+all channels read, and this kernel writes its result gated and scaled, beside its share of each head's
+squares, so that the product behind it has no norm to take but its divisor.
 """
 
 from __future__ import annotations
@@ -45,24 +49,30 @@ def jet_step(
     slots: Tensor,
     conv_state: Tensor,
     recurrent_state: Tensor,
+    norm_weight: Tensor,
     out: Tensor,
+    squares: Tensor,
     sizes: JetSizes,
     pdl: bool = False,
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
     early: bool = False,
 ) -> None:
-    """Twin of `jet_step_reference`.
+    """Twin of `jet_step_reference` with half of the gated norm that follows it; other arguments as there.
+
+    In `projected`, q, k and w1 are already activated (`activated`). `out` gets the result times `norm_weight`
+    `[V]` and the activated gate; `squares` `[B, H, S]` float32 its own squares, in `shares` sums a head.
 
     `early` reads slots and states before waiting for the kernels before: allowed where no kernel of the same
     chain of dependent launches writes them, as when each graph replay is one step.
     """
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
-    tiling = tiling or default_tiling(
-        "jet_step", sizes.heads * sizes.value, sizes.generator, kernels_weight.element_size()
-    )
+    tiling = tiling or _tiling(sizes, kernels_weight)
+    blocks = triton.cdiv(sizes.value, tiling.rows)
+    if squares.shape != (projected.shape[0], sizes.heads, blocks) or not squares.is_contiguous():
+        raise ValueError(f"squares {list(squares.shape)} should be {blocks} for each head of each row.")
     # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
-    _jet_step[(projected.shape[0], triton.cdiv(sizes.value, tiling.rows), sizes.heads)](
+    _jet_step[(projected.shape[0], blocks, sizes.heads)](
         projected,
         kernels_weight,
         kernels_bias,
@@ -71,7 +81,9 @@ def jet_step(
         slots,
         conv_state,
         recurrent_state,
+        norm_weight,
         out,
+        squares,
         sizes.key**-0.5,
         HEADS=sizes.heads,
         KEY=sizes.key,
@@ -84,6 +96,20 @@ def jet_step(
         EARLY=early,
         **chain_options(tiling.warps, pdl, ahead),
     )
+
+
+def activated(sizes: JetSizes) -> int:
+    """How many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
+    return sum(sizes.parts[:3])
+
+
+def shares(sizes: JetSizes, weight: Tensor, tiling: Tiling | None = None) -> int:
+    """In how many sums a head's squares come, for the kernel generator's second `weight`."""
+    return -(-sizes.value // (tiling or _tiling(sizes, weight)).rows)
+
+
+def _tiling(sizes: JetSizes, weight: Tensor) -> Tiling:
+    return default_tiling("jet_step", sizes.heads * sizes.value, sizes.generator, weight.element_size())
 
 
 def _keys_in_a_tile(key: int) -> int:
@@ -140,12 +166,12 @@ def _load_state(state, mine, KEY: tl.constexpr, VALUE: tl.constexpr, KEYS: tl.co
 
 
 @triton.jit
-def _load_activated(x, KEY: tl.constexpr, KEYS: tl.constexpr):
-    """`silu(x)` of a head's key or query `[KEY]`, as tiles `[KEYS]`."""
+def _load_channels(x, KEY: tl.constexpr, KEYS: tl.constexpr):
+    """A head's key or query `[KEY]`, as tiles `[KEYS]`."""
     tiles = ()
     for t in tl.static_range((KEY + KEYS - 1) // KEYS):
         row = t * KEYS + tl.arange(0, KEYS)
-        tiles = tiles + (silu(tl.load(x + row, mask=row < KEY, other=0.0)),)  # noqa: RUF005
+        tiles = tiles + (tl.load(x + row, mask=row < KEY, other=0.0),)  # noqa: RUF005
     return tiles
 
 
@@ -169,7 +195,7 @@ def _convolve(
         mixed = tl.zeros([ROWS, COLUMNS], tl.float32)
         for w in tl.static_range(WIDTH):
             mixed += weights[w * TILES + t].to(tl.float32) * window[w].to(tl.float32)[:, None]
-        products += mixed * silu(tl.load(hidden + column, mask=column < GENERATOR, other=0.0))
+        products += mixed * tl.load(hidden + column, mask=column < GENERATOR, other=0.0)
     convolved = tl.sum(products, 1)
     for w in tl.static_range(WIDTH):
         convolved += biases[w] * window[w].to(tl.float32)
@@ -205,7 +231,9 @@ def _jet_step(
     slots,
     conv_state,
     recurrent_state,
+    norm_weight,
     out,
+    squares,
     scale,
     HEADS: tl.constexpr,
     KEY: tl.constexpr,
@@ -230,6 +258,7 @@ def _jet_step(
     weights, biases = _load_generator(kernels_weight, kernels_bias, channel, GENERATOR, WIDTH, COLUMNS)
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     dt = tl.load(dt_bias + head).to(tl.float32)
+    norm = tl.load(norm_weight + column, mask=mine, other=0.0).to(tl.float32)
 
     rows, blocks, heads = tl.num_programs(0), tl.num_programs(1), tl.num_programs(2)
     program = (head * blocks + tl.program_id(1)) * rows + b
@@ -245,15 +274,16 @@ def _jet_step(
     if EARLY:
         wait(program, rows * blocks * heads, ahead, ahead_bytes, PDL)
 
-    # q | k | w1 | v | g | a | b
+    # q | k | w1 | v | g | a | b, the first three activated
     query = projected + b * (2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS)
     hidden = query + 2 * HEADS * KEY
     value = hidden + GENERATOR
     gates = value + 2 * HEADS * VALUE + head
+    gate = silu(tl.load(value + HEADS * VALUE + channel))
     newest = tl.load(value + channel).to(conv_state.dtype.element_ty)  # counts as it will be remembered
     window = window + (newest,)  # noqa: RUF005
-    queries = _load_activated(query + head * KEY, KEY, KEYS)
-    keys = _load_activated(query + (HEADS + head) * KEY, KEY, KEYS)
+    queries = _load_channels(query + head * KEY, KEY, KEYS)
+    keys = _load_channels(query + (HEADS + head) * KEY, KEY, KEYS)
     decay = tl.exp(-rate * _softplus(tl.load(gates) + dt))
     beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
 
@@ -265,7 +295,9 @@ def _jet_step(
 
     # A thread may hold a copy of what another one writes: all have read before the first writes.
     tl.debug_barrier()
-    tl.store(out + b * (HEADS * VALUE) + channel, result, mask=mine)
+    tl.store(out + b * (HEADS * VALUE) + channel, result * norm * gate, mask=mine)
+    share = (b * HEADS + head) * blocks + tl.program_id(1)
+    tl.store(squares + share, tl.sum(tl.where(mine, result * result, 0.0), 0))
     for w in tl.static_range(WIDTH):
         tl.store(memory + w, window[w], mask=mine)
     for t in tl.static_range(TILES):

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "gated_norm_linear_add", "jet_step"]
+Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
 
 VECTOR = 16  # bytes a thread loads at once
 REGISTERS = 48  # of 4 bytes, that a thread may spend on weights: more programs then fit beside each other
@@ -34,7 +34,7 @@ MOST_AHEAD = 16 * 2**20  # bytes of the next weight: a part of the cache, which 
 class Tiling:
     """How a product is cut: weight rows a program, columns a tile (both powers of two), warps a program.
 
-    For `norm_swiglu`, `rows` counts gate rows, with as many up rows. For `gated_norm_linear_add`, `columns`
+    For `norm_swiglu`, `rows` counts gate rows, with as many up rows. For `heads_linear_add`, `columns`
     is a bound for the heads in a tile. For `jet_step`, `rows` counts value channels, with `width` rows each.
     """
 
@@ -52,7 +52,7 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
     if kind == "jet_step":
         rows, held = 8, 32  # the width, about 4, multiplies this
     else:
-        rows = 4 if n >= 8192 or kind == "gated_norm_linear_add" else 2 if c <= 4096 else 1
+        rows = 4 if n >= 8192 or kind == "heads_linear_add" else 2
         rows = max(1, rows // 2) if kind == "norm_swiglu" else rows
         held = 2 * rows if kind == "norm_swiglu" else rows
     warps = 1
@@ -71,11 +71,16 @@ def norm_linear(
     weight: Tensor,
     bias: Tensor | None,
     out: Tensor,
+    activated: int = 0,
     pdl: bool = False,
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
 ) -> None:
-    """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight."""
+    """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight.
+
+    The first `activated` outputs are written through `silu`: once here instead of in every program that
+    reads them.
+    """
     n, c = _check(weight, x, out)
     tiling = tiling or default_tiling("norm_linear", n, c, weight.element_size())
     _norm_linear[(triton.cdiv(n, tiling.rows),)](
@@ -89,6 +94,7 @@ def norm_linear(
         C=c,
         BATCH=x.shape[0],
         BIAS=bias is not None,
+        ACTIVATED=activated,
         **_cut(tiling, c),
         **chain_options(tiling.warps, pdl, ahead),
     )
@@ -137,10 +143,9 @@ def linear_add(
     )
 
 
-def gated_norm_linear_add(
+def heads_linear_add(
     o: Tensor,
-    gate: Tensor,
-    norm_weight: Tensor,
+    squares: Tensor,
     eps: float,
     weight: Tensor,
     x: Tensor,
@@ -148,24 +153,34 @@ def gated_norm_linear_add(
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
 ) -> None:
-    """Twin of `gated_norm_linear_add_reference`."""
+    """What is left of `gated_norm_linear_add_reference` behind `jet_step`: divisors, product, residual.
+
+    Args:
+        o: a norm's inputs times its scale and the gate, `[B, H * V]` float32.
+        squares: shares of the sums of the inputs' squares, `[B, H, S]` float32: each head's norm divides by
+            the root of their sum over V.
+        eps: the norm's epsilon.
+        weight: `[N, H * V]`.
+        x: `[B, N]` float32, added to.
+    """
     n, c = _check(weight, o, x)
-    size = norm_weight.shape[0]
-    if c % size or gate.shape != o.shape or gate.stride(1) != 1:
-        raise ValueError(f"gate {list(gate.shape)} must be like o {list(o.shape)}, in heads of {size}.")
-    tiling = tiling or default_tiling("gated_norm_linear_add", n, c, weight.element_size())
-    heads, padded = c // size, triton.next_power_of_2(size)
-    _gated_norm_linear_add[(triton.cdiv(n, tiling.rows),)](
+    batch, heads, shares = squares.shape
+    if c % heads or batch != o.shape[0] or not squares.is_contiguous():
+        raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
+    tiling = tiling or default_tiling("heads_linear_add", n, c, weight.element_size())
+    size = c // heads
+    padded = triton.next_power_of_2(size)
+    _heads_linear_add[(triton.cdiv(n, tiling.rows),)](
         o,
-        gate,
-        norm_weight,
+        squares,
         eps,
         weight,
         x,
-        gate.stride(0),
         N=n,
-        BATCH=x.shape[0],
+        BATCH=batch,
         HEADS=heads,
+        SHARES=shares,
+        SHARES_PADDED=triton.next_power_of_2(shares),
         SIZE=size,
         PADDED=padded,
         ROWS=tiling.rows,
@@ -242,28 +257,34 @@ def launch_next(PDL: tl.constexpr):
 def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
     """Wait for the kernels before; first fetch this program's share of `ahead` into the cache."""
     if ahead is not None:
-        THREADS: tl.constexpr = tl.extra.cuda.num_threads()
         share = tl.cdiv(ahead_bytes, programs * 128) * 128
-        each = tl.cdiv(share, THREADS * 128) * 128  # a thread's part, in whole cache lines
-        begin = tl.arange(0, THREADS) * each
-        size = tl.minimum(tl.minimum(share - begin, each), ahead_bytes - program * share - begin)
-        tl.inline_asm_elementwise(
-            """
-            {
-                .reg .pred some;
-                setp.gt.s32 some, $2, 0;
-                @some cp.async.bulk.prefetch.L2.global [$1], $2;
-                mov.u32 $0, 0;
-            }
-            """,
-            "=r,l,r",
-            [ahead.to(tl.int64) + program * share + begin, size],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        begin = program * share
+        fetch(ahead.to(tl.int64) + begin, tl.minimum(share, ahead_bytes - begin))
     if PDL:
         tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def fetch(address, size):
+    """Have `size` bytes from an address brought into the L2 cache; both are multiples of 16 (sm_90 on)."""
+    THREADS: tl.constexpr = tl.extra.cuda.num_threads()
+    each = tl.cdiv(size, THREADS * 128) * 128  # a thread's part, in whole cache lines
+    begin = tl.arange(0, THREADS) * each
+    tl.inline_asm_elementwise(
+        """
+        {
+            .reg .pred some;
+            setp.gt.s32 some, $2, 0;
+            @some cp.async.bulk.prefetch.L2.global [$1], $2;
+            mov.u32 $0, 0;
+        }
+        """,
+        "=r,l,r",
+        [address + begin, tl.minimum(size - begin, each)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -307,6 +328,7 @@ def _norm_linear(
     C: tl.constexpr,
     BATCH: tl.constexpr,
     BIAS: tl.constexpr,
+    ACTIVATED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     ahead,
@@ -330,7 +352,10 @@ def _norm_linear(
             products += weights[t].to(tl.float32) * (tiles[t] * scales[t].to(tl.float32))[None, :]
         # The norm's divisor comes last: its sum then need not be finished before the products begin.
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
-        tl.store(out + b * N + row, tl.sum(products, 1) * scale + added, mask=row < N)
+        result = tl.sum(products, 1) * scale + added
+        if ACTIVATED > 0:
+            result = tl.where(row < ACTIVATED, silu(result), result)
+        tl.store(out + b * N + row, result, mask=row < N)
 
 
 @triton.jit
@@ -409,17 +434,17 @@ def _linear_add(
 
 
 @triton.jit
-def _gated_norm_linear_add(
+def _heads_linear_add(
     o,
-    gate,
-    norm_weight,
+    squares,
     eps,
     weight,
     x,
-    gate_stride,
     N: tl.constexpr,
     BATCH: tl.constexpr,
     HEADS: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARES_PADDED: tl.constexpr,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
@@ -429,10 +454,11 @@ def _gated_norm_linear_add(
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
-    # Tiles are [heads, channels] here, of one row of the weight: a head's norm is then a sum along an axis.
+    # Tiles are [heads, channels] here, of one row of the weight: a head's divisor is then one of a row.
     TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     head = tl.arange(0, GROUP)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
+    share = tl.arange(0, SHARES_PADDED)[None, :]
     first = tl.program_id(0) * ROWS
     weights = ()
     for r in tl.static_range(ROWS):
@@ -442,7 +468,6 @@ def _gated_norm_linear_add(
             place = start + (t * GROUP + head) * SIZE + channel
             tile = tl.load(place, mask=inside, other=0.0, eviction_policy="evict_first")
             weights = weights + (tile,)  # noqa: RUF005
-    scale = tl.load(norm_weight + channel + head * 0, mask=channel < SIZE, other=0.0).to(tl.float32)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         inputs = ()
@@ -450,9 +475,10 @@ def _gated_norm_linear_add(
             inside = (t * GROUP + head < HEADS) & (channel < SIZE)
             place = (t * GROUP + head) * SIZE + channel
             values = tl.load(o + b * (HEADS * SIZE) + place, mask=inside, other=0.0)
-            gates = tl.load(gate + b * gate_stride + place, mask=inside, other=0.0)
-            divisor = tl.rsqrt(tl.sum(values * values, 1) / SIZE + eps)[:, None]
-            inputs = inputs + (values * divisor * scale * silu(gates),)  # noqa: RUF005
+            mine = (t * GROUP + head < HEADS) & (share < SHARES)
+            sums = squares + (b * HEADS + t * GROUP + head) * SHARES + share
+            total = tl.sum(tl.load(sums, mask=mine, other=0.0), 1)
+            inputs = inputs + (values * tl.rsqrt(total / SIZE + eps)[:, None],)  # noqa: RUF005
         for r in tl.static_range(ROWS):
             place = x + b * N + first + r
             before = tl.load(place, mask=first + r < N, other=0.0)
