@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from jet import hardware
 from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.prefill import SIZES
 from jet.engine.runner import ModelRunner
 from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.engine.types import EngineInfo, Request, SamplingParams
@@ -32,8 +33,6 @@ _HOME = Path(__file__).resolve().parents[2]
 _OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
 _HUB_TIMEOUT_S = 3.0
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
-# Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
-_GPU_PREFILL_CHUNK = 2048
 # Of the device memory that the weights leave, for keys and values; prompts need some, and so may others.
 _SHARE_FOR_KEYS = 0.4
 _FEWEST_TOKENS = 4096
@@ -159,7 +158,8 @@ def floor_of_speed(model: JetNemotronForCausalLM, runner: ModelRunner, threads: 
 
 def engine_options(device: torch.device) -> EngineOptions:
     """How an engine shares itself out on this device."""
-    return EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=_GPU_PREFILL_CHUNK)
+    # Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
+    return EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=SIZES[-1])
 
 
 def room_for_tokens(model: JetNemotronForCausalLM, requests: int, context: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from jet.engine.prefill import make_prefill
 from jet.engine.stepping import Detail, Pending, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
@@ -71,11 +72,12 @@ class ModelRunner:
         with torch.inference_mode():
             self._pool = SlotPool(config, slots, tokens, model.dtype, model.device, self._context)
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers)
+            self._prefill = make_prefill(model, self._pool)
 
     @property
     def kernels(self) -> dict[str, str]:
         """What computes a step: operation → implementation, in words for people."""
-        return self._stepper.kernels
+        return self._stepper.kernels | {"prefill": self._prefill.name}
 
     @property
     def fused_step(self) -> FusedStep:
@@ -98,10 +100,9 @@ class ModelRunner:
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
             self._pool.reserve(sequence.slot, sequence.length + len(tokens))
             ids = torch.tensor(tokens, device=self._model.device)
-            cache = self._pool.cache(sequence.slot, sequence.length)
-            output = self._model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = self._prefill.read(sequence.slot, sequence.length, ids)
         sequence.length += len(tokens)
-        self._stepper.have_read(sequence, ids, output.logits[:, -1])
+        self._stepper.have_read(sequence, ids, logits)
 
     @torch.inference_mode()
     def step(self, sequence: Sequence) -> int:
@@ -140,7 +141,7 @@ class ModelRunner:
     def close(self) -> None:
         """Let go of the network and of all states, so that their memory is free for others."""
         self._stepper.close()
-        del self._model, self._stepper, self._pool
+        del self._model, self._stepper, self._prefill, self._pool
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

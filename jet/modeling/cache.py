@@ -98,7 +98,7 @@ class JetLayerCache(_LayerCache):
             zeros before the start.
     """
 
-    tensor_names = ("recurrent_state", "conv_state")
+    tensor_names: tuple[str, ...] = ("recurrent_state", "conv_state")
     recurrent_state: Tensor | None
     conv_state: Tensor | None
 

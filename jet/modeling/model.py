@@ -97,9 +97,9 @@ class DynamicConvolution(nn.Module):
         self.kernel_generator = KernelGenerator(config)
 
     def forward(
-        self, values: Tensor, hidden: Tensor, state: Tensor | None, mask: Tensor | None
+        self, values: Tensor, hidden: Tensor, state: Tensor | None, mask: Tensor | None, trailing: bool
     ) -> tuple[Tensor, Tensor]:
-        return dynamic_conv(values, self.kernel_generator(hidden), state, mask)
+        return dynamic_conv(values, self.kernel_generator(hidden), state, mask, trailing)
 
 
 class JetBlock(nn.Module):
@@ -125,8 +125,17 @@ class JetBlock(nn.Module):
         self.o_norm = GatedRMSNorm(jet.head_v_dim, jet.norm_eps)
         self.o_proj = Linear(jet.value_dim, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None, cache: HybridCache | None = None) -> Tensor:
-        """`[B, T, hidden]` → the same; `mask` `[B, T]` is False at padding, which leaves no trace."""
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None = None,
+        cache: HybridCache | None = None,
+        trailing: bool = False,
+    ) -> Tensor:
+        """`[B, T, hidden]` → the same; `mask` `[B, T]` is False at padding, which leaves no trace.
+
+        `trailing`: padding stands only behind the tokens.
+        """
         if mask is not None:
             hidden = hidden.masked_fill(
                 ~mask[..., None], 0
@@ -139,7 +148,7 @@ class JetBlock(nn.Module):
         heads = (self.num_heads, -1)
         q = F.silu(self.q_proj(hidden)).unflatten(-1, heads)
         k = F.silu(self.k_proj(hidden)).unflatten(-1, heads)
-        v, conv_state = self.dynamic_conv1d(self.v_proj(hidden), hidden, conv_state, mask)
+        v, conv_state = self.dynamic_conv1d(self.v_proj(hidden), hidden, conv_state, mask, trailing)
         g, beta = self._gates(hidden, mask)
         out, recurrent_state = gated_delta_rule(q, k, v.unflatten(-1, heads), g, beta, recurrent_state)
         if layer is not None:
@@ -272,13 +281,14 @@ class DecoderLayer(GradientCheckpointingLayer):
         mask: Tensor | None,
         rotation: Rotation,
         past_key_values: HybridCache | None = None,
+        trailing: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """`mask` is `[B, T]` for a jet layer, and what the attention implementation wants for the others."""
         normed = self.input_layernorm(hidden)
         weights = None
         if self.layer_type == "jet":
-            mixed = self.self_attn(normed, mask, past_key_values)
+            mixed = self.self_attn(normed, mask, past_key_values, trailing)
         else:
             mixed, weights = self.self_attn(normed, mask, rotation, past_key_values, **kwargs)
         hidden = hidden + mixed

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from jet.modeling.cache import FullAttentionCache, HybridCache, JetLayerCache, WindowAttentionCache
+from jet.modeling.cache import (
+    FullAttentionCache,
+    HybridCache,
+    JetLayerCache,
+    WindowAttentionCache,
+    _LayerCache,
+)
 from jet.modeling.configuration import JetNemotronConfig
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
 
@@ -122,6 +128,19 @@ class SlotPool:
         assert self._config.layer_types is not None
         return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
 
+    def jet_rows(self, slot: Tensor) -> SlotCache:
+        """A cache whose jet layers are in the slot that a tensor `[1]` names when they are used.
+
+        A captured graph then serves every slot. The other layers' parts are nobody's.
+        """
+        layers = [
+            _JetRow(memory, slot)
+            if isinstance(memory, JetMemory)
+            else self._layer_cache(memory, self.idle, 0)
+            for memory in self.layers
+        ]
+        return SlotCache(layers)
+
     def memory(self, slot: int, length: int) -> dict[str, int]:
         """Bytes in use by a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
         sizes = {"recurrent": 0, "conv": 0, "window_kv": 0, "full_kv": 0}
@@ -152,7 +171,7 @@ class SlotPool:
 class SlotCache(HybridCache):
     """One slot as `past_key_values` of the network; its tensors are the pool's."""
 
-    def __init__(self, layers: Sequence[_JetSlot | _WindowSlot | _PageSlot]) -> None:
+    def __init__(self, layers: Sequence[_LayerCache]) -> None:
         Cache.__init__(self, layers=list(layers))
 
 
@@ -167,6 +186,26 @@ class _JetSlot(JetLayerCache):
         self.recurrent_state.copy_(recurrent_state)
         self.conv_state.copy_(conv_state)
         self.length += tokens
+
+
+class _JetRow(JetLayerCache):
+    tensor_names = ()
+
+    def __init__(self, memory: JetMemory, slot: Tensor) -> None:
+        super().__init__()
+        self._memory, self._slot = memory, slot
+
+    @property
+    def recurrent_state(self) -> Tensor:  # type: ignore[override]
+        return self._memory.recurrent.index_select(0, self._slot)
+
+    @property
+    def conv_state(self) -> Tensor:  # type: ignore[override]
+        return self._memory.conv.index_select(0, self._slot)
+
+    def store(self, recurrent_state: Tensor, conv_state: Tensor, tokens: int) -> None:
+        self._memory.recurrent.index_copy_(0, self._slot, recurrent_state)
+        self._memory.conv.index_copy_(0, self._slot, conv_state)
 
 
 class _WindowSlot(WindowAttentionCache):

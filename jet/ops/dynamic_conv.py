@@ -13,7 +13,11 @@ from jet.ops.precision import wide
 
 
 def dynamic_conv(
-    x: Tensor, kernels: Tensor, state: Tensor | None = None, mask: Tensor | None = None
+    x: Tensor,
+    kernels: Tensor,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    trailing: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Weigh each token and the W - 1 before it by the token's own kernel, then SiLU.
 
@@ -36,22 +40,30 @@ def dynamic_conv(
         out = (wide(state) * wide(kernels[:, 0])).sum(-1)
         return F.silu(out)[:, None].to(x.dtype), state
 
-    if mask is None and _kernel_applies(x, kernels):
-        from jet.ops.kernels.dynamic_conv import convolve
-
-        end = torch.cat([state, x[:, -width:].transpose(1, 2)], dim=-1)[..., -width:]
-        return convolve(x, kernels, state), end.contiguous()
-
     inputs = torch.cat([state.transpose(1, 2), x], dim=1)  # [B, W + T, D]
-    if mask is None:
+    if mask is None or trailing:
+        end = _last_inputs(inputs, mask, width).transpose(1, 2).contiguous()
+        if _kernel_applies(x, kernels):
+            from jet.ops.kernels.dynamic_conv import convolve
+
+            return convolve(x, kernels, state), end
         windows = [inputs[:, 1 + w : 1 + w + length] for w in range(width)]
     else:
         inputs, oldest = _without_gaps(inputs, mask, width)
         windows = [_rows(inputs, oldest + w) for w in range(width)]
+        end = inputs[:, -width:].transpose(1, 2).contiguous()
     out = wide(windows[0]) * wide(kernels[..., 0])
     for w in range(1, width):
         out = out + wide(windows[w]) * wide(kernels[..., w])
-    return F.silu(out).to(x.dtype), inputs[:, -width:].transpose(1, 2).contiguous()
+    return F.silu(out).to(x.dtype), end
+
+
+def _last_inputs(inputs: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    """The last inputs before trailing padding, `[B, width, D]`."""
+    if mask is None:
+        return inputs[:, -width:]
+    places = mask.sum(dim=1, keepdim=True) + torch.arange(width, device=mask.device)
+    return _rows(inputs, places)
 
 
 def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:

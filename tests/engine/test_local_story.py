@@ -255,7 +255,7 @@ def test_alternatives_are_told_to_those_who_ask(engine: LocalEngine, model: JetN
 
 def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
     runner = ModelRunner(model, frozenset())
-    runner._model = Poisoned(model)  # type: ignore[assignment]
+    runner._prefill._model = Poisoned(model)  # type: ignore[assignment, attr-defined]
     free = runner._pool.free_tokens
     engine = LocalEngine(runner, IdTokenizer(), describe("tiny", model, load_s=0.0))
     streams = [engine.submit(Request(prompt, GREEDY)) for prompt in ("1 2 3", "1 13", "1 17")]

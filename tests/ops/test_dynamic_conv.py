@@ -79,3 +79,13 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     )
     step, _ = dynamic_conv(x[:, :1], kernels[:, :1], state)
     assert torch.equal(step, out[:, :1])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9, 10])
+def test_trailing_padding_needs_nothing_moved(count: int) -> None:
+    x, kernels, state = inputs(2, 10, 3, 4)
+    mask = (torch.arange(10) < count).expand(2, -1)
+    out, end = dynamic_conv(x, kernels, state, mask, trailing=True)
+    expected, expected_end = dynamic_conv(x, kernels, state, mask)
+    torch.testing.assert_close(out[:, :count], expected[:, :count])
+    assert torch.equal(end, expected_end)
