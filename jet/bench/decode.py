@@ -24,7 +24,7 @@ from jet.bench.networks import Network
 from jet.bench.options import Options
 from jet.bench.report import Figure, Report
 from jet.bench.requests import write
-from jet.engine.engine import Runner
+from jet.engine.runner import ModelRunner
 from jet.engine.types import Engine, RequestStats, SamplingParams
 
 
@@ -59,7 +59,7 @@ def decode_engine(
 
 
 def decode_bare(
-    runner: Runner,
+    runner: ModelRunner,
     prompt: list[int],
     sampling: SamplingParams,
     prefill_chunk: int,
@@ -70,7 +70,7 @@ def decode_bare(
 
 
 def read_and_write(
-    runner: Runner,
+    runner: ModelRunner,
     prompt: list[int],
     sampling: SamplingParams,
     prefill_chunk: int,

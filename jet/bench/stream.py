@@ -7,7 +7,7 @@ returned the last token to the chunk's arrival, with everything that the engine 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from jet.bench.options import BenchError, Options
 from jet.bench.report import Figure, Report
 from jet.bench.requests import PAGE_INTERVAL_S, finished, request
 from jet.engine.engine import Runner
+from jet.engine.stepping import Outcome
 from jet.engine.types import RequestStats, SamplingParams, Stream
 
 _LABELS = {
@@ -39,11 +40,11 @@ class ClockedRunner:
         self._clock = clock
         self.last_token = 0.0
 
-    def step(self, handle: Any) -> int:
-        """The next token, and a look at the clock."""
-        token = self._runner.step(handle)
+    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+        """The next tokens, and a look at the clock."""
+        outcomes = self._runner.decode(handles)
         self.last_token = self._clock()
-        return token
+        return outcomes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)

@@ -3,8 +3,9 @@
     writer's thread   submit ─ tokenise, check ─┐                        ┌─ Stream ─ chunks
     device thread                               └─ schedule → run → send ┘
 
-A turn is one piece of a prompt or one token, so everybody who has a place moves on together, and an abort
-takes effect before the next turn. Whatever goes wrong in a turn ends that request, visibly, and no other.
+A turn is one piece of a prompt, or one token for everybody who writes. Requests join and leave between two
+turns, and an abort takes effect before the next one. Whatever goes wrong with a request ends that one,
+visibly, and no other.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+
 from jet.engine.detokenizer import Detokenizer
-from jet.engine.scheduler import Scheduler
-from jet.engine.stepping import Detail
+from jet.engine.scheduler import Pace, QueueFullError, Scheduler
+from jet.engine.sessions import Tokens
+from jet.engine.stepping import Detail, Outcome
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.types import (
     Alternative,
@@ -46,16 +51,29 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
 
-    def open(self, sampling: SamplingParams, alternatives: int) -> Any:
-        """The state of a new request, which wants to know so many alternatives of every token."""
+    def open(
+        self, sampling: SamplingParams, alternatives: int, prompt: Tokens, tokens: int, user: str
+    ) -> Any:
+        """The state of a new request, which wants to know so many alternatives of every token.
+
+        It may come to have so many tokens. Raises MemoryError if there is no room for it now.
+        """
         ...
 
-    def prefill(self, handle: Any, tokens: list[int]) -> None:
+    def resume(self, handle: Any, prompt: Tokens) -> int:
+        """How many tokens of the prompt need not be read, because a state that has is resident."""
+        ...
+
+    def prefill(self, handle: Any, tokens: Tokens) -> None:
         """Read one piece of the prompt."""
         ...
 
-    def step(self, handle: Any) -> int:
-        """The next token."""
+    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+        """The next token of each, or what went wrong with it. What is raised concerns them all."""
+        ...
+
+    def rewind(self, handle: Any) -> None:
+        """The state has been lost: make it an empty one, which will read again and then go on."""
         ...
 
     def detail(self, handle: Any) -> Detail | None:
@@ -66,8 +84,8 @@ class Runner(Protocol):
         """Bytes of the state: recurrent, conv, window_kv, full_kv."""
         ...
 
-    def release(self, handle: Any) -> None:
-        """Free the state."""
+    def release(self, handle: Any, keep: bool) -> None:
+        """Free the state, or keep it for requests that begin alike."""
         ...
 
     def close(self) -> None:
@@ -105,12 +123,18 @@ class EngineOptions:
     """How an engine shares itself out. The one place where the defaults stand.
 
     Attributes:
-        max_active: requests served by turns; the others wait in line.
-        prefill_chunk: tokens of a prompt read in one turn, while the other requests wait.
+        max_active: requests served at once; the others wait in line.
+        per_user: of one user's, so many at once.
+        line: requests that may wait. More are refused.
+        prefill_chunk: tokens of a prompt that are read at once.
+        pause_s: how long those who write may have to wait for a piece of a prompt to be read.
     """
 
-    max_active: int = 4
+    max_active: int = 16
+    per_user: int = 4
+    line: int = 64
     prefill_chunk: int = 128
+    pause_s: float = 0.06
 
 
 class _Job:
@@ -118,15 +142,15 @@ class _Job:
 
     def __init__(
         self,
-        sampling: SamplingParams,
-        alternatives: int,
+        request: Request,
         prompt: list[int],
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
-        self.sampling = sampling
-        self.alternatives = alternatives
-        self.prompt = prompt
+        self.user = request.user
+        self.sampling = request.sampling.with_seed()
+        self.alternatives = request.alternatives
+        self.prompt = np.array(prompt, np.int32)
         self.detokenizer = detokenizer
         self.meter = DecodeMeter(submitted)
         self.throttle = Throttle(_MEMORY_INTERVAL_S)
@@ -134,8 +158,12 @@ class _Job:
         self.phase = "queued"
         self.position = 0
         self.handle: Any = None
-        self.read = 0  # tokens of the prompt
-        self.limit, self.limit_reason = sampling.max_new_tokens, "length"
+        self.text = self.prompt  # what is to be read before the next token: the prompt, or all so far
+        self.read: int | None = None  # tokens of the text; None before the first turn
+        self.resumed = 0  # tokens of the prompt that nobody had to read
+        self.written: list[int] = []
+        self.suspect = False  # a step failed that it was a part of: until one succeeds, it writes alone
+        self.limit, self.limit_reason = self.sampling.max_new_tokens, "length"
         self.state_bytes: dict[str, int] = {}
 
 
@@ -160,7 +188,9 @@ class LocalEngine:
         self._reading = read_memory()
         self._throttle = Throttle(_MEMORY_INTERVAL_S)
         self._changed = threading.Condition()  # guards the two below
-        self._scheduler: Scheduler[_Job] = Scheduler(self._options.max_active)
+        limits = (self._options.max_active, self._options.per_user, self._options.line)
+        self._scheduler: Scheduler[_Job] = Scheduler(*limits)
+        self._pace = Pace(self._options.prefill_chunk, self._options.pause_s)
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
@@ -172,14 +202,17 @@ class LocalEngine:
         submitted = self._clock()
         prompt = self._tokenizer.encode(request.prompt, self._info.context - 1)
         detokenizer = self._tokenizer.detokenizer(prompt)
-        job = _Job(request.sampling.with_seed(), request.alternatives, prompt, detokenizer, submitted)
+        job = _Job(request, prompt, detokenizer, submitted)
         room = self._info.context - len(prompt)
         if job.limit > room:
             job.limit, job.limit_reason = room, "context"
         with self._changed:
             if not self.alive:
                 raise RequestError(self._closed or _DIED)
-            self._scheduler.add(job)
+            try:
+                self._scheduler.add(job, job.user)
+            except QueueFullError as error:
+                raise RequestError(str(error)) from None
             job.position = self._scheduler.position(job)
             job.channel = Channel(TokenChunk("", (), self._stats(job)), self._thread.is_alive)
             self._changed.notify()
@@ -232,7 +265,7 @@ class LocalEngine:
             self._runner.close()
 
     def _turn(self) -> bool:
-        """Wait for work, then serve one request once. False when the engine has been closed."""
+        """Wait for work, then do one piece of it. False when the engine has been closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed is not None or self._scheduler.jobs)
             if self._closed is not None:
@@ -240,16 +273,48 @@ class LocalEngine:
             abandoned = [job for job in self._scheduler.jobs if job.channel.aborted]
         for job in abandoned:
             self._attempt(job, self._abort)
-        with self._changed:
-            admitted = self._scheduler.admit()
-            line = list(self._scheduler.waiting)
-            served = self._scheduler.next()
-        for job in admitted:
-            self._attempt(job, self._start)
-        if admitted or abandoned:
+        if self._admit() or abandoned:
+            with self._changed:
+                line = list(self._scheduler.waiting)
             self._tell_positions(line)
-        if served is not None and served.phase != "done":
-            self._attempt(served, self._advance)
+        with self._changed:
+            writing, reading = list(self._scheduler.writing), list(self._scheduler.reading)
+        if reading and self._pace.may_read(self._clock(), bool(writing)):
+            self._attempt(reading[0], self._read)
+        elif writing:
+            self._write(writing)
+            self._pace.have_written()
+        return True
+
+    def _admit(self) -> bool:
+        """Give places to those whose turn it is, as far as there is memory. Whether anybody got one."""
+        admitted = False
+        while True:
+            with self._changed:
+                job, others = self._scheduler.candidate(), self._scheduler.running
+            if job is None or not self._open(job, bool(others)):
+                return admitted
+            admitted = True
+
+    def _open(self, job: _Job, others: bool) -> bool:
+        """Whether there was room for a request, or none will ever be."""
+        tokens = min(len(job.prompt) + job.limit, self._info.context)
+        try:
+            job.handle = self._runner.open(job.sampling, job.alternatives, job.prompt, tokens, job.user)
+        except MemoryError as error:
+            if others:  # somebody will leave
+                return False
+            self._finish(job, "error", error=_reason(error))
+            return True
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            log.warning("A request failed.", exc_info=True)
+            self._finish(job, "error", error=_reason(error))
+            return True
+        with self._changed:
+            self._scheduler.admit(job)
+        self._attempt(job, self._start)
         return True
 
     def _tell_positions(self, line: list[_Job]) -> None:
@@ -275,31 +340,81 @@ class LocalEngine:
         job.phase, job.position = "prefill", 0
         self._send(job)
 
-    def _advance(self, job: _Job) -> None:
-        """One turn: a piece of the prompt, or a token. The first token comes with the last piece."""
-        if job.handle is None:
-            job.handle = self._runner.open(job.sampling, job.alternatives)
-        if job.read < len(job.prompt):
-            piece = job.prompt[job.read : job.read + self._options.prefill_chunk]
+    def _read(self, job: _Job) -> None:
+        """One piece of the prompt. The first token comes with the last one."""
+        if job.read is None:
+            job.read = self._runner.resume(job.handle, job.text)
+            job.resumed = job.resumed or min(job.read, len(job.prompt))
+        with self._changed:
+            others = bool(self._scheduler.writing)
+        if job.read < len(job.text):
+            started = self._clock()
+            piece = job.text[job.read : job.read + self._pace.piece(others)]
             self._runner.prefill(job.handle, piece)
             job.read += len(piece)
-            if job.read < len(job.prompt):
-                self._send(job)
-                return
-        self._write(job)
+            now = self._clock()
+            self._pace.have_read(len(piece), now - started, now)
+        if job.read < len(job.text):
+            self._send(job)
+            return
+        with self._changed:
+            self._scheduler.has_read(job)
+        self._write([job])
 
-    def _write(self, job: _Job) -> None:
-        token = self._runner.step(job.handle)
+    def _write(self, jobs: list[_Job]) -> None:
+        """The next token of each. Who was a part of a step that failed is tried alone."""
+        together = [job for job in jobs if not job.suspect]
+        for part in [together, *([job] for job in jobs if job.suspect)]:
+            if part:
+                self._step(part)
+
+    def _step(self, jobs: list[_Job]) -> None:
+        try:
+            outcomes = self._runner.decode([job.handle for job in jobs])
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._lost(jobs, error)
+            return
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.suspect = False
+            self._attempt(job, partial(self._take, outcome=outcome))
+
+    def _lost(self, jobs: list[_Job], error: BaseException) -> None:
+        """A step has failed, and what it did to the states nobody knows.
+
+        Of one request, that is its end. Several read their stories again, and write alone until it shows
+        whose fault it was.
+        """
+        if len(jobs) == 1:
+            log.warning("A request failed.", exc_info=error)
+            self._finish(jobs[0], "error", error=_reason(error))
+            return
+        log.warning("A step of %d requests failed; they read again.", len(jobs), exc_info=error)
+        for job in reversed(jobs):
+            self._attempt(job, self._start_again)
+
+    def _start_again(self, job: _Job) -> None:
+        self._runner.rewind(job.handle)
+        job.text, job.read, job.suspect = np.array([*job.prompt, *job.written], np.int32), None, True
+        with self._changed:
+            self._scheduler.read_again(job)
+
+    def _take(self, job: _Job, outcome: Outcome) -> None:
+        """A token, or what kept the request from getting one."""
+        if isinstance(outcome, Exception):
+            raise outcome
         job.phase = "decode"
-        if token in self._tokenizer.stop_ids:
+        if outcome in self._tokenizer.stop_ids:
             self._finish(job, "stop")
             return
+        job.written.append(outcome)
         job.meter.tick(self._clock())
-        text, detail = job.detokenizer.push(token), self._detail(job, token)
+        text, detail = job.detokenizer.push(outcome), self._detail(job, outcome)
         if job.meter.tokens < job.limit:
-            self._send(job, text, (token,), detail)
+            self._send(job, text, (outcome,), detail)
         else:
-            self._finish(job, job.limit_reason, text, (token,), detail)
+            self._finish(job, job.limit_reason, text, (outcome,), detail)
 
     def _detail(self, job: _Job, token: int) -> tuple[TokenDetail, ...]:
         found = self._runner.detail(job.handle) if job.alternatives else None
@@ -346,7 +461,7 @@ class LocalEngine:
             self._scheduler.remove(job)
         try:
             if handle is not None:
-                self._runner.release(handle)
+                self._runner.release(handle, keep=error is None)
         except Exception:
             log.exception("The state of a request could not be freed.")
         job.phase, job.position = "done", 0
@@ -370,6 +485,7 @@ class LocalEngine:
             queued_requests=len(self._scheduler.waiting),
             tokens=meter.tokens,
             prompt_tokens=len(job.prompt),
+            resumed_tokens=job.resumed,
             tokens_per_second=meter.tokens_per_second,
             mean_tokens_per_second=meter.mean_tokens_per_second,
             time_to_first_token_s=meter.time_to_first_token_s,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 
 from jet.engine.choosing import Chooser, Special
-from jet.engine.stepping import Detail, Pending, detail_of, draw
+from jet.engine.stepping import Detail, Drawn, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
 from jet.ops.kernels import sampling as kernels
-from jet.ops.operations import has_dependent_launch, triton_operations
+from jet.ops.operations import Operations, has_dependent_launch, triton_operations
 from jet.ops.rows import Plan, Rows
 from jet.ops.sampling import NOT_A_NUMBER
 
@@ -28,10 +29,11 @@ USUAL = (Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True), None)
 
 
 class GraphStepper:
-    """Steps as CUDA graphs: from a token on the device to the next one, no host in between.
+    """Steps as CUDA graphs: from tokens on the device to the next ones, no host in between.
 
     What a step needs to know stands in `Rows` on the device, and the last kernel of a step moves it on. So
-    the next step can be launched at once; the host reads tokens from pinned memory as they arrive.
+    the next step of the same requests can be launched at once; the host reads tokens from pinned memory as
+    they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
     """
 
     def __init__(
@@ -40,23 +42,28 @@ class GraphStepper:
         pool: SlotPool,
         stop_ids: frozenset[int],
         breakers: frozenset[int],
+        rows: int,
     ) -> None:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
-        operations = triton_operations(
-            model.device, 1, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        )
-        self.kernels = {"decode": f"{operations.name}, one CUDA graph", "sampling": "triton"}
-        self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
+        self._model, self._pool, self._stop_ids = model, pool, stop_ids
         self._seen = torch.zeros(pool.idle + 1, config.vocab_size, dtype=torch.uint8, device=model.device)
         self._special = Special(config.vocab_size, stop_ids, breakers, model.device)
-        self.step = FusedStep(model, pool, self._rows, operations)
-        self._graphs = StepGraphs(self.step, self._rows, self._seen)
         self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
-        self._read_logits: dict[Sequence, Tensor] = {}
-        self._owner: Sequence | None = None  # whose row it is, as its last step has left it
+        self._owners: list[Sequence] = []  # whose rows they are, as their last step has left them
+        self._shared = _GraphMemory()
+        self._sizes: dict[int, StepGraphs] = {}
+        self._rows = Rows.make(padded(rows), model.device, stop_ids, pool.idle)
+        self._largest: FusedStep | None = None
+        self._largest = self._of_size(padded(rows)).step
+        self.step = self._of_size(1).step
+        self.kernels = {"decode": f"{self._operations(1).name}, one CUDA graph", "sampling": "triton"}
+        # For the first token of a request, which follows its prompt and no step.
+        self._first_row = Rows.make(1, model.device, stop_ids, pool.idle)
+        self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
+        self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.first_weight)
         for plan in USUAL:
-            self._graphs.prepare(plan)
+            self._of_size(1).prepare(plan)
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
@@ -66,9 +73,8 @@ class GraphStepper:
         if sequence.sampling.dry_multiplier or sequence.sampling.xtc_probability:
             self._choosers[sequence] = Chooser(sequence.sampling, self._special)
 
-    def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
+    def have_read(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
-        self._read_logits[sequence] = logits
         if sequence in self._choosers:
             self._choosers[sequence].have_read(ids)
         if sequence.sampling.repetition_penalty != 1:
@@ -76,128 +82,201 @@ class GraphStepper:
             seen[ids] = 1
             seen[self._special.stops] = 0
 
-    def launch(self, sequence: Sequence, reads: bool) -> Pending:
-        """Start a step."""
-        if not reads:
-            self.step.logits.copy_(self._read_logits.pop(sequence))
-        if self._owner is not sequence:
-            self._take_row(sequence, reads)
+    def draw(self, sequence: Sequence) -> Pending:
+        """The token that follows the sequence's `logits`."""
+        assert sequence.logits is not None
         if sequence in self._choosers:
-            return self._choose(sequence, reads)
-        return self._graphs.launch(plan_of(sequence), reads, sequence.alternatives)
+            return _drawn(self._choosers[sequence], sequence.logits.float(), sequence)
+        self._first_logits.copy_(sequence.logits)
+        write_rows(self._first_row, [sequence])
+        self._first.draw(plan_of([sequence]))
+        return self._landing(self._first_row, self._first_logits, [sequence], {})
 
-    def _choose(self, sequence: Sequence, reads: bool) -> Pending:
-        """A step whose token is drawn by the host: the row has to be told, and nothing runs ahead."""
-        if reads:
-            self._graphs.read()
-        drawn = draw(self._choosers[sequence], self.step.logits, sequence)
-        self._owner = None
-        return drawn
+    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+        """Start a step."""
+        graphs = self._of_size(padded(len(sequences)))
+        if self._owners != sequences:
+            write_rows(graphs.rows, sequences, self._choosers)
+            self._owners = list(sequences)
+        if not any(sequence in self._choosers for sequence in sequences):
+            graphs.launch(plan_of(sequences))
+            return self._landing(graphs.rows, graphs.step.logits, sequences, {})
+        return self._choose(graphs, sequences)
 
-    def runs_ahead(self, sequence: Sequence) -> bool:
-        """Whether the next step can be launched before this one's token is known."""
-        return self._owner is sequence
+    def _choose(self, graphs: StepGraphs, sequences: abc.Sequence[Sequence]) -> Pending:
+        """A step of which some tokens are drawn by the host: nothing runs ahead of that."""
+        graphs.read()
+        others = [sequence for sequence in sequences if sequence not in self._choosers]
+        if others:
+            graphs.draw(plan_of(others))
+        chosen = {
+            row: _drawn(self._choosers[sequence], graphs.step.logits[row : row + 1], sequence)
+            for row, sequence in enumerate(sequences)
+            if sequence in self._choosers
+        }
+        self._owners = []  # the rows have to be told
+        return self._landing(graphs.rows, graphs.step.logits, sequences, chosen)
+
+    def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether the device draws all their tokens."""
+        return not any(sequence in self._choosers for sequence in sequences)
+
+    def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether the rows on the device are theirs."""
+        return self._owners == sequences and self.may_run_ahead(sequences)
 
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
-        self._read_logits.pop(sequence, None)
         self._choosers.pop(sequence, None)
-        if self._owner is sequence:
-            self._owner = None
+        if sequence in self._owners:
+            self._owners = []
 
     def close(self) -> None:
         """Let go of the network."""
-        del self.step, self._graphs
+        del self.step, self._largest, self._sizes, self._model, self._pool
 
-    def _take_row(self, sequence: Sequence, reads: bool) -> None:
-        """Give the row to a sequence. Fills do not wait for the device."""
-        rows, sampling = self._rows, sequence.sampling
-        values: list[tuple[Tensor, float]] = [
-            (rows.temperature, sampling.temperature),
-            (rows.top_k, sampling.top_k),
-            (rows.top_p, sampling.top_p),
-            (rows.min_p, sampling.min_p),
-            (rows.penalty, sampling.repetition_penalty),
-            (rows.seed, sampling.seed or 0),
-            (rows.step, sequence.steps),
-            # A step that does not read leaves the position behind the prompt all the same.
-            (rows.position, sequence.length if reads else sequence.length - 1),
-            (rows.slot, sequence.slot or 0),
-            (rows.active, 1),
-            (rows.token, sequence.last or 0),
-            (rows.status, 0),
-        ]
-        for tensor, value in values:
-            tensor.fill_(value)
-        self._owner = sequence
+    def _landing(
+        self, rows: Rows, logits: Tensor, sequences: abc.Sequence[Sequence], chosen: Mapping[int, Drawn]
+    ) -> _Landing:
+        """Have the tokens sent, and what the requests want to know of them."""
+        counts = [sequence.alternatives for sequence in sequences]
+        size = len(sequences)
+        noted = alternatives(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
+        return _Landing(rows.first(size), noted, counts, chosen)
+
+    def _operations(self, size: int) -> Operations:
+        config = self._model.config
+        sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        return triton_operations(self._model.device, size, *sizes)
+
+    def _of_size(self, size: int) -> StepGraphs:
+        """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
+        if size not in self._sizes:
+            rows = self._rows.first(size)
+            step = FusedStep(self._model, self._pool, rows, self._operations(size), like=self._largest)
+            self._sizes[size] = StepGraphs(step, rows, self._seen, self._shared)
+        return self._sizes[size]
 
 
-def plan_of(sequence: Sequence) -> Plan | None:
-    """What a request asks of the sampler; None takes the likeliest token, without a penalty."""
-    sampling = sequence.sampling
-    penalty = sampling.repetition_penalty != 1
-    if sampling.temperature == 0:
-        return Plan(penalty, False, False) if penalty else None
-    return Plan(penalty, sampling.top_k > 0, sampling.top_p < 1)
+def padded(rows: int) -> int:
+    """The number of rows that there are graphs for: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()) -> None:
+    """Tell the rows whose they are. From then on only the device changes them.
+
+    Those beyond the sequences are nobody's. Of those in `inactive` no token is drawn.
+    """
+    missing = len(rows.token) - len(sequences)
+
+    def write(tensor: Tensor, values: Iterable[float], otherwise: float = 0) -> None:
+        tensor.copy_(uploaded([*values, *[otherwise] * missing], tensor.dtype), non_blocking=True)
+
+    samplings = [sequence.sampling for sequence in sequences]
+    write(rows.temperature, (sampling.temperature for sampling in samplings))
+    write(rows.top_k, (sampling.top_k for sampling in samplings))
+    write(rows.top_p, (sampling.top_p for sampling in samplings), 1)
+    write(rows.min_p, (sampling.min_p for sampling in samplings))
+    write(rows.penalty, (sampling.repetition_penalty for sampling in samplings), 1)
+    write(rows.seed, (sampling.seed or 0 for sampling in samplings))
+    write(rows.step, (sequence.steps for sequence in sequences))
+    write(rows.position, (sequence.length for sequence in sequences))
+    write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.idle)
+    write(rows.active, (sequence not in inactive for sequence in sequences))
+    write(rows.token, (sequence.last or 0 for sequence in sequences))
+    write(rows.status, (0 for _ in sequences))
+
+
+def uploaded(values: list[float], dtype: torch.dtype) -> Tensor:
+    """Numbers in pinned memory, from where they reach the device without anybody waiting."""
+    return torch.tensor(values, dtype=dtype, pin_memory=True)
+
+
+def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:
+    """What requests ask of the sampler; None takes the likeliest tokens, without a penalty."""
+    samplings = [sequence.sampling for sequence in sequences]
+    penalty = any(sampling.repetition_penalty != 1 for sampling in samplings)
+    drawn = [sampling for sampling in samplings if sampling.temperature > 0]
+    if not drawn and not penalty:
+        return None
+    top_k = any(sampling.top_k > 0 for sampling in drawn)
+    return Plan(penalty, top_k, any(sampling.top_p < 1 for sampling in drawn))
+
+
+def _drawn(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
+    try:
+        return Drawn([draw(chooser, logits, sequence)])
+    except FloatingPointError as error:
+        return Drawn([error])
+
+
+class _GraphMemory:
+    """What all graphs share, of which only one runs at a time."""
+
+    pool: Any = None
+
+
+class _Sampler:
+    """Draws tokens from logits `[B, V]` into rows."""
+
+    def __init__(self, logits: Tensor, rows: Rows, seen: Tensor, following: Tensor) -> None:
+        """`following`: the matrix that the next step begins with."""
+        scratch = kernels.Scratch.make(len(logits), logits.shape[1], logits.device)
+        self._given = logits, rows, seen, scratch
+        self._following = following
+
+    def draw(self, plan: Plan | None, pdl: bool = False) -> None:
+        """Start it; `pdl`: as the end of a step in a graph."""
+        if plan is None:
+            kernels.greedy(*self._given, penalise=False, pdl=pdl, ahead=self._following)
+        else:
+            kernels.sample(*self._given, plan, pdl=pdl, ahead=self._following)
 
 
 class StepGraphs:
-    """One graph for each kind of sampling that somebody has asked for, captured when it is first needed."""
+    """Graphs of so many rows, one for each kind of sampling, captured when somebody first asks for it."""
 
-    def __init__(self, step: FusedStep, rows: Rows, seen: Tensor) -> None:
-        device = rows.token.device
-        batch, vocabulary = step.logits.shape
-        self._step, self._rows, self._seen = step, rows, seen
-        self._scratch = kernels.Scratch.make(batch, vocabulary, device)
-        self._pdl = has_dependent_launch(device)
+    def __init__(self, step: FusedStep, rows: Rows, seen: Tensor, shared: _GraphMemory) -> None:
+        self.step, self.rows = step, rows
+        self._sampler = _Sampler(step.logits, rows, seen, step.first_weight)
+        self._pdl = has_dependent_launch(step.logits.device)
+        self._shared = shared
         self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
         self._reading: torch.cuda.CUDAGraph | None = None
-        self._memory: Any = None  # what all graphs share: only one runs at a time
 
     def prepare(self, plan: Plan | None) -> None:
         """Compile and capture, so that nobody has to wait for it later."""
         if plan not in self._graphs:
             self._graphs[plan] = self._capture(partial(self._read_and_draw, plan))
 
-    def launch(self, plan: Plan | None, reads: bool, count: int) -> _Landing:
-        """Start a step, or only the draw from the logits that are there if it does not read.
-
-        `count`: how many alternatives to note; they are found outside of the graph, by who asks for them.
-        """
-        if reads:
-            self.prepare(plan)
-            self._graphs[plan].replay()
-        else:
-            self._draw(plan, pdl=False)
-        noted = alternatives(self._step.logits, self._rows.token, count) if count else ()
-        return _Landing(self._rows, noted)
+    def launch(self, plan: Plan | None) -> None:
+        """Start a step."""
+        self.prepare(plan)
+        self._graphs[plan].replay()
 
     def read(self) -> None:
         """Start a step that stops at the logits."""
         if self._reading is None:
-            self._reading = self._capture(self._step.run)
+            self._reading = self._capture(self.step.run)
         self._reading.replay()
 
-    def _draw(self, plan: Plan | None, pdl: bool) -> None:
-        given = (self._step.logits, self._rows, self._seen, self._scratch)
-        first = self._step.first_weight  # the next step begins with it
-        if plan is None:
-            kernels.greedy(*given, penalise=False, pdl=pdl, ahead=first)
-        else:
-            kernels.sample(*given, plan, pdl=pdl, ahead=first)
+    def draw(self, plan: Plan | None) -> None:
+        """Draw from the logits that are there."""
+        self._sampler.draw(plan)
 
     def _read_and_draw(self, plan: Plan | None) -> None:
-        self._step.run()
-        self._draw(plan, self._pdl)
+        self.step.run()
+        self._sampler.draw(plan, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""
-        with _Parked(self._rows):
+        with _Parked(self.rows):
             run()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):
             run()
-        self._memory = self._memory or graph.pool()
+        self._shared.pool = self._shared.pool or graph.pool()
         return graph
 
 
@@ -222,23 +301,35 @@ class _Parked:
 class _Landing:
     """Where a step's tokens arrive: pinned memory, and the event that says when they are there."""
 
-    def __init__(self, rows: Rows, noted: tuple[Tensor, ...]) -> None:
-        """Have the tokens sent, and what was noted of them, behind everything launched so far."""
+    def __init__(
+        self, rows: Rows, noted: tuple[Tensor, ...], counts: list[int], chosen: Mapping[int, Drawn]
+    ) -> None:
+        """Have the tokens sent, and what was noted of them, behind everything launched so far.
+
+        `counts`: how much of it each row wants to know; `chosen`: the rows whose tokens are known already.
+        """
         self._tokens, self._status = _sent(rows.token), _sent(rows.status)
         self._noted = tuple(map(_sent, noted))
+        self._counts, self._chosen = counts, chosen
         self._arrived = torch.cuda.Event()
         self._arrived.record()
 
-    def result(self) -> int:
-        """The token of the first row, waited for. Raises FloatingPointError if its logits are NaN."""
+    def token(self, row: int) -> int:
+        """The token of a row, waited for. Raises FloatingPointError if its logits are NaN."""
+        if row in self._chosen:
+            return self._chosen[row].token(0)
         self._arrived.synchronize()
-        if self._status[0]:
+        if self._status[row]:
             raise FloatingPointError(NOT_A_NUMBER)
-        return int(self._tokens[0])
+        return int(self._tokens[row])
 
-    def detail(self) -> Detail | None:
+    def detail(self, row: int) -> Detail | None:
         """What was noted of it."""
-        return detail_of((self._noted[0], self._noted[1], self._noted[2])) if self._noted else None
+        if row in self._chosen:
+            return self._chosen[row].detail(0)
+        if not self._counts[row]:
+            return None
+        return detail_of((self._noted[0], self._noted[1], self._noted[2]), row, self._counts[row])
 
 
 def _sent(tensor: Tensor) -> Tensor:

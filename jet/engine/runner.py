@@ -1,22 +1,40 @@
-"""ModelRunner: the network with the state of each request in a slot, one token in, one token out.
+"""ModelRunner: the network with the state of each request in a slot; pieces of prompts in, tokens out.
+
+A request of a user leaves states behind: where its prompt ended, every so many tokens, and where it ended
+itself. The next one that begins with the same tokens starts from there.
 
 Everything here runs on the engine's device thread.
 """
 
 from __future__ import annotations
 
+from array import array
+from collections import abc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from jet.engine.prefill import make_prefill
-from jet.engine.stepping import Detail, Pending, Stepper, make_stepper
+from jet.engine.sessions import Resident, Sessions, Tokens
+from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
-from jet.modeling.slots import SlotPool
+from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
+
+KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
+
+
+class Kept(NamedTuple):
+    """What restores a state: its slot, and the logits `[1, V]` of what comes next where they are known."""
+
+    slot: int
+    logits: Tensor | None
 
 
 @dataclass(eq=False)
@@ -25,26 +43,47 @@ class Sequence:
 
     Attributes:
         slot: its place in all states; None once it has been released.
-        length: tokens in its state.
+        user: whose it is; states of the user "" are not kept.
+        promise: most tokens that it may come to have.
+        text: every token that has been read or drawn.
+        length: tokens in its state, the first ones of `text`.
         steps: tokens drawn so far, which numbers their random numbers.
-        last: the token drawn last; None before the first. It is read when the next one is wanted.
+        logits: `[1, V]` of the next token, if it is to be drawn before anything else is read.
         ahead: the step that has been launched before anybody asked for its token.
         alternatives: how many to note for every token; 0 notes nothing.
         detail: what was noted of the last token.
+        kept: the length at which its state was kept last.
+        claim: the state it is going to start from, and the pages of that.
     """
 
     sampling: SamplingParams
     slot: int | None
+    user: str = ""
+    promise: int = 0
+    text: array[int] = field(default_factory=lambda: array("i"))
     length: int = 0
     steps: int = 0
-    last: int | None = None
-    ahead: Pending | None = None
+    logits: Tensor | None = None
+    ahead: Arriving | None = None
     alternatives: int = 0
     detail: Detail | None = None
+    kept: int = 0
+    claim: tuple[Resident[Kept], list[int]] | None = None
+
+    @property
+    def last(self) -> int | None:
+        """The token drawn last; None before the first. It is read when the next one is wanted."""
+        return self.text[-1] if self.steps else None
+
+    @property
+    def tokens(self) -> Tokens:
+        """Those in its state."""
+        tokens: Tokens = np.frombuffer(self.text, np.int32)[: self.length].copy()
+        return tokens
 
 
 class ModelRunner:
-    """Runs requests on a network, one at a time and each with a state of its own."""
+    """Runs requests on a network, those that write together."""
 
     def __init__(
         self,
@@ -55,24 +94,33 @@ class ModelRunner:
         tokens: int | None = None,
         context: int | None = None,
         breakers: frozenset[int] = frozenset(),
+        kept_slots: int = 8,
+        keep_every: int = KEEP_EVERY,
     ) -> None:
         """Memory for `slots` requests, each of up to `context` tokens and all together of up to `tokens`.
 
-        `breakers` are the tokens at which repetitions end for DRY.
-
-        `decode_threads` is for single tokens on a CPU; prompts always get all of torch's threads.
+        Besides, `kept_slots` states can be kept; their keys and values share the memory for `tokens`.
+        `breakers` are the tokens at which repetitions end for DRY. `decode_threads` is for single tokens on a
+        CPU; prompts always get all of torch's threads.
         """
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._model = model
         self._context = context or config.max_position_embeddings
+        self._stop_ids = stop_ids
+        self._keep_every = keep_every
+        self._most_of_one = max(3, kept_slots // 8)
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
-            self._pool = SlotPool(config, slots, tokens, model.dtype, model.device, self._context)
-            self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers)
+            places = slots + kept_slots
+            tokens += slots * 2 * PAGE  # each may have begun a page, and another may be copied for it
+            self._pool = SlotPool(config, places, tokens, model.dtype, model.device, self._context)
+            self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers, slots)
             self._prefill = make_prefill(model, self._pool)
+        self._sessions: Sessions[Kept] = Sessions(lambda kept: self._pool.discard(kept.slot))
+        self._pool.ledger.reclaim = self._sessions.evict
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -81,45 +129,115 @@ class ModelRunner:
 
     @property
     def fused_step(self) -> FusedStep:
-        """What reads a token, to be looked at."""
+        """What reads a token of one row, to be looked at."""
         return self._stepper.step
 
+    @property
+    def resident(self) -> int:
+        """How many states are kept."""
+        return len(self._sessions)
+
     @torch.inference_mode()
-    def open(self, sampling: SamplingParams, alternatives: int = 0) -> Sequence:
-        """The state of a new request. Its seed must be set. Raises MemoryError if every slot is taken."""
+    def open(
+        self,
+        sampling: SamplingParams,
+        alternatives: int = 0,
+        prompt: abc.Sequence[int] | Tokens = (),
+        tokens: int = 0,
+        user: str = "",
+    ) -> Sequence:
+        """The state of a new request. Its seed must be set.
+
+        Memory for `tokens` tokens is promised to it, prompt and all; less what is resident of the prompt.
+        Raises MemoryError if there is no room for it now.
+        """
         assert sampling.seed is not None
-        sequence = Sequence(sampling, self._pool.open(), alternatives=alternatives)
+        claim = self._claim(user, np.asarray(prompt, np.int32))
+        try:
+            slot = self._pool.open(self._needed(tokens, claim))
+        except MemoryError:
+            self._unclaim(claim)
+            raise
+        sequence = Sequence(sampling, slot, user, tokens, alternatives=alternatives, claim=claim)
         self._stepper.open(sequence)
         return sequence
 
     @torch.inference_mode()
-    def prefill(self, sequence: Sequence, tokens: list[int]) -> None:
+    def resume(self, sequence: Sequence, prompt: abc.Sequence[int] | Tokens) -> int:
+        """Start from what is resident of the prompt, just before it is read: how many tokens need not be."""
+        assert sequence.slot is not None and not sequence.length
+        tokens = np.asarray(prompt, np.int32)
+        # Others may have read more of it in the meantime.
+        found = self._sessions.find(sequence.user, tokens) if sequence.user else None
+        if found is not None:
+            self._pool.restore(found.state.slot, sequence.slot)
+            sequence.length = sequence.kept = len(found.tokens)
+            sequence.text = array("i", found.tokens.tobytes())
+            if len(found.tokens) == len(tokens):
+                sequence.logits = found.state.logits
+            ids = torch.from_numpy(found.tokens).long().to(self._model.device)
+            self._stepper.have_read(sequence, ids)
+        claim, sequence.claim = sequence.claim, None
+        self._unclaim(claim)
+        return sequence.length
+
+    @torch.inference_mode()
+    def prefill(self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens) -> None:
         """Read one piece of the prompt."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
-            self._pool.reserve(sequence.slot, sequence.length + len(tokens))
-            ids = torch.tensor(tokens, device=self._model.device)
+            self._pool.reserve(sequence.slot, sequence.length + len(tokens), sequence.length)
+            ids = torch.from_numpy(np.array(tokens, np.int64)).to(self._model.device)
             logits = self._prefill.read(sequence.slot, sequence.length, ids)
         sequence.length += len(tokens)
-        self._stepper.have_read(sequence, ids, logits)
+        sequence.text.extend(map(int, tokens))
+        sequence.logits = logits
+        self._stepper.have_read(sequence, ids)
+        if sequence.length - sequence.kept >= self._keep_every:
+            self._keep(sequence)
 
     @torch.inference_mode()
-    def step(self, sequence: Sequence) -> int:
-        """The next token. Something must have been read before.
+    def decode(self, sequences: abc.Sequence[Sequence]) -> list[Outcome]:
+        """The next token of each, or what went wrong with it alone: MemoryError, FloatingPointError.
 
-        Raises FloatingPointError if the network's output is NaN, MemoryError if the device is full.
+        Something must have been read before. What is raised concerns all of them, whose states are then lost.
         """
         _use_threads(self._decode_threads)
-        with _memory_errors(f"writing token {sequence.steps + 1}"):
-            pending = sequence.ahead or self._launch(sequence)
-            sequence.ahead = None
-            # Where the device already holds the token, it need not wait for us to have seen it.
-            if self._stepper.runs_ahead(sequence):
-                sequence.ahead = self._try_launch(sequence)
-            sequence.last = pending.result()
-            sequence.detail = pending.detail()
-            return sequence.last
+        sequences, outcomes = list(sequences), dict[Sequence, Outcome]()
+        with _memory_errors("writing"):
+            arriving = [(one, one.ahead) for one in sequences if one.ahead is not None]
+            all_go_on = len(arriving) == len(sequences) and all(map(self._goes_on, sequences))
+            # Where the device already holds the tokens, it need not wait for us to have seen them.
+            ahead = all_go_on and self._stepper.runs_ahead(sequences)
+            if ahead:
+                self._launch_ahead(sequences)
+            for sequence, step in arriving:
+                sequence.ahead = sequence.ahead if ahead else None
+                outcomes[sequence] = self._arrived(sequence, step)
+            if not ahead:
+                self._draw_first([one for one in sequences if one not in outcomes], outcomes)
+                self._step([one for one in sequences if one not in outcomes], outcomes)
+                self._launch_ahead([one for one in sequences if isinstance(outcomes[one], int)])
+        return [outcomes[sequence] for sequence in sequences]
+
+    def step(self, sequence: Sequence) -> int:
+        """The next token of one request; raises what went wrong with it."""
+        (outcome,) = self.decode([sequence])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    @torch.inference_mode()
+    def rewind(self, sequence: Sequence) -> None:
+        """A state that was lost: it is empty again, to be read once more with all that has been drawn."""
+        assert sequence.slot is not None
+        self._pool.close(sequence.slot)
+        sequence.slot = self._pool.open(self._needed(sequence.promise, None))
+        sequence.text, sequence.length, sequence.kept = array("i"), 0, 0
+        sequence.logits = sequence.ahead = None
+        self._stepper.release(sequence)
+        self._stepper.open(sequence)
 
     def detail(self, sequence: Sequence) -> Detail | None:
         """How likely the last token was and what else might have stood there, if the request asked."""
@@ -131,39 +249,137 @@ class ModelRunner:
             return {}
         return self._pool.memory(sequence.slot, sequence.length)
 
-    def release(self, sequence: Sequence) -> None:
-        """Free the request's slot for others."""
-        slot, sequence.slot, sequence.ahead = sequence.slot, None, None
-        if slot is not None:
-            self._stepper.release(sequence)
+    @torch.inference_mode()
+    def release(self, sequence: Sequence, keep: bool = True) -> None:
+        """The request is over. Its state may be kept for those that begin alike, unless it is broken."""
+        slot, sequence.slot = sequence.slot, None
+        claim, sequence.claim = sequence.claim, None
+        self._unclaim(claim)
+        if slot is None:
+            return
+        if sequence.ahead is not None and keep:
+            step, sequence.ahead = sequence.ahead, None
+            keep = isinstance(self._arrived(sequence, step), int)
+        self._stepper.release(sequence)
+        if not keep:
+            self._sessions.forget_origin(sequence)
+        if keep and sequence.user and sequence.length > sequence.kept:
+            self._pool.retain(slot, sequence.length)
+            self._remember(sequence, Kept(slot, None))
+        else:
             self._pool.close(slot)
+        sequence.ahead = sequence.logits = None
 
     def close(self) -> None:
         """Let go of the network and of all states, so that their memory is free for others."""
         self._stepper.close()
-        del self._model, self._stepper, self._prefill, self._pool
+        del self._model, self._stepper, self._prefill, self._pool, self._sessions
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _launch(self, sequence: Sequence) -> Pending:
-        """Start a step: read the last token if there is one, then draw the next."""
-        assert sequence.slot is not None
-        reads = sequence.steps > 0
-        if reads:
-            self._pool.reserve(sequence.slot, sequence.length + 1)
-        pending = self._stepper.launch(sequence, reads)
-        sequence.length += reads
-        sequence.steps += 1
-        return pending
+    def _claim(self, user: str, prompt: Tokens) -> tuple[Resident[Kept], list[int]] | None:
+        """Make sure that what is resident of a prompt stays until it is needed."""
+        found = self._sessions.find(user, prompt) if user else None
+        if found is None:
+            return None
+        found.pins += 1
+        return found, self._pool.hold(found.state.slot)
 
-    def _try_launch(self, sequence: Sequence) -> Pending | None:
+    def _unclaim(self, claim: tuple[Resident[Kept], list[int]] | None) -> None:
+        if claim is not None:
+            claim[0].pins -= 1
+            self._pool.ledger.release(claim[1])
+
+    def _needed(self, tokens: int, claim: tuple[Resident[Kept], list[int]] | None) -> int:
+        """Pages to be promised: those of a claim are there but for the last, and one may be copied."""
+        if not tokens:
+            return 0
+        shared = 0 if claim is None else len(claim[0].tokens) // PAGE
+        return -(-tokens // PAGE) - shared + 1
+
+    def _draw_first(self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, Outcome]) -> None:
+        """The tokens of those who have just read their prompts, whose states can then be kept."""
+        for sequence in sequences:
+            if sequence.logits is not None:
+                drawn = Arriving(self._stepper.draw(sequence), 0)
+                sequence.steps += 1
+                outcome = outcomes[sequence] = self._arrived(sequence, drawn)
+                if isinstance(outcome, int) and sequence.length > sequence.kept:
+                    self._keep(sequence)
+                sequence.logits = None
+
+    def _step(self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, Outcome]) -> None:
+        """One step of those whose last token is known, and no step of theirs under way."""
+        full = {one: error for one in sequences if (error := self._no_memory(one)) is not None}
+        outcomes.update(full)
+        able = [one for one in sequences if one not in full]
+        for sequence, step in zip(able, self._launch(able), strict=True):
+            outcomes[sequence] = self._arrived(sequence, step)
+
+    def _launch_ahead(self, sequences: abc.Sequence[Sequence]) -> None:
         """Start a step that may turn out not to be wanted: nothing is said if it cannot be."""
-        if sequence.steps >= sequence.sampling.max_new_tokens or sequence.length >= self._context:
-            return None
+        for sequence in sequences:
+            sequence.ahead = None
+        going = [one for one in sequences if self._goes_on(one)]
+        if not going or not self._stepper.may_run_ahead(going):
+            return
+        if any(map(self._no_memory, going)):
+            return
+        for sequence, step in zip(going, self._launch(going), strict=True):
+            sequence.ahead = step
+
+    def _goes_on(self, sequence: Sequence) -> bool:
+        more = sequence.steps < sequence.sampling.max_new_tokens and sequence.length < self._context
+        return more and sequence.last not in self._stop_ids
+
+    def _no_memory(self, sequence: Sequence) -> MemoryError | None:
+        """See to it that there is memory for one more token; why there is none."""
+        assert sequence.slot is not None
         try:
-            return self._launch(sequence)
-        except MemoryError:
-            return None
+            self._pool.reserve(sequence.slot, sequence.length + 1, sequence.length)
+        except MemoryError as error:
+            return error
+        return None
+
+    def _launch(self, sequences: abc.Sequence[Sequence]) -> list[Arriving]:
+        """Start a step: read the last token of each, then draw the next."""
+        if not sequences:
+            return []
+        pending = self._stepper.launch(sequences)
+        for sequence in sequences:
+            sequence.length += 1
+            sequence.steps += 1
+        return [Arriving(pending, row) for row in range(len(sequences))]
+
+    def _arrived(self, sequence: Sequence, step: Arriving) -> Outcome:
+        """Wait for a token, and note it."""
+        try:
+            token = step.token()
+        except FloatingPointError as error:
+            return error
+        sequence.detail = step.detail() if sequence.alternatives else None
+        sequence.text.append(token)
+        if sequence.ahead is not None and token in self._stop_ids:
+            sequence.ahead = None  # the device has seen to it that the token was not read
+            sequence.length -= 1
+        if sequence.length - sequence.kept >= self._keep_every:
+            self._keep(sequence)
+        return token
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Keep a copy of the state for requests that begin alike."""
+        assert sequence.slot is not None
+        if not sequence.user:
+            return
+        kept = self._pool.snapshot(sequence.slot, sequence.length)
+        if kept is not None:
+            self._remember(sequence, Kept(kept, sequence.logits))
+
+    def _remember(self, sequence: Sequence, kept: Kept) -> None:
+        complete = kept.logits is not None
+        self._sessions.keep(Resident(sequence.user, sequence.tokens, kept, complete, sequence))
+        self._sessions.thin(sequence, self._most_of_one)
+        sequence.kept = sequence.length
 
 
 def _use_threads(count: int) -> None:

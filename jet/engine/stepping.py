@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections import abc
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -32,15 +32,34 @@ class Detail(NamedTuple):
 
 
 class Pending(Protocol):
-    """A step that has been launched."""
+    """A step of some rows that has been launched."""
 
-    def result(self) -> int:
-        """Its token; waits for it. Raises FloatingPointError if the network's output is NaN."""
+    def token(self, row: int) -> int:
+        """The token of a row; waits for it. Raises FloatingPointError if the network's output is NaN."""
         ...
+
+    def detail(self, row: int) -> Detail | None:
+        """What was noted of the token; None if nothing. Only after `token()`."""
+        ...
+
+
+class Arriving(NamedTuple):
+    """One row of a step."""
+
+    pending: Pending
+    row: int
+
+    def token(self) -> int:
+        """As of the step."""
+        return self.pending.token(self.row)
 
     def detail(self) -> Detail | None:
-        """What the request wants to know of the token; None if nothing. Only after `result()`."""
-        ...
+        """As of the step."""
+        return self.pending.detail(self.row)
+
+
+# A token, or what kept one request from getting one.
+Outcome = int | Exception
 
 
 class Stepper(Protocol):
@@ -57,16 +76,24 @@ class Stepper(Protocol):
         """A new request has come."""
         ...
 
-    def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
-        """A piece of its prompt, `[T]`, has been read; `logits` `[1, V]` are of what follows."""
+    def have_read(self, sequence: Sequence, ids: Tensor) -> None:
+        """A piece of its prompt, `[T]`, has been read."""
         ...
 
-    def launch(self, sequence: Sequence, reads: bool) -> Pending:
-        """Start a step: if it `reads`, first the last token is read into the state."""
+    def draw(self, sequence: Sequence) -> Pending:
+        """The token that follows the sequence's `logits`, as row 0."""
         ...
 
-    def runs_ahead(self, sequence: Sequence) -> bool:
-        """Whether the next step can be launched before this one's token is known."""
+    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+        """Start a step: read the last token of each into its state, then draw the next."""
+        ...
+
+    def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether a step of these may be launched before it is wanted."""
+        ...
+
+    def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether the next step of these can be launched before the tokens of this one are known."""
         ...
 
     def release(self, sequence: Sequence) -> None:
@@ -79,27 +106,23 @@ class Stepper(Protocol):
 
 
 def make_stepper(
-    model: JetNemotronForCausalLM, pool: SlotPool, stop_ids: frozenset[int], breakers: frozenset[int]
+    model: JetNemotronForCausalLM,
+    pool: SlotPool,
+    stop_ids: frozenset[int],
+    breakers: frozenset[int],
+    rows: int,
 ) -> Stepper:
-    """The fastest one here: CUDA graphs of Triton kernels, or plain calls where those cannot be had."""
+    """The fastest one here, for up to so many rows: CUDA graphs of Triton kernels, or else plain calls."""
     if model.device.type == "cuda" and has_triton():
         try:
             from jet.engine.graphs import GraphStepper
 
-            return GraphStepper(model, pool, stop_ids, breakers)
+            return GraphStepper(model, pool, stop_ids, breakers, rows)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever keeps Triton from compiling here: no C compiler, a driver too old
             log.warning("The Triton kernels cannot be used: plain PyTorch decodes, slower.", exc_info=True)
-    return HostStepper(model, pool, stop_ids, breakers)
-
-
-@dataclass
-class _Read:
-    """What a request has read: who chooses its tokens, and the logits `[1, V]` of the next one."""
-
-    chooser: Chooser
-    logits: Tensor | None = None
+    return HostStepper(model, pool, stop_ids, breakers, rows)
 
 
 class HostStepper:
@@ -111,75 +134,113 @@ class HostStepper:
         pool: SlotPool,
         stop_ids: frozenset[int],
         breakers: frozenset[int],
+        rows: int,
     ) -> None:
         operations = cpu_operations() if model.device.type == "cpu" else reference_operations()
         self.kernels = {"decode": operations.name, "sampling": "torch"}
-        self._rows = Rows.make(1, model.device, stop_ids, pool.idle)
-        self.step = FusedStep(model, pool, self._rows, operations)
+        self._model, self._pool, self._operations = model, pool, operations
         self._special = Special(model.config.vocab_size, stop_ids, breakers, model.device)
-        self._states: dict[Sequence, _Read] = {}
+        self._choosers: dict[Sequence, Chooser] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._largest: FusedStep | None = None
+        self._largest = self._batch(rows).step
+        self.step = self._batch(1).step
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
-        self._states[sequence] = _Read(Chooser(sequence.sampling, self._special))
+        self._choosers[sequence] = Chooser(sequence.sampling, self._special)
 
-    def have_read(self, sequence: Sequence, ids: Tensor, logits: Tensor) -> None:
+    def have_read(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
-        state = self._states[sequence]
-        state.logits = logits
-        state.chooser.have_read(ids)
+        self._choosers[sequence].have_read(ids)
 
-    def launch(self, sequence: Sequence, reads: bool) -> Pending:
-        """Start a step."""
-        state = self._states[sequence]
-        logits = state.logits
-        if reads:
-            assert sequence.last is not None and sequence.slot is not None
-            self._rows.token[0], self._rows.position[0] = sequence.last, sequence.length
-            self._rows.slot[0] = sequence.slot
-            self.step.run()
-            logits = self.step.logits
-        assert logits is not None
-        return draw(state.chooser, logits, sequence)
+    def draw(self, sequence: Sequence) -> Pending:
+        """The token that follows the sequence's `logits`."""
+        assert sequence.logits is not None
+        return Drawn([self._draw(sequence, sequence.logits)])
 
-    def runs_ahead(self, sequence: Sequence) -> bool:
-        """Whether the next step can be launched before this one's token is known."""
+    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+        """A step."""
+        rows, step = self._batch(len(sequences))
+        rows.token.copy_(torch.tensor([sequence.last for sequence in sequences]))
+        rows.position.copy_(torch.tensor([sequence.length for sequence in sequences]))
+        rows.slot.copy_(torch.tensor([sequence.slot for sequence in sequences]))
+        step.run()
+        logits = step.logits.split(1)
+        return Drawn([self._draw(*row) for row in zip(sequences, logits, strict=True)])
+
+    def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Nothing does."""
+        return False
+
+    def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Nothing does."""
         return False
 
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
-        self._states.pop(sequence, None)
+        self._choosers.pop(sequence, None)
 
     def close(self) -> None:
         """Let go of the network."""
-        del self.step
+        del self.step, self._largest, self._batches, self._model, self._pool
+
+    def _batch(self, size: int) -> _Batch:
+        """A step of so many rows, made when it is first needed; all share weights and buffers."""
+        if size not in self._batches:
+            rows = Rows.make(size, self._model.device, idle=self._pool.idle)
+            step = FusedStep(self._model, self._pool, rows, self._operations, like=self._largest)
+            self._batches[size] = _Batch(rows, step)
+        return self._batches[size]
+
+    def _draw(self, sequence: Sequence, logits: Tensor) -> _Token | FloatingPointError:
+        try:
+            return draw(self._choosers[sequence], logits, sequence)
+        except FloatingPointError as error:
+            return error
 
 
-def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
+class _Batch(NamedTuple):
+    rows: Rows
+    step: FusedStep
+
+
+class _Token(NamedTuple):
+    token: int
+    detail: Detail | None
+
+
+def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> _Token:
     """The next token of a sequence, and of it what was asked for."""
     token, logits = chooser.choose(logits, sequence.steps)
     if not sequence.alternatives:
-        return Drawn(token, None)
+        return _Token(token, None)
     drawn = torch.tensor([token], device=logits.device)
-    return Drawn(token, detail_of(alternatives(logits, drawn, sequence.alternatives)))
+    return _Token(token, detail_of(alternatives(logits, drawn, sequence.alternatives)))
 
 
 class Drawn:
     """A step that is over."""
 
-    def __init__(self, token: int, detail: Detail | None) -> None:
-        self._token, self._detail = token, detail
+    def __init__(self, rows: abc.Sequence[_Token | FloatingPointError]) -> None:
+        self._rows = rows
 
-    def result(self) -> int:
-        """Its token."""
-        return self._token
+    def token(self, row: int) -> int:
+        """The token of a row."""
+        return self._of(row).token
 
-    def detail(self) -> Detail | None:
-        """What the request wants to know of it."""
-        return self._detail
+    def detail(self, row: int) -> Detail | None:
+        """What was noted of it."""
+        return self._of(row).detail
+
+    def _of(self, row: int) -> _Token:
+        found = self._rows[row]
+        if isinstance(found, FloatingPointError):
+            raise found
+        return found
 
 
-def detail_of(noted: tuple[Tensor, Tensor, Tensor]) -> Detail:
-    """What `jet.ops.alternatives.alternatives` says of the first row, as plain numbers."""
+def detail_of(noted: tuple[Tensor, Tensor, Tensor], row: int = 0, count: int | None = None) -> Detail:
+    """What `jet.ops.alternatives.alternatives` says of a row, the first `count` of it, as plain numbers."""
     logprob, ids, logprobs = noted
-    return Detail(float(logprob[0]), ids[0].tolist(), logprobs[0].tolist())
+    return Detail(float(logprob[row]), ids[row, :count].tolist(), logprobs[row, :count].tolist())

@@ -98,11 +98,14 @@ class Request:
     Attributes:
         alternatives: for every token also say how likely it was, and this many of the likeliest tokens there.
             0 says nothing and costs nothing.
+        user: a key that nobody else knows. What a user's requests have read stays in memory for the next ones
+            that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
     """
 
     prompt: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     alternatives: int = 0
+    user: str = ""
 
     def __post_init__(self) -> None:
         _check_integer("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
@@ -123,6 +126,7 @@ class RequestStats:
     tokens: int = 0
     tokens_estimated: bool = False  # pieces of text were counted, since nobody says how many tokens they are
     prompt_tokens: int = 0
+    resumed_tokens: int = 0  # of the prompt, that were in memory and did not have to be read
     tokens_per_second: float | None = None
     mean_tokens_per_second: float | None = None
     time_to_first_token_s: float | None = None

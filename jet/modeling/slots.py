@@ -1,15 +1,18 @@
-"""SlotPool: preallocated memory for several sequences at once, so that a step never allocates any.
+"""SlotPool: preallocated memory for many sequences at once, so that a step never allocates any.
 
 A sequence has a slot: its place in every layer's states. Full-attention layers keep keys and values in pages
 that all slots share; which pages are a slot's, and in which order, stands in one table for all layers. The
 tensors stay where they are for as long as the pool lives, as a captured CUDA graph needs.
+
+A slot is live while its sequence is written, or kept for sequences that begin alike. Those share its pages: a
+page that others hold too is copied before it is written to.
 
 One slot more than asked for, the last, is nobody's: what has nothing to do writes there. So is page 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +27,7 @@ from jet.modeling.cache import (
     _LayerCache,
 )
 from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.pages import PageLedger
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
 
 PAGE = 256  # tokens
@@ -59,6 +63,7 @@ class SlotPool:
         layers: each layer's memory.
         table: `[slots + 1, pages]` int32, the pages of each slot.
         idle: the slot that is nobody's.
+        ledger: who holds which page.
     """
 
     def __init__(
@@ -75,49 +80,123 @@ class SlotPool:
         context = context or config.max_position_embeddings
         self._config = config
         self.idle = slots
-        pages = 1 + -(-tokens // PAGE)
-        self.layers = [
-            _make_memory(kind, config, slots + 1, pages, dtype, device) for kind in config.layer_types
-        ]
+        pages = -(-tokens // PAGE)
+        self._stacks = _Stacks(config, slots + 1, 1 + pages, dtype, device)
+        self.layers = self._stacks.layers(config.layer_types)
         self.table = torch.zeros(slots + 1, -(-context // PAGE), dtype=torch.int32, device=device)
+        self.ledger = PageLedger(pages)
         self._free_slots = list(range(slots))
-        self._free_pages = list(range(pages - 1, 0, -1))
         self._pages: dict[int, list[int]] = {}
+        self._promised: dict[int, int] = {}  # live slots: pages they may still ask for
 
     @property
     def free_tokens(self) -> int:
         """For how many more tokens there are pages."""
-        return len(self._free_pages) * PAGE
+        return self.ledger.free * PAGE
 
-    def open(self) -> int:
-        """A slot for a new sequence. Raises MemoryError if all are taken."""
-        if not self._free_slots:
+    def open(self, promise: int = 0) -> int:
+        """A slot for a new sequence, with as many pages promised. Raises MemoryError if there is no room."""
+        if promise > self.ledger.room:
+            raise MemoryError(
+                f"There is memory for {self.ledger.room * PAGE:,} more tokens now, and this story needs "
+                f"{promise * PAGE:,}: please wait until one of the others has ended."
+            )
+        slot = self._take_slot()
+        if slot is None:
             raise MemoryError("All places are taken: please wait until one of the other stories has ended.")
-        slot = self._free_slots.pop()
         self._pages[slot] = []
-        for memory in self.layers:
-            if isinstance(memory, JetMemory):
-                memory.recurrent[slot].zero_()
-                memory.conv[slot].zero_()
+        self._promised[slot] = promise
+        self.ledger.promised += promise
+        self._stacks.clear(slot)
         return slot
 
     def close(self, slot: int) -> None:
-        """Take back a slot and its pages."""
-        self._free_pages += self._pages.pop(slot)
+        """Take back a live slot and its pages."""
+        self.ledger.release(self._pages.pop(slot))
+        self._end(slot)
         self._free_slots.append(slot)
 
-    def reserve(self, slot: int, tokens: int) -> None:
-        """Make sure that a sequence has pages for `tokens` tokens. Raises MemoryError if there are not."""
-        pages = self._pages[slot]
-        missing = -(-tokens // PAGE) - len(pages)
+    def reserve(self, slot: int, tokens: int, start: int = 0) -> None:
+        """Make sure that a sequence can have `tokens` tokens, and write those from `start` on.
+
+        Raises MemoryError if there are not enough pages.
+        """
+        pages, needed = self._pages[slot], -(-tokens // PAGE)
+        if start % PAGE and self.ledger.shared(pages[start // PAGE]):
+            self._unshare(slot, start // PAGE)
+        missing = needed - len(pages)
         if missing <= 0:
             return
-        if missing > len(self._free_pages) or len(pages) + missing > self.table.shape[1]:
-            most = min(len(pages) + len(self._free_pages), self.table.shape[1]) * PAGE
+        room = self.ledger.room + self._promised[slot]
+        if missing > room or needed > self.table.shape[1]:
+            most = min(len(pages) + room, self.table.shape[1]) * PAGE
             raise MemoryError(f"There is memory for {most:,} tokens of this story, and it needs {tokens:,}.")
-        added = [self._free_pages.pop() for _ in range(missing)]
-        begin, end = len(pages), len(pages) + missing
-        if missing == 1:  # the one page that a growing story needs: a fill does not wait for the device
+        self._append(slot, [self._take_page(slot) for _ in range(missing)])
+
+    def snapshot(self, slot: int, length: int) -> int | None:
+        """A kept slot in the state of a live one of `length` tokens; None if there is no slot for it."""
+        kept = self._take_slot()
+        if kept is None:
+            return None
+        self._stacks.copy(slot, kept)
+        self._pages[kept] = self._pages[slot][: -(-length // PAGE)]
+        self.ledger.keep(self._pages[kept])
+        return kept
+
+    def retain(self, slot: int, length: int) -> None:
+        """A live slot becomes a kept one, of `length` tokens."""
+        pages = self._pages[slot]
+        self._pages[slot] = pages[: -(-length // PAGE)]
+        self.ledger.keep(self._pages[slot])
+        self.ledger.release(pages)
+        self._end(slot)
+
+    def restore(self, kept: int, slot: int) -> None:
+        """A live slot in which nothing has been read takes on the state of a kept one."""
+        assert not self._pages[slot]
+        self._stacks.copy(kept, slot)
+        self.ledger.hold(self._pages[kept])
+        self._append(slot, self._pages[kept])
+
+    def discard(self, kept: int) -> None:
+        """Take back a kept slot."""
+        self.ledger.forget(self._pages.pop(kept))
+        self._free_slots.append(kept)
+
+    def hold(self, kept: int) -> list[int]:
+        """The pages of a kept slot, held until they are given back to the ledger."""
+        pages = list(self._pages[kept])
+        self.ledger.hold(pages)
+        return pages
+
+    def _take_slot(self) -> int | None:
+        while not self._free_slots:
+            if not self.ledger.reclaim():
+                return None
+        return self._free_slots.pop()
+
+    def _take_page(self, slot: int) -> int:
+        page = self.ledger.take()
+        if self._promised[slot]:
+            self._promised[slot] -= 1
+            self.ledger.promised -= 1
+        return page
+
+    def _end(self, slot: int) -> None:
+        self.ledger.promised -= self._promised.pop(slot)
+
+    def _unshare(self, slot: int, index: int) -> None:
+        """Give a slot a page of its own in the place of one that others hold too."""
+        page, own = self._pages[slot][index], self._take_page(slot)
+        self._stacks.copy_page(page, own)
+        self.ledger.release([page])
+        self._pages[slot][index] = own
+        self.table[slot, index] = own
+
+    def _append(self, slot: int, added: list[int]) -> None:
+        pages = self._pages[slot]
+        begin, end = len(pages), len(pages) + len(added)
+        if len(added) == 1:  # the one page that a growing story needs: a fill does not wait for the device
             self.table[slot, begin] = added[0]
         else:
             self.table[slot, begin:end] = torch.tensor(added, dtype=torch.int32).to(self.table.device)
@@ -243,27 +322,59 @@ class _PageSlot(FullAttentionCache):
         return keys[None], values[None]
 
 
-def _make_memory(
-    kind: str,
-    config: JetNemotronConfig,
-    slots: int,
-    pages: int,
-    dtype: torch.dtype,
-    device: torch.device | str,
-) -> JetMemory | WindowMemory | PageMemory:
-    """A layer's memory. Not initialised where nothing is read before it has been written."""
-    heads, dim = config.num_key_value_heads, config.head_dim
-    empty: Callable[..., Tensor] = torch.empty
-    if kind == "jet":
-        jet = config.jet
-        state = empty(slots, jet.num_heads, jet.head_dim, jet.head_v_dim, dtype=torch.float32, device=device)
-        conv = empty(slots, jet.value_dim, jet.conv_size, dtype=dtype, device=device)
+class _Stacks:
+    """The tensors of all layers of a kind in one, so that a slot or a page is copied by one call a kind.
+
+    Not initialised where nothing is read before it has been written.
+    """
+
+    def __init__(
+        self,
+        config: JetNemotronConfig,
+        slots: int,
+        pages: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        layers = config.layer_types or []
+        heads, dim = config.num_key_value_heads, config.head_dim
+
+        def empty(kind: str, *shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(layers.count(kind), *shape, dtype=dtype, device=device)
+
+        self._jet: tuple[Tensor, ...] = ()
+        if "jet" in layers:
+            jet = config.jet
+            state = empty("jet", slots, jet.num_heads, jet.head_dim, jet.head_v_dim, dtype=torch.float32)
+            self._jet = state, empty("jet", slots, jet.value_dim, jet.conv_size)
+        window = config.sliding_window or 0
+        self._windows = tuple(empty("swa", slots, heads, window, dim) for _ in range(2))
+        self._pages = empty("attn", pages, 2, heads, PAGE, dim)
         # The idle slot is read too, and numbers that are none would spread from it.
-        state[-1].zero_()
-        conv[-1].zero_()
-        return JetMemory(state, conv)
-    if kind == "swa":
-        assert config.sliding_window is not None
-        shape = (slots, heads, config.sliding_window, dim)
-        return WindowMemory(*(empty(shape, dtype=dtype, device=device) for _ in range(2)))
-    return PageMemory(empty(pages, 2, heads, PAGE, dim, dtype=dtype, device=device))
+        self.clear(slots - 1)
+
+    def layers(self, kinds: Sequence[str]) -> list[JetMemory | WindowMemory | PageMemory]:
+        """Each layer's part, in the order of the layers."""
+        jets = iter([JetMemory(*parts) for parts in zip(*self._jet, strict=True)])
+        windows = iter([WindowMemory(*parts) for parts in zip(*self._windows, strict=True)])
+        pages = iter([PageMemory(part) for part in self._pages])
+        made: dict[str, Iterator[JetMemory | WindowMemory | PageMemory]] = {
+            "jet": jets,
+            "swa": windows,
+            "attn": pages,
+        }
+        return [next(made[kind]) for kind in kinds]
+
+    def clear(self, slot: int) -> None:
+        """Of a sequence without tokens; its windows and pages are not read before they are written."""
+        for stack in self._jet:
+            stack[:, slot].zero_()
+
+    def copy(self, source: int, target: int) -> None:
+        """One slot's states into another slot."""
+        for stack in (*self._jet, *self._windows):
+            stack[:, target].copy_(stack[:, source])
+
+    def copy_page(self, source: int, target: int) -> None:
+        """One page's keys and values into another page."""
+        self._pages[:, target].copy_(self._pages[:, source])

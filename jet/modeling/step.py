@@ -47,18 +47,28 @@ class FusedStep:
     """
 
     def __init__(
-        self, model: JetNemotronForCausalLM, pool: SlotPool, rows: Rows, operations: Operations
+        self,
+        model: JetNemotronForCausalLM,
+        pool: SlotPool,
+        rows: Rows,
+        operations: Operations,
+        like: FusedStep | None = None,
     ) -> None:
+        """`like`: a step of at least as many rows, whose weights and buffers this one then uses too."""
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._config, self._pool, self._rows, self._operations = config, pool, rows, operations
         self._device = model.device
+        self._forms: dict[int, Tensor] = {} if like is None else like._forms
+        self._saved: dict[int, int] = {}
+        self._buffers: list[Tensor] = []
+        self._larger = iter(() if like is None else like._buffers)
         self._x = self._buffer(config.hidden_size)
         self._angles = self._buffer(config.head_dim), self._buffer(config.head_dim)
         self._hidden = self._buffer(config.intermediate_size)
         self.logits = self._buffer(config.vocab_size)
-        self.saved_bytes = 0
         self.parts = self._fetch_ahead(self._bind(model))
+        self.saved_bytes = sum(self._saved.values())
 
     def run(self) -> None:
         """Read every row's `token` at its `position` into its `slot`; `logits` are then of the next one."""
@@ -87,12 +97,18 @@ class FusedStep:
 
     def _weight(self, weight: Tensor) -> Tensor:
         """A matrix in the form that is read fastest here."""
-        form = self._operations.weight(weight)
-        self.saved_bytes += weight.nbytes - form.nbytes
-        return form
+        place = weight.data_ptr()
+        if place not in self._forms:
+            self._forms[place] = self._operations.weight(weight)
+        self._saved[place] = weight.nbytes - self._forms[place].nbytes
+        return self._forms[place]
 
     def _buffer(self, size: int) -> Tensor:
-        return torch.zeros(len(self._rows.token), size, dtype=torch.float32, device=self._device)
+        rows, larger = len(self._rows.token), next(self._larger, None)
+        if larger is None:
+            larger = torch.zeros(rows, size, dtype=torch.float32, device=self._device)
+        self._buffers.append(larger[:rows])
+        return self._buffers[-1]
 
     def _bind(self, model: JetNemotronForCausalLM) -> list[Part]:
         config, rows, ops = self._config, self._rows, self._operations
@@ -186,19 +202,30 @@ class FusedStep:
 
 def merge(parts: Sequence[nn.Linear]) -> Tensor:
     """Several layers' weights as one matrix, `[sum of outputs, inputs]`, of which each becomes a view."""
-    merged = torch.cat([part.weight.data for part in parts])
-    _share(parts, "weight", merged)
-    return merged
+    return _join(parts, "weight")
 
 
 def merge_biases(parts: Sequence[nn.Linear]) -> Tensor:
     """The biases of several layers as one vector, of which each becomes a view."""
-    merged = torch.cat([part.bias.data for part in parts])
-    _share(parts, "bias", merged)
+    return _join(parts, "bias")
+
+
+def _join(parts: Sequence[nn.Linear], name: str) -> Tensor:
+    tensors = [getattr(part, name).data for part in parts]
+    merged = _joined(tensors)
+    if merged is None:
+        merged = torch.cat(tensors)
+        for part, view in zip(parts, merged.split([len(tensor) for tensor in tensors]), strict=True):
+            getattr(part, name).data = view
     return merged
 
 
-def _share(parts: Sequence[nn.Linear], name: str, merged: Tensor) -> None:
-    sizes = [part.out_features for part in parts]
-    for part, view in zip(parts, merged.split(sizes), strict=True):
-        getattr(part, name).data = view
+def _joined(tensors: Sequence[Tensor]) -> Tensor | None:
+    """The tensor whose views these are, if they lie behind each other as in one that was merged before."""
+    first, place = tensors[0], tensors[0].data_ptr()
+    for tensor in tensors:
+        same = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or tensor.data_ptr() != place or not tensor.is_contiguous():
+            return None
+        place += tensor.nbytes
+    return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())

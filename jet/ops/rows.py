@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -80,3 +80,9 @@ class Rows:
             stops=torch.tensor(sorted(stops) or [-1], dtype=torch.int64, device=device),
             idle=batch if idle is None else idle,
         )
+
+    def first(self, count: int) -> Rows:
+        """The first rows, which stay those of this one."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        rows = {name: value[:count] for name, value in values.items() if name not in ("stops", "idle")}
+        return replace(self, **rows)

@@ -21,12 +21,21 @@ class SteadyRunner:
     def clock(self) -> float:
         return self.now
 
-    def open(self, sampling: SamplingParams, alternatives: int = 0) -> object:
+    def open(self, *request: object) -> object:
         return object()
+
+    def resume(self, handle: object, prompt: object) -> int:
+        return 0
 
     def prefill(self, handle: object, tokens: list[int]) -> None:
         self.pieces.append(len(tokens))
         self.now += len(tokens) * self._prompt_s
+
+    def decode(self, handles: list[object]) -> list[int]:
+        return [self.step(handle) for handle in handles]
+
+    def rewind(self, handle: object) -> None:
+        raise AssertionError("nothing here fails")
 
     def step(self, handle: object) -> int:
         self.now += self._step_s
@@ -38,7 +47,7 @@ class SteadyRunner:
     def memory(self, handle: object) -> dict[str, int]:
         return {"recurrent": 1, "conv": 2, "window_kv": 3, "full_kv": 4}
 
-    def release(self, handle: object) -> None:
+    def release(self, handle: object, keep: bool = True) -> None:
         self.released += 1
 
     def close(self) -> None:

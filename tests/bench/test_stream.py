@@ -67,6 +67,6 @@ def test_the_runner_notes_its_last_token() -> None:
     steady = SteadyRunner(step_s=0.5)
     runner = ClockedRunner(steady, steady.clock)
     handle = runner.open(SamplingParams())
-    assert runner.step(handle) == runner.step(handle) == 7
+    assert runner.decode([handle]) == runner.decode([handle]) == [7]
     assert runner.last_token == 1.0
     assert runner.memory(handle)["conv"] == 2

@@ -62,6 +62,10 @@ class Handle:
     prompt: bytearray = field(default_factory=bytearray)
     written: int = 0
     released: bool = False
+    kept: bool = False
+    rewound: bool = False
+    user: str = ""
+    tokens: int = 0
 
     @property
     def name(self) -> str:
@@ -74,6 +78,8 @@ class FakeRunner:
     Attributes:
         log: (prompt, what) for every call, in order.
         faults: what to raise, by (prompt, what); "step" may be given as "step 3" for the third token.
+            A fault of "kernel 3" is that of the whole step in which the third token of this prompt is written.
+        room: how many requests there is memory for at a time.
     """
 
     def __init__(self, story: Callable[[str], str] = "the story of {}. ".format, gated: bool = False) -> None:
@@ -81,6 +87,9 @@ class FakeRunner:
         self.log: list[tuple[str, str]] = []
         self.faults: dict[tuple[str, str], BaseException] = {}
         self.handles: list[Handle] = []
+        self.batches: list[list[str]] = []  # who wrote together
+        self.resident: dict[str, list[bytes]] = {}
+        self.room = 1000
         self.closed = False
         self._permits = threading.Semaphore(0) if gated else None
 
@@ -96,23 +105,52 @@ class FakeRunner:
     def calls(self) -> int:
         return sum(what in ("prefill", "step") for _, what in self.log)
 
-    def open(self, sampling: SamplingParams, alternatives: int) -> Handle:
+    def open(
+        self, sampling: SamplingParams, alternatives: int, prompt: Sequence[int], tokens: int, user: str
+    ) -> Handle:
         self._note("", "open")
-        self.handles.append(Handle())
+        if len(self.live) >= self.room:
+            raise MemoryError("no room for another")
+        self.handles.append(Handle(user=user, tokens=tokens))
         return self.handles[-1]
 
-    def prefill(self, handle: Handle, tokens: list[int]) -> None:
+    def resume(self, handle: Handle, prompt: Sequence[int]) -> int:
+        read = bytes(token for token in prompt if token != END)
+        self._note(read.decode(), "resume")
+        beginning = max(self.resident.get(handle.user, [b""]), key=lambda one: len(one) * read.startswith(one))
+        beginning = beginning if read.startswith(beginning) else b""
+        handle.prompt += beginning
+        return len(beginning)
+
+    def prefill(self, handle: Handle, tokens: Sequence[int]) -> None:
         self._wait()
-        handle.prompt += bytes(token for token in tokens if token != END)
+        handle.prompt += bytes(int(token) for token in tokens if token != END)
+        if handle.rewound:  # then the prompt and what had been written of the story are read
+            written = self.story(handle.name).encode()[: handle.written]
+            handle.prompt = bytearray(bytes(handle.prompt).removesuffix(written))
         self._note(handle.name, "prefill")
 
-    def step(self, handle: Handle) -> int:
+    def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
+        self.batches.append([handle.name for handle in handles])
+        for handle in handles:
+            self._note(handle.name, f"kernel {handle.written + 1}", log=False)
+        return [self._step(handle) for handle in handles]
+
+    def _step(self, handle: Handle) -> int | Exception:
         self._wait()
         text = self.story(handle.name).encode()
         handle.written += 1
-        self._note(handle.name, f"step {handle.written}", log=False)
-        self._note(handle.name, "step")
+        try:
+            self._note(handle.name, f"step {handle.written}", log=False)
+            self._note(handle.name, "step")
+        except Exception as error:
+            return error
         return text[handle.written - 1] if handle.written <= len(text) else END
+
+    def rewind(self, handle: Handle) -> None:
+        self._note(handle.name, "rewind")
+        handle.prompt.clear()
+        handle.rewound = True
 
     def detail(self, handle: Handle) -> Detail | None:
         drawn = self.story(handle.name).encode()[handle.written - 1]
@@ -122,9 +160,9 @@ class FakeRunner:
         self._note(handle.name, "memory")
         return {"recurrent": 100, "conv": 10, "window_kv": 5, "full_kv": len(handle.prompt) + handle.written}
 
-    def release(self, handle: Handle) -> None:
+    def release(self, handle: Handle, keep: bool) -> None:
         assert not handle.released
-        handle.released = True
+        handle.released, handle.kept = True, keep
         self._note(handle.name, "release")
 
     def close(self) -> None:
@@ -145,8 +183,8 @@ def make_engine(runner: FakeRunner, context: int = 200, **options: int) -> Local
     return LocalEngine(runner, ByteTokenizer(), replace(INFO, context=context), EngineOptions(**options))
 
 
-def ask(engine: LocalEngine, prompt: str, tokens: int = 100) -> LocalStream:
-    return engine.submit(Request(prompt, SamplingParams(max_new_tokens=tokens)))
+def ask(engine: LocalEngine, prompt: str, tokens: int = 100, user: str = "") -> LocalStream:
+    return engine.submit(Request(prompt, SamplingParams(max_new_tokens=tokens), user=user))
 
 
 def text_of(chunks: Sequence[TokenChunk]) -> str:

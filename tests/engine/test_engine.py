@@ -6,8 +6,9 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,7 +17,7 @@ from jet.engine import engine as engine_module
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.types import Request, RequestError, SamplingParams, TokenChunk
 from jet.hardware import MemoryReading
-from tests.engine.fakes import INFO, ByteTokenizer, FakeRunner, ask, make_engine, text_of
+from tests.engine.fakes import INFO, ByteTokenizer, FakeRunner, Handle, ask, make_engine, text_of
 
 
 @contextmanager
@@ -72,30 +73,67 @@ def test_two_draws_of_a_seed_differ_and_a_given_seed_is_kept() -> None:
     assert given == 7
 
 
-def test_requests_take_turns_token_by_token() -> None:
-    runner = FakeRunner(gated=True)
+def test_requests_join_and_leave_between_steps_and_write_together() -> None:
+    runner = FakeRunner(story=lambda name: name * 8, gated=True)
     with serving(runner) as engine:
         first = ask(engine, "first", tokens=1)
         wait_for(lambda: runner.handles != [])  # its step waits until all others are there
-        streams = [ask(engine, name) for name in "abc"]
+        streams = [ask(engine, name, tokens=number) for number, name in enumerate("abc", start=4)]
         runner.allow(100_000)
-        for stream in (first, *streams):
-            list(stream)
-    turns = [name for name, what in runner.log if what == "step"]
-    assert turns == ["first"] + ["a", "b", "c"] * 17  # 16 characters and the end
+        texts = [text_of(list(stream)) for stream in (first, *streams)]
+    assert texts == ["f", "aaaa", "bbbbb", "cccccc"]
+    assert runner.batches[0] == ["first"]
+    assert ["a", "b", "c"] in runner.batches, "all write in one step"
+    assert runner.batches[-1] == ["c"]
 
 
-def test_a_long_prompt_does_not_stop_the_others() -> None:
-    runner = FakeRunner(story=lambda name: "x" * 30, gated=True)
-    with serving(runner, prefill_chunk=10) as engine:
-        streams = [ask(engine, "short"), ask(engine, "l" * 100)]
-        runner.allow(100_000)
-        for stream in streams:
-            list(stream)
-    calls = [what for _, what in runner.log if what in ("step", "prefill")]
-    pieces_between_tokens = [len(pieces) for pieces in "".join(call[0] for call in calls).split("s")]
-    assert sum(pieces_between_tokens) == 11
-    assert max(pieces_between_tokens[1:]) == 1
+class TimedRunner(FakeRunner):
+    """Takes a millisecond for every token of a prompt and two for a step, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(story=lambda name: "x" * 3000, gated=True)
+        self.now = 0.0
+        self.steps: list[tuple[float, list[str]]] = []  # when each step ended, and whose it was
+
+    def prefill(self, handle: Handle, tokens: Sequence[int]) -> None:
+        super().prefill(handle, tokens)
+        self.now += 0.001 * len(tokens)
+
+    def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
+        outcomes = super().decode(handles)
+        self.now += 0.002
+        self.steps.append((self.now, [handle.name for handle in handles]))
+        return outcomes
+
+
+def test_who_writes_pauses_only_shortly_for_a_long_prompt_which_gets_half_of_the_time() -> None:
+    runner = TimedRunner()
+    options = EngineOptions(prefill_chunk=512, pause_s=0.05)
+    info = replace(INFO, context=6000)
+    engine = LocalEngine(runner, ByteTokenizer(), info, options, clock=lambda: runner.now)
+    runner.allow(2)
+    list(ask(engine, "w" * 64, tokens=1))  # as the warm-up does, from which the engine knows its speed
+    runner.steps.clear()
+    streams = [ask(engine, "a", tokens=2500), ask(engine, "l" * 2000, tokens=2)]
+    runner.allow(100_000)
+    _, long = [list(stream)[-1].stats for stream in streams]
+    engine.close()
+    mine = [moment for moment, names in runner.steps if "a" in names]
+    assert max(later - earlier for earlier, later in pairwise(mine)) <= 0.05 + 2 * 0.002 + 1e-9
+    assert long.time_to_first_token_s == pytest.approx(2 * 2.0, rel=0.1)
+
+
+def test_where_nobody_writes_a_prompt_is_read_in_large_pieces() -> None:
+    pieces = []
+
+    class Counting(FakeRunner):
+        def prefill(self, handle, tokens):  # type: ignore[no-untyped-def]
+            pieces.append(len(tokens))
+            super().prefill(handle, tokens)
+
+    with serving(Counting(), prefill_chunk=100, context=300) as engine:
+        list(ask(engine, "l" * 250))
+    assert pieces == [100, 100, 50]
 
 
 def test_beyond_the_places_requests_wait_in_order_and_see_their_position() -> None:
@@ -137,9 +175,9 @@ def test_speeds_are_of_decoding_alone() -> None:
             now[0] += 100.0
             super().prefill(handle, tokens)
 
-        def step(self, handle):  # type: ignore[no-untyped-def]
+        def decode(self, handles):  # type: ignore[no-untyped-def]
             now[0] += 0.25
-            return super().step(handle)
+            return super().decode(handles)
 
     engine = LocalEngine(Slow(), ByteTokenizer(), INFO, clock=lambda: now[0])
     last = list(ask(engine, "a"))[-1].stats
@@ -154,9 +192,9 @@ def test_memory_is_read_ten_times_a_second_at_most() -> None:
     reads = []
 
     class Quick(FakeRunner):
-        def step(self, handle):  # type: ignore[no-untyped-def]
+        def decode(self, handles):  # type: ignore[no-untyped-def]
             now[0] += 0.01
-            return super().step(handle)
+            return super().decode(handles)
 
     def read_memory() -> MemoryReading:
         reads.append(now[0])
@@ -295,7 +333,7 @@ def test_a_request_that_fails_before_its_first_turn_gets_none() -> None:
     engine = LocalEngine(runner, ByteTokenizer(), INFO, read_memory=read_memory)
     assert list(ask(engine, "a"))[-1].stats.error == "no /proc"
     assert text_of(list(ask(engine, "b"))) == "the story of b. "
-    assert len(runner.handles) == 1
+    assert [what for name, what in runner.log if name == "a"] == []
     engine.close()
 
 
@@ -384,9 +422,9 @@ def test_chunks_are_merged_to_one_per_interval() -> None:
 
 def test_merged_chunks_keep_their_distance_and_text_comes_while_it_is_written() -> None:
     class Steady(FakeRunner):
-        def step(self, handle):  # type: ignore[no-untyped-def]
+        def decode(self, handles):  # type: ignore[no-untyped-def]
             time.sleep(0.002)
-            return super().step(handle)
+            return super().decode(handles)
 
     with serving(Steady(story=lambda name: "x" * 100)) as engine:
         moments, sizes = [], []

@@ -156,7 +156,7 @@ def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
     runner = ModelRunner(model, stop_ids=frozenset({0}))
     sequence = runner.open(SamplingParams(repetition_penalty=1.2, seed=0))
     runner.prefill(sequence, [0, 5, 9])
-    seen = runner._stepper._states[sequence].chooser._seen  # type: ignore[attr-defined]
+    seen = runner._stepper._choosers[sequence]._seen  # type: ignore[attr-defined]
     assert seen.nonzero()[:, 1].tolist() == [5, 9]
 
 
@@ -293,7 +293,7 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
     pytest.importorskip("triton")
     monkeypatch.setattr(stepping, "HostStepper", lambda *given: "plain")
     monkeypatch.setattr("jet.engine.graphs.GraphStepper", lambda *given: 1 / 0)
-    assert stepping.make_stepper(OnCuda(), None, frozenset(), frozenset()) == "plain"  # type: ignore[arg-type, comparison-overlap]
+    assert stepping.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
     assert "plain PyTorch decodes" in caplog.text
 
     def full(*given: object) -> None:
@@ -301,7 +301,7 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
 
     monkeypatch.setattr("jet.engine.graphs.GraphStepper", full)
     with pytest.raises(torch.OutOfMemoryError):
-        stepping.make_stepper(OnCuda(), None, frozenset(), frozenset())  # type: ignore[arg-type]
+        stepping.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
 
 
 def test_nothing_is_recorded_for_gradients() -> None:

@@ -8,55 +8,111 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.engine.scheduler import Scheduler
+from jet.engine.scheduler import Pace, QueueFullError, Scheduler
 
-EVENTS = st.lists(st.sampled_from(["arrive", "turn", "turn", "turn", "leave"]), max_size=80)
+EVENTS = st.lists(
+    st.sampled_from(["arrive", "arrive", "admit", "admit", "read", "read", "leave", "lose"]), max_size=80
+)
 
 
-@given(places=st.integers(1, 5), events=EVENTS, data=st.data())
-def test_first_come_first_served_then_by_turns(places: int, events: list[str], data: st.DataObject) -> None:
-    scheduler: Scheduler[int] = Scheduler(places)
-    arrived, here, admitted = 0, [], []
-    turns_since: dict[int, Counter[int]] = {}  # for each running job: turns of the others since its own
-    for event in events:
+@given(
+    places=st.integers(1, 5), per_user=st.integers(1, 3), line=st.integers(0, 6), events=EVENTS, data=st.data()
+)
+def test_first_come_first_served_and_nobody_takes_all(
+    places: int, per_user: int, line: int, events: list[str], data: st.DataObject
+) -> None:
+    scheduler: Scheduler[int] = Scheduler(places, per_user, line)
+    users: dict[int, str] = {}
+    waiting: list[int] = []
+    placed: list[int] = []
+
+    def share(user: str) -> bool:
+        """Whether the user may have one more place."""
+        return not user or sum(users[job] == user for job in placed) < per_user
+
+    for number, event in enumerate(events):
         if event == "arrive":
-            scheduler.add(arrived)
-            here.append(arrived)
-            arrived += 1
-        elif event == "leave" and here:
-            job = data.draw(st.sampled_from(here))
-            here.remove(job)
-            turns_since.pop(job, None)
+            users[number] = data.draw(st.sampled_from(["", "ann", "bob"]))
+            try:
+                scheduler.add(number, users[number])
+                waiting.append(number)
+            except QueueFullError as error:
+                assert f"{line} stories are waiting" in str(error)
+                assert max(map(scheduler.position, scheduler.waiting), default=0) >= line
+        elif event == "admit":
+            job = scheduler.candidate()
+            able = [one for one in waiting if share(users[one])]
+            assert job == (able[0] if able and len(placed) < places else None)
+            if job is not None:
+                scheduler.admit(job)
+                waiting.remove(job)
+                placed.append(job)
+        elif event == "read" and scheduler.reading:
+            scheduler.has_read(scheduler.reading[0])
+        elif event == "lose" and scheduler.writing:
+            job = data.draw(st.sampled_from(scheduler.writing))
+            scheduler.read_again(job)
+            assert scheduler.reading[0] == job
+        elif event == "leave" and (waiting or placed):
+            job = data.draw(st.sampled_from([*waiting, *placed]))
+            (waiting if job in waiting else placed).remove(job)
             scheduler.remove(job)
             scheduler.remove(job)  # twice does no harm
-        elif event == "turn":
-            new = scheduler.admit()
-            admitted += new
-            turns_since |= {job: Counter() for job in new}
-            served = scheduler.next()
-            assert (served is None) == (not here)
-            if served is not None:
-                turns_since[served].clear()
-                for job, others in turns_since.items():
-                    others.update([served] * (job != served))
-                    assert max(others.values(), default=0) <= 1 + (not scheduler.running)
-            assert len(scheduler.running) == min(places, len(here))
-        assert sorted(scheduler.jobs) == here
-        assert admitted == sorted(admitted)
-        free = places - len(scheduler.running)
-        assert [scheduler.position(job) for job in scheduler.running] == [0] * len(scheduler.running)
-        expected = [max(0, place - free) for place in range(1, len(scheduler.waiting) + 1)]
-        assert [scheduler.position(job) for job in scheduler.waiting] == expected
+        check(scheduler, waiting, placed, places)
+        assert all(count <= per_user for user, count in Counter(users[job] for job in placed).items() if user)
+
+
+def check(scheduler: Scheduler[int], waiting: list[int], placed: list[int], places: int) -> None:
+    assert scheduler.waiting == waiting
+    assert sorted(scheduler.running) == sorted(placed) and len(placed) <= places
+    assert sorted(scheduler.jobs) == sorted([*waiting, *placed])
+    assert all(scheduler.position(job) == 0 for job in placed)
+    positions = [position for job in waiting if (position := scheduler.position(job))]
+    assert positions == list(range(1, len(positions) + 1))
+
+
+def test_a_place_in_line_tells_how_many_come_before() -> None:
+    scheduler: Scheduler[str] = Scheduler(2, per_user=1)
+    for job, user in (("a", "ann"), ("b", "ann"), ("c", ""), ("d", "bob")):
+        scheduler.add(job, user)
+    assert [scheduler.position(job) for job in "abcd"] == [0, 1, 0, 2]
 
 
 def test_nobody_is_served_without_a_place() -> None:
     scheduler: Scheduler[str] = Scheduler(1)
-    assert scheduler.admit() == [] and scheduler.next() is None
+    assert scheduler.candidate() is None
     scheduler.add("a")
-    assert scheduler.next() is None
-    assert scheduler.admit() == ["a"] and scheduler.next() == "a"
+    assert scheduler.running == []
+    assert scheduler.candidate() == "a" and scheduler.running == []
+    scheduler.admit("a")
+    assert (scheduler.reading, scheduler.writing) == (["a"], [])
+    scheduler.has_read("a")
+    assert (scheduler.reading, scheduler.writing) == ([], ["a"])
 
 
 def test_at_least_one_place() -> None:
     with pytest.raises(ValueError, match="not 0"):
         Scheduler(0)
+
+
+def test_pieces_become_shorter_where_others_wait_for_them() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    assert pace.piece(others_write=True) == 1024, "nothing is known yet"
+    pace.have_read(4, seconds=1.0, now=0.0)
+    assert pace.piece(others_write=True) == 1024, "a few tokens say nothing about many"
+    pace.have_read(1024, seconds=0.512, now=0.0)
+    assert pace.piece(others_write=False) == 1024
+    assert pace.piece(others_write=True) == 64
+    pace.have_read(64, seconds=64.0, now=0.0)
+    assert pace.piece(others_write=True) == 16, "not even one may be short enough"
+
+
+def test_reading_and_writing_take_the_same_time() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    assert pace.may_read(0.0, others_write=True)
+    pace.have_read(100, seconds=0.04, now=1.0)
+    assert pace.may_read(1.0, others_write=False)
+    assert not pace.may_read(2.0, others_write=True), "at least one step comes before the next piece"
+    pace.have_written()
+    assert not pace.may_read(1.039, others_write=True)
+    assert pace.may_read(1.041, others_write=True)
