@@ -100,6 +100,12 @@ def free_device_bytes(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
+def free_bytes(device: torch.device) -> int:
+    """Bytes for the memory of stories: what is free on a CUDA device, half of what is on a CPU."""
+    free = free_device_bytes(device)
+    return psutil.virtual_memory().available // 2 if free is None else free
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done everything it was asked to."""
     if device.type == "cuda":

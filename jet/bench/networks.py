@@ -18,7 +18,8 @@ from jet import hardware
 from jet.bench.options import BenchError, Options
 from jet.engine import loading
 from jet.engine.detokenizer import Detokenizer
-from jet.engine.engine import LocalEngine, Runner, Tokenizer
+from jet.engine.capacity import CapacityError
+from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
 from jet.engine.runner import ModelRunner
 from jet.engine.types import EngineInfo, RequestError
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
@@ -49,7 +50,7 @@ class Network:
     @property
     def prefill_chunk(self) -> int:
         """Tokens of a prompt that the engine reads at once."""
-        return loading.engine_options(self.device).prefill_chunk
+        return loading.prefill_chunk(self.device)
 
 
 class IdTokenizer:
@@ -112,8 +113,8 @@ def load(options: Options) -> Network:
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
-    runner = make_runner(model, tokenizer.stop_ids, options.context + options.tokens)
-    info = replace(info, kernels=info.kernels | runner.kernels)
+    runner = make_runner(model, tokenizer.stop_ids, options.context + options.tokens, options.batch)
+    info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
 
@@ -125,13 +126,14 @@ def _tokenizer(source: str, model: JetNemotronForCausalLM) -> Tokenizer | None:
 
 
 def make_runner(
-    model: JetNemotronForCausalLM, stop_ids: frozenset[int], context: int | None = None
+    model: JetNemotronForCausalLM, stop_ids: frozenset[int], context: int | None = None, writers: int = 1
 ) -> ModelRunner:
-    """The runner that the page's engine would use for stories of `context` tokens, or all the model can."""
-    requests = loading.engine_options(model.device).max_active
-    context = context or model.config.max_position_embeddings
-    tokens = loading.room_for_tokens(model, requests, context)
-    return ModelRunner(model, stop_ids, decode_threads(model), requests, tokens, context)
+    """The page's runner for so many stories of `context` tokens, or of all that the model can."""
+    try:
+        capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
+    except CapacityError as error:
+        raise BenchError(str(error)) from None
+    return loading.make_runner(model, stop_ids, capacity)
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:
@@ -145,7 +147,7 @@ def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngin
     read_memory = partial(hardware.read_memory, network.device)
     if network.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(network.device)  # what it took to get here is not the engine's
-    options = loading.engine_options(network.device)
+    options = EngineOptions(max_active=network.info.writers or 1, prefill_chunk=network.prefill_chunk)
     engine = LocalEngine(runner or network.runner, network.tokenizer, network.info, options, read_memory)
     try:
         yield engine

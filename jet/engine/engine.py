@@ -162,7 +162,7 @@ class _Job:
         self.read: int | None = None  # tokens of the text; None before the first turn
         self.resumed = 0  # tokens of the prompt that nobody had to read
         self.written: list[int] = []
-        self.suspect = False  # a step failed that it was a part of: until one succeeds, it writes alone
+        self.alone = 0  # tokens to be written alone, since a step has failed that it was a part of
         self.limit, self.limit_reason = self.sampling.max_new_tokens, "length"
         self.state_bytes: dict[str, int] = {}
 
@@ -363,8 +363,8 @@ class LocalEngine:
 
     def _write(self, jobs: list[_Job]) -> None:
         """The next token of each. Who was a part of a step that failed is tried alone."""
-        together = [job for job in jobs if not job.suspect]
-        for part in [together, *([job] for job in jobs if job.suspect)]:
+        together = [job for job in jobs if not job.alone]
+        for part in [together, *([job] for job in jobs if job.alone)]:
             if part:
                 self._step(part)
 
@@ -377,7 +377,7 @@ class LocalEngine:
             self._lost(jobs, error)
             return
         for job, outcome in zip(jobs, outcomes, strict=True):
-            job.suspect = False
+            job.alone = max(0, job.alone - 1)
             self._attempt(job, partial(self._take, outcome=outcome))
 
     def _lost(self, jobs: list[_Job], error: BaseException) -> None:
@@ -396,7 +396,8 @@ class LocalEngine:
 
     def _start_again(self, job: _Job) -> None:
         self._runner.rewind(job.handle)
-        job.text, job.read, job.suspect = np.array([*job.prompt, *job.written], np.int32), None, True
+        job.text, job.read = np.array([*job.prompt, *job.written], np.int32), None
+        job.alone = 2  # the first comes from what it reads now, the second from a step
         with self._changed:
             self._scheduler.read_again(job)
 

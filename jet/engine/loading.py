@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from transformers import AutoTokenizer
 
 from jet import hardware
+from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.prefill import SIZES
 from jet.engine.runner import ModelRunner
@@ -33,9 +34,7 @@ _HOME = Path(__file__).resolve().parents[2]
 _OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
 _HUB_TIMEOUT_S = 3.0
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
-# Of the device memory that the weights leave, for keys and values; prompts need some, and so may others.
-_SHARE_FOR_KEYS = 0.4
-_FEWEST_TOKENS = 4096
+MOST_WRITERS = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -51,6 +50,7 @@ class ModelChoice:
         dtype: "auto", "float32", "bfloat16" or "float16".
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
+        writers: stories written at once; None is as many as the memory is good for.
     """
 
     model: str | None = None
@@ -58,6 +58,7 @@ class ModelChoice:
     dtype: str = "auto"
     attention: str | None = None
     context: int | None = None
+    writers: int | None = None
 
     def build(self) -> LocalEngine:
         """Load and warm it up; see `build_engine`."""
@@ -85,14 +86,16 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
     read_memory = partial(hardware.read_memory, device)
-    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
-    options = engine_options(device)
-    context = min(choice.context or info.context, info.context)
-    memory = (options.max_active, room_for_tokens(model, options.max_active, context), context)
-    runner = ModelRunner(model, tokenizer.stop_ids, threads, *memory, tokenizer.breakers())
-    info = replace(info, kernels=info.kernels | runner.kernels, context=context)
+    try:
+        capacity = plan(model, min(choice.context or info.context, info.context), choice.writers)
+    except CapacityError as error:
+        raise hardware.HardwareError(str(error)) from None
+    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
+    info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
     # Before anybody writes, so that the copy has the machine to itself.
+    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
     info = replace(info, **floor_of_speed(model, runner, threads))
+    options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(device))
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:
         engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
@@ -156,22 +159,48 @@ def floor_of_speed(model: JetNemotronForCausalLM, runner: ModelRunner, threads: 
     return {"footprint": footprint, "bandwidth": bandwidth}
 
 
-def engine_options(device: torch.device) -> EngineOptions:
-    """How an engine shares itself out on this device."""
+def plan(model: JetNemotronForCausalLM, context: int, writers: int | None = None) -> Capacity:
+    """How many stories of up to `context` tokens are served at once, and with how much memory."""
+    device = model.device
+    most = MOST_WRITERS[device.type]
+    return plan_capacity(measure_footprint(model), hardware.free_bytes(device), context, most, writers)
+
+
+def as_info(capacity: Capacity) -> dict[str, Any]:
+    """What `EngineInfo` says of it."""
+    return {"context": capacity.context, "writers": capacity.writers, "tokens": capacity.tokens}
+
+
+def prefill_chunk(device: torch.device) -> int:
+    """How many tokens of a prompt are read at once."""
     # Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
-    return EngineOptions() if device.type == "cpu" else EngineOptions(prefill_chunk=SIZES[-1])
+    return EngineOptions.prefill_chunk if device.type == "cpu" else SIZES[-1]
 
 
-def room_for_tokens(model: JetNemotronForCausalLM, requests: int, context: int) -> int:
-    """How many tokens' keys and values to have memory for: all that `requests` can have, or what is free."""
-    config = model.config
-    most = requests * context
-    free = hardware.free_device_bytes(model.device)
-    layers = (config.layer_types or []).count("attn")
-    if free is None or not layers:
-        return most
-    size = 2 * layers * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
-    return min(most, max(_FEWEST_TOKENS, int(free * _SHARE_FOR_KEYS) // size))
+def make_runner(
+    model: JetNemotronForCausalLM,
+    stop_ids: frozenset[int],
+    capacity: Capacity,
+    breakers: frozenset[int] = frozenset(),
+) -> ModelRunner:
+    """What serves a model. Raises HardwareError if that does not fit into memory."""
+    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+    try:
+        return ModelRunner(
+            model,
+            stop_ids,
+            threads,
+            slots=capacity.writers,
+            tokens=capacity.tokens,
+            context=capacity.context,
+            breakers=breakers,
+            kept_slots=capacity.kept,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise hardware.HardwareError(
+            f"There is no memory on {model.device} for stories of {capacity.context:,} tokens besides the "
+            "model: close what else runs there, or ask for a shorter context."
+        ) from None
 
 
 def licence(name: str) -> str:

@@ -218,11 +218,13 @@ class EngineInfo:
     dtype: str | None  # "bfloat16"
     attention: str | None  # "sdpa"
     kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
-    context: int  # tokens of prompt and story together
+    context: int  # most tokens of one story, prompt and all
     licence: str
     load_s: float | None
     warmup_s: float | None
     residence: Residence = "resident"
+    writers: int | None = None  # stories written at once; others wait in line
+    tokens: int | None = None  # of all stories together that there is memory for
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
     bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
     active_requests: int = 0

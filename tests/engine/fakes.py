@@ -117,7 +117,9 @@ class FakeRunner:
     def resume(self, handle: Handle, prompt: Sequence[int]) -> int:
         read = bytes(token for token in prompt if token != END)
         self._note(read.decode(), "resume")
-        beginning = max(self.resident.get(handle.user, [b""]), key=lambda one: len(one) * read.startswith(one))
+        beginning = max(
+            self.resident.get(handle.user, [b""]), key=lambda one: len(one) * read.startswith(one)
+        )
         beginning = beginning if read.startswith(beginning) else b""
         handle.prompt += beginning
         return len(beginning)

@@ -16,7 +16,11 @@ EVENTS = st.lists(
 
 
 @given(
-    places=st.integers(1, 5), per_user=st.integers(1, 3), line=st.integers(0, 6), events=EVENTS, data=st.data()
+    places=st.integers(1, 5),
+    per_user=st.integers(1, 3),
+    line=st.integers(0, 6),
+    events=EVENTS,
+    data=st.data(),
 )
 def test_first_come_first_served_and_nobody_takes_all(
     places: int, per_user: int, line: int, events: list[str], data: st.DataObject

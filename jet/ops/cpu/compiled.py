@@ -173,6 +173,19 @@ def dot(matrix, row, x):
 
 
 @function
+def dot4(matrix, row, x, b):
+    """`dot` for four rows of x from b on: the matrix is widened once, and each sum is that of the row alone."""
+    first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
+    for j in range(matrix.shape[1]):
+        weight = widen(matrix[row, j])
+        first += weight * x[b, j]
+        second += weight * x[b + 1, j]
+        third += weight * x[b + 2, j]
+        fourth += weight * x[b + 3, j]
+    return first, second, third, fourth
+
+
+@function
 def rms_norm(x, scale, eps, out):
     """`out = x / rms(x) * scale`, all `[C]`."""
     squares = ZERO
@@ -195,11 +208,15 @@ def rms_norm_rows(x, scale, eps):
 @kernel
 def norm_linear(x, scale, eps, weight, bias, out):
     """`out = rms_norm(x) @ weight.T + bias`; an empty bias is none."""
-    normed = rms_norm_rows(x, scale, eps)
+    normed, fours = rms_norm_rows(x, scale, eps), x.shape[0] - x.shape[0] % 4
     biased = bias.shape[0] > 0
     for r in range(weight.shape[0]):
         added = bias[r] if biased else ZERO
-        for b in range(x.shape[0]):
+        for b in range(0, fours, 4):
+            first, second, third, fourth = dot4(weight, r, normed, b)
+            out[b, r], out[b + 1, r] = first + added, second + added
+            out[b + 2, r], out[b + 3, r] = third + added, fourth + added
+        for b in range(fours, x.shape[0]):
             out[b, r] = dot(weight, r, normed[b]) + added
 
 
@@ -208,16 +225,28 @@ def norm_swiglu(x, scale, eps, gate_up, out):
     """`out = silu(g) * u` for `g | u = rms_norm(x) @ gate_up.T`."""
     normed = rms_norm_rows(x, scale, eps)
     batch, size = out.shape
+    fours = batch - batch % 4
     for r in range(size):
-        for b in range(batch):
+        for b in range(0, fours, 4):
+            gates, ups = dot4(gate_up, r, normed, b), dot4(gate_up, size + r, normed, b)
+            out[b, r], out[b + 1, r] = silu(gates[0]) * ups[0], silu(gates[1]) * ups[1]
+            out[b + 2, r], out[b + 3, r] = silu(gates[2]) * ups[2], silu(gates[3]) * ups[3]
+        for b in range(fours, batch):
             out[b, r] = silu(dot(gate_up, r, normed[b])) * dot(gate_up, size + r, normed[b])
 
 
 @kernel
 def linear_add(h, weight, x):
     """`x += h @ weight.T`."""
+    fours = x.shape[0] - x.shape[0] % 4
     for r in range(weight.shape[0]):
-        for b in range(x.shape[0]):
+        for b in range(0, fours, 4):
+            first, second, third, fourth = dot4(weight, r, h, b)
+            x[b, r] += first
+            x[b + 1, r] += second
+            x[b + 2, r] += third
+            x[b + 3, r] += fourth
+        for b in range(fours, x.shape[0]):
             x[b, r] += dot(weight, r, h[b])
 
 
