@@ -31,6 +31,11 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="most tokens of a story; fewer take less memory (left out: the model's)",
     )
     parser.add_argument(
+        "--writers",
+        type=_writers,
+        help="stories written at once; the others wait in line (left out: as many as the memory is good for)",
+    )
+    parser.add_argument(
         "--engine-url",
         dest="url",
         help="write with an OpenAI-compatible server instead, for example http://localhost:30000/v1; "
@@ -52,7 +57,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--proxies", type=_count, default=None, metavar="N", help="how many reverse proxies stand in front"
     )
     options = parser.parse_args(arguments)
-    here = [f"--{name}" for name in ("device", "dtype", "attention") if name in options]
+    here = [f"--{name}" for name in ("device", "dtype", "attention", "writers") if name in options]
     if "url" in options and here:
         parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
     return options
@@ -130,6 +135,12 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) > 9:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 9, not {text!r}")
+    return int(text)
+
+
+def _writers(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
 
 

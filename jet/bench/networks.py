@@ -17,8 +17,8 @@ import torch
 from jet import hardware
 from jet.bench.options import BenchError, Options
 from jet.engine import loading
-from jet.engine.detokenizer import Detokenizer
 from jet.engine.capacity import CapacityError
+from jet.engine.detokenizer import Detokenizer
 from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
 from jet.engine.runner import ModelRunner
 from jet.engine.types import EngineInfo, RequestError

@@ -132,7 +132,7 @@ class EngineOptions:
 
     max_active: int = 16
     per_user: int = 4
-    line: int = 64
+    line: int = 256
     prefill_chunk: int = 128
     pause_s: float = 0.06
 

@@ -9,14 +9,14 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gradio as gr
 from gradio.events import api
 
 from jet.engine.types import RequestError, RequestStats, SamplingParams
-from jet.ui.hosting import Hosting, current_user
+from jet.ui.hosting import Hosting, current_session, current_user
 from jet.ui.inputs import read_request
 from jet.ui.presets import PRESETS
 from jet.ui.writing import EngineSource, Writing
@@ -66,6 +66,7 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             gate.check(request.prompt, request.sampling)
             with gate.enter(current_user()):
                 story = request.prompt
+                request = replace(request, user=current_session())
                 writing = Writing(source, request, deadline_s=limits.deadline_s, ended=hosting.metrics.record)
                 yield story, stats_of(writing.stats)
                 async with aclosing(writing.chunks()) as chunks:

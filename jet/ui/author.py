@@ -98,7 +98,7 @@ class Author:
                 continuations = self._begin(visit.document, order, samplings)
                 for continuation in continuations:
                     stack.enter_context(continuation)
-                writings = self._submit(visit.document, order, continuations, samplings)
+                writings = self._submit(visit, order, continuations, samplings)
             except (StoryError, RequestError) as error:
                 raise Failed(str(error)) from None
             visit.writings = writings
@@ -164,14 +164,14 @@ class Author:
 
     def _submit(
         self,
-        document: Document,
+        visit: Visit,
         order: Order,
         continuations: list[Continuation],
         samplings: list[SamplingParams],
     ) -> list[Writing]:
         stops = read_stops(order.fields)
         wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
-        guidance = document.guidance
+        guidance = visit.document.guidance
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request.prompt, guidance, request.sampling)
@@ -180,7 +180,7 @@ class Author:
         return [
             Writing(
                 self._source,
-                Request(continuation.prompt, sampling, ALTERNATIVES if wanted else 0),
+                Request(continuation.prompt, sampling, ALTERNATIVES if wanted else 0, visit.key),
                 prepare,
                 stops,
                 self._hosting.limits.deadline_s,

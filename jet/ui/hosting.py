@@ -88,6 +88,13 @@ def user_of(request: gr.Request | None) -> str:
     return f"user {name}" if name else f"address {address}"
 
 
+def current_session() -> str:
+    """A key for whatever else the one who is calling just now calls from the same client; "" without one."""
+    request = LocalContext.request.get(None)
+    session = getattr(request, "session_hash", None)
+    return f"{user_of(request)} session {session}" if session else ""
+
+
 def current_user() -> str:
     """The same for whatever is being called just now."""
     return user_of(LocalContext.request.get(None))

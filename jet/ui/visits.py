@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -35,6 +36,7 @@ class Visit:
         busy: from the start of writing to its end. Nothing else may change the story then.
         stopped: whether the writer has asked for the end of it.
         log: the requests that are over, oldest first.
+        key: names the tab to the engine, and nobody else can know it.
     """
 
     document: Document = field(default_factory=Document)
@@ -42,6 +44,7 @@ class Visit:
     busy: bool = False
     stopped: bool = False
     log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
+    key: str = field(default_factory=secrets.token_hex)
 
     def stop(self) -> None:
         """Stop whatever is being written."""

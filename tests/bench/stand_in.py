@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jet.bench.networks import IdTokenizer
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.types import SamplingParams
 from tests.engine.fakes import INFO
 
 

@@ -78,7 +78,7 @@ class FakeRunner:
     Attributes:
         log: (prompt, what) for every call, in order.
         faults: what to raise, by (prompt, what); "step" may be given as "step 3" for the third token.
-            A fault of "kernel 3" is that of the whole step in which the third token of this prompt is written.
+            A fault of "kernel 3" is that of the whole step that writes the third token of this prompt.
         room: how many requests there is memory for at a time.
     """
 

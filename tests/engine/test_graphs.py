@@ -40,7 +40,7 @@ def sent(tensor: Tensor) -> Tensor:
 
 
 def capture(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
-    with graphs._Parked(self._rows):
+    with graphs._Parked(self.rows):
         run()
     return Called(run)
 
@@ -52,6 +52,7 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(graphs, "triton_operations", lambda *given: reference_operations())
     monkeypatch.setattr(graphs.StepGraphs, "_capture", capture)
     monkeypatch.setattr(graphs, "_sent", sent)
+    monkeypatch.setattr(graphs, "uploaded", lambda values, dtype: torch.tensor(values, dtype=dtype))
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
     monkeypatch.setattr(graphs, "USUAL", ())
     yield
@@ -59,9 +60,9 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRunner:
     stops: frozenset[int] = frozenset() if stop is None else frozenset({stop})
-    runner = ModelRunner(model, stops, slots=3, tokens=1024)
+    runner = ModelRunner(model, stops, slots=5, tokens=2048)
     with torch.inference_mode():
-        stepper = GraphStepper(model, runner._pool, stops, frozenset())
+        stepper = GraphStepper(model, runner._pool, stops, frozenset(), 5)
     runner._stepper = stepper
     return runner
 
@@ -98,6 +99,87 @@ def test_the_next_step_is_under_way_before_its_token_is_asked_for(runner: ModelR
     for _ in range(7):
         runner.step(sequence)
     assert sequence.ahead is None and sequence.length == 10, "nothing is launched beyond what was asked for"
+
+
+def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> None:
+    """They come and go, so that there are graphs of 1, 2, 4 and 8 rows with rows that are nobody's."""
+    samplings = [
+        GREEDY,
+        SAMPLED,
+        replace(SAMPLED, seed=6, repetition_penalty=1.3, max_new_tokens=5),
+        replace(SAMPLED, seed=7, dry_multiplier=5.0, dry_allowed_length=1, max_new_tokens=3),
+        replace(SAMPLED, seed=8, min_p=0.2, top_p=1.0, max_new_tokens=4),
+    ]
+    prompts = [(1, 2, 3), (4, 5), (9,), (1, 2, 1, 2, 1), (7, 7, 7)]
+    alone = [write(runner, sampling, *prompt) for sampling, prompt in zip(samplings, prompts, strict=True)]
+    together: list[list[int]] = [[] for _ in prompts]
+    waiting, writing = list(range(5)), dict[int, Sequence]()
+    while waiting or writing:
+        if waiting:
+            number = waiting.pop(0)
+            writing[number] = begin(runner, samplings[number], *prompts[number])
+        tokens = runner.decode(list(writing.values()))
+        for (number, sequence), token in zip(list(writing.items()), tokens, strict=True):
+            assert isinstance(token, int)
+            together[number].append(token)
+            if len(together[number]) == samplings[number].max_new_tokens:
+                runner.release(writing.pop(number))
+                del sequence
+    assert together == alone
+    stepper = runner._stepper
+    assert isinstance(stepper, GraphStepper)
+    assert set(stepper._sizes) == {1, 2, 4, 8}
+
+
+def test_a_batch_that_stays_the_same_runs_ahead(runner: ModelRunner) -> None:
+    sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
+    for _ in range(3):
+        runner.decode(sequences)
+    assert [sequence.length for sequence in sequences] == [1 + 3] * 3
+    assert all(sequence.ahead is not None for sequence in sequences)
+
+
+def test_a_row_without_numbers_leaves_the_others_theirs() -> None:
+    model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-4b").eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[13] = torch.nan
+    runner = runner_on(model)
+    expected = write(runner, GREEDY, 1, 2, 3)
+    good, bad = begin(runner, GREEDY, 1, 2, 3), begin(runner, GREEDY, 1, 2, 4)
+    tokens = [runner.step(good), *[runner.step(good) for _ in range(2)]]
+    runner.step(bad)
+    bad.text[-1] = 13  # is read next
+    bad.ahead = None
+    bad.length -= 1
+    runner._stepper._owners = []  # type: ignore[attr-defined]
+    for _ in range(3):
+        token, error = runner.decode([good, bad])
+        tokens.append(token)
+        assert isinstance(error, FloatingPointError)
+    assert tokens == expected[: len(tokens)]
+
+
+def test_graphs_are_for_powers_of_two() -> None:
+    assert [graphs.padded(rows) for rows in (1, 2, 3, 4, 5, 8, 9, 127, 128)] == [
+        1, 2, 4, 4, 8, 8, 16, 128, 128,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays: bool) -> None:
+    """A story that was stopped has read one token more than was seen drawn after it."""
+    whole = begin(runner, replace(GREEDY, max_new_tokens=20), 1, 2, 3)
+    whole.user = "ann"
+    tokens = [runner.step(whole) for _ in range(6)]
+    assert whole.ahead is not None
+    runner.release(whole, keep=stays)
+    assert runner.resident == (2 if stays else 0)
+    prompt = [1, 2, 3, *tokens, 9]
+    again = runner.open(GREEDY, prompt=prompt, user="ann")
+    read = runner.resume(again, prompt)
+    assert read == (len(prompt) - 1 if stays else 0)
+    runner.prefill(again, prompt[read:])
+    assert [runner.step(again) for _ in range(8)] == write(runner, GREEDY, *prompt)
 
 
 def test_requests_by_turns_write_what_each_writes_alone(runner: ModelRunner) -> None:

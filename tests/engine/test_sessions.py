@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +87,7 @@ def test_a_long_story_keeps_states_the_closer_the_nearer_to_its_end() -> None:
         sessions.thin("story", 12)
     lengths = sorted(one.state for one in sessions._by_use)
     assert len(lengths) == 12 and 300 in lengths and lengths[-1] == 10_000
-    gaps = [later - earlier for earlier, later in zip(lengths, lengths[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(lengths)]
     back = [10_000 - length for length in lengths[:-1]]
     assert all(gap <= max(200, 2 * distance) for gap, distance in zip(gaps, back, strict=True))
     assert lengths[-2] >= 9_800

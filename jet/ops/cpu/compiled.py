@@ -174,7 +174,7 @@ def dot(matrix, row, x):
 
 @function
 def dot4(matrix, row, x, b):
-    """`dot` for four rows of x from b on: the matrix is widened once, and each sum is that of the row alone."""
+    """`dot` for four rows of x from b on: the matrix is widened once, and every sum is as it is alone."""
     first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
     for j in range(matrix.shape[1]):
         weight = widen(matrix[row, j])
