@@ -163,7 +163,8 @@ def test_a_kernel_that_fails_at_the_first_token(engine: LocalEngine, alone: list
 )
 def test_a_prompt_that_cannot_be_read(engine: LocalEngine, alone: list[list[int]], error: Exception) -> None:
     runner = runner_of(engine)
-    network = runner._model
+    reader = runner._prefill
+    network = reader._model  # type: ignore[attr-defined]
 
     class Failing:
         device = network.device
@@ -173,10 +174,10 @@ def test_a_prompt_that_cannot_be_read(engine: LocalEngine, alone: list[list[int]
                 raise error
             return network(input_ids=input_ids, **given)
 
-    runner._model = Failing()  # type: ignore[assignment]
+    reader._model = Failing()  # type: ignore[attr-defined]
     expected = "ran out of memory when reading 5 tokens after 16" if "memory" in str(error) else str(error)
     check(engine, alone, expected, tokens=0)
-    runner._model = network
+    reader._model = network  # type: ignore[attr-defined]
 
 
 def test_memory_that_is_full_in_the_middle_of_a_story(engine: LocalEngine, alone: list[list[int]]) -> None:

@@ -328,7 +328,12 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     info = engine.info()
     assert (info.model, info.device, info.dtype, info.context) == (str(checkpoint), "cpu", "float32", 4096)
     assert info.licence == "Apache-2.0" and info.attention in ("sdpa", "eager")
-    assert info.kernels == {"gated_delta": "torch", "decode": cpu_operations().name, "sampling": "torch"}
+    assert info.kernels == {
+        "gated_delta": "torch",
+        "decode": cpu_operations().name,
+        "sampling": "torch",
+        "prefill": "forward",
+    }
     assert info.load_s > 0 and info.warmup_s > 0
     assert info.process_memory_bytes and info.device_memory_bytes is None
     assert info.footprint and 0 < info.footprint.weights <= weight_bytes(golden_model("tiny-2b"))
