@@ -6,7 +6,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--model", help="folder of a checkpoint or hub id; left out: what suits this machine")
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of a hub id; owner/name@revision says it, too"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", default=False, help="ask no hub: take what is in the local cache"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; left out: CUDA where there is any")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; left out: what suits the device")
     parser.add_argument("--attention", help="eager, sdpa or flash_attention_2")
@@ -57,7 +64,11 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--proxies", type=_count, default=None, metavar="N", help="how many reverse proxies stand in front"
     )
     options = parser.parse_args(arguments)
-    here = [f"--{name}" for name in ("device", "dtype", "attention", "writers") if name in options]
+    here = [
+        f"--{name}"
+        for name in ("revision", "device", "dtype", "attention", "writers")
+        if name in options
+    ]
     if "url" in options and here:
         parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
     return options
@@ -67,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
     options = vars(read_options(arguments))
     host, port = options.pop("host"), options.pop("port")
+    if options.pop("offline"):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
     # Only now, since these take seconds: a wrong option should not.
     from jet.engine.holder import HOLDER
     from jet.engine.loading import ModelChoice
     from jet.engine.openai_answers import RemoteError
     from jet.engine.openai_client import RemoteChoice
+    from jet.engine.progress import LOADING
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
     from jet.ui.accounts import AccountsError
@@ -79,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jet.ui.shutdown import Ending
 
     _hush()
+    LOADING.listen(_progress())
     try:
         hosting = _hosting(options)
     except (AccountsError, ValueError) as error:
@@ -157,6 +172,20 @@ def _hush() -> None:
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def _progress(every_s: float = 5.0) -> Callable[[str], None]:
+    """Prints words now and then: on a terminal on one line, in a log on lines of their own."""
+    last, terminal = -every_s, sys.stdout.isatty()
+
+    def show(words: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= (0.2 if terminal else every_s):
+            last = now
+            print(f"\r{words}\033[K" if terminal else words, end="" if terminal else "\n", flush=True)
+
+    return show
 
 
 def _refuse(message: str) -> int:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Protocol
 
+from jet.engine.progress import LOADING
 from jet.engine.types import Engine
 
 
@@ -40,6 +41,11 @@ class Resident:
     def ready(self) -> bool:
         """Whether `engine()` returns at once."""
         return self.holder.has(self.choice)
+
+    @property
+    def progress(self) -> str | None:
+        """How far the loading is, in words; None if there is nothing to say."""
+        return LOADING.said
 
     def engine(self) -> HeldEngine:
         """The resident engine; waits while the model is being loaded. Raises what loading raised."""

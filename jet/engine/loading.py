@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
+from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from jet import hardware
+from jet.engine import hub
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.prefill import SIZES
@@ -21,7 +22,6 @@ from jet.engine.runner import ModelRunner
 from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.engine.types import EngineInfo, Request, SamplingParams
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
-from jet.modeling.checkpoint import check_folder
 from jet.modeling.footprint import measure_footprint
 from jet.ops import gated_delta
 
@@ -32,7 +32,6 @@ UNKNOWN_LICENCE = "see the checkpoint"
 
 _HOME = Path(__file__).resolve().parents[2]
 _OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
-_HUB_TIMEOUT_S = 3.0
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MOST_WRITERS = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
@@ -49,6 +48,7 @@ class ModelChoice:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
+        revision: branch, tag or commit of a hub repository; None, or a name like owner/name@revision.
         context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
         writers: stories written at once; None is as many as the memory is good for.
     """
@@ -59,6 +59,7 @@ class ModelChoice:
     attention: str | None = None
     context: int | None = None
     writers: int | None = None
+    revision: str | None = None
 
     def build(self) -> LocalEngine:
         """Load and warm it up; see `build_engine`."""
@@ -75,7 +76,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     device = hardware.choose_device(choice.device)
     dtype = hardware.choose_dtype(choice.dtype, device)
     name = choice.model or default_model(device)
-    source = locate(name)
+    name, source = find(name, choice.revision)
     try:
         model = load_model(source, device, dtype, choice.attention)
     except torch.OutOfMemoryError:
@@ -109,7 +110,19 @@ def default_model(device: torch.device) -> str:
     """The official 2B where a CUDA device has room for it and it can be had, otherwise the story model."""
     free = hardware.free_device_bytes(device)
     roomy = free is not None and free >= _OFFICIAL_BYTES
-    return OFFICIAL_MODEL if roomy and _can_be_had(OFFICIAL_MODEL) else STORY_MODEL
+    return OFFICIAL_MODEL if roomy and hub.can_be_had(OFFICIAL_MODEL) else STORY_MODEL
+
+
+def find(name: str, revision: str | None = None) -> tuple[str, str]:
+    """What to call a model, and the folder that it is in, fetched from the hub if need be."""
+    source = locate(name)
+    if not hub.is_repository(source):
+        if revision is not None:
+            raise CheckpointError(f"{name} is a folder: a revision is for a hub id like owner/name.")
+        return name, source
+    repository, revision = hub.split(source, revision)
+    folder = str(hub.fetch(repository, revision))
+    return repository if revision is None else f"{repository}@{revision}", folder
 
 
 def locate(name: str) -> str:
@@ -214,19 +227,3 @@ def licence(name: str) -> str:
         data = None
     said = data and (data.get("license_name") or data.get("license"))
     return _LICENCE_NAMES.get(said, said) if isinstance(said, str) else UNKNOWN_LICENCE
-
-
-def _can_be_had(repository: str) -> bool:
-    """Whether a checkpoint is whole in the local hub cache, or the hub answers for it."""
-    try:
-        check_folder(Path(snapshot_download(repository, local_files_only=True)))
-        return True
-    except (OSError, ValueError):  # not there, or not whole
-        pass
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        HfApi().model_info(repository, timeout=_HUB_TIMEOUT_S)
-        return True
-    except Exception:  # whatever keeps the hub from answering
-        return False

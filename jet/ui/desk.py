@@ -41,7 +41,7 @@ class Desk:
     async def greet(self, request: gr.Request) -> AsyncIterator[Updates]:
         """On opening the page. Yields (about, panel): loading, and then what runs here."""
         while not self._source.ready:
-            yield panel.loading(), gr.skip()
+            yield panel.loading(self._source.progress), gr.skip()
             await asyncio.sleep(BEAT_S)
         info = await self._author.load()
         busy = self._visits.known(_tab(request)) and self._visits.of(_tab(request)).busy

@@ -23,9 +23,10 @@ _WITHOUT_ACCELERATOR = {"cpu": "no accelerator", "remote": "not known: the model
 _CURVE = (100, 24)  # width and height of the curve's own units
 
 
-def loading() -> str:
+def loading(progress: str | None = None) -> str:
     """The line under the title until the model is there."""
-    return '<p class="jet-about">Loading the model… You can begin your story.</p>'
+    said = "Loading the model…" if progress is None else f"{progress}."
+    return f'<p class="jet-about">{_text(said)} You can begin your story.</p>'
 
 
 def about(info: EngineInfo) -> str:

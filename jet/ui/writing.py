@@ -36,6 +36,11 @@ class EngineSource(Protocol):
         """Whether `engine()` returns at once."""
         ...
 
+    @property
+    def progress(self) -> str | None:
+        """How far the loading is, in words; None if there is nothing to say."""
+        ...
+
     def engine(self) -> Engine:
         """The resident engine; waits while the model is being loaded. Raises what loading raised."""
         ...

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from jet import hardware
+from jet.engine import hub as hub_module
 from jet.engine import loading
 from jet.engine.loading import (
     OFFICIAL_LICENCE,
@@ -35,21 +36,21 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """A hub that can be switched on and off, behind an empty cache."""
     state: dict[str, object] = {"answers": False, "asked": 0, "cache": None}
 
-    def snapshot_download(repository: str, local_files_only: bool) -> str:
+    def snapshot_download(repository: str, revision: str | None, local_files_only: bool) -> str:
         assert local_files_only
         if state["cache"] is None:
             raise huggingface_hub.errors.LocalEntryNotFoundError("not there")
         return str(state["cache"])
 
     class Api:
-        def model_info(self, repository: str, timeout: float) -> None:
+        def model_info(self, repository: str, revision: str | None, timeout: float) -> None:
             assert repository == OFFICIAL_MODEL and timeout <= 5
             state["asked"] = int(str(state["asked"])) + 1
             if not state["answers"]:
                 raise ConnectionError("no route")
 
-    monkeypatch.setattr(loading, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(loading, "HfApi", Api)
+    monkeypatch.setattr(hub_module, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub_module, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     return state
 

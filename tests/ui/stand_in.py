@@ -204,6 +204,7 @@ class StandInSource:
     def __init__(self) -> None:
         self.stand_in = StandInEngine()
         self.error: Exception | None = None
+        self.progress: str | None = None
         self._loaded = threading.Event()
         self.reset()
 
@@ -211,7 +212,7 @@ class StandInSource:
         """As new: loaded, at the usual speed."""
         self.stand_in.close()
         self.stand_in.__dict__.update(StandInEngine().__dict__)
-        self.error = None
+        self.error = self.progress = None
         self._loaded.set()
 
     def unload(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -59,8 +60,9 @@ def test_options_arrive_and_the_page_is_served(
 
     monkeypatch.setattr(Ending, "wait", visit)
     options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--context=99", "--host=127.0.0.1"]
+    options.append("--revision=R")
     assert app.main(options) == 0
-    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A", context=99)]
+    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A", context=99, revision="R")]
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
@@ -146,6 +148,7 @@ def test_a_host_elsewhere_is_one_line_and_code_2(
         (["--mod", "x"], "unrecognized arguments: --mod x"),
         (["stray"], "unrecognized arguments: stray"),
         (["--port", "abc"], "argument --port: must be a number from 1 to 65535, not 'abc'"),
+        (["--engine-url=http://x/v1", "--revision=v1"], "--revision says how a model runs here"),
         (["--engine-url=http://x/v1", "--dtype=float16"], "--dtype says how a model runs here"),
         (["--port", "70000"], "argument --port: must be a number from 1 to 65535, not '70000'"),
     ],
@@ -166,3 +169,20 @@ def test_a_missing_model_ends_the_program(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"Error: {tmp_path}/nowhere does not exist.")
     assert ended.stderr.count("\n") == 1
+
+
+def test_offline_asks_no_hub(tmp_path: Path) -> None:
+    root = Path(app.__file__).parent
+    command = [sys.executable, "app.py", "--offline", "--model", "ann/tiny"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100, env=environment)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: ann/tiny is not whole in the local cache")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_progress_is_printed_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    show = app._progress()
+    for _ in range(10):
+        show("Fetching a/b: 1.0 MB")
+    assert capsys.readouterr().out == "Fetching a/b: 1.0 MB\n"

@@ -10,7 +10,7 @@ import pytest
 from jet.engine.types import EngineInfo, RequestStats
 from jet.footprint import Footprint
 from jet.ui import words
-from jet.ui.panel import about, panel, speed_limit
+from jet.ui.panel import about, loading, panel, speed_limit
 from tests.ui.stand_in import StandInEngine
 
 CPU = StandInEngine().info()
@@ -248,3 +248,10 @@ def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
 
 def test_weights_that_come_on_demand_are_not_called_resident() -> None:
     assert "Weights on demand, for each request" in text_of(panel(None, replace(CPU, residence="on demand")))
+
+
+def test_while_it_is_fetched_the_page_says_how_far() -> None:
+    assert (
+        text_of(loading("Fetching <a>: 1 of 2 GB"))
+        == "Fetching &lt;a&gt;: 1 of 2 GB. You can begin your story."
+    )

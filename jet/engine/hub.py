@@ -1,0 +1,182 @@
+"""Checkpoints from the model hub: fetched whole, with progress, or refused in clear words."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from huggingface_hub import HfApi, constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm import tqdm
+
+from jet.engine.progress import LOADING, Transfer
+from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a repository, what a model needs
+
+_TIMEOUT_S = 3.0  # for the question whether the hub answers at all
+_TOKEN = re.compile(r"\bhf_\w+")
+
+
+def split(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The repository and revision of "owner/name" or "owner/name@revision". Raises CheckpointError."""
+    repository, at, pinned = name.rpartition("@")
+    if not at:
+        return name, revision
+    if not repository or not pinned or (revision is not None and revision != pinned):
+        raise CheckpointError(f"{name} names a revision as owner/name@revision does; name one, and only one.")
+    return repository, pinned
+
+
+def is_repository(name: str) -> bool:
+    """Whether a model is meant to come from the hub."""
+    return not (Path(name).exists() or looks_like_path(name))
+
+
+def fetch(repository: str, revision: str | None = None) -> Path:
+    """The folder of a whole checkpoint, from the local cache or the hub; progress goes to `LOADING`.
+
+    A connection that breaks off is taken up again where it was, and files that have come whole are kept for
+    the next attempt. Raises CheckpointError.
+    """
+    with _explained(repository, revision):
+        transfer = Transfer(repository, _missing(repository, revision))
+        try:
+            folder = snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=FILES,
+                tqdm_class=_meter(transfer.words),
+            )
+        finally:
+            LOADING.say(None)
+    check_folder(Path(folder))
+    return Path(folder)
+
+
+def can_be_had(repository: str, revision: str | None = None) -> bool:
+    """Whether a checkpoint is whole in the local cache, or the hub answers for it."""
+    try:
+        check_folder(Path(snapshot_download(repository, revision=revision, local_files_only=True)))
+        return True
+    except (OSError, ValueError):  # not there, or not whole
+        pass
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT_S)
+        return True
+    except Exception:  # whatever keeps the hub from answering
+        return False
+
+
+def _missing(repository: str, revision: str | None) -> int:
+    """Bytes that are still to come; 0 if that cannot be known. Raises CheckpointError if they do not fit."""
+    try:
+        files = snapshot_download(
+            repository, revision=revision, allow_patterns=FILES, dry_run=True, tqdm_class=_meter(None)
+        )
+    except Exception:  # said better by the attempt itself, which may find everything in the cache
+        return 0
+    missing = sum(file.file_size or 0 for file in files if file.will_download)
+    cache = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if missing > free:
+        raise CheckpointError(
+            f"{repository} takes {missing / 1e9:.2f} GB, and only {free / 1e9:.2f} GB are free in {cache}: "
+            "make room there, or set HF_HOME to a folder with more."
+        )
+    return missing
+
+
+def _meter(words: Callable[[int], str] | None) -> type[Any]:
+    """What the hub's library shows its progress with; this one tells it in words and prints nothing."""
+
+    class Meter(tqdm):  # type: ignore[misc] # it ships no types
+        def display(self, *_: Any, **__: Any) -> None:
+            """Called some times a second while bytes arrive."""
+            if words is not None and self.unit == "B" and self.n:
+                LOADING.say(words(int(self.n)))
+
+    return Meter
+
+
+@contextmanager
+def _explained(repository: str, revision: str | None) -> Iterator[None]:
+    """Turns whatever the hub and its library raise into a message that says what to do."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        said = _explain(repository, revision, error)
+        raise CheckpointError(_without_token(said)) from None
+
+
+def _explain(repository: str, revision: str | None, error: Exception) -> str:
+    cache, again = (
+        constants.HF_HUB_CACHE,
+        "Files that have come whole are kept: start again to go on with the others.",
+    )
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repository} is gated: accept its licence at {constants.ENDPOINT}/{repository}, "
+            "then set HF_TOKEN to a token of that account, or log in with hf auth login."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repository} has no revision {revision}: look it up at {constants.ENDPOINT}/{repository}."
+    if isinstance(error, RepositoryNotFoundError) or _status(error) in (401, 403):
+        return (
+            f"{repository} is not on the hub, or not for everybody: check the name; "
+            "for a private one set HF_TOKEN to a token that may read it."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full: make room in {cache}, or set HF_HOME to a folder elsewhere. {again}"
+    if isinstance(error, PermissionError):
+        return f"{error.filename or cache} cannot be written: set HF_HOME to a folder of your own."
+    if constants.HF_HUB_OFFLINE or isinstance(error, OfflineModeIsEnabled):
+        return (
+            f"{repository} is not whole in the local cache {cache}, and offline the hub is not asked: "
+            "fetch it once with a connection, or give the folder of a checkpoint."
+        )
+    if (status := _status(error)) is not None:
+        return f"The hub cannot send {repository} now ({status}): try again later. {again}"
+    if isinstance(error, (httpx.HTTPError, LocalEntryNotFoundError, OSError)):
+        return (
+            f"The hub cannot be reached for {repository}: {_first_line(error)} {again} "
+            "Without a connection, give the folder of a checkpoint on this machine."
+        )
+    return f"{repository} cannot be loaded from the model hub: {_first_line(error)}"
+
+
+def _status(error: BaseException) -> int | None:
+    """What the hub answered, where the error or its cause is about that."""
+    for one in (error, error.__cause__):
+        if isinstance(one, HfHubHTTPError):
+            return one.response.status_code
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ or error
+    text = str(cause).strip().splitlines() or [type(cause).__name__]
+    return text[0].rstrip(".") + "."
+
+
+def _without_token(text: str) -> str:
+    token = get_token()
+    return _TOKEN.sub("hf_…", text.replace(token, "hf_…") if token else text)

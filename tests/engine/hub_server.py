@@ -1,0 +1,153 @@
+"""A model hub with one repository in it, as far as fetching a checkpoint goes, and what may go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+REPOSITORY = "ann/tiny"
+COMMIT = "1" * 40
+TAGGED = "2" * 40
+
+
+@dataclass
+class HubServer:
+    """Serves the files of a folder under two revisions.
+
+    Attributes:
+        refuse: (status, what the hub calls the error) for everything that is asked.
+        break_after: of the next large file, send so many bytes and hang up; then forget it.
+        without: a file that cannot be sent just now.
+        asked: method and path of every request.
+        ranges: the Range headers that came.
+        keys: the Authorization headers that came.
+    """
+
+    folder: Path
+    url: str = ""
+    refuse: tuple[int, str] | None = None
+    break_after: int | None = None
+    without: str = ""
+    asked: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    keys: set[str | None] = field(default_factory=set)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        self.hub.asked.append(f"{self.command} {self.path}")
+        self.hub.keys.add(self.headers.get("Authorization"))
+        if self.hub.refuse is not None:
+            status, code = self.hub.refuse
+            self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": "as the test wants"})
+        elif (
+            said := re.match(rf"/api/models/{REPOSITORY}(?:/(revision|tree)/([^/?]+))?", self.path)
+        ) is not None:
+            self._tell(said[1], said[2] or "main")
+        elif (said := re.match(rf"/{REPOSITORY}/resolve/([^/]+)/(.+)", self.path)) is not None:
+            self._file(said[1], said[2])
+        else:
+            self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+
+    def _commit(self, revision: str) -> str | None:
+        return {"main": COMMIT, COMMIT: COMMIT, "v1": TAGGED, TAGGED: TAGGED}.get(revision)
+
+    def _tell(self, what: str | None, revision: str) -> None:
+        commit = self._commit(revision)
+        if commit is None:
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return
+        files = self.hub.files
+        if what == "tree":
+            said: object = [
+                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
+                for name, data in files.items()
+            ]
+        else:
+            said = {"id": REPOSITORY, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+        self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, revision: str, name: str) -> None:
+        commit, data = self._commit(revision), self.hub.files.get(name)
+        if commit is None or data is None:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if self.command == "GET" and name == self.hub.without:
+            self._send(503, b"", {})
+            return
+        headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            self._send(200, data, headers)
+            return
+        self.hub.ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").split("-")[0])
+        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self._send(206, data[start:], headers)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        most = self.hub.break_after
+        if most is not None and len(body) > most:
+            self.hub.break_after = None
+            self.wfile.write(body[:most])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(2)
+        else:
+            self.wfile.write(body)
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@contextmanager
+def hub_server(folder: Path) -> Iterator[HubServer]:
+    hub = HubServer(folder)
+    handler = type("Handler", (_Handler,), {"hub": hub})
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    http = Server(("127.0.0.1", 0), handler)
+    hub.url = f"http://127.0.0.1:{http.server_address[1]}"
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()

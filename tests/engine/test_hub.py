@@ -1,0 +1,234 @@
+"""Checkpoints from a hub: pinned, resumed, offline; and what is said when there is none to be had."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub import constants
+
+from jet.engine import hub, loading
+from jet.engine.hub import fetch, split
+from jet.engine.progress import LOADING, Transfer
+from jet.modeling import CheckpointError
+from tests.conftest import ROOT
+from tests.engine.hub_server import COMMIT, REPOSITORY, TAGGED, HubServer, hub_server
+
+GOLDEN = ROOT / "tests/golden/tiny-2b"
+TOKEN = "hf_" + "averysecretone"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub, and an empty cache; a token is set, which nothing may say."""
+    folder = tmp_path / "repository"
+    shutil.copytree(GOLDEN, folder)
+    (folder / "pytorch_model.bin").write_bytes(b"not needed")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_XET_CACHE", str(tmp_path / "xet"))
+    with hub_server(folder) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield server
+
+
+def refusal(revision: str | None = None, repository: str = REPOSITORY) -> str:
+    with pytest.raises(CheckpointError) as error:
+        fetch(repository, revision)
+    said = str(error.value)
+    assert TOKEN not in said and "hf_a" not in said
+    assert error.value.__cause__ is None, "what lies behind it may hold the token"
+    return said
+
+
+def test_a_checkpoint_is_fetched_once(server: HubServer) -> None:
+    folder = fetch(REPOSITORY)
+    assert folder.name == COMMIT
+    assert (folder / "config.json").read_bytes() == (GOLDEN / "config.json").read_bytes()
+    assert not (folder / "pytorch_model.bin").exists(), "only what is needed"
+    server.asked.clear()
+    assert fetch(REPOSITORY) == folder
+    assert not [call for call in server.asked if call.startswith("GET") and "/resolve/" in call]
+    assert server.keys == {f"Bearer {TOKEN}"}
+
+
+def test_a_revision_can_be_pinned(server: HubServer) -> None:
+    assert fetch(REPOSITORY, "v1").name == TAGGED
+    assert loading.find(f"{REPOSITORY}@v1")[0] == f"{REPOSITORY}@v1"
+    name, folder = loading.find(REPOSITORY, "v1")
+    assert (name, Path(folder).name) == (f"{REPOSITORY}@v1", TAGGED)
+    said = refusal("v9")
+    assert said.startswith(f"{REPOSITORY} has no revision v9: look it up at http://127.0.0.1:")
+
+
+def test_what_broke_off_goes_on_where_it_was(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda s: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    server.break_after = 100_000
+    folder = fetch(REPOSITORY)
+    assert len(server.ranges) == 1
+    assert 50_000 < int(server.ranges[0].removeprefix("bytes=").rstrip("-")) <= 100_000
+    for name, data in server.files.items():
+        if name != "pytorch_model.bin":
+            assert (folder / name).read_bytes() == data
+
+
+def test_the_next_start_fetches_only_what_is_missing(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda s: None)
+    server.without = "model-00002-of-00002.safetensors"
+    said = refusal()
+    assert "cannot send ann/tiny now (503)" in said and "start again to go on with the others" in said
+    there = {path.name for path in (tmp_path / "cache").glob("*/snapshots/*/*")}
+    assert there
+    server.without = ""
+    server.asked.clear()
+    fetch(REPOSITORY)
+    sent = {
+        call.rpartition("/")[2] for call in server.asked if call.startswith("GET") and "/resolve/" in call
+    }
+    assert sent and not sent & there
+
+
+def test_progress_is_told_while_it_comes(server: HubServer) -> None:
+    heard: list[str] = []
+    LOADING.listen(heard.append)
+    try:
+        fetch(REPOSITORY)
+    finally:
+        LOADING._listeners.remove(heard.append)
+    assert heard and all(words.startswith(f"Fetching {REPOSITORY}: ") for words in heard)
+    assert LOADING.said is None, "and no longer"
+
+
+def test_words_of_progress() -> None:
+    times = iter([0.0, 10.0, 10.0, 20.0])
+    transfer = Transfer("a/b", 4_000_000_000, clock=lambda: next(times))
+    assert transfer.words(1_000_000_000) == "Fetching a/b: 1.00 GB of 4.00 GB (25 %)"
+    assert transfer.words(2_000_000_000) == "Fetching a/b: 2.00 GB of 4.00 GB (50 %), 100.0 MB/s"
+
+
+def test_offline_the_cache_will_do_and_nobody_is_asked(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch(REPOSITORY)
+    server.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch(REPOSITORY) == folder
+    assert server.asked == []
+
+
+def test_offline_without_the_cache(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = refusal()
+    assert said.startswith(f"{REPOSITORY} is not whole in the local cache")
+    assert "fetch it once with a connection" in said
+    assert server.asked == []
+
+
+def test_an_unreachable_hub_and_the_cache_will_do(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(REPOSITORY)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert fetch(REPOSITORY) == folder
+
+
+@pytest.mark.parametrize(
+    ("refuse", "words"),
+    [
+        ((403, "GatedRepo"), ["is gated: accept its licence at http://127.0.0.1", "HF_TOKEN"]),
+        ((404, "RepoNotFound"), ["is not on the hub, or not for everybody", "HF_TOKEN"]),
+        ((401, ""), ["is not on the hub, or not for everybody", "HF_TOKEN"]),
+        (
+            (500, ""),
+            ["cannot send ann/tiny now (500): try again later", "start again to go on with the others"],
+        ),
+    ],
+)
+def test_what_the_hub_refuses(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, refuse: tuple[int, str], words: list[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda s: None)
+    server.refuse = refuse
+    said = refusal()
+    for expected in words:
+        assert expected in said
+
+
+def test_no_connection(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda s: None)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    said = refusal()
+    assert said.startswith(f"The hub cannot be reached for {REPOSITORY}: ")
+    assert "give the folder of a checkpoint" in said
+
+
+def test_a_disk_that_is_too_small_is_seen_before_anything_is_fetched(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    said = refusal()
+    assert said.startswith(f"{REPOSITORY} takes 0.01 GB, and only 0.00 GB are free in ")
+    assert "HF_HOME" in said
+    assert not [call for call in server.asked if call.startswith("GET") and "safetensors" in call]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full: make room in "),
+        (PermissionError(errno.EACCES, "Permission denied", "/somewhere"), "/somewhere cannot be written"),
+        (httpx.ReadTimeout("timed out"), "The hub cannot be reached for ann/tiny: timed out. Files that"),
+        (
+            RuntimeError(f"Authorization: Bearer {TOKEN}"),
+            "cannot be loaded from the model hub: Authorization",
+        ),
+        (RuntimeError("said hf_anothersecret"), "said hf_…"),
+    ],
+)
+def test_what_goes_wrong_here(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(*_: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    assert words in refusal()
+
+
+def test_half_a_checkpoint_is_none(server: HubServer) -> None:
+    (server.folder / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors is missing" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "found"),
+    [
+        ("a/b", None, ("a/b", None)),
+        ("a/b", "v1", ("a/b", "v1")),
+        ("a/b@v1", None, ("a/b", "v1")),
+        ("a/b@v1", "v1", ("a/b", "v1")),
+    ],
+)
+def test_names_with_revisions(name: str, revision: str | None, found: tuple[str, str | None]) -> None:
+    assert split(name, revision) == found
+
+
+@pytest.mark.parametrize(("name", "revision"), [("a/b@v1", "v2"), ("a/b@", None), ("@v1", None)])
+def test_names_that_are_none(name: str, revision: str | None) -> None:
+    with pytest.raises(CheckpointError, match="owner/name@revision"):
+        split(name, revision)
+
+
+def test_a_folder_has_no_revisions() -> None:
+    with pytest.raises(CheckpointError, match="is a folder"):
+        loading.find(str(GOLDEN), "v1")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        loading.find("assets/story-model", "v1")
