@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from jet.engine.holder import Choice
     from jet.ui.hosting import Hosting
 
 
@@ -65,9 +68,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     here = [
-        f"--{name}"
-        for name in ("revision", "device", "dtype", "attention", "writers")
-        if name in options
+        f"--{name}" for name in ("revision", "device", "dtype", "attention", "writers") if name in options
     ]
     if "url" in options and here:
         parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
@@ -81,10 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
     # Only now, since these take seconds: a wrong option should not.
+    lender = _lender()
     from jet.engine.holder import HOLDER
-    from jet.engine.loading import ModelChoice
     from jet.engine.openai_answers import RemoteError
-    from jet.engine.openai_client import RemoteChoice
     from jet.engine.progress import LOADING
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hosting = _hosting(options)
     except (AccountsError, ValueError) as error:
         return _refuse(str(error))
-    source = HOLDER.source(RemoteChoice(**options) if "url" in options else ModelChoice(**options))
+    source = HOLDER.source(_choice(options, lender))
     demo = build(source, hosting)
     try:
         url = launch(demo, host, port, hosting)
@@ -121,6 +121,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         demo.close(verbose=False)
     HOLDER.close()
     return 0
+
+
+def _lender() -> ModuleType | None:
+    """The package `spaces` on a Space whose GPUs are lent; it has to be imported before torch is."""
+    if "SPACES_ZERO_GPU" not in os.environ:
+        return None
+    import spaces
+    from spaces.config import Config
+
+    return spaces if Config.zero_gpu else None
+
+
+def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
+    """The engine that the options want: elsewhere, on a GPU that is lent for each request, or here."""
+    if "url" in options:
+        from jet.engine.openai_client import RemoteChoice
+
+        return RemoteChoice(**options)
+    from jet.engine.loading import ModelChoice
+
+    if lender is not None:
+        from jet.engine.on_demand import OnDemandChoice, seconds, write
+
+        return OnDemandChoice(ModelChoice(**options), lender.GPU(duration=seconds)(write))
+    return ModelChoice(**options)
 
 
 def _hosting(options: dict[str, Any]) -> Hosting:

@@ -19,7 +19,6 @@ from tests.conftest import ROOT
 from tests.tree import FILES, PROJECT, PYTHON, SOURCES, extra, requirements, text_of
 
 MAX_ASSETS = 36 * 1000**2  # bytes
-SPACE_COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 README = text_of(Path("README.md"))
 MAKEFILE = text_of(Path("Makefile"))
@@ -34,16 +33,6 @@ def front_matter() -> dict[str, object]:
     opening, block, _ = README.split("---\n", 2)
     assert opening == "", "the front matter must open the file"
     return yaml.safe_load(block)
-
-
-def test_front_matter_has_what_a_space_needs(front_matter: dict[str, object]) -> None:
-    assert front_matter["sdk"] == "gradio"
-    assert (ROOT / front_matter["app_file"]).is_file()
-    assert {front_matter["colorFrom"], front_matter["colorTo"]} <= SPACE_COLOURS
-    assert not front_matter["emoji"].isascii()
-    assert 0 < len(front_matter["short_description"]) <= 60
-    assert front_matter["models"] == ["jet-ai/Jet-Nemotron-2B"]
-    assert re.fullmatch(r"\d+[mh]", front_matter["startup_duration_timeout"])
 
 
 def test_front_matter_names_tested_versions(front_matter: dict[str, object]) -> None:

@@ -28,7 +28,7 @@ LEAVES = ("jet.engine.types", "jet.footprint", "jet.hardware", "jet.version")
 
 WITHOUT_TORCH = ("jet/engine/scheduler.py", "jet/engine/types.py", "jet/footprint.py", "jet/story/")
 WITH_GRADIO = "jet/ui/"
-OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "triton"}
+OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "spaces", "triton"}
 # Kernels need what they are written in; nobody imports these before having looked whether it is there.
 KERNELS = ("jet/ops/kernels/", "jet/ops/cpu/", "jet/engine/graphs.py")
 
