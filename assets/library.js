@@ -2,6 +2,7 @@
 // a story of its own, which a reload, a crash or a restarted server leaves as it was.
 const library = (() => {
   const PREFIX = "jet-stories:";
+  const [LONG, SOON_MS, PAUSE_MS, PATIENCE_MS] = [100_000, 300, 700, 3000];
   const keyOf = (kind, id) => `${PREFIX}${kind}:${id}`;
   const fresh = () => `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 6)}`;
   const read = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
@@ -14,6 +15,7 @@ const library = (() => {
   let id = fresh();
   try { id = sessionStorage.getItem(`${PREFIX}id`) ?? id; } catch { /* every load is a new story then */ }
   let timer = 0;
+  let since = 0; // when the oldest change was made that is not kept
   let held = false; // while another story comes on the sheet
 
   const hold = () => {
@@ -31,7 +33,7 @@ const library = (() => {
   const save = () => {
     clearTimeout(timer);
     timer = 0;
-    const [text, index] = [box()?.value, readIndex()];
+    const [text, index] = [live.text(), readIndex()];
     if (held || text === undefined || (!text && !index[id])) return;
     index[id] = { title: document.getElementById("jet-title").value, preview: text.slice(0, 80), saved: Date.now() };
     const write = () => { put("draft", text); localStorage.setItem(`${PREFIX}index`, JSON.stringify(index)); };
@@ -47,7 +49,13 @@ const library = (() => {
   return {
     id: () => id,
     save,
-    soon() { timer = timer || setTimeout(save, 300); },
+    // A long text takes the browser a while to put away, so there it waits for a pause, but not for long.
+    soon() {
+      if (!timer) since = performance.now();
+      const long = (box()?.value.length ?? 0) > LONG;
+      if (long && performance.now() - since < PATIENCE_MS) { clearTimeout(timer); timer = 0; }
+      timer = timer || setTimeout(save, long ? PAUSE_MS : SOON_MS);
+    },
     kept: (which = id) => ({ draft: read(keyOf("draft", which)), copy: read(keyOf("copy", which)) }),
     hold(on) { if (on) save(); held = on; },
     turnTo(which) { id = which ?? fresh(); hold(); },

@@ -14,6 +14,7 @@ let writing = false;
 let steps = { undo: false, redo: false };
 let syncTimer = 0;
 let keepTimer = 0;
+let synced = null; // the text that the desk has, where that is known
 let stale = false; // the browser's copy is older than the story
 
 // --- orders ------------------------------------------------------------------------------------------------
@@ -25,12 +26,16 @@ const sealed = (order) => JSON.stringify({
 const send = () => {
   if (current || !queue.length || (writing && queue[0].order.do !== "show")) return;
   current = queue.shift();
+  clearTimeout(syncTimer); // the text goes with every order
+  syncTimer = 0;
   // What is typed between an order and its answer would be lost where the answer brings a text.
   if (REWRITING.has(current.order.do)) box().readOnly = true;
   if (OPENING.has(current.order.do)) library.hold(true);
   byId("jet-act").click();
 };
 const order = (plain, after) => { queue.push({ order: plain, after }); send(); };
+// The text on its way to the desk: null where the desk has it, as a long one takes a while to send.
+const unsent = (story) => (known && story === synced ? null : story);
 const settled = () => new Promise((resolve) => {
   if (!current) resolve(); else waiting.push(resolve);
 });
@@ -117,7 +122,8 @@ const openWord = ({ start, end, html }) => {
   const place = sheet.rectOf(start, end);
   const below = place.bottom + card.offsetHeight + 8 < innerHeight;
   card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
-  card.style.top = `${Math.max(8, below ? place.bottom + 6 : place.top - card.offsetHeight - 6)}px`;
+  const top = below ? place.bottom + 6 : place.top - card.offsetHeight - 6;
+  card.style.top = `${Math.max(8, Math.min(top, innerHeight - card.offsetHeight - 8))}px`;
   box().setSelectionRange(start, end);
   card.querySelector("button:enabled")?.focus({ preventScroll: true });
 };
@@ -130,21 +136,33 @@ let late = false; // its last words may still be on their way
 let following = true;
 let place = 0; // where the sheet was scrolled to when last looked at
 const look = () => {
-  const { scrollTop, scrollHeight, clientHeight } = box();
+  const { scrollTop, scrollHeight, clientHeight } = live.paper();
   if (scrollTop < place) following = false;
   else if (scrollHeight - clientHeight - scrollTop < 4) following = true;
   place = scrollTop;
 };
 const showEnd = () => {
   look();
-  if (following) box().scrollTop = box().scrollHeight;
-  place = box().scrollTop;
+  const paper = live.paper();
+  if (following) paper.scrollTop = paper.scrollHeight;
+  place = paper.scrollTop;
 };
 document.addEventListener("scroll", ({ target }) => {
-  if (target !== box()) return;
-  look();
-  sheet.scrolled();
+  if (target === live.paper()) look();
+  if (target === box()) sheet.scrolled();
 }, true);
+new MutationObserver(() => {
+  const carried = byId("jet-live").querySelector(".jet-carried")?.textContent;
+  if (!writing || !carried) return;
+  const patch = JSON.parse(carried);
+  if (patch.n !== number) return; // of a story before
+  const first = !live.lies();
+  live.show(patch);
+  if (first) place = 0;
+  if (first && !following) live.reveal();
+  library.soon();
+  if (following) showEnd();
+}).observe(byId("jet-live"), { subtree: true, childList: true, characterData: true });
 
 const refreshLocks = () => {
   for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import")) {
@@ -172,7 +190,10 @@ window.jetStories = {
   end(text) {
     writing = false;
     late = true;
-    receive(text);
+    const reply = receive(text);
+    const below = live.take(reply.patch ?? undefined);
+    synced = reply.patch ? box().value : null;
+    if (below !== null) { box().scrollTop = box().scrollHeight - below; place = box().scrollTop; }
     refreshLocks();
     send();
     keepSoon();
@@ -186,17 +207,21 @@ window.jetStories = {
     const wanted = next ?? { do: "continue" };
     next = null;
     const stops = byId("jet-stops").value.split("\n").filter(Boolean);
-    return [box().value, sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked })];
+    return [unsent(box().value), sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked })];
   },
   // Whether the browser has the story as it stands, branches and all.
   isKept: () => !(stale || current || queue.length || writing),
-  actOrder: () => sealed(current.order),
+  actOrder(story) {
+    current.story = story;
+    return [unsent(story), sealed(current.order)];
+  },
   // Returns what the controls are to become.
   acted(text, names) {
     const done = current;
     current = null;
     box().readOnly = false;
     const reply = receive(text, done.order);
+    synced = reply.same ? done.story : null;
     if (reply.n !== undefined) done.after?.(reply);
     if (OPENING.has(done.order.do)) library.hold(false);
     if (!LOOKING.has(done.order.do) || reply.opened) { library.soon(); keepSoon(); }
@@ -269,6 +294,12 @@ document.addEventListener("click", ({ target }) => {
   else if (dataset.loreRemove !== undefined) { button.closest(".jet-entry").remove(); guide(); }
   else if (button.id === "jet-lore-add") byId("jet-lore").append(byId("jet-lore-row").content.cloneNode(true));
   else if (button.id === "jet-new") order({ do: "new" });
+});
+// While the ways are written their buttons are drawn anew many times a second, and a click, which is a press and a
+// release on the same button, would seldom succeed. So there the press decides.
+document.addEventListener("pointerdown", ({ target, button }) => {
+  const take = target.closest(".jet-take");
+  if (take && writing && button === 0) act(JSON.parse(take.dataset.do));
 });
 document.addEventListener("dblclick", ({ target }) => {
   if (target === box() && !writing) order({ do: "word", at: box().selectionStart, quiet: true });

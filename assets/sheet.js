@@ -116,6 +116,20 @@ const sheet = (() => {
   };
   const later = () => { due = due || requestAnimationFrame(() => paint()); };
 
+  // How many of at most so many characters two texts have in common, at their start or at their end. By halving,
+  // so that the comparing is the browser's own, which takes no time to speak of for a million of them.
+  const alike = (one, other, most, atEnd) => {
+    const same = (from, to) => atEnd
+      ? one.slice(one.length - to, one.length - from) === other.slice(other.length - to, other.length - from)
+      : one.slice(from, to) === other.slice(from, to);
+    let [low, high] = [0, most];
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (same(low, middle)) low = middle; else high = middle - 1;
+    }
+    return low;
+  };
+
   // A piece of the text was exchanged. Marks move with their words; new words have none, unless they are the model's.
   const shift = (at, removed, added, byModel) => {
     const moved = [];
@@ -143,12 +157,11 @@ const sheet = (() => {
     // who typed is now: " a" typed between "b" and " c" is that, and not "a ".
     changed(now, byModel, cursor = now.length) {
       if (now === text) return;
-      let tail = text.endsWith(now.slice(cursor)) ? now.length - cursor : 0;
-      const most = Math.min(now.length, text.length);
-      let at = 0;
-      while (at < most - tail && now.charCodeAt(at) === text.charCodeAt(at)) at += 1;
-      while (tail < most - at && now.charCodeAt(now.length - 1 - tail) === text.charCodeAt(text.length - 1 - tail)) tail += 1;
-      if (marks.length || byModel) shift(at, text.length - tail - at, now.length - tail - at, byModel);
+      const tail = text.endsWith(now.slice(cursor)) ? now.length - cursor : 0;
+      const at = alike(text, now, Math.min(now.length, text.length) - tail, false);
+      const end = tail + alike(text.slice(0, text.length - tail), now.slice(0, now.length - tail),
+        Math.min(now.length, text.length) - tail - at, true);
+      if (marks.length || byModel) shift(at, text.length - end - at, now.length - end - at, byModel);
       text = now;
       later();
     },

@@ -16,4 +16,5 @@ def from_utf16(text: str, units: int) -> int:
 
 def to_utf16(text: str, offset: int) -> int:
     """How many UTF-16 units stand before the character at `offset`."""
-    return len(text[: max(0, offset)].encode("utf-16-le", "surrogatepass")) // 2
+    head = text[: max(0, offset)]
+    return len(head) if head.isascii() else len(head.encode("utf-16-le", "surrogatepass")) // 2

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 from jet.engine.types import (
@@ -24,6 +25,7 @@ from jet.story.prompts import Prompt, PromptBuilder
 from jet.story.spans import StoryError
 from jet.ui.hosting import Hosting
 from jet.ui.orders import Order, read_stops
+from jet.ui.patches import LONG
 from jet.ui.visits import Finished, Visit
 from jet.ui.writing import EngineSource, Writing, together
 
@@ -66,6 +68,7 @@ class Author:
         self._hosting = hosting
         self._loading: asyncio.Task[EngineInfo] | None = None
         self._builder: tuple[Engine, PromptBuilder] | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     async def load(self) -> EngineInfo:
         """What runs here, once it does. Raises what loading raised."""
@@ -80,6 +83,19 @@ class Author:
         text, guidance, sampling = document.text, document.guidance, document.sampling
         engine = await asyncio.to_thread(self._source.engine)
         return await asyncio.to_thread(self._build, engine, text, guidance, sampling)
+
+    def count_ahead(self, document: Document) -> None:
+        """Count the tokens of a long story in the background, so that writing need not wait for that."""
+        if len(document.text) >= LONG and self._counting is None:
+            self._counting = asyncio.create_task(self._count_ahead(copy(document)))
+
+    async def _count_ahead(self, document: Document) -> None:
+        try:
+            await self.prompt(document)
+        except RequestError:  # said when the story is written on
+            pass
+        finally:
+            self._counting = None
 
     async def write(
         self, visit: Visit, order: Order, sampling: SamplingParams

@@ -23,6 +23,7 @@ from jet.ui.author import Author, Failed, State
 from jet.ui.hosting import Hosting, user_of
 from jet.ui.inputs import read_settings
 from jet.ui.orders import Order, read_order
+from jet.ui.patches import Sent
 from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
 
@@ -56,8 +57,11 @@ class Desk:
         if self._visits.known(_tab(request)):
             self._visits.of(_tab(request)).stop()
 
-    async def act(self, request: gr.Request, story: str, order_text: str) -> Updates:
-        """Carry out an order that needs no model. Returns (story, reply)."""
+    async def act(self, request: gr.Request, story: str | None, order_text: str) -> Updates:
+        """Carry out an order that needs no model. Returns (story, reply).
+
+        Here and in `write`, a story of None is the one that is here already.
+        """
         try:
             order = read_order(order_text)
         except StoryError as error:
@@ -65,19 +69,27 @@ class Desk:
         if self._forgotten(request, order):
             return gr.skip(), _json({"lost": True, "n": order.number})
         visit = self._visits.of(_tab(request))
+        story = visit.document.text if story is None else story
+        failed = False
         try:
             reply = await _carry_out(visit, story, order)
         except (StoryError, RequestError) as error:
-            reply = {"error": str(error)}
-        reply = await self._with_view(visit, order, reply)
+            failed, reply = True, {"error": str(error)}
         text = visit.document.text
-        unchanged = text == story or (visit.busy and order.do != "show")
+        reply = await self._with_view(visit, order, {**reply, "same": text == story})
+        # What could not be taken over stays in the box.
+        unchanged = failed or text == story or (visit.busy and order.do != "show")
+        visit.picked = visit.picked or not unchanged
+        self._author.count_ahead(visit.document)
         return gr.skip() if unchanged else text, _json(reply)
 
     async def write(
-        self, request: gr.Request, story: str, order_text: str, *controls: object
+        self, request: gr.Request, story: str | None, order_text: str, *controls: object
     ) -> AsyncIterator[Updates]:
-        """Go on with the story. Yields (story, panel, stop button, last seed, ways, reply) until it ends."""
+        """Go on with the story. Yields (story, panel, stop, last seed, ways, live, reply) until it ends.
+
+        Of a long story only what changes is sent, and the page puts it in its place.
+        """
         with ExitStack() as place:
             try:
                 order = read_order(order_text)
@@ -88,8 +100,9 @@ class Desk:
                 sampling = read_settings(*controls)
                 if visit.busy:
                     return
-                visit.document.edit(story)
-                self._hosting.gate.check(story, sampling)
+                if story is not None:
+                    visit.document.edit(story)
+                self._hosting.gate.check(visit.document.text, sampling)
                 place.enter_context(self._hosting.gate.enter(user_of(request)))
             except (RequestError, StoryError) as error:
                 yield self._failure(str(error), _number(order_text))
@@ -102,28 +115,33 @@ class Desk:
         self, visit: Visit, order: Order, sampling: SamplingParams
     ) -> AsyncGenerator[Updates, None]:
         visit.document.sampling = sampling
-        visit.busy, visit.stopped = True, False
+        visit.busy, visit.stopped, visit.picked = True, False, False
+        sent = Sent(visit.document.text)
         try:
             yield _updates(
                 panel=panel.panel(State().stats, self._author.info), stop=gr.Button(interactive=True)
             )
             async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
                 async for state in states:
-                    yield self._state(visit, state)
+                    yield self._state(visit, order, state, sent)
         except Failed as error:
             yield self._failure(str(error))
         finally:
             visit.busy, visit.writings = False, []
-        reply = await self._with_view(visit, order, {"wrote": True})
-        yield _updates(story=visit.document.text, reply=reply)
+        text = visit.document.text
+        story, patch = (text, None) if visit.picked else sent.news(text)
+        reply = await self._with_view(visit, order, {"wrote": True, "patch": patch})
+        yield _updates(story=story, reply=reply)
 
-    def _state(self, visit: Visit, state: State) -> Updates:
+    def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> Updates:
         seed = gr.skip() if state.stats.seed is None else str(state.stats.seed)
         shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
         if state.stats.error is not None:
             _warn(state.stats.error)
         ways = views.ways(state.ways, state.stats.finish_reason is None)
-        return _updates(visit.document.text, shown, gr.skip(), seed, ways)
+        story, patch = sent.news(visit.document.text)
+        live = None if patch is None or state.ways else views.carried({**patch, "n": order.number})
+        return _updates(story, shown, gr.skip(), seed, ways, live)
 
     def _failure(self, message: str, number: int | None = None) -> Updates:
         _warn(message)
@@ -185,10 +203,11 @@ def _updates(
     stop: object = None,
     seed: object = None,
     ways: object = None,
+    live: object = None,
     reply: Reply | None = None,
 ) -> Updates:
     """One update per output of `write`; what is not given stays as it is."""
-    given = (story, panel, stop, seed, ways, None if reply is None else _json(reply))
+    given = (story, panel, stop, seed, ways, live, None if reply is None else _json(reply))
     return tuple(gr.skip() if value is None else value for value in given)
 
 

@@ -44,7 +44,7 @@ def _wire_writing(page: Page, desk: Desk) -> None:
     writing = start.then(
         desk.write,
         [page.story, page.order, *page.controls.values()],
-        [page.story, page.panel, page.stop, page.last_seed, page.ways, page.reply],
+        [page.story, page.panel, page.stop, page.last_seed, page.ways, page.live, page.reply],
         # What was ordered before is done first; then the box is read, which nobody can change any more.
         js="async (story, order, ...rest) => [...await jetStories.writeOrder(), ...rest]",
         concurrency_limit=None,
@@ -67,7 +67,7 @@ def _wire_orders(page: Page, desk: Desk) -> None:
         desk.act,
         [page.story, page.order],
         [page.story, page.reply],
-        js="(story, order) => [story, jetStories.actOrder()]",
+        js="(story, order) => jetStories.actOrder(story)",
         queue=False,
         trigger_mode="multiple",
         show_progress="hidden",

@@ -36,7 +36,8 @@ class Page:
     """The components that events read and write.
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `act`, `order` and `reply` are how page.js talks to the desk.
+    is what the last story was drawn from. `live` brings page.js what is new in a long story. `act`, `order`
+    and `reply` are how page.js talks to the desk.
     """
 
     about: gr.HTML
@@ -44,6 +45,7 @@ class Page:
     go: gr.Button
     stop: gr.Button
     ways: gr.HTML
+    live: gr.HTML
     panel: gr.HTML
     controls: dict[str, gr.Component]
     last_seed: gr.Textbox
@@ -71,7 +73,7 @@ def lay_out() -> Page:
                 story = _story()
                 go, stop = _actions()
                 _html(drawers.more(), "jet-more")
-                ways = _html("", "jet-ways")
+                ways, fresh = _html("", "jet-ways"), _html("", "jet-live")
             with gr.Column(elem_id="jet-right", min_width=0):
                 live = _html(panel.panel(None, None))
             with gr.Column(elem_id="jet-below", min_width=0):
@@ -84,7 +86,7 @@ def lay_out() -> Page:
                 _html(drawers.drawers())
         act = gr.Button("", visible="hidden", elem_id="jet-act")
         order, reply = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    return Page(about, story, go, stop, ways, live, controls, last_seed, reuse_seed, act, order, reply)
+    return Page(about, story, go, stop, ways, fresh, live, controls, last_seed, reuse_seed, act, order, reply)
 
 
 def _html(content: str, elem_id: str | None = None) -> gr.HTML:

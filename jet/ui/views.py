@@ -36,6 +36,11 @@ def press(label: str, css: str = "", hint: str = "", **order: object) -> str:
     return f'<button type="button" class="{css}" data-do="{given}"{tip}>{escape(label)}</button>'
 
 
+def carried(plain: object) -> str:
+    """JSON for page.js, in the place of HTML."""
+    return f'<i class="jet-carried">{escape(json.dumps(plain, ensure_ascii=False))}</i>'
+
+
 # --- branches --------------------------------------------------------------------------------------------
 
 

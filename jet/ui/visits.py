@@ -35,6 +35,7 @@ class Visit:
         writings: the requests under way; more than one where several ways are written at once.
         busy: from the start of writing to its end. Nothing else may change the story then.
         stopped: whether the writer has asked for the end of it.
+        picked: whether one of several ways has been put on the sheet before they ended.
         log: the requests that are over, oldest first.
         key: names the tab to the engine, and nobody else can know it.
     """
@@ -43,6 +44,7 @@ class Visit:
     writings: list[Writing] = field(default_factory=list)
     busy: bool = False
     stopped: bool = False
+    picked: bool = False
     log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
     key: str = field(default_factory=secrets.token_hex)
 

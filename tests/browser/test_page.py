@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -14,6 +13,7 @@ from tests.browser.conftest import OpenTab
 from tests.browser.notebook import (
     STORY,
     begin,
+    best,
     expect_locked,
     expect_no_overlap,
     expect_nothing_outside,
@@ -51,10 +51,7 @@ FILLED = (
     r"Warmed up in\s+500 ms",
 )
 
-# What the page promises. A busy machine stutters, and one stutter decides nothing: it keeps a promise that it
-# keeps in one of a few attempts. What waited for the engine would take longer every time.
-STOP_S, CLOSED_S = 0.3, 1.0
-ATTEMPTS = 6
+STOP_S, CLOSED_S = 0.3, 1.0  # what the page promises
 
 
 def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: Served) -> None:
@@ -121,14 +118,6 @@ def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, m
         return took
 
     assert best(time_to_stop, STOP_S) < STOP_S
-
-
-def best(measure: Callable[[], float], wanted: float) -> float:
-    """The shortest of a few times; no more are taken than it needs to be as short as wanted."""
-    times = [measure()]
-    while min(times) >= wanted and len(times) < ATTEMPTS:
-        times.append(measure())
-    return min(times)
 
 
 def test_nothing_can_be_typed_into_a_story_being_written(tab: Page) -> None:

@@ -15,6 +15,7 @@ from tests.browser.notebook import (
     expect_nothing_outside,
     expect_unlocked,
     open_drawer,
+    place_cursor,
     reload,
     set_most_tokens,
     status,
@@ -336,12 +337,6 @@ def test_the_drawers_fit_every_screen(quick: Page) -> None:
         for drawer in ("guidance", "branches", "stories", "history", "keys", "settings"):
             open_drawer(quick, drawer)
             expect_nothing_outside(quick, width)
-
-
-def place_cursor(page: Page, units: int) -> None:
-    """Put the cursor at a place of the sheet, in UTF-16 units."""
-    page.focus(STORY)
-    page.eval_on_selector(STORY, "(sheet, at) => sheet.setSelectionRange(at, at)", units)
 
 
 def marked(page: Page, name: str) -> str:

@@ -40,6 +40,7 @@ class StandInEngine:
         live: requests that hold a slot or wait for one.
         requests: all that were accepted.
         aborted_at: when requests were aborted while alive (`time.monotonic`).
+        ended_at: when the latest request had all its tokens (`time.time`).
     """
 
     tokens_per_second: float = 200.0
@@ -51,6 +52,7 @@ class StandInEngine:
     live: list[StandInStream] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     aborted_at: list[float] = field(default_factory=list)
+    ended_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
@@ -156,6 +158,7 @@ class StandInStream:
             details = tuple(self._detail(letter, index) for index in range(written, due))
             yield TokenChunk(text, tuple(range(written, due)), self._stats, details if wants else ())
             written = due
+        self._engine.ended_at = time.time()
         reason = "aborted" if self._stopped else "length"
         yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
 

@@ -14,6 +14,7 @@ import pytest
 
 from jet.engine.types import SamplingParams
 from jet.ui.desk import Desk
+from jet.ui.patches import LONG
 from jet.ui.presets import PRESETS
 from tests.ui.served import wait_until
 from tests.ui.stand_in import StandInSource
@@ -31,18 +32,19 @@ def source() -> Iterator[StandInSource]:
 
 
 class Tab:
-    """One tab at the desk: the text in its box, what it was told last, and the HTML of its three ways."""
+    """One tab at the desk: the text in its box, what it was told last, and the HTML that it was sent."""
 
     def __init__(self, desk: Desk, session: str = "one") -> None:
         self.text = ""
         self.reply: dict[str, Any] = {}
         self.panel = ""
         self.ways = ""
+        self.live: list[str] = []
         self._desk = desk
         self.request: Any = SimpleNamespace(session_hash=session)
 
     async def act(self, do: str, **fields: object) -> dict[str, Any]:
-        story, reply = await self._desk.act(self.request, self.text, json.dumps({"do": do, **fields}))
+        story, reply = await self._desk.act(self.request, self.sent(), json.dumps({"do": do, **fields}))
         self._take(story)
         self.reply = json.loads(reply)
         return self.reply
@@ -51,15 +53,20 @@ class Tab:
         self, do: str = "continue", controls: tuple[object, ...] = CONTROLS, **fields: object
     ) -> str:
         async for updates in self._desk.write(
-            self.request, self.text, json.dumps({"do": do, **fields}), *controls
+            self.request, self.sent(), json.dumps({"do": do, **fields}), *controls
         ):
-            story, panel, _, _, ways, reply = updates
+            story, panel, _, _, ways, live, reply = updates
             self._take(story)
+            self.live += [live] if isinstance(live, str) else []
             self.panel = panel if isinstance(panel, str) else self.panel
             self.ways = ways if isinstance(ways, str) else self.ways
             if isinstance(reply, str):
                 self.reply = json.loads(reply)
         return self.text
+
+    def sent(self) -> str | None:
+        """What page.js sends of the text: nothing where the desk has it."""
+        return None if self.reply.get("same") else self.text
 
     def _take(self, story: object) -> None:
         self.text = story if isinstance(story, str) else self.text
@@ -315,5 +322,34 @@ def test_a_closed_tab_is_forgotten_and_its_request_freed(source: StandInSource) 
         await writing
         assert source.stand_in.live == []
         assert (await tab.act("look", known=True))["lost"]
+
+    at_a_desk(source, story)
+
+
+def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> None:
+    async def story(tab: Tab) -> None:
+        tab.text = long = "A \N{DRAGON} " + "word " * (LONG // 5)
+        source.stand_in.context = 10 * LONG
+        await tab.act("look")
+        assert tab.sent() is None
+        assert await tab.write() == long  # nothing comes for the box
+        added = words("A", CONTROLS[0])
+        patch = tab.reply["patch"]
+        place = len(long.encode("utf-16-le")) // 2
+        assert patch == {"from": place, "to": place, "text": added}
+        assert added[:10] in tab.live[-1] and len(tab.live[-1]) < 1000
+        tab.text, tab.reply = long + added, {}
+        assert (await tab.act("look"))["same"]
+        assert (await tab.act("undo"))["undo"]
+        assert tab.text == long
+
+    at_a_desk(source, story)
+
+
+def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> None:
+    async def story(tab: Tab) -> None:
+        tab.text = far_too_long = "x" * 4_000_001
+        assert "4,000,000 characters" in (await tab.act("look"))["error"]
+        assert tab.text == far_too_long and tab.sent() == far_too_long
 
     at_a_desk(source, story)

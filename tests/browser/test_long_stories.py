@@ -1,0 +1,237 @@
+"""A story of a megabyte in Chromium: typing and Continue are as quick as ever, and no word is lost."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.notebook import (
+    STORY,
+    best,
+    expect_unlocked,
+    open_drawer,
+    place_cursor,
+    reload,
+    set_most_tokens,
+    story,
+    wait_for_status,
+)
+from tests.ui.served import Served, wait_until
+from tests.ui.stand_in import StandInStream
+
+pytestmark = pytest.mark.browser
+
+KEYSTROKE_S, CONTINUE_S = 0.05, 0.1
+NEW_WORDS = "#jet-leaf .jet-new-words"
+WORDS = ("the", "old", "keeper", "opened", "door", "and", "sea", "came", "in", "with", "salt", "wind")
+
+
+def novel(characters: int) -> str:
+    """Paragraphs of words, with a few characters that Python and the browser count differently."""
+    draw = random.Random(1)
+    paragraphs = [f"{' '.join(draw.choices(WORDS, k=90))}." for _ in range(characters // 400)]
+    return "A \N{DRAGON}\N{DRAGON} " + "\n\n".join(paragraphs)
+
+
+def put(page: Page, text: str) -> None:
+    """Put a text on the sheet as if it had been pasted."""
+    page.eval_on_selector(
+        STORY,
+        """(sheet, text) => {
+            sheet.value = text;
+            sheet.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        text,
+    )
+
+
+MEGABYTE = novel(1_000_000)
+assert len(MEGABYTE) > 1_000_000
+
+
+@pytest.fixture
+def long(tab: Page, served: Served) -> Page:
+    """The page with a megabyte on the sheet and an engine that writes six words at once."""
+    served.engine.tokens_per_second, served.engine.context = 400, 4096
+    set_most_tokens(tab, 6)
+    put(tab, MEGABYTE)
+    tab.click("#jet-tab-branches")  # any order takes the text along
+    tab.click("#jet-tab-settings")
+    tab.wait_for_function("jetStories.isKept()", timeout=30_000)
+    return tab
+
+
+def written(first: int = 0, last: int = 6, letter: str = "t") -> str:
+    """What the stand-in writes: its prompt begins with the first word that it still sees of the story."""
+    return "".join(f" {letter}{index}" for index in range(first, last))
+
+
+def letter_of(served: Served) -> str:
+    """The first letter of what the model saw."""
+    return served.engine.requests[-1].prompt.strip()[0]
+
+
+def test_a_keystroke_is_on_the_screen_at_once(long: Page) -> None:
+    long.evaluate(
+        """() => {
+            window.delays = [];
+            document.addEventListener("keydown", () => {
+                const pressed = performance.now();
+                requestAnimationFrame(() => {
+                    const painted = new MessageChannel();
+                    painted.port1.onmessage = () => window.delays.push(performance.now() - pressed);
+                    painted.port2.postMessage(null);
+                });
+            }, true);
+        }"""
+    )
+    place_cursor(long, len(MEGABYTE) // 2)
+
+    def keystrokes() -> float:
+        long.evaluate("window.delays.length = 0")
+        for _ in range(15):
+            long.keyboard.press("x")
+            time.sleep(0.05)
+        long.wait_for_function("window.delays.length === 15")
+        return statistics.median(long.evaluate("window.delays")) / 1000
+
+    assert best(keystrokes, KEYSTROKE_S) < KEYSTROKE_S
+
+
+def test_continue_costs_no_more_than_in_a_short_story(
+    long: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.engine.prefill_s, served.engine.tokens_per_second = 0.0, 60
+    set_most_tokens(long, 12)
+    engines_own: list[float] = []
+    chunks = StandInStream.chunks
+
+    def timed(self: StandInStream, interval_s: float = 0.0):  # type: ignore[no-untyped-def]
+        started = time.monotonic()
+        for chunk in chunks(self, interval_s):
+            if chunk.text and len(engines_own) < attempts:
+                engines_own.append(time.monotonic() - started)
+            yield chunk
+
+    monkeypatch.setattr(StandInStream, "chunks", timed)
+    attempts = 0
+
+    def overhead() -> float:
+        nonlocal attempts
+        attempts += 1
+        took = long.evaluate(
+            """(selector) => new Promise((resolve) => {
+                const clicked = performance.now();
+                const look = () => {
+                    if (document.querySelector(selector)?.textContent) resolve(performance.now() - clicked);
+                    else requestAnimationFrame(look);
+                };
+                document.querySelector("#jet-go").click();
+                look();
+            })""",
+            NEW_WORDS,
+        )
+        expect_unlocked(long)
+        long.wait_for_function("jetStories.isKept()", timeout=30_000)
+        return took / 1000 - engines_own[-1]
+
+    assert best(overhead, CONTINUE_S) < CONTINUE_S
+
+
+def test_continue_undo_and_retry_leave_every_word_in_its_place(long: Page, served: Served) -> None:
+    long.click("#jet-go")
+    expect_unlocked(long)
+    expect(long.locator("#jet-leaf")).to_have_count(0)
+    letter = letter_of(served)
+    assert story(long) == MEGABYTE + written(letter=letter)
+    set_most_tokens(long, 2)
+    long.click("#jet-retry")
+    wait_until(lambda: len(served.engine.requests) == 2)
+    expect_unlocked(long)
+    assert story(long) == MEGABYTE + written(0, 2, letter)
+    long.click("#jet-undo")
+    long.wait_for_function(
+        "([s, n]) => document.querySelector(s).value.length === n", arg=[STORY, units(6, letter)]
+    )
+    assert story(long) == MEGABYTE + written(letter=letter)
+    reload(long)
+    assert story(long) == MEGABYTE + written(letter=letter)
+
+
+def units(words: int, letter: str) -> int:
+    """The length of the story with so many words of the model, as the browser counts."""
+    return len((MEGABYTE + written(0, words, letter)).encode("utf-16-le")) // 2
+
+
+def test_going_on_in_the_middle_exchanges_nothing_else(long: Page, served: Served) -> None:
+    at = MEGABYTE.index("\n\n", 300_000)
+    place_cursor(long, len(MEGABYTE[:at].encode("utf-16-le")) // 2)
+    long.click("#jet-cursor")
+    wait_until(lambda: bool(served.engine.requests))
+    expect_unlocked(long)
+    assert story(long) == MEGABYTE[:at] + written(letter=letter_of(served)) + MEGABYTE[at:]
+
+
+def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 30
+    set_most_tokens(long, 500)
+    long.click("#jet-go")
+    expect(long.locator(NEW_WORDS)).to_contain_text("3")
+    long.click("#jet-stop")
+    wait_for_status(long, "Stopped")
+    expect_unlocked(long)
+    kept = story(long)
+    assert kept.startswith(MEGABYTE + written(0, 3, letter_of(served)))
+    served.engine.fail_after = 5
+    long.click("#jet-go")
+    wait_for_status(long, "That did not work")
+    expect_unlocked(long)
+    assert story(long).startswith(kept + written(0, 2, letter_of(served)))
+
+
+def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
+    long.click("#jet-go")
+    expect_unlocked(long)
+    letter = letter_of(served)
+    place_cursor(long, units(1, letter) + 2)
+    long.click("#jet-word")
+    long.click("#jet-popover button >> text=else1")
+    expect(long.locator("#jet-go")).to_be_disabled()
+    expect_unlocked(long)
+    assert story(long) == MEGABYTE + written(0, 1, letter) + " else1" + written(letter=letter)
+    long.click("#jet-three")
+    expect(long.locator("#jet-ways pre")).to_have_count(3)
+    expect_unlocked(long)
+    before = story(long)
+    long.click("#jet-ways .jet-take >> nth=0")
+    long.wait_for_function(
+        "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(7, letter) + 6]
+    )
+    assert story(long) == before + written(letter=letter)
+    open_drawer(long, "branches")
+    expect(long.locator("#jet-tree li")).to_have_count(5)
+
+
+def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(long: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 15
+    set_most_tokens(long, 100)
+    long.click("#jet-three")
+    expect(long.locator("#jet-ways pre >> nth=2")).to_contain_text("1")
+    long.click("#jet-ways .jet-take >> nth=2")
+    wait_for_status(long, "Stopped")
+    expect_unlocked(long)
+    added = story(long).removeprefix(MEGABYTE)
+    assert added == written(0, added.count(" "), letter_of(served)) and added
+
+
+def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
+    far_too_long = "word " * 820_000
+    put(tab, far_too_long)
+    tab.evaluate("document.getElementById('jet-fork').click()")
+    expect(tab.locator("#jet-say")).to_contain_text("4,000,000 characters", timeout=30_000)
+    assert len(story(tab)) == len(far_too_long)
+    put(tab, "x")
