@@ -163,13 +163,19 @@ def near_the_edge_of_top_p(batch: Batch, row: int, token: int) -> bool:
 # --- what is kept ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["flat", "peaked", "ties", "few values", "equal"])
-@pytest.mark.parametrize("vocabulary", [7, 100, 1000])
+@pytest.mark.parametrize(
+    ("vocabulary", "kind"),
+    [
+        *((7, kind) for kind in ("flat", "few values", "equal")),
+        *((100, kind) for kind in ("ties", "peaked", "few values")),
+        *((1000, kind) for kind in ("flat", "peaked", "ties", "equal")),
+    ],
+)
 def test_the_same_tokens_are_kept_and_the_expected_one_is_drawn(vocabulary: int, kind: str) -> None:
     check(Batch(random_logits(kind, MANY * len(FILTERS), vocabulary), FILTERS * MANY))
 
 
-@pytest.mark.parametrize("kind", ["flat", "peaked", "ties", "equal"])
+@pytest.mark.parametrize("kind", ["flat", "ties", "equal"])
 def test_several_blocks_and_tiles(kind: str) -> None:
     check(Batch(random_logits(kind, MANY * len(FILTERS), 4097), FILTERS * MANY))
 

@@ -33,7 +33,7 @@ from jet.ops.rows import Plan, Rows
 GROUP = tl.constexpr(256)  # logits that share a maximum
 GROUPS = tl.constexpr(4)  # groups of a block
 BLOCK = tl.constexpr(1024)
-TILE = tl.constexpr(2048)  # tokens of the bracket that a program looks at together
+TILE = tl.constexpr(1024)  # tokens of the bracket that a program looks at together
 DIGIT = tl.constexpr(3)  # bits of an edge found a round
 WAYS = tl.constexpr(8)  # intervals, 2 to the DIGIT
 TOP_BIT = tl.constexpr(30)  # of a key
@@ -49,7 +49,7 @@ TINY = tl.constexpr(1.1754943508222875e-38)
 
 MAX_VOCABULARY = 2**18  # as many weights sum to 2**62
 WARPS = 4
-DRAW_WARPS = 16  # of the only program of a row
+DRAW_WARPS = 8  # of the only program of a row
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Scratch:
         binned_mass: `[B, BINS]` int64, their weights.
         low: `[B]` int32, a key: the first of the bracket.
         limit: `[B]` int32, the last key of the bracket.
+        reach: `[B]` int64, the weight of the tokens up to the edge of top-p, where top-k does not matter.
         sure_mass: `[B, blocks]` int64, the weights of the tokens before the bracket.
         count: `[B, blocks]` int32, the tokens in the bracket.
         ids: `[B, V]` int32, those tokens in order.
@@ -78,6 +79,7 @@ class Scratch:
     binned_mass: Tensor
     low: Tensor
     limit: Tensor
+    reach: Tensor
     sure_mass: Tensor
     count: Tensor
     ids: Tensor
@@ -102,6 +104,7 @@ class Scratch:
             binned_mass=empty(BINS.value, dtype=torch.int64),
             low=empty(dtype=torch.int32),
             limit=empty(dtype=torch.int32),
+            reach=empty(dtype=torch.int64),
             sure_mass=empty(blocks, dtype=torch.int64),
             count=empty(blocks, dtype=torch.int32),
             ids=empty(vocabulary, dtype=torch.int32),
@@ -172,7 +175,7 @@ def sample(
     if searches:
         _bracket_kernel[launch.grid](
             *given, rows.min_p, rows.top_k, rows.top_p, scratch.peak, scratch.mass,
-            scratch.binned_count, scratch.binned_mass, scratch.low, scratch.limit,
+            scratch.binned_count, scratch.binned_mass, scratch.low, scratch.limit, scratch.reach,
             scratch.sure_mass, scratch.count,
             BLOCKS=launch.padded_blocks, **filters, **launch.chained,
         )  # fmt: skip
@@ -182,7 +185,7 @@ def sample(
         )  # fmt: skip
     _draw_kernel[(launch.batch,)](
         *given, launch.blocks, rows.min_p, rows.top_k, rows.top_p, rows.seed, rows.step,
-        scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.mass, scratch.sure_mass,
+        scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.reach, scratch.sure_mass,
         scratch.binned_count, scratch.count, scratch.ids, scratch.edge, scratch.ties,
         rows.token, rows.position, rows.status, rows.slot, seen,
         rows.stops, rows.idle, STOPS=len(rows.stops),
@@ -309,7 +312,7 @@ def _weigh_kernel(
         if _is_finite(peak) & (temperature > 0):
             _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
             weight = _weight(key)
-            near = (key <= _reach(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)) & (weight > 0)
+            near = (key <= _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)) & (weight > 0)
             at = row * tl.num_programs(0) + block
             if TOP_K or TOP_P:
                 tl.store(mass_ptr + at, tl.sum(weight, axis=0))
@@ -329,7 +332,8 @@ def _weigh_kernel(
 @triton.jit
 def _bracket_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr,
-    peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, low_ptr, limit_ptr, sure_mass_ptr, count_ptr,
+    peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, low_ptr, limit_ptr, reach_ptr, sure_mass_ptr,
+    count_ptr,
     BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -346,13 +350,14 @@ def _bracket_kernel(
             blocks = tl.num_programs(0)
             _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
             mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
-            low, limit = _bracket(
+            low, limit, reach = _bracket(
                 binned_count_ptr + row * BINS, binned_mass_ptr + row * BINS, mass, floor, top_k, top_p,
                 vocabulary, TOP_K, TOP_P,
             )  # fmt: skip
             if block == 0:
                 tl.store(low_ptr + row, low)
                 tl.store(limit_ptr + row, limit)
+                tl.store(reach_ptr + row, reach)
             at = row * blocks + block
             tl.store(sure_mass_ptr + at, tl.sum(tl.where(key < low, _weight(key), 0), axis=0))
             tl.store(count_ptr + at, tl.sum(((key >= low) & (key <= limit)).to(tl.int32), axis=0))
@@ -385,7 +390,7 @@ def _gather_kernel(
 def _draw_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, blocks,
     min_p_ptr, top_k_ptr, top_p_ptr, seed_ptr, step_ptr,
-    maxima_ptr, peak_ptr, low_ptr, limit_ptr, mass_ptr, sure_mass_ptr, binned_count_ptr,
+    maxima_ptr, peak_ptr, low_ptr, limit_ptr, reach_ptr, sure_mass_ptr, binned_count_ptr,
     count_ptr, ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
     stops_ptr, idle, STOPS: tl.constexpr,
     MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
@@ -415,12 +420,11 @@ def _draw_kernel(
                 ids_ptr += row * vocabulary
                 left = tl.sum(_load_blocks(count_ptr, row, blocks, BLOCKS), axis=0)
                 if left > 0:
-                    mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
-                    edge, ties = _edges(
+                    mass = tl.load(reach_ptr + row)
+                    edge, ties, near = _edges(
                         ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit,
                         binned_count_ptr + row * BINS, sure, mass, floor, top_k, top_p, TOP_K, TOP_P,
                     )  # fmt: skip
-                    near = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
             target = _share(chance, sure + near)
             if target < sure:
                 token = _draw_sure(logits_ptr, peak, temperature, vocabulary, sure_masses, low, target)
@@ -457,11 +461,13 @@ def _bracket(
     binned_count_ptr, binned_mass_ptr, mass, floor, top_k, top_p, vocabulary,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """The keys between which the edges lie, both included; `mass` is that of the whole vocabulary.
+    """The keys between which the edges lie, both included, and the weight up to the edge of top-p.
 
+    `mass` is that of the whole vocabulary. With top-k, the weight is a lower bound of what it will be.
     Where no filter but min-p decides, there is none between: all that is kept lies before.
     """
-    low, limit = tl.full((), 0, tl.int32), _reach(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)
+    reach = tl.full((), 0, tl.int64)
+    low, limit = tl.full((), 0, tl.int32), _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)
     bins = tl.arange(0, BINS)
     filters_k = _filters_k(top_k, vocabulary, TOP_K)
     if TOP_P:
@@ -476,8 +482,8 @@ def _bracket(
                 # Top-p takes its share of all that top-k keeps: of that, this much is certain.
                 mass = tl.sum(tl.where(bins < bin_k, masses, 0), axis=0)
     if TOP_P:
-        share = tl.maximum(tl.minimum(_share_of(top_p, mass), tl.sum(masses, axis=0)), 1)
-        bin_p = tl.sum((tl.cumsum(masses, axis=0) < share).to(tl.int32), axis=0)
+        reach = tl.maximum(tl.minimum(_share_of(top_p, mass), tl.sum(masses, axis=0)), 1)
+        bin_p = tl.sum((tl.cumsum(masses, axis=0) < reach).to(tl.int32), axis=0)
         if top_p < 1:
             low = _first_key(bin_p)
             if not filters_k:
@@ -485,11 +491,11 @@ def _bracket(
     filters = filters_k | _filters_p(top_p, TOP_P)
     # Where min-p keeps less than the other filters would, there is nothing to be searched for either.
     nothing = (floor < low) | (filters == 0)
-    return tl.where(nothing, floor + 1, low), tl.where(nothing, floor, limit)
+    return tl.where(nothing, floor + 1, low), tl.where(nothing, floor, limit), reach
 
 
 @triton.jit
-def _reach(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
+def _counted(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
     """The last key that counts for the edges: min-p's, unless top-p takes its share of what top-k keeps."""
     both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
     return tl.where(both, IMPOSSIBLE, floor)
@@ -497,35 +503,44 @@ def _reach(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.const
 
 @triton.jit
 def _edges(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, binned_count_ptr, sure, mass,
+    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, binned_count_ptr, sure, reach,
     floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """The last key that all filters keep, and how many tokens with that very key they keep.
+    """The last key that all filters keep, how many tokens with it, and the weight kept of the bracket.
 
-    `sure` and `mass` are the weights of the tokens before the bracket and of the whole vocabulary.
+    `sure` is the weight of the tokens before the bracket, `reach` that up to top-p's edge, without top-k.
     """
     edge, ties = limit, tl.full((), NO_LIMIT, tl.int64)
-    filters_k = _filters_k(top_k, vocabulary, TOP_K)
-    if filters_k:
-        bins = tl.arange(0, BINS)
-        counts = tl.load(binned_count_ptr + bins)
-        before = tl.sum(tl.where(_first_key(bins) < low, counts, 0), axis=0)
-        # Fewer than k are left where min-p leaves fewer.
-        number = (tl.minimum(top_k - before, left)).to(tl.int64)
-        edge, _ = _search(
-            ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, number, False
-        )
-    if _filters_p(top_p, TOP_P):
-        near = sure + _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
-        whole = tl.where(filters_k, near, mass)
-        # A token is kept if the likelier ones have less than this; all are where min-p has left less.
-        share = tl.maximum(tl.minimum(_share_of(top_p, whole), near), 1) - sure
-        edge, likelier = _search(
-            ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, share, True
-        )
-        ties = tl.cdiv(share - likelier, tl.maximum(_weight(edge), 1))
-    ties = tl.where(floor < edge, NO_LIMIT, ties)
-    return tl.minimum(edge, floor), ties
+    filters_k, filters_p = _filters_k(top_k, vocabulary, TOP_K), _filters_p(top_p, TOP_P)
+    if TOP_K:  # noqa: SIM102 (the outer one decides at compile time)
+        if filters_k:
+            bins = tl.arange(0, BINS)
+            counts = tl.load(binned_count_ptr + bins)
+            before = tl.sum(tl.where(_first_key(bins) < low, counts, 0), axis=0)
+            # Fewer than k are left where min-p leaves fewer.
+            number = (tl.minimum(top_k - before, left)).to(tl.int64)
+            edge, _ = _search(
+                ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, number, False
+            )
+            if filters_p:
+                whole = sure + _kept_mass(
+                    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties
+                )
+                reach = tl.maximum(tl.minimum(_share_of(top_p, whole), whole), 1)
+    kept = tl.full((), 0, tl.int64)
+    if TOP_P:  # noqa: SIM102
+        if filters_p:
+            # A token is kept if the likelier ones have less than this.
+            edge, likelier = _search(
+                ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, reach - sure, True
+            )
+            weight = tl.maximum(_weight(edge), 1)
+            ties = tl.cdiv(reach - sure - likelier, weight)
+            kept = likelier + ties * weight
+    if (floor < edge) | (filters_p == 0):
+        edge, ties = tl.minimum(edge, floor), tl.full((), NO_LIMIT, tl.int64)
+        kept = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
+    return edge, ties, kept
 
 
 @triton.jit
