@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ from torch import Tensor
 from jet.ops import attention, fused
 from jet.ops.fused import JetSizes
 
+if TYPE_CHECKING:
+    from jet.ops.kernels.attention import AttentionScratch
+
+MANY = 8  # rows from which tensor cores multiply
 LARGE = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
 
 Step = Callable[[], None]
@@ -174,14 +178,19 @@ def _as_bfloat16(weight: Tensor) -> Tensor:
 def triton_operations(
     device: torch.device, batch: int, heads: int, kv_heads: int, head_dim: int
 ) -> Operations:
-    """Triton kernels, chained by programmatic dependent launch where the card and Triton have it."""
+    """Triton kernels, chained by programmatic dependent launch where the card and Triton have it.
+
+    From `MANY` rows on the products are cuBLAS's, on tensor cores.
+    """
     from jet.ops.kernels import attention as attention_kernels
     from jet.ops.kernels import linear
 
-    pdl = has_dependent_launch(device)
+    pdl = has_dependent_launch(device) and batch < MANY
     splits = attention_kernels.suggested_splits(batch, kv_heads, device)
     scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
     chained: dict[str, Any] = {"pdl": pdl}
+    if batch >= MANY:
+        return _batched_operations(scratch)
     # A step is one chain: no kernel in it writes what these two read early.
     attending = {"scratch": scratch, "early": pdl, **chained}
     return Operations(
@@ -195,6 +204,23 @@ def triton_operations(
         jet_block=partial(_triton_jet_block, pdl),
         attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
         attend_window=partial(partial, attention_kernels.attend_window, **attending),
+    )
+
+
+def _batched_operations(scratch: AttentionScratch) -> Operations:
+    from jet.ops.kernels import attention, batched, linear
+
+    return Operations(
+        name="triton and cuBLAS",
+        weight=_as_it_is,
+        ahead=_without,
+        embed=partial(partial, linear.embed),
+        norm_linear=batched.norm_linear,
+        norm_swiglu=batched.norm_swiglu,
+        linear_add=batched.linear_add,
+        jet_block=partial(_in_three, batched.norm_linear, batched.jet_step, batched.gated_norm_linear_add),
+        attend_pages=partial(partial, attention.attend_pages, scratch=scratch),
+        attend_window=partial(partial, attention.attend_window, scratch=scratch),
     )
 
 

@@ -1,0 +1,273 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="assignment"
+"""The decode step's operations for many rows: products by cuBLAS on tensor cores, the rest in Triton.
+
+With many rows a product is a product of matrices. Its inputs are then rounded to the weights' type, as the
+network's forward rounds them; sums stay in float32. The jet step does not read the kernel generator's weight
+once a row, but is given the kernels of all rows, which are one product too.
+
+The functions take the same arguments as their torch twins in `jet.ops.fused`, whose results they give but for
+that rounding, and return what does it again and again on the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jet.ops.fused import JetSizes
+from jet.ops.kernels.jet_step import EPS, _keys_in_a_tile, _load_state, _recall, _softplus
+from jet.ops.kernels.linear import silu
+
+ROWS = 16  # value channels of a program of the jet step
+BLOCK = 1024  # numbers that a program activates
+
+Step = Callable[[], None]
+
+
+def norm_linear(
+    x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None, out: Tensor
+) -> Step:
+    """Twin of `norm_linear_reference`."""
+    normed = _input(weight, len(x))
+    multiply = product(normed, weight, out)
+
+    def run() -> None:
+        _normalise(x, norm_weight, eps, normed)
+        multiply()
+        if bias is not None:
+            out.add_(bias)
+
+    return run
+
+
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor) -> Step:
+    """Twin of `norm_swiglu_reference`."""
+    normed, size = _input(gate_up, len(x)), out.shape[1]
+    both = torch.empty(len(x), 2 * size, dtype=torch.float32, device=x.device)
+    multiply = product(normed, gate_up, both)
+
+    def run() -> None:
+        _normalise(x, norm_weight, eps, normed)
+        multiply()
+        _swiglu_kernel[(triton.cdiv(size, BLOCK), len(x))](both, out, SIZE=size, BLOCK=BLOCK)
+
+    return run
+
+
+def linear_add(h: Tensor, weight: Tensor, x: Tensor) -> Step:
+    """Twin of `linear_add_reference`."""
+    given, added = _input(weight, len(h)), torch.empty_like(x)
+    multiply = product(given, weight, added)
+
+    def run() -> None:
+        given.copy_(h)
+        multiply()
+        x.add_(added)
+
+    return run
+
+
+def gated_norm_linear_add(
+    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
+) -> Step:
+    """Twin of `gated_norm_linear_add_reference`."""
+    size = norm_weight.shape[0]
+    heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
+    given, added = _input(weight, len(o)), torch.empty_like(x)
+    multiply = product(given, weight, added)
+
+    def run() -> None:
+        _gated_norm_kernel[(heads, len(o))](
+            o, gate, gate.stride(0), norm_weight, eps, given, HEADS=heads, SIZE=size, PADDED=padded
+        )
+        multiply()
+        x.add_(added)
+
+    return run
+
+
+def jet_step(
+    projected: Tensor,
+    kernels_weight: Tensor,
+    kernels_bias: Tensor,
+    log_decay_rate: Tensor,
+    dt_bias: Tensor,
+    slots: Tensor,
+    conv_state: Tensor,
+    recurrent_state: Tensor,
+    out: Tensor,
+    sizes: JetSizes,
+) -> Step:
+    """Twin of `jet_step_reference`."""
+    sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
+    batch, channels = len(projected), sizes.heads * sizes.value
+    hidden = _input(kernels_weight, batch)
+    kernels = torch.empty(batch, channels * sizes.width, dtype=torch.float32, device=projected.device)
+    multiply = product(hidden, kernels_weight, kernels)
+    w1 = projected[:, 2 * sizes.heads * sizes.key :]
+
+    def run() -> None:
+        _silu_kernel[(triton.cdiv(sizes.generator, BLOCK), batch)](
+            w1, w1.stride(0), hidden, SIZE=sizes.generator, BLOCK=BLOCK
+        )
+        multiply()
+        _jet_step_kernel[(triton.cdiv(sizes.value, ROWS), sizes.heads, batch)](
+            projected,
+            projected.stride(0),
+            kernels,
+            kernels_bias,
+            log_decay_rate,
+            dt_bias,
+            slots,
+            conv_state,
+            recurrent_state,
+            out,
+            sizes.key**-0.5,
+            HEADS=sizes.heads,
+            KEY=sizes.key,
+            VALUE=sizes.value,
+            GENERATOR=sizes.generator,
+            WIDTH=sizes.width,
+            ROWS=ROWS,
+            KEYS=_keys_in_a_tile(sizes.key),
+        )
+
+    return run
+
+
+def product(given: Tensor, weight: Tensor, out: Tensor) -> Step:
+    """`out = given @ weight.T`: `given` `[B, C]` in the type of `weight` `[N, C]`, `out` `[B, N]` float32."""
+    turned = weight.T
+
+    def run() -> None:
+        if weight.dtype == torch.float32:
+            torch.mm(given, turned, out=out)
+        elif weight.is_cuda:
+            torch.ops.aten.mm.dtype_out(given, turned, torch.float32, out=out)
+        else:
+            torch.mm(given.float(), turned.float(), out=out)
+
+    return run
+
+
+def _input(weight: Tensor, rows: int) -> Tensor:
+    """Memory for what a weight is multiplied with."""
+    return torch.empty(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+
+
+def _normalise(x: Tensor, norm_weight: Tensor, eps: float, out: Tensor) -> None:
+    size = x.shape[1]
+    _norm_kernel[(len(x),)](x, norm_weight, eps, out, SIZE=size, PADDED=triton.next_power_of_2(size))
+
+
+@triton.jit
+def _norm_kernel(x, norm_weight, eps, out, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * SIZE
+    column = tl.arange(0, PADDED)
+    inside = column < SIZE
+    values = tl.load(x + row + column, mask=inside, other=0.0)
+    scale = tl.load(norm_weight + column, mask=inside, other=0.0).to(tl.float32)
+    normed = values * tl.rsqrt(tl.sum(values * values, 0) / SIZE + eps) * scale
+    tl.store(out + row + column, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gated_norm_kernel(
+    o, gate, gate_stride, norm_weight, eps, out,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    column = tl.arange(0, PADDED)
+    inside = column < SIZE
+    place = row * (HEADS * SIZE) + head * SIZE + column
+    values = tl.load(o + place, mask=inside, other=0.0)
+    gates = tl.load(gate + row * gate_stride + head * SIZE + column, mask=inside, other=0.0)
+    scale = tl.load(norm_weight + column, mask=inside, other=0.0).to(tl.float32)
+    normed = values * tl.rsqrt(tl.sum(values * values, 0) / SIZE + eps) * scale * silu(gates)
+    tl.store(out + place, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _swiglu_kernel(both, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < SIZE
+    gate = tl.load(both + row * (2 * SIZE) + column, mask=inside, other=0.0)
+    up = tl.load(both + row * (2 * SIZE) + SIZE + column, mask=inside, other=0.0)
+    tl.store(out + row * SIZE + column, silu(gate) * up, mask=inside)
+
+
+@triton.jit
+def _silu_kernel(x, x_stride, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < SIZE
+    values = silu(tl.load(x + row * x_stride + column, mask=inside, other=0.0))
+    tl.store(out + row * SIZE + column, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _jet_step_kernel(
+    projected, projected_stride, kernels, kernels_bias, log_decay_rate, dt_bias, slots,
+    conv_state, recurrent_state, out, scale,
+    HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Some value channels of one head of one row; see `jet.ops.kernels.jet_step` for the sums."""
+    TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS
+    head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    mine = column < VALUE
+    channel = head * VALUE + tl.minimum(column, VALUE - 1)
+    slot = tl.load(slots + b).to(tl.int64)
+    state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + column
+    states = _load_state(state, mine, KEY, VALUE, KEYS)
+
+    # q | k | w1 | v | g | a | b
+    query = projected + b * projected_stride
+    value = query + 2 * HEADS * KEY + GENERATOR
+    gates = value + 2 * HEADS * VALUE + head
+    queries = ()
+    keys = ()
+    for t in tl.static_range(TILES):
+        row = t * KEYS + tl.arange(0, KEYS)
+        inside = row < KEY
+        queries = queries + (silu(tl.load(query + head * KEY + row, mask=inside, other=0.0)),)  # noqa: RUF005
+        key = tl.load(query + (HEADS + head) * KEY + row, mask=inside, other=0.0)
+        keys = keys + (silu(key),)  # noqa: RUF005
+    rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
+    decay = tl.exp(-rate * _softplus(tl.load(gates) + tl.load(dt_bias + head).to(tl.float32)))
+    beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
+
+    memory = conv_state + (slot * (HEADS * VALUE) + channel) * WIDTH
+    taps = kernels + b * (HEADS * VALUE * WIDTH) + channel * WIDTH
+    window = ()
+    convolved = tl.zeros([ROWS], tl.float32)
+    for w in tl.static_range(WIDTH):
+        if w == WIDTH - 1:  # the newest counts as it will be remembered
+            one = tl.load(value + channel).to(conv_state.dtype.element_ty)
+        else:
+            one = tl.load(memory + w + 1)
+        window = window + (one,)  # noqa: RUF005
+        bias = tl.load(kernels_bias + channel * WIDTH + w).to(tl.float32)
+        convolved += one.to(tl.float32) * (tl.load(taps + w) + bias)
+
+    recalled, answered, kk, qq, kq = _recall(states, keys, queries, ROWS, TILES, KEYS)
+    k_scale = tl.rsqrt(kk + EPS)
+    error = beta * (silu(convolved) - decay * k_scale * recalled)
+    result = tl.rsqrt(qq + EPS) * scale * (decay * answered + k_scale * kq * error)
+
+    # A thread may hold a copy of what another one writes: all have read before the first writes.
+    tl.debug_barrier()
+    tl.store(out + b * (HEADS * VALUE) + channel, result, mask=mine)
+    for w in tl.static_range(WIDTH):
+        tl.store(memory + w, window[w], mask=mine)
+    for t in tl.static_range(TILES):
+        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
+        new = decay * states[t] + (k_scale * keys[t])[:, None] * error[None, :]
+        tl.store(state[None, :] + row * VALUE, new, mask=(row < KEY) & mine[None, :])
