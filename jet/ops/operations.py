@@ -210,15 +210,17 @@ def triton_operations(
 def _batched_operations(scratch: AttentionScratch) -> Operations:
     from jet.ops.kernels import attention, batched, linear
 
+    memory = batched.Memory()
+    norm_linear, jet_step = partial(batched.norm_linear, memory), partial(batched.jet_step, memory)
     return Operations(
         name="triton and cuBLAS",
         weight=_as_it_is,
         ahead=_without,
         embed=partial(partial, linear.embed),
-        norm_linear=batched.norm_linear,
-        norm_swiglu=batched.norm_swiglu,
-        linear_add=batched.linear_add,
-        jet_block=partial(_in_three, batched.norm_linear, batched.jet_step, batched.gated_norm_linear_add),
+        norm_linear=norm_linear,
+        norm_swiglu=partial(batched.norm_swiglu, memory),
+        linear_add=partial(batched.linear_add, memory),
+        jet_block=partial(_in_three, norm_linear, jet_step, partial(batched.gated_norm_linear_add, memory)),
         attend_pages=partial(partial, attention.attend_pages, scratch=scratch),
         attend_window=partial(partial, attention.attend_window, scratch=scratch),
     )

@@ -54,20 +54,20 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     weight, bias = weights(n, c, dtype), normal(n, dtype=dtype)
     for given in (None, bias):
         ours, theirs = empty(rows, n), empty(rows, n)
-        run = batched.norm_linear(x, norm, EPS, weight, given, ours)
+        run = batched.norm_linear(batched.Memory(), x, norm, EPS, weight, given, ours)
         run()
         run()  # again on the same memory
         fused.norm_linear_reference(x, norm, EPS, weight, given, theirs)
         agree(ours, theirs, dtype)
 
     gate_up, ours, theirs = weights(2 * n, c, dtype), empty(rows, n), empty(rows, n)
-    batched.norm_swiglu(x, norm, EPS, gate_up, ours)()
+    batched.norm_swiglu(batched.Memory(), x, norm, EPS, gate_up, ours)()
     fused.norm_swiglu_reference(x, norm, EPS, gate_up, theirs)
     agree(ours, theirs, dtype)
 
     ours = normal(rows, n)
     theirs = ours.clone()
-    batched.linear_add(x, weight, ours)()
+    batched.linear_add(batched.Memory(), x, weight, ours)()
     fused.linear_add_reference(x, weight, theirs)
     agree(ours, theirs, dtype)
 
@@ -84,7 +84,7 @@ def test_the_gated_norm(heads: int, size: int, dtype: torch.dtype) -> None:
     )
     ours = normal(rows, n)
     theirs = ours.clone()
-    batched.gated_norm_linear_add(o, gate, norm, EPS, weight, ours)()
+    batched.gated_norm_linear_add(batched.Memory(), o, gate, norm, EPS, weight, ours)()
     fused.gated_norm_linear_add_reference(o, gate, norm, EPS, weight, theirs)
     agree(ours, theirs, dtype)
 
@@ -108,7 +108,7 @@ def test_the_jet_step(sizes: JetSizes, dtype: torch.dtype) -> None:
     theirs = ours[0].clone(), ours[1].clone()
     projected = empty(rows, sum(sizes.parts))
     out, expected = empty(rows, channels), empty(rows, channels)
-    run = batched.jet_step(projected, *generator, *decays, slots, *ours, out, sizes)
+    run = batched.jet_step(batched.Memory(), projected, *generator, *decays, slots, *ours, out, sizes)
     for _ in range(3):
         projected.copy_(normal(rows, sum(sizes.parts)))
         run()

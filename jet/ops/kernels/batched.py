@@ -7,7 +7,8 @@ network's forward rounds them; sums stay in float32. The jet step does not read 
 once a row, but is given the kernels of all rows, which are one product too.
 
 The functions take the same arguments as their torch twins in `jet.ops.fused`, whose results they give but for
-that rounding, and return what does it again and again on the same memory.
+that rounding, and before them the memory for what is between two kernels. They return what does it again and
+again on the same tensors.
 """
 
 from __future__ import annotations
@@ -29,11 +30,38 @@ BLOCK = 1024  # numbers that a program activates
 Step = Callable[[], None]
 
 
+class Memory:
+    """What lies between two kernels, for operations that run one after the other: all layers share it."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[tuple[object, ...], Tensor] = {}
+
+    def input(self, weight: Tensor, rows: int) -> Tensor:
+        """What a weight is multiplied with, in its type."""
+        return self._get("input", rows, weight.shape[1], weight.dtype, weight.device)
+
+    def output(self, weight: Tensor, rows: int) -> Tensor:
+        """What comes out, in float32."""
+        return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
+
+    def _get(self, use: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        key = (use, rows, columns, dtype, device)
+        if key not in self._tensors:
+            self._tensors[key] = torch.empty(rows, columns, dtype=dtype, device=device)
+        return self._tensors[key]
+
+
 def norm_linear(
-    x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None, out: Tensor
+    memory: Memory,
+    x: Tensor,
+    norm_weight: Tensor,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
 ) -> Step:
     """Twin of `norm_linear_reference`."""
-    normed = _input(weight, len(x))
+    normed = memory.input(weight, len(x))
     multiply = product(normed, weight, out)
 
     def run() -> None:
@@ -45,10 +73,11 @@ def norm_linear(
     return run
 
 
-def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor) -> Step:
+def norm_swiglu(
+    memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor
+) -> Step:
     """Twin of `norm_swiglu_reference`."""
-    normed, size = _input(gate_up, len(x)), out.shape[1]
-    both = torch.empty(len(x), 2 * size, dtype=torch.float32, device=x.device)
+    normed, both, size = memory.input(gate_up, len(x)), memory.output(gate_up, len(x)), out.shape[1]
     multiply = product(normed, gate_up, both)
 
     def run() -> None:
@@ -59,9 +88,9 @@ def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out
     return run
 
 
-def linear_add(h: Tensor, weight: Tensor, x: Tensor) -> Step:
+def linear_add(memory: Memory, h: Tensor, weight: Tensor, x: Tensor) -> Step:
     """Twin of `linear_add_reference`."""
-    given, added = _input(weight, len(h)), torch.empty_like(x)
+    given, added = memory.input(weight, len(h)), memory.output(weight, len(h))
     multiply = product(given, weight, added)
 
     def run() -> None:
@@ -73,12 +102,12 @@ def linear_add(h: Tensor, weight: Tensor, x: Tensor) -> Step:
 
 
 def gated_norm_linear_add(
-    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
+    memory: Memory, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
 ) -> Step:
     """Twin of `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
-    given, added = _input(weight, len(o)), torch.empty_like(x)
+    given, added = memory.input(weight, len(o)), memory.output(weight, len(o))
     multiply = product(given, weight, added)
 
     def run() -> None:
@@ -92,6 +121,7 @@ def gated_norm_linear_add(
 
 
 def jet_step(
+    memory: Memory,
     projected: Tensor,
     kernels_weight: Tensor,
     kernels_bias: Tensor,
@@ -105,9 +135,8 @@ def jet_step(
 ) -> Step:
     """Twin of `jet_step_reference`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
-    batch, channels = len(projected), sizes.heads * sizes.value
-    hidden = _input(kernels_weight, batch)
-    kernels = torch.empty(batch, channels * sizes.width, dtype=torch.float32, device=projected.device)
+    batch = len(projected)
+    hidden, kernels = memory.input(kernels_weight, batch), memory.output(kernels_weight, batch)
     multiply = product(hidden, kernels_weight, kernels)
     w1 = projected[:, 2 * sizes.heads * sizes.key :]
 
@@ -153,11 +182,6 @@ def product(given: Tensor, weight: Tensor, out: Tensor) -> Step:
             torch.mm(given.float(), turned.float(), out=out)
 
     return run
-
-
-def _input(weight: Tensor, rows: int) -> Tensor:
-    """Memory for what a weight is multiplied with."""
-    return torch.empty(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
 
 
 def _normalise(x: Tensor, norm_weight: Tensor, eps: float, out: Tensor) -> None:
