@@ -274,9 +274,9 @@ const openDrawer = (key) => {
     tab.tabIndex = chosen ? 0 : -1;
     byId(tab.getAttribute("aria-controls")).hidden = !chosen;
   }
-  byId("jet-drawer-settings").classList.toggle("jet-closed", key !== "settings");
+  for (const drawn of ["settings", "report"]) byId(`jet-drawer-${drawn}`).classList.toggle("jet-closed", key !== drawn);
   if (key === "stories") listStories();
-  else if (key !== "settings" && key !== "keys") order({ do: "look" });
+  else if (!["settings", "report", "keys"].includes(key)) order({ do: "look" });
 };
 const openings = () => [...document.querySelectorAll("[data-opening]")].map((button) => button.dataset.opening);
 

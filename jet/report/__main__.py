@@ -10,9 +10,11 @@ Exit code 2 and a message where nothing can be measured, or a figure cannot be; 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
@@ -21,7 +23,7 @@ from jet.bench.options import BenchError
 from jet.hardware import HardwareError
 from jet.report.compare import compare
 from jet.report.options import Comparison, ReportOptions, read_options
-from jet.report.report import Progress, load
+from jet.report.report import Progress, Report, load
 from jet.report.running import run
 from jet.report.sections import verdict
 from jet.report.writing import write
@@ -44,6 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(options: ReportOptions) -> int:
+    report = run(options, _tell) if options.progress else _run_with_bar(options)
+    write(report, options.output)
+    said = verdict(report)
+    if options.progress:
+        print(json.dumps({"said": said or ""}), flush=True)  # noqa: T201
+    else:
+        print("\n".join(filter(None, [said, f"Written to {options.output}."])))  # noqa: T201
+    return 130 if report.document["stopped"] else 0
+
+
+def _run_with_bar(options: ReportOptions) -> Report:
     with tqdm(unit="part", disable=None, leave=False) as bar:
 
         def show(progress: Progress) -> None:
@@ -52,10 +65,11 @@ def _report(options: ReportOptions) -> int:
             bar.update(progress.done - bar.n)
             bar.refresh()
 
-        report = run(options, show)
-    write(report, options.output)
-    print("\n".join(filter(None, [verdict(report), f"Written to {options.output}."])))  # noqa: T201
-    return 130 if report.document["stopped"] else 0
+        return run(options, show)
+
+
+def _tell(progress: Progress) -> None:
+    print(json.dumps(asdict(progress)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class ReportOptions:
         config: a config.json whose network gets random weights.
         full: minutes in place of one.
         output: the folder that is written into.
+        progress: tell other programs how far it is, in lines of JSON.
     """
 
     model: str | None = None
@@ -53,6 +54,7 @@ class ReportOptions:
     dtype: str = "auto"
     full: bool = False
     output: Path = Path("report")
+    progress: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -73,7 +75,7 @@ class ReportOptions:
         """As it stands in the report; where it is written makes no difference to it."""
         values = asdict(self) | {"model": None if self.config else self.name}
         values["config"] = None if self.config is None else str(self.config)
-        del values["output"]
+        del values["output"], values["progress"]
         return values
 
 
@@ -119,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument("--quick", action="store_true", help="about a minute (the default)")
     length.add_argument("--full", action="store_true", help="some minutes: more points, more runs")
     parser.add_argument("--output", type=Path, help=f"folder to write into ({ReportOptions.output})")
+    parser.add_argument(
+        "--progress", action="store_true", help="print a line of JSON before each part, and the verdict last"
+    )
     parser.add_argument(
         "--compare",
         nargs=2,

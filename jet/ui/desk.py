@@ -24,6 +24,7 @@ from jet.ui.hosting import Hosting, user_of
 from jet.ui.inputs import read_settings
 from jet.ui.orders import Order, read_order
 from jet.ui.patches import Sent
+from jet.ui.reporting import Reporter, ReportState
 from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
 
@@ -38,6 +39,7 @@ class Desk:
         self._hosting = hosting or Hosting()
         self._author = Author(source, self._hosting)
         self._visits = Visits()
+        self._reporter = Reporter(source)
 
     async def greet(self, request: gr.Request) -> AsyncIterator[Updates]:
         """On opening the page. Yields (about, panel): loading, and then what runs here."""
@@ -56,6 +58,23 @@ class Desk:
         """Stop what this page is writing, if it is."""
         if self._visits.known(_tab(request)):
             self._visits.of(_tab(request)).stop()
+
+    async def report(self) -> AsyncIterator[str]:
+        """Make a performance report. Yields how it stands, and then the report, as HTML."""
+        if not self._hosting.own:
+            message = "This page is open to others, who would wait for it: run `make report` on the machine."
+            yield views.report(ReportState("failed", said=message))
+            return
+        shown = None
+        async with aclosing(self._reporter.watch()) as states:
+            async for state in states:
+                if state != shown:
+                    shown = state
+                    yield views.report(state)
+
+    async def stop_report(self) -> None:
+        """End the report under way; what it has measured stays."""
+        self._reporter.stop()
 
     async def act(self, request: gr.Request, story: str | None, order_text: str) -> Updates:
         """Carry out an order that needs no model. Returns (story, reply).

@@ -18,6 +18,7 @@ DRAWERS = {
     "branches": "Branches",
     "stories": "Stories",
     "history": "History",
+    "report": "Report",
     "keys": "Keys",
 }
 

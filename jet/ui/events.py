@@ -19,6 +19,7 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     """Connect the components to what they do."""
     _wire_writing(page, desk)
     _wire_orders(page, desk)
+    _wire_report(page, desk)
     demo.load(
         desk.greet,
         None,
@@ -78,6 +79,18 @@ def _wire_orders(page: Page, desk: Desk) -> None:
         list(page.controls.values()),
         js=f"(reply) => jetStories.acted(reply, {names})",
     )
+
+
+def _wire_report(page: Page, desk: Desk) -> None:
+    page.measure.click(
+        desk.report,
+        None,
+        [page.report],
+        concurrency_limit=None,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    page.halt.click(desk.stop_report, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _js_updates(number: int, **properties: object) -> str:

@@ -46,6 +46,11 @@ class Hosting:
         self.metrics = Metrics()
         self.metrics.watch("jet_stories_writing", "Being written or waiting", lambda: self.gate.writing)
 
+    @property
+    def own(self) -> bool:
+        """Whether this is a page of one's own, whose visitors may keep the machine busy."""
+        return self.accounts is None and self.limits == Limits()
+
     def fastapi(self, local: bool) -> dict[str, object]:
         """What Gradio's server is made with. `local` says that it listens on this machine's own address."""
         guard = Middleware(

@@ -10,7 +10,8 @@ import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
 from jet.engine.types import SamplingParams
-from jet.ui import drawers, panel
+from jet.ui import drawers, panel, views
+from jet.ui.reporting import ReportState
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULTS = SamplingParams()
@@ -41,6 +42,9 @@ class Page:
     """
 
     about: gr.HTML
+    measure: gr.Button
+    halt: gr.Button
+    report: gr.HTML
     story: gr.Textbox
     go: gr.Button
     stop: gr.Button
@@ -84,9 +88,20 @@ def lay_out() -> Page:
                         controls, last_seed, reuse_seed = _controls()
                     _html(drawers.extras())
                 _html(drawers.drawers())
+                report = _report()
         act = gr.Button("", visible="hidden", elem_id="jet-act")
         order, reply = gr.Textbox(visible=False), gr.Textbox(visible=False)
-    return Page(about, story, go, stop, ways, fresh, live, controls, last_seed, reuse_seed, act, order, reply)
+    return Page(
+        about, *report, story, go, stop, ways, fresh, live, controls, last_seed, reuse_seed, act, order, reply
+    )
+
+
+def _report() -> tuple[gr.Button, gr.Button, gr.HTML]:
+    with gr.Column(elem_id="jet-drawer-report", elem_classes="jet-drawer jet-closed", min_width=0):
+        with gr.Row(elem_id="jet-report-actions"):
+            measure = gr.Button("Measure this machine", elem_id="jet-measure", min_width=0)
+            halt = gr.Button("Stop measuring", elem_id="jet-halt", min_width=0)
+        return measure, halt, _html(views.report(ReportState()), "jet-report")
 
 
 def _html(content: str, elem_id: str | None = None) -> gr.HTML:

@@ -6,6 +6,7 @@ All text is escaped, braces too, since some of it passes through Gradio's templa
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import math
@@ -17,6 +18,7 @@ from jet.story.prompts import Part, Prompt
 from jet.story.spans import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
 from jet.ui import words
+from jet.ui.reporting import FILES, ReportState
 from jet.ui.visits import Finished
 
 SHOWN_CHARACTERS = 3_000  # of a text that is shown beside the sheet
@@ -221,6 +223,37 @@ def _past(past: Finished) -> str:
         words.UNKNOWN if stats.seed is None else str(stats.seed),
     )
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+
+# --- the performance report ------------------------------------------------------------------------------
+
+
+def report(state: ReportState) -> str:
+    """How a report stands, or the report."""
+    if state.phase == "done" and state.files is not None:
+        saves = "".join(
+            f'<a class="jet-opening" download="report.{ending}" href="data:{kind};base64,'
+            f'{base64.b64encode(state.files[ending].encode()).decode()}">{ending}</a>'
+            for ending, kind in FILES.items()
+        )
+        return (
+            f'<p class="jet-verdict">{escape(state.said)}</p>'
+            f'<div class="jet-files"><span>Save as</span>{saves}</div>'
+            '<iframe class="jet-report" title="The performance report" sandbox '
+            f'srcdoc="{escape(state.files["html"])}"></iframe>'
+        )
+    if state.phase == "failed":
+        return f'<p class="jet-bad" role="alert">There is no report: {escape(state.said)}</p>'
+    said = {
+        "idle": "Measures how fast this machine is with this model, where its time goes, and how speed and "
+        "memory go with the length of the text. It takes about a minute, waits until no story is being "
+        "written, and keeps nobody from writing.",
+        "loading": "Waiting for the model",
+        "waiting": "Waiting until no story is being written",
+        "measuring": f"Measuring: {state.part or 'getting ready'}, {state.done} of {state.total or '…'} done",
+    }[state.phase]
+    bar = f'<progress max="{state.total or 1}" value="{state.done}" aria-label="Done"></progress>'
+    return f'<p class="jet-hint" role="status">{escape(said)}</p>{bar if state.running else ""}'
 
 
 def _shortened(text: str) -> str:
