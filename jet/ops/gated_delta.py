@@ -20,6 +20,7 @@ the state after the last token.
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import cache
 
 import torch
@@ -106,6 +107,8 @@ def library_gated_delta(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
+    # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
     if torch.is_grad_enabled() and q.requires_grad:

@@ -25,9 +25,11 @@ from torch import Tensor
 Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
 
 VECTOR = 16  # bytes a thread loads at once
-REGISTERS = 48  # of 4 bytes, that a thread may spend on weights: more programs then fit beside each other
+# Of 4 bytes, that a thread may spend on weights; without an entry 48. With few, more programs fit beside each
+# other; with many, a program has fewer threads to add up.
+REGISTERS = {"heads_linear_add": 96, "linear_add": 88, "jet_step": 64}
 MAX_TILES = 32  # longer tuples only make longer code
-MOST_AHEAD = 16 * 2**20  # bytes of the next weight: a part of the cache, which also holds the states
+MOST_AHEAD = 2 * 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,23 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
     """A tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` is the number of value channels.
 
     Few rows a program where the weight is small, so that every multiprocessor has several programs; then
-    enough warps to hold them, and tiles that a program loads with one instruction a row and thread.
+    enough warps to hold them, and tiles that a program loads with one or two instructions a row and thread.
+    Where the input is a few values a column, tiles of half the width let a thread have both side by side.
     """
     if kind == "jet_step":
         rows, held = 8, 32  # the width, about 4, multiplies this
+    elif kind == "heads_linear_add":
+        rows = held = 4
     else:
-        rows = 4 if n >= 8192 or kind == "heads_linear_add" else 2
-        rows = max(1, rows // 2) if kind == "norm_swiglu" else rows
-        held = 2 * rows if kind == "norm_swiglu" else rows
+        held = 8 if n >= 8192 else 2
+        rows = held // 2 if kind == "norm_swiglu" else held
     warps = 1
-    while warps < 8 and held * c * itemsize > 4 * REGISTERS * 32 * warps:
+    while warps < 8 and held * c * itemsize > 4 * REGISTERS.get(kind, 48) * 32 * warps:
         warps *= 2
-    # There, threads are spread over the rows first: then every sum stays within a warp.
+    half = kind in ("jet_step", "heads_linear_add") or (kind != "linear_add" and n >= 8192)
+    # In a jet step, threads are spread over the rows first: then every sum stays within a warp.
     lanes = max(4, 32 * warps // rows) if kind == "jet_step" else 32 * warps
-    columns = min(VECTOR // itemsize * lanes, triton.next_power_of_2(c))
+    columns = min(VECTOR // itemsize * lanes // (2 if half else 1), triton.next_power_of_2(c))
     return Tiling(rows, columns, warps)
 
 
