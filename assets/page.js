@@ -165,7 +165,7 @@ new MutationObserver(() => {
 }).observe(byId("jet-live"), { subtree: true, childList: true, characterData: true });
 
 const refreshLocks = () => {
-  for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import")) {
+  for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask")) {
     const mayTake = button.classList.contains("jet-take");
     if (!button.closest("#jet-popover")) button.disabled = writing && !mayTake;
   }
@@ -267,6 +267,7 @@ const act = (plain) => {
   if (plain.do === "show") byId("jet-ways").classList.add("jet-picked");
   order(withCursor(plain));
 };
+const ask = () => write({ do: "ask", about: byId("jet-about-what").value });
 const openDrawer = (key) => {
   for (const tab of document.querySelectorAll(".jet-tabs [role=tab]")) {
     const chosen = tab.dataset.drawer === key;
@@ -293,6 +294,7 @@ document.addEventListener("click", ({ target }) => {
   } else if (dataset.drawer) openDrawer(dataset.drawer);
   else if (dataset.loreRemove !== undefined) { button.closest(".jet-entry").remove(); guide(); }
   else if (button.id === "jet-lore-add") byId("jet-lore").append(byId("jet-lore-row").content.cloneNode(true));
+  else if (button.id === "jet-ask") ask();
   else if (button.id === "jet-new") order({ do: "new" });
 });
 // While the ways are written their buttons are drawn anew many times a second, and a click, which is a press and a
@@ -310,6 +312,7 @@ document.addEventListener("keydown", (event) => {
   const take = (what) => { event.preventDefault(); what(); };
   if (key === "Enter" && control && shiftKey) take(() => press("jet-cursor"));
   else if (key === "Enter" && control) take(() => press("jet-go"));
+  else if (key === "Enter" && target.id === "jet-about-what") take(() => press("jet-ask"));
   else if (key === "Escape") { closeWord(); press("jet-stop"); }
   else if (control && code === "KeyZ" && target === box()) take(() => press(shiftKey ? "jet-redo" : "jet-undo"));
   else if (control && code === "KeyY" && target === box()) take(() => press("jet-redo"));
@@ -335,7 +338,8 @@ const guide = () => {
     };
   });
   const depth = Math.round(Number(byId("jet-depth").value)) || 1;
-  order({ do: "guide", memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore });
+  const about = byId("jet-about-what").value;
+  order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore });
 };
 document.addEventListener("input", ({ target }) => {
   if (target !== box()) return;
@@ -347,7 +351,7 @@ document.addEventListener("input", ({ target }) => {
   syncTimer = setTimeout(sync, target.value.length > 300_000 ? 6000 : 900);
 });
 document.addEventListener("change", ({ target }) => {
-  if (target.closest("#jet-drawer-guidance")) guide();
+  if (target.closest("#jet-drawer-guidance, #jet-about-field")) guide();
   else if (target.id === "jet-title") order({ do: "title", text: target.value });
   else if (target.id === "jet-tint") {
     try { localStorage.setItem("jet-stories:tint", target.value); } catch { /* asked again next time */ }

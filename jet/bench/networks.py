@@ -65,7 +65,7 @@ class IdTokenizer:
     def __init__(self, words: Tokenizer | None = None) -> None:
         self._words = words
 
-    def encode(self, prompt: str, most: int) -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
         """The ids in `prompt`. Raises RequestError if there are none, or more than `most`."""
         ids = [int(word) for word in prompt.split()]
         if not 1 <= len(ids) <= most:

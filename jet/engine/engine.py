@@ -101,8 +101,8 @@ class Tokenizer(Protocol):
         """Tokens that end a story."""
         ...
 
-    def encode(self, prompt: str, most: int) -> list[int]:
-        """1 to `most` tokens, or RequestError."""
+    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
+        """1 to `most` tokens, or RequestError. `asked` is for chat models."""
         ...
 
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
@@ -200,7 +200,7 @@ class LocalEngine:
     def submit(self, request: Request) -> LocalStream:
         """Queue a request. Raises RequestError at once if it can never be served."""
         submitted = self._clock()
-        prompt = self._tokenizer.encode(request.prompt, self._info.context - 1)
+        prompt = self._tokenizer.encode(request.prompt, self._info.context - 1, request.asked)
         detokenizer = self._tokenizer.detokenizer(prompt)
         job = _Job(request, prompt, detokenizer, submitted)
         room = self._info.context - len(prompt)

@@ -93,6 +93,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
         raise hardware.HardwareError(str(error)) from None
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
     info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
+    info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
     threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
     info = replace(info, **floor_of_speed(model, runner, threads))

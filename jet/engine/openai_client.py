@@ -140,6 +140,8 @@ class RemoteEngine:
 
     def submit(self, request: Request) -> LocalStream:
         """Send a request. Raises RequestError at once if it can never be served."""
+        if request.asked:
+            raise RequestError("Stories can be asked for only where the model runs on this page's machine.")
         job = _Job(request)
         body = completion(job.request, self._model)
         if not self.alive:

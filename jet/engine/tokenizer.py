@@ -8,6 +8,7 @@ from typing import Any
 from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
+from jet.engine.chat import chat_template
 from jet.engine.detokenizer import Detokenizer, make_detokenizer, token_bytes
 from jet.engine.types import RequestError
 
@@ -27,6 +28,7 @@ class StoryTokenizer:
     Attributes:
         start: tokens in front of every prompt, none or one.
         stop_ids: tokens that end a story.
+        chat: the chat template; None if there is none.
 
     The tokenizer passed in is taken over: it must not be used elsewhere afterwards.
     """
@@ -38,14 +40,20 @@ class StoryTokenizer:
         self._backend = tokenizer.backend_tokenizer
         self.start = _tokens_in_front(tokenizer)
         self.stop_ids = stop_ids
+        self.chat = chat_template(tokenizer)
         self._empty = self.start or (() if start_id is None else (start_id,))
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
         self._longest = self._longest_token()
 
-    def encode(self, prompt: str, most: int) -> list[int]:
-        """The tokens of a prompt, 1 to `most` of them.
+    @property
+    def chat_tokens(self) -> int | None:
+        """How many tokens the chat template takes around what is asked for; None if there is none."""
+        return None if self.chat is None else len(self.chat.encode("", "", self._ids))
+
+    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
+        """The tokens of a prompt, 1 to `most` of them, behind what a chat model is asked for, if anything.
 
         Raises RequestError if it has more, or cannot be read.
         """
@@ -53,10 +61,13 @@ class StoryTokenizer:
             raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
         try:
             prompt.encode()
+            asked.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
             ) from None
+        if asked:
+            return self._encode_answer(asked, prompt, most)
         self._refuse_huge(prompt, most - len(self.start))
         ids = self._ids(prompt)
         if len(ids) > most - len(self.start):
@@ -66,6 +77,17 @@ class StoryTokenizer:
         if not self._empty:
             raise RequestError("This model has no token to start a story from: please type a beginning.")
         return list(self._empty)
+
+    def _encode_answer(self, asked: str, prompt: str, most: int) -> list[int]:
+        if self.chat is None:
+            raise RequestError(
+                "This model has no chat template: it goes on with a story, and cannot be asked."
+            )
+        self._refuse_huge(asked + prompt, most)
+        ids = self.chat.encode(asked, prompt, self._ids)
+        if len(ids) > most:
+            raise _too_long(f"{len(ids):,} tokens", most)
+        return ids
 
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
         """A detokenizer for what follows these tokens."""

@@ -100,12 +100,15 @@ class Request:
             0 says nothing and costs nothing.
         user: a key that nobody else knows. What a user's requests have read stays in memory for the next ones
             that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
+        asked: what a chat model is asked for; the prompt is then the beginning of its answer. Only where
+            `EngineInfo.chat_tokens` says that there is a chat template.
     """
 
     prompt: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
     alternatives: int = 0
     user: str = ""
+    asked: str = ""
 
     def __post_init__(self) -> None:
         _check_integer("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
@@ -227,6 +230,7 @@ class EngineInfo:
     tokens: int | None = None  # of all stories together that there is memory for
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
     bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
+    chat_tokens: int | None = None  # of the chat template around what is asked for; None: there is none
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None

@@ -9,7 +9,8 @@ The format, version 1. All offsets count characters (code points); every field m
       "guidance": {
         "memory": "…",
         "note": {"text": "…", "depth": 3, "unit": "lines" | "paragraphs"},
-        "lore": [{…}]                     by the names in guidance.LoreEntry
+        "lore": [{…}],                    by the names in guidance.LoreEntry
+        "about": "…"                      what a chat model was asked for; left out if nothing was
       },
       "current": 4,                       the branch on the page
       "branches": [
@@ -65,7 +66,7 @@ def to_plain(document: Document, tree: Tree) -> dict[str, Any]:
         "version": VERSION,
         "title": document.title,
         "sampling": asdict(document.sampling),
-        "guidance": asdict(document.guidance),
+        "guidance": _plain_guidance(document.guidance),
         "current": tree.current,
         "branches": [plain_branch(branch) for branch in tree.branches.values()],
         "spans": [plain_span(used[id]) for id in sorted(used)],
@@ -118,6 +119,13 @@ def from_plain(plain: object) -> Document:
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------
+
+
+def _plain_guidance(guidance: Guidance) -> dict[str, Any]:
+    plain = asdict(guidance)
+    if not guidance.about:
+        del plain["about"]
+    return plain
 
 
 def plain_branch(branch: Branch) -> dict[str, Any]:
@@ -179,8 +187,10 @@ def _guidance(plain: Fields) -> Guidance:
     text, depth, unit = note.take_text("text"), note.take("depth", int), note.take_text("unit")
     note.end()
     lore = tuple(_lore(Fields(*item)) for item in plain.take_items("lore"))
+    about = plain.take_text("about") if plain.has("about") else ""
     plain.end()
-    return Guidance(memory, _make(note.where, lambda: AuthorsNote(text, depth, unit)), lore)  # type: ignore[arg-type]
+    made = _make(note.where, lambda: AuthorsNote(text, depth, unit))  # type: ignore[arg-type]
+    return Guidance(memory, made, lore, about)
 
 
 def _lore(plain: Fields) -> LoreEntry:

@@ -71,11 +71,16 @@ class LoreEntry:
 
 @dataclass(frozen=True)
 class Guidance:
-    """All that the model is told beside the story. `memory` always stands at the very top."""
+    """All that the model is told beside the story. `memory` always stands at the very top.
+
+    Attributes:
+        about: what a chat model was asked to write about; empty for a story that only goes on.
+    """
 
     memory: str = ""
     note: AuthorsNote = field(default_factory=AuthorsNote)
     lore: tuple[LoreEntry, ...] = ()
+    about: str = ""
 
 
 def _check(what: str, value: object, low: int, high: int) -> None:

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from jet.engine.types import RequestError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 
-Kind = Literal["memory", "lore", "story", "note"]
+Kind = Literal["memory", "lore", "about", "story", "note"]
 
 STEPS = 8  # marks per context at which the story may be cut
 STORY_SHARE = 4  # one part in so many of the budget is the story's, if it needs that much
@@ -77,17 +77,24 @@ class Prompt:
         tokens: of the whole prompt, as the sum over its parts. A tokenizer may need a few less, since it can
             join across a seam.
         budget: tokens that a prompt can have here: the context without the room for new tokens.
+        asked_parts: how many of the parts are what a chat model is asked; the others begin its answer.
     """
 
     parts: tuple[Part, ...]
     left_out: tuple[LeftOut, ...]
     tokens: int
     budget: int
+    asked_parts: int = 0
+
+    @property
+    def asked(self) -> str:
+        """What a chat model is asked; empty for a story that only goes on."""
+        return "".join(part.text for part in self.parts[: self.asked_parts])
 
     @property
     def text(self) -> str:
-        """The prompt."""
-        return "".join(part.text for part in self.parts)
+        """The prompt, or the beginning of the answer."""
+        return "".join(part.text for part in self.parts[self.asked_parts :])
 
 
 class PromptBuilder:
@@ -97,7 +104,9 @@ class PromptBuilder:
         """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
         self._count = lru_cache(maxsize=CACHED_COUNTS)(count_tokens)
 
-    def build(self, story: str, guidance: Guidance, context: int, room: int) -> Prompt:
+    def build(
+        self, story: str, guidance: Guidance, context: int, room: int, chat_tokens: int | None = None
+    ) -> Prompt:
         """The prompt for going on behind the last character of `story`.
 
         Args:
@@ -105,11 +114,13 @@ class PromptBuilder:
             guidance: what stands around it.
             context: tokens that prompt and continuation can have together.
             room: tokens of them kept free for the continuation.
+            chat_tokens: that the model's chat template takes; None if it has none.
 
         Raises:
             PromptError: nothing is left for a prompt, or memory leaves the story too little.
         """
-        budget = context - room
+        asks = bool(guidance.about.strip()) and chat_tokens is not None
+        budget = context - room - (chat_tokens or 0) * asks
         if budget < 1:
             raise PromptError(
                 f"{room:,} new tokens do not fit in a context of {context:,}: ask for fewer new tokens."
@@ -121,6 +132,8 @@ class PromptBuilder:
         chosen.add_memory(guidance.memory, budget)
         note = chosen.make_note(guidance.note)
         chosen.add_lore(guidance.lore, story)
+        if guidance.about.strip():
+            chosen.add_about(guidance.about, budget, asks)
         kept = self._cut(units, budget - chosen.tokens, max(1, context // STEPS))
         start = kept[0].start if kept else len(story)
         if start > 0:
@@ -128,7 +141,8 @@ class PromptBuilder:
             reason = f"the first {start:,} characters do not fit in the context"
             chosen.left_out.append(LeftOut("story", "Story", lost, reason))
         parts = (*chosen.parts, *_with_note(kept, note, guidance.note))
-        return Prompt(parts, tuple(chosen.left_out), sum(part.tokens for part in parts), budget)
+        tokens, asked = sum(part.tokens for part in parts), len(chosen.parts) if asks else 0
+        return Prompt(parts, tuple(chosen.left_out), tokens, budget, asked)
 
     def _units(self, story: str) -> list[_Unit]:
         return [_Unit(start, text, self._count(text)) for start, text in _split(story)]
@@ -207,6 +221,20 @@ class _Chosen:
                 part = Part("lore", title, text, self._count(text))
                 if self._pay(part):
                     self.parts.append(part)
+
+    def add_about(self, about: str, budget: int, asks: bool) -> None:
+        """What the story is to be about, where the model can be asked that."""
+        text = f"Write me a story about {about.strip()}"
+        tokens = self._count(text)
+        if not asks:
+            self.left_out.append(LeftOut("about", "What it is about", tokens, "this model cannot be asked"))
+        elif tokens > self._free - self.tokens:
+            raise PromptError(
+                f"What the story is to be about takes {tokens:,} of the {budget:,} tokens that a prompt can "
+                "have here: say it in fewer words, or ask for fewer new tokens."
+            )
+        else:
+            self._take(Part("about", "What it is about", text, tokens))
 
     def _take(self, part: Part) -> None:
         self._pay(part)

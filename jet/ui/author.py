@@ -24,7 +24,7 @@ from jet.story.offsets import from_utf16
 from jet.story.prompts import Prompt, PromptBuilder
 from jet.story.spans import StoryError
 from jet.ui.hosting import Hosting
-from jet.ui.orders import Order, read_stops
+from jet.ui.orders import Order, read_about, read_stops
 from jet.ui.patches import LONG
 from jet.ui.visits import Finished, Visit
 from jet.ui.writing import EngineSource, Writing, together
@@ -172,6 +172,8 @@ class Author:
             offset = from_utf16(document.text, fields.take("at", int))
             at = document.pick_word(offset, fields.take("choice", int))
             return [document.write(model, sampling, at=at)]
+        if order.do == "ask":
+            return [_ask(document, read_about(order.fields)).write(model, sampling)]
         if order.do != "continue":
             raise StoryError(
                 "The page asked for something to be written that is not known: please reload it."
@@ -191,7 +193,7 @@ class Author:
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request.prompt, guidance, request.sampling)
-            return replace(request, prompt=prompt.text)
+            return replace(request, prompt=prompt.text, asked=prompt.asked)
 
         return [
             Writing(
@@ -209,9 +211,17 @@ class Author:
         """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
         if self._builder is None or self._builder[0] is not engine:
             self._builder = (engine, PromptBuilder(engine.count_tokens))
-        context = engine.info().context
-        room = min(sampling.max_new_tokens, context // 2)
-        return self._builder[1].build(story, guidance, context, max(1, room))
+        info = engine.info()
+        room = max(1, min(sampling.max_new_tokens, info.context // 2))
+        return self._builder[1].build(story, guidance, info.context, room, info.chat_tokens)
+
+
+def _ask(document: Document, about: str) -> Document:
+    """Begin a story about something. What is on the sheet stays, as a branch."""
+    document.guidance = replace(document.guidance, about=about)
+    if document.text:
+        document.fork(0)
+    return document
 
 
 def together_stats(stats: list[RequestStats]) -> RequestStats:

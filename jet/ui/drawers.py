@@ -40,7 +40,12 @@ def openings(beginnings: Sequence[tuple[str, str]]) -> str:
         f'<button type="button" class="jet-opening" data-opening="{escape(text)}">{escape(genre)}</button>'
         for genre, text in beginnings
     )
-    return f'<div class="jet-openings" role="group" aria-label="Beginnings">{buttons}</div>'
+    ask = (
+        '<div class="jet-ask"><label for="jet-about-what">Write me a story about</label>'
+        f'<span id="jet-about-field">{guidance(Guidance())["jet-about-field"]}</span>'
+        '<button type="button" class="jet-opening" id="jet-ask">Write it</button></div>'
+    )
+    return f'<div class="jet-openings" role="group" aria-label="Beginnings">{buttons}</div>{ask}'
 
 
 def steps() -> str:

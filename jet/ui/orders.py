@@ -74,7 +74,16 @@ def read_guidance(fields: Fields) -> Guidance:
     if len(entries) > MAX_LORE:
         raise StoryError(f"A lorebook can have {MAX_LORE} entries here.")
     lore = tuple(_lore(Fields(plain, where), index) for index, (plain, where) in enumerate(entries))
-    return Guidance(memory, AuthorsNote(note, depth, unit), lore)
+    about = _short(fields, "about").strip() if fields.has("about") else ""
+    return Guidance(memory, AuthorsNote(note, depth, unit), lore, about)
+
+
+def read_about(fields: Fields) -> str:
+    """What a chat model is asked to write about. Raises StoryError."""
+    about = _short(fields, "about").strip()
+    if not about:
+        raise StoryError("Say what the story is to be about.")
+    return about
 
 
 def _lore(entry: Fields, index: int) -> LoreEntry:

@@ -37,7 +37,8 @@ def about(info: EngineInfo) -> str:
         _text(", ".join(fact for fact in (info.device_name, info.dtype) if fact)),
         f"licence: {_text(info.licence)}",
     ]
-    return f'<p class="jet-about">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
+    chat = "" if info.chat_tokens is None else " data-chat"
+    return f'<p class="jet-about"{chat}>{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
 
 
 def panel(

@@ -148,7 +148,12 @@ def guidance(given: Guidance) -> dict[str, str]:
         f'value="{given.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
         f'<select id="jet-unit">{units}</select></label></p>'
     )
-    return {"jet-guidance": fields, "jet-lore": "".join(map(lore_row, given.lore))}
+    about = (
+        '<input id="jet-about-what" maxlength="2000" placeholder="a lighthouse keeper who fears the sea" '
+        f'value="{escape(given.about)}">'
+    )
+    lore = "".join(map(lore_row, given.lore))
+    return {"jet-guidance": fields, "jet-lore": lore, "jet-about-field": about}
 
 
 def lore_row(entry: LoreEntry = _NEW_LORE) -> str:

@@ -241,6 +241,29 @@ def test_guidance_is_what_the_model_sees(quick: Page) -> None:
     quick.fill("#jet-memory", "")
 
 
+def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -> None:
+    served.engine.tokens_per_second, served.engine.chat_tokens = 400, 7
+    page = open_tab()
+    page.wait_for_selector(".jet-about b")
+    set_most_tokens(page, 6)
+    page.fill("#jet-about-what", "a <b>fox</b>")
+    page.press("#jet-about-what", "Enter")
+    expect(page.locator(STORY)).to_have_value(words("X"))
+    expect_unlocked(page)
+    assert served.engine.requests[-1].asked == "Write me a story about a <b>fox</b>"
+    open_drawer(page, "guidance")
+    expect(page.locator("#jet-sees")).to_contain_text("What it is about")
+    page.fill("#jet-about-what", "")  # from here on it only goes on
+    page.press("#jet-about-what", "Tab")
+    page.click("#jet-go")
+    expect_unlocked(page)
+    assert served.engine.requests[-1].asked == ""
+
+
+def test_a_model_that_cannot_be_asked_is_not(quick: Page) -> None:
+    expect(quick.locator("#jet-about-what")).to_be_hidden()
+
+
 def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
     write(quick, "A")
     open_drawer(quick, "history")

@@ -44,7 +44,7 @@ class ByteTokenizer:
 
     stop_ids = frozenset({END})
 
-    def encode(self, prompt: str, most: int) -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
         ids = list(prompt.encode()) or [END]
         if len(ids) > most:
             raise RequestError(f"{len(ids)} tokens, {most} fit")

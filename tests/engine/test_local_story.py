@@ -34,7 +34,7 @@ class IdTokenizer:
 
     stop_ids: frozenset[int] = frozenset()
 
-    def encode(self, prompt: str, most: int) -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
         return [int(word) for word in prompt.split()]
 
     def detokenizer(self, prompt: object) -> IdTokenizer:

@@ -40,7 +40,8 @@ def rich() -> Document:
     document.title = "The # Tower"
     document.sampling = SamplingParams(top_k=40)
     lore = LoreEntry("T", ("tower", "turm"), "Tall.", False, True, True, False, -5, 3, "paragraphs")
-    document.guidance = Guidance("Memory\n", AuthorsNote("Note", 2, "paragraphs"), (lore, LoreEntry()))
+    note = AuthorsNote("Note", 2, "paragraphs")
+    document.guidance = Guidance("Memory\n", note, (lore, LoreEntry()), "a fox")
     return document
 
 
@@ -88,7 +89,7 @@ def test_imports_of_text() -> None:
 def test_guidance_of_any_text_can_be_kept(text: str) -> None:
     """The page puts in what it was sent, halves of characters included."""
     document = Document()
-    document.guidance = Guidance(text, AuthorsNote(text), (LoreEntry(text, (text,), text),))
+    document.guidance = Guidance(text, AuthorsNote(text), (LoreEntry(text, (text,), text),), text)
     kept = to_json(document)
     kept.encode()
     assert to_json(from_json(kept)) == to_json(from_json(to_json(from_json(kept))))

@@ -264,3 +264,25 @@ def test_a_long_story_is_not_slow() -> None:
 def test_guidance_out_of_range_is_refused(make: object) -> None:
     with pytest.raises(StoryError):
         make()
+
+
+ABOUT = Guidance("It rains.", NOTE, about="a fox")
+
+
+def test_what_a_chat_model_is_asked_stands_apart_from_its_answer() -> None:
+    prompt = BUILDER.build("Once", ABOUT, 100, 10, chat_tokens=7)
+    assert prompt.asked == "It rains.\n\nWrite me a story about a fox"
+    assert prompt.text == "[Author's note: Be calm.]\nOnce"
+    assert prompt.budget == 100 - 10 - 7
+    assert prompt.tokens == sum(part.tokens for part in prompt.parts)
+
+
+def test_a_model_that_cannot_be_asked_is_told_the_rest_and_the_writer_that() -> None:
+    prompt = BUILDER.build("Once", ABOUT, 100, 10)
+    assert prompt.asked == "" and prompt.text == BUILDER.build("Once", replace(ABOUT, about=""), 100, 10).text
+    assert [(out.kind, out.reason) for out in prompt.left_out] == [("about", "this model cannot be asked")]
+
+
+def test_more_asked_than_there_is_room_for_is_refused() -> None:
+    with pytest.raises(PromptError, match="say it in fewer words"):
+        BUILDER.build("Once", replace(ABOUT, about="fox " * 200), 100, 10, chat_tokens=7)

@@ -40,6 +40,7 @@ class StandInEngine:
         live: requests that hold a slot or wait for one.
         requests: all that were accepted.
         aborted_at: when requests were aborted while alive (`time.monotonic`).
+        chat_tokens: of its chat template, if it is to have one.
         ended_at: when the latest request had all its tokens (`time.time`).
     """
 
@@ -53,6 +54,7 @@ class StandInEngine:
     requests: list[Request] = field(default_factory=list)
     aborted_at: list[float] = field(default_factory=list)
     ended_at: float = 0.0
+    chat_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
@@ -82,6 +84,7 @@ class StandInEngine:
             warmup_s=0.5,
             footprint=FOOTPRINT,
             bandwidth=45e9,
+            chat_tokens=self.chat_tokens,
             active_requests=len(self.live[: self.slots]),
             queued_requests=len(self.live[self.slots :]),
             process_memory_bytes=512 * 2**20,

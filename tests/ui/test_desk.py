@@ -353,3 +353,23 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
         assert tab.text == far_too_long and tab.sent() == far_too_long
 
     at_a_desk(source, story)
+
+
+def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandInSource) -> None:
+    async def story(tab: Tab) -> None:
+        source.stand_in.chat_tokens = 7
+        tab.text = "Mine"
+        assert await tab.write("ask", about=" a fox ") == words("X", CONTROLS[0])
+        asked = source.stand_in.requests[-1]
+        assert (asked.asked, asked.prompt) == ("Write me a story about a fox", "")
+        await tab.write()  # and it goes on as the answer to that
+        assert source.stand_in.requests[-1].asked == asked.asked
+        assert source.stand_in.requests[-1].prompt == words("X", CONTROLS[0])
+        for _ in range(3):
+            await tab.act("undo")
+        assert tab.text == "Mine"
+        tab.text = ""
+        await tab.write("ask", about=" ")
+        assert "Say what the story is to be about" in tab.panel
+
+    at_a_desk(source, story)

@@ -30,7 +30,7 @@ def test_branches_words_and_guidance_are_escaped() -> None:
     expect_harmless(views.branches(document.outline()))
     document.edit(f"A{HOSTILE}")
     expect_harmless(views.comparison(document.compare(document.current, 0)))
-    guidance = Guidance(HOSTILE, AuthorsNote(HOSTILE), (LoreEntry(HOSTILE, (HOSTILE,), HOSTILE),))
+    guidance = Guidance(HOSTILE, AuthorsNote(HOSTILE), (LoreEntry(HOSTILE, (HOSTILE,), HOSTILE),), HOSTILE)
     for html in views.guidance(guidance).values():
         expect_harmless(html)
     built = PromptBuilder(lambda text: len(text.split())).build("A", guidance, 1000, 10)
