@@ -1,0 +1,184 @@
+"""A tab of the page as its server sees it: what the browser sends, in the order in which it does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+class Refusal(Exception):
+    """The server has turned the visitor away: a status, and what it said."""
+
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"{status}: {said[:200]}")
+        self.status = status
+
+
+@dataclass
+class Findings:
+    """What all visitors have seen.
+
+    Attributes:
+        seconds: durations, by what was done.
+        refused: what the server said when it turned somebody away.
+        errors: everything that should not have happened.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def took(self, what: str, seconds: float) -> None:
+        """Note a duration."""
+        self.seconds.setdefault(what, []).append(seconds)
+
+
+class Page:
+    """The configuration of a page, read once for all visitors."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        components = {one["id"]: one["props"].get("value") for one in config["components"]}
+        functions = {one["api_name"]: one for one in config["dependencies"] if one.get("backend_fn")}
+        self.ids = {name: one["id"] for name, one in functions.items()}
+        self.controls = [components[one] for one in functions["write"]["inputs"]][2:]
+        self.most_tokens = self.controls[0]
+        self.story_output = 0
+
+
+class Visitor:
+    """One tab."""
+
+    def __init__(self, client: httpx.AsyncClient, page: Page, findings: Findings) -> None:
+        self.story = "Once upon a time"
+        self.session = f"load{random.getrandbits(48):x}"
+        self._client = client
+        self._page = page
+        self._findings = findings
+        self._number = 0
+        self._known = False
+
+    async def arrive(self) -> None:
+        """Open the page: the document, its configuration, and the greeting."""
+        started = time.monotonic()
+        await self._get("")
+        await self._get("config")
+        async with aclosing(self._events("greet", [])) as events:
+            async for _ in events:
+                pass
+        self._findings.took("open", time.monotonic() - started)
+
+    async def heartbeat(self) -> None:
+        """What a tab keeps open as long as it is there. Ends when it is cancelled."""
+        async with self._client.stream("GET", f"gradio_api/heartbeat/{self.session}") as answer:
+            async for _ in answer.aiter_bytes():
+                pass
+
+    async def act(self, do: str, **more: object) -> dict[str, Any]:
+        """An order that needs no model; its reply."""
+        started = time.monotonic()
+        body = self._body("act", [self.story, self._order(do, **more)])
+        answer = await self._client.post("gradio_api/run/predict", json=body)
+        if answer.status_code != 200:
+            raise Refusal(answer.status_code, answer.text)
+        story, reply = answer.json()["data"]
+        if isinstance(story, str):
+            self.story = story
+        self._findings.took(do, time.monotonic() - started)
+        return self._read(reply)
+
+    async def write(self, tokens: int, stop_after: int | None = None) -> bool:
+        """Continue the story, and stop it after so many updates; whether the server let it begin."""
+        data = [self.story, self._order("continue"), tokens, *self._page.controls[1:]]
+        started, updates, begun, reply = time.monotonic(), 0, False, None
+        async with aclosing(self._events("write", data)) as events:
+            async for outputs in events:
+                updates += 1
+                if not begun:
+                    begun = True
+                    self._findings.took("continue", time.monotonic() - started)
+                reply = outputs[-1] if isinstance(outputs[-1], str) else reply
+                if updates == stop_after:
+                    stopping = time.monotonic()
+                    await self._client.post("gradio_api/run/predict", json=self._body("stop", []))
+                    self._findings.took("stop", time.monotonic() - stopping)
+        said = self._read(reply) if isinstance(reply, str) else {}
+        return bool(said.get("wrote"))
+
+    async def _events(self, name: str, data: list[Any]) -> AsyncGenerator[list[Any], None]:
+        """The outputs of a queued call as they come."""
+        joined = await self._client.post("gradio_api/queue/join", json=self._body(name, data))
+        if joined.status_code != 200:
+            raise Refusal(joined.status_code, joined.text)
+        event = joined.json()["event_id"]
+        query = {"session_hash": self.session}
+        async with self._client.stream("GET", "gradio_api/queue/data", params=query) as answer:
+            if answer.status_code != 200:
+                raise Refusal(answer.status_code, "")
+            async for line in answer.aiter_lines():
+                if not line.startswith("data:"):
+                    continue
+                message = json.loads(line[5:])
+                if message.get("event_id") not in (None, event):
+                    continue
+                output = message.get("output") or {}
+                if message["msg"] in ("process_generating", "process_completed"):
+                    if message.get("success") is False or output.get("error"):
+                        raise Refusal(500, str(output.get("error")))
+                    yield output.get("data") or [None]
+                if message["msg"] == "process_completed":
+                    return
+                if message["msg"] == "unexpected_error":
+                    raise Refusal(500, str(message))
+
+    def _read(self, reply: str) -> dict[str, Any]:
+        said = json.loads(reply)
+        if isinstance(said, dict):
+            self._known = self._known or not said.get("lost")
+            return said
+        return {}
+
+    def _order(self, do: str, **more: object) -> str:
+        self._number += 1
+        order = {"do": do, "n": self._number, "tint": "plain", "drawer": "", "known": self._known, **more}
+        return json.dumps(order)
+
+    def _body(self, name: str, data: list[Any]) -> dict[str, Any]:
+        return {"data": data, "fn_index": self._page.ids[name], "session_hash": self.session}
+
+    async def _get(self, path: str) -> None:
+        answer = await self._client.get(path)
+        if answer.status_code != 200:
+            raise Refusal(answer.status_code, answer.text)
+
+
+async def stay(visitor: Visitor, seconds: float, think: Callable[[], float], findings: Findings) -> None:
+    """What a writer does: types, has something written, stops it now and then, undoes it."""
+    heartbeat = asyncio.create_task(visitor.heartbeat())
+    try:
+        await visitor.arrive()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await asyncio.sleep(think())
+            visitor.story += f" {random.randrange(1000)} and then."
+            await visitor.act("look")
+            await asyncio.sleep(think() / 4)
+            if not await visitor.write(60, stop_after=random.choice((None, None, 10))):
+                findings.errors.append("a story was not written")
+            await visitor.act("keep")
+            if random.random() < 0.2:
+                await visitor.act("undo")
+    except Refusal as refusal:
+        findings.refused.append(str(refusal))
+    except Exception as error:
+        findings.errors.append(f"{type(error).__name__}: {error}")
+    finally:
+        heartbeat.cancel()
+        await asyncio.gather(heartbeat, return_exceptions=True)

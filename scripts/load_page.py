@@ -1,0 +1,160 @@
+"""Many visitors on one page at once: how long what they do takes, what goes wrong, and what a flood does.
+
+python -m scripts.load_page                        200 tabs for 60 seconds over an engine that only keeps time
+python -m scripts.load_page --tabs 20 --seconds 5  the short form that the tests run
+
+Everything stays on this machine: it starts a page of its own and visits that. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import httpx
+import psutil
+
+from jet.ui.hosting import Hosting
+from jet.ui.limits import PUBLIC, Limits
+from jet.ui.page import build, launch
+from scripts.load.engine import PacedEngine
+from scripts.load.visitor import Findings, Page, Refusal, Visitor, stay
+
+FLOOD = 400  # calls at once
+_THINK_S = (3.0, 12.0)
+
+
+def serve(connection: Connection, limits: Limits) -> None:
+    """A page in a process of its own: sends its address, and ends when it is told to."""
+    hosting = Hosting(limits)
+    demo = build(PacedEngine(), hosting)
+    connection.send(launch(demo, hosting=hosting))
+    connection.recv()
+    demo.close(verbose=False)
+
+
+async def visit(url: str, tabs: int, seconds: float, findings: Findings) -> None:
+    """So many tabs, which come one after the other in the first fifth of the time."""
+    unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=unlimited) as client:
+        page = Page((await client.get("config")).json())
+
+        async def one(number: int) -> None:
+            await asyncio.sleep(seconds / 5 * number / tabs)
+            visitor = Visitor(client, page, findings)
+            await stay(visitor, seconds * 0.8, lambda: random.uniform(*_THINK_S) * seconds / 60, findings)
+
+        await asyncio.gather(*(one(number) for number in range(tabs)))
+
+
+async def flood(url: str) -> dict[str, Any]:
+    """Far too many calls at once from one address; afterwards, the story of the tab that sent them."""
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=50)) as client:
+        page = Page((await client.get("config")).json())
+        visitor = Visitor(client, page, Findings())
+        await visitor.act("look")
+        before = visitor.story
+
+        async def call() -> int:
+            try:
+                await visitor.act("look")
+            except Refusal as refusal:
+                assert "Your text is still here" in str(refusal)
+                return refusal.status
+            return 200
+
+        statuses = await asyncio.gather(*(call() for _ in range(FLOOD)))
+        await asyncio.sleep(2)
+        await visitor.act("look")
+    counted = {str(status): statuses.count(status) for status in sorted(set(statuses))}
+    return {"answers": counted, "story_kept": visitor.story == before}
+
+
+def run(tabs: int, seconds: float) -> dict[str, Any]:
+    """Serve, visit, measure."""
+    findings = Findings()
+    url, process, connection = _start(Limits())
+    memory = psutil.Process(process.pid)
+    before = memory.memory_info().rss
+    started = time.monotonic()
+    cpu = memory.cpu_times().user + memory.cpu_times().system
+    asyncio.run(visit(url, tabs, seconds, findings))
+    elapsed = time.monotonic() - started
+    used = memory.cpu_times().user + memory.cpu_times().system - cpu
+    grown = memory.memory_info().rss - before
+    _end(process, connection)
+    url, process, connection = _start(PUBLIC)
+    flooded = asyncio.run(flood(url))
+    _end(process, connection)
+    every = [one for what, found in findings.seconds.items() if what != "open" for one in found]
+    return {
+        "tabs": tabs,
+        "actions": len(every),
+        "p95_s": round(quantile(every, 0.95), 3),
+        "by_action": {
+            what: {
+                "count": len(found),
+                "median_s": round(statistics.median(found), 3),
+                "p95_s": round(quantile(found, 0.95), 3),
+            }
+            for what, found in sorted(findings.seconds.items())
+        },
+        "errors": findings.errors[:10],
+        "refused": findings.refused[:10],
+        "memory_growth_mb_per_tab": round(grown / 1e6 / tabs, 2),
+        "server_cpu_share": round(used / elapsed, 2),
+        "flood": flooded,
+    }
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which this share of all lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def _start(limits: Limits) -> tuple[str, BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, limits), daemon=True)
+    process.start()
+    return ours.recv(), process, ours
+
+
+def _end(process: BaseProcess, connection: Connection) -> None:
+    connection.send(None)
+    process.join(20)
+    if process.is_alive():
+        process.kill()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what was found; the exit code is 1 where what must hold does not."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tabs", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args(arguments)
+    found = run(options.tabs, options.seconds)
+    for what, figures in found["by_action"].items():
+        print(
+            f"{what:>9}: {figures['count']:5} times, median {figures['median_s']} s, p95 {figures['p95_s']} s"
+        )
+    print(json.dumps(found))
+    holds = (
+        found["p95_s"] < 1 and not found["errors"] and not found["refused"] and found["flood"]["story_kept"]
+    )
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
