@@ -203,6 +203,7 @@ class Author:
                 stops,
                 self._hosting.limits.deadline_s,
                 self._hosting.metrics.record,
+                self._hosting.gate.pause,
             )
             for continuation, sampling in zip(continuations, samplings, strict=True)
         ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from jet.engine.types import RequestError, SamplingParams
 
+UPDATES_PER_S = 80.0  # of all stories together: an update costs the server some milliseconds
 _MINUTE_S = 60.0
 _REMEMBERED = 10_000  # users whose last minute is known
 _YOURS = "Your text is still here."
@@ -97,6 +98,10 @@ class Gate:
     def writing(self) -> int:
         """Stories that are being written or wait in line."""
         return self._writing.total()
+
+    def pause(self) -> float:
+        """Seconds between two updates of a story: what all of them cost together has a bound."""
+        return self.writing / UPDATES_PER_S
 
     def close(self) -> None:
         """Let no more stories begin; those that have go on."""

@@ -13,11 +13,12 @@ import contextvars
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from jet.engine.stream import merge
 from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
 from jet.ui.stops import Cutter
 
@@ -46,6 +47,14 @@ class EngineSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _End:
+    """What ends a request here and not in the engine."""
+
+    reason: str
+    error: str | None = None
+
+
 Prepare = Callable[[Engine, Request], Request]
 
 
@@ -65,10 +74,12 @@ class Writing:
         stops: Sequence[str] = (),
         deadline_s: float | None = None,
         ended: Callable[[RequestStats], object] = lambda stats: None,
+        pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`prepare` makes the request ready once there is an engine, in the request's thread; what it raises
         ends the request. The text ends before the first of `stops`, and `deadline_s` after the beginning.
-        `ended` is told the last numbers, however the request ends."""
+        `ended` is told the last numbers, however the request ends. `pause` says how many seconds should lie
+        between two chunks just now."""
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
         self._source = source
@@ -77,8 +88,10 @@ class Writing:
         self._cutter = Cutter(stops)
         self._deadline_s = deadline_s
         self._ended = ended
+        self._pause = pause
+        self._hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[TokenChunk] = asyncio.Queue()
+        self._inbox: asyncio.Queue[TokenChunk | _End] = asyncio.Queue()
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # over the stream, which the thread and the event loop share
         self._stream: Stream | None = None
@@ -94,11 +107,7 @@ class Writing:
         late = None if self._deadline_s is None else self._loop.call_later(self._deadline_s, self._be_late)
         try:
             while self.stats.finish_reason is None:
-                try:
-                    chunk = await asyncio.wait_for(self._inbox.get(), BEAT_S)
-                except asyncio.TimeoutError:
-                    chunk = TokenChunk("", (), self.stats)
-                chunk = self._cut(chunk)
+                chunk = self._cut(await self._next())
                 self.stats = chunk.stats
                 yield chunk
         finally:
@@ -106,6 +115,25 @@ class Writing:
             if late is not None:
                 late.cancel()
             self._ended(self.stats)
+
+    async def _next(self) -> TokenChunk:
+        """Everything that has come since the last time, as one chunk; an empty one if that is nothing."""
+        pause = self._pause()
+        if pause > INTERVAL_S:  # until then, chunks come no faster than they are to be passed on
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), pause)
+        found = [TokenChunk("", (), self.stats)]
+        with suppress(asyncio.TimeoutError):
+            found.append(self._read(await asyncio.wait_for(self._inbox.get(), max(BEAT_S, pause)), found[-1]))
+        while found[-1].stats.finish_reason is None and not self._inbox.empty():
+            found.append(self._read(self._inbox.get_nowait(), found[-1]))
+        return merge(found)
+
+    def _read(self, found: TokenChunk | _End, before: TokenChunk) -> TokenChunk:
+        if isinstance(found, TokenChunk):
+            return found
+        stats = replace(before.stats, phase="done", finish_reason=found.reason, error=found.error)
+        return TokenChunk("", (), stats)
 
     def _be_late(self) -> None:
         self._abort()
@@ -117,8 +145,8 @@ class Writing:
         self._loop.call_later(STOP_GRACE_S, self._end, "aborted")
 
     def _end(self, reason: str, error: str | None = None) -> None:
-        stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
-        self._inbox.put_nowait(TokenChunk("", (), stats))
+        self._inbox.put_nowait(_End(reason, error))
+        self._hurry.set()
 
     def _cut(self, chunk: TokenChunk) -> TokenChunk:
         text = self._cutter.push(chunk.text, last=chunk.stats.finish_reason is not None)
@@ -139,7 +167,7 @@ class Writing:
             stream = self._submit()
             if stream is None:
                 return
-            for chunk in stream.chunks(INTERVAL_S):
+            for chunk in stream.chunks(max(INTERVAL_S, self._pause())):
                 self._call(self._inbox.put_nowait, chunk)
             # Read only if no chunk before it had a finish reason.
             self._call(self._end, "error", "The engine ended the story without saying why.")

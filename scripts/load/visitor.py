@@ -170,7 +170,7 @@ async def stay(visitor: Visitor, seconds: float, think: Callable[[], float], fin
             visitor.story += f" {random.randrange(1000)} and then."
             await visitor.act("look")
             await asyncio.sleep(think() / 4)
-            if not await visitor.write(60, stop_after=random.choice((None, None, 10))):
+            if not await visitor.write(60, stop_after=random.choice((None, None, 3))):
                 findings.errors.append("a story was not written")
             await visitor.act("keep")
             if random.random() < 0.2:

@@ -198,3 +198,27 @@ def test_an_engine_that_falls_silent_is_an_error() -> None:
         assert chunk.stats.error == "The engine ended the story without saying why."
 
     run(story())
+
+
+def test_where_many_write_everybody_is_told_less_often(source: StandInSource) -> None:
+    async def story() -> None:
+        request = Request("A", SamplingParams(max_new_tokens=100, seed=5))
+        chunks = await read(Writing(source, request, pause=lambda: 0.4))
+        text = "".join(chunk.text for chunk in chunks)
+        assert text == "".join(f" A{number}" for number in range(100)), "nothing is lost"
+        assert chunks[-1].stats.finish_reason == "length"
+        assert len(chunks) < 10
+
+    run(story())
+
+
+def test_a_stop_waits_for_no_pause(source: StandInSource) -> None:
+    async def story() -> None:
+        request = Request("A", SamplingParams(max_new_tokens=10_000, seed=5))
+        writing = Writing(source, request, pause=lambda: 30.0 if writing.stats.tokens else 0.0)
+        async for chunk in writing.chunks():
+            if chunk.text:
+                writing.stop()
+        assert writing.stats.finish_reason == "aborted"
+
+    run(story())
