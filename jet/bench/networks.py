@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +67,7 @@ class IdTokenizer:
 
     def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
         """The ids in `prompt`. Raises RequestError if there are none, or more than `most`."""
-        ids = [int(word) for word in prompt.split()]
+        ids = list(_parse(prompt))
         if not 1 <= len(ids) <= most:
             raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {most:,} can be read.")
         return ids
@@ -78,11 +78,16 @@ class IdTokenizer:
 
     def count(self, text: str) -> int:
         """How many ids stand in a text."""
-        return len(text.split())
+        return len(_parse(text))
 
     def text_of(self, token: int) -> str:
         """The text of a token by itself."""
         return f"t{token} " if self._words is None else self._words.text_of(token)
+
+
+@lru_cache(maxsize=16)
+def _parse(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
 
 
 class _Names:
@@ -103,6 +108,8 @@ def load(options: Options) -> Network:
     words: Tokenizer | None = None
     if options.config is not None:
         config = read_config(options.config)
+        if options.full_attention:
+            config.layer_types = ["attn"] * config.num_hidden_layers
         check_length(options, config.max_position_embeddings)
         model = draw_network(config, device, dtype)
     else:
@@ -113,7 +120,8 @@ def load(options: Options) -> Network:
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
-    runner = make_runner(model, tokenizer.stop_ids, options.context + options.tokens, options.batch)
+    longest = options.context + max(options.tokens, options.new_tokens)
+    runner = make_runner(model, tokenizer.stop_ids, longest, options.batch)
     info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
@@ -186,7 +194,7 @@ def draw_network(
 
 def check_length(options: Options, most: int) -> None:
     """Raise BenchError if the network was not made for that many tokens."""
-    new = options.tokens if options.command in ("decode", "stream") else 1
+    new = options.new_tokens
     if options.context + new > most:
         raise BenchError(
             f"{options.context:,} tokens of context and {new:,} new ones are more than the {most:,} "

@@ -14,9 +14,12 @@ COMMANDS = {
     "decode": "tokens a second after the first one: through the engine, and in a bare loop beside it",
     "prefill": "how fast a prompt is read, and the time to the first token",
     "start": "a fresh process, from its start to its first token",
+    "throughput": "tokens a second of many writers at once",
+    "sessions": "the time to the first token of going on, trying again, taking back and branching",
     "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
+NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
 LEAST_RUNS = 5  # fewer say nothing about the spread
 
 
@@ -36,7 +39,8 @@ class Options:
         command: one of COMMANDS.
         model: folder or hub id of a checkpoint, or None where `config` is given.
         config: a config.json whose network gets random weights.
-        batch: sequences decoded together.
+        batch: writers at once, for `throughput`.
+        full_attention: every layer of the `config` gets full attention.
         context: tokens of the prompt.
         tokens: decoded in one run, the first one included.
         runs, warm_up: runs that count, and those before them that do not.
@@ -59,7 +63,15 @@ class Options:
     greedy: bool = False
     baseline: str | None = None
     child: bool = False
+    full_attention: bool = False
     arguments: tuple[str, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        """By how many tokens a story grows that is measured."""
+        if self.command == "sessions":
+            return 2 * self.tokens + NEW_WORDS
+        return self.tokens if self.command in ("decode", "stream", "throughput") else 1
 
     @property
     def sampling(self) -> SamplingParams:
@@ -80,10 +92,8 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     options = Options(**values, arguments=tuple(arguments))
     if (options.config is not None) != random_weights:
         raise BenchError("--config and --random-weights go together: a config.json holds no weights.")
-    if options.batch != 1:
-        raise BenchError(
-            f"A batch of {options.batch} is not served yet: the engine decodes one sequence at a time."
-        )
+    if options.full_attention and options.config is None:
+        raise BenchError("--full-attention is for the network of a --config: a checkpoint has its layers.")
     return options
 
 
@@ -108,8 +118,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
         else:
             _add_request(command)
-        if name in ("decode", "stream"):
+        if name in ("decode", "stream", "throughput", "sessions"):
             command.add_argument("--tokens", type=_from(2), help=f"decoded in a run ({Options.tokens})")
+        if name == "throughput":
+            command.add_argument("--batch", type=_from(1), help=f"writers at once ({Options.batch})")
         if name in ("decode", "prefill"):
             command.add_argument(
                 "--baseline", choices=["transformers"], help="measure its generate() in turn with ours"
@@ -122,7 +134,9 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="folder of a checkpoint, or hub id")
     source.add_argument("--config", type=Path, help="a config.json, to be given --random-weights")
     command.add_argument("--random-weights", action="store_true", help="as the network begins its training")
-    command.add_argument("--batch", type=_from(1), help=f"sequences decoded together ({Options.batch})")
+    command.add_argument(
+        "--full-attention", action="store_true", help="give every layer of the config full attention"
+    )
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
     command.add_argument(

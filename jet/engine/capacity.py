@@ -51,7 +51,7 @@ def plan_capacity(
             "ask for fewer, or for a shorter context."
         )
     writers = writers or min(most_writers, 1 << (fit.bit_length() - 1))
-    kept = min(KEPT_PER_WRITER * most_writers, max(1, int(usable * KEPT_SHARE) // state))
+    kept = min(KEPT_PER_WRITER * most_writers, max(1, int(usable * KEPT_SHARE) // max(1, state)))
     tokens = 2 * writers * context  # as much again for what is kept
     if footprint.full_token:
         left = usable - (writers + kept) * state

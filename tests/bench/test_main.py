@@ -57,6 +57,31 @@ def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["gap_p50"]["median"] <= figures["gap_p99"]["median"] <= figures["gap_max"]["median"]
 
 
+def test_throughput_of_many_writers(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(capsys, "throughput", *MODEL, "--batch", "6", "--context", "700", "--tokens", "90")
+    together, each = line["figures"]["engine"], line["figures"]["writer"]
+    assert together["values"] == pytest.approx([6 * rate for rate in each["values"]])
+    one = told(capsys, "throughput", *MODEL, "--context", "700", "--tokens", "90")
+    assert line["settings"]["batch"] == 6 and line["floor"]["weights"] == one["floor"]["weights"]
+    assert line["floor"]["recurrent"] == 6 * one["floor"]["recurrent"]
+    assert line["floor"]["full_kv"] == 6 * one["floor"]["full_kv"]
+
+
+def test_throughput_of_full_attention(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(
+        capsys, "throughput", *RANDOM, "--full-attention", "--batch", "2", "--context", "50", "--tokens", "60"
+    )
+    assert line["floor"]["recurrent"] == line["floor"]["window_kv"] == 0 < line["floor"]["full_kv"]
+
+
+def test_sessions(capsys: pytest.CaptureFixture[str]) -> None:
+    line = told(capsys, "sessions", *MODEL, "--context", "300", "--tokens", "8", "--greedy")
+    figures = {name: figure["median"] for name, figure in line["figures"].items()}
+    assert set(figures) == {"new", "continue", "retry", "undo", "branches", "afresh"}
+    assert figures["retry"] < figures["new"] and figures["undo"] < figures["afresh"]
+    assert line["ratios"]["afresh/retry"]["median"] > 1
+
+
 def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The fresh process is a function here; tests/bench/test_start.py has a real one."""
     from jet.bench import start
@@ -76,7 +101,11 @@ def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     ("arguments", "message"),
     [
         (("decode", "--model", "./no-such-model", "--device", "cpu"), "Error: no-such-model does not exist"),
-        (("decode", *MODEL, "--batch", "2"), "Error: A batch of 2 is not served yet"),
+        (("throughput", *MODEL, "--full-attention"), "Error: --full-attention is for the network of a"),
+        (
+            ("throughput", *MODEL, "--batch", "4", "--context", "9", "--tokens", "2"),
+            "Error: All writers were writing for",
+        ),
         (("decode", *MODEL, "--context", "4000"), "Error: 4,000 tokens of context and 256 new ones"),
         (("decode", "--config", "no.json", "--random-weights"), "Error: no.json cannot be read"),
     ],

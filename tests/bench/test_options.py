@@ -21,7 +21,7 @@ def test_defaults_stand_in_one_place(command: str) -> None:
 
 def test_everything_can_be_said() -> None:
     line = (
-        "decode --config c.json --random-weights --batch 1 --context 9 --tokens 8 --device cpu "
+        "decode --config c.json --random-weights --full-attention --context 9 --tokens 8 --device cpu "
         "--dtype float16 --runs 7 --warm-up 2 --greedy --baseline transformers"
     )
     options = read_options(line.split())
@@ -36,6 +36,7 @@ def test_everything_can_be_said() -> None:
         warm_up=2,
         greedy=True,
         baseline="transformers",
+        full_attention=True,
         arguments=tuple(line.split()),
     )
 
@@ -54,7 +55,7 @@ def test_chunks_are_asked_for_as_often_as_by_the_page() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("decode --model m --batch 2", "A batch of 2 is not served yet"),
+        ("decode --model m --full-attention", "--full-attention is for the network of a --config"),
         ("decode --config c.json", "--config and --random-weights go together"),
         ("decode --model m --random-weights", "--config and --random-weights go together"),
     ],
@@ -74,7 +75,8 @@ def test_what_cannot_be_measured_says_why(line: str, message: str) -> None:
         ("decode --model m --runs 4", "must be a whole number from 5 on, not '4'"),
         ("decode --model m --warm-up 0", "must be a whole number from 1 on, not '0'"),
         ("decode --model m --tokens 1", "must be a whole number from 2 on, not '1'"),
-        ("decode --model m --batch 0", "must be a whole number from 1 on, not '0'"),
+        ("throughput --model m --batch 0", "must be a whole number from 1 on, not '0'"),
+        ("decode --model m --batch 2", "unrecognized arguments: --batch"),
         ("stream --model m --baseline transformers", "unrecognized arguments: --baseline"),
         ("start --model m --context 3", "unrecognized arguments: --context"),
         ("decode --model m --greedy --sampled", "not allowed with"),

@@ -1,0 +1,120 @@
+"""`throughput`: tokens a second of many writers together, through the engine.
+
+`--batch` requests are submitted at once, each with `--context` tokens before it. Those are not read, which
+for many long stories takes minutes: their states, keys and values are random numbers, and a step takes as
+long over them. Counted are the steps that all writers take part in, from the end of the first to the end of
+the last. The floor is that of one such step: weights once, all else once a writer.
+
+With `--full-attention` the network of a `--config` has full attention in every layer, in the same engine.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jet.bench import networks
+from jet.bench.ceiling import measure_ceiling
+from jet.bench.floor import decode_floor
+from jet.bench.measure import alternate
+from jet.bench.options import BenchError, Options
+from jet.bench.report import Figure, Report
+from jet.bench.requests import PAGE_INTERVAL_S, finished, request
+from jet.engine.runner import ModelRunner
+from jet.engine.runner import Sequence as Story
+from jet.engine.sessions import Tokens
+from jet.engine.stepping import Outcome
+from jet.engine.types import RequestStats
+from jet.footprint import Floor
+
+
+class FilledRunner:
+    """A runner that takes prompts for read but for their last token, and notes when steps of all ended."""
+
+    def __init__(
+        self, runner: ModelRunner, writers: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._runner, self._writers, self._clock = runner, writers, clock
+        self.ends: list[float] = []
+        fill(runner)
+
+    @torch.inference_mode()
+    def resume(self, handle: Story, prompt: Tokens) -> int:
+        """All but the last token has been read, or so it seems."""
+        assert handle.slot is not None
+        length = len(prompt) - 1
+        self._runner._pool.reserve(handle.slot, length)
+        handle.text, handle.length = array("i", prompt[:length].tolist()), length
+        return length
+
+    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+        """The next tokens."""
+        outcomes = self._runner.decode(handles)
+        if len(handles) == self._writers:
+            self.ends.append(self._clock())
+        return outcomes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+@torch.inference_mode()
+def fill(runner: ModelRunner) -> None:
+    """Give memory that was never written numbers of the size that a network leaves there."""
+    for memory in runner._pool.layers:
+        for tensor in vars(memory).values():
+            tensor.normal_(std=0.1)
+
+
+def measure(options: Options) -> Report:
+    """Load the network, let all write at once, again and again, and compare a step with its floor."""
+    network = networks.load(options)
+    saved = network.runner.fused_step.saved_bytes
+    floor = together(decode_floor(network.model, options.context, options.tokens, saved), options.batch)
+    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
+    runner = FilledRunner(network.runner, options.batch)
+    stats: list[RequestStats] = []
+    with networks.serve(network, runner) as engine:
+
+        def write() -> Mapping[str, float]:
+            runner.ends.clear()
+            asked = request(network.prompt, options.sampling)
+            streams = [engine.submit(asked) for _ in range(options.batch)]
+            for stream in streams:
+                (*_, last) = stream.chunks(PAGE_INTERVAL_S)
+                stats.append(finished(last, options.sampling.max_new_tokens))
+            return {"step": seconds_a_step(runner.ends)}
+
+        steps = alternate([write], options.warm_up, options.runs)["step"]
+    rate = steps.map(lambda seconds: options.batch / seconds)
+    figures = {
+        "engine": Figure(f"{options.batch} writers together", "tok/s", rate),
+        "writer": Figure("each of them", "tok/s", steps.map(lambda seconds: 1 / seconds)),
+        "step": Figure("one step", "s", steps),
+    }
+    return Report(
+        options, network.info, figures, ceiling, {"engine": ceiling.share(steps.median)}, {}, stats[-1]
+    )
+
+
+def together(one: Floor, writers: int) -> Floor:
+    """The bytes of one step of so many writers."""
+    return Floor(
+        one.weights,
+        *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),
+    )
+
+
+def seconds_a_step(ends: Sequence[float]) -> float:
+    """The mean time between two ends. Raises BenchError if there are too few to say."""
+    if len(ends) < 10:
+        raise BenchError(
+            f"All writers were writing for {len(ends)} steps only, since the first had ended when the last "
+            "began: measure longer stories with --tokens."
+        )
+    return float(np.mean(np.diff(ends)))
