@@ -8,7 +8,7 @@ The line is an object with these members, all of them always there:
                python, jet, cuda, torch, transformers, triton, flash-linear-attention; null where there is
                none
     network    model, parameters, device, dtype, attention, kernels, context (the most it can hold),
-               random_weights
+               random_weights, full_attention (in every layer)
     settings   batch, context, tokens, runs, warm_up, greedy, baseline
     floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/footprint.py);
                seconds: the time that moving them takes at best; null where nothing is compared with it
@@ -102,7 +102,11 @@ class Report:
             "schema": SCHEMA,
             "command": options.command,
             "machine": describe_machine(torch.device(self.info.device)),
-            "network": {**network, "random_weights": options.config is not None},
+            "network": {
+                **network,
+                "random_weights": options.config is not None,
+                "full_attention": options.full_attention,
+            },
             "settings": {name: getattr(options, name) for name in names},
             "floor": _floor(self.ceiling),
             "bandwidth": _bandwidth(self.ceiling),

@@ -1,0 +1,132 @@
+"""Many writers on the page with the model that ships: none lost, mixed up, written twice or stuck."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import Browser, Page
+
+from jet.engine.engine import LocalEngine
+from jet.engine.holder import ModelHolder
+from jet.engine.loading import ModelChoice
+from jet.engine.runner import ModelRunner
+from jet.engine.types import Request, SamplingParams
+from jet.ui.page import build, launch
+from tests.browser.notebook import STORY, expect_unlocked, set_most_tokens, story, wait_for_words
+
+pytestmark = pytest.mark.browser
+
+MODEL = Path(__file__).parents[2] / "assets" / "story-model"
+USERS, TABS, ROUNDS = 16, 4, 2
+NAMES = ["Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hugo"]
+NAMES += ["Iris", "Jon", "Kim", "Leo", "Mia", "Noah", "Olga", "Pia"]
+
+
+@pytest.fixture(scope="module")
+def engine_and_url() -> Iterator[tuple[LocalEngine, str]]:
+    """The page over the real engine."""
+    holder = ModelHolder()
+    source = holder.source(ModelChoice(str(MODEL), device="cpu"))
+    engine = source.engine()
+    demo = build(source)
+    url = launch(demo)
+    yield engine, url
+    demo.close(verbose=False)
+    holder.close()
+
+
+def beginning(user: int, turn: int) -> str:
+    return f"Once there was a child called {NAMES[user]}, and this was the {turn + 2}nd day of a long walk. "
+
+
+def settings(user: int, turn: int) -> dict[str, float]:
+    return {"seed": 100 * user + turn, "max_new_tokens": 12 + 5 * (user % 5)}
+
+
+def alone(engine: LocalEngine, user: int, turn: int) -> str:
+    """What this request gives where nobody else writes, and nothing is resident."""
+    prompt = beginning(user, turn)
+    chunks = engine.submit(Request(prompt, SamplingParams(**settings(user, turn))))  # type: ignore[arg-type]
+    return prompt + "".join(chunk.text for chunk in chunks)
+
+
+def use(url: str, user: int, start: threading.Barrier) -> dict[int, str]:
+    """What one client does: stories one after the other, some of them cancelled."""
+    chance = random.Random(user)
+    client = Client(url, verbose=False)
+    start.wait(60)
+    done = {}
+    for turn in range(ROUNDS):
+        time.sleep(chance.uniform(0, 0.3))
+        if chance.random() < 0.3:
+            job = client.submit("A story that nobody waits for", max_new_tokens=400, api_name="/generate")
+            time.sleep(chance.uniform(0, 0.3))
+            job.cancel()
+        job = client.submit(beginning(user, turn), **settings(user, turn), api_name="/generate")
+        *_, (text, stats) = job
+        assert stats["finish_reason"] in ("length", "stop"), stats
+        done[turn] = text
+    return done
+
+
+def open_tabs(browser: Browser, url: str) -> list[Page]:
+    """Each in a context of its own, with the beginning typed."""
+    tabs = []
+    for number in range(TABS):
+        tabs.append(browser.new_context().new_page())
+        tabs[-1].set_default_timeout(30_000)
+        tabs[-1].goto(url)
+        tabs[-1].wait_for_selector(STORY)
+        set_most_tokens(tabs[-1], 40 + number)
+        tabs[-1].fill(STORY, f"Tab number {number} is open. ")
+    return tabs
+
+
+@pytest.mark.timeout(180)
+def test_many_clients_and_tabs_get_each_their_own_story(
+    engine_and_url: tuple[LocalEngine, str], browser: Browser
+) -> None:
+    engine, url = engine_and_url
+    expected = {(user, turn): alone(engine, user, turn) for user in range(USERS) for turn in range(ROUNDS)}
+    tabs = open_tabs(browser, url)
+    start = threading.Barrier(USERS + 1)
+    with ThreadPoolExecutor(USERS) as pool:
+        users = [pool.submit(use, url, user, start) for user in range(USERS)]
+        start.wait(60)
+        for tab in tabs:
+            tab.click("#jet-go", no_wait_after=True)
+        wrong = {
+            (user, turn): text
+            for user, future in enumerate(users)
+            for turn, text in future.result(120).items()
+            if text != expected[user, turn]
+        }
+    assert wrong == {}
+    for number, tab in enumerate(tabs):
+        mine = f"Tab number {number} is open. "
+        wait_for_words(tab, mine)
+        expect_unlocked(tab)
+        assert story(tab).startswith(mine)
+        assert not any(name in story(tab) for name in NAMES), "nobody else's words"
+        tab.context.close()
+    nothing_is_left(engine)
+
+
+def nothing_is_left(engine: LocalEngine) -> None:
+    """All places are free, and what is kept can go."""
+    deadline = time.monotonic() + 10
+    while engine.info().active_requests + engine.info().queued_requests:
+        assert time.monotonic() < deadline, "a story is stuck"
+        time.sleep(0.05)
+    runner = engine._runner
+    assert isinstance(runner, ModelRunner)
+    ledger = runner._pool.ledger
+    assert ledger.promised == 0
+    assert ledger.room == ledger._count, "nobody holds a page but what is kept"
