@@ -6,6 +6,7 @@ branches share in one of them leaves the other alone. What they have in common i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ MAX_BRANCHES = 256
 MAX_CHARACTERS = 4_000_000  # of one branch: about twelve times a long novel
 MAX_NAME = 200
 PREVIEW = 80  # characters
+_WORD_END = re.compile(r"\w+\Z")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class BranchView:
         depth: 0 for a branch without parent, and one more than the parent's otherwise.
         fork: offset where it parts from its parent; 0 without one.
         length: characters of the whole text.
-        preview: the first words after the fork, on one line.
+        preview: the first words from the fork on, on one line.
         current: whether it is the one on the page.
     """
 
@@ -156,8 +158,11 @@ class Tree:
         if branch.parent is not None:
             fork = shared_length(branch.pieces, self.branches[branch.parent].pieces)
         text = branch.text
-        # A long run of white space would leave nothing of the words, so a little more is looked at.
-        preview = " ".join(text[fork : fork + 4 * PREVIEW].split())[:PREVIEW]
+        # The word in which they part is shown whole; and a long run of white space would leave nothing of the
+        # words, so a little more is looked at.
+        begun = _WORD_END.search(text, max(0, fork - PREVIEW // 2), fork)
+        start = begun.start() if begun else fork
+        preview = " ".join(text[start : start + 4 * PREVIEW].split())[:PREVIEW]
         current = branch.id == self.current
         return BranchView(branch.id, branch.name, branch.parent, depth, fork, len(text), preview, current)
 

@@ -22,6 +22,18 @@ DRAWERS = {
     "keys": "Keys",
 }
 
+# Drawn in a square of 16 units, so that the actions are told apart without reading.
+ICONS = {
+    "undo": "M6 3 2.5 6.5 6 10M3 6.5h6.5a4 4 0 0 1 0 8H7",
+    "redo": "M10 3l3.5 3.5L10 10M13 6.5H6.5a4 4 0 0 0 0 8H9",
+    "retry": "M13.5 8a5.5 5.5 0 1 1-1.7-4M13.5 1.5V5H10",
+    "three": "M2 8h3M5 8c3 0 3-5 7-5M5 8h7M5 8c3 0 3 5 7 5M12 1.5 13.7 3 12 4.5M12 6.5 13.7 8 12 9.5",
+    "cursor": "M2.5 3h3M2.5 13h3M4 3v10M8 8h5.5M11 5.5 13.5 8 11 10.5",
+    "fork": "M5 4.5v7M5 9c0-2 6-1 6-4.5M5 4.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3zM11 4.5a1.5 1.5 0 1 0 0-3 "
+    "1.5 1.5 0 0 0 0 3zM5 14.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3z",
+    "word": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
+}
+
 KEYS = (
     ("Ctrl Enter", "continue from the end"),
     ("Ctrl Shift Enter", "continue from the cursor"),
@@ -53,7 +65,7 @@ def steps() -> str:
     undo, redo = ('{"do": "undo"}', "Undo"), ('{"do": "redo"}', "Redo")
     return "".join(
         f'<button type="button" id="jet-{label.lower()}" class="jet-step" data-do="{escape(order)}" disabled>'
-        f"{label}</button>"
+        f"{_icon(label.lower())}{label}</button>"
         for order, label in (undo, redo)
     )
 
@@ -79,10 +91,15 @@ def more() -> str:
 
 
 def _action(id: str, label: str, kind: str, hint: str, **order: object) -> str:
-    given = escape(json.dumps(order))
+    given, drawn = escape(json.dumps(order)), _icon(id.removeprefix("jet-"))
     return (
-        f'<button type="button" id="{id}" class="jet-quiet" {kind}="{given}" title="{hint}">{label}</button>'
+        f'<button type="button" id="{id}" class="jet-quiet" {kind}="{given}" title="{hint}">'
+        f"{drawn}{label}</button>"
     )
+
+
+def _icon(name: str) -> str:
+    return f'<svg class="jet-icon" viewBox="0 0 16 16" aria-hidden="true"><path d="{ICONS[name]}"/></svg>'
 
 
 def tabs() -> str:

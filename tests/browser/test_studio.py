@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -241,6 +242,34 @@ def test_guidance_is_what_the_model_sees(quick: Page) -> None:
     quick.fill("#jet-memory", "")
 
 
+def test_the_authors_note_stands_as_deep_as_it_is_told_to(quick: Page, served: Served) -> None:
+    open_drawer(quick, "guidance")
+    quick.fill("#jet-note", "Be calm.")
+    quick.fill("#jet-depth", "2")
+    begin(quick, "One.\nTwo.\nThree.\nFour.")
+    expect_unlocked(quick)
+    assert served.engine.requests[-1].prompt == "One.\nTwo.\n[Author's note: Be calm.]\nThree.\nFour."
+
+
+def test_a_story_of_kobold_ai_can_be_opened(quick: Page, tmp_path: Path) -> None:
+    saved = {
+        "gamestarted": True,
+        "prompt": "Once",
+        "memory": "A tale.",
+        "authorsnote": "Calm.",
+        "actions": [" upon", " a time"],
+        "worldinfo": [{"key": "tower", "keysecondary": "", "content": "Tall.", "constant": False}],
+    }
+    file = tmp_path / "saved_story.json"
+    file.write_text(json.dumps(saved))
+    open_drawer(quick, "stories")
+    quick.set_input_files("#jet-import", file)
+    expect(quick.locator(STORY)).to_have_value("Once upon a time")
+    open_drawer(quick, "guidance")
+    expect(quick.locator("#jet-memory")).to_have_value("A tale.")
+    expect(quick.locator("#jet-lore [data-lore=keywords]")).to_have_value("tower")
+
+
 def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -> None:
     served.engine.tokens_per_second, served.engine.chat_tokens = 400, 7
     page = open_tab()
@@ -357,7 +386,7 @@ def test_the_drawers_fit_every_screen(quick: Page) -> None:
     expect_unlocked(quick)
     for width in (390, 1600):
         quick.set_viewport_size({"width": width, "height": 900})
-        for drawer in ("guidance", "branches", "stories", "history", "keys", "settings"):
+        for drawer in ("guidance", "branches", "stories", "history", "report", "keys", "settings"):
             open_drawer(quick, drawer)
             expect_nothing_outside(quick, width)
 

@@ -224,6 +224,9 @@ def test_retry_makes_siblings() -> None:
         ("", 1, 5, "there"),
         ("", 1, 5, "in"),
     ]
+    fill(document.retry(MODEL, SamplingParams(seed=9)), " into")  # "in" is common, the word is not
+    assert document.outline()[-1].preview == "into"
+    document.undo()
     document.undo()
     assert document.text == "Once there"
     document.show(0)
