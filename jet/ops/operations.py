@@ -158,7 +158,7 @@ def _triton_jet_block(
     given = (projected, *generator, *decays, slots, *states, out_norm[0], out, squares, sizes)
     return JetBlock(
         partial(linear.norm_linear, x, *norm, weight, None, projected, activated=active, pdl=pdl),
-        # As in attention: no kernel of a step writes the states before this one reads them.
+        # A step is one chain: no kernel in it writes the states before this one reads them.
         partial(jet_step.jet_step, *given, early=pdl, pdl=pdl),
         partial(linear.heads_linear_add, out, squares, out_norm[1], output, x, pdl=pdl),
     )
@@ -191,8 +191,7 @@ def triton_operations(
     chained: dict[str, Any] = {"pdl": pdl}
     if batch >= MANY:
         return _batched_operations(scratch)
-    # A step is one chain: no kernel in it writes what these two read early.
-    attending = {"scratch": scratch, "early": pdl, **chained}
+    attending = {"scratch": scratch, **chained}
     return Operations(
         name="triton, chained" if pdl else "triton",
         weight=_as_it_is,

@@ -9,8 +9,7 @@ How many shares there can be is fixed at launch. How many there are follows from
 the device: tiles are dealt out evenly, and programs without any end at once.
 
 No program reads the new token's key and value from memory. Share 0 has them in registers, begins its
-softmax with them and writes them; all others leave that cell out. Nobody writes any other cell in this step,
-so a program can have its first tile fetched `early`, before the kernels that it waits for have ended.
+softmax with them and writes them; all others leave that cell out.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.linear import chain_options, fetch, launch_next, wait
+from jet.ops.kernels.linear import chain_options, launch_next, wait
 
 # Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
 LOWEST = tl.constexpr(-1e30)
@@ -80,11 +79,10 @@ def attend_pages(
     scratch: AttentionScratch,
     pdl: bool = False,
     ahead: Tensor | None = None,
-    early: bool = False,
 ) -> None:
     """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
     keys, values = pages[:, 0], pages[:, 1]
-    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl, ahead, early)
+    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl, ahead)
 
 
 def attend_window(
@@ -99,11 +97,9 @@ def attend_window(
     scratch: AttentionScratch,
     pdl: bool = False,
     ahead: Tensor | None = None,
-    early: bool = False,
 ) -> None:
     """`attend_window_reference` on the device. See there for the arguments."""
-    kept = (window_keys, window_values)
-    _attend(projected, cos, sin, position, slots, None, *kept, out, scratch, pdl, ahead, early)
+    _attend(projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, ahead)
 
 
 def _attend(
@@ -119,7 +115,6 @@ def _attend(
     scratch: AttentionScratch,
     pdl: bool,
     ahead: Tensor | None,
-    early: bool,
 ) -> None:
     """Both kernels, over keys and values `[pages, Hkv, PAGE, D]`; rings where there is no table."""
     kv_heads, page, head_dim = keys.shape[1:]
@@ -131,15 +126,14 @@ def _attend(
 
     dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, table is not None)
     parts = (scratch.maximum, scratch.total, scratch.weighted)
-    early = early and pdl and head_dim * keys.element_size() % 16 == 0  # what `fetch` can take
     common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": table is None, "DIM": head_dim}
     # fmt: off
     _share_kernel[(splits, kv_heads, batch)](
         projected, cos, sin, position, slots, table, keys, values, *parts,
         projected.stride(0), cos.stride(0), sin.stride(0), 0 if table is None else table.stride(0),
         keys.stride(0), keys.stride(1),
-        HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot,
-        EARLY=early, **common, **chain_options(4, pdl, ahead),
+        HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot, **common,
+        **chain_options(4, pdl, ahead),
     )
     splits_padded = triton.next_power_of_2(splits)
     block_dim = max(min(8192 // splits_padded, dim_padded), 8)
@@ -177,28 +171,16 @@ def _share_kernel(
     projected_stride, cos_stride, sin_stride, table_stride, page_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP_PADDED: tl.constexpr,
     DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
-    SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr, EARLY: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
     ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """One share of one row's cells, for the query heads of one key-value head."""
     launch_next(PDL)
-    CELL: tl.constexpr = DIM * keys.dtype.element_ty.primitive_bitwidth // 8  # bytes
     split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    program, programs = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split, tl.num_programs(2)
-    if not EARLY:
-        wait(program, programs * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
+    program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
+    wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
     here, slot = tl.load(position + row), tl.load(slots + row).to(tl.int64)
     cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE, RING)
-    if EARLY:
-        begin = split * tiles // active * BLOCK
-        if (split < active) & (begin < cells):
-            first = _page(table, table_stride, slot, begin // PAGE, RING) * page_stride
-            first += kv_head * head_stride + begin % PAGE * DIM
-            # A tile of a page lies in one piece; a ring may end within its last tile.
-            size = tl.minimum(PAGE - begin % PAGE, BLOCK) * CELL
-            fetch((keys + first).to(tl.int64), size)
-            fetch((values + first).to(tl.int64), size)
-        wait(program, programs * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
     if split < active:
         dim, member, cell = tl.arange(0, DIM_PADDED), tl.arange(0, GROUP_PADDED), tl.arange(0, BLOCK)
         real = dim < DIM

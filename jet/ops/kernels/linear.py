@@ -260,36 +260,30 @@ def launch_next(PDL: tl.constexpr):
 
 @triton.jit
 def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
-    """Wait for the kernels before; first fetch this program's share of `ahead` into the cache."""
+    """Wait for the kernels before; first fetch this program's share of `ahead` into the cache (sm_90 on)."""
     if ahead is not None:
+        THREADS: tl.constexpr = tl.extra.cuda.num_threads()
         share = tl.cdiv(ahead_bytes, programs * 128) * 128
-        begin = program * share
-        fetch(ahead.to(tl.int64) + begin, tl.minimum(share, ahead_bytes - begin))
+        each = tl.cdiv(share, THREADS * 128) * 128  # a thread's part, in whole cache lines
+        begin = tl.arange(0, THREADS) * each
+        size = tl.minimum(tl.minimum(share - begin, each), ahead_bytes - program * share - begin)
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred some;
+                setp.gt.s32 some, $2, 0;
+                @some cp.async.bulk.prefetch.L2.global [$1], $2;
+                mov.u32 $0, 0;
+            }
+            """,
+            "=r,l,r",
+            [ahead.to(tl.int64) + program * share + begin, size],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
     if PDL:
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def fetch(address, size):
-    """Have `size` bytes from an address brought into the L2 cache; both are multiples of 16 (sm_90 on)."""
-    THREADS: tl.constexpr = tl.extra.cuda.num_threads()
-    each = tl.cdiv(size, THREADS * 128) * 128  # a thread's part, in whole cache lines
-    begin = tl.arange(0, THREADS) * each
-    tl.inline_asm_elementwise(
-        """
-        {
-            .reg .pred some;
-            setp.gt.s32 some, $2, 0;
-            @some cp.async.bulk.prefetch.L2.global [$1], $2;
-            mov.u32 $0, 0;
-        }
-        """,
-        "=r,l,r",
-        [address + begin, tl.minimum(size - begin, each)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
 
 
 @triton.jit
