@@ -41,7 +41,7 @@ def read_order(text: object) -> Order:
     """An order from untrusted text. Raises StoryError."""
     try:
         plain = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for what is nested without end
         plain = None
     fields = Fields(plain, "the order")
     do = fields.take("do", str)

@@ -60,3 +60,8 @@ def test_only_so_many_tabs_are_remembered_and_no_busy_one_is_forgotten() -> None
         visits.of(f"tab {number}")
     assert visits.known("busy") and visits.known(f"tab {MAX_VISITS + 4}")
     assert not visits.known("tab 0")
+
+
+def test_what_is_nested_without_end_is_no_order() -> None:
+    with pytest.raises(StoryError):
+        read_order("[" * 100_000)

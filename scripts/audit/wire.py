@@ -1,0 +1,152 @@
+"""HTTP as an attacker writes it: every byte as given, nothing made tidy on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 20.0
+
+
+class Breach(Exception):
+    """Something got through. The message says what."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; status 0 where the connection was closed without a word."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body, whatever its encoding."""
+        return self.body.decode("utf-8", "replace")
+
+
+class Target:
+    """A running page on this machine."""
+
+    def __init__(self, url: str, address: str | None = None) -> None:
+        """`address` is where calls seem to come from: another of this machine's own, 127.0.0.N."""
+        parts = urlsplit(url)
+        if parts.hostname is None or not socket.gethostbyname(parts.hostname).startswith("127."):
+            raise ValueError(f"{url} is not on this machine, and no other is to be tried.")
+        self.host, self.port = parts.hostname, parts.port or 80
+        self._address = address
+        self._page: dict[str, Any] | None = None
+
+    def send(self, data: bytes) -> Answer:
+        """Send these bytes and read until the other side has finished."""
+        source = None if self._address is None else (self._address, 0)
+        with socket.create_connection((self.host, self.port), TIMEOUT_S, source) as connection:
+            found = bytearray()
+            try:
+                connection.sendall(data)
+                while not _whole(found) and (piece := connection.recv(65_536)):
+                    found += piece
+            except OSError:  # closed while we were still sending, or silent for too long
+                pass
+        return _read(bytes(found))
+
+    def call(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: Sequence[str] = (),
+        body: bytes = b"",
+        host: str | None = None,
+    ) -> Answer:
+        """One call; the path goes out as it is."""
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"Host: {host or f'{self.host}:{self.port}'}",
+            "Connection: close",
+        ]
+        if body or method == "POST":
+            lines.append(f"Content-Length: {len(body)}")
+        head = "\r\n".join([*lines, *headers, "", ""])
+        return self.send(head.encode("utf-8", "surrogateescape") + body)
+
+    def post(self, path: str, plain: object, headers: Sequence[str] = ()) -> Answer:
+        """A call with JSON."""
+        return self.call(
+            path, "POST", ["Content-Type: application/json", *headers], json.dumps(plain).encode()
+        )
+
+    def function(self, name: str) -> int:
+        """The number of one of the page's functions."""
+        if self._page is None:
+            self._page = json.loads(self.call("/config").text)
+        functions = {
+            one["api_name"]: one["id"] for one in self._page["dependencies"] if one.get("backend_fn")
+        }
+        return int(functions[name])
+
+
+class Tab:
+    """A tab of the page, as far as orders go."""
+
+    def __init__(self, target: Target, session: str | None = None, headers: Sequence[str] = ()) -> None:
+        self.target = target
+        self.session = session or f"audit{random.getrandbits(48):x}"
+        self.headers = headers
+
+    def act(
+        self, do: str, story: str = "", drawer: str = "", known: bool = False, **more: object
+    ) -> dict[str, Any]:
+        """Carry out an order; the reply. Raises Breach if the server fails over it."""
+        order = json.dumps({"do": do, "n": 1, "tint": "whose", "drawer": drawer, "known": known, **more})
+        answer = self.raw([story, order])
+        if answer.status != 200:
+            raise Breach(f"{do} was answered with {answer.status}")
+        reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][1])
+        return reply
+
+    def export(self, kind: str, story: str) -> dict[str, Any]:
+        """Save a story; the reply."""
+        fields: dict[str, Any] = {"as": kind}
+        return self.act("export", story, **fields)
+
+    def raw(self, data: list[Any], function: str = "act") -> Answer:
+        """The same with any data at all."""
+        body = {"data": data, "fn_index": self.target.function(function), "session_hash": self.session}
+        return self.target.post("/gradio_api/run/predict", body, self.headers)
+
+
+def _whole(data: bytes | bytearray) -> bool:
+    head, split, body = bytes(data).partition(b"\r\n\r\n")
+    for line in head.lower().split(b"\r\n")[1:]:
+        if split and line.startswith(b"content-length:"):
+            return len(body) >= int(line.partition(b":")[2])
+    return bool(split) and body.endswith(b"0\r\n\r\n")
+
+
+def _read(data: bytes) -> Answer:
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    words = first.split()
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    headers = {
+        name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    if headers.get("transfer-encoding") == "chunked":
+        body = _unchunked(body)
+    return Answer(status, headers, body)
+
+
+def _unchunked(data: bytes) -> bytes:
+    found = bytearray()
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size.partition(b";")[0] or b"0", 16)
+        found += data[:length]
+        data = data[length + 2 :]
+    return bytes(found)

@@ -1,0 +1,92 @@
+"""Nothing gets through to a public page, and the trials would notice if it did."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from jet.ui.accounts import Accounts, hash_password
+from jet.ui.hosting import Hosting
+from jet.ui.limits import PUBLIC
+from jet.ui.page import build, launch
+from scripts.audit.trials import TRIALS, Trial
+from scripts.audit.wire import Tab, Target
+from scripts.audit_public import breach_of, own_page
+from tests.conftest import ROOT
+from tests.ui.stand_in import StandInSource
+
+NAMES = [f"{trial.group}: {trial.what}" for trial in TRIALS]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with own_page() as url:
+        yield url
+
+
+@pytest.mark.parametrize("number", range(len(TRIALS)), ids=NAMES)
+def test_nothing_gets_through(url: str, number: int) -> None:
+    assert breach_of(TRIALS[number], Target(url, f"127.0.2.{number + 1}")) is None
+
+
+def test_without_the_guard_the_trials_find_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hosting, "fastapi", lambda hosting, local: {})
+    demo = build(StandInSource(), Hosting(PUBLIC))
+    target = Target(launch(demo, hosting=Hosting(PUBLIC)), "127.0.3.1")
+
+    def found(trial: Trial) -> bool:
+        return breach_of(trial, target) is not None
+
+    try:
+        wanted = (
+            "a flood of calls",
+            "passwords by the hundred",
+            "answers without the headers that bind a browser",
+        )
+        assert all(found(trial) for trial in TRIALS if trial.what in wanted)
+        assert any(
+            found(trial) for trial in TRIALS if trial.what.startswith("headers that only a reverse proxy")
+        )
+    finally:
+        demo.close(verbose=False)
+
+
+def test_with_accounts_a_tab_belongs_to_its_account_too() -> None:
+    hosting = Hosting(PUBLIC, Accounts({name: hash_password(f"{name}'s own") for name in ("ann", "bob")}))
+    demo = build(StandInSource(), hosting)
+    url = launch(demo, hosting=hosting)
+
+    def tab(name: str) -> Tab:
+        form = {"username": name, "password": f"{name}'s own"}
+        cookies = httpx.post(f"{url}login", data=form).cookies
+        cookie = "Cookie: " + "; ".join(f"{key}={value}" for key, value in cookies.items())
+        target = Target(url)
+        target._page = json.loads(target.call("/config", headers=[cookie]).text)
+        return Tab(target, "shared", [cookie])
+
+    try:
+        ann, bob = tab("ann"), tab("bob")
+        ann.act("look", "the butler did it 8261")
+        assert "lost" in bob.act("keep", known=True)
+        assert "8261" not in json.dumps(bob.act("keep"))
+        assert "8261" in ann.export("txt", "the butler did it 8261")["download"]["text"]
+        assert bob.target.post("/gradio_api/run/predict", {"data": []}).status == 401, (
+            "and without one nobody gets in"
+        )
+    finally:
+        demo.close(verbose=False)
+
+
+def test_no_other_machine_is_tried() -> None:
+    for address in ("http://192.0.2.1:7860", "http://10.0.0.1", "nonsense"):
+        with pytest.raises((ValueError, OSError)):
+            Target(address)
+
+
+def test_the_list_of_what_was_tried_is_the_real_one() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (ROOT / "docs/security.md").read_text(), re.MULTILINE)
+    assert [f"{group}: {what}" for group, what in rows] == NAMES
