@@ -182,6 +182,7 @@ class RemoteEngine:
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())  # looks up names
             if hasattr(self, "_client"):
                 self._loop.run_until_complete(self._client.aclose())
