@@ -3,7 +3,7 @@
     python -m jet.bench decode --model assets/story-model
     python -m jet.bench decode --config config.json --random-weights --baseline transformers
     python -m jet.bench throughput --model assets/story-model --batch 16
-    python -m jet.bench prefill|sessions|kernels|start|stream …
+    python -m jet.bench prefill|sessions|soak|kernels|start|stream …
 
 Every command runs to warm up, then five times or more with what it is compared with in turn, and gives the
 median and the spread. What the commands measure is said in their modules, what the JSON holds in

@@ -16,6 +16,7 @@ COMMANDS = {
     "start": "a fresh process, from its start to its first token",
     "throughput": "tokens a second of many writers at once",
     "sessions": "the time to the first token of going on, trying again, taking back and branching",
+    "soak": "whether everything holds with many writers who come and go, and the gaps between tokens",
     "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
@@ -39,7 +40,8 @@ class Options:
         command: one of COMMANDS.
         model: folder or hub id of a checkpoint, or None where `config` is given.
         config: a config.json whose network gets random weights.
-        batch: writers at once, for `throughput`.
+        batch: writers at once, for `throughput` and `soak`.
+        seconds: of one run of `soak`.
         full_attention: every layer of the `config` gets full attention.
         context: tokens of the prompt.
         tokens: decoded in one run, the first one included.
@@ -63,6 +65,7 @@ class Options:
     greedy: bool = False
     baseline: str | None = None
     child: bool = False
+    seconds: int = 60
     full_attention: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -71,7 +74,7 @@ class Options:
         """By how many tokens a story grows that is measured."""
         if self.command == "sessions":
             return 2 * self.tokens + NEW_WORDS
-        return self.tokens if self.command in ("decode", "stream", "throughput") else 1
+        return self.tokens if self.command in ("decode", "stream", "throughput", "soak") else 1
 
     @property
     def sampling(self) -> SamplingParams:
@@ -117,10 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         if name == "start":
             command.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
         else:
-            _add_request(command)
-        if name in ("decode", "stream", "throughput", "sessions"):
+            _add_request(command, greedy=name == "soak")
+        if name in ("decode", "stream", "throughput", "sessions", "soak"):
             command.add_argument("--tokens", type=_from(2), help=f"decoded in a run ({Options.tokens})")
-        if name == "throughput":
+        if name == "soak":
+            command.add_argument("--seconds", type=_from(1), help=f"of one run ({Options.seconds})")
+        if name in ("throughput", "soak"):
             command.add_argument("--batch", type=_from(1), help=f"writers at once ({Options.batch})")
         if name in ("decode", "prefill"):
             command.add_argument(
@@ -145,8 +150,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--warm-up", type=_from(1), help=f"runs before those ({Options.warm_up})")
 
 
-def _add_request(command: argparse.ArgumentParser) -> None:
+def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
+    """What is asked for; where it always is the likeliest token, there is no choice."""
     command.add_argument("--context", type=_from(1), help=f"tokens of the prompt ({Options.context})")
+    if greedy:
+        return
     how = command.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", help="take the likeliest token")
     how.add_argument("--sampled", action="store_true", help="sample with the page's defaults (the default)")

@@ -3,7 +3,7 @@
 The line is an object with these members, all of them always there:
 
     schema     1; another number where anything below means something else
-    command    decode · prefill · throughput · sessions · kernels · start · stream
+    command    decode · prefill · throughput · sessions · soak · kernels · start · stream
     machine    device, device_name, system, processors, load (when the report was made), and the versions of
                python, jet, cuda, torch, transformers, triton, flash-linear-attention; null where there is
                none

@@ -68,6 +68,10 @@ class Runner(Protocol):
         """Read one piece of the prompt."""
         ...
 
+    def settle(self) -> None:
+        """Wait until what was read is there, so that the time it took is known."""
+        ...
+
     def decode(self, handles: Sequence[Any]) -> list[Outcome]:
         """The next token of each, or what went wrong with it. What is raised concerns them all."""
         ...
@@ -351,6 +355,8 @@ class LocalEngine:
             started = self._clock()
             piece = job.text[job.read : job.read + self._pace.piece(others)]
             self._runner.prefill(job.handle, piece)
+            if others:  # their next step would wait for it in any case
+                self._runner.settle()
             job.read += len(piece)
             now = self._clock()
             self._pace.have_read(len(piece), now - started, now)

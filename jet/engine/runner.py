@@ -23,6 +23,7 @@ from jet.engine.prefill import make_prefill
 from jet.engine.sessions import Resident, Sessions, Tokens
 from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
 from jet.engine.types import SamplingParams
+from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
@@ -137,6 +138,11 @@ class ModelRunner:
         """How many states are kept."""
         return len(self._sessions)
 
+    @property
+    def held_pages(self) -> int:
+        """Pages of memory that somebody's story holds; those of kept states can be had for the asking."""
+        return self._pool.ledger.held
+
     @torch.inference_mode()
     def open(
         self,
@@ -196,6 +202,10 @@ class ModelRunner:
         self._stepper.have_read(sequence, ids)
         if sequence.length - sequence.kept >= self._keep_every:
             self._keep(sequence)
+
+    def settle(self) -> None:
+        """Wait until what was read is there."""
+        synchronize(self._model.device)
 
     @torch.inference_mode()
     def decode(self, sequences: abc.Sequence[Sequence]) -> list[Outcome]:

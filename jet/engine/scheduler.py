@@ -14,6 +14,7 @@ Job = TypeVar("Job", bound=Hashable)
 
 # Pieces of prompts are this many tokens at least: shorter ones cost more than they help.
 _SHORTEST_PIECE = 16
+_FORGETTING = 0.9  # how much of the slowest speed so far is left after one more piece
 
 
 class QueueFullError(Exception):
@@ -133,9 +134,14 @@ class Pace:
         return piece
 
     def have_read(self, tokens: int, seconds: float, now: float) -> None:
-        """A piece has been read, which ended now. Short ones say little about long ones."""
+        """A piece has been read, which ended now. Short ones say little about long ones.
+
+        The slower ones count for longer: what comes too late is worse than a piece that is too short, and a
+        device that nobody had to wait for may have seemed fast.
+        """
         if tokens >= min(_SHORTEST_PIECE, self._largest):
-            self._seconds_per_token = seconds / tokens
+            before = self._seconds_per_token or 0.0
+            self._seconds_per_token = max(seconds / tokens, _FORGETTING * before)
         self._next_read = now + seconds
         self._read_last = True
 

@@ -37,6 +37,11 @@ class PageLedger:
         """How many pages can be promised to a new story."""
         return self.free + self._only_kept - self.promised
 
+    @property
+    def held(self) -> int:
+        """Pages that live stories hold, or may still ask for."""
+        return self._count - self.room
+
     def take(self) -> int:
         """A page for a live story; kept states make room. Raises MemoryError if all are in use."""
         while not self._free:

@@ -30,6 +30,9 @@ class SteadyRunner:
         self.pieces.append(len(tokens))
         self.now += len(tokens) * self._prompt_s
 
+    def settle(self) -> None:
+        pass
+
     def decode(self, handles: list[object]) -> list[int]:
         return [self.step(handle) for handle in handles]
 

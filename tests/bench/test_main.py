@@ -58,10 +58,10 @@ def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_throughput_of_many_writers(capsys: pytest.CaptureFixture[str]) -> None:
-    line = told(capsys, "throughput", *MODEL, "--batch", "6", "--context", "700", "--tokens", "90")
+    line = told(capsys, "throughput", *MODEL, "--batch", "6", "--context", "700", "--tokens", "400")
     together, each = line["figures"]["engine"], line["figures"]["writer"]
     assert together["values"] == pytest.approx([6 * rate for rate in each["values"]])
-    one = told(capsys, "throughput", *MODEL, "--context", "700", "--tokens", "90")
+    one = told(capsys, "throughput", *MODEL, "--context", "700", "--tokens", "400")
     assert line["settings"]["batch"] == 6 and line["floor"]["weights"] == one["floor"]["weights"]
     assert line["floor"]["recurrent"] == 6 * one["floor"]["recurrent"]
     assert line["floor"]["full_kv"] == 6 * one["floor"]["full_kv"]
@@ -69,9 +69,27 @@ def test_throughput_of_many_writers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_throughput_of_full_attention(capsys: pytest.CaptureFixture[str]) -> None:
     line = told(
-        capsys, "throughput", *RANDOM, "--full-attention", "--batch", "2", "--context", "50", "--tokens", "60"
+        capsys,
+        "throughput",
+        *RANDOM,
+        "--full-attention",
+        "--batch",
+        "2",
+        "--context",
+        "50",
+        "--tokens",
+        "200",
     )
     assert line["floor"]["recurrent"] == line["floor"]["window_kv"] == 0 < line["floor"]["full_kv"]
+
+
+def test_soak(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--batch", "5", "--context", "90", "--tokens", "12", "--seconds", "1")
+    line = told(capsys, "soak", *MODEL, *arguments)
+    figures = line["figures"]
+    assert figures["differing"]["max"] == 0, "in float32 they are the same"
+    assert figures["stories"]["min"] > 0
+    assert figures["gap_p50"]["median"] <= figures["gap_p99"]["median"] <= figures["gap_max"]["median"]
 
 
 def test_sessions(capsys: pytest.CaptureFixture[str]) -> None:

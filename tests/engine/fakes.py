@@ -132,6 +132,9 @@ class FakeRunner:
             handle.prompt = bytearray(bytes(handle.prompt).removesuffix(written))
         self._note(handle.name, "prefill")
 
+    def settle(self) -> None:
+        self._note("", "settle")
+
     def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
         self.batches.append([handle.name for handle in handles])
         for handle in handles:

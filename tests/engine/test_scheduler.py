@@ -107,6 +107,11 @@ def test_pieces_become_shorter_where_others_wait_for_them() -> None:
     pace.have_read(1024, seconds=0.512, now=0.0)
     assert pace.piece(others_write=False) == 1024
     assert pace.piece(others_write=True) == 64
+    pace.have_read(1024, seconds=0.001, now=0.0)
+    assert pace.piece(others_write=True) == 64, "one fast piece is not believed"
+    for _ in range(50):
+        pace.have_read(1024, seconds=0.001, now=0.0)
+    assert pace.piece(others_write=True) == 1024, "many are"
     pace.have_read(64, seconds=64.0, now=0.0)
     assert pace.piece(others_write=True) == 16, "not even one may be short enough"
 
