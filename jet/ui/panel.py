@@ -126,7 +126,7 @@ def _story(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
         ("Mean", f"{words.rate(stats.mean_tokens_per_second)} tok/s"),
         ("First token after", words.seconds(stats.time_to_first_token_s)),
         ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{words.count(stats.tokens)}"),
-        ("Tokens read", words.count(stats.prompt_tokens)),
+        ("Tokens read", words.tokens_read(stats.prompt_tokens, stats.resumed_tokens)),
         ("Context used", _context(stats, info, stories)),
         ("Writing now", words.crowd(source.active_requests, source.queued_requests)),
         ("Seed", words.UNKNOWN if stats.seed is None else str(stats.seed)),
@@ -210,6 +210,7 @@ def _model(info: EngineInfo | None) -> str:
         rows = [
             ("Loaded in", words.seconds(info.load_s if info else None)),
             ("Warmed up in", words.seconds(info.warmup_s if info else None)),
+            ("Stories at once", words.count(info.writers) if info and info.writers else words.UNKNOWN),
         ]
     return f"<h3>Model</h3>{_rows(rows)}"
 

@@ -51,6 +51,11 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
+def tokens_read(all_tokens: int, resumed: int) -> str:
+    """How long the prompt is, and how much of it did not have to be read: 512, 480 of them from memory."""
+    return f"{count(all_tokens)}, {count(resumed)} of them from memory" if resumed else count(all_tokens)
+
+
 def crowd(active: int | None, queued: int | None) -> str:
     """How many are being written, and how many wait: 3, and 2 in line."""
     if active is None:

@@ -77,8 +77,12 @@ def test_all_numbers_of_a_story_are_shown() -> None:
         "This process 700.0 MiB",
         "Loaded in 1.25 s",
         "Warmed up in 500 ms",
+        "Stories at once –",
     ):
         assert expected in shown
+    resumed = text_of(panel(replace(DONE, resumed_tokens=50), replace(CPU, writers=16)))
+    assert "Tokens read 56, 50 of them from memory" in resumed
+    assert "Stories at once 16" in resumed
 
 
 # 100 bytes of weights, 10 + 5 of state, a window of 4 tokens and two layers that grow; of ten layers.
