@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from jet import hardware
-from jet.bench.options import BenchError, Options
+from jet.bench.options import RETURNING, BenchError, Options
 from jet.engine import loading
 from jet.engine.capacity import CapacityError
 from jet.engine.detokenizer import Detokenizer
@@ -121,7 +121,8 @@ def load(options: Options) -> Network:
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
     longest = options.context + max(options.tokens, options.new_tokens)
-    runner = make_runner(model, tokenizer.stop_ids, longest, options.batch)
+    keeps = options.command in RETURNING
+    runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
     info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
@@ -134,14 +135,21 @@ def _tokenizer(source: str, model: JetNemotronForCausalLM) -> Tokenizer | None:
 
 
 def make_runner(
-    model: JetNemotronForCausalLM, stop_ids: frozenset[int], context: int | None = None, writers: int = 1
+    model: JetNemotronForCausalLM,
+    stop_ids: frozenset[int],
+    context: int | None = None,
+    writers: int = 1,
+    keeps: bool = False,
 ) -> ModelRunner:
-    """The page's runner for so many stories of `context` tokens, or of all that the model can."""
+    """The page's runner for so many stories of `context` tokens, or of all that the model can.
+
+    Unless it `keeps`, no memory is set aside for states that somebody might come back to: nobody does.
+    """
     try:
         capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
     except CapacityError as error:
         raise BenchError(str(error)) from None
-    return loading.make_runner(model, stop_ids, capacity)
+    return loading.make_runner(model, stop_ids, capacity if keeps else replace(capacity, kept=0))
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:

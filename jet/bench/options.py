@@ -20,6 +20,7 @@ COMMANDS = {
     "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
+RETURNING = ("sessions", "soak")  # in these, writers come back to what they wrote
 NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
 LEAST_RUNS = 5  # fewer say nothing about the spread
 
