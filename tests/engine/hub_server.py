@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.engine.http_server import serving
 
 REPOSITORY = "ann/tiny"
 COMMIT = "1" * 40
@@ -134,20 +135,5 @@ def _etag(data: bytes) -> str:
 def hub_server(folder: Path) -> Iterator[HubServer]:
     hub = HubServer(folder)
     handler = type("Handler", (_Handler,), {"hub": hub})
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    http = Server(("127.0.0.1", 0), handler)
-    hub.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(handler) as hub.url:
         yield hub
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
