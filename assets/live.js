@@ -25,21 +25,25 @@ const live = (() => {
     under.parentElement.append(leaf);
   };
 
-  // As a writer would type it, so that the browser lays out what is new and not the whole story again.
+  // As a writer would type it, so that the browser lays out what is new and not the whole story again. That takes
+  // the focus for a moment, which under a finger would bring up the keyboard.
   const type = ({ from, to, text }) => {
     const [under, focused, story] = [box(), document.activeElement, box().value];
     if (from === to && !text) return;
     const whole = story.slice(0, from) + text + story.slice(to);
-    under.disabled = false;
-    under.focus({ preventScroll: true });
-    under.setSelectionRange(from, to);
-    const done = document.execCommand(text ? "insertText" : "delete", false, text);
-    if (!done || under.value !== whole) {
-      under.value = whole;
-      under.dispatchEvent(new Event("input", { bubbles: true }));
+    if (matchMedia("(pointer: fine)").matches) {
+      under.disabled = false;
+      under.focus({ preventScroll: true });
+      under.setSelectionRange(from, to);
+      document.execCommand(text ? "insertText" : "delete", false, text);
+      if (focused !== under) {
+        under.blur();
+        focused?.focus?.({ preventScroll: true });
+      }
     }
-    if (focused !== under) focused?.focus?.({ preventScroll: true });
-    if (document.activeElement === under && focused !== under) under.blur();
+    if (under.value === whole) return;
+    under.value = whole;
+    under.dispatchEvent(new Event("input", { bubbles: true }));
   };
 
   return {

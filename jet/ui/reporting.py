@@ -144,8 +144,12 @@ class Reporter:
 
 def arguments(info: EngineInfo, folder: Path) -> list[str]:
     """Python's, for a report on the model that runs here, on its device and in its type."""
-    model = str(Path(info.model).resolve()) if Path(info.model).is_dir() else info.model
-    options = {"model": model, "device": info.device, "dtype": info.dtype or "auto", "output": str(folder)}
+    options = {
+        "model": info.model,
+        "device": info.device,
+        "dtype": info.dtype or "auto",
+        "output": str(folder),
+    }
     given = [word for name, value in options.items() for word in (f"--{name}", value)]
     return ["-m", "jet.report", "--quick", "--progress", *given]
 

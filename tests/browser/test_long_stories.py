@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -54,8 +55,19 @@ assert len(MEGABYTE) > 1_000_000
 
 
 @pytest.fixture
-def long(tab: Page, served: Served) -> Page:
+def patient(tab: Page) -> Iterator[Page]:
+    """The page, given more time: to bring another megabyte onto the sheet takes a busy machine seconds."""
+    expect.set_options(timeout=20_000)
+    tab.set_default_timeout(20_000)
+    yield tab
+    expect.set_options(timeout=5_000)
+    tab.set_default_timeout(8_000)
+
+
+@pytest.fixture
+def long(patient: Page, served: Served) -> Page:
     """The page with a megabyte on the sheet and an engine that writes six words at once."""
+    tab = patient
     served.engine.tokens_per_second, served.engine.context = 400, 4096
     set_most_tokens(tab, 6)
     put(tab, MEGABYTE)
@@ -218,7 +230,7 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
 
 def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(long: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
-    set_most_tokens(long, 100)
+    set_most_tokens(long, 600)
     long.click("#jet-three")
     expect(long.locator("#jet-ways pre >> nth=2")).to_contain_text("1")
     long.click("#jet-ways .jet-take >> nth=2")
@@ -228,7 +240,8 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(long: Page, ser
     assert added == written(0, added.count(" "), letter_of(served)) and added
 
 
-def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
+def test_a_story_too_long_to_take_stays_in_the_box(patient: Page) -> None:
+    tab = patient
     far_too_long = "word " * 820_000
     put(tab, far_too_long)
     tab.evaluate("document.getElementById('jet-fork').click()")
