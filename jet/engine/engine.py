@@ -191,10 +191,11 @@ class LocalEngine:
         self._clock = clock
         self._reading = read_memory()
         self._throttle = Throttle(_MEMORY_INTERVAL_S)
-        self._changed = threading.Condition()  # guards the two below
+        self._changed = threading.Condition()  # guards the scheduler, and why it is closed
         limits = (self._options.max_active, self._options.per_user, self._options.line)
         self._scheduler: Scheduler[_Job] = Scheduler(*limits)
         self._pace = Pace(self._options.prefill_chunk, self._options.pause_s)
+        self._full = False  # no memory for the next in line, as long as nobody leaves
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
@@ -293,12 +294,13 @@ class LocalEngine:
     def _admit(self) -> bool:
         """Give places to those whose turn it is, as far as there is memory. Whether anybody got one."""
         admitted = False
-        while True:
+        while not self._full:
             with self._changed:
                 job, others = self._scheduler.candidate(), self._scheduler.running
             if job is None or not self._open(job, bool(others)):
-                return admitted
+                break
             admitted = True
+        return admitted
 
     def _open(self, job: _Job, others: bool) -> bool:
         """Whether there was room for a request, or none will ever be."""
@@ -307,6 +309,7 @@ class LocalEngine:
             job.handle = self._runner.open(job.sampling, job.alternatives, job.prompt, tokens, job.user)
         except MemoryError as error:
             if others:  # somebody will leave
+                self._full = True
                 return False
             self._finish(job, "error", error=_reason(error))
             return True
@@ -363,6 +366,7 @@ class LocalEngine:
         if job.read < len(job.text):
             self._send(job)
             return
+        self._full = False  # who begins alike now needs less
         with self._changed:
             self._scheduler.has_read(job)
         self._write([job])
@@ -463,7 +467,7 @@ class LocalEngine:
             if job.handle is not None:
                 job.state_bytes = self._runner.memory(job.handle)
             self._reading = self._read_memory()
-        handle, job.handle = job.handle, None
+        handle, job.handle, self._full = job.handle, None, False
         with self._changed:
             self._scheduler.remove(job)
         try:
