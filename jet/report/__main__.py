@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from jet.report.writing import write
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for. Returns the exit code."""
+    # A shell that starts a page in the background has it ignore interrupts, and what it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)

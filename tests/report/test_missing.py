@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,13 @@ def test_a_device_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.C
     assert main(["--device", "cuda:99", "--output", str(tmp_path / "report")]) == 2
     assert capsys.readouterr().err.startswith("Error: There is no")
     assert not (tmp_path / "report").exists()
+
+
+def test_an_interrupt_is_heard_where_the_shell_has_it_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            main(["--no-such-option"])
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

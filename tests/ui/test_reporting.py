@@ -21,6 +21,7 @@ from tests.ui.stand_in import StandInSource
 # A program in the place of `python -m jet.report`: two parts, then the files.
 MEASURES = """
 import json, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as jet.report does
 folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
 code = 0
 try:
