@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -126,20 +127,47 @@ def test_library_gradients_agree_with_torch(length: int) -> None:
 def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole network in chunks is nearly as close to the truth in float64 as one token at a time.
+    """The whole network in chunks against one token at a time, both against the truth in float64.
 
-    Nearly, since in half precision the library's kernels round what a chunk's tokens do to each other.
+    In half precision the library's kernels also round what a chunk's tokens do to each other. Those errors
+    have nothing to do with the ones that both ways share, so the squares add up: with the kernels' own error,
+    on the very inputs that each layer gave them, chunks may be no further off than 1.3 times what that makes.
     """
     model = small_model(initializer_range=0.05, max_position_embeddings=16384).to(CUDA, dtype)
     ids = torch.randint(1, 61, (1, 8192), generator=torch.Generator().manual_seed(0)).to(CUDA)
+    given: list[tuple[Tensor | None, ...]] = []
+
+    def noting(*arguments: Tensor | None) -> tuple[Tensor, Tensor]:
+        given.append(arguments)
+        return gated_delta.gated_delta_rule(*arguments)
+
+    monkeypatch.setattr("jet.modeling.model.gated_delta_rule", noting)
     chunked = _logits_and_states(model, ids)
     monkeypatch.setattr("jet.modeling.model.gated_delta_rule", gated_delta.recurrent_gated_delta)
     recurrent = _logits_and_states(model, ids)
+    own = _errors_of_the_rule(given)
     truth = _logits_and_states(model.double(), ids)
-    for ours, plain, exact in zip(chunked, recurrent, truth, strict=True):
-        error, usual = ((x.double() - exact).norm() / exact.norm() for x in (ours, plain))
-        print(f"{dtype}: {error:.2e} in chunks, {usual:.2e} token by token")
-        assert error < 2 * usual + 1e-5
+    # Each layer hands its outputs' errors on, to the states of later ones and to the logits.
+    outs = [out for out, _ in own]
+    extras = [math.hypot(*outs)] + [math.hypot(state, *outs[:i]) for i, (_, state) in enumerate(own)]
+    for ours, plain, exact, extra in zip(chunked, recurrent, truth, extras, strict=True):
+        error, usual = _distance(ours, exact), _distance(plain, exact)
+        print(f"{dtype}: {error:.2e} in chunks, {usual:.2e} token by token, {extra:.2e} by the kernels")
+        assert error < 1.3 * math.hypot(usual, extra) + 1e-5
+
+
+def _errors_of_the_rule(given: list[tuple[Tensor | None, ...]]) -> list[tuple[float, float]]:
+    """Of outputs and of the last state, for each call of the rule."""
+    errors = []
+    for arguments in given:
+        exact = gated_delta.recurrent_gated_delta(*(None if x is None else x.double() for x in arguments))
+        ours = gated_delta.gated_delta_rule(*arguments)
+        errors.append((_distance(ours[0], exact[0]), _distance(ours[1], exact[1])))
+    return errors
+
+
+def _distance(ours: Tensor, exact: Tensor) -> float:
+    return float((ours.double() - exact).norm() / exact.norm())
 
 
 def _logits_and_states(model: JetNemotronForCausalLM, ids: Tensor) -> list[Tensor]:
