@@ -49,7 +49,7 @@ def write_on(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, beginning: str, seed: int
 ) -> tuple[str, bool]:
     """The beginning with what the model makes of it, and whether the story came to its end."""
-    ids = [tokenizer.eos_token_id, *tokenizer.encode(beginning, add_special_tokens=False)]
+    ids = tokenizer.encode(beginning)  # with an end-of-text in front, as in training
     torch.manual_seed(seed)
     generated: list[int] = model.generate(  # type: ignore[operator]  # transformers' mixin, untyped
         torch.tensor([ids], device=model.device),

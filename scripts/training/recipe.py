@@ -48,7 +48,7 @@ class Recipe:
     classics_first: float = 0.45
     classics_last: float = 0.1
     picture_book: int = 1200
-    plain_beginnings: float = 0.15
+    plain_beginnings: float = 0.25
     middle_beginnings: float = 0.3
     seed: int = 20
 

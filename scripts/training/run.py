@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from scripts.training.data import Mixture, StorySet, validation_rows
+from scripts.training.data import TALE, Mixture, StorySet, validation_rows
 from scripts.training.network import token_losses
 from scripts.training.optimizer import StoryOptimizer
 from scripts.training.recipe import Recipe
@@ -251,6 +251,8 @@ class Run:
         self.write_record()
         target = self.directory / "model"
         self.model.config._attn_implementation = None
+        if self.model.generation_config is not None:
+            self.model.generation_config.suppress_tokens = [TALE]
         self.model.to(torch.bfloat16).save_pretrained(target)  # type: ignore[arg-type]
         return target
 

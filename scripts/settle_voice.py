@@ -1,0 +1,61 @@
+"""Give a trained story model its default voice: that of the modern stories, for texts that leave it open.
+
+    python -m scripts.settle_voice --data DIR/stories.npz.xz --model runs/jet/model --output runs/jet/settled
+
+Forty small steps, which a CPU can do; `scripts/training/voice.py` says what they do and why. `--output` is
+then a transformers directory like `--model`, with `voice.json` in it, the record of how it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import jet  # noqa: F401  registers the network with transformers
+from scripts.train_story_model import TOKENIZER_FILES
+from scripts.training.data import read_stories
+from scripts.training.run import seed_everything
+from scripts.training.voice import Voice, settle
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; every field of `Voice` is an option."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="stories.npz.xz from prepare_stories.py")
+    parser.add_argument("--model", type=Path, required=True, help="model from train_story_model.py")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the new one")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in dataclasses.fields(Voice):
+        name = "--" + field.name.replace("_", "-")
+        parser.add_argument(
+            name, type=type(field.default), default=field.default, help=f"default: {field.default}"
+        )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read, move the weights, write."""
+    options = parse_arguments(arguments)
+    voice = Voice(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Voice)})
+    seed_everything(voice.seed)
+    sets = read_stories(options.data, options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).to(options.device)
+    settle(model, sets["modern_train"], sets["classics_train"], voice)
+    model.to(torch.bfloat16).save_pretrained(options.output)
+    for name in TOKENIZER_FILES:
+        shutil.copy(options.model / name, options.output / name)
+    record = json.dumps(dataclasses.asdict(voice), indent=2) + "\n"
+    (options.output / "voice.json").write_text(record, encoding="utf-8")
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()
