@@ -27,7 +27,7 @@ class Voice:
     """How far and by what. The defaults are those of the shipped model.
 
     Attributes:
-        strength: how far to go along the difference; at 1 the voice is surer and the text a tenth worse.
+        strength: how far to go along the difference. Half of it costs 2 % of compression, all of it 6 %.
         steps: of either copy.
         rows, length: what one step reads, each row an opening behind an end-of-text.
         rate, warm_up, horizon: learning rate (AdamW). It rises in `warm_up` steps and falls in a line that
