@@ -17,7 +17,7 @@ import jet  # noqa: F401  registers the network
 from jet.evaluate import evaluate
 from scripts import prepare_stories, train_story_model
 from scripts.training import network, run
-from scripts.training.data import Mixture, read_stories, validation_rows
+from scripts.training.data import TALE, Mixture, read_stories, validation_rows
 from scripts.training.optimizer import orthogonalise
 from scripts.training.recipe import Recipe
 from tests.scripts.stories import write_stories
@@ -67,6 +67,7 @@ def test_learns_and_writes_a_model_that_measures_what_the_record_says(architectu
     assert record["tokens"] == 60 * STEP and record["steps"] == 60
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]
+    assert model.generation_config.suppress_tokens == [TALE]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     stories = (data / "modern-validation.txt").read_text().split(prepare_stories.SEPARATOR)
     recorded = record["validation_bits_per_byte"][-1]["modern"]
