@@ -20,7 +20,7 @@ from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
 from jet.modeling.slots import JetMemory, PageMemory, SlotPool, WindowMemory
 from jet.ops.fused import JetSizes
-from jet.ops.operations import Operations, Step
+from jet.ops.operations import JetTensors, Operations, Step
 from jet.ops.rows import Rows
 
 
@@ -157,21 +157,23 @@ class FusedStep:
         kernels, output = self._weight(generator.w2.weight), self._weight(block.o_proj.weight)
         projected, out = self._buffer(sum(sizes.parts)), self._buffer(jet.value_dim)
         eps = self._config.rms_norm_eps
-        block_steps = ops.jet_block(
-            self._x,
-            (norm, eps),
-            weight,
-            projected,
-            (kernels, generator.w2.bias),
-            (block.A_log.float(), block.dt_bias.float()),
-            self._rows.slot,
-            (memory.conv, memory.recurrent),
-            out,
-            sizes,
-            (block.o_norm.weight, jet.norm_eps),
-            output,
+        states = memory.conv, memory.recurrent
+        tensors = JetTensors(
+            x=self._x,
+            norm=(norm, eps),
+            weight=weight,
+            projected=projected,
+            generator=(kernels, generator.w2.bias),
+            decays=(block.A_log.float(), block.dt_bias.float()),
+            slots=self._rows.slot,
+            states=states,
+            out=out,
+            sizes=sizes,
+            out_norm=(block.o_norm.weight, jet.norm_eps),
+            output=output,
         )
-        moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in (memory.conv, memory.recurrent))
+        block_steps = ops.jet_block(tensors)
+        moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
         return [
             Part("projections of a jet layer", block_steps.project, weight.nbytes, weight),
             Part("jet step", block_steps.step, kernels.nbytes + moved, kernels),

@@ -37,7 +37,24 @@ class JetBlock(NamedTuple):
     back: Step
 
 
-BindJetBlock = Callable[..., JetBlock]  # takes what `_in_three` takes
+class JetTensors(NamedTuple):
+    """What a jet layer works on; shapes as in `jet.ops.fused`."""
+
+    x: Tensor
+    norm: tuple[Tensor, float]  # weight and epsilon
+    weight: Tensor  # merged projections
+    projected: Tensor
+    generator: tuple[Tensor, Tensor]  # the kernel generator's second weight and bias
+    decays: tuple[Tensor, Tensor]  # log decay rate and dt bias
+    slots: Tensor
+    states: tuple[Tensor, Tensor]  # of convolution and recurrence
+    out: Tensor
+    sizes: JetSizes
+    out_norm: tuple[Tensor, float]
+    output: Tensor
+
+
+BindJetBlock = Callable[[JetTensors], JetBlock]
 
 
 @dataclass(frozen=True)
@@ -105,62 +122,31 @@ def cpu_operations() -> Operations:
     )
 
 
-def _in_three(
-    norm_linear: Bind,
-    jet_step: Bind,
-    gated_norm_linear_add: Bind,
-    x: Tensor,
-    norm: tuple[Tensor, float],
-    weight: Tensor,
-    projected: Tensor,
-    generator: tuple[Tensor, Tensor],
-    decays: tuple[Tensor, Tensor],
-    slots: Tensor,
-    states: tuple[Tensor, Tensor],
-    out: Tensor,
-    sizes: JetSizes,
-    out_norm: tuple[Tensor, float],
-    output: Tensor,
-) -> JetBlock:
-    """A jet layer by its definition: see `jet.ops.fused` for each.
-
-    `norm` and `out_norm` are weight and epsilon, `generator` the kernel generator's second weight and bias,
-    `decays` log decay rate and dt bias, `states` those of convolution and recurrence.
-    """
+def _in_three(norm_linear: Bind, jet_step: Bind, gated_norm_linear_add: Bind, jet: JetTensors) -> JetBlock:
+    """A jet layer by its definition: see `jet.ops.fused` for each."""
+    gate = jet.sizes.gate(jet.projected)
+    given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlock(
-        norm_linear(x, *norm, weight, None, projected),
-        jet_step(projected, *generator, *decays, slots, *states, out, sizes),
-        gated_norm_linear_add(out, sizes.gate(projected), *out_norm, output, x),
+        norm_linear(jet.x, *jet.norm, jet.weight, None, jet.projected),
+        jet_step(*given, jet.out, jet.sizes),
+        gated_norm_linear_add(jet.out, gate, *jet.out_norm, jet.output, jet.x),
     )
 
 
-def _triton_jet_block(
-    pdl: bool,
-    x: Tensor,
-    norm: tuple[Tensor, float],
-    weight: Tensor,
-    projected: Tensor,
-    generator: tuple[Tensor, Tensor],
-    decays: tuple[Tensor, Tensor],
-    slots: Tensor,
-    states: tuple[Tensor, Tensor],
-    out: Tensor,
-    sizes: JetSizes,
-    out_norm: tuple[Tensor, float],
-    output: Tensor,
-) -> JetBlock:
+def _triton_jet_block(pdl: bool, jet: JetTensors) -> JetBlock:
     """The same in Triton's kernels, which share out the activations and the norm in another way."""
     from jet.ops.kernels import jet_step, linear
 
-    count = jet_step.shares(sizes, generator[0])
-    squares = torch.empty(len(x), sizes.heads, count, dtype=torch.float32, device=x.device)
-    active = jet_step.activated(sizes)
-    given = (projected, *generator, *decays, slots, *states, out_norm[0], out, squares, sizes)
+    (norm_weight, eps), sizes = jet.out_norm, jet.sizes
+    shape = (len(jet.x), sizes.heads, jet_step.shares(sizes, jet.generator[0]))
+    squares = torch.empty(shape, dtype=torch.float32, device=jet.x.device)
+    projection = (jet.x, *jet.norm, jet.weight, None, jet.projected, jet_step.activated(sizes))
+    given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlock(
-        partial(linear.norm_linear, x, *norm, weight, None, projected, activated=active, pdl=pdl),
+        partial(linear.norm_linear, *projection, pdl=pdl),
         # A step is one chain: no kernel in it writes the states before this one reads them.
-        partial(jet_step.jet_step, *given, early=pdl, pdl=pdl),
-        partial(linear.heads_linear_add, out, squares, out_norm[1], output, x, pdl=pdl),
+        partial(jet_step.jet_step, *given, norm_weight, jet.out, squares, sizes, early=pdl, pdl=pdl),
+        partial(linear.heads_linear_add, jet.out, squares, eps, jet.output, jet.x, pdl=pdl),
     )
 
 
