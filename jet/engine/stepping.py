@@ -14,7 +14,8 @@ from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
-from jet.ops.operations import cpu_operations, has_triton, reference_operations
+from jet.ops.installed import has_triton
+from jet.ops.operations import cpu_operations, reference_operations
 from jet.ops.rows import Rows
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jet.ops.installed import has_triton
 from jet.ops.precision import wide
 
 
@@ -69,12 +67,7 @@ def _last_inputs(inputs: Tensor, mask: Tensor | None, width: int) -> Tensor:
 def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:
     """On CUDA, in the types it sums exactly enough for, and where nobody wants a gradient."""
     trains = torch.is_grad_enabled() and (x.requires_grad or kernels.requires_grad)
-    return x.is_cuda and x.dtype != torch.float64 and not trains and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return x.is_cuda and x.dtype != torch.float64 and not trains and has_triton()
 
 
 def _without_gaps(inputs: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from jet.ops import library_gradient
+from jet.ops.installed import has_triton
 from jet.ops.precision import wide
 
 CHUNK = 64
@@ -157,4 +158,4 @@ def _library_applies(q: Tensor) -> bool:
 def _library_serves(device_type: str, dtype: torch.dtype) -> bool:
     if device_type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return importlib.util.find_spec("fla") is not None and importlib.util.find_spec("triton") is not None
+    return importlib.util.find_spec("fla") is not None and has_triton()

@@ -223,11 +223,6 @@ def _with_ahead(step: Step, weight: Tensor) -> Step:
     return partial(step, ahead=weight)  # type: ignore[call-arg]
 
 
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
-
-
 def has_dependent_launch(device: torch.device) -> bool:
     """Whether kernels here may start before the ones they wait for have ended: sm_90 on, Triton 3.5 on."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
