@@ -8,7 +8,8 @@ let queue = []; // orders that wait, each with what to do after it
 let current = null; // the one under way
 let waiting = []; // who waits for all of them
 let next = null; // what is to be written when Continue is pressed
-let number = 0; // of the order sent last; its answer has the same
+let number = 0; // of the order sent last
+let writes = 0; // the number of the one that has something written: a way may be picked before that ends
 let known = false; // the desk has this story
 let writing = false;
 let steps = { undo: false, redo: false };
@@ -79,10 +80,10 @@ const bringBack = () => {
   known = false;
   order({ do: "restore", copy, draft: draft === null ? null : box().value || draft });
 };
-const receive = (text, done) => {
+const receive = (text, expected, done) => {
   let reply = {};
   try { reply = JSON.parse(text); } catch { /* no answer at all */ }
-  if (reply.n !== number) {
+  if (reply.n !== expected) {
     say("The server did not answer. Your text is still here, and kept in this browser.", true);
     return {};
   }
@@ -155,7 +156,7 @@ new MutationObserver(() => {
   const carried = byId("jet-live").querySelector(".jet-carried")?.textContent;
   if (!writing || !carried) return;
   const patch = JSON.parse(carried);
-  if (patch.n !== number) return; // of a story before
+  if (patch.n !== writes) return; // of a story before
   const first = !live.lies();
   live.show(patch);
   if (first) place = 0;
@@ -163,6 +164,12 @@ new MutationObserver(() => {
   library.soon();
   if (following) showEnd();
 }).observe(byId("jet-live"), { subtree: true, childList: true, characterData: true });
+
+new MutationObserver(() => {
+  const ways = byId("jet-ways");
+  const fresh = Number(ways.querySelector(".jet-three")?.dataset.n) === writes;
+  if (fresh && ways.classList.contains("jet-before")) ways.classList.remove("jet-before", "jet-picked");
+}).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true });
 
 const refreshLocks = () => {
   for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask")) {
@@ -181,19 +188,21 @@ window.jetStories = {
     clearTimeout(syncTimer);
     syncTimer = 0;
     writing = true;
+    writes = 0; // until it has one
     following = !next || !["cursor", "pick"].includes(next.do);
     place = 0;
     closeWord();
-    byId("jet-ways").classList.remove("jet-picked");
+    byId("jet-ways").classList.add("jet-before"); // none of the last writing's can be picked in this one
     refreshLocks();
   },
   end(text) {
     writing = false;
     late = true;
-    const reply = receive(text);
+    const reply = receive(text, writes);
     const below = live.take(reply.patch ?? undefined);
     synced = reply.patch ? box().value : null;
     if (below !== null) { box().scrollTop = box().scrollHeight - below; place = box().scrollTop; }
+    byId("jet-ways").classList.remove("jet-before");
     refreshLocks();
     send();
     keepSoon();
@@ -207,7 +216,9 @@ window.jetStories = {
     const wanted = next ?? { do: "continue" };
     next = null;
     const stops = byId("jet-stops").value.split("\n").filter(Boolean);
-    return [unsent(box().value), sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked })];
+    const wish = sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked });
+    writes = number;
+    return [unsent(box().value), wish];
   },
   // Whether the browser has the story as it stands, branches and all.
   isKept: () => !(stale || current || queue.length || writing),
@@ -220,7 +231,7 @@ window.jetStories = {
     const done = current;
     current = null;
     box().readOnly = false;
-    const reply = receive(text, done.order);
+    const reply = receive(text, number, done.order);
     synced = reply.same ? done.story : null;
     if (reply.n !== undefined) done.after?.(reply);
     if (OPENING.has(done.order.do)) library.hold(false);

@@ -157,7 +157,7 @@ class Desk:
         shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
         if state.stats.error is not None:
             _warn(state.stats.error)
-        ways = views.ways(state.ways, state.stats.finish_reason is None)
+        ways = views.ways(state.ways, state.stats.finish_reason is None, order.number)
         story, patch = sent.news(visit.document.text)
         live = None if patch is None or state.ways else views.carried({**patch, "n": order.number})
         return _updates(story, shown, gr.skip(), seed, ways, live)

@@ -83,15 +83,15 @@ def comparison(pair: Comparison) -> str:
     return f'<p class="jet-common">… {escape(common)}</p><div class="jet-columns">{columns}</div>'
 
 
-def ways(continuations: Sequence[Continuation], writing: bool) -> str:
-    """Several continuations side by side, each with a button that picks it."""
+def ways(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
+    """Several continuations side by side, each with a button that picks it; `number` is their order's."""
     columns = "".join(
         f"<div><h4>{label} way {press('Take this one', css='jet-take', do='show', branch=way.branch)}</h4>"
         f"<pre>{escape(way.text.lstrip() or '…')}</pre></div>"
         for label, way in zip(("First", "Second", "Third"), continuations, strict=False)
         if way.text or writing
     )
-    return f'<div class="jet-columns jet-three">{columns}</div>' if columns else ""
+    return f'<div class="jet-columns jet-three" data-n="{number}">{columns}</div>' if columns else ""
 
 
 # --- another word ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from itertools import pairwise
 from playwright.sync_api import Page, expect
 
 STORY = "#jet-story textarea"
+WAYS = "#jet-ways:not(.jet-before)"  # of this writing, and not those that stood there before it
 ATTEMPTS = 6
 
 

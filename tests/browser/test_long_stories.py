@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.notebook import (
     STORY,
+    WAYS,
     best,
     expect_unlocked,
     open_drawer,
@@ -224,10 +226,10 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
     expect_unlocked(long)
     assert story(long) == MEGABYTE + written(0, 1, letter) + " else1" + written(letter=letter)
     long.click("#jet-three")
-    expect(long.locator("#jet-ways pre")).to_have_count(3)
+    expect(long.locator(f"{WAYS} pre")).to_have_count(3)
     expect_unlocked(long)
     before = story(long)
-    long.click("#jet-ways .jet-take >> nth=0")
+    long.click(f"{WAYS} .jet-take >> nth=0")
     long.wait_for_function(
         "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(7, letter) + 6]
     )
@@ -236,19 +238,25 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
     expect(long.locator("#jet-tree li")).to_have_count(5)
 
 
-def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(long: Page, served: Served) -> None:
-    served.engine.tokens_per_second = 15
+@pytest.mark.parametrize("words", [2, 0])
+def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
+    long: Page, served: Served, words: int
+) -> None:
+    """Also one without a word yet: what it has when it is stopped comes on the sheet with the last answer."""
+    served.engine.tokens_per_second, served.engine.prefill_s = 15, 0 if words else 60
     set_most_tokens(long, 600)
     long.click("#jet-three")
-    expect(long.locator("#jet-ways pre >> nth=2")).to_contain_text("1")
-    long.click("#jet-ways .jet-take >> nth=2")
+    expect(long.locator(f"{WAYS} pre >> nth=2")).to_contain_text(re.compile(r"\w1") if words else "…")
+    long.click(f"{WAYS} .jet-take >> nth=2")
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
-    long.wait_for_function(
-        "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(0, "t")]
-    )
+    long.wait_for_function("jetStories.isKept()")
     added = story(long).removeprefix(MEGABYTE)
-    assert added == written(0, added.count(" "), letter_of(served)) and added
+    assert added == written(0, added.count(" "), letter_of(served))
+    assert bool(added) == bool(words)
+    expect(long.locator("#jet-say")).to_have_count(0)
+    open_drawer(long, "branches")
+    expect(long.locator("#jet-tree")).to_contain_text(added.strip() or "One branch so far")
 
 
 def test_a_story_too_long_to_take_stays_in_the_box(patient: Page) -> None:

@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import OpenTab
 from tests.browser.notebook import (
     STORY,
+    WAYS,
     begin,
     expect_nothing_outside,
     expect_unlocked,
@@ -127,14 +128,14 @@ def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: 
     set_most_tokens(tab, 12)
     tab.fill(STORY, "A")
     tab.click("#jet-three")
-    columns = tab.locator("#jet-ways pre")
+    columns = tab.locator(f"{WAYS} pre")
     expect(columns).to_have_count(3)
     for column in columns.all():
         expect(column).to_contain_text("A1")
     assert len(served.engine.live) == 3 or status(tab) != "Writing"
     expect_unlocked(tab)
     assert story(tab) == "A"
-    tab.click("#jet-ways .jet-take >> nth=1")
+    tab.click(f"{WAYS} .jet-take >> nth=1")
     expect(tab.locator(STORY)).to_have_value("A" + words("A", 12))
 
 
@@ -142,8 +143,8 @@ def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
     tab.fill(STORY, "A")
     tab.click("#jet-three")
-    expect(tab.locator("#jet-ways pre >> nth=2")).to_contain_text("A1")
-    tab.click("#jet-ways .jet-take >> nth=2")
+    expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
+    tab.click(f"{WAYS} .jet-take >> nth=2")
     wait_for_status(tab, "Stopped")
     expect_unlocked(tab)
     assert re.fullmatch(r"A( A\d+)+", story(tab))
