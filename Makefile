@@ -41,7 +41,7 @@ run: setup ## open the page; ARGS="--model … --port …"
 
 test: setup ## all tests this machine can run; ARGS="-k cache -x"
 	@$(BIN)/python -m tests.chromium
-	$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.suite $(ARGS)
 
 bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --model …"
 	$(BIN)/python -m jet.bench $(or $(ARGS),decode --model assets/story-model --baseline transformers)

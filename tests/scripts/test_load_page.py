@@ -8,6 +8,7 @@ from scripts.load_page import FLOOD, quantile, run
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_twenty_tabs_and_a_flood() -> None:
     found = run(tabs=20, seconds=6)
     assert found["errors"] == [] and found["refused"] == []

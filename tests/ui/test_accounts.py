@@ -52,6 +52,7 @@ def test_a_name_that_cannot_stand_in_the_file(tmp_path: Path, name: str) -> None
         ("ann:scrypt$AAAA$AAAA\n", "line 1"),
         (f":{hash_password('x')}\n", "line 1"),
     ],
+    ids=["empty", "plain", "no password", "twice", "no hash", "no name"],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "accounts"
