@@ -1,6 +1,6 @@
 // The page's own hand: orders to the desk one after the other, locking while the model writes, keys, drawers.
 const byId = (id) => document.getElementById(id);
-const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset"]); // these change nothing
+const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset"]); // these change nothing
 const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
 
@@ -180,6 +180,8 @@ const refreshLocks = () => {
   byId("jet-redo").disabled = writing || !steps.redo;
 };
 
+const usePreset = (settings) => { if (!writing) order({ do: "own-preset", settings }); };
+
 window.jetStories = {
   // The model begins to write, and is done. The last text may arrive a moment after that.
   begin() {
@@ -241,6 +243,16 @@ window.jetStories = {
     send();
     const controls = reply.controls ?? {};
     return names.map((name) => ({ __type__: "update", ...(name in controls ? { value: controls[name] } : {}) }));
+  },
+  // The settings as they are, to be had again under a name.
+  keepPreset(names, values) {
+    const name = prompt("A name for these settings", "");
+    if (name === null) return;
+    const settings = Object.fromEntries(names.map((key, index) => [key, values[index]]));
+    for (const key of ["max_new_tokens", "seed"]) delete settings[key];
+    const wrong = ownPresets.keep(name, settings);
+    if (wrong) say(wrong, true);
+    ownPresets.show(usePreset);
   },
   // The text has changed, by whoever.
   changed(story) {
@@ -306,6 +318,7 @@ document.addEventListener("click", ({ target }) => {
   else if (dataset.loreRemove !== undefined) { button.closest(".jet-entry").remove(); guide(); }
   else if (button.id === "jet-lore-add") byId("jet-lore").append(byId("jet-lore-row").content.cloneNode(true));
   else if (button.id === "jet-ask") ask();
+  else if (button.id === "jet-name-preset") byId("jet-keep-preset").click();
   else if (button.id === "jet-new") order({ do: "new" });
 });
 // While the ways are written their buttons are drawn anew many times a second, and a click, which is a press and a
@@ -399,6 +412,7 @@ const listStories = () => {
     return row;
   }));
 };
+ownPresets.show(usePreset);
 try { byId("jet-tint").value = localStorage.getItem("jet-stories:tint") ?? "whose"; } catch { byId("jet-tint").value = "whose"; }
 
 // On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would

@@ -22,6 +22,7 @@ from jet.story.files import file_name, from_json, read_file, to_browser, to_json
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.spans import StoryError
 from jet.ui import views
+from jet.ui.inputs import NO_PRESET, read_preset
 from jet.ui.orders import read_guidance
 from jet.ui.presets import PRESETS
 from jet.ui.visits import Visit
@@ -118,8 +119,12 @@ async def preset(visit: Visit, order: Fields) -> Reply:
     name = order.take("name", str)
     if name not in PRESETS:
         raise StoryError(f"There is no preset {name[:40]!r}.")
-    chosen = controls_of(PRESETS[name])
-    return {"controls": {key: chosen[key] for key in chosen if key not in ("max_new_tokens", "seed")}}
+    return _turned(PRESETS[name])
+
+
+async def own_preset(visit: Visit, order: Fields) -> Reply:
+    """The same with settings that the browser has kept."""
+    return _turned(read_preset(order.take("settings", dict)))
 
 
 async def new(visit: Visit, order: Fields) -> Reply:
@@ -201,6 +206,7 @@ ACTIONS: dict[str, Action] = {
     "guide": guide,
     "title": title,
     "preset": preset,
+    "own-preset": own_preset,
     "new": new,
     "restore": restore,
     "import": import_file,
@@ -213,6 +219,11 @@ ACTIONS: dict[str, Action] = {
 def controls_of(sampling: SamplingParams) -> dict[str, object]:
     """The values of the page's controls by name, the seed as text."""
     return asdict(sampling) | {"seed": "" if sampling.seed is None else str(sampling.seed)}
+
+
+def _turned(sampling: SamplingParams) -> Reply:
+    chosen = controls_of(sampling)
+    return {"controls": {key: chosen[key] for key in chosen if key not in NO_PRESET}}
 
 
 def _opened(visit: Visit, document: Document) -> Reply:

@@ -113,9 +113,13 @@ def tabs() -> str:
 
 
 def presets() -> str:
-    """Settings under plain names."""
+    """Settings under plain names, and a place for those that the writer has named."""
     buttons = "".join(press(name.capitalize(), css="jet-opening", do="preset", name=name) for name in PRESETS)
-    return f'<div class="jet-presets" role="group" aria-label="Presets">{buttons}</div>'
+    return (
+        f'<div class="jet-presets" role="group" aria-label="Presets">{buttons}'
+        '<span id="jet-own-presets"></span>'
+        '<button type="button" class="jet-quiet" id="jet-name-preset">Keep these as a preset</button></div>'
+    )
 
 
 def extras() -> str:

@@ -30,6 +30,12 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     )
     demo.unload(desk.leave)
     page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed")
+    page.keep_preset.click(
+        None,
+        list(page.controls.values()),
+        None,
+        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(page.controls))}, values), [])",
+    )
     page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)")
     demo.load(None, None, [page.story], js="() => jetStories.begun()")
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from jet.engine.types import MAX_SEED, Request, RequestError, SamplingParams
 
 DEFAULTS = SamplingParams()
+NO_PRESET = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
 SHOWN_CHARACTERS = 80  # of a value that is quoted back in a message
 
 
@@ -52,6 +55,14 @@ def read_settings(
         max_new_tokens=_whole("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
     )
+
+
+def read_preset(values: dict[str, object]) -> SamplingParams:
+    """Settings by name, as a browser has kept them; what it does not name is as usual. Raises RequestError."""
+    known = {name: value for name, value in asdict(DEFAULTS).items() if name not in NO_PRESET}
+    if strange := values.keys() - known.keys():
+        raise RequestError(f"A preset has no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")
+    return read_settings(DEFAULTS.max_new_tokens, **{**known, **values}, seed=None)
 
 
 def _text(value: object) -> str:

@@ -37,7 +37,7 @@ class Page:
     """The components that events read and write.
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `live` brings page.js what is new in a long story. `act`, `order`
+    is what the last story was drawn from. `keep_preset` gives page.js the controls' values. `live` brings page.js what is new in a long story. `act`, `order`
     and `reply` are how page.js talks to the desk.
     """
 
@@ -54,6 +54,7 @@ class Page:
     controls: dict[str, gr.Component]
     last_seed: gr.Textbox
     reuse_seed: gr.Button
+    keep_preset: gr.Button
     act: gr.Button
     order: gr.Textbox
     reply: gr.Textbox
@@ -89,10 +90,25 @@ def lay_out() -> Page:
                     _html(drawers.extras())
                 _html(drawers.drawers())
                 report = _report()
+        keep_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
         act = gr.Button("", visible="hidden", elem_id="jet-act")
         order, reply = gr.Textbox(visible=False), gr.Textbox(visible=False)
     return Page(
-        about, *report, story, go, stop, ways, fresh, live, controls, last_seed, reuse_seed, act, order, reply
+        about,
+        *report,
+        story,
+        go,
+        stop,
+        ways,
+        fresh,
+        live,
+        controls,
+        last_seed,
+        reuse_seed,
+        keep_preset,
+        act,
+        order,
+        reply,
     )
 
 

@@ -208,6 +208,27 @@ def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page)
     expect(temperature).to_have_value("0.8")
 
 
+def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
+    temperature = quick.get_by_label("number input for Temperature")
+    temperature.fill("1.35")
+    quick.get_by_label("number input for Maximum new tokens").fill("7")
+    quick.once("dialog", lambda dialog: dialog.accept(" Odd <b>dreams</b> "))
+    quick.click("#jet-name-preset")
+    mine = quick.locator("#jet-own-presets button.jet-opening")
+    expect(mine).to_have_text("Odd <b>dreams</b>")
+    quick.click("text=Steady")
+    expect(temperature).to_have_value("0.6")
+    reload(quick)
+    quick.get_by_label("number input for Maximum new tokens").fill("6")
+    mine.click()
+    expect(temperature).to_have_value("1.35")
+    expect(quick.get_by_label("number input for Maximum new tokens")).to_have_value("6")
+    quick.click("#jet-own-presets .jet-quiet")
+    expect(mine).to_have_count(0)
+    reload(quick)
+    expect(mine).to_have_count(0)
+
+
 def test_dry_and_xtc_reach_the_model(quick: Page, served: Served) -> None:
     quick.click("text=Against repetition and cliché")
     quick.get_by_label("number input for DRY strength").fill("0.8")

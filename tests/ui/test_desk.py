@@ -285,6 +285,26 @@ def test_presets_set_the_sliders_but_neither_seed_nor_length(source: StandInSour
     at_a_desk(source, story)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"temperature": -1}, "temperature"),
+        ({"seed": 3}, "no setting 'seed'"),
+        ({"colour": 1}, "no setting 'colour'"),
+    ],
+)
+def test_a_preset_that_makes_no_sense_is_refused(
+    source: StandInSource, settings: dict[str, object], message: str
+) -> None:
+    async def story(tab: Tab) -> None:
+        assert message in (await tab.act("own-preset", settings=settings))["error"]
+        chosen = (await tab.act("own-preset", settings={"temperature": 1.5, "top_k": 7.0}))["controls"]
+        assert (chosen["temperature"], chosen["top_k"], chosen["top_p"]) == (1.5, 7, SamplingParams().top_p)
+
+    at_a_desk(source, story)
+
+
 @pytest.mark.parametrize("order", ["", "[]", "{}", '{"do": 1}', '{"do": "dance"}', '{"do": "show"}'])
 def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
