@@ -58,7 +58,7 @@ def read_settings(
 
 
 def read_preset(values: dict[str, object]) -> SamplingParams:
-    """Settings by name, as a browser has kept them; what it does not name is as usual. Raises RequestError."""
+    """Settings by name, as a browser has kept them; others are as usual. Raises RequestError."""
     known = {name: value for name, value in asdict(DEFAULTS).items() if name not in NO_PRESET}
     if strange := values.keys() - known.keys():
         raise RequestError(f"A preset has no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")

@@ -37,8 +37,8 @@ class Page:
     """The components that events read and write.
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `keep_preset` gives page.js the controls' values. `live` brings page.js what is new in a long story. `act`, `order`
-    and `reply` are how page.js talks to the desk.
+    is what the last story was drawn from. `keep_preset` gives page.js the controls' values, `live` brings it
+    what is new in a long story. `act`, `order` and `reply` are how page.js talks to the desk.
     """
 
     about: gr.HTML

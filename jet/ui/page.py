@@ -16,7 +16,8 @@ from jet.ui.layout import ASSETS, lay_out
 from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
 
-SCRIPTS = ("sheet.js", "live.js", "library.js", "presets.js", "page.js")  # in this order: each may use what stands above it
+# In this order: each may use what stands above it.
+SCRIPTS = ("sheet.js", "live.js", "library.js", "presets.js", "page.js")
 WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
 
 
