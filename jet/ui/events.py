@@ -44,9 +44,9 @@ def _wire_writing(page: Page, desk: Desk) -> None:
     locked: list[gr.Component] = [page.story, page.go]
     start = page.go.click(
         None,
-        [page.story],
+        None,
         locked,
-        js=f"(story) => (jetStories.begin(), [{_js_updates(len(locked), interactive=False)}])",
+        js=f"() => (jetStories.begin(), [{_js_updates(len(locked), interactive=False)}])",
     )
     writing = start.then(
         desk.write,

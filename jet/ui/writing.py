@@ -24,6 +24,7 @@ from jet.ui.stops import Cutter
 
 INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
 BEAT_S = 0.25  # Gradio notices a closed tab when the generator yields, so it yields at least this often
+NEWS_S = 0.02  # a request says quickly one after the other that it waits, is read, …: that is one update
 STOP_GRACE_S = 0.1  # how long a stopped request may take to report its last numbers itself
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,8 @@ class Writing:
         found = [TokenChunk("", (), self.stats)]
         with suppress(asyncio.TimeoutError):
             found.append(self._read(await asyncio.wait_for(self._inbox.get(), max(BEAT_S, pause)), found[-1]))
+        if len(found) > 1 and not found[-1].text and found[-1].stats.finish_reason is None:
+            await asyncio.sleep(NEWS_S)
         while found[-1].stats.finish_reason is None and not self._inbox.empty():
             found.append(self._read(self._inbox.get_nowait(), found[-1]))
         return merge(found)
