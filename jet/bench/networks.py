@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from jet import hardware
@@ -21,6 +22,7 @@ from jet.engine.capacity import CapacityError
 from jet.engine.detokenizer import Detokenizer
 from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
 from jet.engine.runner import ModelRunner
+from jet.engine.sessions import Tokens
 from jet.engine.types import EngineInfo, RequestError
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
 
@@ -65,14 +67,14 @@ class IdTokenizer:
     def __init__(self, words: Tokenizer | None = None) -> None:
         self._words = words
 
-    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
         """The ids in `prompt`. Raises RequestError if there are none, or more than `most`."""
-        ids = list(_parse(prompt))
+        ids = _parse(prompt)
         if not 1 <= len(ids) <= most:
             raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {most:,} can be read.")
         return ids
 
-    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         return _Names() if self._words is None else self._words.detokenizer(prompt)
 
@@ -86,8 +88,8 @@ class IdTokenizer:
 
 
 @lru_cache(maxsize=16)
-def _parse(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split()))
+def _parse(text: str) -> Tokens:
+    return np.array(text.split(), np.int32)
 
 
 class _Names:

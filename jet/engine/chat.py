@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
+
+from jet.engine.sessions import Tokens
 
 _ASKED = "What is asked for stands here."  # looked for in the rendered template
 
@@ -29,17 +32,17 @@ class ChatTemplate:
     before: tuple[Piece, ...]
     between: tuple[Piece, ...]
 
-    def encode(self, asked: str, answer: str, ids: Callable[[str], list[int]]) -> list[int]:
+    def encode(self, asked: str, answer: str, ids: Callable[[str], Tokens]) -> Tokens:
         """The tokens of a request and the beginning of its answer. `ids` gives those of a plain text.
 
         Texts next to each other are read as one, since a tokenizer may join across the seam.
         """
         pieces = [*self.before, asked.strip(), *self.between, answer]
-        found: list[int] = []
+        found: list[Tokens] = []
         for plain, group in groupby(pieces, lambda piece: isinstance(piece, str)):
             row = list(group)
-            found += ids("".join(map(str, row))) if plain else map(int, row)
-        return found
+            found.append(ids("".join(map(str, row))) if plain else np.array(row, np.int32))
+        return np.concatenate(found)
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:

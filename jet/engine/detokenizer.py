@@ -19,6 +19,8 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
 
+from jet.engine.sessions import Tokens
+
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -34,7 +36,7 @@ class Detokenizer(Protocol):
         ...
 
 
-def make_detokenizer(tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> Detokenizer:
+def make_detokenizer(tokenizer: Tokenizer, prompt: Sequence[int] | Tokens = ()) -> Detokenizer:
     """A detokenizer for what follows the tokens of `prompt`, as `tokenizer` decodes it."""
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
         return _ByteDetokenizer(tokenizer)
@@ -55,12 +57,12 @@ class _ByteDetokenizer:
 
 
 class _ContextDetokenizer:
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] | Tokens) -> None:
         self._tokenizer = tokenizer
         self._silent = silent_tokens(tokenizer)
         # The last token that stands for text of its own, and all after it: what the next one may depend on.
         self._window: list[int] = []
-        for token in reversed(prompt):
+        for token in map(int, reversed(prompt)):
             if self._is_visible(token):
                 self._window.insert(0, token)
                 if not self._is_byte(token):

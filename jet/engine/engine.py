@@ -105,11 +105,11 @@ class Tokenizer(Protocol):
         """Tokens that end a story."""
         ...
 
-    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
-        """1 to `most` tokens, or RequestError. `asked` is for chat models."""
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
+        """1 to `most` tokens, or RequestError. `asked` is for chat models, `user` whose prompt it is."""
         ...
 
-    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         ...
 
@@ -147,14 +147,14 @@ class _Job:
     def __init__(
         self,
         request: Request,
-        prompt: list[int],
+        prompt: Tokens,
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
         self.user = request.user
         self.sampling = request.sampling.with_seed()
         self.alternatives = request.alternatives
-        self.prompt = np.array(prompt, np.int32)
+        self.prompt = prompt
         self.detokenizer = detokenizer
         self.meter = DecodeMeter(submitted)
         self.throttle = Throttle(_MEMORY_INTERVAL_S)
@@ -205,7 +205,8 @@ class LocalEngine:
     def submit(self, request: Request) -> LocalStream:
         """Queue a request. Raises RequestError at once if it can never be served."""
         submitted = self._clock()
-        prompt = self._tokenizer.encode(request.prompt, self._info.context - 1, request.asked)
+        most = self._info.context - 1
+        prompt = self._tokenizer.encode(request.prompt, most, request.asked, request.user)
         detokenizer = self._tokenizer.detokenizer(prompt)
         job = _Job(request, prompt, detokenizer, submitted)
         room = self._info.context - len(prompt)

@@ -96,7 +96,7 @@ class OnDemandEngine:
         """A stream that asks for the GPU when it is read. Raises RequestError if it can never be served."""
         if self._closed:
             raise RequestError("The engine has been closed.")
-        self._tokenizer.encode(request.prompt, self._info.context - 1, request.asked)
+        self._tokenizer.encode(request.prompt, self._info.context - 1, request.asked, request.user)
         return OnDemandStream(
             self._write, self._choice, replace(request, sampling=request.sampling.with_seed())
         )

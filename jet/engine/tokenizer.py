@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
 from jet.engine.chat import chat_template
 from jet.engine.detokenizer import Detokenizer, make_detokenizer, token_bytes
+from jet.engine.incremental import IncrementalTokenizer
+from jet.engine.sessions import Tokens
 from jet.engine.types import RequestError
 
 # No language comes near this many characters a token; English has four or five.
 _CHARACTERS_PER_TOKEN = 32
+_NFC_GROWTH = 3  # no text has more times as many bytes once it is normalised
 _BREAKING = set('\n:"“”*')
 
 
@@ -46,16 +51,18 @@ class StoryTokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._longest = self._longest_token()
+        self._incremental = IncrementalTokenizer(self._backend, self._encode)
 
     @property
     def chat_tokens(self) -> int | None:
         """How many tokens the chat template takes around what is asked for; None if there is none."""
-        return None if self.chat is None else len(self.chat.encode("", "", self._ids))
+        return None if self.chat is None else len(self.chat.encode("", "", self._incremental.ids))
 
-    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
         """The tokens of a prompt, 1 to `most` of them, behind what a chat model is asked for, if anything.
 
-        Raises RequestError if it has more, or cannot be read.
+        What the user has had tokenised before and stands in it again takes no time. Raises RequestError if
+        there are more, or the prompt cannot be read.
         """
         if not isinstance(prompt, str):
             raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
@@ -67,29 +74,29 @@ class StoryTokenizer:
                 f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
             ) from None
         if asked:
-            return self._encode_answer(asked, prompt, most)
+            return self._encode_answer(asked, prompt, most, user)
         self._refuse_huge(prompt, most - len(self.start))
-        ids = self._ids(prompt)
+        ids = self._incremental.ids(prompt, user)
         if len(ids) > most - len(self.start):
             raise _too_long(f"{len(ids):,} tokens", most - len(self.start))
-        if ids:
-            return [*self.start, *ids]
+        if len(ids):
+            return np.concatenate([np.array(self.start, np.int32), ids])
         if not self._empty:
             raise RequestError("This model has no token to start a story from: please type a beginning.")
-        return list(self._empty)
+        return np.array(self._empty, np.int32)
 
-    def _encode_answer(self, asked: str, prompt: str, most: int) -> list[int]:
+    def _encode_answer(self, asked: str, prompt: str, most: int, user: str) -> Tokens:
         if self.chat is None:
             raise RequestError(
                 "This model has no chat template: it goes on with a story, and cannot be asked."
             )
         self._refuse_huge(asked + prompt, most)
-        ids = self.chat.encode(asked, prompt, self._ids)
+        ids = self.chat.encode(asked, prompt, partial(self._incremental.ids, user=user))
         if len(ids) > most:
             raise _too_long(f"{len(ids):,} tokens", most)
         return ids
 
-    def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         return make_detokenizer(self._backend, prompt)
 
@@ -104,24 +111,24 @@ class StoryTokenizer:
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""
-        return len(self._ids(text))
+        return len(self._encode([text])[0])
 
-    def _ids(self, text: str) -> list[int]:
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
-            ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
             # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
             # panic, which Python sees as a BaseException of a type that cannot be imported.
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
-        return ids
+        return [one.ids for one in found]
 
     def _refuse_huge(self, text: str, most: int) -> None:
         """Spare the machine from tokenising what cannot fit, or could only if it were no language."""
         if len(text) <= most:
             return
-        if self._longest:
+        if self._longest and _NFC_GROWTH * len(text.encode()) > most * self._longest:
             normalizer = self._backend.normalizer
             normal = text if normalizer is None else normalizer.normalize_str(text)
             at_least = -(-len(normal.encode()) // self._longest)

@@ -15,6 +15,8 @@ from collections import Counter
 from itertools import pairwise
 from typing import NamedTuple
 
+from jet.affixes import common_prefix, common_suffix
+
 _LEVELS = (
     re.compile(r"[^\n]*\n|[^\n]+"),  # lines
     *[re.compile(r"\w+|\s+|[^\w\s]")] * 3,  # words, unique in ever smaller surroundings
@@ -39,32 +41,6 @@ def changes(old: str, new: str) -> list[Change]:
             change = Change(start, change.end, text + old[end : change.start] + change.text)
         found.append(change)
     return found
-
-
-def common_prefix(a: str, b: str) -> int:
-    """How many characters the two texts have in common at their start."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low < high:  # halving, so that nearly all comparing is done by the interpreter's own fast one
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def common_suffix(a: str, b: str) -> int:
-    """How many characters the two texts have in common at their end."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[len(a) - middle : len(a) - low] == b[len(b) - middle : len(b) - low]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _changes(old: str, new: str, at: int, level: int) -> list[Change]:

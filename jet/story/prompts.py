@@ -13,12 +13,15 @@ grown past the budget again, and then jumps to the next one.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
+from jet.affixes import common_prefix
 from jet.engine.types import RequestError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 
@@ -103,6 +106,7 @@ class PromptBuilder:
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
         """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
         self._count = lru_cache(maxsize=CACHED_COUNTS)(count_tokens)
+        self._latest: tuple[str, list[_Unit]] = "", []
 
     def build(
         self, story: str, guidance: Guidance, context: int, room: int, chat_tokens: int | None = None
@@ -145,7 +149,16 @@ class PromptBuilder:
         return Prompt(parts, tuple(chosen.left_out), tokens, budget, asked)
 
     def _units(self, story: str) -> list[_Unit]:
-        return [_Unit(start, text, self._count(text)) for start, text in _split(story)]
+        """Those of a story. The lines that the latest story began with as well are taken over."""
+        before, known = self._latest
+        same = common_prefix(before, story)
+        index = max(0, bisect_left(known, same, key=_start_of) - 1)
+        while index and before[known[index].start - 1] != "\n":  # in the midst of a long line
+            index -= 1
+        start = known[index].start if known else 0
+        units = known[:index] + [_Unit(at, text, self._count(text)) for at, text in _split(story, start)]
+        self._latest = story, units
+        return units
 
     def _cut(self, units: list[_Unit], budget: int, step: int) -> list[_Unit]:
         """The story from the first mark on from which it fits."""
@@ -181,6 +194,9 @@ class _Unit(NamedTuple):
     start: int
     text: str
     tokens: int
+
+
+_start_of = attrgetter("start")
 
 
 class _Chosen:
@@ -281,12 +297,12 @@ def _closed(text: str) -> str:
     return text.strip("\n") + "\n\n"
 
 
-def _split(story: str) -> Iterator[tuple[int, str]]:
-    """The units of a story with their offsets: lines, or parts of long lines.
+def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """The units of a story, from where a line begins on, with their offsets: lines, or parts of long ones.
 
     An edit changes only the units it touches, and what is appended only the last one.
     """
-    for line in _LINE.finditer(story):
+    for line in _LINE.finditer(story, start):
         start, end = line.span()
         while end - start > LONGEST_UNIT:
             stop = _seam(story, start, start + LONGEST_UNIT)

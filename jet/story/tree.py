@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from jet.story.diff import common_prefix
+from jet.affixes import common_prefix
 from jet.story.spans import Pieces, StoryError, length_of, text_of
 
 MAX_BRANCHES = 256

@@ -5,7 +5,7 @@ A browser takes tenths of a second to lay out a long text anew, and new words co
 
 from __future__ import annotations
 
-from jet.story.diff import common_prefix, common_suffix
+from jet.affixes import common_prefix, common_suffix
 from jet.story.offsets import to_utf16
 
 LONG = 40_000  # characters from which on only changes are sent

@@ -7,7 +7,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.sessions import Tokens
 from jet.engine.stepping import Detail
 from jet.engine.stream import LocalStream
 from jet.engine.types import EngineInfo, Request, RequestError, SamplingParams, TokenChunk
@@ -44,13 +47,13 @@ class ByteTokenizer:
 
     stop_ids = frozenset({END})
 
-    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
         ids = list(prompt.encode()) or [END]
         if len(ids) > most:
             raise RequestError(f"{len(ids)} tokens, {most} fit")
-        return ids
+        return np.array(ids, np.int32)
 
-    def detokenizer(self, prompt: Sequence[int]) -> ByteDetokenizer:
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> ByteDetokenizer:
         return ByteDetokenizer()
 
     def text_of(self, token: int) -> str:

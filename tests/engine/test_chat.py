@@ -36,7 +36,7 @@ def test_the_tokens_are_those_of_the_rendered_text(asked: str, answer: str) -> N
     )
     expected = plain(rendered + answer, add_special_tokens=False).input_ids
     tokenizer = story_tokenizer()
-    assert tokenizer.encode(answer, 1000, asked) == expected
+    assert tokenizer.encode(answer, 1000, asked).tolist() == expected
     assert tokenizer.chat_tokens == len(tokenizer.encode("", 1000, " ")) > 5
 
 
@@ -46,7 +46,7 @@ def test_special_tokens_that_are_typed_are_text(typed: str) -> None:
     special = small().convert_tokens_to_ids(typed)
     quiet = tokenizer.encode("", 1000, "a")
     for ids in (tokenizer.encode("", 1000, f"a {typed}"), tokenizer.encode(typed, 1000, "a")):
-        assert ids.count(special) == quiet.count(special)
+        assert (ids == special).sum() == (quiet == special).sum()
 
 
 def test_what_is_too_long_is_refused() -> None:

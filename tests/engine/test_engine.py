@@ -302,7 +302,7 @@ def test_failures_to_open_to_release_and_to_decode_are_the_requests_own() -> Non
     class Tokenizer(ByteTokenizer):
         def detokenizer(self, prompt):  # type: ignore[no-untyped-def]
             detokenizer = super().detokenizer(prompt)
-            if bytes(prompt) == b"panic":
+            if bytes(prompt.tolist()) == b"panic":
                 detokenizer.push = panic
             return detokenizer
 

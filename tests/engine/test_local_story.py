@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from jet.engine import stepping
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import ModelChoice, build_engine, describe
 from jet.engine.runner import ModelRunner
+from jet.engine.sessions import Tokens
 from jet.engine.types import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint, weight_bytes
@@ -34,8 +36,8 @@ class IdTokenizer:
 
     stop_ids: frozenset[int] = frozenset()
 
-    def encode(self, prompt: str, most: int, asked: str = "") -> list[int]:
-        return [int(word) for word in prompt.split()]
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
+        return np.array([int(word) for word in prompt.split()], np.int32)
 
     def detokenizer(self, prompt: object) -> IdTokenizer:
         return self

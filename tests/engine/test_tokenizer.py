@@ -16,6 +16,10 @@ BYTE_LEVEL, NFC = byte_level(), byte_level(normalizers.NFC())
 LOTS = 10**6
 
 
+def ids_of(tokenizer: StoryTokenizer, text: str, most: int = LOTS) -> list[int]:
+    return tokenizer.encode(text, most).tolist()
+
+
 def story_tokenizer(tokenizer: Tokenizer = BYTE_LEVEL, **settings: object) -> StoryTokenizer:
     return StoryTokenizer(as_transformers(tokenizer, **settings), start_id=0, stop_ids=frozenset({0}))
 
@@ -33,7 +37,7 @@ def joined(*parts: str) -> st.SearchStrategy[str]:
 @given(st.text(max_size=60) | joined("a", " ", END, TURN_END, "<note>", "\0"))
 def test_any_text_comes_back(text: str) -> None:
     tokenizer = story_tokenizer()
-    tokens = tokenizer.encode(text or "x", LOTS)
+    tokens = ids_of(tokenizer, text or "x")
     assert back(tokenizer, tokens) == (text or "x")
     assert 0 not in tokens
 
@@ -56,7 +60,7 @@ def test_any_text_comes_back(text: str) -> None:
 )
 def test_hostile_text_is_plain_text(text: str) -> None:
     tokenizer = story_tokenizer()
-    tokens = tokenizer.encode(text, LOTS)
+    tokens = ids_of(tokenizer, text)
     special = {0, BYTE_LEVEL.token_to_id(TURN_END)}
     assert not special & set(tokens)
     assert back(tokenizer, tokens) == text
@@ -65,8 +69,8 @@ def test_hostile_text_is_plain_text(text: str) -> None:
 def test_without_a_bos_token_only_an_empty_prompt_gets_a_start() -> None:
     tokenizer = story_tokenizer()
     assert tokenizer.start == ()
-    assert tokenizer.encode("", LOTS) == [0]
-    assert tokenizer.encode("the", LOTS) == BYTE_LEVEL.encode("the").ids
+    assert ids_of(tokenizer, "") == [0]
+    assert ids_of(tokenizer, "the") == BYTE_LEVEL.encode("the").ids
 
 
 def templated() -> Tokenizer:
@@ -89,8 +93,8 @@ def test_a_document_start_stands_in_front_of_every_prompt(
 ) -> None:
     ours = story_tokenizer(tokenizer, **settings)
     assert ours.start == (0,)
-    assert ours.encode("", LOTS) == [0]
-    assert ours.encode("the", LOTS) == [0, *BYTE_LEVEL.encode("the").ids]
+    assert ids_of(ours, "") == [0]
+    assert ids_of(ours, "the") == [0, *BYTE_LEVEL.encode("the").ids]
 
 
 def test_add_bos_token_false_is_heard() -> None:
@@ -100,7 +104,7 @@ def test_add_bos_token_false_is_heard() -> None:
 def test_an_end_in_the_template_is_no_start() -> None:
     copy = Tokenizer.from_str(BYTE_LEVEL.to_str())
     copy.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 0)])
-    assert story_tokenizer(copy).encode("the", LOTS) == BYTE_LEVEL.encode("the").ids
+    assert ids_of(story_tokenizer(copy), "the") == BYTE_LEVEL.encode("the").ids
 
 
 def test_an_empty_prompt_needs_a_start_from_somewhere() -> None:
@@ -148,7 +152,7 @@ def test_whatever_fits_is_taken(backend: Tokenizer, text: str) -> None:
     tokenizer = story_tokenizer(backend)
     ids = backend.encode(text, add_special_tokens=False).ids
     if ids:
-        assert tokenizer.encode(text, len(ids)) == ids
+        assert ids_of(tokenizer, text, len(ids)) == ids
 
 
 def test_half_a_character_is_refused() -> None:
@@ -200,4 +204,4 @@ def test_added_tokens_that_are_not_special_are_text() -> None:
     copy = Tokenizer.from_str(BYTE_LEVEL.to_str())
     copy.add_tokens([AddedToken("<tool_call>", special=False)])
     tokenizer = story_tokenizer(copy)
-    assert back(tokenizer, tokenizer.encode("a <tool_call> b", LOTS)) == "a <tool_call> b"
+    assert back(tokenizer, ids_of(tokenizer, "a <tool_call> b")) == "a <tool_call> b"

@@ -6,7 +6,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.story.diff import Change, changes, common_prefix, common_suffix
+from jet.story.diff import Change, changes
 from tests.story.made import any_text, texts
 
 
@@ -38,18 +38,6 @@ def test_changes_of_texts_that_have_much_in_common(words: list[str], data: st.Da
         for word, keep in zip(words, kept, strict=True)
     )
     assert apply(old, changes(old, new)) == new
-
-
-@given(texts, texts)
-def test_common_ends(a: str, b: str) -> None:
-    def plainly(a: str, b: str) -> int:
-        same = 0
-        while same < min(len(a), len(b)) and a[same] == b[same]:
-            same += 1
-        return same
-
-    assert common_prefix(a, b) == plainly(a, b)
-    assert common_suffix(a, b) == plainly(a[::-1], b[::-1])
 
 
 def test_one_region_for_one_change() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jet.affixes import common_prefix, common_suffix
 from jet.engine.types import SamplingParams
 from jet.story import document as module
-from jet.story.diff import common_prefix, common_suffix
 from jet.story.document import MAX_UNDO, MAX_WAYS, Document
 from jet.story.spans import StoryError, Token
 from jet.story.tree import MAX_BRANCHES, MAX_CHARACTERS

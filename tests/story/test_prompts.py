@@ -162,6 +162,17 @@ def test_units_are_the_story(story: str) -> None:
         assert 0 < len(text.rstrip("\n")) <= 2_000 or not text.strip("\n")
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 40), texts), min_size=1, max_size=8))
+def test_after_any_edits_the_prompt_is_that_of_a_new_builder(edits: list[tuple[int, int, str]]) -> None:
+    builder, story = PromptBuilder(words), STORY[:300] + "A sentence of a long line. " * 200 + "\n\nEnd."
+    for place, taken, put in edits:
+        place %= len(story) + 1
+        story = story[:place] + put + story[place + taken :]
+        built = builder.build(story, Guidance(), 900, 100)
+        assert built == PromptBuilder(words).build(story, Guidance(), 900, 100)
+
+
 def test_what_does_not_fit_is_said() -> None:
     lore = (
         LoreEntry(title="Second", content="word " * 60, constant=True, order=2),
