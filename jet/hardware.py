@@ -152,7 +152,7 @@ def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
 
 def read_process_memory() -> MemoryReading:
     """Memory of this process alone."""
-    return MemoryReading(process_memory_bytes=psutil.Process().memory_info().rss)
+    return MemoryReading(process_memory_bytes=_process(os.getpid()).memory_info().rss)
 
 
 def read_memory(device: torch.device) -> MemoryReading:
@@ -166,6 +166,12 @@ def read_memory(device: torch.device) -> MemoryReading:
         device_peak_bytes=torch.cuda.max_memory_allocated(device),
         device_total_bytes=torch.cuda.get_device_properties(device).total_memory,
     )
+
+
+@cache
+def _process(pid: int) -> psutil.Process:
+    """Asked for by number, since a process that was forked is another one."""
+    return psutil.Process(pid)
 
 
 def _processors() -> int:

@@ -36,21 +36,38 @@ class Detokenizer(Protocol):
         ...
 
 
-def make_detokenizer(tokenizer: Tokenizer, prompt: Sequence[int] | Tokens = ()) -> Detokenizer:
-    """A detokenizer for what follows the tokens of `prompt`, as `tokenizer` decodes it."""
+class TokenBytes(dict[int, bytes]):
+    """The bytes that the tokens of a byte-level tokenizer stand for, found out when they are first needed."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token: int) -> bytes:
+        self[token] = found = token_bytes(self._tokenizer, token)
+        return found
+
+
+def make_detokenizer(
+    tokenizer: Tokenizer, prompt: Sequence[int] | Tokens = (), known: TokenBytes | None = None
+) -> Detokenizer:
+    """A detokenizer for what follows the tokens of `prompt`, as `tokenizer` decodes it.
+
+    `known` is what all detokenizers of this tokenizer may share.
+    """
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
-        return _ByteDetokenizer(tokenizer)
+        return _ByteDetokenizer(tokenizer, TokenBytes(tokenizer) if known is None else known)
     return _ContextDetokenizer(tokenizer, prompt)
 
 
 class _ByteDetokenizer:
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, known: TokenBytes) -> None:
+        self._bytes = known
         self._silent = silent_tokens(tokenizer)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        return "" if token in self._silent else self._decoder.decode(token_bytes(self._tokenizer, token))
+        return "" if token in self._silent else self._decoder.decode(self._bytes[token])
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -277,14 +277,15 @@ class LocalEngine:
             if self._closed is not None:
                 return False
             abandoned = [job for job in self._scheduler.jobs if job.channel.aborted]
+            line = list(self._scheduler.waiting)
         for job in abandoned:
             self._attempt(job, self._abort)
-        if self._admit() or abandoned:
+        if (line and self._admit()) or abandoned:
             with self._changed:
                 line = list(self._scheduler.waiting)
             self._tell_positions(line)
-        with self._changed:
-            writing, reading = list(self._scheduler.writing), list(self._scheduler.reading)
+        # Only this thread gives places and takes them away.
+        writing, reading = list(self._scheduler.writing), self._scheduler.reading
         if reading and self._pace.may_read(self._clock(), bool(writing)):
             self._attempt(reading[0], self._read)
         elif writing:

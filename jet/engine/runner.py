@@ -257,7 +257,7 @@ class ModelRunner:
         """Bytes of the request's state: recurrent, conv, window_kv, full_kv."""
         if sequence.slot is None:
             return {}
-        return self._pool.memory(sequence.slot, sequence.length)
+        return self._pool.memory(sequence.length)
 
     @torch.inference_mode()
     def release(self, sequence: Sequence, keep: bool = True) -> None:

@@ -98,6 +98,8 @@ class Scheduler(Generic[Job]):
 
     def _candidates(self) -> Iterator[Job]:
         """All who may have a place, if one after the other gets theirs."""
+        if not self.waiting:  # as it is nearly always when this is asked
+            return
         free = self._places - len(self.writing) - len(self.reading)
         having = Counter(self._users[job] for job in self.running)
         for job in self.waiting:

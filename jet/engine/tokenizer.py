@@ -11,7 +11,7 @@ from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
 from jet.engine.chat import chat_template
-from jet.engine.detokenizer import Detokenizer, make_detokenizer, token_bytes
+from jet.engine.detokenizer import Detokenizer, TokenBytes, make_detokenizer
 from jet.engine.incremental import IncrementalTokenizer
 from jet.engine.sessions import Tokens
 from jet.engine.types import RequestError
@@ -50,6 +50,7 @@ class StoryTokenizer:
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._bytes = TokenBytes(self._backend)
         self._longest = self._longest_token()
         self._incremental = IncrementalTokenizer(self._backend, self._encode)
 
@@ -98,11 +99,11 @@ class StoryTokenizer:
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
-        return make_detokenizer(self._backend, prompt)
+        return make_detokenizer(self._backend, prompt, self._bytes)
 
     def text_of(self, token: int) -> str:
         """The text of a token by itself, with replacement characters for parts of characters."""
-        return token_bytes(self._backend, token).decode("utf-8", "replace")
+        return self._bytes[token].decode("utf-8", "replace")
 
     def breakers(self) -> frozenset[int]:
         """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
@@ -142,7 +143,7 @@ class StoryTokenizer:
         if not isinstance(self._backend.decoder, decoders.ByteLevel):
             return None
         ids = self._backend.get_vocab(with_added_tokens=True).values()
-        return max(len(token_bytes(self._backend, token)) for token in ids)
+        return max(len(self._bytes[token]) for token in ids)
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:

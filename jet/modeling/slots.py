@@ -220,18 +220,9 @@ class SlotPool:
         ]
         return SlotCache(layers)
 
-    def memory(self, slot: int, length: int) -> dict[str, int]:
+    def memory(self, length: int) -> dict[str, int]:
         """Bytes in use by a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
-        sizes = {"recurrent": 0, "conv": 0, "window_kv": 0, "full_kv": 0}
-        for memory in self.layers:
-            if isinstance(memory, JetMemory):
-                sizes["recurrent"] += memory.recurrent[slot].nbytes
-                sizes["conv"] += memory.conv[slot].nbytes
-            elif isinstance(memory, WindowMemory):
-                sizes["window_kv"] += 2 * memory.keys[slot, :, :length].nbytes
-            else:
-                sizes["full_kv"] += memory.pages[0, :, :, 0].nbytes * length
-        return sizes
+        return self._stacks.in_use(length)
 
     def nbytes(self) -> int:
         """Bytes of the whole pool."""
@@ -364,6 +355,17 @@ class _Stacks:
             "attn": pages,
         }
         return [next(made[kind]) for kind in kinds]
+
+    def in_use(self, length: int) -> dict[str, int]:
+        """Bytes that a sequence of `length` tokens has in use, by kind."""
+        recurrent, conv = (stack[:, 0].nbytes for stack in self._jet) if self._jet else (0, 0)
+        window = self._windows[0].shape[3]
+        return {
+            "recurrent": recurrent,
+            "conv": conv,
+            "window_kv": sum(stack[:, 0, :, :1].nbytes for stack in self._windows) * min(length, window),
+            "full_kv": self._pages[:, 0, :, :, 0].nbytes * length,
+        }
 
     def clear(self, slot: int) -> None:
         """Of a sequence without tokens; its windows and pages are not read before they are written."""

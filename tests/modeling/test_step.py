@@ -88,7 +88,7 @@ def test_steps_equal_forwards(layers: str, operations: str) -> None:
         ours = stepped.read(int(token))
         theirs = reference(token.view(1, 1), past_key_values=expected).logits[:, -1]
         torch.testing.assert_close(ours.double(), theirs, atol=2e-4, rtol=2e-4)
-    assert stepped.pool.memory(stepped.slots[0], 300).keys() == expected.memory().keys()
+    assert stepped.pool.memory(300).keys() == expected.memory().keys()
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 3, 5), (64, 65), (6, 1, 8), (200,)], ids=str)
@@ -248,6 +248,6 @@ def test_memory_is_counted_over_real_tensors() -> None:
     with torch.inference_mode():
         stepped.prefill(0, ids)
         model(ids[None], past_key_values=usual)
-    assert stepped.pool.memory(stepped.slots[0], 5) == usual.memory()
+    assert stepped.pool.memory(5) == usual.memory()
     sizes = [tensor.nbytes for memory in stepped.pool.layers for tensor in vars(memory).values()]
     assert stepped.pool.nbytes() == sum(sizes)
