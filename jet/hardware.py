@@ -106,6 +106,15 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available // 2 if free is None else free
 
 
+def spare_host_bytes(device: torch.device) -> int:
+    """Bytes of the host's memory for what has no room on a CUDA device; 0 where that is the host itself."""
+    if device.type != "cuda":
+        return 0
+    left = container_memory()
+    available = psutil.virtual_memory().available
+    return (available if left is None else min(available, left)) // 4
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done everything it was asked to."""
     if device.type == "cuda":
@@ -191,6 +200,18 @@ def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
         return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that the container may still take, from control groups version 2 or 1; None if not limited."""
+    names = ("memory.max", "memory.current")
+    if not (root / names[0]).exists():
+        root, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    try:
+        limit, used = (int((root / name).read_text()) for name in names)  # "max" is no number
+    except (OSError, ValueError):
+        return None
+    return max(0, limit - used)
 
 
 @cache

@@ -114,6 +114,33 @@ def test_a_containers_share_of_the_processors_is_read(
     assert hardware.container_quota(tmp_path) == quota
 
 
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "1000", "memory.current": "300"}, 700),
+        ({"memory.max": "1000", "memory.current": "1300"}, 0),
+        ({"memory.max": "max", "memory.current": "300"}, None),
+        ({"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "300"}, 700),
+        ({"memory.max": "1000"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_what_a_container_may_still_take(files: dict[str, str], left: int | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert hardware.container_memory(tmp_path) == left
+
+
+def test_only_a_device_with_memory_of_its_own_has_the_hosts_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware.spare_host_bytes(CPU) == 0
+    monkeypatch.setattr(hardware, "container_memory", lambda: 4000)
+    assert hardware.spare_host_bytes(torch.device("cuda")) == 1000
+    monkeypatch.setattr(hardware, "container_memory", lambda: None)
+    assert hardware.spare_host_bytes(torch.device("cuda")) > 1000
+
+
 def test_a_small_network_decodes_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     assert hardware.decode_threads(16_400_000 * 4) == 1

@@ -209,6 +209,7 @@ def make_runner(
             context=capacity.context,
             breakers=breakers,
             kept_slots=capacity.kept,
+            host_bytes=hardware.spare_host_bytes(model.device) if capacity.kept else 0,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise hardware.HardwareError(

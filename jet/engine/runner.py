@@ -1,13 +1,15 @@
 """ModelRunner: the network with the state of each request in a slot; pieces of prompts in, tokens out.
 
 A request of a user leaves states behind: where its prompt ended, every so many tokens, and where it ended
-itself. The next one that begins with the same tokens starts from there.
+itself. The next one that begins with the same tokens starts from there. What there is no room for any more on
+the device goes to the host's memory, and comes back from there.
 
 Everything here runs on the engine's device thread.
 """
 
 from __future__ import annotations
 
+import logging
 from array import array
 from collections import abc
 from collections.abc import Iterator
@@ -25,16 +27,23 @@ from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
+from jet.modeling.host_store import HostStore, Saved, to_host
 from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
 
 KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
 
 
-class Kept(NamedTuple):
-    """What restores a state: its slot, and the logits `[1, V]` of what comes next where they are known."""
+log = logging.getLogger(__name__)
 
-    slot: int
+
+class Kept(NamedTuple):
+    """What restores a state: its slot, and the logits `[1, V]` of what comes next where they are known.
+
+    Both are on the device, or both in the host's memory.
+    """
+
+    place: int | Saved
     logits: Tensor | None
 
 
@@ -97,10 +106,12 @@ class ModelRunner:
         breakers: frozenset[int] = frozenset(),
         kept_slots: int = 8,
         keep_every: int = KEEP_EVERY,
+        host_bytes: int = 0,
     ) -> None:
         """Memory for `slots` requests, each of up to `context` tokens and all together of up to `tokens`.
 
-        Besides, `kept_slots` states can be kept; their keys and values share the memory for `tokens`.
+        Besides, `kept_slots` states can be kept; their keys and values share the memory for `tokens`. Those
+        that have to make room there may have `host_bytes` of the host's memory.
         `breakers` are the tokens at which repetitions end for DRY. `decode_threads` is for single tokens on a
         CPU; prompts always get all of torch's threads.
         """
@@ -120,8 +131,10 @@ class ModelRunner:
             self._pool = SlotPool(config, places, tokens, model.dtype, model.device, self._context)
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers, slots)
             self._prefill = make_prefill(model, self._pool)
-        self._sessions: Sessions[Kept] = Sessions(lambda kept: self._pool.discard(kept.slot))
+            self._store = HostStore(self._pool, host_bytes)
+        self._sessions: Sessions[Kept] = Sessions(self._discard, self._offload)
         self._pool.ledger.reclaim = self._sessions.evict
+        self._store.reclaim = self._sessions.evict_offloaded
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -139,9 +152,18 @@ class ModelRunner:
         return len(self._sessions)
 
     @property
+    def offloaded(self) -> tuple[int, int]:
+        """How many of them are in the host's memory, and their bytes there."""
+        return self._sessions.offloaded, self._store.nbytes
+
+    @property
     def held_pages(self) -> int:
         """Pages of memory that somebody's story holds; those of kept states can be had for the asking."""
         return self._pool.ledger.held
+
+    def prepare(self) -> str | None:
+        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+        return self._stepper.prepare()
 
     @torch.inference_mode()
     def open(
@@ -173,14 +195,14 @@ class ModelRunner:
         """Start from what is resident of the prompt, just before it is read: how many tokens need not be."""
         assert sequence.slot is not None and not sequence.length
         tokens = np.asarray(prompt, np.int32)
-        # Others may have read more of it in the meantime.
-        found = self._sessions.find(sequence.user, tokens) if sequence.user else None
-        if found is not None:
-            self._pool.restore(found.state.slot, sequence.slot)
+        # Others may have read more of it in the meantime. For what is shared, no pages were promised.
+        shares = sequence.claim is not None and not sequence.claim[0].offloaded
+        found = self._sessions.find(sequence.user, tokens, near=shares) if sequence.user else None
+        if found is not None and self._restore(found, sequence):
             sequence.length = sequence.kept = len(found.tokens)
             sequence.text = array("i", found.tokens.tobytes())
             if len(found.tokens) == len(tokens):
-                sequence.logits = found.state.logits
+                sequence.logits = self._on_device(found.state.logits)
             ids = torch.from_numpy(found.tokens).long().to(self._model.device)
             self._stepper.have_read(sequence, ids)
         claim, sequence.claim = sequence.claim, None
@@ -283,9 +305,55 @@ class ModelRunner:
     def close(self) -> None:
         """Let go of the network and of all states, so that their memory is free for others."""
         self._stepper.close()
-        del self._model, self._stepper, self._prefill, self._pool, self._sessions
+        del self._model, self._stepper, self._prefill, self._pool, self._store, self._sessions
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _restore(self, found: Resident[Kept], sequence: Sequence) -> bool:
+        """Put a sequence in a resident state. Whether that went well; otherwise it is empty as before."""
+        assert sequence.slot is not None
+        place = found.state.place
+        if not isinstance(place, Saved):
+            self._pool.restore(place, sequence.slot)
+            return True
+        found.pins += 1
+        try:
+            self._store.load(place, sequence.slot)
+            self._bring_back(found, sequence.slot)
+        except Exception:
+            log.warning("A story is read again, since its state could not be restored.", exc_info=True)
+            self._sessions.forget(found)
+            self.rewind(sequence)
+            return False
+        finally:
+            found.pins -= 1
+        return True
+
+    def _bring_back(self, found: Resident[Kept], slot: int) -> None:
+        """What was just restored from the host into a slot is kept on the device again, if it has room."""
+        kept = self._pool.snapshot(slot, len(found.tokens))
+        if kept is not None:
+            self._sessions.bring_back(found, Kept(kept, self._on_device(found.state.logits)))
+
+    def _on_device(self, logits: Tensor | None) -> Tensor | None:
+        return None if logits is None else logits.to(self._model.device, non_blocking=True)
+
+    def _offload(self, kept: Kept) -> Kept | None:
+        """A copy in the host's memory, if that has room. What goes wrong costs this state, nothing else."""
+        assert isinstance(kept.place, int)
+        try:
+            saved = self._store.save(kept.place)
+            logits = None if kept.logits is None else to_host(kept.logits)
+            return None if saved is None else Kept(saved, logits)
+        except Exception:
+            log.warning("A state could not be offloaded; its story will be read again.", exc_info=True)
+            return None
+
+    def _discard(self, kept: Kept) -> None:
+        if isinstance(kept.place, Saved):
+            self._store.drop(kept.place)
+        else:
+            self._pool.discard(kept.place)
 
     def _claim(self, user: str, prompt: Tokens) -> tuple[Resident[Kept], list[int]] | None:
         """Make sure that what is resident of a prompt stays until it is needed."""
@@ -293,7 +361,8 @@ class ModelRunner:
         if found is None:
             return None
         found.pins += 1
-        return found, self._pool.hold(found.state.slot)
+        place = found.state.place
+        return found, [] if isinstance(place, Saved) else self._pool.hold(place)
 
     def _unclaim(self, claim: tuple[Resident[Kept], list[int]] | None) -> None:
         if claim is not None:
@@ -301,10 +370,13 @@ class ModelRunner:
             self._pool.ledger.release(claim[1])
 
     def _needed(self, tokens: int, claim: tuple[Resident[Kept], list[int]] | None) -> int:
-        """Pages to be promised: those of a claim are there but for the last, and one may be copied."""
+        """Pages to be promised: those of a claim are there but for the last, and one may be copied.
+
+        What lies in the host's memory shares none.
+        """
         if not tokens:
             return 0
-        shared = 0 if claim is None else len(claim[0].tokens) // PAGE
+        shared = 0 if claim is None or claim[0].offloaded else len(claim[0].tokens) // PAGE
         return -(-tokens // PAGE) - shared + 1
 
     def _draw_first(self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, Outcome]) -> None:

@@ -4,6 +4,9 @@ A resident state has read certain tokens of a certain user. A request starts fro
 tokens are the beginning of its own, all compared, none hashed. What one user wrote is never found by another:
 whether a text had been read before would show in the time to the first token.
 
+There are two tiers: what lies where it is used, and what had to make room there and was offloaded. In each
+the least recently used goes first, from the first tier to the second and from there away.
+
 What a state is, and what it costs, only its owner knows. Here stand their tokens, and the order in which they
 were used.
 """
@@ -29,7 +32,8 @@ class Resident(Generic[State]):
     Attributes:
         complete: whether what comes next is known, so that not even the last token has to be read again.
         origin: who has made it; states of a request that turned out to be broken can so be forgotten.
-        pins: how many need it just now; it is not let go while there are any.
+        pins: how many need it just now; it stays where it is while there are any.
+        offloaded: whether it is in the second tier.
     """
 
     user: str
@@ -38,28 +42,46 @@ class Resident(Generic[State]):
     complete: bool
     origin: object
     pins: int = 0
+    offloaded: bool = False
 
 
 class Sessions(Generic[State]):
     """Resident states by user, and which of them was not used for longest."""
 
-    def __init__(self, discard: Callable[[State], None]) -> None:
-        """`discard` frees what a state occupies; called for each that is let go."""
-        self._discard = discard
+    def __init__(
+        self,
+        discard: Callable[[State], None],
+        offload: Callable[[State], State | None] = lambda state: None,
+    ) -> None:
+        """`discard` frees what a state occupies; called for each that is let go, or lies elsewhere now.
+
+        `offload` makes a copy for the second tier; None if there is no room even after `evict_offloaded`.
+        """
+        self._discard, self._offload = discard, offload
         self._users: dict[str, list[Resident[State]]] = {}  # each user's, the longest first
-        self._by_use: OrderedDict[Resident[State], None] = OrderedDict()
+        self._near: OrderedDict[Resident[State], None] = OrderedDict()  # the first tier, by use
+        self._far: OrderedDict[Resident[State], None] = OrderedDict()  # the second
 
     def __len__(self) -> int:
-        return len(self._by_use)
+        return len(self._near) + len(self._far)
 
-    def find(self, user: str, tokens: Tokens) -> Resident[State] | None:
-        """The longest that a story of these tokens can start from; it then counts as used."""
+    @property
+    def offloaded(self) -> int:
+        """How many are in the second tier."""
+        return len(self._far)
+
+    def find(self, user: str, tokens: Tokens, near: bool = False) -> Resident[State] | None:
+        """The longest that a story of these tokens can start from; it then counts as used.
+
+        `near`: only of those in the first tier.
+        """
         for resident in self._users.get(user, ()):
             length = len(resident.tokens)
             left = len(tokens) - length
             enough = left > 0 or (left == 0 and resident.complete)
-            if enough and np.array_equal(resident.tokens, tokens[:length]):
-                self._by_use.move_to_end(resident)
+            able = enough and not (near and resident.offloaded)
+            if able and np.array_equal(resident.tokens, tokens[:length]):
+                self._tier(resident).move_to_end(resident)
                 return resident
         return None
 
@@ -75,20 +97,37 @@ class Sessions(Generic[State]):
         mine = self._users.setdefault(resident.user, [])
         mine.append(resident)
         mine.sort(key=lambda one: -len(one.tokens))
-        self._by_use[resident] = None
+        self._near[resident] = None
 
     def evict(self) -> bool:
-        """Let go of the one that was not used for longest; False if there is none that can go."""
-        for resident in self._by_use:
-            if not resident.pins:
-                self.forget(resident)
-                return True
-        return False
+        """Offload the one that was not used for longest, or let go of it; False if none can go."""
+        resident = _first_free(self._near)
+        if resident is None:
+            return False
+        copy = self._offload(resident.state)
+        if copy is None:
+            self.forget(resident)
+        else:
+            self._move(resident, copy, offloaded=True)
+        return True
+
+    def evict_offloaded(self) -> bool:
+        """Let go of the one in the second tier that was not used for longest; False if there is none."""
+        resident = _first_free(self._far)
+        if resident is None:
+            return False
+        self.forget(resident)
+        return True
+
+    def bring_back(self, resident: Resident[State], state: State) -> None:
+        """What was offloaded is in the first tier again, as this state."""
+        self._move(resident, state, offloaded=False)
 
     def forget(self, resident: Resident[State]) -> None:
         """Let go of a state; nothing happens if that has been done."""
-        if resident in self._by_use:
-            del self._by_use[resident]
+        tier = self._tier(resident)
+        if resident in tier:
+            del tier[resident]
             self._users[resident.user].remove(resident)
             if not self._users[resident.user]:
                 del self._users[resident.user]
@@ -96,7 +135,7 @@ class Sessions(Generic[State]):
 
     def forget_origin(self, origin: object) -> None:
         """Let go of all that a request has left."""
-        for resident in [one for one in self._by_use if one.origin is origin]:
+        for resident in self._of(origin):
             self.forget(resident)
 
     def thin(self, origin: object, most: int) -> None:
@@ -104,7 +143,7 @@ class Sessions(Generic[State]):
 
         Its longest one stays, and those whose next token is known.
         """
-        mine = sorted((one for one in self._by_use if one.origin is origin), key=lambda one: len(one.tokens))
+        mine = sorted(self._of(origin), key=lambda one: len(one.tokens))
         if len(mine) <= most:
             return
         lengths = [0, *(len(one.tokens) for one in mine)]
@@ -116,3 +155,20 @@ class Sessions(Generic[State]):
         free = [place for place, one in enumerate(mine[:-1]) if not one.complete and not one.pins]
         if free:
             self.forget(mine[min(free, key=loss)])
+
+    def _of(self, origin: object) -> list[Resident[State]]:
+        return [one for tier in (self._near, self._far) for one in tier if one.origin is origin]
+
+    def _tier(self, resident: Resident[State]) -> OrderedDict[Resident[State], None]:
+        return self._far if resident.offloaded else self._near
+
+    def _move(self, resident: Resident[State], state: State, offloaded: bool) -> None:
+        """To the other tier, where it counts as used just now."""
+        del self._tier(resident)[resident]
+        before, resident.state, resident.offloaded = resident.state, state, offloaded
+        self._tier(resident)[resident] = None
+        self._discard(before)
+
+
+def _first_free(tier: OrderedDict[Resident[State], None]) -> Resident[State] | None:
+    return next((resident for resident in tier if not resident.pins), None)

@@ -81,6 +81,10 @@ class Stepper(Protocol):
         """A piece of its prompt, `[T]`, has been read."""
         ...
 
+    def prepare(self) -> str | None:
+        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+        ...
+
     def draw(self, sequence: Sequence) -> Pending:
         """The token that follows the sequence's `logits`, as row 0."""
         ...
@@ -154,6 +158,10 @@ class HostStepper:
     def have_read(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
         self._choosers[sequence].have_read(ids)
+
+    def prepare(self) -> str | None:
+        """Nothing has to be prepared."""
+        return None
 
     def draw(self, sequence: Sequence) -> Pending:
         """The token that follows the sequence's `logits`."""

@@ -15,6 +15,7 @@ class PageLedger:
 
     Attributes:
         promised: pages that live stories may still ask for.
+        version: of each page, another number whenever something else may have come to stand in it.
         reclaim: lets go of one kept state; False if there is none. Set by whoever keeps them.
     """
 
@@ -25,6 +26,7 @@ class PageLedger:
         self._kept = [0] * (count + 1)
         self._only_kept = 0
         self.promised = 0
+        self.version = [0] * (count + 1)
         self.reclaim: Callable[[], bool] = lambda: False
 
     @property
@@ -49,11 +51,16 @@ class PageLedger:
                 raise MemoryError("Every page of memory is in use.")
         page = self._free.pop()
         self._live[page] = 1
+        self.version[page] += 1
         return page
 
     def shared(self, page: int) -> bool:
         """Whether more than one holds the page, so that nobody may write to it."""
         return self._live[page] + self._kept[page] > 1
+
+    def live(self, page: int) -> bool:
+        """Whether a live story holds the page."""
+        return self._live[page] > 0
 
     def hold(self, pages: Iterable[int]) -> None:
         """Another live story holds these pages, which somebody holds already."""

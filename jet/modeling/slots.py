@@ -122,8 +122,10 @@ class SlotPool:
         Raises MemoryError if there are not enough pages.
         """
         pages, needed = self._pages[slot], -(-tokens // PAGE)
-        if start % PAGE and self.ledger.shared(pages[start // PAGE]):
-            self._unshare(slot, start // PAGE)
+        if start % PAGE and start < tokens:
+            if self.ledger.shared(pages[start // PAGE]):
+                self._unshare(slot, start // PAGE)
+            self.ledger.version[pages[start // PAGE]] += 1
         missing = needed - len(pages)
         if missing <= 0:
             return
@@ -169,6 +171,24 @@ class SlotPool:
         self.ledger.hold(pages)
         return pages
 
+    def pages(self, slot: int) -> list[int]:
+        """The pages of a slot, in their order."""
+        return list(self._pages[slot])
+
+    def receive(self, slot: int, count: int) -> list[int]:
+        """Pages for a live slot in which nothing has been read, to be filled. Raises MemoryError."""
+        assert not self._pages[slot]
+        self.reserve(slot, count * PAGE)
+        return self.pages(slot)
+
+    def state_views(self, slot: int) -> list[Tensor]:
+        """The memory of a slot's states, one tensor a kind; the first dimension is the layers'."""
+        return self._stacks.states(slot)
+
+    def page_view(self, page: int) -> Tensor:
+        """The memory of a page; the first dimension is the layers'."""
+        return self._stacks.page(page)
+
     def _take_slot(self) -> int | None:
         while not self._free_slots:
             if not self.ledger.reclaim():
@@ -177,19 +197,33 @@ class SlotPool:
 
     def _take_page(self, slot: int) -> int:
         page = self.ledger.take()
+        self._use_promise(slot)
+        return page
+
+    def _use_promise(self, slot: int) -> None:
         if self._promised[slot]:
             self._promised[slot] -= 1
             self.ledger.promised -= 1
-        return page
 
     def _end(self, slot: int) -> None:
         self.ledger.promised -= self._promised.pop(slot)
 
     def _unshare(self, slot: int, index: int) -> None:
-        """Give a slot a page of its own in the place of one that others hold too."""
-        page, own = self._pages[slot][index], self._take_page(slot)
+        """Give a slot a page of its own in the place of one that others hold too.
+
+        Where those are kept states, that costs no promise: the page that they are left with can be had.
+        """
+        page = self._pages[slot][index]
+        try:
+            own = self.ledger.take()
+        except MemoryError:
+            if self.ledger.shared(page):
+                raise
+            return  # who made room for it was who held the page
         self._stacks.copy_page(page, own)
         self.ledger.release([page])
+        if self.ledger.live(page):
+            self._use_promise(slot)
         self._pages[slot][index] = own
         self.table[slot, index] = own
 
@@ -372,11 +406,19 @@ class _Stacks:
         for stack in self._jet:
             stack[:, slot].zero_()
 
+    def states(self, slot: int) -> list[Tensor]:
+        """One slot's states."""
+        return [stack[:, slot] for stack in (*self._jet, *self._windows)]
+
+    def page(self, page: int) -> Tensor:
+        """One page's keys and values."""
+        return self._pages[:, page]
+
     def copy(self, source: int, target: int) -> None:
         """One slot's states into another slot."""
-        for stack in (*self._jet, *self._windows):
-            stack[:, target].copy_(stack[:, source])
+        for there, here in zip(self.states(target), self.states(source), strict=True):
+            there.copy_(here)
 
     def copy_page(self, source: int, target: int) -> None:
         """One page's keys and values into another page."""
-        self._pages[:, target].copy_(self._pages[:, source])
+        self.page(target).copy_(self.page(source))

@@ -204,7 +204,7 @@ def test_numbers_that_are_none(engine: LocalEngine, alone: list[list[int]]) -> N
 
     runner._stepper._draw = poison  # type: ignore[attr-defined]
     check(engine, alone, "not a number", tokens=3)
-    assert not [one for one in runner._sessions._by_use if one.user == "bad"]
+    assert not [one for one in runner._sessions._near if one.user == "bad"]
 
 
 def test_a_request_that_can_never_be_fitted_is_told_the_largest_that_can(

@@ -18,6 +18,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("find"), USERS, STORIES, st.booleans()),
         st.tuples(st.just("pin"), USERS, STORIES, st.booleans()),
         st.tuples(st.just("evict"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("return"), USERS, STORIES, st.booleans()),
         st.tuples(st.just("fail"), USERS, STORIES, st.booleans()),
     ),
     max_size=60,
@@ -28,41 +29,104 @@ def ids(*tokens: int) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-@given(operations=OPERATIONS)
+@given(operations=OPERATIONS, room=st.integers(0, 3))
 def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_used_goes(
-    operations: list[tuple[str, str, list[int], bool]],
+    operations: list[tuple[str, str, list[int], bool]], room: int
 ) -> None:
-    discarded: list[int] = []
-    sessions: Sessions[int] = Sessions(discarded.append)
-    model: list[Resident[int]] = []  # by use, the longest unused first
+    """First to the second tier, which has room for a few, and from there away."""
+    model = Model(room)
     for number, (what, user, story, flag) in enumerate(operations):
-        tokens = ids(*story)
         if what == "keep":
-            same = [r for r in model if r.user == user and r.tokens.tolist() == story and not r.pins]
-            model = [r for r in model if r not in same]
-            resident = Resident(user, tokens, number, complete=flag, origin=number % 3)
-            sessions.keep(resident)
-            model.append(resident)
+            model.keep(user, story, flag, number)
         elif what in ("find", "pin"):
-            found = sessions.find(user, tokens)
-            able = [r for r in model if r.user == user and starts(r, story)]
-            assert (found is None) == (not able)
-            if found is not None:
-                assert found in able and len(found.tokens) == max(len(r.tokens) for r in able)
-                model.remove(found)
-                model.append(found)
-                found.pins += what == "pin" and flag
+            model.find(user, story, near=flag and what == "find", pin=flag and what == "pin")
         elif what == "evict":
-            free = [r for r in model if not r.pins]
-            assert sessions.evict() == bool(free)
-            if free:
-                model.remove(free[0])
+            model.evict()
+        elif what == "return":
+            model.bring_back(user, story)
         else:
-            sessions.forget_origin(number % 3)
-            model = [r for r in model if r.origin != number % 3]
-        kept = [n for n, (what, *_) in enumerate(operations[: number + 1]) if what == "keep"]
-        assert sorted(discarded) == sorted(set(kept) - {r.state for r in model}), "each goes once"
-        assert len(sessions) == len(model)
+            model.fail(number % 3)
+        model.check()
+
+
+class Model:
+    """Sessions, and beside them what they must be: two plain lists, the longest unused first.
+
+    A state is its number, and 1000 more in the second tier.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.made: list[int] = []
+        self.discarded: list[int] = []
+        self.near: list[Resident[int]] = []
+        self.far: list[Resident[int]] = []
+        self.sessions: Sessions[int] = Sessions(self.discarded.append, self.offload)
+
+    def offload(self, state: int) -> int | None:
+        while len(self.far) >= self.room:
+            free = [r for r in self.far if not r.pins]
+            assert self.sessions.evict_offloaded() == bool(free)
+            if not free:
+                return None
+            self.far.remove(free[0])
+        self.made.append(state + 1000)
+        return state + 1000
+
+    def keep(self, user: str, story: list[int], complete: bool, number: int) -> None:
+        self.near, self.far = (
+            [r for r in tier if r.user != user or r.tokens.tolist() != story or r.pins]
+            for tier in (self.near, self.far)
+        )
+        resident = Resident(user, ids(*story), number, complete, origin=number % 3)
+        self.sessions.keep(resident)
+        self.made.append(number)
+        self.near.append(resident)
+
+    def find(self, user: str, story: list[int], near: bool, pin: bool) -> Resident[int] | None:
+        found = self.sessions.find(user, ids(*story), near)
+        tiers = [self.near] if near else [self.near, self.far]
+        able = [r for tier in tiers for r in tier if r.user == user and starts(r, story)]
+        assert (found is None) == (not able)
+        if found is not None:
+            assert found in able and len(found.tokens) == max(len(r.tokens) for r in able)
+            tier = self.far if found.offloaded else self.near
+            tier.remove(found)
+            tier.append(found)
+            found.pins += pin
+        return found
+
+    def evict(self) -> None:
+        free = [r for r in self.near if not r.pins]
+        number = free[0].state if free else 0
+        assert self.sessions.evict() == bool(free)
+        if free:
+            self.near.remove(free[0])
+            if number + 1000 in self.made:
+                self.far.append(free[0])
+
+    def bring_back(self, user: str, story: list[int]) -> None:
+        found = self.find(user, story, near=False, pin=False)
+        if found is not None and found.offloaded:
+            self.made.append(found.state + 1000)
+            self.sessions.bring_back(found, found.state + 1000)
+            self.far.remove(found)
+            self.near.append(found)
+
+    def fail(self, origin: int) -> None:
+        self.sessions.forget_origin(origin)
+        self.near, self.far = ([r for r in tier if r.origin != origin] for tier in (self.near, self.far))
+
+    def check(self) -> None:
+        assert list(self.sessions._near) == self.near and not any(r.offloaded for r in self.near)
+        assert list(self.sessions._far) == self.far and all(r.offloaded for r in self.far)
+        assert (len(self.sessions), self.sessions.offloaded) == (
+            len(self.near) + len(self.far),
+            len(self.far),
+        )
+        assert len(self.far) <= self.room
+        held = [r.state for r in (*self.near, *self.far)]
+        assert sorted(self.discarded) == sorted(set(self.made) - set(held)), "each goes once"
 
 
 def starts(resident: Resident[int], story: list[int]) -> bool:
@@ -85,7 +149,7 @@ def test_a_long_story_keeps_states_the_closer_the_nearer_to_its_end() -> None:
     for length in range(100, 10_001, 100):
         sessions.keep(Resident("ann", ids(*[7] * length), length, complete=length == 300, origin="story"))
         sessions.thin("story", 12)
-    lengths = sorted(one.state for one in sessions._by_use)
+    lengths = sorted(one.state for one in sessions._near)
     assert len(lengths) == 12 and 300 in lengths and lengths[-1] == 10_000
     gaps = [later - earlier for earlier, later in pairwise(lengths)]
     back = [10_000 - length for length in lengths[:-1]]
@@ -98,4 +162,4 @@ def test_another_request_of_the_same_user_is_not_thinned() -> None:
     for number in range(9):
         sessions.keep(Resident("ann", ids(number), number, complete=False, origin=number % 2))
     sessions.thin(0, 3)
-    assert sorted(one.state for one in sessions._by_use if one.origin == 1) == [1, 3, 5, 7]
+    assert sorted(one.state for one in sessions._near if one.origin == 1) == [1, 3, 5, 7]

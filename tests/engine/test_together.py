@@ -6,15 +6,18 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from jet.bench.networks import IdTokenizer
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
 from jet.engine.runner import ModelRunner
+from jet.engine.sessions import Tokens
 from jet.engine.stream import LocalStream
 from jet.engine.types import Request, RequestStats, SamplingParams
-from jet.modeling import JetNemotronForCausalLM
+from jet.modeling import JetNemotronForCausalLM, host_store
 from jet.modeling.slots import PAGE
 from tests.networks import golden_model
 
@@ -173,13 +176,17 @@ def test_an_aborted_story_can_be_gone_on_with(engine: LocalEngine, fresh: LocalE
     assert again == write(fresh, longer)[0]
 
 
+HOST_BYTES = 400_000  # room for a few states
+
+
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("host_bytes", [0, HOST_BYTES])
 def test_random_writers_in_little_memory_write_what_each_writes_alone(
-    model: JetNemotronForCausalLM, fresh: LocalEngine, seed: int
+    model: JetNemotronForCausalLM, fresh: LocalEngine, seed: int, host_bytes: int
 ) -> None:
     """States come and go all the time: few are kept, and the pages do not suffice for all."""
     chance = random.Random(seed)
-    tight = engine_on(model, writers=5, kept=4, tokens=3 * PAGE, context=2 * PAGE)
+    tight = engine_on(model, writers=5, kept=4, tokens=3 * PAGE, context=2 * PAGE, host_bytes=host_bytes)
     runner = tight._runner
     assert isinstance(runner, ModelRunner)
     stories: list[list[int]] = [[1], [2, 3]]
@@ -200,8 +207,11 @@ def test_random_writers_in_little_memory_write_what_each_writes_alone(
             assert tokens == expected[key]
             stories.append([*story, *tokens] * chance.choice([1, 1, 3]))
     pool = runner._pool
-    while runner._sessions.evict():
-        pass
+    offloaded, taken = runner.offloaded
+    assert taken <= host_bytes and bool(offloaded) == bool(host_bytes)
+    while runner._sessions.evict() or runner._sessions.evict_offloaded():
+        assert runner.offloaded[1] <= host_bytes
+    assert runner.offloaded == (0, 0), "no memory of the host is lost"
     assert pool.ledger.free == pool.ledger._count and pool.ledger.promised == 0, "no page is lost"
     assert sorted(pool._free_slots) == list(range(pool.idle)), "no slot is lost"
     tight.close()
@@ -214,3 +224,93 @@ def test_memory_is_waited_for_in_line(model: JetNemotronForCausalLM, fresh: Loca
     streams = [submit(small, [n + 1, 2], long) for n in range(3)]
     assert [finish(stream)[0] for stream in streams] == [write(fresh, [n + 1, 2], long)[0] for n in range(3)]
     small.close()
+
+
+@pytest.fixture
+def small(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
+    """Keeps two states on the device, and more in the host's memory."""
+    engine = engine_on(model, writers=2, kept=2, tokens=6 * PAGE, host_bytes=4_000_000)
+    yield engine
+    engine.close()
+
+
+def runner_of(engine: LocalEngine) -> ModelRunner:
+    assert isinstance(engine._runner, ModelRunner)
+    return engine._runner
+
+
+def make_leave(engine: LocalEngine) -> None:
+    """Have everything that is kept on the device leave it, between two requests."""
+    runner = runner_of(engine)
+    with torch.inference_mode():
+        while runner._sessions.evict():
+            pass
+    assert runner.offloaded[0] == runner.resident
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("repeats", [1, 8], ids=["less than a page", "more"])
+def test_what_left_the_device_comes_back_and_the_text_is_the_same(
+    small: LocalEngine, fresh: LocalEngine, sampling: SamplingParams, repeats: int
+) -> None:
+    story, user = STORY * repeats, "ann"
+    written, _ = write(small, story, sampling, user)
+    for _ in range(2):
+        make_leave(small)
+        assert write(small, story, sampling, user) == (written, len(story)), "trying again"
+        assert runner_of(small)._sessions.find(user, ids_of(story), near=True), "it is on the device again"
+    make_leave(small)
+    longer = [*story, *written, 7, 8, 9]
+    again, resumed = write(small, longer, sampling, user)
+    assert resumed == len(longer) - 4
+    make_leave(small)
+    streams = [submit(small, story, replace(sampling, seed=seed), user) for seed in range(3)]
+    branches = [finish(stream) for stream in streams]
+    assert [stats.resumed_tokens for _, stats in branches] == [len(story)] * 3
+    assert again == write(fresh, longer, sampling)[0]
+    alone = [write(fresh, story, replace(sampling, seed=seed))[0] for seed in range(3)]
+    assert [tokens for tokens, _ in branches] == alone
+
+
+def ids_of(tokens: list[int]) -> Tokens:
+    return np.array(tokens, np.int32)
+
+
+def test_nobody_gets_back_what_another_users_story_left(small: LocalEngine) -> None:
+    write(small, STORY, user="ann")
+    make_leave(small)
+    assert write(small, STORY, user="bob")[1] == 0
+    assert write(small, STORY)[1] == 0
+    make_leave(small)
+    assert write(small, STORY, user="ann")[1] == len(STORY)
+
+
+@pytest.mark.parametrize("part", ["save", "load"])
+@pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("CUDA error: invalid argument")])
+def test_a_copy_that_fails_costs_the_state_and_nothing_else(
+    small: LocalEngine, fresh: LocalEngine, part: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runner_of(small)
+    written, _ = write(small, STORY * 8, user="ann")
+    calls = []
+
+    def fail(source: torch.Tensor, target: torch.Tensor) -> None:
+        calls.append(source)
+        if len(calls) > 3:  # in the midst of it
+            raise error
+
+    if part == "load":
+        make_leave(small)
+        monkeypatch.setattr(host_store, "_copy", fail)
+    else:
+        monkeypatch.setattr(host_store, "_copy", fail)
+        with torch.inference_mode():
+            while runner._sessions.evict():
+                pass
+        assert runner.offloaded[0] == runner.resident, "what could not be copied is gone"
+    again, stats = finish(submit(small, STORY * 8, GREEDY, "ann"))
+    assert len(calls) > 3 and stats.error is None and again == written
+    assert stats.resumed_tokens < len(STORY * 8)
+    monkeypatch.undo()
+    make_leave(small)
+    assert write(small, STORY * 8, user="ann") == (written, len(STORY * 8))

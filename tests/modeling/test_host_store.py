@@ -1,0 +1,198 @@
+"""States that go to the host's memory and come back: what returns is what went, and memory has a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jet.modeling import host_store
+from jet.modeling import slots as slots_module
+from jet.modeling.host_store import HostStore, Saved
+from tests.modeling.test_pages import PAGE, Story, Writer, act
+
+
+@dataclass
+class Offloaded:
+    """A state in the host's memory, and the tokens it must have."""
+
+    saved: Saved
+    tokens: list[int]
+
+
+class Offloader(Writer):
+    """A pool whose kept states go to the host when there is no more room for them."""
+
+    def __init__(self, slots: int, pages: int, states: int, host_pages: int) -> None:
+        super().__init__(slots, pages)
+        with mock.patch.object(slots_module, "PAGE", PAGE):
+            self.store = HostStore(self.pool, 0)
+        self.store._states.most, self.store._page_supply.most = states, host_pages
+        self.store.reclaim = self.drop
+        self.offloaded: list[Offloaded] = []  # the longest unused first
+
+    def reclaim(self) -> bool:
+        if not self.kept:
+            return False
+        story = self.kept.pop(0)
+        saved = self.store.save(story.slot)
+        if saved is not None:
+            self.offloaded.append(Offloaded(saved, story.tokens))
+        self.pool.discard(story.slot)
+        return True
+
+    def drop(self) -> bool:
+        if not self.offloaded:
+            return False
+        self.store.drop(self.offloaded.pop(0).saved)
+        return True
+
+    def load(self, number: int) -> None:
+        """As a request does."""
+        offloaded = self.offloaded.pop(number)  # nobody may drop it now
+        story = self.open(len(offloaded.tokens) + 2 * PAGE)
+        if story is not None:
+            self.store.load(offloaded.saved, story.slot)
+            story.tokens = list(offloaded.tokens)
+        self.offloaded.append(offloaded)
+
+    def check(self) -> None:
+        super().check()
+        supply = self.store._page_supply
+        held = {id(page) for one in self.offloaded for page in one.saved.pages}
+        assert len(self.store._pages) == len(held) == supply._allocated - len(supply._free)
+        assert supply._allocated <= supply.most and self.store._states._allocated <= self.store._states.most
+        for one in self.offloaded:
+            assert [int(states.flatten()[0]) for states in one.saved.states] == [one.tokens[-1]] * 4
+            found = [int(page.memory[0, 0, 0, place, 0]) for page in one.saved.pages for place in range(PAGE)]
+            assert found[: len(one.tokens)] == one.tokens
+
+
+@pytest.fixture(autouse=True)
+def few_pages_at_once() -> Iterator[None]:
+    with mock.patch.object(host_store, "PAGES_AT_ONCE", 2):
+        yield
+
+
+OFTEN = ["write", "evict", "load"]
+KINDS = ["open", "write", "snapshot", "restore", "retain", "close", "evict", "load"]
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(KINDS + OFTEN),
+        st.integers(0, 100),
+        st.integers(1, 2 * PAGE),
+    ),
+    min_size=15,
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    operations=OPERATIONS,
+    slots=st.integers(2, 6),
+    pages=st.integers(6, 24),
+    states=st.integers(0, 4),
+    host_pages=st.integers(0, 12),
+)
+def test_what_comes_back_is_what_went(
+    operations: list[tuple[str, int, int]], slots: int, pages: int, states: int, host_pages: int
+) -> None:
+    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+        pool = Offloader(slots, pages, states, host_pages)
+        for what, which, count in operations:
+            if what == "open":
+                pool.open(3 * count)
+            elif what == "evict":
+                pool.reclaim()
+            elif what == "load":
+                if pool.offloaded:
+                    pool.load(which % len(pool.offloaded))
+            elif what == "restore":
+                if pool.kept:
+                    pool.restore(pool.kept[which % len(pool.kept)])
+            elif pool.live and (what in ("write", "close") or pool.live[which % len(pool.live)].tokens):
+                act(pool, pool.live[which % len(pool.live)], what, count)
+            pool.check()
+
+
+def offloader(states: int = 4, host_pages: int = 8) -> tuple[Offloader, Story]:
+    """With a story of two pages and a half."""
+    pool = Offloader(8, 40, states, host_pages)
+    story = pool.open(8 * PAGE)
+    assert story is not None
+    pool.write(story, 2 * PAGE + PAGE // 2)
+    return pool, story
+
+
+@pytest.fixture
+def pages_of_four() -> Iterator[None]:
+    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+        yield
+
+
+@pytest.mark.usefixtures("pages_of_four")
+def test_states_share_the_copies_of_pages_that_they_share() -> None:
+    pool, story = offloader()
+    for _ in range(3):
+        pool.snapshot(story)
+        pool.write(story, 1)
+    while pool.reclaim():
+        pass
+    pool.check()
+    assert len(pool.offloaded) == 3
+    assert len(pool.store._pages) == 2 + 3, "the whole ones once, of the last one a copy each"
+    assert pool.store.nbytes == pool.store._states.nbytes + 5 * pool.pool.page_view(0).nbytes
+
+
+@pytest.mark.usefixtures("pages_of_four")
+def test_what_can_never_fit_makes_nobody_leave() -> None:
+    pool, story = offloader(host_pages=3)
+    pool.snapshot(story)
+    pool.reclaim()
+    pool.write(story, 2 * PAGE)
+    pool.snapshot(story)
+    assert pool.store.save(pool.kept[0].slot) is None
+    assert len(pool.offloaded) == 1
+
+
+@pytest.mark.usefixtures("pages_of_four")
+@pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("CUDA error: out of memory")])
+def test_a_host_without_memory_keeps_what_it_has(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, story = offloader()
+    pool.snapshot(story)
+    pool.reclaim()
+    allocate = host_store._host_memory
+
+    def full(count: int, like: torch.Tensor) -> torch.Tensor:
+        if like.shape == pool.pool.page_view(0).shape:
+            raise error
+        return allocate(count, like)
+
+    monkeypatch.setattr(host_store, "_host_memory", full)
+    pool.write(story, 3 * PAGE)
+    pool.snapshot(story)
+    pool.reclaim()
+    pool.check()
+    assert len(pool.offloaded) <= 1 and not pool.kept
+    pool.drop()
+    assert pool.store.nbytes == 0, "nothing is lost of what had been allocated"
+
+
+@pytest.mark.usefixtures("pages_of_four")
+def test_a_limit_in_bytes_holds() -> None:
+    pool, story = offloader()
+    state = sum(view.nbytes for view in pool.pool.state_views(0))
+    pool.store = HostStore(pool.pool, 2 * (2 * state + 100))
+    pool.store.reclaim = pool.drop
+    for _ in range(4):
+        pool.snapshot(story)
+        pool.write(story, 1)
+    while pool.reclaim():
+        assert pool.store.nbytes <= 2 * (2 * state + 100)
+    assert len(pool.offloaded) == 2, "the latest ones"
