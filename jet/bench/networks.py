@@ -125,6 +125,7 @@ def load(options: Options) -> Network:
     longest = options.context + max(options.tokens, options.new_tokens)
     keeps = options.command in RETURNING
     runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
+    loading.prepare(runner)
     info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 

@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
 
+    def prepare(self) -> str | None:
+        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+        ...
+
     def open(
         self, sampling: SamplingParams, alternatives: int, prompt: Tokens, tokens: int, user: str
     ) -> Any:
@@ -196,6 +200,7 @@ class LocalEngine:
         self._scheduler: Scheduler[_Job] = Scheduler(*limits)
         self._pace = Pace(self._options.prefill_chunk, self._options.pause_s)
         self._full = False  # no memory for the next in line, as long as nobody leaves
+        self._prepared = False  # all that makes later steps quicker
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
@@ -273,11 +278,16 @@ class LocalEngine:
     def _turn(self) -> bool:
         """Wait for work, then do one piece of it. False when the engine has been closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed is not None or self._scheduler.jobs)
+            self._changed.wait_for(
+                lambda: self._closed is not None or self._scheduler.jobs or not self._prepared
+            )
             if self._closed is not None:
                 return False
+            idle = not self._scheduler.jobs
             abandoned = [job for job in self._scheduler.jobs if job.channel.aborted]
             line = list(self._scheduler.waiting)
+        if idle:
+            self._prepare()
         for job in abandoned:
             self._attempt(job, self._abort)
         if (line and self._admit()) or abandoned:
@@ -292,6 +302,14 @@ class LocalEngine:
             self._write(writing)
             self._pace.have_written()
         return True
+
+    def _prepare(self) -> None:
+        """While nobody waits. Whatever goes wrong with it, requests can do without."""
+        try:
+            self._prepared = self._runner.prepare() is None
+        except Exception:
+            log.warning("Not all steps could be prepared: some will be slower.", exc_info=True)
+            self._prepared = True
 
     def _admit(self) -> bool:
         """Give places to those whose turn it is, as far as there is memory. Whether anybody got one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from jet.engine.choosing import Chooser, Special
 from jet.engine.stepping import Detail, Drawn, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
+from jet.modeling.host_store import to_host
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
@@ -24,8 +25,10 @@ from jet.ops.sampling import NOT_A_NUMBER
 if TYPE_CHECKING:
     from jet.engine.runner import Sequence
 
-# What is captured before the first request: the page's default settings, and the likeliest token.
-USUAL = (Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True), None)
+# Every batch is of one of these kinds, which may do more than it asks for: the page's settings, the likeliest
+# tokens, and all filters. So there are few kernels to compile and few graphs to capture.
+USUAL = Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True)
+PLANS: tuple[Plan | None, ...] = (USUAL, None, Plan())
 
 
 class GraphStepper:
@@ -34,6 +37,10 @@ class GraphStepper:
     What a step needs to know stands in `Rows` on the device, and the last kernel of a step moves it on. So
     the next step of the same requests can be launched at once; the host reads tokens from pinned memory as
     they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
+
+    To compile and capture takes longer than those who write should wait. So at first there are graphs of one
+    row and of as many as there can be; `prepare` makes the others while nobody writes, and until then a batch
+    takes the next larger ones.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class GraphStepper:
         self._special = Special(config.vocab_size, stop_ids, breakers, model.device)
         self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
         self._owners: list[Sequence] = []  # whose rows they are, as their last step has left them
+        self._used: StepGraphs | None = None  # by that step
         self._shared = _GraphMemory()
         self._sizes: dict[int, StepGraphs] = {}
         self._rows = Rows.make(padded(rows), model.device, stop_ids, pool.idle)
@@ -62,8 +70,11 @@ class GraphStepper:
         self._first_row = Rows.make(1, model.device, stop_ids, pool.idle)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
         self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.first_weight)
-        for plan in USUAL:
-            self._of_size(1).prepare(plan)
+        for plan in PLANS:
+            self._first.draw(plan)  # compiles; the row is nobody's
+            for size in dict.fromkeys((padded(rows), 1)):
+                self._of_size(size).prepare(plan)
+        self._left = self._prepare_all(padded(rows))
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
@@ -92,14 +103,34 @@ class GraphStepper:
         self._first.draw(plan_of([sequence]))
         return self._landing(self._first_row, self._first_logits, [sequence], {})
 
+    @torch.inference_mode()
+    def prepare(self) -> str | None:
+        """Make a small part of what is still to be compiled or captured. Says what, and None at the end."""
+        return next(self._left, None)
+
+    def _prepare_all(self, largest: int) -> Generator[str, None, None]:
+        sizes = [1 << bit for bit in reversed(range(largest.bit_length()))]
+        for size in sizes:
+            words = f"Preparing for {size} stories at once" if size > 1 else "Preparing for a story"
+            graphs = self._of_size(size)
+            for part in graphs.step.parts if size not in (1, largest) else ():
+                graphs.compile(part.run)
+                yield words
+            for plan in PLANS:
+                graphs.prepare(plan)
+                yield words
+            graphs.prepare_reading()
+            yield words
+
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step."""
-        graphs = self._of_size(padded(len(sequences)))
-        if self._owners != sequences:
+        plan = plan_of(sequences)
+        graphs = self._ready(padded(len(sequences)), plan)
+        if self._owners != sequences or self._used is not graphs:
             write_rows(graphs.rows, sequences, self._choosers)
-            self._owners = list(sequences)
+            self._owners, self._used = list(sequences), graphs
         if not any(sequence in self._choosers for sequence in sequences):
-            graphs.launch(plan_of(sequences))
+            graphs.launch(plan)
             return self._landing(graphs.rows, graphs.step.logits, sequences, {})
         return self._choose(graphs, sequences)
 
@@ -133,7 +164,8 @@ class GraphStepper:
 
     def close(self) -> None:
         """Let go of the network."""
-        del self.step, self._largest, self._sizes, self._model, self._pool
+        self._left.close()
+        del self.step, self._largest, self._sizes, self._used, self._model, self._pool
 
     def _landing(
         self, rows: Rows, logits: Tensor, sequences: abc.Sequence[Sequence], chosen: Mapping[int, Drawn]
@@ -148,6 +180,11 @@ class GraphStepper:
         config = self._model.config
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         return triton_operations(self._model.device, size, *sizes)
+
+    def _ready(self, size: int, plan: Plan | None) -> StepGraphs:
+        """The smallest graphs that are there for so many rows."""
+        ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(plan)]
+        return self._of_size(min(ready, default=size))
 
     def _of_size(self, size: int) -> StepGraphs:
         """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
@@ -194,14 +231,12 @@ def uploaded(values: list[float], dtype: torch.dtype) -> Tensor:
 
 
 def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:
-    """What requests ask of the sampler; None takes the likeliest tokens, without a penalty."""
+    """Which of `PLANS` does what requests ask of the sampler; None takes the likeliest tokens, no penalty."""
     samplings = [sequence.sampling for sequence in sequences]
-    penalty = any(sampling.repetition_penalty != 1 for sampling in samplings)
-    drawn = [sampling for sampling in samplings if sampling.temperature > 0]
-    if not drawn and not penalty:
+    if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None
-    top_k = any(sampling.top_k > 0 for sampling in drawn)
-    return Plan(penalty, top_k, any(sampling.top_p < 1 for sampling in drawn))
+    top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
+    return Plan() if top_k else USUAL
 
 
 def _drawn(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
@@ -250,16 +285,29 @@ class StepGraphs:
         if plan not in self._graphs:
             self._graphs[plan] = self._capture(partial(self._read_and_draw, plan))
 
+    def has(self, plan: Plan | None) -> bool:
+        """Whether that has been done."""
+        return plan in self._graphs
+
+    def compile(self, run: Callable[[], None]) -> None:
+        """Do a part of a step on rows that are nobody's."""
+        with _Parked(self.rows):
+            run()
+
     def launch(self, plan: Plan | None) -> None:
         """Start a step."""
         self.prepare(plan)
         self._graphs[plan].replay()
 
-    def read(self) -> None:
-        """Start a step that stops at the logits."""
+    def prepare_reading(self) -> torch.cuda.CUDAGraph:
+        """The graph of a step that stops at the logits, captured if need be."""
         if self._reading is None:
             self._reading = self._capture(self.step.run)
-        self._reading.replay()
+        return self._reading
+
+    def read(self) -> None:
+        """Start a step that stops at the logits."""
+        self.prepare_reading().replay()
 
     def draw(self, plan: Plan | None) -> None:
         """Draw from the logits that are there."""
@@ -271,8 +319,7 @@ class StepGraphs:
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""
-        with _Parked(self.rows):
-            run()
+        self.compile(run)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):
             run()
@@ -308,8 +355,8 @@ class _Landing:
 
         `counts`: how much of it each row wants to know; `chosen`: the rows whose tokens are known already.
         """
-        self._tokens, self._status = _sent(rows.token), _sent(rows.status)
-        self._noted = tuple(map(_sent, noted))
+        self._tokens, self._status = to_host(rows.token), to_host(rows.status)
+        self._noted = tuple(map(to_host, noted))
         self._counts, self._chosen = counts, chosen
         self._arrived = torch.cuda.Event()
         self._arrived.record()
@@ -330,9 +377,3 @@ class _Landing:
         if not self._counts[row]:
             return None
         return detail_of((self._noted[0], self._noted[1], self._noted[2]), row, self._counts[row])
-
-
-def _sent(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory, which is there when the device has come so far."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return copy.copy_(tensor, non_blocking=True)

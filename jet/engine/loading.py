@@ -18,6 +18,7 @@ from jet.engine import hub
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.prefill import SIZES
+from jet.engine.progress import LOADING
 from jet.engine.runner import ModelRunner
 from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.engine.types import EngineInfo, Request, SamplingParams
@@ -34,6 +35,7 @@ _HOME = Path(__file__).resolve().parents[2]
 _OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MOST_WRITERS = {"cpu": 16, "cuda": 128}
+_PREPARE_S = 10.0  # for what makes the steps of many stories quicker; the rest is done while nobody writes
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -92,6 +94,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
+    prepare(runner)
     info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
@@ -216,6 +219,14 @@ def make_runner(
             f"There is no memory on {model.device} for stories of {capacity.context:,} tokens besides the "
             "model: close what else runs there, or ask for a shorter context."
         ) from None
+
+
+def prepare(runner: ModelRunner) -> None:
+    """Let a runner prepare what it can in a few seconds, and say what that is."""
+    until = time.monotonic() + _PREPARE_S
+    while time.monotonic() < until and (words := runner.prepare()) is not None:
+        LOADING.say(words)
+    LOADING.say(None)
 
 
 def licence(name: str) -> str:

@@ -23,6 +23,9 @@ class SteadyRunner:
     def open(self, *request: object) -> object:
         return object()
 
+    def prepare(self) -> None:
+        return None
+
     def resume(self, handle: object, prompt: object) -> int:
         return 0
 

@@ -96,6 +96,9 @@ class FakeRunner:
         self.closed = False
         self._permits = threading.Semaphore(0) if gated else None
 
+    def prepare(self) -> str | None:
+        return None
+
     def allow(self, steps: int) -> None:
         """Let a gated runner do this many more prefills and steps."""
         assert self._permits is not None

@@ -497,3 +497,42 @@ def test_many_threads_get_their_own_stories() -> None:
     assert wrong == []
     assert runner.live == []
     assert (info.active_requests, info.queued_requests) == (0, 0)
+
+
+class PreparingRunner(FakeRunner):
+    """Has three pieces to prepare, one at each permission."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.left = threading.Semaphore(0)
+        self.pieces = 0
+        self._error = error
+
+    def prepare(self) -> str | None:
+        assert self.left.acquire(timeout=10)
+        if self._error is not None:
+            raise self._error
+        self.pieces += 1
+        return "Preparing" if self.pieces < 3 else None
+
+
+def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:
+    runner = PreparingRunner()
+    engine = LocalEngine(runner, ByteTokenizer(), INFO)
+    stream = ask(engine, "a")
+    runner.left.release()  # the piece under way
+    assert text_of(list(stream)) == "the story of a. "
+    assert runner.pieces == 1, "nothing more while somebody writes"
+    runner.left.release(2)
+    wait_for(lambda: runner.pieces == 3)
+    assert text_of(list(ask(engine, "b"))) == "the story of b. "
+    engine.close()
+    assert runner.pieces == 3
+
+
+def test_what_cannot_be_prepared_is_done_without() -> None:
+    runner = PreparingRunner(RuntimeError("no memory for another graph"))
+    engine = LocalEngine(runner, ByteTokenizer(), INFO)
+    runner.left.release()
+    assert text_of(list(ask(engine, "a"))) == "the story of a. "
+    engine.close()

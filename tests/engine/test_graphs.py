@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("triton")
 
@@ -35,10 +34,6 @@ class Arrived:
     def synchronize(self) -> None: ...
 
 
-def sent(tensor: Tensor) -> Tensor:
-    return tensor.clone()
-
-
 def capture(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
     with graphs._Parked(self.rows):
         run()
@@ -51,10 +46,9 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("there is a GPU: tests/gpu runs the real thing")
     monkeypatch.setattr(graphs, "triton_operations", lambda *given: reference_operations())
     monkeypatch.setattr(graphs.StepGraphs, "_capture", capture)
-    monkeypatch.setattr(graphs, "_sent", sent)
     monkeypatch.setattr(graphs, "uploaded", lambda values, dtype: torch.tensor(values, dtype=dtype))
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
-    monkeypatch.setattr(graphs, "USUAL", ())
+    monkeypatch.setattr(graphs, "PLANS", ())
     yield
 
 
@@ -241,3 +235,93 @@ def test_the_penalty_starts_anew_with_every_request(runner: ModelRunner) -> None
     first = write(runner, penalised, 1, 2, 3)
     assert len(set(first)) == len(first)
     assert all(write(runner, penalised, 1, 2, 3) == first for _ in range(3))  # in every slot
+
+
+@pytest.fixture
+def preparing(monkeypatch: pytest.MonkeyPatch) -> tuple[ModelRunner, list[tuple[int, str]]]:
+    """A runner that prepares as on a GPU, and what it captures: rows, and whether tokens are drawn."""
+    captured: list[tuple[int, str]] = []
+
+    def note(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
+        captured.append((len(self.rows.token), "logits" if run == self.step.run else "tokens"))
+        return capture(self, run)
+
+    monkeypatch.setattr(graphs.StepGraphs, "_capture", note)
+    monkeypatch.setattr(graphs, "PLANS", (graphs.USUAL, None))
+    return runner_on(golden_model("tiny-2b")), captured
+
+
+def test_one_row_and_all_rows_are_there_from_the_start(
+    preparing: tuple[ModelRunner, list[tuple[int, str]]],
+) -> None:
+    runner, captured = preparing
+    assert captured == [(8, "tokens"), (1, "tokens")] * 2, "the largest first"
+    sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
+    for _ in range(3):
+        runner.decode(sequences)
+    assert len(captured) == 4, "three rows take the graphs of eight: nobody waits for others"
+
+
+def test_the_rest_is_prepared_piece_by_piece_and_then_used(
+    preparing: tuple[ModelRunner, list[tuple[int, str]]],
+) -> None:
+    runner, captured = preparing
+    samplings = [GREEDY, replace(SAMPLED, top_k=0), replace(SAMPLED, top_k=0, seed=6)]
+    parts = len(runner.fused_step.parts)
+    alone = [write(runner, replace(one, max_new_tokens=9), 1, 2, 3) for one in samplings]
+    pieces, together = 0, []
+    while (words := runner.prepare()) is not None:
+        assert words.startswith("Preparing for ")
+        pieces += 1
+        if pieces in (2, 10 + parts, 8 + 2 * parts):  # somebody comes in the midst of it
+            sequences = [begin(runner, replace(one, max_new_tokens=9), 1, 2, 3) for one in samplings]
+            written = [runner.decode(sequences) for _ in range(9)]
+            together.append([list(story) for story in zip(*written, strict=True)])
+            for sequence in sequences:
+                runner.release(sequence)
+    assert pieces == 4 * 3 + 2 * parts, "each part of the sizes between, and three graphs of all sizes"
+    assert together == [alone] * 3
+    kinds = {(rows, kind) for rows in (1, 2, 4, 8) for kind in ("tokens", "logits")}
+    assert set(captured) == kinds and len(captured) == 4 * 3
+    sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
+    runner.decode(sequences)
+    runner.decode(sequences)
+    stepper = runner._stepper
+    assert isinstance(stepper, GraphStepper) and stepper._used is stepper._sizes[4]
+    assert runner.prepare() is None and len(captured) == 12
+
+
+def test_what_cannot_be_captured_is_done_by_larger_graphs(
+    preparing: tuple[ModelRunner, list[tuple[int, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = preparing
+    alone = write(runner, GREEDY, 1, 2, 3)
+
+    def full(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(graphs.StepGraphs, "_capture", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        while runner.prepare() is not None:
+            pass
+    assert runner.prepare() is None
+    sequences = [begin(runner, GREEDY, 1, 2, 3) for _ in range(2)]
+    written = [runner.decode(sequences) for _ in range(8)]
+    assert [list(story) for story in zip(*written, strict=True)] == [alone] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "plan"),
+    [
+        ([GREEDY], None),
+        ([GREEDY, replace(GREEDY, top_k=5)], None),
+        ([replace(GREEDY, repetition_penalty=1.1)], graphs.USUAL),
+        ([GREEDY, replace(SAMPLED, top_k=0)], graphs.USUAL),
+        ([replace(SAMPLED, top_k=0, top_p=1.0, repetition_penalty=1.0)], graphs.USUAL),
+        ([GREEDY, SAMPLED], graphs.Plan()),
+    ],
+)
+def test_a_batch_is_of_the_smallest_kind_that_does_what_it_asks(
+    given: list[SamplingParams], plan: graphs.Plan | None
+) -> None:
+    assert graphs.plan_of([Sequence(sampling, 0) for sampling in given]) == plan
