@@ -268,14 +268,14 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
     runner, captured = preparing
     samplings = [GREEDY, replace(SAMPLED, top_k=0), replace(SAMPLED, top_k=0, seed=6)]
     parts = len(runner.fused_step.parts)
-    alone = [write(runner, replace(one, max_new_tokens=9), 1, 2, 3) for one in samplings]
+    alone = [write(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
     pieces, together = 0, []
     while (words := runner.prepare()) is not None:
         assert words.startswith("Preparing for ")
         pieces += 1
         if pieces in (2, 10 + parts, 8 + 2 * parts):  # somebody comes in the midst of it
-            sequences = [begin(runner, replace(one, max_new_tokens=9), 1, 2, 3) for one in samplings]
-            written = [runner.decode(sequences) for _ in range(9)]
+            sequences = [begin(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
+            written = [runner.decode(sequences) for _ in range(3)]
             together.append([list(story) for story in zip(*written, strict=True)])
             for sequence in sequences:
                 runner.release(sequence)

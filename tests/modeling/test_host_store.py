@@ -69,8 +69,8 @@ class Offloader(Writer):
         assert supply._allocated <= supply.most and self.store._states._allocated <= self.store._states.most
         for one in self.offloaded:
             assert [int(states.flatten()[0]) for states in one.saved.states] == [one.tokens[-1]] * 4
-            found = [int(page.memory[0, 0, 0, place, 0]) for page in one.saved.pages for place in range(PAGE)]
-            assert found[: len(one.tokens)] == one.tokens
+            found = torch.cat([page.memory[0, 0, 0, :, 0] for page in one.saved.pages])
+            assert found[: len(one.tokens)].tolist() == one.tokens
 
 
 @pytest.fixture(autouse=True)
