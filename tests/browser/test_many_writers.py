@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHolder
@@ -19,7 +20,15 @@ from jet.engine.loading import ModelChoice
 from jet.engine.runner import ModelRunner
 from jet.engine.types import Request, SamplingParams
 from jet.ui.page import build, launch
-from tests.browser.notebook import STORY, expect_unlocked, set_most_tokens, story, wait_for_words
+from tests.browser.notebook import (
+    STORY,
+    begin,
+    expect_unlocked,
+    reload,
+    set_most_tokens,
+    story,
+    wait_for_words,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -116,6 +125,40 @@ def test_many_clients_and_tabs_get_each_their_own_story(
         assert story(tab).startswith(mine)
         assert not any(name in story(tab) for name in NAMES), "nobody else's words"
         tab.context.close()
+    nothing_is_left(engine)
+
+
+@pytest.mark.timeout(120)
+def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
+    engine_and_url: tuple[LocalEngine, str], browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, url = engine_and_url
+    finish, ends = engine._finish, list[str]()
+
+    def note(job: object, reason: str, *given: object, **named: object) -> None:
+        ends.append(reason)
+        finish(job, reason, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_finish", note)
+    tab = browser.new_context().new_page()
+    tab.set_default_timeout(30_000)
+    tab.goto(url)
+    tab.wait_for_selector(STORY)
+    set_most_tokens(tab, 2000)
+    begin(tab, "The rain had not stopped for days. ")
+    seen = story(tab)
+    reload(tab)
+    nothing_is_left(engine)
+    assert ends == ["aborted"], "nobody writes on for a page that is gone"
+    expect(tab.locator(STORY)).to_have_value(re.compile("^" + re.escape(seen)))
+    expect_unlocked(tab)
+    kept = story(tab)
+    set_most_tokens(tab, 20)
+    tab.click("#jet-go")
+    wait_for_words(tab, kept)
+    expect_unlocked(tab)
+    assert story(tab).startswith(kept) and ends[0] == "aborted" and len(ends) == 2
+    tab.context.close()
     nothing_is_left(engine)
 
 
