@@ -34,6 +34,11 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N; left out: CUDA where there is any")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; left out: what suits the device")
+    parser.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="hold the weights in whole numbers: half or a third of the memory (left out: as they are)",
+    )
     parser.add_argument("--attention", help="eager, sdpa or flash_attention_2")
     parser.add_argument(
         "--context",
@@ -67,9 +72,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--proxies", type=_count, default=None, metavar="N", help="how many reverse proxies stand in front"
     )
     options = parser.parse_args(arguments)
-    here = [
-        f"--{name}" for name in ("revision", "device", "dtype", "attention", "writers") if name in options
-    ]
+    local = ("revision", "device", "dtype", "quantize", "attention", "writers")
+    here = [f"--{name}" for name in local if name in options]
     if "url" in options and here:
         parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
     return options
@@ -109,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Ending(hosting.gate) as ending:
             info = source.engine().info()
             kind = f", {info.dtype}" if info.dtype else ""
+            kind += f" with {info.quantization} weights" if info.quantization else ""
             print(f"{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
             if writing := ending.wait():
                 print(f"Waiting for stories to end: {writing}. Ctrl+C again does not wait.", flush=True)

@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 import jet
 from jet.hardware import DTYPES, limit_threads
+from jet.modeling.quantized import SCHEMES
 
 END_OF_TEXT = "<|endoftext|>"
 BATCH_TOKENS = 16384  # of one batch, padding included: more is no faster on a CPU
@@ -82,12 +83,21 @@ def read_documents(path: Path) -> list[str]:
     return stories
 
 
-def load(source: str, device: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a directory or hub id. Raises `EvaluationError` with what is wrong."""
+def load(
+    source: str, device: str, dtype: torch.dtype, quantize: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a directory or hub id. Raises `EvaluationError` with what is wrong.
+
+    `quantize` is for Jet-Nemotron alone.
+    """
     if not Path(source).is_dir() and source.startswith((".", "/", "~", "assets/")):
         raise EvaluationError(f"{source} is not a directory.")
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model: PreTrainedModel
+        if quantize is None:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        else:
+            model = jet.load_model(source, device, dtype, quantize=quantize)
         tokenizer = AutoTokenizer.from_pretrained(source)
         model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps `to` without its types
     except jet.CheckpointError as error:
@@ -200,6 +210,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="auto: the faster of float32 and bfloat16 here",
     )
+    parser.add_argument("--quantize", choices=SCHEMES, help="hold the weights in whole numbers")
     return parser.parse_args(arguments)
 
 
@@ -211,20 +222,26 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = quickest_dtype(options.device) if options.dtype == "auto" else DTYPES[options.dtype]
     try:
         documents = read_documents(options.file)
-        model, tokenizer = load(options.model, options.device, dtype)
+        model, tokenizer = load(options.model, options.device, dtype, options.quantize)
         score = evaluate(model, tokenizer, documents)
     except EvaluationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    weights = f" with {options.quantize} weights" if options.quantize else ""
     print(
         f"{score.bits_per_byte:.4f} bits per byte on {options.file}: {score.documents} documents, "
         f"{score.bytes} bytes, "
         f"{score.tokens} tokens ({score.bytes_per_token:.3f} bytes each), "
-        f"{str(dtype).removeprefix('torch.')} on {options.device}, {time.monotonic() - started:.0f} s"
+        f"{str(dtype).removeprefix('torch.')}{weights} "
+        f"on {options.device}, {time.monotonic() - started:.0f} s"
     )
-    print(
-        json.dumps({"model": options.model, "file": str(options.file), "dtype": str(dtype), **asdict(score)})
-    )
+    asked = {
+        "model": options.model,
+        "file": str(options.file),
+        "dtype": str(dtype),
+        "quantize": options.quantize,
+    }
+    print(json.dumps(asked | asdict(score)))
     return 0
 
 

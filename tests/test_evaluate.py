@@ -110,6 +110,22 @@ def test_equals_a_straightforward_computation(name, request, tmp_path, capsys):
     assert score["bytes_per_token"] == 1.0
 
 
+def test_quantised_weights_cost_a_little_and_are_for_our_networks(golden, transformer, tmp_path, capsys):
+    given = [str(write(tmp_path, STORIES)), "--device", "cpu", "--dtype", "float32"]
+    scores = {}
+    for scheme in (None, "int8", "int4"):
+        quantize = [] if scheme is None else ["--quantize", scheme]
+        assert evaluate.main(["--model", str(golden), *given, *quantize]) == 0
+        words, line = capsys.readouterr().out.strip().splitlines()
+        scores[scheme] = json.loads(line)
+        assert scores[scheme]["quantize"] == scheme and (f"with {scheme} weights" in words) == bool(scheme)
+    bits = {scheme: score["bits_per_byte"] for scheme, score in scores.items()}
+    assert bits["int8"] == pytest.approx(bits[None], rel=0.05) and bits["int8"] != bits[None]
+    assert bits["int4"] == pytest.approx(bits[None], rel=0.5)
+    assert evaluate.main(["--model", str(transformer), *given, "--quantize", "int8"]) == 2
+    assert "is not a Jet-Nemotron checkpoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["golden", "transformer"])
 def test_pieces_of_any_size_give_the_same(name, request):
     model, tokenizer = evaluate.load(str(request.getfixturevalue(name)), "cpu", torch.float32)

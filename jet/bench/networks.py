@@ -25,6 +25,8 @@ from jet.engine.runner import ModelRunner
 from jet.engine.sessions import Tokens
 from jet.engine.types import EngineInfo, RequestError
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
+from jet.modeling.footprint import held_bytes
+from jet.modeling.streaming import draw_quantized
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,10 @@ def load(options: Options) -> Network:
         if options.full_attention:
             config.layer_types = ["attn"] * config.num_hidden_layers
         check_length(options, config.max_position_embeddings)
-        model = draw_network(config, device, dtype)
+        model = draw_network(config, device, dtype, options.quantize)
     else:
         source = loading.locate(name)
-        model = load_model(source, device, dtype)
+        model = load_model(source, device, dtype, quantize=options.quantize)
         check_length(options, model.config.max_position_embeddings)
         words = _tokenizer(source, model)
     tokenizer = IdTokenizer(words)
@@ -157,7 +159,7 @@ def make_runner(
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:
     """How many threads the engine decodes with, on a CPU."""
-    return hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+    return hardware.decode_threads(held_bytes(model))
 
 
 @contextmanager
@@ -191,12 +193,14 @@ def read_config(path: Path) -> JetNemotronConfig:
 
 
 def draw_network(
-    config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype
+    config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype, quantize: str | None = None
 ) -> JetNemotronForCausalLM:
     """A network as it begins its training, drawn on `device` in `dtype`; the same for every process.
 
     Not zeros: those some hardware multiplies faster than numbers. The device "meta" gives shapes alone.
     """
+    if quantize is not None:
+        return draw_quantized(config, quantize, torch.device(device), dtype)
     torch.manual_seed(0)
     with torch.device(device):
         model = cast(Any, JetNemotronForCausalLM)._from_config(config, dtype=dtype)

@@ -46,6 +46,7 @@ class Options:
         full_attention: every layer of the `config` gets full attention.
         context: tokens of the prompt.
         tokens: decoded in one run, the first one included.
+        quantize: "int8" or "int4" to hold the weights in that.
         runs, warm_up: runs that count, and those before them that do not.
         greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
         baseline: "transformers" to measure its `generate()` in turn with ours.
@@ -61,6 +62,7 @@ class Options:
     tokens: int = 256
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
     runs: int = 5
     warm_up: int = 1
     greedy: bool = False
@@ -145,6 +147,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    command.add_argument("--quantize", choices=["int8", "int4"], help="hold the weights in whole numbers")
     command.add_argument(
         "--runs", type=_from(LEAST_RUNS), help=f"that count, {LEAST_RUNS} or more ({Options.runs})"
     )

@@ -7,8 +7,8 @@ The line is an object with these members, all of them always there:
     machine    device, device_name, system, processors, load (when the report was made), and the versions of
                python, jet, cuda, torch, transformers, triton, flash-linear-attention; null where there is
                none
-    network    model, parameters, device, dtype, attention, kernels, context (the most it can hold),
-               random_weights, full_attention (in every layer)
+    network    model, parameters, device, dtype, quantization (of the weights, or null), attention, kernels,
+               context (the most it can hold), random_weights, full_attention (in every layer)
     settings   batch, context, tokens, runs, warm_up, greedy, baseline
     floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/footprint.py);
                seconds: the time that moving them takes at best; null where nothing is compared with it
@@ -40,7 +40,7 @@ from jet.bench.options import Options
 from jet.engine.types import EngineInfo, RequestStats
 
 SCHEMA = 1
-_INFO = ("model", "parameters", "device", "dtype", "attention", "kernels", "context")
+_INFO = ("model", "parameters", "device", "dtype", "quantization", "attention", "kernels", "context")
 # What people read: seconds as milliseconds, bytes a second as gigabytes.
 _SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s")}
 
@@ -123,7 +123,8 @@ class Report:
 
     def _lines(self, told: dict[str, Any]) -> Iterator[str]:
         info, options, machine = self.info, self.options, told["machine"]
-        weights = ", random weights" if options.config is not None else ""
+        weights = f" with {info.quantization} weights" if info.quantization else ""
+        weights += ", random weights" if options.config is not None else ""
         yield f"{options.command}: {info.model}, {info.parameters:,} parameters, {info.dtype}{weights}"
         libraries = (f"{name} {machine[name]}" for name in ("python", "torch", "transformers", "triton"))
         yield f"{machine['device_name']} ({info.device}), load {machine['load']}, {', '.join(libraries)}"

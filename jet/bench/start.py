@@ -140,7 +140,9 @@ def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
     """A warm engine, and the request to send to it."""
     one = SamplingParams(max_new_tokens=1, seed=0)
     if options.config is None:
-        engine = build_engine(ModelChoice(options.model, options.device, options.dtype))
+        engine = build_engine(
+            ModelChoice(options.model, options.device, options.dtype, quantize=options.quantize)
+        )
         try:
             yield engine, Request(_PROMPT, one)
         finally:

@@ -69,7 +69,7 @@ class GraphStepper:
         # For the first token of a request, which follows its prompt and no step.
         self._first_row = Rows.make(1, model.device, stop_ids, pool.idle)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
-        self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.first_weight)
+        self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.read_first)
         for plan in PLANS:
             self._first.draw(plan)  # compiles; the row is nobody's
             for size in dict.fromkeys((padded(rows), 1)):
@@ -274,7 +274,7 @@ class StepGraphs:
 
     def __init__(self, step: FusedStep, rows: Rows, seen: Tensor, shared: _GraphMemory) -> None:
         self.step, self.rows = step, rows
-        self._sampler = _Sampler(step.logits, rows, seen, step.first_weight)
+        self._sampler = _Sampler(step.logits, rows, seen, step.read_first)
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
         self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}

@@ -23,8 +23,10 @@ from jet.engine.runner import ModelRunner
 from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.engine.types import EngineInfo, Request, SamplingParams
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
-from jet.modeling.footprint import measure_footprint
+from jet.modeling.footprint import held_bytes, measure_footprint
+from jet.modeling.quantized import count_parameters
 from jet.ops import gated_delta
+from jet.ops.quantized import INT4, INT8
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
 STORY_MODEL = "assets/story-model"
@@ -32,7 +34,9 @@ OFFICIAL_LICENCE = "NVIDIA, research and evaluation only (non-commercial)"
 UNKNOWN_LICENCE = "see the checkpoint"
 
 _HOME = Path(__file__).resolve().parents[2]
-_OFFICIAL_BYTES = 5 * 2**30  # 3.9 GB of weights, the state of a long story, and room to work
+# 3.9 GB of weights, half or a third of it quantised; the state of a long story, and room to work.
+_OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
+_SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MOST_WRITERS = {"cpu": 16, "cuda": 128}
 _PREPARE_S = 10.0  # for what makes the steps of many stories quicker; the rest is done while nobody writes
@@ -53,6 +57,7 @@ class ModelChoice:
         revision: branch, tag or commit of a hub repository; None, or a name like owner/name@revision.
         context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
         writers: stories written at once; None is as many as the memory is good for.
+        quantize: "int8" or "int4" to hold the weights in that; None as they are.
     """
 
     model: str | None = None
@@ -62,6 +67,7 @@ class ModelChoice:
     context: int | None = None
     writers: int | None = None
     revision: str | None = None
+    quantize: str | None = None
 
     def build(self) -> LocalEngine:
         """Load and warm it up; see `build_engine`."""
@@ -77,14 +83,14 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     hardware.limit_threads()
     device = hardware.choose_device(choice.device)
     dtype = hardware.choose_dtype(choice.dtype, device)
-    name = choice.model or default_model(device)
+    name = choice.model or default_model(device, choice.quantize)
     name, source = find(name, choice.revision)
     try:
-        model = load_model(source, device, dtype, choice.attention)
+        model = load_model(source, device, dtype, choice.attention, quantize=choice.quantize)
     except torch.OutOfMemoryError:
         raise hardware.HardwareError(
             f"{name} does not fit into the memory of {device}: close what else runs there, "
-            "take a smaller model, or choose the device cpu."
+            f"{_SMALLER.get(choice.quantize, '')}take a smaller model, or choose the device cpu."
         ) from None
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
@@ -98,7 +104,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
-    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+    threads = hardware.decode_threads(held_bytes(model))
     info = replace(info, **floor_of_speed(model, runner, threads))
     options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(device))
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
@@ -110,10 +116,10 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     return engine
 
 
-def default_model(device: torch.device) -> str:
+def default_model(device: torch.device, quantize: str | None = None) -> str:
     """The official 2B where a CUDA device has room for it and it can be had, otherwise the story model."""
     free = hardware.free_device_bytes(device)
-    roomy = free is not None and free >= _OFFICIAL_BYTES
+    roomy = free is not None and free >= _OFFICIAL_BYTES.get(quantize, 0)
     return OFFICIAL_MODEL if roomy and hub.can_be_had(OFFICIAL_MODEL) else STORY_MODEL
 
 
@@ -154,7 +160,7 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
     """What is to be known about a loaded model."""
     return EngineInfo(
         model=name,
-        parameters=model.num_parameters(),
+        parameters=count_parameters(model),
         device=str(model.device),
         device_name=hardware.device_name(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -166,6 +172,7 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         licence=licence(name),
         load_s=load_s,
         warmup_s=0.0,
+        quantization=model.quantization,
     )
 
 
@@ -201,7 +208,7 @@ def make_runner(
     breakers: frozenset[int] = frozenset(),
 ) -> ModelRunner:
     """What serves a model. Raises HardwareError if that does not fit into memory."""
-    threads = hardware.decode_threads(sum(weight.nbytes for weight in model.parameters()))
+    threads = hardware.decode_threads(held_bytes(model))
     try:
         return ModelRunner(
             model,

@@ -218,7 +218,7 @@ class EngineInfo:
     parameters: int | None
     device: str  # "cpu", "cuda:0", "remote"
     device_name: str  # "NVIDIA H100 80GB HBM3", "AMD EPYC …, 2 threads"
-    dtype: str | None  # "bfloat16"
+    dtype: str | None  # "bfloat16"; of what is computed, if weights are held otherwise
     attention: str | None  # "sdpa"
     kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
     context: int  # most tokens of one story, prompt and all
@@ -230,6 +230,7 @@ class EngineInfo:
     tokens: int | None = None  # of all stories together that there is memory for
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
     bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
+    quantization: str | None = None  # how the weights are held: "int8", "int4"; None as they were
     chat_tokens: int | None = None  # of the chat template around what is asked for; None: there is none
     active_requests: int = 0
     queued_requests: int = 0

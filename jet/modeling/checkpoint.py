@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from jet.modeling.configuration import JetNemotronConfig
@@ -28,7 +29,7 @@ def explained(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
         check_folder(folder, given_config=options.get("config") is not None)
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise CheckpointError(_reason(str(source), error)) from error

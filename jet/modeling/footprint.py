@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from jet.footprint import Footprint
 from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
+from jet.modeling.quantized import is_tied
 
 _STATE_BYTES = 4  # the recurrent state is float32 whatever the type of the weights
 
@@ -34,8 +33,13 @@ def measure_footprint(model: JetNemotronForCausalLM, saved: int = 0) -> Footprin
 
 def weight_bytes(model: JetNemotronForCausalLM) -> int:
     """Bytes of the weights that one token needs."""
-    weights: int = sum(weight.nbytes for weight in model.parameters())  # a tied head is listed once
-    embedding: Tensor = model.model.embed_tokens.weight
-    if embedding is model.lm_head.weight:
-        return weights
-    return weights - embedding.nbytes + embedding[0].nbytes  # one row is looked up
+    embedding = model.model.embed_tokens.weight
+    # Of an embedding that is not the head as well, one row is looked up.
+    unread = 0 if is_tied(model) else embedding.nbytes - embedding[:1].nbytes
+    return held_bytes(model) - unread
+
+
+def held_bytes(model: JetNemotronForCausalLM) -> int:
+    """Bytes of all weights, tied ones once; quantised ones are buffers."""
+    numbers: int = sum(weight.nbytes for weight in model.parameters())
+    return numbers + sum(buffer.nbytes for buffer in model.buffers())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from jet.modeling.model import JetNemotronForCausalLM
+from jet.modeling.streaming import load_quantized
 
 
 def load_model(
@@ -16,6 +17,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     attention: str | None = None,
     revision: str | None = None,
+    quantize: str | None = None,
 ) -> JetNemotronForCausalLM:
     """Load a checkpoint for inference.
 
@@ -25,10 +27,13 @@ def load_model(
         dtype: their type; None keeps the checkpoint's.
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         revision: of a hub repository.
+        quantize: "int8" or "int4" holds the weights in that; such a network is for reading and writing only.
 
     Raises:
         CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
     """
+    if quantize is not None:
+        return load_quantized(str(source), quantize, torch.device(device), dtype, attention, revision)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if revision is not None:
         options["revision"] = revision

@@ -307,6 +307,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    quantization: str | None = None  # how the weights are held, if not as numbers
     # Assisted decoding takes tokens back, which a recurrent state cannot: transformers then refuses it.
     _is_stateful = True
 
@@ -323,6 +324,24 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
             model, info = loaded
             checkpoint.require_complete(pretrained_model_name_or_path, info)
         return (model, info) if want_info else model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; a quantised network cannot be saved. Raises ValueError then."""
+        if self.quantization is not None:
+            raise ValueError(
+                f"Weights in {self.quantization} are not saved: keep the checkpoint that they were made "
+                "from, which is quantised while it is loaded."
+            )
+        super().save_pretrained(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> JetNemotronPreTrainedModel:
+        """As in PyTorch; a quantised network cannot be trained. Raises ValueError then."""
+        if mode and self.quantization is not None:
+            raise ValueError(
+                f"Weights in {self.quantization} cannot be trained: load the network without quantisation."
+            )
+        super().train(mode)
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

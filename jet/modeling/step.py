@@ -5,12 +5,13 @@ are one product, norms and activations are part of the products, the residual st
 two operations is float32, and all states are updated in place in a `SlotPool`.
 
 The merged weights are the network's own storage, whose parameters become views into it: nothing is held
-twice. Do not move or convert the network while a step is in use.
+twice. Do not move or convert the network while a step is in use. Quantised weights are merged alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.modeling.quantized import QuantizedLinear, is_tied
 from jet.modeling.slots import JetMemory, PageMemory, SlotPool, WindowMemory
 from jet.ops.fused import JetSizes
 from jet.ops.operations import JetTensors, Operations, Step
+from jet.ops.quantized import Quantized, Weight
 from jet.ops.rows import Rows
 
 
@@ -33,7 +36,13 @@ class Part(NamedTuple):
     name: str
     run: Step
     nbytes: int
-    weight: Tensor | None = None
+    weight: Weight | None = None
+
+    @property
+    def read_first(self) -> Tensor:
+        """What it reads of its weight before anything else: the matrix, or the codes of it."""
+        assert self.weight is not None
+        return self.weight.codes if isinstance(self.weight, Quantized) else self.weight
 
 
 class FusedStep:
@@ -59,7 +68,7 @@ class FusedStep:
         assert isinstance(config, JetNemotronConfig)
         self._config, self._pool, self._rows, self._operations = config, pool, rows, operations
         self._device = model.device
-        self._forms: dict[int, Tensor] = {} if like is None else like._forms
+        self._forms: dict[int, Weight] = {} if like is None else like._forms
         self._saved: dict[int, int] = {}
         self._buffers: list[Tensor] = []
         self._larger = iter(() if like is None else like._buffers)
@@ -76,9 +85,9 @@ class FusedStep:
             part.run()
 
     @property
-    def first_weight(self) -> Tensor:
-        """The matrix that a step begins with."""
-        return next(part.weight for part in self.parts if part.weight is not None)
+    def read_first(self) -> Tensor:
+        """What a step reads first of all weights."""
+        return next(part.read_first for part in self.parts if part.weight is not None)
 
     def _fetch_ahead(self, parts: list[Part]) -> list[Part]:
         """Have each part's weight fetched while the one before runs.
@@ -87,7 +96,7 @@ class FusedStep:
         """
         chained = []
         for number, part in enumerate(parts):
-            following = [later.weight for later in parts[number + 1 :] if later.weight is not None][:2]
+            following = [later.read_first for later in parts[number + 1 :] if later.weight is not None][:2]
             if part.weight is not None:
                 following = following[:1]
             if following:
@@ -95,7 +104,7 @@ class FusedStep:
             chained.append(part)
         return chained
 
-    def _weight(self, weight: Tensor) -> Tensor:
+    def _weight(self, weight: Weight) -> Weight:
         """A matrix in the form that is read fastest here."""
         place = weight.data_ptr()
         if place not in self._forms:
@@ -115,10 +124,10 @@ class FusedStep:
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         frequencies = config.rope_theta ** -(exponents / config.head_dim)
         embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head.weight)
-        if model.lm_head.weight is embedding:
+        if is_tied(model):
             embedding = head
         embed = ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)
-        parts = [Part("embedding", embed, embedding[0].nbytes * len(rows.token))]
+        parts = [Part("embedding", embed, embedding[:1].nbytes * len(rows.token))]
         for layer, memory in zip(model.model.layers, self._pool.layers, strict=True):
             parts += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
         norm = model.model.norm.weight
@@ -202,23 +211,27 @@ class FusedStep:
         ]
 
 
-def merge(parts: Sequence[nn.Linear]) -> Tensor:
+def merge(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> Weight:
     """Several layers' weights as one matrix, `[sum of outputs, inputs]`, of which each becomes a view."""
-    return _join(parts, "weight")
+    held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
+    if not held:
+        return _join([part.weight for part in parts if isinstance(part, nn.Linear)])
+    codes, scales = (_join([getattr(one, name) for one in held]) for name in ("codes", "scales"))
+    return replace(held[0].weight, codes=codes, scales=scales)
 
 
 def merge_biases(parts: Sequence[nn.Linear]) -> Tensor:
     """The biases of several layers as one vector, of which each becomes a view."""
-    return _join(parts, "bias")
+    return _join([part.bias for part in parts])
 
 
-def _join(parts: Sequence[nn.Linear], name: str) -> Tensor:
-    tensors = [getattr(part, name).data for part in parts]
-    merged = _joined(tensors)
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    """All rows of tensors as one, of which each becomes a view."""
+    merged = _joined([tensor.data for tensor in tensors])
     if merged is None:
-        merged = torch.cat(tensors)
-        for part, view in zip(parts, merged.split([len(tensor) for tensor in tensors]), strict=True):
-            getattr(part, name).data = view
+        merged = torch.cat([tensor.data for tensor in tensors])
+        for tensor, view in zip(tensors, merged.split([len(tensor) for tensor in tensors]), strict=True):
+            tensor.data = view
     return merged
 
 

@@ -1,7 +1,7 @@
 """The decode step's fused operations in plain torch: what the kernels in `jet.ops.kernels` must compute.
 
-Activations are float32 throughout, `[B, …]` with one row a sequence; weights are float32, bfloat16 or
-float16 and enter as the numbers they are. Results are written into the tensors given for them.
+Activations are float32 throughout, `[B, …]` with one row a sequence; weights are float32, bfloat16, float16
+or quantised and enter as the numbers they are. Results are written into the tensors given for them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta import recurrent_gated_delta
+from jet.ops.quantized import Weight
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class JetSizes:
         return gate
 
     def check(
-        self, projected: Tensor, weight: Tensor, conv_state: Tensor, recurrent_state: Tensor, out: Tensor
+        self, projected: Tensor, weight: Weight, conv_state: Tensor, recurrent_state: Tensor, out: Tensor
     ) -> None:
         """Raise ValueError unless the tensors of a `jet_step` are contiguous and of these sizes."""
         channels = self.heads * self.value
-        expected = [
+        expected: list[tuple[Weight, tuple[int, ...]]] = [
             (projected, (projected.shape[0], sum(self.parts))),
             (weight, (channels * self.width, self.generator)),
             (conv_state, (conv_state.shape[0], channels, self.width)),
@@ -55,7 +56,7 @@ class JetSizes:
 
 
 def norm_linear_reference(
-    x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None, out: Tensor
+    x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
 ) -> None:
     """`out = rmsnorm(x) @ weight.T + bias`.
 
@@ -71,7 +72,7 @@ def norm_linear_reference(
     out.copy_(F.linear(normed, weight.float(), None if bias is None else bias.float()))
 
 
-def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor) -> None:
+def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> None:
     """`out = silu(g) * u` for `g | u = rmsnorm(x) @ gate_up.T`.
 
     Args:
@@ -86,13 +87,13 @@ def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: T
     out.copy_(F.silu(gate) * up)
 
 
-def linear_add_reference(h: Tensor, weight: Tensor, x: Tensor) -> None:
+def linear_add_reference(h: Tensor, weight: Weight, x: Tensor) -> None:
     """`x += h @ weight.T` for h `[B, C]` float32, weight `[N, C]` and x `[B, N]` float32."""
     x.add_(F.linear(h, weight.float()))
 
 
 def gated_norm_linear_add_reference(
-    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
+    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> None:
     """`x += (rmsnorm(o) * silu(gate)) @ weight.T`, the norm taken per head.
 
@@ -111,7 +112,7 @@ def gated_norm_linear_add_reference(
 
 def jet_step_reference(
     projected: Tensor,
-    kernels_weight: Tensor,
+    kernels_weight: Weight,
     kernels_bias: Tensor,
     log_decay_rate: Tensor,
     dt_bias: Tensor,
@@ -159,7 +160,7 @@ def jet_step_reference(
 
 
 def embed_reference(
-    token: Tensor, embedding: Tensor, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
+    token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> None:
     """The residual stream's first value, and the rotation of each row's position.
 
@@ -172,7 +173,7 @@ def embed_reference(
         cos: `[B, D]` float32, overwritten, its halves alike.
         sin: the same.
     """
-    x.copy_(embedding[token.long()])
+    x.copy_(embedding[token.long()].float())
     angles = position[:, None] * torch.cat([inv_freq, inv_freq])
     cos.copy_(angles.cos())
     sin.copy_(angles.sin())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from jet.ops import attention, fused
 from jet.ops.fused import JetSizes
+from jet.ops.quantized import Quantized, Weight
 
 if TYPE_CHECKING:
     from jet.ops.kernels.attention import AttentionScratch
@@ -42,16 +43,16 @@ class JetTensors(NamedTuple):
 
     x: Tensor
     norm: tuple[Tensor, float]  # weight and epsilon
-    weight: Tensor  # merged projections
+    weight: Weight  # merged projections
     projected: Tensor
-    generator: tuple[Tensor, Tensor]  # the kernel generator's second weight and bias
+    generator: tuple[Weight, Tensor]  # the kernel generator's second weight and bias
     decays: tuple[Tensor, Tensor]  # log decay rate and dt bias
     slots: Tensor
     states: tuple[Tensor, Tensor]  # of convolution and recurrence
     out: Tensor
     sizes: JetSizes
     out_norm: tuple[Tensor, float]
-    output: Tensor
+    output: Weight
 
 
 BindJetBlock = Callable[[JetTensors], JetBlock]
@@ -64,11 +65,11 @@ class Operations:
     Attributes:
         name: in words for people.
         weight: gives a matrix in the form that products read fastest, itself or a copy.
-        ahead: gives a bound operation that also has the weight fetched which the next one reads.
+        ahead: gives a bound operation that also has the memory fetched which the next one reads first.
     """
 
     name: str
-    weight: Callable[[Tensor], Tensor]
+    weight: Callable[[Weight], Weight]
     ahead: Callable[[Step, Tensor], Step]
     embed: Bind
     norm_linear: Bind
@@ -150,12 +151,12 @@ def _triton_jet_block(pdl: bool, jet: JetTensors) -> JetBlock:
     )
 
 
-def _as_bfloat16(weight: Tensor) -> Tensor:
+def _as_bfloat16(weight: Weight) -> Weight:
     """A small float32 weight in bfloat16 if that is the same numbers: half the bytes, read twice as fast.
 
     Checkpoints are mostly bfloat16, also where they are loaded as float32 to be computed with as such.
     """
-    if weight.dtype != torch.float32 or weight.nbytes > LARGE:
+    if isinstance(weight, Quantized) or weight.dtype != torch.float32 or weight.nbytes > LARGE:
         return weight
     short = weight.bfloat16()
     return short if torch.equal(short.float(), weight) else weight
@@ -211,7 +212,7 @@ def _batched_operations(scratch: AttentionScratch) -> Operations:
     )
 
 
-def _as_it_is(weight: Tensor) -> Tensor:
+def _as_it_is(weight: Weight) -> Weight:
     return weight
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from jet.bench.networks import Network
 from jet.engine import loading
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM, load_model
 from jet.modeling.footprint import weight_bytes
+from jet.modeling.quantized import quantize_network
 from jet.report.full_attention import draw_full_attention
 from jet.report.options import Plan, ReportOptions
 from jet.report.report import Report
@@ -109,13 +111,17 @@ class Bench:
         ids: list[int] = tokenizer(_TEXT)["input_ids"]
         return ids[:most]
 
-    def variant(self, dtype: torch.dtype, attention: str) -> JetNemotronForCausalLM:
-        """The network in another type or with another attention; the weights are the same numbers."""
+    def variant(
+        self, dtype: torch.dtype, attention: str, quantize: str | None = None
+    ) -> JetNemotronForCausalLM:
+        """The network in another type or with another attention; the weights are of the same numbers."""
         if self.options.config is None:
-            return load_model(loading.locate(self.options.name), self.device, dtype, attention)
+            source = loading.locate(self.options.name)
+            return load_model(source, self.device, dtype, attention, quantize=quantize)
         model = networks.draw_network(self.config, self.device, self.dtype)
         model.set_attn_implementation(attention)
-        return model.to(dtype)  # type: ignore[no-any-return, arg-type]
+        model = cast(JetNemotronForCausalLM, model.to(dtype))  # type: ignore[arg-type]
+        return model if quantize is None else quantize_network(model, quantize)
 
     def with_runner(self, model: JetNemotronForCausalLM, context: int) -> Network:
         """A network of another type, ready to be measured as the engine would run it."""

@@ -43,6 +43,7 @@ class ReportOptions:
     Attributes:
         model: folder or hub id of a checkpoint; the story model where neither this nor `config` is given.
         config: a config.json whose network gets random weights.
+        quantize: "int8" or "int4" to hold the weights in that, but where data types are compared.
         full: minutes in place of one.
         output: the folder that is written into.
         progress: tell other programs how far it is, in lines of JSON.
@@ -52,6 +53,7 @@ class ReportOptions:
     config: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None
     full: bool = False
     output: Path = Path("report")
     progress: bool = False
@@ -69,7 +71,8 @@ class ReportOptions:
     def bench(self, command: str = "decode", **more: Any) -> Options:
         """The same network, for a command of `jet.bench`."""
         model = None if self.config else self.name
-        return Options(command, model, self.config, device=self.device, dtype=self.dtype, **more)
+        more = {"device": self.device, "dtype": self.dtype, "quantize": self.quantize, **more}
+        return Options(command, model, self.config, **more)
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in the report; where it is written makes no difference to it."""
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--random-weights", action="store_true", help="as the network begins its training")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="hold the weights in whole numbers")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute (the default)")
     length.add_argument("--full", action="store_true", help="some minutes: more points, more runs")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from jet.hardware import DTYPES
+from jet.modeling.quantized import SCHEMES
 from jet.report import loading, machine, projections, standing, sweeps, variants
 from jet.report.bench import Bench
 from jet.report.options import ReportOptions
@@ -31,6 +32,10 @@ def all_parts(options: ReportOptions) -> list[Part]:
             Part(f"variant.{name}.{how}", partial(variants.measure, dtype=dtype, implementation=how))
             for name, dtype in DTYPES.items()
             for how in variants.IMPLEMENTATIONS
+        ),
+        *(
+            Part(f"variant.{scheme}.{variants.OURS}", partial(variants.measure_quantised, quantize=scheme))
+            for scheme in SCHEMES
         ),
         *(Part(f"context.{n}", partial(sweeps.measure_context, context=n)) for n in plan.contexts),
         *(Part(f"batch.{n}", partial(sweeps.measure_batch, batch=n)) for n in plan.batches),

@@ -4,7 +4,7 @@ The file is one object:
 
     schema     1; another number where anything below means something else
     created    when the run began, ISO 8601, UTC
-    options    model, config, device, dtype, full
+    options    model, config, device, dtype, quantize, full
     machine    as in jet/bench/report.py, and: memory, device_memory (bytes), capability ("9.0"), driver,
                accelerators (optional packages found: name → version); null where there is none
     stopped    why the run ended early; null if it did not
@@ -24,6 +24,8 @@ min, max, values}; all but the values follow from the values. The data of each p
                        figures: decode (tok/s); deviation from float64: relative (of the logits as vectors;
                        null for "ours"), logprob (largest difference of a log-probability, nats), agreement
                        (share of positions with the same likeliest token), positions
+    variant.<int8 or int4>.ours
+                       the same of weights held so; the deviation is that of the network's forward
     context.<N>, batch.<B>
                        figures: ours.decode, full.decode (tok/s, of all sequences together), ours.prefill,
                        full.prefill (tok/s); failed: why those of ours or of full are missing; floor (bytes

@@ -175,12 +175,15 @@ def _standing(report: Report) -> Iterator[Block]:
     parts = ", ".join(
         f"{name} {size(floor[name])}" for name in ("weights", "recurrent", "conv", "window_kv", "full_kv")
     )
+    held = standing["network"].get("quantization")
+    weights = f" with {held} weights" if held else ""
     cache = " That copy is partly a cache's: the network fits." if standing["bandwidth"]["in_cache"] else ""
     yield Paragraph(
-        f"{standing['network']['dtype']}, batch {settings['batch']}, {settings['context']:,} tokens of "
-        f"context: one token moves {size(floor['total'])} ({parts}). The best copy here runs at "
-        f"{amount(standing['bandwidth']['best'], 'B/s')}, so a token takes {amount(floor['seconds'], 's')} "
-        f"or more: the ceiling is {number(1 / floor['seconds'])} tok/s.{cache}"
+        f"{standing['network']['dtype']}{weights}, batch {settings['batch']}, "
+        f"{settings['context']:,} tokens of context: one token moves {size(floor['total'])} ({parts}). "
+        f"The best copy here runs at {amount(standing['bandwidth']['best'], 'B/s')}, so a token takes "
+        f"{amount(floor['seconds'], 's')} or more: the ceiling is {number(1 / floor['seconds'])} tok/s."
+        f"{cache}"
     )
     yield Table(
         ("", "median", "quartiles", "share of the ceiling"),
@@ -234,7 +237,8 @@ def _variants(report: Report) -> Iterator[Block]:
         "Deviation is from the same network in float64 on a fixed text: the distance of all logits over "
         "their length, the largest difference in the log-probability of a token (nats), and how often the "
         "likeliest token is the same. “ours” is the path that stories take, compared over what it writes "
-        "after that text; the others are generate() with that attention."
+        "after that text; the others are generate() with that attention. In the rows int8 and int4 nothing "
+        "but the weights is held so; their speed is that of stories, their deviation that of all logits."
     )
 
 

@@ -30,11 +30,11 @@ def measure_kernels(bench: Bench) -> dict[str, Any]:
 def int8_gain(standing: dict[str, Any]) -> float | None:
     """How much faster a token could be at the share now reached if a weight took one byte.
 
-    None where weights take no more than that already.
+    None where weights take hardly more than that already.
     """
     floor, elements = standing["floor"], standing["elements"]
     smaller = floor["total"] - floor["weights"] + elements
-    return floor["total"] / smaller if elements < floor["weights"] else None
+    return floor["total"] / smaller if 1.1 * elements < floor["weights"] else None
 
 
 def time_parts(standing: dict[str, Any], step: dict[str, Any] | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Section 4: data types and attention implementations side by side: speed, and deviation from float64.
+"""Section 4: data types, attention implementations and quantised weights: speed, and deviation from float64.
 
 Networks that are run plainly read a fixed text, and their logits are compared with those of the same network
 in float64; their speed is that of `generate()`. Ours, the path that stories take, writes greedily after the
@@ -58,6 +58,27 @@ def measure(bench: Bench, dtype: torch.dtype, implementation: str) -> dict[str, 
     return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
 
 
+def measure_quantised(bench: Bench, quantize: str) -> dict[str, Any]:
+    """Speed of the path that stories take, and deviation of the logits of the fixed text."""
+    bench.release()
+    prompt = bench.text
+    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
+    model = bench.variant(bench.dtype, "sdpa", quantize)
+    deviation = deviate(logits(model, prompt), _exact(bench), prompt)
+    network = bench.with_runner(model, len(prompt) + sampling.max_new_tokens)
+    try:
+        figure = _bare_speed(bench, network, prompt, sampling)
+    finally:
+        network.runner.close()
+    return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
+
+
+def _bare_speed(bench: Bench, network: Network, prompt: list[int], sampling: SamplingParams) -> Figure:
+    run = partial(decode_bare, network.runner, prompt, sampling, network.prefill_chunk)
+    found = alternate([lambda: {"decode": run()}], 1, bench.plan.runs)
+    return Figure("ours, bare loop", "tok/s", found["decode"])
+
+
 def _threads(bench: Bench, threads: int) -> int | None:
     return threads if bench.device.type == "cpu" else None
 
@@ -68,14 +89,13 @@ def _measure_ours(
     room = len(prompt) + max(_WRITTEN, sampling.max_new_tokens)
     network = bench.with_runner(bench.variant(dtype, "sdpa"), room)
     try:
-        run = partial(decode_bare, network.runner, prompt, sampling, network.prefill_chunk)
-        found = alternate([lambda: {"decode": run()}], 1, bench.plan.runs)
+        figure = _bare_speed(bench, network, prompt, sampling)
         tokens, logprobs = write_greedily(network, prompt)
     finally:
         network.runner.close()
     del network
     exact = logits(_in_float64(bench), prompt + tokens)[len(prompt) - 1 : -1]
-    return Figure("ours, bare loop", "tok/s", found["decode"]), deviate_written(exact, tokens, logprobs)
+    return figure, deviate_written(exact, tokens, logprobs)
 
 
 def _exact(bench: Bench) -> Tensor:

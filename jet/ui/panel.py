@@ -32,9 +32,10 @@ def loading(progress: str | None = None) -> str:
 def about(info: EngineInfo) -> str:
     """The line under the title: what runs, on what, under which licence."""
     size = None if info.parameters is None else f"{_parameters(info.parameters)} parameters"
+    weights = info.quantization and f"{info.quantization} weights"
     facts = [
         ", ".join([f"<b>{_text(info.model)}</b>", *([size] if size else [])]),
-        _text(", ".join(fact for fact in (info.device_name, info.dtype) if fact)),
+        _text(", ".join(fact for fact in (info.device_name, info.dtype, weights) if fact)),
         f"licence: {_text(info.licence)}",
     ]
     chat = "" if info.chat_tokens is None else " data-chat"

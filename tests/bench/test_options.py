@@ -10,6 +10,7 @@ import pytest
 from jet.bench.options import COMMANDS, BenchError, Options, read_options
 from jet.bench.requests import PAGE_INTERVAL_S
 from jet.engine.types import SamplingParams
+from jet.ops.quantized import SCHEMES
 from jet.ui import writing
 
 
@@ -22,7 +23,7 @@ def test_defaults_stand_in_one_place(command: str) -> None:
 def test_everything_can_be_said() -> None:
     line = (
         "decode --config c.json --random-weights --full-attention --context 9 --tokens 8 --device cpu "
-        "--dtype float16 --runs 7 --warm-up 2 --greedy --baseline transformers"
+        "--dtype float16 --quantize int4 --runs 7 --warm-up 2 --greedy --baseline transformers"
     )
     options = read_options(line.split())
     assert options == Options(
@@ -32,6 +33,7 @@ def test_everything_can_be_said() -> None:
         tokens=8,
         device="cpu",
         dtype="float16",
+        quantize="int4",
         runs=7,
         warm_up=2,
         greedy=True,
@@ -39,6 +41,12 @@ def test_everything_can_be_said() -> None:
         full_attention=True,
         arguments=tuple(line.split()),
     )
+
+
+def test_every_command_can_quantise_in_every_way() -> None:
+    for command in COMMANDS:
+        for scheme in SCHEMES:
+            assert read_options([command, "--model", "m", "--quantize", scheme]).quantize == scheme
 
 
 def test_sampling_is_the_pages_or_greedy() -> None:
@@ -72,6 +80,7 @@ def test_what_cannot_be_measured_says_why(line: str, message: str) -> None:
         ("fly --model m", "invalid choice: 'fly'"),
         ("decode", "one of the arguments --model --config is required"),
         ("decode --model m --config c", "not allowed with"),
+        ("kernels --model m --quantize int3", "invalid choice: 'int3'"),
         ("decode --model m --runs 4", "must be a whole number from 5 on, not '4'"),
         ("decode --model m --warm-up 0", "must be a whole number from 1 on, not '0'"),
         ("decode --model m --tokens 1", "must be a whole number from 2 on, not '1'"),

@@ -20,6 +20,7 @@ from jet.engine.loading import (
     licence,
     locate,
 )
+from jet.engine.types import Request, SamplingParams
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
@@ -139,10 +140,59 @@ def test_an_unknown_model_on_the_hub_has_an_unknown_licence() -> None:
     assert licence("somebody/something") == UNKNOWN_LICENCE
 
 
-def test_a_model_too_large_for_its_device_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
+@pytest.mark.parametrize(
+    ("quantize", "advice"),
+    [(None, "hold its weights in int8 or int4, take"), ("int8", "in int4, take"), ("int4", "there, take")],
+)
+def test_a_model_too_large_for_its_device_is_a_message(
+    quantize: str | None, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(loading, "load_model", full)
-    with pytest.raises(hardware.HardwareError, match=r"does not fit into the memory of cpu.* device cpu"):
-        loading.build_engine(loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu"))
+    choice = loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu", quantize=quantize)
+    with pytest.raises(hardware.HardwareError, match=rf"the memory of cpu.*{advice}.* device cpu"):
+        loading.build_engine(choice)
+
+
+def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not taken for a damaged checkpoint."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("jet.modeling.streaming.quantize", full)
+    with pytest.raises(hardware.HardwareError, match="does not fit into the memory"):
+        loading.build_engine(loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu", quantize="int8"))
+
+
+def test_a_quantised_official_model_fits_a_smaller_gpu(
+    hub: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub["answers"] = True
+    monkeypatch.setattr(hardware, "free_device_bytes", lambda device: 3 * 2**30)
+    assert default_model(GPU) == STORY_MODEL
+    assert default_model(GPU, "int8") == default_model(GPU, "int4") == OFFICIAL_MODEL
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
+    choice = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2, quantize=quantize)
+    plain = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2)
+    engine = loading.build_engine(choice)
+    try:
+        info = engine.info()
+        assert info.quantization == quantize and info.parameters == 16_412_964
+        assert info.footprint is not None
+        request = Request("Once upon a time", SamplingParams(max_new_tokens=24, seed=3))
+        chunks = list(engine.submit(request))
+        assert chunks[-1].stats.finish_reason in ("length", "stop") and "".join(c.text for c in chunks)
+        assert [c.text for c in engine.submit(request)][-1] is not None
+    finally:
+        engine.close()
+    whole = loading.build_engine(plain)
+    whole.close()
+    before = whole.info().footprint
+    assert before is not None and before.recurrent == info.footprint.recurrent
+    assert info.footprint.weights < before.weights * (0.52 if quantize == "int8" else 0.34)

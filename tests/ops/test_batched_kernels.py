@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 from jet.ops import fused
 from jet.ops.fused import JetSizes
 from jet.ops.kernels import batched
+from jet.ops.quantized import SCHEMES, Quantized, quantize
 
 EPS = 1e-5
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -70,6 +71,38 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     batched.linear_add(batched.Memory(), x, weight, ours)()
     fused.linear_add_reference(x, weight, theirs)
     agree(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("most", [2**25, 5 * 1025])
+def test_products_of_codes(
+    scheme: str, dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layer after layer with the same memory, whole matrices and parts of them."""
+    monkeypatch.setattr(batched, "MOST_NUMBERS", most)
+    memory, rows, n, c = batched.Memory(), 9, 21, 1025
+    weight, gate_up = coded(n, c, scheme, dtype), coded(2 * n, c, scheme, dtype)
+    x, norm, ours, theirs = normal(rows, c), normal(c, dtype=dtype), empty(rows, n), empty(rows, n)
+    runs = [
+        batched.norm_linear(memory, x, norm, EPS, weight, None, ours),
+        batched.linear_add(memory, x, weight, ours),
+        batched.norm_swiglu(memory, x, norm, EPS, gate_up, ours),
+    ]
+    expected = [
+        lambda: fused.norm_linear_reference(x, norm, EPS, weight, None, theirs),
+        lambda: fused.linear_add_reference(x, weight, theirs),
+        lambda: fused.norm_swiglu_reference(x, norm, EPS, gate_up, theirs),
+    ]
+    for run, reference in zip(runs, expected, strict=True):
+        run()
+        reference()
+        agree(ours, theirs, dtype)
+
+
+def coded(n: int, c: int, scheme: str, dtype: torch.dtype) -> Quantized:
+    weight = weights(n, c, torch.float32)
+    return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, dtype, weight.device)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -20,6 +20,7 @@ from jet.ops.cpu import jet_step as cpu_jet_step
 from jet.ops.cpu import linear as cpu
 from jet.ops.cpu.binding import array
 from jet.ops.fused import JetSizes
+from jet.ops.quantized import GROUP, SCHEMES, Quantized, quantize
 from tests.networks import small_model
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -129,6 +130,61 @@ class TestProducts:
         cpu.linear_add(*given, x)
         fused.linear_add_reference(*given, expected)
         agree(x, expected)
+
+
+# Rows in fours as well; columns odd, with halves that end within a group, and in whole groups.
+CODED = [
+    ((10, 33), 1),
+    ((21, 384), 5),
+    ((5, 90), 2),
+    ((9, 1025), 4),
+    ((3, 7), 1),
+    ((4, 256), 2),
+    ((4, 128), 3),
+]
+
+
+def coded(n: int, c: int, scheme: str) -> Quantized:
+    weight = weights(n, c, torch.float32)
+    return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, torch.float32, weight.device)
+
+
+def test_groups_are_as_large_as_they_are_made() -> None:
+    assert compiled.GROUP == GROUP
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("shape", "rows"), CODED, ids=str)
+def test_quantized_products(shape: tuple[int, int], rows: int, scheme: str) -> None:
+    n, c = shape
+    x, scale, weight, gate_up = normal(rows, c), normal(c), coded(n, c, scheme), coded(2 * n, c, scheme)
+    out, expected = empty(rows, n), empty(rows, n)
+    for given in ((weight, normal(n)), (weight, None)):
+        cpu.norm_linear(x, scale, EPS, *given, out)
+        fused.norm_linear_reference(x, scale, EPS, *given, expected)
+        agree(out, expected)
+    cpu.norm_swiglu(x, scale, EPS, gate_up, out)
+    fused.norm_swiglu_reference(x, scale, EPS, gate_up, expected)
+    agree(out, expected)
+    cpu.linear_add(x, weight, out)
+    fused.linear_add_reference(x, weight, expected)
+    agree(out, expected)
+    token = torch.arange(rows) % n
+    table, turn, place = empty(rows, c), torch.ones(2), torch.zeros(rows, dtype=torch.int32)
+    cpu.embed(token, weight, place, turn, table, empty(rows, 4), empty(rows, 4))
+    assert torch.equal(table, weight.float()[token])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("heads", [(12, 64), (3, 20)], ids=str)
+def test_gated_norm_linear_add_quantized(heads: tuple[int, int], scheme: str) -> None:
+    c, n, rows = heads[0] * heads[1], 11, 5
+    given = (normal(rows, c), normal(rows, c), normal(heads[1]), EPS, coded(n, c, scheme))
+    x = normal(rows, n)
+    expected = x.clone()
+    cpu.gated_norm_linear_add(*given, x)
+    fused.gated_norm_linear_add_reference(*given, expected)
+    agree(x, expected)
 
 
 HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16)]
@@ -274,6 +330,14 @@ def compare_jet_step(inputs: dict[str, Tensor | JetSizes]) -> None:
 )
 def test_jet_step(sizes: JetSizes, dtype: torch.dtype, rows: int) -> None:
     compare_jet_step(jet_inputs(sizes, rows, dtype))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("generator", [5, 33, 128])
+def test_jet_step_quantized(generator: int, scheme: str) -> None:
+    inputs = jet_inputs(JetSizes(2, 24, 16, generator, 4), 2, torch.float32)
+    inputs["kernels_weight"] = coded(2 * 16 * 4, generator, scheme)
+    compare_jet_step(inputs)
 
 
 def test_jet_steps_follow_each_other() -> None:

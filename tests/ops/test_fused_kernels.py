@@ -23,7 +23,8 @@ from jet.ops import fused
 from jet.ops.fused import JetSizes
 from jet.ops.kernels import jet_step as jet_kernels
 from jet.ops.kernels import linear as kernels
-from jet.ops.kernels.linear import Tiling, default_tiling
+from jet.ops.kernels.linear import Tiling, default_tiling, tiling_of
+from jet.ops.quantized import SCHEMES, Quantized, quantize
 from tests.networks import small_model
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -45,6 +46,11 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def weights(n: int, c: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(n, c) * c**-0.5).to(DEVICE, dtype)
+
+
+def coded(n: int, c: int, scheme: str) -> Quantized:
+    weight = weights(n, c, torch.float32)
+    return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, torch.float32, weight.device)
 
 
 def empty(*shape: int) -> Tensor:
@@ -89,6 +95,40 @@ class TestProducts:
         agree(x, expected)
 
 
+# Odd columns, halves that end within a group, whole groups, many tiles.
+CODED = [(10, 33), (16, 128), (5, 90), (21, 384), (9, 1025), (3, 7)]
+QUANTIZED = [(CODED[i % 6], SCHEMES[i % 2 ^ i // 6 % 2], ROWS[i % 3], TILINGS[i // 3 % 4]) for i in range(12)]
+
+
+@pytest.mark.parametrize(("shape", "scheme", "rows", "tiling"), QUANTIZED, ids=str)
+class TestQuantizedProducts:
+    def test_norm_linear(self, shape, scheme, rows, tiling) -> None:
+        n, c = shape
+        given = (normal(rows, c), normal(c), EPS, coded(n, c, scheme), normal(n))
+        out, expected = empty(rows, n), empty(rows, n)
+        kernels.norm_linear(*given, out, activated=n // 2, tiling=tiling)
+        fused.norm_linear_reference(*given, expected)
+        expected[:, : n // 2] = torch.nn.functional.silu(expected[:, : n // 2])
+        agree(out, expected)
+
+    def test_norm_swiglu(self, shape, scheme, rows, tiling) -> None:
+        n, c = shape
+        given = (normal(rows, c), normal(c), EPS, coded(2 * n, c, scheme))
+        out, expected = empty(rows, n), empty(rows, n)
+        kernels.norm_swiglu(*given, out, tiling=tiling)
+        fused.norm_swiglu_reference(*given, expected)
+        agree(out, expected)
+
+    def test_linear_add(self, shape, scheme, rows, tiling) -> None:
+        n, c = shape
+        given = (normal(rows, c), coded(n, c, scheme))
+        x = normal(rows, n)
+        expected = x.clone()
+        kernels.linear_add(*given, x, tiling=tiling)
+        fused.linear_add_reference(*given, expected)
+        agree(x, expected)
+
+
 HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]
 GATED = [(HEADS[i % 7], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(21)]
 
@@ -105,6 +145,20 @@ def test_heads_linear_add(shape, dtype, rows, tiling) -> None:
     shares = o.square().unflatten(1, (heads, size)).tensor_split(min(size, 3), dim=2)
     squares = torch.stack([share.sum(-1) for share in shares], dim=-1)
     kernels.heads_linear_add(gated, squares, EPS, weight, x, tiling=tiling)
+    agree(x, expected)
+
+
+# Heads that come in two halves of whole groups, and such that do not.
+@pytest.mark.parametrize("heads", [(2, 64), (12, 128), (6, 192), (3, 64), (4, 96), (4, 20), (1, 7)], ids=str)
+@pytest.mark.parametrize(("scheme", "tiling"), [("int8", None), ("int4", None), ("int4", Tiling(2, 512, 4))])
+def test_heads_linear_add_quantized(heads, scheme, tiling) -> None:
+    (count, size), n, rows = heads, 11, 2
+    c = count * size
+    o, squares = normal(rows, c), normal(rows, count, 3).square()
+    weight, x = coded(n, c, scheme), normal(rows, n)
+    divisors = torch.rsqrt(squares.sum(-1, keepdim=True) / size + EPS)
+    expected = x + (o.unflatten(1, (count, size)) * divisors).flatten(1) @ weight.float().T
+    kernels.heads_linear_add(o, squares, EPS, weight, x, tiling=tiling)
     agree(x, expected)
 
 
@@ -149,6 +203,17 @@ def test_default_tiling_is_made_of_powers_of_two(kind, n, c, itemsize) -> None:
     for part in (tiling.rows, tiling.columns, tiling.warps):
         assert part > 0
         assert part & (part - 1) == 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", ["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"])
+@pytest.mark.parametrize(("n", "c"), [(8, 1536), (1, 8960), (8, 3072), (4, 11008), (32, 384), (3, 5)])
+def test_tiles_of_codes_are_mostly_full(kind, n, c, scheme) -> None:
+    weight = coded(n, c, scheme)
+    tiling = tiling_of(kind, n, weight)
+    assert tiling.columns & (tiling.columns - 1) == 0
+    if c > 64:
+        assert -weight.span % tiling.columns <= weight.span / 8
 
 
 # heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
@@ -219,6 +284,19 @@ def test_jet_step(sizes: JetSizes, dtype: torch.dtype, rows: int) -> None:
     assert torch.equal(inputs["conv_state"], expected["conv_state"])
     agree(inputs["recurrent_state"], expected["recurrent_state"])
     agree(inputs["out"], expected["out"])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("generator", [48, 128, 33, 5])
+def test_jet_step_quantized(generator: int, scheme: str) -> None:
+    sizes = JetSizes(2, 24, 16, generator, 4)
+    inputs = jet_inputs(sizes, 2, torch.float32)
+    inputs["kernels_weight"] = coded(2 * 16 * 4, generator, scheme)
+    expected = copied(inputs)
+    squares, wanted = run_kernel(inputs), run_reference(expected)
+    agree(squares.sum(-1), wanted)
+    for name in ("conv_state", "recurrent_state", "out"):
+        agree(inputs[name], expected[name])
 
 
 def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
@@ -317,6 +395,16 @@ def test_the_kernels_together_are_a_layer_of_the_network() -> None:
         kernels.linear_add(between, layer.mlp.down_proj.weight, x, tiling=wide)
         torch.testing.assert_close(x, expected[:, 0], rtol=1e-4, atol=1e-4)
     assert torch.equal(recurrent_state[1], torch.zeros_like(recurrent_state[1]))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("c", [48, 33, 1500, 2100])
+def test_embed_quantized(c: int, scheme: str) -> None:
+    table, token = coded(19, c, scheme), torch.tensor([18, 0, 7], device=DEVICE)
+    position, turn = torch.zeros(3, device=DEVICE, dtype=torch.int32), torch.ones(2, device=DEVICE)
+    x = empty(3, c)
+    kernels.embed(token, table, position, turn, x, empty(3, 4), empty(3, 4))
+    assert torch.equal(x, table.float()[token])
 
 
 @pytest.mark.parametrize(("rows", "c", "head_dim"), [(1, 48, 8), (3, 33, 6), (2, 1500, 128)])

@@ -60,9 +60,10 @@ def test_options_arrive_and_the_page_is_served(
 
     monkeypatch.setattr(Ending, "wait", visit)
     options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--context=99", "--host=127.0.0.1"]
-    options.append("--revision=R")
+    options += ["--revision=R", "--quantize=int4"]
     assert app.main(options) == 0
-    assert loaded == [ModelChoice(model="M", device="D", dtype="T", attention="A", context=99, revision="R")]
+    (choice,) = loaded
+    assert choice == ModelChoice("M", "D", "T", "A", context=99, revision="R", quantize="int4")
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
@@ -150,6 +151,8 @@ def test_a_host_elsewhere_is_one_line_and_code_2(
         (["--port", "abc"], "argument --port: must be a number from 1 to 65535, not 'abc'"),
         (["--engine-url=http://x/v1", "--revision=v1"], "--revision says how a model runs here"),
         (["--engine-url=http://x/v1", "--dtype=float16"], "--dtype says how a model runs here"),
+        (["--engine-url=http://x/v1", "--quantize=int8"], "--quantize says how a model runs here"),
+        (["--quantize=int3"], "invalid choice: 'int3' (choose from"),
         (["--port", "70000"], "argument --port: must be a number from 1 to 65535, not '70000'"),
     ],
 )

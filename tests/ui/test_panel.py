@@ -207,6 +207,11 @@ def test_the_page_names_what_runs_on_what_under_which_licence() -> None:
     )
 
 
+def test_the_page_says_how_the_weights_are_held() -> None:
+    line = text_of(about(replace(CPU, quantization="int8")))
+    assert "2 threads, float32, int8 weights licence" in line
+
+
 @pytest.mark.parametrize(
     ("size", "said"),
     [

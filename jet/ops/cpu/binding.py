@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jet.ops.quantized import Quantized, Weight
+
 P = ParamSpec("P")
 Array = NDArray[Any]
 Bound = Callable[[], None]
@@ -45,6 +47,13 @@ def array(tensor: Tensor) -> Array:
         return tensor.detach().numpy()
     stored: Array = tensor.detach().view(torch.int16).numpy()
     return stored.view(np.uint16) if tensor.dtype == torch.bfloat16 else stored
+
+
+def matrix(weight: Weight) -> Array | tuple[Array, Array]:
+    """A weight's memory: its array, or those of its codes and scales."""
+    if isinstance(weight, Quantized):
+        return array(weight.codes), array(weight.scales)
+    return array(weight)
 
 
 def constant(tensor: Tensor | None) -> Array:

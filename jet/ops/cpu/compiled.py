@@ -6,7 +6,8 @@ those of the functions that the kernel calls.
 
 Weights and memories are float32, or half precision in integers that tell the two kinds apart: bfloat16 as
 uint16, float16 as int16. They are widened on the way from memory, which is what bounds a decode step; sums
-and activations are float32. Activations are C-contiguous, one row a sequence.
+and activations are float32. Activations are C-contiguous, one row a sequence. A quantised weight is a tuple
+of codes and scales, as `jet.ops.quantized` describes them; the type of its codes tells which kind it is.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ ROUNDER = np.float32(1.5 * 2.0**23)
 EXP_LOWEST, EXP_HIGHEST = np.float32(-87.0), np.float32(88.0)
 TAYLOR = tuple(np.float32(1.0 / math.factorial(n)) for n in range(8))
 DELTA_EPS = np.float32(gated_delta.EPS)
+GROUP = 64  # as in `jet.ops.quantized`, where the cache on disk would not notice a change
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -163,9 +165,48 @@ def _narrow_float16(number):
 # --- products --------------------------------------------------------------------------------------------
 
 
-@function
 def dot(matrix, row, x):
     """`matrix[row] @ x`. One row at a time leaves the most to the compiler and is as fast as the memory."""
+    raise NotImplementedError
+
+
+def dot4(matrix, row, x, b):
+    """`dot` for four rows of x from b on: the matrix is widened once, and every sum is as it is alone."""
+    raise NotImplementedError
+
+
+def read_row(matrix, row, out):
+    """`out = matrix[row]`."""
+    raise NotImplementedError
+
+
+def _kind(matrix: Any) -> int:
+    """Of a weight's type: the place in a choice of functions."""
+    if isinstance(matrix, types.Array):
+        return 0
+    return 1 if matrix[0].dtype == types.int8 else 2
+
+
+@overload(dot)
+def _choose_dot(matrix, row, x):
+    chosen = (_dot, _dot_int8, _dot_int4)[_kind(matrix)]
+    return lambda matrix, row, x: chosen(matrix, row, x)
+
+
+@overload(dot4)
+def _choose_dot4(matrix, row, x, b):
+    chosen = (_dot4, _dot4_int8, _dot4_int4)[_kind(matrix)]
+    return lambda matrix, row, x, b: chosen(matrix, row, x, b)
+
+
+@overload(read_row)
+def _choose_read_row(matrix, row, out):
+    chosen = (_read_row, _read_row_int8, _read_row_int4)[_kind(matrix)]
+    return lambda matrix, row, out: chosen(matrix, row, out)
+
+
+@function
+def _dot(matrix, row, x):
     total = ZERO
     for j in range(matrix.shape[1]):
         total += widen(matrix[row, j]) * x[j]
@@ -173,8 +214,92 @@ def dot(matrix, row, x):
 
 
 @function
-def dot4(matrix, row, x, b):
-    """`dot` for four rows of x from b on: the matrix is widened once, and every sum is as it is alone."""
+def _dot_int8(matrix, row, x):
+    codes, scales = matrix
+    total = ZERO
+    for j in range(codes.shape[1]):
+        total += np.float32(codes[row, j]) * x[j]
+    return total * scales[row]
+
+
+@function
+def _dot_int4(matrix, row, x):
+    codes, scales = matrix
+    span, groups = codes.shape[1], scales.shape[1] // 2
+    total, both = ZERO, x.shape[0] - span  # bytes that hold two codes: all, or all but one
+    for group in range(groups):
+        low, high = ZERO, ZERO
+        start = group * GROUP
+        if start + GROUP <= both:
+            for j in range(start, start + GROUP):
+                low += low_code(codes[row, j]) * x[j]
+                high += high_code(codes[row, j]) * x[span + j]
+        else:
+            for j in range(start, min(start + GROUP, span)):
+                low += low_code(codes[row, j]) * x[j]
+            for j in range(start, min(start + GROUP, both)):
+                high += high_code(codes[row, j]) * x[span + j]
+        total += low * widen(scales[row, group]) + high * widen(scales[row, groups + group])
+    return total
+
+
+@function
+def low_code(code):
+    """The number in the low bits of an int4 byte."""
+    return np.float32(np.int32(code & np.uint8(15)) - np.int32(8))
+
+
+@function
+def high_code(code):
+    """The number in its high bits."""
+    return np.float32(np.int32(code >> np.uint8(4)) - np.int32(8))
+
+
+@function
+def _dot4_int8(matrix, row, x, b):
+    codes, scales = matrix
+    first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
+    for j in range(codes.shape[1]):
+        weight = np.float32(codes[row, j])
+        first += weight * x[b, j]
+        second += weight * x[b + 1, j]
+        third += weight * x[b + 2, j]
+        fourth += weight * x[b + 3, j]
+    scale = scales[row]
+    return first * scale, second * scale, third * scale, fourth * scale
+
+
+@function
+def _dot4_int4(matrix, row, x, b):
+    first, second = _dot_int4(matrix, row, x[b]), _dot_int4(matrix, row, x[b + 1])
+    return first, second, _dot_int4(matrix, row, x[b + 2]), _dot_int4(matrix, row, x[b + 3])
+
+
+@function
+def _read_row(matrix, row, out):
+    for j in range(out.shape[0]):
+        out[j] = widen(matrix[row, j])
+
+
+@function
+def _read_row_int8(matrix, row, out):
+    codes, scales = matrix
+    for j in range(out.shape[0]):
+        out[j] = np.float32(codes[row, j]) * scales[row]
+
+
+@function
+def _read_row_int4(matrix, row, out):
+    codes, scales = matrix
+    span, groups = codes.shape[1], scales.shape[1] // 2
+    for j in range(span):
+        out[j] = low_code(codes[row, j]) * widen(scales[row, j // GROUP])
+    for j in range(out.shape[0] - span):
+        out[span + j] = high_code(codes[row, j]) * widen(scales[row, groups + j // GROUP])
+
+
+@function
+def _dot4(matrix, row, x, b):
     first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
     for j in range(matrix.shape[1]):
         weight = widen(matrix[row, j])
@@ -210,7 +335,7 @@ def norm_linear(x, scale, eps, weight, bias, out):
     """`out = rms_norm(x) @ weight.T + bias`; an empty bias is none."""
     normed, fours = rms_norm_rows(x, scale, eps), x.shape[0] - x.shape[0] % 4
     biased = bias.shape[0] > 0
-    for r in range(weight.shape[0]):
+    for r in range(out.shape[1]):
         added = bias[r] if biased else ZERO
         for b in range(0, fours, 4):
             first, second, third, fourth = dot4(weight, r, normed, b)
@@ -239,7 +364,7 @@ def norm_swiglu(x, scale, eps, gate_up, out):
 def linear_add(h, weight, x):
     """`x += h @ weight.T`."""
     fours = x.shape[0] - x.shape[0] % 4
-    for r in range(weight.shape[0]):
+    for r in range(x.shape[1]):
         for b in range(0, fours, 4):
             first, second, third, fourth = dot4(weight, r, h, b)
             x[b, r] += first
@@ -268,9 +393,7 @@ def embed(token, embedding, position, inv_freq, x, cos, sin):
     """The tokens' rows of the embedding, and the rotation of each position."""
     half = inv_freq.shape[0]
     for b in range(x.shape[0]):
-        row = embedding[token[b]]
-        for j in range(x.shape[1]):
-            x[b, j] = widen(row[j])
+        read_row(embedding, token[b], x[b])
         for j in range(half):
             angle = np.float32(position[b]) * inv_freq[j]
             cos[b, j] = cos[b, half + j] = math.cos(angle)

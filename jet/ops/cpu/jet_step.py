@@ -7,14 +7,15 @@ from functools import partial
 from torch import Tensor
 
 from jet.ops.cpu import compiled
-from jet.ops.cpu.binding import Bound, Operation, array, constant
+from jet.ops.cpu.binding import Bound, Operation, array, constant, matrix
 from jet.ops.fused import JetSizes
+from jet.ops.quantized import Weight
 
 
 @Operation
 def jet_step(
     projected: Tensor,
-    kernels_weight: Tensor,
+    kernels_weight: Weight,
     kernels_bias: Tensor,
     log_decay_rate: Tensor,
     dt_bias: Tensor,
@@ -29,7 +30,7 @@ def jet_step(
     return partial(
         compiled.jet_step,
         array(projected),
-        array(kernels_weight),
+        matrix(kernels_weight),
         constant(kernels_bias),
         constant(log_decay_rate),
         constant(dt_bias),

@@ -11,36 +11,37 @@ from functools import partial
 from torch import Tensor
 
 from jet.ops.cpu import compiled
-from jet.ops.cpu.binding import Bound, Operation, array, constant
+from jet.ops.cpu.binding import Bound, Operation, array, constant, matrix
+from jet.ops.quantized import Weight
 
 
 @Operation
 def norm_linear(
-    x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None, out: Tensor
+    x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
 ) -> Bound:
     """Twin of `norm_linear_reference`."""
     _check(weight, x, out)
     scale, added = constant(norm_weight), constant(bias)
-    return partial(compiled.norm_linear, array(x), scale, eps, array(weight), added, array(out))
+    return partial(compiled.norm_linear, array(x), scale, eps, matrix(weight), added, array(out))
 
 
 @Operation
-def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor) -> Bound:
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> Bound:
     """Twin of `norm_swiglu_reference`."""
     _check(gate_up, x, out, parts=2)
-    return partial(compiled.norm_swiglu, array(x), constant(norm_weight), eps, array(gate_up), array(out))
+    return partial(compiled.norm_swiglu, array(x), constant(norm_weight), eps, matrix(gate_up), array(out))
 
 
 @Operation
-def linear_add(h: Tensor, weight: Tensor, x: Tensor) -> Bound:
+def linear_add(h: Tensor, weight: Weight, x: Tensor) -> Bound:
     """Twin of `linear_add_reference`."""
     _check(weight, h, x)
-    return partial(compiled.linear_add, array(h), array(weight), array(x))
+    return partial(compiled.linear_add, array(h), matrix(weight), array(x))
 
 
 @Operation
 def gated_norm_linear_add(
-    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
+    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> Bound:
     """Twin of `gated_norm_linear_add_reference`."""
     _check(weight, o, x)
@@ -50,20 +51,20 @@ def gated_norm_linear_add(
     flat = gate.as_strided(((gate.shape[0] - 1) * stride + gate.shape[1],), (1,))
     scale = constant(norm_weight)
     return partial(
-        compiled.gated_norm_linear_add, array(o), array(flat), stride, scale, eps, array(weight), array(x)
+        compiled.gated_norm_linear_add, array(o), array(flat), stride, scale, eps, matrix(weight), array(x)
     )
 
 
 @Operation
 def embed(
-    token: Tensor, embedding: Tensor, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
+    token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> Bound:
     """Twin of `embed_reference`."""
     frequencies = constant(inv_freq)
     return partial(
         compiled.embed,
         array(token),
-        array(embedding),
+        matrix(embedding),
         array(position),
         frequencies,
         array(x),
@@ -72,7 +73,7 @@ def embed(
     )
 
 
-def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> None:
+def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> None:
     """ValueError unless a product's weight, input and output fit each other."""
     n, c = weight.shape[0] // parts, weight.shape[1]
     if given.shape[1] != c or out.shape != (given.shape[0], n) or weight.shape[0] != n * parts:

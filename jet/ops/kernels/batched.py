@@ -3,8 +3,9 @@
 """The decode step's operations for many rows: products by cuBLAS on tensor cores, the rest in Triton.
 
 With many rows a product is a product of matrices. Its inputs are then rounded to the weights' type, as the
-network's forward rounds them; sums stay in float32. The jet step does not read the kernel generator's weight
-once a row, but is given the kernels of all rows, which are one product too.
+network's forward rounds them; sums stay in float32. Quantised weights are turned into numbers first, one
+matrix at a time or a part of a large one, in memory that all share. The jet step does not read the kernel
+generator's weight once a row, but is given the kernels of all rows, which are one product too.
 
 The functions take the same arguments as their torch twins in `jet.ops.fused`, whose results they give but for
 that rounding, and before them the memory for what is between two kernels. They return what does it again and
@@ -23,9 +24,11 @@ from torch import Tensor
 from jet.ops.fused import JetSizes
 from jet.ops.kernels.jet_step import EPS, _keys_in_a_tile, _load_state, _recall, _softplus
 from jet.ops.kernels.linear import silu
+from jet.ops.quantized import Quantized, Weight, pieces
 
 ROWS = 16  # value channels of a program of the jet step
 BLOCK = 1024  # numbers that a program activates
+MOST_NUMBERS = 2**25  # weights that are turned into numbers at once
 
 Step = Callable[[], None]
 
@@ -36,13 +39,19 @@ class Memory:
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
 
-    def input(self, weight: Tensor, rows: int) -> Tensor:
+    def input(self, weight: Weight, rows: int) -> Tensor:
         """What a weight is multiplied with, in its type."""
         return self._get("input", rows, weight.shape[1], weight.dtype, weight.device)
 
-    def output(self, weight: Tensor, rows: int) -> Tensor:
+    def output(self, weight: Weight, rows: int) -> Tensor:
         """What comes out, in float32."""
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
+
+    def numbers(self, weight: Quantized) -> Tensor:
+        """Some rows of a quantised weight, in its type: the same memory for all."""
+        size = max(MOST_NUMBERS, weight.columns)
+        held = self._get("numbers", 1, size, weight.dtype, weight.device)[0]
+        return held[: weight.numel()].view(weight.shape)
 
     def _get(self, use: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (use, rows, columns, dtype, device)
@@ -56,13 +65,13 @@ def norm_linear(
     x: Tensor,
     norm_weight: Tensor,
     eps: float,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     out: Tensor,
 ) -> Step:
     """Twin of `norm_linear_reference`."""
     normed = memory.input(weight, len(x))
-    multiply = product(normed, weight, out)
+    multiply = product(memory, normed, weight, out)
 
     def run() -> None:
         _normalise(x, norm_weight, eps, normed)
@@ -74,11 +83,11 @@ def norm_linear(
 
 
 def norm_swiglu(
-    memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Tensor, out: Tensor
+    memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> Step:
     """Twin of `norm_swiglu_reference`."""
     normed, both, size = memory.input(gate_up, len(x)), memory.output(gate_up, len(x)), out.shape[1]
-    multiply = product(normed, gate_up, both)
+    multiply = product(memory, normed, gate_up, both)
 
     def run() -> None:
         _normalise(x, norm_weight, eps, normed)
@@ -88,10 +97,10 @@ def norm_swiglu(
     return run
 
 
-def linear_add(memory: Memory, h: Tensor, weight: Tensor, x: Tensor) -> Step:
+def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> Step:
     """Twin of `linear_add_reference`."""
     given, added = memory.input(weight, len(h)), memory.output(weight, len(h))
-    multiply = product(given, weight, added)
+    multiply = product(memory, given, weight, added)
 
     def run() -> None:
         given.copy_(h)
@@ -102,13 +111,13 @@ def linear_add(memory: Memory, h: Tensor, weight: Tensor, x: Tensor) -> Step:
 
 
 def gated_norm_linear_add(
-    memory: Memory, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, x: Tensor
+    memory: Memory, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> Step:
     """Twin of `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
     given, added = memory.input(weight, len(o)), memory.output(weight, len(o))
-    multiply = product(given, weight, added)
+    multiply = product(memory, given, weight, added)
 
     def run() -> None:
         _gated_norm_kernel[(heads, len(o))](
@@ -123,7 +132,7 @@ def gated_norm_linear_add(
 def jet_step(
     memory: Memory,
     projected: Tensor,
-    kernels_weight: Tensor,
+    kernels_weight: Weight,
     kernels_bias: Tensor,
     log_decay_rate: Tensor,
     dt_bias: Tensor,
@@ -137,7 +146,7 @@ def jet_step(
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     batch = len(projected)
     hidden, kernels = memory.input(kernels_weight, batch), memory.output(kernels_weight, batch)
-    multiply = product(hidden, kernels_weight, kernels)
+    multiply = product(memory, hidden, kernels_weight, kernels)
     w1 = projected[:, 2 * sizes.heads * sizes.key :]
 
     def run() -> None:
@@ -169,8 +178,10 @@ def jet_step(
     return run
 
 
-def product(given: Tensor, weight: Tensor, out: Tensor) -> Step:
+def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor) -> Step:
     """`out = given @ weight.T`: `given` `[B, C]` in the type of `weight` `[N, C]`, `out` `[B, N]` float32."""
+    if isinstance(weight, Quantized):
+        return _quantized_product(memory, given, weight, out)
     turned = weight.T
 
     def run() -> None:
@@ -180,6 +191,27 @@ def product(given: Tensor, weight: Tensor, out: Tensor) -> Step:
             torch.ops.aten.mm.dtype_out(given, turned, torch.float32, out=out)
         else:
             torch.mm(given.float(), turned.float(), out=out)
+
+    return run
+
+
+def _quantized_product(memory: Memory, given: Tensor, weight: Quantized, out: Tensor) -> Step:
+    """The same; of more weights than `MOST_NUMBERS` a part after the other."""
+    ranges = list(pieces((len(weight), weight.columns), MOST_NUMBERS))
+    parts = [weight[begin:end] for begin, end in ranges]
+    places = [memory.numbers(part) for part in parts]
+    whole = len(parts) == 1
+    results = [out if whole else memory.output(part, len(given)) for part in parts]
+    products = [product(memory, given, *pair) for pair in zip(places, results, strict=True)]
+
+    def run() -> None:
+        for (begin, end), part, place, result, multiply in zip(
+            ranges, parts, places, results, products, strict=True
+        ):
+            part.dequantize(out=place)
+            multiply()
+            if not whole:
+                out[:, begin:end].copy_(result)
 
     return run
 

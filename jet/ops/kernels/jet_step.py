@@ -29,12 +29,14 @@ from jet.ops.kernels.linear import (
     Tiling,
     add_pairs,
     chain_options,
-    default_tiling,
     launch_next,
-    load_rows,
     silu,
+    tiling_of,
     wait,
 )
+from jet.ops.kernels.weights import add_products, by_row, held, load_factors, load_rows, no_products, numbers
+from jet.ops.kernels.weights import sizes as sizes_of
+from jet.ops.quantized import Weight
 
 EPS = tl.constexpr(gated_delta.EPS)
 MAX_KEYS = 64  # rows of the state in a tile
@@ -42,7 +44,7 @@ MAX_KEYS = 64  # rows of the state in a tile
 
 def jet_step(
     projected: Tensor,
-    kernels_weight: Tensor,
+    kernels_weight: Weight,
     kernels_bias: Tensor,
     log_decay_rate: Tensor,
     dt_bias: Tensor,
@@ -71,10 +73,12 @@ def jet_step(
     blocks = triton.cdiv(sizes.value, tiling.rows)
     if squares.shape != (projected.shape[0], sizes.heads, blocks) or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} should be {blocks} for each head of each row.")
+    cut = sizes_of(kernels_weight)
+    columns = min(tiling.columns, triton.next_power_of_2(cut["SPAN"]))
     # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
     _jet_step[(projected.shape[0], blocks, sizes.heads)](
         projected,
-        kernels_weight,
+        *held(kernels_weight),
         kernels_bias,
         log_decay_rate,
         dt_bias,
@@ -91,7 +95,8 @@ def jet_step(
         GENERATOR=sizes.generator,
         WIDTH=sizes.width,
         ROWS=tiling.rows,
-        COLUMNS=min(tiling.columns, triton.next_power_of_2(sizes.generator)),
+        COLUMNS=max(columns, cut["SHARED"]),
+        **cut,
         KEYS=_keys_in_a_tile(sizes.key),
         EARLY=early,
         **chain_options(tiling.warps, pdl, ahead),
@@ -103,13 +108,13 @@ def activated(sizes: JetSizes) -> int:
     return sum(sizes.parts[:3])
 
 
-def shares(sizes: JetSizes, weight: Tensor, tiling: Tiling | None = None) -> int:
+def shares(sizes: JetSizes, weight: Weight, tiling: Tiling | None = None) -> int:
     """In how many sums a head's squares come, for the kernel generator's second `weight`."""
     return -(-sizes.value // (tiling or _tiling(sizes, weight)).rows)
 
 
-def _tiling(sizes: JetSizes, weight: Tensor) -> Tiling:
-    return default_tiling("jet_step", sizes.heads * sizes.value, sizes.generator, weight.element_size())
+def _tiling(sizes: JetSizes, weight: Weight) -> Tiling:
+    return tiling_of("jet_step", sizes.heads * sizes.value, weight)
 
 
 def _keys_in_a_tile(key: int) -> int:
@@ -138,20 +143,25 @@ def _softplus(x):
 @triton.jit
 def _load_generator(
     weight,
+    factors,
     bias,
     channel,
-    GENERATOR: tl.constexpr,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
-    """Tap by tap, the rows of the channels `[ROWS]` in tiles `[ROWS, COLUMNS]`, and their biases `[ROWS]`."""
+    """Tap by tap, of the channels `[ROWS]`: rows in tiles `[ROWS, COLUMNS]`, factors, biases `[ROWS]`."""
     weights = ()
+    shares = ()
     biases = ()
     for w in tl.static_range(WIDTH):
-        tap = weight + w * GENERATOR
-        weights = weights + load_rows(tap, channel, WIDTH * GENERATOR, GENERATOR, COLUMNS)
-        biases = biases + (tl.load(bias + channel * WIDTH + w).to(tl.float32),)  # noqa: RUF005
-    return weights, biases
+        row = channel * WIDTH + w
+        weights = weights + load_rows(weight, row, SPAN, SPAN, COLUMNS)
+        shares = shares + load_factors(factors, row, SPAN, HALVES, SHARED, COLUMNS)
+        biases = biases + (tl.load(bias + row).to(tl.float32),)  # noqa: RUF005
+    return weights, shares, biases
 
 
 @triton.jit
@@ -178,6 +188,7 @@ def _load_channels(x, KEY: tl.constexpr, KEYS: tl.constexpr):
 @triton.jit
 def _convolve(
     weights,
+    shares,
     biases,
     window,
     hidden,
@@ -185,17 +196,31 @@ def _convolve(
     GENERATOR: tl.constexpr,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
 ):
     """The window `[ROWS]`, tap by tap, weighed by the kernels that the hidden channels give: `[ROWS]`."""
-    TILES: tl.constexpr = (GENERATOR + COLUMNS - 1) // COLUMNS
-    products = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for t in tl.static_range(TILES):
+    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
+    products = no_products(ROWS, COLUMNS, SHARED)
+    for i in tl.static_range(HALVES * TILES):
         # In the shape of the weights, so that every thread loads what it multiplies.
-        column = t * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
-        mixed = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for w in tl.static_range(WIDTH):
-            mixed += weights[w * TILES + t].to(tl.float32) * window[w].to(tl.float32)[:, None]
-        products += mixed * tl.load(hidden + column, mask=column < GENERATOR, other=0.0)
+        place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+        column = (i // TILES) * SPAN + place
+        inputs = tl.load(hidden + column, mask=(place < SPAN) & (column < GENERATOR), other=0.0)
+        if SHARED > 0:
+            for w in tl.static_range(WIDTH):
+                nothing = no_products(ROWS, COLUMNS, SHARED)
+                at: tl.constexpr = w * HALVES * TILES + i
+                tile = weights[w * TILES + i % TILES]
+                tap = add_products(nothing, tile, inputs, shares, at, i // TILES, SHARED)
+                products += tap * window[w].to(tl.float32)[:, None]
+        else:
+            mixed = tl.zeros([ROWS, COLUMNS], tl.float32)
+            for w in tl.static_range(WIDTH):
+                weighed = by_row(window[w].to(tl.float32), weights[0], shares[w])
+                mixed += numbers(weights[w * TILES + i], 0) * weighed[:, None]
+            products += mixed * inputs
     convolved = tl.sum(products, 1)
     for w in tl.static_range(WIDTH):
         convolved += biases[w] * window[w].to(tl.float32)
@@ -225,6 +250,7 @@ def _recall(states, keys, queries, ROWS: tl.constexpr, TILES: tl.constexpr, KEYS
 def _jet_step(
     projected,
     kernels_weight,
+    kernels_factors,
     kernels_bias,
     log_decay_rate,
     dt_bias,
@@ -242,6 +268,9 @@ def _jet_step(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     KEYS: tl.constexpr,
     EARLY: tl.constexpr,
     ahead,
@@ -255,7 +284,9 @@ def _jet_step(
     column = tl.program_id(1) * ROWS + tl.arange(0, ROWS)  # of the head's state
     mine = column < VALUE
     channel = head * VALUE + tl.minimum(column, VALUE - 1)
-    weights, biases = _load_generator(kernels_weight, kernels_bias, channel, GENERATOR, WIDTH, COLUMNS)
+    weights, shares, biases = _load_generator(
+        kernels_weight, kernels_factors, kernels_bias, channel, WIDTH, COLUMNS, SPAN, HALVES, SHARED
+    )
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     dt = tl.load(dt_bias + head).to(tl.float32)
     norm = tl.load(norm_weight + column, mask=mine, other=0.0).to(tl.float32)
@@ -289,7 +320,10 @@ def _jet_step(
 
     recalled, answered, kk, qq, kq = _recall(states, keys, queries, ROWS, TILES, KEYS)
     k_scale = tl.rsqrt(kk + EPS)
-    v = silu(_convolve(weights, biases, window, hidden, ROWS, GENERATOR, WIDTH, COLUMNS))
+    v = _convolve(
+        weights, shares, biases, window, hidden, ROWS, GENERATOR, WIDTH, COLUMNS, SPAN, HALVES, SHARED
+    )
+    v = silu(v)
     error = beta * (v - decay * k_scale * recalled)
     result = tl.rsqrt(qq + EPS) * scale * (decay * answered + k_scale * kq * error)
 

@@ -8,19 +8,33 @@ launch that hides most of the memory time of one kernel behind the end of anothe
 float32 and in a fixed order. Rows of a batch take turns on the same loaded weights.
 
 The functions and their torch twins in `jet.ops.fused` take the same arguments, and here also `pdl` (the
-launch is programmatic dependent, on both sides), `tiling`, and `ahead`: the weight that the next kernel will
-read. Its beginning is fetched into the L2 cache before this kernel waits for its input, so that the memory
+launch is programmatic dependent, on both sides), `tiling`, and `ahead`: what the next kernel will read of its
+weight. Its beginning is fetched into the L2 cache before this kernel waits for its input, so that the memory
 does not stand still while one kernel ends and the next begins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from jet.ops.kernels.weights import (
+    add_products,
+    by_row,
+    held,
+    load_factors,
+    load_halves,
+    load_rows,
+    no_products,
+    numbers,
+    sizes,
+)
+from jet.ops.quantized import Quantized, Weight
 
 Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
 
@@ -29,6 +43,7 @@ VECTOR = 16  # bytes a thread loads at once
 # other; with many, a program has fewer threads to add up.
 REGISTERS = {"heads_linear_add": 96, "linear_add": 88, "jet_step": 64}
 MAX_TILES = 32  # longer tuples only make longer code
+LEAST_COLUMNS = 64  # of a tile of codes
 MOST_AHEAD = 2 * 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
 
 
@@ -69,11 +84,26 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
     return Tiling(rows, columns, warps)
 
 
+def tiling_of(kind: Kind, n: int, weight: Weight) -> Tiling:
+    """A tiling for a weight; `n` as for `default_tiling`.
+
+    Codes take as many threads as half precision would, since it is inputs that fill their registers. Their
+    tiles are made narrower where much of the last one would lie behind the end.
+    """
+    if not isinstance(weight, Quantized):
+        return default_tiling(kind, n, weight.shape[1], weight.element_size())
+    tiling = default_tiling(kind, n, weight.shape[1], 2)
+    columns = min(tiling.columns, triton.next_power_of_2(weight.span))
+    while columns > LEAST_COLUMNS and -weight.span % columns > weight.span // 8:
+        columns //= 2
+    return replace(tiling, columns=columns)
+
+
 def norm_linear(
     x: Tensor,
     norm_weight: Tensor,
     eps: float,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     out: Tensor,
     activated: int = 0,
@@ -87,20 +117,20 @@ def norm_linear(
     reads them.
     """
     n, c = _check(weight, x, out)
-    tiling = tiling or default_tiling("norm_linear", n, c, weight.element_size())
+    tiling = tiling or tiling_of("norm_linear", n, weight)
     _norm_linear[(triton.cdiv(n, tiling.rows),)](
         x,
         norm_weight,
         eps,
-        weight,
-        weight if bias is None else bias,
+        *held(weight),
+        norm_weight if bias is None else bias,
         out,
         N=n,
         C=c,
         BATCH=x.shape[0],
         BIAS=bias is not None,
         ACTIVATED=activated,
-        **_cut(tiling, c),
+        **_cut(tiling, weight),
         **chain_options(tiling.warps, pdl, ahead),
     )
 
@@ -109,7 +139,7 @@ def norm_swiglu(
     x: Tensor,
     norm_weight: Tensor,
     eps: float,
-    gate_up: Tensor,
+    gate_up: Weight,
     out: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
@@ -117,24 +147,24 @@ def norm_swiglu(
 ) -> None:
     """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight."""
     n, c = _check(gate_up, x, out, parts=2)
-    tiling = tiling or default_tiling("norm_swiglu", n, c, gate_up.element_size())
+    tiling = tiling or tiling_of("norm_swiglu", n, gate_up)
     _norm_swiglu[(triton.cdiv(n, tiling.rows),)](
         x,
         norm_weight,
         eps,
-        gate_up,
+        *held(gate_up),
         out,
         N=n,
         C=c,
         BATCH=x.shape[0],
-        **_cut(tiling, c),
+        **_cut(tiling, gate_up),
         **chain_options(tiling.warps, pdl, ahead),
     )
 
 
 def linear_add(
     h: Tensor,
-    weight: Tensor,
+    weight: Weight,
     x: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
@@ -142,9 +172,16 @@ def linear_add(
 ) -> None:
     """Twin of `linear_add_reference`."""
     n, c = _check(weight, h, x)
-    tiling = tiling or default_tiling("linear_add", n, c, weight.element_size())
+    tiling = tiling or tiling_of("linear_add", n, weight)
     _linear_add[(triton.cdiv(n, tiling.rows),)](
-        h, weight, x, N=n, C=c, BATCH=x.shape[0], **_cut(tiling, c), **chain_options(tiling.warps, pdl, ahead)
+        h,
+        *held(weight),
+        x,
+        N=n,
+        C=c,
+        BATCH=x.shape[0],
+        **_cut(tiling, weight),
+        **chain_options(tiling.warps, pdl, ahead),
     )
 
 
@@ -152,7 +189,7 @@ def heads_linear_add(
     o: Tensor,
     squares: Tensor,
     eps: float,
-    weight: Tensor,
+    weight: Weight,
     x: Tensor,
     pdl: bool = False,
     tiling: Tiling | None = None,
@@ -172,14 +209,19 @@ def heads_linear_add(
     batch, heads, shares = squares.shape
     if c % heads or batch != o.shape[0] or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
-    tiling = tiling or default_tiling("heads_linear_add", n, c, weight.element_size())
-    size = c // heads
+    size, cut = c // heads, sizes(weight)
+    if cut["SHARED"] and (heads % cut["HALVES"] or size % cut["SHARED"]):
+        # Halves or groups that end within a head, which no real network has: the norm is taken first.
+        o.unflatten(1, (heads, size)).mul_(torch.rsqrt(squares.sum(2, keepdim=True) / size + eps))
+        linear_add(o, weight, x, pdl, tiling, ahead)
+        return
+    tiling = tiling or tiling_of("heads_linear_add", n, weight)
     padded = triton.next_power_of_2(size)
     _heads_linear_add[(triton.cdiv(n, tiling.rows),)](
         o,
         squares,
         eps,
-        weight,
+        *held(weight),
         x,
         N=n,
         BATCH=batch,
@@ -189,14 +231,16 @@ def heads_linear_add(
         SIZE=size,
         PADDED=padded,
         ROWS=tiling.rows,
-        GROUP=min(max(1, tiling.columns // padded), triton.next_power_of_2(heads)),
+        GROUP=min(max(1, tiling.columns // padded), triton.next_power_of_2(heads // cut["HALVES"])),
+        HALVES=cut["HALVES"],
+        SHARED=cut["SHARED"],
         **chain_options(tiling.warps, pdl, ahead),
     )
 
 
 def embed(
     token: Tensor,
-    embedding: Tensor,
+    embedding: Weight,
     position: Tensor,
     inv_freq: Tensor,
     x: Tensor,
@@ -207,16 +251,18 @@ def embed(
 ) -> None:
     """Twin of `embed_reference`."""
     batch, c = x.shape
-    block = min(1024, triton.next_power_of_2(c))
-    _embed[(triton.cdiv(c, block), batch)](
+    cut = sizes(embedding)
+    block = min(1024, triton.next_power_of_2(cut["SPAN"]))
+    _embed[(triton.cdiv(cut["SPAN"], block), batch)](
         token,
-        embedding,
+        *held(embedding),
         position,
         inv_freq,
         x,
         cos,
         sin,
         C=c,
+        **cut,
         HALF=inv_freq.shape[0],
         BLOCK=block,
         HALF_BLOCK=triton.next_power_of_2(inv_freq.shape[0]),
@@ -234,7 +280,7 @@ def chain_options(warps: int, pdl: bool, ahead: Tensor | None = None) -> dict[st
     return options | ({"launch_pdl": True} if pdl else {})
 
 
-def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
+def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
     """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
     n, c = weight.shape[0] // parts, weight.shape[1]
     fits = given.shape[1] == c and out.shape == (given.shape[0], n) and weight.shape[0] == n * parts
@@ -246,9 +292,10 @@ def _check(weight: Tensor, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
     return n, c
 
 
-def _cut(tiling: Tiling, c: int) -> dict[str, Any]:
-    columns = max(tiling.columns, triton.next_power_of_2(triton.cdiv(c, MAX_TILES)))
-    return {"ROWS": tiling.rows, "COLUMNS": columns}
+def _cut(tiling: Tiling, weight: Weight) -> dict[str, Any]:
+    cut = sizes(weight)
+    least = max(cut["SHARED"], triton.next_power_of_2(triton.cdiv(cut["SPAN"], MAX_TILES)))
+    return {"ROWS": tiling.rows, "COLUMNS": max(tiling.columns, least), **cut}
 
 
 @triton.jit
@@ -287,29 +334,6 @@ def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
 
 
 @triton.jit
-def load_rows(weight, row, stride, C: tl.constexpr, COLUMNS: tl.constexpr):
-    """`weight[row]` `[C]` for rows `[R]`, as a tuple of tiles `[R, COLUMNS]` with zeros behind the end."""
-    tiles = ()
-    start = row.to(tl.int64)[:, None] * stride
-    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-        column = (t * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-        # Read once a token and far larger than the cache, which the states need more.
-        tile = tl.load(weight + start + column, mask=column < C, other=0.0, eviction_policy="evict_first")
-        tiles = tiles + (tile,)  # noqa: RUF005 (Triton knows no unpacking)
-    return tiles
-
-
-@triton.jit
-def load_vector(x, C: tl.constexpr, COLUMNS: tl.constexpr):
-    """A vector `[C]` as a tuple of tiles `[COLUMNS]` with zeros behind the end."""
-    tiles = ()
-    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-        column = t * COLUMNS + tl.arange(0, COLUMNS)
-        tiles = tiles + (tl.load(x + column, mask=column < C, other=0.0),)  # noqa: RUF005
-    return tiles
-
-
-@triton.jit
 def silu(x):
     """`x * sigmoid(x)`."""
     return x / (1.0 + tl.exp(-x))
@@ -321,6 +345,7 @@ def _norm_linear(
     norm_weight,
     eps,
     weight,
+    factors,
     bias,
     out,
     N: tl.constexpr,
@@ -330,28 +355,35 @@ def _norm_linear(
     ACTIVATED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
+    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
-    scales = load_vector(norm_weight, C, COLUMNS)
+    mine = tl.minimum(row, N - 1)
+    weights = load_rows(weight, mine, SPAN, SPAN, COLUMNS)
+    shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
+    scales = load_halves(norm_weight, C, SPAN, HALVES, COLUMNS)
     added = tl.zeros([ROWS], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_vector(x + b * C, C, COLUMNS)
+        tiles = load_halves(x + b * C, C, SPAN, HALVES, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
-        products = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-            squares += tiles[t] * tiles[t]
-            products += weights[t].to(tl.float32) * (tiles[t] * scales[t].to(tl.float32))[None, :]
+        products = no_products(ROWS, COLUMNS, SHARED)
+        for i in tl.static_range(HALVES * TILES):
+            squares += tiles[i] * tiles[i]
+            scaled = (tiles[i] * scales[i].to(tl.float32))[None, :]
+            products = add_products(products, weights[i % TILES], scaled, shares, i, i // TILES, SHARED)
         # The norm's divisor comes last: its sum then need not be finished before the products begin.
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
-        result = tl.sum(products, 1) * scale + added
+        result = by_row(tl.sum(products, 1), weights[0], shares[0]) * scale + added
         if ACTIVATED > 0:
             result = tl.where(row < ACTIVATED, silu(result), result)
         tl.store(out + b * N + row, result, mask=row < N)
@@ -363,35 +395,45 @@ def _norm_swiglu(
     norm_weight,
     eps,
     gate_up,
+    factors,
     out,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
+    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    gates = load_rows(gate_up, tl.minimum(row, N - 1), C, C, COLUMNS)
-    ups = load_rows(gate_up, tl.minimum(row, N - 1) + N, C, C, COLUMNS)
-    scales = load_vector(norm_weight, C, COLUMNS)
+    mine = tl.minimum(row, N - 1)
+    gates = load_rows(gate_up, mine, SPAN, SPAN, COLUMNS)
+    ups = load_rows(gate_up, mine + N, SPAN, SPAN, COLUMNS)
+    gate_shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
+    up_shares = load_factors(factors, mine + N, SPAN, HALVES, SHARED, COLUMNS)
+    scales = load_halves(norm_weight, C, SPAN, HALVES, COLUMNS)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_vector(x + b * C, C, COLUMNS)
+        tiles = load_halves(x + b * C, C, SPAN, HALVES, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
-        gate = tl.zeros([ROWS, COLUMNS], tl.float32)
-        up = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-            squares += tiles[t] * tiles[t]
-            scaled = (tiles[t] * scales[t].to(tl.float32))[None, :]
-            gate += gates[t].to(tl.float32) * scaled
-            up += ups[t].to(tl.float32) * scaled
+        gate = no_products(ROWS, COLUMNS, SHARED)
+        up = no_products(ROWS, COLUMNS, SHARED)
+        for i in tl.static_range(HALVES * TILES):
+            squares += tiles[i] * tiles[i]
+            scaled = (tiles[i] * scales[i].to(tl.float32))[None, :]
+            gate = add_products(gate, gates[i % TILES], scaled, gate_shares, i, i // TILES, SHARED)
+            up = add_products(up, ups[i % TILES], scaled, up_shares, i, i // TILES, SHARED)
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
-        tl.store(out + b * N + row, silu(gated * scale) * (upped * scale), mask=row < N)
+        gated = by_row(gated, gates[0], gate_shares[0]) * scale
+        upped = by_row(upped, ups[0], up_shares[0]) * scale
+        tl.store(out + b * N + row, silu(gated) * upped, mask=row < N)
 
 
 @triton.jit
@@ -404,32 +446,42 @@ def add_pairs(a, b, c, d):
 def _linear_add(
     h,
     weight,
+    factors,
     x,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
+    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    weights = load_rows(weight, tl.minimum(row, N - 1), C, C, COLUMNS)
+    mine = tl.minimum(row, N - 1)
+    weights = load_rows(weight, mine, SPAN, SPAN, COLUMNS)
+    shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
         inputs = ()
-        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+        for i in tl.static_range(HALVES * TILES):
             # In the shape of the weights, for a few rows the same values repeatedly: as vectors they would
             # be spread over the threads in another way, and pass through shared memory tile by tile.
-            column = t * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
-            inputs = inputs + (tl.load(h + b * C + column, mask=column < C, other=0.0),)  # noqa: RUF005
-        products = tl.zeros([ROWS, COLUMNS], tl.float32)
-        for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-            products += weights[t].to(tl.float32) * inputs[t]
-        tl.store(x + b * N + row, before + tl.sum(products, 1), mask=row < N)
+            place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+            column = (i // TILES) * SPAN + place
+            one = tl.load(h + b * C + column, mask=(place < SPAN) & (column < C), other=0.0)
+            inputs = inputs + (one,)  # noqa: RUF005
+        products = no_products(ROWS, COLUMNS, SHARED)
+        for i in tl.static_range(HALVES * TILES):
+            products = add_products(products, weights[i % TILES], inputs[i], shares, i, i // TILES, SHARED)
+        result = by_row(tl.sum(products, 1), weights[0], shares[0])
+        tl.store(x + b * N + row, before + result, mask=row < N)
 
 
 @triton.jit
@@ -438,6 +490,7 @@ def _heads_linear_add(
     squares,
     eps,
     weight,
+    factors,
     x,
     N: tl.constexpr,
     BATCH: tl.constexpr,
@@ -448,55 +501,99 @@ def _heads_linear_add(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     GROUP: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
     # Tiles are [heads, channels] here, of one row of the weight: a head's divisor is then one of a row.
-    TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    MINE: tl.constexpr = HEADS // HALVES  # heads of a half
+    TILES: tl.constexpr = (MINE + GROUP - 1) // GROUP
     head = tl.arange(0, GROUP)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
     share = tl.arange(0, SHARES_PADDED)[None, :]
     first = tl.program_id(0) * ROWS
     weights = ()
+    shares = ()
     for r in tl.static_range(ROWS):
-        start = weight + tl.minimum(first + r, N - 1).to(tl.int64) * (HEADS * SIZE)
+        row = tl.minimum(first + r, N - 1).to(tl.int64)
         for t in tl.static_range(TILES):
-            inside = (t * GROUP + head < HEADS) & (channel < SIZE)
-            place = start + (t * GROUP + head) * SIZE + channel
-            tile = tl.load(place, mask=inside, other=0.0, eviction_policy="evict_first")
+            inside = (t * GROUP + head < MINE) & (channel < SIZE)
+            place = weight + row * (MINE * SIZE) + (t * GROUP + head) * SIZE + channel
+            tile = tl.load(place, mask=inside, other=0, eviction_policy="evict_first")
             weights = weights + (tile,)  # noqa: RUF005
+        shares = shares + _load_head_factors(factors, row, MINE, SIZE, PADDED, GROUP, HALVES, SHARED)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         inputs = ()
-        for t in tl.static_range(TILES):
-            inside = (t * GROUP + head < HEADS) & (channel < SIZE)
-            place = (t * GROUP + head) * SIZE + channel
-            values = tl.load(o + b * (HEADS * SIZE) + place, mask=inside, other=0.0)
-            mine = (t * GROUP + head < HEADS) & (share < SHARES)
-            sums = squares + (b * HEADS + t * GROUP + head) * SHARES + share
-            total = tl.sum(tl.load(sums, mask=mine, other=0.0), 1)
+        for i in tl.static_range(HALVES * TILES):
+            other = (i % TILES) * GROUP + head
+            here = (i // TILES) * MINE + other
+            inside = (other < MINE) & (channel < SIZE)
+            values = tl.load(o + b * (HEADS * SIZE) + here * SIZE + channel, mask=inside, other=0.0)
+            sums = squares + (b * HEADS + here) * SHARES + share
+            total = tl.sum(tl.load(sums, mask=(other < MINE) & (share < SHARES), other=0.0), 1)
             inputs = inputs + (values * tl.rsqrt(total / SIZE + eps)[:, None],)  # noqa: RUF005
         for r in tl.static_range(ROWS):
             place = x + b * N + first + r
             before = tl.load(place, mask=first + r < N, other=0.0)
-            products = tl.zeros([GROUP, PADDED], tl.float32)
-            for t in tl.static_range(TILES):
-                products += weights[r * TILES + t].to(tl.float32) * inputs[t]
-            tl.store(place, before + tl.sum(tl.sum(products, 1), 0), mask=first + r < N)
+            products = no_products(GROUP, PADDED, SHARED)
+            for i in tl.static_range(HALVES * TILES):
+                tile = weights[r * TILES + i % TILES]
+                at: tl.constexpr = r * HALVES * TILES + i
+                products = add_products(products, tile, inputs[i], shares, at, i // TILES, SHARED)
+            result = tl.sum(tl.sum(products, 1), 0)
+            if factors is not None and SHARED == 0:
+                result *= shares[r]
+            tl.store(place, before + result, mask=first + r < N)
+
+
+@triton.jit
+def _load_head_factors(
+    factors,
+    row,
+    MINE: tl.constexpr,
+    SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
+    GROUP: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
+):
+    """Of one row as `load_factors`: of int8 its own, of int4 `[GROUP, PADDED / SHARED]` a tile and half."""
+    found = ()
+    if SHARED > 0:
+        OF_HEAD: tl.constexpr = SIZE // SHARED
+        head = tl.arange(0, GROUP)[:, None]
+        group = tl.arange(0, PADDED // SHARED)[None, :]
+        for i in tl.static_range(HALVES * ((MINE + GROUP - 1) // GROUP)):
+            other = (i % ((MINE + GROUP - 1) // GROUP)) * GROUP + head
+            here = (i // ((MINE + GROUP - 1) // GROUP)) * MINE + other
+            place = factors + row * (HALVES * MINE * OF_HEAD) + here * OF_HEAD + group
+            factor = tl.load(place, mask=(other < MINE) & (group < OF_HEAD), other=0.0)
+            found = found + (factor.to(tl.float32),)  # noqa: RUF005
+    elif factors is not None:
+        found = found + (tl.load(factors + row),)  # noqa: RUF005
+    else:
+        found = found + (row,)  # noqa: RUF005
+    return found
 
 
 @triton.jit
 def _embed(
     token,
     embedding,
+    factors,
     position,
     inv_freq,
     x,
     cos,
     sin,
     C: tl.constexpr,
+    SPAN: tl.constexpr,
+    HALVES: tl.constexpr,
+    SHARED: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
@@ -511,9 +608,18 @@ def _embed(
     frequency = tl.load(inv_freq + pair, mask=pair < HALF, other=0.0)
     blocks = tl.num_programs(0)
     wait(b * blocks + tl.program_id(0), tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
-    row = tl.load(token + b).to(tl.int64) * C
-    values = tl.load(embedding + row + column, mask=column < C, other=0.0)
-    tl.store(x + b * C + column, values.to(tl.float32), mask=column < C)
+    row = tl.load(token + b).to(tl.int64)
+    codes = tl.load(embedding + row * SPAN + column, mask=column < SPAN, other=0)
+    for half in tl.static_range(HALVES):
+        values = numbers(codes, half)
+        inside = (column < SPAN) & (half * SPAN + column < C)
+        if SHARED > 0:
+            GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
+            place = factors + (row * HALVES + half) * GROUPS + column // SHARED
+            values *= tl.load(place, mask=inside, other=0.0).to(tl.float32)
+        elif factors is not None:
+            values *= tl.load(factors + row)
+        tl.store(x + b * C + half * SPAN + column, values, mask=inside)
     if tl.program_id(0) == 0:
         angle = tl.load(position + b).to(tl.float32) * frequency
         for half in tl.static_range(2):

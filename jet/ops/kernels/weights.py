@@ -1,0 +1,126 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="assignment"
+"""How a kernel holds weights and multiplies by them: as numbers, in int8, or in int4.
+
+To a kernel a weight is `weight`, numbers or codes, with `factors`, which are None for numbers, and three
+sizes: `SPAN`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and `SHARED`,
+columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves a tile of
+inputs in either half.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jet.ops.quantized import GROUP, INT4, Quantized, Weight
+
+# With these bits of an exponent, a small whole number is a float32 of 2 ** 23 more. To convert integers takes
+# a card several times as long as this and a subtraction.
+_EXPONENT = tl.constexpr(0x4B000000)
+_INT8_SIGN = tl.constexpr(0x80)
+_INT8_ZERO = tl.constexpr(float(2**23 + 128))
+_INT4_ZERO = tl.constexpr(float(2**23 + 8))
+
+
+def held(weight: Weight) -> tuple[Tensor, Tensor | None]:
+    """`weight` and `factors`."""
+    return (weight.codes, weight.scales) if isinstance(weight, Quantized) else (weight, None)
+
+
+def sizes(weight: Weight) -> dict[str, Any]:
+    """`SPAN`, `HALVES` and `SHARED`."""
+    if isinstance(weight, Quantized) and weight.scheme == INT4:
+        return {"SPAN": weight.span, "HALVES": 2, "SHARED": GROUP}
+    return {"SPAN": weight.shape[1], "HALVES": 1, "SHARED": 0}
+
+
+@triton.jit
+def load_rows(weight, row, stride, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
+    """`weight[row]` `[SPAN]` for rows `[R]`, as a tuple of tiles `[R, COLUMNS]` with zeros behind the end."""
+    tiles = ()
+    start = row.to(tl.int64)[:, None] * stride
+    for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
+        column = (t * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+        # Read once a token and far larger than the cache, which the states need more.
+        tile = tl.load(weight + start + column, mask=column < SPAN, other=0, eviction_policy="evict_first")
+        tiles = tiles + (tile,)  # noqa: RUF005 (Triton knows no unpacking)
+    return tiles
+
+
+@triton.jit
+def load_factors(
+    factors, row, SPAN: tl.constexpr, HALVES: tl.constexpr, SHARED: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, COLUMNS / SHARED]`."""
+    found = ()
+    if SHARED > 0:
+        GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
+        start = row.to(tl.int64)[:, None] * (HALVES * GROUPS)
+        for half in tl.static_range(HALVES):
+            for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
+                group = (t * (COLUMNS // SHARED) + tl.arange(0, COLUMNS // SHARED))[None, :]
+                factor = tl.load(factors + start + half * GROUPS + group, mask=group < GROUPS, other=0.0)
+                found = found + (factor.to(tl.float32),)  # noqa: RUF005
+    elif factors is not None:
+        found = found + (tl.load(factors + row),)  # noqa: RUF005
+    else:
+        found = found + (row,)  # noqa: RUF005 (so that the tuple is not empty; nobody looks)
+    return found
+
+
+@triton.jit
+def load_halves(x, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr):
+    """A vector `[C]` as a tuple of tiles `[COLUMNS]`, half after half, with zeros behind the end of each."""
+    tiles = ()
+    for half in tl.static_range(HALVES):
+        for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
+            place = t * COLUMNS + tl.arange(0, COLUMNS)
+            inside = (place < SPAN) & (half * SPAN + place < C)
+            tiles = tiles + (tl.load(x + half * SPAN + place, mask=inside, other=0.0),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def numbers(tile, HALF: tl.constexpr):
+    """What a tile of weights stands for in float32, factors aside; of int4 that of one half."""
+    if tile.dtype == tl.int8:
+        bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)
+        return bits.to(tl.float32, bitcast=True) - _INT8_ZERO
+    elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
+        bits = ((tile.to(tl.int32) >> (4 * HALF)) & 15) | _EXPONENT
+        return bits.to(tl.float32, bitcast=True) - _INT4_ZERO
+    else:
+        return tile.to(tl.float32)
+
+
+@triton.jit
+def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr):
+    """What `add_products` adds to."""
+    if SHARED > 0:
+        return tl.zeros([ROWS, COLUMNS // SHARED], tl.float32)
+    else:  # noqa: RET505
+        return tl.zeros([ROWS, COLUMNS], tl.float32)
+
+
+@triton.jit
+def add_products(products, tile, inputs, factors, at: tl.constexpr, HALF: tl.constexpr, SHARED: tl.constexpr):
+    """Add a tile times its inputs, still to be summed over columns; `at`: the place of its factors."""
+    if SHARED > 0:
+        each = numbers(tile, HALF) * inputs
+        grouped = tl.reshape(each, [each.shape[0], each.shape[1] // SHARED, SHARED])
+        return products + tl.sum(grouped, 2) * factors[at]
+    else:  # noqa: RET505
+        return products + numbers(tile, HALF) * inputs
+
+
+@triton.jit
+def by_row(result, tile, factor):
+    """Numbers `[R]` times their rows' factors, where the tiles of those rows are int8 and have one a row."""
+    if tile.dtype == tl.int8:
+        return result * factor
+    else:  # noqa: RET505
+        return result

@@ -1,0 +1,207 @@
+"""Weights in whole numbers: what int8 and int4 mean, and how a matrix becomes one.
+
+int8: one scale for each output row. int4: one for each group of inputs, since sixteen values are few; two
+codes share a byte, that of a column in the row's first half and that of the column as far into its second
+half. So whoever loads bytes in their order has two runs of columns, and nothing needs to be put in order.
+
+Scales are of least squared error, for int4 among a few that cut off more or less of a group's largest weight.
+All of it is row by row: a matrix gives the same codes in whatever pieces it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+INT8, INT4 = "int8", "int4"
+SCHEMES = (INT8, INT4)
+GROUP = 64  # inputs of an int4 row that share a scale
+PIECE = 2**20  # weights that are quantised at once; some twenty bytes each are needed meanwhile
+
+# What the code of a group's largest weight would be without bounds, which are -8 and 7. More hardly help.
+_INT4_PEAKS = (-8.0, -9.0, 7.0, 7.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A matrix `[N, C]` in codes.
+
+    Attributes:
+        codes: int8 `[N, C]`; or uint8 `[N, ceil(C / 2)]`, the first half's code in the low bits, 8 added to
+            each.
+        scales: float32 `[N]` for int8. For int4 float16 `[N, 2 * groups]`: those of the first half, then
+            those of the second; each half's last group may be short.
+        columns: C.
+        dtype: of the numbers that it stands for.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    columns: int
+    dtype: torch.dtype
+
+    @property
+    def scheme(self) -> str:
+        """One of SCHEMES."""
+        return INT8 if self.codes.dtype == torch.int8 else INT4
+
+    @property
+    def span(self) -> int:
+        """Bytes of a row."""
+        return self.codes.shape[1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[N, C]`."""
+        return torch.Size((len(self.codes), self.columns))
+
+    @property
+    def nbytes(self) -> int:
+        """Of codes and scales."""
+        return self.codes.nbytes + self.scales.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.codes.device
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether that is a GPU."""
+        return self.codes.is_cuda
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice | Tensor) -> Quantized:
+        """Some rows: a view for a slice, a copy for indices."""
+        return Quantized(self.codes[rows], self.scales[rows], self.columns, self.dtype)
+
+    def numel(self) -> int:
+        """How many weights."""
+        return self.shape.numel()
+
+    def data_ptr(self) -> int:
+        """Where the codes begin."""
+        return self.codes.data_ptr()
+
+    def is_contiguous(self) -> bool:
+        """Whether the rows lie behind each other."""
+        return self.codes.is_contiguous() and self.scales.is_contiguous()
+
+    def float(self) -> Tensor:
+        """The numbers `[N, C]` in float32."""
+        return self.dequantize(torch.float32)
+
+    def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
+        """The numbers `[N, C]` in `dtype`, its own by default; or in `out`, which is contiguous."""
+        if out is None:
+            out = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
+        if self.scheme == INT8:
+            # Where float16 is asked for, too, the product is one of float32 and rounded once.
+            return torch.mul(self.codes, self.scales[:, None], out=out)
+        groups = self.scales.shape[1] // 2
+        codes = F.pad(self.codes, (0, groups * GROUP - self.span)).unflatten(1, (groups, GROUP))
+        for half, scales in enumerate(self.scales.unflatten(1, (2, groups)).unbind(1)):
+            columns = out[:, half * self.span : (half + 1) * self.span]
+            numbers = (((codes >> 4 * half) & 15).to(torch.int8) - 8) * scales[..., None].float()
+            columns.copy_(numbers.flatten(1)[:, : columns.shape[1]])
+        return out
+
+    def write(self, begin: int, weights: Tensor) -> None:
+        """Make rows from `begin` on those nearest to `weights` `[M, C]`."""
+        end = begin + len(weights)
+        fit = _fit_int8 if self.scheme == INT8 else _fit_int4
+        codes, scales = fit(weights.to(self.device, torch.float32))
+        self.codes[begin:end] = codes
+        self.scales[begin:end] = scales
+
+    @staticmethod
+    def empty(shape: tuple[int, int], scheme: str, dtype: torch.dtype, device: torch.device) -> Quantized:
+        """Memory for a matrix of `shape`."""
+        (rows, columns), span = shape, -(-shape[1] // 2)
+        if scheme == INT8:
+            codes = torch.empty(rows, columns, dtype=torch.int8, device=device)
+            scales = torch.empty(rows, dtype=torch.float32, device=device)
+        else:
+            codes = torch.empty(rows, span, dtype=torch.uint8, device=device)
+            scales = torch.empty(rows, 2 * -(-span // GROUP), dtype=torch.float16, device=device)
+        return Quantized(codes, scales, columns, dtype)
+
+
+Weight = Tensor | Quantized
+
+
+def quantize(
+    read: Callable[[int, int], Tensor],
+    shape: tuple[int, int],
+    scheme: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Quantized:
+    """A matrix of which `read(begin, end)` gives rows; never more than `PIECE` weights or one row at once."""
+    made = Quantized.empty(shape, scheme, dtype, device)
+    for begin, end in pieces(shape, PIECE):
+        made.write(begin, read(begin, end))
+    return made
+
+
+def pieces(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of a matrix, of no more than `size` weights each where a row has no more."""
+    step = max(1, size // shape[1])
+    for begin in range(0, shape[0], step):
+        yield begin, min(begin + step, shape[0])
+
+
+def _fit_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and scales of rows `[M, C]`."""
+    codes, scales = _nearest(weights, [weights.abs().amax(1) / 127], (-127, 127), torch.float32)
+    return codes.to(torch.int8), scales
+
+
+def _fit_int4(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, packed."""
+    (rows, columns), span = weights.shape, -(-weights.shape[1] // 2)
+    groups = -(-span // GROUP)
+    halves = [weights[:, :span], F.pad(weights[:, span:], (0, 2 * span - columns))]
+    grouped = torch.stack([F.pad(half, (0, groups * GROUP - span)) for half in halves], 1)
+    grouped = grouped.unflatten(2, (groups, GROUP))
+    place = grouped.abs().argmax(3, keepdim=True)
+    peak = grouped.gather(3, place)[..., 0]
+    codes, scales = _nearest(grouped, [peak / code for code in _INT4_PEAKS], (-8, 7), torch.float16)
+    low, high = (codes + 8).to(torch.uint8).flatten(2)[..., :span].unbind(1)
+    return low | (high << 4), scales.reshape(rows, 2 * groups)
+
+
+def _nearest(
+    weights: Tensor, candidates: Iterable[Tensor], bounds: tuple[int, int], kind: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Codes `[…, C]` within bounds and, for each last dimension, a scale in `kind`: of least squared error.
+
+    Each candidate gives codes, and these the scale that suits them best: the sum of products with the weights
+    over that of squares. By the product of both the error is then smaller than that of codes that are all 0.
+    """
+    rough, scales, gained = None, None, None
+    for candidate in candidates:
+        codes = _codes(weights, candidate, bounds)
+        products, squares = (codes * weights).sum(-1), codes.square().sum(-1)
+        # What is not a number is in no code, so that a scale has to tell of it.
+        fitted = torch.where(squares > 0, products / squares, candidate)
+        gain = fitted * products
+        if rough is None or scales is None or gained is None:
+            rough, scales, gained = candidate, fitted, gain
+        else:
+            better = gain > gained
+            pairs = ((candidate, rough), (fitted, scales), (gain, gained))
+            rough, scales, gained = (torch.where(better, new, old) for new, old in pairs)
+    assert rough is not None and scales is not None
+    return _codes(weights, rough, bounds).nan_to_num_(0), scales.to(kind)
+
+
+def _codes(weights: Tensor, scales: Tensor, bounds: tuple[int, int]) -> Tensor:
+    """The nearest codes, in float32; 0 where the scale is."""
+    return (weights / torch.where(scales == 0, 1, scales)[..., None]).round_().clamp_(*bounds)
