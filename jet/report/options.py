@@ -43,20 +43,20 @@ class ReportOptions:
     Attributes:
         model: folder or hub id of a checkpoint; the story model where neither this nor `config` is given.
         config: a config.json whose network gets random weights.
-        quantize: "int8" or "int4" to hold the weights in that, but where data types are compared.
         full: minutes in place of one.
         output: the folder that is written into.
         progress: tell other programs how far it is, in lines of JSON.
+        quantize: "int8" or "int4" to hold the weights in that, but where data types are compared.
     """
 
     model: str | None = None
     config: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
-    quantize: str | None = None
     full: bool = False
     output: Path = Path("report")
     progress: bool = False
+    quantize: str | None = None
 
     @property
     def plan(self) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from jet.modeling.quantized import SCHEMES
 from jet.report import published
 from jet.report.blocks import Block, Heading, Paragraph, Picture, Table
 from jet.report.cards import find_card
@@ -237,9 +238,13 @@ def _variants(report: Report) -> Iterator[Block]:
         "Deviation is from the same network in float64 on a fixed text: the distance of all logits over "
         "their length, the largest difference in the log-probability of a token (nats), and how often the "
         "likeliest token is the same. “ours” is the path that stories take, compared over what it writes "
-        "after that text; the others are generate() with that attention. In the rows int8 and int4 nothing "
-        "but the weights is held so; their speed is that of stories, their deviation that of all logits."
+        "after that text; the others are generate() with that attention."
     )
+    if any(row[0] in SCHEMES for row in rows):
+        yield Paragraph(
+            "In the rows int8 and int4 nothing but the weights is held so; their speed is that of stories, "
+            "their deviation that of all logits."
+        )
 
 
 def _context_sweep(report: Report) -> Iterator[Block]:
