@@ -42,7 +42,7 @@ def kernel(compiled):
         return numba.njit(**options)(compiled)
 
 
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
+ZERO, ONE, EIGHT = np.float32(0.0), np.float32(1.0), np.float32(8.0)
 LOG2_E = np.float32(math.log2(math.e))
 # ln 2 in two parts; the first has so few digits that its product with an exponent is exact.
 LN2_HIGH = np.float32(0.693359375)
@@ -226,19 +226,14 @@ def _dot_int8(matrix, row, x):
 def _dot_int4(matrix, row, x):
     codes, scales = matrix
     span, groups = codes.shape[1], scales.shape[1] // 2
-    total, both = ZERO, x.shape[0] - span  # bytes that hold two codes: all, or all but one
+    both, total = x.shape[0] - span, ZERO
     for group in range(groups):
-        low, high = ZERO, ZERO
-        start = group * GROUP
-        if start + GROUP <= both:
-            for j in range(start, start + GROUP):
-                low += low_code(codes[row, j]) * x[j]
-                high += high_code(codes[row, j]) * x[span + j]
-        else:
-            for j in range(start, min(start + GROUP, span)):
-                low += low_code(codes[row, j]) * x[j]
-            for j in range(start, min(start + GROUP, both)):
-                high += high_code(codes[row, j]) * x[span + j]
+        start, low, high = group * GROUP, ZERO, ZERO
+        # Unsigned, for what may be negative counts from the end, and such loops do not vectorise.
+        for j in range(start, min(start + GROUP, span)):
+            low += low_code(codes[row, np.uint64(j)]) * x[np.uint64(j)]
+        for j in range(start, min(start + GROUP, both)):
+            high += high_code(codes[row, np.uint64(j)]) * x[np.uint64(span + j)]
         total += low * widen(scales[row, group]) + high * widen(scales[row, groups + group])
     return total
 
@@ -246,13 +241,13 @@ def _dot_int4(matrix, row, x):
 @function
 def low_code(code):
     """The number in the low bits of an int4 byte."""
-    return np.float32(np.int32(code & np.uint8(15)) - np.int32(8))
+    return np.float32(np.int32(code & np.uint8(15))) - EIGHT
 
 
 @function
 def high_code(code):
     """The number in its high bits."""
-    return np.float32(np.int32(code >> np.uint8(4)) - np.int32(8))
+    return np.float32(np.int32(code >> np.uint8(4))) - EIGHT
 
 
 @function
