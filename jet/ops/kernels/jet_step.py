@@ -211,9 +211,8 @@ def _convolve(
         if SHARED > 0:
             for w in tl.static_range(WIDTH):
                 nothing = no_products(ROWS, COLUMNS, SHARED)
-                at: tl.constexpr = w * HALVES * TILES + i
                 tile = weights[w * TILES + i % TILES]
-                tap = add_products(nothing, tile, inputs, shares, at, i // TILES, SHARED)
+                tap = add_products(nothing, tile, inputs, shares, w * HALVES * TILES + i, i // TILES, SHARED)
                 products += tap * window[w].to(tl.float32)[:, None]
         else:
             mixed = tl.zeros([ROWS, COLUMNS], tl.float32)

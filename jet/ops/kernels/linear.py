@@ -542,8 +542,9 @@ def _heads_linear_add(
             products = no_products(GROUP, PADDED, SHARED)
             for i in tl.static_range(HALVES * TILES):
                 tile = weights[r * TILES + i % TILES]
-                at: tl.constexpr = r * HALVES * TILES + i
-                products = add_products(products, tile, inputs[i], shares, at, i // TILES, SHARED)
+                products = add_products(
+                    products, tile, inputs[i], shares, r * HALVES * TILES + i, i // TILES, SHARED
+                )
             result = tl.sum(tl.sum(products, 1), 0)
             if factors is not None and SHARED == 0:
                 result *= shares[r]
@@ -614,9 +615,9 @@ def _embed(
         values = numbers(codes, half)
         inside = (column < SPAN) & (half * SPAN + column < C)
         if SHARED > 0:
-            GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
-            place = factors + (row * HALVES + half) * GROUPS + column // SHARED
-            values *= tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            groups = (SPAN + SHARED - 1) // SHARED
+            group = (row * HALVES + half) * groups + column // SHARED
+            values *= tl.load(factors + group, mask=inside, other=0.0).to(tl.float32)
         elif factors is not None:
             values *= tl.load(factors + row)
         tl.store(x + b * C + half * SPAN + column, values, mask=inside)
