@@ -114,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             info = source.engine().info()
             kind = f", {info.dtype}" if info.dtype else ""
             kind += f" with {info.quantization} weights" if info.quantization else ""
-            print(f"{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
+            over = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
+            print(f"{over}{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
             if writing := ending.wait():
                 print(f"Waiting for stories to end: {writing}. Ctrl+C again does not wait.", flush=True)
             ending.let_end()

@@ -39,7 +39,7 @@ _OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
 _SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MOST_WRITERS = {"cpu": 16, "cuda": 128}
-_PREPARE_S = 10.0  # for what makes the steps of many stories quicker; the rest is done while nobody writes
+_PREPARE_S = 3.0  # for what makes the steps of many stories quicker; the rest is done while nobody writes
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -99,8 +99,13 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
         capacity = plan(model, min(choice.context or info.context, info.context), choice.writers)
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
-    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
-    prepare(runner)
+    if device.type == "cuda":
+        LOADING.say("Preparing to write")
+    try:
+        runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
+        prepare(runner)
+    finally:
+        LOADING.say(None)
     info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
@@ -232,8 +237,8 @@ def prepare(runner: ModelRunner) -> None:
     """Let a runner prepare what it can in a few seconds, and say what that is."""
     until = time.monotonic() + _PREPARE_S
     while time.monotonic() < until and (words := runner.prepare()) is not None:
-        LOADING.say(words)
-    LOADING.say(None)
+        if words != LOADING.said:
+            LOADING.say(words)
 
 
 def licence(name: str) -> str:

@@ -21,6 +21,7 @@ from jet.engine.loading import (
     locate,
 )
 from jet.engine.types import Request, SamplingParams
+from jet.engine.progress import Progress
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
@@ -196,3 +197,24 @@ def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
     before = whole.info().footprint
     assert before is not None and before.recurrent == info.footprint.recurrent
     assert info.footprint.weights < before.weights * (0.52 if quantize == "int8" else 0.34)
+
+
+def test_what_can_be_prepared_in_time_is_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Preparing:
+        def __init__(self) -> None:
+            self.left = ["Preparing for 8 stories at once"] * 3 + ["Preparing for 4 stories at once"] * 2
+
+        def prepare(self) -> str | None:
+            return self.left.pop(0) if self.left else None
+
+    said: list[str] = []
+    monkeypatch.setattr(loading, "LOADING", Progress())
+    loading.LOADING.listen(said.append)
+    runner = Preparing()
+    loading.prepare(runner)  # type: ignore[arg-type]
+    assert not runner.left
+    assert said == ["Preparing for 8 stories at once", "Preparing for 4 stories at once"]
+    monkeypatch.setattr(loading, "_PREPARE_S", 0.0)
+    runner = Preparing()
+    loading.prepare(runner)  # type: ignore[arg-type]
+    assert len(runner.left) == 5, "the rest is done while nobody writes"
