@@ -20,8 +20,8 @@ from jet.engine.loading import (
     licence,
     locate,
 )
-from jet.engine.types import Request, SamplingParams
 from jet.engine.progress import Progress
+from jet.engine.types import Request, SamplingParams
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
