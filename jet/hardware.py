@@ -96,8 +96,14 @@ def decode_threads(weight_bytes: int) -> int:
 
 
 def free_device_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a CUDA device; None on a CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Bytes that can still be allocated on a CUDA device, within this process's limit; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    # Older versions of PyTorch can set such a limit, but do not tell it.
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    limit = int(fraction(device) * total)
+    return max(0, min(free, limit - torch.cuda.memory_reserved(device)))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -109,18 +109,10 @@ def load(options: Options) -> Network:
     device = hardware.choose_device(options.device)
     dtype = hardware.choose_dtype(options.dtype, device)
     name = options.model or str(options.config)
-    words: Tokenizer | None = None
-    if options.config is not None:
-        config = read_config(options.config)
-        if options.full_attention:
-            config.layer_types = ["attn"] * config.num_hidden_layers
-        check_length(options, config.max_position_embeddings)
-        model = draw_network(config, device, dtype, options.quantize)
-    else:
-        source = loading.locate(name)
-        model = load_model(source, device, dtype, quantize=options.quantize)
-        check_length(options, model.config.max_position_embeddings)
-        words = _tokenizer(source, model)
+    try:
+        model, words = _load_model(options, device, dtype)
+    except torch.OutOfMemoryError:
+        raise loading.too_large(name, device, options.quantize) from None
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
@@ -130,6 +122,22 @@ def load(options: Options) -> Network:
     loading.prepare(runner)
     info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
+
+
+def _load_model(
+    options: Options, device: torch.device, dtype: torch.dtype
+) -> tuple[JetNemotronForCausalLM, Tokenizer | None]:
+    """The network, and its tokenizer if it has one."""
+    if options.config is not None:
+        config = read_config(options.config)
+        if options.full_attention:
+            config.layer_types = ["attn"] * config.num_hidden_layers
+        check_length(options, config.max_position_embeddings)
+        return draw_network(config, device, dtype, options.quantize), None
+    source = loading.locate(str(options.model))
+    model = load_model(source, device, dtype, quantize=options.quantize)
+    check_length(options, model.config.max_position_embeddings)
+    return model, _tokenizer(source, model)
 
 
 def _tokenizer(source: str, model: JetNemotronForCausalLM) -> Tokenizer | None:

@@ -88,10 +88,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
     try:
         model = load_model(source, device, dtype, choice.attention, quantize=choice.quantize)
     except torch.OutOfMemoryError:
-        raise hardware.HardwareError(
-            f"{name} does not fit into the memory of {device}: close what else runs there, "
-            f"{_SMALLER.get(choice.quantize, '')}take a smaller model, or choose the device cpu."
-        ) from None
+        raise too_large(name, device, choice.quantize) from None
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
     read_memory = partial(hardware.read_memory, device)
@@ -119,6 +116,14 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
         engine.close()
         raise
     return engine
+
+
+def too_large(name: str, device: torch.device, quantize: str | None) -> hardware.HardwareError:
+    """What to say where the weights do not fit."""
+    return hardware.HardwareError(
+        f"{name} does not fit into the memory of {device}: close what else runs there, "
+        f"{_SMALLER.get(quantize, '')}take a smaller model, or choose the device cpu."
+    )
 
 
 def default_model(device: torch.device, quantize: str | None = None) -> str:

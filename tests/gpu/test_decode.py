@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jet import HybridCache, JetNemotronForCausalLM
+from jet import HybridCache, JetNemotronForCausalLM, load_model
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
 from jet.engine.runner import ModelRunner
@@ -110,6 +110,36 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
     error, allowed = wrong.sqrt().tolist()
     print(f"{dtype}: {error / allowed:.3f} of the plain network's error")
     assert error <= 1.2 * allowed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_quantised_steps_are_the_forward_of_their_codes(scheme: str, rows: int) -> None:
+    """In float32, by graphs; few rows multiply by codes, many by numbers made of them."""
+    model = load_model(STORY_MODEL, CUDA, torch.float32, quantize=scheme)
+    sampling = replace(GREEDY, max_new_tokens=1)
+    runner = ModelRunner(model, frozenset(), slots=rows, tokens=rows * 1024)
+    prompts = [[7 * row + 3, 11, 200 + row] for row in range(rows)]
+    sequences = [runner.open(sampling) for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        runner.prefill(sequence, prompt)
+    for _ in range(4):
+        runner.decode(sequences)
+    torch.cuda.synchronize()
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        read = list(sequence.text)
+        story = model.generate(
+            torch.tensor([prompt], device=CUDA),
+            max_new_tokens=4,
+            do_sample=False,
+            repetition_penalty=1.0,
+            eos_token_id=None,
+        )
+        assert read[: len(prompt)] == prompt
+        assert story[0].tolist()[: len(read)] == read
+    for sequence in sequences:
+        runner.release(sequence)
 
 
 def test_the_same_seed_gives_the_same_story_in_any_company() -> None:
