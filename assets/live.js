@@ -32,7 +32,6 @@ const live = (() => {
     if (from === to && !text) return;
     const whole = story.slice(0, from) + text + story.slice(to);
     if (matchMedia("(pointer: fine)").matches) {
-      under.disabled = false;
       under.focus({ preventScroll: true });
       under.setSelectionRange(from, to);
       document.execCommand(text ? "insertText" : "delete", false, text);

@@ -171,6 +171,23 @@ new MutationObserver(() => {
   if (fresh && ways.classList.contains("jet-before")) ways.classList.remove("jet-before", "jet-picked");
 }).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true });
 
+// While the model writes nobody else does. Neither `disabled` nor `readOnly` says so to the box, since the browser
+// would then style every line of a long story anew. A composition cannot be refused, but ends with the focus.
+const locked = () => writing || late;
+const lock = (on) => {
+  if (on) {
+    box().setAttribute("aria-disabled", "true");
+    box().blur();
+  } else {
+    box().removeAttribute("aria-disabled");
+    returnToStory();
+  }
+};
+document.addEventListener("beforeinput", (event) => {
+  if (event.target === box() && locked()) event.preventDefault();
+}, true);
+document.addEventListener("focusin", ({ target }) => { if (target === box() && locked()) target.blur(); });
+
 const refreshLocks = () => {
   for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask")) {
     const mayTake = button.classList.contains("jet-take");
@@ -190,6 +207,7 @@ window.jetStories = {
     clearTimeout(syncTimer);
     syncTimer = 0;
     writing = true;
+    lock(true);
     writes = 0; // until it has one
     following = !next || !["cursor", "pick"].includes(next.do);
     place = 0;
@@ -199,9 +217,9 @@ window.jetStories = {
   },
   end(text) {
     writing = false;
-    late = true;
     const reply = receive(text, writes);
     const below = live.take(reply.patch ?? undefined);
+    late = true;
     synced = reply.patch ? box().value : null;
     if (below !== null) { box().scrollTop = box().scrollHeight - below; place = box().scrollTop; }
     byId("jet-ways").classList.remove("jet-before");
@@ -211,6 +229,7 @@ window.jetStories = {
     ending = setTimeout(() => {
       if (following) showEnd();
       late = false;
+      lock(false);
     }, 100);
   },
   async writeOrder() {
@@ -304,8 +323,8 @@ const openDrawer = (key) => {
 };
 const openings = () => [...document.querySelectorAll("[data-opening]")].map((button) => button.dataset.opening);
 
-document.addEventListener("click", ({ target }) => {
-  if (!target.closest("#jet-popover")) closeWord();
+document.addEventListener("click", ({ target, isTrusted }) => {
+  if (isTrusted && !target.closest("#jet-popover")) closeWord(); // orders are clicks, too, but nobody's
   const button = target.closest("[data-do], [data-write], [data-opening], [data-drawer], [data-lore-remove], button[id]");
   if (!button || button.disabled) return;
   const { dataset } = button;
@@ -418,10 +437,7 @@ try { byId("jet-tint").value = localStorage.getItem("jet-stories:tint") ?? "whos
 // On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would
 // bring up the keyboard over the story.
 const returnToStory = () => {
-  if (!box().disabled && document.activeElement === document.body) box().focus({ preventScroll: true });
+  const withMouse = matchMedia("(pointer: fine)").matches;
+  if (withMouse && document.activeElement === document.body) box().focus({ preventScroll: true });
 };
-if (matchMedia("(pointer: fine)").matches) {
-  returnToStory();
-  new MutationObserver(returnToStory)
-    .observe(byId("jet-story"), { subtree: true, attributes: true, attributeFilter: ["disabled"] });
-}
+returnToStory();

@@ -41,12 +41,8 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
 
 
 def _wire_writing(page: Page, desk: Desk) -> None:
-    locked: list[gr.Component] = [page.story, page.go]
     start = page.go.click(
-        None,
-        None,
-        locked,
-        js=f"() => (jetStories.begin(), [{_js_updates(len(locked), interactive=False)}])",
+        None, None, [page.go], js=f"() => (jetStories.begin(), {_js_update(interactive=False)})"
     )
     writing = start.then(
         desk.write,
@@ -58,11 +54,11 @@ def _wire_writing(page: Page, desk: Desk) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    unlocked, stopped = _js_updates(len(locked), interactive=True), _js_updates(1, interactive=False)
+    unlocked, stopped = _js_update(interactive=True), _js_update(interactive=False)
     writing.then(
         None,
         [page.reply],
-        [*locked, page.stop],
+        [page.go, page.stop],
         js=f"(reply) => (jetStories.end(reply), [{unlocked}, {stopped}])",
     )
     page.stop.click(desk.stop, queue=False, show_progress="hidden", api_visibility="private")
@@ -99,6 +95,6 @@ def _wire_report(page: Page, desk: Desk) -> None:
     page.halt.click(desk.stop_report, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def _js_updates(number: int, **properties: object) -> str:
-    """The same change of properties for several outputs, as JavaScript source."""
-    return ", ".join([json.dumps({"__type__": "update", **properties})] * number)
+def _js_update(**properties: object) -> str:
+    """A change of properties for an output, as JavaScript source."""
+    return json.dumps({"__type__": "update", **properties})

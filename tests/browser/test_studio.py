@@ -158,6 +158,7 @@ def test_another_word_goes_on_as_a_branch(quick: Page) -> None:
     choices = quick.locator("#jet-popover button[data-write]")
     expect(choices.first).to_contain_text("A1")
     expect(choices.nth(1)).to_contain_text("20.0 %")
+    quick.wait_for_function("jetStories.isKept()")  # which takes an order, and leaves the words there
     quick.click("#jet-popover button >> text=else1")
     expect(quick.locator(STORY)).to_have_value("A A0 else1" + words("A"))
     expect_unlocked(quick)
@@ -227,6 +228,7 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     expect(mine).to_have_count(0)
     reload(quick)
     expect(mine).to_have_count(0)
+    quick.wait_for_function("jetStories.isKept()")  # the story's own settings have come back
 
 
 def test_dry_and_xtc_reach_the_model(quick: Page, served: Served) -> None:
