@@ -35,7 +35,7 @@ WITHOUT_TORCH = (
     "jet/story/",
 )
 WITH_GRADIO = "jet/ui/"
-OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "spaces", "triton"}
+OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "spaces", "torchao", "triton"}
 # Kernels need what they are written in; nobody imports these before having looked whether it is there.
 KERNELS = ("jet/ops/kernels/", "jet/ops/cpu/", "jet/engine/graphs.py")
 

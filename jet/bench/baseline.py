@@ -8,10 +8,12 @@ own figure, and the time to the first is that of the prompt.
   decodes with and once with all.
 - On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
   ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
+- With `--baseline torchao`, on CUDA, that shape with its weights quantised by torchao as ours are by us.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,7 +81,9 @@ class Baseline:
 
 
 def baselines(network: Network, options: Options) -> list[Baseline]:
-    """Everything that `--baseline transformers` stands for on this device."""
+    """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
+    if options.baseline == "torchao":
+        return [_by_torchao(network, options)]
     plain = partial(generate, network.model, network.prompt, options.sampling)
     if network.device.type == "cpu":
         counts = sorted({networks.decode_threads(network.model), network.threads})
@@ -88,18 +92,35 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
             for count in counts
         ]
     qwen = draw_qwen(network)
+    return [Baseline("generate", "generate()", plain), _compiled("qwen2.5-1.5b", "", qwen, network, options)]
+
+
+def _compiled(name: str, how: str, qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
+    """A transformer with a static cache and a compiled step; `how`: of its weights, in words."""
     compiled: dict[str, Any] = {
         "cache_implementation": "static",
         "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
     }
-    return [
-        Baseline("generate", "generate()", plain),
-        Baseline(
-            "qwen2.5-1.5b",
-            "Qwen2.5-1.5B's shape, static cache, compiled",
-            partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled),
-        ),
-    ]
+    run = partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled)
+    return Baseline(name, f"Qwen2.5-1.5B's shape{how}, static cache, compiled", run)
+
+
+def _by_torchao(network: Network, options: Options) -> Baseline:
+    if network.device.type != "cuda":
+        raise BenchError(
+            "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
+        )
+    if importlib.util.find_spec("torchao") is None:
+        raise BenchError("The package torchao is not installed: pip install torchao brings it.")
+    from torchao import quantization
+
+    qwen = draw_qwen(network)
+    if options.quantize == "int8":
+        how = quantization.Int8WeightOnlyConfig()
+    else:
+        how = quantization.Int4WeightOnlyConfig(group_size=64)
+    quantization.quantize_(qwen, how)
+    return _compiled("torchao", f" in {options.quantize} by torchao", qwen, network, options)
 
 
 def draw_qwen(network: Network) -> PreTrainedModel:

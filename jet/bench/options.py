@@ -21,6 +21,7 @@ COMMANDS = {
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
 RETURNING = ("sessions", "soak")  # in these, writers come back to what they wrote
+BASELINES = ("transformers", "torchao")
 NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
 LEAST_RUNS = 5  # fewer say nothing about the spread
 
@@ -49,7 +50,8 @@ class Options:
         quantize: "int8" or "int4" to hold the weights in that.
         runs, warm_up: runs that count, and those before them that do not.
         greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
-        baseline: "transformers" to measure its `generate()` in turn with ours.
+        baseline: "transformers" to measure its `generate()` in turn with ours; "torchao" to measure that of a
+            transformer whose weights it has quantised.
         child: this is the fresh process that `start` looks at.
         arguments: the command line itself, for such a process.
     """
@@ -100,6 +102,10 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         raise BenchError("--config and --random-weights go together: a config.json holds no weights.")
     if options.full_attention and options.config is None:
         raise BenchError("--full-attention is for the network of a --config: a checkpoint has its layers.")
+    if options.baseline == "torchao" and options.quantize is None:
+        raise BenchError(
+            "--baseline torchao is compared with quantised weights: add --quantize int8 or int4."
+        )
     return options
 
 
@@ -132,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--batch", type=_from(1), help=f"writers at once ({Options.batch})")
         if name in ("decode", "prefill"):
             command.add_argument(
-                "--baseline", choices=["transformers"], help="measure its generate() in turn with ours"
+                "--baseline", choices=BASELINES, help="measure its generate() in turn with ours"
             )
     return parser
 

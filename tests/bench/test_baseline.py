@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jet.bench import networks
 from jet.bench.baseline import TokenClock, baselines, generate
-from jet.bench.options import Options
+from jet.bench.options import BenchError, Options
 from jet.engine.types import SamplingParams
 from tests.networks import GOLDEN, small_model
 
@@ -46,6 +50,40 @@ def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None
     model = Qwen2ForCausalLM(config).eval()
     greedy = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=4)
     assert len(generate(model, [1, 2], greedy, cache_implementation="static").times) == 4
+
+
+@pytest.mark.parametrize(("scheme", "expected"), [("int8", "int8"), ("int4", "int4 by 64")])
+def test_torchao_quantises_the_transformer_as_we_do_ours(
+    scheme: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package and the card are stood in for; what is asked of them is not."""
+    done: list[tuple[object, str]] = []
+    stand_in = ModuleType("torchao")
+    stand_in.__spec__ = ModuleSpec("torchao", None)
+    stand_in.quantization = SimpleNamespace(  # type: ignore[attr-defined]
+        Int8WeightOnlyConfig=lambda: "int8",
+        Int4WeightOnlyConfig=lambda group_size: f"int4 by {group_size}",
+        quantize_=lambda model, how: done.append((model, how)),
+    )
+    monkeypatch.setitem(sys.modules, "torchao", stand_in)
+    qwen = SimpleNamespace(config=SimpleNamespace(vocab_size=50))
+    monkeypatch.setattr("jet.bench.baseline.draw_qwen", lambda network: qwen)
+    network = SimpleNamespace(device=torch.device("cuda"), prompt=[1, 60])
+    options = Options("decode", "model", baseline="torchao", quantize=scheme)
+    (other,) = baselines(network, options)  # type: ignore[arg-type]
+    assert done == [(qwen, expected)]
+    assert other.label == f"Qwen2.5-1.5B's shape in {scheme} by torchao, static cache, compiled"
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu", "torchao is for CUDA"), ("cuda", "torchao is not installed: pip install")]
+)
+def test_torchao_where_it_cannot_be_had(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    network = SimpleNamespace(device=torch.device(device), prompt=[1])
+    options = Options("decode", "model", baseline="torchao", quantize="int8")
+    with pytest.raises(BenchError, match=message):
+        baselines(network, options)  # type: ignore[arg-type]
 
 
 def test_on_a_cpu_generate_runs_with_the_engines_threads_and_with_all() -> None:

@@ -64,6 +64,7 @@ def test_chunks_are_asked_for_as_often_as_by_the_page() -> None:
     ("line", "message"),
     [
         ("decode --model m --full-attention", "--full-attention is for the network of a --config"),
+        ("decode --model m --baseline torchao", "add --quantize int8 or int4"),
         ("decode --config c.json", "--config and --random-weights go together"),
         ("decode --model m --random-weights", "--config and --random-weights go together"),
     ],
