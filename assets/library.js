@@ -17,12 +17,15 @@ const library = (() => {
   let timer = 0;
   let since = 0; // when the oldest change was made that is not kept
   let held = false; // while another story comes on the sheet
+  let release = () => {}; // lets go of the story, so that it can be come back to
 
   const hold = () => {
     try { sessionStorage.setItem(`${PREFIX}id`, id); } catch { /* as above */ }
     // A tab that was duplicated has the same story in mind; the second one goes on with a copy.
+    const wanted = id;
     navigator.locks?.request(keyOf("tab", id), { ifAvailable: true }, (lock) => {
-      if (lock) return new Promise(() => {});
+      if (wanted !== id) return undefined;
+      if (lock) return new Promise((resolve) => { release = resolve; });
       id = fresh();
       return hold();
     });
@@ -58,7 +61,7 @@ const library = (() => {
     },
     kept: (which = id) => ({ draft: read(keyOf("draft", which)), copy: read(keyOf("copy", which)) }),
     hold(on) { if (on) save(); held = on; },
-    turnTo(which) { id = which ?? fresh(); hold(); },
+    turnTo(which) { release(); id = which ?? fresh(); hold(); },
     keep({ copy, dropped }) {
       if (!readIndex()[id]) return;
       try {

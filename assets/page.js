@@ -25,8 +25,10 @@ const sealed = (order) => JSON.stringify({
   ...order, n: (number += 1), tint: byId("jet-tint").value, drawer: drawerNow(), known,
 });
 const send = () => {
-  if (current || !queue.length || (writing && queue[0].order.do !== "show")) return;
-  current = queue.shift();
+  // While the model writes only the picking of a way is of use at once: it does not wait behind others.
+  const index = writing ? queue.findIndex((waits) => waits.order.do === "show") : 0;
+  if (current || !queue[index]) return;
+  [current] = queue.splice(index, 1);
   clearTimeout(syncTimer); // the text goes with every order
   syncTimer = 0;
   // What is typed between an order and its answer would be lost where the answer brings a text.
@@ -95,9 +97,13 @@ const receive = (text, expected, done) => {
   known = true;
   steps = { undo: reply.undo ?? steps.undo, redo: reply.redo ?? steps.redo };
   if (reply.opened || reply.wrote) byId("jet-compare").replaceChildren();
+  if (reply.opened) byId("jet-ways").classList.add("jet-picked"); // they are the other story's
   for (const [id, html] of Object.entries(reply.html ?? {})) if (byId(id)) byId(id).innerHTML = html;
   if (reply.title !== undefined && document.activeElement !== byId("jet-title")) byId("jet-title").value = reply.title;
-  if (reply.fresh) library.turnTo(null);
+  if (reply.fresh) {
+    library.turnTo(null);
+    listStories();
+  }
   if (reply.download) download(reply.download);
   if (reply.kept) library.keep(reply.kept);
   if (reply.error) say(reply.error, true);
@@ -395,7 +401,7 @@ document.addEventListener("input", ({ target }) => {
 });
 document.addEventListener("change", ({ target }) => {
   if (target.closest("#jet-drawer-guidance, #jet-about-field")) guide();
-  else if (target.id === "jet-title") order({ do: "title", text: target.value });
+  else if (target.id === "jet-title") order({ do: "title", text: target.value }, () => { library.save(); listStories(); });
   else if (target.id === "jet-tint") {
     try { localStorage.setItem("jet-stories:tint", target.value); } catch { /* asked again next time */ }
     sync();

@@ -151,6 +151,29 @@ def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
     assert not served.engine.live
 
 
+def test_a_way_is_picked_at_once_whatever_else_was_pressed(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 15
+    tab.fill(STORY, "A")
+    tab.click("#jet-three")
+    expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
+    tab.click("#jet-tab-branches")  # asks for the tree, which waits
+    tab.click(f"{WAYS} .jet-take >> nth=2")
+    wait_for_status(tab, "Stopped")
+    expect_unlocked(tab)
+    expect(tab.locator("#jet-tree li")).to_have_count(4)
+
+
+def test_the_ways_of_a_story_go_with_it(quick: Page) -> None:
+    quick.fill(STORY, "A")
+    quick.click("#jet-three")
+    expect_unlocked(quick)
+    expect(quick.locator(f"{WAYS} .jet-take").first).to_be_visible()
+    open_drawer(quick, "stories")
+    quick.click("#jet-new")
+    expect(quick.locator(STORY)).to_have_value("")
+    expect(quick.locator("#jet-ways .jet-take").first).to_be_hidden()
+
+
 def test_another_word_goes_on_as_a_branch(quick: Page) -> None:
     written = write(quick, "A")
     place_cursor(quick, 5)
@@ -392,6 +415,22 @@ def test_kept_stories_are_listed_in_a_new_tab(quick: Page, open_tab: OpenTab) ->
     expect(other.locator(STORY)).to_have_value(re.compile(r"^A story to find again\. A0 .*"))
 
 
+def test_a_story_come_back_to_is_not_kept_twice(quick: Page) -> None:
+    open_drawer(quick, "stories")
+    for text in ("The first story.", "The second story."):
+        quick.click("#jet-new")
+        quick.fill(STORY, text)
+        wait_until_listed(quick, text)
+    quick.click("#jet-library >> text=The first story.")
+    expect(quick.locator(STORY)).to_have_value("The first story.")
+    quick.fill("#jet-title", "The Fox")
+    quick.press("#jet-title", "Tab")
+    expect(quick.locator("#jet-library [aria-current]")).to_contain_text("The Fox")
+    quick.fill(STORY, "The first story, longer.")
+    wait_until_listed(quick, "The first story, longer.")
+    assert not [text for text in listed(quick) if text == "The first story."]
+
+
 def test_storage_that_is_full_is_said(quick: Page) -> None:
     quick.evaluate(
         """() => {
@@ -422,6 +461,22 @@ def marked(page: Page, name: str) -> str:
         "(name) => [...CSS.highlights.get(name)].map((range) => range.toString()).join('')", name
     )
     return str(found)
+
+
+def listed(page: Page) -> list[str]:
+    """How the stories begin that the browser keeps."""
+    index = page.evaluate("localStorage.getItem('jet-stories:index')") or "{}"
+    return [entry["preview"] for entry in json.loads(index).values()]
+
+
+def wait_until_listed(page: Page, beginning: str) -> None:
+    """Until the browser has kept the story that begins so, and the page is at rest."""
+    page.wait_for_function(
+        """(beginning) => Object.values(JSON.parse(localStorage.getItem("jet-stories:index") ?? "{}"))
+            .some(({ preview }) => preview === beginning)""",
+        arg=beginning,
+    )
+    page.wait_for_function("window.jetStories.isKept()")
 
 
 def wait_until_kept(page: Page, branches: int = 1) -> None:
