@@ -52,8 +52,8 @@ def count(value: int | None) -> str:
 
 
 def tokens_read(all_tokens: int, resumed: int) -> str:
-    """How long the prompt is, and how much of it did not have to be read: 512, 480 of them from memory."""
-    return f"{count(all_tokens)}, {count(resumed)} of them from memory" if resumed else count(all_tokens)
+    """How much of the prompt had to be read: 512; or 32 of 512, where the rest was still in memory."""
+    return f"{count(all_tokens - resumed)} of {count(all_tokens)}" if resumed else count(all_tokens)
 
 
 def crowd(active: int | None, queued: int | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
-from tests.browser.notebook import begin, expect_unlocked
+from tests.browser.notebook import begin, expect_unlocked, open_drawer, press, set_most_tokens
 
 SERIOUS = {"serious", "critical"}
 
@@ -32,4 +32,20 @@ def test_nothing_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None:
     assert not findings(tab)
     tab.click("#jet-stop")
     expect_unlocked(tab)
+    assert not findings(tab)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_drawer_keeps_anybody_out(tab: Page, scheme: str) -> None:
+    tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    set_most_tokens(tab, 6)
+    begin(tab, "A")
+    expect_unlocked(tab)
+    press(tab, "#jet-three")
+    expect_unlocked(tab)
+    for drawer in ("guidance", "stories", "history", "report", "keys", "branches"):
+        open_drawer(tab, drawer)
+        assert not findings(tab), drawer
+    tab.click("#jet-tree >> text=Compare >> nth=0")  # where the pointer stays
+    expect(tab.locator("#jet-compare pre").first).to_be_visible()
     assert not findings(tab)

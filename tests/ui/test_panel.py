@@ -81,7 +81,7 @@ def test_all_numbers_of_a_story_are_shown() -> None:
     ):
         assert expected in shown
     resumed = text_of(panel(replace(DONE, resumed_tokens=50), replace(CPU, writers=16)))
-    assert "Tokens read 56, 50 of them from memory" in resumed
+    assert "Tokens read 6 of 56" in resumed
     assert "Stories at once 16" in resumed
 
 
