@@ -1,6 +1,6 @@
 // The page's own hand: orders to the desk one after the other, locking while the model writes, keys, drawers.
 const byId = (id) => document.getElementById(id);
-const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset"]); // these change nothing
+const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse"]); // these change nothing
 const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
 
@@ -119,7 +119,12 @@ const receive = (text, expected, done) => {
 
 // --- another word ------------------------------------------------------------------------------------------
 
-const closeWord = () => byId("jet-popover")?.remove();
+const closeWord = () => {
+  const card = byId("jet-popover");
+  const inside = card?.contains(document.activeElement);
+  card?.remove();
+  if (inside) box().focus({ preventScroll: true });
+};
 const openWord = ({ start, end, html }) => {
   closeWord();
   const card = Object.assign(document.createElement("div"), { id: "jet-popover", innerHTML: html });
@@ -334,8 +339,10 @@ document.addEventListener("click", ({ target, isTrusted }) => {
   const button = target.closest("[data-do], [data-write], [data-opening], [data-drawer], [data-lore-remove], button[id]");
   if (!button || button.disabled) return;
   const { dataset } = button;
-  if (dataset.do) act(JSON.parse(dataset.do));
-  else if (dataset.write) write(JSON.parse(dataset.write));
+  if (dataset.do) {
+    act(JSON.parse(dataset.do));
+    if (button.closest("#jet-popover")) closeWord();
+  } else if (dataset.write) write(JSON.parse(dataset.write));
   else if (dataset.opening) {
     const before = box().value;
     order({ do: "opening", before, text: dataset.opening, again: openings().includes(before) });

@@ -102,6 +102,16 @@ async def word(visit: Visit, order: Fields) -> Reply:
     return {"word": {"start": start, "end": end, "html": shown}}
 
 
+async def reuse(visit: Visit, order: Fields) -> Reply:
+    """The settings and the seed that the words at a place were drawn with."""
+    document = visit.document
+    found = document.token_at(from_utf16(document.text, order.take("at", int)))
+    generation = None if found is None else document.generation(found.span)
+    if generation is None:
+        raise StoryError("These words are not the model’s: nothing is known of their settings.")
+    return {"controls": controls_of(generation.sampling), "say": "The settings are those of these words now."}
+
+
 async def guide(visit: Visit, order: Fields) -> Reply:
     """Take over memory, author's note and lorebook."""
     visit.document.guidance = read_guidance(order)
@@ -203,6 +213,7 @@ ACTIONS: dict[str, Action] = {
     "prune": prune,
     "compare": compare,
     "word": word,
+    "reuse": reuse,
     "guide": guide,
     "title": title,
     "preset": preset,

@@ -11,6 +11,7 @@ import html
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from jet.story.document import Continuation
 from jet.story.guidance import Guidance, LoreEntry
@@ -24,6 +25,18 @@ from jet.ui.visits import Finished
 SHOWN_CHARACTERS = 3_000  # of a text that is shown beside the sheet
 SHOWN_BRANCHES = 256
 _NEW_LORE = LoreEntry()
+_SETTINGS = {
+    "temperature": "temperature",
+    "top_p": "top-p",
+    "top_k": "top-k",
+    "min_p": "min-p",
+    "repetition_penalty": "repetition penalty",
+    "dry_multiplier": "DRY",
+    "xtc_probability": "XTC",
+    "max_new_tokens": "at most",
+    "seed": "seed",
+}
+_OFF = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "dry_multiplier": 0.0, "xtc_probability": 0.0}
 
 
 def escape(text: str) -> str:
@@ -111,14 +124,20 @@ def alternatives(found: TokenRange, generation: Generation | None, at: int) -> s
             f'<button type="button" data-write="{order}"{off}><span>{escape(text)}</span>'
             f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
         )
-    made = ""
-    if generation is not None:
-        sampling = generation.sampling
-        made = (
-            f"<p>{escape(generation.model)}, temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, "
-            f"seed {words.UNKNOWN if sampling.seed is None else sampling.seed}</p>"
-        )
+    made = "" if generation is None else _made(generation, at)
     return f"<h4>Another word, and on from there</h4>{''.join(rows)}{made}"
+
+
+def _made(generation: Generation, at: int) -> str:
+    """How the words there came to be, all that it takes to have them again, and a button that sets it."""
+    settings = asdict(generation.sampling)
+    said = ", ".join(
+        f"{label} {words.UNKNOWN if settings[name] is None else settings[name]}"
+        for name, label in _SETTINGS.items()
+        if name not in _OFF or settings[name] != _OFF[name]
+    )
+    reuse = press("Use these settings", css="jet-reuse", do="reuse", at=at)
+    return f"<p>{escape(generation.model)}: {escape(said)}</p>{reuse}"
 
 
 def _visible(text: str) -> str:

@@ -88,6 +88,17 @@ def test_retry_makes_a_branch_and_the_tree_leads_back(quick: Page) -> None:
     expect(quick.locator("#jet-compare")).to_contain_text("A2 A3 A4 A5")
 
 
+def test_on_a_phone_a_branch_has_the_whole_width(quick: Page) -> None:
+    write(quick, "A")
+    open_drawer(quick, "branches")
+    quick.click("#jet-retry")
+    expect(quick.locator("#jet-tree li")).to_have_count(2)
+    quick.set_viewport_size({"width": 390, "height": 900})
+    box = quick.locator("#jet-tree li:first-child .jet-branch").bounding_box()
+    assert box is not None and box["width"] > 280
+    expect_unlocked(quick)
+
+
 def test_branches_can_be_named_and_pruned(quick: Page) -> None:
     write(quick, "A")
     open_drawer(quick, "branches")
@@ -188,6 +199,37 @@ def test_another_word_goes_on_as_a_branch(quick: Page) -> None:
     quick.click("#jet-undo")
     quick.click("#jet-undo")
     expect(quick.locator(STORY)).to_have_value(written)
+
+
+def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served) -> None:
+    temperature, top_k = (quick.get_by_label(f"number input for {name}") for name in ("Temperature", "Top-k"))
+    temperature.fill("1.35")
+    top_k.fill("33")
+    write(quick, "A")
+    drawn = served.engine.requests[-1].sampling
+    quick.click("text=Steady")
+    expect(temperature).to_have_value("0.6")
+    place_cursor(quick, 5)
+    quick.click("#jet-word")
+    expect(quick.locator("#jet-popover")).to_contain_text(
+        f"top-k 33, min-p 0.05, repetition penalty 1.05, at most 6, seed {drawn.seed}"
+    )
+    quick.click("#jet-popover .jet-reuse")
+    expect(quick.locator("#jet-popover")).to_have_count(0)
+    expect(temperature).to_have_value("1.35")
+    quick.click("#jet-retry")
+    expect_unlocked(quick)
+    assert served.engine.requests[-1].sampling == drawn
+
+
+def test_escape_leads_from_the_other_words_back_to_the_story(quick: Page) -> None:
+    write(quick, "A")
+    place_cursor(quick, 5)
+    quick.keyboard.press("Alt+w")
+    expect(quick.locator("#jet-popover button:enabled").first).to_be_focused()
+    quick.keyboard.press("Escape")
+    expect(quick.locator("#jet-popover")).to_have_count(0)
+    expect(quick.locator(STORY)).to_be_focused()
 
 
 def test_the_models_words_are_marked_and_can_be_unmarked(quick: Page) -> None:

@@ -50,10 +50,11 @@ def test_alternatives_carry_the_order_that_picks_them() -> None:
     assert found is not None
     html = views.alternatives(found, document.generation(found.span), 1)
     assert "50.0 %" in html and "seed 7" in html and "<img" not in html
+    assert "temperature 0.8, top-p 0.95, min-p 0.05, repetition penalty 1.05, at most 400, seed 7" in html
     orders = [json.loads(unescape(order)) for order in re.findall(r'data-write="([^"]+)"', html)]
     assert orders[1] == {"do": "pick", "at": 1, "choice": 1}
     disabled = ["disabled" in button for button in re.findall(r"<button[^>]*>", html)]
-    assert disabled == [True, False, True]  # the one that stands there, and a part of a character
+    assert disabled == [True, False, True, False]  # what stands there, a part of a character, the settings
 
 
 def test_the_history_is_empty_in_words() -> None:
