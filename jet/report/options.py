@@ -32,7 +32,7 @@ class Plan:
     standing_runs: int
 
 
-QUICK = Plan(3, 24, (256, 512, 1024), (1, 4), 128, 7)
+QUICK = Plan(3, 24, (512, 1024), (1, 4), 128, 7)
 FULL = Plan(5, 32, tuple(512 * 2**n for n in range(10)), tuple(2**n for n in range(9)), 256, 9)
 
 
