@@ -3,6 +3,7 @@ const byId = (id) => document.getElementById(id);
 const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse"]); // these change nothing
 const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
+const MEANWHILE = ["show", "look", "export", "history"]; // of use while the model writes, the first of them before all others
 
 let queue = []; // orders that wait, each with what to do after it
 let current = null; // the one under way
@@ -25,8 +26,9 @@ const sealed = (order) => JSON.stringify({
   ...order, n: (number += 1), tint: byId("jet-tint").value, drawer: drawerNow(), known,
 });
 const send = () => {
-  // While the model writes only the picking of a way is of use at once: it does not wait behind others.
-  const index = writing ? queue.findIndex((waits) => waits.order.do === "show") : 0;
+  const at = (wanted) => queue.findIndex((waits) => waits.order.do === wanted);
+  // What was ordered before the writing goes before it.
+  const index = writing && writes ? MEANWHILE.map(at).find((place) => place >= 0) : 0;
   if (current || !queue[index]) return;
   [current] = queue.splice(index, 1);
   clearTimeout(syncTimer); // the text goes with every order
@@ -176,10 +178,13 @@ new MutationObserver(() => {
   if (following) showEnd();
 }).observe(byId("jet-live"), { subtree: true, childList: true, characterData: true });
 
+let waysOf = 0; // the writing whose ways came last; the first of them may come after its end
 new MutationObserver(() => {
   const ways = byId("jet-ways");
-  const fresh = Number(ways.querySelector(".jet-three")?.dataset.n) === writes;
-  if (fresh && ways.classList.contains("jet-before")) ways.classList.remove("jet-before", "jet-picked");
+  const fresh = Number(ways.querySelector(".jet-three")?.dataset.n);
+  if (fresh !== writes || fresh === waysOf) return;
+  waysOf = fresh;
+  ways.classList.remove("jet-before", "jet-picked");
 }).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true });
 
 // While the model writes nobody else does. Neither `disabled` nor `readOnly` says so to the box, since the browser
@@ -255,8 +260,9 @@ window.jetStories = {
   // Whether the browser has the story as it stands, branches and all.
   isKept: () => !(stale || current || queue.length || writing),
   actOrder(story) {
-    current.story = story;
-    return [unsent(story), sealed(current.order)];
+    // What the box has while the model writes is behind what the desk has.
+    current.story = writing && writes ? null : story;
+    return [current.story && unsent(story), sealed(current.order)];
   },
   // Returns what the controls are to become.
   acted(text, names) {

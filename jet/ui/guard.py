@@ -129,6 +129,9 @@ class Guard:
                 421,
                 "This page is for this machine alone: open it as localhost, or start it with --proxies 1.",
             )
+        # Whoever counts its length in the other way takes what follows for a call of its own.
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            raise Refused(400, "This call says its length in two ways.")
         known = {"GET": _READ, "HEAD": _READ, "POST": _SENT, "DELETE": _SENT, "OPTIONS": None}
         if method not in known:
             raise Refused(405, "This page does not know that method.")

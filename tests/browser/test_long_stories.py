@@ -158,7 +158,7 @@ def test_continue_costs_no_more_than_in_a_short_story(
         long.wait_for_function("jetStories.isKept()", timeout=30_000)
         return took / 1000 - engines_own[-1]
 
-    more = best(overhead, CONTINUE_S)
+    more = best(overhead, CONTINUE_S, attempts=3)  # some seconds each: the megabyte is put away every time
     print(f"Continue: {more * 1000:.0f} ms")
     assert more < BUSY * CONTINUE_S
 

@@ -274,6 +274,36 @@ def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page)
     expect(temperature).to_have_value("0.8")
 
 
+def test_a_drawer_can_be_opened_while_the_model_writes(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 20
+    set_most_tokens(tab, 2000)
+    begin(tab, "A")
+    open_drawer(tab, "branches")
+    expect(tab.locator("#jet-tree")).to_contain_text("One branch so far")
+    open_drawer(tab, "guidance")
+    expect(tab.locator("#jet-sees")).to_contain_text("What the model sees")
+    assert status(tab) == "Writing"
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    assert re.fullmatch(r"A( A\d+)+", story(tab)), "what the box had meanwhile was not taken for the story"
+
+
+def test_what_is_ordered_just_before_the_writing_goes_before_it(quick: Page, served: Served) -> None:
+    quick.fill(STORY, "A")
+    quick.evaluate(
+        """() => {
+            document.getElementById("jet-tab-branches").click();
+            const memory = document.getElementById("jet-memory");
+            memory.value = "It rains.";
+            memory.dispatchEvent(new Event("change", { bubbles: true }));
+            document.getElementById("jet-go").click();
+        }"""
+    )
+    expect(quick.locator(STORY)).to_have_value(re.compile(r"^A I0 I1"))
+    assert served.engine.requests[-1].prompt.startswith("It rains.")
+    expect_unlocked(quick)
+
+
 def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     temperature = quick.get_by_label("number input for Temperature")
     temperature.fill("1.35")

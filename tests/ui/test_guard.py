@@ -185,6 +185,12 @@ def test_hosts_of_a_page_for_this_machine(headers: Headers, status: int) -> None
     assert Call(headers=headers).run().status == status
 
 
+def test_a_call_has_one_length() -> None:
+    chunked, counted = ("Transfer-Encoding", "chunked"), ("Content-Length", "2")
+    assert Call(headers=[HOST, chunked, counted]).run().status == 400
+    assert Call(headers=[HOST, chunked]).run().status == Call(headers=[HOST, counted]).run().status == 200
+
+
 def test_hosts_of_a_page_for_others() -> None:
     headers = [("Host", "stories.example")]
     assert Call(make(local=False), headers=headers).run().status == 200
