@@ -285,7 +285,6 @@ window.jetStories = {
     const name = prompt("A name for these settings", "");
     if (name === null) return;
     const settings = Object.fromEntries(names.map((key, index) => [key, values[index]]));
-    for (const key of ["max_new_tokens", "seed"]) delete settings[key];
     const wrong = ownPresets.keep(name, settings);
     if (wrong) say(wrong, true);
     ownPresets.show(usePreset);

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 import jet  # noqa: F401  registers the network with transformers
 from scripts.train_story_model import TOKENIZER_FILES
 from scripts.training.data import read_stories
+from scripts.training.options import add_fields, read_fields
 from scripts.training.run import seed_everything
 from scripts.training.voice import Voice, settle
 
@@ -33,18 +34,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="model from train_story_model.py")
     parser.add_argument("--output", type=Path, required=True, help="directory for the new one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    for field in dataclasses.fields(Voice):
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(
-            name, type=type(field.default), default=field.default, help=f"default: {field.default}"
-        )
+    add_fields(parser, Voice)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read, move the weights, write."""
     options = parse_arguments(arguments)
-    voice = Voice(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Voice)})
+    voice = read_fields(Voice, options)
     seed_everything(voice.seed)
     sets = read_stories(options.data, options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).to(options.device)

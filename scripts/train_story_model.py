@@ -11,7 +11,6 @@ with the tokenizer in it, beside `record.json`, `curve.csv` and `curve.png`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from scripts.training.data import read_stories
 from scripts.training.kernels import prepare_kernels
 from scripts.training.network import build_jet, build_transformer, count, make_trainable
+from scripts.training.options import add_fields, read_fields
 from scripts.training.recipe import Recipe
 from scripts.training.run import Budget, Run, seed_everything
 
@@ -48,18 +48,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--save-every", type=float, default=120, metavar="SECONDS", help="between checkpoints"
     )
     parser.add_argument("--validations", type=int, default=8, help="how often to validate in the whole run")
-    group = parser.add_argument_group("recipe")
-    for field in dataclasses.fields(Recipe):
-        kind = type(field.default)
-        name = "--" + field.name.replace("_", "-")
-        group.add_argument(name, type=kind, default=field.default, help=f"default: {field.default}")
+    add_fields(parser.add_argument_group("recipe"), Recipe)
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Build, continue if there is something to continue, train, write the model."""
     options = parse_arguments(arguments)
-    recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
+    recipe = read_fields(Recipe, options)
     budget = Budget(options.tokens, options.minutes)
     started = time.monotonic()
     torch.set_float32_matmul_precision("high")

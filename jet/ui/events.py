@@ -12,6 +12,7 @@ import json
 import gradio as gr
 
 from jet.ui.desk import Desk
+from jet.ui.inputs import NO_PRESET
 from jet.ui.layout import Page
 
 
@@ -30,11 +31,12 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     )
     demo.unload(desk.leave)
     page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed")
+    taste = {name: control for name, control in page.controls.items() if name not in NO_PRESET}
     page.keep_preset.click(
         None,
-        list(page.controls.values()),
+        list(taste.values()),
         None,
-        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(page.controls))}, values), [])",
+        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(taste))}, values), [])",
     )
     page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)")
     demo.load(None, None, [page.story], js="() => jetStories.begun()")

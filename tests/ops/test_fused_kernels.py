@@ -61,6 +61,25 @@ def agree(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
+def compare_norm_swiglu(rows, norm, gate_up, tiling) -> None:
+    """The kernel against its definition, whatever the weight is held in."""
+    given = (normal(rows, len(norm)), norm, EPS, gate_up)
+    out, expected = empty(rows, len(gate_up) // 2), empty(rows, len(gate_up) // 2)
+    kernels.norm_swiglu(*given, out, tiling=tiling)
+    fused.norm_swiglu_reference(*given, expected)
+    agree(out, expected)
+
+
+def compare_linear_add(rows, weight, tiling) -> None:
+    """The same for a product that is added."""
+    n, c = weight.shape
+    h, x = normal(rows, c), normal(rows, n)
+    expected = x.clone()
+    kernels.linear_add(h, weight, x, tiling=tiling)
+    fused.linear_add_reference(h, weight, expected)
+    agree(x, expected)
+
+
 # All combinations would only repeat themselves: every two things meet, in some of them.
 CASES = [(SHAPES[i % 5], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(20)]
 
@@ -79,20 +98,11 @@ class TestProducts:
 
     def test_norm_swiglu(self, shape, dtype, rows, tiling) -> None:
         n, c = shape
-        given = (normal(rows, c), normal(c, dtype=dtype), EPS, weights(2 * n, c, dtype))
-        out, expected = empty(rows, n), empty(rows, n)
-        kernels.norm_swiglu(*given, out, tiling=tiling)
-        fused.norm_swiglu_reference(*given, expected)
-        agree(out, expected)
+        compare_norm_swiglu(rows, normal(c, dtype=dtype), weights(2 * n, c, dtype), tiling)
 
     def test_linear_add(self, shape, dtype, rows, tiling) -> None:
         n, c = shape
-        given = (normal(rows, c), weights(n, c, dtype))
-        x = normal(rows, n)
-        expected = x.clone()
-        kernels.linear_add(*given, x, tiling=tiling)
-        fused.linear_add_reference(*given, expected)
-        agree(x, expected)
+        compare_linear_add(rows, weights(n, c, dtype), tiling)
 
 
 # Odd columns, halves that end within a group, whole groups, many tiles.
@@ -113,20 +123,11 @@ class TestQuantizedProducts:
 
     def test_norm_swiglu(self, shape, scheme, rows, tiling) -> None:
         n, c = shape
-        given = (normal(rows, c), normal(c), EPS, coded(2 * n, c, scheme))
-        out, expected = empty(rows, n), empty(rows, n)
-        kernels.norm_swiglu(*given, out, tiling=tiling)
-        fused.norm_swiglu_reference(*given, expected)
-        agree(out, expected)
+        compare_norm_swiglu(rows, normal(c), coded(2 * n, c, scheme), tiling)
 
     def test_linear_add(self, shape, scheme, rows, tiling) -> None:
         n, c = shape
-        given = (normal(rows, c), coded(n, c, scheme))
-        x = normal(rows, n)
-        expected = x.clone()
-        kernels.linear_add(*given, x, tiling=tiling)
-        fused.linear_add_reference(*given, expected)
-        agree(x, expected)
+        compare_linear_add(rows, coded(n, c, scheme), tiling)
 
 
 HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]
