@@ -9,6 +9,7 @@ let queue = []; // orders that wait, each with what to do after it
 let current = null; // the one under way
 let waiting = []; // who waits for all of them
 let next = null; // what is to be written when Continue is pressed
+let settings = {}; // and with which
 let number = 0; // of the order sent last
 let writes = 0; // the number of the one that has something written: a way may be picked before that ends
 let known = false; // the desk has this story
@@ -39,8 +40,12 @@ const send = () => {
   byId("jet-act").click();
 };
 const order = (plain, after) => { queue.push({ order: plain, after }); send(); };
-// The text on its way to the desk: null where the desk has it, as a long one takes a while to send.
-const unsent = (story) => (known && story === synced ? null : story);
+// The text on its way to the desk, of a long one only what the desk does not have.
+const LONG = 40_000;
+const unsent = (story) => {
+  if (story === null || (known && story === synced)) return {};
+  return known && synced?.length > LONG ? { edit: sheet.edit(synced, story) } : { story };
+};
 const settled = () => new Promise((resolve) => {
   if (!current) resolve(); else waiting.push(resolve);
 });
@@ -217,7 +222,8 @@ const usePreset = (settings) => { if (!writing) order({ do: "own-preset", settin
 
 window.jetStories = {
   // The model begins to write, and is done. The last text may arrive a moment after that.
-  begin() {
+  begin(names, values) {
+    settings = Object.fromEntries(names.map((name, index) => [name, values[index]]));
     clearTimeout(ending);
     late = false;
     clearTimeout(syncTimer);
@@ -253,16 +259,17 @@ window.jetStories = {
     const wanted = next ?? { do: "continue" };
     next = null;
     const stops = byId("jet-stops").value.split("\n").filter(Boolean);
-    const wish = sealed({ ...wanted, stops, alternatives: byId("jet-alternatives").checked });
+    const alternatives = byId("jet-alternatives").checked;
+    const wish = sealed({ ...wanted, settings, stops, alternatives, ...unsent(box().value) });
     writes = number;
-    return [unsent(box().value), wish];
+    return wish;
   },
   // Whether the browser has the story as it stands, branches and all.
   isKept: () => !(stale || current || queue.length || writing),
-  actOrder(story) {
+  actOrder() {
     // What the box has while the model writes is behind what the desk has.
-    current.story = writing && writes ? null : story;
-    return [current.story && unsent(story), sealed(current.order)];
+    current.story = writing && writes ? null : box().value;
+    return sealed({ ...current.order, ...unsent(current.story) });
   },
   // Returns what the controls are to become.
   acted(text, names) {

@@ -152,7 +152,15 @@ const sheet = (() => {
     marks = moved;
   };
 
+  // What makes one text of the other: the characters from `from` to before `to` give way to `text`.
+  const edit = (before, now) => {
+    const from = alike(before, now, Math.min(before.length, now.length), false);
+    const behind = alike(before, now, Math.min(before.length, now.length) - from, true);
+    return { of: before.length, from, to: before.length - behind, text: now.slice(from, now.length - behind) };
+  };
+
   return {
+    edit,
     // The text has changed; `byModel` says who did it, where that is to be shown, and `cursor` where somebody
     // who typed is now: " a" typed between "b" and " c" is that, and not "a ".
     changed(now, byModel, cursor = now.length) {

@@ -21,8 +21,8 @@ from jet.ui import panel, sheet, views
 from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
 from jet.ui.author import Author, Failed, State
 from jet.ui.hosting import Hosting, user_of
-from jet.ui.inputs import read_settings
-from jet.ui.orders import Order, read_order
+from jet.ui.inputs import read_controls
+from jet.ui.orders import Order, read_order, read_story
 from jet.ui.patches import Sent
 from jet.ui.reporting import Reporter, ReportState
 from jet.ui.visits import Tab, Visit, Visits
@@ -76,11 +76,8 @@ class Desk:
         """End the report under way; what it has measured stays."""
         self._reporter.stop()
 
-    async def act(self, request: gr.Request, story: str | None, order_text: str) -> Updates:
-        """Carry out an order that needs no model. Returns (story, reply).
-
-        Here and in `write`, a story of None is the one that is here already.
-        """
+    async def act(self, request: gr.Request, order_text: str) -> Updates:
+        """Carry out an order that needs no model. Returns (story, reply)."""
         try:
             order = read_order(order_text)
         except StoryError as error:
@@ -88,9 +85,9 @@ class Desk:
         if self._forgotten(request, order):
             return gr.skip(), _json({"lost": True, "n": order.number})
         visit = self._visits.of(_tab(request))
-        story = visit.document.text if story is None else story
-        failed = False
+        failed, story = False, visit.document.text
         try:
+            story = read_story(order.fields, story)
             reply = await _carry_out(visit, story, order)
         except (StoryError, RequestError) as error:
             failed, reply = True, {"error": str(error)}
@@ -102,9 +99,7 @@ class Desk:
         self._author.count_ahead(visit.document)
         return gr.skip() if unchanged else text, _json(reply)
 
-    async def write(
-        self, request: gr.Request, story: str | None, order_text: str, *controls: object
-    ) -> AsyncIterator[Updates]:
+    async def write(self, request: gr.Request, order_text: str) -> AsyncIterator[Updates]:
         """Go on with the story. Yields (story, panel, stop, last seed, ways, live, reply) until it ends.
 
         Of a long story only what changes is sent, and the page puts it in its place.
@@ -116,11 +111,10 @@ class Desk:
                     yield _updates(reply={"lost": True, "n": order.number})
                     return
                 visit = self._visits.of(_tab(request))
-                sampling = read_settings(*controls)
+                sampling = read_controls(order.fields.take("settings", dict))
                 if visit.busy:
                     return
-                if story is not None:
-                    visit.document.edit(story)
+                visit.document.edit(read_story(order.fields, visit.document.text))
                 self._hosting.gate.check(visit.document.text, sampling)
                 place.enter_context(self._hosting.gate.enter(user_of(request)))
             except (RequestError, StoryError) as error:

@@ -3,11 +3,16 @@
 Locking the page while a story is written happens in the browser, in the same instant as the click, and the
 text is read after that: so no keystroke falls between the two. Whatever ends the writing, the page is
 unlocked by the event that follows it.
+
+Whenever the server has news for an event, Gradio copies the components that show its progress and, once it
+has ended, those that it read from, with a story of a megabyte in them. So one that is not on the page stands
+for the progress, and what the desk has to know page.js puts into one order.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import gradio as gr
 
@@ -18,43 +23,44 @@ from jet.ui.layout import Page
 
 def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     """Connect the components to what they do."""
-    _wire_writing(page, desk)
-    _wire_orders(page, desk)
-    _wire_report(page, desk)
-    demo.load(
-        desk.greet,
-        None,
-        [page.about, page.panel],
-        concurrency_limit=None,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    quiet["show_progress_on"] = page.order
+    _wire_writing(page, desk, quiet)
+    _wire_orders(page, desk, quiet)
+    page.measure.click(desk.report, None, [page.report], concurrency_limit=None, **quiet)
+    page.halt.click(desk.stop_report, queue=False, **quiet)
+    demo.load(desk.greet, None, [page.about, page.panel], concurrency_limit=None, **quiet)
     demo.unload(desk.leave)
-    page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed")
+    page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed", **quiet)
     taste = {name: control for name, control in page.controls.items() if name not in NO_PRESET}
     page.keep_preset.click(
         None,
         list(taste.values()),
         None,
         js=f"(...values) => (jetStories.keepPreset({json.dumps(list(taste))}, values), [])",
+        **quiet,
     )
-    page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)")
-    demo.load(None, None, [page.story], js="() => jetStories.begun()")
+    page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)", **quiet)
+    demo.load(None, None, [page.story], js="() => jetStories.begun()", **quiet)
 
 
-def _wire_writing(page: Page, desk: Desk) -> None:
+def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
+    names = json.dumps(list(page.controls))
     start = page.go.click(
-        None, None, [page.go], js=f"() => (jetStories.begin(), {_js_update(interactive=False)})"
+        None,
+        list(page.controls.values()),
+        [page.go],
+        js=f"(...values) => (jetStories.begin({names}, values), {_js_update(interactive=False)})",
+        **quiet,
     )
     writing = start.then(
         desk.write,
-        [page.story, page.order, *page.controls.values()],
+        [page.order],
         [page.story, page.panel, page.stop, page.last_seed, page.ways, page.live, page.reply],
         # What was ordered before is done first; then the box is read, which nobody can change any more.
-        js="async (story, order, ...rest) => [...await jetStories.writeOrder(), ...rest]",
+        js="() => jetStories.writeOrder()",
         concurrency_limit=None,
-        show_progress="hidden",
-        api_visibility="private",
+        **quiet,
     )
     unlocked, stopped = _js_update(interactive=True), _js_update(interactive=False)
     writing.then(
@@ -62,39 +68,27 @@ def _wire_writing(page: Page, desk: Desk) -> None:
         [page.reply],
         [page.go, page.stop],
         js=f"(reply) => (jetStories.end(reply), [{unlocked}, {stopped}])",
+        **quiet,
     )
-    page.stop.click(desk.stop, queue=False, show_progress="hidden", api_visibility="private")
+    page.stop.click(desk.stop, queue=False, **quiet)
 
 
-def _wire_orders(page: Page, desk: Desk) -> None:
-    names = json.dumps(list(page.controls))
+def _wire_orders(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     page.act.click(
         desk.act,
-        [page.story, page.order],
+        [page.order],
         [page.story, page.reply],
-        js="(story, order) => jetStories.actOrder(story)",
+        js="() => jetStories.actOrder()",
         queue=False,
         trigger_mode="multiple",
-        show_progress="hidden",
-        api_visibility="private",
+        **quiet,
     ).then(
         None,
         [page.reply],
         list(page.controls.values()),
-        js=f"(reply) => jetStories.acted(reply, {names})",
+        js=f"(reply) => jetStories.acted(reply, {json.dumps(list(page.controls))})",
+        **quiet,
     )
-
-
-def _wire_report(page: Page, desk: Desk) -> None:
-    page.measure.click(
-        desk.report,
-        None,
-        [page.report],
-        concurrency_limit=None,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    page.halt.click(desk.stop_report, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def _js_update(**properties: object) -> str:

@@ -57,12 +57,19 @@ def read_settings(
     )
 
 
+def read_controls(values: dict[str, object]) -> SamplingParams:
+    """The same by name; what is not named is as usual. Raises RequestError."""
+    usual: dict[str, object] = asdict(DEFAULTS)
+    if strange := values.keys() - usual.keys():
+        raise RequestError(f"There is no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")
+    return read_settings(**{**usual, **values})
+
+
 def read_preset(values: dict[str, object]) -> SamplingParams:
-    """Settings by name, as a browser has kept them; others are as usual. Raises RequestError."""
-    known = {name: value for name, value in asdict(DEFAULTS).items() if name not in NO_PRESET}
-    if strange := values.keys() - known.keys():
-        raise RequestError(f"A preset has no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")
-    return read_settings(DEFAULTS.max_new_tokens, **{**known, **values}, seed=None)
+    """The same for settings as a browser has kept them. Raises RequestError."""
+    if strange := values.keys() & set(NO_PRESET):
+        raise RequestError(f"A preset has no setting {min(strange)!r}.")
+    return read_controls(values)
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 from jet.story.fields import Fields
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry, NoteUnit
 from jet.story.spans import StoryError
+from jet.ui.patches import patched
 from jet.ui.stops import MAX_STOP_CHARACTERS, MAX_STOPS
 
 Tint = Literal["plain", "whose", "doubt"]
@@ -52,6 +53,13 @@ def read_order(text: object) -> Order:
     if tint not in get_args(Tint):
         raise StoryError("The sheet cannot be painted like that.")
     return Order(do, fields, cast(Tint, tint), drawer, number, known)
+
+
+def read_story(fields: Fields, here: str) -> str:
+    """The text on the page: the order's own, or `here` with the changes it names. Raises StoryError."""
+    if fields.has("edit"):
+        return patched(here, fields.sub("edit"))
+    return fields.take("story", str) if fields.has("story") else here
 
 
 def read_stops(fields: Fields) -> tuple[str, ...]:

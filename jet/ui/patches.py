@@ -1,4 +1,4 @@
-"""What has changed in a long story since it was sent, so that it need not be sent again with every word.
+"""What has changed in a long story since it was sent, so that it need not be sent again: either way.
 
 A browser takes tenths of a second to lay out a long text anew, and new words come many times a second.
 """
@@ -6,7 +6,9 @@ A browser takes tenths of a second to lay out a long text anew, and new words co
 from __future__ import annotations
 
 from jet.affixes import common_prefix, common_suffix
+from jet.story.fields import Fields
 from jet.story.offsets import to_utf16
+from jet.story.spans import StoryError
 
 LONG = 40_000  # characters from which on only changes are sent
 
@@ -34,3 +36,16 @@ class Sent:
         units = to_utf16(before, start)
         exchanged = to_utf16(before[start:end], end - start)
         return None, {"from": units, "to": units + exchanged, "text": now[start : len(now) - behind]}
+
+
+def patched(text: str, patch: Fields) -> str:
+    """What the page has made of a text, by its patch; `of` says how many units the page's text had before.
+
+    Raises StoryError if that was another text than this.
+    """
+    units = text.encode("utf-16-le", "surrogatepass")
+    start, end = 2 * patch.take("from", int), 2 * patch.take("to", int)
+    if not 0 <= start <= end <= len(units) or len(units) != 2 * patch.take("of", int):
+        raise StoryError("This page has another text of the story than the server: please reload the page.")
+    exchanged = patch.take("text", str).encode("utf-16-le", "surrogatepass")
+    return (units[:start] + exchanged + units[end:]).decode("utf-16-le", "surrogatepass")

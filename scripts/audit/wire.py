@@ -103,8 +103,8 @@ class Tab:
         self, do: str, story: str = "", drawer: str = "", known: bool = False, **more: object
     ) -> dict[str, Any]:
         """Carry out an order; the reply. Raises Breach if the server fails over it."""
-        order = json.dumps({"do": do, "n": 1, "tint": "whose", "drawer": drawer, "known": known, **more})
-        answer = self.raw([story, order])
+        plain = {"do": do, "n": 1, "tint": "whose", "drawer": drawer, "known": known, "story": story, **more}
+        answer = self.raw([json.dumps(plain)])
         if answer.status != 200:
             raise Breach(f"{do} was answered with {answer.status}")
         reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][1])

@@ -45,12 +45,8 @@ class Page:
     """The configuration of a page, read once for all visitors."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        components = {one["id"]: one["props"].get("value") for one in config["components"]}
         functions = {one["api_name"]: one for one in config["dependencies"] if one.get("backend_fn")}
         self.ids = {name: one["id"] for name, one in functions.items()}
-        self.controls = [components[one] for one in functions["write"]["inputs"]][2:]
-        self.most_tokens = self.controls[0]
-        self.story_output = 0
 
 
 class Visitor:
@@ -84,7 +80,7 @@ class Visitor:
     async def act(self, do: str, **more: object) -> dict[str, Any]:
         """An order that needs no model; its reply."""
         started = time.monotonic()
-        body = self._body("act", [self.story, self._order(do, **more)])
+        body = self._body("act", [self._order(do, story=self.story, **more)])
         answer = await self._client.post("gradio_api/run/predict", json=body)
         if answer.status_code != 200:
             raise Refusal(answer.status_code, answer.text)
@@ -96,7 +92,7 @@ class Visitor:
 
     async def write(self, tokens: int, stop_after: int | None = None) -> bool:
         """Continue the story, and stop it after so many updates; whether the server let it begin."""
-        data = [self.story, self._order("continue"), tokens, *self._page.controls[1:]]
+        data = [self._order("continue", story=self.story, settings={"max_new_tokens": tokens})]
         started, updates, begun, reply = time.monotonic(), 0, False, None
         async with aclosing(self._events("write", data)) as events:
             async for outputs in events:

@@ -28,10 +28,9 @@ from tests.ui.stand_in import StandInStream
 
 pytestmark = pytest.mark.browser
 
-# What we want on an idle machine; how near that is, is printed (`pytest -s`). A busy one takes a few times as
-# long, and a test fails only where the whole megabyte is laid out or sent again, which takes a second.
+# What we promise, and what an idle machine keeps in one of a few attempts (it is printed, `pytest -s`).
 KEYSTROKE_S, CONTINUE_S = 0.05, 0.1
-BUSY = 8
+BUSY_S = 0.15  # either on a busy one, where every attempt may have to share the processors
 NEW_WORDS = "#jet-leaf .jet-new-words"
 WORDS = ("the", "old", "keeper", "opened", "door", "and", "sea", "came", "in", "with", "salt", "wind")
 
@@ -118,7 +117,7 @@ def test_a_keystroke_is_on_the_screen_at_once(long: Page) -> None:
 
     took = best(keystrokes, KEYSTROKE_S)
     print(f"keystroke to paint: {took * 1000:.0f} ms")
-    assert took < BUSY * KEYSTROKE_S
+    assert took < BUSY_S
 
 
 def test_continue_costs_no_more_than_in_a_short_story(
@@ -158,9 +157,28 @@ def test_continue_costs_no_more_than_in_a_short_story(
         long.wait_for_function("jetStories.isKept()", timeout=30_000)
         return took / 1000 - engines_own[-1]
 
-    more = best(overhead, CONTINUE_S, attempts=3)  # some seconds each: the megabyte is put away every time
+    more = best(overhead, CONTINUE_S)
     print(f"Continue: {more * 1000:.0f} ms")
-    assert more < BUSY * CONTINUE_S
+    assert more < BUSY_S
+
+
+def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
+    """Also where the writer goes on at once; a character that looks half like the one before stays whole."""
+    sent: list[str] = []
+    long.on("request", lambda request: sent.append(request.post_data or ""))
+    place_cursor(long, 3)
+    long.keyboard.press("Backspace")
+    long.keyboard.insert_text("\N{DRAGON FACE}")
+    set_most_tokens(long, 2)
+    long.click("#jet-go")
+    expect_unlocked(long)
+    long.wait_for_function("jetStories.isKept()", timeout=30_000)
+    changed = MEGABYTE.replace("\N{DRAGON}", "\N{DRAGON FACE}", 1)
+    assert changed.endswith(served.engine.requests[-1].prompt)
+    assert story(long) == changed + written(0, 2, letter_of(served))
+    assert sent and max(map(len, sent)) < 3_000
+    reload(long)
+    assert story(long).startswith(changed)
 
 
 def test_continue_undo_and_retry_leave_every_word_in_its_place(long: Page, served: Served) -> None:

@@ -20,6 +20,7 @@ from tests.ui.served import wait_until
 from tests.ui.stand_in import StandInSource
 
 CONTROLS = (40, 0.8, 0.95, 0, 0.05, 1.05, "")
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ class Tab:
         self.request: Any = SimpleNamespace(session_hash=session)
 
     async def act(self, do: str, **fields: object) -> dict[str, Any]:
-        story, reply = await self._desk.act(self.request, self.sent(), json.dumps({"do": do, **fields}))
+        order = {"do": do, **({} if "edit" in fields else self.sent()), **fields}
+        story, reply = await self._desk.act(self.request, json.dumps(order))
         self._take(story)
         self.reply = json.loads(reply)
         return self.reply
@@ -52,9 +54,9 @@ class Tab:
     async def write(
         self, do: str = "continue", controls: tuple[object, ...] = CONTROLS, **fields: object
     ) -> str:
-        async for updates in self._desk.write(
-            self.request, self.sent(), json.dumps({"do": do, **fields}), *controls
-        ):
+        settings = dict(zip(SETTINGS, controls, strict=True))
+        order = {"do": do, "settings": settings, **self.sent(), **fields}
+        async for updates in self._desk.write(self.request, json.dumps(order)):
             story, panel, _, _, ways, live, reply = updates
             self._take(story)
             self.live += [live] if isinstance(live, str) else []
@@ -64,9 +66,9 @@ class Tab:
                 self.reply = json.loads(reply)
         return self.text
 
-    def sent(self) -> str | None:
+    def sent(self) -> dict[str, object]:
         """What page.js sends of the text: nothing where the desk has it."""
-        return None if self.reply.get("same") else self.text
+        return {} if self.reply.get("same") else {"story": self.text}
 
     def _take(self, story: object) -> None:
         self.text = story if isinstance(story, str) else self.text
@@ -308,7 +310,7 @@ def test_a_preset_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("order", ["", "[]", "{}", '{"do": 1}', '{"do": "dance"}', '{"do": "show"}'])
 def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
-        _, reply = await tab._desk.act(tab.request, "Mine", order)
+        _, reply = await tab._desk.act(tab.request, order)
         assert json.loads(reply)["error"]
 
     at_a_desk(source, story)
@@ -351,7 +353,7 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
         tab.text = long = "A \N{DRAGON} " + "word " * (LONG // 5)
         source.stand_in.context = 10 * LONG
         await tab.act("look")
-        assert tab.sent() is None
+        assert tab.sent() == {}
         assert await tab.write() == long  # nothing comes for the box
         added = words("A", CONTROLS[0])
         patch = tab.reply["patch"]
@@ -362,6 +364,11 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
         assert (await tab.act("look"))["same"]
         assert (await tab.act("undo"))["undo"]
         assert tab.text == long
+        units = len(long.encode("utf-16-le")) // 2
+        edit = {"of": units, "from": units - 1, "to": units, "text": "!"}
+        tab.text = long[:-1] + "!"
+        assert (await tab.act("look", edit=edit))["same"]  # what was put together is what was meant
+        assert "reload the page" in (await tab.act("look", edit={**edit, "of": 7}))["error"]
 
     at_a_desk(source, story)
 
@@ -370,7 +377,7 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
     async def story(tab: Tab) -> None:
         tab.text = far_too_long = "x" * 4_000_001
         assert "4,000,000 characters" in (await tab.act("look"))["error"]
-        assert tab.text == far_too_long and tab.sent() == far_too_long
+        assert tab.text == far_too_long and tab.sent() == {"story": far_too_long}
 
     at_a_desk(source, story)
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.ui.patches import LONG, Sent
+from jet.story.fields import Fields
+from jet.story.spans import StoryError
+from jet.ui.patches import LONG, Sent, patched
 
 PIECES = st.text(alphabet="ab \n\N{DRAGON}é", max_size=12)
 
 
-def patched(before: str, patch: dict[str, int | str]) -> str:
-    """What page.js makes of it, in UTF-16 units."""
-    units = before.encode("utf-16-le")
-    start, end, text = 2 * int(patch["from"]), 2 * int(patch["to"]), str(patch["text"])
-    return (units[:start] + text.encode("utf-16-le") + units[end:]).decode("utf-16-le")
+def units(text: str) -> int:
+    """Its length as a browser counts."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def take(before: str, **patch: object) -> str:
+    """What the other side makes of a patch."""
+    return patched(before, Fields({"of": units(before), **patch}, "the edit"))
 
 
 @given(PIECES, PIECES, PIECES, PIECES, PIECES)
@@ -25,9 +31,23 @@ def test_a_patch_makes_the_one_text_of_the_other(
     before, now = head + filling + removed + tail, head + filling + added + tail
     story, patch = Sent(before).news(now)
     assert story is None and patch is not None
-    assert patched(before, patch) == now
+    assert take(before, **patch) == now
     assert len(str(patch["text"])) <= len(added)
 
 
 def test_a_short_story_is_sent_whole() -> None:
     assert Sent("x" * (LONG - 1)).news("new") == ("new", None)
+
+
+def test_a_patch_may_cut_a_character_in_two() -> None:
+    dragon, other = "\N{DRAGON}", "\N{DRAGON FACE}"  # whose first units are the same
+    half = other.encode("utf-16-le")[2:].decode("utf-16-le", "surrogatepass")
+    assert take(f"a {dragon} b", **{"from": 3, "to": 4, "text": half}) == f"a {other} b"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"of": 2}, {"of": 4}, {"from": -1}, {"to": 4}, {"from": 3, "to": 2}, {"text": 1}, {"from": "0"}]
+)
+def test_a_patch_of_another_text_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(StoryError):
+        take("abc", **{"from": 0, "to": 3, "text": "", **wrong})
