@@ -3,13 +3,13 @@ const byId = (id) => document.getElementById(id);
 const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse"]); // these change nothing
 const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
-const MEANWHILE = ["show", "look", "export", "history"]; // of use while the model writes, the first of them before all others
 
 let queue = []; // orders that wait, each with what to do after it
 let current = null; // the one under way
 let waiting = []; // who waits for all of them
 let next = null; // what is to be written when Continue is pressed
 let settings = {}; // and with which
+let presetName = ""; // what the settings are to be called
 let number = 0; // of the order sent last
 let writes = 0; // the number of the one that has something written: a way may be picked before that ends
 let known = false; // the desk has this story
@@ -28,7 +28,7 @@ const sealed = (order) => JSON.stringify({
 });
 const send = () => {
   const at = (wanted) => queue.findIndex((waits) => waits.order.do === wanted);
-  // What was ordered before the writing goes before it.
+  // What was ordered before the writing goes before it, and while it lasts only what the desk does then.
   const index = writing && writes ? MEANWHILE.map(at).find((place) => place >= 0) : 0;
   if (current || !queue[index]) return;
   [current] = queue.splice(index, 1);
@@ -89,6 +89,13 @@ const bringBack = () => {
   known = false;
   order({ do: "restore", copy, draft: draft === null ? null : box().value || draft });
 };
+const put = (place, html) => {
+  if (!place || place.contains(naming)) return; // a name that is being typed stays
+  place.innerHTML = html;
+  for (const time of place.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
+};
+const takes = () => [...document.querySelectorAll("#jet-ways .jet-take")].map(({ dataset }) => JSON.parse(dataset.do));
+const waysAreOver = () => byId("jet-ways").classList.add("jet-picked");
 const receive = (text, expected, done) => {
   let reply = {};
   try { reply = JSON.parse(text); } catch { /* no answer at all */ }
@@ -104,8 +111,9 @@ const receive = (text, expected, done) => {
   known = true;
   steps = { undo: reply.undo ?? steps.undo, redo: reply.redo ?? steps.redo };
   if (reply.opened || reply.wrote) byId("jet-compare").replaceChildren();
-  if (reply.opened) byId("jet-ways").classList.add("jet-picked"); // they are the other story's
-  for (const [id, html] of Object.entries(reply.html ?? {})) if (byId(id)) byId(id).innerHTML = html;
+  if (reply.opened) waysAreOver(); // they are the other story's
+  if (!reply.wrote && reply.branches && !takes().every(({ branch }) => reply.branches.includes(branch))) waysAreOver();
+  for (const [id, html] of Object.entries(reply.html ?? {})) put(byId(id), html);
   if (reply.title !== undefined && document.activeElement !== byId("jet-title")) byId("jet-title").value = reply.title;
   if (reply.fresh) {
     library.turnTo(null);
@@ -122,6 +130,35 @@ const receive = (text, expected, done) => {
     if (reply.word) openWord(reply.word);
   });
   return reply;
+};
+
+// --- names -------------------------------------------------------------------------------------------------
+
+// A field in the place of an element for as long as a name is typed. What it has then is kept, unless Escape is pressed.
+let naming = null;
+const askName = (element, label, value, keep) => {
+  const field = Object.assign(document.createElement("input"), { className: "jet-name", value, maxLength: 200, placeholder: "a name, then Enter" });
+  field.setAttribute("aria-label", label);
+  const close = (wanted, back) => {
+    if (naming !== field) return;
+    naming = null;
+    element.hidden = false;
+    field.remove();
+    if (back) element.focus();
+    if (wanted) keep(field.value);
+  };
+  field.addEventListener("keydown", (event) => {
+    if (!["Enter", "Escape"].includes(event.key)) return;
+    event.stopPropagation(); // it stops no story
+    event.preventDefault();
+    close(event.key === "Enter", true);
+  });
+  field.addEventListener("blur", () => close(field.value !== value, false));
+  element.hidden = true;
+  element.after(field);
+  naming = field;
+  field.focus();
+  field.select();
 };
 
 // --- another word ------------------------------------------------------------------------------------------
@@ -190,7 +227,7 @@ new MutationObserver(() => {
   if (fresh !== writes || fresh === waysOf) return;
   waysOf = fresh;
   ways.classList.remove("jet-before", "jet-picked");
-}).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true });
+}).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true, attributeFilter: ["data-n"] });
 
 // While the model writes nobody else does. Neither `disabled` nor `readOnly` says so to the box, since the browser
 // would then style every line of a long story anew. A composition cannot be refused, but ends with the focus.
@@ -289,10 +326,8 @@ window.jetStories = {
   },
   // The settings as they are, to be had again under a name.
   keepPreset(names, values) {
-    const name = prompt("A name for these settings", "");
-    if (name === null) return;
-    const settings = Object.fromEntries(names.map((key, index) => [key, values[index]]));
-    const wrong = ownPresets.keep(name, settings);
+    const chosen = Object.fromEntries(names.map((key, index) => [key, values[index]]));
+    const wrong = ownPresets.keep(presetName, chosen);
     if (wrong) say(wrong, true);
     ownPresets.show(usePreset);
   },
@@ -323,13 +358,13 @@ const write = (plain) => {
   next = withCursor(plain);
   press("jet-go");
 };
-const act = (plain) => {
+const act = (plain, button) => {
   if (plain.do === "ask-name") {
-    const name = prompt("A name for this branch", plain.name);
-    if (name !== null) order({ do: "rename", branch: plain.branch, name });
+    const branch = button.closest("li").querySelector(".jet-branch");
+    askName(branch, "A name for this branch", plain.name, (name) => order({ do: "rename", branch: plain.branch, name }));
     return;
   }
-  if (plain.do === "show") byId("jet-ways").classList.add("jet-picked");
+  if (plain.do === "show") waysAreOver();
   order(withCursor(plain));
 };
 const ask = () => write({ do: "ask", about: byId("jet-about-what").value });
@@ -352,7 +387,7 @@ document.addEventListener("click", ({ target, isTrusted }) => {
   if (!button || button.disabled) return;
   const { dataset } = button;
   if (dataset.do) {
-    act(JSON.parse(dataset.do));
+    act(JSON.parse(dataset.do), button);
     if (button.closest("#jet-popover")) closeWord();
   } else if (dataset.write) write(JSON.parse(dataset.write));
   else if (dataset.opening) {
@@ -362,7 +397,10 @@ document.addEventListener("click", ({ target, isTrusted }) => {
   else if (dataset.loreRemove !== undefined) { button.closest(".jet-entry").remove(); guide(); }
   else if (button.id === "jet-lore-add") byId("jet-lore").append(byId("jet-lore-row").content.cloneNode(true));
   else if (button.id === "jet-ask") ask();
-  else if (button.id === "jet-name-preset") byId("jet-keep-preset").click();
+  else if (button.id === "jet-name-preset") askName(button, "A name for these settings", "", (name) => {
+    presetName = name;
+    byId("jet-keep-preset").click();
+  });
   else if (button.id === "jet-new") order({ do: "new" });
 });
 // While the ways are written their buttons are drawn anew many times a second, and a click, which is a press and a

@@ -30,8 +30,9 @@ from jet.ui.visits import Visit
 Reply = dict[str, Any]
 Action = Callable[[Visit, Fields], Awaitable[Reply]]
 
-# What may be asked for while the model writes; the box has nothing new in it then.
-WHILE_WRITING = frozenset({"look", "keep", "export", "history", "show"})
+# What may be asked for while the model writes, the first of them before all others. The box has nothing new
+# in it then.
+WHILE_WRITING = ("show", "look", "keep", "export", "history")
 
 
 async def look(visit: Visit, order: Fields) -> Reply:

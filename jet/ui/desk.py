@@ -169,6 +169,7 @@ class Desk:
         """The reply with how things stand, as far as the page shows it."""
         document = visit.document
         shown: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
+        shown["branches"] = sorted(document.tree.branches)
         if not visit.busy:
             shown["marks"] = sheet.MARKS[order.tint](document)
         views_now: dict[str, str] = {}

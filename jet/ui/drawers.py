@@ -173,7 +173,7 @@ def _stories() -> str:
         '<button type="button" class="jet-opening" id="jet-new">New story</button>'
         '<label class="jet-opening jet-upload">Open a file<input id="jet-import" type="file" '
         'accept=".txt,.md,.markdown,.json"></label></div>'
-        '<h4>Kept in this browser</h4><ul id="jet-library"></ul>'
+        '<h2>Kept in this browser</h2><ul id="jet-library"></ul>'
         '<p class="jet-hint">Every change is kept here, on this device only. Save a file to be safe.</p>'
     )
 

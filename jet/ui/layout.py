@@ -81,6 +81,7 @@ def lay_out() -> Page:
                 ways, fresh = _html("", "jet-ways"), _html("", "jet-live")
             with gr.Column(elem_id="jet-right", min_width=0):
                 live = _html(panel.panel(None, None))
+                _html(panel.unfold())
             with gr.Column(elem_id="jet-below", min_width=0):
                 _html(drawers.tabs())
                 with gr.Column(elem_id="jet-drawer-settings", min_width=0):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from importlib import metadata
 
 import gradio as gr
 
+from jet.ui.actions import WHILE_WRITING
 from jet.ui.api import add_api
 from jet.ui.desk import Desk
 from jet.ui.events import wire
@@ -87,7 +89,8 @@ def speaks_mcp() -> bool:
 
 def _script() -> str:
     """What the page does in the browser, as one function that Gradio calls when it is there."""
-    parts = [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    parts = [f"const MEANWHILE = {json.dumps(WHILE_WRITING)};"]
+    parts += [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(["() => {", *parts, "}"])
 
 

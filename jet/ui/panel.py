@@ -63,6 +63,11 @@ def panel(
     return f'<div class="jet-panel" data-phase="{_text(phase)}">{"".join(parts)}</div>'
 
 
+def unfold() -> str:
+    """What brings all of the panel on a screen where it stands above the drawers and is one line."""
+    return '<label class="jet-check jet-unfold"><input type="checkbox" id="jet-unfold"> All numbers</label>'
+
+
 def _status(stats: RequestStats | None) -> str:
     said = "Ready" if stats is None else words.state(stats)
     detail = "" if stats is None or stats.error is None else stats.error
@@ -159,7 +164,7 @@ def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int) ->
     )
     remote = info is not None and info.residence == "remote"
     known = "not known here" if remote else words.memory(total or None)
-    heading = f"<h3>Memory of this story <b>{known}</b></h3>"
+    heading = f"<h2>Memory of this story <b>{known}</b></h2>"
     return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(stats, info, stories)}"
 
 
@@ -187,7 +192,7 @@ def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.process_memory_bytes is None:
         source = info
-    heading = "<h3>Memory of this machine</h3>"
+    heading = "<h2>Memory of this machine</h2>"
     rows = [("This process", words.memory(source.process_memory_bytes))]
     if info is None or info.device in _WITHOUT_ACCELERATOR:
         rows.append(("Accelerator", words.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
@@ -213,7 +218,7 @@ def _model(info: EngineInfo | None) -> str:
             ("Warmed up in", words.seconds(info.warmup_s if info else None)),
             ("Stories at once", words.count(info.writers) if info and info.writers else words.UNKNOWN),
         ]
-    return f"<h3>Model</h3>{_rows(rows)}"
+    return f"<h2>Model</h2>{_rows(rows)}"
 
 
 def _bar(parts: Sequence[tuple[str, float]], said: str) -> str:

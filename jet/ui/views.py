@@ -19,6 +19,7 @@ from jet.story.prompts import Part, Prompt
 from jet.story.spans import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
 from jet.ui import words
+from jet.ui.presets import PRESETS
 from jet.ui.reporting import FILES, ReportState
 from jet.ui.visits import Finished
 
@@ -36,7 +37,8 @@ _SETTINGS = {
     "max_new_tokens": "at most",
     "seed": "seed",
 }
-_OFF = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "dry_multiplier": 0.0, "xtc_probability": 0.0}
+_ALWAYS = ("temperature", "top_p", "max_new_tokens", "seed")  # the others only where they did something
+_NEUTRAL = asdict(PRESETS["neutral"])
 
 
 def escape(text: str) -> str:
@@ -90,7 +92,7 @@ def comparison(pair: Comparison) -> str:
     """How two branches go on from where they part."""
     common = pair.common[-300:].lstrip()
     columns = "".join(
-        f"<div><h4>{title}</h4><pre>{escape(_shortened(text) or '(nothing more)')}</pre></div>"
+        f"<div><h2>{title}</h2><pre>{escape(_shortened(text) or '(nothing more)')}</pre></div>"
         for title, text in (("On the sheet", pair.first), ("The other", pair.second))
     )
     return f'<p class="jet-common">… {escape(common)}</p><div class="jet-columns">{columns}</div>'
@@ -99,7 +101,7 @@ def comparison(pair: Comparison) -> str:
 def ways(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
     """Several continuations side by side, each with a button that picks it; `number` is their order's."""
     columns = "".join(
-        f"<div><h4>{label} way {press('Take this one', css='jet-take', do='show', branch=way.branch)}</h4>"
+        f"<div><h2>{label} way {press('Take this one', css='jet-take', do='show', branch=way.branch)}</h2>"
         f"<pre>{escape(way.text.lstrip() or '…')}</pre></div>"
         for label, way in zip(("First", "Second", "Third"), continuations, strict=False)
         if way.text or writing
@@ -125,7 +127,7 @@ def alternatives(found: TokenRange, generation: Generation | None, at: int) -> s
             f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
         )
     made = "" if generation is None else _made(generation, at)
-    return f"<h4>Another word, and on from there</h4>{''.join(rows)}{made}"
+    return f"<h2>Another word, and on from there</h2>{''.join(rows)}{made}"
 
 
 def _made(generation: Generation, at: int) -> str:
@@ -134,7 +136,7 @@ def _made(generation: Generation, at: int) -> str:
     said = ", ".join(
         f"{label} {words.UNKNOWN if settings[name] is None else settings[name]}"
         for name, label in _SETTINGS.items()
-        if name not in _OFF or settings[name] != _OFF[name]
+        if name in _ALWAYS or settings[name] != _NEUTRAL[name]
     )
     reuse = press("Use these settings", css="jet-reuse", do="reuse", at=at)
     return f"<p>{escape(generation.model)}: {escape(said)}</p>{reuse}"
@@ -223,13 +225,12 @@ def _part(part: Part) -> str:
 
 
 def history(log: Sequence[Finished]) -> str:
-    """The requests of this tab, latest first."""
+    """The requests of this tab, latest first. page.js puts the times into the reader's own."""
     if not log:
         return '<p class="jet-hint">Nothing has been written in this tab yet.</p>'
     rows = "".join(_past(past) for past in reversed(log))
     heads = "".join(
-        f'<th scope="col">{name}</th>'
-        for name in ("At (UTC)", "Read", "Written", "tok/s", "First", "End", "Seed")
+        f'<th scope="col">{name}</th>' for name in ("At", "Read", "Written", "tok/s", "First", "End", "Seed")
     )
     table = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
     return f'<div class="jet-scroll" tabindex="0"><table class="jet-table">{table}</table></div>'
@@ -238,7 +239,6 @@ def history(log: Sequence[Finished]) -> str:
 def _past(past: Finished) -> str:
     stats = past.stats
     cells = (
-        past.at.strftime("%H:%M:%S"),
         words.count(stats.prompt_tokens),
         words.count(stats.tokens),
         words.rate(stats.mean_tokens_per_second),
@@ -246,7 +246,8 @@ def _past(past: Finished) -> str:
         stats.finish_reason or words.UNKNOWN,
         words.UNKNOWN if stats.seed is None else str(stats.seed),
     )
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    at = f'<td><time datetime="{past.at.isoformat()}">{past.at:%H:%M:%S} UTC</time></td>'
+    return f"<tr>{at}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
 # --- the performance report ------------------------------------------------------------------------------

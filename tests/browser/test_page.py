@@ -229,8 +229,8 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
         "#jet-go",
         "#jet-stop",
         ".jet-panel",
-        ".jet-panel h3 + .jet-bar",
-        ".jet-panel h3:last-of-type",
+        ".jet-panel h2 + .jet-bar",
+        ".jet-panel h2:last-of-type",
         "#jet-seed",
     ]
 
@@ -429,3 +429,19 @@ def test_the_sheet_is_light_by_day_and_dark_by_night(tab: Page) -> None:
         color = tab.eval_on_selector(STORY, "(sheet) => getComputedStyle(sheet).backgroundColor")
         red, green, blue = (int(part) for part in re.findall(r"\d+", color)[:3])
         assert least <= (red + green + blue) / 3 <= most
+
+
+def test_on_a_phone_the_panel_is_one_line_until_it_is_unfolded(tab: Page) -> None:
+    tab.set_viewport_size({"width": 390, "height": 844})
+    memory = tab.locator(".jet-panel h2").first
+    expect(memory).to_be_hidden()
+    begin(tab, "A")
+    expect(tab.locator(".jet-speed b")).to_contain_text(re.compile(r"\d"))
+    box = tab.locator(".jet-panel").bounding_box()
+    assert box is not None and box["height"] < 60
+    tab.click("#jet-stop")
+    wait_for_status(tab, "Stopped")
+    tab.check("#jet-unfold")
+    expect(memory).to_be_visible()
+    tab.uncheck("#jet-unfold")
+    expect(memory).to_be_hidden()

@@ -105,8 +105,14 @@ def test_branches_can_be_named_and_pruned(quick: Page) -> None:
     quick.click("#jet-retry")
     expect(quick.locator("#jet-tree li")).to_have_count(2)
     expect_unlocked(quick)
-    quick.once("dialog", lambda dialog: dialog.accept("The dark <b>end</b>"))
+    name = quick.locator("#jet-tree input")
     quick.click("#jet-tree li:nth-child(2) >> text=Name")
+    name.fill("not this one")
+    name.press("Escape")
+    expect(name).to_have_count(0)
+    quick.click("#jet-tree li:nth-child(2) >> text=Name")
+    name.fill("The dark <b>end</b>")
+    name.press("Enter")
     expect(quick.locator("#jet-tree li:nth-child(2)")).to_contain_text("The dark <b>end</b>")
     quick.click("#jet-tree li:first-child >> text=Prune")
     expect(quick.locator("#jet-tree li")).to_have_count(0)  # one branch is no tree
@@ -148,6 +154,18 @@ def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: 
     assert story(tab) == "A"
     tab.click(f"{WAYS} .jet-take >> nth=1")
     expect(tab.locator(STORY)).to_have_value("A" + words("A", 12))
+
+
+def test_ways_that_undo_takes_back_are_gone(quick: Page) -> None:
+    quick.fill(STORY, "A")
+    quick.click("#jet-three")
+    expect(quick.locator(f"{WAYS} pre")).to_have_count(3)
+    expect_unlocked(quick)
+    quick.click("#jet-undo")
+    expect(quick.locator("#jet-ways")).to_be_hidden()
+    quick.click("#jet-three")
+    expect(quick.locator(f"{WAYS} pre >> nth=2")).to_be_visible()
+    expect_unlocked(quick)
 
 
 def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
@@ -308,8 +326,9 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     temperature = quick.get_by_label("number input for Temperature")
     temperature.fill("1.35")
     quick.get_by_label("number input for Maximum new tokens").fill("7")
-    quick.once("dialog", lambda dialog: dialog.accept(" Odd <b>dreams</b> "))
     quick.click("#jet-name-preset")
+    quick.fill(".jet-presets input", " Odd <b>dreams</b> ")
+    quick.press(".jet-presets input", "Enter")
     mine = quick.locator("#jet-own-presets button.jet-opening")
     expect(mine).to_have_text("Odd <b>dreams</b>")
     quick.click("text=Steady")
@@ -416,6 +435,9 @@ def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
     write(quick, "A")
     open_drawer(quick, "history")
     expect(quick.locator("#jet-past tbody tr").first).to_contain_text("length")
+    time = quick.locator("#jet-past time").first
+    here = time.evaluate("(time) => new Date(time.dateTime).toLocaleTimeString()")
+    expect(time).to_have_text(here)
     with quick.expect_download() as download:
         quick.click("#jet-drawer-history >> text=Save as csv")
     assert download.value.suggested_filename == "requests.csv"
