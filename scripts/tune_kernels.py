@@ -1,6 +1,6 @@
 """Try the ways in which the decode step's kernels can be cut, on the GPU that is there.
 
-    python -m scripts.tune_kernels --config config.json --output tilings.json
+    python -m scripts.tune_kernels --config config.json --output tilings.json [--quantize int8]
 
 Every product of the network's shapes is run with each tiling, over the weights of all layers behind each
 other and as one CUDA graph, as in a step. What is printed, fastest first, is for `default_tiling` in
@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,13 @@ from jet.bench.networks import read_config
 from jet.modeling import JetNemotronConfig
 from jet.ops.fused import JetSizes
 from jet.ops.operations import has_dependent_launch
+from jet.ops.quantized import INT4, INT8, SCHEMES, Quantized, Weight
 
 if TYPE_CHECKING:
     from jet.ops.kernels.linear import Tiling
 
 ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
-MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
+MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest; of codes half as many
 RUNS = 9
 EPS = 1e-6
 
@@ -49,14 +50,14 @@ class Product:
     sizes: JetSizes | None = None
 
 
-def products(config: JetNemotronConfig) -> list[Product]:
-    """Those of one step."""
+def products(config: JetNemotronConfig, only: str | None = None) -> list[Product]:
+    """Those of one step, or of one kind of them."""
     jet, kinds = config.jet, config.layer_types or []
     layers, jets = len(kinds), kinds.count("jet")
     sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     hidden, values = config.hidden_size, jet.value_dim
-    return [
+    found = [
         Product("norm_linear", sum(sizes.parts), hidden, jets),
         Product("norm_linear", heads * config.head_dim, hidden, layers - jets),
         Product("norm_linear", config.vocab_size, hidden, 1),
@@ -66,34 +67,53 @@ def products(config: JetNemotronConfig) -> list[Product]:
         Product("heads_linear_add", hidden, values, jets, sizes),
         Product("jet_step", values, jet.generator_dim, jets, sizes),
     ]
+    return [product for product in found if only in (None, product.kind)]
 
 
-def tilings(product: Product, itemsize: int) -> Iterator[tuple[int, int, int]]:
-    """Rows, columns and warps worth trying: those whose weights fit a thread's registers."""
+def tilings(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and warps worth trying: those whose weights fit a thread's registers.
+
+    `weight`: one of the product's.
+    """
+    span, itemsize, most = product.c, weight.dtype.itemsize, MOST_REGISTERS
+    if isinstance(weight, Quantized):
+        span, itemsize, most = weight.span, 1, MOST_REGISTERS // 2
     held = {"norm_swiglu": 2}.get(product.kind, 1)
     held = product.sizes.width if product.kind == "jet_step" and product.sizes else held
     for rows in ROWS:
         for warps in WARPS:
-            registers = rows * held * product.c * itemsize / (4 * 32 * warps)
-            if registers > MOST_REGISTERS or registers < 2:
+            registers = rows * held * span * itemsize / (4 * 32 * warps)
+            if registers > most or registers < 2:
                 continue
             for columns in COLUMNS:
                 lanes = 32 * warps * 16 // itemsize
-                if columns <= product.c and columns <= 2 * lanes:
+                if columns <= span and columns <= 2 * lanes:
                     yield rows, columns, warps
 
 
-def bind(product: Product, dtype: torch.dtype, pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
-    """From a tiling to the calls of all layers."""
+def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | None) -> Weight:
+    """A weight of that shape, of random numbers or random codes."""
+    if scheme is None:
+        return torch.randn((rows, columns), device="cuda", dtype=dtype) * 0.02
+    drawn = Quantized.empty((rows, columns), scheme, dtype, torch.device("cuda"))
+    bounds = {INT8: (-127, 128), INT4: (0, 256)}[scheme]
+    drawn.codes.copy_(torch.randint(*bounds, drawn.codes.shape, device="cuda", dtype=torch.int16))
+    drawn.scales.uniform_(1e-4, 1e-3)
+    return drawn
+
+
+def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
+    """From a tiling to the calls of all layers, on a weight each."""
     from jet.ops.kernels import jet_step, linear
 
     def random(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, device="cuda", dtype=kind) * 0.02
 
-    n, c, sizes = product.n, product.c, product.sizes
-    rows = {"norm_swiglu": 2 * n, "jet_step": n * (sizes.width if sizes else 1)}.get(product.kind, n)
-    weights = [random(rows, c, kind=dtype) for _ in range(product.layers)]
-    x, out, scale = random(1, c), random(1, n), random(c, kind=dtype)
+    n, c, sizes, dtype = product.n, product.c, product.sizes, weights[0].dtype
+    # What is between the products of an MLP is of the network's type in bfloat16.
+    short = product.kind == "linear_add" and dtype == torch.bfloat16
+    x = random(1, c, kind=dtype if short else torch.float32)
+    out, scale = random(1, n), random(c, kind=dtype)
 
     def calls(tiling: Tiling) -> list[Callable[[], None]]:
         more: dict[str, Any] = {"pdl": pdl, "tiling": tiling}
@@ -112,7 +132,8 @@ def bind(product: Product, dtype: torch.dtype, pdl: bool) -> Callable[[Tiling], 
             for _ in weights
         ]
         projected, slots = random(1, sum(sizes.parts)), torch.zeros(1, dtype=torch.int32, device="cuda")
-        decay, bias, norm = random(sizes.heads), random(rows, kind=dtype), random(sizes.value, kind=dtype)
+        decay, norm = random(sizes.heads), random(sizes.value, kind=dtype)
+        bias = random(len(weights[0]), kind=dtype)
         squares = random(1, sizes.heads, jet_step.shares(sizes, weights[0], tiling))
         return [
             partial(
@@ -157,14 +178,14 @@ def seconds(calls: list[Callable[[], None]]) -> float:
     return float(statistics.median(times))
 
 
-def tune(product: Product, dtype: torch.dtype, pdl: bool) -> list[dict[str, Any]]:
+def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
     """What every tiling takes, the fastest first; the default one is marked."""
-    from jet.ops.kernels.linear import Tiling, default_tiling
+    from jet.ops.kernels.linear import Tiling, tiling_of
 
-    calls = bind(product, dtype, pdl)
-    usual = default_tiling(product.kind, product.n, product.c, dtype.itemsize)  # type: ignore[arg-type]
+    calls = bind(product, weights, pdl)
+    usual = tiling_of(product.kind, product.n, weights[0])  # type: ignore[arg-type]
     rows = []
-    for tiling in {usual, *(Tiling(*cut) for cut in tilings(product, dtype.itemsize))}:
+    for tiling in {usual, *(Tiling(*cut) for cut in tilings(product, weights[0]))}:
         try:
             took = seconds(calls(tiling))
         except Exception as error:  # does not compile, or wants more than the card has
@@ -174,11 +195,11 @@ def tune(product: Product, dtype: torch.dtype, pdl: bool) -> list[dict[str, Any]
     return sorted(rows, key=lambda row: float(row["us"]))
 
 
-def weight_bytes(product: Product, itemsize: int) -> int:
-    """Of one layer."""
-    factor = 2 if product.kind == "norm_swiglu" else 1
-    factor = product.sizes.width if product.kind == "jet_step" and product.sizes else factor
-    return factor * product.n * product.c * itemsize
+def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weight]:
+    """The weights of all layers."""
+    width = product.sizes.width if product.sizes else 1
+    rows = {"norm_swiglu": 2 * product.n, "jet_step": product.n * width}.get(product.kind, product.n)
+    return [random_weight(rows, product.c, dtype, scheme) for _ in range(product.layers)]
 
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
@@ -186,9 +207,10 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> Non
     from jet.ops.kernels.linear import Tiling
 
     dtype = getattr(torch, options.dtype)
-    for product in products(config):
-        calls = bind(Product(**{**vars(product), "layers": 1}), dtype, options.pdl)
-        for number, cut in enumerate(tilings(product, dtype.itemsize)):
+    for product in products(config, options.only):
+        weights = draw(replace(product, layers=1), dtype, options.quantize)
+        calls = bind(product, weights, options.pdl)
+        for number, cut in enumerate(tilings(product, weights[0])):
             if number % options.workers == options.share:
                 try:
                     calls(Tiling(*cut))[0]()
@@ -204,6 +226,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, required=True, help="config.json of the network")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--quantize", choices=SCHEMES, help="weights in whole numbers")
+    parser.add_argument("--only", help="one kind of product, such as linear_add")
     parser.add_argument("--output", type=Path, help="where to write everything as JSON")
     parser.add_argument("--workers", type=int, default=8, help="processes that compile (default: 8)")
     parser.add_argument("--top", type=int, default=5, help="lines of each table (default: 5)")
@@ -226,9 +250,10 @@ def main(arguments: list[str] | None = None) -> None:
     for worker in workers:
         worker.wait()
     dtype, found = getattr(torch, options.dtype), []
-    for product in products(config):
-        rows = tune(product, dtype, options.pdl)
-        size = weight_bytes(product, dtype.itemsize)
+    for product in products(config, options.only):
+        weights = draw(product, dtype, options.quantize)
+        rows = tune(product, weights, options.pdl)
+        size = weights[0].nbytes
         found.append({"kind": product.kind, "n": product.n, "c": product.c, "bytes": size, "tilings": rows})
         print(f"\n{product.kind} {product.n} × {product.c}, {size / 1e6:.1f} MB, {product.layers} layers")
         for row in [*rows[: options.top], *(row for row in rows[options.top :] if row["default"])]:

@@ -240,6 +240,8 @@ def make_runner(
 
 def prepare(runner: ModelRunner) -> None:
     """Let a runner prepare what it can in a few seconds, and say what that is."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what loading needed besides the network, others may need now
     until = time.monotonic() + _PREPARE_S
     while time.monotonic() < until and (words := runner.prepare()) is not None:
         if words != LOADING.said:

@@ -74,7 +74,8 @@ class FusedStep:
         self._larger = iter(() if like is None else like._buffers)
         self._x = self._buffer(config.hidden_size)
         self._angles = self._buffer(config.head_dim), self._buffer(config.head_dim)
-        self._hidden = self._buffer(config.intermediate_size)
+        between = model.dtype if model.dtype in operations.short else torch.float32
+        self._hidden = self._buffer(config.intermediate_size, between)
         self.logits = self._buffer(config.vocab_size)
         self.parts = self._fetch_ahead(self._bind(model))
         self.saved_bytes = sum(self._saved.values())
@@ -112,10 +113,10 @@ class FusedStep:
         self._saved[place] = weight.nbytes - self._forms[place].nbytes
         return self._forms[place]
 
-    def _buffer(self, size: int) -> Tensor:
+    def _buffer(self, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         rows, larger = len(self._rows.token), next(self._larger, None)
-        if larger is None:
-            larger = torch.zeros(rows, size, dtype=torch.float32, device=self._device)
+        if larger is None or larger.dtype != dtype:
+            larger = torch.zeros(rows, size, dtype=dtype, device=self._device)
         self._buffers.append(larger[:rows])
         return self._buffers[-1]
 

@@ -81,7 +81,9 @@ def draw_quantized(
         draw(module)
         weight = cast(Tensor, module.weight)
         shape = (weight.shape[0], weight.shape[1])
-        return quantize(lambda begin, end: weight[begin:end], shape, scheme_of(scheme, name), dtype, device)
+        held = quantize(lambda begin, end: weight[begin:end], shape, scheme_of(scheme, name), dtype, device)
+        module.weight = nn.Parameter(weight.to("meta"), requires_grad=False)  # nobody else has these numbers
+        return held
 
     replace_weights(model, weight_of, scheme)
     for module in model.modules():

@@ -80,7 +80,7 @@ def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: W
         norm_weight: the norm's scale, `[C]`.
         eps: the norm's epsilon.
         gate_up: `[2 * I, C]`, the gate's rows first.
-        out: `[B, I]` float32, overwritten.
+        out: `[B, I]` float32 or shorter, overwritten.
     """
     normed = F.rms_norm(x, norm_weight.shape, norm_weight.float(), eps)
     gate, up = F.linear(normed, gate_up.float()).chunk(2, dim=1)
@@ -88,8 +88,8 @@ def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: W
 
 
 def linear_add_reference(h: Tensor, weight: Weight, x: Tensor) -> None:
-    """`x += h @ weight.T` for h `[B, C]` float32, weight `[N, C]` and x `[B, N]` float32."""
-    x.add_(F.linear(h, weight.float()))
+    """`x += h @ weight.T` for h `[B, C]` float32 or shorter, weight `[N, C]` and x `[B, N]` float32."""
+    x.add_(F.linear(h.float(), weight.float()))
 
 
 def gated_norm_linear_add_reference(

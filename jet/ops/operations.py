@@ -66,6 +66,9 @@ class Operations:
         name: in words for people.
         weight: gives a matrix in the form that products read fastest, itself or a copy.
         ahead: gives a bound operation that also has the memory fetched which the next one reads first.
+        short: the types of a network whose MLPs keep what is between their products in that type, as its
+            forward does, instead of in float32. In float16 that could be too large a number, so there only
+            where products round their inputs anyway.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Operations:
     jet_block: BindJetBlock
     attend_pages: Bind
     attend_window: Bind
+    short: tuple[torch.dtype, ...] = ()
 
 
 def reference_operations() -> Operations:
@@ -190,6 +194,7 @@ def triton_operations(
         jet_block=partial(_triton_jet_block, pdl),
         attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
         attend_window=partial(partial, attention_kernels.attend_window, **attending),
+        short=(torch.bfloat16,),
     )
 
 
@@ -209,6 +214,7 @@ def _batched_operations(scratch: AttentionScratch) -> Operations:
         jet_block=partial(_in_three, norm_linear, jet_step, partial(batched.gated_norm_linear_add, memory)),
         attend_pages=partial(partial, attention.attend_pages, scratch=scratch),
         attend_window=partial(partial, attention.attend_window, scratch=scratch),
+        short=(torch.bfloat16, torch.float16),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from jet.bench.ceiling import LARGE, copy_bandwidth
+from jet.bench.ceiling import copy_bandwidth, large_copy
 from jet.bench.machine import describe_machine
 from jet.bench.measure import Spread
 from jet.bench.report import Figure
@@ -57,18 +57,13 @@ def _driver() -> str | None:
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Time large copies and square matrix products."""
-    copy = copy_bandwidth(_copy_bytes(bench.device), bench.device)
+    copy = copy_bandwidth(large_copy(bench.device), bench.device)
     figures = {"copy": Figure("copy on the device, read and write", "B/s", copy)}
     for dtype in {torch.float32: None, bench.dtype: None}:
         name = str(dtype).removeprefix("torch.")
         spread = product_throughput(bench.device, dtype)
         figures[f"product_{name}"] = Figure(f"matrix product, {name}", "FLOP/s", spread)
     return {"figures": {name: figure.as_json() for name, figure in figures.items()}}
-
-
-def _copy_bytes(device: torch.device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(min(LARGE, free // 4))
 
 
 def product_throughput(device: torch.device, dtype: torch.dtype) -> Spread:

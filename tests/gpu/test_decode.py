@@ -181,7 +181,9 @@ def test_dry_and_xtc_are_drawn_by_the_host_and_the_next_request_by_the_graph_aga
 def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
     """The step launched ahead of the news goes to the idle slot."""
     model = load(GOLDEN / "tiny-2b", torch.float32)
-    story = ids(list(serve(model).submit(Request("1 2 3", SAMPLED))))
+    engine = serve(model)
+    story = ids(list(engine.submit(Request("1 2 3", SAMPLED))))
+    engine.close()
     place = next(i for i in range(1, 20) if story[i] not in story[:i])
     runner = ModelRunner(model, frozenset({story[place]}), slots=2, tokens=2048)
     sequence = runner.open(SAMPLED)

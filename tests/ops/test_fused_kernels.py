@@ -23,7 +23,7 @@ from jet.ops import fused
 from jet.ops.fused import JetSizes
 from jet.ops.kernels import jet_step as jet_kernels
 from jet.ops.kernels import linear as kernels
-from jet.ops.kernels.linear import Tiling, default_tiling, tiling_of
+from jet.ops.kernels.linear import OF_CODES, Tiling, default_tiling, tiling_of
 from jet.ops.quantized import SCHEMES, Quantized, quantize
 from tests.networks import small_model
 
@@ -103,6 +103,21 @@ class TestProducts:
     def test_linear_add(self, shape, dtype, rows, tiling) -> None:
         n, c = shape
         compare_linear_add(rows, weights(n, c, dtype), tiling)
+
+
+@pytest.mark.parametrize(("n", "c"), [(5, 33), (16, 128)])
+def test_what_lies_between_two_products_may_be_short(n: int, c: int) -> None:
+    """In float16, which the interpreter rounds as the compiler does."""
+    given = (normal(2, c), normal(c), EPS, weights(2 * n, c, torch.float16))
+    between, expected = empty(2, n).half(), empty(2, n).half()
+    kernels.norm_swiglu(*given, between)
+    fused.norm_swiglu_reference(*given, expected)
+    torch.testing.assert_close(between, expected, rtol=2e-3, atol=1e-4)
+    weight, x = weights(c, n, torch.float16), normal(2, c)
+    expected = x.clone()
+    kernels.linear_add(between, weight, x)
+    fused.linear_add_reference(between, weight, expected)
+    agree(x, expected)
 
 
 # Odd columns, halves that end within a group, whole groups, many tiles.
@@ -209,11 +224,11 @@ def test_default_tiling_is_made_of_powers_of_two(kind, n, c, itemsize) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("kind", ["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"])
 @pytest.mark.parametrize(("n", "c"), [(8, 1536), (1, 8960), (8, 3072), (4, 11008), (32, 384), (3, 5)])
-def test_tiles_of_codes_are_mostly_full(kind, n, c, scheme) -> None:
+def test_tiles_of_codes_are_mostly_full_or_measured(kind, n, c, scheme) -> None:
     weight = coded(n, c, scheme)
     tiling = tiling_of(kind, n, weight)
     assert tiling.columns & (tiling.columns - 1) == 0
-    if c > 64:
+    if c > 64 and (scheme, kind) not in OF_CODES:
         assert -weight.span % tiling.columns <= weight.span / 8
 
 

@@ -25,7 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(options, "QUICK", Plan(2, 4, (16, 32), (1, 2), 4, 2))
-        patch.setattr(machine, "LARGE", 2**24)
         patch.setattr(ceiling, "LARGE", 2**24)
         patch.setitem(machine._SIDE, "cpu", 256)
         arguments = ["--config", str(CONFIG), "--random-weights", "--device", "cpu", "--output", str(output)]

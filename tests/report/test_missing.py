@@ -15,7 +15,6 @@ from jet.report.report import load
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "LARGE", 2**24)
     monkeypatch.setattr(ceiling, "LARGE", 2**24)
     monkeypatch.setitem(machine._SIDE, "cpu", 64)
 

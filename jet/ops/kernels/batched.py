@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""The decode step's operations for many rows: products by cuBLAS on tensor cores, the rest in Triton.
+"""The decode step's operations for many rows: products on tensor cores, by our kernel or cuBLAS.
 
 With many rows a product is a product of matrices. Its inputs are then rounded to the weights' type, as the
 network's forward rounds them; sums stay in float32. Quantised weights are turned into numbers first, one
@@ -22,13 +22,16 @@ import triton.language as tl
 from torch import Tensor
 
 from jet.ops.fused import JetSizes
+from jet.ops.kernels import skinny
 from jet.ops.kernels.jet_step import EPS, _keys_in_a_tile, _load_state, _recall, _softplus
 from jet.ops.kernels.linear import silu
 from jet.ops.quantized import Quantized, Weight, pieces
 
-ROWS = 16  # value channels of a program of the jet step
+ROWS = 64  # value channels of a program of the jet step, which is then as wide as memory likes to be read
 BLOCK = 1024  # numbers that a program activates
 MOST_NUMBERS = 2**25  # weights that are turned into numbers at once
+# Rows up to which our products take less time than cuBLAS's: with the activation as a part, and without.
+MOST_GATED, MOST_SKINNY = 64, 32
 
 Step = Callable[[], None]
 
@@ -38,6 +41,11 @@ class Memory:
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
+        self._meetings: dict[torch.device, skinny.Meeting] = {}
+
+    def meeting(self, device: torch.device) -> skinny.Meeting:
+        """For our own products."""
+        return self._meetings.setdefault(device, skinny.Meeting(device))
 
     def input(self, weight: Weight, rows: int) -> Tensor:
         """What a weight is multiplied with, in its type."""
@@ -86,7 +94,16 @@ def norm_swiglu(
     memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> Step:
     """Twin of `norm_swiglu_reference`."""
-    normed, both, size = memory.input(gate_up, len(x)), memory.output(gate_up, len(x)), out.shape[1]
+    normed, size = memory.input(gate_up, len(x)), out.shape[1]
+    if isinstance(gate_up, Tensor) and _is_skinny(normed, MOST_GATED):
+        swiglu = skinny.swiglu(normed, gate_up, out, memory.meeting(x.device))
+
+        def run_at_once() -> None:
+            _normalise(x, norm_weight, eps, normed)
+            swiglu()
+
+        return run_at_once
+    both = memory.output(gate_up, len(x))
     multiply = product(memory, normed, gate_up, both)
 
     def run() -> None:
@@ -98,14 +115,15 @@ def norm_swiglu(
 
 
 def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> Step:
-    """Twin of `linear_add_reference`."""
-    given, added = memory.input(weight, len(h)), memory.output(weight, len(h))
-    multiply = product(memory, given, weight, added)
+    """Twin of `linear_add_reference`; fastest where `h` has the type of the weight."""
+    if h.dtype == weight.dtype:
+        return product(memory, h, weight, x, add=True)
+    given = memory.input(weight, len(h))
+    multiply = product(memory, given, weight, x, add=True)
 
     def run() -> None:
         given.copy_(h)
         multiply()
-        x.add_(added)
 
     return run
 
@@ -116,15 +134,14 @@ def gated_norm_linear_add(
     """Twin of `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
-    given, added = memory.input(weight, len(o)), memory.output(weight, len(o))
-    multiply = product(memory, given, weight, added)
+    given = memory.input(weight, len(o))
+    multiply = product(memory, given, weight, x, add=True)
 
     def run() -> None:
         _gated_norm_kernel[(heads, len(o))](
             o, gate, gate.stride(0), norm_weight, eps, given, HEADS=heads, SIZE=size, PADDED=padded
         )
         multiply()
-        x.add_(added)
 
     return run
 
@@ -148,13 +165,14 @@ def jet_step(
     hidden, kernels = memory.input(kernels_weight, batch), memory.output(kernels_weight, batch)
     multiply = product(memory, hidden, kernels_weight, kernels)
     w1 = projected[:, 2 * sizes.heads * sizes.key :]
+    rows = min(ROWS, triton.next_power_of_2(sizes.value))
 
     def run() -> None:
         _silu_kernel[(triton.cdiv(sizes.generator, BLOCK), batch)](
             w1, w1.stride(0), hidden, SIZE=sizes.generator, BLOCK=BLOCK
         )
         multiply()
-        _jet_step_kernel[(triton.cdiv(sizes.value, ROWS), sizes.heads, batch)](
+        _jet_step_kernel[(triton.cdiv(sizes.value, rows), sizes.heads, batch)](
             projected,
             projected.stride(0),
             kernels,
@@ -171,38 +189,55 @@ def jet_step(
             VALUE=sizes.value,
             GENERATOR=sizes.generator,
             WIDTH=sizes.width,
-            ROWS=ROWS,
+            ROWS=rows,
             KEYS=_keys_in_a_tile(sizes.key),
         )
 
     return run
 
 
-def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor) -> Step:
-    """`out = given @ weight.T`: `given` `[B, C]` in the type of `weight` `[N, C]`, `out` `[B, N]` float32."""
+def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: bool = False) -> Step:
+    """`out = given @ weight.T`, or with `add` that much more.
+
+    Args:
+        memory: for quantised weights.
+        given: `[B, C]` in the type of `weight`.
+        weight: `[N, C]`.
+        out: `[B, N]` float32.
+        add: to `out`, within the product: cuBLAS starts its sums from what is there.
+    """
     if isinstance(weight, Quantized):
-        return _quantized_product(memory, given, weight, out)
-    turned = weight.T
+        return _quantized_product(memory, given, weight, out, add)
+    if _is_skinny(given, MOST_SKINNY):
+        return skinny.product(given, weight, out, add, memory.meeting(given.device))
+    turned, beta = weight.T, int(add)
 
     def run() -> None:
         if weight.dtype == torch.float32:
-            torch.mm(given, turned, out=out)
+            torch.addmm(out, given, turned, beta=beta, out=out)
         elif weight.is_cuda:
-            torch.ops.aten.mm.dtype_out(given, turned, torch.float32, out=out)
+            torch.ops.aten.addmm.dtype_out(out, given, turned, torch.float32, beta=beta, out=out)
         else:
-            torch.mm(given.float(), turned.float(), out=out)
+            torch.addmm(out, given.float(), turned.float(), beta=beta, out=out)
 
     return run
 
 
-def _quantized_product(memory: Memory, given: Tensor, weight: Quantized, out: Tensor) -> Step:
+def _is_skinny(given: Tensor, most: int) -> bool:
+    return given.is_cuda and given.dtype != torch.float32 and len(given) <= most
+
+
+def _quantized_product(memory: Memory, given: Tensor, weight: Quantized, out: Tensor, add: bool) -> Step:
     """The same; of more weights than `MOST_NUMBERS` a part after the other."""
     ranges = list(pieces((len(weight), weight.columns), MOST_NUMBERS))
     parts = [weight[begin:end] for begin, end in ranges]
     places = [memory.numbers(part) for part in parts]
     whole = len(parts) == 1
     results = [out if whole else memory.output(part, len(given)) for part in parts]
-    products = [product(memory, given, *pair) for pair in zip(places, results, strict=True)]
+    products = [
+        product(memory, given, place, result, add and whole)
+        for place, result in zip(places, results, strict=True)
+    ]
 
     def run() -> None:
         for (begin, end), part, place, result, multiply in zip(
@@ -211,7 +246,8 @@ def _quantized_product(memory: Memory, given: Tensor, weight: Quantized, out: Te
             part.dequantize(out=place)
             multiply()
             if not whole:
-                out[:, begin:end].copy_(result)
+                columns = out[:, begin:end]
+                columns.add_(result) if add else columns.copy_(result)
 
     return run
 
@@ -255,7 +291,8 @@ def _swiglu_kernel(both, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     inside = column < SIZE
     gate = tl.load(both + row * (2 * SIZE) + column, mask=inside, other=0.0)
     up = tl.load(both + row * (2 * SIZE) + SIZE + column, mask=inside, other=0.0)
-    tl.store(out + row * SIZE + column, silu(gate) * up, mask=inside)
+    gated = silu(gate) * up
+    tl.store(out + row * SIZE + column, gated.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

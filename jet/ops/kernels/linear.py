@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from jet.ops.kernels.weights import (
+    PART,
     add_products,
     by_row,
     held,
@@ -34,7 +35,7 @@ from jet.ops.kernels.weights import (
     numbers,
     sizes,
 )
-from jet.ops.quantized import Quantized, Weight
+from jet.ops.quantized import INT4, INT8, Quantized, Weight
 
 Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
 
@@ -44,6 +45,7 @@ VECTOR = 16  # bytes a thread loads at once
 REGISTERS = {"heads_linear_add": 96, "linear_add": 88, "jet_step": 64}
 MAX_TILES = 32  # longer tuples only make longer code
 LEAST_COLUMNS = 64  # of a tile of codes
+MANY_ROWS = 2**31
 MOST_AHEAD = 2 * 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
 
 
@@ -58,6 +60,21 @@ class Tiling:
     rows: int
     columns: int
     warps: int
+
+
+# Of codes: rows up to which it holds, and a tiling that was faster on one H100 than the default
+# (scripts/tune_kernels.py). The fewer bytes a weight has, the more its inputs count, which rows share.
+OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
+    (INT8, "linear_add"): [(MANY_ROWS, Tiling(2, 512, 8))],
+    (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(2, 1024, 8))],
+    (INT4, "norm_linear"): [
+        (4096, Tiling(4, 128, 1)),
+        (65536, Tiling(16, 256, 4)),
+        (MANY_ROWS, Tiling(8, 256, 1)),
+    ],
+    (INT4, "norm_swiglu"): [(MANY_ROWS, Tiling(8, 128, 4))],
+    (INT4, "linear_add"): [(MANY_ROWS, Tiling(4, 2048, 4))],
+}
 
 
 def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
@@ -87,11 +104,14 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
 def tiling_of(kind: Kind, n: int, weight: Weight) -> Tiling:
     """A tiling for a weight; `n` as for `default_tiling`.
 
-    Codes take as many threads as half precision would, since it is inputs that fill their registers. Their
-    tiles are made narrower where much of the last one would lie behind the end.
+    Codes that nothing was measured for take as many threads as half precision would, since it is inputs that
+    fill their registers. Their tiles are made narrower where much of the last one would lie behind the end.
     """
     if not isinstance(weight, Quantized):
         return default_tiling(kind, n, weight.shape[1], weight.element_size())
+    for most, tiling in OF_CODES.get((weight.scheme, kind), []):
+        if n <= most:
+            return replace(tiling, columns=min(tiling.columns, triton.next_power_of_2(weight.span)))
     tiling = default_tiling(kind, n, weight.shape[1], 2)
     columns = min(tiling.columns, triton.next_power_of_2(weight.span))
     while columns > LEAST_COLUMNS and -weight.span % columns > weight.span // 8:
@@ -433,7 +453,8 @@ def _norm_swiglu(
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
         gated = by_row(gated, gates[0], gate_shares[0]) * scale
         upped = by_row(upped, ups[0], up_shares[0]) * scale
-        tl.store(out + b * N + row, silu(gated) * upped, mask=row < N)
+        result = silu(gated) * upped
+        tl.store(out + b * N + row, result.to(out.dtype.element_ty), mask=row < N)
 
 
 @triton.jit
@@ -476,7 +497,7 @@ def _linear_add(
             place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
             column = (i // TILES) * SPAN + place
             one = tl.load(h + b * C + column, mask=(place < SPAN) & (column < C), other=0.0)
-            inputs = inputs + (one,)  # noqa: RUF005
+            inputs = inputs + (one.to(tl.float32),)  # noqa: RUF005
         products = no_products(ROWS, COLUMNS, SHARED)
         for i in tl.static_range(HALVES * TILES):
             products = add_products(products, weights[i % TILES], inputs[i], shares, i, i // TILES, SHARED)
@@ -562,12 +583,12 @@ def _load_head_factors(
     HALVES: tl.constexpr,
     SHARED: tl.constexpr,
 ):
-    """Of one row as `load_factors`: of int8 its own, of int4 `[GROUP, PADDED / SHARED]` a tile and half."""
+    """Of one row as `load_factors`: of int8 its own, of int4 `[GROUP, PADDED / PART]` a tile and half."""
     found = ()
     if SHARED > 0:
         OF_HEAD: tl.constexpr = SIZE // SHARED
         head = tl.arange(0, GROUP)[:, None]
-        group = tl.arange(0, PADDED // SHARED)[None, :]
+        group = (tl.arange(0, PADDED // PART) * PART // SHARED)[None, :]
         for i in tl.static_range(HALVES * ((MINE + GROUP - 1) // GROUP)):
             other = (i % ((MINE + GROUP - 1) // GROUP)) * GROUP + head
             here = (i // ((MINE + GROUP - 1) // GROUP)) * MINE + other

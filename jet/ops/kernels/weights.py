@@ -6,6 +6,10 @@ To a kernel a weight is `weight`, numbers or codes, with `factors`, which are No
 sizes: `SPAN`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and `SHARED`,
 columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves a tile of
 inputs in either half.
+
+Turning codes into numbers is what bounds these kernels once there are few bytes to read, so it is written
+for the fewest instructions: four codes are taken from a register at once, and int4 stays too large until
+`PART` products are summed, of which then a multiple of the sum of the inputs is taken away.
 """
 
 from __future__ import annotations
@@ -18,12 +22,44 @@ from torch import Tensor
 
 from jet.ops.quantized import GROUP, INT4, Quantized, Weight
 
+PART = tl.constexpr(16)  # columns of a tile of codes that a thread holds side by side, and sums first
+
 # With these bits of an exponent, a small whole number is a float32 of 2 ** 23 more. To convert integers takes
 # a card several times as long as this and a subtraction.
 _EXPONENT = tl.constexpr(0x4B000000)
 _INT8_SIGN = tl.constexpr(0x80)
 _INT8_ZERO = tl.constexpr(float(2**23 + 128))
-_INT4_ZERO = tl.constexpr(float(2**23 + 8))
+# With these and its four bits right behind them, half of it is 8 more: near enough to leave its last digits
+# alone when it is multiplied first and the rest is taken away from the sum.
+_NEAR_EXPONENT = tl.constexpr(0x41000000)
+_NEAR_PLACE = tl.constexpr(19)
+_INT4_ZERO = tl.constexpr(8.0 + 8 / 2)
+
+_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # knows no assembly
+# `prmt` makes a word of any four bytes of two others: here one code and the exponent.
+_FOUR_OF_INT8 = tl.constexpr("""
+    {
+        .reg .b32 codes;
+        xor.b32 codes, $4, 0x80808080;
+        prmt.b32 $0, codes, 0x4B000000, 0x7440;
+        prmt.b32 $1, codes, 0x4B000000, 0x7441;
+        prmt.b32 $2, codes, 0x4B000000, 0x7442;
+        prmt.b32 $3, codes, 0x4B000000, 0x7443;
+    }
+""")
+_FOUR_OF_INT4 = """
+    {
+        .reg .b32 codes;
+        SHIFT.b32 codes, $4, PLACES;
+        and.b32 codes, codes, 0x78787878;
+        prmt.b32 $0, codes, 0x41000000, 0x7044;
+        prmt.b32 $1, codes, 0x41000000, 0x7144;
+        prmt.b32 $2, codes, 0x41000000, 0x7244;
+        prmt.b32 $3, codes, 0x41000000, 0x7344;
+    }
+"""
+_FOUR_OF_LOW_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shl").replace("PLACES", "3"))
+_FOUR_OF_HIGH_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shr").replace("PLACES", "1"))
 
 
 def held(weight: Weight) -> tuple[Tensor, Tensor | None]:
@@ -55,14 +91,14 @@ def load_rows(weight, row, stride, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
 def load_factors(
     factors, row, SPAN: tl.constexpr, HALVES: tl.constexpr, SHARED: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, COLUMNS / SHARED]`."""
+    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, COLUMNS / PART]`."""
     found = ()
     if SHARED > 0:
         GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
         start = row.to(tl.int64)[:, None] * (HALVES * GROUPS)
         for half in tl.static_range(HALVES):
             for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-                group = (t * (COLUMNS // SHARED) + tl.arange(0, COLUMNS // SHARED))[None, :]
+                group = ((t * COLUMNS + tl.arange(0, COLUMNS // PART) * PART) // SHARED)[None, :]
                 factor = tl.load(factors + start + half * GROUPS + group, mask=group < GROUPS, other=0.0)
                 found = found + (factor.to(tl.float32),)  # noqa: RUF005
     elif factors is not None:
@@ -88,20 +124,39 @@ def load_halves(x, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, CO
 def numbers(tile, HALF: tl.constexpr):
     """What a tile of weights stands for in float32, factors aside; of int4 that of one half."""
     if tile.dtype == tl.int8:
-        bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)
-        return bits.to(tl.float32, bitcast=True) - _INT8_ZERO
+        return _with_exponent(tile, HALF) - _INT8_ZERO
     elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
-        bits = ((tile.to(tl.int32) >> (4 * HALF)) & 15) | _EXPONENT
-        return bits.to(tl.float32, bitcast=True) - _INT4_ZERO
+        return 2.0 * (_with_exponent(tile, HALF) - _INT4_ZERO)
     else:
         return tile.to(tl.float32)
+
+
+@triton.jit
+def _with_exponent(tile, HALF: tl.constexpr):
+    """Codes, of int4 half of them, as float32, too large by `_INT8_ZERO` or `_INT4_ZERO`."""
+    if tile.dtype == tl.int8:
+        if _INTERPRETED:
+            bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)
+        else:
+            bits = _four(_FOUR_OF_INT8, tile)
+    elif _INTERPRETED:
+        bits = (((tile.to(tl.int32) >> (4 * HALF)) & 15) << _NEAR_PLACE) | _NEAR_EXPONENT
+    else:
+        bits = _four(_FOUR_OF_HIGH_INT4 if HALF else _FOUR_OF_LOW_INT4, tile)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _four(assembly: tl.constexpr, tile):
+    """Of every four elements of 8 bits four of 32."""
+    return tl.inline_asm_elementwise(assembly, "=r,=r,=r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=4)
 
 
 @triton.jit
 def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr):
     """What `add_products` adds to."""
     if SHARED > 0:
-        return tl.zeros([ROWS, COLUMNS // SHARED], tl.float32)
+        return tl.zeros([ROWS, COLUMNS // PART], tl.float32)
     else:  # noqa: RET505
         return tl.zeros([ROWS, COLUMNS], tl.float32)
 
@@ -110,11 +165,16 @@ def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr)
 def add_products(products, tile, inputs, factors, at: tl.constexpr, HALF: tl.constexpr, SHARED: tl.constexpr):
     """Add a tile times its inputs, still to be summed over columns; `at`: the place of its factors."""
     if SHARED > 0:
-        each = numbers(tile, HALF) * inputs
-        grouped = tl.reshape(each, [each.shape[0], each.shape[1] // SHARED, SHARED])
-        return products + tl.sum(grouped, 2) * factors[at]
+        summed = _sum_parts(_with_exponent(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
+        return products + summed * (2.0 * factors[at])
     else:  # noqa: RET505
         return products + numbers(tile, HALF) * inputs
+
+
+@triton.jit
+def _sum_parts(x):
+    """`[R, C]` summed over each `PART` columns: `[R, C / PART]`."""
+    return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // PART, PART]), 2)
 
 
 @triton.jit
