@@ -115,6 +115,7 @@ const receive = (text, expected, done) => {
   if (!reply.wrote && reply.branches && !takes().every(({ branch }) => reply.branches.includes(branch))) waysAreOver();
   for (const [id, html] of Object.entries(reply.html ?? {})) put(byId(id), html);
   if (reply.title !== undefined && document.activeElement !== byId("jet-title")) byId("jet-title").value = reply.title;
+  if (reply.stops) byId("jet-stops").value = reply.stops.join("\n");
   if (reply.fresh) {
     library.turnTo(null);
     listStories();

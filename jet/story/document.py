@@ -53,6 +53,7 @@ class Document:
     Attributes:
         guidance: what the model is told beside the story. Undo does not cover it.
         sampling: the settings that the page shows. Undo does not cover them.
+        stops: the texts that the model is to stop at. Undo does not cover them.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Document:
         title: str = "",
         guidance: Guidance | None = None,
         sampling: SamplingParams | None = None,
+        stops: tuple[str, ...] = (),
     ) -> None:
         """A new story, or one that was kept: `tree` as it was in `Document.tree`."""
         tree = tree or Tree({0: Branch(0)}, current=0)
         self.title = title
         self.guidance = guidance or Guidance()
         self.sampling = sampling or SamplingParams()
+        self.stops = stops
         self._history = History(tree, MAX_UNDO)
         self._live: dict[int, Continuation] = {}  # by branch
         self._before = self._history  # what to return to if the model writes nothing
@@ -348,8 +351,9 @@ class Document:
     ) -> list[Continuation]:
         self._before, self._wrote = copy(self._history), False
         self._step(tree)
+        guidance = None if self.guidance == Guidance() else self.guidance
         for (branch, before, after), sampling in zip(places, samplings, strict=True):
-            generation = Generation(model, sampling, inserted=bool(after))
+            generation = Generation(model, sampling, bool(after), stops=self.stops, guidance=guidance)
             self._live[branch] = Continuation(self, branch, before, after, self._new_id(), generation)
         return list(self._live.values())
 

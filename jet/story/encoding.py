@@ -12,6 +12,8 @@ The format, version 1. All offsets count characters (code points); every field m
         "lore": [{…}],                    by the names in guidance.LoreEntry
         "about": "…"                      what a chat model was asked for; left out if nothing was
       },
+      "stops": ["…"],                     texts to stop at; left out if there are none
+      "told": [{…}],                      guidance that spans were written under; left out if there was none
       "current": 4,                       the branch on the page
       "branches": [
         {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]}
@@ -19,7 +21,8 @@ The format, version 1. All offsets count characters (code points); every field m
       "spans": [
         {"id": 1, "text": "…"},           the writer's
         {"id": 2, "text": "…", "model": "…", "sampling": {…}, "inserted": false,
-         "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …]}
+         "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …],
+         "stops": ["…"], "told": 0}       left out if there are none; its guidance, by its place in "told"
       ]
     }
 
@@ -61,15 +64,19 @@ def dump(plain: object) -> str:
 def to_plain(document: Document, tree: Tree) -> dict[str, Any]:
     """The document as JSON's dicts and lists, with this tree in place of its own."""
     used = {p.span.id: p.span for branch in tree.branches.values() for p in branch.pieces}
+    told: dict[Guidance, int] = {}
+    spans = [_with_guidance(plain_span(used[id]), used[id], told) for id in sorted(used)]
     return {
         "format": FORMAT,
         "version": VERSION,
         "title": document.title,
         "sampling": asdict(document.sampling),
         "guidance": _plain_guidance(document.guidance),
+        **({"stops": list(document.stops)} if document.stops else {}),
+        **({"told": [_plain_guidance(one) for one in told]} if told else {}),
         "current": tree.current,
         "branches": [plain_branch(branch) for branch in tree.branches.values()],
-        "spans": [plain_span(used[id]) for id in sorted(used)],
+        "spans": spans,
     }
 
 
@@ -109,13 +116,15 @@ def from_plain(plain: object) -> Document:
     sampling = _sampling(story.take("sampling", dict), "sampling")
     guidance = _guidance(story.sub("guidance"))
     current = story.take("current", int)
-    spans = _by_id((_span(Fields(*item)) for item in story.take_items("spans")), "spans")
+    stops = _stops(story)
+    told = [_guidance(Fields(*item)) for item in story.take_items("told")] if story.has("told") else []
+    spans = _by_id((_span(Fields(*item), told) for item in story.take_items("spans")), "spans")
     branches = _by_id((_branch(Fields(*item), spans) for item in story.take_items("branches")), "branches")
     story.end()
     if len(branches) > MAX_BRANCHES:
         raise StoryFileError(f"branches: a story can have {MAX_BRANCHES}, not {len(branches)}.")
     _check_tree(branches, current)
-    return Document(Tree(branches, current), title, guidance, sampling)
+    return Document(Tree(branches, current), title, guidance, sampling, stops)
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------
@@ -135,7 +144,7 @@ def plain_branch(branch: Branch) -> dict[str, Any]:
 
 
 def plain_span(span: Span) -> dict[str, Any]:
-    """A span as JSON's dicts and lists."""
+    """A span as JSON's dicts and lists, without its guidance, which several may share."""
     plain: dict[str, Any] = {"id": span.id, "text": span.text}
     if (made := span.generation) is not None:
         plain["model"] = made.model
@@ -151,6 +160,14 @@ def plain_span(span: Span) -> dict[str, Any]:
             ]
             for token in made.tokens
         ]
+        if made.stops:
+            plain["stops"] = list(made.stops)
+    return plain
+
+
+def _with_guidance(plain: dict[str, Any], span: Span, told: dict[Guidance, int]) -> dict[str, Any]:
+    if span.generation is not None and span.generation.guidance is not None:
+        plain["told"] = told.setdefault(span.generation.guidance, len(told))
     return plain
 
 
@@ -213,7 +230,18 @@ def _text(value: object, where: str) -> str:
     return clean(value)
 
 
-def _span(plain: Fields) -> Span:
+def _stops(plain: Fields) -> tuple[str, ...]:
+    return tuple(_text(*item) for item in plain.take_items("stops")) if plain.has("stops") else ()
+
+
+def _told(plain: Fields, told: list[Guidance]) -> Guidance | None:
+    place = plain.take("told", int) if plain.has("told") else None
+    if place is not None and not 0 <= place < len(told):
+        raise StoryFileError(f"{plain.where}: there is no guidance {place} in 'told'.")
+    return None if place is None else told[place]
+
+
+def _span(plain: Fields, told: list[Guidance]) -> Span:
     id, text = plain.take("id", int), plain.take_text("text")
     generation = None
     if plain.has("model"):
@@ -223,6 +251,8 @@ def _span(plain: Fields) -> Span:
             inserted=plain.take("inserted", bool),
             finish_reason=plain.take_or_null("finish_reason", str),
             tokens=tuple(_token(*item) for item in plain.take_items("tokens")),
+            stops=_stops(plain),
+            guidance=_told(plain, told),
         )
     plain.end()
     return Span(id, text, generation)

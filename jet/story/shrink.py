@@ -31,12 +31,14 @@ def shrink(document: Document, limit: int, keep_branches: bool = False) -> Copy:
     """The document as JSON of at most `limit` bytes in UTF-8, if text and guidance leave it a chance.
 
     What goes, in this order and only as far as it must: the alternatives to the model's words, oldest span
-    first; the tokens; branches, oldest first, those that the current one came from last; and what was deleted
-    of the model's spans. With `keep_branches`, the last two stay. Whose words are whose always stays.
+    first; the tokens; what the model was told beside the story; branches, oldest first, those that the
+    current one came from last; and what was deleted of the model's spans. With `keep_branches`, the last two
+    stay. Whose words are whose always stays.
     """
     copy = _Shrinking(document, limit)
     copy.lighten(_without_alternatives, "the alternatives to the model's words in {} passages")
     copy.lighten(_without_tokens, "the probabilities of the model's words in {} passages")
+    copy.lighten(_without_guidance, "what the model was told beside the story in {} passages")
     if not keep_branches:
         copy.drop_branches()
         copy.drop_deleted()
@@ -137,3 +139,10 @@ def _without_tokens(span: Span) -> Span:
     if made is None or not made.tokens:
         return span
     return replace(span, generation=replace(made, tokens=()))
+
+
+def _without_guidance(span: Span) -> Span:
+    made = span.generation
+    if made is None or made.guidance is None:
+        return span
+    return replace(span, generation=replace(made, guidance=None))

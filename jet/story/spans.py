@@ -10,9 +10,12 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from jet.engine.types import Alternative, SamplingParams
+
+if TYPE_CHECKING:  # which says StoryError itself
+    from jet.story.guidance import Guidance
 
 Author = Literal["writer", "model"]
 
@@ -58,6 +61,8 @@ class Generation:
         inserted: whether there was text behind it when it was written.
         finish_reason: as in `RequestStats`; None while it is being written, or if that was interrupted.
         tokens: in order, from the start of the span's text; may be missing.
+        stops: the texts it was to stop at.
+        guidance: what the model was told beside the story; None if nothing.
     """
 
     model: str
@@ -65,6 +70,8 @@ class Generation:
     inserted: bool = False
     finish_reason: str | None = None
     tokens: tuple[Token, ...] = ()
+    stops: tuple[str, ...] = ()
+    guidance: Guidance | None = None
 
 
 @dataclass(frozen=True)

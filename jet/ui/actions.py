@@ -19,6 +19,7 @@ from jet.engine.types import SamplingParams
 from jet.story.document import Document
 from jet.story.fields import Fields
 from jet.story.files import file_name, from_json, read_file, to_browser, to_json, to_markdown, to_txt
+from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.spans import StoryError
 from jet.ui import views
@@ -99,18 +100,23 @@ async def word(visit: Visit, order: Fields) -> Reply:
     if found is None or not found.token.alternatives:
         return {"say": "No other words are known here. They are remembered for what the model writes."}
     start, end = (to_utf16(document.text, place) for place in (found.start, found.end))
-    shown = views.alternatives(found, document.generation(found.span), start)
+    shown = views.alternatives(found, document.generation(found.span), start, document.guidance)
     return {"word": {"start": start, "end": end, "html": shown}}
 
 
 async def reuse(visit: Visit, order: Fields) -> Reply:
-    """The settings and the seed that the words at a place were drawn with."""
+    """The settings, the seed and the stops of the words at a place, and the guidance if it is wanted."""
     document = visit.document
     found = document.token_at(from_utf16(document.text, order.take("at", int)))
     generation = None if found is None else document.generation(found.span)
     if generation is None:
         raise StoryError("These words are not the model’s: nothing is known of their settings.")
-    return {"controls": controls_of(generation.sampling), "say": "The settings are those of these words now."}
+    reply: Reply = {"controls": controls_of(generation.sampling), "stops": list(generation.stops)}
+    if not order.take("guidance", bool):
+        return {**reply, "say": "The settings are those of these words now."}
+    document.guidance = generation.guidance or Guidance()
+    said = "Settings and guidance are those of these words now."
+    return {**reply, "html": views.guidance(document.guidance), "say": said}
 
 
 async def guide(visit: Visit, order: Fields) -> Reply:
@@ -246,5 +252,6 @@ def _opened(visit: Visit, document: Document) -> Reply:
     return {
         "opened": True,
         "controls": controls_of(document.sampling),
+        "stops": list(document.stops),
         "html": views.guidance(document.guidance),
     }

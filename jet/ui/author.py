@@ -111,6 +111,7 @@ class Author:
         samplings = _samplings(order, sampling)
         with ExitStack() as stack:
             try:
+                visit.document.stops = read_stops(order.fields)
                 continuations = self._begin(visit.document, order, samplings)
                 for continuation in continuations:
                     stack.enter_context(continuation)
@@ -187,9 +188,8 @@ class Author:
         continuations: list[Continuation],
         samplings: list[SamplingParams],
     ) -> list[Writing]:
-        stops = read_stops(order.fields)
         wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
-        guidance = visit.document.guidance
+        guidance, stops = visit.document.guidance, visit.document.stops
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request.prompt, guidance, request.sampling)

@@ -112,8 +112,11 @@ def ways(continuations: Sequence[Continuation], writing: bool, number: int) -> s
 # --- another word ----------------------------------------------------------------------------------------
 
 
-def alternatives(found: TokenRange, generation: Generation | None, at: int) -> str:
-    """The tokens that might have stood in a place, each with its probability; `at` is what an order names."""
+def alternatives(found: TokenRange, generation: Generation | None, at: int, now: Guidance) -> str:
+    """The tokens that might have stood in a place, each with its probability; `at` is what an order names.
+
+    `now` is the story's guidance as it is.
+    """
     rows = []
     for index, other in enumerate(found.token.alternatives):
         probability = math.exp(min(other.logprob, 0.0))
@@ -126,20 +129,38 @@ def alternatives(found: TokenRange, generation: Generation | None, at: int) -> s
             f'<button type="button" data-write="{order}"{off}><span>{escape(text)}</span>'
             f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
         )
-    made = "" if generation is None else _made(generation, at)
+    made = "" if generation is None else _made(generation, at, now)
     return f"<h2>Another word, and on from there</h2>{''.join(rows)}{made}"
 
 
-def _made(generation: Generation, at: int) -> str:
-    """How the words there came to be, all that it takes to have them again, and a button that sets it."""
+def _made(generation: Generation, at: int, now: Guidance) -> str:
+    """How the words there came to be, all that it takes to have them again, and buttons that set it."""
     settings = asdict(generation.sampling)
     said = ", ".join(
         f"{label} {words.UNKNOWN if settings[name] is None else settings[name]}"
         for name, label in _SETTINGS.items()
         if name in _ALWAYS or settings[name] != _NEUTRAL[name]
     )
-    reuse = press("Use these settings", css="jet-reuse", do="reuse", at=at)
-    return f"<p>{escape(generation.model)}: {escape(said)}</p>{reuse}"
+    if generation.stops:
+        said += ", stops at " + ", ".join(f"“{_visible(stop)}”" for stop in generation.stops)
+    told = _told(generation.guidance or Guidance())
+    buttons = press("Use these settings", css="jet-reuse", do="reuse", at=at, guidance=False)
+    if (generation.guidance or Guidance()) != now:
+        hint = "Settings, memory, note and lorebook as they were then, in place of those that are there now"
+        buttons += press("… and its guidance", "jet-reuse", hint, do="reuse", at=at, guidance=True)
+    return f"<p>{escape(generation.model)}: {escape(said)}</p><p>{told}</p>{buttons}"
+
+
+def _told(guidance: Guidance) -> str:
+    """In words, what the model was told beside a story."""
+    entries = sum(entry.enabled for entry in guidance.lore)
+    parts = [
+        *(["what it was asked for"] if guidance.about else []),
+        *(["memory"] if guidance.memory else []),
+        *(["author’s note"] if guidance.note.text else []),
+        *([f"{entries} of the lorebook"] if entries else []),
+    ]
+    return f"Told beside the story: {', '.join(parts)}" if parts else "Told nothing beside the story"
 
 
 def _visible(text: str) -> str:

@@ -232,12 +232,41 @@ def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served
     expect(quick.locator("#jet-popover")).to_contain_text(
         f"top-k 33, min-p 0.05, repetition penalty 1.05, at most 6, seed {drawn.seed}"
     )
-    quick.click("#jet-popover .jet-reuse")
+    quick.click("#jet-popover .jet-reuse >> nth=0")
     expect(quick.locator("#jet-popover")).to_have_count(0)
     expect(temperature).to_have_value("1.35")
     quick.click("#jet-retry")
     expect_unlocked(quick)
     assert served.engine.requests[-1].sampling == drawn
+
+
+def test_stops_and_guidance_of_words_can_be_had_again(quick: Page, served: Served) -> None:
+    open_drawer(quick, "guidance")
+    quick.fill("#jet-memory", "It rains.")
+    open_drawer(quick, "settings")
+    quick.fill("#jet-stops", "I5")
+    quick.fill(STORY, "A")
+    quick.click("#jet-go")
+    expect_unlocked(quick)
+    expect(quick.locator(STORY)).to_have_value("A" + words("I", 5) + " ")
+    quick.fill("#jet-stops", "")
+    open_drawer(quick, "guidance")
+    quick.fill("#jet-memory", "It snows.")
+    open_drawer(quick, "settings")
+    place_cursor(quick, 5)
+    quick.click("#jet-word")
+    expect(quick.locator("#jet-popover")).to_contain_text("stops at “I5”")
+    expect(quick.locator("#jet-popover")).to_contain_text("Told beside the story: memory")
+    quick.click("#jet-popover .jet-reuse >> nth=1")
+    expect(quick.locator("#jet-memory")).to_have_value("It rains.")
+    expect(quick.locator("#jet-stops")).to_have_value("I5")
+    quick.click("#jet-retry")
+    expect_unlocked(quick)
+    assert served.engine.requests[-1].prompt == served.engine.requests[-2].prompt
+    quick.wait_for_function("jetStories.isKept()")
+    reload(quick)
+    expect(quick.locator("#jet-stops")).to_have_value("I5")
+    quick.fill("#jet-stops", "")
 
 
 def test_escape_leads_from_the_other_words_back_to_the_story(quick: Page) -> None:

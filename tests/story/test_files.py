@@ -42,6 +42,10 @@ def rich() -> Document:
     lore = LoreEntry("T", ("tower", "turm"), "Tall.", False, True, True, False, -5, 3, "paragraphs")
     note = AuthorsNote("Note", 2, "paragraphs")
     document.guidance = Guidance("Memory\n", note, (lore, LoreEntry()), "a fox")
+    document.stops = ("The End", " 語")
+    fill(document.write(MODEL, SAMPLING), " told")
+    document.guidance = replace(document.guidance, memory="Another")
+    fill(document.write(MODEL, SAMPLING), " and", " told")
     return document
 
 
@@ -147,6 +151,7 @@ def changed(path: tuple[Any, ...], value: Any) -> bytes:
 
 WRITTEN = next(n for n, span in enumerate(json.loads(to_json(rich()))["spans"]) if "model" not in span)
 GENERATED = next(n for n, span in enumerate(json.loads(to_json(rich()))["spans"]) if "model" in span)
+TOLD = next(n for n, span in enumerate(json.loads(to_json(rich()))["spans"]) if "told" in span)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +201,11 @@ GENERATED = next(n for n, span in enumerate(json.loads(to_json(rich()))["spans"]
         (("guidance", "lore", 0, "keywords"), [1], r"guidance.lore\[0\].keywords\[0\] must be text"),
         (("guidance", "lore", 0, "enabled"), 1, "'enabled' must be true or false"),
         (("guidance", "lore", 1, "order"), ..., r"guidance.lore\[1\] has no field 'order'"),
+        (("stops",), [1], r"stops\[0\] must be text"),
+        (("told",), [], r"spans\[\d+\]: there is no guidance 0 in 'told'"),
+        (("told", 0), 1, r"told\[0\] must be an object"),
+        (("spans", TOLD, "told"), -1, "there is no guidance -1"),
+        (("spans", TOLD, "stops"), "x", "'stops' must be a list"),
     ],
 )
 def test_garbage_is_named(path: tuple[Any, ...], value: Any, message: str) -> None:
@@ -289,6 +299,7 @@ def test_any_bytes_are_read_or_refused_in_words(name: str, data: bytes) -> None:
 
 def long_story() -> Document:
     document = story("Begin.")
+    document.guidance = Guidance("It rains. " * 9)
     for passage in range(12):
         words = [f" word{passage}.{n}" for n in range(20)]
         fill(document.write(MODEL, SAMPLING), *words, alternatives=(" one", " two"))
@@ -314,15 +325,16 @@ def test_copies_lose_what_matters_least() -> None:
         assert loaded.text == document.text
         assert [r.author for r in loaded.ranges()] == [r.author for r in document.ranges()]
         assert copy.fits == (size(copy.text) <= limit)
-        assert copy.fits or len(copy.dropped) == 4
+        assert copy.fits or len(copy.dropped) == 5
         if copy.dropped not in seen:
             seen.append(copy.dropped)
         assert not previous or size(copy.text) <= size(previous)
         previous = copy.text
     assert seen[0] == ()
-    assert len(seen[-1]) == 4
+    assert len(seen[-1]) == 5
     kinds = {dropped[-1].rpartition(" in ")[0] or dropped[-1] for dropped in seen if dropped}
     assert {"the alternatives to the model's words", "the probabilities of the model's words"} <= kinds
+    assert "what the model was told beside the story" in kinds
     assert any("branches" in dropped[-1] for dropped in seen if dropped)
 
 

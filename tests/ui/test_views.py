@@ -48,13 +48,29 @@ def test_alternatives_carry_the_order_that_picks_them() -> None:
         continuation.append(" one", [Token(1, 4, log(0.5), others)])
     found = document.token_at(2)
     assert found is not None
-    html = views.alternatives(found, document.generation(found.span), 1)
+    html = views.alternatives(found, document.generation(found.span), 1, document.guidance)
     assert "50.0 %" in html and "seed 7" in html and "<img" not in html
     assert "temperature 0.8, top-p 0.95, min-p 0.05, repetition penalty 1.05, at most 400, seed 7" in html
     orders = [json.loads(unescape(order)) for order in re.findall(r'data-write="([^"]+)"', html)]
     assert orders[1] == {"do": "pick", "at": 1, "choice": 1}
     disabled = ["disabled" in button for button in re.findall(r"<button[^>]*>", html)]
     assert disabled == [True, False, True, False]  # what stands there, a part of a character, the settings
+
+
+def test_words_tell_what_they_were_written_under() -> None:
+    document = Document()
+    document.guidance = Guidance("Rain.", lore=(LoreEntry(content="x"), LoreEntry(enabled=False)))
+    document.stops = (HOSTILE, "\nThe End")
+    with document.write("model", SamplingParams(seed=7)) as continuation:
+        continuation.append(" one", [Token(1, 4, log(0.5), (Alternative(1, " one", log(0.5)),))])
+    found = document.token_at(1)
+    assert found is not None
+    generation = document.generation(found.span)
+    html = views.alternatives(found, generation, 1, document.guidance)
+    expect_harmless(html.replace("·", " "))
+    assert "↵The·End" in html and "Told beside the story: memory, 1 of the lorebook" in html
+    assert "its guidance" not in html  # it is what is there now
+    assert "its guidance" in views.alternatives(found, generation, 1, Guidance())
 
 
 def test_the_history_is_empty_in_words() -> None:
