@@ -65,7 +65,7 @@ class Tiling:
 # Of codes: rows up to which it holds, and a tiling that was faster on one H100 than the default
 # (scripts/tune_kernels.py). The fewer bytes a weight has, the more its inputs count, which rows share.
 OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
-    (INT8, "linear_add"): [(MANY_ROWS, Tiling(2, 512, 8))],
+    (INT8, "linear_add"): [(MANY_ROWS, Tiling(2, 512, 4))],
     (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(2, 1024, 8))],
     (INT4, "norm_linear"): [
         (4096, Tiling(4, 128, 1)),

@@ -69,12 +69,14 @@ class Meeting:
 def default_cut(n: int, c: int, programs: int) -> Cut:
     """A cut for a weight of `n` rows of `c` values that gives no more than so many programs, if it can.
 
-    On one H100 that was fastest with one program a multiprocessor, all with as much to do as the others.
+    On one H100 that was fastest with one program a multiprocessor, all with as much to do as the others, and
+    a longer pipeline where they share rows, as each then has fewer steps of it.
     """
     cut = Cut()
     tiles, steps = triton.cdiv(n, cut.rows), triton.cdiv(c, cut.columns)
     fitting = [parts for parts in range(1, steps + 1) if steps % parts == 0 and tiles * parts <= programs]
-    return replace(cut, parts=max(fitting, default=1))
+    parts = max(fitting, default=1)
+    return replace(cut, parts=parts, stages=cut.stages + (parts > 1))
 
 
 def product(

@@ -58,6 +58,11 @@ _FOUR_OF_INT4 = """
         prmt.b32 $3, codes, 0x41000000, 0x7344;
     }
 """
+# The upper half of a float32 is a bfloat16.
+_TWO_OF_BFLOAT16 = tl.constexpr("""
+    shl.b32 $0, $2, 16;
+    and.b32 $1, $2, 0xFFFF0000;
+""")
 _FOUR_OF_LOW_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shl").replace("PLACES", "3"))
 _FOUR_OF_HIGH_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shr").replace("PLACES", "1"))
 
@@ -127,6 +132,11 @@ def numbers(tile, HALF: tl.constexpr):
         return _with_exponent(tile, HALF) - _INT8_ZERO
     elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
         return 2.0 * (_with_exponent(tile, HALF) - _INT4_ZERO)
+    elif tile.dtype == tl.bfloat16 and not _INTERPRETED:
+        bits = tl.inline_asm_elementwise(
+            _TWO_OF_BFLOAT16, "=&r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=2
+        )
+        return bits.to(tl.float32, bitcast=True)
     else:
         return tile.to(tl.float32)
 
