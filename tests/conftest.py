@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels then run on the processor, slowly
+    if find_spec("triton"):
+        from tests.interpreter import quicken
+
+        quicken()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
