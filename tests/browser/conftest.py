@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.browser.notebook import STORY, empty_sheet, expect_unlocked
 from tests.ui.served import Served, page_server, served
@@ -23,6 +23,9 @@ QUIET = (  # nothing that Chromium does of its own accord
     "--disable-sync",
 )
 VIEWPORT = {"width": 1280, "height": 900}
+PATIENCE_MS = 20_000  # what promises no time may take its time on a busy machine
+
+expect.set_options(timeout=PATIENCE_MS)
 OpenTab = Callable[[], Page]
 
 
@@ -38,7 +41,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 def context(browser: Browser, page_server: Served) -> BrowserContext:
     """One for all tabs: its cache makes opening the page faster, and tabs have to be apart by themselves."""
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
-    context.set_default_timeout(8_000)
+    context.set_default_timeout(PATIENCE_MS)
     return context
 
 

@@ -6,7 +6,6 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -58,27 +57,36 @@ MEGABYTE = novel(1_000_000)
 assert len(MEGABYTE) > 1_000_000
 
 
-@pytest.fixture
-def patient(tab: Page) -> Iterator[Page]:
-    """The page, given more time: to bring another megabyte onto the sheet takes a busy machine seconds."""
-    expect.set_options(timeout=20_000)
-    tab.set_default_timeout(20_000)
-    yield tab
-    expect.set_options(timeout=5_000)
-    tab.set_default_timeout(8_000)
+NOVEL = novel(150_000)  # beyond every length from which on a story is treated as a long one
 
 
 @pytest.fixture
-def long(patient: Page, served: Served) -> Page:
-    """The page with a megabyte on the sheet and an engine that writes six words at once."""
-    tab = patient
+def busy(tab: Page, served: Served) -> Page:
+    """The page with an engine that writes six words at once."""
     served.engine.tokens_per_second, served.engine.context = 400, 4096
     set_most_tokens(tab, 6)
-    put(tab, MEGABYTE)
-    tab.click("#jet-tab-branches")  # any order takes the text along
-    tab.click("#jet-tab-settings")
-    tab.wait_for_function("jetStories.isKept()", timeout=30_000)
     return tab
+
+
+@pytest.fixture
+def long(busy: Page) -> Page:
+    """With a novel on the sheet."""
+    return take(busy, NOVEL)
+
+
+@pytest.fixture
+def longest(busy: Page) -> Page:
+    """With a megabyte on it."""
+    return take(busy, MEGABYTE)
+
+
+def take(page: Page, text: str) -> Page:
+    """Put a text on the sheet, and wait until server and browser have it."""
+    put(page, text)
+    page.click("#jet-tab-branches")  # any order takes the text along
+    page.click("#jet-tab-settings")
+    page.wait_for_function("jetStories.isKept()", timeout=30_000)
+    return page
 
 
 def written(first: int = 0, last: int = 6, letter: str = "t") -> str:
@@ -91,8 +99,8 @@ def letter_of(served: Served) -> str:
     return served.engine.requests[-1].prompt.strip()[0]
 
 
-def test_a_keystroke_is_on_the_screen_at_once(long: Page) -> None:
-    long.evaluate(
+def test_a_keystroke_is_on_the_screen_at_once(longest: Page) -> None:
+    longest.evaluate(
         """() => {
             window.delays = [];
             document.addEventListener("keydown", () => {
@@ -105,15 +113,15 @@ def test_a_keystroke_is_on_the_screen_at_once(long: Page) -> None:
             }, true);
         }"""
     )
-    place_cursor(long, len(MEGABYTE) // 2)
+    place_cursor(longest, len(MEGABYTE) // 2)
 
     def keystrokes() -> float:
-        long.evaluate("window.delays.length = 0")
+        longest.evaluate("window.delays.length = 0")
         for _ in range(15):
-            long.keyboard.press("x")
+            longest.keyboard.press("x")
             time.sleep(0.05)
-        long.wait_for_function("window.delays.length === 15")
-        return statistics.median(long.evaluate("window.delays")) / 1000
+        longest.wait_for_function("window.delays.length === 15")
+        return statistics.median(longest.evaluate("window.delays")) / 1000
 
     took = best(keystrokes, KEYSTROKE_S)
     print(f"keystroke to paint: {took * 1000:.0f} ms")
@@ -121,10 +129,10 @@ def test_a_keystroke_is_on_the_screen_at_once(long: Page) -> None:
 
 
 def test_continue_costs_no_more_than_in_a_short_story(
-    long: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+    longest: Page, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served.engine.prefill_s, served.engine.tokens_per_second = 0.0, 60
-    set_most_tokens(long, 12)
+    set_most_tokens(longest, 12)
     engines_own: list[float] = []
     chunks = StandInStream.chunks
 
@@ -141,7 +149,7 @@ def test_continue_costs_no_more_than_in_a_short_story(
     def overhead() -> float:
         nonlocal attempts
         attempts += 1
-        took = long.evaluate(
+        took = longest.evaluate(
             """(selector) => new Promise((resolve) => {
                 const clicked = performance.now();
                 const look = () => {
@@ -153,8 +161,8 @@ def test_continue_costs_no_more_than_in_a_short_story(
             })""",
             NEW_WORDS,
         )
-        expect_unlocked(long)
-        long.wait_for_function("jetStories.isKept()", timeout=30_000)
+        expect_unlocked(longest)
+        longest.wait_for_function("jetStories.isKept()", timeout=30_000)
         return took / 1000 - engines_own[-1]
 
     more = best(overhead, CONTINUE_S)
@@ -173,7 +181,7 @@ def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
     long.click("#jet-go")
     expect_unlocked(long)
     long.wait_for_function("jetStories.isKept()", timeout=30_000)
-    changed = MEGABYTE.replace("\N{DRAGON}", "\N{DRAGON FACE}", 1)
+    changed = NOVEL.replace("\N{DRAGON}", "\N{DRAGON FACE}", 1)
     assert changed.endswith(served.engine.requests[-1].prompt)
     assert story(long) == changed + written(0, 2, letter_of(served))
     assert sent and max(map(len, sent)) < 3_000
@@ -181,38 +189,38 @@ def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
     assert story(long).startswith(changed)
 
 
-def test_continue_undo_and_retry_leave_every_word_in_its_place(long: Page, served: Served) -> None:
-    long.click("#jet-go")
-    expect_unlocked(long)
-    expect(long.locator("#jet-leaf")).to_have_count(0)
+def test_continue_undo_and_retry_leave_every_word_in_its_place(longest: Page, served: Served) -> None:
+    longest.click("#jet-go")
+    expect_unlocked(longest)
+    expect(longest.locator("#jet-leaf")).to_have_count(0)
     letter = letter_of(served)
-    assert story(long) == MEGABYTE + written(letter=letter)
-    set_most_tokens(long, 2)
-    long.click("#jet-retry")
+    assert story(longest) == MEGABYTE + written(letter=letter)
+    set_most_tokens(longest, 2)
+    longest.click("#jet-retry")
     wait_until(lambda: len(served.engine.requests) == 2)
-    expect_unlocked(long)
-    assert story(long) == MEGABYTE + written(0, 2, letter)
-    long.click("#jet-undo")
-    long.wait_for_function(
-        "([s, n]) => document.querySelector(s).value.length === n", arg=[STORY, units(6, letter)]
+    expect_unlocked(longest)
+    assert story(longest) == MEGABYTE + written(0, 2, letter)
+    longest.click("#jet-undo")
+    longest.wait_for_function(
+        "([s, n]) => document.querySelector(s).value.length === n", arg=[STORY, units(MEGABYTE, 6, letter)]
     )
-    assert story(long) == MEGABYTE + written(letter=letter)
-    reload(long)
-    assert story(long) == MEGABYTE + written(letter=letter)
+    assert story(longest) == MEGABYTE + written(letter=letter)
+    reload(longest)
+    assert story(longest) == MEGABYTE + written(letter=letter)
 
 
-def units(words: int, letter: str) -> int:
+def units(text: str, words: int, letter: str) -> int:
     """The length of the story with so many words of the model, as the browser counts."""
-    return len((MEGABYTE + written(0, words, letter)).encode("utf-16-le")) // 2
+    return len((text + written(0, words, letter)).encode("utf-16-le")) // 2
 
 
 def test_going_on_in_the_middle_exchanges_nothing_else(long: Page, served: Served) -> None:
-    at = MEGABYTE.index("\n\n", 300_000)
-    place_cursor(long, len(MEGABYTE[:at].encode("utf-16-le")) // 2)
+    at = NOVEL.index("\n\n", len(NOVEL) // 3)
+    place_cursor(long, len(NOVEL[:at].encode("utf-16-le")) // 2)
     long.click("#jet-cursor")
     wait_until(lambda: bool(served.engine.requests))
     expect_unlocked(long)
-    assert story(long) == MEGABYTE[:at] + written(letter=letter_of(served)) + MEGABYTE[at:]
+    assert story(long) == NOVEL[:at] + written(letter=letter_of(served)) + NOVEL[at:]
 
 
 def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Served) -> None:
@@ -224,7 +232,7 @@ def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Ser
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
     kept = story(long)
-    assert kept.startswith(MEGABYTE + written(0, 3, letter_of(served)))
+    assert kept.startswith(NOVEL + written(0, 3, letter_of(served)))
     served.engine.fail_after = 5
     long.click("#jet-go")
     wait_for_status(long, "That did not work")
@@ -237,19 +245,19 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
     expect_unlocked(long)
     letter = letter_of(served)
     expect(long.locator("#jet-leaf")).to_have_count(0)
-    place_cursor(long, units(1, letter) + 2)
+    place_cursor(long, units(NOVEL, 1, letter) + 2)
     long.click("#jet-word")
     long.click("#jet-popover button >> text=else1")
     expect(long.locator("#jet-go")).to_be_disabled()
     expect_unlocked(long)
-    assert story(long) == MEGABYTE + written(0, 1, letter) + " else1" + written(letter=letter)
+    assert story(long) == NOVEL + written(0, 1, letter) + " else1" + written(letter=letter)
     long.click("#jet-three")
     expect(long.locator(f"{WAYS} pre")).to_have_count(3)
     expect_unlocked(long)
     before = story(long)
     long.click(f"{WAYS} .jet-take >> nth=0")
     long.wait_for_function(
-        "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(7, letter) + 6]
+        "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(NOVEL, 7, letter) + 6]
     )
     assert story(long) == before + written(letter=letter)
     open_drawer(long, "branches")
@@ -269,7 +277,7 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
     long.wait_for_function("jetStories.isKept()")
-    added = story(long).removeprefix(MEGABYTE)
+    added = story(long).removeprefix(NOVEL)
     assert added == written(0, added.count(" "), letter_of(served))
     assert bool(added) == bool(words)
     expect(long.locator("#jet-say")).to_have_count(0)
@@ -277,8 +285,7 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
     expect(long.locator("#jet-tree")).to_contain_text(added.strip() or "One branch so far")
 
 
-def test_a_story_too_long_to_take_stays_in_the_box(patient: Page) -> None:
-    tab = patient
+def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
     far_too_long = "word " * 820_000
     put(tab, far_too_long)
     tab.evaluate("document.getElementById('jet-fork').click()")

@@ -70,7 +70,7 @@ def whole(backend: Tokenizer, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=TEXTS, edits=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 9), TEXTS), max_size=6))
 def test_after_any_edits_the_tokens_are_those_of_the_whole_text(
     name: str, text: str, edits: list[tuple[int, int, str]]

@@ -326,8 +326,16 @@ def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
         agree(inputs[name][:6], expected[name][:6])
 
 
-@pytest.mark.parametrize("tiling", [Tiling(1, 16, 1), Tiling(4, 8, 2), Tiling(16, 64, 4)], ids=str)
-@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(
+    ("tiling", "early"),
+    [
+        (Tiling(1, 16, 1), False),
+        (Tiling(4, 8, 2), True),
+        (Tiling(16, 64, 4), False),
+        (Tiling(16, 64, 4), True),
+    ],
+    ids=str,
+)
 def test_jet_step_can_be_cut_in_many_ways(tiling: Tiling, early: bool) -> None:
     inputs = jet_inputs(JetSizes(2, 48, 20, 40, 4), 2, torch.float32)
     expected = copied(inputs)
