@@ -162,7 +162,10 @@ def make_runner(
         capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
     except CapacityError as error:
         raise BenchError(str(error)) from None
-    return loading.make_runner(model, stop_ids, capacity if keeps else replace(capacity, kept=0))
+    if not keeps:
+        tokens = min(capacity.tokens, 2 * capacity.writers * capacity.context)
+        capacity = replace(capacity, kept=0, tokens=tokens)
+    return loading.make_runner(model, stop_ids, capacity)
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:

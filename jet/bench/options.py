@@ -22,6 +22,7 @@ COMMANDS = {
 }
 RETURNING = ("sessions", "soak")  # in these, writers come back to what they wrote
 BASELINES = ("transformers", "torchao")
+LEAD = 8  # tokens that a writer may write while another one joins, in `throughput`
 NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
 LEAST_RUNS = 5  # fewer say nothing about the spread
 
@@ -79,7 +80,9 @@ class Options:
         """By how many tokens a story grows that is measured."""
         if self.command == "sessions":
             return 2 * self.tokens + NEW_WORDS
-        return self.tokens if self.command in ("decode", "stream", "throughput", "soak") else 1
+        if self.command == "throughput":
+            return self.tokens + LEAD * self.batch
+        return self.tokens if self.command in ("decode", "stream", "soak") else 1
 
     @property
     def sampling(self) -> SamplingParams:

@@ -2,17 +2,19 @@
 
 `--batch` requests are submitted at once, each with `--context` tokens before it. Those are not read, which
 for many long stories takes minutes: their states, keys and values are random numbers, and a step takes as
-long over them. Counted are the steps that all writers take part in, from the end of the first to the end of
-the last. The floor is that of one such step: weights once, all else once a writer.
+long over them. Counted are `--tokens` steps that all writers take part in, from the end of the first to the
+end of the last; then all are stopped. The floor is that of one such step: weights once, all else per writer.
 
 With `--full-attention` the network of a `--config` has full attention in every layer, in the same engine.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,25 @@ from jet.footprint import Floor
 
 
 class FilledRunner:
-    """A runner that takes prompts for read but for their last token, and notes when steps of all ended."""
+    """A runner that takes prompts for read but for their last token, and notes when steps of all ended.
+
+    Attributes:
+        ends: when they did.
+        enough: that there have been `steps` of them.
+    """
 
     def __init__(
-        self, runner: ModelRunner, writers: int, clock: Callable[[], float] = time.perf_counter
+        self, runner: ModelRunner, writers: int, steps: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._runner, self._writers, self._clock = runner, writers, clock
+        self._runner, self._writers, self._steps, self._clock = runner, writers, steps, clock
         self.ends: list[float] = []
+        self.enough = threading.Event()
         fill(runner)
+
+    def begin(self) -> None:
+        """Count anew."""
+        self.ends.clear()
+        self.enough.clear()
 
     @torch.inference_mode()
     def resume(self, handle: Story, prompt: Tokens) -> int:
@@ -55,8 +68,10 @@ class FilledRunner:
     def decode(self, handles: Sequence[Any]) -> list[Outcome]:
         """The next tokens."""
         outcomes = self._runner.decode(handles)
-        if len(handles) == self._writers:
+        if len(handles) == self._writers and not self.enough.is_set():
             self.ends.append(self._clock())
+            if len(self.ends) > self._steps:
+                self.enough.set()
         return outcomes
 
     def __getattr__(self, name: str) -> Any:
@@ -77,17 +92,21 @@ def measure(options: Options) -> Report:
     saved = network.runner.fused_step.saved_bytes
     floor = together(decode_floor(network.model, options.context, options.tokens, saved), options.batch)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
-    runner = FilledRunner(network.runner, options.batch)
+    runner = FilledRunner(network.runner, options.batch, options.tokens)
+    sampling = replace(options.sampling, max_new_tokens=options.new_tokens)
     stats: list[RequestStats] = []
     with networks.serve(network, runner) as engine:
 
         def write() -> Mapping[str, float]:
-            runner.ends.clear()
-            asked = request(network.prompt, options.sampling)
-            streams = [engine.submit(asked) for _ in range(options.batch)]
+            runner.begin()
+            streams = [engine.submit(request(network.prompt, sampling)) for _ in range(options.batch)]
+            while not runner.enough.wait(PAGE_INTERVAL_S) and engine.info().active_requests:
+                pass
             for stream in streams:
-                (*_, last) = stream.chunks(PAGE_INTERVAL_S)
-                stats.append(finished(last, options.sampling.max_new_tokens))
+                stream.abort()
+            for stream in streams:
+                (*_, last) = stream
+                stats.append(finished(last, last.stats.tokens))
             return {"step": seconds_a_step(runner.ends)}
 
         steps = alternate([write], options.warm_up, options.runs)["step"]
@@ -113,8 +132,5 @@ def together(one: Floor, writers: int) -> Floor:
 def seconds_a_step(ends: Sequence[float]) -> float:
     """The mean time between two ends. Raises BenchError if there are too few to say."""
     if len(ends) < 10:
-        raise BenchError(
-            f"All writers were writing for {len(ends)} steps only, since the first had ended when the last "
-            "began: measure longer stories with --tokens."
-        )
+        raise BenchError(f"All writers were writing for {len(ends)} steps only: measure more with --tokens.")
     return float(np.mean(np.diff(ends)))

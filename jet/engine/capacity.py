@@ -52,7 +52,8 @@ def plan_capacity(
         )
     writers = writers or min(most_writers, 1 << (fit.bit_length() - 1))
     kept = min(KEPT_PER_WRITER * most_writers, max(1, int(usable * KEPT_SHARE) // max(1, state)))
-    tokens = 2 * writers * context  # as much again for what is kept
+    # What is kept has keys and values, too: where those have no room on the device, they go to the host.
+    tokens = (writers + kept) * context
     if footprint.full_token:
         left = usable - (writers + kept) * state
         tokens = min(tokens, max(left // footprint.full_token, _SHORT_STORY))

@@ -5,7 +5,9 @@ tokens are the beginning of its own, all compared, none hashed. What one user wr
 whether a text had been read before would show in the time to the first token.
 
 There are two tiers: what lies where it is used, and what had to make room there and was offloaded. In each
-the least recently used goes first, from the first tier to the second and from there away.
+the least recently used goes first, from the first tier to the second and from there away. States in the midst
+of a longer one go before all others and are not offloaded: they only make an edit cheaper, and a long story
+has dozens.
 
 What a state is, and what it costs, only its owner knows. Here stand their tokens, and the order in which they
 were used.
@@ -100,7 +102,11 @@ class Sessions(Generic[State]):
         self._near[resident] = None
 
     def evict(self) -> bool:
-        """Offload the one that was not used for longest, or let go of it; False if none can go."""
+        """Let go of one in the midst of another, else offload one; False if none can go."""
+        resident = next((one for one in self._near if not one.pins and self._is_midway(one)), None)
+        if resident is not None:
+            self.forget(resident)
+            return True
         resident = _first_free(self._near)
         if resident is None:
             return False
@@ -155,6 +161,13 @@ class Sessions(Generic[State]):
         free = [place for place, one in enumerate(mine[:-1]) if not one.complete and not one.pins]
         if free:
             self.forget(mine[min(free, key=loss)])
+
+    def _is_midway(self, resident: Resident[State]) -> bool:
+        """Whether its request has left a longer one, and none may want to draw its next token again."""
+        return not resident.complete and any(
+            other.origin is resident.origin and len(other.tokens) > len(resident.tokens)
+            for other in self._users[resident.user]
+        )
 
     def _of(self, origin: object) -> list[Resident[State]]:
         return [one for tier in (self._near, self._far) for one in tier if one.origin is origin]

@@ -58,10 +58,10 @@ def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_throughput_of_many_writers(capsys: pytest.CaptureFixture[str]) -> None:
-    line = told(capsys, "throughput", *MODEL, "--batch", "6", "--context", "700", "--tokens", "400")
+    line = told(capsys, "throughput", *MODEL, "--batch", "6", "--context", "700", "--tokens", "80")
     together, each = line["figures"]["engine"], line["figures"]["writer"]
     assert together["values"] == pytest.approx([6 * rate for rate in each["values"]])
-    one = told(capsys, "throughput", *MODEL, "--context", "700", "--tokens", "400")
+    one = told(capsys, "throughput", *MODEL, "--context", "700", "--tokens", "80")
     assert line["settings"]["batch"] == 6 and line["floor"]["weights"] == one["floor"]["weights"]
     assert line["floor"]["recurrent"] == 6 * one["floor"]["recurrent"]
     assert line["floor"]["full_kv"] == 6 * one["floor"]["full_kv"]
@@ -78,7 +78,7 @@ def test_throughput_of_full_attention(capsys: pytest.CaptureFixture[str]) -> Non
         "--context",
         "50",
         "--tokens",
-        "200",
+        "40",
     )
     assert line["floor"]["recurrent"] == line["floor"]["window_kv"] == 0 < line["floor"]["full_kv"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -98,6 +99,13 @@ class Model:
 
     def evict(self) -> None:
         free = [r for r in self.near if not r.pins]
+        midway = [
+            r for r in free if not r.complete and any(map(partial(is_in_midst, r), self.near + self.far))
+        ]
+        if midway:
+            self.near.remove(midway[0])
+            assert self.sessions.evict()
+            return
         number = free[0].state if free else 0
         assert self.sessions.evict() == bool(free)
         if free:
@@ -127,6 +135,10 @@ class Model:
         assert len(self.far) <= self.room
         held = [r.state for r in (*self.near, *self.far)]
         assert sorted(self.discarded) == sorted(set(self.made) - set(held)), "each goes once"
+
+
+def is_in_midst(one: Resident[int], other: Resident[int]) -> bool:
+    return (one.user, one.origin) == (other.user, other.origin) and len(one.tokens) < len(other.tokens)
 
 
 def starts(resident: Resident[int], story: list[int]) -> bool:
