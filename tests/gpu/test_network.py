@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -180,10 +181,20 @@ def _logits_and_states(model: JetNemotronForCausalLM, ids: Tensor) -> list[Tenso
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("sizes", [(1,), (3, 64, 2), (150,)], ids=str)
 def test_pieces_and_padding_change_nothing_but_rounding(attention: str, sizes: tuple[int, ...]) -> None:
-    """A left-padded batch, read in pieces in bfloat16, against its rows alone in one go."""
-    dtype = torch.bfloat16 if attention == "flash_attention_2" else torch.float32
-    model = on_cuda("tiny-2b", dtype, attention)
-    rows = [golden_expectations("tiny-2b")[f"{i}.input_ids"].to(CUDA) for i in range(5)]
+    """A left-padded batch, read in pieces, against its rows alone in one go.
+
+    flash_attention_2 knows half precision only, whose rounding the random weights of golden checkpoints
+    amplify: there it is the story model.
+    """
+    half = attention == "flash_attention_2"
+    if half:
+        model = JetNemotronForCausalLM.from_pretrained(
+            STORY_MODEL, dtype=torch.bfloat16, attn_implementation=attention
+        ).to(CUDA)
+        rows = [_story_ids()[0, :length] for length in (1, 3, 40, 97, 150)]
+    else:
+        model = on_cuda("tiny-2b", torch.float32, attention)
+        rows = [golden_expectations("tiny-2b")[f"{i}.input_ids"].to(CUDA) for i in range(5)]
     ids = torch.full((5, 150), 7, device=CUDA)
     mask = torch.zeros(5, 150, dtype=torch.long, device=CUDA)
     for index, row in enumerate(rows):
@@ -197,7 +208,7 @@ def test_pieces_and_padding_change_nothing_but_rounding(attention: str, sizes: t
     for index, row in enumerate(rows):
         alone = model(row[None]).logits[0].float()
         distance = (together[index, -len(row) :].float() - alone).norm() / alone.norm()
-        assert distance < (1e-4 if dtype == torch.float32 else 0.15)
+        assert distance < (3e-2 if half else 1e-4)
 
 
 @torch.no_grad()
@@ -229,6 +240,7 @@ def test_bfloat16_names_the_same_next_token_on_the_story_model() -> None:
         assert share >= 0.97
 
 
+@cache
 def _story_ids() -> Tensor:
     """A story the model writes itself, about as long as its training context."""
     model = JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.float32).to(CUDA)
