@@ -92,7 +92,7 @@ def comparison(pair: Comparison) -> str:
     """How two branches go on from where they part."""
     common = pair.common[-300:].lstrip()
     columns = "".join(
-        f"<div><h2>{title}</h2><pre>{escape(_shortened(text) or '(nothing more)')}</pre></div>"
+        f"<div><h2>{title}</h2><pre>{escape(_shortened(text.lstrip()) or '(nothing more)')}</pre></div>"
         for title, text in (("On the sheet", pair.first), ("The other", pair.second))
     )
     return f'<p class="jet-common">… {escape(common)}</p><div class="jet-columns">{columns}</div>'

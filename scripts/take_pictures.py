@@ -1,0 +1,98 @@
+"""Takes the README's pictures of a page that runs: `python -m scripts.take_pictures http://127.0.0.1:7860`.
+
+Needs Playwright and a Chromium, as the browser tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FOLDER = Path(__file__).resolve().parents[1] / "assets" / "screenshots"
+STORY = "#jet-story textarea"
+WIDE, NARROW = (1280, 900), (390, 844)
+
+
+def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False) -> Page:
+    """The page in a browser that has kept nothing, with the first of its beginnings."""
+    page = browser.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
+    ).new_page()
+    page.goto(url)
+    page.wait_for_selector(".jet-about b")
+    page.click("[data-opening]")
+    return page
+
+
+def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
+    """Have something written, until there are so many tokens of at most so many."""
+    page.fill("#jet-seed input", str(seed))
+    page.get_by_label("number input for Maximum new tokens").fill(str(most))
+    page.click(selector)
+    page.wait_for_function(
+        """(least) => [...document.querySelectorAll(".jet-panel dt")].some((name) =>
+            name.innerText === "Tokens written" && Number(name.nextElementSibling.innerText) >= least)""",
+        arg=tokens,
+    )
+    if tokens == most:
+        page.wait_for_selector("#jet-go:enabled")
+
+
+def save(page: Page, name: str) -> None:
+    """Take the picture, once nothing fades in or out any more."""
+    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
+    page.screenshot(path=FOLDER / f"{name}.png")
+    print(FOLDER / f"{name}.png")
+
+
+def take_all(browser: Browser, url: str, seed: int) -> None:
+    """A story being written, its branches, another word by night, and a phone."""
+    page = begin(browser, url, WIDE)
+    press(page, "#jet-go", seed, 150, 400)
+    page.evaluate("scrollTo(0, 0)")
+    save(page, "page")
+    page.click("#jet-stop")
+
+    page = begin(browser, url, WIDE)
+    for more, button in enumerate(("#jet-go", "#jet-go", "#jet-retry")):
+        press(page, button, seed + more, 120, 120)
+    page.click("#jet-tab-branches")
+    page.wait_for_selector("#jet-tree li >> nth=1")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    save(page, "branches")
+
+    page = begin(browser, url, WIDE, dark=True)
+    press(page, "#jet-go", seed, 120, 120)
+    words = page.input_value(STORY)
+    at = words.index(" ", len(words) // 3) + 1
+    page.eval_on_selector(STORY, "(box, at) => box.setSelectionRange(at, at)", at)
+    page.click("#jet-word")
+    page.wait_for_selector("#jet-popover")
+    save(page, "word")
+
+    page = begin(browser, url, NARROW)
+    press(page, "#jet-go", seed, 100, 400)
+    page.evaluate("document.querySelector('#jet-story').scrollIntoView()")
+    save(page, "phone")
+    page.click("#jet-stop")
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = argparse.ArgumentParser(description="Takes the README's pictures of a page that runs.")
+    parser.add_argument("url", help="where it is")
+    parser.add_argument("--seed", type=int, default=7, help="of the first continuation")
+    options = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("JET_CHROMIUM"), args=["--no-sandbox"]
+        )
+        take_all(browser, options.url, options.seed)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
