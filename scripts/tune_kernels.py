@@ -195,11 +195,16 @@ def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, A
     return sorted(rows, key=lambda row: float(row["us"]))
 
 
-def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weight]:
-    """The weights of all layers."""
+def weight_shape(product: Product) -> tuple[int, int]:
+    """Of one layer."""
     width = product.sizes.width if product.sizes else 1
     rows = {"norm_swiglu": 2 * product.n, "jet_step": product.n * width}.get(product.kind, product.n)
-    return [random_weight(rows, product.c, dtype, scheme) for _ in range(product.layers)]
+    return rows, product.c
+
+
+def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weight]:
+    """The weights of all layers."""
+    return [random_weight(*weight_shape(product), dtype, scheme) for _ in range(product.layers)]
 
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:

@@ -10,8 +10,9 @@ import torch
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
 from jet.ops.operations import reference_operations
+from jet.ops.quantized import SCHEMES, Quantized, Weight
 from jet.ops.rows import Rows
-from scripts.tune_kernels import products, tilings, weight_bytes
+from scripts.tune_kernels import products, tilings, weight_shape
 from tests.networks import golden_model, small_config, small_model
 
 
@@ -24,21 +25,33 @@ def test_the_products_are_those_of_a_step(name: str) -> None:
     rest = step.parts[1:]  # without the embedding
     states = 2 * sum(m.recurrent[0].nbytes + m.conv[0].nbytes for m in pool.layers if hasattr(m, "conv"))
     moved = sum(part.nbytes for part in rest) - states
-    assert sum(p.layers * weight_bytes(p, 4) for p in products(model.config)) == moved
+    assert sum(p.layers * 4 * math.prod(weight_shape(p)) for p in products(model.config)) == moved
 
 
-@pytest.mark.parametrize("itemsize", [2, 4])
-def test_cuts_are_powers_of_two_and_some_are_left_for_every_product(itemsize: int) -> None:
+def empty(shape: tuple[int, int], scheme: str) -> Weight:
+    if scheme in SCHEMES:
+        return Quantized.empty(shape, scheme, torch.bfloat16, torch.device("meta"))
+    return torch.empty(shape, dtype=getattr(torch, scheme), device="meta")
+
+
+@pytest.mark.parametrize("scheme", ["bfloat16", "float32", *SCHEMES])
+def test_cuts_are_powers_of_two_and_some_are_left_for_every_product(scheme: str) -> None:
     for product in products(small_config(hidden_size=1536, intermediate_size=8960)):
-        cuts = list(tilings(product, itemsize))
+        cuts = list(tilings(product, empty(weight_shape(product), scheme)))
         assert cuts or product.c < 100
         assert all(math.log2(number).is_integer() for cut in cuts for number in cut)
 
 
+def test_one_kind_can_be_asked_for() -> None:
+    found = products(small_config(), "linear_add")
+    assert found and {product.kind for product in found} == {"linear_add"}
+
+
 @pytest.mark.gpu
-def test_it_finds_the_fastest_of_a_small_network(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("more", [[], ["--quantize", "int4"]], ids=["numbers", "int4"])
+def test_it_finds_the_fastest_of_a_small_network(tmp_path, capsys, more) -> None:  # type: ignore[no-untyped-def]
     from scripts import tune_kernels
 
     small_model(hidden_size=256, intermediate_size=512).config.save_pretrained(tmp_path)
-    tune_kernels.main(["--config", str(tmp_path / "config.json"), "--workers", "2"])
+    tune_kernels.main(["--config", str(tmp_path / "config.json"), "--workers", "2", *more])
     assert capsys.readouterr().out.count("(default)") >= 1
