@@ -15,10 +15,10 @@ READY := $(VENV)/.ready
 TORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench report check format clean
+.PHONY: help setup run test test-thorough bench report check format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## build .venv with the versions in constraints.txt (again only when those change)
 
@@ -39,9 +39,13 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 run: setup ## open the page; ARGS="--model … --port …"
 	$(BIN)/python app.py $(ARGS)
 
-test: setup ## all tests this machine can run; ARGS="-k cache -x"
+test: setup ## the tests of every day, some minutes; ARGS="-k cache -x"
 	@$(BIN)/python -m tests.chromium
-	@$(BIN)/python -m tests.suite $(ARGS)
+	@$(BIN)/python -m tests.suite everyday $(ARGS)
+
+test-thorough: setup ## all others: many sizes of every kernel, megabytes, crowds, break-ins
+	@$(BIN)/python -m tests.chromium
+	@$(BIN)/python -m tests.suite thorough $(ARGS)
 
 bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --model …"
 	$(BIN)/python -m jet.bench $(or $(ARGS),decode --model assets/story-model --baseline transformers)

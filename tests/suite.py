@@ -1,7 +1,10 @@
-"""All tests in two parts: `python -m tests.suite`, with arguments for pytest if wanted.
+"""The tests in two parts: `python -m tests.suite everyday` or `thorough`, and arguments for pytest if wanted.
 
 First those that drive a page in real time, one after the other and with nothing beside them; then all others,
 each file in one of several processes. On two processors that takes two thirds of the time.
+
+The thorough ones, which not everybody waits for every time: many sizes of every kernel in Triton's
+interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs them, too.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ import pytest
 
 PROCESSES = min(4, os.cpu_count() or 1)
 PARTS = {
-    "one after the other": ["-m", "alone"],
-    f"in {PROCESSES} processes": ["-m", "not alone", "-n", str(PROCESSES), "--dist", "loadfile"],
+    "one after the other": ("alone", []),
+    f"in {PROCESSES} processes": ("not alone", ["-n", str(PROCESSES), "--dist", "loadfile"]),
 }
+WHICH = {"everyday": " and not thorough", "thorough": " and thorough"}
 
 
 def verdict(codes: list[int]) -> int:
@@ -27,13 +31,24 @@ def verdict(codes: list[int]) -> int:
     return max(counted, default=int(pytest.ExitCode.NO_TESTS_COLLECTED))
 
 
-def main(arguments: list[str]) -> int:
+def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
+    """What is run, by what it is called. Raises ValueError for what is neither `everyday` nor `thorough`."""
+    if which not in WHICH:
+        raise ValueError(f"Tests are {' or '.join(WHICH)}, not {which!r}.")
+    return {
+        name: ["-m", marks + WHICH[which], *options, *arguments] for name, (marks, options) in PARTS.items()
+    }
+
+
+def main(which: str, *arguments: str) -> int:
     codes = []
-    for name, part in PARTS.items():
+    for name, part in commands(which, list(arguments)).items():
         print(f"\nTests {name}:", flush=True)
-        codes.append(subprocess.run([sys.executable, "-m", "pytest", *part, *arguments]).returncode)
+        codes.append(subprocess.run([sys.executable, "-m", "pytest", *part]).returncode)
+    if which == "everyday":
+        print("\nThe thorough tests were left out: `make test-thorough` has them.", flush=True)
     return verdict(codes)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -73,7 +73,7 @@ def test_there_is_no_build_step() -> None:
     assert not (ROOT / "packages.txt").exists() and not (ROOT / "pre-requirements.txt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 def test_requirements_fit_together_in_an_empty_environment(tmp_path: Path) -> None:
     python = make_environment(tmp_path / "empty")

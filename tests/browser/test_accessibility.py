@@ -8,6 +8,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.notebook import begin, expect_unlocked, open_drawer, press, set_most_tokens
 
+pytestmark = pytest.mark.thorough
+
 SERIOUS = {"serious", "critical"}
 ALSO = {"heading-order"}  # less serious, and ours
 

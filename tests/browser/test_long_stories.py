@@ -25,7 +25,7 @@ from tests.browser.notebook import (
 from tests.ui.served import Served, wait_until
 from tests.ui.stand_in import StandInStream
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 # What we promise, and what an idle machine keeps in one of a few attempts (it is printed, `pytest -s`).
 KEYSTROKE_S, CONTINUE_S = 0.05, 0.1

@@ -30,7 +30,7 @@ from tests.browser.notebook import (
     wait_for_words,
 )
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 MODEL = Path(__file__).parents[2] / "assets" / "story-model"
 USERS, TABS, ROUNDS = 16, 4, 2

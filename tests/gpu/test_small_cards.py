@@ -13,7 +13,7 @@ from jet import JetNemotronConfig
 from tests.bench.test_floor import OFFICIAL_2B
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 LIMITED = """
 import sys, torch

@@ -18,6 +18,8 @@ from jet.modeling.model import rotate
 from jet.ops import attention
 from jet.ops.kernels import attention as kernels
 
+pytestmark = pytest.mark.thorough
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 SLOTS = 7

@@ -20,6 +20,8 @@ from jet.ops.fused import JetSizes
 from jet.ops.kernels import batched
 from jet.ops.quantized import SCHEMES, Quantized, quantize
 
+pytestmark = pytest.mark.thorough
+
 EPS = 1e-5
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}

@@ -17,6 +17,8 @@ pytest.importorskip("triton")
 from jet.ops import dynamic_conv as twin
 from jet.ops.kernels.dynamic_conv import CHANNELS, TOKENS, convolve
 
+pytestmark = pytest.mark.thorough
+
 SIZES = [
     (1, 2, 5, 4),
     (2, 3, 7, 4),

@@ -27,6 +27,8 @@ from jet.ops.kernels.linear import OF_CODES, Tiling, default_tiling, tiling_of
 from jet.ops.quantized import SCHEMES, Quantized, quantize
 from tests.networks import small_model
 
+pytestmark = pytest.mark.thorough
+
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = [1, 2, 3, 5]
 EPS = 1e-5

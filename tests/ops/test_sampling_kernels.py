@@ -24,6 +24,8 @@ from jet.ops.rows import Plan, Rows
 from jet.ops.sampling import candidates, penalise_repetition, uniform
 from tests.ops.test_sampling import p_value
 
+pytestmark = pytest.mark.thorough
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter takes a tenth of a second for a row.
 MANY, DRAWS = (40 if torch.cuda.is_available() else 1), 12_000

@@ -11,6 +11,8 @@ from jet.ops.kernels import skinny
 from jet.ops.kernels.skinny import Cut, Meeting
 from tests.ops.test_fused_kernels import DEVICE, empty, normal, weights
 
+pytestmark = pytest.mark.thorough
+
 # The interpreter multiplies the bits of bfloat16 matrices.
 TYPES = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
 CUTS = [None, Cut(16, 32), Cut(32, 16, parts=3), Cut(64, 64, parts=2)]

@@ -16,6 +16,8 @@ from jet.report.report import MEASURED, Report, load
 from jet.report.writing import write
 from tests.networks import GOLDEN
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = GOLDEN / "tiny-2b" / "config.json"
 
 

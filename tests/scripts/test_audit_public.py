@@ -19,6 +19,8 @@ from scripts.audit_public import breach_of, own_page
 from tests.conftest import ROOT
 from tests.ui.stand_in import StandInSource
 
+pytestmark = pytest.mark.thorough
+
 NAMES = [f"{trial.group}: {trial.what}" for trial in TRIALS]
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from scripts.load_page import FLOOD, quantile, run
 
+pytestmark = pytest.mark.thorough
 
-@pytest.mark.slow
+
 @pytest.mark.alone
 def test_twenty_tabs_and_a_flood() -> None:
     found = run(tabs=20, seconds=6)

@@ -22,6 +22,8 @@ from scripts.training.optimizer import orthogonalise
 from scripts.training.recipe import Recipe
 from tests.scripts.stories import write_stories
 
+pytestmark = pytest.mark.thorough
+
 SHAPE = {
     "hidden": 32, "intermediate": 48, "pattern": "jas", "heads": 2, "key_value_heads": 1, "jet_heads": 2,
     "jet_head_dim": 8, "window": 16, "length": 64, "batch": 4, "micro_batch": 2,

@@ -497,7 +497,7 @@ def _linear_add(
             place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
             column = (i // TILES) * SPAN + place
             one = tl.load(h + b * C + column, mask=(place < SPAN) & (column < C), other=0.0)
-            inputs = inputs + (one.to(tl.float32),)  # noqa: RUF005
+            inputs = inputs + (numbers(one, 0),)  # noqa: RUF005
         products = no_products(ROWS, COLUMNS, SHARED)
         for i in tl.static_range(HALVES * TILES):
             products = add_products(products, weights[i % TILES], inputs[i], shares, i, i // TILES, SHARED)
