@@ -83,6 +83,7 @@ def test_throughput_of_full_attention(capsys: pytest.CaptureFixture[str]) -> Non
     assert line["floor"]["recurrent"] == line["floor"]["window_kv"] == 0 < line["floor"]["full_kv"]
 
 
+@pytest.mark.thorough
 def test_soak(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--batch", "5", "--context", "90", "--tokens", "12", "--seconds", "1")
     line = told(capsys, "soak", *MODEL, *arguments)

@@ -123,6 +123,7 @@ def test_a_gpu_is_asked_for_as_long_as_the_request_may_take() -> None:
     assert seconds(CHOICE, Request("", SamplingParams(max_new_tokens=10**6)), 0.05) == 120
 
 
+@pytest.mark.thorough
 def test_the_same_app_runs_where_gpus_are_lent(tmp_path: Path) -> None:
     """app.py as a Space on ZeroGPU, with a package that forks and pickles in place of theirs."""
     environment = {

@@ -283,6 +283,7 @@ print(most - before, held_bytes(model))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_loading_takes_the_quantised_size_and_less_than_a_layer(scheme: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from jet.ops.rows import Rows
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OPERATIONS = ["torch", "triton", "cpu"]
+OPERATIONS = ["torch", pytest.param("triton", marks=pytest.mark.thorough), "cpu"]
 SLOW = DEVICE == "cpu"  # the interpreter
 
 

@@ -164,6 +164,7 @@ def test_only_who_has_an_account_gets_in() -> None:
         job.cancel()
 
 
+@pytest.mark.thorough
 def test_a_terminated_server_lets_its_stories_end(tmp_path: Path) -> None:
     def tell(answer: Answer) -> None:
         answer.head()
