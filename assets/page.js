@@ -41,7 +41,6 @@ const send = () => {
 };
 const order = (plain, after) => { queue.push({ order: plain, after }); send(); };
 // The text on its way to the desk, of a long one only what the desk does not have.
-const LONG = 40_000;
 const unsent = (story) => {
   if (story === null || (known && story === synced)) return {};
   return known && synced?.length > LONG ? { edit: sheet.edit(synced, story) } : { story };

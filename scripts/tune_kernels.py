@@ -3,9 +3,9 @@
     python -m scripts.tune_kernels --config config.json --output tilings.json [--quantize int8]
 
 Every product of the network's shapes is run with each tiling, over the weights of all layers behind each
-other and as one CUDA graph, as in a step. What is printed, fastest first, is for `default_tiling` in
-`jet/ops/kernels/linear.py`. Compiling a few hundred kernels takes longest, so `--workers` processes do that
-first, each on its share; the timing that follows is alone on the card.
+other and as one CUDA graph, as in a step. What is printed, fastest first, is for `default_tiling` and
+`OF_CODES` in `jet/ops/kernels/linear.py`. Compiling a few hundred kernels takes longest, so `--workers`
+processes do that first, each on its share; the timing that follows is alone on the card.
 """
 
 from __future__ import annotations

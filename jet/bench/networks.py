@@ -162,7 +162,7 @@ def make_runner(
         capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
     except CapacityError as error:
         raise BenchError(str(error)) from None
-    if not keeps:
+    if not keeps:  # twice what they hold: memory is promised by the page, and one more than is needed
         tokens = min(capacity.tokens, 2 * capacity.writers * capacity.context)
         capacity = replace(capacity, kept=0, tokens=tokens)
     return loading.make_runner(model, stop_ids, capacity)

@@ -21,11 +21,14 @@ def write(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> Re
     return finished(last, sampling.max_new_tokens)
 
 
-def finished(last: TokenChunk, tokens: int) -> RequestStats:
-    """The stats of a stream's last chunk. Raises BenchError unless `tokens` tokens were written."""
+def finished(last: TokenChunk, tokens: int | None) -> RequestStats:
+    """The stats of a stream's last chunk.
+
+    Raises BenchError if it failed, or unless `tokens` tokens were written; None is any number.
+    """
     stats = last.stats
     if stats.error is not None:
         raise BenchError(f"The engine failed: {stats.error}")
-    if stats.tokens != tokens:
+    if tokens is not None and stats.tokens != tokens:
         raise BenchError(f"The engine wrote {stats.tokens} of {tokens} tokens ({stats.finish_reason}).")
     return stats

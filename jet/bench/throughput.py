@@ -106,7 +106,7 @@ def measure(options: Options) -> Report:
                 stream.abort()
             for stream in streams:
                 (*_, last) = stream
-                stats.append(finished(last, last.stats.tokens))
+                stats.append(finished(last, None))
             return {"step": seconds_a_step(runner.ends)}
 
         steps = alternate([write], options.warm_up, options.runs)["step"]

@@ -171,7 +171,7 @@ def triton_operations(
 ) -> Operations:
     """Triton kernels, chained by programmatic dependent launch where the card and Triton have it.
 
-    From `MANY` rows on the products are cuBLAS's, on tensor cores.
+    From `MANY` rows on the products are on tensor cores, by our kernel or cuBLAS.
     """
     from jet.ops.kernels import attention as attention_kernels
     from jet.ops.kernels import linear

@@ -15,6 +15,7 @@ from jet.ui.desk import Desk
 from jet.ui.events import wire
 from jet.ui.hosting import Hosting
 from jet.ui.layout import ASSETS, lay_out
+from jet.ui.patches import LONG
 from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
 
@@ -89,7 +90,7 @@ def speaks_mcp() -> bool:
 
 def _script() -> str:
     """What the page does in the browser, as one function that Gradio calls when it is there."""
-    parts = [f"const MEANWHILE = {json.dumps(WHILE_WRITING)};"]
+    parts = [f"const MEANWHILE = {json.dumps(WHILE_WRITING)}, LONG = {LONG};"]
     parts += [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(["() => {", *parts, "}"])
 

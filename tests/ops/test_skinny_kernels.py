@@ -28,7 +28,7 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 @pytest.mark.parametrize("rows", [9, 32])
 @pytest.mark.parametrize(("n", "c"), SHAPES)
 def test_products(n: int, c: int, rows: int, cut: Cut | None, dtype: torch.dtype) -> None:
-    weight, given, meeting = weights(n, c, dtype), normal(rows, c).to(dtype), Meeting(torch.device(DEVICE))
+    weight, given, meeting = weights(n, c, dtype), normal(rows, c).to(dtype), Meeting()
     expected = given.float() @ weight.float().T
     for _ in range(2):  # the second time finds the counters as the first has left them
         out = empty(rows, n)
@@ -46,14 +46,14 @@ def test_swiglu(n: int, c: int, cut: Cut | None, dtype: torch.dtype) -> None:
     gate_up, given = weights(2 * n, c, dtype), normal(rows, c).to(dtype)
     gate, up = (given.float() @ gate_up.float().T).chunk(2, 1)
     out = empty(rows, n).to(dtype)
-    skinny.swiglu(given, gate_up, out, Meeting(torch.device(DEVICE)), cut)()
+    skinny.swiglu(given, gate_up, out, Meeting(), cut)()
     torch.testing.assert_close(out, (torch.nn.functional.silu(gate) * up).to(dtype), rtol=2e-3, atol=2e-3)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     weight, given = weights(4, 16, torch.float16), normal(9, 16).half()
     with pytest.raises(ValueError, match="must fit"):
-        skinny.product(given, weight, empty(9, 5), False, Meeting(torch.device(DEVICE)))
+        skinny.product(given, weight, empty(9, 5), False, Meeting())
 
 
 @pytest.mark.parametrize(

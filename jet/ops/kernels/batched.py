@@ -41,11 +41,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
-        self._meetings: dict[torch.device, skinny.Meeting] = {}
-
-    def meeting(self, device: torch.device) -> skinny.Meeting:
-        """For our own products."""
-        return self._meetings.setdefault(device, skinny.Meeting(device))
+        self.meeting = skinny.Meeting()  # of our own products
 
     def input(self, weight: Weight, rows: int) -> Tensor:
         """What a weight is multiplied with, in its type."""
@@ -94,22 +90,27 @@ def norm_swiglu(
     memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> Step:
     """Twin of `norm_swiglu_reference`."""
-    normed, size = memory.input(gate_up, len(x)), out.shape[1]
-    if isinstance(gate_up, Tensor) and _is_skinny(normed, MOST_GATED):
-        swiglu = skinny.swiglu(normed, gate_up, out, memory.meeting(x.device))
-
-        def run_at_once() -> None:
-            _normalise(x, norm_weight, eps, normed)
-            swiglu()
-
-        return run_at_once
-    both = memory.output(gate_up, len(x))
-    multiply = product(memory, normed, gate_up, both)
+    normed = memory.input(gate_up, len(x))
+    multiply = _gated_product(memory, normed, gate_up, out)
 
     def run() -> None:
         _normalise(x, norm_weight, eps, normed)
         multiply()
-        _swiglu_kernel[(triton.cdiv(size, BLOCK), len(x))](both, out, SIZE=size, BLOCK=BLOCK)
+
+    return run
+
+
+def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) -> Step:
+    """`out = silu(g) * u` for `g | u = given @ gate_up.T`."""
+    if isinstance(gate_up, Tensor) and _is_skinny(given, MOST_GATED):
+        return skinny.swiglu(given, gate_up, out, memory.meeting)
+    rows, size = out.shape
+    both = memory.output(gate_up, rows)
+    multiply = product(memory, given, gate_up, both)
+
+    def run() -> None:
+        multiply()
+        _swiglu_kernel[(triton.cdiv(size, BLOCK), rows)](both, out, SIZE=size, BLOCK=BLOCK)
 
     return run
 
@@ -200,7 +201,7 @@ def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: boo
     """`out = given @ weight.T`, or with `add` that much more.
 
     Args:
-        memory: for quantised weights.
+        memory: for quantised weights, and for sums of several programs.
         given: `[B, C]` in the type of `weight`.
         weight: `[N, C]`.
         out: `[B, N]` float32.
@@ -209,7 +210,7 @@ def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: boo
     if isinstance(weight, Quantized):
         return _quantized_product(memory, given, weight, out, add)
     if _is_skinny(given, MOST_SKINNY):
-        return skinny.product(given, weight, out, add, memory.meeting(given.device))
+        return skinny.product(given, weight, out, add, memory.meeting)
     turned, beta = weight.T, int(add)
 
     def run() -> None:

@@ -52,17 +52,16 @@ class Meeting:
     A product keeps what it was given, also when a later one needs more.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sums = torch.empty(0, dtype=torch.float32, device=device)
-        self._counters = torch.zeros(0, dtype=torch.int32, device=device)
+    def __init__(self) -> None:
+        self._sums = torch.empty(0, dtype=torch.float32)
+        self._counters = torch.zeros(0, dtype=torch.int32)
 
-    def place(self, tiles: int, size: int) -> tuple[Tensor, Tensor]:
+    def place(self, tiles: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Sums, `size` for each of `tiles`, and a counter each, which is 0 before and after a product."""
-        if len(self._sums) < tiles * size:
-            self._sums = torch.empty(tiles * size, dtype=torch.float32, device=self._device)
-        if len(self._counters) < tiles:
-            self._counters = torch.zeros(tiles, dtype=torch.int32, device=self._device)
+        if len(self._sums) < tiles * size or self._sums.device != device:
+            self._sums = torch.empty(tiles * size, dtype=torch.float32, device=device)
+        if len(self._counters) < tiles or self._counters.device != device:
+            self._counters = torch.zeros(tiles, dtype=torch.int32, device=device)
         return self._sums, self._counters
 
 
@@ -123,7 +122,8 @@ def _bind(
     padded = max(LEAST, triton.next_power_of_2(batch))
     mine = cut.rows // 2 if gated else cut.rows
     tiles, steps = triton.cdiv(n, mine), triton.cdiv(triton.cdiv(c, cut.columns), cut.parts)
-    sums, counters = meeting.place(tiles if cut.parts > 1 else 0, cut.parts * cut.rows * padded)
+    shared = tiles if cut.parts > 1 else 0
+    sums, counters = meeting.place(shared, cut.parts * cut.rows * padded, weight.device)
 
     def run() -> None:
         _skinny_kernel[(tiles, cut.parts)](
