@@ -48,6 +48,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+_LASTING = "/assets/"  # Gradio's scripts and styles, whose names change with what is in them
+_FOREVER = (b"cache-control", b"public, max-age=31536000, immutable")
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
@@ -94,9 +96,10 @@ class Guard:
         client = self._resolve(scope)
         self._open[client] += 1
         try:
-            self._check(scope, client)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            self._check(scope, path, client)
             body = await self._body(scope, receive) if scope["method"] == "POST" else receive
-            await self._app(scope, body, _with_headers(send))
+            await self._app(scope, body, _with_headers(send, lasting=path.startswith(_LASTING)))
         except Refused as refusal:
             self._refused(refusal.status)
             await _answer(send, refusal)
@@ -119,8 +122,8 @@ class Guard:
             scope["client"] = (client, 0)
         return str(client)
 
-    def _check(self, scope: Scope, client: str) -> None:
-        path, method = scope["path"].removeprefix(scope.get("root_path", "")), scope["method"]
+    def _check(self, scope: Scope, path: str, client: str) -> None:
+        method = scope["method"]
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or (host := _HOST.fullmatch(hosts[0])) is None:
             raise Refused(400, "This call names no host, or more than one.")
@@ -200,10 +203,13 @@ class _Buckets:
         return 0 if allowed else max(1, round((1 - left) / rate))
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, lasting: bool) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            headers = [*message.get("headers", ()), *_HEADERS]
+            if lasting and message["status"] in (200, 206, 304):
+                headers.append(_FOREVER)
+            message = {**message, "headers": headers}
         await send(message)
 
     return send_with_headers

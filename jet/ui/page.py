@@ -11,6 +11,7 @@ import gradio as gr
 
 from jet.ui.actions import WHILE_WRITING
 from jet.ui.api import add_api
+from jet.ui.connections import tend
 from jet.ui.desk import Desk
 from jet.ui.events import wire
 from jet.ui.hosting import Hosting
@@ -72,6 +73,7 @@ def launch(
         )
     except OSError as error:  # somebody else was faster, or the variables name what cannot be had
         raise AddressError("No address to listen on is free.") from error
+    tend(demo.server)
     return url
 
 

@@ -103,6 +103,13 @@ def test_the_page_gets_through(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "path, lasts", [("/assets/index-Ab_1.js", True), ("/", False), ("/theme.css", False)]
+)
+def test_only_what_never_changes_is_kept_by_browsers(path: str, lasts: bool) -> None:
+    assert ("immutable" in (Call(path=path).run().header("Cache-Control") or "")) == lasts
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/gradio_api/file=/etc/passwd",
