@@ -95,9 +95,11 @@ const put = (place, html) => {
 };
 const takes = () => [...document.querySelectorAll("#jet-ways .jet-take")].map(({ dataset }) => JSON.parse(dataset.do));
 const waysAreOver = () => byId("jet-ways").classList.add("jet-picked");
+const read = (text) => {
+  try { return JSON.parse(text); } catch { return {}; } // no answer at all
+};
 const receive = (text, expected, done) => {
-  let reply = {};
-  try { reply = JSON.parse(text); } catch { /* no answer at all */ }
+  const reply = read(text);
   if (reply.n !== expected) {
     say("The server did not answer. Your text is still here, and kept in this browser.", true);
     return {};
@@ -307,6 +309,11 @@ window.jetStories = {
     // What the box has while the model writes is behind what the desk has.
     current.story = writing && writes ? null : box().value;
     return sealed({ ...current.order, ...unsent(current.story) });
+  },
+  // Returns what the box is to hold, if that changes.
+  brought(text) {
+    const { n, story } = read(text);
+    return [n === number && story !== undefined ? story : { __type__: "update" }];
   },
   // Returns what the controls are to become.
   acted(text, names) {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import random
@@ -38,9 +39,12 @@ def serve(connection: Connection, limits: Limits) -> None:
     """A page in a process of its own: sends its address, and ends when it is told to."""
     hosting = Hosting(limits)
     demo = build(PacedEngine(), hosting)
-    connection.send(launch(demo, hosting=hosting))
+    url = launch(demo, hosting=hosting)
+    gc.freeze()  # as app.py does
+    connection.send(url)
     connection.recv()
     demo.close(verbose=False)
+    gc.unfreeze()
 
 
 async def visit(url: str, tabs: int, seconds: float, findings: Findings) -> None:
@@ -50,7 +54,8 @@ async def visit(url: str, tabs: int, seconds: float, findings: Findings) -> None
     async def one(number: int) -> None:
         await asyncio.sleep(seconds / 5 * number / tabs)
         # Each has connections of its own, as browsers have; one pool for all would be the bottleneck.
-        async with httpx.AsyncClient(base_url=url, timeout=60, verify=False) as client:
+        limits = httpx.Limits(keepalive_expiry=300)  # which is how long Chromium keeps an idle one
+        async with httpx.AsyncClient(base_url=url, timeout=60, verify=False, limits=limits) as client:
             visitor = Visitor(client, page, findings)
             await stay(visitor, seconds * 0.8, lambda: random.uniform(*_THINK_S) * seconds / 60, findings)
 

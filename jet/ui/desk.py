@@ -11,7 +11,6 @@ import html
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, aclosing
-from typing import Any
 
 import gradio as gr
 
@@ -25,10 +24,9 @@ from jet.ui.inputs import read_controls
 from jet.ui.orders import Order, read_order, read_story
 from jet.ui.patches import Sent
 from jet.ui.reporting import Reporter, ReportState
+from jet.ui.updates import Told, Update
 from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
-
-Updates = tuple[Any, ...]  # one value or update per output
 
 
 class Desk:
@@ -41,7 +39,7 @@ class Desk:
         self._visits = Visits()
         self._reporter = Reporter(source)
 
-    async def greet(self, request: gr.Request) -> AsyncIterator[Updates]:
+    async def greet(self, request: gr.Request) -> AsyncIterator[Update]:
         """On opening the page. Yields (about, panel): loading, and then what runs here."""
         while not self._source.ready:
             yield panel.loading(self._source.progress), gr.skip()
@@ -76,14 +74,14 @@ class Desk:
         """End the report under way; what it has measured stays."""
         self._reporter.stop()
 
-    async def act(self, request: gr.Request, order_text: str) -> Updates:
-        """Carry out an order that needs no model. Returns (story, reply)."""
+    async def act(self, request: gr.Request, order_text: str) -> str:
+        """Carry out an order that needs no model. Returns the reply, with the story in it if that changes."""
         try:
             order = read_order(order_text)
         except StoryError as error:
-            return gr.skip(), _json({"error": str(error)})
+            return _json({"error": str(error)})
         if self._forgotten(request, order):
-            return gr.skip(), _json({"lost": True, "n": order.number})
+            return _json({"lost": True, "n": order.number})
         visit = self._visits.of(_tab(request))
         failed, story = False, visit.document.text
         try:
@@ -97,10 +95,10 @@ class Desk:
         unchanged = failed or text == story or (visit.busy and order.do != "show")
         visit.picked = visit.picked or not unchanged
         self._author.count_ahead(visit.document)
-        return gr.skip() if unchanged else text, _json(reply)
+        return _json(reply if unchanged else {**reply, "story": text})
 
-    async def write(self, request: gr.Request, order_text: str) -> AsyncIterator[Updates]:
-        """Go on with the story. Yields (story, panel, stop, last seed, ways, live, reply) until it ends.
+    async def write(self, request: gr.Request, order_text: str) -> AsyncIterator[Update]:
+        """Go on with the story. Yields what becomes of `updates.OUTPUTS` until it ends.
 
         Of a long story only what changes is sent, and the page puts it in its place.
         """
@@ -108,7 +106,7 @@ class Desk:
             try:
                 order = read_order(order_text)
                 if self._forgotten(request, order):
-                    yield _updates(reply={"lost": True, "n": order.number})
+                    yield Told().update(wrote=_json({"lost": True, "n": order.number}))
                     return
                 visit = self._visits.of(_tab(request))
                 sampling = read_controls(order.fields.take("settings", dict))
@@ -118,48 +116,46 @@ class Desk:
                 self._hosting.gate.check(visit.document.text, sampling)
                 place.enter_context(self._hosting.gate.enter(user_of(request)))
             except (RequestError, StoryError) as error:
-                yield self._failure(str(error), _number(order_text))
+                yield Told().update(wrote=_json({"n": _number(order_text)}), **self._failure(str(error)))
                 return
-            async with aclosing(self._write(visit, order, sampling)) as all_updates:
-                async for updates in all_updates:
-                    yield updates
+            async with aclosing(self._write(visit, order, sampling)) as updates:
+                async for update in updates:
+                    yield update
 
     async def _write(
         self, visit: Visit, order: Order, sampling: SamplingParams
-    ) -> AsyncGenerator[Updates, None]:
+    ) -> AsyncGenerator[Update, None]:
         visit.document.sampling = sampling
         visit.busy, visit.stopped, visit.picked = True, False, False
-        sent = Sent(visit.document.text)
+        sent, told = Sent(visit.document.text), Told()
         try:
-            yield _updates(
-                panel=panel.panel(State().stats, self._author.info), stop=gr.Button(interactive=True)
-            )
+            begun = panel.panel(State().stats, self._author.info)
+            yield told.update(panel=begun, stop=gr.Button(interactive=True))
             async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
                 async for state in states:
-                    yield self._state(visit, order, state, sent)
+                    yield told.update(**self._state(visit, order, state, sent))
         except Failed as error:
-            yield self._failure(str(error))
+            yield told.update(**self._failure(str(error)))
         finally:
             visit.busy, visit.writings = False, []
         text = visit.document.text
         story, patch = (text, None) if visit.picked else sent.news(text)
         reply = await self._with_view(visit, order, {"wrote": True, "patch": patch})
-        yield _updates(story=story, reply=reply)
+        yield told.update(story=story, wrote=_json(reply))
 
-    def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> Updates:
-        seed = gr.skip() if state.stats.seed is None else str(state.stats.seed)
+    def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> dict[str, str | None]:
         shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
         if state.stats.error is not None:
             _warn(state.stats.error)
         ways = views.ways(state.ways, state.stats.finish_reason is None, order.number)
         story, patch = sent.news(visit.document.text)
         live = None if patch is None or state.ways else views.carried({**patch, "n": order.number})
-        return _updates(story, shown, gr.skip(), seed, ways, live)
+        seed = None if state.stats.seed is None else str(state.stats.seed)
+        return {"story": story, "panel": shown, "last_seed": seed, "ways": ways, "live": live}
 
-    def _failure(self, message: str, number: int | None = None) -> Updates:
+    def _failure(self, message: str) -> dict[str, str | None]:
         _warn(message)
-        failed = panel.panel(State.failed(message).stats, self._author.info)
-        return _updates(panel=failed, reply=None if number is None else {"n": number})
+        return {"panel": panel.panel(State.failed(message).stats, self._author.info)}
 
     def _forgotten(self, request: gr.Request, order: Order) -> bool:
         """Whether the page means a story that is not here: then it sends its own copy again."""
@@ -209,20 +205,6 @@ def _number(order_text: str) -> int:
         return read_order(order_text).number
     except StoryError:
         return 0
-
-
-def _updates(
-    story: object = None,
-    panel: object = None,
-    stop: object = None,
-    seed: object = None,
-    ways: object = None,
-    live: object = None,
-    reply: Reply | None = None,
-) -> Updates:
-    """One update per output of `write`; what is not given stays as it is."""
-    given = (story, panel, stop, seed, ways, live, None if reply is None else _json(reply))
-    return tuple(gr.skip() if value is None else value for value in given)
 
 
 def _json(reply: Reply) -> str:

@@ -19,12 +19,15 @@ import gradio as gr
 from jet.ui.desk import Desk
 from jet.ui.inputs import NO_PRESET
 from jet.ui.layout import Page
+from jet.ui.updates import OUTPUTS
 
 
 def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     """Connect the components to what they do."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     quiet["show_progress_on"] = page.order
+    # The desk takes and gives what components hold; for each of them Gradio would ask in a thread.
+    quiet["preprocess"] = quiet["postprocess"] = False
     _wire_writing(page, desk, quiet)
     _wire_orders(page, desk, quiet)
     page.measure.click(desk.report, None, [page.report], concurrency_limit=None, **quiet)
@@ -56,7 +59,7 @@ def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     writing = start.then(
         desk.write,
         [page.order],
-        [page.story, page.panel, page.stop, page.last_seed, page.ways, page.live, page.reply],
+        [getattr(page, name) for name in OUTPUTS],
         # What was ordered before is done first; then the box is read, which nobody can change any more.
         js="() => jetStories.writeOrder()",
         concurrency_limit=None,
@@ -65,9 +68,9 @@ def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     unlocked, stopped = _js_update(interactive=True), _js_update(interactive=False)
     writing.then(
         None,
-        [page.reply],
+        [page.wrote],
         [page.go, page.stop],
-        js=f"(reply) => (jetStories.end(reply), [{unlocked}, {stopped}])",
+        js=f"(wrote) => (jetStories.end(wrote), [{unlocked}, {stopped}])",
         **quiet,
     )
     page.stop.click(desk.stop, queue=False, **quiet)
@@ -77,10 +80,16 @@ def _wire_orders(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     page.act.click(
         desk.act,
         [page.order],
-        [page.story, page.reply],
+        [page.reply],
         js="() => jetStories.actOrder()",
         queue=False,
         trigger_mode="multiple",
+        **quiet,
+    ).then(
+        None,
+        [page.reply],
+        [page.story],
+        js="(reply) => jetStories.brought(reply)",
         **quiet,
     ).then(
         None,

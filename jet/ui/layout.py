@@ -20,6 +20,7 @@ HEADER = """
 <header class="jet-header"><h1>Jet Stories</h1>
 <p>Begin a story, and Jet-Nemotron goes on with it.</p></header>
 """
+STOP = "Stop"
 HINT = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
 PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or just press Continue."
 
@@ -58,6 +59,7 @@ class Page:
     act: gr.Button
     order: gr.Textbox
     reply: gr.Textbox
+    wrote: gr.Textbox
 
 
 def load_openings() -> list[Opening]:
@@ -93,7 +95,7 @@ def lay_out() -> Page:
                 report = _report()
         keep_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
         act = gr.Button("", visible="hidden", elem_id="jet-act")
-        order, reply = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        order, reply, wrote = (gr.Textbox(visible=False) for _ in range(3))
     return Page(
         about,
         *report,
@@ -110,6 +112,7 @@ def lay_out() -> Page:
         act,
         order,
         reply,
+        wrote,
     )
 
 
@@ -141,7 +144,7 @@ def _story() -> gr.Textbox:
 def _actions() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
         go = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
-        stop = gr.Button("Stop", interactive=False, elem_id="jet-stop", min_width=0)
+        stop = gr.Button(STOP, interactive=False, elem_id="jet-stop", min_width=0)
         _html(drawers.steps(), "jet-steps")
         _html(HINT)
     return go, stop

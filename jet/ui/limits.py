@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from jet.engine.types import RequestError, SamplingParams
 
-UPDATES_PER_S = 80.0  # of all stories together: an update costs the server some milliseconds
+UPDATES_PER_S = 160.0  # of all stories together: an update costs the server two milliseconds
 _MINUTE_S = 60.0
 _REMEMBERED = 10_000  # users whose last minute is known
 _YOURS = "Your text is still here."

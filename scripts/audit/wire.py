@@ -107,7 +107,7 @@ class Tab:
         answer = self.raw([json.dumps(plain)])
         if answer.status != 200:
             raise Breach(f"{do} was answered with {answer.status}")
-        reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][1])
+        reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][0])
         return reply
 
     def export(self, kind: str, story: str) -> dict[str, Any]:

@@ -62,10 +62,11 @@ class Visitor:
         self._known = False
 
     async def arrive(self) -> None:
-        """Open the page: the document, its configuration, and the greeting."""
+        """Open the page again: the document with its configuration, the theme and the greeting. The scripts,
+        which never change, a browser has from its first visit."""
         started = time.monotonic()
         await self._get("")
-        await self._get("config")
+        await self._get("theme.css")
         async with aclosing(self._events("greet", [])) as events:
             async for _ in events:
                 pass
@@ -84,16 +85,15 @@ class Visitor:
         answer = await self._client.post("gradio_api/run/predict", json=body)
         if answer.status_code != 200:
             raise Refusal(answer.status_code, answer.text)
-        story, reply = answer.json()["data"]
-        if isinstance(story, str):
-            self.story = story
+        reply = self._read(answer.json()["data"][0])
+        self.story = reply.get("story", self.story)
         self._findings.took(do, time.monotonic() - started)
-        return self._read(reply)
+        return reply
 
     async def write(self, tokens: int, stop_after: int | None = None) -> bool:
         """Continue the story, and stop it after so many updates; whether the server let it begin."""
         data = [self._order("continue", story=self.story, settings={"max_new_tokens": tokens})]
-        started, updates, begun, reply = time.monotonic(), 0, False, None
+        started, updates, begun, reply = time.monotonic(), 0, False, ""
         async with aclosing(self._events("write", data)) as events:
             async for outputs in events:
                 updates += 1
@@ -105,7 +105,7 @@ class Visitor:
                     stopping = time.monotonic()
                     await self._client.post("gradio_api/run/predict", json=self._body("stop", []))
                     self._findings.took("stop", time.monotonic() - stopping)
-        said = self._read(reply) if isinstance(reply, str) else {}
+        said = self._read(reply) if reply else {}
         return bool(said.get("wrote"))
 
     async def _events(self, name: str, data: list[Any]) -> AsyncGenerator[list[Any], None]:

@@ -10,12 +10,15 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from jet.engine.types import SamplingParams
 from jet.ui.desk import Desk
+from jet.ui.layout import STOP
 from jet.ui.patches import LONG
 from jet.ui.presets import PRESETS
+from jet.ui.updates import OUTPUTS, Told
 from tests.ui.served import wait_until
 from tests.ui.stand_in import StandInSource
 
@@ -46,9 +49,8 @@ class Tab:
 
     async def act(self, do: str, **fields: object) -> dict[str, Any]:
         order = {"do": do, **({} if "edit" in fields else self.sent()), **fields}
-        story, reply = await self._desk.act(self.request, json.dumps(order))
-        self._take(story)
-        self.reply = json.loads(reply)
+        self.reply = json.loads(await self._desk.act(self.request, json.dumps(order)))
+        self._take(self.reply.get("story"))
         return self.reply
 
     async def write(
@@ -57,13 +59,13 @@ class Tab:
         settings = dict(zip(SETTINGS, controls, strict=True))
         order = {"do": do, "settings": settings, **self.sent(), **fields}
         async for updates in self._desk.write(self.request, json.dumps(order)):
-            story, panel, _, _, ways, live, reply = updates
+            story, panel, _, _, ways, live, wrote = updates
             self._take(story)
-            self.live += [live] if isinstance(live, str) else []
+            self.live += [live] if live else []
             self.panel = panel if isinstance(panel, str) else self.panel
             self.ways = ways if isinstance(ways, str) else self.ways
-            if isinstance(reply, str):
-                self.reply = json.loads(reply)
+            if wrote:
+                self.reply = json.loads(wrote)
         return self.text
 
     def sent(self) -> dict[str, object]:
@@ -310,8 +312,7 @@ def test_a_preset_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("order", ["", "[]", "{}", '{"do": 1}', '{"do": "dance"}', '{"do": "show"}'])
 def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
-        _, reply = await tab._desk.act(tab.request, order)
-        assert json.loads(reply)["error"]
+        assert json.loads(await tab._desk.act(tab.request, order))["error"]
 
     at_a_desk(source, story)
 
@@ -380,6 +381,43 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
         assert tab.text == far_too_long and tab.sent() == {"story": far_too_long}
 
     at_a_desk(source, story)
+
+
+@pytest.mark.parametrize("length, skipped", [(1, set()), (LONG, {"story"})])
+def test_updates_leave_out_as_little_as_they_can(
+    source: StandInSource, length: int, skipped: set[str]
+) -> None:
+    """For what is left out Gradio makes a component anew, which is most of what an update costs a server."""
+
+    async def story(tab: Tab) -> None:
+        tab.text = "A" * length
+        order = {
+            "do": "continue",
+            "n": 7,
+            "settings": dict(zip(SETTINGS, CONTROLS, strict=True)),
+            **tab.sent(),
+        }
+        updates = [
+            dict(zip(OUTPUTS, update, strict=True))
+            async for update in tab._desk.write(tab.request, json.dumps(order))
+        ]
+        assert len(updates) > 2
+        for update in updates[1:-1]:
+            assert {name for name, value in update.items() if value == gr.skip()} == skipped
+            assert update["wrote"] == "" and update["stop"] == STOP
+        assert json.loads(updates[-1]["wrote"])["n"] == 7
+
+    at_a_desk(source, story)
+
+
+def test_what_was_told_stands_but_for_the_story() -> None:
+    told = Told()
+    first = told.update(story="A", panel="p", stop=gr.Button(interactive=True))
+    second = told.update(panel=None, last_seed="7")
+    assert dict(zip(OUTPUTS, first, strict=True))["story"] == "A"
+    told_now = dict(zip(OUTPUTS, second, strict=True))
+    assert told_now["story"] == told_now["ways"] == gr.skip()
+    assert (told_now["panel"], told_now["stop"], told_now["last_seed"]) == ("p", STOP, "7")
 
 
 def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandInSource) -> None:
