@@ -63,6 +63,7 @@ class FilledRunner:
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
         handle.text, handle.length = array("i", prompt[:length].tolist()), length
+        handle.kept = length  # what was not read is not worth keeping
         return length
 
     def decode(self, handles: Sequence[Any]) -> list[Outcome]:

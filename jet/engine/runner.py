@@ -214,6 +214,10 @@ class ModelRunner:
         """Read one piece of the prompt."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
+        # Only now is it known that this was not the end, whose next token somebody may want again.
+        if sequence.length - sequence.kept >= self._keep_every:
+            sequence.logits = None
+            self._keep(sequence)
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
             self._pool.reserve(sequence.slot, sequence.length + len(tokens), sequence.length)
             ids = torch.from_numpy(np.array(tokens, np.int64)).to(self._model.device)
@@ -222,8 +226,6 @@ class ModelRunner:
         sequence.text.extend(map(int, tokens))
         sequence.logits = logits
         self._stepper.have_read(sequence, ids)
-        if sequence.length - sequence.kept >= self._keep_every:
-            self._keep(sequence)
 
     def settle(self) -> None:
         """Wait until what was read is there."""
@@ -284,14 +286,14 @@ class ModelRunner:
     @torch.inference_mode()
     def release(self, sequence: Sequence, keep: bool = True) -> None:
         """The request is over. Its state may be kept for those that begin alike, unless it is broken."""
+        if sequence.slot is not None and sequence.ahead is not None and keep:
+            step, sequence.ahead = sequence.ahead, None
+            keep = isinstance(self._arrived(sequence, step), int)
         slot, sequence.slot = sequence.slot, None
         claim, sequence.claim = sequence.claim, None
         self._unclaim(claim)
         if slot is None:
             return
-        if sequence.ahead is not None and keep:
-            step, sequence.ahead = sequence.ahead, None
-            keep = isinstance(self._arrived(sequence, step), int)
         self._stepper.release(sequence)
         if not keep:
             self._sessions.forget_origin(sequence)

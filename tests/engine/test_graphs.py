@@ -176,6 +176,24 @@ def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays
     assert [runner.step(again) for _ in range(8)] == write(runner, GREEDY, *prompt)
 
 
+@pytest.mark.parametrize("user", ["ann", ""])
+@pytest.mark.parametrize("steps", range(2, 8))
+def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
+    runner: ModelRunner, steps: int, user: str
+) -> None:
+    """Its last token, which ran ahead, arrives when it is over. Of somebody without a name nothing is kept."""
+    runner._keep_every, places = 4, len(runner._pool._free_slots)
+    sequence = begin(runner, GREEDY, 1, 2, 3)
+    sequence.user = user
+    for _ in range(steps):
+        runner.step(sequence)
+    assert sequence.ahead is not None
+    runner.release(sequence)
+    kept = [len(state.tokens) for state in runner._sessions._near]
+    assert len(runner._pool._free_slots) == places - len(kept)
+    assert max(kept, default=0) == (3 + steps if user else 0)
+
+
 def test_requests_by_turns_write_what_each_writes_alone(runner: ModelRunner) -> None:
     prompts = [(1, 2, 3), (4, 5), (9,)]
     settings = [SAMPLED, GREEDY, replace(SAMPLED, seed=6, repetition_penalty=1.3)]
