@@ -204,6 +204,10 @@ class Attention(nn.Module):
         if mask is None and self.config._attn_implementation == "sdpa":
             out = sdpa(q, k, v, self.scaling, self.sliding_window, dropout)
             return self.o_proj(out.flatten(-2)), None
+        if k.shape[2] == 1 and mask is not None and not dropout and self._packs_rows:
+            # Over itself alone a token gets its own value. Where rows begin with padding, flash-attn would be
+            # given fewer queries than rows, which its way for one query a row does not expect.
+            return self.o_proj(v.repeat_interleave(self.num_key_value_groups, 1).flatten(1)[:, None]), None
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
         )
@@ -219,6 +223,11 @@ class Attention(nn.Module):
             **kwargs,
         )
         return self.o_proj(out.flatten(-2)), weights
+
+    @property
+    def _packs_rows(self) -> bool:
+        """Whether the implementation leaves out padding instead of masking it."""
+        return "flash" in (self.config._attn_implementation or "")
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

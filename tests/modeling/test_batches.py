@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jet import HybridCache, JetNemotronForCausalLM
 from tests.networks import random_ids, small_model
@@ -91,6 +92,23 @@ def test_generated_batch_equals_single_rows(model: JetNemotronForCausalLM, rows:
     for index, row in enumerate(rows):
         alone = model.generate(row[None], attention_mask=torch.ones_like(row[None]), **options)[0, len(row) :]
         assert together[index].tolist() == alone.tolist()
+
+
+@torch.no_grad()
+def test_a_first_token_of_padded_rows_never_reaches_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It packs what is not padding, and cannot do so where some rows have no query at all."""
+    model, called = model_of("attn"), []
+
+    def packed(module: torch.nn.Module, query: Tensor, *given: Tensor, **more: object) -> None:
+        called.append(query.shape)
+
+    ids, mask = left_padded([random_ids(model, length, seed=length) for length in (1, 3)])
+    expected = model(ids[:, :1], attention_mask=mask[:, :1]).logits
+    monkeypatch.setattr(type(ALL_ATTENTION_FUNCTIONS), "get_interface", lambda *given: packed)
+    monkeypatch.setattr(model.config, "_attn_implementation", "flash_attention_2")
+    together = model(ids[:, :1], attention_mask=mask[:, :1]).logits
+    torch.testing.assert_close(together[1], expected[1], **EQUAL)
+    assert not called
 
 
 @torch.no_grad()
