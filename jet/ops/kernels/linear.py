@@ -40,13 +40,13 @@ from jet.ops.quantized import INT4, INT8, Quantized, Weight
 Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
 
 VECTOR = 16  # bytes a thread loads at once
-# Of 4 bytes, that a thread may spend on weights; without an entry 48. With few, more programs fit beside each
-# other; with many, a program has fewer threads to add up.
-REGISTERS = {"heads_linear_add": 96, "linear_add": 88, "jet_step": 64}
+# Of 4 bytes, that a thread may spend on weights. With few, more programs fit beside each other; with many, a
+# program has fewer threads to add up.
+REGISTERS = {"heads_linear_add": 48, "linear_add": 88, "jet_step": 64, "norm_linear": 96, "norm_swiglu": 96}
 MAX_TILES = 32  # longer tuples only make longer code
 LEAST_COLUMNS = 64  # of a tile of codes
 MANY_ROWS = 2**31
-MOST_AHEAD = 2 * 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
+MOST_AHEAD = 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,21 @@ class Tiling:
     warps: int
 
 
-# Of codes: rows up to which it holds, and a tiling that was faster on one H100 than the default
+# Of codes: rows up to which it holds, and the tiling with which a step was fastest on one H100
 # (scripts/tune_kernels.py). The fewer bytes a weight has, the more its inputs count, which rows share.
 OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
+    (INT8, "norm_linear"): [
+        (4096, Tiling(2, 256, 1)),
+        (65536, Tiling(8, 512, 4)),
+        (MANY_ROWS, Tiling(8, 256, 2)),
+    ],
+    (INT8, "norm_swiglu"): [(MANY_ROWS, Tiling(16, 512, 8))],
     (INT8, "linear_add"): [(MANY_ROWS, Tiling(2, 512, 4))],
     (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(2, 1024, 8))],
-    (INT4, "norm_linear"): [
-        (4096, Tiling(4, 128, 1)),
-        (65536, Tiling(16, 256, 4)),
-        (MANY_ROWS, Tiling(8, 256, 1)),
-    ],
-    (INT4, "norm_swiglu"): [(MANY_ROWS, Tiling(8, 128, 4))],
-    (INT4, "linear_add"): [(MANY_ROWS, Tiling(4, 2048, 4))],
+    (INT4, "norm_linear"): [(4096, Tiling(4, 128, 1)), (MANY_ROWS, Tiling(16, 256, 4))],
+    (INT4, "norm_swiglu"): [(MANY_ROWS, Tiling(4, 256, 1))],
+    (INT4, "linear_add"): [(MANY_ROWS, Tiling(4, 512, 8))],
+    (INT4, "heads_linear_add"): [(MANY_ROWS, Tiling(4, 512, 4))],
 }
 
 
@@ -81,23 +84,33 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
     """A tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` is the number of value channels.
 
     Few rows a program where the weight is small, so that every multiprocessor has several programs; then
-    enough warps to hold them, and tiles that a program loads with one or two instructions a row and thread.
-    Where the input is a few values a column, tiles of half the width let a thread have both side by side.
+    enough warps to hold them, and tiles that a program loads with a few instructions a row and thread. Where
+    the input is a few values a column, narrower tiles let a thread have those of several side by side.
     """
+    parts = 2  # of what all threads load at once
     if kind == "jet_step":
         rows, held = 8, 32  # the width, about 4, multiplies this
     elif kind == "heads_linear_add":
-        rows = held = 4
+        rows = held = 2
+    elif n < 8192:
+        rows = held = 2
+        parts = 1
+    elif kind == "linear_add":
+        rows = held = 8
+        parts = 1
+    elif n < 65536:
+        held, parts = 16, 4
+        rows = held
     else:
-        held = 8 if n >= 8192 else 2
-        rows = held // 2 if kind == "norm_swiglu" else held
+        rows = held = 8
+    if kind == "norm_swiglu":
+        rows //= 2  # of gates, and as many of the others
     warps = 1
-    while warps < 8 and held * c * itemsize > 4 * REGISTERS.get(kind, 48) * 32 * warps:
+    while warps < 8 and held * c * itemsize > 4 * REGISTERS[kind] * 32 * warps:
         warps *= 2
-    half = kind in ("jet_step", "heads_linear_add") or (kind != "linear_add" and n >= 8192)
     # In a jet step, threads are spread over the rows first: then every sum stays within a warp.
     lanes = max(4, 32 * warps // rows) if kind == "jet_step" else 32 * warps
-    columns = min(VECTOR // itemsize * lanes // (2 if half else 1), triton.next_power_of_2(c))
+    columns = min(VECTOR // itemsize * lanes // parts, triton.next_power_of_2(c))
     return Tiling(rows, columns, warps)
 
 
