@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from jet.bench import networks
 from jet.bench.baseline import Baseline, baselines
@@ -76,25 +77,39 @@ def read_and_write(
     prefill_chunk: int,
     clock: Callable[[], float] = time.perf_counter,
     note: Callable[[Mapping[str, int]], None] = lambda memory: None,
+    writers: int = 1,
 ) -> dict[str, float]:
-    """Tokens a second of reading a prompt, its first token included, and of the tokens after that."""
-    handle = runner.open(sampling, 0)
+    """Tokens a second of reading a prompt, its first token included, and of the tokens after that.
+
+    With several writers each reads the prompt, one after the other, and all write together.
+    """
+    handles: list[Any] = []
     try:
+        handles += [runner.open(sampling, 0) for _ in range(writers)]
         started = clock()
-        for begin in range(0, len(prompt), prefill_chunk):
-            runner.prefill(handle, prompt[begin : begin + prefill_chunk])
-        runner.step(handle)
+        for handle in handles:
+            for begin in range(0, len(prompt), prefill_chunk):
+                runner.prefill(handle, prompt[begin : begin + prefill_chunk])
+        _step(runner, handles)
         read = clock()
         for _ in range(sampling.max_new_tokens - 1):
-            runner.step(handle)
+            _step(runner, handles)
         ended = clock()
-        note(runner.memory(handle))
+        note(runner.memory(handles[0]))
     finally:
-        runner.release(handle)
+        for handle in handles:
+            runner.release(handle)
     return {
-        "prefill": len(prompt) / (read - started),
-        "decode": (sampling.max_new_tokens - 1) / (ended - read),
+        "prefill": writers * len(prompt) / (read - started),
+        "decode": writers * (sampling.max_new_tokens - 1) / (ended - read),
     }
+
+
+def _step(runner: ModelRunner, handles: list[Any]) -> None:
+    """A token of each; raises what kept one of them from it."""
+    for outcome in runner.decode(handles):
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def _decode_baseline(other: Baseline) -> Mapping[str, float]:

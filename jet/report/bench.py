@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from jet import hardware
 from jet.bench import networks
@@ -46,7 +46,7 @@ class Bench:
         self.device = device
         self.report = report
         self._network: Network | None = None
-        self._full: PreTrainedModel | None = None
+        self._full: Network | None = None
         self.exact: Tensor | None = None
         # What has filled the memory once is not tried again on a larger point: why, by sweep and contender.
         self.failed: dict[tuple[str, str], str] = {}
@@ -88,10 +88,11 @@ class Bench:
         return self._network
 
     @property
-    def full(self) -> PreTrainedModel:
-        """A network of full attention, as large as ours."""
+    def full(self) -> Network:
+        """A network of full attention, as large as ours, with a runner like ours."""
         if self._full is None:
-            self._full = draw_full_attention(self.network.model)
+            context = self.within(max(self.plan.contexts), self.plan.tokens) + self.plan.tokens
+            self._full = self.with_runner(draw_full_attention(self.network.model), context)
         return self._full
 
     def prompt(self, context: int) -> list[int]:
@@ -123,18 +124,19 @@ class Bench:
         model = cast(JetNemotronForCausalLM, model.to(dtype))  # type: ignore[arg-type]
         return model if quantize is None else quantize_network(model, quantize)
 
-    def with_runner(self, model: JetNemotronForCausalLM, context: int) -> Network:
-        """A network of another type, ready to be measured as the engine would run it."""
+    def with_runner(self, model: JetNemotronForCausalLM, context: int, writers: int = 1) -> Network:
+        """A network with a runner of its own, ready to be measured as the engine would run it."""
         info = loading.describe(self.options.name, model, 0.0)
         tokenizer = networks.IdTokenizer()
-        runner = networks.make_runner(model, tokenizer.stop_ids, context)
+        runner = networks.make_runner(model, tokenizer.stop_ids, context, writers)
         threads = hardware.limit_threads()
         return Network(model, tokenizer, runner, replace(info, kernels=runner.kernels), [], threads)
 
     def release(self) -> None:
         """Let go of the networks."""
-        if self._network is not None:
-            self._network.runner.close()
+        for network in (self._network, self._full):
+            if network is not None:
+                network.runner.close()
         self._network = self._full = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -33,7 +33,7 @@ class Plan:
 
 
 QUICK = Plan(3, 24, (512, 1024), (1, 4), 128, 7)
-FULL = Plan(5, 32, tuple(512 * 2**n for n in range(10)), tuple(2**n for n in range(9)), 256, 9)
+FULL = Plan(5, 32, tuple(512 * 2**n for n in range(10)), tuple(4**n for n in range(5)), 256, 9)
 
 
 @dataclass(frozen=True)

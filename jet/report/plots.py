@@ -11,7 +11,7 @@ from jet.report.report import Report
 from jet.report.standing import time_parts
 
 _OURS, _FULL, _PALE = "#0072b2", "#d55e00", "#999999"
-_NAMES = {"ours": "ours", "full": "full attention, generate()"}
+_NAMES = {"ours": "ours", "full": "full attention"}
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:

@@ -1,89 +1,91 @@
 """Section 5: one point of the context or the batch sweep, ours and full attention in turn.
 
-Over the context ours is the bare loop of the engine's runner. The engine decodes one sequence at a time, so
-over the batch ours runs through plain `generate()`, as full attention does throughout.
+Both run in the bare loop of the engine's runner: one story over the context, and as many as there are over
+the batch, which read their prompts one after the other and then write together.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from jet.bench import baseline, networks
 from jet.bench.decode import read_and_write
 from jet.bench.floor import decode_floor
 from jet.bench.measure import alternate
+from jet.bench.networks import Network
 from jet.bench.options import BenchError, ImpossibleError
 from jet.bench.report import Figure
 from jet.engine.types import SamplingParams
 from jet.footprint import Floor
 from jet.report.bench import Bench, memory_is_full
-from jet.report.full_attention import cache_bytes, count, full_attention_config
+from jet.report.full_attention import count
 
 BATCH_CONTEXT = 512
-_LABELS = {"ours": "ours", "full": "full attention, generate()"}
-_ENOUGH_S = 60.0  # a point that takes longer is run once, not several times
+_LABELS = {"ours": "ours", "full": "full attention"}
+_ENOUGH_S = 20.0  # of a point's runs: where one takes long, there are fewer, but one
 
 
 def measure_context(bench: Bench, context: int) -> dict[str, Any]:
-    """Read so many tokens and decode a few, with one sequence."""
-    tokens = bench.plan.tokens
+    """Read so many tokens and decode a few, with one sequence; a little less where that is all there is."""
     most = bench.config.max_position_embeddings
-    if context + tokens > most:
+    if context > most:
         raise BenchError(f"this network holds {most:,} tokens")
-    sampling = SamplingParams(max_new_tokens=tokens, seed=0)
-    prompt, network = bench.prompt(context), bench.network
-    kept: dict[str, int] = {}
-
-    def ours() -> dict[str, float]:
-        return read_and_write(network.runner, prompt, sampling, network.prefill_chunk, note=kept.update)
-
-    def full() -> dict[str, float]:
-        return _generate(bench, bench.full, prompt, sampling, 1)
-
-    figures, failed = compare(bench, "context", {"ours": ours, "full": full})
-    floor = decode_floor(network.model, context, tokens, network.runner.fused_step.saved_bytes)
-    return _point(bench, figures, failed, floor, context, 1, sum(kept.values()))
+    context = bench.within(context, bench.plan.tokens)
+    return _measure(bench, "context", {"ours": bench.network, "full": bench.full}, context, 1)
 
 
 def measure_batch(bench: Bench, batch: int) -> dict[str, Any]:
     """Read a prompt in so many rows and decode a few tokens of each."""
-    tokens = bench.plan.tokens
-    context = bench.within(BATCH_CONTEXT, tokens)
-    sampling = SamplingParams(max_new_tokens=tokens, seed=0)
-    prompt, model = bench.prompt(context), bench.network.model
+    context = bench.within(BATCH_CONTEXT, bench.plan.tokens)
+    networks: dict[str, Network] = {}
+    try:
+        for who, model in (("ours", bench.network.model), ("full", bench.full.model)):
+            if ("batch", who) not in bench.failed:
+                try:
+                    networks[who] = bench.with_runner(model, context + bench.plan.tokens, batch)
+                except BenchError as error:
+                    bench.failed["batch", who] = str(error)
+        return _measure(bench, "batch", networks, context, batch)
+    finally:
+        for network in networks.values():
+            network.runner.close()
 
-    def ours() -> dict[str, float]:
-        return _generate(bench, model, prompt, sampling, batch)
 
-    def full() -> dict[str, float]:
-        return _generate(bench, bench.full, prompt, sampling, batch)
+def _measure(
+    bench: Bench, sweep: str, networks: dict[str, Network], context: int, batch: int
+) -> dict[str, Any]:
+    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0)
+    prompt = bench.prompt(context)
+    kept: dict[str, int] = {}
 
-    figures, failed = compare(bench, "batch", {"ours": ours, "full": full})
-    one = decode_floor(model, context, tokens)
+    def run(who: str) -> dict[str, float]:
+        def note(memory: Mapping[str, int]) -> None:
+            kept[who] = batch * sum(memory.values())
+
+        network = networks[who]
+        chunk = network.prefill_chunk
+        return read_and_write(network.runner, prompt, sampling, chunk, note=note, writers=batch)
+
+    figures, failed = compare(bench, sweep, {who: partial(run, who) for who in networks})
+    failed |= {who: bench.failed[sweep, who] for who in _LABELS if who not in networks}
+    ours = bench.network
+    one = decode_floor(ours.model, context, bench.plan.tokens, ours.runner.fused_step.saved_bytes)
     states = {name: batch * size for name, size in vars(one).items() if name != "weights"}
-    # The state is read and written, keys and values are only read.
-    kept = (states["recurrent"] + states["conv"]) // 2 + states["window_kv"] + states["full_kv"]
-    return _point(bench, figures, failed, Floor(one.weights, **states), context, batch, kept)
-
-
-def _generate(
-    bench: Bench, model: PreTrainedModel, prompt: list[int], sampling: SamplingParams, batch: int
-) -> dict[str, float]:
-    threads = None
-    if bench.device.type == "cpu":
-        # One row is quickest with the threads that the engine takes, several with all.
-        network = bench.network
-        threads = networks.decode_threads(network.model) if batch == 1 else network.threads
-    clock = baseline.generate(model, prompt, sampling, threads, batch)
+    floor = Floor(one.weights, **states)
+    if "ours" not in failed:
+        _check(bench, figures, floor, batch)
     return {
-        "prefill": batch * len(prompt) / clock.first_token_s,
-        "decode": batch * clock.tokens_per_second,
+        "figures": {name: figure.as_json() for name, figure in figures.items()},
+        "failed": failed,
+        "floor": floor.total,
+        "memory": {who: None if who in failed else kept[who] for who in _LABELS},
+        "context": context,
+        "batch": batch,
+        "parameters": {"ours": count(ours.model), "full": count(bench.full.model)},
     }
 
 
@@ -94,7 +96,7 @@ def compare(
 
     They are left out of the larger points that follow in this sweep. Raises MemoryError if nobody is left.
     """
-    slow = False
+    seconds = 0.0
     running = {who: run for who, run in contenders.items() if (sweep, who) not in bench.failed}
     for who, run in list(running.items()):  # warms up
         started = time.monotonic()
@@ -107,11 +109,12 @@ def compare(
             del running[who]
             if bench.device.type == "cuda":
                 torch.cuda.empty_cache()
-        slow = slow or time.monotonic() - started > _ENOUGH_S / bench.plan.runs
+        seconds += time.monotonic() - started
     if not running:
         raise MemoryError("for both ours and full attention")
     rounds = [partial(_named, who, run) for who, run in running.items()]
-    spreads = alternate(rounds, 0, 1 if slow else bench.plan.runs)
+    runs = max(1, min(bench.plan.runs, int(_ENOUGH_S / max(seconds, 1e-9))))
+    spreads = alternate(rounds, 0, runs)
     figures = {
         name: Figure(f"{_LABELS[name.partition('.')[0]]}: {name.partition('.')[2]}", "tok/s", spread)
         for name, spread in spreads.items()
@@ -121,31 +124,6 @@ def compare(
 
 def _named(who: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
     return {f"{who}.{what}": value for what, value in run().items()}
-
-
-def _point(
-    bench: Bench,
-    figures: dict[str, Figure],
-    failed: dict[str, str],
-    floor: Floor,
-    context: int,
-    batch: int,
-    kept: int,
-) -> dict[str, Any]:
-    ours, full = bench.network.model, full_attention_config(bench.config, count(bench.network.model))
-    if "ours" not in failed:
-        _check(bench, figures, floor, batch)
-    length = context + bench.plan.tokens - 1
-    memory = {"ours": kept, "full": batch * cache_bytes(full, length, ours.dtype.itemsize)}
-    return {
-        "figures": {name: figure.as_json() for name, figure in figures.items()},
-        "failed": failed,
-        "floor": floor.total,
-        "memory": {who: None if who in failed else size for who, size in memory.items()},
-        "context": context,
-        "batch": batch,
-        "parameters": {"ours": count(ours), "full": None if "full" in failed else count(bench.full)},
-    }
 
 
 def _check(bench: Bench, figures: dict[str, Figure], floor: Floor, batch: int) -> None:

@@ -23,10 +23,24 @@ def test_a_runner_of_known_speed_gives_that_speed() -> None:
     assert runner.released == 1
 
 
+def test_writers_read_one_after_the_other_and_write_together() -> None:
+    class Together(SteadyRunner):
+        def decode(self, handles: list[object]) -> list[int]:
+            self.now += self._step_s
+            return [7 for _ in handles]
+
+    runner = Together(step_s=1 / 64, prompt_s=1 / 1024)
+    sampling = SamplingParams(max_new_tokens=9, seed=0)
+    found = read_and_write(runner, [1] * 48, sampling, 128, runner.clock, writers=5)
+    assert found["decode"] == 5 * 64
+    assert found["prefill"] == 5 * 48 / (5 * 48 / 1024 + 1 / 64)
+    assert runner.pieces == [48] * 5 and runner.released == 5
+
+
 def test_a_runner_that_fails_gives_its_slot_back() -> None:
     class Full(SteadyRunner):
-        def step(self, handle: object) -> int:
-            raise MemoryError("full")
+        def decode(self, handles: list[object]) -> list[int | Exception]:
+            return [MemoryError("full") for _ in handles]
 
     runner = Full()
     with pytest.raises(MemoryError):
