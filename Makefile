@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-thorough bench report check format clean
+.PHONY: help setup run test test-thorough test-all bench report check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test: setup ## the tests of every day, some minutes; ARGS="-k cache -x"
 test-thorough: setup ## all others: many sizes of every kernel, megabytes, crowds, break-ins
 	@$(BIN)/python -m tests.chromium
 	@$(BIN)/python -m tests.suite thorough $(ARGS)
+
+test-all: setup ## both, in one go
+	@$(BIN)/python -m tests.chromium
+	@$(BIN)/python -m tests.suite all $(ARGS)
 
 bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --model …"
 	$(BIN)/python -m jet.bench $(or $(ARGS),decode --model assets/story-model --baseline transformers)

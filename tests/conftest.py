@@ -31,10 +31,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, each with its reason. What drives a browser runs alone."""
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker("alone")
+    """Skip what this machine cannot run, each with its reason."""
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests and not torch.cuda.is_available():
         for item in gpu_tests:

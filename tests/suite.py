@@ -1,10 +1,10 @@
-"""The tests in two parts: `python -m tests.suite everyday` or `thorough`, and arguments for pytest if wanted.
+"""The tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and pytest's arguments if wanted.
 
-First those that drive a page in real time, one after the other and with nothing beside them; then all others,
-each file in one of several processes. On two processors that takes two thirds of the time.
+First those that hold a page to what it promises in time, one after the other and with nothing beside them; then
+all others, each file in one of several processes.
 
 The thorough ones, which not everybody waits for every time: many sizes of every kernel in Triton's
-interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs them, too.
+interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ import pytest
 PROCESSES = min(4, os.cpu_count() or 1)
 PARTS = {
     "one after the other": ("alone", []),
-    f"in {PROCESSES} processes": ("not alone", ["-n", str(PROCESSES), "--dist", "loadfile"]),
+    # As they stand: sorted by how many tests they have, those with few long ones would come last, beside nothing.
+    f"in {PROCESSES} processes": (
+        "not alone",
+        ["-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"],
+    ),
 }
-WHICH = {"everyday": " and not thorough", "thorough": " and thorough"}
+WHICH = {"everyday": " and not thorough", "thorough": " and thorough", "all": ""}
 
 
 def verdict(codes: list[int]) -> int:
@@ -32,9 +36,9 @@ def verdict(codes: list[int]) -> int:
 
 
 def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
-    """What is run, by what it is called. Raises ValueError for what is neither `everyday` nor `thorough`."""
+    """What is run, by what it is called. Raises ValueError for what is not in `WHICH`."""
     if which not in WHICH:
-        raise ValueError(f"Tests are {' or '.join(WHICH)}, not {which!r}.")
+        raise ValueError(f"Tests are {', '.join(WHICH)}, not {which!r}.")
     return {
         name: ["-m", marks + WHICH[which], *options, *arguments] for name, (marks, options) in PARTS.items()
     }

@@ -26,10 +26,12 @@ def test_a_failure_of_either_part_counts(codes: list[int], expected: int) -> Non
     assert verdict(codes) == expected
 
 
-def test_every_day_has_all_but_the_thorough_ones() -> None:
-    every, some = commands("thorough", ["-x"]), commands("everyday", ["-x"])
-    assert [part[1] for part in every.values()] == ["alone and thorough", "not alone and thorough"]
+def test_every_day_has_all_but_the_thorough_ones_and_all_has_both() -> None:
+    rest, some = commands("thorough", ["-x"]), commands("everyday", ["-x"])
+    assert [part[1] for part in rest.values()] == ["alone and thorough", "not alone and thorough"]
     assert [part[1] for part in some.values()] == ["alone and not thorough", "not alone and not thorough"]
-    assert all(part[-1] == "-x" for part in (*every.values(), *some.values()))
-    with pytest.raises(ValueError, match="everyday or thorough, not 'some'"):
+    every = commands("all", ["-x"])
+    assert [part[1] for part in every.values()] == ["alone", "not alone"]
+    assert all(part[-1] == "-x" for part in (*rest.values(), *some.values(), *every.values()))
+    with pytest.raises(ValueError, match="everyday, thorough, all, not 'some'"):
         commands("some", [])

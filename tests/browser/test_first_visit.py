@@ -12,7 +12,7 @@ from jet.engine.loading import STORY_MODEL, ModelChoice
 from jet.ui.page import build, launch
 from tests.browser.notebook import STORY, best
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 STREAMING_S = 2.0
 

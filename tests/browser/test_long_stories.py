@@ -99,6 +99,7 @@ def letter_of(served: Served) -> str:
     return served.engine.requests[-1].prompt.strip()[0]
 
 
+@pytest.mark.alone
 def test_a_keystroke_is_on_the_screen_at_once(longest: Page) -> None:
     longest.evaluate(
         """() => {
@@ -128,6 +129,7 @@ def test_a_keystroke_is_on_the_screen_at_once(longest: Page) -> None:
     assert took < BUSY_S
 
 
+@pytest.mark.alone
 def test_continue_costs_no_more_than_in_a_short_story(
     longest: Page, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

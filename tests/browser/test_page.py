@@ -96,6 +96,7 @@ def test_an_empty_page_begins_a_story(tab: Page) -> None:
     expect_unlocked(tab)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("moment", ["writing", "prefill", "line", "loading", "deaf"])
 def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, moment: str) -> None:
     engine = served.engine
@@ -156,6 +157,7 @@ def test_keys_continue_and_stop_and_the_writer_types_on(tab: Page) -> None:
     assert story(tab).endswith(" and I went on.")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("moment", ["writing", "prefill", "line"])
 def test_closing_the_tab_frees_the_request(open_tab: OpenTab, served: Served, moment: str) -> None:
     served.engine.prefill_s = 60 if moment == "prefill" else 0
@@ -194,6 +196,7 @@ def test_two_tabs_do_not_mix(open_tab: OpenTab, served: Served) -> None:
         assert re.fullmatch(rf"{letter}( {letter}\d+)+", story(page))
 
 
+@pytest.mark.alone
 def test_about_twenty_updates_a_second(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 500
     set_most_tokens(tab, 2000)

@@ -85,6 +85,7 @@ def tell_slowly(answer: Answer) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.alone
 def test_stop_in_the_middle_keeps_the_text_and_hangs_up(server: FaultyServer, standing_page: Page) -> None:
     gone: list[float] = []
 

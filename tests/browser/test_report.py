@@ -20,7 +20,7 @@ from tests.browser.notebook import (
 from tests.conftest import ROOT
 from tests.ui.served import Served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 # In the place of a minute of measuring: two parts, then a report that was measured once.
 MEASURES = """

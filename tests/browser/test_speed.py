@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 from tests.browser.notebook import STORY, best, expect_unlocked, set_most_tokens, story
 from tests.ui.served import Served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.alone]
 
 SPEED, TOKENS = 500, 1000
 FRAMES, LATE_S = 30, 0.3

@@ -9,7 +9,6 @@ from scripts.load_page import FLOOD, quantile, run
 pytestmark = pytest.mark.thorough
 
 
-@pytest.mark.alone
 def test_twenty_tabs_and_a_flood() -> None:
     found = run(tabs=20, seconds=6)
     assert found["errors"] == [] and found["refused"] == []
