@@ -1,7 +1,7 @@
-"""The tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and pytest's arguments if wanted.
+"""The tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and arguments for pytest.
 
-First those that hold a page to what it promises in time, one after the other and with nothing beside them; then
-all others, each file in one of several processes.
+First those that hold something to a time, one after the other and with nothing beside them; then all others,
+each file in one of several processes.
 
 The thorough ones, which not everybody waits for every time: many sizes of every kernel in Triton's
 interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs all.
@@ -18,7 +18,7 @@ import pytest
 PROCESSES = min(4, os.cpu_count() or 1)
 PARTS = {
     "one after the other": ("alone", []),
-    # As they stand: sorted by how many tests they have, those with few long ones would come last, beside nothing.
+    # As they stand: sorted by how many tests they have, files with few long ones would come last.
     f"in {PROCESSES} processes": (
         "not alone",
         ["-n", str(PROCESSES), "--dist", "loadfile", "--no-loadscope-reorder"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,11 +112,18 @@ def failing(engine: LocalEngine, name: str, error: Exception, after: int = 0) ->
         setattr(stepper, name, real)
 
 
-def check(engine: LocalEngine, alone: list[list[int]], error: str, tokens: int | None = None) -> None:
-    """Write the good requests and in their midst the bad one."""
+def check(
+    engine: LocalEngine,
+    alone: list[list[int]],
+    error: str,
+    tokens: int | None = None,
+    submitted: Callable[[], object] = lambda: None,
+) -> None:
+    """Write the good requests and in their midst the bad one. `submitted` is called when all are in line."""
     streams = [submit(engine, *request, user="good") for request in GOOD[:2]]
     bad = submit(engine, BAD, SAMPLED, "bad")
     streams.append(submit(engine, *GOOD[2], user="good"))
+    submitted()
     ended = [finish(stream) for stream in streams]
     assert [stats.error for _, stats in ended] == [None] * 3
     assert [tokens for tokens, _ in ended] == alone
@@ -131,10 +139,17 @@ def test_a_kernel_that_fails_in_a_step_of_many(
 ) -> None:
     """Nobody knows what it has done to the others' states: they read again, and write the same."""
     stepper = runner_of(engine)._stepper
-    launch, sizes = stepper.launch, []
-    stepper.launch = lambda sequences: sizes.append(len(sequences)) or launch(sequences)  # type: ignore[method-assign, assignment, func-returns-value]
+    launch, sizes, together = stepper.launch, [], threading.Event()
+
+    def launch_together(sequences: list[Sequence]) -> object:
+        together.wait(10)  # on a busy machine the first could be at its end before the last is in line
+        sizes.append(len(sequences))
+        return launch(sequences)
+
+    stepper.launch = launch_together  # type: ignore[method-assign, assignment]
     with failing(engine, "launch", RuntimeError("CUDA error: misaligned address"), after):
-        check(engine, alone, "misaligned address", tokens=after + 1)  # one came when it read again
+        # One came when it read again.
+        check(engine, alone, "misaligned address", tokens=after + 1, submitted=together.set)
     assert max(sizes) > 1
 
 
