@@ -3,9 +3,10 @@
     python -m scripts.tune_kernels --config config.json --output tilings.json [--quantize int8]
 
 Every product of the network's shapes is run with each tiling, over the weights of all layers behind each
-other and as one CUDA graph, as in a step. What is printed, fastest first, is for `default_tiling` and
-`OF_CODES` in `jet/ops/kernels/linear.py`. Compiling a few hundred kernels takes longest, so `--workers`
-processes do that first, each on its share; the timing that follows is alone on the card.
+other and as one CUDA graph. What is printed, fastest first, says how near a product by itself comes to what
+memory allows; which tiling makes a step fastest, `scripts.tune_step` finds. Compiling a few hundred kernels
+takes longest, so `--workers` processes do that first, each on its share; the timing that follows is alone on
+the card.
 """
 
 from __future__ import annotations
@@ -224,20 +225,34 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> Non
     torch.cuda.synchronize()
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def compile_in_parallel(module: str, arguments: list[str], workers: int) -> None:
+    """Run a script's own command line in so many processes, each for its `--share` of what is compiled."""
+    command = [sys.executable, "-m", module, *arguments]
+    started = [subprocess.Popen([*command, "--share", str(share)]) for share in range(workers)]
+    for worker in started:
+        worker.wait()
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """What every tuning script can be asked: which network, and how much of what was found is shown."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="config.json of the network")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--quantize", choices=SCHEMES, help="weights in whole numbers")
-    parser.add_argument("--only", help="one kind of product, such as linear_add")
-    parser.add_argument("--output", type=Path, help="where to write everything as JSON")
     parser.add_argument("--workers", type=int, default=8, help="processes that compile (default: 8)")
     parser.add_argument("--top", type=int, default=5, help="lines of each table (default: 5)")
-    parser.add_argument("--no-pdl", dest="pdl", action="store_false", help="without dependent launches")
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--only", help="one kind of product, such as linear_add")
+    parser.add_argument("--output", type=Path, help="where to write everything as JSON")
+    parser.add_argument("--no-pdl", dest="pdl", action="store_false", help="without dependent launches")
     return parser.parse_args(arguments)
 
 
@@ -250,10 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         compile_share(options, config)
         return
     given = sys.argv[1:] if arguments is None else arguments
-    command = [sys.executable, "-m", "scripts.tune_kernels", *given]
-    workers = [subprocess.Popen([*command, "--share", str(i)]) for i in range(options.workers)]
-    for worker in workers:
-        worker.wait()
+    compile_in_parallel("scripts.tune_kernels", given, options.workers)
     dtype, found = getattr(torch, options.dtype), []
     for product in products(config, options.only):
         weights = draw(product, dtype, options.quantize)

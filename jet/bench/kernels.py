@@ -51,14 +51,14 @@ def time_kinds(
     network: networks.Network, kinds: Mapping[str, list[Part]], options: Options
 ) -> dict[str, Spread]:
     """Seconds of one token in each kind of operations, after the network's prompt."""
-    with torch.inference_mode(), _reached(network, options):
+    with torch.inference_mode(), reached(network, options):
         runs = {name: timer(parts, network.device) for name, parts in kinds.items()}
         contenders = [lambda: {name: run() for name, run in runs.items()}]
         return alternate(contenders, options.warm_up, options.runs)
 
 
 @contextmanager
-def _reached(network: networks.Network, options: Options) -> Iterator[None]:
+def reached(network: networks.Network, options: Options) -> Iterator[None]:
     """A row at the prompt's length: attention then reads what it reads there."""
     sequence = network.runner.open(options.sampling)
     try:

@@ -13,7 +13,7 @@ from jet.ops.operations import reference_operations
 from jet.ops.quantized import SCHEMES, Quantized, Weight
 from jet.ops.rows import Rows
 from scripts.tune_kernels import products, tilings, weight_shape
-from tests.networks import golden_model, small_config, small_model
+from tests.networks import golden_model, small_config
 
 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
@@ -48,10 +48,11 @@ def test_one_kind_can_be_asked_for() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("more", [[], ["--quantize", "int4"]], ids=["numbers", "int4"])
 def test_it_finds_the_fastest_of_a_small_network(tmp_path, capsys, more) -> None:  # type: ignore[no-untyped-def]
     from scripts import tune_kernels
 
-    small_model(hidden_size=256, intermediate_size=512).config.save_pretrained(tmp_path)
-    tune_kernels.main(["--config", str(tmp_path / "config.json"), "--workers", "2", *more])
+    small_config(hidden_size=256, intermediate_size=512, num_attention_heads=4).save_pretrained(tmp_path)
+    tune_kernels.main(["--config", str(tmp_path / "config.json"), "--workers", "4", *more])
     assert capsys.readouterr().out.count("(default)") >= 1

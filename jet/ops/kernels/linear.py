@@ -63,7 +63,7 @@ class Tiling:
 
 
 # Of codes: rows up to which it holds, and the tiling with which a step was fastest on one H100
-# (scripts/tune_kernels.py). The fewer bytes a weight has, the more its inputs count, which rows share.
+# (scripts/tune_step.py). The fewer bytes a weight has, the more its inputs count, which rows share.
 OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
     (INT8, "norm_linear"): [
         (4096, Tiling(2, 256, 1)),

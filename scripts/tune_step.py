@@ -1,0 +1,239 @@
+"""Find the ways to cut the decode step's products that make the whole step fastest, on the GPU that is there.
+
+    python -m scripts.tune_step --config config.json [--quantize int8]
+
+What is fastest by itself (`scripts.tune_kernels`) often is not in a step, where a product overlaps with those
+beside it and shares multiprocessors, memory and cache with them. So the whole step of a network with random
+weights is captured as one graph for each tiling of a product, and the fastest is kept while the next product
+is tried, those that move most bytes first. Before and after them it is asked how much of the next weight is
+best fetched ahead. What is printed is for `default_tiling`, `OF_CODES` and `MOST_AHEAD` in
+`jet/ops/kernels/linear.py`; nothing is changed there.
+
+Jet steps are left out: their tiling shapes a buffer that the next product reads. As in `tune_kernels`,
+`--workers` processes compile first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Union
+
+import torch
+
+from jet.bench import networks
+from jet.bench.kernels import reached, timer
+from jet.bench.options import BenchError, Options
+from jet.hardware import DTYPES, HardwareError, choose_device
+from jet.modeling import JetNemotronConfig
+from jet.modeling.step import Part
+from scripts.tune_kernels import compile_in_parallel, make_parser, products, tilings, weight_shape
+
+if TYPE_CHECKING:
+    from jet.ops.kernels.linear import Tiling
+
+Way = Union["Tiling", int]  # how a product is cut, or how many bytes are fetched ahead
+Ways = Mapping[str, Way]  # by the name of a choice; without an entry the usual one
+
+AHEAD = "bytes fetched ahead"
+MANY_AHEAD = (2**19, 2**20, 2**21, 2**22)
+CONTEXT = 256  # tokens before the step
+RUNS = 7  # of which the median counts
+LEAST_GAIN = 1e-3  # of a step: less is noise
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that can be done in several ways."""
+
+    name: str
+    usual: Way
+    ways: Sequence[Way]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a choice: the seconds of a step before it and with every other way, and the way kept."""
+
+    choice: Choice
+    before: float
+    tried: Mapping[Way, float]
+    kept: Way
+
+
+def descend(
+    choices: Sequence[Choice], seconds: Callable[[Ways], float], tell: Callable[[Outcome], None]
+) -> dict[str, Way]:
+    """The ways that make a step faster, chosen one after the other, each beside those chosen before.
+
+    A way that fails is left out. The best one must be faster once more: the best of many was also lucky.
+    """
+    kept: dict[str, Way] = {}
+    for choice in choices:
+        present = kept.get(choice.name, choice.usual)
+        before, tried = seconds(kept), {}
+        for way in choice.ways:
+            if way != present:
+                try:
+                    tried[way] = seconds({**kept, choice.name: way})
+                except Exception as error:  # does not compile, or wants more than the card has
+                    print(f"{choice.name}, {way}: {type(error).__name__}", file=sys.stderr)
+        best = min(tried, key=tried.__getitem__, default=present)
+        if tried.get(best, before) < before:
+            again, other = seconds({**kept, choice.name: best}), seconds(kept)
+            if again < (1 - LEAST_GAIN) * other:
+                kept[choice.name] = best
+        tell(Outcome(choice, before, tried, kept.get(choice.name, choice.usual)))
+    usual = {choice.name: choice.usual for choice in choices}
+    return {name: way for name, way in kept.items() if way != usual[name]}
+
+
+def name_of(part: Part) -> str:
+    """The kernel and the shape of its weight, which are what a tiling depends on."""
+    if part.weight is None or not isinstance(part.run, partial):
+        return part.name
+    return name_of_product(part.run.func.__name__, part.weight.shape)
+
+
+def name_of_product(kind: str, shape: Sequence[int]) -> str:
+    """The same for a product that may be in a step."""
+    return f"{kind} {shape[0]} × {shape[1]}"
+
+
+def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Choice]:
+    """The tilings of every product of a step but the jet steps, those that move most bytes first.
+
+    A program of one row would read its whole input for that row alone: it is not tried.
+    """
+    from jet.ops.kernels.linear import Tiling, tiling_of
+
+    weights = {name_of(part): part.weight for part in parts}
+    moved: Counter[str] = Counter()
+    for part in parts:
+        moved[name_of(part)] += part.nbytes
+    found = {}
+    for product in products(config):
+        name = name_of_product(product.kind, weight_shape(product))
+        weight = weights.get(name)
+        if weight is not None and product.kind != "jet_step":
+            usual = tiling_of(product.kind, product.n, weight)  # type: ignore[arg-type]
+            ways = [Tiling(*sizes) for sizes in tilings(product, weight) if sizes[0] > 1]
+            found[name] = Choice(name, usual, ways)
+    if not found:
+        raise BenchError("No product of a step is one of the Triton kernels here: there is nothing to tune.")
+    return sorted(found.values(), key=lambda choice: -moved[choice.name])
+
+
+def cut(parts: Sequence[Part], ways: Ways) -> list[Part]:
+    """A step whose products are cut in these ways."""
+    return [
+        part._replace(run=partial(part.run, tiling=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
+        for part in parts
+    ]
+
+
+@contextmanager
+def fetching(most: int) -> Iterator[None]:
+    """So many bytes of the next weight are fetched ahead by what is launched here."""
+    from jet.ops.kernels import linear
+
+    usual = linear.MOST_AHEAD
+    linear.MOST_AHEAD = most
+    try:
+        yield
+    finally:
+        linear.MOST_AHEAD = usual
+
+
+def step_timer(parts: Sequence[Part], device: torch.device, ahead: int) -> Callable[[Ways], float]:
+    """Gives the seconds of a step that is done in some ways; `ahead` bytes are usually fetched."""
+
+    def seconds(ways: Ways) -> float:
+        most = ways.get(AHEAD, ahead)
+        assert isinstance(most, int)
+        with fetching(most):  # a graph keeps what it was captured with
+            run = timer(cut(parts, ways), device)
+        return statistics.median(run() for _ in range(RUNS))
+
+    return seconds
+
+
+def short(config: JetNemotronConfig) -> JetNemotronConfig:
+    """The same network with one layer of each kind: it has the same kernels."""
+    config = copy.deepcopy(config)
+    config.layer_types = list(dict.fromkeys(config.layer_types or []))
+    config.num_hidden_layers = len(config.layer_types)
+    return config
+
+
+@torch.inference_mode()
+def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device: torch.device) -> None:
+    """Run every `workers`-th tiling once, in a short network: what is compiled stays in Triton's cache."""
+    model = networks.draw_network(short(config), device, DTYPES[options.dtype], options.quantize)
+    parts = networks.make_runner(model, frozenset(), CONTEXT).fused_step.parts
+    of_name = {name_of(part): part for part in parts}
+    tried = [(choice.name, way) for choice in product_choices(config, parts) for way in choice.ways]
+    for name, way in tried[options.share :: options.workers]:
+        with suppress(Exception):  # said where it is timed
+            cut([of_name[name]], {name: way})[0].run()
+    torch.cuda.synchronize(device)
+
+
+def tune(options: argparse.Namespace, device: torch.device) -> None:
+    """Load the network, read a prompt, find the fastest step and print it."""
+    from jet.ops.kernels.linear import MOST_AHEAD
+
+    asked = Options(
+        "kernels",
+        config=options.config,
+        context=CONTEXT,
+        device=str(device),
+        dtype=options.dtype,
+        quantize=options.quantize,
+    )
+    network = networks.load(asked)
+    parts = network.runner.fused_step.parts
+    ahead = Choice(AHEAD, MOST_AHEAD, MANY_AHEAD)
+    choices = [ahead, *product_choices(network.model.config, parts), ahead]
+    with torch.inference_mode(), reached(network, asked):
+        seconds = step_timer(parts, device, MOST_AHEAD)
+        kept = descend(choices, seconds, lambda outcome: print(describe(outcome, options.top), flush=True))
+        before, after = seconds({}), seconds(kept)
+    print(f"\nstep: {before * 1e6:,.1f} µs before, {after * 1e6:,.1f} µs after")
+    print("\n".join(f"  {name}: {way}" for name, way in kept.items()) or "  nothing makes it faster")
+
+
+def describe(outcome: Outcome, top: int) -> str:
+    """A choice with the fastest of its ways, in lines."""
+    choice = outcome.choice
+    lines = [
+        f"\n{choice.name}: usually {choice.usual}, kept {outcome.kept}; step {outcome.before * 1e6:,.1f} µs"
+    ]
+    best = sorted(outcome.tried.items(), key=lambda pair: pair[1])[:top]
+    return "\n".join([*lines, *(f"  {took * 1e6:10,.1f} µs  {way}" for way, took in best)])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compile in parallel, then try one product after the other."""
+    given = sys.argv[1:] if arguments is None else arguments
+    options = make_parser(__doc__).parse_args(given)
+    try:
+        config, device = networks.read_config(options.config), choose_device("cuda")
+        if options.share is not None:
+            compile_share(options, config, device)
+            return
+        compile_in_parallel("scripts.tune_step", given, options.workers)
+        tune(options, device)
+    except (BenchError, HardwareError) as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
