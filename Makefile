@@ -62,7 +62,7 @@ report: setup ## what this machine does with the model; ARGS="--full --model …
 check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy jet app.py scripts
+	$(BIN)/mypy -n auto jet app.py scripts
 
 format: setup ## put the code in order
 	$(BIN)/ruff check --fix .

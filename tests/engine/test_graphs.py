@@ -181,7 +181,7 @@ def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays
 def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
     runner: ModelRunner, steps: int, user: str
 ) -> None:
-    """Its last token, which ran ahead, arrives when it is over. Of somebody without a name nothing is kept."""
+    """Its last token, which ran ahead, arrives when it is over. Of nobody in particular nothing is kept."""
     runner._keep_every, places = 4, len(runner._pool._free_slots)
     sequence = begin(runner, GREEDY, 1, 2, 3)
     sequence.user = user
