@@ -22,7 +22,7 @@ COMMANDS = {
 }
 RETURNING = ("sessions", "soak")  # in these, writers come back to what they wrote
 BASELINES = ("transformers", "torchao")
-LEAD = 8  # tokens that a writer may write while another one joins, in `throughput`
+LEAD = 32  # tokens that a writer may write while another one joins, in `throughput`
 NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
 LEAST_RUNS = 5  # fewer say nothing about the spread
 

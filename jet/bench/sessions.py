@@ -24,7 +24,7 @@ from jet.bench.options import NEW_WORDS, BenchError, Options
 from jet.bench.prefill import first_token
 from jet.bench.report import Figure, Report
 from jet.bench.requests import finished, request
-from jet.engine.types import Engine, RequestStats, SamplingParams, Stream
+from jet.engine.types import Engine, Request, RequestStats, SamplingParams, Stream
 
 BRANCHES = 4
 _LABELS = {
@@ -68,10 +68,13 @@ def write(
     """Seconds to the first token of everything that a user does; the last stats go to `stats`."""
     user, other = next(users), next(users)
 
-    def ask(prompt: Sequence[int], seed: int, user: str) -> Stream:
+    def asking(prompt: Sequence[int], seed: int, user: str) -> Request:
         asked = replace(request(prompt, replace(sampling, seed=seed)), user=user)
         engine.count_tokens(asked.prompt)  # parses it
-        return engine.submit(asked)
+        return asked
+
+    def ask(prompt: Sequence[int], seed: int, user: str) -> Stream:
+        return engine.submit(asking(prompt, seed, user))
 
     def finish(stream: Stream, resident: int) -> tuple[list[int], float]:
         chunks = list(stream)
@@ -86,7 +89,8 @@ def write(
     _, going_on = finish(ask(longer, 0, user), len(longer) - NEW_WORDS - 1)
     _, retry = finish(ask(longer, 1, user), len(longer))
     _, undo = finish(ask(story, 1, user), len(story))
-    streams = [ask(longer, 2 + way, user) for way in range(BRANCHES)]
+    ways = [asking(longer, 2 + way, user) for way in range(BRANCHES)]
+    streams = [engine.submit(way) for way in ways]
     branches = max(finish(stream, len(longer))[1] for stream in streams)
     _, afresh = finish(ask(longer, 0, other), 0)
     return {

@@ -31,7 +31,7 @@ from jet.engine.runner import ModelRunner
 from jet.engine.runner import Sequence as Story
 from jet.engine.sessions import Tokens
 from jet.engine.stepping import Outcome
-from jet.engine.types import RequestStats
+from jet.engine.types import EngineInfo, RequestStats
 from jet.footprint import Floor
 
 
@@ -62,7 +62,7 @@ class FilledRunner:
         assert handle.slot is not None
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
-        handle.text, handle.length = array("i", prompt[:length].tolist()), length
+        handle.text, handle.length = array("i", prompt[:length].tobytes()), length
         handle.kept = length  # what was not read is not worth keeping
         return length
 
@@ -95,13 +95,13 @@ def measure(options: Options) -> Report:
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     runner = FilledRunner(network.runner, options.batch, options.tokens)
     sampling = replace(options.sampling, max_new_tokens=options.new_tokens)
-    stats: list[RequestStats] = []
+    asked, stats = request(network.prompt, sampling), list[RequestStats]()
     with networks.serve(network, runner) as engine:
 
         def write() -> Mapping[str, float]:
             runner.begin()
-            streams = [engine.submit(request(network.prompt, sampling)) for _ in range(options.batch)]
-            while not runner.enough.wait(PAGE_INTERVAL_S) and engine.info().active_requests:
+            streams = [engine.submit(asked) for _ in range(options.batch)]
+            while not runner.enough.wait(PAGE_INTERVAL_S) and _going_on(engine.info()):
                 pass
             for stream in streams:
                 stream.abort()
@@ -120,6 +120,11 @@ def measure(options: Options) -> Report:
     return Report(
         options, network.info, figures, ceiling, {"engine": ceiling.share(steps.median)}, {}, stats[-1]
     )
+
+
+def _going_on(info: EngineInfo) -> bool:
+    """Whether anybody writes, or waits to: who was just submitted does not write yet."""
+    return bool(info.active_requests or info.queued_requests)
 
 
 def together(one: Floor, writers: int) -> Floor:

@@ -42,7 +42,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _accelerators() -> dict[str, str]:
-    found = {found.metadata["Name"]: found.version for found in metadata.distributions()}
+    # A name may have been built with "_" in it where its package index has "-".
+    found = {found.metadata["Name"].replace("_", "-"): found.version for found in metadata.distributions()}
     return {name: found[name] for name in _ACCELERATORS if name in found}
 
 
