@@ -52,12 +52,17 @@ def _sweep(report: Report, figure: Any, prefix: str, label: str) -> str | None:
         for who, colour in (("ours", _OURS), ("full", _FULL)):
             _line(axes, {n: d for n, d in points.items() if who not in d["failed"]}, who, what, colour)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(points), [f"{n:,}" for n in points])
+        axes.set_xticks(list(points), [_short(n) for n in points])
         axes.set(xlabel=label, title="memory kept, MB" if what == "memory" else f"{what}, tok/s")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     return f"Decode, prefill and memory over the {prefix[:-1]}; medians, bars between the quartiles."
+
+
+def _short(n: int) -> str:
+    """A power of two as it fits below an axis."""
+    return f"{n // 1024}K" if n and n % 1024 == 0 else str(n)
 
 
 def _line(axes: Any, points: dict[int, dict[str, Any]], who: str, what: str, colour: str) -> None:
