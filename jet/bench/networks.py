@@ -117,6 +117,7 @@ def load(options: Options) -> Network:
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
     longest = options.context + max(options.tokens, options.new_tokens)
+    longest = min(longest, model.config.max_position_embeddings)
     keeps = options.command in RETURNING
     runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
     loading.prepare(runner)
@@ -220,7 +221,7 @@ def draw_network(
 
 def check_length(options: Options, most: int) -> None:
     """Raise BenchError if the network was not made for that many tokens."""
-    new = options.new_tokens
+    new = options.least_new_tokens
     if options.context + new > most:
         raise BenchError(
             f"{options.context:,} tokens of context and {new:,} new ones are more than the {most:,} "

@@ -85,6 +85,11 @@ class Options:
         return self.tokens if self.command in ("decode", "stream", "soak") else 1
 
     @property
+    def least_new_tokens(self) -> int:
+        """By how many it must be able to grow; writers who join quickly need not write until all have."""
+        return self.tokens if self.command == "throughput" else self.new_tokens
+
+    @property
     def sampling(self) -> SamplingParams:
         """How `tokens` tokens are chosen; with a seed, so that every run does the same."""
         sampled = SamplingParams(max_new_tokens=self.tokens, seed=0)

@@ -94,7 +94,8 @@ def measure(options: Options) -> Report:
     floor = together(decode_floor(network.model, options.context, options.tokens, saved), options.batch)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     runner = FilledRunner(network.runner, options.batch, options.tokens)
-    sampling = replace(options.sampling, max_new_tokens=options.new_tokens)
+    room = network.model.config.max_position_embeddings - options.context
+    sampling = replace(options.sampling, max_new_tokens=min(options.new_tokens, room))
     asked, stats = request(network.prompt, sampling), list[RequestStats]()
     with networks.serve(network, runner) as engine:
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jet.bench import start
+from jet.bench.measure import alternate
 from jet.bench.options import BenchError, Options
 from tests.engine.fakes import INFO
 from tests.networks import GOLDEN
@@ -66,6 +67,23 @@ def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.Monkey
     assert [files for _, files in warm] == [[], *[["kernel"]] * 5]  # the first start does not count
     assert not Path(warm[0][0]).exists()
     assert {"cold.total", "warm.total", "warm.imports"} <= set(report.figures)
+
+
+@pytest.mark.parametrize(
+    ("each", "runs"), [(20.0, 6), (30.0, 4), (49.0, 3), (51.0, 2), (93.0, 2), (1000.0, 2)]
+)
+def test_where_compiling_takes_minutes_there_are_fewer_cold_starts(each: float, runs: int) -> None:
+    asked: list[int] = []
+
+    def cold() -> dict[str, float]:
+        asked.append(1)
+        return {"cold.total": each, "cold.imports": each / 2}
+
+    limited = start.while_there_is_time(cold, warm_up=1, most=100.0)
+    spreads = alternate([limited, lambda: {"warm.total": 1.0}], warm_up=1, runs=5)
+    assert len(asked) == runs
+    assert spreads["cold.total"].values == (each,) * (runs - 1)
+    assert len(spreads["warm.total"].values) == 5
 
 
 def test_a_fresh_process_tells_its_times() -> None:
