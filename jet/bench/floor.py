@@ -18,3 +18,11 @@ def decode_floor(model: JetNemotronForCausalLM, context: int, tokens: int, saved
 def prefill_floor(model: JetNemotronForCausalLM, context: int) -> Floor:
     """Bytes of reading `context` tokens, however many at once."""
     return measure_footprint(model).prefill(context)
+
+
+def together(one: Floor, writers: int) -> Floor:
+    """The bytes of one step of so many writers."""
+    return Floor(
+        one.weights,
+        *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),
+    )

@@ -116,8 +116,8 @@ def load(options: Options) -> Network:
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
-    longest = options.context + max(options.tokens, options.new_tokens)
-    longest = min(longest, model.config.max_position_embeddings)
+    wanted = options.context + max(options.tokens, options.new_tokens)
+    longest = min(wanted, model.config.max_position_embeddings)
     keeps = options.command in RETURNING
     runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
     loading.prepare(runner)

@@ -7,8 +7,8 @@ count leave the checkpoint's files in the system's memory.
 
 Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) every round starts two
 processes: a cold one with an empty kernel cache, and a warm one with what the warm one before it left there.
-Compiling takes minutes on CUDA: then there are fewer cold ones, and of one of them a single value. Nothing is
-compared with a floor: most of a start is not moving bytes.
+Where compiling takes minutes, as on CUDA, fewer cold ones count, at least one. Nothing is compared with a
+floor: most of a start is not moving bytes.
 """
 
 from __future__ import annotations
@@ -63,10 +63,8 @@ def measure(options: Options) -> Report:
                 "cold": partial(tempfile.mkdtemp, dir=folder),
                 "warm": partial(str, Path(folder, "warm")),
             }
-            starts: list[Contender] = [
-                partial(_start, options, told, name, cache) for name, cache in caches.items()
-            ]
-            starts[0] = while_there_is_time(starts[0], options.warm_up, COLD_S)
+            cold, warm = (partial(_start, options, told, name, cache) for name, cache in caches.items())
+            starts: list[Contender] = [while_there_is_time(cold, options.warm_up, COLD_S), warm]
         else:
             starts = [partial(_start, options, told)]
         spreads = alternate(starts, options.warm_up, options.runs)

@@ -22,7 +22,7 @@ import torch
 
 from jet.bench import networks
 from jet.bench.ceiling import measure_ceiling
-from jet.bench.floor import decode_floor
+from jet.bench.floor import decode_floor, together
 from jet.bench.measure import alternate
 from jet.bench.options import BenchError, Options
 from jet.bench.report import Figure, Report
@@ -32,7 +32,6 @@ from jet.engine.runner import Sequence as Story
 from jet.engine.sessions import Tokens
 from jet.engine.stepping import Outcome
 from jet.engine.types import EngineInfo, RequestStats
-from jet.footprint import Floor
 
 
 class FilledRunner:
@@ -126,14 +125,6 @@ def measure(options: Options) -> Report:
 def _going_on(info: EngineInfo) -> bool:
     """Whether anybody writes, or waits to: who was just submitted does not write yet."""
     return bool(info.active_requests or info.queued_requests)
-
-
-def together(one: Floor, writers: int) -> Floor:
-    """The bytes of one step of so many writers."""
-    return Floor(
-        one.weights,
-        *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),
-    )
 
 
 def seconds_a_step(ends: Sequence[float]) -> float:

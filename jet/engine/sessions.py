@@ -103,9 +103,9 @@ class Sessions(Generic[State]):
 
     def evict(self) -> bool:
         """Let go of one in the midst of another, else offload one; False if none can go."""
-        resident = next((one for one in self._near if not one.pins and self._is_midway(one)), None)
-        if resident is not None:
-            self.forget(resident)
+        midway = self._midway()
+        if midway is not None:
+            self.forget(midway)
             return True
         resident = _first_free(self._near)
         if resident is None:
@@ -162,12 +162,16 @@ class Sessions(Generic[State]):
         if free:
             self.forget(mine[min(free, key=loss)])
 
-    def _is_midway(self, resident: Resident[State]) -> bool:
-        """Whether its request has left a longer one, and none may want to draw its next token again."""
-        return not resident.complete and any(
-            other.origin is resident.origin and len(other.tokens) > len(resident.tokens)
-            for other in self._users[resident.user]
-        )
+    def _midway(self) -> Resident[State] | None:
+        """Of those whose request has left a longer one, and whose next token nobody may want to draw again,
+        the one in the first tier that was not used for longest.
+        """
+        longest: dict[int, int] = {}
+        for tier in (self._near, self._far):
+            for one in tier:
+                longest[id(one.origin)] = max(longest.get(id(one.origin), 0), len(one.tokens))
+        free = (one for one in self._near if not one.pins and not one.complete)
+        return next((one for one in free if len(one.tokens) < longest[id(one.origin)]), None)
 
     def _of(self, origin: object) -> list[Resident[State]]:
         return [one for tier in (self._near, self._far) for one in tier if one.origin is origin]

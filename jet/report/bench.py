@@ -79,20 +79,24 @@ class Bench:
         return max(1, min(context, self.config.max_position_embeddings - tokens))
 
     @property
+    def _longest(self) -> int:
+        """The longest context that is measured."""
+        return self.within(max(self.plan.contexts), self.plan.tokens)
+
+    @property
     def network(self) -> Network:
         """The network with the runner that the engine would use."""
         if self._network is None:
-            tokens = self.plan.tokens
-            context = self.within(max(self.plan.contexts), tokens)
-            self._network = networks.load(self.options.bench(context=context, tokens=tokens))
+            options = self.options.bench(context=self._longest, tokens=self.plan.tokens)
+            self._network = networks.load(options)
         return self._network
 
     @property
     def full(self) -> Network:
         """A network of full attention, as large as ours, with a runner like ours."""
         if self._full is None:
-            context = self.within(max(self.plan.contexts), self.plan.tokens) + self.plan.tokens
-            self._full = self.with_runner(draw_full_attention(self.network.model), context)
+            full = draw_full_attention(self.network.model)
+            self._full = self.with_runner(full, self._longest + self.plan.tokens)
         return self._full
 
     def prompt(self, context: int) -> list[int]:

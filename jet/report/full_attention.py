@@ -22,7 +22,6 @@ def draw_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
     """Such a network, where ours is and of its type."""
     config = ours.config
     assert isinstance(config, JetNemotronConfig)
-    torch.manual_seed(0)
     return draw_network(full_attention_config(config, count(ours)), ours.device, ours.dtype)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from jet.report.report import Report
 from jet.report.standing import time_parts
+from jet.report.sweeps import LABELS
 
 _OURS, _FULL, _PALE = "#0072b2", "#d55e00", "#999999"
-_NAMES = {"ours": "ours", "full": "full attention"}
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
@@ -62,11 +62,11 @@ def _sweep(report: Report, figure: Any, prefix: str, label: str) -> str | None:
 
 def _short(n: int) -> str:
     """A power of two as it fits below an axis."""
-    return f"{n // 1024}K" if n and n % 1024 == 0 else str(n)
+    return f"{n // 1024}K" if n % 1024 == 0 else str(n)
 
 
 def _line(axes: Any, points: dict[int, dict[str, Any]], who: str, what: str, colour: str) -> None:
-    style = {"fmt": "o-", "color": colour, "capsize": 3, "label": _NAMES[who]}
+    style = {"fmt": "o-", "color": colour, "capsize": 3, "label": LABELS[who]}
     if what == "memory":
         axes.errorbar(list(points), [d["memory"][who] / 1e6 for d in points.values()], **style)
         return

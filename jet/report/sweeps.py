@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 
 from jet.bench.decode import read_and_write
-from jet.bench.floor import decode_floor
+from jet.bench.floor import decode_floor, together
 from jet.bench.measure import alternate
 from jet.bench.networks import Network
 from jet.bench.options import BenchError, ImpossibleError
@@ -25,7 +26,7 @@ from jet.report.bench import Bench, memory_is_full
 from jet.report.full_attention import count
 
 BATCH_CONTEXT = 512
-_LABELS = {"ours": "ours", "full": "full attention"}
+LABELS = {"ours": "ours", "full": "full attention"}
 _ENOUGH_S = 20.0  # of a point's runs: where one takes long, there are fewer, but one
 
 
@@ -42,17 +43,24 @@ def measure_batch(bench: Bench, batch: int) -> dict[str, Any]:
     """Read a prompt in so many rows and decode a few tokens of each."""
     context = bench.within(BATCH_CONTEXT, bench.plan.tokens)
     networks: dict[str, Network] = {}
-    try:
-        for who, model in (("ours", bench.network.model), ("full", bench.full.model)):
-            if ("batch", who) not in bench.failed:
-                try:
-                    networks[who] = bench.with_runner(model, context + bench.plan.tokens, batch)
-                except BenchError as error:
-                    bench.failed["batch", who] = str(error)
+    with ExitStack() as closing:
+        for who in LABELS:
+            networks |= _with_writers(bench, who, context, batch, closing)
         return _measure(bench, "batch", networks, context, batch)
-    finally:
-        for network in networks.values():
-            network.runner.close()
+
+
+def _with_writers(bench: Bench, who: str, context: int, batch: int, closing: ExitStack) -> dict[str, Network]:
+    """A network by its name, with a runner for so many; nothing if it had or has no memory for that."""
+    model = (bench.network if who == "ours" else bench.full).model
+    if ("batch", who) in bench.failed:
+        return {}
+    try:
+        network = bench.with_runner(model, context + bench.plan.tokens, batch)
+    except BenchError as error:
+        bench.failed["batch", who] = str(error)
+        return {}
+    closing.callback(network.runner.close)
+    return {who: network}
 
 
 def _measure(
@@ -71,18 +79,17 @@ def _measure(
         return read_and_write(network.runner, prompt, sampling, chunk, note=note, writers=batch)
 
     figures, failed = compare(bench, sweep, {who: partial(run, who) for who in networks})
-    failed |= {who: bench.failed[sweep, who] for who in _LABELS if who not in networks}
+    failed |= {who: bench.failed[sweep, who] for who in LABELS if who not in networks}
     ours = bench.network
-    one = decode_floor(ours.model, context, bench.plan.tokens, ours.runner.fused_step.saved_bytes)
-    states = {name: batch * size for name, size in vars(one).items() if name != "weights"}
-    floor = Floor(one.weights, **states)
+    saved = ours.runner.fused_step.saved_bytes
+    floor = together(decode_floor(ours.model, context, bench.plan.tokens, saved), batch)
     if "ours" not in failed:
         _check(bench, figures, floor, batch)
     return {
         "figures": {name: figure.as_json() for name, figure in figures.items()},
         "failed": failed,
         "floor": floor.total,
-        "memory": {who: None if who in failed else kept[who] for who in _LABELS},
+        "memory": {who: None if who in failed else kept[who] for who in LABELS},
         "context": context,
         "batch": batch,
         "parameters": {"ours": count(ours.model), "full": count(bench.full.model)},
@@ -116,7 +123,7 @@ def compare(
     runs = max(1, min(bench.plan.runs, int(_ENOUGH_S / max(seconds, 1e-9))))
     spreads = alternate(rounds, 0, runs)
     figures = {
-        name: Figure(f"{_LABELS[name.partition('.')[0]]}: {name.partition('.')[2]}", "tok/s", spread)
+        name: Figure(f"{LABELS[name.partition('.')[0]]}: {name.partition('.')[2]}", "tok/s", spread)
         for name, spread in spreads.items()
     }
     return figures, {who: bench.failed[sweep, who] for who in contenders if who not in running}

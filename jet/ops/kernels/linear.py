@@ -87,24 +87,20 @@ def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
     enough warps to hold them, and tiles that a program loads with a few instructions a row and thread. Where
     the input is a few values a column, narrower tiles let a thread have those of several side by side.
     """
-    parts = 2  # of what all threads load at once
+    # Rows that a program holds, and tiles that make up what all its threads load at once.
     if kind == "jet_step":
-        rows, held = 8, 32  # the width, about 4, multiplies this
+        held, parts = 32, 2  # 8 channels of about 4
     elif kind == "heads_linear_add":
-        rows = held = 2
+        held, parts = 2, 2
     elif n < 8192:
-        rows = held = 2
-        parts = 1
+        held, parts = 2, 1
     elif kind == "linear_add":
-        rows = held = 8
-        parts = 1
+        held, parts = 8, 1
     elif n < 65536:
         held, parts = 16, 4
-        rows = held
     else:
-        rows = held = 8
-    if kind == "norm_swiglu":
-        rows //= 2  # of gates, and as many of the others
+        held, parts = 8, 2
+    rows = {"jet_step": 8, "norm_swiglu": held // 2}.get(kind, held)
     warps = 1
     while warps < 8 and held * c * itemsize > 4 * REGISTERS[kind] * 32 * warps:
         warps *= 2
