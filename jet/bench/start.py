@@ -2,13 +2,12 @@
 
 The process is this command again, with `--child`. It does what the page does without the page: imports,
 weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is loaded
-as the page loads it; where weights are random, drawing them stands for loading. The rounds before those that
-count leave the checkpoint's files in the system's memory.
+as the page loads it, from the system's memory, as its files are read once before; where weights are random,
+drawing them stands for loading.
 
-Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) every round starts two
-processes: a cold one with an empty kernel cache, and a warm one with what the warm one before it left there.
-Where compiling takes minutes, as on CUDA, fewer cold ones count, at least one. Nothing is compared with a
-floor: most of a start is not moving bytes.
+Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come
+first, as many as there is time for, each with an empty kernel cache, and then warm ones with what the last cold one
+left there. Nothing is compared with a floor: most of a start is not moving bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from jet import hardware
 from jet.bench import networks
-from jet.bench.measure import Contender, alternate
+from jet.bench.measure import Contender, Spread, alternate
 from jet.bench.options import BenchError, Options
 from jet.bench.report import Figure, Report
 from jet.bench.requests import finished, request
@@ -43,7 +43,8 @@ _HOME = Path(__file__).resolve().parents[2]
 _PROMPT = "Once upon a time"
 _WARM_UP_TOKENS, _WARM_UP = 100, SamplingParams(max_new_tokens=8, seed=0)  # as the page's, about
 _COMPILERS = {"cuda": "triton", "cpu": "numba"}
-COLD_S = 100.0  # of cold starts; after that there are no more of them, once one has counted
+COLD_S = 100.0  # of cold starts, after which there is no other: on CUDA, compiling takes minutes
+PIECE = 2**24  # bytes read at once
 _CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
 _PARTS = {
     "total": "from process start to first token",
@@ -57,17 +58,20 @@ _PARTS = {
 def measure(options: Options) -> Report:
     """Start processes and take their times apart."""
     told: list[dict[str, Any]] = []
+    if options.config is None:
+        read_through(Path(options.model))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
+        start, spreads = partial(_start, options, told), dict[str, Spread]()
         if compiles_kernels(hardware.choose_device(options.device)):
-            caches = {
-                "cold": partial(tempfile.mkdtemp, dir=folder),
-                "warm": partial(str, Path(folder, "warm")),
-            }
-            cold, warm = (partial(_start, options, told, name, cache) for name, cache in caches.items())
-            starts: list[Contender] = [while_there_is_time(cold, options.warm_up, COLD_S), warm]
-        else:
-            starts = [partial(_start, options, told)]
-        spreads = alternate(starts, options.warm_up, options.runs)
+            caches: list[str] = []
+
+            def cold() -> Mapping[str, float]:
+                caches.append(tempfile.mkdtemp(dir=folder))
+                return start("cold", caches[-1])
+
+            spreads = while_there_is_time(cold, options.runs, COLD_S)
+            start = partial(start, "warm", caches[-1])
+        spreads |= alternate([start], options.warm_up, options.runs)
     figures = {}
     for name, spread in spreads.items():
         cache, _, part = name.rpartition(".")
@@ -76,18 +80,24 @@ def measure(options: Options) -> Report:
     return Report(replace(options, context=told[-1]["prompt_tokens"], tokens=1), info, figures)
 
 
-def while_there_is_time(start: Contender, warm_up: int, most: float) -> Contender:
-    """A start that is left out once all have taken `most` seconds and one after the first `warm_up` ran."""
-    taken: list[float] = []
+def read_through(folder: Path) -> None:
+    """Read the files in a folder, if it is one, which leaves them in the system's memory."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(PIECE):
+                    pass
 
-    def run() -> Mapping[str, float]:
-        if len(taken) > warm_up and sum(taken) > most:
-            return {}
-        found = start()
-        taken.extend(seconds for name, seconds in found.items() if name.endswith("total"))
-        return found
 
-    return run
+def while_there_is_time(start: Contender, runs: int, most: float) -> dict[str, Spread]:
+    """Up to `runs` starts, and none after those that took `most` seconds together."""
+    found: dict[str, list[float]] = {}
+    for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
+        for name, value in start().items():
+            found.setdefault(name, []).append(value)
+        if sum(found["cold.total"]) >= most:
+            break
+    return {name: Spread(tuple(values)) for name, values in found.items()}
 
 
 def compiles_kernels(device: torch.device) -> bool:
@@ -96,17 +106,14 @@ def compiles_kernels(device: torch.device) -> bool:
 
 
 def _start(
-    options: Options,
-    told: list[dict[str, Any]],
-    cache: str = "",
-    folder: Callable[[], str] | None = None,
+    options: Options, told: list[dict[str, Any]], kind: str = "", cache: str | None = None
 ) -> Mapping[str, float]:
-    """One start; what the process told is added to `told`. Its kernels are cached in `folder()`."""
-    environment = {} if folder is None else dict.fromkeys(_CACHE_VARIABLES, folder())
+    """One start; what the process told is added to `told`. Its kernels are cached in the folder `cache`."""
+    environment = {} if cache is None else dict.fromkeys(_CACHE_VARIABLES, cache)
     started = time.monotonic()
     told.append(spawn(options.arguments, environment))
     parts = times(started, told[-1])
-    return {f"{cache}.{name}" if cache else name: value for name, value in parts.items()}
+    return {f"{kind}.{name}" if kind else name: value for name, value in parts.items()}
 
 
 def times(started: float, told: Mapping[str, Any]) -> dict[str, float]:
