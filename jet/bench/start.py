@@ -5,8 +5,8 @@ weights onto the device, an engine and its warm-up, and then one request for one
 as the page loads it, from the system's memory, as its files are read once before; where weights are random,
 drawing them stands for loading.
 
-Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come
-first, as many as there is time for, each with an empty kernel cache, and then warm ones with what the last cold one
+Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
+each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
 left there. Nothing is compared with a floor: most of a start is not moving bytes.
 """
 
