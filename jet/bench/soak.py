@@ -2,11 +2,12 @@
 
 `--batch` writers, each a user of their own, go on for `--seconds` a round: a new story of up to `--context`
 tokens, one in four of full length, or one of their own gone on with; up to `--tokens` tokens, likeliest ones,
-one in five stopped midway. A gap is the time between two tokens of a story. After the round some stories are
-written again, alone and afresh: where one differs, two tokens were nearly as likely, and in half precision
-the size of a batch decides which comes first.
+one in five stopped midway. A gap is the time between two tokens of a story. All ask how likely their tokens
+were, and after the round some stories are written again, alone and afresh. Where one differs, its tokens must
+have been so nearly as likely that rounding decides which comes first (`jet.bench.alone`).
 
-A story that is lost, cut, stuck or mixed up, and memory that does not come back, end the measurement.
+A story that is lost, cut, stuck, mixed up or not what it is alone, and memory that does not come back, end
+the measurement.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from itertools import count
 from typing import Any
 
 from jet.bench import networks
+from jet.bench.alone import Alone, Story
 from jet.bench.measure import alternate, percentile
 from jet.bench.options import BenchError, Options
 from jet.bench.report import Figure, Report
 from jet.bench.requests import request
 from jet.engine.runner import ModelRunner
 from jet.engine.stepping import Outcome
-from jet.engine.types import Engine, RequestStats, SamplingParams
+from jet.engine.types import Engine, Request, RequestStats, SamplingParams, TokenDetail
 
 PATIENCE_S = 120.0  # after a round, for the stories that are still being written
 COMPARED = 8  # stories of a round that are written again
@@ -38,6 +40,8 @@ _LABELS = {
     "gap_max": ("gap between tokens, the longest", "s"),
     "first_p99": ("first token, 99 % are below", "s"),
     "differing": (f"of {COMPARED} written again alone, those that differ", ""),
+    "margin": ("  how much less likely their tokens are there, at most", ""),
+    "error": ("  how far the same tokens before those are off, at most", ""),
 }
 
 
@@ -73,13 +77,15 @@ class Round:
     """What all writers of a round did.
 
     Attributes:
-        finished: prompts with what was written after them, not those that were stopped.
+        stories: all that have at least one token.
+        finished: how many came to their end and were not stopped.
         tokens: all that were written.
         stats: of the last chunk of each story.
         wrong: what must not happen, in words.
     """
 
-    finished: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    stories: list[Story] = field(default_factory=list)
+    finished: int = 0
     tokens: int = 0
     stats: list[RequestStats] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -92,14 +98,14 @@ def measure(options: Options) -> Report:
     runner = GapRunner(network.runner)
     numbers, done = count(), list[Round]()
     with networks.serve(network, runner) as engine:
+        alone = Alone(engine, options.sampling)
 
         def soak() -> Mapping[str, float]:
             runner.gaps.clear()
             done.append(write_all(engine, options, next(numbers), network.model.config.vocab_size))
             check_memory(engine, network.runner)
-            return describe(done[-1], runner.gaps, options.seconds) | {
-                "differing": differing(engine, done[-1], options.sampling)
-            }
+            figures = describe(done[-1], runner.gaps, options.seconds)
+            return figures | alone.compare(choose_stories(done[-1]))
 
         spreads = alternate([soak], options.warm_up, options.runs)
     figures = {name: Figure(*_LABELS[name], spread) for name, spread in spreads.items()}
@@ -118,13 +124,16 @@ def write_all(engine: Engine, options: Options, number: int, vocabulary: int) ->
             prompt = choose_prompt(chance, mine, options.context, vocabulary)
             sampling = replace(options.sampling, max_new_tokens=chance.randint(1, options.tokens))
             stop_after = chance.randint(0, sampling.max_new_tokens) if chance.random() < 0.2 else None
-            tokens, last = follow(engine, prompt, sampling, user, stop_after)
+            asked = replace(request(prompt, sampling), user=user, alternatives=1)
+            tokens, details, last = follow(engine, asked, stop_after)
             with lock:
                 result.tokens += len(tokens)
                 result.stats.append(last)
                 result.wrong += wrong_with(len(tokens), last, sampling, stop_after)
-                if last.finish_reason == "length":
-                    result.finished.append((prompt, tokens))
+                result.finished += last.finish_reason == "length"
+                if tokens:
+                    logprobs = [detail.drawn.logprob for detail in details]
+                    result.stories.append(Story(prompt, tokens, logprobs))
             mine = [*prompt, *tokens]
             time.sleep(chance.uniform(0, 0.2))
 
@@ -151,18 +160,20 @@ def choose_prompt(chance: random.Random, mine: list[int], context: int, vocabula
 
 
 def follow(
-    engine: Engine, prompt: Sequence[int], sampling: SamplingParams, user: str, stop_after: int | None
-) -> tuple[list[int], RequestStats]:
-    """The tokens of one story, which may be stopped, and its last stats."""
-    stream = engine.submit(replace(request(prompt, sampling), user=user))
+    engine: Engine, asked: Request, stop_after: int | None
+) -> tuple[list[int], list[TokenDetail], RequestStats]:
+    """The tokens of one story, which may be stopped, what is said of them, and its last stats."""
+    stream = engine.submit(asked)
     tokens: list[int] = []
+    details: list[TokenDetail] = []
     last = RequestStats()
     for chunk in stream:
         tokens += chunk.token_ids
+        details += chunk.details
         last = chunk.stats
         if stop_after is not None and len(tokens) >= stop_after:
             stream.abort()
-    return tokens, last
+    return tokens, details, last
 
 
 def wrong_with(
@@ -197,7 +208,7 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
         raise BenchError("Too little was written to say anything: measure longer with --seconds.")
     return {
         "rate": result.tokens / seconds,
-        "stories": len(result.finished) / seconds,
+        "stories": result.finished / seconds,
         "gap_p50": percentile(gaps, 50),
         "gap_p99": percentile(gaps, 99),
         "gap_max": max(gaps),
@@ -205,11 +216,6 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
     }
 
 
-def differing(engine: Engine, result: Round, sampling: SamplingParams) -> float:
-    """The share of some stories of a round that are others when they are written alone, by nobody."""
-    chosen = random.Random(0).sample(result.finished, min(COMPARED, len(result.finished)))
-    others = [
-        follow(engine, prompt, replace(sampling, max_new_tokens=len(tokens)), "", None)[0] != tokens
-        for prompt, tokens in chosen
-    ]
-    return sum(others) / max(1, len(others))
+def choose_stories(result: Round) -> list[Story]:
+    """Some stories of a round, the same each time."""
+    return random.Random(0).sample(result.stories, min(COMPARED, len(result.stories)))

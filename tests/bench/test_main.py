@@ -89,6 +89,7 @@ def test_soak(capsys: pytest.CaptureFixture[str]) -> None:
     line = told(capsys, "soak", *MODEL, *arguments)
     figures = line["figures"]
     assert figures["differing"]["max"] == 0, "in float32 they are the same"
+    assert figures["margin"]["max"] == 0 <= figures["error"]["max"] < 1e-3
     assert figures["stories"]["min"] > 0
     assert figures["gap_p50"]["median"] <= figures["gap_p99"]["median"] <= figures["gap_max"]["median"]
 
