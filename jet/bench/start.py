@@ -49,7 +49,8 @@ _CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
 _PARTS = {
     "total": "from process start to first token",
     "imports": "  imports",
-    "load": "  weights",
+    "load": "  weights and tokenizer",
+    "engine": "  memory, kernels and graphs",
     "warm_up": "  warm-up",
     "first_token": "  request to first token",
 }
@@ -59,7 +60,7 @@ def measure(options: Options) -> Report:
     """Start processes and take their times apart."""
     told: list[dict[str, Any]] = []
     if options.config is None:
-        read_through(Path(options.model))
+        read_through(Path(str(options.model)))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
         start, spreads = partial(_start, options, told), dict[str, Spread]()
         if compiles_kernels(hardware.choose_device(options.device)):
@@ -117,12 +118,14 @@ def _start(
 
 
 def times(started: float, told: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each part of a start, from when it was started and what the process told."""
+    """Seconds of a start and of each part of it, from when it was started and what the process told."""
+    load, warm_up = told["info"]["load_s"], told["info"]["warmup_s"]
     return {
         "total": told["first_token"] - started,
         "imports": told["imported"] - started,
-        "load": told["info"]["load_s"],
-        "warm_up": told["info"]["warmup_s"],
+        "load": load,
+        "engine": told["asked"] - told["imported"] - load - warm_up,
+        "warm_up": warm_up,
         "first_token": told["first_token"] - told["asked"],
     }
 

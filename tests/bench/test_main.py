@@ -112,7 +112,7 @@ def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         return told(capsys, *arguments, "--child")
 
     line = told(capsys, "start", *RANDOM)
-    parts = {"total", "imports", "load", "warm_up", "first_token"}
+    parts = {"total", "imports", "load", "engine", "warm_up", "first_token"}
     assert {name.rpartition(".")[2] for name in line["figures"]} == parts
     assert line["settings"]["context"] == 4 and line["network"]["parameters"] > 0
 

@@ -27,7 +27,8 @@ RANDOM = ("start", "--config", str(GOLDEN / "tiny-2b" / "config.json"), "--rando
 
 def test_the_parts_of_a_start() -> None:
     parts = start.times(10.0, TOLD)
-    assert parts == {"total": 8.5, "imports": 3.0, "load": 3.0, "warm_up": 1.5, "first_token": 0.5}
+    assert parts.pop("total") == 8.5 == sum(parts.values()), "no time is nobody's"
+    assert parts == {"imports": 3.0, "load": 3.0, "engine": 0.5, "warm_up": 1.5, "first_token": 0.5}
 
 
 def test_without_a_compiler_there_is_no_kernel_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +42,7 @@ def test_without_a_compiler_there_is_no_kernel_cache(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(start, "compiles_kernels", lambda device: False)
     report = start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1, arguments=("start",)))
     assert environments == [{}] * 6
-    assert list(report.figures) == ["total", "imports", "load", "warm_up", "first_token"]
+    assert list(report.figures) == ["total", "imports", "load", "engine", "warm_up", "first_token"]
     assert report.options.context == 4 and report.info.load_s == 3.0
     json.dumps(report.as_json())
 
@@ -118,6 +119,9 @@ def test_a_fresh_process_tells_its_times() -> None:
     assert told["imported"] < told["asked"] < told["first_token"]
     assert told["info"]["load_s"] > 0 and told["info"]["warmup_s"] > 0
     assert told["prompt_tokens"] == 4
+    parts = start.times(told["imported"] - 1.0, told)
+    assert parts["engine"] > 0, "the others are less than what they are taken from"
+    assert parts.pop("total") == pytest.approx(sum(parts.values()))
 
 
 def test_a_process_that_fails_says_why() -> None:
