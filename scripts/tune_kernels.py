@@ -32,10 +32,10 @@ from jet.ops.operations import has_dependent_launch
 from jet.ops.quantized import INT4, INT8, SCHEMES, Quantized, Weight
 
 if TYPE_CHECKING:
-    from jet.ops.kernels.linear import Tiling
+    from jet.ops.kernels.tilings import Tiling
 
-ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
-MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest; of codes half as many
+ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16, 32), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
+MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
 RUNS = 9
 EPS = 1e-6
 
@@ -76,15 +76,15 @@ def tilings(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
 
     `weight`: one of the product's.
     """
-    span, itemsize, most = product.c, weight.dtype.itemsize, MOST_REGISTERS
+    span, itemsize = product.c, weight.dtype.itemsize
     if isinstance(weight, Quantized):
-        span, itemsize, most = weight.span, 1, MOST_REGISTERS // 2
+        span, itemsize = weight.span, 1
     held = {"norm_swiglu": 2}.get(product.kind, 1)
     held = product.sizes.width if product.kind == "jet_step" and product.sizes else held
     for rows in ROWS:
         for warps in WARPS:
             registers = rows * held * span * itemsize / (4 * 32 * warps)
-            if registers > most or registers < 2:
+            if registers > MOST_REGISTERS or registers < 2:
                 continue
             for columns in COLUMNS:
                 lanes = 32 * warps * 16 // itemsize
@@ -181,7 +181,7 @@ def seconds(calls: list[Callable[[], None]]) -> float:
 
 def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
     """What every tiling takes, the fastest first; the default one is marked."""
-    from jet.ops.kernels.linear import Tiling, tiling_of
+    from jet.ops.kernels.tilings import Tiling, tiling_of
 
     calls = bind(product, weights, pdl)
     usual = tiling_of(product.kind, product.n, weights[0])  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weigh
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
     """Run every `workers`-th tiling once, on one layer: what is compiled stays in Triton's cache."""
-    from jet.ops.kernels.linear import Tiling
+    from jet.ops.kernels.tilings import Tiling
 
     dtype = getattr(torch, options.dtype)
     for product in products(config, options.only):

@@ -6,8 +6,8 @@ What is fastest by itself (`scripts.tune_kernels`) often is not in a step, where
 beside it and shares multiprocessors, memory and cache with them. So the whole step of a network with random
 weights is captured as one graph for each tiling of a product, and the fastest is kept while the next product
 is tried, those that move most bytes first. Before and after them it is asked how much of the next weight is
-best fetched ahead. What is printed is for `default_tiling`, `OF_CODES` and `MOST_AHEAD` in
-`jet/ops/kernels/linear.py`; nothing is changed there.
+best fetched ahead. What is printed is for `default_tiling` and `OF_CODES` in
+`jet/ops/kernels/tilings.py`, and `MOST_AHEAD` in `common.py` there; nothing is changed there.
 
 Jet steps are left out: their tiling shapes a buffer that the next product reads. As in `tune_kernels`,
 `--workers` processes compile first.
@@ -37,7 +37,7 @@ from jet.modeling.step import Part
 from scripts.tune_kernels import compile_in_parallel, make_parser, products, tilings, weight_shape
 
 if TYPE_CHECKING:
-    from jet.ops.kernels.linear import Tiling
+    from jet.ops.kernels.tilings import Tiling
 
 Way = Union["Tiling", int]  # how a product is cut, or how many bytes are fetched ahead
 Ways = Mapping[str, Way]  # by the name of a choice; without an entry the usual one
@@ -112,7 +112,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
 
     A program of one row would read its whole input for that row alone: it is not tried.
     """
-    from jet.ops.kernels.linear import Tiling, tiling_of
+    from jet.ops.kernels.tilings import Tiling, tiling_of
 
     weights = {name_of(part): part.weight for part in parts}
     moved: Counter[str] = Counter()
@@ -142,14 +142,14 @@ def cut(parts: Sequence[Part], ways: Ways) -> list[Part]:
 @contextmanager
 def fetching(most: int) -> Iterator[None]:
     """So many bytes of the next weight are fetched ahead by what is launched here."""
-    from jet.ops.kernels import linear
+    from jet.ops.kernels import common
 
-    usual = linear.MOST_AHEAD
-    linear.MOST_AHEAD = most
+    usual = common.MOST_AHEAD
+    common.MOST_AHEAD = most
     try:
         yield
     finally:
-        linear.MOST_AHEAD = usual
+        common.MOST_AHEAD = usual
 
 
 def step_timer(parts: Sequence[Part], device: torch.device, ahead: int) -> Callable[[Ways], float]:
@@ -188,7 +188,7 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device
 
 def tune(options: argparse.Namespace, device: torch.device) -> None:
     """Load the network, read a prompt, find the fastest step and print it."""
-    from jet.ops.kernels.linear import MOST_AHEAD
+    from jet.ops.kernels.common import MOST_AHEAD
 
     asked = Options(
         "kernels",

@@ -133,7 +133,7 @@ def test_every_product_of_a_step_but_the_jet_step_is_a_choice(name: str) -> None
 
 
 def test_the_usual_way_is_what_the_kernels_take_and_large_products_come_first() -> None:
-    from jet.ops.kernels.linear import tiling_of
+    from jet.ops.kernels.tilings import tiling_of
 
     model = small_model(**WIDE, vocab_size=300)
     step = with_kernels(model)
@@ -154,7 +154,7 @@ def test_a_step_without_kernels_has_nothing_to_tune() -> None:
 
 @pytest.mark.thorough
 def test_a_step_that_is_cut_in_another_way_computes_the_same() -> None:
-    from jet.ops.kernels.linear import Tiling
+    from jet.ops.kernels.tilings import Tiling
 
     logits = []
     for other in (False, True):
@@ -181,24 +181,24 @@ def test_a_short_network_has_the_same_products() -> None:
 
 def test_a_step_is_timed_as_it_is_asked_for() -> None:
     pytest.importorskip("triton")
-    from jet.ops.kernels import linear
+    from jet.ops.kernels import common, tilings
 
-    seen, usual = [], linear.MOST_AHEAD
+    seen, usual = [], common.MOST_AHEAD
 
     def linear_add(tiling: object = None) -> None:
-        options = linear.chain_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
+        options = common.chain_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
         seen.append((tiling, options["ahead_bytes"]))
 
     weight = torch.empty(3, 5)
     parts = [Part("down", partial(linear_add), 60, weight)]
     seconds = tune_step.step_timer(parts, torch.device("cpu"), usual)
-    tiling = linear.Tiling(2, 128, 1)
+    tiling = tilings.Tiling(2, 128, 1)
     assert seconds({}) > 0 and seconds({"linear_add 3 × 5": tiling}) > 0
     assert set(seen) == {(None, usual), (tiling, usual)}
     seen.clear()
     assert seconds({AHEAD: 2**22}) > 0
     assert seen[0] == (None, 2**22)  # what is captured as a graph
-    assert usual == linear.MOST_AHEAD
+    assert usual == common.MOST_AHEAD
 
 
 # --- the command -----------------------------------------------------------------------------------------

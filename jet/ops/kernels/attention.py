@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.linear import chain_options, launch_next, wait
+from jet.ops.kernels.common import chain_options, launch_next, wait
 
 # Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
 LOWEST = tl.constexpr(-1e30)

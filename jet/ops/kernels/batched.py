@@ -23,8 +23,8 @@ from torch import Tensor
 
 from jet.ops.fused import JetSizes
 from jet.ops.kernels import skinny
+from jet.ops.kernels.common import silu
 from jet.ops.kernels.jet_step import EPS, _keys_in_a_tile, _load_state, _recall, _softplus
-from jet.ops.kernels.linear import silu
 from jet.ops.quantized import Quantized, Weight, pieces
 
 ROWS = 64  # value channels of a program of the jet step, which is then as wide as memory likes to be read

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.linear import silu
+from jet.ops.kernels.common import silu
 
 TOKENS, CHANNELS = 16, 128  # of a program
 

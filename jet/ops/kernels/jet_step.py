@@ -25,15 +25,8 @@ from torch import Tensor
 
 from jet.ops import gated_delta
 from jet.ops.fused import JetSizes
-from jet.ops.kernels.linear import (
-    Tiling,
-    add_pairs,
-    chain_options,
-    launch_next,
-    silu,
-    tiling_of,
-    wait,
-)
+from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
+from jet.ops.kernels.tilings import Tiling, tiling_of
 from jet.ops.kernels.weights import add_products, by_row, held, load_factors, load_rows, no_products, numbers
 from jet.ops.kernels.weights import sizes as sizes_of
 from jet.ops.quantized import Weight
@@ -158,7 +151,7 @@ def _load_generator(
     biases = ()
     for w in tl.static_range(WIDTH):
         row = channel * WIDTH + w
-        weights = weights + load_rows(weight, row, SPAN, SPAN, COLUMNS)
+        weights = weights + load_rows(weight, row, SPAN, COLUMNS)
         shares = shares + load_factors(factors, row, SPAN, HALVES, SHARED, COLUMNS)
         biases = biases + (tl.load(bias + row).to(tl.float32),)  # noqa: RUF005
     return weights, shares, biases

@@ -5,127 +5,30 @@
 One program owns a few whole rows of the weight. It holds them in registers, as a tuple of tiles along the
 columns, and reads them before it waits for the kernel that writes its input: under programmatic dependent
 launch that hides most of the memory time of one kernel behind the end of another. Everything is summed in
-float32 and in a fixed order. Rows of a batch take turns on the same loaded weights.
+float32 and in a fixed order. Rows of a batch take turns on the same loaded weights. The kernels here are of
+weights that are numbers; for those in codes `jet.ops.kernels.coded` has others of the same shape.
 
 The functions and their torch twins in `jet.ops.fused` take the same arguments, and here also `pdl` (the
 launch is programmatic dependent, on both sides), `tiling`, and `ahead`: what the next kernel will read of its
-weight. Its beginning is fetched into the L2 cache before this kernel waits for its input, so that the memory
-does not stand still while one kernel ends and the next begins.
+weight, of which this one fetches the beginning.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.weights import (
-    PART,
-    add_products,
-    by_row,
-    held,
-    load_factors,
-    load_halves,
-    load_rows,
-    no_products,
-    numbers,
-    sizes,
-)
-from jet.ops.quantized import INT4, INT8, Quantized, Weight
+from jet.ops.kernels import coded
+from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
+from jet.ops.kernels.tilings import Tiling, tiling_of
+from jet.ops.kernels.weights import PART, held, load_rows, numbers, sizes
+from jet.ops.quantized import Quantized, Weight
 
-Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
-
-VECTOR = 16  # bytes a thread loads at once
-# Of 4 bytes, that a thread may spend on weights. With few, more programs fit beside each other; with many, a
-# program has fewer threads to add up.
-REGISTERS = {"heads_linear_add": 48, "linear_add": 88, "jet_step": 64, "norm_linear": 96, "norm_swiglu": 96}
-MAX_TILES = 32  # longer tuples only make longer code
-LEAST_COLUMNS = 64  # of a tile of codes
-MANY_ROWS = 2**31
-MOST_AHEAD = 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a product is cut: weight rows a program, columns a tile (both powers of two), warps a program.
-
-    For `norm_swiglu`, `rows` counts gate rows, with as many up rows. For `heads_linear_add`, `columns`
-    is a bound for the heads in a tile. For `jet_step`, `rows` counts value channels, with `width` rows each.
-    """
-
-    rows: int
-    columns: int
-    warps: int
-
-
-# Of codes: rows up to which it holds, and the tiling with which a step was fastest on one H100
-# (scripts/tune_step.py). The fewer bytes a weight has, the more its inputs count, which rows share.
-OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
-    (INT8, "norm_linear"): [
-        (4096, Tiling(2, 256, 1)),
-        (65536, Tiling(8, 512, 4)),
-        (MANY_ROWS, Tiling(8, 256, 2)),
-    ],
-    (INT8, "norm_swiglu"): [(MANY_ROWS, Tiling(16, 512, 8))],
-    (INT8, "linear_add"): [(MANY_ROWS, Tiling(2, 512, 4))],
-    (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(2, 1024, 8))],
-    (INT4, "norm_linear"): [(4096, Tiling(4, 128, 1)), (MANY_ROWS, Tiling(16, 256, 4))],
-    (INT4, "norm_swiglu"): [(MANY_ROWS, Tiling(4, 256, 1))],
-    (INT4, "linear_add"): [(MANY_ROWS, Tiling(4, 512, 8))],
-    (INT4, "heads_linear_add"): [(MANY_ROWS, Tiling(4, 512, 4))],
-}
-
-
-def default_tiling(kind: Kind, n: int, c: int, itemsize: int) -> Tiling:
-    """A tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` is the number of value channels.
-
-    Few rows a program where the weight is small, so that every multiprocessor has several programs; then
-    enough warps to hold them, and tiles that a program loads with a few instructions a row and thread. Where
-    the input is a few values a column, narrower tiles let a thread have those of several side by side.
-    """
-    # Rows that a program holds, and tiles that make up what all its threads load at once.
-    if kind == "jet_step":
-        held, parts = 32, 2  # 8 channels of about 4
-    elif kind == "heads_linear_add":
-        held, parts = 2, 2
-    elif n < 8192:
-        held, parts = 2, 1
-    elif kind == "linear_add":
-        held, parts = 8, 1
-    elif n < 65536:
-        held, parts = 16, 4
-    else:
-        held, parts = 8, 2
-    rows = {"jet_step": 8, "norm_swiglu": held // 2}.get(kind, held)
-    warps = 1
-    while warps < 8 and held * c * itemsize > 4 * REGISTERS[kind] * 32 * warps:
-        warps *= 2
-    # In a jet step, threads are spread over the rows first: then every sum stays within a warp.
-    lanes = max(4, 32 * warps // rows) if kind == "jet_step" else 32 * warps
-    columns = min(VECTOR // itemsize * lanes // parts, triton.next_power_of_2(c))
-    return Tiling(rows, columns, warps)
-
-
-def tiling_of(kind: Kind, n: int, weight: Weight) -> Tiling:
-    """A tiling for a weight; `n` as for `default_tiling`.
-
-    Codes that nothing was measured for take as many threads as half precision would, since it is inputs that
-    fill their registers. Their tiles are made narrower where much of the last one would lie behind the end.
-    """
-    if not isinstance(weight, Quantized):
-        return default_tiling(kind, n, weight.shape[1], weight.element_size())
-    for most, tiling in OF_CODES.get((weight.scheme, kind), []):
-        if n <= most:
-            return replace(tiling, columns=min(tiling.columns, triton.next_power_of_2(weight.span)))
-    tiling = default_tiling(kind, n, weight.shape[1], 2)
-    columns = min(tiling.columns, triton.next_power_of_2(weight.span))
-    while columns > LEAST_COLUMNS and -weight.span % columns > weight.span // 8:
-        columns //= 2
-    return replace(tiling, columns=columns)
+MAX_TILES = 32  # longer tuples only make longer code, and whole numbers would leave 32 bits
 
 
 def norm_linear(
@@ -147,11 +50,12 @@ def norm_linear(
     """
     n, c = _check(weight, x, out)
     tiling = tiling or tiling_of("norm_linear", n, weight)
-    _norm_linear[(triton.cdiv(n, tiling.rows),)](
+    kernel, tensors, cut = _for(weight, _norm_linear, coded.norm_linear)
+    kernel[(triton.cdiv(n, tiling.rows),)](
         x,
         norm_weight,
         eps,
-        *held(weight),
+        *tensors,
         norm_weight if bias is None else bias,
         out,
         N=n,
@@ -159,7 +63,9 @@ def norm_linear(
         BATCH=x.shape[0],
         BIAS=bias is not None,
         ACTIVATED=activated,
-        **_cut(tiling, weight),
+        ROWS=tiling.rows,
+        COLUMNS=_columns(tiling, weight),
+        **cut,
         **chain_options(tiling.warps, pdl, ahead),
     )
 
@@ -177,16 +83,19 @@ def norm_swiglu(
     """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight."""
     n, c = _check(gate_up, x, out, parts=2)
     tiling = tiling or tiling_of("norm_swiglu", n, gate_up)
-    _norm_swiglu[(triton.cdiv(n, tiling.rows),)](
+    kernel, tensors, cut = _for(gate_up, _norm_swiglu, coded.norm_swiglu)
+    kernel[(triton.cdiv(n, tiling.rows),)](
         x,
         norm_weight,
         eps,
-        *held(gate_up),
+        *tensors,
         out,
         N=n,
         C=c,
         BATCH=x.shape[0],
-        **_cut(tiling, gate_up),
+        ROWS=tiling.rows,
+        COLUMNS=_columns(tiling, gate_up),
+        **cut,
         **chain_options(tiling.warps, pdl, ahead),
     )
 
@@ -202,14 +111,17 @@ def linear_add(
     """Twin of `linear_add_reference`."""
     n, c = _check(weight, h, x)
     tiling = tiling or tiling_of("linear_add", n, weight)
-    _linear_add[(triton.cdiv(n, tiling.rows),)](
+    kernel, tensors, cut = _for(weight, _linear_add, coded.linear_add)
+    kernel[(triton.cdiv(n, tiling.rows),)](
         h,
-        *held(weight),
+        *tensors,
         x,
         N=n,
         C=c,
         BATCH=x.shape[0],
-        **_cut(tiling, weight),
+        ROWS=tiling.rows,
+        COLUMNS=_columns(tiling, weight),
+        **cut,
         **chain_options(tiling.warps, pdl, ahead),
     )
 
@@ -238,19 +150,23 @@ def heads_linear_add(
     batch, heads, shares = squares.shape
     if c % heads or batch != o.shape[0] or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
-    size, cut = c // heads, sizes(weight)
-    if cut["SHARED"] and (heads % cut["HALVES"] or size % cut["SHARED"]):
-        # Halves or groups that end within a head, which no real network has: the norm is taken first.
+    size, norm = c // heads, (o, squares, eps)
+    if isinstance(weight, Quantized) and (weight.span % PART.value or size % PART.value):
+        # Heads that end within a part, which no real network has: the norm is taken first.
         o.unflatten(1, (heads, size)).mul_(torch.rsqrt(squares.sum(2, keepdim=True) / size + eps))
         linear_add(o, weight, x, pdl, tiling, ahead)
         return
     tiling = tiling or tiling_of("heads_linear_add", n, weight)
-    padded = triton.next_power_of_2(size)
-    _heads_linear_add[(triton.cdiv(n, tiling.rows),)](
-        o,
-        squares,
-        eps,
-        *held(weight),
+    kernel, tensors, cut = _for(weight, _heads_linear_add, coded.heads_linear_add)
+    if cut:
+        cut |= {"COLUMNS": _columns(tiling, weight), "HEADS_PADDED": triton.next_power_of_2(heads)}
+    else:
+        padded = triton.next_power_of_2(size)
+        group = min(max(1, tiling.columns // padded), triton.next_power_of_2(heads))
+        cut = {"PADDED": padded, "GROUP": group}
+    kernel[(triton.cdiv(n, tiling.rows),)](
+        *norm,
+        *tensors,
         x,
         N=n,
         BATCH=batch,
@@ -258,11 +174,8 @@ def heads_linear_add(
         SHARES=shares,
         SHARES_PADDED=triton.next_power_of_2(shares),
         SIZE=size,
-        PADDED=padded,
         ROWS=tiling.rows,
-        GROUP=min(max(1, tiling.columns // padded), triton.next_power_of_2(heads // cut["HALVES"])),
-        HALVES=cut["HALVES"],
-        SHARED=cut["SHARED"],
+        **cut,
         **chain_options(tiling.warps, pdl, ahead),
     )
 
@@ -299,16 +212,6 @@ def embed(
     )
 
 
-def chain_options(warps: int, pdl: bool, ahead: Tensor | None = None) -> dict[str, Any]:
-    """Keyword arguments of a launch whose kernel uses `launch_next` and `wait`.
-
-    Nothing is fetched without `pdl`. `launch_pdl` is there only where it is used: older cards refuse it.
-    """
-    size = 0 if ahead is None or not pdl else min(ahead.nbytes, MOST_AHEAD) // VECTOR * VECTOR
-    options = {"ahead": ahead if size else None, "ahead_bytes": size, "PDL": pdl, "num_warps": warps}
-    return options | ({"launch_pdl": True} if pdl else {})
-
-
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
     """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
     n, c = weight.shape[0] // parts, weight.shape[1]
@@ -321,51 +224,28 @@ def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
     return n, c
 
 
-def _cut(tiling: Tiling, weight: Weight) -> dict[str, Any]:
-    cut = sizes(weight)
-    least = max(cut["SHARED"], triton.next_power_of_2(triton.cdiv(cut["SPAN"], MAX_TILES)))
-    return {"ROWS": tiling.rows, "COLUMNS": max(tiling.columns, least), **cut}
+def _for(weight: Weight, of_numbers: Any, of_codes: Any) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
+    """The kernel for a weight, what it is given of it, and the sizes it has to know."""
+    if not isinstance(weight, Quantized):
+        return of_numbers, (weight,), {}
+    if weight.span % coded.WORD:  # which no real network has
+        return of_numbers, (weight.float(),), {}
+    return of_codes, (weight.codes, weight.scales), sizes(weight)
+
+
+def _columns(tiling: Tiling, weight: Weight) -> int:
+    span = int(sizes(weight)["SPAN"])
+    return max(tiling.columns, int(PART.value), 1 << (-(-span // MAX_TILES) - 1).bit_length())
 
 
 @triton.jit
-def launch_next(PDL: tl.constexpr):
-    """Let the next kernel's programs start wherever there is room beside these."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-
-
-@triton.jit
-def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
-    """Wait for the kernels before; first fetch this program's share of `ahead` into the cache (sm_90 on)."""
-    if ahead is not None:
-        THREADS: tl.constexpr = tl.extra.cuda.num_threads()
-        share = tl.cdiv(ahead_bytes, programs * 128) * 128
-        each = tl.cdiv(share, THREADS * 128) * 128  # a thread's part, in whole cache lines
-        begin = tl.arange(0, THREADS) * each
-        size = tl.minimum(tl.minimum(share - begin, each), ahead_bytes - program * share - begin)
-        tl.inline_asm_elementwise(
-            """
-            {
-                .reg .pred some;
-                setp.gt.s32 some, $2, 0;
-                @some cp.async.bulk.prefetch.L2.global [$1], $2;
-                mov.u32 $0, 0;
-            }
-            """,
-            "=r,l,r",
-            [ahead.to(tl.int64) + program * share + begin, size],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def silu(x):
-    """`x * sigmoid(x)`."""
-    return x / (1.0 + tl.exp(-x))
+def _load_vector(x, C: tl.constexpr, COLUMNS: tl.constexpr):
+    """A vector `[C]` as a tuple of tiles `[COLUMNS]` with zeros behind the end."""
+    tiles = ()
+    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+        place = t * COLUMNS + tl.arange(0, COLUMNS)
+        tiles = tiles + (tl.load(x + place, mask=place < C, other=0.0),)  # noqa: RUF005
+    return tiles
 
 
 @triton.jit
@@ -374,7 +254,6 @@ def _norm_linear(
     norm_weight,
     eps,
     weight,
-    factors,
     bias,
     out,
     N: tl.constexpr,
@@ -384,35 +263,29 @@ def _norm_linear(
     ACTIVATED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
-    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
+    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    weights = load_rows(weight, mine, SPAN, SPAN, COLUMNS)
-    shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    scales = load_halves(norm_weight, C, SPAN, HALVES, COLUMNS)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, COLUMNS)
+    scales = _load_vector(norm_weight, C, COLUMNS)
     added = tl.zeros([ROWS], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_halves(x + b * C, C, SPAN, HALVES, COLUMNS)
+        tiles = _load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
-        products = no_products(ROWS, COLUMNS, SHARED)
-        for i in tl.static_range(HALVES * TILES):
+        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for i in tl.static_range(TILES):
             squares += tiles[i] * tiles[i]
-            scaled = (tiles[i] * scales[i].to(tl.float32))[None, :]
-            products = add_products(products, weights[i % TILES], scaled, shares, i, i // TILES, SHARED)
+            products += numbers(weights[i], 0) * (tiles[i] * scales[i].to(tl.float32))[None, :]
         # The norm's divisor comes last: its sum then need not be finished before the products begin.
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
-        result = by_row(tl.sum(products, 1), weights[0], shares[0]) * scale + added
+        result = tl.sum(products, 1) * scale + added
         if ACTIVATED > 0:
             result = tl.where(row < ACTIVATED, silu(result), result)
         tl.store(out + b * N + row, result, mask=row < N)
@@ -424,94 +297,72 @@ def _norm_swiglu(
     norm_weight,
     eps,
     gate_up,
-    factors,
     out,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
-    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
+    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mine = tl.minimum(row, N - 1)
-    gates = load_rows(gate_up, mine, SPAN, SPAN, COLUMNS)
-    ups = load_rows(gate_up, mine + N, SPAN, SPAN, COLUMNS)
-    gate_shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    up_shares = load_factors(factors, mine + N, SPAN, HALVES, SHARED, COLUMNS)
-    scales = load_halves(norm_weight, C, SPAN, HALVES, COLUMNS)
+    gates = load_rows(gate_up, mine, C, COLUMNS)
+    ups = load_rows(gate_up, mine + N, C, COLUMNS)
+    scales = _load_vector(norm_weight, C, COLUMNS)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_halves(x + b * C, C, SPAN, HALVES, COLUMNS)
+        tiles = _load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
-        gate = no_products(ROWS, COLUMNS, SHARED)
-        up = no_products(ROWS, COLUMNS, SHARED)
-        for i in tl.static_range(HALVES * TILES):
+        gate = tl.zeros([ROWS, COLUMNS], tl.float32)
+        up = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for i in tl.static_range(TILES):
             squares += tiles[i] * tiles[i]
             scaled = (tiles[i] * scales[i].to(tl.float32))[None, :]
-            gate = add_products(gate, gates[i % TILES], scaled, gate_shares, i, i // TILES, SHARED)
-            up = add_products(up, ups[i % TILES], scaled, up_shares, i, i // TILES, SHARED)
+            gate += numbers(gates[i], 0) * scaled
+            up += numbers(ups[i], 0) * scaled
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
-        gated = by_row(gated, gates[0], gate_shares[0]) * scale
-        upped = by_row(upped, ups[0], up_shares[0]) * scale
-        result = silu(gated) * upped
+        result = silu(gated * scale) * (upped * scale)
         tl.store(out + b * N + row, result.to(out.dtype.element_ty), mask=row < N)
-
-
-@triton.jit
-def add_pairs(a, b, c, d):
-    """For `tl.reduce`: two sums in one pass."""
-    return a + c, b + d
 
 
 @triton.jit
 def _linear_add(
     h,
     weight,
-    factors,
     x,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
-    HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
-    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
+    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    weights = load_rows(weight, mine, SPAN, SPAN, COLUMNS)
-    shares = load_factors(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, COLUMNS)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
         inputs = ()
-        for i in tl.static_range(HALVES * TILES):
+        for i in tl.static_range(TILES):
             # In the shape of the weights, for a few rows the same values repeatedly: as vectors they would
             # be spread over the threads in another way, and pass through shared memory tile by tile.
-            place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
-            column = (i // TILES) * SPAN + place
-            one = tl.load(h + b * C + column, mask=(place < SPAN) & (column < C), other=0.0)
+            column = i * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+            one = tl.load(h + b * C + column, mask=column < C, other=0.0)
             inputs = inputs + (numbers(one, 0),)  # noqa: RUF005
-        products = no_products(ROWS, COLUMNS, SHARED)
-        for i in tl.static_range(HALVES * TILES):
-            products = add_products(products, weights[i % TILES], inputs[i], shares, i, i // TILES, SHARED)
-        result = by_row(tl.sum(products, 1), weights[0], shares[0])
-        tl.store(x + b * N + row, before + result, mask=row < N)
+        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for i in tl.static_range(TILES):
+            products += numbers(weights[i], 0) * inputs[i]
+        tl.store(x + b * N + row, before + tl.sum(products, 1), mask=row < N)
 
 
 @triton.jit
@@ -520,7 +371,6 @@ def _heads_linear_add(
     squares,
     eps,
     weight,
-    factors,
     x,
     N: tl.constexpr,
     BATCH: tl.constexpr,
@@ -531,84 +381,42 @@ def _heads_linear_add(
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     GROUP: tl.constexpr,
-    HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
 ):
     launch_next(PDL)
     # Tiles are [heads, channels] here, of one row of the weight: a head's divisor is then one of a row.
-    MINE: tl.constexpr = HEADS // HALVES  # heads of a half
-    TILES: tl.constexpr = (MINE + GROUP - 1) // GROUP
+    TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     head = tl.arange(0, GROUP)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
     share = tl.arange(0, SHARES_PADDED)[None, :]
     first = tl.program_id(0) * ROWS
     weights = ()
-    shares = ()
     for r in tl.static_range(ROWS):
         row = tl.minimum(first + r, N - 1).to(tl.int64)
         for t in tl.static_range(TILES):
-            inside = (t * GROUP + head < MINE) & (channel < SIZE)
-            place = weight + row * (MINE * SIZE) + (t * GROUP + head) * SIZE + channel
+            inside = (t * GROUP + head < HEADS) & (channel < SIZE)
+            place = weight + row * (HEADS * SIZE) + (t * GROUP + head) * SIZE + channel
             tile = tl.load(place, mask=inside, other=0, eviction_policy="evict_first")
             weights = weights + (tile,)  # noqa: RUF005
-        shares = shares + _load_head_factors(factors, row, MINE, SIZE, PADDED, GROUP, HALVES, SHARED)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         inputs = ()
-        for i in tl.static_range(HALVES * TILES):
-            other = (i % TILES) * GROUP + head
-            here = (i // TILES) * MINE + other
-            inside = (other < MINE) & (channel < SIZE)
+        for t in tl.static_range(TILES):
+            here = t * GROUP + head
+            inside = (here < HEADS) & (channel < SIZE)
             values = tl.load(o + b * (HEADS * SIZE) + here * SIZE + channel, mask=inside, other=0.0)
             sums = squares + (b * HEADS + here) * SHARES + share
-            total = tl.sum(tl.load(sums, mask=(other < MINE) & (share < SHARES), other=0.0), 1)
+            total = tl.sum(tl.load(sums, mask=(here < HEADS) & (share < SHARES), other=0.0), 1)
             inputs = inputs + (values * tl.rsqrt(total / SIZE + eps)[:, None],)  # noqa: RUF005
         for r in tl.static_range(ROWS):
             place = x + b * N + first + r
             before = tl.load(place, mask=first + r < N, other=0.0)
-            products = no_products(GROUP, PADDED, SHARED)
-            for i in tl.static_range(HALVES * TILES):
-                tile = weights[r * TILES + i % TILES]
-                products = add_products(
-                    products, tile, inputs[i], shares, r * HALVES * TILES + i, i // TILES, SHARED
-                )
-            result = tl.sum(tl.sum(products, 1), 0)
-            if factors is not None and SHARED == 0:
-                result *= shares[r]
-            tl.store(place, before + result, mask=first + r < N)
-
-
-@triton.jit
-def _load_head_factors(
-    factors,
-    row,
-    MINE: tl.constexpr,
-    SIZE: tl.constexpr,
-    PADDED: tl.constexpr,
-    GROUP: tl.constexpr,
-    HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-):
-    """Of one row as `load_factors`: of int8 its own, of int4 `[GROUP, PADDED / PART]` a tile and half."""
-    found = ()
-    if SHARED > 0:
-        OF_HEAD: tl.constexpr = SIZE // SHARED
-        head = tl.arange(0, GROUP)[:, None]
-        group = (tl.arange(0, PADDED // PART) * PART // SHARED)[None, :]
-        for i in tl.static_range(HALVES * ((MINE + GROUP - 1) // GROUP)):
-            other = (i % ((MINE + GROUP - 1) // GROUP)) * GROUP + head
-            here = (i // ((MINE + GROUP - 1) // GROUP)) * MINE + other
-            place = factors + row * (HALVES * MINE * OF_HEAD) + here * OF_HEAD + group
-            factor = tl.load(place, mask=(other < MINE) & (group < OF_HEAD), other=0.0)
-            found = found + (factor.to(tl.float32),)  # noqa: RUF005
-    elif factors is not None:
-        found = found + (tl.load(factors + row),)  # noqa: RUF005
-    else:
-        found = found + (row,)  # noqa: RUF005
-    return found
+            products = tl.zeros([GROUP, PADDED], tl.float32)
+            for t in tl.static_range(TILES):
+                products += numbers(weights[r * TILES + t], 0) * inputs[t]
+            tl.store(place, before + tl.sum(tl.sum(products, 1), 0), mask=first + r < N)
 
 
 @triton.jit

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.linear import chain_options, launch_next, wait
+from jet.ops.kernels.common import chain_options, launch_next, wait
 from jet.ops.rows import Plan, Rows
 
 GROUP = tl.constexpr(256)  # logits that share a maximum

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.kernels.linear import silu
+from jet.ops.kernels.common import silu
 
 LEAST = 16  # rows of a batch that the tensor cores take
 

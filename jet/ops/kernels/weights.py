@@ -1,15 +1,15 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""How a kernel holds weights and multiplies by them: as numbers, in int8, or in int4.
+"""How a kernel holds weights and turns them into numbers: as numbers, in int8, or in int4.
 
 To a kernel a weight is `weight`, numbers or codes, with `factors`, which are None for numbers, and three
 sizes: `SPAN`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and `SHARED`,
 columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves a tile of
 inputs in either half.
 
-Turning codes into numbers is what bounds these kernels once there are few bytes to read, so it is written
-for the fewest instructions: four codes are taken from a register at once, and int4 stays too large until
-`PART` products are summed, of which then a multiple of the sum of the inputs is taken away.
+Turning codes into numbers is written for the fewest instructions: four codes are taken from a register at
+once, and int4 stays too large until `PART` products are summed, of which then a multiple of the sum of the
+inputs is taken away. Where a whole product has codes it is done without (`jet.ops.kernels.coded`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NEAR_EXPONENT = tl.constexpr(0x41000000)
 _NEAR_PLACE = tl.constexpr(19)
 _INT4_ZERO = tl.constexpr(8.0 + 8 / 2)
 
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # knows no assembly
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))  # knows no assembly
 # `prmt` makes a word of any four bytes of two others: here one code and the exponent.
 _FOUR_OF_INT8 = tl.constexpr("""
     {
@@ -80,10 +80,10 @@ def sizes(weight: Weight) -> dict[str, Any]:
 
 
 @triton.jit
-def load_rows(weight, row, stride, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
+def load_rows(weight, row, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
     """`weight[row]` `[SPAN]` for rows `[R]`, as a tuple of tiles `[R, COLUMNS]` with zeros behind the end."""
     tiles = ()
-    start = row.to(tl.int64)[:, None] * stride
+    start = row.to(tl.int64)[:, None] * SPAN
     for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
         column = (t * COLUMNS + tl.arange(0, COLUMNS))[None, :]
         # Read once a token and far larger than the cache, which the states need more.
@@ -114,25 +114,13 @@ def load_factors(
 
 
 @triton.jit
-def load_halves(x, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr):
-    """A vector `[C]` as a tuple of tiles `[COLUMNS]`, half after half, with zeros behind the end of each."""
-    tiles = ()
-    for half in tl.static_range(HALVES):
-        for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-            place = t * COLUMNS + tl.arange(0, COLUMNS)
-            inside = (place < SPAN) & (half * SPAN + place < C)
-            tiles = tiles + (tl.load(x + half * SPAN + place, mask=inside, other=0.0),)  # noqa: RUF005
-    return tiles
-
-
-@triton.jit
 def numbers(tile, HALF: tl.constexpr):
     """What a tile of weights stands for in float32, factors aside; of int4 that of one half."""
     if tile.dtype == tl.int8:
         return _with_exponent(tile, HALF) - _INT8_ZERO
     elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
         return 2.0 * (_with_exponent(tile, HALF) - _INT4_ZERO)
-    elif tile.dtype == tl.bfloat16 and not _INTERPRETED:
+    elif tile.dtype == tl.bfloat16 and not INTERPRETED:
         bits = tl.inline_asm_elementwise(
             _TWO_OF_BFLOAT16, "=&r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=2
         )
@@ -145,11 +133,11 @@ def numbers(tile, HALF: tl.constexpr):
 def _with_exponent(tile, HALF: tl.constexpr):
     """Codes, of int4 half of them, as float32, too large by `_INT8_ZERO` or `_INT4_ZERO`."""
     if tile.dtype == tl.int8:
-        if _INTERPRETED:
+        if INTERPRETED:
             bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)
         else:
             bits = _four(_FOUR_OF_INT8, tile)
-    elif _INTERPRETED:
+    elif INTERPRETED:
         bits = (((tile.to(tl.int32) >> (4 * HALF)) & 15) << _NEAR_PLACE) | _NEAR_EXPONENT
     else:
         bits = _four(_FOUR_OF_HIGH_INT4 if HALF else _FOUR_OF_LOW_INT4, tile)
