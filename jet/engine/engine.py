@@ -136,6 +136,8 @@ class EngineOptions:
         line: requests that may wait. More are refused.
         prefill_chunk: tokens of a prompt that are read at once.
         pause_s: how long those who write may have to wait for a piece of a prompt to be read.
+        rest_s: how long nobody must have written before steps are prepared: who comes back at once waits for
+            none of it, nor who is there as soon as the engine is.
     """
 
     max_active: int = 16
@@ -143,6 +145,7 @@ class EngineOptions:
     line: int = 256
     prefill_chunk: int = 128
     pause_s: float = 0.06
+    rest_s: float = 0.2
 
 
 class _Job:
@@ -201,6 +204,7 @@ class LocalEngine:
         self._pace = Pace(self._options.prefill_chunk, self._options.pause_s)
         self._full = False  # no memory for the next in line, as long as nobody leaves
         self._prepared = False  # all that makes later steps quicker
+        self._rest_s = self._options.rest_s  # before more of it is
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
@@ -279,13 +283,15 @@ class LocalEngine:
         """Wait for work, then do one piece of it. False when the engine has been closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed is not None or self._scheduler.jobs or not self._prepared
+                lambda: self._closed is not None or self._scheduler.jobs,
+                timeout=None if self._prepared else self._rest_s,
             )
             if self._closed is not None:
                 return False
             idle = not self._scheduler.jobs
             abandoned = [job for job in self._scheduler.jobs if job.channel.aborted]
             line = list(self._scheduler.waiting)
+        self._rest_s = 0.0 if idle else self._options.rest_s
         if idle:
             self._prepare()
         for job in abandoned:

@@ -39,7 +39,6 @@ _OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
 _SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MOST_WRITERS = {"cpu": 16, "cuda": 128}
-_PREPARE_S = 3.0  # for what makes the steps of many stories quicker; the rest is done while nobody writes
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
@@ -91,24 +90,29 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
         raise too_large(name, device, choice.quantize) from None
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
-    read_memory = partial(hardware.read_memory, device)
     try:
         capacity = plan(model, min(choice.context or info.context, info.context), choice.writers)
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
-    if device.type == "cuda":
-        LOADING.say("Preparing to write")
+    LOADING.say("Preparing to write")  # which takes as long as all kernels where they are not compiled yet
     try:
-        runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
-        prepare(runner)
+        return start_engine(model, tokenizer, info, capacity)
     finally:
         LOADING.say(None)
+
+
+def start_engine(
+    model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
+) -> LocalEngine:
+    """An engine on a loaded model, warmed up. Raises HardwareError if there is no memory for it."""
+    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
     info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
     threads = hardware.decode_threads(held_bytes(model))
     info = replace(info, **floor_of_speed(model, runner, threads))
-    options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(device))
+    options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(model.device))
+    read_memory = partial(hardware.read_memory, model.device)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:
         engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
@@ -220,7 +224,7 @@ def make_runner(
     """What serves a model. Raises HardwareError if that does not fit into memory."""
     threads = hardware.decode_threads(held_bytes(model))
     try:
-        return ModelRunner(
+        runner = ModelRunner(
             model,
             stop_ids,
             threads,
@@ -236,16 +240,9 @@ def make_runner(
             f"There is no memory on {model.device} for stories of {capacity.context:,} tokens besides the "
             "model: close what else runs there, or ask for a shorter context."
         ) from None
-
-
-def prepare(runner: ModelRunner) -> None:
-    """Let a runner prepare what it can in a few seconds, and say what that is."""
-    if torch.cuda.is_initialized():
+    if model.device.type == "cuda":
         torch.cuda.empty_cache()  # what loading needed besides the network, others may need now
-    until = time.monotonic() + _PREPARE_S
-    while time.monotonic() < until and (words := runner.prepare()) is not None:
-        if words != LOADING.said:
-            LOADING.say(words)
+    return runner
 
 
 def licence(name: str) -> str:

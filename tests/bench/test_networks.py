@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from jet import CheckpointError, JetNemotronConfig
+from jet.bench import networks
 from jet.bench.networks import IdTokenizer, check_length, draw_network, load, random_prompt, read_config
 from jet.bench.options import BenchError, Options
+from jet.engine.runner import ModelRunner
 from jet.engine.types import RequestError
 from jet.hardware import HardwareError
 from tests.networks import GOLDEN, small_config
@@ -50,6 +52,24 @@ def test_the_story_model_comes_with_its_own_words() -> None:
     detokenizer = network.tokenizer.detokenizer([])
     assert "".join(map(detokenizer.push, range(300, 310))) not in ("", "t300 ")
     network.runner.close()
+
+
+def test_what_steps_need_is_prepared_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [10]
+
+    def piece(runner: ModelRunner) -> str | None:
+        left[0] -= 1
+        return "Preparing" if left[0] else None
+
+    monkeypatch.setattr(ModelRunner, "prepare", piece)
+    load(Options("start", config=CONFIG, device="cpu", context=9)).runner.close()
+    assert left == [10], "a start waits for none of it"
+    load(Options("decode", config=CONFIG, device="cpu", context=9)).runner.close()
+    assert left == [0]
+    left[0] = 10
+    monkeypatch.setattr(networks, "_PREPARE_S", 0.0)
+    load(Options("decode", config=CONFIG, device="cpu", context=9)).runner.close()
+    assert left == [10], "what takes too long is left to the engine"
 
 
 def test_ids_are_read_and_named() -> None:

@@ -518,7 +518,7 @@ class PreparingRunner(FakeRunner):
 
 def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:
     runner = PreparingRunner()
-    engine = LocalEngine(runner, ByteTokenizer(), INFO)
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.0))
     stream = ask(engine, "a")
     runner.left.release()  # the piece under way
     assert text_of(list(stream)) == "the story of a. "
@@ -530,9 +530,35 @@ def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:
     assert runner.pieces == 3
 
 
+def test_who_comes_back_soon_waits_for_nothing_that_is_prepared() -> None:
+    runner = PreparingRunner()  # which would wait until it is let
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=1e6))
+    for _ in range(2):
+        assert text_of(list(ask(engine, "a"))) == "the story of a. "
+    assert runner.pieces == 0
+    engine.close()
+
+
+def test_after_a_rest_all_is_prepared_without_another_one() -> None:
+    runner = PreparingRunner()
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.01))
+    rests: list[float | None] = []
+    wait_for_change = engine._changed.wait_for
+
+    def noted(predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        rests.append(timeout)
+        return wait_for_change(predicate, timeout)
+
+    engine._changed.wait_for = noted  # type: ignore[method-assign]
+    runner.left.release(3)
+    wait_for(lambda: None in rests)
+    assert runner.pieces == 3 and rests[-3:] == [0.0, 0.0, None]
+    engine.close()
+
+
 def test_what_cannot_be_prepared_is_done_without() -> None:
     runner = PreparingRunner(RuntimeError("no memory for another graph"))
-    engine = LocalEngine(runner, ByteTokenizer(), INFO)
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.0))
     runner.left.release()
     assert text_of(list(ask(engine, "a"))) == "the story of a. "
     engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -11,6 +12,7 @@ import torch
 from jet import hardware
 from jet.engine import hub as hub_module
 from jet.engine import loading
+from jet.engine.engine import LocalEngine
 from jet.engine.loading import (
     OFFICIAL_LICENCE,
     OFFICIAL_MODEL,
@@ -21,11 +23,13 @@ from jet.engine.loading import (
     locate,
 )
 from jet.engine.progress import Progress
+from jet.engine.runner import ModelRunner
 from jet.engine.types import Request, SamplingParams
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
 GPU = torch.device("cuda", 0)
+SMALL = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2)
 
 
 @pytest.fixture
@@ -199,22 +203,36 @@ def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
     assert info.footprint.weights < before.weights * (0.52 if quantize == "int8" else 0.34)
 
 
-def test_what_can_be_prepared_in_time_is_and_it_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Preparing:
-        def __init__(self) -> None:
-            self.left = ["Preparing for 8 stories at once"] * 3 + ["Preparing for 4 stories at once"] * 2
+def test_until_the_first_words_can_be_written_it_is_said_and_then_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    progress, said, warming = Progress(), list[str](), list[str | None]()
+    warm_up = LocalEngine.warm_up
 
-        def prepare(self) -> str | None:
-            return self.left.pop(0) if self.left else None
+    def warmed(engine: LocalEngine, request: Request) -> None:
+        warming.append(progress.said)
+        warm_up(engine, request)
 
-    said: list[str] = []
-    monkeypatch.setattr(loading, "LOADING", Progress())
-    loading.LOADING.listen(said.append)
-    runner = Preparing()
-    loading.prepare(runner)  # type: ignore[arg-type]
-    assert not runner.left
-    assert said == ["Preparing for 8 stories at once", "Preparing for 4 stories at once"]
-    monkeypatch.setattr(loading, "_PREPARE_S", 0.0)
-    runner = Preparing()
-    loading.prepare(runner)  # type: ignore[arg-type]
-    assert len(runner.left) == 5, "the rest is done while nobody writes"
+    monkeypatch.setattr(loading, "LOADING", progress)
+    monkeypatch.setattr(LocalEngine, "warm_up", warmed)
+    progress.listen(said.append)
+    loading.build_engine(SMALL).close()
+    assert said == warming == ["Preparing to write"] and progress.said is None
+    monkeypatch.setattr(loading, "make_runner", no_memory)
+    with pytest.raises(hardware.HardwareError):
+        loading.build_engine(SMALL)
+    assert progress.said is None
+
+
+def no_memory(*given: object) -> None:
+    raise hardware.HardwareError("There is no memory.")
+
+
+def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which has it done while nobody writes; before it is ready, nobody does."""
+    preparing: list[str] = []
+    monkeypatch.setattr(
+        ModelRunner, "prepare", lambda runner: preparing.append(threading.current_thread().name)
+    )
+    loading.build_engine(SMALL).close()
+    assert set(preparing) <= {"jet-device"}

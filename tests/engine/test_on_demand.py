@@ -137,7 +137,7 @@ def test_the_same_app_runs_where_gpus_are_lent(tmp_path: Path) -> None:
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as page:
         assert page.stdout is not None
-        lines = iter(page.stdout.readline, "")
+        lines = (line for line in iter(page.stdout.readline, "") if not line.startswith("Preparing"))
         try:
             url = next(found[1] for line in lines if (found := re.search(r"is at (\S+)", line)))
             assert "assets/story-model, on a GPU on demand" in next(
