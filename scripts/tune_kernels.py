@@ -42,13 +42,17 @@ EPS = 1e-6
 
 @dataclass(frozen=True)
 class Product:
-    """A kind of product: `layers` weights of `n` rows of `c` values (for `jet_step`, `n` channels)."""
+    """A kind of product: `layers` weights of `n` rows of `c` values (for `jet_step`, `n` channels).
+
+    `in_mlp`: it is one of the two of an MLP.
+    """
 
     kind: str
     n: int
     c: int
     layers: int
     sizes: JetSizes | None = None
+    in_mlp: bool = False
 
 
 def products(config: JetNemotronConfig, only: str | None = None) -> list[Product]:
@@ -62,8 +66,8 @@ def products(config: JetNemotronConfig, only: str | None = None) -> list[Product
         Product("norm_linear", sum(sizes.parts), hidden, jets),
         Product("norm_linear", heads * config.head_dim, hidden, layers - jets),
         Product("norm_linear", config.vocab_size, hidden, 1),
-        Product("norm_swiglu", config.intermediate_size, hidden, layers),
-        Product("linear_add", hidden, config.intermediate_size, layers),
+        Product("norm_swiglu", config.intermediate_size, hidden, layers, in_mlp=True),
+        Product("linear_add", hidden, config.intermediate_size, layers, in_mlp=True),
         Product("linear_add", hidden, config.num_attention_heads * config.head_dim, layers - jets),
         Product("heads_linear_add", hidden, values, jets, sizes),
         Product("jet_step", values, jet.generator_dim, jets, sizes),
@@ -103,6 +107,15 @@ def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | Non
     return drawn
 
 
+def between(size: int, hidden: int, weight: Weight) -> Tensor:
+    """What lies between the products of an MLP with such weights."""
+    from jet.ops.operations import in_triton
+
+    scheme = weight.scheme if isinstance(weight, Quantized) else None
+    columns, kind = in_triton(size, hidden, weight.dtype, scheme)
+    return torch.zeros(1, columns, dtype=kind, device="cuda")
+
+
 def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
     """From a tiling to the calls of all layers, on a weight each."""
     from jet.ops.kernels import jet_step, linear
@@ -111,10 +124,11 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
         return torch.randn(shape, device="cuda", dtype=kind) * 0.02
 
     n, c, sizes, dtype = product.n, product.c, product.sizes, weights[0].dtype
-    # What is between the products of an MLP is of the network's type in bfloat16.
-    short = product.kind == "linear_add" and dtype == torch.bfloat16
-    x = random(1, c, kind=dtype if short else torch.float32)
-    out, scale = random(1, n), random(c, kind=dtype)
+    x, out, scale = random(1, c), random(1, n), random(c, kind=dtype)
+    if product.in_mlp and product.kind == "norm_swiglu":
+        out = between(n, c, weights[0])
+    elif product.in_mlp:
+        x = between(c, n, weights[0])
 
     def calls(tiling: Tiling) -> list[Callable[[], None]]:
         more: dict[str, Any] = {"pdl": pdl, "tiling": tiling}

@@ -1,8 +1,8 @@
 """FusedStep: one token of every row through the network, in few operations and without allocating.
 
 The fast twin of `JetNemotronForCausalLM.forward` for single tokens. The projections that read the same input
-are one product, norms and activations are part of the products, the residual stream and everything between
-two operations is float32, and all states are updated in place in a `SlotPool`.
+are one product, norms and activations are part of the products, the residual stream is float32, as nearly
+everything between two operations, and all states are updated in place in a `SlotPool`.
 
 The merged weights are the network's own storage, whose parameters become views into it: nothing is held
 twice. Do not move or convert the network while a step is in use. Quantised weights are merged alike.
@@ -74,8 +74,8 @@ class FusedStep:
         self._larger = iter(() if like is None else like._buffers)
         self._x = self._buffer(config.hidden_size)
         self._angles = self._buffer(config.head_dim), self._buffer(config.head_dim)
-        between = model.dtype if model.dtype in operations.short else torch.float32
-        self._hidden = self._buffer(config.intermediate_size, between)
+        sizes = config.intermediate_size, config.hidden_size
+        self._hidden = self._buffer(*operations.between(*sizes, model.dtype, model.quantization))
         self.logits = self._buffer(config.vocab_size)
         self.parts = self._fetch_ahead(self._bind(model))
         self.saved_bytes = sum(self._saved.values())

@@ -28,6 +28,8 @@ LARGE = 2**28  # bytes: of a network with such matrices nobody wants another hal
 
 Step = Callable[[], None]
 Bind = Callable[..., Step]  # takes the operation's arguments
+# For so many numbers, the hidden size, a network's type and the scheme of its weights: columns and type.
+Between = Callable[[int, int, torch.dtype, "str | None"], tuple[int, torch.dtype]]
 
 
 class JetBlock(NamedTuple):
@@ -64,14 +66,13 @@ class Operations:
 
     Attributes:
         name: in words for people.
+        between: gives the shape of what MLPs keep between their products.
         weight: gives a matrix in the form that products read fastest, itself or a copy.
         ahead: gives a bound operation that also has the memory fetched which the next one reads first.
-        short: the types of a network whose MLPs keep what is between their products in that type, as its
-            forward does, instead of in float32. In float16 that could be too large a number, so there only
-            where products round their inputs anyway.
     """
 
     name: str
+    between: Between
     weight: Callable[[Weight], Weight]
     ahead: Callable[[Step, Tensor], Step]
     embed: Bind
@@ -81,13 +82,13 @@ class Operations:
     jet_block: BindJetBlock
     attend_pages: Bind
     attend_window: Bind
-    short: tuple[torch.dtype, ...] = ()
 
 
 def reference_operations() -> Operations:
     """Plain torch, on any device."""
     return Operations(
         name="torch",
+        between=_in_float32,
         weight=_as_it_is,
         ahead=_without,
         embed=partial(partial, fused.embed_reference),
@@ -113,6 +114,7 @@ def cpu_operations() -> Operations:
 
     return Operations(
         name="numba",
+        between=_in_float32,
         weight=_as_bfloat16,
         ahead=_without,
         embed=linear.embed.bind,
@@ -155,6 +157,27 @@ def _triton_jet_block(pdl: bool, jet: JetTensors) -> JetBlock:
     )
 
 
+def _in_float32(size: int, hidden: int, dtype: torch.dtype, scheme: str | None) -> tuple[int, torch.dtype]:
+    return size, torch.float32
+
+
+def _in_half_precision(
+    size: int, hidden: int, dtype: torch.dtype, scheme: str | None
+) -> tuple[int, torch.dtype]:
+    """In the network's own type, as its forward keeps it, there is less to move."""
+    return size, dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
+
+
+def in_triton(size: int, hidden: int, dtype: torch.dtype, scheme: str | None) -> tuple[int, torch.dtype]:
+    """In whole numbers where both weights are codes; not in float16, in which a number could be too large."""
+    from jet.ops.kernels import coded, linear
+
+    columns = linear.between(size, hidden, scheme)
+    if columns is not None:
+        return columns, coded.BETWEEN
+    return size, dtype if dtype == torch.bfloat16 else torch.float32
+
+
 def _as_bfloat16(weight: Weight) -> Weight:
     """A small float32 weight in bfloat16 if that is the same numbers: half the bytes, read twice as fast.
 
@@ -185,6 +208,7 @@ def triton_operations(
     attending = {"scratch": scratch, **chained}
     return Operations(
         name="triton, chained" if pdl else "triton",
+        between=in_triton,
         weight=_as_it_is,
         ahead=_with_ahead if pdl else _without,
         embed=partial(partial, linear.embed, **chained),
@@ -194,7 +218,6 @@ def triton_operations(
         jet_block=partial(_triton_jet_block, pdl),
         attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
         attend_window=partial(partial, attention_kernels.attend_window, **attending),
-        short=(torch.bfloat16,),
     )
 
 
@@ -205,6 +228,7 @@ def _batched_operations(scratch: AttentionScratch) -> Operations:
     norm_linear, jet_step = partial(batched.norm_linear, memory), partial(batched.jet_step, memory)
     return Operations(
         name="triton and cuBLAS",
+        between=_in_half_precision,
         weight=_as_it_is,
         ahead=_without,
         embed=partial(partial, linear.embed),
@@ -214,7 +238,6 @@ def _batched_operations(scratch: AttentionScratch) -> Operations:
         jet_block=partial(_in_three, norm_linear, jet_step, partial(batched.gated_norm_linear_add, memory)),
         attend_pages=partial(partial, attention.attend_pages, scratch=scratch),
         attend_window=partial(partial, attention.attend_window, scratch=scratch),
-        short=(torch.bfloat16, torch.float16),
     )
 
 

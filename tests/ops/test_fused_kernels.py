@@ -21,6 +21,7 @@ from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.model import rotary_angles
 from jet.ops import fused
 from jet.ops.fused import JetSizes
+from jet.ops.kernels import coded as coded_kernels
 from jet.ops.kernels import jet_step as jet_kernels
 from jet.ops.kernels import linear as kernels
 from jet.ops.kernels.tilings import OF_CODES, Tiling, default_tiling, tiling_of
@@ -150,6 +151,54 @@ class TestQuantizedProducts:
     def test_linear_add(self, shape, scheme, rows, tiling) -> None:
         n, c = shape
         compare_linear_add(rows, coded(n, c, scheme), tiling)
+
+
+def numbers_between(hidden: Tensor, size: int) -> Tensor:
+    """What whole numbers between two products stand for."""
+    words, ones = hidden[:, : size // 4].contiguous(), hidden[:, size // 4 :].contiguous()
+    low, high = words.view(torch.uint8).unflatten(1, (-1, 2, 4)).unbind(2)
+    whole = high.contiguous().view(torch.int8).int() * 256 + low.int()
+    return whole.flatten(1) * ones.view(torch.float32)[:, : size // 16].repeat_interleave(16, 1)
+
+
+# Numbers between, before; programs that end within the rows, parts that end within a tile.
+MLPS = [(32, 40, 16, 64), (96, 200, 32, 32), (416, 64, 16, 128), (2080, 64, 64, 64)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("size", "hidden", "rows", "columns"), MLPS)
+def test_whole_numbers_between_two_products(
+    size: int, hidden: int, rows: int, columns: int, scheme: str
+) -> None:
+    held = kernels.between(size, hidden, scheme)
+    assert held is not None
+    between = torch.full((2, held), -1, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    given = (normal(2, hidden), normal(hidden), EPS, coded(2 * size, hidden, scheme))
+    kernels.norm_swiglu(*given, between, tiling=Tiling(rows, columns, 2))
+    expected = empty(2, size)
+    fused.norm_swiglu_reference(*given, expected)
+    found = numbers_between(between, size)
+    agree(found, expected, 3e-4)
+    weight, x = coded(hidden, size, scheme), normal(2, hidden)
+    exact = x.double() + found.double() @ weight.float().double().T
+    kernels.linear_add(between, weight, x, tiling=Tiling(4, columns, 2))
+    agree(x.double(), exact)
+
+
+def test_what_cannot_be_whole_numbers_between_two_products() -> None:
+    assert kernels.between(96, 200, None) is None
+    assert kernels.between(24, 64, "int8") is None and kernels.between(48, 64, "int4") is None
+    assert kernels.between(32, 30, "int8") is None and kernels.between(32, 36, "int4") is None
+    columns = kernels.between(32, 64, "int8")
+    assert columns is not None
+    hidden = torch.zeros(1, columns, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    given = (normal(1, 64), normal(64), EPS)
+    with pytest.raises(ValueError, match="a multiple of 16"):
+        kernels.norm_swiglu(*given, coded(64, 64, "int8"), hidden, tiling=Tiling(8, 64, 1))
+    with pytest.raises(ValueError, match="weights in codes only"):
+        kernels.norm_swiglu(*given, weights(64, 64, torch.float32), hidden)
+    with pytest.raises(ValueError, match="must fit"):
+        kernels.linear_add(hidden[:, :-1], coded(64, 32, "int8"), normal(1, 64))
 
 
 HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]

@@ -10,10 +10,15 @@ number.
 
 A tile has rows of `COLUMNS` bytes, loaded as words of four: codes of int8, or of int4 in two halves, whose
 inputs are `COLUMNS` columns each. Sizes are those of `jet.ops.kernels.weights`.
+
+Between the products of an MLP there may be whole numbers as well, written once by those who have the results
+instead of by everybody who needs them (`BETWEEN`): of N numbers N / 4 words of 64 bits, whose parts are 16
+neighbours each, and then what a one of each part stands for, in float32.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -21,6 +26,7 @@ from jet.ops.kernels.common import add_pairs, launch_next, silu, wait
 from jet.ops.kernels.weights import INTERPRETED, PART
 
 WORD = 4  # bytes
+BETWEEN = torch.int64
 _WORDS = tl.constexpr(PART.value // WORD)  # of a part
 
 # Of four numbers of 16 bits, each in the lower half of a register, the lower bytes and then the higher ones.
@@ -53,7 +59,9 @@ _SIGNED = tl.constexpr("""
     }
 """)
 # As assembly, so that the compiler loads it where it is needed and not in an order of its own, from which it
-# would have to pass through shared memory.
+# would have to pass through shared memory. So with what lies between two products.
+_FOUR_INPUTS = tl.constexpr("ld.global.b64 $0, [$1];")
+_ONE = tl.constexpr("ld.global.f32 $0, [$1];")
 _SCALE = tl.constexpr("""
     {
         .reg .b16 scale;
@@ -61,6 +69,12 @@ _SCALE = tl.constexpr("""
         cvt.f32.f16 $0, scale;
     }
 """)
+
+
+def columns_between(size: int) -> int:
+    """Of `BETWEEN`, for `size` numbers: a multiple of `PART`."""
+    parts: int = size // PART.value
+    return size // 4 + (parts + 1) // 2
 
 
 @triton.jit
@@ -123,6 +137,7 @@ def norm_swiglu(
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
     SHARED: tl.constexpr,
+    IN_BYTES: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
@@ -145,7 +160,11 @@ def norm_swiglu(
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
         gated = _by_row(gated, gate_scales, HALVES) * divisor
         upped = _by_row(upped, up_scales, HALVES) * divisor
-        tl.store(out + b * N + row, (silu(gated) * upped).to(out.dtype.element_ty), mask=row < N)
+        result = silu(gated) * upped
+        if IN_BYTES:
+            _store_in_bytes(out + b * (N // 4 + (N // PART + 1) // 2), result, N)
+        else:
+            tl.store(out + b * N + row, result.to(out.dtype.element_ty), mask=row < N)
 
 
 @triton.jit
@@ -162,6 +181,7 @@ def linear_add(
     SPAN: tl.constexpr,
     HALVES: tl.constexpr,
     SHARED: tl.constexpr,
+    IN_BYTES: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
@@ -175,7 +195,10 @@ def linear_add(
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
-        inputs, ones = _in_bytes(_load_parts(h + b * C, C, SPAN, HALVES, COLUMNS))
+        if IN_BYTES:
+            inputs, ones = _load_in_bytes(h + b * (C // 4 + (C // PART + 1) // 2), C, SPAN, HALVES, COLUMNS)
+        else:
+            inputs, ones = _in_bytes(_load_parts(h + b * C, C, SPAN, HALVES, COLUMNS))
         products = _multiply(tiles, scales, inputs, ones, HALVES)
         result = _by_row(tl.sum(products, 1), scales, HALVES)
         tl.store(x + b * N + row, before + result, mask=row < N)
@@ -284,6 +307,43 @@ def _load_parts(x, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, CO
 
 
 @triton.jit
+def _load_in_bytes(h, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr):
+    """What `_store_in_bytes` has written of `[C]`, as `_in_bytes` gives it, with ones for every tile."""
+    inputs = ()
+    ones = ()
+    scales = (h + C // 4).to(tl.pointer_type(tl.float32))
+    for half in tl.static_range(HALVES):
+        for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
+            word = t * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+            part = t * (COLUMNS // PART) + tl.arange(0, COLUMNS // PART)
+            words = h + half * (SPAN // 4) + tl.minimum(word, SPAN // 4 - 1)
+            places = scales + half * (SPAN // PART) + tl.minimum(part, SPAN // PART - 1)
+            if INTERPRETED:
+                four, one = tl.load(words), tl.load(places)
+            else:
+                four = tl.inline_asm_elementwise(
+                    _FOUR_INPUTS, "=l,l", [words.to(tl.int64)], dtype=tl.int64, is_pure=False, pack=1
+                )
+                one = tl.inline_asm_elementwise(
+                    _ONE, "=f,l", [places.to(tl.int64)], dtype=tl.float32, is_pure=False, pack=1
+                )
+            inputs = inputs + (four,)  # noqa: RUF005
+            ones = ones + (tl.where(part < SPAN // PART, one, 0.0),)  # noqa: RUF005
+    return inputs, ones
+
+
+@triton.jit
+def _store_in_bytes(out, result, N: tl.constexpr):
+    """A program's results `[R]`, of N, in whole numbers; R and N are multiples of `PART`."""
+    ROWS: tl.constexpr = result.shape[0]
+    inputs, ones = _in_bytes((tl.reshape(result, [ROWS // PART, PART]),))
+    word = tl.program_id(0) * (ROWS // 4) + tl.arange(0, ROWS // 4)
+    part = tl.program_id(0) * (ROWS // PART) + tl.arange(0, ROWS // PART)
+    tl.store(out + word, inputs[0], mask=word < N // 4)
+    tl.store((out + N // 4).to(tl.pointer_type(tl.float32)) + part, ones[0], mask=part < N // PART)
+
+
+@triton.jit
 def _normed(tiles, norms, C: tl.constexpr, eps):
     """A vector's parts times the norm's weights, and the norm's factor, which comes last."""
     squares = tl.zeros(tiles[0].shape, tl.float32)
@@ -310,7 +370,7 @@ def _by_head(tiles, divisors, SIZE: tl.constexpr, SPAN: tl.constexpr, HALVES: tl
 
 @triton.jit
 def _in_bytes(tiles):
-    """Tiles `[P, PART]` in whole numbers, and what a one of each part stands for, `[P]`.
+    """Tiles `[P, PART]` in whole numbers, and what a one of each part stands for, a tuple of `[P]` for all.
 
     Four whole numbers are one of 64 bits, `[P * PART / WORD]`: their lower bytes, and above them their higher
     ones. What is not finite makes its part's one so.
@@ -323,7 +383,7 @@ def _in_bytes(tiles):
     inputs = ()
     for i in tl.static_range(len(tiles)):
         inputs = inputs + (_bytes_of(tiles[i] * factor),)  # noqa: RUF005
-    return inputs, peak * (1 / 32767)
+    return inputs, (peak * (1 / 32767),)
 
 
 @triton.jit
@@ -352,8 +412,12 @@ def _bytes_of(numbers):
 
 @triton.jit
 def _multiply(tiles, scales, inputs, ones, HALVES: tl.constexpr):
-    """Rows in tiles of words times inputs, still to be summed over parts: `[R, P]`."""
+    """Rows in tiles of words times inputs, still to be summed over parts: `[R, P]`.
+
+    `ones`: of all tiles, or of each its own.
+    """
     TILES: tl.constexpr = len(tiles)
+    OWN: tl.constexpr = len(ones) > 1
     zeros = tl.zeros(tiles[0].shape, tl.int32)
     products = tl.zeros([tiles[0].shape[0], tiles[0].shape[1] // _WORDS], tl.float32)
     high = zeros
@@ -362,12 +426,20 @@ def _multiply(tiles, scales, inputs, ones, HALVES: tl.constexpr):
         if HALVES == 2:
             codes = _codes_of_half(tiles[i % TILES], i // TILES)
             high, low = _add_products(zeros, zeros, codes, inputs[i][None, :])
-            products += _by_parts(high, low) * scales[i]
+            factor = scales[i]
+            if OWN:
+                factor = factor * ones[i][None, :]
+            products += _by_parts(high, low) * factor
+        elif OWN:
+            high, low = _add_products(zeros, zeros, tiles[i], inputs[i][None, :])
+            products += _by_parts(high, low) * ones[i][None, :]
         else:
             high, low = _add_products(high, low, tiles[i], inputs[i][None, :])
-    if HALVES == 1:
-        products = _by_parts(high, low)
-    return products * ones[None, :]
+    if not OWN:
+        if HALVES == 1:
+            products = _by_parts(high, low)
+        products = products * ones[0][None, :]
+    return products
 
 
 @triton.jit

@@ -26,7 +26,7 @@ from jet.ops.kernels import coded
 from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
 from jet.ops.kernels.tilings import Tiling, tiling_of
 from jet.ops.kernels.weights import PART, held, load_rows, numbers, sizes
-from jet.ops.quantized import Quantized, Weight
+from jet.ops.quantized import INT4, INT8, Quantized, Weight
 
 MAX_TILES = 32  # longer tuples only make longer code, and whole numbers would leave 32 bits
 
@@ -80,10 +80,15 @@ def norm_swiglu(
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
 ) -> None:
-    """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight."""
+    """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight.
+
+    `out` may be `between` two products of weights in codes.
+    """
     n, c = _check(gate_up, x, out, parts=2)
     tiling = tiling or tiling_of("norm_swiglu", n, gate_up)
-    kernel, tensors, cut = _for(gate_up, _norm_swiglu, coded.norm_swiglu)
+    kernel, tensors, cut = _for(gate_up, _norm_swiglu, coded.norm_swiglu, out)
+    if out.dtype == coded.BETWEEN and tiling.rows % PART.value:
+        raise ValueError(f"Between two products a program's rows are a multiple of {PART.value}: {tiling}.")
     kernel[(triton.cdiv(n, tiling.rows),)](
         x,
         norm_weight,
@@ -108,10 +113,10 @@ def linear_add(
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
 ) -> None:
-    """Twin of `linear_add_reference`."""
+    """Twin of `linear_add_reference`. `h` may be `between` two products of weights in codes."""
     n, c = _check(weight, h, x)
     tiling = tiling or tiling_of("linear_add", n, weight)
-    kernel, tensors, cut = _for(weight, _linear_add, coded.linear_add)
+    kernel, tensors, cut = _for(weight, _linear_add, coded.linear_add, h)
     kernel[(triton.cdiv(n, tiling.rows),)](
         h,
         *tensors,
@@ -212,10 +217,25 @@ def embed(
     )
 
 
+def between(size: int, hidden: int, scheme: str | None) -> int | None:
+    """Columns of what lies between the products of an MLP, if it can be whole numbers (`coded.BETWEEN`).
+
+    `size` numbers are between them and `hidden` before; their weights are in `scheme`.
+    """
+    halves = {INT8: 1, INT4: 2}.get(scheme or "")
+    if halves is None or size % (halves * PART.value) or hidden % (halves * coded.WORD):
+        return None
+    return coded.columns_between(size)
+
+
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
     """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
     n, c = weight.shape[0] // parts, weight.shape[1]
-    fits = given.shape[1] == c and out.shape == (given.shape[0], n) and weight.shape[0] == n * parts
+    before, after = (
+        coded.columns_between(size) if tensor.dtype == coded.BETWEEN else size
+        for tensor, size in ((given, c), (out, n))
+    )
+    fits = (given.shape[1], *out.shape) == (before, len(given), after) and weight.shape[0] == n * parts
     if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):
         raise ValueError(
             f"weight {list(weight.shape)}, input {list(given.shape)} and output {list(out.shape)} "
@@ -224,13 +244,21 @@ def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
     return n, c
 
 
-def _for(weight: Weight, of_numbers: Any, of_codes: Any) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
-    """The kernel for a weight, what it is given of it, and the sizes it has to know."""
-    if not isinstance(weight, Quantized):
-        return of_numbers, (weight,), {}
-    if weight.span % coded.WORD:  # which no real network has
-        return of_numbers, (weight.float(),), {}
-    return of_codes, (weight.codes, weight.scales), sizes(weight)
+def _for(
+    weight: Weight, of_numbers: Any, of_codes: Any, hidden: Tensor | None = None
+) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
+    """The kernel for a weight, what it is given of it, and the sizes it has to know.
+
+    `hidden`: what lies between two products, if that is the kernel's input or output.
+    """
+    in_bytes = hidden is not None and hidden.dtype == coded.BETWEEN
+    if isinstance(weight, Quantized) and weight.span % coded.WORD == 0:
+        more = {} if hidden is None else {"IN_BYTES": in_bytes}
+        return of_codes, (weight.codes, weight.scales), sizes(weight) | more
+    if in_bytes:
+        raise ValueError("Whole numbers can lie between products of weights in codes only.")
+    # No real network has codes that are no whole words.
+    return of_numbers, (weight.float() if isinstance(weight, Quantized) else weight,), {}
 
 
 def _columns(tiling: Tiling, weight: Weight) -> int:
