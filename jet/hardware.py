@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -95,6 +97,17 @@ def decode_threads(weight_bytes: int) -> int:
     return 1 if weight_bytes < _SMALL_WEIGHTS else torch.get_num_threads()
 
 
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Torch uses so many threads while it lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def free_device_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on a CUDA device, within this process's limit; None on a CPU."""
     if device.type != "cuda":
@@ -154,13 +167,11 @@ def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
     Takes a twentieth of a second or so. On a CPU that many threads copy. What it takes of the device's memory
     is free again afterwards.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    size = min(size, _QUICK_COPY)
     try:
-        size = min(size, _QUICK_COPY)
-        return max(copy_rates(size, device, _QUICK_RUNS, size))
+        with using_threads(threads):
+            return max(copy_rates(size, device, _QUICK_RUNS, size))
     finally:
-        torch.set_num_threads(before)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -66,14 +66,12 @@ class Ceiling:
 
 def measure_ceiling(floor: Floor, device: torch.device, threads: int) -> Ceiling:
     """Time copies on `device`, on a CPU with that many threads, and free the buffers again."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        size = large_copy(device)
-        large = copy_bandwidth(size, device)
-        own_size = copy_bandwidth(floor.total, device) if floor.total < size else None
+        with hardware.using_threads(threads):
+            size = large_copy(device)
+            large = copy_bandwidth(size, device)
+            own_size = copy_bandwidth(floor.total, device) if floor.total < size else None
     finally:
-        torch.set_num_threads(before)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return Ceiling(floor, large, own_size)
