@@ -81,11 +81,21 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
+    """Read the command line and do what it says. Returns the exit code."""
     options = vars(read_options(arguments))
-    host, port = options.pop("host"), options.pop("port")
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
+    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
+    try:
+        return serve(options)
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def serve(options: dict[str, Any]) -> int:
+    """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
+    host, port = options.pop("host"), options.pop("port")
     # Only now, since these take seconds: a wrong option should not.
     lender = _lender()
     from jet.engine.holder import HOLDER
@@ -110,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AddressError as error:
         return _refuse(f"{error} Choose another with --host and --port.")
     gc.freeze()  # the libraries and the page stay: going through them takes tenths of a second each time
+    gc.enable()
     print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
         with Ending(hosting.gate) as ending:
@@ -127,7 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pass
     finally:
         demo.close(verbose=False)
-        gc.unfreeze()
     HOLDER.close()
     return 0
 

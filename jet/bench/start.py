@@ -3,7 +3,7 @@
 The process is this command again, with `--child`. It does what the page does without the page: imports,
 weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is loaded
 as the page loads it, from the system's memory, as its files are read once before; where weights are random,
-drawing them stands for loading.
+drawing them stands for loading. Its imports take a little longer: the page looks for no garbage meanwhile.
 
 Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
 each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
+from jet.ui import page
 from jet.ui.shutdown import Ending
 from tests.engine.faulty_server import faulty_server
 from tests.ui.stand_in import StandInEngine
@@ -119,6 +122,29 @@ def test_a_model_that_cannot_run_is_one_line_and_code_2(
 ) -> None:
     assert app.main(options) == 2
     assert capsys.readouterr().err == line
+
+
+def test_garbage_is_looked_for_as_soon_as_the_page_is_there(
+    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: list[bool] = []
+    building = page.build
+
+    def build(*given: Any) -> Any:
+        enabled.append(gc.isenabled())
+        return building(*given)
+
+    def wait(ending: Ending) -> int:
+        enabled.append(gc.isenabled())
+        assert gc.get_freeze_count() > 0
+        return 0
+
+    monkeypatch.setattr(page, "build", build)
+    monkeypatch.setattr(Ending, "wait", wait)
+    assert app.main([]) == 0
+    assert enabled == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
+    assert app.main(["--host", "no.such.host.invalid"]) == 2
+    assert enabled == [False, True, False] and gc.isenabled() and gc.get_freeze_count() == 0
 
 
 def test_a_busy_port_is_one_line_and_code_2(
