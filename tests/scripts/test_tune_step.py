@@ -186,7 +186,7 @@ def test_a_step_is_timed_as_it_is_asked_for() -> None:
     seen, usual = [], common.MOST_AHEAD
 
     def linear_add(tiling: object = None) -> None:
-        options = common.chain_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
+        options = common.chain_options(1, True, torch.empty(2**24, dtype=torch.int8, device="meta"))
         seen.append((tiling, options["ahead_bytes"]))
 
     weight = torch.empty(3, 5)

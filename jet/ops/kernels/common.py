@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 VECTOR = 16  # bytes a thread loads at once
-MOST_AHEAD = 2**20  # bytes of the next weight: with more, the memory has no more to do but the cache has
+# Bytes of the next weight: with more, the memory has no more to do but the cache has.
+# Of int4 half as many, as its products are over sooner.
+MOST_AHEAD = 2**20
 
 
 def chain_options(warps: int, pdl: bool, ahead: Tensor | None = None) -> dict[str, Any]:
@@ -25,7 +28,10 @@ def chain_options(warps: int, pdl: bool, ahead: Tensor | None = None) -> dict[st
 
     Nothing is fetched without `pdl`. `launch_pdl` is there only where it is used: older cards refuse it.
     """
-    size = 0 if ahead is None or not pdl else min(ahead.nbytes, MOST_AHEAD) // VECTOR * VECTOR
+    size = 0
+    if ahead is not None and pdl:
+        most = MOST_AHEAD // 2 if ahead.dtype == torch.uint8 else MOST_AHEAD
+        size = min(ahead.nbytes, most) // VECTOR * VECTOR
     options = {"ahead": ahead if size else None, "ahead_bytes": size, "PDL": pdl, "num_warps": warps}
     return options | ({"launch_pdl": True} if pdl else {})
 

@@ -35,13 +35,17 @@ class Tiling:
 # Of codes: rows up to which it holds, and the tiling with which a step was fastest on one H100
 # (scripts/tune_step.py). The fewer bytes a weight has, the more its inputs count, which rows share.
 OF_CODES: dict[tuple[str, Kind], list[tuple[int, Tiling]]] = {
-    (INT8, "norm_linear"): [(65536, Tiling(32, 512, 4)), (MANY_ROWS, Tiling(16, 512, 4))],
-    (INT8, "norm_swiglu"): [(MANY_ROWS, Tiling(16, 512, 4))],
+    (INT8, "norm_linear"): [
+        (4096, Tiling(32, 512, 4)),
+        (65536, Tiling(16, 256, 2)),
+        (MANY_ROWS, Tiling(16, 512, 4)),
+    ],
+    (INT8, "norm_swiglu"): [(MANY_ROWS, Tiling(16, 256, 2))],
     (INT8, "linear_add"): [(MANY_ROWS, Tiling(4, 2048, 4))],
-    (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(8, 512, 4))],
-    (INT4, "norm_linear"): [(4096, Tiling(16, 256, 2)), (MANY_ROWS, Tiling(16, 512, 4))],
+    (INT8, "heads_linear_add"): [(MANY_ROWS, Tiling(16, 512, 4))],
+    (INT4, "norm_linear"): [(4096, Tiling(16, 256, 2)), (MANY_ROWS, Tiling(8, 256, 2))],
     (INT4, "norm_swiglu"): [(MANY_ROWS, Tiling(16, 256, 2))],
-    (INT4, "linear_add"): [(MANY_ROWS, Tiling(8, 1024, 4))],
+    (INT4, "linear_add"): [(MANY_ROWS, Tiling(4, 2048, 4))],
     (INT4, "heads_linear_add"): [(MANY_ROWS, Tiling(8, 512, 4))],
 }
 
