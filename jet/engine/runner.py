@@ -25,7 +25,7 @@ from jet.engine.prefill import make_prefill
 from jet.engine.sessions import Resident, Sessions, Tokens
 from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
 from jet.engine.types import SamplingParams
-from jet.hardware import synchronize, using_threads
+from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.host_store import HostStore, Saved, to_host
 from jet.modeling.slots import PAGE, SlotPool
@@ -125,8 +125,7 @@ class ModelRunner:
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
-        # With the threads of tokens: small weights have another form before a second one has heard of them.
-        with torch.inference_mode(), using_threads(self._decode_threads):
+        with torch.inference_mode():
             places = slots + kept_slots
             tokens += slots * 2 * PAGE  # each may have begun a page, and another may be copied for it
             self._pool = SlotPool(config, places, tokens, model.dtype, model.device, self._context)
