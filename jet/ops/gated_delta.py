@@ -20,13 +20,12 @@ the state after the last token.
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from jet.ops import library_gradient
+from jet.ops import library, library_gradient
 from jet.ops.installed import has_triton
 from jet.ops.precision import wide
 
@@ -108,14 +107,10 @@ def library_gated_delta(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
-    # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
-    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
     if torch.is_grad_enabled() and q.requires_grad:
         library_gradient.install()
     out: Tensor
-    out, state = chunk_gated_delta_rule(
+    out, state = library.chunk_gated_delta_rule()(
         q=q,
         k=k,
         v=v,

@@ -1,0 +1,64 @@
+"""flash-linear-attention's chunked gated delta rule, without all else that is in that library.
+
+The packages that it lies in import everything in them: kernels of dozens of other networks, layers,
+models, and PyTorch's compiler with them. That takes some seconds of every start, ten times as long as
+what is needed of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+_MODULE = "fla.ops.gated_delta_rule"
+_PACKAGES = ("fla", "fla.ops", "fla.modules")
+_DISTRIBUTIONS = ("fla-core", "flash-linear-attention")
+
+
+@cache
+def chunk_gated_delta_rule() -> Callable[..., Any]:
+    """The library's function of that name. Raises ImportError where the library is not installed."""
+    # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+    try:
+        with _bare(_PACKAGES, _version()):
+            module = importlib.import_module(_MODULE)
+    except (ImportError, AttributeError):  # a version of it that needs more of its packages
+        module = importlib.import_module(_MODULE)
+    function: Callable[..., Any] = module.chunk_gated_delta_rule
+    return function
+
+
+@contextmanager
+def _bare(packages: tuple[str, ...], version: str) -> Iterator[None]:
+    """As long as it lasts, those of these packages that nobody has imported are nothing but their folders.
+
+    Afterwards they are as if nobody had: who imports them gets all of them.
+    """
+    missing = [name for name in packages if name not in sys.modules]
+    try:
+        for name in missing:
+            spec = importlib.util.find_spec(name)
+            if spec is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            sys.modules[name].__version__ = version  # type: ignore[attr-defined]
+        yield
+    finally:
+        for name in missing:
+            sys.modules.pop(name, None)
+
+
+def _version() -> str:
+    """The library's."""
+    for name in _DISTRIBUTIONS:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    raise ModuleNotFoundError("flash-linear-attention is not installed.")
