@@ -85,7 +85,9 @@ def tilings(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
         span, itemsize = weight.span, 1
     held = {"norm_swiglu": 2}.get(product.kind, 1)
     held = product.sizes.width if product.kind == "jet_step" and product.sizes else held
-    for rows in ROWS:
+    # What whole numbers are between products has whole parts of them from each program.
+    part = 16 if isinstance(weight, Quantized) and product.kind == "norm_swiglu" else 1
+    for rows in filter(lambda rows: rows % part == 0, ROWS):
         for warps in WARPS:
             registers = rows * held * span * itemsize / (4 * 32 * warps)
             if registers > MOST_REGISTERS or registers < 2:

@@ -175,7 +175,7 @@ def make_runner(
 def prepare(runner: ModelRunner) -> None:
     """Do what the engine does while nobody writes, which would fall into what is measured. It has seconds."""
     until = time.monotonic() + _PREPARE_S
-    while time.monotonic() < until and runner.prepare() is not None:
+    while time.monotonic() < until and runner.prepare():
         pass
 
 

@@ -1,10 +1,11 @@
 """`soak`: many writers for a while, with random arrivals, lengths and aborts; what must hold then is checked.
 
-`--batch` writers, each a user of their own, go on for `--seconds` a round: a new story of up to `--context`
-tokens, one in four of full length, or one of their own gone on with; up to `--tokens` tokens, likeliest ones,
-one in five stopped midway. A gap is the time between two tokens of a story. All ask how likely their tokens
-were, and after the round some stories are written again, alone and afresh. Where one differs, its tokens must
-have been so nearly as likely that rounding decides which comes first (`jet.bench.alone`).
+`--batch` writers, each a user of their own, go on for `--seconds` a round: a new story of up to
+`--context` tokens, one in four of full length, or one of their own gone on with; up to `--tokens` tokens,
+likeliest ones, one in five stopped midway. A gap is the time between two tokens of a story. Every
+writer's first story and one in four of the others ask how likely their tokens were, and after the round
+some of those are written again, alone and afresh. Where one differs, its tokens must have been so nearly
+as likely that rounding decides which comes first (`jet.bench.alone`).
 
 A story that is lost, cut, stuck, mixed up or not what it is alone, and memory that does not come back, end
 the measurement.
@@ -124,14 +125,15 @@ def write_all(engine: Engine, options: Options, number: int, vocabulary: int) ->
             prompt = choose_prompt(chance, mine, options.context, vocabulary)
             sampling = replace(options.sampling, max_new_tokens=chance.randint(1, options.tokens))
             stop_after = chance.randint(0, sampling.max_new_tokens) if chance.random() < 0.2 else None
-            asked = replace(request(prompt, sampling), user=user, alternatives=1)
+            noted = not mine or chance.random() < 0.25
+            asked = replace(request(prompt, sampling), user=user, alternatives=int(noted))
             tokens, details, last = follow(engine, asked, stop_after)
             with lock:
                 result.tokens += len(tokens)
                 result.stats.append(last)
                 result.wrong += wrong_with(len(tokens), last, sampling, stop_after)
                 result.finished += last.finish_reason == "length"
-                if tokens:
+                if tokens and noted:
                     logprobs = [detail.drawn.logprob for detail in details]
                     result.stories.append(Story(prompt, tokens, logprobs))
             mine = [*prompt, *tokens]

@@ -1,9 +1,10 @@
 """`start`: a fresh process, from its start to its first token.
 
 The process is this command again, with `--child`. It does what the page does without the page: imports,
-weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is loaded
-as the page loads it, from the system's memory, as its files are read once before; where weights are random,
-drawing them stands for loading. Its imports take a little longer: the page looks for no garbage meanwhile.
+weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is
+loaded as the page loads it; if it is a folder, from the system's memory, as its files are read once
+before. Where weights are random, drawing them stands for loading. Its imports take a little longer: the
+page looks for no garbage meanwhile.
 
 Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
 each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
@@ -36,7 +37,7 @@ from jet.bench.options import BenchError, Options
 from jet.bench.report import Figure, Report
 from jet.bench.requests import finished, request
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import ModelChoice, build_engine
+from jet.engine.loading import ModelChoice, build_engine, locate
 from jet.engine.types import EngineInfo, Request, SamplingParams
 
 _HOME = Path(__file__).resolve().parents[2]
@@ -60,7 +61,7 @@ def measure(options: Options) -> Report:
     """Start processes and take their times apart."""
     told: list[dict[str, Any]] = []
     if options.config is None:
-        read_through(Path(str(options.model)))
+        read_through(Path(locate(str(options.model))))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
         start, spreads = partial(_start, options, told), dict[str, Spread]()
         if compiles_kernels(hardware.choose_device(options.device)):
@@ -70,7 +71,7 @@ def measure(options: Options) -> Report:
                 caches.append(tempfile.mkdtemp(dir=folder))
                 return start("cold", caches[-1])
 
-            spreads = while_there_is_time(cold, options.runs, COLD_S)
+            spreads = cold_starts(cold, options.runs, COLD_S)
             start = partial(start, "warm", caches[-1])
         spreads |= alternate([start], options.warm_up, options.runs)
     figures = {}
@@ -90,7 +91,7 @@ def read_through(folder: Path) -> None:
                     pass
 
 
-def while_there_is_time(start: Contender, runs: int, most: float) -> dict[str, Spread]:
+def cold_starts(start: Contender, runs: int, most: float) -> dict[str, Spread]:
     """Up to `runs` starts, and none after those that took `most` seconds together."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):

@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
 
-    def prepare(self) -> str | None:
-        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+    def prepare(self) -> bool:
+        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
         ...
 
     def open(
@@ -136,8 +136,8 @@ class EngineOptions:
         line: requests that may wait. More are refused.
         prefill_chunk: tokens of a prompt that are read at once.
         pause_s: how long those who write may have to wait for a piece of a prompt to be read.
-        rest_s: how long nobody must have written before steps are prepared: who comes back at once waits for
-            none of it, nor who is there as soon as the engine is.
+        rest_s: seconds without any request before steps are prepared, so that neither somebody who comes back
+            at once nor the first visitor waits for one.
     """
 
     max_active: int = 16
@@ -312,7 +312,7 @@ class LocalEngine:
     def _prepare(self) -> None:
         """While nobody waits. Whatever goes wrong with it, requests can do without."""
         try:
-            self._prepared = self._runner.prepare() is None
+            self._prepared = not self._runner.prepare()
         except Exception:
             log.warning("Not all steps could be prepared: some will be slower.", exc_info=True)
             self._prepared = True

@@ -104,23 +104,22 @@ class GraphStepper:
         return self._landing(self._first_row, self._first_logits, [sequence], {})
 
     @torch.inference_mode()
-    def prepare(self) -> str | None:
-        """Make a small part of what is still to be compiled or captured. Says what, and None at the end."""
-        return next(self._left, None)
+    def prepare(self) -> bool:
+        """Make a small part of what is still to be compiled or captured. False if nothing was."""
+        return next(self._left, False)
 
-    def _prepare_all(self, largest: int) -> Generator[str, None, None]:
+    def _prepare_all(self, largest: int) -> Generator[bool, None, None]:
         sizes = [1 << bit for bit in reversed(range(largest.bit_length()))]
         for size in sizes:
-            words = f"Preparing for {size} stories at once" if size > 1 else "Preparing for a story"
             graphs = self._of_size(size)
             for part in graphs.step.parts if size not in (1, largest) else ():
                 graphs.compile(part.run)
-                yield words
+                yield True
             for plan in PLANS:
                 graphs.prepare(plan)
-                yield words
+                yield True
             graphs.prepare_reading()
-            yield words
+            yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step."""

@@ -94,7 +94,7 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
         capacity = plan(model, min(choice.context or info.context, info.context), choice.writers)
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
-    LOADING.say("Preparing to write")  # which takes as long as all kernels where they are not compiled yet
+    LOADING.say("Preparing to write")  # minutes, where kernels have to be compiled
     try:
         return start_engine(model, tokenizer, info, capacity)
     finally:

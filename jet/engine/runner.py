@@ -161,8 +161,8 @@ class ModelRunner:
         """Pages of memory that somebody's story holds; those of kept states can be had for the asking."""
         return self._pool.ledger.held
 
-    def prepare(self) -> str | None:
-        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+    def prepare(self) -> bool:
+        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
         return self._stepper.prepare()
 
     @torch.inference_mode()

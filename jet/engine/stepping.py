@@ -81,8 +81,8 @@ class Stepper(Protocol):
         """A piece of its prompt, `[T]`, has been read."""
         ...
 
-    def prepare(self) -> str | None:
-        """Do a small part of what makes later steps quicker. Says what; None if nothing is left to do."""
+    def prepare(self) -> bool:
+        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
         ...
 
     def draw(self, sequence: Sequence) -> Pending:
@@ -159,9 +159,9 @@ class HostStepper:
         """A piece of its prompt has been read."""
         self._choosers[sequence].have_read(ids)
 
-    def prepare(self) -> str | None:
+    def prepare(self) -> bool:
         """Nothing has to be prepared."""
-        return None
+        return False
 
     def draw(self, sequence: Sequence) -> Pending:
         """The token that follows the sequence's `logits`."""

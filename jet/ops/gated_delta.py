@@ -107,10 +107,11 @@ def library_gated_delta(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
+    rule = library.chunk_gated_delta_rule()  # before anything else of the library is imported
     if torch.is_grad_enabled() and q.requires_grad:
         library_gradient.install()
     out: Tensor
-    out, state = library.chunk_gated_delta_rule()(
+    out, state = rule(
         q=q,
         k=k,
         v=v,

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -19,6 +20,7 @@ from typing import Any
 
 _MODULE = "fla.ops.gated_delta_rule"
 _PACKAGES = ("fla", "fla.ops", "fla.modules")
+_IMPORTING = threading.Lock()
 _DISTRIBUTIONS = ("fla-core", "flash-linear-attention")
 
 
@@ -27,11 +29,12 @@ def chunk_gated_delta_rule() -> Callable[..., Any]:
     """The library's function of that name. Raises ImportError where the library is not installed."""
     # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
-    try:
-        with _bare(_PACKAGES, _version()):
+    with _IMPORTING:
+        try:
+            with _bare(_PACKAGES, _version()):
+                module = importlib.import_module(_MODULE)
+        except (ImportError, AttributeError):  # a version of it that needs more of its packages
             module = importlib.import_module(_MODULE)
-    except (ImportError, AttributeError):  # a version of it that needs more of its packages
-        module = importlib.import_module(_MODULE)
     function: Callable[..., Any] = module.chunk_gated_delta_rule
     return function
 
@@ -40,7 +43,8 @@ def chunk_gated_delta_rule() -> Callable[..., Any]:
 def _bare(packages: tuple[str, ...], version: str) -> Iterator[None]:
     """As long as it lasts, those of these packages that nobody has imported are nothing but their folders.
 
-    Afterwards they are as if nobody had: who imports them gets all of them.
+    Afterwards who imports them gets all of them. What is imported meanwhile stays imported, but for those
+    who ask a package for it as an attribute.
     """
     missing = [name for name in packages if name not in sys.modules]
     try:

@@ -169,7 +169,7 @@ def _in_half_precision(
 
 
 def in_triton(size: int, hidden: int, dtype: torch.dtype, scheme: str | None) -> tuple[int, torch.dtype]:
-    """In whole numbers where both weights are codes; not in float16, in which a number could be too large."""
+    """In whole numbers where weights are codes; otherwise never in float16, where one could be too large."""
     from jet.ops.kernels import coded, linear
 
     columns = linear.between(size, hidden, scheme)

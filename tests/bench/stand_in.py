@@ -23,8 +23,8 @@ class SteadyRunner:
     def open(self, *request: object) -> object:
         return object()
 
-    def prepare(self) -> None:
-        return None
+    def prepare(self) -> bool:
+        return False
 
     def resume(self, handle: object, prompt: object) -> int:
         return 0

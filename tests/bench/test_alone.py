@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from jet.bench import alone
 from jet.bench.alone import Alone, Story
 from jet.bench.options import BenchError
 from jet.bench.soak import Round, choose_stories
@@ -77,6 +78,12 @@ def compare(*stories: Story) -> dict[str, float]:
     return Alone(LoneEngine(), GREEDY).compare(stories)
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One token is enough to judge by."""
+    monkeypatch.setattr(alone, "LEAST_SHARED", 1)
+
+
 def test_the_same_story_differs_by_nothing() -> None:
     engine = LoneEngine()
     figures = Alone(engine, GREEDY).compare([story((1, -0.5), (1, -0.5))])
@@ -98,14 +105,14 @@ def test_a_near_tie_is_no_mistake(off: float) -> None:
 
 
 def test_a_token_that_is_less_likely_than_rounding_explains_is_one() -> None:
-    with pytest.raises(BenchError, match=r"1\.5 less likely .* up to 0\.125,") as raised:
+    with pytest.raises(BenchError, match=r"1\.5 less likely .* 2 x 0\.125\.") as raised:
         compare(story((1, -0.375), (3, -0.5)), story((1, -0.5)))
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("rest", [(), ((1, -9.0), (3, -9.0))])
 def test_what_comes_with_and_after_another_token_excuses_nothing(rest: tuple[tuple[int, float], ...]) -> None:
-    with pytest.raises(BenchError, match=r"0\.25 less likely .* up to 0,"):
+    with pytest.raises(BenchError, match=r"0\.25 less likely .* 2 x 0\."):
         compare(story((1, -0.5), (2, -9.0), *rest))
 
 
@@ -114,11 +121,21 @@ def test_a_token_that_is_not_among_the_likeliest_cannot_be_a_near_tie() -> None:
         compare(story((1, -100.5), (4, -0.5)))
 
 
+def test_of_few_tokens_nothing_is_said_until_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "LEAST_SHARED", 3)
+    judge = Alone(LoneEngine(), GREEDY)
+    assert judge.compare([]) == {"differing": 0.0, "margin": 0.0, "error": 0.0}
+    assert judge.compare([story((1, -0.5), (2, -9.0))]) == {"differing": 1.0, "margin": 0.25, "error": 0.0}
+    assert judge.compare([story((1, -0.5))])["margin"] == 0.25
+    with pytest.raises(BenchError, match=r"0\.25 less likely"):
+        judge.compare([story((1, -0.5))])
+
+
 def test_the_error_of_earlier_rounds_counts() -> None:
-    alone = Alone(LoneEngine(), GREEDY)
-    alone.compare([story((1, -0.25))])
-    assert alone.compare([story((2, -0.5))]) == {"differing": 1.0, "margin": 0.25, "error": 0.25}
-    assert alone.compare([story((1, -0.5))])["error"] == 0.25
+    judge = Alone(LoneEngine(), GREEDY)
+    judge.compare([story((1, -0.25))])
+    assert judge.compare([story((2, -0.5))]) == {"differing": 1.0, "margin": 0.25, "error": 0.25}
+    assert judge.compare([story((1, -0.5))])["error"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_where_compiling_takes_minutes_there_are_fewer_cold_starts(each: float, 
         asked.append(1)
         return {"cold.total": each, "cold.imports": each / 2}
 
-    spreads = start.while_there_is_time(cold, runs=5, most=100.0)
+    spreads = start.cold_starts(cold, runs=5, most=100.0)
     assert len(asked) == runs
     assert spreads["cold.total"].values == (each,) * runs
     assert spreads["cold.imports"].values == (each / 2,) * runs

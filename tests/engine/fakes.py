@@ -96,8 +96,8 @@ class FakeRunner:
         self.closed = False
         self._permits = threading.Semaphore(0) if gated else None
 
-    def prepare(self) -> str | None:
-        return None
+    def prepare(self) -> bool:
+        return False
 
     def allow(self, steps: int) -> None:
         """Let a gated runner do this many more prefills and steps."""

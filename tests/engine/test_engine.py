@@ -508,12 +508,12 @@ class PreparingRunner(FakeRunner):
         self.pieces = 0
         self._error = error
 
-    def prepare(self) -> str | None:
+    def prepare(self) -> bool:
         assert self.left.acquire(timeout=10)
         if self._error is not None:
             raise self._error
         self.pieces += 1
-        return "Preparing" if self.pieces < 3 else None
+        return self.pieces < 3
 
 
 def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:

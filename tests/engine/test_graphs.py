@@ -288,8 +288,7 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
     parts = len(runner.fused_step.parts)
     alone = [write(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
     pieces, together = 0, []
-    while (words := runner.prepare()) is not None:
-        assert words.startswith("Preparing for ")
+    while runner.prepare():
         pieces += 1
         if pieces in (2, 10 + parts, 8 + 2 * parts):  # somebody comes in the midst of it
             sequences = [begin(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
@@ -306,7 +305,7 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
     runner.decode(sequences)
     stepper = runner._stepper
     assert isinstance(stepper, GraphStepper) and stepper._used is stepper._sizes[4]
-    assert runner.prepare() is None and len(captured) == 12
+    assert not runner.prepare() and len(captured) == 12
 
 
 def test_what_cannot_be_captured_is_done_by_larger_graphs(
@@ -320,9 +319,9 @@ def test_what_cannot_be_captured_is_done_by_larger_graphs(
 
     monkeypatch.setattr(graphs.StepGraphs, "_capture", full)
     with pytest.raises(torch.OutOfMemoryError):
-        while runner.prepare() is not None:
+        while runner.prepare():
             pass
-    assert runner.prepare() is None
+    assert not runner.prepare()
     sequences = [begin(runner, GREEDY, 1, 2, 3) for _ in range(2)]
     written = [runner.decode(sequences) for _ in range(8)]
     assert [list(story) for story in zip(*written, strict=True)] == [alone] * 2

@@ -24,6 +24,7 @@ from jet.modeling.quantized import (
     quantize_network,
 )
 from jet.modeling.streaming import draw_quantized
+from jet.ops.operations import MANY
 from jet.ops.quantized import PIECE, SCHEMES, Quantized
 from tests.conftest import ROOT
 from tests.modeling.test_step import OPERATIONS, SLOW, Stepped
@@ -71,19 +72,22 @@ def test_forward_is_that_of_the_numbers(name: str, scheme: str) -> None:
 
 @pytest.mark.parametrize("operations", OPERATIONS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("rows", [1, 3, 9])
 @torch.inference_mode()
 def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
     """Few rows and many, of lengths that differ, in all kinds of layers."""
     # Inputs in 16 bits, whose rounding the layers of a random network amplify.
-    tolerance = 2e-3 if operations == "triton" and rows == 1 else 2e-4
-    if operations == "triton" and SLOW and (rows > 1) == (scheme == "int4"):
+    tolerance = 2e-3 if operations == "triton" and rows < MANY else 2e-4
+    if operations == "triton" and SLOW and rows > 3 and scheme == "int4":
         pytest.skip("the interpreter is slow")
-    config = small_config(layer_types=["jet", "swa", "attn", "jet"])
+    layers = ["jet", "attn"] if operations == "triton" and SLOW else ["jet", "swa", "attn", "jet"]
+    # So many columns between the products of an MLP are whole parts in either scheme.
+    config = small_config(layer_types=layers, num_hidden_layers=len(layers), intermediate_size=96)
     model = draw_quantized(config, scheme, CPU, torch.float32)
     reference = with_numbers(model)
     ids = random_ids(model, rows, 12)
     stepped, caches = Stepped(model, operations, rows, slots=rows), []
+    assert (stepped.step._hidden.dtype == torch.int64) == (operations == "triton" and rows < MANY)
     for row in range(rows):
         stepped.prefill(row, ids[row, : 2 + row % 3])
         caches.append(HybridCache(model.config))

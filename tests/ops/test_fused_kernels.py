@@ -199,6 +199,23 @@ def test_what_cannot_be_whole_numbers_between_two_products() -> None:
         kernels.norm_swiglu(*given, weights(64, 64, torch.float32), hidden)
     with pytest.raises(ValueError, match="must fit"):
         kernels.linear_add(hidden[:, :-1], coded(64, 32, "int8"), normal(1, 64))
+    for size, scheme in ((24, "int8"), (48, "int4")):
+        hidden = torch.zeros(
+            1, coded_kernels.columns_between(size), dtype=coded_kernels.BETWEEN, device=DEVICE
+        )
+        with pytest.raises(ValueError, match="no whole parts of 16"):
+            kernels.linear_add(hidden, coded(64, size, scheme), normal(1, 64))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_not_finite_between_two_products_is_not_lost(scheme: str) -> None:
+    hidden = torch.zeros(2, kernels.between(32, 64, scheme) or 0, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    given = normal(2, 64)
+    given[1, 5] = float("nan")
+    kernels.norm_swiglu(given, normal(64), EPS, coded(64, 64, scheme), hidden, tiling=Tiling(16, 32, 1))
+    x = torch.zeros(2, 8, device=DEVICE)
+    kernels.linear_add(hidden, coded(8, 32, scheme), x, tiling=Tiling(4, 32, 1))
+    assert x[0].isfinite().all() and not x[1].isfinite().any()
 
 
 HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]
@@ -230,8 +247,10 @@ def test_heads_linear_add_quantized(heads, scheme, tiling) -> None:
     weight, x = coded(n, c, scheme), normal(rows, n)
     divisors = torch.rsqrt(squares.sum(-1, keepdim=True) / size + EPS)
     expected = x + (o.unflatten(1, (count, size)) * divisors).flatten(1) @ weight.float().T
+    given = o.clone()
     kernels.heads_linear_add(o, squares, EPS, weight, x, tiling=tiling)
     agree(x, expected, 2e-4)
+    assert torch.equal(o, given)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

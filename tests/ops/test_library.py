@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
-from jet.ops import library
+from jet.ops import gated_delta, library, library_gradient
 
 FILES = {
     "fla/__init__.py": "__version__ = 'all'\nfrom fla import ops\n",
@@ -40,9 +41,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(metadata, "version", lambda name: f"0.6 of {name}")
-    library.chunk_gated_delta_rule.cache_clear()
+    rule = library.chunk_gated_delta_rule
+    rule.cache_clear()
     yield tmp_path
-    library.chunk_gated_delta_rule.cache_clear()
+    rule.cache_clear()
     for name in imported():
         del sys.modules[name]
     sys.modules.update(others)
@@ -95,3 +97,25 @@ def test_without_the_library(installed: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ImportError):
         library.chunk_gated_delta_rule()
     assert not imported()
+
+
+def test_with_gradients_the_rule_is_imported_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What mends its gradients imports packages of the library, which then import all that is in them."""
+    called: list[str] = []
+
+    def rule(**given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return given["v"], given["v"][:, 0]
+
+    def found() -> object:
+        called.append("rule")
+        return rule
+
+    monkeypatch.setattr(library, "chunk_gated_delta_rule", found)
+    monkeypatch.setattr(library_gradient, "install", lambda: called.append("install"))
+    q = torch.ones(1, 2, 1, 4, requires_grad=True)
+    gate = torch.zeros(1, 2, 1)
+    gated_delta.library_gated_delta(q, q, q, gate, gate)
+    assert called == ["rule", "install"]
+    with torch.no_grad():
+        gated_delta.library_gated_delta(q, q, q, gate, gate)
+    assert called == ["rule", "install", "rule"]

@@ -199,6 +199,8 @@ def test_a_step_is_timed_as_it_is_asked_for() -> None:
     assert seconds({AHEAD: 2**22}) > 0
     assert seen[0] == (None, 2**22)  # what is captured as a graph
     assert usual == common.MOST_AHEAD
+    int4 = common.chain_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
+    assert int4["ahead_bytes"] == usual // 2, "whose products are over sooner"
 
 
 # --- the command -----------------------------------------------------------------------------------------

@@ -138,6 +138,7 @@ def norm_swiglu(
     HALVES: tl.constexpr,
     SHARED: tl.constexpr,
     IN_BYTES: tl.constexpr,
+    HELD: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
@@ -162,7 +163,7 @@ def norm_swiglu(
         upped = _by_row(upped, up_scales, HALVES) * divisor
         result = silu(gated) * upped
         if IN_BYTES:
-            _store_in_bytes(out + b * (N // 4 + (N // PART + 1) // 2), result, N)
+            _store_in_bytes(out + b * HELD, result, N)
         else:
             tl.store(out + b * N + row, result.to(out.dtype.element_ty), mask=row < N)
 
@@ -182,6 +183,7 @@ def linear_add(
     HALVES: tl.constexpr,
     SHARED: tl.constexpr,
     IN_BYTES: tl.constexpr,
+    HELD: tl.constexpr,
     ahead,
     ahead_bytes,
     PDL: tl.constexpr,
@@ -196,7 +198,7 @@ def linear_add(
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
         if IN_BYTES:
-            inputs, ones = _load_in_bytes(h + b * (C // 4 + (C // PART + 1) // 2), C, SPAN, HALVES, COLUMNS)
+            inputs, ones = _load_in_bytes(h + b * HELD, C, SPAN, HALVES, COLUMNS)
         else:
             inputs, ones = _in_bytes(_load_parts(h + b * C, C, SPAN, HALVES, COLUMNS))
         products = _multiply(tiles, scales, inputs, ones, HALVES)

@@ -27,7 +27,15 @@ from jet.ops import gated_delta
 from jet.ops.fused import JetSizes
 from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
 from jet.ops.kernels.tilings import Tiling, tiling_of
-from jet.ops.kernels.weights import add_products, by_row, held, load_factors, load_rows, no_products, numbers
+from jet.ops.kernels.weights import (
+    by_row,
+    held,
+    load_factors,
+    load_rows,
+    no_products,
+    numbers,
+    products_of_int4,
+)
 from jet.ops.kernels.weights import sizes as sizes_of
 from jet.ops.quantized import Weight
 
@@ -203,9 +211,8 @@ def _convolve(
         inputs = tl.load(hidden + column, mask=(place < SPAN) & (column < GENERATOR), other=0.0)
         if SHARED > 0:
             for w in tl.static_range(WIDTH):
-                nothing = no_products(ROWS, COLUMNS, SHARED)
                 tile = weights[w * TILES + i % TILES]
-                tap = add_products(nothing, tile, inputs, shares, w * HALVES * TILES + i, i // TILES, SHARED)
+                tap = products_of_int4(tile, inputs, shares, w * HALVES * TILES + i, i // TILES)
                 products += tap * window[w].to(tl.float32)[:, None]
         else:
             mixed = tl.zeros([ROWS, COLUMNS], tl.float32)

@@ -155,22 +155,24 @@ def heads_linear_add(
     batch, heads, shares = squares.shape
     if c % heads or batch != o.shape[0] or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
-    size, norm = c // heads, (o, squares, eps)
+    size = c // heads
     if isinstance(weight, Quantized) and (weight.span % PART.value or size % PART.value):
         # Heads that end within a part, which no real network has: the norm is taken first.
-        o.unflatten(1, (heads, size)).mul_(torch.rsqrt(squares.sum(2, keepdim=True) / size + eps))
-        linear_add(o, weight, x, pdl, tiling, ahead)
+        normed = o.unflatten(1, (heads, size)) * torch.rsqrt(squares.sum(2, keepdim=True) / size + eps)
+        linear_add(normed.flatten(1), weight, x, pdl, tiling, ahead)
         return
     tiling = tiling or tiling_of("heads_linear_add", n, weight)
     kernel, tensors, cut = _for(weight, _heads_linear_add, coded.heads_linear_add)
-    if cut:
+    if kernel is coded.heads_linear_add:
         cut |= {"COLUMNS": _columns(tiling, weight), "HEADS_PADDED": triton.next_power_of_2(heads)}
     else:
         padded = triton.next_power_of_2(size)
         group = min(max(1, tiling.columns // padded), triton.next_power_of_2(heads))
         cut = {"PADDED": padded, "GROUP": group}
     kernel[(triton.cdiv(n, tiling.rows),)](
-        *norm,
+        o,
+        squares,
+        eps,
         *tensors,
         x,
         N=n,
@@ -231,10 +233,7 @@ def between(size: int, hidden: int, scheme: str | None) -> int | None:
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
     """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
     n, c = weight.shape[0] // parts, weight.shape[1]
-    before, after = (
-        coded.columns_between(size) if tensor.dtype == coded.BETWEEN else size
-        for tensor, size in ((given, c), (out, n))
-    )
+    before, after = _held(given, c, sizes(weight)["HALVES"]), _held(out, n)
     fits = (given.shape[1], *out.shape) == (before, len(given), after) and weight.shape[0] == n * parts
     if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):
         raise ValueError(
@@ -242,6 +241,17 @@ def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
             "must fit each other and be contiguous."
         )
     return n, c
+
+
+def _held(vector: Tensor, size: int, halves: int = 1) -> int:
+    """Columns that hold `size` numbers; in whole numbers each half of them has to be whole parts."""
+    if vector.dtype != coded.BETWEEN:
+        return size
+    if size % (halves * int(PART.value)):
+        raise ValueError(
+            f"{size} numbers are no whole parts of {PART.value}, of which {halves} lie side by side."
+        )
+    return coded.columns_between(size)
 
 
 def _for(
@@ -253,7 +263,7 @@ def _for(
     """
     in_bytes = hidden is not None and hidden.dtype == coded.BETWEEN
     if isinstance(weight, Quantized) and weight.span % coded.WORD == 0:
-        more = {} if hidden is None else {"IN_BYTES": in_bytes}
+        more = {} if hidden is None else {"IN_BYTES": in_bytes, "HELD": hidden.shape[1]}
         return of_codes, (weight.codes, weight.scales), sizes(weight) | more
     if in_bytes:
         raise ValueError("Whole numbers can lie between products of weights in codes only.")

@@ -133,7 +133,7 @@ def greedy(
         penalise: whether any row has a repetition penalty.
         pdl: launch with programmatic dependent launch, on both sides. Rows are then read before the kernels
             before have ended: allowed where none of the same chain writes them, as in a graph of one step.
-        ahead: the weight that the next step begins with, see `jet.ops.kernels.linear`.
+        ahead: the weight that the next step begins with, see `jet.ops.kernels.common`.
     """
     launch = _Launch(logits, scratch, pdl)
     launch.penalise(logits, rows, seen, scratch, penalise, bins=False, ahead=ahead)

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""How a kernel holds weights and turns them into numbers: as numbers, in int8, or in int4.
+"""How kernels hold weights, and how jet steps and the embedding turn codes into numbers.
 
 To a kernel a weight is `weight`, numbers or codes, with `factors`, which are None for numbers, and three
 sizes: `SPAN`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and `SHARED`,
@@ -152,7 +152,7 @@ def _four(assembly: tl.constexpr, tile):
 
 @triton.jit
 def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr):
-    """What `add_products` adds to."""
+    """What products are added to: of int4 by parts."""
     if SHARED > 0:
         return tl.zeros([ROWS, COLUMNS // PART], tl.float32)
     else:  # noqa: RET505
@@ -160,13 +160,10 @@ def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr)
 
 
 @triton.jit
-def add_products(products, tile, inputs, factors, at: tl.constexpr, HALF: tl.constexpr, SHARED: tl.constexpr):
-    """Add a tile times its inputs, still to be summed over columns; `at`: the place of its factors."""
-    if SHARED > 0:
-        summed = _sum_parts(_with_exponent(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
-        return products + summed * (2.0 * factors[at])
-    else:  # noqa: RET505
-        return products + numbers(tile, HALF) * inputs
+def products_of_int4(tile, inputs, factors, at: tl.constexpr, HALF: tl.constexpr):
+    """A tile's half times its inputs, still to be summed over parts; `at`: the place of its factors."""
+    summed = _sum_parts(_with_exponent(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
+    return summed * (2.0 * factors[at])
 
 
 @triton.jit
