@@ -78,7 +78,7 @@ class Round:
     """What all writers of a round did.
 
     Attributes:
-        stories: all that have at least one token.
+        stories: those that have told how likely their tokens were, of at least one.
         finished: how many came to their end and were not stopped.
         tokens: all that were written.
         stats: of the last chunk of each story.

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from jet.ops.kernels.common import add_pairs, launch_next, silu, wait
-from jet.ops.kernels.weights import INTERPRETED, PART
+from jet.ops.kernels.weights import INTERPRETED, PART, load_rows
 
 WORD = 4  # bytes
 BETWEEN = torch.int64
@@ -114,8 +114,7 @@ def norm_linear(
     for b in tl.static_range(BATCH):
         numbers, divisor = _normed(_load_parts(x + b * C, C, SPAN, HALVES, COLUMNS), norms, C, eps)
         inputs, ones = _in_bytes(numbers)
-        products = _multiply(tiles, scales, inputs, ones, HALVES)
-        result = _by_row(tl.sum(products, 1), scales, HALVES) * divisor + added
+        result = _product(tiles, scales, inputs, ones, HALVES) * divisor + added
         if ACTIVATED > 0:
             result = tl.where(row < ACTIVATED, silu(result), result)
         tl.store(out + b * N + row, result, mask=row < N)
@@ -201,8 +200,7 @@ def linear_add(
             inputs, ones = _load_in_bytes(h + b * HELD, C, SPAN, HALVES, COLUMNS)
         else:
             inputs, ones = _in_bytes(_load_parts(h + b * C, C, SPAN, HALVES, COLUMNS))
-        products = _multiply(tiles, scales, inputs, ones, HALVES)
-        result = _by_row(tl.sum(products, 1), scales, HALVES)
+        result = _product(tiles, scales, inputs, ones, HALVES)
         tl.store(x + b * N + row, before + result, mask=row < N)
 
 
@@ -247,22 +245,14 @@ def heads_linear_add(
         divisors = tl.rsqrt(tl.sum(tl.load(place, mask=there, other=0.0), 1) / SIZE + eps)
         numbers = _by_head(_load_parts(o + b * C, C, SPAN, HALVES, COLUMNS), divisors, SIZE, SPAN, HALVES)
         inputs, ones = _in_bytes(numbers)
-        products = _multiply(tiles, scales, inputs, ones, HALVES)
-        result = _by_row(tl.sum(products, 1), scales, HALVES)
+        result = _product(tiles, scales, inputs, ones, HALVES)
         tl.store(x + b * N + row, before + result, mask=row < N)
 
 
 @triton.jit
 def _load_words(codes, row, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
     """Rows `[R]` as a tuple of tiles `[R, COLUMNS / WORD]` with zeros behind the end."""
-    tiles = ()
-    words = codes.to(tl.pointer_type(tl.int32))
-    start = row.to(tl.int64)[:, None] * (SPAN // 4)
-    for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-        place = (t * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4))[None, :]
-        tile = tl.load(words + start + place, mask=place < SPAN // 4, other=0, eviction_policy="evict_first")
-        tiles = tiles + (tile,)  # noqa: RUF005 (Triton knows no unpacking)
-    return tiles
+    return load_rows(codes.to(tl.pointer_type(tl.int32)), row, SPAN // 4, COLUMNS // 4)
 
 
 @triton.jit
@@ -442,6 +432,12 @@ def _multiply(tiles, scales, inputs, ones, HALVES: tl.constexpr):
             products = _by_parts(high, low)
         products = products * ones[0][None, :]
     return products
+
+
+@triton.jit
+def _product(tiles, scales, inputs, ones, HALVES: tl.constexpr):
+    """The same summed, and times the scales of rows: `[R]`."""
+    return _by_row(tl.sum(_multiply(tiles, scales, inputs, ones, HALVES), 1), scales, HALVES)
 
 
 @triton.jit

@@ -72,6 +72,16 @@ def wait(program, programs, ahead, ahead_bytes, PDL: tl.constexpr):
 
 
 @triton.jit
+def load_vector(x, C: tl.constexpr, COLUMNS: tl.constexpr):
+    """A vector `[C]` as a tuple of tiles `[COLUMNS]` with zeros behind the end."""
+    tiles = ()
+    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
+        place = t * COLUMNS + tl.arange(0, COLUMNS)
+        tiles = tiles + (tl.load(x + place, mask=place < C, other=0.0),)  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
 def silu(x):
     """`x * sigmoid(x)`."""
     return x / (1.0 + tl.exp(-x))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from jet.ops import gated_delta
 from jet.ops.fused import JetSizes
-from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
+from jet.ops.kernels.common import add_pairs, chain_options, launch_next, load_vector, silu, wait
 from jet.ops.kernels.tilings import Tiling, tiling_of
 from jet.ops.kernels.weights import (
     by_row,
@@ -177,16 +177,6 @@ def _load_state(state, mine, KEY: tl.constexpr, VALUE: tl.constexpr, KEYS: tl.co
 
 
 @triton.jit
-def _load_channels(x, KEY: tl.constexpr, KEYS: tl.constexpr):
-    """A head's key or query `[KEY]`, as tiles `[KEYS]`."""
-    tiles = ()
-    for t in tl.static_range((KEY + KEYS - 1) // KEYS):
-        row = t * KEYS + tl.arange(0, KEYS)
-        tiles = tiles + (tl.load(x + row, mask=row < KEY, other=0.0),)  # noqa: RUF005
-    return tiles
-
-
-@triton.jit
 def _convolve(
     weights,
     shares,
@@ -312,8 +302,8 @@ def _jet_step(
     gate = silu(tl.load(value + HEADS * VALUE + channel))
     newest = tl.load(value + channel).to(conv_state.dtype.element_ty)  # counts as it will be remembered
     window = window + (newest,)  # noqa: RUF005
-    queries = _load_channels(query + head * KEY, KEY, KEYS)
-    keys = _load_channels(query + (HEADS + head) * KEY, KEY, KEYS)
+    queries = load_vector(query + head * KEY, KEY, KEYS)
+    keys = load_vector(query + (HEADS + head) * KEY, KEY, KEYS)
     decay = tl.exp(-rate * _softplus(tl.load(gates) + dt))
     beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
 

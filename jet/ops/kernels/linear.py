@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from jet.ops.kernels import coded
-from jet.ops.kernels.common import add_pairs, chain_options, launch_next, silu, wait
+from jet.ops.kernels.common import add_pairs, chain_options, launch_next, load_vector, silu, wait
 from jet.ops.kernels.tilings import Tiling, tiling_of
 from jet.ops.kernels.weights import PART, held, load_rows, numbers, sizes
 from jet.ops.quantized import INT4, INT8, Quantized, Weight
@@ -273,17 +273,7 @@ def _for(
 
 def _columns(tiling: Tiling, weight: Weight) -> int:
     span = int(sizes(weight)["SPAN"])
-    return max(tiling.columns, int(PART.value), 1 << (-(-span // MAX_TILES) - 1).bit_length())
-
-
-@triton.jit
-def _load_vector(x, C: tl.constexpr, COLUMNS: tl.constexpr):
-    """A vector `[C]` as a tuple of tiles `[COLUMNS]` with zeros behind the end."""
-    tiles = ()
-    for t in tl.static_range((C + COLUMNS - 1) // COLUMNS):
-        place = t * COLUMNS + tl.arange(0, COLUMNS)
-        tiles = tiles + (tl.load(x + place, mask=place < C, other=0.0),)  # noqa: RUF005
-    return tiles
+    return max(tiling.columns, int(PART.value), int(triton.next_power_of_2(triton.cdiv(span, MAX_TILES))))
 
 
 @triton.jit
@@ -309,13 +299,13 @@ def _norm_linear(
     TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     weights = load_rows(weight, tl.minimum(row, N - 1), C, COLUMNS)
-    scales = _load_vector(norm_weight, C, COLUMNS)
+    scales = load_vector(norm_weight, C, COLUMNS)
     added = tl.zeros([ROWS], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = _load_vector(x + b * C, C, COLUMNS)
+        tiles = load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
         products = tl.zeros([ROWS, COLUMNS], tl.float32)
         for i in tl.static_range(TILES):
@@ -351,10 +341,10 @@ def _norm_swiglu(
     mine = tl.minimum(row, N - 1)
     gates = load_rows(gate_up, mine, C, COLUMNS)
     ups = load_rows(gate_up, mine + N, C, COLUMNS)
-    scales = _load_vector(norm_weight, C, COLUMNS)
+    scales = load_vector(norm_weight, C, COLUMNS)
     wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = _load_vector(x + b * C, C, COLUMNS)
+        tiles = load_vector(x + b * C, C, COLUMNS)
         squares = tl.zeros([COLUMNS], tl.float32)
         gate = tl.zeros([ROWS, COLUMNS], tl.float32)
         up = tl.zeros([ROWS, COLUMNS], tl.float32)
