@@ -88,8 +88,24 @@ const bringBack = () => {
   known = false;
   order({ do: "restore", copy, draft: draft === null ? null : box().value || draft });
 };
+// Nothing is drawn while the pointer is pressed: what is under it could move away, and then it were no click.
+const LONGEST_PRESS = 1000; // milliseconds; an end that is not told, as of a list that unfolds, holds nothing up for longer
+const drawings = new Map(); // what is to be drawn after it
+let pressing = 0;
+const release = () => {
+  clearTimeout(pressing);
+  pressing = 0;
+  for (const [place, html] of drawings) put(place, html);
+  drawings.clear();
+};
+document.addEventListener("pointerdown", () => {
+  clearTimeout(pressing);
+  pressing = setTimeout(release, LONGEST_PRESS);
+}, true);
+for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(release), true);
 const put = (place, html) => {
   if (!place || place.contains(naming)) return; // a name that is being typed stays
+  if (pressing) return drawings.set(place, html);
   place.innerHTML = html;
   for (const time of place.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
 };

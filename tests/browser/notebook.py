@@ -44,7 +44,7 @@ def open_drawer(page: Page, name: str) -> None:
 
 def empty_sheet(page: Page) -> None:
     """Begin a new story, the settings at their defaults, as in a browser that has kept nothing."""
-    page.click("#jet-tab-settings")
+    open_drawer(page, "settings")
     page.fill(STORY, "x")
     expect(page.locator("#jet-undo")).to_be_enabled()
     page.evaluate("document.getElementById('jet-new').click()")

@@ -409,6 +409,22 @@ def test_guidance_is_what_the_model_sees(quick: Page) -> None:
     quick.fill("#jet-memory", "")
 
 
+def test_what_is_pressed_does_not_move_away(quick: Page) -> None:
+    open_drawer(quick, "guidance")
+    quick.fill("#jet-memory", "Memory.")
+    begin(quick, "A")
+    expect_unlocked(quick)
+    quick.locator("#jet-sees summary").first.click()
+    quick.fill("#jet-memory", "")  # the desk hears of it when the field is left, and folds what is seen
+    tab = quick.locator("#jet-tab-settings")
+    tab.hover()
+    quick.mouse.down()
+    quick.wait_for_timeout(500)  # as long as a hand may take, and the answer seldom does
+    quick.mouse.up()
+    expect(tab).to_have_attribute("aria-selected", "true")
+    expect(quick.locator("#jet-sees details[open]")).to_have_count(0)  # and is drawn then
+
+
 def test_the_authors_note_stands_as_deep_as_it_is_told_to(quick: Page, served: Served) -> None:
     open_drawer(quick, "guidance")
     quick.fill("#jet-note", "Be calm.")
