@@ -319,8 +319,10 @@ window.jetStories = {
     writes = number;
     return wish;
   },
+  // Whether the desk has answered all that was ordered.
+  isSettled: () => !(current || queue.length || writing),
   // Whether the browser has the story as it stands, branches and all.
-  isKept: () => !(stale || current || queue.length || writing),
+  isKept: () => !stale && window.jetStories.isSettled(),
   actOrder() {
     // What the box has while the model writes is behind what the desk has.
     current.story = writing && writes ? null : box().value;

@@ -50,7 +50,7 @@ def empty_sheet(page: Page) -> None:
     page.evaluate("document.getElementById('jet-new').click()")
     expect(page.locator("#jet-undo")).to_be_disabled()
     expect(page.locator(STORY)).to_have_value("")
-    page.wait_for_function("jetStories.isKept()")  # the settings have come, too
+    page.wait_for_function("jetStories.isSettled()")  # the settings have come, too
 
 
 def set_most_tokens(page: Page, number: int) -> None:
