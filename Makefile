@@ -34,8 +34,9 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	@test -n "$(TORCH)" || test "$$(uname)" != Linux || command -v nvidia-smi >/dev/null || \
 	  echo "No NVIDIA GPU seen. If PyTorch's download is too large, 'make setup TORCH=cpu' takes a smaller build."
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(TORCH_INDEX) -c constraints.txt -e '.[dev]'
-	@# Compiled on all processors, which pip does on one; what is no Python of this version is left as it is.
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	@# Compiled on all processors, which pip does on one; what is no Python of this version is left as it is,
+	@# and so are the tests of others.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
 
 run: setup ## open the page; ARGS="--model … --port …"
