@@ -15,8 +15,7 @@ import sys
 
 import pytest
 
-# One more than processors: those of a browser wait a good part of their time.
-PROCESSES = min(4, (os.cpu_count() or 1) + 1)
+PROCESSES = min(4, os.cpu_count() or 1)
 PARTS = {
     "one after the other": ("alone", []),
     # As they stand: sorted by how many tests they have, files with few long ones would come last.

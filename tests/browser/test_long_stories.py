@@ -284,7 +284,7 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
     assert bool(added) == bool(words)
     expect(long.locator("#jet-say")).to_have_count(0)
     open_drawer(long, "branches")
-    expect(long.locator("#jet-tree")).to_contain_text(added.strip() or "One branch so far")
+    expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One branch so far")
 
 
 def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
