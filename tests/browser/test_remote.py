@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from jet.engine.holder import ModelHolder
 from jet.engine.openai_client import RemoteChoice
 from jet.ui.page import build, launch
+from tests.browser.conftest import PATIENCE_MS
 from tests.browser.notebook import (
     STORY,
     begin,
@@ -35,7 +36,7 @@ def page_over(browser: Browser, url: str) -> Iterator[Page]:
     address = launch(demo)
     source.engine()
     page = browser.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
