@@ -54,11 +54,13 @@ const sync = () => { // Undo goes back to where the writer paused
   syncTimer = 0;
   if (!writing && !queue.some(({ order }) => order.do === "look")) order({ do: "look" });
 };
+// Whether the desk has answered all that was ordered.
+const isSettled = () => !(current || queue.length || writing);
 const keepSoon = () => {
   stale = true;
   clearTimeout(keepTimer);
   keepTimer = setTimeout(() => {
-    if (writing || current || queue.length || syncTimer) return keepSoon();
+    if (!isSettled() || syncTimer) return keepSoon();
     stale = false;
     return order({ do: "keep" });
   }, 1200);
@@ -319,10 +321,9 @@ window.jetStories = {
     writes = number;
     return wish;
   },
-  // Whether the desk has answered all that was ordered.
-  isSettled: () => !(current || queue.length || writing),
+  isSettled,
   // Whether the browser has the story as it stands, branches and all.
-  isKept: () => !stale && window.jetStories.isSettled(),
+  isKept: () => !stale && isSettled(),
   actOrder() {
     // What the box has while the model writes is behind what the desk has.
     current.story = writing && writes ? null : box().value;

@@ -29,6 +29,7 @@ from tests.browser.notebook import (
     story,
     wait_for_words,
 )
+from tests.ui.served import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
@@ -165,10 +166,7 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
 
 def nothing_is_left(engine: LocalEngine) -> None:
     """All places are free, and what is kept can go."""
-    deadline = time.monotonic() + 30
-    while engine.info().active_requests + engine.info().queued_requests:
-        assert time.monotonic() < deadline, "a story is stuck"
-        time.sleep(0.05)
+    wait_until(lambda: not engine.info().active_requests + engine.info().queued_requests, timeout_s=30)
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
     ledger = runner._pool.ledger
