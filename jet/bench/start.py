@@ -9,6 +9,11 @@ page looks for no garbage meanwhile.
 Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
 each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
 left there. Nothing is compared with a floor: most of a start is not moving bytes.
+
+An installation keeps its Python compiled, too. Where this process may not write any
+(`PYTHONDONTWRITEBYTECODE`), what is installed may not be compiled either, and every start would compile
+torch and transformers again, 8 of its seconds. So there a folder of the measurement's own keeps what the
+first process compiles.
 """
 
 from __future__ import annotations
@@ -63,7 +68,7 @@ def measure(options: Options) -> Report:
     if options.config is None:
         read_through(Path(locate(str(options.model))))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
-        start, spreads = partial(_start, options, told), dict[str, Spread]()
+        start, spreads = partial(_start, options, told, compiled_python(folder)), dict[str, Spread]()
         if compiles_kernels(hardware.choose_device(options.device)):
             caches: list[str] = []
 
@@ -91,6 +96,13 @@ def read_through(folder: Path) -> None:
                     pass
 
 
+def compiled_python(folder: str) -> dict[str, str]:
+    """The environment whose processes keep compiled Python in `folder`; empty if they keep it anyway."""
+    if not sys.dont_write_bytecode:
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
+
+
 def cold_starts(start: Contender, runs: int, most: float) -> dict[str, Spread]:
     """Up to `runs` starts, and none after those that took `most` seconds together."""
     found: dict[str, list[float]] = {}
@@ -108,10 +120,15 @@ def compiles_kernels(device: torch.device) -> bool:
 
 
 def _start(
-    options: Options, told: list[dict[str, Any]], kind: str = "", cache: str | None = None
+    options: Options,
+    told: list[dict[str, Any]],
+    environment: Mapping[str, str],
+    kind: str = "",
+    cache: str | None = None,
 ) -> Mapping[str, float]:
     """One start; what the process told is added to `told`. Its kernels are cached in the folder `cache`."""
-    environment = {} if cache is None else dict.fromkeys(_CACHE_VARIABLES, cache)
+    if cache is not None:
+        environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
     started = time.monotonic()
     told.append(spawn(options.arguments, environment))
     parts = times(started, told[-1])

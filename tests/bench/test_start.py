@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ def test_without_a_compiler_there_is_no_kernel_cache(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(start, "spawn", spawn)
     monkeypatch.setattr(start, "compiles_kernels", lambda device: False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     report = start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1, arguments=("start",)))
     assert environments == [{}] * 6
     assert list(report.figures) == ["total", "imports", "load", "engine", "warm_up", "first_token"]
@@ -67,6 +70,36 @@ def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.Monkey
     assert not any(Path(folder).exists() for folder, _ in found)
     assert {"cold.total", "warm.total", "warm.imports"} <= set(report.figures)
     assert len(report.figures["warm.total"].spread.values) == 5
+
+
+def test_python_is_compiled_once_where_it_may_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is kept is not among the installed packages, and goes with the measurement."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert start.compiled_python(str(tmp_path)) == {}
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    environment = {**os.environ, **start.compiled_python(str(tmp_path))}
+    module = "import colorsys; print(colorsys.__spec__.cached)"
+    compiled = subprocess.check_output([sys.executable, "-c", module], env=environment, text=True).strip()
+    assert Path(compiled).is_file() and Path(compiled).is_relative_to(tmp_path)
+
+
+def test_every_start_finds_python_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[str] = []
+
+    def spawn(arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
+        folders.append(environment["PYTHONPYCACHEPREFIX"])
+        return TOLD
+
+    monkeypatch.setattr(start, "spawn", spawn)
+    monkeypatch.setattr(start, "compiles_kernels", lambda device: True)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1))
+    assert len(folders) == 11 and len(set(folders)) == 1
+    assert not Path(folders[0]).parent.exists()
 
 
 @pytest.mark.parametrize(("each", "runs"), [(15.0, 5), (20.0, 5), (30.0, 4), (51.0, 2), (100.0, 1), (1e3, 1)])
