@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
+
+# Not cuDNN, which PyTorch prefers on Hopper and Blackwell: for every pair of lengths that it has not seen, it
+# spends tens of milliseconds on a plan, and stories hardly ever have the same lengths.
+_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def sdpa(
@@ -33,13 +38,13 @@ def sdpa(
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     if window is not None and seen > window:
-        mask = _band(new, seen, window, query.device)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **given)
+        given["attn_mask"] = _band(new, seen, window, query.device)
     elif new == 1 or new == seen:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=new > 1, **given)
+        given["is_causal"] = new > 1
     else:
-        bias = causal_lower_right(new, seen)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, **given)
+        given["attn_mask"] = causal_lower_right(new, seen)
+    with sdpa_kernel(_BACKENDS):
+        out = F.scaled_dot_product_attention(query, key, value, **given)
     return out.transpose(1, 2).contiguous()
 
 

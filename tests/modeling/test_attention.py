@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from jet.modeling.attention import sdpa
 
@@ -22,3 +25,21 @@ def test_equals_the_definition(new: int, before: int, window: int | None, kv_hea
     scores = (query @ keys.mT * 0.3).masked_fill(~sees, -torch.inf)
     expected = (scores.softmax(-1) @ values).transpose(1, 2)
     torch.testing.assert_close(sdpa(query, key, value, 0.3, window), expected)
+
+
+@pytest.mark.parametrize(("new", "seen", "window"), [(5, 5, None), (1, 9, None), (4, 9, 6)])
+def test_no_plan_is_made_for_every_length(
+    new: int, seen: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled = []
+    plain = F.scaled_dot_product_attention
+
+    def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
+        enabled.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    sdpa(torch.ones(1, 4, new, 8), torch.ones(1, 2, seen, 8), torch.ones(1, 2, seen, 8), 1.0, window)
+    assert enabled and not any(enabled)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
