@@ -6,15 +6,18 @@ all who write do so together, one token a step.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterator
+from statistics import fmean, linear_regression
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job", bound=Hashable)
 
 # Pieces of prompts are this many tokens at least: shorter ones cost more than they help.
 _SHORTEST_PIECE = 16
-_FORGETTING = 0.9  # how much of the slowest speed so far is left after one more piece
+_REMEMBERED = 16  # pieces
+_BARGAIN = 1.5  # times as long as the shortest piece
 
 
 class QueueFullError(Exception):
@@ -114,12 +117,13 @@ class Pace:
     """How much of a prompt is read at once, and when, so that those who write do not pause for long.
 
     Where nobody writes, the largest pieces are read one after the other. Otherwise a piece takes `pause_s` at
-    most, by what reading has taken so far, and as much time or a step goes to writing before the next one.
+    most, by what the last ones took, and a third more once in a while, when a longer one is tried. As much
+    time or a step goes to writing before the next one.
     """
 
     def __init__(self, largest: int, pause_s: float) -> None:
         self._largest, self._pause_s = largest, pause_s
-        self._seconds_per_token: float | None = None
+        self._cost = PieceCost()
         self._next_read = 0.0
         self._read_last = False
 
@@ -130,23 +134,72 @@ class Pace:
     def piece(self, others_write: bool) -> int:
         """Tokens to read at once: the largest piece, halved until it is short enough."""
         piece = self._largest
-        if others_write and self._seconds_per_token is not None:
-            while piece > _SHORTEST_PIECE and piece * self._seconds_per_token > self._pause_s:
-                piece //= 2
+        if not others_write or not self._cost.known:
+            return piece
+        # Where even the shortest takes too long, a piece that takes little longer is the better bargain.
+        most_s = max(self._pause_s, _BARGAIN * self._cost.seconds(_SHORTEST_PIECE))
+        while piece > _SHORTEST_PIECE and self._cost.seconds(piece) > most_s:
+            piece //= 2
         return piece
 
     def have_read(self, tokens: int, seconds: float, now: float) -> None:
-        """A piece has been read, which ended now. Short ones say little about long ones.
-
-        The slower ones count for longer: what comes too late is worse than a piece that is too short, and a
-        device that nobody had to wait for may have seemed fast.
-        """
-        if tokens >= min(_SHORTEST_PIECE, self._largest):
-            before = self._seconds_per_token or 0.0
-            self._seconds_per_token = max(seconds / tokens, _FORGETTING * before)
+        """A piece has been read, which ended now."""
+        self._cost.add(tokens, seconds)
         self._next_read = now + seconds
         self._read_last = True
 
     def have_written(self) -> None:
         """A step has been made."""
         self._read_last = False
+
+
+class PieceCost:
+    """How long a piece of a prompt takes: so much in any case, and so much a token, by the last pieces.
+
+    What is fixed is most of it for short ones, on a GPU and on a CPU. So the short end of a prompt must not
+    be taken for the cost of its tokens. As much as the worst of the last pieces was off, the next may be.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
+        self._fixed, self._each, self._off = 0.0, 0.0, 1.0
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is."""
+        return bool(self._pieces)
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """A piece has taken so long."""
+        self._pieces.append((tokens, seconds))
+        self._fixed, self._each = fit_line(self._pieces)
+        quickest = min(took for _, took in self._pieces)  # nothing takes less, whatever the line says
+        self._off = max(took / (max(self._line(size), quickest) or 1.0) for size, took in self._pieces)
+
+    def seconds(self, tokens: int) -> float:
+        """What a piece may take; infinity if it is more than twice as long as any that is known.
+
+        Where all were of one length, nobody knows what is fixed; for a longer one that is taken to be half.
+        """
+        sizes = {size for size, _ in self._pieces}
+        if tokens > 2 * max(sizes):
+            return math.inf
+        took = self._off * self._line(tokens)
+        if len(sizes) == 1 and tokens > max(sizes):
+            took = (took + took * max(sizes) / tokens) / 2
+        return took
+
+    def _line(self, tokens: int) -> float:
+        return self._fixed + self._each * tokens
+
+
+def fit_line(points: Collection[tuple[float, float]]) -> tuple[float, float]:
+    """`(a, b)` of the line a + b x through points of positive numbers, by least squares, neither negative."""
+    xs, ys = zip(*points, strict=True)
+    proportional = 0.0, fmean(ys) / fmean(xs)
+    if min(xs) == max(xs):
+        return proportional
+    slope, intercept = linear_regression(xs, ys)
+    if slope < 0:
+        return fmean(ys), 0.0
+    return (intercept, slope) if intercept >= 0 else proportional

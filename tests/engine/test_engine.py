@@ -119,7 +119,9 @@ def test_who_writes_pauses_only_shortly_for_a_long_prompt_which_gets_half_of_the
     _, long = [list(stream)[-1].stats for stream in streams]
     engine.close()
     mine = [moment for moment, names in runner.steps if "a" in names]
-    assert max(later - earlier for earlier, later in pairwise(mine)) <= 0.05 + 2 * 0.002 + 1e-9
+    pauses = [later - earlier for earlier, later in pairwise(mine)]
+    long_ones = [pause for pause in pauses if pause > 0.05 + 2 * 0.002 + 1e-9]
+    assert len(long_ones) <= 2000 / 32 / 16 and max(pauses) <= 0.05 * 4 / 3 + 2 * 0.002
     assert long.time_to_first_token_s == pytest.approx(2 * 2.0, rel=0.1)
 
 

@@ -102,18 +102,74 @@ def test_at_least_one_place() -> None:
 def test_pieces_become_shorter_where_others_wait_for_them() -> None:
     pace = Pace(largest=1024, pause_s=0.05)
     assert pace.piece(others_write=True) == 1024, "nothing is known yet"
-    pace.have_read(4, seconds=1.0, now=0.0)
-    assert pace.piece(others_write=True) == 1024, "a few tokens say nothing about many"
     pace.have_read(1024, seconds=0.512, now=0.0)
     assert pace.piece(others_write=False) == 1024
     assert pace.piece(others_write=True) == 64
     pace.have_read(1024, seconds=0.001, now=0.0)
     assert pace.piece(others_write=True) == 64, "one fast piece is not believed"
-    for _ in range(50):
+    for _ in range(16):
         pace.have_read(1024, seconds=0.001, now=0.0)
     assert pace.piece(others_write=True) == 1024, "many are"
+
+
+def read_for_a_while(pace: Pace, fixed: float, each: float, pieces: int = 100) -> list[int]:
+    """The pieces that are read while others write, where each takes `fixed + each * tokens`."""
+    read = []
+    for _ in range(pieces):
+        read.append(pace.piece(others_write=True))
+        pace.have_read(read[-1], fixed + each * read[-1], now=0.0)
+    return read
+
+
+@given(fixed=st.floats(0.001, 0.03), each=st.floats(1e-5, 1e-3), tail=st.integers(1, 1024))
+def test_the_longest_pieces_that_are_short_enough_are_found(fixed: float, each: float, tail: int) -> None:
+    pace = Pace(largest=1024, pause_s=0.06)
+    pace.have_read(tail, fixed + each * tail, now=0.0)  # of a prompt, which may be very short
+    sizes = [1024 >> bit for bit in range(7)]
+    most = max(0.06, 1.5 * (fixed + each * 16))
+    longest = next((size for size in sizes if fixed + each * size <= most), 16)
+    found = read_for_a_while(pace, fixed, each)[20:]
+    usual = sorted(found)[len(found) // 2]
+    assert usual == longest or fixed + each * 2 * longest == pytest.approx(most), "rounding decides"
+    assert fixed + each * max(found) <= 1.34 * most, "now and then a longer one is tried"
+
+
+def test_the_short_end_of_a_prompt_does_not_make_the_next_pieces_short() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    for tokens, seconds in [(1024, 0.02), (20, 0.007), (400, 0.01), (3, 0.007), (9, 0.007)]:
+        pace.have_read(tokens, seconds, now=0.0)
+        assert pace.piece(others_write=True) == 1024
+
+
+def test_a_single_token_says_nothing_where_long_pieces_were_slow_for_other_reasons() -> None:
+    pace = Pace(largest=128, pause_s=0.06)
+    for tokens, seconds in [(1, 0.014), (64, 0.04), (128, 0.11)]:  # the line would begin below nothing
+        pace.have_read(tokens, seconds, now=0.0)
+    assert pace.piece(others_write=True) == 64
+
+
+def test_a_piece_that_took_long_once_is_forgotten() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    pace.have_read(1024, seconds=3.0, now=0.0)  # a kernel had to be compiled
+    read = read_for_a_while(pace, 0.006, 1e-5)
+    assert read[0] == 16 and read[-1] == 1024
+
+
+def test_longer_pieces_are_tried_step_by_step() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    for tokens in (16, 17, 18, 20):
+        pace.have_read(tokens, seconds=0.01, now=0.0)
+    assert pace.piece(others_write=True) == 32, "what 1024 cost nobody knows"
+
+
+def test_where_none_is_short_enough_those_are_read_that_take_little_longer() -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    pace.have_read(1024, seconds=0.5, now=0.0)
+    pace.have_read(16, seconds=0.2, now=0.0)
+    assert pace.piece(others_write=True) == 256
+    pace = Pace(largest=1024, pause_s=0.05)
     pace.have_read(64, seconds=64.0, now=0.0)
-    assert pace.piece(others_write=True) == 16, "not even one may be short enough"
+    assert pace.piece(others_write=True) == 16
 
 
 def test_reading_and_writing_take_the_same_time() -> None:
