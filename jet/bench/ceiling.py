@@ -79,7 +79,8 @@ def measure_ceiling(floor: Floor, device: torch.device, threads: int) -> Ceiling
 
 def copy_bandwidth(size: int, device: torch.device) -> Spread:
     """Bytes a second, read and written together, of copies that touch `size` bytes."""
-    return Spread(hardware.copy_rates(size, device, _RUNS, LARGE // 4))
+    moved = LARGE_ON_GPU if device.type == "cuda" else LARGE // 4
+    return Spread(hardware.copy_rates(size, device, _RUNS, moved))
 
 
 def large_copy(device: torch.device) -> int:

@@ -3,8 +3,7 @@
 The process is this command again, with `--child`. It does what the page does without the page: imports,
 weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is
 loaded as the page loads it; if it is a folder, from the system's memory, as its files are read once
-before. Where weights are random, drawing them stands for loading. Its imports take a little longer: the
-page looks for no garbage meanwhile.
+before. Where weights are random, drawing them stands for loading.
 
 Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
 each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
@@ -49,6 +48,18 @@ _HOME = Path(__file__).resolve().parents[2]
 _PROMPT = "Once upon a time"
 _WARM_UP_TOKENS, _WARM_UP = 100, SamplingParams(max_new_tokens=8, seed=0)  # as the page's, about
 _COMPILERS = {"cuda": "triton", "cpu": "numba"}
+# As `app.py` does, whose imports do not wait for the garbage collector, and whose streams do not later.
+_PROGRAM = """
+import gc
+gc.disable()
+from jet.bench.__main__ import main
+gc.freeze()
+gc.enable()
+try:
+    raise SystemExit(main())
+finally:
+    gc.unfreeze()
+"""
 COLD_S = 100.0  # of cold starts, after which there is no other: on CUDA, compiling takes minutes
 PIECE = 2**24  # bytes read at once
 _CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
@@ -152,7 +163,7 @@ def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[st
     """Run this command in a fresh process and return what it told. Raises BenchError with its reason."""
     paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-m", "jet.bench", *arguments, "--child"],
+        [sys.executable, "-c", _PROGRAM, *arguments, "--child"],
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
