@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 State = TypeVar("State")
+Key = TypeVar("Key")
 Tokens = npt.NDArray[np.int32]
 
 
@@ -61,6 +62,7 @@ class Sessions(Generic[State]):
         """
         self._discard, self._offload = discard, offload
         self._users: dict[str, list[Resident[State]]] = {}  # each user's, the longest first
+        self._origins: dict[int, list[Resident[State]]] = {}  # by the id of whoever has made them
         self._near: OrderedDict[Resident[State], None] = OrderedDict()  # the first tier, by use
         self._far: OrderedDict[Resident[State], None] = OrderedDict()  # the second
 
@@ -99,6 +101,7 @@ class Sessions(Generic[State]):
         mine = self._users.setdefault(resident.user, [])
         mine.append(resident)
         mine.sort(key=lambda one: -len(one.tokens))
+        self._origins.setdefault(id(resident.origin), []).append(resident)
         self._near[resident] = None
 
     def evict(self) -> bool:
@@ -134,9 +137,8 @@ class Sessions(Generic[State]):
         tier = self._tier(resident)
         if resident in tier:
             del tier[resident]
-            self._users[resident.user].remove(resident)
-            if not self._users[resident.user]:
-                del self._users[resident.user]
+            _remove(self._users, resident.user, resident)
+            _remove(self._origins, id(resident.origin), resident)
             self._discard(resident.state)
 
     def forget_origin(self, origin: object) -> None:
@@ -166,15 +168,14 @@ class Sessions(Generic[State]):
         """Of those whose request has left a longer one, and whose next token nobody may want to draw again,
         the one in the first tier that was not used for longest.
         """
-        longest: dict[int, int] = {}
-        for tier in (self._near, self._far):
-            for one in tier:
-                longest[id(one.origin)] = max(longest.get(id(one.origin), 0), len(one.tokens))
         free = (one for one in self._near if not one.pins and not one.complete)
-        return next((one for one in free if len(one.tokens) < longest[id(one.origin)]), None)
+        return next((one for one in free if len(one.tokens) < self._longest(one.origin)), None)
+
+    def _longest(self, origin: object) -> int:
+        return max(len(one.tokens) for one in self._of(origin))
 
     def _of(self, origin: object) -> list[Resident[State]]:
-        return [one for tier in (self._near, self._far) for one in tier if one.origin is origin]
+        return list(self._origins.get(id(origin), ()))
 
     def _tier(self, resident: Resident[State]) -> OrderedDict[Resident[State], None]:
         return self._far if resident.offloaded else self._near
@@ -185,6 +186,13 @@ class Sessions(Generic[State]):
         before, resident.state, resident.offloaded = resident.state, state, offloaded
         self._tier(resident)[resident] = None
         self._discard(before)
+
+
+def _remove(lists: dict[Key, list[Resident[State]]], key: Key, resident: Resident[State]) -> None:
+    """Take it from its list, and away with a list that is empty."""
+    lists[key].remove(resident)
+    if not lists[key]:
+        del lists[key]
 
 
 def _first_free(tier: OrderedDict[Resident[State], None]) -> Resident[State] | None:
