@@ -197,6 +197,7 @@ def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngin
         torch.cuda.reset_peak_memory_stats(network.device)  # what it took to get here is not the engine's
     options = EngineOptions(max_active=network.info.writers or 1, prefill_chunk=network.prefill_chunk)
     engine = LocalEngine(runner or network.runner, network.tokenizer, network.info, options, read_memory)
+    gc.collect()
     gc.freeze()
     try:
         yield engine

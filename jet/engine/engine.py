@@ -72,8 +72,8 @@ class Runner(Protocol):
         """Read one piece of the prompt."""
         ...
 
-    def settle(self) -> None:
-        """Wait until what was read is there, so that the time it took is known."""
+    def settle(self, wait: bool) -> bool:
+        """Whether what was read is there, so that the time it took is known; if need be, wait for that."""
         ...
 
     def decode(self, handles: Sequence[Any]) -> list[Outcome]:
@@ -384,11 +384,10 @@ class LocalEngine:
             started = self._clock()
             piece = job.text[job.read : job.read + self._pace.piece(others)]
             self._runner.prefill(job.handle, piece)
-            if others:  # their next step would wait for it in any case
-                self._runner.settle()
+            settled = self._runner.settle(wait=others)  # the next step of others would wait in any case
             job.read += len(piece)
             now = self._clock()
-            self._pace.have_read(len(piece), now - started, now)
+            self._pace.have_read(len(piece), now - started, now, settled)
         if job.read < len(job.text):
             self._send(job)
             return

@@ -13,9 +13,9 @@ from torch import Tensor
 from jet.engine.choosing import Chooser, Special
 from jet.engine.stepping import Detail, Drawn, Pending, detail_of, draw
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
-from jet.modeling.host_store import to_host
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
+from jet.modeling.transfer import pinned, to_host
 from jet.ops.alternatives import alternatives
 from jet.ops.kernels import sampling as kernels
 from jet.ops.operations import Operations, has_dependent_launch, triton_operations
@@ -207,7 +207,8 @@ def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Cont
     missing = len(rows.token) - len(sequences)
 
     def write(tensor: Tensor, values: Iterable[float], otherwise: float = 0) -> None:
-        tensor.copy_(uploaded([*values, *[otherwise] * missing], tensor.dtype), non_blocking=True)
+        given = pinned([*values, *[otherwise] * missing], tensor.dtype, tensor.device)
+        tensor.copy_(given, non_blocking=True)
 
     samplings = [sequence.sampling for sequence in sequences]
     write(rows.temperature, (sampling.temperature for sampling in samplings))
@@ -222,11 +223,6 @@ def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Cont
     write(rows.active, (sequence not in inactive for sequence in sequences))
     write(rows.token, (sequence.last or 0 for sequence in sequences))
     write(rows.status, (0 for _ in sequences))
-
-
-def uploaded(values: list[float], dtype: torch.dtype) -> Tensor:
-    """Numbers in pinned memory, from where they reach the device without anybody waiting."""
-    return torch.tensor(values, dtype=dtype, pin_memory=True)
 
 
 def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:

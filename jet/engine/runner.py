@@ -27,9 +27,10 @@ from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
 from jet.engine.types import SamplingParams
 from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
-from jet.modeling.host_store import HostStore, Saved, to_host
+from jet.modeling.host_store import HostStore, Saved
 from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
+from jet.modeling.transfer import to_device, to_host
 
 KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
 
@@ -203,7 +204,7 @@ class ModelRunner:
             sequence.text = array("i", found.tokens.tobytes())
             if len(found.tokens) == len(tokens):
                 sequence.logits = self._on_device(found.state.logits)
-            ids = torch.from_numpy(found.tokens).long().to(self._model.device)
+            ids = to_device(found.tokens, torch.int64, self._model.device)
             self._stepper.have_read(sequence, ids)
         claim, sequence.claim = sequence.claim, None
         self._unclaim(claim)
@@ -220,16 +221,18 @@ class ModelRunner:
             self._keep(sequence)
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
             self._pool.reserve(sequence.slot, sequence.length + len(tokens), sequence.length)
-            ids = torch.from_numpy(np.array(tokens, np.int64)).to(self._model.device)
+            ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
             logits = self._prefill.read(sequence.slot, sequence.length, ids)
         sequence.length += len(tokens)
         sequence.text.extend(map(int, tokens))
         sequence.logits = logits
         self._stepper.have_read(sequence, ids)
 
-    def settle(self) -> None:
-        """Wait until what was read is there."""
-        synchronize(self._model.device)
+    def settle(self, wait: bool) -> bool:
+        """Whether what was read is there, as it always is on a CPU; if need be, wait for that."""
+        if wait:
+            synchronize(self._model.device)
+        return wait or self._model.device.type == "cpu"
 
     @torch.inference_mode()
     def decode(self, sequences: abc.Sequence[Sequence]) -> list[Outcome]:
@@ -307,6 +310,7 @@ class ModelRunner:
     def close(self) -> None:
         """Let go of the network and of all states, so that their memory is free for others."""
         self._stepper.close()
+        self._store.close()
         del self._model, self._stepper, self._prefill, self._pool, self._store, self._sessions
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

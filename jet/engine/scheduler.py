@@ -136,15 +136,18 @@ class Pace:
         piece = self._largest
         if not others_write or not self._cost.known:
             return piece
-        # Where even the shortest takes too long, a piece that takes little longer is the better bargain.
-        most_s = max(self._pause_s, _BARGAIN * self._cost.seconds(_SHORTEST_PIECE))
+        most_s, shortest_s = self._pause_s, self._cost.seconds(_SHORTEST_PIECE)
+        # Where even the quickest took too long, a piece that takes little longer is the better bargain.
+        if self._cost.quickest > most_s and math.isfinite(shortest_s):
+            most_s = max(most_s, _BARGAIN * shortest_s)
         while piece > _SHORTEST_PIECE and self._cost.seconds(piece) > most_s:
-            piece //= 2
+            piece = max(piece // 2, _SHORTEST_PIECE)
         return piece
 
-    def have_read(self, tokens: int, seconds: float, now: float) -> None:
-        """A piece has been read, which ended now."""
-        self._cost.add(tokens, seconds)
+    def have_read(self, tokens: int, seconds: float, now: float, settled: bool = True) -> None:
+        """A piece has been read, which ended now. Before it has `settled`, nobody knows what it costs."""
+        if settled:
+            self._cost.add(tokens, seconds)
         self._next_read = now + seconds
         self._read_last = True
 
@@ -158,11 +161,15 @@ class PieceCost:
 
     What is fixed is most of it for short ones, on a GPU and on a CPU. So the short end of a prompt must not
     be taken for the cost of its tokens. As much as the worst of the last pieces was off, the next may be.
+
+    Attributes:
+        quickest: what the quickest of the last pieces took, however short it was.
     """
 
     def __init__(self) -> None:
         self._pieces: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)
         self._fixed, self._each, self._off = 0.0, 0.0, 1.0
+        self.quickest = 0.0
 
     @property
     def known(self) -> bool:
@@ -173,8 +180,8 @@ class PieceCost:
         """A piece has taken so long."""
         self._pieces.append((tokens, seconds))
         self._fixed, self._each = fit_line(self._pieces)
-        quickest = min(took for _, took in self._pieces)  # nothing takes less, whatever the line says
-        self._off = max(took / (max(self._line(size), quickest) or 1.0) for size, took in self._pieces)
+        self.quickest = min(took for _, took in self._pieces)  # nothing takes less, whatever the line says
+        self._off = max(took / (max(self._line(size), self.quickest) or 1.0) for size, took in self._pieces)
 
     def seconds(self, tokens: int) -> float:
         """What a piece may take; infinity if it is more than twice as long as any that is known.
@@ -182,7 +189,7 @@ class PieceCost:
         Where all were of one length, nobody knows what is fixed; for a longer one that is taken to be half.
         """
         sizes = {size for size, _ in self._pieces}
-        if tokens > 2 * max(sizes):
+        if tokens > 2 * max(sizes) + 1:  # halves are rounded down
             return math.inf
         took = self._off * self._line(tokens)
         if len(sizes) == 1 and tokens > max(sizes):
@@ -200,6 +207,4 @@ def fit_line(points: Collection[tuple[float, float]]) -> tuple[float, float]:
     if min(xs) == max(xs):
         return proportional
     slope, intercept = linear_regression(xs, ys)
-    if slope < 0:
-        return fmean(ys), 0.0
-    return (intercept, slope) if intercept >= 0 else proportional
+    return (intercept, slope) if min(slope, intercept) >= 0 else proportional

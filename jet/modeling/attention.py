@@ -38,7 +38,10 @@ def sdpa(
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     if window is not None and seen > window:
-        given["attn_mask"] = _band(new, seen, window, query.device)
+        # Kernels that take masks do not all know that heads share keys, and a window has few of them.
+        if given["enable_gqa"]:
+            key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        given |= {"attn_mask": _band(new, seen, window, query.device), "enable_gqa": False}
     elif new == 1 or new == seen:
         given["is_causal"] = new > 1
     else:

@@ -1,14 +1,16 @@
 """HostStore: states of a SlotPool in the host's memory, while there is no room for them on the device.
 
 Copies are queued behind what the device has been given to do, and nobody waits for them: on CUDA the memory
-is pinned. It is allocated when it is first needed and then kept, since pinning takes long, and half of it is
-for keys and values. States that share pages share their copies, too.
+is pinned. As that takes long, what has been allocated is kept, and from the first time on a thread of the
+store's own allocates one ahead: who needs several at once waits for the others. Half of it is for keys and
+values. States that share pages share their copies, too.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -56,14 +58,19 @@ class HostStore:
         views, page = pool.state_views(pool.idle), pool.page_view(0)
         state_bytes = sum(view.nbytes for view in views)
         for_pages = limit // 2 if page.nbytes and state_bytes else limit
-        self._states = _Supply(views, for_pages // max(1, state_bytes), 1)
-        self._page_supply = _Supply([page], for_pages // max(1, page.nbytes), PAGES_AT_ONCE)
+        self._worker = ThreadPoolExecutor(1, "jet-host-memory", _use_device, (page.device,))
+        self._states = _Supply(views, for_pages // max(1, state_bytes), 1, self._worker)
+        self._page_supply = _Supply([page], for_pages // max(1, page.nbytes), PAGES_AT_ONCE, self._worker)
         self._pages: dict[tuple[int, int], HostPage] = {}  # by their source
 
     @property
     def nbytes(self) -> int:
         """Bytes that are in use."""
         return self._states.nbytes + self._page_supply.nbytes
+
+    def close(self) -> None:
+        """Allocate no more. Nothing of the pool is in use here afterwards."""
+        self._worker.shutdown(cancel_futures=True)
 
     def save(self, slot: int) -> Saved | None:
         """A copy of a kept slot; others make room for it. None if that does not suffice."""
@@ -138,12 +145,13 @@ class HostStore:
 
 
 class _Supply:
-    """Memory for up to `most` things shaped like some tensors, allocated for so many at once."""
+    """Memory for up to `most` things shaped like some tensors, allocated by `worker` for so many at once."""
 
-    def __init__(self, like: list[Tensor], most: int, at_once: int) -> None:
-        self._like, self.most, self._at_once = like, most, at_once
+    def __init__(self, like: list[Tensor], most: int, at_once: int, worker: Executor) -> None:
+        self._like, self.most, self._at_once, self._worker = like, most, at_once, worker
         self._allocated = 0
         self._free: list[list[Tensor]] = []
+        self._coming: Future[list[list[Tensor]]] | None = None  # what the worker allocates, or has
 
     @property
     def room(self) -> int:
@@ -157,29 +165,54 @@ class _Supply:
 
     def take(self) -> list[Tensor] | None:
         """Memory for one; None if there is none."""
-        if not self._free and self._allocated < self.most:
-            self._allocate(min(self._at_once, self.most - self._allocated))
-        return self._free.pop() if self._free else None
+        if not self._free:
+            self._order()
+            self._receive()
+        taken = self._free.pop() if self._free else None
+        if not self._free:
+            self._order()  # for the next one, who need not wait then
+        return taken
 
     def give(self, tensors: list[Tensor]) -> None:
         """Take it back."""
         self._free.append(tensors)
 
-    def _allocate(self, count: int) -> None:
-        try:
-            stacks = [_host_memory(count, like) for like in self._like]
-        except (MemoryError, RuntimeError):  # torch says it in either way
-            log.warning("The host has no more memory for stories that are not being written.", exc_info=True)
-            self.most = self._allocated
+    def _order(self) -> None:
+        count = min(self._at_once, self.most - self._allocated)
+        if self._coming is None and count > 0:
+            try:
+                self._coming = self._worker.submit(_allocate, self._like, count)
+            except RuntimeError:  # there is no thread to be had either
+                self._have_no_more()
+
+    def _receive(self) -> None:
+        """Wait for what was ordered, if anything was."""
+        if self._coming is None:
             return
-        self._allocated += count
-        self._free += map(list, zip(*(stack.unbind() for stack in stacks), strict=True))
+        coming, self._coming = self._coming, None
+        try:
+            things = coming.result()
+        except (MemoryError, RuntimeError):  # torch says it in either way
+            self._have_no_more()
+            return
+        self._allocated += len(things)
+        self._free += things
+
+    def _have_no_more(self) -> None:
+        log.warning("The host has no more memory for stories that are not being written.", exc_info=True)
+        self.most = self._allocated
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """A copy in the host's memory, which is there once the device has come so far."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-    return copy.copy_(tensor, non_blocking=True)
+def _allocate(like: list[Tensor], count: int) -> list[list[Tensor]]:
+    """Memory for so many things, each of a tensor for each of `like`."""
+    stacks = [_host_memory(count, one) for one in like]
+    return list(map(list, zip(*(stack.unbind() for stack in stacks), strict=True)))
+
+
+def _use_device(device: torch.device) -> None:
+    """In a new thread: what it pins is pinned for this device, and no other is woken for it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _host_memory(count: int, like: Tensor) -> Tensor:

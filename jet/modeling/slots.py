@@ -28,6 +28,7 @@ from jet.modeling.cache import (
 )
 from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.pages import PageLedger
+from jet.modeling.transfer import to_device
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
 
 PAGE = 256  # tokens
@@ -233,7 +234,7 @@ class SlotPool:
         if len(added) == 1:  # the one page that a growing story needs: a fill does not wait for the device
             self.table[slot, begin] = added[0]
         else:
-            self.table[slot, begin:end] = torch.tensor(added, dtype=torch.int32).to(self.table.device)
+            self.table[slot, begin:end] = to_device(added, torch.int32, self.table.device)
         pages += added
 
     def cache(self, slot: int, length: int) -> SlotCache:

@@ -33,8 +33,8 @@ class SteadyRunner:
         self.pieces.append(len(tokens))
         self.now += len(tokens) * self._prompt_s
 
-    def settle(self) -> None:
-        pass
+    def settle(self, wait: bool) -> bool:
+        return True
 
     def decode(self, handles: list[object]) -> list[int]:
         return [self.step(handle) for handle in handles]

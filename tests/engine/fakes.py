@@ -138,8 +138,10 @@ class FakeRunner:
             handle.prompt = bytearray(bytes(handle.prompt).removesuffix(written))
         self._note(handle.name, "prefill")
 
-    def settle(self) -> None:
-        self._note("", "settle")
+    def settle(self, wait: bool) -> bool:
+        if wait:
+            self._note("", "settle")
+        return True
 
     def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
         self.batches.append([handle.name for handle in handles])

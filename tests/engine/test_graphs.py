@@ -46,7 +46,6 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("there is a GPU: tests/gpu runs the real thing")
     monkeypatch.setattr(graphs, "triton_operations", lambda *given: reference_operations())
     monkeypatch.setattr(graphs.StepGraphs, "_capture", capture)
-    monkeypatch.setattr(graphs, "uploaded", lambda values, dtype: torch.tensor(values, dtype=dtype))
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
     monkeypatch.setattr(graphs, "PLANS", ())
     yield

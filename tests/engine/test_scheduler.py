@@ -126,12 +126,11 @@ def test_the_longest_pieces_that_are_short_enough_are_found(fixed: float, each: 
     pace = Pace(largest=1024, pause_s=0.06)
     pace.have_read(tail, fixed + each * tail, now=0.0)  # of a prompt, which may be very short
     sizes = [1024 >> bit for bit in range(7)]
-    most = max(0.06, 1.5 * (fixed + each * 16))
-    longest = next((size for size in sizes if fixed + each * size <= most), 16)
+    longest = next(size for size in sizes if fixed + each * size <= 0.06)
     found = read_for_a_while(pace, fixed, each)[20:]
     usual = sorted(found)[len(found) // 2]
-    assert usual == longest or fixed + each * 2 * longest == pytest.approx(most), "rounding decides"
-    assert fixed + each * max(found) <= 1.34 * most, "now and then a longer one is tried"
+    assert usual == longest or fixed + each * 2 * longest == pytest.approx(0.06), "rounding decides"
+    assert fixed + each * max(found) <= 1.34 * 0.06, "now and then a longer one is tried"
 
 
 def test_the_short_end_of_a_prompt_does_not_make_the_next_pieces_short() -> None:
@@ -146,6 +145,37 @@ def test_a_single_token_says_nothing_where_long_pieces_were_slow_for_other_reaso
     for tokens, seconds in [(1, 0.014), (64, 0.04), (128, 0.11)]:  # the line would begin below nothing
         pace.have_read(tokens, seconds, now=0.0)
     assert pace.piece(others_write=True) == 64
+
+
+def test_one_slow_short_piece_does_not_make_the_next_ones_long() -> None:
+    pace = Pace(largest=128, pause_s=0.06)
+    for tokens, seconds in [*[(64, 0.061)] * 8, (5, 0.2)]:
+        pace.have_read(tokens, seconds, now=0.0)
+    assert max(read_for_a_while(pace, 0.01, 0.0008)) <= 64
+
+
+def test_what_has_not_settled_says_nothing() -> None:
+    pace = Pace(largest=1024, pause_s=0.06)
+    for _ in range(20):
+        pace.have_read(1024, seconds=0.006, now=0.0, settled=False)
+    read = read_for_a_while(pace, 0.01, 0.00019)
+    assert read[0] == 1024 and max(read[1:]) <= 256
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.3])
+def test_ends_of_a_few_tokens_do_not_let_a_long_piece_pass(seconds: float) -> None:
+    pace = Pace(largest=1024, pause_s=0.05)
+    for _ in range(16):
+        pace.have_read(3, seconds, now=0.0)
+    assert pace.piece(others_write=True) == 16
+
+
+@pytest.mark.parametrize("largest", [1000, 24, 16, 7])
+def test_a_largest_piece_of_any_length_is_found_again(largest: int) -> None:
+    pace = Pace(largest, pause_s=0.05)
+    pace.have_read(largest, seconds=3.0, now=0.0)
+    read = read_for_a_while(pace, 0.006, 1e-5)
+    assert read[-1] == largest and min(read) >= min(largest, 16)
 
 
 def test_a_piece_that_took_long_once_is_forgotten() -> None:

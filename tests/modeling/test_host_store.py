@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from unittest import mock
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from jet.modeling import host_store
 from jet.modeling import slots as slots_module
-from jet.modeling.host_store import HostStore, Saved
+from jet.modeling.host_store import HostStore, Saved, _Supply
 from tests.modeling.test_pages import PAGE, Story, Writer, act
 
 
@@ -196,3 +198,71 @@ def test_a_limit_in_bytes_holds() -> None:
     while pool.reclaim():
         assert pool.store.nbytes <= 2 * (2 * state + 100)
     assert len(pool.offloaded) == 2, "the latest ones"
+
+
+def test_memory_is_allocated_before_it_is_needed_and_by_another_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allocate, mine, threads = host_store._host_memory, torch.zeros(3), list[int]()
+
+    def noted(count: int, like: torch.Tensor) -> torch.Tensor:
+        if like is mine:  # a store of another test may be at work
+            threads.append(threading.get_ident())
+        return allocate(count, like)
+
+    monkeypatch.setattr(host_store, "_host_memory", noted)
+    with ThreadPoolExecutor(1) as worker:
+        supply = _Supply([mine], 5, 2, worker)
+        assert supply.room == 5
+        for taken, allocated in enumerate([1, 2, 2, 3, 3], start=1):
+            assert supply.take() is not None
+            assert supply.room == 5 - taken and supply.nbytes == 12 * taken
+            worker.submit(int).result()  # it has done what was ordered before
+            assert len(threads) == allocated
+        assert supply.take() is None and supply._allocated == 5
+    assert threading.get_ident() not in threads
+
+
+def test_memory_that_cannot_be_had_ahead_is_missed_only_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allocate, mine, had = host_store._host_memory, torch.zeros(3), list[int]()
+
+    def scarce(count: int, like: torch.Tensor) -> torch.Tensor:
+        if like is mine:  # a store of another test may be at work
+            if had:
+                raise MemoryError
+            had.append(count)
+        return allocate(count, like)
+
+    monkeypatch.setattr(host_store, "_host_memory", scarce)
+    with ThreadPoolExecutor(1) as worker:
+        supply = _Supply([mine], 5, 1, worker)
+        first = supply.take()
+        assert first is not None
+        supply.give(first)
+        assert supply.take() is first, "what is free comes before what was ordered"
+        assert supply.take() is None and supply.most == 1 and supply.room == 0
+
+
+def test_without_a_thread_there_is_no_more_memory_and_none_is_lost() -> None:
+    worker = ThreadPoolExecutor(1)
+    supply = _Supply([torch.zeros(3)], 5, 2, worker)
+    first = supply.take()
+    assert first is not None
+    worker.shutdown()
+    second = supply.take()
+    assert second is not None, "the order after the last one of the first two fails, and is not missed yet"
+    assert supply.take() is None and supply.most == 2
+    supply.give(first)
+    supply.give(second)
+    assert supply.nbytes == 0 and supply.room == 2
+
+
+@pytest.mark.usefixtures("pages_of_four")
+def test_a_closed_store_allocates_no_more() -> None:
+    pool, story = offloader()
+    pool.snapshot(story)
+    pool.reclaim()
+    pool.store.close()
+    assert not any(thread.is_alive() for thread in pool.store._worker._threads)
