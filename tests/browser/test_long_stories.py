@@ -250,9 +250,11 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
     place_cursor(long, units(NOVEL, 1, letter) + 2)
     long.click("#jet-word")
     long.click("#jet-popover button >> text=else1")
-    expect(long.locator("#jet-go")).to_be_disabled()
+    exchanged = " else1" + written(letter=letter)
+    ends = "([story, end]) => document.querySelector(story).value.endsWith(end)"
+    long.wait_for_function(ends, arg=[STORY, exchanged])
     expect_unlocked(long)
-    assert story(long) == NOVEL + written(0, 1, letter) + " else1" + written(letter=letter)
+    assert story(long) == NOVEL + written(0, 1, letter) + exchanged
     long.click("#jet-three")
     expect(long.locator(f"{WAYS} pre")).to_have_count(3)
     expect_unlocked(long)
