@@ -231,10 +231,7 @@ class SlotPool:
     def _append(self, slot: int, added: list[int]) -> None:
         pages = self._pages[slot]
         begin, end = len(pages), len(pages) + len(added)
-        if len(added) == 1:  # the one page that a growing story needs: a fill does not wait for the device
-            self.table[slot, begin] = added[0]
-        else:
-            self.table[slot, begin:end] = to_device(added, torch.int32, self.table.device)
+        self.table[slot, begin:end] = to_device(added, torch.int32, self.table.device)
         pages += added
 
     def cache(self, slot: int, length: int) -> SlotCache:
