@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from unittest import mock
 
 import pytest
@@ -200,17 +201,23 @@ def test_a_limit_in_bytes_holds() -> None:
     assert len(pool.offloaded) == 2, "the latest ones"
 
 
+def before_allocating(monkeypatch: pytest.MonkeyPatch, mine: torch.Tensor, act: Callable[[], None]) -> None:
+    """Do something whenever memory like `mine` is allocated; a store of another test may be at work, too."""
+    allocate = host_store._host_memory
+
+    def watched(count: int, like: torch.Tensor) -> torch.Tensor:
+        if like is mine:
+            act()
+        return allocate(count, like)
+
+    monkeypatch.setattr(host_store, "_host_memory", watched)
+
+
 def test_memory_is_allocated_before_it_is_needed_and_by_another_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    allocate, mine, threads = host_store._host_memory, torch.zeros(3), list[int]()
-
-    def noted(count: int, like: torch.Tensor) -> torch.Tensor:
-        if like is mine:  # a store of another test may be at work
-            threads.append(threading.get_ident())
-        return allocate(count, like)
-
-    monkeypatch.setattr(host_store, "_host_memory", noted)
+    mine, threads = torch.zeros(3), list[int]()
+    before_allocating(monkeypatch, mine, lambda: threads.append(threading.get_ident()))
     with ThreadPoolExecutor(1) as worker:
         supply = _Supply([mine], 5, 2, worker)
         assert supply.room == 5
@@ -226,16 +233,13 @@ def test_memory_is_allocated_before_it_is_needed_and_by_another_thread(
 def test_memory_that_cannot_be_had_ahead_is_missed_only_when_it_is_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    allocate, mine, had = host_store._host_memory, torch.zeros(3), list[int]()
+    mine, asked = torch.zeros(3), count()
 
-    def scarce(count: int, like: torch.Tensor) -> torch.Tensor:
-        if like is mine:  # a store of another test may be at work
-            if had:
-                raise MemoryError
-            had.append(count)
-        return allocate(count, like)
+    def scarce() -> None:
+        if next(asked):
+            raise MemoryError
 
-    monkeypatch.setattr(host_store, "_host_memory", scarce)
+    before_allocating(monkeypatch, mine, scarce)
     with ThreadPoolExecutor(1) as worker:
         supply = _Supply([mine], 5, 1, worker)
         first = supply.take()
