@@ -8,12 +8,12 @@ own figure, and the time to the first is that of the prompt.
   decodes with and once with all.
 - On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
   ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
-- With `--baseline torchao`, on CUDA, that shape with its weights quantised by torchao as ours are by us.
+- With `--baseline torchao`, on CUDA, that shape with its weights quantised by torchao as ours are by us; and,
+  as `generate()` itself takes longer than such a step, torchao's products alone. See jet/bench/products.py.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ import torch
 from transformers import CompileConfig, GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from jet.bench import networks
+from jet.bench import networks, products
 from jet.bench.networks import Network
 from jet.bench.options import BenchError, Options
 from jet.engine.types import SamplingParams
@@ -83,7 +83,7 @@ class Baseline:
 def baselines(network: Network, options: Options) -> list[Baseline]:
     """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
     if options.baseline == "torchao":
-        return [_by_torchao(network, options)]
+        return _by_torchao(network, options)
     plain = partial(generate, network.model, network.prompt, options.sampling)
     if network.device.type == "cpu":
         counts = sorted({networks.decode_threads(network.model), network.threads})
@@ -105,22 +105,22 @@ def _compiled(name: str, how: str, qwen: PreTrainedModel, network: Network, opti
     return Baseline(name, f"Qwen2.5-1.5B's shape{how}, static cache, compiled", run)
 
 
-def _by_torchao(network: Network, options: Options) -> Baseline:
+def _by_torchao(network: Network, options: Options) -> list[Baseline]:
+    """A transformer that it has quantised, and for `decode` its products of our network's shapes."""
     if network.device.type != "cuda":
         raise BenchError(
             "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
         )
-    if importlib.util.find_spec("torchao") is None:
-        raise BenchError("The package torchao is not installed: pip install torchao brings it.")
-    from torchao import quantization
-
+    scheme = str(options.quantize)
     qwen = draw_qwen(network)
-    if options.quantize == "int8":
-        how = quantization.Int8WeightOnlyConfig()
-    else:
-        how = quantization.Int4WeightOnlyConfig(group_size=64)
-    quantization.quantize_(qwen, how)
-    return _compiled("torchao", f" in {options.quantize} by torchao", qwen, network, options)
+    products.quantize(qwen, scheme)
+    found = [_compiled("torchao", f" in {scheme} by torchao", qwen, network, options)]
+    if options.command == "decode":
+        parts, dtype = network.runner.fused_step.parts, network.model.dtype
+        seconds = products.timer_of_products(parts, scheme, network.device, dtype)
+        label = f"nothing but the products of a step, in {scheme} by torchao"
+        found.append(Baseline("products", label, lambda: TokenClock(times=[0.0, seconds()])))
+    return found
 
 
 def draw_qwen(network: Network) -> PreTrainedModel:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,27 +50,36 @@ def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None
     assert len(generate(model, [1, 2], greedy, cache_implementation="static").times) == 4
 
 
-@pytest.mark.parametrize(("scheme", "expected"), [("int8", "int8"), ("int4", "int4 by 64")])
-def test_torchao_quantises_the_transformer_as_we_do_ours(
-    scheme: str, expected: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["decode", "prefill"])
+def test_torchao_has_a_transformer_and_for_decode_the_products_of_our_step(
+    command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package and the card are stood in for; what is asked of them is not."""
-    done: list[tuple[object, str]] = []
-    stand_in = ModuleType("torchao")
-    stand_in.__spec__ = ModuleSpec("torchao", None)
-    stand_in.quantization = SimpleNamespace(  # type: ignore[attr-defined]
-        Int8WeightOnlyConfig=lambda: "int8",
-        Int4WeightOnlyConfig=lambda group_size: f"int4 by {group_size}",
-        quantize_=lambda model, how: done.append((model, how)),
-    )
-    monkeypatch.setitem(sys.modules, "torchao", stand_in)
     qwen = SimpleNamespace(config=SimpleNamespace(vocab_size=50))
+    done: list[tuple[object, str]] = []
     monkeypatch.setattr("jet.bench.baseline.draw_qwen", lambda network: qwen)
-    network = SimpleNamespace(device=torch.device("cuda"), prompt=[1, 60])
-    options = Options("decode", "model", baseline="torchao", quantize=scheme)
-    (other,) = baselines(network, options)  # type: ignore[arg-type]
-    assert done == [(qwen, expected)]
-    assert other.label == f"Qwen2.5-1.5B's shape in {scheme} by torchao, static cache, compiled"
+    monkeypatch.setattr("jet.bench.products.quantize", lambda model, scheme: done.append((model, scheme)))
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        "jet.bench.products.timer_of_products", lambda *given: asked.append(given) or (lambda: 0.25)
+    )
+    network = SimpleNamespace(
+        device=torch.device("cuda"),
+        prompt=[1, 60],
+        model=SimpleNamespace(dtype=torch.bfloat16),
+        runner=SimpleNamespace(fused_step=SimpleNamespace(parts=["a part"])),
+    )
+    options = Options(command, "model", baseline="torchao", quantize="int4")
+    first, *rest = baselines(network, options)  # type: ignore[arg-type]
+    assert done == [(qwen, "int4")]
+    assert first.label == "Qwen2.5-1.5B's shape in int4 by torchao, static cache, compiled"
+    if command == "prefill":
+        assert not rest and not asked
+        return
+    (products,) = rest
+    assert asked == [(["a part"], "int4", network.device, torch.bfloat16)]
+    assert products.label == "nothing but the products of a step, in int4 by torchao"
+    assert products.run().tokens_per_second == 4
 
 
 @pytest.mark.parametrize(
@@ -80,6 +87,7 @@ def test_torchao_quantises_the_transformer_as_we_do_ours(
 )
 def test_torchao_where_it_cannot_be_had(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("jet.bench.baseline.draw_qwen", lambda network: torch.nn.Linear(2, 2))
     network = SimpleNamespace(device=torch.device(device), prompt=[1])
     options = Options("decode", "model", baseline="torchao", quantize="int8")
     with pytest.raises(BenchError, match=message):
