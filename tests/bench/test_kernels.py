@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +43,23 @@ def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
     called.clear()
     assert seconds() > 0
     assert called == ["a", "b"] * kernels.REPEATS
+
+
+def test_what_a_graph_reads_is_kept_with_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses: what lies there must not go before it does."""
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(kernels, "synchronize", lambda device: None)
+    numbers = torch.zeros(3)
+    there = weakref.ref(numbers)
+    seconds = kernels.timer([Part("sum", numbers.sum, 12)], torch.device("cuda"))  # type: ignore[arg-type]
+    del numbers
+    gc.collect()
+    assert there() is not None and seconds() > 0
+    del seconds
+    gc.collect()
+    assert there() is None
 
 
 def test_kernels_of_a_golden_network(
