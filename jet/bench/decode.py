@@ -6,7 +6,7 @@ Measured in turn, all with the same prompt and settings:
   figure, from the first token to the last, so without the prompt;
 - the bare loop: the engine's runner called token by token, no engine, no text; what the engine costs is
   1 - engine / bare;
-- with `--baseline transformers`, `generate()`; see jet/bench/baseline.py.
+- with `--baseline`, what jet/bench/baseline.py says.
 """
 
 from __future__ import annotations

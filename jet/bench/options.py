@@ -52,7 +52,7 @@ class Options:
         runs, warm_up: runs that count, and those before them that do not.
         greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
         baseline: "transformers" to measure its `generate()` in turn with ours; "torchao" to measure that of a
-            transformer whose weights it has quantised.
+            transformer whose weights it has quantised, and for `decode` its products by themselves.
         child: this is the fresh process that `start` looks at.
         arguments: the command line itself, for such a process.
     """
