@@ -8,8 +8,9 @@ own figure, and the time to the first is that of the prompt.
   decodes with and once with all.
 - On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
   ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
-- With `--baseline torchao`, on CUDA, that shape with its weights quantised by torchao as ours are by us; and,
-  as `generate()` itself takes longer than such a step, torchao's products alone. See jet/bench/products.py.
+- With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
+  network of such weights would be timed through `generate()`, which takes longer than they do. See
+  jet/bench/products.py.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Baseline:
 def baselines(network: Network, options: Options) -> list[Baseline]:
     """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
     if options.baseline == "torchao":
-        return _by_torchao(network, options)
+        return [_by_torchao(network, options)]
     plain = partial(generate, network.model, network.prompt, options.sampling)
     if network.device.type == "cpu":
         counts = sorted({networks.decode_threads(network.model), network.threads})
@@ -92,35 +93,28 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
             for count in counts
         ]
     qwen = draw_qwen(network)
-    return [Baseline("generate", "generate()", plain), _compiled("qwen2.5-1.5b", "", qwen, network, options)]
+    return [Baseline("generate", "generate()", plain), _compiled(qwen, network, options)]
 
 
-def _compiled(name: str, how: str, qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
-    """A transformer with a static cache and a compiled step; `how`: of its weights, in words."""
+def _compiled(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
+    """A transformer with a static cache and a compiled step."""
     compiled: dict[str, Any] = {
         "cache_implementation": "static",
         "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
     }
     run = partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled)
-    return Baseline(name, f"Qwen2.5-1.5B's shape{how}, static cache, compiled", run)
+    return Baseline("qwen2.5-1.5b", "Qwen2.5-1.5B's shape, static cache, compiled", run)
 
 
-def _by_torchao(network: Network, options: Options) -> list[Baseline]:
-    """A transformer that it has quantised, and for `decode` its products of our network's shapes."""
+def _by_torchao(network: Network, options: Options) -> Baseline:
     if network.device.type != "cuda":
         raise BenchError(
             "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
         )
-    scheme = str(options.quantize)
-    qwen = draw_qwen(network)
-    products.quantize(qwen, scheme)
-    found = [_compiled("torchao", f" in {scheme} by torchao", qwen, network, options)]
-    if options.command == "decode":
-        parts, dtype = network.runner.fused_step.parts, network.model.dtype
-        seconds = products.timer_of_products(parts, scheme, network.device, dtype)
-        label = f"nothing but the products of a step, in {scheme} by torchao"
-        found.append(Baseline("products", label, lambda: TokenClock(times=[0.0, seconds()])))
-    return found
+    parts, scheme = network.runner.fused_step.parts, str(options.quantize)
+    seconds = products.timer_of_products(parts, scheme, network.device, network.model.dtype)
+    label = f"nothing but the products of a step, in {scheme} by torchao"
+    return Baseline("torchao", label, lambda: TokenClock(times=[0.0, seconds()]))
 
 
 def draw_qwen(network: Network) -> PreTrainedModel:

@@ -51,8 +51,8 @@ class Options:
         quantize: "int8" or "int4" to hold the weights in that.
         runs, warm_up: runs that count, and those before them that do not.
         greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
-        baseline: "transformers" to measure its `generate()` in turn with ours; "torchao" to measure that of a
-            transformer whose weights it has quantised, and for `decode` its products by themselves.
+        baseline: "transformers" to measure its `generate()` in turn with ours; "torchao", for `decode`, to
+            measure the products of a step by it.
         child: this is the fresh process that `start` looks at.
         arguments: the command line itself, for such a process.
     """
@@ -145,9 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("throughput", "soak"):
             command.add_argument("--batch", type=_from(1), help=f"writers at once ({Options.batch})")
         if name in ("decode", "prefill"):
-            command.add_argument(
-                "--baseline", choices=BASELINES, help="measure its generate() in turn with ours"
-            )
+            choices = BASELINES if name == "decode" else BASELINES[:1]
+            command.add_argument("--baseline", choices=choices, help="what to measure in turn with ours")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Weights in whole numbers by torchao: how it is asked for them, and what its products alone allow.
+"""The products of a step with weights in whole numbers by torchao, and nothing else.
 
 A step of a network is more than its products by weights, so a network that did nothing else would be the
 fastest that this library's kernels could make. The products are given what favours them: each matrix as

@@ -50,36 +50,22 @@ def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None
     assert len(generate(model, [1, 2], greedy, cache_implementation="static").times) == 4
 
 
-@pytest.mark.parametrize("command", ["decode", "prefill"])
-def test_torchao_has_a_transformer_and_for_decode_the_products_of_our_step(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchao_has_the_products_of_our_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package and the card are stood in for; what is asked of them is not."""
-    qwen = SimpleNamespace(config=SimpleNamespace(vocab_size=50))
-    done: list[tuple[object, str]] = []
-    monkeypatch.setattr("jet.bench.baseline.draw_qwen", lambda network: qwen)
-    monkeypatch.setattr("jet.bench.products.quantize", lambda model, scheme: done.append((model, scheme)))
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "jet.bench.products.timer_of_products", lambda *given: asked.append(given) or (lambda: 0.25)
     )
     network = SimpleNamespace(
         device=torch.device("cuda"),
-        prompt=[1, 60],
         model=SimpleNamespace(dtype=torch.bfloat16),
         runner=SimpleNamespace(fused_step=SimpleNamespace(parts=["a part"])),
     )
-    options = Options(command, "model", baseline="torchao", quantize="int4")
-    first, *rest = baselines(network, options)  # type: ignore[arg-type]
-    assert done == [(qwen, "int4")]
-    assert first.label == "Qwen2.5-1.5B's shape in int4 by torchao, static cache, compiled"
-    if command == "prefill":
-        assert not rest and not asked
-        return
-    (products,) = rest
+    options = Options("decode", "model", baseline="torchao", quantize="int4")
+    (other,) = baselines(network, options)  # type: ignore[arg-type]
     assert asked == [(["a part"], "int4", network.device, torch.bfloat16)]
-    assert products.label == "nothing but the products of a step, in int4 by torchao"
-    assert products.run().tokens_per_second == 4
+    assert other.label == "nothing but the products of a step, in int4 by torchao"
+    assert other.run().tokens_per_second == 4
 
 
 @pytest.mark.parametrize(
@@ -87,8 +73,11 @@ def test_torchao_has_a_transformer_and_for_decode_the_products_of_our_step(
 )
 def test_torchao_where_it_cannot_be_had(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("jet.bench.baseline.draw_qwen", lambda network: torch.nn.Linear(2, 2))
-    network = SimpleNamespace(device=torch.device(device), prompt=[1])
+    network = SimpleNamespace(
+        device=torch.device(device),
+        model=SimpleNamespace(dtype=torch.bfloat16),
+        runner=SimpleNamespace(fused_step=SimpleNamespace(parts=[])),
+    )
     options = Options("decode", "model", baseline="torchao", quantize="int8")
     with pytest.raises(BenchError, match=message):
         baselines(network, options)  # type: ignore[arg-type]

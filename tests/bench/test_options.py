@@ -88,6 +88,7 @@ def test_what_cannot_be_measured_says_why(line: str, message: str) -> None:
         ("throughput --model m --batch 0", "must be a whole number from 1 on, not '0'"),
         ("decode --model m --batch 2", "unrecognized arguments: --batch"),
         ("stream --model m --baseline transformers", "unrecognized arguments: --baseline"),
+        ("prefill --model m --quantize int8 --baseline torchao", "invalid choice: 'torchao'"),
         ("start --model m --context 3", "unrecognized arguments: --context"),
         ("decode --model m --greedy --sampled", "not allowed with"),
     ],
