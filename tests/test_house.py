@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from jet.version import __version__
 from tests.conftest import ROOT
-from tests.tree import FILES, PROJECT, PYTHON, SOURCES, extra, requirements, text_of
+from tests.tree import FILES, PROJECT, PYTHON, extra, requirements, text_of
 
 MAX_ASSETS = 36 * 1000**2  # bytes
 
@@ -47,15 +47,6 @@ def test_front_matter_does_not_promise_more_than_the_licences(front_matter: dict
     assert front_matter["license"] == "other"
     assert re.fullmatch(r"[a-z0-9.-]+", front_matter["license_name"])
     assert (ROOT / front_matter["license_link"]).is_file()
-
-
-def test_layout_lists_every_source_file_once() -> None:
-    section = README.partition("## Layout")[2].partition("\n## ")[0]
-    listed = re.findall(r"^((?:app\.py|jet/|scripts/)\S*)\s{2,}\S", section, flags=re.MULTILINE)
-    markers = [path for path in SOURCES if path.name == "__init__.py" and path.parent != Path("jet")]
-    wanted = [path.as_posix() for path in SOURCES if path not in markers]
-    assert set(listed) ^ set(wanted) == set()
-    assert len(listed) == len(set(listed))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
