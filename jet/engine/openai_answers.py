@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 import anyio
 import httpx
 
-from jet.engine.openai_wire import Piece, WireError, error_message, read_piece
+from jet.engine.credentials import redact
+from jet.engine.openai_wire import Piece, ServerError, WireError, error_message, read_piece, whole
 from jet.engine.sse import read_events
 from jet.engine.types import RequestError
 
 KEY_VARIABLE = "JET_ENGINE_KEY"  # a key belongs neither on a command line nor into a message
 KEPT = "What it has written is kept."
+REDIRECTS = (301, 302, 303, 307, 308)
 
 _PASSING = {429, 500, 502, 503, 504}
 _END = "[DONE]"
 
 
 class RemoteError(RequestError):
-    """What a server did that ends a request, or cannot be reached at all. The message is for people."""
+    """What a server did that ends a request, or cannot be reached at all. The message is for people.
+
+    Servers repeat what they were sent, and libraries put it into their errors: no message has a secret in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(whole(message)))
 
 
 class Passing(RemoteError):
@@ -31,23 +40,62 @@ class Passing(RemoteError):
         self.pause_s = pause_s  # what the server asks for
 
 
-async def pieces_of(answer: httpx.Response) -> AsyncGenerator[Piece, None]:
-    """The pieces of a completion, up to the word that ends it or the end of the connection."""
+class TooLong(RemoteError):
+    """The server does not take as many tokens as were asked for, or so it seems.
+
+    Attributes:
+        said: the server's own words.
+    """
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGenerator[Piece, None]:
+    """The pieces of a completion, up to the word that ends it or the end of the connection.
+
+    A character whose halves come in two events is kept for the second one. A server that says that the story
+    has ended, but not how, is taken to have stopped. Raises WireError and StreamError.
+    """
+    half, began, ended = "", False, False
     async with aclosing(read_events(answer.aiter_bytes())) as events:
-        async for data in events:
-            if data.strip() == _END:
+        async for event in events:
+            if event.data.strip().strip('"') == _END:
+                if began and not ended:
+                    yield Piece(whole(half), finish_reason="stop")
                 return
-            yield read_piece(data)
+            if event.name == "error":
+                raise ServerError(error_message(event.data))
+            try:
+                piece = read_piece(event.data, details_due)
+            except ServerError:
+                raise
+            except WireError:
+                if event.whole:
+                    raise
+                break  # broken off in the middle
+            began = began or bool(piece.text)
+            ended = ended or piece.finish_reason is not None
+            text = half + piece.text
+            half = "" if ended or not _is_high_half(text[-1:]) else text[-1]
+            yield replace(piece, text=whole(text.removesuffix(half)))
+    if half:
+        yield Piece(whole(half))
 
 
-async def check(answer: httpx.Response) -> None:
-    """Raise what an answer is that is no stream of events."""
+def _is_high_half(character: str) -> bool:
+    return "\ud800" <= character <= "\udbff"
+
+
+async def check(answer: httpx.Response, through: str = "") -> None:
+    """Raise what an answer is that is no stream of events. `through` names a proxy that may have sent it."""
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     if answer.status_code == 200 and kind == "text/event-stream":
         return
     text = await _beginning(answer)
     if answer.status_code != 200:
-        raise refusal(answer.status_code, text, answer.headers.get("retry-after"))
+        raise refusal(answer.status_code, text, answer.headers.get("retry-after"), through)
     raise WireError(f"it sends {kind or 'something without a type'} instead of a stream")
 
 
@@ -62,18 +110,56 @@ async def _beginning(answer: httpx.Response, most: int = 65_536) -> str:
     return found[:most].decode("utf-8", "replace")
 
 
-def refusal(status: int, text: str, retry_after: str | None = None) -> RemoteError:
-    """What a status other than 200 means, and what to do about it."""
+def next_address(answer: httpx.Response) -> httpx.URL | None:
+    """Where a redirect leads, if a story and a key may follow it there; None where it is none.
+
+    They follow on the same host and port, and from http to https on the same host. Raises RemoteError, which
+    says where else it leads.
+    """
+    if answer.status_code not in REDIRECTS:
+        return None
+    said = answer.headers.get("location", "")
+    here = answer.request.url
+    try:
+        there = here.join(said).copy_with(userinfo=b"", fragment=None)
+        if not said or there.scheme not in ("http", "https") or not there.host:
+            raise ValueError
+    except (httpx.InvalidURL, ValueError, TypeError):
+        raise RemoteError(
+            f"The engine’s server is elsewhere ({answer.status_code}), but does not say where: "
+            "give its new address."
+        ) from None
+    same = (there.scheme, there.host, _port(there)) == (here.scheme, here.host, _port(here))
+    upgraded = there.host == here.host and (here.scheme, there.scheme) == ("http", "https")
+    if (same or upgraded) and answer.status_code != 303:
+        return there
+    shown = f"{there.scheme}://{there.netloc.decode('ascii', 'replace')}{there.path}"
+    raise RemoteError(
+        f"The engine’s server is elsewhere ({answer.status_code}): it sends this page to "
+        f"{redact(shown)[:200]}. A story and a key are not sent on to another server: "
+        "if that one is meant, give its address."
+    )
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or {"http": 80, "https": 443}[url.scheme]
+
+
+def refusal(status: int, text: str, retry_after: str | None = None, through: str = "") -> RemoteError:
+    """What a status other than 200 means, and what to do about it. `through` names a proxy in between."""
     said = error_message(text) if text.lstrip().startswith("{") else ""
     if status in _PASSING:
         pause = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
         wait = f" It asks to try again in {pause:.0f} s." if pause else " Please try again later."
         busy = "is busy" if status in (429, 503) else f"has failed ({status})"
-        return Passing(f"The engine’s server {busy}{': ' + said if said else ''}.{wait}", pause)
+        return Passing(f"The engine’s server {busy}{': ' + said if said else ''}.{wait}{through}", pause)
+    if status == 407:
+        return RemoteError(f"The proxy wants a name and a password (407).{through}")
     if status in (401, 403):
         return RemoteError(f"The engine’s server wants a key: set {KEY_VARIABLE} where this page is started.")
     if status == 404:
         return RemoteError(
             "The engine’s server has nothing at this address; it should end in /v1." + f" {said}".rstrip()
         )
-    return RemoteError(f"The engine’s server refuses this ({status}){': ' + said if said else ''}.")
+    message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
+    return TooLong(message, said or whole(text)) if status in (400, 413, 422) else RemoteError(message)

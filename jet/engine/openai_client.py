@@ -11,19 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import anyio
 import httpx
 
-from jet.engine.openai_answers import KEPT, KEY_VARIABLE, Passing, RemoteError, check, pieces_of, refusal
+from jet.engine.credentials import SecretError, describe, read_secret, redact
+from jet.engine.openai_answers import (
+    KEPT,
+    KEY_VARIABLE,
+    Passing,
+    RemoteError,
+    TooLong,
+    check,
+    next_address,
+    pieces_of,
+)
+from jet.engine.openai_limits import Budget, most_tokens, read_refusal
+from jet.engine.openai_models import CIRCLES, MOST_REDIRECTS, ask_models
+from jet.engine.openai_transport import Server, unreachable
 from jet.engine.openai_wire import (
     UNKNOWN_CONTEXT,
     Piece,
@@ -31,7 +43,6 @@ from jet.engine.openai_wire import (
     ServerError,
     WireError,
     completion,
-    read_models,
 )
 from jet.engine.sse import StreamError
 from jet.engine.stream import Channel, LocalStream
@@ -41,9 +52,10 @@ from jet.telemetry import DecodeMeter, Throttle
 
 LICENCE = "see the engine’s operator"
 
-_BYTES_PER_TOKEN = 3  # of an estimate that is rather too high: English has more, other scripts about as many
+_FAILED = {"abort", "aborted", "cancelled", "canceled", "content_filter", "error", "safety", "timeout"}
 _MEMORY_INTERVAL_S = 0.5
 _LAST_COUNT_S = 1.0
+_CANNOT_READ = "The engine’s server answers in a way that cannot be read: "
 _CLOSED = "The engine has been closed."
 
 log = logging.getLogger(__name__)
@@ -80,7 +92,7 @@ class RemoteChoice:
         context: most tokens of one story; None, or more than that, is what the server says.
     """
 
-    url: str
+    url: str = field(repr=False)  # may have a password in it
     model: str | None = None
     context: int | None = None
 
@@ -101,6 +113,9 @@ class _Job:
         self.counted = False  # whether the server says how many tokens there are
         self.stopped = False
         self.reason: str | None = None  # why it has ended, as the server says
+        self.most = self.sampling.max_new_tokens  # new tokens that the server was asked for
+        self.wrote = False
+        self.oddity = ""  # what was wrong with an event that had nothing in it
         self.details_due = request.alternatives > 0
         self.channel: Channel
         self.task: asyncio.Task[str] | None = None
@@ -108,7 +123,7 @@ class _Job:
     @property
     def begun(self) -> bool:
         """Whether text has come, so that another attempt would write it twice."""
-        return self.meter.tokens > 0
+        return self.wrote or self.meter.tokens > 0
 
 
 class RemoteEngine:
@@ -128,13 +143,16 @@ class RemoteEngine:
         self._thread = threading.Thread(target=self._serve, name="jet-remote", daemon=True)
         self._thread.start()
         try:
-            self._client = self._call(self._open(choice.url))
+            self._server = Server.read(choice.url, _read_key())
+            self._client = self._call(self._open())
             started = time.monotonic()
-            self._model = self._call(self._ask_models(choice.model))
+            asked = ask_models(self._server, self._client, choice.model, self._options.connect_s)
+            self._model = self._call(asked)
         except BaseException:
             self.close()
             raise
         self._info = _describe(self._model, choice, time.monotonic() - started)
+        self._budget = Budget(self._info.context if self._model.context or choice.context else None)
 
     # Called from any thread.
 
@@ -158,11 +176,14 @@ class RemoteEngine:
 
     def info(self) -> EngineInfo:
         """What is known of the server."""
-        return replace(self._info, active_requests=len(self._jobs), **asdict(read_process_memory()))
+        context = self._budget.context or self._info.context  # a refusal may have told it only now
+        return replace(
+            self._info, context=context, active_requests=len(self._jobs), **asdict(read_process_memory())
+        )
 
     def count_tokens(self, text: str) -> int:
         """An estimate: asking the server for every paragraph of a story would take longer than writing."""
-        return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+        return most_tokens(text)
 
     def close(self) -> None:
         """End every live stream visibly and close all connections."""
@@ -218,100 +239,103 @@ class RemoteEngine:
         elif isinstance(error, RequestError):
             self._finish(job, "error", str(error))
         else:
-            log.error("A request failed.", exc_info=error)
-            self._finish(job, "error", f"The engine cannot be used: {str(error) or type(error).__name__}")
+            log.error("A request failed.\n%s", describe(error))
+            said = redact(str(error)) or type(error).__name__
+            self._finish(job, "error", f"The engine cannot be used: {said}")
 
-    async def _open(self, url: str) -> httpx.AsyncClient:
-        try:
-            address = httpx.URL(url.rstrip("/") + "/")
-        except (httpx.InvalidURL, ValueError) as error:
-            raise RemoteError(f"The engine’s address is none: {error}.") from None
-        if address.scheme not in ("http", "https") or not address.host:
-            raise RemoteError("The engine’s address must be like http://host:port/v1.")
-        key = os.environ.get(KEY_VARIABLE)
-        return httpx.AsyncClient(
-            base_url=address,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(None, connect=self._options.connect_s),  # the rest is timed here
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        )
-
-    async def _ask_models(self, wanted: str | None) -> ServedModel:
-        try:
-            with anyio.fail_after(2 * self._options.connect_s):
-                answer = await self._client.get("models")
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise RemoteError(
-                f"The engine’s server cannot be reached: {str(error) or 'it does not answer'}. "
-                "Is it running, and is this its address?"
-            ) from None
-        if answer.status_code != 200:
-            raise refusal(answer.status_code, answer.text)
-        try:
-            return read_models(answer.text, wanted)
-        except WireError as error:
-            raise RemoteError(f"The engine’s server cannot be used: {error}.") from None
+    async def _open(self) -> httpx.AsyncClient:
+        return self._server.client(self._options.connect_s)
 
     async def _write(self, job: _Job, body: dict[str, object]) -> str:
         """Send the request until it begins to be answered; the finish reason."""
-        pause = self._options.pause_s
-        for left in reversed(range(self._options.attempts)):
+        pause, shortened = self._options.pause_s, False
+        job.most = self._budget.afford(job.request.prompt, job.sampling.max_new_tokens)
+        left = self._options.attempts
+        while True:
             try:
-                return await self._attempt(job, body)
+                return await self._attempt(job, {**body, "max_tokens": job.most})
             except Passing as error:  # noqa: PERF203 - a request costs more than a try
+                left -= 1
                 wanted = pause if error.pause_s is None else error.pause_s
                 if job.begun or not left or wanted > self._options.most_pause_s:
                     raise
                 await asyncio.sleep(wanted)
                 pause *= 2
-        raise AssertionError("the last attempt returns or raises")
+            except TooLong as error:
+                fewer = self._budget.after(error.said, job.request.prompt, job.most)
+                if fewer is None or shortened or job.begun:
+                    raise _too_long(error, self._budget) from None
+                job.most, shortened = fewer, True
 
     async def _attempt(self, job: _Job, body: dict[str, object]) -> str:
         try:
             with anyio.move_on_after(self._options.first_token_s) as patience:
-                async with self._client.stream("POST", "completions", json=body) as answer:
-                    job.phase = "prefill"
-                    self._send(job, Piece())
-                    await check(answer)
-                    await self._follow(job, answer, patience)
-        except httpx.ConnectError as error:
-            raise Passing("The engine’s server cannot be reached.") from error
+                await self._ask(job, body, patience)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise Passing(_unreached(self._server, error)) from None
+        except httpx.ProxyError as error:
+            raise Passing(unreachable(self._server, error)) from None
         except httpx.TransportError as error:
             if job.reason is None:
                 raise _broken(job) from error
         except ServerError as error:
-            raise RemoteError(f"The engine’s server says: {error}. {KEPT if job.begun else ''}") from None
+            said = f"The engine’s server says: {error}. {KEPT if job.begun else ''}"
+            if read_refusal(str(error), job.most).anything:
+                raise TooLong(said, str(error)) from None
+            raise RemoteError(said) from None
         except (WireError, StreamError) as error:
-            raise RemoteError(f"The engine’s server answers in a way that cannot be read: {error}.") from None
+            raise RemoteError(f"{_CANNOT_READ}{error}.") from None
         if job.reason is None:
+            if job.oddity and not job.begun:
+                raise RemoteError(f"{_CANNOT_READ}{job.oddity}.")
             raise _silent(job) if patience.cancelled_caught else _broken(job)
-        return _meaning(job, job.reason)
+        return _meaning(job, job.reason, self._budget.most_new)
+
+    async def _ask(self, job: _Job, body: dict[str, object], patience: anyio.CancelScope) -> None:
+        """Send the request to where the server is, and pass on its answer."""
+        there: httpx.URL | str = "completions"
+        for _ in range(MOST_REDIRECTS):
+            async with self._client.stream("POST", there, json=body) as answer:
+                moved = next_address(answer)
+                if moved is None:
+                    job.phase = "prefill"
+                    self._send(job, Piece())
+                    await check(answer, self._server.through)
+                    await self._follow(job, answer, patience)
+                    return
+                there = moved
+        raise RemoteError(CIRCLES)
 
     async def _follow(self, job: _Job, answer: httpx.Response, patience: anyio.CancelScope) -> None:
         """Pass on what comes. After the finish reason, only the server's last count is waited for."""
-        async with aclosing(pieces_of(answer)) as pieces:
+        async with aclosing(pieces_of(answer, job.details_due)) as pieces:
             async for piece in pieces:
                 job.reason = piece.finish_reason or job.reason
-                self._send(job, piece)
-                if job.begun:
+                job.oddity = piece.oddity or job.oddity
+                if self._send(job, piece) and job.begun:
                     wait = _LAST_COUNT_S if job.reason else self._options.silence_s
                     patience.deadline = anyio.current_time() + wait
 
-    def _send(self, job: _Job, piece: Piece) -> None:
+    def _send(self, job: _Job, piece: Piece) -> bool:
+        """Pass on a piece; whether there is anything in it."""
         now = time.monotonic()
-        new = self._count(job, piece)
+        new = min(self._count(job, piece), job.most)
+        job.wrote = job.wrote or bool(piece.text)
         for _ in range(new):
             job.meter.tick(now)
-        if new:
+        if job.begun:
             job.phase = "decode"
         ids = tuple(detail.drawn.token_id for detail in piece.details) or (0,) * new
         details = piece.details if job.details_due else ()
         job.channel.put(TokenChunk(piece.text, ids, self._stats(job), details))
+        return bool(new or piece.text or piece.finish_reason)
 
     def _count(self, job: _Job, piece: Piece) -> int:
         """How many tokens are new."""
-        job.prompt_tokens = piece.prompt_tokens or job.prompt_tokens
-        if piece.tokens_so_far is not None:
+        if piece.prompt_tokens and piece.prompt_tokens != job.prompt_tokens:
+            job.prompt_tokens = piece.prompt_tokens
+            self._budget.count(job.request.prompt, piece.prompt_tokens)
+        if piece.tokens_so_far or (piece.tokens_so_far is not None and not piece.text):
             job.counted = True
             return max(0, piece.tokens_so_far - job.meter.tokens)
         if piece.tokens is not None:
@@ -353,22 +377,46 @@ def _silent(job: _Job) -> RemoteError:
     return RemoteError("The engine’s server does not answer. Please try again later.")
 
 
-def _meaning(job: _Job, reason: str) -> str:
+def _unreached(server: Server, error: Exception) -> str:
+    return unreachable(server, error) if server.proxy else "The engine’s server cannot be reached."
+
+
+def _too_long(error: TooLong, budget: Budget) -> RemoteError:
+    """A refusal that fewer new tokens do not help. What it says about the context holds from now on."""
+    if budget.context is None or not read_refusal(error.said, 0).anything:
+        return RemoteError(str(error))
+    return RemoteError(
+        f"{str(error).rstrip()} The story is longer than the {budget.context:,} tokens that the server "
+        "reads: please try again, and less of its beginning is sent."
+    )
+
+
+def _meaning(job: _Job, reason: str, most_new: int | None) -> str:
     """The finish reason in the engine's words. Servers call it a length, too, when their context is full."""
-    if reason == "length" and job.counted and job.meter.tokens < job.sampling.max_new_tokens:
+    word = reason.lower()
+    if word in _FAILED:
+        raise RemoteError(f"The engine’s server ended the story: {redact(reason)[:40]}. {KEPT}")
+    if word != "length":
+        return "stop"  # by a name of the server's own
+    if job.counted and job.meter.tokens < job.most:
         return "context"
-    if reason not in ("stop", "length"):
-        raise RemoteError(f"The engine’s server ended the story: {reason[:40]}. {KEPT}")
-    return reason
+    return "length" if job.most in (job.sampling.max_new_tokens, most_new) else "context"
+
+
+def _read_key() -> str | None:
+    try:
+        return read_secret(KEY_VARIABLE)
+    except SecretError as error:
+        raise RemoteError(str(error)) from None
 
 
 def _describe(model: ServedModel, choice: RemoteChoice, took_s: float) -> EngineInfo:
     said = model.context or UNKNOWN_CONTEXT
     return EngineInfo(
-        model=model.name,
+        model=redact(model.name),
         parameters=model.parameters,
         device="remote",
-        device_name=f"another server ({model.server})" if model.server else "another server",
+        device_name=f"another server ({redact(model.server)})" if model.server else "another server",
         dtype=None,
         attention=None,
         kernels={},

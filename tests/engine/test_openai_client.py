@@ -138,6 +138,14 @@ def test_log_probabilities_nobody_asked_for_only_count(server: FaultyServer, eng
     assert chunks[-1].stats.tokens == 2
 
 
+def test_log_probabilities_that_were_asked_for_have_to_be_readable(
+    server: FaultyServer, engine: RemoteEngine
+) -> None:
+    server.answer(lambda answer: (answer.head(), answer.word("x", logprobs={"tokens": [1]}), answer.done()))
+    last = read(engine, alternatives=2)[-1].stats
+    assert last.error == CANNOT + "its log-probabilities cannot be read."
+
+
 def test_pieces_are_counted_where_nobody_counts_tokens(server: FaultyServer, engine: RemoteEngine) -> None:
     def tell(answer: Answer) -> None:
         begin(answer, " one", " two", " three")
@@ -355,10 +363,6 @@ BAD = {
         lambda answer: said(answer, b'{"choices": [{"text": 5}]}'),
         CANNOT + "a choice has no text.",
     ),
-    "bad log-probabilities": (
-        lambda answer: said(answer, b'{"choices": [{"text": "x", "logprobs": {"tokens": [1]}}]}'),
-        CANNOT + "its log-probabilities cannot be read.",
-    ),
     "no UTF-8": (lambda answer: said(answer, b'{"choices": "\xff"}'), CANNOT + "it is not UTF-8."),
     "a web page": (
         lambda answer: (answer.head(kind="text/html"), answer.send(b"<h1>hello</h1>")),
@@ -390,7 +394,8 @@ BAD = {
     ),
     "elsewhere": (
         lambda answer: answer.head(302, Location="http://192.0.2.1/"),
-        "The engine’s server refuses this (302).",
+        "The engine’s server is elsewhere (302): it sends this page to http://192.0.2.1/. A story and a key "
+        "are not sent on to another server: if that one is meant, give its address.",
     ),
     "500": (
         lambda answer: (answer.head(500), answer.send(b'{"error": "' + b"x" * 1000 + b'"}')),

@@ -1,0 +1,120 @@
+"""Keys, tokens and passwords: read once, checked where they are read, and never repeated to anybody.
+
+    environment ── read_secret ── clean value, remembered
+    any message ── redact ─────── the same words with every remembered secret cut out
+
+A library may put a header or an address into its error. So a value that would make one fail is refused here,
+by the name of its variable, and log records of all libraries are redacted from the first secret on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import traceback
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+REDACTED = "…"
+
+_SHORTEST = 4  # characters; shorter values protect nothing and would be cut out of ordinary words
+_USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
+
+_remembered: tuple[str, ...] = ()  # every form in which a secret may be repeated, the longest first
+
+
+class SecretError(ValueError):
+    """A secret that cannot be used. The message names the variable, never the value."""
+
+
+def read_secret(variable: str) -> str | None:
+    """The value of an environment variable without blanks around it; None if it is not set or empty.
+
+    Raises SecretError for a value that cannot stand in an HTTP header.
+    """
+    value = os.environ.get(variable)
+    return clean(value, variable) if value else None
+
+
+def clean(value: str, name: str) -> str:
+    """A secret without blanks around it. `name` says in the error where it comes from. Raises SecretError."""
+    remember(value)
+    stripped = value.strip().removeprefix("\ufeff").strip()
+    remember(stripped)
+    if not stripped:
+        raise SecretError(f"{name} is set, but holds nothing but blanks: set it to the key, or unset it.")
+    if "\n" in stripped or "\r" in stripped:
+        raise SecretError(f"{name} has a line break in it: set it to one line, the key alone.")
+    if not (stripped.isascii() and stripped.isprintable()):
+        raise SecretError(
+            f"{name} has a character in it that no key has (only printable ASCII): copy the key again."
+        )
+    return stripped
+
+
+def remember(secret: str, user: str = "") -> None:
+    """Cut this out of whatever is said from now on; `user` is the name that it is sent with, if any."""
+    global _remembered
+    if len(secret.strip()) < _SHORTEST:
+        return
+    raw = secret.encode("utf-8", "replace")
+    pair = f"{user}:{secret}".encode("utf-8", "replace")
+    forms = {
+        secret,
+        secret.strip(),
+        " ".join(secret.split()),
+        quote(raw, safe=""),
+        quote(raw),
+        quote_plus(raw),
+        json.dumps(secret)[1:-1],
+        json.dumps(secret.strip())[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        repr(raw)[2:-1],
+        ascii(secret)[1:-1],
+        base64.b64encode(raw).decode("ascii"),
+        base64.b64encode(pair).decode("ascii"),
+    }
+    _watch_log_records()
+    known = {*_remembered, *(form for form in forms if len(form) >= _SHORTEST)}
+    _remembered = tuple(sorted(known, key=len, reverse=True))  # a longer form may hold a shorter one
+
+
+def redact(text: str) -> str:
+    """The text without remembered secrets, tokens of the hub, and names and passwords in addresses."""
+    for secret in _remembered:
+        text = text.replace(secret, REDACTED)
+    return _HUB_TOKEN.sub(f"hf_{REDACTED}", _USER_IN_URL.sub(f"{REDACTED}@", text))
+
+
+def describe(error: BaseException) -> str:
+    """An error's traceback, redacted."""
+    return redact("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+
+
+def _watch_log_records() -> None:
+    """Redact what any library logs. Once for the process: records are made in one place."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def make_redacted(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        try:
+            message = record.getMessage()
+        except Exception:  # wrong arguments: logging itself says so, with the message as it stands
+            return record
+        if (said := redact(message)) != message:
+            record.msg, record.args = said, ()
+        if record.exc_info and record.exc_info[1] is not None:
+            told = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            if (cut := redact(told)) != told:
+                record.exc_info, record.exc_text = None, cut
+        return record
+
+    make_redacted.redacts = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_redacted)

@@ -1,0 +1,136 @@
+"""How many tokens a server takes: what is known before a request, and what its refusal says.
+
+Some servers shorten an answer to what their context has room for; others refuse a request whose prompt and
+`max_tokens` together are more. How many tokens a prompt has, only the server knows for sure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+BYTES_PER_TOKEN = 3  # of an estimate that is rather too high: English has more, other scripts about as many
+
+_MOST_BYTES_PER_TOKEN = 8  # of one that is rather too low
+_LEAST_CONTEXT = 16  # tokens; a smaller number in a refusal means something else
+_MARGIN = 8  # tokens beyond what a prompt like the last one would have
+_NUMBER = r"(\d[\d,_]*)"
+_CONTEXT = [
+    rf"context[^.\d]{{0,60}}?{_NUMBER}",
+    rf"{_NUMBER}[- ]*(?:tokens? )?(?:of )?(?:maximum |max )?context",
+    rf"(?:max_model_len|n_ctx|max_seq_len|max_total_tokens|sequence length)[^.\d]{{0,30}}?{_NUMBER}",
+    rf"max_(?:new_)?tokens`?\"? must be (?:<=|less than or equal to|at most) {_NUMBER}\. given",
+    rf"> {_NUMBER} maximum",
+    rf"(?:longer|larger|more) than (?:the )?(?:maximum|limit)[^.\d]{{0,40}}?{_NUMBER}",
+]
+_PROMPT = [
+    rf"{_NUMBER}(?: tokens?)? (?:are |were )?(?:in|from|of|for) (?:the |your )?(?:prompt|messages|inputs?)",
+    rf"{_NUMBER} (?:`?inputs?`?|prompt|text)[- ]tokens?",
+    rf"(?:prompt|inputs?)`? ?(?:contains|has|have|is|of|:|=|length)+ ?(?:is |of |: ?)?{_NUMBER}",
+    rf"(?:request|prompt|inputs?) \({_NUMBER} tokens\)",
+    rf"too long: {_NUMBER} tokens",
+]
+_TOTAL = [
+    rf"request(?:ed|s|ing)?:? (?:a total of |total )?{_NUMBER} tokens",
+    rf"total (?:of |is |token count (?:of |is )?)?{_NUMBER}",
+    rf"requested tokens \({_NUMBER}\)",
+]
+_MOST_NEW = [
+    rf"at most {_NUMBER} (?:completion|output|new) tokens",
+    rf"max(?:imum)?(?:_| )?(?:new_|completion_|output_)?tokens[^.]*? must be "
+    rf"(?:<=|less than or equal to|at most|between \d+ and|in \[\d+,) ?{_NUMBER}",
+    rf"> {_NUMBER}, which is the maximum",
+]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a refusal says, in tokens; None for what it does not say.
+
+    Attributes:
+        context: of prompt and continuation together.
+        prompt: of the prompt that was sent.
+        most_new: of one continuation, whatever the prompt.
+    """
+
+    context: int | None = None
+    prompt: int | None = None
+    most_new: int | None = None
+
+    @property
+    def anything(self) -> bool:
+        """Whether the refusal is about lengths at all."""
+        return (self.context or self.most_new) is not None
+
+
+def read_refusal(words: str, max_tokens: int) -> Said:
+    """What the words of a refusal say about lengths, where `max_tokens` were asked for."""
+    text = " ".join(words.split()).lower()
+    if not re.search(r"context|token|length|n_ctx", text):
+        return Said()
+    context, prompt = _first(_CONTEXT, text), _first(_PROMPT, text)
+    total = _first(_TOTAL, text)
+    if prompt is None and total is not None:
+        prompt = total - max_tokens if total > max_tokens else total
+    most_new = None if context is not None else _first(_MOST_NEW, text)
+    return Said(context if context and context >= _LEAST_CONTEXT else None, prompt, most_new)
+
+
+def _first(patterns: list[str], text: str) -> int | None:
+    for pattern in patterns:
+        if (found := re.search(pattern, text)) is not None:
+            return int(re.sub(r"[,_]", "", found[1]))
+    return None
+
+
+def most_tokens(text: str) -> int:
+    """At least as many tokens as a text has, as far as an estimate goes."""
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+
+
+class Budget:
+    """What is known of one server's limits, and of how many tokens its tokenizer makes of a story."""
+
+    def __init__(self, context: int | None) -> None:
+        self.context = context
+        self.most_new: int | None = None
+        self._counted: tuple[int, int] | None = None  # bytes and tokens of the last prompt that it counted
+
+    def count(self, prompt: str, tokens: int) -> None:
+        """The server says that this prompt has so many tokens."""
+        if tokens > 0 and prompt:
+            self._counted = len(prompt.encode("utf-8", "replace")), tokens
+
+    def afford(self, prompt: str, wanted: int) -> int:
+        """How many of the `wanted` new tokens to ask for; at least 1, since the server may know better."""
+        most = wanted if self.most_new is None else min(wanted, self.most_new)
+        if self.context is not None:
+            most = min(most, self.context - self._expected(prompt))
+        return max(1, most)
+
+    def after(self, words: str, prompt: str, asked: int) -> int | None:
+        """How many new tokens to ask for after a refusal in these words; None if fewer would not help.
+
+        Remembers what the refusal says about the server.
+        """
+        said = read_refusal(words, asked)
+        self.context = said.context or self.context
+        self.most_new = said.most_new or self.most_new
+        if said.prompt is not None:
+            self.count(prompt, said.prompt)
+        if said.context is None and said.most_new is not None:
+            room = said.most_new
+        elif self.context is not None:
+            room = self.context - (most_tokens(prompt) if said.prompt is None else said.prompt)
+            if not said.anything and room >= asked:
+                return None  # the refusal is about something else
+        else:
+            return None
+        return room if 1 <= room < asked else None
+
+    def _expected(self, prompt: str) -> int:
+        size = len(prompt.encode("utf-8", "replace"))
+        if self._counted is None:
+            return size // _MOST_BYTES_PER_TOKEN
+        counted, tokens = self._counted
+        return min(-(-size * tokens // counted) + _MARGIN, most_tokens(prompt))
