@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-import re
+import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from huggingface_hub import HfApi, constants, get_token, snapshot_download
@@ -22,13 +24,23 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
+from jet.engine.credentials import SecretError, clean, redact
 from jet.engine.progress import LOADING, Transfer
+from jet.engine.proxies import keep_loopback_direct, proxy_of_url
 from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a repository, what a model needs
 
 _TIMEOUT_S = 3.0  # for the question whether the hub answers at all
-_TOKEN = re.compile(r"\bhf_\w+")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class _TokenRefused(Exception):
+    """Neither with the token nor without it can something be had. Its cause is the answer without it."""
 
 
 def split(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -50,19 +62,12 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     """The folder of a whole checkpoint, from the local cache or the hub; progress goes to `LOADING`.
 
     A connection that breaks off is taken up again where it was, and files that have come whole are kept for
-    the next attempt. Raises CheckpointError.
+    the next attempt. A token that the hub does not accept is left out where it is not needed.
+    Raises CheckpointError.
     """
+    _reach_mirrors()
     with _explained(repository, revision):
-        transfer = Transfer(repository, _missing(repository, revision))
-        try:
-            folder = snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=FILES,
-                tqdm_class=_meter(transfer.words),
-            )
-        finally:
-            LOADING.say(None)
+        folder = _with_token(lambda token: _download(repository, revision, token))
     check_folder(Path(folder))
     return Path(folder)
 
@@ -76,18 +81,80 @@ def can_be_had(repository: str, revision: str | None = None) -> bool:
         pass
     if constants.HF_HUB_OFFLINE:
         return False
+    _reach_mirrors()
+
+    def ask(token: bool | None) -> None:
+        api = HfApi() if token is None else HfApi(token=token)
+        api.model_info(repository, revision=revision, timeout=_TIMEOUT_S)
+
     try:
-        HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT_S)
+        _with_token(ask)
         return True
     except Exception:  # whatever keeps the hub from answering
         return False
 
 
-def _missing(repository: str, revision: str | None) -> int:
+def _download(repository: str, revision: str | None, token: bool | None) -> str:
+    transfer = Transfer(repository, _missing(repository, revision, token))
+    try:
+        return str(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=FILES,
+                token=token,
+                tqdm_class=_meter(transfer.words),
+            )
+        )
+    finally:
+        LOADING.say(None)
+
+
+def _with_token(ask: Callable[[bool | None], Result]) -> Result:
+    """What `ask` returns with this machine’s token (None) or, if the hub does not accept it, without (False).
+
+    Raises what `ask` raises, or _TokenRefused if it fails both ways.
+    """
+    said = get_token()
+    if said is None:
+        return ask(None)
+    try:
+        clean(said, _token_name())
+        return ask(None)
+    except SecretError as error:
+        why = str(error)
+    except Exception as error:
+        if _status(error) != 401:
+            raise
+        why = f"The hub does not accept {_token_name()} (401): it has expired, or is not copied whole."
+    try:
+        found = ask(False)
+    except Exception as error:
+        raise _TokenRefused(why) from error
+    log.warning("%s It is left out, and not needed here.", why)
+    return found
+
+
+def _token_name() -> str:
+    """What names the token that `get_token` finds."""
+    return next((name for name in _TOKEN_VARIABLES if os.environ.get(name)), "the token of hf auth login")
+
+
+def _reach_mirrors() -> None:
+    """A hub on this machine is not asked for through a proxy."""
+    keep_loopback_direct(urlsplit(constants.ENDPOINT).hostname)
+
+
+def _missing(repository: str, revision: str | None, token: bool | None) -> int:
     """Bytes that are still to come; 0 if that cannot be known. Raises CheckpointError if they do not fit."""
     try:
         files = snapshot_download(
-            repository, revision=revision, allow_patterns=FILES, dry_run=True, tqdm_class=_meter(None)
+            repository,
+            revision=revision,
+            allow_patterns=FILES,
+            token=token,
+            dry_run=True,
+            tqdm_class=_meter(None),
         )
     except Exception:  # said better by the attempt itself, which may find everything in the cache
         return 0
@@ -124,7 +191,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         said = _explain(repository, revision, error)
-        raise CheckpointError(_without_token(said)) from None
+        raise CheckpointError(redact(said)) from None
 
 
 def _explain(repository: str, revision: str | None, error: Exception) -> str:
@@ -132,6 +199,8 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
         constants.HF_HUB_CACHE,
         "Files that have come whole are kept: start again to go on with the others.",
     )
+    if isinstance(error, _TokenRefused) and isinstance(error.__cause__, Exception):
+        return f"{error} Without it: {_explain(repository, revision, error.__cause__)}"
     if isinstance(error, GatedRepoError):
         return (
             f"{repository} is gated: accept its licence at {constants.ENDPOINT}/{repository}, "
@@ -153,14 +222,16 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
             f"{repository} is not whole in the local cache {cache}, and offline the hub is not asked: "
             "fetch it once with a connection, or give the folder of a checkpoint."
         )
-    if (status := _status(error)) is not None:
+    proxy = proxy_of_url(constants.ENDPOINT)
+    through = f" through the proxy {proxy.shown} of {proxy.variable}" if proxy is not None else ""
+    if (status := _status(error)) is not None and not (proxy is not None and status == 407):
         return f"The hub cannot send {repository} now ({status}): try again later. {again}"
     if isinstance(error, (httpx.HTTPError, LocalEntryNotFoundError, OSError)):
         return (
-            f"The hub cannot be reached for {repository}: {_first_line(error)} {again} "
+            f"The hub cannot be reached for {repository}{through}: {_first_line(error)} {again} "
             "Without a connection, give the folder of a checkpoint on this machine."
         )
-    return f"{repository} cannot be loaded from the model hub: {_first_line(error)}"
+    return f"{repository} cannot be loaded from the model hub{through}: {_first_line(error)}"
 
 
 def _status(error: BaseException) -> int | None:
@@ -175,8 +246,3 @@ def _first_line(error: Exception) -> str:
     cause = error.__cause__ or error
     text = str(cause).strip().splitlines() or [type(cause).__name__]
     return text[0].rstrip(".") + "."
-
-
-def _without_token(text: str) -> str:
-    token = get_token()
-    return _TOKEN.sub("hf_…", text.replace(token, "hf_…") if token else text)

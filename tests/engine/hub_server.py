@@ -29,6 +29,8 @@ class HubServer:
         asked: method and path of every request.
         ranges: the Range headers that came.
         keys: the Authorization headers that came.
+        expired: a token that is not accepted, whatever it is sent with.
+        private: nothing is there for whoever sends no token.
     """
 
     folder: Path
@@ -39,6 +41,8 @@ class HubServer:
     asked: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    expired: str = ""
+    private: bool = False
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -60,8 +64,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.hub.asked.append(f"{self.command} {self.path}")
-        self.hub.keys.add(self.headers.get("Authorization"))
-        if self.hub.refuse is not None:
+        key = self.headers.get("Authorization")
+        self.hub.keys.add(key)
+        if key is not None and key == f"Bearer {self.hub.expired}":
+            said = "Invalid credentials in Authorization header"
+            self._send(401, b"", {"X-Error-Message": f"{said}: {key}"})
+        elif self.hub.private and key is None:
+            self._send(401, b"", {"X-Error-Code": "RepoNotFound"})
+        elif self.hub.refuse is not None:
             status, code = self.hub.refuse
             self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": "as the test wants"})
         elif (

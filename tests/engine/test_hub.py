@@ -59,6 +59,63 @@ def test_a_checkpoint_is_fetched_once(server: HubServer) -> None:
     assert server.keys == {f"Bearer {TOKEN}"}
 
 
+@pytest.mark.parametrize("token", [TOKEN, "hf_schlüssel-mit-umlaut", "hf_bell\x07-and-more", f" {TOKEN}\r\n"])
+def test_a_public_repository_is_fetched_whatever_becomes_of_the_token(
+    server: HubServer, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    server.expired = TOKEN
+    assert fetch(REPOSITORY).name == COMMIT
+    assert hub.can_be_had(REPOSITORY)
+    (warning,) = {record.getMessage() for record in caplog.records if record.name == "jet.engine.hub"}
+    assert "HF_TOKEN" in warning and "left out" in warning
+    assert token.strip() not in caplog.text
+
+
+def test_another_model_is_not_taken_because_a_token_has_expired(server: HubServer) -> None:
+    server.expired = TOKEN
+    assert hub.can_be_had(REPOSITORY), "nothing of it is in the cache, so the hub has been asked"
+    assert not hub.can_be_had("ann/other")
+
+
+@pytest.mark.parametrize("token", [TOKEN, "hf_schlüssel-mit-umlaut"])
+def test_where_the_token_is_needed_it_is_named(
+    server: HubServer, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    server.expired, server.private = TOKEN, True
+    said = refusal()
+    assert said.startswith(
+        "The hub does not accept HF_TOKEN" if token == TOKEN else "HF_TOKEN has a character"
+    )
+    assert "Without it: ann/tiny is not on the hub, or not for everybody" in said
+    assert token not in said
+
+
+def test_a_token_that_is_accepted_is_sent_everywhere(server: HubServer) -> None:
+    server.private = True
+    assert fetch(REPOSITORY).name == COMMIT
+    assert server.keys == {f"Bearer {TOKEN}"}
+
+
+def test_a_proxy_in_front_of_the_hub_is_named(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda s: None)
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda *_, **__: (_ for _ in ()).throw(httpx.ProxyError("407"))
+    )
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    for name in ("https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HTTPS_PROXY", "http://ann:pw-of-the-proxy@proxy.invalid:3128")
+    monkeypatch.delenv("https_proxy")
+    said = refusal()
+    assert (
+        "cannot be reached for ann/tiny through the proxy http://proxy.invalid:3128 of HTTPS_PROXY: 407."
+        in said
+    )
+    assert "pw-of-the-proxy" not in said
+
+
 def test_a_revision_can_be_pinned(server: HubServer) -> None:
     assert fetch(REPOSITORY, "v1").name == TAGGED
     assert loading.find(f"{REPOSITORY}@v1")[0] == f"{REPOSITORY}@v1"
