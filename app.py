@@ -6,11 +6,14 @@ import argparse
 import gc
 import logging
 import os
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -18,10 +21,19 @@ if TYPE_CHECKING:
     from jet.engine.holder import Choice
     from jet.ui.hosting import Hosting
 
+_USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Repeats what is wrong with the command line, but no password in it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_USER_IN_URL.sub("…@", message))
+
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line. What was not given is absent, so that every default stands where it is used."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description="Write stories with NVIDIA's Jet-Nemotron in the browser.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -85,9 +97,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(read_options(arguments))
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
+    _open_closed_outputs()
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
     try:
-        return serve(options)
+        _lender()  # before anything of ours, which brings torch
+        from jet.ui.terminal import unneeded_terminal
+
+        with unneeded_terminal():
+            try:
+                return serve(options)
+            except Exception:  # nobody's fault but ours; what it says may hold what nobody is to read
+                traceback.print_exc()
+                return 1
     finally:
         gc.unfreeze()
         gc.enable()
@@ -96,18 +117,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(options: dict[str, Any]) -> int:
     """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
     host, port = options.pop("host"), options.pop("port")
+    if (wrong := _wrong_variable()) is not None:
+        return _refuse(wrong)
     # Only now, since these take seconds: a wrong option should not.
     lender = _lender()
     from jet.engine.holder import HOLDER
     from jet.engine.openai_answers import RemoteError
     from jet.engine.progress import LOADING
+    from jet.engine.proxies import keep_loopback_direct
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
     from jet.ui.accounts import AccountsError
-    from jet.ui.page import AddressError, build, launch
+    from jet.ui.binding import AddressError
+    from jet.ui.page import build, launch
     from jet.ui.shutdown import Ending
 
     _hush()
+    keep_loopback_direct()
     LOADING.listen(_progress())
     try:
         hosting = _hosting(options)
@@ -169,6 +195,7 @@ def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
 
 def _hosting(options: dict[str, Any]) -> Hosting:
     """What of the options says how the page is hosted; takes it out of them. A Space is always public."""
+    from jet.engine.credentials import read_secret
     from jet.ui.accounts import Accounts
     from jet.ui.hosting import TOKEN_VARIABLE, Hosting
     from jet.ui.limits import PUBLIC, Limits, read_limits
@@ -181,7 +208,7 @@ def _hosting(options: dict[str, Any]) -> Hosting:
         limits,
         accounts=None if accounts is None else Accounts.read(accounts),
         proxies=int(space) if proxies is None else proxies,
-        metrics_token=os.environ.get(TOKEN_VARIABLE),
+        metrics_token=read_secret(TOKEN_VARIABLE),
     )
 
 
@@ -230,6 +257,24 @@ def _progress(every_s: float = 5.0) -> Callable[[str], None]:
             print(f"\r{words}\033[K" if terminal else words, end="" if terminal else "\n", flush=True)
 
     return show
+
+
+def _open_closed_outputs() -> None:
+    """Keep sockets and files from getting the number of a closed output, which libraries write into."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203 - three of them
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)
+
+
+def _wrong_variable() -> str | None:
+    """What is wrong with a variable that Gradio reads when it is imported; None if nothing is."""
+    port = os.environ.get("GRADIO_SERVER_PORT")
+    if port is None or (port.isdecimal() and 1 <= int(port) <= 65535):
+        return None
+    return "GRADIO_SERVER_PORT must be a number from 1 to 65535, or not set."
 
 
 def _refuse(message: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import codecs
 import getpass
 import hashlib
 import secrets
@@ -29,15 +30,11 @@ class Accounts:
     @classmethod
     def read(cls, path: Path) -> Accounts:
         """From a file. Raises AccountsError."""
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise AccountsError(f"{path} cannot be read: {error}.") from None
         hashes: dict[str, str] = {}
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.startswith("#"):
+        for number, line in enumerate(_read_lines(path), start=1):
+            name, hashed = _read_line(line)
+            if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            name, _, hashed = line.strip().partition(":")
             if not name or name in hashes or not _is_hash(hashed):
                 raise AccountsError(
                     f"{path}, line {number}, is no account: "
@@ -71,11 +68,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     password = getpass.getpass(f"Password of {options.name}: ")
     if len(password) < 8:
         parser.error("a password has at least 8 characters")
-    lines = options.file.read_text(encoding="utf-8").splitlines() if options.file.exists() else []
-    others = [line for line in lines if line.partition(":")[0] != options.name]
+    try:
+        lines = _read_lines(options.file) if options.file.exists() else []
+    except AccountsError as error:
+        parser.error(str(error))
+    others = [line for line in lines if _read_line(line)[0] != options.name]
     options.file.touch(mode=0o600)
     options.file.write_text("\n".join([*others, f"{options.name}:{hash_password(password)}", ""]), "utf-8")
     return 0
+
+
+def _read_lines(path: Path) -> list[str]:
+    """The lines of a file as editors of any system write it. Raises AccountsError."""
+    try:
+        data = path.read_bytes()
+        # Windows' PowerShell writes UTF-16 where it is not told otherwise.
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise AccountsError(f"{path} cannot be read: {error.strerror or 'it is no file'}.") from None
+    except UnicodeDecodeError:
+        raise AccountsError(f"{path} cannot be read: it is no text in UTF-8.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
+def _read_line(line: str) -> tuple[str, str]:
+    """The name and the hash of a line, without blanks around them."""
+    name, _, hashed = line.partition(":")
+    return name.strip(), hashed.strip()
 
 
 def _matches(password: str, hashed: str) -> bool:

@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from jet.engine.credentials import clean
 from jet.ui.accounts import Accounts
+from jet.ui.addresses import counted_as
 from jet.ui.guard import Guard
 from jet.ui.limits import Gate, Limits
 from jet.ui.metrics import CONTENT_TYPE, Metrics
@@ -37,11 +39,13 @@ class Hosting:
     limits: Limits = field(default_factory=Limits)
     accounts: Accounts | None = None
     proxies: int = 0
-    metrics_token: str | None = None
+    metrics_token: str | None = field(default=None, repr=False)
     gate: Gate = field(init=False)
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.metrics_token is not None:
+            self.metrics_token = clean(self.metrics_token, TOKEN_VARIABLE)
         self.gate = Gate(self.limits)
         self.metrics = Metrics()
         self.metrics.watch("jet_stories_writing", "Being written or waiting", lambda: self.gate.writing)
@@ -79,18 +83,20 @@ class Hosting:
         return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
 
     async def _show_metrics(self, request: Request) -> Response:
-        said = request.headers.get("authorization", "")
+        scheme, _, said = request.headers.get("authorization", "").strip().partition(" ")
         wanted = self.metrics_token
-        if wanted is not None and not secrets.compare_digest(said.encode(), f"Bearer {wanted}".encode()):
+        if wanted is not None and not (
+            scheme.lower() == "bearer" and secrets.compare_digest(said.strip().encode(), wanted.encode())
+        ):
             return JSONResponse({"detail": "This wants a token."}, 401)
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
 
 def user_of(request: gr.Request | None) -> str:
-    """Who sends a request, as far as limits go: the name of an account, or else the address."""
+    """Who sends a request, as far as limits go: an account’s name, or else the address or its network."""
     name = getattr(request, "username", None)
     address = getattr(getattr(request, "client", None), "host", None)
-    return f"user {name}" if name else f"address {address}"
+    return f"user {name}" if name else f"address {counted_as(str(address))}"
 
 
 def current_session() -> str:

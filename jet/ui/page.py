@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from importlib import metadata
 
 import gradio as gr
 
+from jet.engine.proxies import keep_loopback_direct
 from jet.ui.actions import WHILE_WRITING
 from jet.ui.api import add_api
+from jet.ui.binding import AddressError as AddressError
+from jet.ui.binding import check_address, explain
 from jet.ui.connections import tend
 from jet.ui.desk import Desk
 from jet.ui.events import wire
 from jet.ui.hosting import Hosting
 from jet.ui.layout import ASSETS, lay_out
 from jet.ui.patches import LONG
+from jet.ui.terminal import unneeded_terminal
 from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
 
 # In this order: each may use what stands above it.
 SCRIPTS = ("sheet.js", "live.js", "library.js", "presets.js", "page.js")
 WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
-
-
-class AddressError(OSError):
-    """A host and port that the page cannot be opened on. The message says why."""
 
 
 def build(source: EngineSource, hosting: Hosting | None = None) -> gr.Blocks:
@@ -50,29 +49,32 @@ def launch(
     """
     if host and ":" in host:
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
-    _check_address(host, port)
+    listening = host or os.environ.get("GRADIO_SERVER_NAME")
+    check_address(listening, port)
+    keep_loopback_direct(listening)  # Gradio asks the page whether it is there
     hosting = hosting or Hosting()
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who is to be believed, the guard decides
     try:
-        _, url, _ = demo.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            run_history=False,
-            ssr_mode=False,
-            show_error=True,
-            max_threads=WRITERS,
-            auth=hosting.accounts,
-            app_kwargs=hosting.fastapi(_is_local(host or os.environ.get("GRADIO_SERVER_NAME"))),
-            footer_links=["api"],
-            mcp_server=speaks_mcp(),
-            theme=make_theme(),
-            css_paths=ASSETS / "styles.css",
-            js=_script(),
-        )
-    except OSError as error:  # somebody else was faster, or the variables name what cannot be had
-        raise AddressError("No address to listen on is free.") from error
+        with unneeded_terminal():  # the library prints, too
+            _, url, _ = demo.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                quiet=True,
+                run_history=False,
+                ssr_mode=False,
+                show_error=True,
+                max_threads=WRITERS,
+                auth=hosting.accounts,
+                app_kwargs=hosting.fastapi(_is_local(listening)),
+                footer_links=["api"],
+                mcp_server=speaks_mcp(),
+                theme=make_theme(),
+                css_paths=ASSETS / "styles.css",
+                js=_script(),
+            )
+    except OSError as error:
+        raise AddressError(explain(error, listening, port)) from error
     tend(demo.server)
     return url
 
@@ -95,15 +97,3 @@ def _script() -> str:
     parts = [f"const MEANWHILE = {json.dumps(WHILE_WRITING)}, LONG = {LONG};"]
     parts += [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(["() => {", *parts, "}"])
-
-
-def _check_address(host: str | None, port: int | None) -> None:
-    """Gradio would try a hundred ports on a host that is not this machine, for minutes, and not say why."""
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]") if host else "127.0.0.1", port or 0, type=socket.SOCK_STREAM
-        )
-        family, _, _, _, address = found[0]
-        socket.create_server(address[:2], family=family).close()
-    except OSError as error:
-        raise AddressError(f"The page cannot be opened: {error.strerror}.") from error

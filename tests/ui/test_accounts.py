@@ -19,6 +19,45 @@ def test_the_right_password_of_the_right_name(tmp_path: Path) -> None:
         assert not known(name, password)
 
 
+HASHED = hash_password("a password")
+WRITTEN = {
+    "byte order mark": f"\ufeffann:{HASHED}\n".encode(),
+    "byte order mark and comment": f"\ufeff# ours\nann:{HASHED}\n".encode(),
+    "CR LF": f"# ours\r\n\r\nann:{HASHED}\r\n".encode(),
+    "CR": f"# ours\r\rann:{HASHED}\r".encode(),
+    "both": f"\ufeff\r\nann:{HASHED}\r\n".encode(),
+    "blank lines": f"\n  \n\t\nann:{HASHED}\n\n".encode(),
+    "indented comment": f"  # ours\n  ann:{HASHED}\n".encode(),
+    "blanks around": f"ann : {HASHED}  \n".encode(),
+    "no line end": f"ann:{HASHED}".encode(),
+    "UTF-16": f"ann:{HASHED}\r\n".encode("utf-16"),
+    "UTF-16, the other way": b"\xfe\xff" + f"ann:{HASHED}\r\n".encode("utf-16-be"),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_first_account_gets_in_however_the_file_was_written(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "accounts"
+    file.write_bytes(WRITTEN[how])
+    assert Accounts.read(file)("ann", "a password")
+    monkeypatch.setattr(accounts.getpass, "getpass", lambda prompt: "another password")
+    assert main([str(file), "ann"]) == 0
+    known = Accounts.read(file)
+    assert known("ann", "another password") and not known("ann", "a password")
+
+
+def test_a_file_that_is_no_text_is_told_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "accounts"
+    for data in (b"ann:pass\xffword", b"\xff\xfea"):
+        file.write_bytes(data)
+        with pytest.raises(AccountsError, match="it is no text in UTF-8"):
+            Accounts.read(file)
+    with pytest.raises(AccountsError, match="cannot be read: Is a directory"):
+        Accounts.read(tmp_path)
+
+
 def test_a_password_is_not_in_the_file_and_not_hashed_alike() -> None:
     first, second = hash_password("password"), hash_password("password")
     assert first != second and "password" not in first

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ import pytest
 import yaml
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from starlette.requests import Request
 
 import app
 from jet.ui.accounts import Accounts, hash_password
@@ -103,6 +106,62 @@ def test_health(public: tuple[str, StandInSource, Hosting]) -> None:
     answer = httpx.get(f"{url}healthz")
     hosting.gate.closing = None
     assert (answer.status_code, answer.json()) == (503, {"status": "closing"})
+
+
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        ("GET /healthz HTTP/1.0", 200),
+        ("HEAD /healthz HTTP/1.0", 200),
+        ("GET /healthz HTTP/1.0|Host:", 200),
+        ("GET /healthz HTTP/1.0|Connection: keep-alive", 200),
+        ("GET /healthz HTTP/1.1|Host: localhost", 200),
+        ("GET /healthz HTTP/1.0|Host: a|Host: b", 400),
+        ("GET /healthz HTTP/1.0|Host: rebound.example", 421),
+        ("GET / HTTP/1.0", 400),
+        ("GET /config HTTP/1.0", 400),
+        ("GET /metrics HTTP/1.0", 400),
+        ("GET /healthz/../config HTTP/1.0", 400),
+    ],
+)
+def test_a_probe_needs_no_host(public: tuple[str, StandInSource, Hosting], call: str, status: int) -> None:
+    port = httpx.URL(public[0]).port
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=10) as probe:
+        probe.sendall(call.replace("|", "\r\n").encode() + b"\r\nConnection: close\r\n\r\n")
+        answer = probe.makefile("rb").read().decode()
+    assert answer.split()[1] == str(status), answer
+    if status == 200 and call.startswith("GET"):
+        assert answer.endswith('{"status":"ok"}')
+
+
+@pytest.mark.parametrize(
+    "token", ["metrics-token\n", " metrics-token\r\n", "\tmetrics-token", "metrics-token"]
+)
+def test_a_metrics_token_is_the_same_with_blanks_around_it(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JET_METRICS_TOKEN", token)
+    hosting = app._hosting(vars(app.read_options([])))
+    assert "metrics-token" not in repr(hosting)
+
+    def status(said: str) -> int:
+        request = Request({"type": "http", "headers": [(b"authorization", said.encode())]})
+        return asyncio.run(hosting._show_metrics(request)).status_code
+
+    assert status("Bearer metrics-token") == status("bearer  metrics-token ") == 200
+    for wrong in ("", "metrics-token", "Basic metrics-token", "Bearer metrics-toke", "Bearer \xff"):
+        assert status(wrong) == 401
+
+
+@pytest.mark.parametrize("token", ["metrics\ntoken-1", "metrics-tökен-1", "metrics\x07token-1", " \n"])
+def test_a_metrics_token_that_cannot_be_sent_is_named_and_not_said(
+    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JET_METRICS_TOKEN", token)
+    assert app.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("Error: JET_METRICS_TOKEN ") and said.err.count("\n") == 1
+    assert len(token) < 4 or (token not in said.err + said.out and "metrics" not in said.err)
 
 
 def test_metrics_count_what_was_written_and_show_no_text(

@@ -1,0 +1,43 @@
+"""Network addresses: as proxies write them down, and as limits count them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+_WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d{1,5}|\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\](?::\d{1,5})?")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in its last 32 bits
+_SUBSCRIBER = 64  # bits of an IPv6 address that one line has; the others are its owner's to choose
+
+
+def read_address(text: str) -> str | None:
+    """One entry of X-Forwarded-For as a plain address; None if it is none.
+
+    Proxies write a port behind it, brackets or quotes around it, a zone, or IPv4 as IPv6.
+    """
+    text = text.strip().strip('"').strip()
+    if (found := _WITH_PORT.fullmatch(text)) is not None:
+        text = found[1] or found[2]
+    address = _parse(text)
+    return None if address is None else str(address)
+
+
+def counted_as(client: str) -> str:
+    """Whom limits count a client with: its IPv4 address, or the /64 that its IPv6 address is in."""
+    address = _parse(client)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((address, _SUBSCRIBER), strict=False))
+    return client if address is None else str(address)
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
