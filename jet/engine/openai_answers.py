@@ -16,6 +16,7 @@ from jet.engine.types import RequestError
 
 KEY_VARIABLE = "JET_ENGINE_KEY"  # a key belongs neither on a command line nor into a message
 KEPT = "What it has written is kept."
+NOWHERE = "The engine’s server is elsewhere, but does not say where: give its new address."
 REDIRECTS = (301, 302, 303, 307, 308)
 
 _PASSING = {429, 500, 502, 503, 504}
@@ -125,10 +126,7 @@ def next_address(answer: httpx.Response) -> httpx.URL | None:
         if not said or there.scheme not in ("http", "https") or not there.host:
             raise ValueError
     except (httpx.InvalidURL, ValueError, TypeError):
-        raise RemoteError(
-            f"The engine’s server is elsewhere ({answer.status_code}), but does not say where: "
-            "give its new address."
-        ) from None
+        raise RemoteError(NOWHERE) from None
     same = (there.scheme, there.host, _port(there)) == (here.scheme, here.host, _port(here))
     upgraded = there.host == here.host and (here.scheme, there.scheme) == ("http", "https")
     if (same or upgraded) and answer.status_code != 303:

@@ -26,6 +26,7 @@ from jet.engine.credentials import SecretError, describe, read_secret, redact
 from jet.engine.openai_answers import (
     KEPT,
     KEY_VARIABLE,
+    NOWHERE,
     Passing,
     RemoteError,
     TooLong,
@@ -276,6 +277,8 @@ class RemoteEngine:
         except httpx.ProxyError as error:
             raise Passing(unreachable(self._server, error)) from None
         except httpx.TransportError as error:
+            if "location header" in str(error):  # which the library reads although it is not to follow it
+                raise RemoteError(NOWHERE) from None
             if job.reason is None:
                 raise _broken(job) from error
         except ServerError as error:
