@@ -150,8 +150,12 @@ def _library_applies(q: Tensor) -> bool:
     return q.shape[-1] <= 256 and _library_serves(q.device.type, q.dtype)
 
 
-@cache
 def _library_serves(device_type: str, dtype: torch.dtype) -> bool:
+    return has_triton() and _library_suits(device_type, dtype)
+
+
+@cache
+def _library_suits(device_type: str, dtype: torch.dtype) -> bool:
     if device_type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    return importlib.util.find_spec("fla") is not None and has_triton()
+    return importlib.util.find_spec("fla") is not None

@@ -1,12 +1,61 @@
-"""Which compilers of kernels are installed."""
+"""Which compilers of kernels are installed, and can be used."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
+import tempfile
 from functools import cache
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+_tried: list[Any] = []  # what has been tried where Triton's kernels failed, and what that needs to stay
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, and has not been given up."""
+    return _is_installed() and len(_tried) < 2
 
 
 @cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
+def _is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def recover_triton(device: torch.device, error: BaseException | str) -> bool:
+    """Where Triton's kernels have failed: whether something was changed that is worth another try.
+
+    What is kept on disk may be damaged, or the disk full or not to be written: first all kernels are compiled
+    again in a folder of this process. If that is no help either, plain PyTorch does without them.
+    """
+    if device.type != "cuda" or not has_triton():
+        return False
+    if not _tried and (folder := _fresh_folder()) is not None:
+        _tried.append(folder)
+        os.environ["TRITON_CACHE_DIR"] = folder.name
+        log.warning("Triton's kernels failed; they are compiled again, elsewhere. (%s)", _in_one_line(error))
+        return True
+    _tried.extend([None, None])
+    log.warning("Triton's kernels cannot be used: plain PyTorch is slower. (%s)", _in_one_line(error))
+    return True
+
+
+def _fresh_folder() -> tempfile.TemporaryDirectory[str] | None:
+    """A folder that can be written to and is gone with this process."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="jet-triton-", ignore_cleanup_errors=True)
+        with open(os.path.join(folder.name, "room"), "wb") as file:
+            file.write(bytes(2**20))
+    except OSError:
+        return None
+    os.remove(file.name)
+    return folder
+
+
+def _in_one_line(error: BaseException | str) -> str:
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, str) else f"{type(error).__name__}: "
+    return kind + (text if len(text) <= 300 else f"{text[:300]} …")

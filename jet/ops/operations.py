@@ -8,6 +8,7 @@ bound to them once: binding gives a function of nothing, and a step is a list of
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,8 @@ from jet.ops.quantized import Quantized, Weight
 
 if TYPE_CHECKING:
     from jet.ops.kernels.attention import AttentionScratch
+
+log = logging.getLogger(__name__)
 
 MANY = 8  # rows from which tensor cores multiply
 LARGE = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
@@ -110,8 +113,11 @@ def cpu_operations() -> Operations:
     """Compiled for this processor where numba is installed, otherwise plain torch."""
     if importlib.util.find_spec("numba") is None:
         return reference_operations()
-    from jet.ops.cpu import attention, jet_step, linear
-
+    try:
+        from jet.ops.cpu import attention, jet_step, linear
+    except Exception as error:  # another numpy than numba was made for, an LLVM that does not load
+        log.warning("numba cannot be used: plain PyTorch decodes, slower. (%s)", error)
+        return reference_operations()
     return Operations(
         name="numba",
         between=_in_float32,

@@ -13,6 +13,7 @@ of codes and scales, as `jet.ops.quantized` describes them; the type of its code
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numba
@@ -21,6 +22,7 @@ from numba import types
 from numba.extending import overload
 
 from jet.ops import gated_delta
+from jet.ops.cpu.kept import KeptKernels
 
 # Sums may be taken in vector lanes, but infinities and NaN stay what they are.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -36,10 +38,10 @@ contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
 def kernel(compiled):
     """A function to be called from Python, kept on disk wherever this process may write."""
     options: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "nogil": True}
-    try:
-        return numba.njit(cache=True, **options)(compiled)
-    except RuntimeError:  # neither beside this file nor in the user's cache
-        return numba.njit(**options)(compiled)
+    dispatcher = numba.njit(**options)(compiled)
+    with suppress(RuntimeError, OSError):  # neither beside this file nor in the user's cache
+        dispatcher._cache = KeptKernels(compiled)
+    return dispatcher
 
 
 ZERO, ONE, EIGHT = np.float32(0.0), np.float32(1.0), np.float32(8.0)

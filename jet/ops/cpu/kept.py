@@ -1,0 +1,89 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""The cache of compiled kernels on disk: an optional one, so nothing about it may stop a kernel.
+
+numba raises what reading or writing its files raises: where one was cut off, at every start until somebody
+deletes it. Here such a file is a kernel to be compiled again, and a place that cannot be written to a kernel
+that is compiled at every start. Files carry a checksum, since damaged machine code could do anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from contextlib import suppress
+from typing import Any
+
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+class KeptKernels(FunctionCache):
+    """numba's cache of one function, whose every failure is a miss."""
+
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        # As numba's own, with checked files.
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _CheckedFiles(self._cache_path, f"checked.{self._impl.filename_base}", stamp)
+
+    def load_overload(self, sig, target_context):
+        """The compiled function for a signature, or None if it has to be compiled."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:
+            _say(f"Compiled kernels in {self._cache_path} cannot be read: they are compiled again.", error)
+            with suppress(Exception):
+                self.flush()  # or what is compiled could not be kept, either
+            return None
+
+    def save_overload(self, sig, data):
+        """Keep a compiled function, if that can be done."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            _say(
+                f"Compiled kernels cannot be kept in {self._cache_path}: every start compiles them. "
+                "Make room there, or set NUMBA_CACHE_DIR to a folder of your own.",
+                error,
+            )
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """numba's files, each with a checksum of what follows it."""
+
+    def _dump(self, obj):
+        data = super()._dump(obj)
+        return hashlib.sha256(data).digest() + data
+
+    def _load_data(self, name):
+        with open(self._data_path(name), "rb") as file:
+            check, data = file.read(32), file.read()
+        return _unpickle(check, data, name)
+
+    def _load_index(self):
+        try:
+            with open(self._index_path, "rb") as file:
+                version = pickle.load(file)
+                check, data = file.read(32), file.read()
+        except FileNotFoundError:
+            return {}
+        if version != self._version:
+            return {}
+        stamp, overloads = _unpickle(check, data, self._index_name)
+        return overloads if stamp == self._source_stamp else {}
+
+
+def _unpickle(check: bytes, data: bytes, name: str) -> Any:
+    if hashlib.sha256(data).digest() != check:
+        raise ValueError(f"{name} is cut off or damaged")
+    return pickle.loads(data)
+
+
+def _say(words: str, error: Exception) -> None:
+    """Once, however many kernels it is about."""
+    if words not in _said:
+        _said.add(words)
+        log.warning("%s (%s: %s)", words, type(error).__name__, error)
