@@ -153,15 +153,34 @@ class FullAttentionCache(_LayerCache):
 class WindowAttentionCache(_LayerCache):
     """The last `window - 1` keys and values, `[B, heads, <= window - 1, head_dim]`.
 
-    The token that comes next is the last of its own window, so one less than the window is enough.
+    The token that comes next is the last of its own window, so one less than the window is enough. Padding is
+    the first to go: a window counts tokens that are none.
+
+    Attributes:
+        real: `[B, <= window - 1]`, False where a kept token is padding; None if none is.
+        arriving: the same of the tokens that come next, `[B, T]`.
     """
 
     is_sliding = True
-    tensor_names = ("keys", "values")
+    tensor_names = ("keys", "values", "real")
+    real: Tensor | None
 
     def __init__(self, window: int) -> None:
         super().__init__()
         self.window = window
+        self.arriving: Tensor | None = None
+
+    def seen(self, tokens: int, batch: int, device: torch.device) -> Tensor:
+        """Which of the kept tokens and the `tokens` that come next are no padding, `[B, kept + tokens]`."""
+        kept = min(self.length, self.window - 1)
+        parts = [(self.real, kept), (self.arriving, tokens)]
+        return torch.cat(
+            [
+                torch.ones(batch, size, dtype=torch.bool, device=device) if part is None else part
+                for part, size in parts
+            ],
+            dim=1,
+        )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -169,9 +188,24 @@ class WindowAttentionCache(_LayerCache):
         """Append `[B, heads, T, head_dim]`; returns the keys and values that these T tokens may see."""
         keys = key_states if self.keys is None else torch.cat([self.keys, key_states], dim=2)
         values = value_states if self.values is None else torch.cat([self.values, value_states], dim=2)
+        if self.real is None and self.arriving is None:
+            self.keys, self.values = self._last(keys), self._last(values)
+        else:
+            self._keep_real(keys, values, self.seen(key_states.shape[2], keys.shape[0], keys.device))
         self.length += key_states.shape[2]
-        self.keys, self.values = self._last(keys), self._last(values)
         return keys, values
+
+    def _keep_real(self, keys: Tensor, values: Tensor, real: Tensor) -> None:
+        """Keep each row's last tokens that are no padding; padding only where there are not enough."""
+        if keys.shape[2] > self.window - 1:
+            order = real.long().argsort(dim=1, stable=True)[:, keys.shape[2] - (self.window - 1) :]
+            keys, values = (
+                x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+                for x in (keys, values)
+            )
+            real = real.gather(1, order)
+        self.keys, self.values, self.real = keys, values, real
+        self.arriving = None
 
     def _last(self, states: Tensor) -> Tensor:
         beyond = states.shape[2] - (self.window - 1)
@@ -192,6 +226,8 @@ class WindowAttentionCache(_LayerCache):
         self.length -= abs(tokens_to_remove)
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        if self.real is not None:
+            self.real = self.real[:, : self.length]
 
 
 class HybridCache(Cache):
@@ -200,13 +236,52 @@ class HybridCache(Cache):
     Pass it as `past_key_values`. It can be copied (`copy.deepcopy`), reordered for beams, repeated and
     selected along the batch. It can be cropped only where nothing has been forgotten: a recurrent state
     has no past, so copy the cache before tokens that may have to be taken back.
+
+    Attributes:
+        real: `[B, length]`, False where a token was padding, which no layer lets any other token see. None if
+            none was.
     """
 
     layers: list[_LayerCache]  # type: ignore[assignment]
+    real: Tensor | None = None
 
     def __init__(self, config: JetNemotronConfig) -> None:
         assert config.layer_types is not None
         super().__init__(layers=[_make_layer(config, layer_type) for layer_type in config.layer_types])
+
+    def extend(self, real: Tensor | None, tokens: int) -> None:
+        """`tokens` more come; `real` `[B, past + tokens]` is False at padding, None if there is none."""
+        for layer in self.layers:
+            if isinstance(layer, WindowAttentionCache):
+                layer.arriving = None if real is None else real[:, -tokens:]
+        self.real = real
+
+    def leave_inference_mode(self) -> None:
+        """Make what was remembered under `torch.inference_mode()` usable, and changeable, outside of it."""
+        if torch.is_inference_mode_enabled():
+            return
+        for layer in self.layers:
+            layer.map_rows(_as_usual)
+        self.real = None if self.real is None else _as_usual(self.real)
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[no-untyped-call]
+        self.real = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
+        self._map_real(lambda real: real.index_select(0, beam_idx.to(real.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._map_real(lambda real: real.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._map_real(lambda real: real[indices.to(real.device)])
+
+    def _map_real(self, operation: Callable[[Tensor], Tensor]) -> None:
+        self.real = None if self.real is None else operation(self.real)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last `-tokens_to_remove` tokens.
@@ -220,7 +295,7 @@ class HybridCache(Cache):
         if remove == 0:
             return
         if remove >= length:
-            self.reset()  # type: ignore[no-untyped-call]
+            self.reset()
             return
         for index, layer in enumerate(self.layers):
             reason = layer.check_crop(remove)
@@ -231,6 +306,7 @@ class HybridCache(Cache):
                 )
         for layer in self.layers:
             layer.crop(-remove)
+        self._map_real(lambda real: real[:, :-remove])
 
     def memory(self) -> dict[str, int]:
         """Bytes in use by kind: recurrent, conv, window_kv, full_kv.
@@ -271,6 +347,11 @@ def _append(buffer: Tensor | None, states: Tensor, used: int) -> Tensor:
         buffer = grown
     buffer[:, :, used:needed] = states
     return buffer
+
+
+def _as_usual(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it if it is one of inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _bytes(tensor: Tensor | None) -> int:

@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers.utils.hub import cached_file
 
 from jet.modeling.configuration import JetNemotronConfig
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
+_DTYPES = ("BF16", "F16", "F32", "F64")  # numbers that need no scale beside them
+_HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
 
 class CheckpointError(ValueError):
@@ -23,12 +27,18 @@ class CheckpointError(ValueError):
 
 @contextmanager
 def explained(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
-    """Checks a local checkpoint first; turns what transformers or the hub raise into `CheckpointError`."""
-    if Path(str(source)).exists() or looks_like_path(str(source)):
-        folder = Path(str(source)) / (options.get("subfolder") or "")
-        check_folder(folder, given_config=options.get("config") is not None)
+    """Checks a local checkpoint first; turns what transformers or the hub raise into `CheckpointError`.
+
+    One on the hub is checked in the cache, once transformers has fetched it.
+    """
+    local = Path(str(source)).exists() or looks_like_path(str(source))
+    given, variant = options.get("config") is not None, options.get("variant")
+    if local:
+        check_folder(Path(str(source)) / (options.get("subfolder") or ""), given, variant)
     try:
         yield
+        if not local and (folder := _cached_folder(str(source), options)):
+            check_folder(folder, given, variant)
     except (CheckpointError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -40,17 +50,43 @@ def looks_like_path(source: str) -> bool:
     return source.startswith((".", "/", "~", "\\")) or source.count("/") > 1 or source == ""
 
 
-def check_folder(folder: Path, given_config: bool = False) -> None:
-    """Raise `CheckpointError` unless `folder` holds a readable Jet-Nemotron config and whole weight files."""
+def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
+    """The folder in the hub's cache that transformers has just loaded from; an adapter is fetched into it."""
+    given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    troubles = ("missing_entries", "gated_repo", "connection_errors")
+    quietly = {f"_raise_exceptions_for_{trouble}": False for trouble in troubles}
+    config, _ = (cached_file(source, name, **given, **quietly) for name in ("config.json", ADAPTER))
+    return None if config is None else Path(config).parent
+
+
+def check_folder(folder: Path, given_config: bool = False, variant: str | None = None) -> None:
+    """Raise `CheckpointError` unless `folder` holds a readable Jet-Nemotron config and whole weight files.
+
+    `variant`: of the weights, as `save_pretrained(variant=…)` names their files.
+    """
     if not folder.exists():
         raise CheckpointError(
             f"{folder} does not exist. Give the folder of a checkpoint, or a hub id like owner/name."
         )
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file. Give the folder that holds config.json and the weights.")
-    if not given_config:
-        read_config(folder)
-    check_weight_files(folder)
+    _refuse_adapter(folder)
+    tied = not given_config and read_config(folder).tie_word_embeddings
+    files = check_weight_files(folder, variant)
+    if tied:
+        _check_tied_head(folder, files)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """An adapter that is left out would be another network without a word."""
+    path = folder / ADAPTER
+    if path.is_file():
+        values = _read_json(path)
+        kind, base = values.get("peft_type") or "PEFT", values.get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder} holds a {kind} adapter ({ADAPTER}){f' for {base}' if base else ''}, and adapters are "
+            "not read: merge it with peft (merge_and_unload), save the result, and load that."
+        )
 
 
 def read_config(folder: Path) -> JetNemotronConfig:
@@ -72,32 +108,120 @@ def read_config(folder: Path) -> JetNemotronConfig:
     return config
 
 
-def check_weight_files(folder: Path) -> None:
-    """Raise `CheckpointError` if a weight file is missing, cut off, or not safetensors."""
-    for path in weight_files(folder):
+def refuse_adapters(source: Any, model: Any) -> None:
+    """Raise `CheckpointError` if transformers has put an adapter's layers in the network."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise CheckpointError(
+            f"{source} comes with an adapter, and adapters are not read: merge it with peft "
+            "(merge_and_unload), save the result with save_pretrained, and load that."
+        )
+
+
+def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
+    """Where each tensor is.
+
+    Raises `CheckpointError` if a weight file is missing, cut off, or not safetensors, if it lacks what the
+    index says, or holds integers: codes whose scales nobody would apply.
+    """
+    named, found = _index(folder, variant), dict[str, Path]()
+    for path in weight_files(folder, variant):
         if not path.is_file():
             raise CheckpointError(
-                f"{path} is missing, but {folder / INDEX} names it. Download the checkpoint again."
+                f"{path} is missing, but {folder / _variant(INDEX, variant)} names it. "
+                "Download the checkpoint again."
             )
         try:
             with safe_open(path, framework="pt") as weights:
-                weights.keys()
+                types = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is truncated or damaged ({path.stat().st_size} bytes: {error}). Download it again."
             ) from error
+        for name, dtype in types.items():
+            if dtype not in _DTYPES:
+                raise CheckpointError(
+                    f"{path}: {name} is held in {dtype}, which means nothing without scales. Take the "
+                    "checkpoint that it was made from, and have it held in int8 or int4 here."
+                )
+            if name in found:
+                raise CheckpointError(f"{name} is both in {found[name].name} and in {path.name} of {folder}.")
+            found[name] = path
+    lost = sorted(name for name, file in (named or {}).items() if found.get(name) != folder / file)
+    if lost:
+        raise CheckpointError(
+            f"{folder / _variant(INDEX, variant)} names tensors that are not in their files: "
+            f"{', '.join(lost)}."
+        )
+    return found
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     """The safetensors files of a checkpoint, whether one or sharded."""
-    if (folder / INDEX).is_file():
-        weight_map = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{folder / INDEX} has no weight_map. Download the checkpoint again.")
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    if not (folder / SINGLE).is_file():
-        raise CheckpointError(f"{folder} has no weights: neither {SINGLE} nor {INDEX} is there.")
-    return [folder / SINGLE]
+    named, single = _index(folder, variant), folder / _variant(SINGLE, variant)
+    if named is not None and single.is_file():
+        raise CheckpointError(
+            f"{folder} holds two sets of weights, {single.name} and those of {_variant(INDEX, variant)}: "
+            "remove the one that is not meant."
+        )
+    if named is not None:
+        return [folder / name for name in sorted(set(named.values()))]
+    if single.is_file():
+        return [single]
+    others = _variants(folder)
+    hint = f" It has the variants {', '.join(others)}: name one with variant=…" if others else ""
+    raise CheckpointError(
+        f"{folder} has no weights: neither {single.name} nor {_variant(INDEX, variant)} is there.{hint}"
+    )
+
+
+def _index(folder: Path, variant: str | None) -> dict[str, str] | None:
+    """The file of each tensor as the index of a sharded checkpoint says; None if there is no index."""
+    path = folder / _variant(INDEX, variant)
+    if not path.is_file():
+        return None
+    named = _read_json(path).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise CheckpointError(f"{path} has no weight_map. Download the checkpoint again.")
+    for name, file in named.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise CheckpointError(f"{path}: {name} is in {file!r}, which is no file of this folder.")
+    return named
+
+
+def _variants(folder: Path) -> list[str]:
+    """Of which there are weights."""
+    parts = [path.name.split(".") for path in folder.glob("model.*")]
+    whole = {
+        part[1] for part in parts if len(part) == 3 and part[2] == "safetensors" and "-of-" not in part[1]
+    }
+    return sorted(
+        whole | {part[3] for part in parts if part[1:3] == ["safetensors", "index"] and len(part) == 5}
+    )
+
+
+def _variant(name: str, variant: str | None) -> str:
+    """A variant's file as transformers names it: `model.fp16.safetensors`."""
+    stem, _, ending = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}.{ending}"
+
+
+def _check_tied_head(folder: Path, files: Mapping[str, Path]) -> None:
+    """A head that is there although the config says that it is the embedding must be the embedding."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if not all(name in files for name in names):
+        return
+    head, embedding = (_read_tensor(files[name], name) for name in names)
+    if not torch.equal(head, embedding):
+        raise CheckpointError(
+            f"{folder}: lm_head.weight is not model.embed_tokens.weight, but config.json says "
+            "tie_word_embeddings. Set that to false if the head is meant to be its own."
+        )
+
+
+def _read_tensor(path: Path, name: str) -> torch.Tensor:
+    with safe_open(path, framework="pt") as weights:
+        tensor: torch.Tensor = weights.get_tensor(name)
+    return tensor
 
 
 def require_complete(source: Any, info: Mapping[str, Any]) -> None:

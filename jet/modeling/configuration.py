@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from jet.modeling.config_keys import check_keys, check_positive, check_whole, read_rope
+
 LAYER_TYPES = ("jet", "attn", "swa")
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_ROPE_THETA = 1_000_000.0
+_DERIVED = ("head_dim", "sliding_window")  # properties here
+_LEFT_OUT = ("use_mrope", "max_window_layers", "use_sliding_window")  # of Qwen2: they say nothing here
 
 # What may stand in `efficient_attention_config.jet`. The last two choose a kernel in the official code
 # and change nothing in the mathematics: they are read, kept and otherwise ignored.
@@ -83,7 +91,7 @@ class JetNemotronConfig(PreTrainedConfig):
     max_position_embeddings: int = 131072
     initializer_range: float | int = 0.02
     rms_norm_eps: float | int = 1e-6
-    rope_theta: float | int = 1_000_000.0
+    rope_theta: float | int = _ROPE_THETA
     attention_dropout: float | int = 0.0
     use_cache: bool = True
     tie_word_embeddings: bool = True
@@ -92,17 +100,36 @@ class JetNemotronConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if kwargs.pop("rope_scaling", None) is not None:
-            raise ValueError("rope_scaling is not part of Jet-Nemotron; it must be null.")
-        if kwargs.pop("use_mrope", False):
-            raise ValueError("use_mrope is not part of Jet-Nemotron; it must be false.")
-        kwargs.pop("max_window_layers", None)  # left over from Qwen2: layer_types says it all
+        self.rope_theta = self._read_rope(kwargs)
         if self.layer_types is None:
             self.layer_types = ["jet"] * self.num_hidden_layers
         self.efficient_attention_config = self._checked_efficient_attention(self.efficient_attention_config)
         self._check_layers()
         self._check_sizes()
+        check_keys(
+            kwargs | {"is_encoder_decoder": self.is_encoder_decoder}, self.head_dim, self.sliding_window
+        )
+        for name in (*_DERIVED, *_LEFT_OUT):
+            kwargs.pop(name, None)
+        _check_dtype(self.dtype if self.dtype is not None else kwargs.get("torch_dtype"))
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+
+    def check(self) -> None:
+        """Raise ValueError for what was set after the configuration had been made, and would be ignored."""
+        self._check_layers()
+        self._check_sizes()
+        fields = {field.name for field in dataclasses.fields(self)} - {"is_encoder_decoder"}
+        others = {name: value for name, value in vars(self).items() if name not in fields}
+        if self._read_rope(others) != self.rope_theta:
+            raise ValueError("rope_parameters was set later and names another rope_theta: set rope_theta.")
+        check_keys(others, self.head_dim, self.sliding_window)
+
+    def _read_rope(self, keys: dict[str, Any]) -> float:
+        """The base of the rotary embedding; takes the keys that are about it out of `keys`."""
+        base = read_rope(keys, self.rope_theta)
+        if base != self.rope_theta and self.rope_theta != _ROPE_THETA:
+            raise ValueError(f"rope_theta is {self.rope_theta:g}, but rope_parameters say {base:g}.")
+        return base
 
     def validate_layer_type(self) -> None:
         """Replaces transformers' list of layer types, which does not know ours, by our own check."""
@@ -158,15 +185,10 @@ class JetNemotronConfig(PreTrainedConfig):
                 raise ValueError(
                     f"efficient_attention_config.jet.{name} is {jet[name]!r}; known: {', '.join(choices)}."
                 )
-        for name in (
-            "num_heads",
-            "head_dim",
-            "conv_size",
-            "dconv_generator_reduction",
-            "expand_v",
-            "norm_eps",
-        ):
-            _check_positive(f"efficient_attention_config.jet.{name}", jet[name])
+        for name in ("num_heads", "head_dim", "conv_size", "dconv_generator_reduction"):
+            check_whole(f"efficient_attention_config.jet.{name}", jet[name])
+        for name in ("expand_v", "norm_eps"):
+            check_positive(f"efficient_attention_config.jet.{name}", jet[name])
         return {**given, "jet": jet}
 
     def _check_layers(self) -> None:
@@ -190,7 +212,7 @@ class JetNemotronConfig(PreTrainedConfig):
                     "efficient_attention_config.swa must be {'window_size': N} for 'swa' layers, "
                     f"not {swa!r}."
                 )
-            _check_positive("efficient_attention_config.swa.window_size", swa["window_size"])
+            check_whole("efficient_attention_config.swa.window_size", swa["window_size"])
 
     def _check_sizes(self) -> None:
         for name in (
@@ -203,7 +225,7 @@ class JetNemotronConfig(PreTrainedConfig):
             "rms_norm_eps",
             "rope_theta",
         ):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if self.hidden_act != "silu":
             raise ValueError(f"hidden_act is {self.hidden_act!r}; Jet-Nemotron uses 'silu'.")
         if self.hidden_size % self.num_attention_heads:
@@ -224,10 +246,7 @@ class JetNemotronConfig(PreTrainedConfig):
             )
 
 
-def _check_positive(name: str, value: Any) -> None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, not {value!r}.") from None
-    if not number > 0:
-        raise ValueError(f"{name} must be above 0, not {value!r}.")
+def _check_dtype(dtype: Any) -> None:
+    """ValueError unless weights can be of this type: numbers that carry their own scale."""
+    if dtype is not None and str(dtype).removeprefix("torch.") not in _DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; the weights can be {', '.join(_DTYPES)}.")

@@ -18,6 +18,7 @@ def load_model(
     attention: str | None = None,
     revision: str | None = None,
     quantize: str | None = None,
+    variant: str | None = None,
 ) -> JetNemotronForCausalLM:
     """Load a checkpoint for inference.
 
@@ -28,15 +29,20 @@ def load_model(
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         revision: of a hub repository.
         quantize: "int8" or "int4" holds the weights in that; such a network is for reading and writing only.
+        variant: of the weights' files, as `save_pretrained(variant=…)` named them.
 
     Raises:
         CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
     """
     if quantize is not None:
-        return load_quantized(str(source), quantize, torch.device(device), dtype, attention, revision)
+        return load_quantized(
+            str(source), quantize, torch.device(device), dtype, attention, revision, variant
+        )
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if revision is not None:
         options["revision"] = revision
+    if variant is not None:
+        options["variant"] = variant
     if torch.device(device).type != "cpu":
         options["device_map"] = {"": device}  # from the file to the device, with no copy in between
     model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)

@@ -8,7 +8,7 @@ from a `HybridCache`, if there is one, and writes it back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -25,6 +24,8 @@ from jet.modeling import checkpoint
 from jet.modeling.attention import sdpa
 from jet.modeling.cache import HybridCache, JetLayerCache
 from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.masks import make_masks, positions_of, read_mask
+from jet.modeling.packing import Packing, check_options, find_packing
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta import gated_delta_rule
 from jet.ops.precision import linear, wide
@@ -331,6 +332,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
             model, info = loaded
+            checkpoint.refuse_adapters(pretrained_model_name_or_path, model)
             checkpoint.require_complete(pretrained_model_name_or_path, info)
         return (model, info) if want_info else model
 
@@ -376,6 +378,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
     """The decoder without its head."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
+        config.check()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
@@ -398,23 +401,42 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run `input_ids` `[B, T]` behind what `past_key_values` remembers.
 
-        `attention_mask` `[B, past + T]` marks padding with 0; positions are counted without it, so a
-        left-padded row gives what it gives alone. Raises ValueError for other masks.
+        `attention_mask` `[B, past + T]` marks padding with 0, wherever it stands; positions are counted
+        without it, so that a row gives what it gives alone. Raises ValueError for other masks.
+
+        Rows may hold several texts, see `jet.modeling.packing`: each gives what it gives alone.
         """
+        check_options(kwargs)
         hidden = self._embed(input_ids, inputs_embeds)
         past = self._past(past_key_values, use_cache)
         seen = 0 if past is None else past.get_seq_length()
-        padding = _padding(attention_mask, hidden, seen)
+        real = read_mask(attention_mask, hidden, past)
+        packing = self.find_packing(hidden, position_ids, real, kwargs)
+        if position_ids is not None and position_ids.dim() == 1:
+            position_ids = position_ids[None]
+        if packing is not None:
+            if (
+                past_key_values is not None
+                or use_cache
+                or self._option("output_attentions", output_attentions)
+            ):
+                raise ValueError(
+                    "Rows that hold several texts are read without past_key_values, use_cache and "
+                    "output_attentions: give each text a row of its own for those."
+                )
+            return self._forward_packed(packing, hidden, position_ids, output_hidden_states, return_dict)
         if position_ids is None:
-            position_ids = _positions(padding, hidden, seen)
+            position_ids = positions_of(real, hidden, seen)
         rotation = rotary_angles(self.config, position_ids, hidden.dtype)
-        masks = self._masks(hidden, padding, past)
+        if past is not None:
+            past.extend(real, hidden.shape[1])
+        masks = make_masks(self.config, hidden, real, past)
 
         output_hidden_states = self._option("output_hidden_states", output_hidden_states)
         output_attentions = self._option("output_attentions", output_attentions)
         states, attentions = [hidden], []
         for layer, layer_type in zip(self.layers, self.config.layer_types or [], strict=True):
-            hidden, weights = layer(hidden, masks[layer_type], rotation, past_key_values=past, **kwargs)
+            hidden, weights = layer(hidden, masks[layer_type], rotation, past_key_values=past)
             if output_hidden_states:
                 states.append(hidden)
             attentions.append(weights)
@@ -444,49 +466,46 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             raise TypeError(f"past_key_values must be a HybridCache, not {type(past).__name__}.")
         if self.gradient_checkpointing and self.training:
             return None  # layers run twice, a cache would be written twice
+        if past is not None:
+            past.leave_inference_mode()
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         return HybridCache(self.config) if past is None and use_cache else past
 
-    def _masks(self, hidden: Tensor, padding: Tensor | None, past: HybridCache | None) -> dict[str, Any]:
-        arguments: dict[str, Any] = {
-            "config": self.config,
-            "inputs_embeds": hidden,
-            "attention_mask": padding,
-            "past_key_values": past,
-        }
-        masks: dict[str, Any] = {"jet": None if padding is None else padding[:, -hidden.shape[1] :]}
-        layer_types = self.config.layer_types or []
-        if padding is None and self.config._attn_implementation == "sdpa":
-            return masks | {
-                "attn": None,
-                "swa": None,
-            }  # the shapes say everything; see jet/modeling/attention.py
-        if "attn" in layer_types:
-            masks["attn"] = create_causal_mask(**arguments)
-        if "swa" in layer_types:
-            masks["swa"] = create_sliding_window_causal_mask(**arguments)
-        return masks
+    def find_packing(
+        self, hidden: Tensor, position_ids: Tensor | None, real: Tensor | None, options: Mapping[str, Any]
+    ) -> Packing | None:
+        """The texts in the rows of `hidden` `[B, T, …]`, if any row holds more than one."""
+        batch, new = hidden.shape[:2]
+        return find_packing((batch, new), position_ids, None if real is None else real[:, -new:], options)
 
-
-def _padding(attention_mask: Tensor | None, hidden: Tensor, seen: int) -> Tensor | None:
-    """The mask as booleans `[B, past + T]`, or None where nothing is padding."""
-    if attention_mask is None:
-        return None
-    expected = (hidden.shape[0], seen + hidden.shape[1])
-    if tuple(attention_mask.shape) != expected:
-        raise ValueError(
-            f"attention_mask must be [batch, past + new tokens] = {list(expected)}, "
-            f"not {list(attention_mask.shape)}; a recurrent layer takes no masks that say who sees whom."
+    def _forward_packed(
+        self,
+        packing: Packing,
+        hidden: Tensor,
+        position_ids: Tensor | None,
+        output_hidden_states: bool | None,
+        return_dict: bool | None,
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
+        """Every text as a row of its own, padded behind its end."""
+        if position_ids is not None:
+            position_ids = packing.unpack(position_ids.expand(hidden.shape[:2]))
+        output = self.forward(
+            inputs_embeds=packing.unpack(hidden),
+            attention_mask=packing.mask,
+            position_ids=position_ids,
+            use_cache=False,
+            output_hidden_states=output_hidden_states,
+            output_attentions=False,
+            return_dict=True,
         )
-    padding = attention_mask.to(device=hidden.device, dtype=torch.bool)
-    return None if bool(padding.all()) else padding
-
-
-def _positions(padding: Tensor | None, hidden: Tensor, seen: int) -> Tensor:
-    if padding is None:
-        return torch.arange(seen, seen + hidden.shape[1], device=hidden.device)[None]
-    return (padding.long().cumsum(-1) - 1).clamp(min=0)[:, seen:]
+        assert isinstance(output, BaseModelOutputWithPast) and output.last_hidden_state is not None
+        states = output.hidden_states
+        packed = BaseModelOutputWithPast(
+            last_hidden_state=packing.pack(output.last_hidden_state),
+            hidden_states=None if states is None else tuple(map(packing.pack, states)),
+        )
+        return packed if self._option("return_dict", return_dict) else packed.to_tuple()
 
 
 class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
@@ -517,6 +536,9 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits `[B, T, vocab]` or of the last `logits_to_keep` positions; with `labels` also the loss."""
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        kwargs = {
+            name: value for name, value in kwargs.items() if name != "output_router_logits"
+        }  # there are none
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -533,6 +555,15 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            # No text foretells the one behind it.
+            packing = self.model.find_packing(
+                outputs.last_hidden_state,
+                position_ids,
+                None if attention_mask is None else attention_mask.bool(),
+                kwargs,
+            )
+            if packing is not None:
+                labels = labels.masked_fill(packing.begins.to(labels.device), -100)
             loss = self.loss_function(
                 logits=logits,
                 labels=labels,
@@ -556,6 +587,12 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
+        mask = model_kwargs.get("attention_mask")
+        if mask is not None and mask.dim() == 2 and not bool(mask[:, -1].all()):
+            raise ValueError(
+                "generate() goes on behind the last token, and attention_mask says that it is padding: "
+                "pad on the left (padding_side='left')."
+            )
         GenerationMixin._prepare_cache_for_generation(
             cast(Any, self), generation_config, model_kwargs, *args, **kwargs
         )

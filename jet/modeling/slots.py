@@ -276,6 +276,9 @@ class SlotCache(HybridCache):
     def __init__(self, layers: Sequence[_LayerCache]) -> None:
         Cache.__init__(self, layers=list(layers))
 
+    def leave_inference_mode(self) -> None:
+        """Nothing to do: a pool is used in the mode that it was made in."""
+
 
 class _JetSlot(JetLayerCache):
     def __init__(self, memory: JetMemory, slot: int, length: int) -> None:

@@ -21,6 +21,7 @@ from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
 from jet.modeling.quantized import QuantizedLinear, is_tied
 from jet.modeling.slots import JetMemory, PageMemory, SlotPool, WindowMemory
+from jet.modeling.wrapped import refuse_wrapped
 from jet.ops.fused import JetSizes
 from jet.ops.operations import JetTensors, Operations, Step
 from jet.ops.quantized import Quantized, Weight
@@ -63,7 +64,12 @@ class FusedStep:
         operations: Operations,
         like: FusedStep | None = None,
     ) -> None:
-        """`like`: a step of at least as many rows, whose weights and buffers this one then uses too."""
+        """`like`: a step of at least as many rows, whose weights and buffers this one then uses too.
+
+        Raises `CheckpointError` where something has been put around a module, or in its place.
+        """
+        if like is None:
+            refuse_wrapped(model)
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._config, self._pool, self._rows, self._operations = config, pool, rows, operations

@@ -33,17 +33,18 @@ def load_quantized(
     dtype: torch.dtype | None = None,
     attention: str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
 ) -> JetNemotronForCausalLM:
     """A checkpoint with its weights quantised; arguments as for `load_model`. Raises CheckpointError."""
     check_scheme(scheme)
-    with checkpoint.explained(source, {}), ExitStack() as files:
+    with checkpoint.explained(source, {"revision": revision, "variant": variant}), ExitStack() as files:
         folder = Path(source)
         if not folder.exists():
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
-            checkpoint.check_folder(folder)
+            checkpoint.check_folder(folder, variant=variant)
         config = checkpoint.read_config(folder)
         config.name_or_path = source
-        tensors = _Tensors(folder, files)
+        tensors = _Tensors(folder, files, variant)
         model = _outline(
             config, dtype or cast("torch.dtype | None", config.dtype) or tensors.dtype, attention
         )
@@ -103,9 +104,9 @@ def _outline(config: JetNemotronConfig, dtype: torch.dtype, attention: str | Non
 class _Tensors:
     """The tensors of a checkpoint's files, which are read as they are asked for."""
 
-    def __init__(self, folder: Path, files: ExitStack) -> None:
+    def __init__(self, folder: Path, files: ExitStack, variant: str | None = None) -> None:
         self._files: dict[str, Any] = {}
-        for path in checkpoint.weight_files(folder):
+        for path in checkpoint.weight_files(folder, variant):
             file = files.enter_context(safe_open(path, framework="pt"))
             self._files |= dict.fromkeys(file.keys(), file)
 

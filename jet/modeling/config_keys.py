@@ -1,0 +1,182 @@
+"""The keys of a config.json beyond our own: read, known to be harmless, or refused by name.
+
+A key that nobody reads is a network that nobody asked for, so what is not known here is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+# Keys of other programs and of older transformers. None of them enters the forward pass.
+_HARMLESS = frozenset(
+    {
+        # Which code and class to load, where from, and with what: we are that code.
+        *(
+            "architectures",
+            "auto_map",
+            "custom_pipelines",
+            "model_type",
+            "name_or_path",
+            "transformers_version",
+        ),
+        *("tokenizer_class", "processor_class", "unsloth_version", "unsloth_fixed"),
+        # How weights are held and computed with; attention implementations agree.
+        *("attn_implementation", "experts_implementation", "dtype", "torch_dtype", "torchscript"),
+        *("use_bfloat16", "pretraining_tp", "chunk_size_feed_forward"),
+        # What forward returns besides, not what it computes.
+        *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
+        # Left over from Qwen2; `layer_types` says which layers have a window.
+        "max_window_layers",
+        # Token ids: who writes stops or pads with them.
+        *(
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "sep_token_id",
+            "unk_token_id",
+            "decoder_start_token_id",
+        ),
+        # Of classifiers and training, neither of which has a part in this network.
+        *("finetuning_task", "id2label", "label2id", "num_labels", "prefix", "problem_type"),
+        *("classifier_dropout", "router_aux_loss_coef", "task_specific_params", "tf_legacy_loss"),
+        "tie_encoder_decoder",
+        # Of generate(): how tokens are chosen.
+        *("assistant_confidence_threshold", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens"),
+        *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
+        *("encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty"),
+        *("forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens"),
+        *(
+            "min_length",
+            "min_p",
+            "no_repeat_ngram_size",
+            "num_assistant_tokens",
+            "num_assistant_tokens_schedule",
+        ),
+        *("num_beam_groups", "num_beams", "num_return_sequences", "output_scores", "remove_invalid_values"),
+        *("repetition_penalty", "return_dict_in_generate", "suppress_tokens", "target_lookbehind"),
+        *("temperature", "top_k", "top_p", "typical_p", "use_cache"),
+    }
+)
+
+# Keys that would change the mathematics, and the only values for which they do not.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "attention_bias": (True,),  # of q, k and v; o has none
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "mlp_bias": (False,),
+    "partial_rotary_factor": (1,),
+    "pruned_heads": ({},),
+    "use_mrope": (False,),
+}
+
+_PLAIN_ROPE = ("default", None)
+_ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"}
+
+
+def read_rope(kwargs: dict[str, Any], given: float) -> float:
+    """Take the rotary keys out of `kwargs`; returns the base that they name, or `given`, `rope_theta`.
+
+    Raises ValueError for any other rotary embedding than the plain one.
+    """
+    bases = {given}
+    for key in ("rope_parameters", "rope_scaling"):
+        values = kwargs.pop(key, None)
+        if (
+            isinstance(values, Mapping)
+            and values
+            and all(isinstance(part, Mapping) for part in values.values())
+        ):
+            bases |= {_read_plain_rope(f"{key}.{kind}", part, given) for kind, part in values.items()}
+        elif values:
+            bases.add(_read_plain_rope(key, values, given))
+    if len(bases) > 2:
+        raise ValueError(f"rope_parameters name more than one rope_theta: {sorted(bases - {given})}.")
+    return (bases - {given} or {given}).pop()
+
+
+def _read_plain_rope(key: str, values: Any, given: float) -> float:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{key} must be an object with rope_type and rope_theta, not {values!r}.")
+    kind = values.get("rope_type", values.get("type"))
+    if kind not in _PLAIN_ROPE:
+        raise ValueError(
+            f"{key} asks for rope_type {kind!r}, which changes the positions: Jet-Nemotron has the plain "
+            f"rotary embedding, rope_type 'default'. {key} must be null or say that."
+        )
+    unknown = sorted(set(values) - _ROPE_KEYS)
+    if unknown:
+        raise ValueError(f"{key} has unknown values {unknown}; known: rope_type 'default' and rope_theta.")
+    for name in ("partial_rotary_factor", "factor"):
+        if values.get(name, 1) not in (1, None):
+            raise ValueError(f"{key}.{name} is {values[name]!r}; Jet-Nemotron rotates whole heads, unscaled.")
+    base = values.get("rope_theta")
+    if base is None:
+        return given
+    check_positive(f"{key}.rope_theta", base)
+    return float(base)
+
+
+def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> None:
+    """Raise ValueError for the first key that is not known, or not with this value.
+
+    Args:
+        kwargs: the keys that are no fields of the configuration. None says nothing, whatever the key.
+        head_dim, window: what the configuration's other fields say, with which these two keys must agree.
+    """
+    for key, value in kwargs.items():
+        if value is None or key.startswith("_") or key in _HARMLESS:
+            continue
+        if key == "head_dim":
+            if value != head_dim:
+                raise ValueError(
+                    f"head_dim is {value!r}, but hidden_size / num_attention_heads is {head_dim}: "
+                    "Jet-Nemotron has no other head size."
+                )
+        elif key == "sliding_window":
+            # Qwen2 writes down the window of layers that it says it has none of.
+            if value != window and kwargs.get("use_sliding_window") is not False:
+                raise ValueError(
+                    f"sliding_window is {value!r}, but efficient_attention_config.swa.window_size {window}."
+                )
+        elif key == "use_sliding_window":
+            if value != (window is not None):
+                raise ValueError(f"use_sliding_window is {value!r}, but layer_types says otherwise.")
+        elif key == "quantization_config":
+            raise ValueError(
+                "quantization_config: checkpoints quantised by other programs are not read. Take the "
+                "checkpoint that it was made from, and have it held in int8 or int4 here."
+            )
+        elif key in _ONLY:
+            if value not in _ONLY[key]:
+                known = " or ".join(map(repr, _ONLY[key]))
+                raise ValueError(f"{key} is {value!r}; in Jet-Nemotron it is {known}.")
+        else:
+            raise ValueError(
+                f"{key} is not a key of Jet-Nemotron, and its value {_short(value)} may stand for another "
+                "network. Remove it from config.json if it does not change what the network computes."
+            )
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError unless a value, which may be text, is a finite number above 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}.") from None
+    if not (0 < number < math.inf) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a finite number above 0, not {value!r}.")
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise ValueError unless a value is a whole number above 0."""
+    check_positive(name, value)
+    if float(value) != int(float(value)):
+        raise ValueError(f"{name} must be a whole number, not {value!r}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

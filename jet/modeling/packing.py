@@ -1,0 +1,146 @@
+"""Several texts in one row: found from what says so, read each as a row of its own, and put back.
+
+Recurrent states, convolutions, windows and full attention all end where a text does, because afterwards it is
+a row like any other. Who packs rows says so by one of these, as transformers and flash-linear-attention name
+them: `position_ids` that begin again, `cu_seq_lens_q` and `cu_seq_lens_k` or `cu_seqlens` with the places
+where texts begin and the end, `seq_idx` with the number of each token's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens")
+# Said besides by those who pack, or by generate(): no part of the mathematics.
+_IGNORED = {"max_length_q", "max_length_k", "max_seqlen", "cache_position", "is_first_iteration"}
+OPTIONS = {*_BORDERS, "seq_idx", *_IGNORED}
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts of `[B, T]` packed tokens are.
+
+    Attributes:
+        begins: `[B, T]`, True at the first token of every text but a row's first.
+        index: `[N, L]`, the place in the flattened `[B · T]` of each token of N texts, 0 behind a text's end.
+        mask: `[N, L]`, False behind a text's end.
+    """
+
+    begins: Tensor
+    index: Tensor
+    mask: Tensor
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """`[B, T, …]` → `[N, L, …]`."""
+        texts: Tensor = packed.flatten(0, 1)[self.index]
+        return texts
+
+    def pack(self, texts: Tensor) -> Tensor:
+        """`[N, L, …]` → `[B, T, …]`; zeros where there was padding."""
+        batch, length = self.begins.shape
+        packed = texts.new_zeros(batch * length, *texts.shape[2:])
+        flat: Tensor = packed.index_copy(0, self.index[self.mask], texts[self.mask])
+        return flat.view(batch, length, *texts.shape[2:])
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for an argument of forward that nobody would read."""
+    unknown = sorted(name for name, value in options.items() if value is not None and name not in OPTIONS)
+    if unknown:
+        raise TypeError(f"forward() has no argument {', '.join(unknown)}: Jet-Nemotron would leave it out.")
+
+
+def find_packing(
+    shape: tuple[int, int], position_ids: Tensor | None, real: Tensor | None, options: Mapping[str, Any]
+) -> Packing | None:
+    """Which texts lie in rows of `shape` `[B, T]`; None if every row is one.
+
+    `real` `[B, T]` is False at padding, which belongs to no text. Raises ValueError for contradictions.
+    """
+    if position_ids is not None:
+        _check_shape("position_ids", position_ids, shape)
+    given = [name for name in (*_BORDERS, "seq_idx") if options.get(name) is not None]
+    if shape[1] == 1 or (position_ids is None and not given):
+        return None
+    said = [(name, _begins(name, options[name], shape)) for name in given]
+    for name, same in said[1:]:
+        if not torch.equal(same.cpu(), said[0][1].cpu()):
+            raise ValueError(f"{said[0][0]} and {name} do not name the same texts.")
+    begins: Tensor | None = said[0][1] if said else None
+    if position_ids is not None:
+        begins = _check_positions(position_ids.expand(shape), real, begins)
+    assert begins is not None
+    if not bool(begins.any()):
+        return None
+    return _index(begins, begins.new_ones(shape) if real is None else real.to(begins.device))
+
+
+def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
+    """Where texts begin, but for the first of each row, `[B, T]`."""
+    value = torch.as_tensor(value)
+    batch, length = shape
+    if name == "seq_idx":
+        _check_shape(name, value, shape)
+        value = value.expand(shape)
+        return torch.nn.functional.pad(value[:, 1:] != value[:, :-1], (1, 0))
+    places = value.flatten().tolist()
+    if batch != 1 or value.dim() not in (1, 2) or places[:1] != [0] or places[-1:] != [length]:
+        raise ValueError(
+            f"{name} {places} must go from 0 to the number of tokens, for a batch of one row; "
+            f"there are {batch} of {length} tokens."
+        )
+    if any(later < earlier for earlier, later in pairwise(places)):
+        raise ValueError(f"{name} {places} must not fall.")
+    begins = torch.zeros(1, length, dtype=torch.bool, device=value.device)
+    begins[0, [place for place in places if 0 < place < length]] = True
+    return begins
+
+
+def _check_positions(positions: Tensor, real: Tensor | None, begins: Tensor | None) -> Tensor:
+    """Where texts begin as positions say, which must agree with what else says so."""
+    real = torch.ones_like(positions, dtype=torch.bool) if real is None else real.to(positions.device)
+    places = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+    before = torch.where(real, places, -1).cummax(dim=1).values
+    before = torch.nn.functional.pad(
+        before[:, :-1], (1, 0), value=-1
+    )  # the last token of the row that is real
+    follows = real & (before >= 0)
+    steps = positions - positions.gather(1, before.clamp(min=0))
+    again = follows & (steps <= 0)
+    if begins is None:
+        begins = again
+    elif bool((again & ~begins.to(again.device)).any()):
+        raise ValueError("position_ids begin again where cu_seq_lens or seq_idx do not begin a text.")
+    begins = begins.to(again.device)
+    jumps = follows & (steps > 1) & (before == places - 1) & ~begins
+    if bool(jumps.any()):
+        row, place = jumps.nonzero()[0].tolist()
+        raise ValueError(
+            f"position_ids jump from {int(positions[row, place - 1])} to {int(positions[row, place])} in row "
+            f"{row}: give cu_seq_lens_q and cu_seq_lens_k, or seq_idx, if another text begins there."
+        )
+    return begins
+
+
+def _index(begins: Tensor, real: Tensor) -> Packing:
+    batch, length = begins.shape
+    rows = torch.arange(batch, device=begins.device)[:, None]
+    texts = (begins.long().cumsum(1) + rows * length)[real]
+    flat = real.flatten().nonzero()[:, 0]
+    _, number, counts = texts.unique_consecutive(return_inverse=True, return_counts=True)
+    place = torch.arange(len(flat), device=flat.device) - (counts.cumsum(0) - counts)[number]
+    index = flat.new_zeros(len(counts), int(counts.max()))
+    mask = torch.zeros_like(index, dtype=torch.bool)
+    index[number, place], mask[number, place] = flat, True
+    return Packing(begins, index, mask)
+
+
+def _check_shape(name: str, value: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(value.shape) not in (shape, (1, shape[1]), (shape[1],)):
+        raise ValueError(f"{name} must be [batch, tokens] = {list(shape)}, not {list(value.shape)}.")
