@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 import jet
 from jet.hardware import DTYPES, limit_threads
+from jet.modeling.finite import explain_not_finite
 from jet.modeling.quantized import SCHEMES
 
 END_OF_TEXT = "<|endoftext|>"
@@ -183,6 +184,8 @@ def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documen
     with tqdm(total=tokens, unit=" tokens", unit_scale=True, disable=None, leave=False) as bar:
         for batch in batches(sequences):
             nats += total_nats(model, batch)
+            if not math.isfinite(nats):
+                raise EvaluationError(explain_not_finite(model, str(model.config._name_or_path)))
             bar.update(sum(len(sequence) - 1 for sequence in batch))
     return Score(
         bits_per_byte=nats / math.log(2) / size,

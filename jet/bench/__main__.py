@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _hush()
     try:
         print(_measure(read_options(arguments)), flush=True)  # noqa: T201
-    except (BenchError, CheckpointError, HardwareError, RequestError) as error:
+    except (BenchError, CheckpointError, FloatingPointError, HardwareError, RequestError) as error:
         return _refuse(str(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
         return _refuse(f"The memory is full: {error}")

@@ -26,6 +26,7 @@ from jet.engine.runner import ModelRunner
 from jet.engine.sessions import Tokens
 from jet.engine.types import EngineInfo, RequestError
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
+from jet.modeling.finite import require_finite
 from jet.modeling.footprint import held_bytes
 from jet.modeling.streaming import draw_quantized
 
@@ -116,6 +117,8 @@ def load(options: Options) -> Network:
         model, words = _load_model(options, device, dtype)
     except torch.OutOfMemoryError:
         raise loading.too_large(name, device, options.quantize) from None
+    if options.model is not None:
+        require_finite(model, name)
     tokenizer = IdTokenizer(words)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)

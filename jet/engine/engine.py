@@ -148,6 +148,10 @@ class EngineOptions:
     rest_s: float = 0.2
 
 
+class WarmUpError(RuntimeError):
+    """A model that loads and cannot write; the message is the request's."""
+
+
 class _Job:
     """One request inside the engine. Once it is submitted, only the device thread writes to it."""
 
@@ -250,11 +254,11 @@ class LocalEngine:
         return self._tokenizer.count(text)
 
     def warm_up(self, request: Request) -> None:
-        """Run a request for its side effects and note how long that took. Raises RuntimeError if it fails."""
+        """Run a request for its side effects and note how long that took. Raises WarmUpError if it fails."""
         started = self._clock()
         for chunk in self.submit(request):
             if chunk.stats.error is not None:
-                raise RuntimeError(chunk.stats.error)
+                raise WarmUpError(chunk.stats.error)
         self._info = replace(self._info, warmup_s=self._clock() - started)
 
     def close(self) -> None:
@@ -362,6 +366,8 @@ class LocalEngine:
             act(job)
         except (SystemExit, KeyboardInterrupt):
             raise
+        except FloatingPointError as error:  # of the weights, not of this program: whoever asked is told
+            self._finish(job, "error", error=_reason(error))
         except BaseException as error:  # a panic in the tokenizer is not an Exception
             log.warning("A request failed.", exc_info=True)
             self._finish(job, "error", error=_reason(error))

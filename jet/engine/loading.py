@@ -16,17 +16,20 @@ from transformers import AutoTokenizer
 from jet import hardware
 from jet.engine import hub
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
-from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
 from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
 from jet.engine.runner import ModelRunner
 from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.engine.types import EngineInfo, Request, SamplingParams
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
+from jet.modeling.finite import explain_not_finite
 from jet.modeling.footprint import held_bytes, measure_footprint
 from jet.modeling.quantized import count_parameters
 from jet.ops import gated_delta
+from jet.ops.installed import recover_triton
 from jet.ops.quantized import INT4, INT8
+from jet.ops.sampling import NOT_A_NUMBER
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
 STORY_MODEL = "assets/story-model"
@@ -104,9 +107,28 @@ def build_engine(choice: ModelChoice) -> LocalEngine:
 def start_engine(
     model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
 ) -> LocalEngine:
-    """An engine on a loaded model, warmed up. Raises HardwareError if there is no memory for it."""
+    """An engine on a loaded model, warmed up.
+
+    Raises HardwareError if there is no memory for it, CheckpointError if its numbers are none.
+    """
+    while True:
+        try:
+            return _start_engine(model, tokenizer, info, capacity)
+        except WarmUpError as error:  # noqa: PERF203 (three rounds at most)
+            if str(error) == NOT_A_NUMBER:
+                raise CheckpointError(explain_not_finite(model, info.model)) from None
+            if not recover_triton(model.device, str(error)):
+                raise hardware.HardwareError(
+                    f"{info.model} has been loaded and cannot write on {model.device}: {error}"
+                ) from None
+
+
+def _start_engine(
+    model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
+) -> LocalEngine:
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
-    info = replace(info, kernels=info.kernels | runner.kernels, **as_info(capacity))
+    kernels = {"gated_delta": gated_delta.implementation(model.device, model.dtype)}
+    info = replace(info, kernels=info.kernels | kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
     threads = hardware.decode_threads(held_bytes(model))

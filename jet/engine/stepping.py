@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import abc
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -10,18 +9,16 @@ import torch
 from torch import Tensor
 
 from jet.engine.choosing import Chooser, Special
-from jet.modeling import JetNemotronForCausalLM
+from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.slots import SlotPool
 from jet.modeling.step import FusedStep
 from jet.ops.alternatives import alternatives
-from jet.ops.installed import has_triton
+from jet.ops.installed import has_triton, recover_triton
 from jet.ops.operations import cpu_operations, reference_operations
 from jet.ops.rows import Rows
 
 if TYPE_CHECKING:
     from jet.engine.runner import Sequence
-
-log = logging.getLogger(__name__)
 
 
 class Detail(NamedTuple):
@@ -118,15 +115,15 @@ def make_stepper(
     rows: int,
 ) -> Stepper:
     """The fastest one here, for up to so many rows: CUDA graphs of Triton kernels, or else plain calls."""
-    if model.device.type == "cuda" and has_triton():
+    while model.device.type == "cuda" and has_triton():
         try:
             from jet.engine.graphs import GraphStepper
 
             return GraphStepper(model, pool, stop_ids, breakers, rows)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, CheckpointError):  # noqa: PERF203 (three rounds at most)
             raise
-        except Exception:  # whatever keeps Triton from compiling here: no C compiler, a driver too old
-            log.warning("The Triton kernels cannot be used: plain PyTorch decodes, slower.", exc_info=True)
+        except Exception as error:  # no C compiler, a driver too old, a cache that is damaged or full
+            recover_triton(model.device, error)
     return HostStepper(model, pool, stop_ids, breakers, rows)
 
 

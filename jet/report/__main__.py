@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from jet.bench.options import BenchError
 from jet.hardware import HardwareError
+from jet.modeling import CheckpointError
 from jet.report.compare import compare
 from jet.report.options import Comparison, ReportOptions, read_options
 from jet.report.report import Progress, Report, load
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(compare(load(options.first), load(options.second)))  # noqa: T201
             return 0
         return _report(options)
-    except (BenchError, HardwareError) as error:
+    except (BenchError, CheckpointError, HardwareError) as error:
         print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
 

@@ -13,6 +13,7 @@ import torch
 
 from jet import hardware
 from jet.bench.options import ImpossibleError
+from jet.modeling.finite import NotFiniteError
 from jet.report import parts
 from jet.report.bench import Bench, memory_is_full
 from jet.report.machine import describe
@@ -65,13 +66,13 @@ def run(
 
 
 def _measure(part: parts.Part, bench: Bench) -> dict[str, Any]:
-    """What comes of one part. Nothing that goes wrong in it ends the run, but a figure that cannot be."""
+    """What comes of one part. Nothing that goes wrong in it ends the run, but what cannot be."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     started = time.monotonic()
     data, reason = None, None
     try:
         data = part.measure(bench)
-    except ImpossibleError:
+    except (ImpossibleError, NotFiniteError):  # of this network nothing can be measured
         raise
     except Exception as error:
         bench.release()
