@@ -584,6 +584,17 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         """`generate()` must not make transformers' own kind of cache."""
         return False
 
+    def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        """Infer the mask from padding tokens, except for a prompt that has no others.
+
+        Texts may begin with the token that also pads: alone, it is a beginning and not padding.
+        """
+        mask: Tensor = GenerationMixin._prepare_attention_mask_for_generation(
+            cast(Any, self), *args, **kwargs
+        )
+        mask[~mask.bool().any(-1), -1] = 1
+        return mask
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:

@@ -143,6 +143,19 @@ def test_generate_goes_on_behind_no_padding() -> None:
         model.generate(ids, attention_mask=mask, max_new_tokens=2)
 
 
+def test_a_text_may_begin_with_the_token_that_pads() -> None:
+    model = small_model()
+    options = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 7, "eos_token_id": None}
+    start = torch.tensor([[7]])
+    wanted = model.generate(start, attention_mask=torch.ones_like(start), **options)
+    assert torch.equal(model.generate(start, **options), wanted)
+    padded = torch.tensor([[7, 7, 7], [7, 3, 5]])
+    mask = torch.tensor([[0, 0, 1], [0, 1, 1]])
+    assert torch.equal(
+        model.generate(padded, **options), model.generate(padded, attention_mask=mask, **options)
+    )
+
+
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_what_was_read_in_inference_mode_goes_on_outside_of_it(name: str, trained: bool) -> None:
