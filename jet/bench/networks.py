@@ -80,6 +80,17 @@ class IdTokenizer:
             raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {most:,} can be read.")
         return ids
 
+    def encode_healed(
+        self, prompt: str, most: int, asked: str = "", user: str = ""
+    ) -> tuple[Tokens, None, Detokenizer]:
+        """As `encode`: ids are read as they are."""
+        ids = self.encode(prompt, most, asked, user)
+        return ids, None, self.detokenizer(ids)
+
+    def as_read(self, prompt: str) -> str:
+        """The ids as they are."""
+        return prompt
+
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         return _Names() if self._words is None else self._words.detokenizer(prompt)
@@ -88,9 +99,9 @@ class IdTokenizer:
         """How many ids stand in a text."""
         return len(_parse(text))
 
-    def text_of(self, token: int) -> str:
-        """The text of a token by itself."""
-        return f"t{token} " if self._words is None else self._words.text_of(token)
+    def text_of(self, token: int, skip: int = 0) -> str:
+        """The text of a token by itself, without its first `skip` bytes."""
+        return f"t{token} "[skip:] if self._words is None else self._words.text_of(token, skip)
 
 
 @lru_cache(maxsize=16)
@@ -99,8 +110,8 @@ def _parse(text: str) -> Tokens:
 
 
 class _Names:
-    def push(self, token: int) -> str:
-        return f"t{token} "
+    def push(self, token: int, skip: int = 0) -> str:
+        return f"t{token} "[skip:]
 
     def flush(self) -> str:
         return ""

@@ -6,6 +6,7 @@ out, DRY and XTC, needs the story so far or is seldom asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -40,9 +41,11 @@ class Special:
 class Chooser:
     """Draws the tokens of one request and remembers what its penalties are about."""
 
-    def __init__(self, sampling: SamplingParams, special: Special) -> None:
+    def __init__(self, sampling: SamplingParams, special: Special, min_tokens: int = 0) -> None:
+        """`min_tokens`: of the first so many tokens none ends the text."""
         assert sampling.seed is not None
         self._sampling, self._special, self._device = sampling, special, special.spared.device
+        self._min_tokens = min_tokens
         self._seen = None
         if sampling.repetition_penalty != 1:
             self._seen = torch.zeros_like(special.spared)[None]
@@ -60,16 +63,21 @@ class Chooser:
     def choose(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
         """The token that is drawn as number `step`, and the logits `[1, V]` after the penalties.
 
+        Tokens that may not be drawn yet have their logits there all the same.
+
         Raises FloatingPointError if the logits are NaN.
         """
         sampling = self._sampling
         assert sampling.seed is not None
         logits = self._penalise(logits)
+        allowed = logits
+        if step < self._min_tokens:
+            allowed = logits.index_fill(1, self._special.stops, -math.inf)
         excludes = uniform(sampling.seed, step, _XTC_STREAM) < sampling.xtc_probability
         chance = torch.tensor([uniform(sampling.seed, step)], dtype=torch.float64).to(self._device)
         token = int(
             sample(
-                logits,
+                allowed,
                 chance,
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
 
+from jet.engine.blanks import strip_before
 from jet.engine.sessions import Tokens
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -27,8 +28,11 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 class Detokenizer(Protocol):
     """Turns the tokens of one continuation into text."""
 
-    def push(self, token: int) -> str:
-        """The text that became final with this token, often that of the token, sometimes nothing."""
+    def push(self, token: int, skip: int = 0) -> str:
+        """The text that became final with this token, often that of the token, sometimes nothing.
+
+        Its first `skip` bytes are not shown: they stand in the prompt already.
+        """
         ...
 
     def flush(self) -> str:
@@ -66,8 +70,8 @@ class _ByteDetokenizer:
         self._silent = silent_tokens(tokenizer)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token: int) -> str:
-        return "" if token in self._silent else self._decoder.decode(self._bytes[token])
+    def push(self, token: int, skip: int = 0) -> str:
+        return "" if token in self._silent else self._decoder.decode(self._bytes[token][skip:])
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -86,7 +90,8 @@ class _ContextDetokenizer:
                     break
         self._shown = len(self._decode())  # characters of the window's text that are out
 
-    def push(self, token: int) -> str:
+    def push(self, token: int, skip: int = 0) -> str:
+        assert not skip, "tokens of this kind are not bytes, and are not healed"
         if not self._is_visible(token):
             return ""
         self._window.append(token)
@@ -113,6 +118,28 @@ class _ContextDetokenizer:
         return self._tokenizer.decode(self._window, skip_special_tokens=True)
 
 
+class WithoutBlanks:
+    """A detokenizer whose text begins without blanks, since the writer has typed some before it."""
+
+    def __init__(self, detokenizer: Detokenizer) -> None:
+        self._detokenizer = detokenizer
+        self._begun = False
+
+    def push(self, token: int, skip: int = 0) -> str:
+        """As of any detokenizer."""
+        return self._without(self._detokenizer.push(token, skip))
+
+    def flush(self) -> str:
+        """As of any detokenizer."""
+        return self._without(self._detokenizer.flush())
+
+    def _without(self, text: str) -> str:
+        if not self._begun:
+            text = strip_before(text)
+            self._begun = text != ""
+        return text
+
+
 def silent_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """The special tokens: those that never appear in text."""
     return frozenset(token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special)
@@ -137,3 +164,4 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+BYTE_NAMES = {byte: name for name, byte in _BYTE_OF.items()}  # how a byte-level vocabulary spells a byte

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jet.engine.detokenizer import Detokenizer
+from jet.engine.healing import Healing, Node, Way
 from jet.engine.scheduler import Pace, QueueFullError, Scheduler
 from jet.engine.sessions import Tokens
 from jet.engine.stepping import Detail, Outcome
@@ -62,6 +63,18 @@ class Runner(Protocol):
 
         It may come to have so many tokens. Raises MemoryError if there is no room for it now.
         """
+        ...
+
+    def heal(self, handle: Any, healing: Healing) -> None:
+        """Draw these tokens again once the prompt, which ends before them, has been read."""
+        ...
+
+    def healed(self, handle: Any) -> Way | None:
+        """What they became; None as long as they have not been drawn."""
+        ...
+
+    def bar_end(self, handle: Any, tokens: int) -> None:
+        """Let no token end the story among the first so many of the answer."""
         ...
 
     def resume(self, handle: Any, prompt: Tokens) -> int:
@@ -113,12 +126,22 @@ class Tokenizer(Protocol):
         """1 to `most` tokens, or RequestError. `asked` is for chat models, `user` whose prompt it is."""
         ...
 
+    def encode_healed(
+        self, prompt: str, most: int, asked: str = "", user: str = ""
+    ) -> tuple[Tokens, Healing | None, Detokenizer]:
+        """As `encode`, without the tokens that are to be drawn again; those; and what follows the prompt."""
+        ...
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as `encode_healed` reads it."""
+        ...
+
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         ...
 
-    def text_of(self, token: int) -> str:
-        """The text of a token by itself."""
+    def text_of(self, token: int, skip: int = 0) -> str:
+        """The text of a token by itself, without its first bytes."""
         ...
 
     def count(self, text: str) -> int:
@@ -159,10 +182,15 @@ class _Job:
         self,
         request: Request,
         prompt: Tokens,
+        healing: Healing | None,
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
+        """`healing`: what the prompt ends in besides; it is drawn again."""
         self.user = request.user
+        self.min_tokens = request.min_tokens
+        self.healing = healing  # None once it has been drawn
+        self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
         self.sampling = request.sampling.with_seed()
         self.alternatives = request.alternatives
         self.prompt = prompt
@@ -219,10 +247,14 @@ class LocalEngine:
         """Queue a request. Raises RequestError at once if it can never be served."""
         submitted = self._clock()
         most = self._info.context - 1
-        prompt = self._tokenizer.encode(request.prompt, most, request.asked, request.user)
-        detokenizer = self._tokenizer.detokenizer(prompt)
-        job = _Job(request, prompt, detokenizer, submitted)
-        room = self._info.context - len(prompt)
+        given = (request.prompt, most, request.asked, request.user)
+        if request.healing:
+            prompt, healing, detokenizer = self._tokenizer.encode_healed(*given)
+        else:
+            prompt, healing = self._tokenizer.encode(*given), None
+            detokenizer = self._tokenizer.detokenizer(prompt)
+        job = _Job(request, prompt, healing, detokenizer, submitted)
+        room = self._info.context - job.prompt_tokens
         if job.limit > room:
             job.limit, job.limit_reason = room, "context"
         with self._changed:
@@ -252,6 +284,10 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
         return self._tokenizer.count(text)
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
+        return self._tokenizer.as_read(prompt)
 
     def warm_up(self, request: Request) -> None:
         """Run a request for its side effects and note how long that took. Raises WarmUpError if it fails."""
@@ -334,9 +370,13 @@ class LocalEngine:
 
     def _open(self, job: _Job, others: bool) -> bool:
         """Whether there was room for a request, or none will ever be."""
-        tokens = min(len(job.prompt) + job.limit, self._info.context)
+        tokens = min(job.prompt_tokens + job.limit, self._info.context)
         try:
             job.handle = self._runner.open(job.sampling, job.alternatives, job.prompt, tokens, job.user)
+            if job.healing is not None:
+                self._runner.heal(job.handle, job.healing)
+            if job.min_tokens:
+                self._runner.bar_end(job.handle, job.min_tokens)
         except MemoryError as error:
             if others:  # somebody will leave
                 self._full = True
@@ -447,24 +487,42 @@ class LocalEngine:
         if isinstance(outcome, Exception):
             raise outcome
         job.phase = "decode"
+        if job.healing is not None:
+            self._take_healed(job)
+            return
         if outcome in self._tokenizer.stop_ids:
             self._finish(job, "stop")
             return
         job.written.append(outcome)
+        self._show(job, outcome, job.detokenizer.push(outcome), self._detail(job, outcome))
+
+    def _take_healed(self, job: _Job) -> None:
+        """The end of the prompt has been drawn again. What is new of it is shown, and counts as a token."""
+        way, job.healing = self._runner.healed(job.handle), None
+        assert way is not None
+        job.written += [*way.path, way.token]
+        if way.adds:
+            text = job.detokenizer.push(way.token, skip=len(way.node.left))
+            self._show(job, way.token, text, self._detail(job, way.token, way.node))
+
+    def _show(self, job: _Job, outcome: int, text: str, detail: tuple[TokenDetail, ...]) -> None:
+        """Send a new token; after the last one that there may be, the request ends."""
         job.meter.tick(self._clock())
-        text, detail = job.detokenizer.push(outcome), self._detail(job, outcome)
         if job.meter.tokens < job.limit:
             self._send(job, text, (outcome,), detail)
         else:
             self._finish(job, job.limit_reason, text, (outcome,), detail)
 
-    def _detail(self, job: _Job, token: int) -> tuple[TokenDetail, ...]:
+    def _detail(self, job: _Job, token: int, healed: Node | None = None) -> tuple[TokenDetail, ...]:
+        """What the request wants to know of a token, which may begin with bytes of the prompt."""
         found = self._runner.detail(job.handle) if job.alternatives else None
         if found is None:
             return ()
+        skip = 0 if healed is None else len(healed.left)
 
         def alternative(token: int, logprob: float) -> Alternative:
-            return Alternative(token, self._tokenizer.text_of(token), logprob)
+            text = self._tokenizer.text_of(token, skip) if skip else self._tokenizer.text_of(token)
+            return Alternative(token, text, logprob)
 
         others = tuple(map(alternative, found.ids, found.logprobs))
         return (TokenDetail(alternative(token, found.logprob), others),)
@@ -526,7 +584,7 @@ class LocalEngine:
             active_requests=len(self._scheduler.running),
             queued_requests=len(self._scheduler.waiting),
             tokens=meter.tokens,
-            prompt_tokens=len(job.prompt),
+            prompt_tokens=job.prompt_tokens,
             resumed_tokens=job.resumed,
             tokens_per_second=meter.tokens_per_second,
             mean_tokens_per_second=meter.mean_tokens_per_second,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # tokens, and all filters. So there are few kernels to compile and few graphs to capture.
 USUAL = Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True)
 PLANS: tuple[Plan | None, ...] = (USUAL, None, Plan())
+BARRED = Plan(bars_end=True)  # besides, for batches in which a text may not end yet
 
 
 class GraphStepper:
@@ -81,8 +82,10 @@ class GraphStepper:
         assert sequence.slot is not None
         if sequence.sampling.repetition_penalty != 1:
             self._seen[sequence.slot].zero_()
-        if sequence.sampling.dry_multiplier or sequence.sampling.xtc_probability:
-            self._choosers[sequence] = Chooser(sequence.sampling, self._special)
+        sampling, barred = sequence.sampling, sequence.min_tokens > 0
+        # The kernels bar tokens by their logits, and what is noted of tokens must not know of that.
+        if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.alternatives):
+            self._choosers[sequence] = Chooser(sampling, self._special, sequence.min_tokens)
 
     def have_read(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
@@ -120,6 +123,11 @@ class GraphStepper:
                 yield True
             graphs.prepare_reading()
             yield True
+        self._first.draw(BARRED)
+        yield True
+        for size in dict.fromkeys((largest, 1)):
+            self._of_size(size).prepare(BARRED)
+            yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step."""
@@ -132,6 +140,14 @@ class GraphStepper:
             graphs.launch(plan)
             return self._landing(graphs.rows, graphs.step.logits, sequences, {})
         return self._choose(graphs, sequences)
+
+    def read(self, sequence: Sequence) -> Tensor:
+        """A step that ends at the logits."""
+        graphs = self._of_size(1)
+        write_rows(graphs.rows, [sequence])
+        self._owners = []  # the rows have to be told
+        graphs.read()
+        return graphs.step.logits.clone()
 
     def _choose(self, graphs: StepGraphs, sequences: abc.Sequence[Sequence]) -> Pending:
         """A step of which some tokens are drawn by the host: nothing runs ahead of that."""
@@ -152,8 +168,10 @@ class GraphStepper:
         return not any(sequence in self._choosers for sequence in sequences)
 
     def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Whether the rows on the device are theirs."""
-        return self._owners == sequences and self.may_run_ahead(sequences)
+        """Whether the rows on the device are theirs, in the graphs that are next."""
+        if self._owners != sequences or not self.may_run_ahead(sequences):
+            return False
+        return self._ready(padded(len(sequences)), plan_of(sequences)) is self._used
 
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
@@ -218,6 +236,7 @@ def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Cont
     write(rows.penalty, (sampling.repetition_penalty for sampling in samplings), 1)
     write(rows.seed, (sampling.seed or 0 for sampling in samplings))
     write(rows.step, (sequence.steps for sequence in sequences))
+    write(rows.barred, (sequence.min_tokens for sequence in sequences))
     write(rows.position, (sequence.length for sequence in sequences))
     write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.idle)
     write(rows.active, (sequence not in inactive for sequence in sequences))
@@ -226,7 +245,12 @@ def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Cont
 
 
 def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:
-    """Which of `PLANS` does what requests ask of the sampler; None takes the likeliest tokens, no penalty."""
+    """Which of `PLANS` does what requests ask of the sampler; None takes the likeliest tokens, no penalty.
+
+    It is `BARRED` where the text of one may not end with its next token.
+    """
+    if any(sequence.end_is_barred for sequence in sequences):
+        return BARRED
     samplings = [sequence.sampling for sequence in sequences]
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None

@@ -110,6 +110,10 @@ class OnDemandEngine:
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
         return self._tokenizer.count(text)
 
+    def as_read(self, prompt: str) -> str:
+        """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
+        return self._tokenizer.as_read(prompt)
+
     def close(self) -> None:
         """Take no more requests. Those under way are their readers' to end."""
         self._closed = True

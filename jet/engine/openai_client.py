@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 import httpx
 
+from jet.engine.blanks import strip_behind
 from jet.engine.credentials import SecretError, describe, read_secret, redact
 from jet.engine.openai_answers import (
     KEPT,
@@ -34,6 +35,7 @@ from jet.engine.openai_answers import (
     next_address,
     pieces_of,
 )
+from jet.engine.openai_border import Border
 from jet.engine.openai_limits import Budget, most_tokens, read_refusal
 from jet.engine.openai_models import CIRCLES, MOST_REDIRECTS, ask_models
 from jet.engine.openai_transport import Server, unreachable
@@ -105,9 +107,11 @@ class RemoteChoice:
 class _Job:
     """One request, written to on the event loop only."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, prompt: str) -> None:
+        """`prompt`: as it is sent; blanks that are missing at its end have been typed already."""
         self.sampling: SamplingParams = request.sampling.with_seed()
-        self.request = replace(request, sampling=self.sampling)
+        self.request = replace(request, sampling=self.sampling, prompt=prompt)
+        self.border = Border(request.prompt, prompt)
         self.meter = DecodeMeter(time.monotonic())
         self.phase = "queued"
         self.prompt_tokens = 0
@@ -161,7 +165,7 @@ class RemoteEngine:
         """Send a request. Raises RequestError at once if it can never be served."""
         if request.asked:
             raise RequestError("Stories can be asked for only where the model runs on this page's machine.")
-        job = _Job(request)
+        job = _Job(request, self.as_read(request.prompt) if request.healing else request.prompt)
         body = completion(job.request, self._model)
         if not self.alive:
             raise RequestError(_CLOSED)
@@ -185,6 +189,10 @@ class RemoteEngine:
     def count_tokens(self, text: str) -> int:
         """An estimate: asking the server for every paragraph of a story would take longer than writing."""
         return most_tokens(text)
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as it is sent with `Request.healing`: without blanks at its end."""
+        return strip_behind(prompt)
 
     def close(self) -> None:
         """End every live stream visibly and close all connections."""
@@ -330,7 +338,8 @@ class RemoteEngine:
             job.phase = "decode"
         ids = tuple(detail.drawn.token_id for detail in piece.details) or (0,) * new
         details = piece.details if job.details_due else ()
-        job.channel.put(TokenChunk(piece.text, ids, self._stats(job), details))
+        text, details = job.border.cut(piece.text, details)
+        job.channel.put(TokenChunk(text, ids, self._stats(job), details))
         return bool(new or piece.text or piece.finish_reason)
 
     def _count(self, job: _Job, piece: Piece) -> int:

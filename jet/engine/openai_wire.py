@@ -161,6 +161,8 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
     body.update({name: getattr(sampling, name) for name in wanted})
     if request.alternatives:
         body["logprobs"] = request.alternatives
+    if request.min_tokens:
+        body["min_tokens"] = request.min_tokens  # vLLM and SGLang know it; others pass over it
     return body
 
 

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jet.engine.healing import Healing, Logits, Way, log_softmax
+from jet.engine.healing import draw as draw_again
 from jet.engine.prefill import make_prefill
 from jet.engine.sessions import Resident, Sessions, Tokens
 from jet.engine.stepping import Arriving, Detail, Outcome, Stepper, make_stepper
@@ -31,8 +33,10 @@ from jet.modeling.host_store import HostStore, Saved
 from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
 from jet.modeling.transfer import to_device, to_host
+from jet.ops.sampling import uniform
 
 KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
+HEALING_STEP = 2**62  # the number of the draw at the border, which no token of a story has
 
 
 log = logging.getLogger(__name__)
@@ -58,13 +62,18 @@ class Sequence:
         promise: most tokens that it may come to have.
         text: every token that has been read or drawn.
         length: tokens in its state, the first ones of `text`.
-        steps: tokens drawn so far, which numbers their random numbers.
+        steps: tokens drawn so far, which numbers their random numbers; those that healing drew only count
+            where they have new text.
         logits: `[1, V]` of the next token, if it is to be drawn before anything else is read.
         ahead: the step that has been launched before anybody asked for its token.
         alternatives: how many to note for every token; 0 notes nothing.
         detail: what was noted of the last token.
         kept: the length at which its state was kept last.
         claim: the state it is going to start from, and the pages of that.
+        healing: the end of its prompt, which is still to be drawn again.
+        healed: what that has become.
+        min_tokens: of the first so many tokens none may end the text.
+        begun: whether any token has been drawn.
     """
 
     sampling: SamplingParams
@@ -80,11 +89,20 @@ class Sequence:
     detail: Detail | None = None
     kept: int = 0
     claim: tuple[Resident[Kept], list[int]] | None = None
+    healing: Healing | None = None
+    healed: Way | None = None
+    min_tokens: int = 0
+    begun: bool = False
 
     @property
     def last(self) -> int | None:
         """The token drawn last; None before the first. It is read when the next one is wanted."""
-        return self.text[-1] if self.steps else None
+        return self.text[-1] if self.begun else None
+
+    @property
+    def end_is_barred(self) -> bool:
+        """Whether the next token may not end the text."""
+        return self.steps < self.min_tokens
 
     @property
     def tokens(self) -> Tokens:
@@ -127,12 +145,13 @@ class ModelRunner:
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
-            places = slots + kept_slots
+            places = slots + kept_slots + 1
             tokens += slots * 2 * PAGE  # each may have begun a page, and another may be copied for it
             self._pool = SlotPool(config, places, tokens, model.dtype, model.device, self._context)
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers, slots)
             self._prefill = make_prefill(model, self._pool)
             self._store = HostStore(self._pool, host_bytes)
+            self._spare = self._pool.open()  # where a state is put aside for a moment
         self._sessions: Sessions[Kept] = Sessions(self._discard, self._offload)
         self._pool.ledger.reclaim = self._sessions.evict
         self._store.reclaim = self._sessions.evict_offloaded
@@ -190,6 +209,20 @@ class ModelRunner:
         sequence = Sequence(sampling, slot, user, tokens, alternatives=alternatives, claim=claim)
         self._stepper.open(sequence)
         return sequence
+
+    def heal(self, sequence: Sequence, healing: Healing) -> None:
+        """Draw these tokens again once the prompt, which ends before them, has been read."""
+        sequence.healing = healing
+
+    def healed(self, sequence: Sequence) -> Way | None:
+        """What they have become; None as long as they have not been drawn."""
+        return sequence.healed
+
+    def bar_end(self, sequence: Sequence, tokens: int) -> None:
+        """Let no token end the text among the first so many; before anything has been read."""
+        sequence.min_tokens = tokens
+        self._stepper.release(sequence)
+        self._stepper.open(sequence)
 
     @torch.inference_mode()
     def resume(self, sequence: Sequence, prompt: abc.Sequence[int] | Tokens) -> int:
@@ -388,13 +421,37 @@ class ModelRunner:
     def _draw_first(self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, Outcome]) -> None:
         """The tokens of those who have just read their prompts, whose states can then be kept."""
         for sequence in sequences:
-            if sequence.logits is not None:
+            if sequence.logits is not None and sequence.healing is not None:
+                outcomes[sequence] = self._draw_again(sequence, sequence.healing)
+            elif sequence.logits is not None:
                 drawn = Arriving(self._stepper.draw(sequence), 0)
                 sequence.steps += 1
                 outcome = outcomes[sequence] = self._arrived(sequence, drawn)
                 if isinstance(outcome, int) and sequence.length > sequence.kept:
                     self._keep(sequence)
                 sequence.logits = None
+
+    def _draw_again(self, sequence: Sequence, healing: Healing) -> Outcome:
+        """The tokens at the end of the prompt. The state before them is kept for whoever comes back there."""
+        if sequence.length > sequence.kept:
+            self._keep(sequence)
+        logits, sequence.logits, sequence.begun = sequence.logits, None, True
+        assert logits is not None
+        look = _Look(self, sequence, logits)
+        sampling = sequence.sampling
+        try:
+            chance = uniform(sampling.seed or 0, HEALING_STEP)
+            way = draw_again(healing.root, look, sampling.temperature, chance)
+            look.go(way.path)
+        except (MemoryError, FloatingPointError) as error:
+            return error
+        if sequence.alternatives:
+            sequence.detail = look.detail(way)
+        sequence.healing, sequence.healed = None, way
+        sequence.steps += way.adds
+        sequence.text.append(way.token)
+        self._stepper.have_read(sequence, torch.tensor([*way.path, way.token], device=self._model.device))
+        return way.token
 
     def _step(self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, Outcome]) -> None:
         """One step of those whose last token is known, and no step of theirs under way."""
@@ -446,6 +503,7 @@ class ModelRunner:
         except FloatingPointError as error:
             return error
         sequence.detail = step.detail() if sequence.alternatives else None
+        sequence.begun = True
         sequence.text.append(token)
         if sequence.ahead is not None and token in self._stop_ids:
             sequence.ahead = None  # the device has seen to it that the token was not read
@@ -468,6 +526,54 @@ class ModelRunner:
         self._sessions.keep(Resident(sequence.user, sequence.tokens, kept, complete, sequence))
         self._sessions.thin(sequence, self._most_of_one)
         sequence.kept = sequence.length
+
+
+class _Look:
+    """What the network says behind some tokens that may follow a state, and that state in between."""
+
+    def __init__(self, runner: ModelRunner, sequence: Sequence, logits: Tensor) -> None:
+        self._runner, self._sequence = runner, sequence
+        self._here: tuple[int, ...] = ()
+        self._known: dict[tuple[int, ...], Logits] = {(): _numbers(logits)}
+
+    def __call__(self, path: tuple[int, ...]) -> Logits:
+        """Logits `[V]`."""
+        if path not in self._known:
+            self._known[path] = self.go(path)
+        return self._known[path]
+
+    def go(self, path: tuple[int, ...]) -> Logits:
+        """Have these tokens read, from the state on. Raises MemoryError."""
+        runner, sequence = self._runner, self._sequence
+        assert sequence.slot is not None
+        if not self._here and path:
+            runner._pool.copy_state(sequence.slot, runner._spare)
+        elif path[: len(self._here)] != self._here:
+            runner._pool.copy_state(runner._spare, sequence.slot)
+            sequence.length -= len(self._here)
+            del sequence.text[sequence.length :]
+            self._here = ()
+        for token in path[len(self._here) :]:
+            if (error := runner._no_memory(sequence)) is not None:
+                raise error
+            sequence.text.append(token)
+            logits = runner._stepper.read(sequence)
+            sequence.length += 1
+            self._here = (*self._here, token)
+            self._known[self._here] = _numbers(logits)
+        return self._known[path]
+
+    def detail(self, way: Way) -> Detail:
+        """Of the last token of a way, and of the others that have new text there."""
+        logprobs = log_softmax(self(way.path), 1.0)
+        ids = np.array([one for one in way.node.covers.tolist() if one not in way.node.exact], np.int32)
+        ids = ids[np.argsort(-logprobs[ids], kind="stable")][: self._sequence.alternatives]
+        return Detail(float(logprobs[way.token]), ids.tolist(), logprobs[ids].tolist())
+
+
+def _numbers(logits: Tensor) -> Logits:
+    numbers: Logits = logits[0].double().cpu().numpy()
+    return numbers
 
 
 def _use_threads(count: int) -> None:

@@ -86,6 +86,10 @@ class Stepper(Protocol):
         """The token that follows the sequence's `logits`, as row 0."""
         ...
 
+    def read(self, sequence: Sequence) -> Tensor:
+        """Read the sequence's last token into its state; the logits `[1, V]` of what follows."""
+        ...
+
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step: read the last token of each into its state, then draw the next."""
         ...
@@ -150,7 +154,7 @@ class HostStepper:
 
     def open(self, sequence: Sequence) -> None:
         """A new request has come."""
-        self._choosers[sequence] = Chooser(sequence.sampling, self._special)
+        self._choosers[sequence] = Chooser(sequence.sampling, self._special, sequence.min_tokens)
 
     def have_read(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
@@ -165,14 +169,21 @@ class HostStepper:
         assert sequence.logits is not None
         return Drawn([self._draw(sequence, sequence.logits)])
 
-    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
-        """A step."""
+    def read(self, sequence: Sequence) -> Tensor:
+        """A step that ends at the logits."""
+        return self._run([sequence]).clone()
+
+    def _run(self, sequences: abc.Sequence[Sequence]) -> Tensor:
         rows, step = self._batch(len(sequences))
         rows.token.copy_(torch.tensor([sequence.last for sequence in sequences]))
         rows.position.copy_(torch.tensor([sequence.length for sequence in sequences]))
         rows.slot.copy_(torch.tensor([sequence.slot for sequence in sequences]))
         step.run()
-        logits = step.logits.split(1)
+        return step.logits
+
+    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+        """A step."""
+        logits = self._run(sequences).split(1)
         return Drawn([self._draw(*row) for row in zip(sequences, logits, strict=True)])
 
     def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:

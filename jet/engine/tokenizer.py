@@ -11,7 +11,8 @@ from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
 from jet.engine.chat import chat_template
-from jet.engine.detokenizer import Detokenizer, TokenBytes, make_detokenizer
+from jet.engine.detokenizer import Detokenizer, TokenBytes, WithoutBlanks, make_detokenizer
+from jet.engine.healing import Healer, Healing
 from jet.engine.incremental import IncrementalTokenizer
 from jet.engine.sessions import Tokens
 from jet.engine.types import RequestError
@@ -52,6 +53,7 @@ class StoryTokenizer:
         self._backend.no_padding()
         self._bytes = TokenBytes(self._backend)
         self._longest = self._longest_token()
+        self._healer = Healer(self._backend, self._bytes, stop_ids)
         self._incremental = IncrementalTokenizer(self._backend, self._encode)
 
     @property
@@ -65,8 +67,7 @@ class StoryTokenizer:
         What the user has had tokenised before and stands in it again takes no time. Raises RequestError if
         there are more, or the prompt cannot be read.
         """
-        if not isinstance(prompt, str):
-            raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
+        _check_text(prompt)
         try:
             prompt.encode()
             asked.encode()
@@ -86,6 +87,36 @@ class StoryTokenizer:
             raise RequestError("This model has no token to start a story from: please type a beginning.")
         return np.array(self._empty, np.int32)
 
+    def encode_healed(
+        self, prompt: str, most: int, asked: str = "", user: str = ""
+    ) -> tuple[Tokens, Healing | None, Detokenizer]:
+        """As `encode`, without the tokens at the end that are to be drawn again; those; and what follows.
+
+        At least one token stays. Where the whole prompt is to be drawn again, it is the one that an empty
+        prompt starts from.
+        """
+        _check_text(prompt)
+        read = self.as_read(prompt)
+        ids = self.encode(read, most, asked, user)
+        normalizer = self._backend.normalizer
+        taken = len((read if normalizer is None else normalizer.normalize_str(read)).encode())  # at most
+        kept = 0 if asked else len(self.start)
+        if not kept and (not self._empty or len(ids) == most):
+            kept = 1
+        healing = self._healer.heal(ids, kept, taken)
+        if healing is not None:
+            before = ids[: -len(healing.tokens)]
+            ids = before if len(before) else np.array(self._empty, np.int32)
+        detokenizer = self.detokenizer(ids)
+        if not self._healer.by_bytes and read != prompt:
+            # Tokens of this kind begin with the blank that has been typed already.
+            detokenizer = WithoutBlanks(detokenizer)
+        return ids, healing, detokenizer
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as `encode_healed` reads it: blanks at its end may be one space, or none."""
+        return self._healer.as_read(prompt)
+
     def _encode_answer(self, asked: str, prompt: str, most: int, user: str) -> Tokens:
         if self.chat is None:
             raise RequestError(
@@ -101,9 +132,9 @@ class StoryTokenizer:
         """A detokenizer for what follows these tokens."""
         return make_detokenizer(self._backend, prompt, self._bytes)
 
-    def text_of(self, token: int) -> str:
-        """The text of a token by itself, with replacement characters for parts of characters."""
-        return self._bytes[token].decode("utf-8", "replace")
+    def text_of(self, token: int, skip: int = 0) -> str:
+        """The text of a token by itself, without its first `skip` bytes; U+FFFD for parts of characters."""
+        return self._bytes[token][skip:].decode("utf-8", "replace")
 
     def breakers(self) -> frozenset[int]:
         """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
@@ -164,6 +195,11 @@ def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
             if value is not None:
                 return int(value[0] if isinstance(value, (list, tuple)) else value)
     return None
+
+
+def _check_text(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
 
 
 def _tokens_in_front(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -102,6 +102,12 @@ class Request:
             that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
         asked: what a chat model is asked for; the prompt is then the beginning of its answer. Only where
             `EngineInfo.chat_tokens` says that there is a chat template.
+        healing: draw the last tokens of the prompt again, so that a story goes on as well from half a word or
+            from a blank as from the end of a word. The answer never repeats them: it is what follows the
+            prompt's last character. Set it where a person has typed the end of the prompt. Leave it off where
+            the prompt's tokens must be read as they are, and where the prompt ends in words that the model
+            wrote and nobody edited. `Engine.as_read` says how the end of a prompt is read.
+        min_tokens: forbid the tokens that end a story for the first so many tokens of the answer.
     """
 
     prompt: str
@@ -109,9 +115,14 @@ class Request:
     alternatives: int = 0
     user: str = ""
     asked: str = ""
+    healing: bool = False
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         _check_integer("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
+        _check_integer("min_tokens", self.min_tokens, 0, 1_000_000)
+        if not isinstance(self.healing, bool):
+            raise RequestError(f"healing must be true or false, not {self.healing!r}.")
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class RequestStats:
     queued_requests: int | None = None  # waiting, everybody's
     tokens: int = 0
     tokens_estimated: bool = False  # pieces of text were counted, since nobody says how many tokens they are
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # healed ones included
     resumed_tokens: int = 0  # of the prompt, that were in memory and did not have to be read
     tokens_per_second: float | None = None
     mean_tokens_per_second: float | None = None
@@ -162,7 +173,9 @@ class Alternative:
     """A token that might have stood in a place, and its log-probability there.
 
     Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
-    replacement characters where a token is a part of a character.
+    replacement characters where a token is a part of a character. Where a token begins with what the writer
+    has typed (`Request.healing`), `text` is what comes behind that. Alternatives are then the likeliest tokens
+    that begin with it, too, and go on; a probability is still one among all tokens.
     """
 
     token_id: int
@@ -254,6 +267,10 @@ class Engine(Protocol):
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
+        ...
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
         ...
 
     def close(self) -> None:

@@ -166,6 +166,10 @@ class SlotPool:
         self.ledger.forget(self._pages.pop(kept))
         self._free_slots.append(kept)
 
+    def copy_state(self, source: int, target: int) -> None:
+        """Copy a slot's states into another slot, without its pages."""
+        self._stacks.copy(source, target)
+
     def hold(self, kept: int) -> list[int]:
         """The pages of a kept slot, held until they are given back to the ledger."""
         pages = list(self._pages[kept])

@@ -11,11 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Plan:
-    """Which filters any row of a batch uses; the others' kernels and code are left out of the launch."""
+    """Which filters any row of a batch uses; the others' kernels and code are left out of the launch.
+
+    `bars_end`: whether the text of any row may not end yet.
+    """
 
     uses_penalty: bool = True
     uses_top_k: bool = True
     uses_top_p: bool = True
+    bars_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Rows:
         penalty: float32, above 0; 1 changes nothing.
         seed: int64, from 0 on.
         step: int64, how many tokens have been drawn with this seed; counted up.
+        barred: int64, before so many steps no token is drawn that ends the text.
         position: int32, how many tokens stand before `token`; counted up.
         slot: int32, the row's place in all states, and in the table of seen tokens; becomes `idle` when a
             token is drawn that ends the text, so that a step launched ahead of the news harms nothing.
@@ -47,6 +52,7 @@ class Rows:
     penalty: Tensor
     seed: Tensor
     step: Tensor
+    barred: Tensor
     position: Tensor
     slot: Tensor
     active: Tensor
@@ -72,6 +78,7 @@ class Rows:
             penalty=full(1, torch.float32),
             seed=full(0, torch.int64),
             step=full(0, torch.int64),
+            barred=full(0, torch.int64),
             position=full(0, torch.int32),
             slot=torch.arange(batch, dtype=torch.int32, device=device),
             active=full(0, torch.uint8),

@@ -126,7 +126,8 @@ def greedy(
     """The likeliest token of every active row, whatever its temperature.
 
     Args:
-        logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it.
+        logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it, and -inf for
+            tokens that are barred.
         rows: `[B]` each. Writes `token`, counts `step` up, and flags bad logits in `status`.
         seen: `[slots, V]` uint8, contiguous; 1 for every token of the story, the drawn one included.
         scratch: for at least B rows and the same V.
@@ -136,7 +137,7 @@ def greedy(
         ahead: the weight that the next step begins with, see `jet.ops.kernels.common`.
     """
     launch = _Launch(logits, scratch, pdl)
-    launch.penalise(logits, rows, seen, scratch, penalise, bins=False, ahead=ahead)
+    launch.penalise(logits, rows, seen, scratch, penalise, bars=False, bins=False, ahead=ahead)
     _greedy_kernel[(launch.batch,)](
         logits, logits.stride(0), launch.vocabulary, scratch.maxima, launch.blocks,
         rows.active, rows.token, rows.step, rows.position, rows.status, rows.slot, seen,
@@ -165,7 +166,7 @@ def sample(
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": plan.uses_top_k, "TOP_P": plan.uses_top_p}
     searches = plan.uses_top_k or plan.uses_top_p
-    launch.penalise(logits, rows, seen, scratch, plan.uses_penalty, bins=searches, ahead=ahead)
+    launch.penalise(logits, rows, seen, scratch, plan.uses_penalty, plan.bars_end, bins=searches, ahead=ahead)
     given = (logits, logits.stride(0), launch.vocabulary, rows.active, rows.temperature)
     _weigh_kernel[launch.grid](
         *given, rows.min_p, rows.top_k, rows.top_p, scratch.maxima, scratch.peak, scratch.mass,
@@ -217,6 +218,7 @@ class _Launch:
         seen: Tensor,
         scratch: Scratch,
         penalise: bool,
+        bars: bool,
         bins: bool,
         ahead: Tensor | None,
     ) -> None:
@@ -224,7 +226,8 @@ class _Launch:
         _penalise_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.penalty, rows.slot, seen,
             scratch.maxima, scratch.binned_count, scratch.binned_mass,
-            PENALISE=penalise, EMPTY=bins, **chain_options(WARPS, self.pdl, ahead),
+            rows.step, rows.barred, rows.stops, STOPS=len(rows.stops),
+            PENALISE=penalise, BARS=bars, EMPTY=bins, **chain_options(WARPS, self.pdl, ahead),
         )  # fmt: skip
 
 
@@ -234,11 +237,11 @@ class _Launch:
 @triton.jit
 def _penalise_kernel(
     logits_ptr, stride, vocabulary, active_ptr, penalty_ptr, slot_ptr, seen_ptr, maxima_ptr,
-    binned_count_ptr, binned_mass_ptr,
-    PENALISE: tl.constexpr, EMPTY: tl.constexpr,
+    binned_count_ptr, binned_mass_ptr, step_ptr, barred_ptr, stops_ptr, STOPS: tl.constexpr,
+    PENALISE: tl.constexpr, BARS: tl.constexpr, EMPTY: tl.constexpr,
     ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): the penalty on a block of logits, and the maximum of each of its groups."""
+    """Program (block, row): penalty and bar on a block of logits, and the maximum of each of its groups."""
     launch_next(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active = tl.load(active_ptr + row) != 0
@@ -249,6 +252,11 @@ def _penalise_kernel(
         penalty = tl.load(penalty_ptr + row)
         seen = seen_ptr + tl.load(slot_ptr + row).to(tl.int64) * vocabulary + token
         known = tl.load(seen, mask=token < tl.where(active & (penalty != 1), vocabulary, 0), other=0) != 0
+    if BARS:
+        early = tl.load(step_ptr + row) < tl.load(barred_ptr + row)
+        barred = token < 0
+        for number in tl.static_range(STOPS):
+            barred |= early & (token == tl.load(stops_ptr + number))
     blocks = tl.num_programs(0)
     wait(tl.program_id(1) * blocks + block, tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
     if active:
@@ -259,6 +267,9 @@ def _penalise_kernel(
             less, more = tl.minimum(product, quotient), tl.maximum(product, quotient)
             x = tl.where(known, tl.where(penalty > 1, less, more), x)
             tl.store(logits, x, mask=known)
+        if BARS:
+            x = tl.where(barred, float("-inf"), x)
+            tl.store(logits, x, mask=barred & inside)
         # The maximum of numbers and NaN is a number on some devices; infinity is always seen.
         x = tl.where(x == x, x, float("inf"))
         first = (row * blocks + block) * GROUPS
