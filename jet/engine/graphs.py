@@ -60,6 +60,7 @@ class GraphStepper:
         self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
         self._owners: list[Sequence] = []  # whose rows they are, as their last step has left them
         self._used: StepGraphs | None = None  # by that step
+        self._ends: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
         self._shared = _GraphMemory()
         self._sizes: dict[int, StepGraphs] = {}
         self._rows = Rows.make(padded(rows), model.device, stop_ids, pool.idle)
@@ -136,10 +137,11 @@ class GraphStepper:
         if self._owners != sequences or self._used is not graphs:
             write_rows(graphs.rows, sequences, self._choosers)
             self._owners, self._used = list(sequences), graphs
-        if not any(sequence in self._choosers for sequence in sequences):
+        ending = [row for row, sequence in enumerate(sequences) if sequence.draws_its_last]
+        if not ending and not any(sequence in self._choosers for sequence in sequences):
             graphs.launch(plan)
             return self._landing(graphs.rows, graphs.step.logits, sequences, {})
-        return self._choose(graphs, sequences)
+        return self._choose(graphs, sequences, ending)
 
     def read(self, sequence: Sequence) -> Tensor:
         """A step that ends at the logits."""
@@ -149,9 +151,15 @@ class GraphStepper:
         graphs.read()
         return graphs.step.logits.clone()
 
-    def _choose(self, graphs: StepGraphs, sequences: abc.Sequence[Sequence]) -> Pending:
-        """A step of which some tokens are drawn by the host: nothing runs ahead of that."""
+    def _choose(
+        self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
+    ) -> Pending:
+        """A step of which some tokens are drawn by the host: nothing runs ahead of that.
+
+        The logits of the rows in `ending` are put aside before penalties are written into them.
+        """
         graphs.read()
+        self._ends |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
         others = [sequence for sequence in sequences if sequence not in self._choosers]
         if others:
             graphs.draw(plan_of(others))
@@ -162,6 +170,10 @@ class GraphStepper:
         }
         self._owners = []  # the rows have to be told
         return self._landing(graphs.rows, graphs.step.logits, sequences, chosen)
+
+    def drawn_from(self, sequence: Sequence) -> Tensor | None:
+        """Those of the last token that the request may have."""
+        return self._ends.get(sequence)
 
     def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Whether the device draws all their tokens."""
@@ -176,6 +188,7 @@ class GraphStepper:
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
         self._choosers.pop(sequence, None)
+        self._ends.pop(sequence, None)
         if sequence in self._owners:
             self._owners = []
 

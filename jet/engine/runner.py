@@ -36,6 +36,7 @@ from jet.modeling.transfer import to_device, to_host
 from jet.ops.sampling import uniform
 
 KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
+KEEP_DRAWN = 8  # tokens: most that are read again before the end of what was written, if it was written alone
 HEALING_STEP = 2**62  # the number of the draw at the border, which no token of a story has
 
 
@@ -100,6 +101,11 @@ class Sequence:
         return self.text[-1] if self.begun else None
 
     @property
+    def draws_its_last(self) -> bool:
+        """Whether the next token is the last that the request may have, and its state will be kept."""
+        return self.user != "" and self.steps + 1 == self.sampling.max_new_tokens
+
+    @property
     def end_is_barred(self) -> bool:
         """Whether the next token may not end the text."""
         return self.steps < self.min_tokens
@@ -141,6 +147,7 @@ class ModelRunner:
         self._stop_ids = stop_ids
         self._keep_every = keep_every
         self._most_of_one = max(3, kept_slots // 8)
+        self._rows = 1  # sequences of the last step: as many tokens apart, one state is kept a step
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
@@ -275,6 +282,7 @@ class ModelRunner:
         """
         _use_threads(self._decode_threads)
         sequences, outcomes = list(sequences), dict[Sequence, Outcome]()
+        self._rows = len(sequences)
         with _memory_errors("writing"):
             arriving = [(one, one.ahead) for one in sequences if one.ahead is not None]
             all_go_on = len(arriving) == len(sequences) and all(map(self._goes_on, sequences))
@@ -330,12 +338,14 @@ class ModelRunner:
         self._unclaim(claim)
         if slot is None:
             return
+        # Whoever takes the last token back, to draw it again, then has nothing to read.
+        logits = self._stepper.drawn_from(sequence) if len(sequence.text) == sequence.length + 1 else None
         self._stepper.release(sequence)
         if not keep:
             self._sessions.forget_origin(sequence)
         if keep and sequence.user and sequence.length > sequence.kept:
             self._pool.retain(slot, sequence.length)
-            self._remember(sequence, Kept(slot, None))
+            self._remember(sequence, Kept(slot, logits))
         else:
             self._pool.close(slot)
         sequence.ahead = sequence.logits = None
@@ -508,7 +518,7 @@ class ModelRunner:
         if sequence.ahead is not None and token in self._stop_ids:
             sequence.ahead = None  # the device has seen to it that the token was not read
             sequence.length -= 1
-        if sequence.length - sequence.kept >= self._keep_every:
+        if sequence.length - sequence.kept >= min(self._keep_every, max(KEEP_DRAWN, self._rows)):
             self._keep(sequence)
         return token
 

@@ -94,6 +94,10 @@ class Stepper(Protocol):
         """Start a step: read the last token of each into its state, then draw the next."""
         ...
 
+    def drawn_from(self, sequence: Sequence) -> Tensor | None:
+        """The logits `[1, V]` that the sequence's last step ended with, if they are still there."""
+        ...
+
     def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Whether a step of these may be launched before it is wanted."""
         ...
@@ -148,6 +152,7 @@ class HostStepper:
         self._special = Special(model.config.vocab_size, stop_ids, breakers, model.device)
         self._choosers: dict[Sequence, Chooser] = {}
         self._batches: dict[int, _Batch] = {}
+        self._latest: dict[Sequence, Tensor] = {}  # logits of the last step
         self._largest: FusedStep | None = None
         self._largest = self._batch(rows).step
         self.step = self._batch(1).step
@@ -171,6 +176,7 @@ class HostStepper:
 
     def read(self, sequence: Sequence) -> Tensor:
         """A step that ends at the logits."""
+        self._latest = {}
         return self._run([sequence]).clone()
 
     def _run(self, sequences: abc.Sequence[Sequence]) -> Tensor:
@@ -184,7 +190,13 @@ class HostStepper:
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """A step."""
         logits = self._run(sequences).split(1)
+        self._latest = dict(zip(sequences, logits, strict=True))
         return Drawn([self._draw(*row) for row in zip(sequences, logits, strict=True)])
+
+    def drawn_from(self, sequence: Sequence) -> Tensor | None:
+        """Those of the last step of all."""
+        logits = self._latest.get(sequence)
+        return None if logits is None else logits.clone()
 
     def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Nothing does."""
@@ -197,10 +209,11 @@ class HostStepper:
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
         self._choosers.pop(sequence, None)
+        self._latest.pop(sequence, None)
 
     def close(self) -> None:
         """Let go of the network."""
-        del self.step, self._largest, self._batches, self._model, self._pool
+        del self.step, self._largest, self._batches, self._latest, self._model, self._pool
 
     def _batch(self, size: int) -> _Batch:
         """A step of so many rows, made when it is first needed; all share weights and buffers."""

@@ -174,8 +174,8 @@ class Alternative:
 
     Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
     replacement characters where a token is a part of a character. Where a token begins with what the writer
-    has typed (`Request.healing`), `text` is what comes behind that. Alternatives are then the likeliest tokens
-    that begin with it, too, and go on; a probability is still one among all tokens.
+    has typed (`Request.healing`), `text` is what comes behind that. Alternatives are then the likeliest
+    tokens that begin so, too, and go on; a probability is still one among all tokens.
     """
 
     token_id: int
