@@ -55,6 +55,8 @@ def plan_capacity(
     # What is kept has keys and values, too: where those have no room on the device, they go to the host.
     tokens = (writers + kept) * context
     if footprint.full_token:
-        left = usable - (writers + kept + 1) * state  # one is put aside while the end of a prompt is drawn again
+        left = (
+            usable - (writers + kept + 1) * state
+        )  # one is put aside while the end of a prompt is drawn again
         tokens = min(tokens, max(left // footprint.full_token, _SHORT_STORY))
     return Capacity(writers, kept, tokens, min(context, tokens))

@@ -75,6 +75,7 @@ class Sequence:
         healed: what that has become.
         min_tokens: of the first so many tokens none may end the text.
         begun: whether any token has been drawn.
+        known: how many of the drawn tokens the engine has been told of.
     """
 
     sampling: SamplingParams
@@ -94,6 +95,7 @@ class Sequence:
     healed: Way | None = None
     min_tokens: int = 0
     begun: bool = False
+    known: int = 0
 
     @property
     def last(self) -> int | None:
@@ -283,6 +285,8 @@ class ModelRunner:
         _use_threads(self._decode_threads)
         sequences, outcomes = list(sequences), dict[Sequence, Outcome]()
         self._rows = len(sequences)
+        for sequence in sequences:
+            sequence.known = sequence.steps - (sequence.ahead is not None)
         with _memory_errors("writing"):
             arriving = [(one, one.ahead) for one in sequences if one.ahead is not None]
             all_go_on = len(arriving) == len(sequences) and all(map(self._goes_on, sequences))
@@ -314,6 +318,7 @@ class ModelRunner:
         sequence.slot = self._pool.open(self._needed(sequence.promise, None))
         sequence.text, sequence.length, sequence.kept = array("i"), 0, 0
         sequence.logits = sequence.ahead = None
+        sequence.steps = sequence.known
         self._stepper.release(sequence)
         self._stepper.open(sequence)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -324,6 +324,32 @@ def test_filters_left_out_of_the_plan_are_off() -> None:
 
 
 # --- the bookkeeping ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.3, "min_p": 0.5, "penalty": 1.7}]
+)
+def test_tokens_that_end_the_text_are_barred_until_their_step(setting: Setting) -> None:
+    """As in the twin whose logits of these tokens are -inf; from that step on, as without."""
+    vocabulary, ends, rows = 1500, [3, 1100], 6
+    logits = random_logits("peaked", rows, vocabulary)
+    logits[:, ends] = 40.0  # nothing else would ever be drawn
+    barred = Batch(logits, [setting] * rows)
+    barred.rows = replace(barred.rows, stops=torch.tensor(ends, device=DEVICE))
+    barred.rows.barred.copy_(torch.tensor([0, 1, 3, 4, 4, 9]))  # the steps are 0 to 5
+    other = logits.clone()
+    early = [row for row in range(rows) if row < barred.rows.barred[row]]
+    other[torch.tensor(early)[:, None], torch.tensor(ends)] = -math.inf
+    twin = Batch(other, [setting] * rows)
+    assert early == [2, 3, 5]
+    drawn = barred.sample(Plan(bars_end=True))
+    assert drawn == twin.sample()
+    assert [row for row, token in enumerate(drawn) if token not in ends] == early
+    assert barred.rows.step.tolist() == list(range(1, rows + 1))
+    assert not barred.rows.status.any()
+    left_out = Batch(logits, [setting] * rows)
+    left_out.rows.barred.fill_(100)
+    assert set(left_out.sample()) <= set(ends)
 
 
 @pytest.mark.parametrize("call", ["greedy", "sample"])

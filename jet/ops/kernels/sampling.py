@@ -254,9 +254,10 @@ def _penalise_kernel(
         known = tl.load(seen, mask=token < tl.where(active & (penalty != 1), vocabulary, 0), other=0) != 0
     if BARS:
         early = tl.load(step_ptr + row) < tl.load(barred_ptr + row)
-        barred = token < 0
+        ends = token < 0
         for number in tl.static_range(STOPS):
-            barred |= early & (token == tl.load(stops_ptr + number))
+            ends |= token == tl.load(stops_ptr + number)
+        barred = (ends & inside & early) != 0
     blocks = tl.num_programs(0)
     wait(tl.program_id(1) * blocks + block, tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
     if active:
@@ -269,7 +270,7 @@ def _penalise_kernel(
             tl.store(logits, x, mask=known)
         if BARS:
             x = tl.where(barred, float("-inf"), x)
-            tl.store(logits, x, mask=barred & inside)
+            tl.store(logits, x, mask=barred)
         # The maximum of numbers and NaN is a number on some devices; infinity is always seen.
         x = tl.where(x == x, x, float("inf"))
         first = (row * blocks + block) * GROUPS
