@@ -227,6 +227,7 @@ class ModelRunner:
         """What they have become; None as long as they have not been drawn."""
         return sequence.healed
 
+    @torch.inference_mode()
     def bar_end(self, sequence: Sequence, tokens: int) -> None:
         """Let no token end the text among the first so many; before anything has been read."""
         sequence.min_tokens = tokens

@@ -69,3 +69,69 @@ def typical(engine: LocalEngine, prompts: list[str], seeds: range, healing: bool
         for seed in seeds
     ]
     return median(one for one in found if one is not None)
+
+
+def cut(opening: str, number: int) -> str:
+    """Behind a word in its midst, and so many characters further: behind a blank, inside the next word."""
+    ends = [found.end() for found in re.finditer(r"\w+", opening)]
+    return opening[: ends[len(ends) * 2 // 3] + number]
+
+
+@pytest.fixture(scope="module")
+def uncut(engine: LocalEngine) -> float:
+    return typical(engine, OPENINGS, range(2))
+
+
+@pytest.mark.parametrize("behind", BEHIND[1:4])
+def test_the_next_word_is_as_likely_behind_blanks(engine: LocalEngine, uncut: float, behind: str) -> None:
+    assert typical(engine, [opening + behind for opening in OPENINGS], range(1)) >= uncut - NEAR
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_next_word_is_as_likely_behind_half_a_word(
+    engine: LocalEngine, uncut: float, number: int
+) -> None:
+    assert typical(engine, [cut(opening, number) for opening in OPENINGS], range(1)) >= uncut - NEAR
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("behind", BEHIND)
+def test_the_next_word_is_as_likely_behind_all_blanks(engine: LocalEngine, uncut: float, behind: str) -> None:
+    assert typical(engine, [opening + behind for opening in OPENINGS], range(2)) >= uncut - NEAR
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [-3, -2, -1, 0, 1, 2, 3])
+def test_the_next_word_is_as_likely_at_every_cut(engine: LocalEngine, uncut: float, number: int) -> None:
+    prompts = [opening[:number] if number < 0 else cut(opening, number) for opening in OPENINGS]
+    assert typical(engine, prompts, range(2)) >= uncut - NEAR
+
+
+@pytest.mark.parametrize(
+    ("beginning", "word"),
+    [
+        ("The old lighth", "lighthouse"),
+        ("Along the coast stood a lonely lighth", "lighthouse"),
+        ("They sailed for weeks across the stormy oc", "ocean"),
+        ("He looked up at the moo", "moon"),
+        ("Once upon a ti", "time"),
+        ("The drag", "dragon"),
+        ("The old lighthouse keep", "keeper"),
+    ],
+)
+def test_half_a_word_becomes_the_word(engine: LocalEngine, beginning: str, word: str) -> None:
+    """Whatever the seed, mostly; and as the likeliest way."""
+    half = beginning.split()[-1]
+    answers = [write(engine, beginning, replace(SAMPLING, seed=seed, max_new_tokens=2)) for seed in range(5)]
+    likeliest = write(engine, beginning, replace(SAMPLING, temperature=0, repetition_penalty=1.0))
+    assert sum((half + answer).startswith(word) for answer in [*answers, likeliest]) >= 4
+
+
+def test_a_final_space_changes_nothing(engine: LocalEngine) -> None:
+    """The first words are those of the beginning without it, and not "zipped" or "ibex"."""
+    beginning = "The old lighthouse keeper opened the door and"
+    first = [
+        {write(engine, prompt, replace(SAMPLING, seed=seed)).split()[0] for seed in range(12)}
+        for prompt in (beginning, beginning + " ")
+    ]
+    assert len(first[0] & first[1]) >= min(map(len, first)) // 2
