@@ -1,0 +1,314 @@
+"""Any sequence of what requests do to prefix cache, host memory and page pool, on a tiny network.
+
+What a request draws must be what the network says of its tokens when it reads them afresh, whatever it
+started from. Nobody's states are anybody else's, no state stays of what has been taken back, and every page,
+slot and byte is accounted for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from jet.engine import runner as runner_module
+from jet.engine.healing import Healing, Logits, Node, draw
+from jet.engine.runner import ModelRunner, Sequence
+from jet.engine.types import SamplingParams
+from jet.modeling import JetNemotronForCausalLM
+from jet.modeling import slots as slots_module
+from jet.modeling.host_store import Saved
+from tests.networks import small_model
+
+PAGE, CONTEXT, SLOTS, KEPT = 4, 40, 3, 4
+END = 0
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=12, seed=0)
+PROMPTS = st.lists(st.integers(1, 3), min_size=1, max_size=14)  # alike enough to share beginnings
+
+
+@cache
+def network() -> JetNemotronForCausalLM:
+    return small_model(num_hidden_layers=3, layer_types=["jet", "swa", "attn"]).requires_grad_(False)
+
+
+@cache
+def logits(tokens: tuple[int, ...]) -> Logits:
+    """Of what follows, read afresh."""
+    with torch.inference_mode():
+        return network()(input_ids=torch.tensor([tokens])).logits[0, -1].double().numpy()
+
+
+def borders() -> st.SearchStrategy[Healing | None]:
+    """Bytes to be written again: each token of these networks is its own byte."""
+    some = st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True)
+
+    def border(covers: list[int], shorter: list[int], behind: list[int]) -> Healing:
+        children = {token: Node(b"y", np.array(behind, np.int32), frozenset(behind[:1])) for token in shorter}
+        root = Node(b"xy", np.array(covers, np.int32), frozenset(covers[:1]), children)
+        return Healing(np.array(covers[:1], np.int32), root)
+
+    return st.none() | st.builds(border, some, st.lists(st.integers(41, 60), max_size=3, unique=True), some)
+
+
+@dataclass(eq=False)
+class Live:
+    """A request, and what must be true of it."""
+
+    sequence: Sequence
+    user: str
+    prompt: list[int]
+    healing: Healing | None
+    text: list[int] = field(default_factory=list)  # to be read before the next token
+    read: int | None = None
+    drawn: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.read == len(self.text) and not self.ended
+
+
+class Requests(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = [mock.patch.object(module, "PAGE", PAGE) for module in (slots_module, runner_module)]
+        for patch in self.patches:
+            patch.start()
+        self.runner = ModelRunner(
+            network(), frozenset([END]), slots=SLOTS, kept_slots=KEPT, tokens=14 * PAGE, context=CONTEXT,
+            keep_every=5, host_bytes=120_000,
+        )  # fmt: skip
+        self.live: list[Live] = []
+        self.texts: dict[str, set[tuple[int, ...]]] = {"ann": set(), "bob": set(), "": set()}
+
+    def one(self, data: st.DataObject, among: list[Live]) -> Live:
+        return among[data.draw(st.integers(0, len(among) - 1))]
+
+    @property
+    def readers(self) -> list[Live]:
+        return [one for one in self.live if one.read is None or one.read < len(one.text)]
+
+    @property
+    def writers(self) -> list[Live]:
+        return [one for one in self.live if one.ready]
+
+    @rule(
+        user=st.sampled_from(["ann", "bob", ""]),
+        prompt=PROMPTS,
+        healing=borders(),
+        data=st.data(),
+        barred=st.integers(0, 3),
+    )
+    def come(
+        self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject, barred: int
+    ) -> None:
+        self.open(user, prompt, healing, data, barred)
+
+    def open(
+        self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject, barred: int
+    ) -> None:
+        """With a new prompt, or one that goes on with what the user has."""
+        known = sorted(self.texts[user])
+        if known and data.draw(st.booleans()):
+            base = list(known[data.draw(st.integers(0, len(known) - 1))])
+            prompt = (base[: data.draw(st.integers(0, len(base)))] + prompt)[: CONTEXT - 16]
+        try:
+            sequence = self.runner.open(GREEDY, 0, prompt, min(len(prompt) + 14, CONTEXT), user)
+        except MemoryError:
+            return
+        if healing is not None:
+            self.runner.heal(sequence, healing)
+        self.runner.bar_end(sequence, barred)
+        self.live.append(Live(sequence, user, prompt, healing, list(prompt)))
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data(), size=st.integers(1, 9), pieces=st.integers(1, 12))
+    def read(self, data: st.DataObject, size: int, pieces: int) -> None:
+        """Pieces of a prompt; what is resident first."""
+        one = self.one(data, self.readers)
+        for _ in range(pieces):
+            if one in self.readers:
+                self.read_piece(one, size)
+
+    def read_piece(self, one: Live, size: int) -> None:
+        if one.read is None:
+            one.read = self.runner.resume(one.sequence, one.text)
+            if one.read and one.user:
+                # Only from what the very same user has read before.
+                assert any(text[: one.read] == tuple(one.text[: one.read]) for text in self.texts[one.user])
+            else:
+                assert not one.read
+        elif piece := one.text[one.read : one.read + size]:
+            try:
+                self.runner.prefill(one.sequence, piece)
+            except MemoryError:
+                self.end(one, keep=False)
+                return
+            one.read += len(piece)
+        self.texts[one.user].add(tuple(one.text[: one.read]))
+
+    @precondition(lambda self: self.writers)
+    @rule(steps=st.integers(1, 8), alone=st.booleans())
+    def write(self, steps: int, alone: bool) -> None:
+        """Steps of all who write, or of one: each gets what the network says of its tokens."""
+        for _ in range(steps):
+            if self.writers:
+                self.step(self.writers[:1] if alone else self.writers)
+
+    @rule(user=st.sampled_from(["ann", "bob"]), prompt=PROMPTS, healing=borders(), data=st.data())
+    def whole_story(self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject) -> None:
+        """As most of them go."""
+        before = len(self.live)
+        self.open(user, prompt, healing, data, 0)
+        for one in self.live[before:]:
+            while one in self.readers:
+                self.read_piece(one, 9)
+            for _ in range(6):
+                if one in self.writers:
+                    self.step([one])
+            if one in self.live:
+                self.end(one, keep=True)
+
+    def step(self, some: list[Live]) -> None:
+        outcomes = self.runner.decode([one.sequence for one in some])
+        for one, outcome in zip(some, outcomes, strict=True):
+            if isinstance(outcome, MemoryError):
+                self.end(one, keep=False)
+                continue
+            assert isinstance(outcome, int)
+            self.check(one, outcome)
+            if outcome == END or len(one.prompt + one.drawn) >= CONTEXT:
+                one.ended = True
+            if one.sequence.steps >= GREEDY.max_new_tokens:
+                one.ended = True
+
+    def check(self, one: Live, outcome: int) -> None:
+        before = (*one.prompt, *one.drawn)
+        if one.healing is not None:
+            expected = draw(one.healing.root, lambda path: logits(before + path), 0, 0.0)
+            way, one.healing = self.runner.healed(one.sequence), None
+            assert way is not None and (way.path, way.token) == (expected.path, expected.token)
+            assert outcome == way.token and one.sequence.steps == way.adds
+            one.drawn += [*way.path, way.token]
+        else:
+            found = logits(before).copy()
+            if one.sequence.steps - 1 < one.sequence.min_tokens:
+                found[END] = -np.inf
+            assert outcome == int(found.argmax())
+            one.drawn.append(outcome)
+        self.texts[one.user].add((*one.prompt, *one.drawn))
+
+    @precondition(lambda self: any(one.read is not None for one in self.live))
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        """A step has failed: the request reads all of it again."""
+        one = self.one(data, [one for one in self.live if one.read is not None])
+        try:
+            self.runner.rewind(one.sequence)
+        except MemoryError:
+            one.sequence.slot = None
+            self.live.remove(one)
+            return
+        one.text, one.read, one.ended = [*one.prompt, *one.drawn], None, False
+        if one.drawn and one.drawn[-1] == END:
+            self.end(one, keep=False)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), keep=st.booleans())
+    def stop(self, data: st.DataObject, keep: bool) -> None:
+        """The writer's Stop, the end of a story, or an error."""
+        one = self.one(data, self.live)
+        self.end(one, keep)
+        if not keep:
+            left = self.runner._sessions._origins
+            assert id(one.sequence) not in left, "what failed leaves nothing"
+
+    def end(self, one: Live, keep: bool) -> None:
+        self.live.remove(one)
+        self.runner.release(one.sequence, keep)
+
+    @rule(far=st.booleans())
+    def make_room(self, far: bool) -> None:
+        """For others."""
+        if far:
+            self.runner._sessions.evict_offloaded()
+        else:
+            self.runner._sessions.evict()
+
+    @invariant()
+    def pages_add_up(self) -> None:
+        pool, ledger = self.runner._pool, self.runner._pool.ledger
+        live = Counter(page for slot in pool._promised for page in pool._pages[slot])
+        kept = Counter(
+            page for slot in pool._pages if slot not in pool._promised for page in pool._pages[slot]
+        )
+        for one in self.live:
+            if one.sequence.claim is not None:
+                live.update(one.sequence.claim[1])
+        for page in range(1, len(ledger._live)):
+            assert (ledger._live[page], ledger._kept[page]) == (live[page], kept[page])
+        assert sorted([*ledger._free, *(live | kept)]) == list(range(1, len(ledger._live)))
+        assert ledger.promised == sum(pool._promised.values()) >= 0
+        assert sorted([*pool._free_slots, *pool._pages]) == list(range(pool.idle))
+
+    @invariant()
+    def states_are_where_they_are_said_to_be(self) -> None:
+        runner, sessions = self.runner, self.runner._sessions
+        slots = {one.state.place for one in sessions._near}
+        assert slots == set(runner._pool._pages) - set(runner._pool._promised)
+        saved = [one.state.place for one in sessions._far]
+        holders = Counter(id(page) for one in saved if isinstance(one, Saved) for page in one.pages)
+        assert {id(page): page.holders for page in runner._store._pages.values()} == dict(holders)
+        assert runner._store.nbytes <= 120_000
+        pins = Counter(id(one.sequence.claim[0]) for one in self.live if one.sequence.claim is not None)
+        for resident in (*sessions._near, *sessions._far):
+            assert resident.pins == pins[id(resident)]
+            tokens = tuple(resident.tokens.tolist())
+            # Nobody else's, and nothing that was read for a look and then taken back.
+            assert any(text[: len(tokens)] == tokens for text in self.texts[resident.user])
+            if resident.state.logits is not None:
+                expected = logits(tokens)
+                assert np.abs(resident.state.logits[0].double().numpy() - expected).max() < 1e-3
+
+    def teardown(self) -> None:
+        for one in list(self.live):
+            self.end(one, keep=True)
+        self.pages_add_up()
+        while self.runner._sessions.evict() or self.runner._sessions.evict_offloaded():
+            pass
+        ledger = self.runner._pool.ledger
+        assert ledger.free == len(ledger._live) - 1 and ledger.promised == 0
+        assert self.runner.offloaded == (0, 0) and self.runner.held_pages == 0
+        self.runner.close()
+        for patch in self.patches:
+            patch.stop()
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.thorough
+def test_long_sequences_of_requests() -> None:
+    run_state_machine_as_test(
+        Requests,
+        settings=settings(
+            max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
