@@ -87,6 +87,10 @@ class PacedEngine:
         """Words."""
         return text.count(" ") + 1
 
+    def as_read(self, prompt: str) -> str:
+        """As it is."""
+        return prompt
+
     def close(self) -> None:
         """End the thread."""
         self._closed.set()

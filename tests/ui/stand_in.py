@@ -93,6 +93,9 @@ class StandInEngine:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
+    def as_read(self, prompt: str) -> str:
+        return prompt.rstrip(" ") + " " if prompt.endswith("  ") else prompt
+
     def close(self) -> None:
         for stream in list(self.live):
             stream.abort()
