@@ -154,13 +154,14 @@ class ModelRunner:
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
-            places = slots + kept_slots + 1
+            places = slots + kept_slots
             tokens += slots * 2 * PAGE  # each may have begun a page, and another may be copied for it
-            self._pool = SlotPool(config, places, tokens, model.dtype, model.device, self._context)
+            self._pool = SlotPool(
+                config, places, tokens, model.dtype, model.device, self._context, spare=True
+            )
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers, slots)
             self._prefill = make_prefill(model, self._pool)
             self._store = HostStore(self._pool, host_bytes)
-            self._spare = self._pool.open()  # where a state is put aside for a moment
         self._sessions: Sessions[Kept] = Sessions(self._discard, self._offload)
         self._pool.ledger.reclaim = self._sessions.evict
         self._store.reclaim = self._sessions.evict_offloaded
@@ -563,9 +564,9 @@ class _Look:
         runner, sequence = self._runner, self._sequence
         assert sequence.slot is not None
         if not self._here and path:
-            runner._pool.copy_state(sequence.slot, runner._spare)
+            runner._pool.put_aside(sequence.slot)
         elif path[: len(self._here)] != self._here:
-            runner._pool.copy_state(runner._spare, sequence.slot)
+            runner._pool.take_back(sequence.slot)
             sequence.length -= len(self._here)
             del sequence.text[sequence.length :]
             self._here = ()

@@ -75,14 +75,18 @@ class SlotPool:
         dtype: torch.dtype,
         device: torch.device | str,
         context: int | None = None,
+        spare: bool = False,
     ) -> None:
-        """`context`: most tokens of one sequence, by default the network's."""
+        """`context`: most tokens of one sequence, by default the network's.
+
+        `spare`: have one more place for states, for `put_aside` and `take_back`.
+        """
         assert config.layer_types is not None
         context = context or config.max_position_embeddings
         self._config = config
         self.idle = slots
         pages = -(-tokens // PAGE)
-        self._stacks = _Stacks(config, slots + 1, 1 + pages, dtype, device)
+        self._stacks = _Stacks(config, slots + 1 + spare, 1 + pages, dtype, device)
         self.layers = self._stacks.layers(config.layer_types)
         self.table = torch.zeros(slots + 1, -(-context // PAGE), dtype=torch.int32, device=device)
         self.ledger = PageLedger(pages)
@@ -166,9 +170,13 @@ class SlotPool:
         self.ledger.forget(self._pages.pop(kept))
         self._free_slots.append(kept)
 
-    def copy_state(self, source: int, target: int) -> None:
-        """Copy a slot's states into another slot, without its pages."""
-        self._stacks.copy(source, target)
+    def put_aside(self, slot: int) -> None:
+        """Copy a slot's states, without its pages, to where one can be for a moment."""
+        self._stacks.copy(slot, self.idle + 1)
+
+    def take_back(self, slot: int) -> None:
+        """Copy them from there into the slot."""
+        self._stacks.copy(self.idle + 1, slot)
 
     def hold(self, kept: int) -> list[int]:
         """The pages of a kept slot, held until they are given back to the ledger."""
@@ -382,6 +390,7 @@ class _Stacks:
         self._pages = empty("attn", pages, 2, heads, PAGE, dim)
         # The idle slot is read too, and numbers that are none would spread from it.
         self.clear(slots - 1)
+        self.clear(slots - 2)
 
     def layers(self, kinds: Sequence[str]) -> list[JetMemory | WindowMemory | PageMemory]:
         """Each layer's part, in the order of the layers."""
