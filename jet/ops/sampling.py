@@ -89,11 +89,12 @@ def sample(
 def exclude_top_choices(weights: Tensor, threshold: float, spared: Tensor | None = None) -> Tensor:
     """XTC: of the tokens whose share is at least `threshold` only the least likely stays, if there are two.
 
-    Takes and returns weights `[B, N]`, the largest of each row first. A row that would lose a token that is
+    Takes and returns weights `[B, N]`, the largest of each row first; a weight of 0 is that of a token which
+    a filter has taken out, and does not count. A row that would lose a token that is
     `spared` (bool `[B, N]`) loses none: line breaks and endings stay possible. Described by its author at
     https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
-    likely = weights / weights.sum(dim=-1, keepdim=True) >= threshold
+    likely = (weights / weights.sum(dim=-1, keepdim=True) >= threshold) & (weights > 0)
     last = likely.sum(dim=-1, keepdim=True) - 1
     excluded = torch.arange(weights.shape[-1], device=weights.device) < last
     if spared is not None:
