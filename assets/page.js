@@ -465,7 +465,7 @@ const guide = () => {
   const lore = [...document.querySelectorAll("#jet-lore .jet-entry")].map((entry) => {
     const field = (name) => entry.querySelector(`[data-lore=${name}]`);
     return {
-      title: entry.dataset.title, keywords: field("keywords").value, content: field("content").value,
+      kept: JSON.parse(entry.dataset.kept), keywords: field("keywords").value, content: field("content").value,
       enabled: field("enabled").checked, constant: field("constant").checked,
     };
   });

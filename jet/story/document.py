@@ -13,6 +13,7 @@ from types import TracebackType
 
 from jet.engine.types import SamplingParams, TokenChunk
 from jet.story.alignment import Aligner
+from jet.story.breaks import Breaks, StreamBreaks
 from jet.story.diff import changes
 from jet.story.edits import splice
 from jet.story.guidance import Guidance
@@ -399,6 +400,7 @@ class Continuation:
         self._span = span
         self._generation = generation
         self._aligner = Aligner()
+        self._breaks, self._appended = StreamBreaks(), Breaks()
 
     @property
     def prompt(self) -> str:
@@ -407,6 +409,7 @@ class Continuation:
 
     def take(self, chunk: TokenChunk) -> None:
         """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""
+        chunk = self._breaks.chunk(chunk)
         self.append(chunk.text, self._aligner.add(chunk.text, chunk.details))
         if chunk.stats.finish_reason is not None:
             self.finish(chunk.stats.finish_reason)
@@ -416,7 +419,7 @@ class Continuation:
         if self._document is None:
             raise StoryError("This continuation has ended.")
         generation = replace(self._generation, tokens=(*self._generation.tokens, *tokens))
-        text = self.text + clean(text)
+        text = self.text + self._appended.push(text)
         self._document._put(self.branch, self._pieces(text, generation))
         self.text, self._generation = text, generation
 

@@ -26,10 +26,11 @@ The format, version 1. All offsets count characters (code points); every field m
       ]
     }
 
-Alternatives are `[[id, text, logprob], …]`. The text of a branch is that of its pieces in a row, each the
-characters of a span from start to before end. Ids are unique among branches and among spans; parents form no
-circle. Undo is not kept. A field of `sampling` that is left out has its default, so that files stay readable
-when settings are added; one that is not known is refused.
+An entry of the lore has `secondary_keywords` and `anti_keywords` only if there are any. Alternatives are
+`[[id, text, logprob], …]`. The text of a branch is that of its pieces in a row, each the characters of a span
+from start to before end. Ids are unique among branches and among spans; parents form no circle. Undo is not
+kept. A field of `sampling` that is left out has its default, so that files stay readable when settings are
+added; one that is not known is refused.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from jet.engine.types import Alternative, SamplingParams
+from jet.story.breaks import settle_breaks
 from jet.story.document import Document
 from jet.story.fields import TOP, Fields, StoryFileError, items
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from jet.story.spans import Generation, Piece, Span, Token, clean, length_of
+from jet.story.spans import Generation, Piece, Span, Token, carried, clean, length_of
 from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
 
 FORMAT, VERSION = "jet-stories", 1
+_LEFT_OUT = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
 
 Made = TypeVar("Made")
 
@@ -58,7 +61,7 @@ def encode(document: Document) -> str:
 
 def dump(plain: object) -> str:
     """JSON as short as it gets, and fit for UTF-8 whatever the page has put in."""
-    return clean(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return carried(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def to_plain(document: Document, tree: Tree) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def from_plain(plain: object) -> Document:
     if len(branches) > MAX_BRANCHES:
         raise StoryFileError(f"branches: a story can have {MAX_BRANCHES}, not {len(branches)}.")
     _check_tree(branches, current)
-    return Document(Tree(branches, current), title, guidance, sampling, stops)
+    return Document(Tree(settle_breaks(branches), current), title, guidance, sampling, stops)
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------
@@ -134,7 +137,14 @@ def _plain_guidance(guidance: Guidance) -> dict[str, Any]:
     plain = asdict(guidance)
     if not guidance.about:
         del plain["about"]
+    plain["lore"] = list(map(plain_lore, guidance.lore))
     return plain
+
+
+def plain_lore(entry: LoreEntry) -> dict[str, Any]:
+    """An entry of the lore as JSON's dicts and lists."""
+    plain = asdict(entry)
+    return {name: value for name, value in plain.items() if value or name not in _LEFT_OUT}
 
 
 def plain_branch(branch: Branch) -> dict[str, Any]:
@@ -203,17 +213,20 @@ def _guidance(plain: Fields) -> Guidance:
     note = plain.sub("note")
     text, depth, unit = note.take_text("text"), note.take("depth", int), note.take_text("unit")
     note.end()
-    lore = tuple(_lore(Fields(*item)) for item in plain.take_items("lore"))
+    lore = tuple(read_lore(Fields(*item)) for item in plain.take_items("lore"))
     about = plain.take_text("about") if plain.has("about") else ""
     plain.end()
     made = _make(note.where, lambda: AuthorsNote(text, depth, unit))  # type: ignore[arg-type]
     return Guidance(memory, made, lore, about)
 
 
-def _lore(plain: Fields) -> LoreEntry:
+def read_lore(plain: Fields) -> LoreEntry:
+    """An entry of the lore from its fields. Raises StoryFileError."""
     values: dict[str, Any] = {}
     for field in fields(LoreEntry):
         kind: Any = type(field.default)
+        if field.name in _LEFT_OUT and not plain.has(field.name):
+            continue
         if kind is tuple:
             values[field.name] = tuple(_text(*item) for item in plain.take_items(field.name))
         elif kind is str:
@@ -242,7 +255,7 @@ def _told(plain: Fields, told: list[Guidance]) -> Guidance | None:
 
 
 def _span(plain: Fields, told: list[Guidance]) -> Span:
-    id, text = plain.take("id", int), plain.take_text("text")
+    id, text = plain.take("id", int), plain.take_raw_text("text")
     generation = None
     if plain.has("model"):
         generation = Generation(

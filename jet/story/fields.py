@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from jet.story.spans import StoryError, clean
+from jet.story.spans import StoryError, carried, clean
 
 TOP = "the story"  # the place of the outermost object, in messages
 
@@ -51,6 +51,10 @@ class Fields:
     def take_text(self, name: str) -> str:
         """The same, for text, as `spans.clean` gives it."""
         return clean(self.take(name, str))
+
+    def take_raw_text(self, name: str) -> str:
+        """The same with the line breaks that it has, so that offsets into it hold."""
+        return carried(self.take(name, str))
 
     def take_or_null(self, name: str, kind: type[Kind]) -> Kind | None:
         """The same, or None for null."""

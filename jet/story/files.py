@@ -7,20 +7,24 @@ read is UTF-8; line breaks of any system become "\\n", which is what a text box 
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import PurePath
-from typing import Any
 
 from jet.story.document import Document
 from jet.story.encoding import from_plain, load
-from jet.story.fields import TOP, Fields, StoryFileError, items
-from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.fields import StoryFileError
+from jet.story.kobold import from_kobold, is_kobold
+from jet.story.matching import words
 from jet.story.shrink import Copy, shrink
-from jet.story.spans import StoryError
+from jet.story.spans import StoryError, clean
 
 MAX_BYTES = 20_000_000
 BROWSER_BYTES = 2_000_000  # browsers keep about five million UTF-16 units, which all stories share
 UNTITLED = "Untitled story"
 
+MAX_FILE_NAME = 60  # characters, without the ending
+
+_DEVICES = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)\Z", re.IGNORECASE)  # what Windows calls its own
 _HEADING = re.compile(r"# ([^\n]*)\n(?:\n|\Z)")
 
 
@@ -54,8 +58,10 @@ def to_browser(document: Document, limit: int = BROWSER_BYTES) -> Copy:
     return shrink(document, limit)
 
 
-def read_file(name: str, data: bytes) -> Document:
+def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Document:
     """The document in a file: .txt, .md, .markdown or .json, by the ending of its name.
+
+    Of another program's file, what could not be kept is added to `remarks`.
 
     Raises:
         StoryFileError: it cannot be read; the message says why. Nothing else is raised.
@@ -67,8 +73,8 @@ def read_file(name: str, data: bytes) -> Document:
     text = _decoded(data)
     try:
         if ending == ".json":
-            return from_json(text)
-        text = _with_our_breaks(text)
+            return from_json(text, remarks)
+        text = clean(text)
         return from_markdown(text, path.stem) if ending != ".txt" else Document.from_text(text, path.stem)
     except StoryFileError:
         raise
@@ -85,18 +91,26 @@ def from_markdown(text: str, title: str = "") -> Document:
     return Document.from_text(text[heading.end() :], "" if found == UNTITLED else found)
 
 
-def from_json(text: str) -> Document:
-    """A document from our JSON, or from KoboldAI's. Raises StoryFileError."""
+def from_json(text: str, remarks: list[str] | None = None) -> Document:
+    """A document from our JSON, or from KoboldAI's. Raises StoryFileError.
+
+    Of KoboldAI's, what could not be kept is added to `remarks`.
+    """
     plain = load(text)
-    if isinstance(plain, dict) and "format" not in plain and {"prompt", "actions"} <= plain.keys():
-        return _from_kobold(plain)
+    if isinstance(plain, dict) and is_kobold(plain):
+        return from_kobold(plain, [] if remarks is None else remarks)
     return from_plain(plain)
 
 
 def file_name(document: Document, ending: str) -> str:
     """A name for a file to save under, which every system takes: "The_Tower.json". `ending` has no dot."""
-    words = re.findall(r"\w+", document.title)
-    return f"{'_'.join(words)[:60] or 'story'}.{ending}"
+    name = "_".join(words(unicodedata.normalize("NFC", document.title)))
+    if len(name) > MAX_FILE_NAME:
+        end = MAX_FILE_NAME
+        while end and unicodedata.category(name[end])[0] == "M":  # a mark stays with its letter
+            end -= 1
+        name = name[:end].rstrip("_")
+    return f"{name or 'story'}{'_story' if _DEVICES.match(name) else ''}.{ending}"
 
 
 def _decoded(data: bytes) -> str:
@@ -113,34 +127,6 @@ def _decoded(data: bytes) -> str:
         raise StoryFileError(
             f"This is not a text file in UTF-8: byte {error.start:,} is {data[error.start]:#04x}."
         ) from None
-
-
-def _from_kobold(plain: dict[str, Any]) -> Document:
-    """The text is `prompt` and `actions` in a row; of all the settings, only guidance is taken over."""
-    story = Fields(plain, TOP)
-    text = story.take_text("prompt")
-    for action, where in story.take_items("actions"):
-        if not isinstance(action, str):
-            raise StoryFileError(f"{where} must be text.")
-        text += action
-    memory = story.take_text("memory") if story.has("memory") else ""
-    note = story.take_text("authorsnote") if story.has("authorsnote") else ""
-    world = story.take_or_null("worldinfo", list) if story.has("worldinfo") else None
-    lore = tuple(_kobold_lore(*item) for item in items(world or [], "worldinfo"))
-    document = Document.from_text(_with_our_breaks(text))
-    document.guidance = Guidance(memory, AuthorsNote(note), lore)
-    return document
-
-
-def _kobold_lore(plain: object, where: str) -> LoreEntry:
-    entry = Fields(plain, where)
-    keywords = tuple(word.strip() for word in entry.take_text("key").split(",") if word.strip())
-    constant = entry.take("constant", bool) if entry.has("constant") else False
-    return LoreEntry(keywords=keywords, content=entry.take_text("content"), constant=constant)
-
-
-def _with_our_breaks(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _megabytes(size: int) -> str:

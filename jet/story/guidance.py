@@ -45,11 +45,12 @@ class LoreEntry:
         enabled: whether the entry takes part at all.
         constant: it is told always, keyword or not.
         case_sensitive: whether "Rose" and "rose" differ.
-        whole_word: whether "rose" does not match in "roses". Scripts without spaces between words (Chinese,
-            Japanese and the like) are matched anywhere.
+        whole_word: whether "rose" does not match in "roses"; `matching` says where words end in which script.
         order: entries with a lower number come first, and are the last to be left out.
         scan_depth: how much of the story's end is searched for keywords; 1 to `MAX_SCAN`.
         scan_unit: what `scan_depth` counts.
+        secondary_keywords: if there are any, one of them must come up as well.
+        anti_keywords: the entry is not told where one of them comes up.
     """
 
     title: str = ""
@@ -62,6 +63,8 @@ class LoreEntry:
     order: int = 100
     scan_depth: int = 4_000
     scan_unit: ScanUnit = "characters"
+    secondary_keywords: tuple[str, ...] = ()
+    anti_keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("The order of a lore entry", self.order, -MAX_ORDER, MAX_ORDER)

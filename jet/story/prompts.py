@@ -24,6 +24,7 @@ from typing import Literal, NamedTuple
 from jet.affixes import common_prefix
 from jet.engine.types import RequestError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.matching import Searched
 
 Kind = Literal["memory", "lore", "about", "story", "note"]
 
@@ -230,8 +231,10 @@ class _Chosen:
         return part if self._pay(part) else None
 
     def add_lore(self, lore: tuple[LoreEntry, ...], story: str) -> None:
+        searched = Searched(story)
         for entry in sorted(lore, key=lambda entry: entry.order):
-            if entry.enabled and entry.content.strip() and (entry.constant or is_called(entry, story)):
+            told = entry.enabled and bool(entry.content.strip())
+            if told and (entry.constant or _is_called(entry, searched, story)):
                 text = _closed(entry.content)
                 title = entry.title or ", ".join(entry.keywords) or "Lore"
                 part = Part("lore", title, text, self._count(text))
@@ -267,29 +270,21 @@ class _Chosen:
 
 
 def is_called(entry: LoreEntry, story: str) -> bool:
-    """Whether the end of the story has one of the entry's keywords, as far back as the entry looks."""
+    """Whether the end of the story calls the entry up by its keywords, as far back as the entry looks."""
+    return _is_called(entry, Searched(story), story)
+
+
+def _is_called(entry: LoreEntry, searched: Searched, story: str) -> bool:
     if entry.scan_unit == "characters":
         start = max(0, len(story) - entry.scan_depth)
     else:
         start = _start_of_last(story, entry.scan_depth, "paragraphs")
-    flags = 0 if entry.case_sensitive else re.IGNORECASE
-    keywords = [keyword.strip() for keyword in entry.keywords if keyword.strip()]
-    patterns = [_pattern(keyword, entry.whole_word) for keyword in keywords]
-    # Searched from `start` in the whole story, so that a word cut there does not pass for a whole one.
-    return any(re.compile(pattern, flags).search(story, start) for pattern in patterns)
 
+    def has(keywords: tuple[str, ...]) -> bool:
+        return searched.has(keywords, start, entry.case_sensitive, entry.whole_word)
 
-def _pattern(keyword: str, whole_word: bool) -> str:
-    before = r"(?<!\w)" if whole_word and _has_word_ends(keyword[0]) else ""
-    behind = r"(?!\w)" if whole_word and _has_word_ends(keyword[-1]) else ""
-    return before + re.escape(keyword) + behind
-
-
-def _has_word_ends(character: str) -> bool:
-    """Whether words are told apart at this character: not in the scripts from U+2E80 on, Hangul excepted."""
-    return re.match(r"\w", character) is not None and not (
-        "\u2e80" <= character < "\uac00" or character >= "\U00020000"
-    )
+    second = entry.secondary_keywords
+    return has(entry.keywords) and (not second or has(second)) and not has(entry.anti_keywords)
 
 
 def _closed(text: str) -> str:

@@ -123,7 +123,7 @@ class TokenRange(NamedTuple):
     token: Token
 
 
-def clean(text: str) -> str:
+def carried(text: str) -> str:
     """The text as UTF-8 files and browsers can carry it: no NUL and no halves of surrogate pairs.
 
     Each becomes U+FFFD, as HTML does it, so that offsets stay; two halves that stand together become whole.
@@ -133,6 +133,16 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text.replace("\0", REPLACEMENT)
+
+
+def clean(text: str) -> str:
+    """The same with the line breaks that a text box has."""
+    return with_our_breaks(carried(text))
+
+
+def with_our_breaks(text: str) -> str:
+    """The text with the line breaks that a text box has: CR LF and CR become LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def whole(span: Span) -> Piece:

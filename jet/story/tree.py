@@ -6,18 +6,17 @@ branches share in one of them leaves the other alone. What they have in common i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jet.affixes import common_prefix
+from jet.story.matching import is_word
 from jet.story.spans import Pieces, StoryError, length_of, text_of
 
 MAX_BRANCHES = 256
 MAX_CHARACTERS = 4_000_000  # of one branch: about twelve times a long novel
 MAX_NAME = 200
 PREVIEW = 80  # characters
-_WORD_END = re.compile(r"\w+\Z")
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,9 @@ class Tree:
         text = branch.text
         # The word in which they part is shown whole; and a long run of white space would leave nothing of the
         # words, so a little more is looked at.
-        begun = _WORD_END.search(text, max(0, fork - PREVIEW // 2), fork)
-        start = begun.start() if begun else fork
+        start, first = fork, max(0, fork - PREVIEW // 2)
+        while start > first and is_word(text[start - 1]):
+            start -= 1
         preview = " ".join(text[start : start + 4 * PREVIEW].split())[:PREVIEW]
         current = branch.id == self.current
         return BranchView(branch.id, branch.name, branch.parent, depth, fork, len(text), preview, current)

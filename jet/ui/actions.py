@@ -26,6 +26,7 @@ from jet.ui import views
 from jet.ui.inputs import NO_PRESET, read_preset
 from jet.ui.orders import read_guidance
 from jet.ui.presets import PRESETS
+from jet.ui.stops import shown
 from jet.ui.visits import Visit
 
 Reply = dict[str, Any]
@@ -100,8 +101,8 @@ async def word(visit: Visit, order: Fields) -> Reply:
     if found is None or not found.token.alternatives:
         return {"say": "No other words are known here. They are remembered for what the model writes."}
     start, end = (to_utf16(document.text, place) for place in (found.start, found.end))
-    shown = views.alternatives(found, document.generation(found.span), start, document.guidance)
-    return {"word": {"start": start, "end": end, "html": shown}}
+    card = views.alternatives(found, document.generation(found.span), start, document.guidance)
+    return {"word": {"start": start, "end": end, "html": card}}
 
 
 async def reuse(visit: Visit, order: Fields) -> Reply:
@@ -111,7 +112,7 @@ async def reuse(visit: Visit, order: Fields) -> Reply:
     generation = None if found is None else document.generation(found.span)
     if generation is None:
         raise StoryError("These words are not the model’s: nothing is known of their settings.")
-    reply: Reply = {"controls": controls_of(generation.sampling), "stops": list(generation.stops)}
+    reply: Reply = {"controls": controls_of(generation.sampling), "stops": list(map(shown, generation.stops))}
     if not order.take("guidance", bool):
         return {**reply, "say": "The settings are those of these words now."}
     document.guidance = generation.guidance or Guidance()
@@ -121,7 +122,7 @@ async def reuse(visit: Visit, order: Fields) -> Reply:
 
 async def guide(visit: Visit, order: Fields) -> Reply:
     """Take over memory, author's note and lorebook."""
-    visit.document.guidance = read_guidance(order)
+    visit.document.guidance = read_guidance(order, visit.document.guidance)
     return {}
 
 
@@ -172,8 +173,10 @@ async def import_file(visit: Visit, order: Fields) -> Reply:
         data = base64.b64decode(order.take("data", str), validate=True)
     except (binascii.Error, ValueError):
         raise StoryError("The file did not arrive whole: please try again.") from None
-    document = await asyncio.to_thread(read_file, name, data)
-    return {**_opened(visit, document), "fresh": True}
+    remarks: list[str] = []
+    document = await asyncio.to_thread(read_file, name, data, remarks)
+    said = {"say": f"Opened. Not kept of this file: {', '.join(remarks)}."} if remarks else {}
+    return {**_opened(visit, document), "fresh": True, **said}
 
 
 async def export(visit: Visit, order: Fields) -> Reply:
@@ -252,6 +255,6 @@ def _opened(visit: Visit, document: Document) -> Reply:
     return {
         "opened": True,
         "controls": controls_of(document.sampling),
-        "stops": list(document.stops),
+        "stops": list(map(shown, document.stops)),
         "html": views.guidance(document.guidance),
     }

@@ -109,7 +109,7 @@ class Desk:
                     yield Told().update(wrote=_json({"lost": True, "n": order.number}))
                     return
                 visit = self._visits.of(_tab(request))
-                sampling = read_controls(order.fields.take("settings", dict))
+                sampling = read_controls(order.fields.take("settings", dict), visit.document.sampling)
                 if visit.busy:
                     return
                 visit.document.edit(read_story(order.fields, visit.document.text))

@@ -125,8 +125,9 @@ def presets() -> str:
 def extras() -> str:
     """Settings that are the page's own."""
     return (
-        '<div class="jet-extras"><label class="jet-field"><b>Stop at</b><small>One text a line. '
-        'The continuation ends in front of it.</small><textarea id="jet-stops" rows="2"></textarea></label>'
+        '<div class="jet-extras"><label class="jet-field"><b>Stop at</b><small>One text a line, \\n is '
+        "a line break. The continuation ends in front of it.</small>"
+        '<textarea id="jet-stops" rows="2"></textarea></label>'
         '<label class="jet-check"><input type="checkbox" id="jet-alternatives" checked> '
         "Remember other words the model might have chosen</label></div>"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from jet.engine.types import MAX_SEED, Request, RequestError, SamplingParams
+from jet.story.spans import with_our_breaks
 
 DEFAULTS = SamplingParams()
 NO_PRESET = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
@@ -57,12 +58,12 @@ def read_settings(
     )
 
 
-def read_controls(values: dict[str, object]) -> SamplingParams:
-    """The same by name; what is not named is as usual. Raises RequestError."""
-    usual: dict[str, object] = asdict(DEFAULTS)
-    if strange := values.keys() - usual.keys():
+def read_controls(values: dict[str, object], usual: SamplingParams = DEFAULTS) -> SamplingParams:
+    """The same by name; what is not named is as it is in `usual`. Raises RequestError."""
+    known: dict[str, object] = asdict(usual)
+    if strange := values.keys() - known.keys():
         raise RequestError(f"There is no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")
-    return read_settings(**{**usual, **values})
+    return read_settings(**{**known, **values})
 
 
 def read_preset(values: dict[str, object]) -> SamplingParams:
@@ -81,7 +82,7 @@ def _text(value: object) -> str:
         raise RequestError(
             f"The text has half a character (a lone surrogate) at position {error.start}: please remove it."
         ) from None
-    return value
+    return with_our_breaks(value)  # as the page's text box would have it
 
 
 def _number(name: str, value: object) -> float:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
+from jet.story.encoding import read_lore
 from jet.story.fields import Fields
-from jet.story.guidance import AuthorsNote, Guidance, LoreEntry, NoteUnit
-from jet.story.spans import StoryError
+from jet.story.guidance import MAX_ORDER, AuthorsNote, Guidance, LoreEntry, NoteUnit
+from jet.story.spans import StoryError, clean
+from jet.ui.keywords import one_line, read_keywords, shown_keywords
 from jet.ui.patches import patched
-from jet.ui.stops import MAX_STOP_CHARACTERS, MAX_STOPS
+from jet.ui.stops import MAX_STOP_CHARACTERS, MAX_STOPS, typed
 
 Tint = Literal["plain", "whose", "doubt"]
 MAX_LORE = 500
+NO_GUIDANCE = Guidance()
 MAX_GUIDANCE = 200_000  # characters of memory, of the note, and of each entry
 
 
@@ -66,7 +69,8 @@ def read_stops(fields: Fields) -> tuple[str, ...]:
     """The stop strings of an order, none if it has none. Raises StoryError."""
     if not fields.has("stops"):
         return ()
-    stops = tuple(text for text, _ in fields.take_items("stops") if isinstance(text, str) and text)
+    lines = (text for text, _ in fields.take_items("stops") if isinstance(text, str) and text)
+    stops = tuple(clean(typed(line)) for line in lines)
     if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARACTERS for stop in stops):
         raise StoryError(
             f"At most {MAX_STOPS} texts to stop at, please, of at most {MAX_STOP_CHARACTERS} characters."
@@ -74,16 +78,21 @@ def read_stops(fields: Fields) -> tuple[str, ...]:
     return stops
 
 
-def read_guidance(fields: Fields) -> Guidance:
-    """What the guidance drawer holds. Raises StoryError."""
+def read_guidance(fields: Fields, now: Guidance = NO_GUIDANCE) -> Guidance:
+    """What the guidance drawer holds; what it cannot show stays as it is `now`. Raises StoryError."""
     memory, note = _short(fields, "memory"), _short(fields, "note")
     depth, unit = fields.take("depth", int), cast(NoteUnit, fields.take("unit", str))
     entries = list(fields.take_items("lore"))
     if len(entries) > MAX_LORE:
         raise StoryError(f"A lorebook can have {MAX_LORE} entries here.")
-    lore = tuple(_lore(Fields(plain, where), index) for index, (plain, where) in enumerate(entries))
+    lore: list[LoreEntry] = []
+    for plain, where in entries:
+        behind = max((entry.order for entry in lore), default=-1) + 1
+        lore.append(_lore(Fields(plain, where), min(behind, MAX_ORDER)))
     about = _short(fields, "about").strip() if fields.has("about") else ""
-    return Guidance(memory, AuthorsNote(note, depth, unit), lore, about)
+    if about == one_line(now.about).strip():
+        about = now.about
+    return Guidance(memory, AuthorsNote(note, depth, unit), tuple(lore), about)
 
 
 def read_about(fields: Fields) -> str:
@@ -94,15 +103,20 @@ def read_about(fields: Fields) -> str:
     return about
 
 
-def _lore(entry: Fields, index: int) -> LoreEntry:
-    keywords = tuple(word.strip() for word in _short(entry, "keywords").split(",") if word.strip())
-    return LoreEntry(
-        title=_short(entry, "title"),
-        keywords=keywords,
+def _lore(entry: Fields, order: int) -> LoreEntry:
+    """One entry of the form. It may carry along the whole entry that it was made from."""
+    base = LoreEntry(order=order)
+    if entry.has("kept") and (kept := entry.take("kept", dict)):
+        base = read_lore(Fields(kept, f"{entry.where}.kept"))
+    given = _short(entry, "keywords")
+    same = given.strip() == one_line(shown_keywords(base.keywords)).strip()
+    return replace(
+        base,
+        title=_short(entry, "title") if entry.has("title") else base.title,
+        keywords=base.keywords if same else read_keywords(given),
         content=_short(entry, "content"),
         enabled=entry.take("enabled", bool),
         constant=entry.take("constant", bool),
-        order=index,
     )
 
 

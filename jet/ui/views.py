@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jet.story.document import Continuation
+from jet.story.encoding import plain_lore
 from jet.story.guidance import Guidance, LoreEntry
 from jet.story.prompts import Part, Prompt
 from jet.story.spans import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
 from jet.ui import words
+from jet.ui.keywords import shown_keywords
 from jet.ui.presets import PRESETS
 from jet.ui.reporting import FILES, ReportState
 from jet.ui.visits import Finished
@@ -182,10 +184,10 @@ def guidance(given: Guidance) -> dict[str, str]:
     )
     fields = (
         '<label class="jet-field"><b>Memory</b><small>What always holds. It stands above the story.</small>'
-        f'<textarea id="jet-memory" rows="4">{escape(given.memory)}</textarea></label>'
+        f'<textarea id="jet-memory" rows="4">{_area(given.memory)}</textarea></label>'
         '<label class="jet-field"><b>Author’s note</b><small>Mood, style, what comes next. '
         "It stands close to the end, where it weighs most.</small>"
-        f'<textarea id="jet-note" rows="2">{escape(given.note.text)}</textarea></label>'
+        f'<textarea id="jet-note" rows="2">{_area(given.note.text)}</textarea></label>'
         '<p class="jet-depth"><label>before the last <input id="jet-depth" type="number" min="1" max="1000" '
         f'value="{given.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
         f'<select id="jet-unit">{units}</select></label></p>'
@@ -198,21 +200,28 @@ def guidance(given: Guidance) -> dict[str, str]:
     return {"jet-guidance": fields, "jet-lore": lore, "jet-about-field": about}
 
 
-def lore_row(entry: LoreEntry = _NEW_LORE) -> str:
-    """One entry of the lorebook."""
+def lore_row(entry: LoreEntry | None = None) -> str:
+    """One entry of the lorebook, or the form of a new one. It carries along what it does not show."""
+    kept = "{}" if entry is None else json.dumps(plain_lore(entry), ensure_ascii=False)
+    entry = entry or _NEW_LORE
     checks = "".join(
         f'<label><input type="checkbox" data-lore="{name}"{" checked" if on else ""}> {label}</label>'
         for name, label, on in (("enabled", "on", entry.enabled), ("constant", "always", entry.constant))
     )
     return (
-        f'<div class="jet-entry" data-title="{escape(entry.title)}">'
+        f'<div class="jet-entry" data-kept="{escape(kept)}">'
         f'<input data-lore="keywords" aria-label="Keywords, with commas between them" placeholder="keywords, '
-        f'with commas" value="{escape(", ".join(entry.keywords))}">'
+        f'with commas" value="{escape(shown_keywords(entry.keywords))}">'
         f'<textarea data-lore="content" rows="2" aria-label="What the model is told then" '
-        f'placeholder="what the model is told when one of them comes up">{escape(entry.content)}</textarea>'
+        f'placeholder="what the model is told when one of them comes up">{_area(entry.content)}</textarea>'
         f'<span class="jet-tools">{checks}<button type="button" class="jet-quiet" data-lore-remove>'
         "Remove</button></span></div>"
     )
+
+
+def _area(text: str) -> str:
+    """What stands in a text area. HTML drops a line break at its very beginning, so there is always one."""
+    return "\n" + escape(text)
 
 
 def meter(prompt: Prompt | None, complaint: str = "") -> str:

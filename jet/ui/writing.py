@@ -20,6 +20,7 @@ from typing import Protocol
 
 from jet.engine.stream import merge
 from jet.engine.types import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
+from jet.story.breaks import StreamBreaks
 from jet.ui.stops import Cutter
 
 INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
@@ -86,7 +87,7 @@ class Writing:
         self._source = source
         self._request = request
         self._prepare = prepare
-        self._cutter = Cutter(stops)
+        self._breaks, self._cutter = StreamBreaks(), Cutter(stops)
         self._deadline_s = deadline_s
         self._ended = ended
         self._pause = pause
@@ -152,11 +153,10 @@ class Writing:
         self._hurry.set()
 
     def _cut(self, chunk: TokenChunk) -> TokenChunk:
-        text = self._cutter.push(chunk.text, last=chunk.stats.finish_reason is not None)
-        stats = chunk.stats
-        if self._cutter.found:
-            stats = replace(stats, phase="done", finish_reason="stop_string")
-        return replace(chunk, text=text, stats=stats)
+        chunk = self._cutter.cut(self._breaks.chunk(chunk))
+        if not self._cutter.found:
+            return chunk
+        return replace(chunk, stats=replace(chunk.stats, phase="done", finish_reason="stop_string"))
 
     def _abort(self) -> None:
         self._aborted.set()

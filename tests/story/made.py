@@ -12,7 +12,7 @@ MODEL = "a/model"
 SAMPLING = SamplingParams(seed=7)
 
 # Few different characters, so that texts repeat themselves and edits are ambiguous; and difficult ones.
-texts = st.text(st.sampled_from("ab \n.é語😀\u202e\u0301\r"), max_size=24)
+texts = st.text(st.sampled_from("ab \n.é語😀\u202e\u0301"), max_size=24)
 any_text = st.text(max_size=40)
 
 

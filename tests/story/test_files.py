@@ -121,16 +121,9 @@ def test_kobold_story() -> None:
     }
     document = from_json(json.dumps(saved))
     assert document.text == "Once upon\na time"
-    lore = LoreEntry(keywords=("tower", "keep"), content="Tall.", constant=True)
+    lore = LoreEntry(keywords=("tower", "keep"), content="Tall.", constant=True, whole_word=False)
     assert document.guidance == Guidance("A tale.", AuthorsNote("Calm."), (lore,))
     assert from_json('{"prompt": "a", "actions": [], "worldinfo": null}').text == "a"
-    for broken, message in (
-        ({"actions": [1]}, r"actions\[0\] must be text"),
-        ({"worldinfo": [{}]}, r"worldinfo\[0\] has no field 'key'"),
-        ({"prompt": None}, "'prompt' must be text"),
-    ):
-        with pytest.raises(StoryFileError, match=message):
-            from_json(json.dumps(saved | broken))
 
 
 # --- garbage ---------------------------------------------------------------------------------------------

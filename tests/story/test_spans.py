@@ -15,6 +15,7 @@ from jet.story.spans import (
     Span,
     StoryError,
     Token,
+    carried,
     clean,
     length_of,
     text_of,
@@ -44,14 +45,19 @@ def test_cutting_pieces_cuts_their_text(pieces: tuple[Piece, ...], start: int, e
 
 
 @given(st.text(st.characters(), max_size=20))
-def test_clean_text_is_fit_for_files_and_keeps_offsets(text: str) -> None:
+def test_clean_text_is_fit_for_files_and_for_text_boxes(text: str) -> None:
     cleaned = clean(text)
     cleaned.encode()
-    assert "\0" not in cleaned
+    assert not {"\0", "\r"} & set(cleaned)
     assert clean(cleaned) == cleaned
 
 
-@given(any_text.filter(lambda text: "\0" not in text))
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_what_is_carried_keeps_its_offsets(text: str) -> None:
+    assert len(carried(text)) == len(text)
+
+
+@given(any_text.filter(lambda text: not {"\0", "\r"} & set(text)))
 def test_clean_leaves_good_text_alone(text: str) -> None:
     assert clean(text) is text or clean(text) == text
 
@@ -59,6 +65,7 @@ def test_clean_leaves_good_text_alone(text: str) -> None:
 def test_clean_examples() -> None:
     assert clean("a\ud83db\0c") == "a\ufffdb\ufffdc"
     assert clean("\ud83d\ude00") == "😀"
+    assert clean("a\r\nb\rc\n\rd\r\r\ne") == "a\nb\nc\n\nd\n\ne"
 
 
 @given(any_text, st.integers(-3, 60))

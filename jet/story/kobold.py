@@ -1,0 +1,197 @@
+"""What KoboldAI Lite and KoboldAI United save, as a story of ours.
+
+Both keep a story as a prompt and a list of actions, and beside it memory, an author's note and "world info".
+They look for keys as parts of words; Lite ignores case unless its settings say otherwise, United does not.
+Nothing is refused for one value that is missing, null or of a wrong type: that value is left out. What the
+file has and a story here cannot have is named in the remarks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from jet.story.document import Document
+from jet.story.guidance import MAX_SCAN, AuthorsNote, Guidance, LoreEntry
+from jet.story.spans import clean
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 200
+
+_PICTURE = re.compile(r"\[<\|([pdh])\|.*?\|\1\|>\]", re.DOTALL)
+_TEMPLATE = re.compile(r"\s*\[Author's note:\s*<\|>\s*\]\s*", re.IGNORECASE)
+_STOPS_APART = "||$||"
+_NOTE_STRENGTH = 320  # as Lite has it unless somebody changes it
+_SURE = 100  # percent
+
+
+def is_kobold(plain: object) -> bool:
+    """Whether JSON looks like a save of KoboldAI."""
+    if not isinstance(plain, dict) or "format" in plain:
+        return False
+    return {"prompt", "actions"} <= plain.keys()
+
+
+def from_kobold(plain: dict[str, Any], remarks: list[str]) -> Document:
+    """The story of a save. What could not be kept of it is added to `remarks`, a few words each."""
+    save = _Save(plain, remarks)
+    document = Document.from_text(save.text())
+    document.title = save.string("story_name")
+    document.guidance = Guidance(save.string("memory"), save.note(), save.lore())
+    document.stops = save.stops()
+    save.remark_rest()
+    return document
+
+
+class _Save:
+    def __init__(self, plain: dict[str, Any], remarks: list[str]) -> None:
+        self._plain = plain
+        self._remarks = remarks
+        self._united = isinstance(plain.get("actions"), dict)
+        settings = plain.get("savedsettings")
+        self._settings: dict[str, Any] = settings if isinstance(settings, dict) else {}
+
+    def string(self, *names: str) -> str:
+        """The first of these fields that has text; a field of another type is none."""
+        for name in names:
+            value = self._plain.get(name)
+            if isinstance(value, str) and value:
+                return clean(value)
+            if value is not None and not isinstance(value, str):
+                self._remarks.append(f"“{name}”, which is not text")
+        return ""
+
+    def text(self) -> str:
+        """Prompt and actions in a row, without the marks that stand for pictures."""
+        parts = [self._plain.get("prompt"), *self._actions()]
+        wrong = sum(part is not None and not isinstance(part, str) for part in parts)
+        if wrong:
+            self._remarks.append(_counted(wrong, "part", "of the text that is not text"))
+        text, pictures = _PICTURE.subn("", "".join(part for part in parts if isinstance(part, str)))
+        if pictures:
+            self._remarks.append(_counted(pictures, "picture"))
+        return clean(text)
+
+    def _actions(self) -> list[object]:
+        actions = self._plain.get("actions")
+        if not self._united:
+            return actions if isinstance(actions, list) else [] if actions is None else [actions]
+        found = actions.get("actions") if isinstance(actions, dict) else None
+        numbered = found if isinstance(found, dict) else {}
+        row = [numbered[key] for key in sorted(numbered, key=_number)]
+        others = sum(bool(action.get("Options")) for action in row if isinstance(action, dict))
+        if others:
+            self._remarks.append(f"other versions of {_counted(others, 'action')}")
+        return [action.get("Selected Text") if isinstance(action, dict) else action for action in row]
+
+    def note(self) -> AuthorsNote:
+        """The author's note. Its own frame and place are not ours."""
+        text = self.string("authorsnote", "authornote")
+        template = self._plain.get("anotetemplate") or self._plain.get("authornotetemplate")
+        if text and isinstance(template, str) and not _TEMPLATE.fullmatch(template):
+            self._remarks.append("the frame around the author’s note")
+        if text and self._plain.get("anotestr") not in (None, _NOTE_STRENGTH):
+            self._remarks.append("where the author’s note stands")
+        return AuthorsNote(text)
+
+    def lore(self) -> tuple[LoreEntry, ...]:
+        """World info. An entry that cannot be read costs that entry."""
+        world = self._plain.get("worldinfo")
+        entries: list[object] = world if isinstance(world, list) else []
+        second = self._plain.get("worldinfo_v2")
+        if isinstance(second, dict) and isinstance(numbered := second.get("entries"), dict):
+            entries = [numbered[key] for key in sorted(numbered, key=_number)]
+        found = [entry for plain in entries if (entry := self._entry(plain)) is not None]
+        bad = sum(plain is not None and not isinstance(plain, dict) for plain in entries)
+        if bad:
+            self._remarks.append(_counted(bad, "lore entry", "that cannot be read", "lore entries"))
+        if found and self._plain.get("wiinsertlocation"):
+            self._remarks.append("where the lore stands")
+        return tuple(found)
+
+    def _entry(self, plain: object) -> LoreEntry | None:
+        if not isinstance(plain, dict):
+            return None
+        content = next((plain[key] for key in ("content", "manual_text") if plain.get(key)), None)
+        keywords = _keys(plain.get("key"))
+        constant = bool(plain.get("constant")) or plain.get("type") in ("constant", "commentator")
+        if not isinstance(content, str) or not (keywords or constant):
+            if any(plain.get(key) for key in ("key", "content", "manual_text", "comment")):
+                self._remarks.append(f"the lore entry “{_title(plain, keywords) or '?'}”, which says nothing")
+            return None
+        title = _title(plain, ())
+        chance = _number(plain.get("probability", _SURE))
+        if 0 <= chance < _SURE:
+            name = title or ", ".join(keywords)
+            self._remarks.append(f"that “{name}” is told by chance ({chance:g} %): it is told always")
+        entry = LoreEntry(
+            title=title,
+            keywords=keywords,
+            content=clean(content),
+            enabled=not plain.get("widisabled"),
+            constant=constant,
+            case_sensitive=self._united or bool(self._settings.get("case_sensitive_wi")),
+            whole_word=False,
+        )
+        if plain.get("selective"):
+            second, anti = _keys(plain.get("keysecondary")), _keys(plain.get("keyanti"))
+            entry = replace(entry, secondary_keywords=second, anti_keywords=anti)
+        depth = self._plain.get("wisearchdepth")
+        if depth is None and not self._united:
+            return entry
+        characters = _number(depth)
+        return replace(entry, scan_depth=int(min(characters, MAX_SCAN)) if characters >= 1 else MAX_SCAN)
+
+    def stops(self) -> tuple[str, ...]:
+        """The texts to stop at, whose line breaks are written as "\\n"."""
+        given = self._plain.get("extrastopseq") or self._settings.get("extrastopseq")
+        if not isinstance(given, str):
+            return ()
+        stops = [clean(stop.replace("\\n", "\n")) for stop in given.split(_STOPS_APART) if stop]
+        kept = [stop for stop in stops if len(stop) <= MAX_STOP_CHARACTERS][:MAX_STOPS]
+        if len(kept) < len(stops):
+            self._remarks.append(_counted(len(stops) - len(kept), "text", "to stop at"))
+        return tuple(kept)
+
+    def remark_rest(self) -> None:
+        """Name what a story here has no place for."""
+        branches = self._plain.get("altbranches")
+        if isinstance(branches, list) and any(branches):
+            self._remarks.append("its other branches")
+        for name, said in (
+            ("personal_notes", "the personal notes"),
+            ("notes", "the notes"),
+            ("documentdb_data", "the text database"),
+        ):
+            if isinstance(self._plain.get(name), str) and self._plain[name].strip():
+                self._remarks.append(said)
+        if self._settings:
+            self._remarks.append("its settings")
+
+
+def _keys(given: object) -> tuple[str, ...]:
+    """Keys as a list or with commas between them; what is not text is none."""
+    row = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
+    return tuple(clean(key).strip() for key in row if isinstance(key, str) and key.strip())
+
+
+def _title(plain: dict[str, Any], keywords: tuple[str, ...]) -> str:
+    texts = (plain.get(key) for key in ("comment", "title"))
+    named = next((text for text in texts if isinstance(text, str) and text), "")
+    return clean(named).strip() or ", ".join(keywords)
+
+
+def _number(given: object) -> float:
+    """A number that may be written as text; -1 if it is none."""
+    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        return -1
+    try:
+        return float(given)
+    except ValueError:
+        return -1
+
+
+def _counted(number: int, one: str, more: str = "", many: str = "") -> str:
+    name = one if number == 1 else many or one + "s"
+    return f"{number} {name} {more}".rstrip()

@@ -1,0 +1,154 @@
+"""Where a keyword stands in a text, whatever script both are written in.
+
+Keyword and text are folded first: what looks the same to a reader (composed and decomposed accents, straight
+and curly apostrophes, any white space, invisible characters) becomes the same characters. Then a whole word
+is looked for by the writing system of both neighbours at each end of the place found:
+
+- Combining marks belong to the letter before them, so nothing ends before a mark.
+- Scripts without spaces between words (Chinese, Japanese, Thai, Khmer and the like) have a border everywhere.
+- In Korean a word takes particles at its end, so it ends before a particle, too.
+- A letter of another script is a border, and so is everything that is neither letter, mark nor digit.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import takewhile
+
+# First words of the Unicode names of scripts that put no spaces between words.
+_UNSPACED = frozenset(
+    re.findall(
+        r"\S+",
+        "CJK IDEOGRAPHIC HIRAGANA KATAKANA KATAKANA-HIRAGANA VERTICAL BOPOMOFO YI NUSHU TANGUT HENTAIGANA "
+        "THAI LAO KHMER MYANMAR TIBETAN TAI NEW JAVANESE BALINESE CHAM EGYPTIAN CUNEIFORM",
+    )
+)
+_HANGUL = "HANGUL"
+# What a Korean noun takes: plural and honorific, then particles one after the other, and forms of "to be".
+_PARTICLES = re.compile(
+    "(?:(?:님|씨|군|양|들|네|쪽|끼리)*"
+    "(?:은|는|이|가|을|를|의|에|에서|에게|에게서|에게로|에서부터|께|께서|께서는|한테|한테서|더러|보고|로|으로"
+    "|로서|으로서|로써|으로써|로부터|으로부터|와|과|랑|이랑|하고|도|만|만큼|까지|부터|마저|조차|밖에|처럼|같이|보다"
+    "|마다|뿐|대로|이나|나|이든|든|이든지|든지|이라도|라도|이야말로|야말로|이며|며|이고|고|이면|면|이여|여|아|야|이야"
+    "|치고|커녕|은커녕|는커녕|따라|말고|이란|란|이라는|라는|이라고|라고|이라|라|인|일|이던|던)*"
+    "(?:이?다|입니다|입니까|이?었다|였다|였고|였던|였으며|이?었고|이?었던|이?었습니다|였습니다|이에요|예요|이었어요|였어요"
+    "|이?지만|였지만|이?니까|이?니|이?라서|이?라면|이?냐|이?지|이?죠|인가|인데|이?네|이?군|이었을|였을|일까|이?로다)?)"
+)
+_LONGEST_PARTICLES = 12  # syllables
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʻʹ′＇`´ˈ՚ꞌ＇‵"), "'")
+_HYPHENS = dict.fromkeys(map(ord, "‐‑⁃﹣－"), "-")
+_QUOTES = dict.fromkeys(map(ord, "“”„‟«»″＂"), '"')
+_SAME = {**_APOSTROPHES, **_HYPHENS, **_QUOTES}
+# Written or left out as one likes: points of Arabic and Hebrew, the Arabic stretch, variation selectors.
+_OPTIONAL = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670"
+    "\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+_JOINERS = re.compile("(?<![\u0600-\u06ff])\u200c")  # in Persian it parts a word from its ending
+_SPACES = re.compile(r"\s+")
+_TURKISH_I = str.maketrans("İı", "ii")
+_AROUND = 64  # characters before the searched part that its first word may have begun in
+
+
+def fold(text: str, case_sensitive: bool = False) -> str:
+    """The text as it is compared: alike for a reader is alike in it."""
+    if text.isascii():
+        text = _SPACES.sub(" ", text.replace("`", "'"))
+        return text if case_sensitive else text.lower()
+    text = unicodedata.normalize("NFKC", text.translate(_SAME))
+    text = _JOINERS.sub("", _OPTIONAL.sub("", text.translate(_SAME)))
+    text = "".join(c for c in text if c == "\u200c" or unicodedata.category(c) != "Cf")
+    text = _SPACES.sub(" ", text)
+    if not case_sensitive:
+        text = text.translate(_TURKISH_I).casefold()
+    return unicodedata.normalize("NFKC", text)
+
+
+class Searched:
+    """A story's end that many keywords are looked for in. Each way of folding it is done once."""
+
+    def __init__(self, story: str) -> None:
+        self._story = story
+        self._folded: dict[tuple[int, bool], tuple[str, str]] = {}
+
+    def has(self, keywords: Iterable[str], start: int, case_sensitive: bool, whole_word: bool) -> bool:
+        """Whether one of the keywords stands in the story from `start` on. Empty ones never do."""
+        key = (start, case_sensitive)
+        if key not in self._folded:
+            before = fold(self._story[max(0, start - _AROUND) : start], case_sensitive)
+            self._folded[key] = (before, fold(self._story[start:], case_sensitive))
+        before, text = self._folded[key]
+        return any(find(keyword, text, case_sensitive, whole_word, before) for keyword in keywords)
+
+
+def find(
+    keyword: str, folded: str, case_sensitive: bool = False, whole_word: bool = True, before: str = ""
+) -> bool:
+    """Whether a keyword stands in a folded text; `before` is the folded text that stands before that."""
+    wanted = fold(keyword, case_sensitive).strip()
+    if not wanted:
+        return False
+    at = folded.find(wanted)
+    while at >= 0:
+        end = at + len(wanted)
+        if not whole_word or (_begins(before + folded[:at], wanted) and _ends(wanted, folded, end)):
+            return True
+        at = folded.find(wanted, at + 1)
+    return False
+
+
+def is_word(character: str) -> bool:
+    """Whether a character is a part of words: a letter, a combining mark or a digit."""
+    return unicodedata.category(character)[0] in "LMN"
+
+
+def words(text: str) -> list[str]:
+    """The words of a text: what stands between characters of none. Marks stay with their letters."""
+    return "".join(c if is_word(c) or c == "_" else " " for c in text).split()
+
+
+def _begins(before: str, wanted: str) -> bool:
+    """Whether a word can begin between a text and what was found behind it."""
+    first = wanted[0]
+    if unicodedata.category(first)[0] == "M":
+        return not before or not is_word(before[-1])
+    if not before or not is_word(first) or not is_word(before[-1]):
+        return True
+    last = next((c for c in reversed(before) if unicodedata.category(c)[0] != "M"), before[-1])
+    return _part(last, first)
+
+
+def _ends(wanted: str, text: str, end: int) -> bool:
+    """Whether a word that was found can end there."""
+    if end == len(text):
+        return True
+    if unicodedata.category(text[end])[0] == "M":
+        return not is_word(wanted[-1])
+    if not is_word(wanted[-1]) or not is_word(text[end]):
+        return True
+    last = next((c for c in reversed(wanted) if unicodedata.category(c)[0] != "M"), wanted[-1])
+    if _part(last, text[end]):
+        return True
+    if script(last) == script(text[end]) == _HANGUL:
+        rest = "".join(takewhile(lambda c: script(c) == _HANGUL, text[end : end + _LONGEST_PARTICLES + 1]))
+        return len(rest) <= _LONGEST_PARTICLES and _PARTICLES.fullmatch(rest) is not None
+    return False
+
+
+def _part(left: str, right: str) -> bool:
+    """Whether two letters or digits next to each other can belong to two words."""
+    one, other = script(left), script(right)
+    if one in _UNSPACED or other in _UNSPACED or (one == _HANGUL) != (other == _HANGUL):
+        return True
+    return bool(one and other) and one != other
+
+
+@lru_cache(maxsize=8192)
+def script(character: str) -> str:
+    """The writing system of a letter, as its Unicode name begins; empty for digits and what has none."""
+    if unicodedata.category(character)[0] == "N" and character != "〇":
+        return ""
+    return unicodedata.name(character, "").partition(" ")[0]

@@ -1,0 +1,64 @@
+"""Keywords in one line of a form: with commas between them, and in quotation marks where one has a comma."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_QUOTES = {'"': '"', "“": "”", "„": "“”", "«": "»", "”": "”"}
+_BREAKS = re.compile(r"[\r\n]")
+
+
+def one_line(text: str) -> str:
+    """The text as a one-line field of a browser has it: without line breaks."""
+    return _BREAKS.sub("", text)
+
+
+def shown_keywords(keywords: Iterable[str]) -> str:
+    """The line for keywords, which `read_keywords` reads back."""
+    return ", ".join(map(_shown, keywords))
+
+
+def read_keywords(line: str) -> tuple[str, ...]:
+    """The keywords of a line. Quotation marks count only where they stand around a whole keyword."""
+    found: list[str] = []
+    at = 0
+    while at < len(line):
+        while at < len(line) and (line[at].isspace() or line[at] == ","):
+            at += 1
+        word, at = _quoted(line, at) or _plain(line, at)
+        if word := word.strip():
+            found.append(word)
+    return tuple(found)
+
+
+def _shown(keyword: str) -> str:
+    if "," not in keyword and keyword[:1] not in _QUOTES:
+        return keyword
+    return '"' + keyword.replace('"', '""') + '"'
+
+
+def _plain(line: str, at: int) -> tuple[str, int]:
+    end = line.find(",", at)
+    end = len(line) if end < 0 else end
+    return line[at:end], end
+
+
+def _quoted(line: str, at: int) -> tuple[str, int] | None:
+    """A keyword in quotation marks, a doubled one of which is one; None if nothing but a comma can end it."""
+    closing = _QUOTES.get(line[at : at + 1])
+    if closing is None:
+        return None
+    word: list[str] = []
+    place = at + 1
+    while place < len(line):
+        if line[place] not in closing:
+            word.append(line[place])
+            place += 1
+        elif line[at] == '"' and line.startswith('""', place):
+            word.append('"')
+            place += 2
+        else:
+            rest = line[place + 1 :].lstrip()
+            return ("".join(word), place + 1) if not rest or rest.startswith(",") else None
+    return None
