@@ -14,7 +14,7 @@ let number = 0; // of the order sent last
 let writes = 0; // the number of the one that has something written: a way may be picked before that ends
 let known = false; // the desk has this story
 let writing = false;
-let steps = { undo: false, redo: false };
+let steps = { undo: false, redo: false, retry: false };
 let syncTimer = 0;
 let keepTimer = 0;
 let synced = null; // the text that the desk has, where that is known
@@ -69,14 +69,15 @@ const keepSoon = () => {
 // --- answers -----------------------------------------------------------------------------------------------
 
 let sayTimer = 0;
-const say = (text, bad = false) => {
+const say = (text, bad = false, offer = null) => {
   const line = byId("jet-say") ?? Object.assign(document.createElement("div"), { id: "jet-say" });
   line.setAttribute("role", bad ? "alert" : "status");
   line.textContent = text;
+  if (offer) line.append(offers.button(offer));
   line.className = bad ? "jet-bad" : "";
   byId("jet-page").append(line);
   clearTimeout(sayTimer);
-  sayTimer = setTimeout(() => line.remove(), bad ? 9000 : 5000);
+  sayTimer = setTimeout(() => line.remove(), offer ? offers.PATIENCE_MS : bad ? 9000 : 5000);
 };
 const download = ({ name, text, type }) => {
   const link = document.createElement("a");
@@ -128,7 +129,7 @@ const receive = (text, expected, done) => {
     return {};
   }
   known = true;
-  steps = { undo: reply.undo ?? steps.undo, redo: reply.redo ?? steps.redo };
+  for (const step of Object.keys(steps)) steps[step] = reply[step] ?? steps[step];
   if (reply.opened || reply.wrote) byId("jet-compare").replaceChildren();
   if (reply.opened) waysAreOver(); // they are the other story's
   if (!reply.wrote && reply.branches && !takes().every(({ branch }) => reply.branches.includes(branch))) waysAreOver();
@@ -142,7 +143,7 @@ const receive = (text, expected, done) => {
   if (reply.download) download(reply.download);
   if (reply.kept) library.keep(reply.kept);
   if (reply.error) say(reply.error, true);
-  if (reply.say && !done?.quiet) say(reply.say);
+  if (reply.say && !done?.quiet) say(reply.say, false, reply.offer);
   // Gradio puts the text into the box after this.
   requestAnimationFrame(() => {
     if (reply.marks && !writing) sheet.mark(reply.marks);
@@ -273,6 +274,7 @@ const refreshLocks = () => {
   }
   byId("jet-undo").disabled = writing || !steps.undo;
   byId("jet-redo").disabled = writing || !steps.redo;
+  byId("jet-retry").disabled = writing || !steps.retry;
 };
 
 const usePreset = (settings) => { if (!writing) order({ do: "own-preset", settings }); };
@@ -415,7 +417,10 @@ document.addEventListener("click", ({ target, isTrusted }) => {
   if (dataset.do) {
     act(JSON.parse(dataset.do), button);
     if (button.closest("#jet-popover")) closeWord();
-  } else if (dataset.write) write(JSON.parse(dataset.write));
+  } else if (dataset.write) {
+    if (button.closest("#jet-say")) button.closest("#jet-say").remove(); // the offer is taken
+    write(JSON.parse(dataset.write));
+  }
   else if (dataset.opening) {
     const before = box().value;
     order({ do: "opening", before, text: dataset.opening, again: openings().includes(before) });
@@ -476,7 +481,7 @@ const guide = () => {
 document.addEventListener("input", ({ target }) => {
   if (target !== box()) return;
   sheet.changed(target.value, false, target.selectionEnd);
-  steps = { undo: true, redo: false };
+  steps = { ...steps, undo: true, redo: false };
   refreshLocks();
   keepSoon();
   clearTimeout(syncTimer);

@@ -87,6 +87,10 @@ class IdTokenizer:
         ids = self.encode(prompt, most, asked, user)
         return ids, None, self.detokenizer(ids)
 
+    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+        """How many ids stand in a prompt."""
+        return len(_parse(prompt))
+
     def as_read(self, prompt: str) -> str:
         """The ids as they are."""
         return prompt

@@ -136,6 +136,10 @@ class Tokenizer(Protocol):
         """A prompt as `encode_healed` reads it."""
         ...
 
+    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+        """How many tokens `encode` gives for a prompt of any length."""
+        ...
+
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         ...
@@ -284,6 +288,11 @@ class LocalEngine:
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
         return self._tokenizer.count(text)
+
+    def count_prompt(self, request: Request) -> int:
+        """How many tokens the prompt of a request has, with all that is put around it when it is read."""
+        prompt = self.as_read(request.prompt) if request.healing else request.prompt
+        return self._tokenizer.measure(prompt, request.asked, request.user)
 
     def as_read(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""

@@ -110,6 +110,11 @@ class OnDemandEngine:
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
         return self._tokenizer.count(text)
 
+    def count_prompt(self, request: Request) -> int:
+        """How many tokens the prompt of a request has, with all that is put around it when it is read."""
+        prompt = self.as_read(request.prompt) if request.healing else request.prompt
+        return self._tokenizer.measure(prompt, request.asked, request.user)
+
     def as_read(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
         return self._tokenizer.as_read(prompt)

@@ -190,6 +190,10 @@ class RemoteEngine:
         """An estimate: asking the server for every paragraph of a story would take longer than writing."""
         return most_tokens(text)
 
+    def count_prompt(self, request: Request) -> int:
+        """An estimate for the prompt of a request."""
+        return self.count_tokens(request.prompt)
+
     def as_read(self, prompt: str) -> str:
         """A prompt as it is sent with `Request.healing`: without blanks at its end."""
         return strip_behind(prompt)

@@ -113,6 +113,13 @@ class StoryTokenizer:
             detokenizer = WithoutBlanks(detokenizer)
         return ids, healing, detokenizer
 
+    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+        """How many tokens `encode` gives for a prompt of any length. Raises RequestError as it does."""
+        ids = partial(self._incremental.ids, user=user)
+        if asked and self.chat is not None:
+            return len(self.chat.encode(asked, prompt, ids))
+        return len(ids(prompt)) + len(self.start)
+
     def as_read(self, prompt: str) -> str:
         """A prompt as `encode_healed` reads it: blanks at its end may be one space, or none."""
         return self._healer.as_read(prompt)

@@ -269,6 +269,13 @@ class Engine(Protocol):
         """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
         ...
 
+    def count_prompt(self, request: Request) -> int:
+        """How many tokens the prompt of a request has, with all that is put around it when it is read.
+
+        What the same user has had read before takes no time. Raises RequestError if it cannot be read.
+        """
+        ...
+
     def as_read(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
         ...

@@ -29,13 +29,23 @@ from jet.story.spans import (
     Token,
     TokenRange,
     clean,
+    ends_in_a_token,
     length_of,
     ranges,
     text_of,
     token_ranges,
     whole,
 )
-from jet.story.tree import MAX_BRANCHES, Branch, BranchView, Comparison, Tree, check_length, check_name
+from jet.story.tree import (
+    MAX_BRANCHES,
+    Branch,
+    BranchView,
+    Comparison,
+    Tree,
+    check_length,
+    check_name,
+    shared_length,
+)
 
 MAX_UNDO = 200  # steps
 MAX_WAYS = 8  # continuations written at once
@@ -126,6 +136,46 @@ class Document:
     def can_redo(self) -> bool:
         """Whether there is a step to redo now."""
         return bool(self._history.future) and not self._live
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether there is a continuation to retry now on the page's branch."""
+        written = any(piece.span.generation is not None for piece in self.tree.branch().pieces)
+        return written and not self._live
+
+    @property
+    def retried_from(self) -> int:
+        """The offset at which the latest continuation of the page's branch begins."""
+        return length_of(self.tree.branch().pieces[: self._first_of_latest()])
+
+    def _first_of_latest(self) -> int:
+        """Which piece of the page's branch is the first one of its latest continuation."""
+        pieces = self.tree.branch().pieces
+        written = [piece.span.id for piece in pieces if piece.span.generation is not None]
+        if not written:
+            raise StoryError("There is no continuation to retry on this branch.")
+        return next(index for index, piece in enumerate(pieces) if piece.span.id == max(written))
+
+    def seeds_at(self, offset: int) -> set[int | None]:
+        """The seeds of all continuations that begin there, behind the text that the page has before it."""
+        here = self.tree.branch().pieces
+        found: set[int | None] = set()
+        for branch in self.tree.branches.values():
+            at = 0
+            for span, start, end in branch.pieces:
+                if at >= offset:
+                    made = span.generation
+                    if at == offset and start == 0 and made and shared_length(branch.pieces, here) >= offset:
+                        found.add(made.sampling.seed)
+                    break
+                at += end - start
+        return found
+
+    def left_behind(self, branch: int) -> str:
+        """What the writer wrote on that branch and the one on the page does not have."""
+        here = set(self.tree.branch().pieces)
+        there = self.tree.branch(branch).pieces
+        return "".join(p.text for p in there if p.span.author == "writer" and p not in here).strip()
 
     def ranges(self, branch: int | None = None) -> list[Range]:
         """Whose words are whose, in order and without gaps."""
@@ -228,12 +278,8 @@ class Document:
         """
         self._check_idle()
         old = self.tree.branch()
-        written = [piece.span for piece in old.pieces if piece.span.generation is not None]
-        if not written:
-            raise StoryError("There is no continuation to retry on this branch.")
-        span = max(written, key=lambda span: span.id)
-        first = next(index for index, piece in enumerate(old.pieces) if piece.span is span)
-        before = old.pieces[:first]
+        first = self._first_of_latest()
+        span, before = old.pieces[first].span, old.pieces[:first]
         after = _behind(old.pieces, span.id)
         branch = self._child(old, length_of(before), before + after)
         tree = self.tree.with_branch(branch, show=True)
@@ -406,6 +452,11 @@ class Continuation:
     def prompt(self) -> str:
         """The text that it goes on from."""
         return text_of(self._before)
+
+    @property
+    def follows_a_token(self) -> bool:
+        """Whether that text ends where a token of the model ends, which the writer has not edited."""
+        return ends_in_a_token(self._before)
 
     def take(self, chunk: TokenChunk) -> None:
         """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""

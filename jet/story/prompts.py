@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, count
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -26,12 +26,14 @@ from jet.engine.types import RequestError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from jet.story.matching import Searched
 
+CountPrompt = Callable[[str, str], int]
 Kind = Literal["memory", "lore", "about", "story", "note"]
 
 STEPS = 8  # marks per context at which the story may be cut
 STORY_SHARE = 4  # one part in so many of the budget is the story's, if it needs that much
 LONGEST_UNIT = 2_000  # characters of the story that are counted, and kept or cut, as a whole
 CACHED_COUNTS = 65_536
+_PATIENCE = 8  # attempts to cut a story by as much as it is over, before more is cut
 
 _LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # with the empty lines behind it
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"’”»)\]]*\s+|(?<=[。！？])")
@@ -78,8 +80,8 @@ class Prompt:
     Attributes:
         parts: their texts in a row are the prompt.
         left_out: what the writer asked for and the model does not see.
-        tokens: of the whole prompt, as the sum over its parts. A tokenizer may need a few less, since it can
-            join across a seam.
+        tokens: of the whole prompt, counted when it was finished. The sum over its parts may be less or more,
+            since a tokenizer can read the seams between them in another way.
         budget: tokens that a prompt can have here: the context without the room for new tokens.
         asked_parts: how many of the parts are what a chat model is asked; the others begin its answer.
     """
@@ -101,16 +103,34 @@ class Prompt:
         return "".join(part.text for part in self.parts[self.asked_parts :])
 
 
+def as_read(prompt: Prompt, read: Callable[[str], str]) -> Prompt:
+    """The prompt as the model reads it; `read` says how it reads a text, of which only the end may differ."""
+    text = prompt.text
+    now = read(text)
+    if now == text or not prompt.parts[prompt.asked_parts :]:
+        return prompt
+    last = prompt.parts[-1]
+    end = replace(last, text=now[len(text) - len(last.text) :])
+    return replace(prompt, parts=(*prompt.parts[:-1], end))
+
+
 class PromptBuilder:
     """Builds prompts. Keep one per model: it remembers what each line of the story costs."""
 
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
         """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
         self._count = lru_cache(maxsize=CACHED_COUNTS)(count_tokens)
+        self._count_whole = count_tokens  # of texts too long to remember
         self._latest: tuple[str, list[_Unit]] = "", []
 
     def build(
-        self, story: str, guidance: Guidance, context: int, room: int, chat_tokens: int | None = None
+        self,
+        story: str,
+        guidance: Guidance,
+        context: int,
+        room: int,
+        chat_tokens: int | None = None,
+        count_prompt: CountPrompt | None = None,
     ) -> Prompt:
         """The prompt for going on behind the last character of `story`.
 
@@ -120,6 +140,8 @@ class PromptBuilder:
             context: tokens that prompt and continuation can have together.
             room: tokens of them kept free for the continuation.
             chat_tokens: that the model's chat template takes; None if it has none.
+            count_prompt: gives the tokens of a finished prompt, with all that stands around it, from its text
+                and what is asked. Left out, those of the text by itself.
 
         Raises:
             PromptError: nothing is left for a prompt, or memory leaves the story too little.
@@ -132,22 +154,44 @@ class PromptBuilder:
             )
         units = self._units(story)
         # What guidance may use: the story has a share that it keeps.
-        free = budget - min(sum(unit.tokens for unit in units), max(1, budget // STORY_SHARE))
+        share = min(sum(unit.tokens for unit in units), max(1, budget // STORY_SHARE))
+        free = budget - share
         chosen = _Chosen(free, self._count)
         chosen.add_memory(guidance.memory, budget)
-        note = chosen.make_note(guidance.note)
+        chosen.add_note(guidance.note)
         chosen.add_lore(guidance.lore, story)
         if guidance.about.strip():
             chosen.add_about(guidance.about, budget, asks)
-        kept = self._cut(units, budget - chosen.tokens, max(1, context // STEPS))
+        spare = 0  # tokens that the seams between the parts take
+        for attempt in count():
+            kept = self._cut(units, budget - chosen.tokens - spare, max(1, context // STEPS))
+            parts = (*chosen.parts, *_with_note(kept, chosen.note, guidance.note))
+            asked = len(chosen.parts) if asks else 0
+            prompt = Prompt(parts, (), 0, budget, asked)
+            tokens = self._measure(prompt, chat_tokens or 0, count_prompt)
+            if tokens <= budget:
+                break
+            if not kept and not chosen.drop_last():
+                raise PromptError(
+                    f"Memory and the like take {tokens:,} of the {budget:,} tokens that a prompt can "
+                    "have here: shorten them, or ask for fewer new tokens."
+                )
+            spare += max(tokens - budget, spare if attempt > _PATIENCE else 0)
+            if budget - chosen.tokens - spare < share and chosen.drop_last():
+                spare = 0
+        left_out = chosen.left_out
         start = kept[0].start if kept else len(story)
         if start > 0:
             lost = sum(unit.tokens for unit in units) - sum(unit.tokens for unit in kept)
             reason = f"the first {start:,} characters do not fit in the context"
-            chosen.left_out.append(LeftOut("story", "Story", lost, reason))
-        parts = (*chosen.parts, *_with_note(kept, note, guidance.note))
-        tokens, asked = sum(part.tokens for part in parts), len(chosen.parts) if asks else 0
-        return Prompt(parts, tuple(chosen.left_out), tokens, budget, asked)
+            left_out = [*left_out, LeftOut("story", "Story", lost, reason)]
+        return replace(prompt, left_out=tuple(left_out), tokens=tokens)
+
+    def _measure(self, prompt: Prompt, chat_tokens: int, count_prompt: CountPrompt | None) -> int:
+        """How many tokens a finished prompt has, those of a chat template left out."""
+        if count_prompt is None:
+            return sum(map(self._count_whole, filter(None, (prompt.asked, prompt.text))))
+        return count_prompt(prompt.text, prompt.asked) - (chat_tokens if prompt.asked_parts else 0)
 
     def _units(self, story: str) -> list[_Unit]:
         """Those of a story. The lines that the latest story began with as well are taken over."""
@@ -167,6 +211,8 @@ class PromptBuilder:
         excess = sums[-1] - budget
         if excess <= 0:
             return units
+        if budget <= 0:
+            return []
         mark = step
         for index, cost in enumerate(sums[:-1]):
             if cost < mark:
@@ -205,6 +251,7 @@ class _Chosen:
 
     def __init__(self, free: int, count: Callable[[str], int]) -> None:
         self.parts: list[Part] = []
+        self.note: Part | None = None
         self.left_out: list[LeftOut] = []
         self.tokens = 0
         self._free = free
@@ -222,13 +269,28 @@ class _Chosen:
             )
         self._take(Part("memory", "Memory", text, tokens))
 
-    def make_note(self, note: AuthorsNote) -> Part | None:
+    def add_note(self, note: AuthorsNote) -> None:
         """The note as a part, paid for; where it stands is not known yet."""
         if not note.text.strip():
-            return None
+            return
         text = f"[Author's note: {note.text.strip()}]\n"
         part = Part("note", "Author's note", text, self._count(text))
-        return part if self._pay(part) else None
+        self.note = part if self._pay(part) else None
+
+    def drop_last(self) -> bool:
+        """Leave out what came last and can be left out, a lore entry or the note; whether there was one."""
+        lore = [part for part in self.parts if part.kind == "lore"]
+        part = lore[-1] if lore else self.note
+        if part is None:
+            return False
+        if lore:
+            self.parts = [other for other in self.parts if other is not part]
+        else:
+            self.note = None
+        self.tokens -= part.tokens
+        reason = f"it takes {part.tokens:,} tokens, which do not fit beside the story"
+        self.left_out.append(LeftOut(part.kind, part.title, part.tokens, reason))
+        return True
 
     def add_lore(self, lore: tuple[LoreEntry, ...], story: str) -> None:
         searched = Searched(story)

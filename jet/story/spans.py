@@ -160,6 +160,22 @@ def length_of(pieces: Sequence[Piece]) -> int:
     return sum(piece.end - piece.start for piece in pieces)
 
 
+def ends_in_a_token(pieces: Pieces) -> bool:
+    """Whether a text ends where a token of the model ends, which the writer has not edited."""
+    if not pieces or (made := pieces[-1].span.generation) is None:
+        return False
+    span, start, end = pieces[-1]
+    cut = made.finish_reason == "stop_string" and end == len(span.text)  # perhaps within a token
+    if cut or not made.tokens:
+        return end == len(span.text) and not cut
+    at = 0
+    for token in made.tokens:
+        at += token.length
+        if at >= end:
+            return at == end and at - token.length >= start
+    return False
+
+
 class Cutter:
     """Cuts ranges out of a row of pieces, in time that depends on the range and hardly on the row."""
 

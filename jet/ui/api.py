@@ -66,7 +66,7 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             gate.check(request.prompt, request.sampling)
             with gate.enter(current_user()):
                 story = request.prompt
-                request = replace(request, user=current_session())
+                request = replace(request, user=current_session(), healing=True)
                 writing = Writing(source, request, deadline_s=limits.deadline_s, ended=hosting.metrics.record)
                 yield story, stats_of(writing.stats)
                 async with aclosing(writing.chunks()) as chunks:

@@ -21,14 +21,16 @@ from jet.engine.types import (
 from jet.story.document import Continuation, Document
 from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16
-from jet.story.prompts import Prompt, PromptBuilder
-from jet.story.spans import StoryError
+from jet.story.prompts import Prompt, PromptBuilder, as_read
+from jet.story.spans import StoryError, ends_in_a_token
+from jet.ui import moved
 from jet.ui.hosting import Hosting
 from jet.ui.orders import Order, read_about, read_stops
 from jet.ui.patches import LONG
 from jet.ui.visits import Finished, Visit
 from jet.ui.writing import EngineSource, Writing, together
 
+BEYOND = 40  # tokens that must come before the model may end a story once more
 ALTERNATIVES = 8  # other words that are remembered for each token
 WAYS = 3
 RATES = 60  # points of the panel's curve
@@ -47,11 +49,17 @@ class State:
         stats: of the request, or of all of them together.
         rates: tokens a second, from a while ago to now.
         ways: the continuations, where there are several.
+        characters: how many have been written.
+        start: where the first of them stands in the text.
+        remarks: what the writer is to be told of it.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
     rates: Sequence[float] = ()
     ways: Sequence[Continuation] = ()
+    characters: int = 0
+    start: int | None = None
+    remarks: Sequence[str] = ()
 
     @classmethod
     def failed(cls, message: str) -> State:
@@ -76,22 +84,24 @@ class Author:
         self.info = await asyncio.to_thread(engine.info)
         return self.info
 
-    async def prompt(self, document: Document) -> Prompt | None:
+    async def prompt(self, document: Document, user: str = "") -> Prompt | None:
         """What the model would see if it went on from the end; None before it is loaded."""
         if not self._source.ready or self.info is None:
             return None
-        text, guidance, sampling = document.text, document.guidance, document.sampling
+        healing = not ends_in_a_token(document.tree.branch().pieces)
+        request = Request(document.text, document.sampling, user=user, healing=healing)
         engine = await asyncio.to_thread(self._source.engine)
-        return await asyncio.to_thread(self._build, engine, text, guidance, sampling)
+        prompt = await asyncio.to_thread(self._build, engine, request, document.guidance)
+        return as_read(prompt, engine.as_read) if healing else prompt
 
-    def count_ahead(self, document: Document) -> None:
+    def count_ahead(self, document: Document, user: str = "") -> None:
         """Count the tokens of a long story in the background, so that writing need not wait for that."""
         if len(document.text) >= LONG and self._counting is None:
-            self._counting = asyncio.create_task(self._count_ahead(copy(document)))
+            self._counting = asyncio.create_task(self._count_ahead(copy(document), user))
 
-    async def _count_ahead(self, document: Document) -> None:
+    async def _count_ahead(self, document: Document, user: str) -> None:
         try:
-            await self.prompt(document)
+            await self.prompt(document, user)
         except RequestError:  # said when the story is written on
             pass
         finally:
@@ -108,11 +118,15 @@ class Author:
             yield waiting
         if self.info is None:
             return
-        samplings = _samplings(order, sampling)
+        remarks: list[str] = []
         with ExitStack() as stack:
             try:
                 visit.document.stops = read_stops(order.fields)
+                samplings = _samplings(order, _with_another_seed(visit.document, order, sampling, remarks))
+                before = visit.document.current
                 continuations = self._begin(visit.document, order, samplings)
+                if order.do in ("retry", "pick"):
+                    remarks += moved.said(visit.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
                 writings = self._submit(visit, order, continuations, samplings)
@@ -123,7 +137,7 @@ class Author:
                 visit.stop()
             async with aclosing(self._follow(continuations, writings)) as states:
                 async for state in states:
-                    yield state
+                    yield replace(state, remarks=remarks)
             visit.log.extend(Finished(self.info.model, writing.stats) for writing in writings)
 
     async def _follow(
@@ -142,7 +156,9 @@ class Author:
                 self.info = writings[0].info or self.info
                 if stats.tokens_per_second is not None:
                     rates.append(stats.tokens_per_second)
-                yield State(stats, rates, ways)
+                yield State(
+                    stats, rates, ways, sum(len(one.text) for one in continuations), continuations[0].start
+                )
 
     async def _until_loaded(self, visit: Visit) -> AsyncGenerator[State, None]:
         """States until the model has been loaded once, so that its name is known, or a stop."""
@@ -191,14 +207,23 @@ class Author:
         wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
         guidance, stops = visit.document.guidance, visit.document.stops
 
+        beyond = order.fields.has("beyond") and order.fields.take("beyond", bool)
+
         def prepare(engine: Engine, request: Request) -> Request:
-            prompt = self._build(engine, request.prompt, guidance, request.sampling)
+            prompt = self._build(engine, request, guidance)
             return replace(request, prompt=prompt.text, asked=prompt.asked)
 
         return [
             Writing(
                 self._source,
-                Request(continuation.prompt, sampling, ALTERNATIVES if wanted else 0, visit.key),
+                Request(
+                    continuation.prompt,
+                    sampling,
+                    ALTERNATIVES if wanted else 0,
+                    visit.key,
+                    healing=not continuation.follows_a_token,
+                    min_tokens=BEYOND if beyond else 0,
+                ),
                 prepare,
                 stops,
                 self._hosting.limits.deadline_s,
@@ -208,13 +233,18 @@ class Author:
             for continuation, sampling in zip(continuations, samplings, strict=True)
         ]
 
-    def _build(self, engine: Engine, story: str, guidance: Guidance, sampling: SamplingParams) -> Prompt:
+    def _build(self, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
         """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
+
+        def count_prompt(text: str, asked: str) -> int:
+            return engine.count_prompt(replace(request, prompt=text, asked=asked))
+
         if self._builder is None or self._builder[0] is not engine:
             self._builder = (engine, PromptBuilder(engine.count_tokens))
         info = engine.info()
-        room = max(1, min(sampling.max_new_tokens, info.context // 2))
-        return self._builder[1].build(story, guidance, info.context, room, info.chat_tokens)
+        room = max(1, min(request.sampling.max_new_tokens, info.context // 2))
+        build = self._builder[1].build
+        return build(request.prompt, guidance, info.context, room, info.chat_tokens, count_prompt)
 
 
 def _ask(document: Document, about: str) -> Document:
@@ -245,6 +275,25 @@ def together_stats(stats: list[RequestStats]) -> RequestStats:
         seed=stats[0].seed,
         error=next((one.error for one in stats if one.error), None) if not running else None,
     )
+
+
+def _with_another_seed(
+    document: Document, order: Order, sampling: SamplingParams, remarks: list[str]
+) -> SamplingParams:
+    """The settings; with another seed where this one would only write again what is there already."""
+    if order.do == "retry" and document.can_retry:
+        at = document.retried_from
+    elif order.do == "ways":
+        at = len(document.text)
+    else:
+        return sampling
+    used = document.seeds_at(at)
+    if document.sampling.seed is None or document.sampling.seed not in used:
+        return sampling
+    while sampling.seed in used:
+        sampling = replace(sampling, seed=None).with_seed()
+    remarks.append(f"Written with another seed, {sampling.seed}: the one in the field has been used here.")
+    return sampling
 
 
 def _samplings(order: Order, sampling: SamplingParams) -> list[SamplingParams]:

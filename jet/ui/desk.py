@@ -16,7 +16,7 @@ import gradio as gr
 
 from jet.engine.types import RequestError, SamplingParams
 from jet.story.spans import StoryError
-from jet.ui import panel, sheet, views
+from jet.ui import endings, panel, sheet, views
 from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
 from jet.ui.author import Author, Failed, State
 from jet.ui.hosting import Hosting, user_of
@@ -94,7 +94,7 @@ class Desk:
         # What could not be taken over stays in the box.
         unchanged = failed or text == story or (visit.busy and order.do != "show")
         visit.picked = visit.picked or not unchanged
-        self._author.count_ahead(visit.document)
+        self._author.count_ahead(visit.document, visit.key)
         return _json(reply if unchanged else {**reply, "story": text})
 
     async def write(self, request: gr.Request, order_text: str) -> AsyncIterator[Update]:
@@ -128,11 +128,13 @@ class Desk:
         visit.document.sampling = sampling
         visit.busy, visit.stopped, visit.picked = True, False, False
         sent, told = Sent(visit.document.text), Told()
+        latest = State()
         try:
             begun = panel.panel(State().stats, self._author.info)
             yield told.update(panel=begun, stop=gr.Button(interactive=True))
             async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
                 async for state in states:
+                    latest = state
                     yield told.update(**self._state(visit, order, state, sent))
         except Failed as error:
             yield told.update(**self._failure(str(error)))
@@ -140,7 +142,8 @@ class Desk:
             visit.busy, visit.writings = False, []
         text = visit.document.text
         story, patch = (text, None) if visit.picked else sent.news(text)
-        reply = await self._with_view(visit, order, {"wrote": True, "patch": patch})
+        wrote: Reply = {"wrote": True, "patch": patch, **endings.said(latest, order, visit.document)}
+        reply = await self._with_view(visit, order, wrote)
         yield told.update(story=story, wrote=_json(reply))
 
     def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> dict[str, str | None]:
@@ -165,6 +168,7 @@ class Desk:
         """The reply with how things stand, as far as the page shows it."""
         document = visit.document
         shown: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
+        shown["retry"] = document.can_retry
         shown["branches"] = sorted(document.tree.branches)
         if not visit.busy:
             shown["marks"] = sheet.MARKS[order.tint](document)
@@ -179,7 +183,7 @@ class Desk:
 
     async def _meter(self, visit: Visit) -> str:
         try:
-            return views.meter(await self._author.prompt(visit.document))
+            return views.meter(await self._author.prompt(visit.document, visit.key))
         except RequestError as error:
             return views.meter(None, str(error))
 

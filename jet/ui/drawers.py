@@ -73,7 +73,9 @@ def steps() -> str:
 def more() -> str:
     """What else can be done with the story, and how it is painted."""
     buttons = [
-        _action("jet-retry", "Retry", "data-write", "Another continuation beside the last one", do="retry"),
+        _action(
+            "jet-retry", "Retry", "data-write", "Another continuation beside the last one", True, do="retry"
+        ),
         _action("jet-three", "Three ways on", "data-write", "Three continuations side by side", do="ways"),
         _action("jet-cursor", "From cursor", "data-write", "Continue at the cursor", do="cursor", at=-1),
         _action(
@@ -90,11 +92,11 @@ def more() -> str:
     )
 
 
-def _action(id: str, label: str, kind: str, hint: str, **order: object) -> str:
+def _action(id: str, label: str, kind: str, hint: str, off: bool = False, **order: object) -> str:
     given, drawn = escape(json.dumps(order)), _icon(id.removeprefix("jet-"))
     return (
-        f'<button type="button" id="{id}" class="jet-quiet" {kind}="{given}" title="{hint}">'
-        f"{drawn}{label}</button>"
+        f'<button type="button" id="{id}" class="jet-quiet" {kind}="{given}" title="{hint}"'
+        f"{' disabled' * off}>{drawn}{label}</button>"
     )
 
 

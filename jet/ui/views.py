@@ -74,7 +74,7 @@ def branches(outline: Sequence[BranchView]) -> str:
 
 
 def _branch(view: BranchView) -> str:
-    name = view.name or ("The first" if view.parent is None else f"Branch {view.id}")
+    name = words.branch_name(view)
     preview = view.preview or "(nothing of its own)"
     css = "jet-branch jet-current" if view.current else "jet-branch"
     here = ' aria-current="true"' if view.current else ""

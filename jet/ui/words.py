@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jet.engine.types import RequestStats
+from jet.story.tree import Branch, BranchView
 
 UNKNOWN = "–"
 _FINISHED = {
@@ -14,6 +15,24 @@ _FINISHED = {
     "deadline": "Done: the time for one request is over",
     "error": "That did not work",
 }
+_NOTHING = {
+    "stop": "The model has closed this story. Continue beyond it?",
+    "stop_string": "Nothing was written: the text to stop at has come at once.",
+    "length": "Nothing that can be shown was written: please continue.",
+    "context": "Nothing was written: the model’s context is full.",
+    "aborted": "Stopped before the first word.",
+    "deadline": "Nothing was written in the time for one request: please try again.",
+}
+
+
+def branch_name(branch: Branch | BranchView) -> str:
+    """What a branch is called: by its own name, or else by its number."""
+    return branch.name or ("The first" if branch.parent is None else f"Branch {branch.id}")
+
+
+def nothing_written(stats: RequestStats) -> str:
+    """Why a request has ended without a single character."""
+    return _NOTHING.get(stats.finish_reason or "", f"Nothing was written: {stats.finish_reason}.")
 
 
 def memory(size: int | None) -> str:

@@ -239,11 +239,15 @@ def test_tokens_are_counted_sparingly() -> None:
 
     builder = PromptBuilder(count)
     guidance = Guidance("Memory.", NOTE)
-    builder.build(STORY, guidance, 1_000, 100)
+
+    def build(story: str) -> None:
+        builder.build(story, guidance, 1_000, 100, count_prompt=lambda text, asked: words(text))
+
+    build(STORY)
     assert sum(counted) < len(STORY) + 100
     counted.clear()
-    builder.build(STORY + "More", guidance, 1_000, 100)
-    builder.build(STORY[:100] + "edit" + STORY[100:], guidance, 1_000, 100)
+    build(STORY + "More")
+    build(STORY[:100] + "edit" + STORY[100:])
     assert sum(counted) < 200
 
 

@@ -93,8 +93,15 @@ class StandInEngine:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
+    def count_prompt(self, request: Request) -> int:
+        return (
+            len(request.prompt.split())
+            + len(request.asked.split())
+            + (self.chat_tokens or 0) * bool(request.asked)
+        )
+
     def as_read(self, prompt: str) -> str:
-        return prompt.rstrip(" ") + " " if prompt.endswith("  ") else prompt
+        return prompt.rstrip(" \t\u00a0") + " " if prompt.endswith((" ", "\t", "\u00a0")) else prompt
 
     def close(self) -> None:
         for stream in list(self.live):
