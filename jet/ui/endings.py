@@ -10,7 +10,7 @@ from jet.ui import words
 from jet.ui.author import State
 from jet.ui.orders import Order
 
-BEYOND = "Continue beyond it"
+BEYOND = "Yes, continue"
 
 
 def said(state: State, order: Order, document: Document) -> dict[str, Any]:

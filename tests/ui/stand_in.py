@@ -35,6 +35,7 @@ class StandInEngine:
         tokens_per_second: speed of each story; there is one token a word.
         prefill_s: time from being served to the first token.
         fail_after: raise inside the engine after this many tokens, or never.
+        closed: end every story before its first word, unless that is forbidden for a while.
         deaf: do not react to an abort, like an engine in the middle of a long step.
         slots: stories served at once; the others wait in line.
         live: requests that hold a slot or wait for one.
@@ -48,6 +49,7 @@ class StandInEngine:
     prefill_s: float = 0.02
     fail_after: int | None = None
     deaf: bool = False
+    closed: bool = False
     slots: int = 4
     context: int = 1_000
     live: list[StandInStream] = field(default_factory=list)
@@ -161,6 +163,9 @@ class StandInStream:
         letter, wants = (self._request.prompt.strip() or "X")[0], self._request.alternatives
         started = time.monotonic()
         written = 0
+        if self._engine.closed and not self._request.min_tokens:
+            yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason="stop"))
+            return
         while written < wanted and not self._stopped:
             self._sleep(max(interval_s, 1 / speed))
             due = min(wanted, max(written + 1, int((time.monotonic() - started) * speed)))
