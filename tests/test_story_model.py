@@ -13,6 +13,8 @@ import jet  # noqa: F401  registers the network with transformers
 from jet.engine.loading import load_tokenizer
 from jet.engine.tokenizer import StoryTokenizer
 from jet.evaluate import to_tokens
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.prompts import PromptBuilder
 from scripts.training.data import END_OF_TEXT, TALE
 from scripts.training.voice import Voice
 
@@ -88,3 +90,36 @@ def test_the_mark_asks_for_another_voice(model, tokenizer):
 
     assert nats([END_OF_TEXT, TALE], old) < nats([END_OF_TEXT], old)
     assert nats([END_OF_TEXT], new) < nats([END_OF_TEXT, TALE], new)
+
+
+DIALOGUE = "".join(f"“Is that {n} already?” she asked. \n\n" for n in range(742))
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance(),
+        Guidance("The keeper is old. \n\nHe is deaf. "),
+        Guidance("M. \n\n", AuthorsNote("Slowly."), (LoreEntry("a", (), "L. \n\n" * 40, constant=True),)),
+    ],
+)
+def test_a_story_is_cut_for_the_model_and_never_refused(story_tokenizer, guidance):
+    builder = PromptBuilder(story_tokenizer.count)
+    for story in (
+        DIALOGUE,
+        DIALOGUE.replace(" \n\n", "\t\n"),
+        DIALOGUE.replace(" \n\n", "\n \n"),
+        DIALOGUE + "half a wor",
+    ):
+        for context, room in ((4096, 400), (4096, 1), (512, 100)):
+            prompt = builder.build(
+                story, guidance, context, room, count_prompt=lambda text, _: story_tokenizer.measure(text)
+            )
+            ids = story_tokenizer.encode(prompt.text, context - 1)  # which refuses what is too long
+            assert len(ids) == prompt.tokens <= context - room
+            assert prompt.tokens > 0.75 * (context - room)  # and no more is cut than must be
+
+
+def test_a_finished_prompt_is_measured_as_it_is_read(story_tokenizer):
+    for text in ("Once upon a time", "", "a \n\n", SPELT_OUT, "語" * 9):
+        assert story_tokenizer.measure(text) == len(story_tokenizer.encode(text, 10**6)) or not text

@@ -78,3 +78,18 @@ def test_settings_of_the_page_keep_an_empty_seed_and_have_more_of_them() -> None
     for values in ((-1.0,), (0.0, 0.5), (0.0, 1.75, 2.5), (0.0, 1.75, 2, 2.0), (0.0, 1.75, 2, 0.0, "x")):
         with pytest.raises(RequestError, match=r"^(dry|xtc)_"):
             read_settings(40, 0.5, 0.9, 20, 0.1, 1.1, "", *values)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("a\r\nb", "a\nb"),
+        ("a\rb", "a\nb"),
+        ("\r\n\r\n", "\n\n"),
+        ("\n\r", "\n\n"),
+        ("\r\r\n", "\n\n"),
+        ("a\nb", "a\nb"),
+    ],
+)
+def test_a_prompt_has_the_line_breaks_of_the_page(given: str, read: str) -> None:
+    assert read_request(**GOOD | {"prompt": given}).prompt == read
