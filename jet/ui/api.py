@@ -46,6 +46,9 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
     ) -> AsyncIterator[tuple[str, Stats]]:
         """Continue a story. Streams (story, stats): the prompt with what is written so far, and the numbers.
 
+        The prompt may end anywhere, in a blank or within a word, which is then completed. Its line breaks are
+        read, and given back, as LF.
+
         The same prompt, parameters and seed give the same story; without a seed one is drawn, and the stats
         name it. Cancelling the job ends the request.
 

@@ -87,6 +87,10 @@ class PacedEngine:
         """Words."""
         return text.count(" ") + 1
 
+    def count_prompt(self, request: Request) -> int:
+        """Words."""
+        return self.count_tokens(request.prompt)
+
     def as_read(self, prompt: str) -> str:
         """As it is."""
         return prompt

@@ -29,7 +29,7 @@ def every_seam(text: str) -> int:
 
 
 def pairs(text: str) -> int:
-    """A tokenizer that never joins more than two characters of a line, and breaks into bytes what follows one."""
+    """Two characters of a line at most are one token, and an empty line takes more than its own."""
     return sum(-(-len(line) // 2) for line in text.split("\n")) + 2 * text.count("\n\n")
 
 
