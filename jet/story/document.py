@@ -44,7 +44,6 @@ from jet.story.tree import (
     Tree,
     check_length,
     check_name,
-    shared_length,
 )
 
 MAX_UNDO = 200  # steps
@@ -155,27 +154,6 @@ class Document:
         if not written:
             raise StoryError("There is no continuation to retry on this branch.")
         return next(index for index, piece in enumerate(pieces) if piece.span.id == max(written))
-
-    def seeds_at(self, offset: int) -> set[int | None]:
-        """The seeds of all continuations that begin there, behind the text that the page has before it."""
-        here = self.tree.branch().pieces
-        found: set[int | None] = set()
-        for branch in self.tree.branches.values():
-            at = 0
-            for span, start, end in branch.pieces:
-                if at >= offset:
-                    made = span.generation
-                    if at == offset and start == 0 and made and shared_length(branch.pieces, here) >= offset:
-                        found.add(made.sampling.seed)
-                    break
-                at += end - start
-        return found
-
-    def left_behind(self, branch: int) -> str:
-        """What the writer wrote on that branch and the one on the page does not have."""
-        here = set(self.tree.branch().pieces)
-        there = self.tree.branch(branch).pieces
-        return "".join(p.text for p in there if p.span.author == "writer" and p not in here).strip()
 
     def ranges(self, branch: int | None = None) -> list[Range]:
         """Whose words are whose, in order and without gaps."""

@@ -22,6 +22,7 @@ from jet.story.document import Continuation, Document
 from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16
 from jet.story.prompts import Prompt, PromptBuilder, as_read
+from jet.story.siblings import seeds_at
 from jet.story.spans import StoryError, ends_in_a_token
 from jet.ui import moved
 from jet.ui.hosting import Hosting
@@ -287,7 +288,7 @@ def _with_another_seed(
         at = len(document.text)
     else:
         return sampling
-    used = document.seeds_at(at)
+    used = seeds_at(document.tree, at)
     if document.sampling.seed is None or document.sampling.seed not in used:
         return sampling
     while sampling.seed in used:
