@@ -235,7 +235,9 @@ def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served
     quick.click("#jet-popover .jet-reuse >> nth=0")
     expect(quick.locator("#jet-popover")).to_have_count(0)
     expect(temperature).to_have_value("1.35")
-    quick.click("#jet-retry")
+    quick.click("#jet-undo")
+    expect(quick.locator(STORY)).to_have_value("A")
+    quick.click("#jet-go")
     expect_unlocked(quick)
     assert served.engine.requests[-1].sampling == drawn
 
