@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import accumulate
 from types import TracebackType
 
 from jet.engine.types import SamplingParams, TokenChunk
@@ -61,7 +62,7 @@ class Document:
     one on the page. Text from outside goes through `spans.clean`.
 
     Attributes:
-        guidance: what the model is told beside the story. Undo does not cover it.
+        guidance: what the model is told beside the story. To set it is no step; `guide` makes one.
         sampling: the settings that the page shows. Undo does not cover them.
         stops: the texts that the model is to stop at. Undo does not cover them.
     """
@@ -77,10 +78,9 @@ class Document:
         """A new story, or one that was kept: `tree` as it was in `Document.tree`."""
         tree = tree or Tree({0: Branch(0)}, current=0)
         self.title = title
-        self.guidance = guidance or Guidance()
         self.sampling = sampling or SamplingParams()
         self.stops = stops
-        self._history = History(tree, MAX_UNDO)
+        self._history = History(tree if guidance is None else replace(tree, guidance=guidance), MAX_UNDO)
         self._live: dict[int, Continuation] = {}  # by branch
         self._before = self._history  # what to return to if the model writes nothing
         self._wrote = False  # whether it has written anything since then
@@ -105,6 +105,16 @@ class Document:
     @title.setter
     def title(self, title: str) -> None:
         self._title = check_name(clean(title))
+
+    @property
+    def guidance(self) -> Guidance:
+        """What the model is told beside the story."""
+        return self.tree.guidance
+
+    @guidance.setter
+    def guidance(self, guidance: Guidance) -> None:
+        if guidance != self.guidance:
+            self._history.replace(replace(self.tree, guidance=guidance))
 
     @property
     def tree(self) -> Tree:
@@ -202,6 +212,13 @@ class Document:
         tree = self.tree.with_branch(replace(branch, pieces=pieces))
         self._step(tree, _TYPING, join)
         return True
+
+    def guide(self, guidance: Guidance) -> None:
+        """Tell the model this beside the story from here on."""
+        if guidance == self.guidance:
+            return
+        self._check_idle()
+        self._step(replace(self.tree, guidance=guidance))
 
     def fork(self, offset: int) -> int:
         """A new branch with the text up to `offset`, put on the page. Returns its id."""
@@ -404,6 +421,7 @@ class Continuation:
         branch: where it is written.
         start: offset at which it begins.
         text: what there is so far; it stands in the document already.
+        limit: how many characters of it stay when it ends; None for all.
     """
 
     def __init__(
@@ -421,6 +439,7 @@ class Continuation:
         self._before = before
         self._after = after
         self.text = ""
+        self.limit: int | None = None
         self._span = span
         self._generation = generation
         self._aligner = Aligner()
@@ -435,6 +454,11 @@ class Continuation:
     def follows_a_token(self) -> bool:
         """Whether that text ends where a token of the model ends, which the writer has not edited."""
         return ends_in_a_token(self._before)
+
+    @property
+    def behind(self) -> str:
+        """The text that stands behind it."""
+        return text_of(self._after)
 
     def take(self, chunk: TokenChunk) -> None:
         """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""
@@ -463,6 +487,8 @@ class Continuation:
             return
         if self.text:
             tokens = (*self._generation.tokens, *self._aligner.rest())
+            if self.limit is not None and self.limit < len(self.text):
+                self.text, tokens = self.text[: self.limit], _within(tokens, self.limit)
             self._generation = replace(self._generation, finish_reason=reason, tokens=tokens)
             document._put(self.branch, self._pieces(self.text, self._generation))
         document._end(self)
@@ -481,6 +507,12 @@ class Continuation:
         traceback: TracebackType | None,
     ) -> None:
         self.finish()
+
+
+def _within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
+    """The first tokens that together add no more than `limit` characters."""
+    ends = accumulate(token.length for token in tokens)
+    return tuple(token for token, end in zip(tokens, ends, strict=True) if end <= limit)
 
 
 def _behind(pieces: Pieces, span: int) -> Pieces:

@@ -16,7 +16,7 @@ from jet.story.fields import StoryFileError
 from jet.story.kobold import from_kobold, is_kobold
 from jet.story.matching import words
 from jet.story.shrink import Copy, shrink
-from jet.story.spans import StoryError, clean
+from jet.story.spans import StoryError, plain_breaks
 
 MAX_BYTES = 20_000_000
 BROWSER_BYTES = 2_000_000  # browsers keep about five million UTF-16 units, which all stories share
@@ -74,7 +74,7 @@ def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Docum
     try:
         if ending == ".json":
             return from_json(text, remarks)
-        text = clean(text)
+        text = plain_breaks(text)
         return from_markdown(text, path.stem) if ending != ".txt" else Document.from_text(text, path.stem)
     except StoryFileError:
         raise

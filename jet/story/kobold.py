@@ -14,7 +14,7 @@ from typing import Any
 
 from jet.story.document import Document
 from jet.story.guidance import MAX_SCAN, AuthorsNote, Guidance, LoreEntry
-from jet.story.spans import clean
+from jet.story.spans import clean, plain_breaks
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
@@ -71,7 +71,7 @@ class _Save:
         text, pictures = _PICTURE.subn("", "".join(part for part in parts if isinstance(part, str)))
         if pictures:
             self._remarks.append(_counted(pictures, "picture"))
-        return clean(text)
+        return plain_breaks(text)
 
     def _actions(self) -> list[object]:
         actions = self._plain.get("actions")

@@ -6,6 +6,7 @@ All offsets in `jet.story` count characters as Python does (code points); see `o
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # which says StoryError itself
 Author = Literal["writer", "model"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_OTHER_BREAKS = re.compile("[\v\f\x85\u2028\u2029]")
 
 
 class StoryError(ValueError):
@@ -143,6 +145,15 @@ def clean(text: str) -> str:
 def with_our_breaks(text: str) -> str:
     """The text with the line breaks that a text box has: CR LF and CR become LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def plain_breaks(text: str) -> str:
+    """A text from a file with every kind of line break as a text box has it.
+
+    Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
+    lines, too: a text box would show them as boxes. assets/breaks.js does the same to what is pasted.
+    """
+    return _OTHER_BREAKS.sub("\n", clean(text))
 
 
 def whole(span: Span) -> Piece:

@@ -7,9 +7,10 @@ branches share in one of them leaves the other alone. What they have in common i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jet.affixes import common_prefix
+from jet.story.guidance import Guidance
 from jet.story.matching import is_word
 from jet.story.spans import Pieces, StoryError, length_of, text_of
 
@@ -67,10 +68,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tree:
-    """All branches by id, oldest first, and which one is on the page. Parents never form a circle."""
+    """All branches by id, oldest first, which one is on the page, and what the model is told beside them.
+
+    Parents never form a circle.
+    """
 
     branches: Mapping[int, Branch]
     current: int
+    guidance: Guidance = field(default_factory=Guidance)
 
     def branch(self, branch: int | None = None) -> Branch:
         """The branch with that id, or the current one. Raises StoryError if there is none."""
@@ -85,7 +90,7 @@ class Tree:
             raise StoryError(f"A story can have {MAX_BRANCHES} branches: prune some first.")
         check_length(length_of(branch.pieces))
         branches = {**self.branches, branch.id: branch}
-        return Tree(branches, branch.id if show else self.current)
+        return replace(self, branches=branches, current=branch.id if show else self.current)
 
     def showing(self, branch: int) -> Tree:
         """The tree with another branch on the page."""
@@ -109,7 +114,7 @@ class Tree:
         current = self.current
         if current == gone.id:
             current = parent if parent is not None else rest[0].id
-        return Tree(branches, current)
+        return replace(self, branches=branches, current=current)
 
     def origin(self, branch: int, offset: int) -> int:
         """The oldest ancestor, or the branch itself, with the same text up to the offset.

@@ -12,6 +12,7 @@ from jet.affixes import common_prefix, common_suffix
 from jet.engine.types import SamplingParams
 from jet.story import document as module
 from jet.story.document import MAX_UNDO, MAX_WAYS, Document
+from jet.story.guidance import Guidance
 from jet.story.spans import StoryError, Token, clean
 from jet.story.tree import MAX_BRANCHES, MAX_CHARACTERS
 from tests.story.made import MODEL, SAMPLING, any_text, fill, owners, story, texts
@@ -454,3 +455,34 @@ def test_from_text_has_nothing_to_undo() -> None:
     document = Document.from_text("Once", title="T")
     assert (document.text, document.title, document.can_undo) == ("Once", "T", False)
     assert document.ranges()[0].author == "writer"
+
+
+def test_undo_covers_what_the_model_is_told() -> None:
+    document = Document.from_text("A story.")
+    document.edit("A story. More.")
+    memory = Guidance(memory="It rains.")
+    document.guide(memory)
+    document.guide(memory)  # no step of its own
+    document.fork(2)
+    assert document.guidance == memory
+    assert document.undo() and document.undo()
+    assert (document.guidance, document.text) == (Guidance(), "A story. More.")
+    assert document.redo()
+    assert document.guidance == memory
+
+
+def test_a_continuation_that_is_limited_keeps_its_first_words_and_their_tokens() -> None:
+    document = Document.from_text("A")
+    with document.write(MODEL, SAMPLING) as continuation:
+        continuation.append(" b c", [Token(1, 2), Token(2, 2)])
+        continuation.limit = 3
+        continuation.finish("aborted")
+    assert document.text == "A b "
+    assert [found.token.id for found in document.tokens()] == [1]
+    with document.write(MODEL, SAMPLING) as continuation:
+        continuation.append(" d")
+        continuation.limit = 0
+        continuation.finish("aborted")
+    assert document.text == "A b "
+    assert document.undo()  # no step was left of the second
+    assert document.text == "A"
