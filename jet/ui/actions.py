@@ -44,14 +44,12 @@ async def look(visit: Visit, order: Fields) -> Reply:
 
 async def undo(visit: Visit, order: Fields) -> Reply:
     """Take the latest step back."""
-    visit.document.undo()
-    return {}
+    return _stepped(visit.document, visit.document.undo)
 
 
 async def redo(visit: Visit, order: Fields) -> Reply:
     """Make a step again."""
-    visit.document.redo()
-    return {}
+    return _stepped(visit.document, visit.document.redo)
 
 
 async def opening(visit: Visit, order: Fields) -> Reply:
@@ -115,14 +113,15 @@ async def reuse(visit: Visit, order: Fields) -> Reply:
     reply: Reply = {"controls": controls_of(generation.sampling), "stops": list(map(shown, generation.stops))}
     if not order.take("guidance", bool):
         return {**reply, "say": "The settings are those of these words now."}
-    document.guidance = generation.guidance or Guidance()
+    document.guide(generation.guidance or Guidance())
     said = "Settings and guidance are those of these words now."
     return {**reply, "html": views.guidance(document.guidance), "say": said}
 
 
 async def guide(visit: Visit, order: Fields) -> Reply:
     """Take over memory, author's note and lorebook."""
-    visit.document.guidance = read_guidance(order, visit.document.guidance)
+    document = visit.document
+    document.guide(read_guidance(order, document.guidance))
     return {}
 
 
@@ -245,6 +244,19 @@ def controls_of(sampling: SamplingParams) -> dict[str, object]:
 def _turned(sampling: SamplingParams) -> Reply:
     chosen = controls_of(sampling)
     return {"controls": {key: chosen[key] for key in chosen if key not in NO_PRESET}}
+
+
+def _stepped(document: Document, step: Callable[[], bool]) -> Reply:
+    """Undo or Redo, and where the text does not show what that did, in words."""
+    before = document.tree
+    step()
+    after = document.tree
+    if after.guidance != before.guidance:
+        said = "Memory, note and lorebook are as they were then."
+        return {"html": views.guidance(after.guidance), "say": said}
+    if after != before and after.branch().text == before.branch().text:
+        return {"say": "The branches are as they were then."}
+    return {}
 
 
 def _opened(visit: Visit, document: Document) -> Reply:

@@ -20,7 +20,7 @@ from jet.engine.types import (
 )
 from jet.story.document import Continuation, Document
 from jet.story.guidance import Guidance
-from jet.story.offsets import from_utf16
+from jet.story.offsets import from_utf16, to_utf16
 from jet.story.prompts import Prompt, PromptBuilder, as_read
 from jet.story.siblings import seeds_at
 from jet.story.spans import StoryError, ends_in_a_token
@@ -53,6 +53,7 @@ class State:
         characters: how many have been written.
         start: where the first of them stands in the text.
         remarks: what the writer is to be told of it.
+        behind: how much stands behind the new words, in the browser's units; None where there are several.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
@@ -61,6 +62,7 @@ class State:
     characters: int = 0
     start: int | None = None
     remarks: Sequence[str] = ()
+    behind: int | None = None
 
     @classmethod
     def failed(cls, message: str) -> State:
@@ -136,18 +138,23 @@ class Author:
             visit.writings = writings
             if visit.stopped:
                 visit.stop()
-            async with aclosing(self._follow(continuations, writings)) as states:
+            async with aclosing(self._follow(visit, continuations, writings)) as states:
                 async for state in states:
                     yield replace(state, remarks=remarks)
             visit.log.extend(Finished(self.info.model, writing.stats) for writing in writings)
 
     async def _follow(
-        self, continuations: list[Continuation], writings: list[Writing]
+        self, visit: Visit, continuations: list[Continuation], writings: list[Writing]
     ) -> AsyncGenerator[State, None]:
         rates: deque[float] = deque(maxlen=RATES)
         ways = continuations if len(continuations) > 1 else ()
+        after = "" if ways else continuations[0].behind
+        behind = None if ways else to_utf16(after, len(after))
         async with aclosing(together(writings)) as news:
             async for chunks in news:
+                if visit.seen is not None and behind is not None and continuations[0].limit is None:
+                    end = from_utf16(visit.document.text, visit.seen)
+                    continuations[0].limit = max(0, end - continuations[0].start)
                 try:
                     for number, chunk in chunks:
                         continuations[number].take(chunk)
@@ -158,7 +165,12 @@ class Author:
                 if stats.tokens_per_second is not None:
                     rates.append(stats.tokens_per_second)
                 yield State(
-                    stats, rates, ways, sum(len(one.text) for one in continuations), continuations[0].start
+                    stats,
+                    rates,
+                    ways,
+                    sum(len(one.text) for one in continuations),
+                    continuations[0].start,
+                    behind=behind,
                 )
 
     async def _until_loaded(self, visit: Visit) -> AsyncGenerator[State, None]:

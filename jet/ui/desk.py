@@ -10,11 +10,11 @@ import asyncio
 import html
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 
 import gradio as gr
 
-from jet.engine.types import RequestError, SamplingParams
+from jet.engine.types import RequestError, RequestStats, SamplingParams
 from jet.story.spans import StoryError
 from jet.ui import endings, panel, sheet, views
 from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
@@ -24,6 +24,7 @@ from jet.ui.inputs import read_controls
 from jet.ui.orders import Order, read_order, read_story
 from jet.ui.patches import Sent
 from jet.ui.reporting import Reporter, ReportState
+from jet.ui.typed import take_over
 from jet.ui.updates import Told, Update
 from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
@@ -52,10 +53,16 @@ class Desk:
         """The tab is closed."""
         self._visits.end(_tab(request))
 
-    async def stop(self, request: gr.Request) -> None:
-        """Stop what this page is writing, if it is."""
-        if self._visits.known(_tab(request)):
-            self._visits.of(_tab(request)).stop()
+    async def stop(self, request: gr.Request, order_text: str = "") -> None:
+        """Stop what this page is writing, or an order of it that is still on its way here."""
+        try:
+            order = read_order(order_text) if order_text else None
+        except StoryError:
+            order = None
+        # Whose story is known elsewhere sends it again with the order that is to be stopped.
+        if self._visits.known(_tab(request)) or (order is not None and not order.known):
+            visit = self._visits.of(_tab(request))
+            visit.stop_order(0 if order is None else order.number, None if order is None else _seen(order))
 
     async def report(self) -> AsyncIterator[str]:
         """Make a performance report. Yields how it stands, and then the report, as HTML."""
@@ -112,7 +119,10 @@ class Desk:
                 sampling = read_controls(order.fields.take("settings", dict), visit.document.sampling)
                 if visit.busy:
                     return
-                visit.document.edit(read_story(order.fields, visit.document.text))
+                take_over(visit.document, order.fields, read_story(order.fields, visit.document.text))
+                if order.number <= visit.unwanted or order.fields.has("unwanted"):
+                    yield await self._stopped(visit, order)
+                    return
                 self._hosting.gate.check(visit.document.text, sampling)
                 place.enter_context(self._hosting.gate.enter(user_of(request)))
             except (RequestError, StoryError) as error:
@@ -127,6 +137,7 @@ class Desk:
     ) -> AsyncGenerator[Update, None]:
         visit.document.sampling = sampling
         visit.busy, visit.stopped, visit.picked = True, False, False
+        visit.number, visit.seen = order.number, None
         sent, told = Sent(visit.document.text), Told()
         latest = State()
         try:
@@ -142,9 +153,16 @@ class Desk:
             visit.busy, visit.writings = False, []
         text = visit.document.text
         story, patch = (text, None) if visit.picked else sent.news(text)
-        wrote: Reply = {"wrote": True, "patch": patch, **endings.said(latest, order, visit.document)}
+        wrote: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
+        wrote |= endings.said(latest, order, visit.document)
         reply = await self._with_view(visit, order, wrote)
         yield told.update(story=story, wrote=_json(reply))
+
+    async def _stopped(self, visit: Visit, order: Order) -> Update:
+        """What the page is told of an order that was to be stopped before it came: nothing was written."""
+        stats = RequestStats(phase="done", finish_reason="aborted")
+        reply = await self._with_view(visit, order, {"wrote": True, "patch": None})
+        return Told().update(panel=panel.panel(stats, self._author.info), wrote=_json(reply))
 
     def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> dict[str, str | None]:
         shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
@@ -152,7 +170,9 @@ class Desk:
             _warn(state.stats.error)
         ways = views.ways(state.ways, state.stats.finish_reason is None, order.number)
         story, patch = sent.news(visit.document.text)
-        live = None if patch is None or state.ways else views.carried({**patch, "n": order.number})
+        place = {} if state.behind is None else {"behind": state.behind}
+        told = {**(patch or {}), **place}
+        live = views.carried({**told, "n": order.number}) if told and not state.ways else None
         seed = None if state.stats.seed is None else str(state.stats.seed)
         return {"story": story, "panel": shown, "last_seed": seed, "ways": ways, "live": live}
 
@@ -195,7 +215,7 @@ async def _carry_out(visit: Visit, story: str, order: Order) -> Reply:
         raise StoryError("The model is still writing: stop it first.")
     before = order.fields.take_text("before") if order.fields.has("before") else story
     if not visit.busy and order.do != "restore":
-        visit.document.edit(before)
+        take_over(visit.document, order.fields, before)
     return await ACTIONS[order.do](visit, order.fields)
 
 
@@ -209,6 +229,12 @@ def _number(order_text: str) -> int:
         return read_order(order_text).number
     except StoryError:
         return 0
+
+
+def _seen(order: Order) -> int | None:
+    with suppress(StoryError):
+        return order.fields.take("seen", int) if order.fields.has("seen") else None
+    return None
 
 
 def _json(reply: Reply) -> str:

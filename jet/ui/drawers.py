@@ -41,7 +41,8 @@ KEYS = (
     ("Ctrl Z", "undo, also what was typed"),
     ("Ctrl Shift Z", "redo"),
     ("Alt R", "retry: another continuation, as a branch"),
-    ("Alt W", "another word for the one at the cursor; a double click on it does the same"),
+    ("Alt W", "other words for the one at the cursor: arrows choose, Enter takes"),
+    ("Double click", "selects a word; others are offered beside it, and typing closes them"),
     ("Alt B", "a branch that begins at the cursor"),
 )
 
@@ -170,7 +171,7 @@ def _stories() -> str:
         for ending, label in (("txt", "Text"), ("md", "Markdown"), ("json", "Everything (json)"))
     )
     return (
-        '<label class="jet-field"><b>Title</b><input id="jet-title" maxlength="200" '
+        '<label class="jet-field"><b>Title</b><input id="jet-title" dir="auto" maxlength="200" '
         'placeholder="Untitled story"></label>'
         f'<div class="jet-files"><span>Save as</span>{saves}<span>or</span>'
         '<button type="button" class="jet-opening" id="jet-new">New story</button>'
@@ -186,4 +187,7 @@ def _keys() -> str:
         f"<dt>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</dt><dd>{what}</dd>"
         for keys, what in KEYS
     )
-    return f'<dl class="jet-shortcuts">{rows}</dl><p class="jet-hint">On a Mac, ⌘ does what Ctrl does.</p>'
+    return (
+        f'<dl class="jet-shortcuts">{rows}</dl><p class="jet-hint">On a Mac, ⌘ does what Ctrl does, and '
+        "Ctrl ⌥ what Alt does. On a phone, tap a word twice for others.</p>"
+    )

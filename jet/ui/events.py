@@ -49,11 +49,12 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
 
 def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     names = json.dumps(list(page.controls))
+    on, off = _js_update(interactive=True), _js_update(interactive=False)
     start = page.go.click(
         None,
         list(page.controls.values()),
-        [page.go],
-        js=f"(...values) => (jetStories.begin({names}, values), {_js_update(interactive=False)})",
+        [page.go, page.stop],
+        js=f"(...values) => (jetStories.begin({names}, values), [{off}, {on}])",
         **quiet,
     )
     writing = start.then(
@@ -65,15 +66,21 @@ def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
         concurrency_limit=None,
         **quiet,
     )
-    unlocked, stopped = _js_update(interactive=True), _js_update(interactive=False)
     writing.then(
         None,
         [page.wrote],
         [page.go, page.stop],
-        js=f"(wrote) => (jetStories.end(wrote), [{unlocked}, {stopped}])",
+        js=f"(wrote) => (jetStories.end(wrote), [{on}, {off}])",
         **quiet,
     )
-    page.stop.click(desk.stop, queue=False, **quiet)
+    page.stop.click(
+        desk.stop,
+        [page.order],
+        queue=False,
+        trigger_mode="multiple",
+        js="() => jetStories.stopOrder()",
+        **quiet,
+    )
 
 
 def _wire_orders(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:

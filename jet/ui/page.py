@@ -24,7 +24,21 @@ from jet.ui.theme import make_theme
 from jet.ui.writing import EngineSource
 
 # In this order: each may use what stands above it.
-SCRIPTS = ("sheet.js", "live.js", "library.js", "presets.js", "offers.js", "page.js")
+SCRIPTS = (
+    "sheet.js",
+    "caret.js",
+    "live.js",
+    "library.js",
+    "presets.js",
+    "keys.js",
+    "takeover.js",
+    "typing.js",
+    "breaks.js",
+    "words.js",
+    "print.js",
+    "offers.js",
+    "page.js",
+)
 WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
 
 

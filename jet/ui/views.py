@@ -184,17 +184,17 @@ def guidance(given: Guidance) -> dict[str, str]:
     )
     fields = (
         '<label class="jet-field"><b>Memory</b><small>What always holds. It stands above the story.</small>'
-        f'<textarea id="jet-memory" rows="4">{_area(given.memory)}</textarea></label>'
+        f'<textarea id="jet-memory" dir="auto" rows="4">{_area(given.memory)}</textarea></label>'
         '<label class="jet-field"><b>Author’s note</b><small>Mood, style, what comes next. '
         "It stands close to the end, where it weighs most.</small>"
-        f'<textarea id="jet-note" rows="2">{_area(given.note.text)}</textarea></label>'
+        f'<textarea id="jet-note" dir="auto" rows="2">{_area(given.note.text)}</textarea></label>'
         '<p class="jet-depth"><label>before the last <input id="jet-depth" type="number" min="1" max="1000" '
         f'value="{given.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
         f'<select id="jet-unit">{units}</select></label></p>'
     )
     about = (
-        '<input id="jet-about-what" maxlength="2000" placeholder="a lighthouse keeper who fears the sea" '
-        f'value="{escape(given.about)}">'
+        '<input id="jet-about-what" dir="auto" maxlength="2000" '
+        f'placeholder="a lighthouse keeper who fears the sea" value="{escape(given.about)}">'
     )
     lore = "".join(map(lore_row, given.lore))
     return {"jet-guidance": fields, "jet-lore": lore, "jet-about-field": about}
@@ -210,9 +210,9 @@ def lore_row(entry: LoreEntry | None = None) -> str:
     )
     return (
         f'<div class="jet-entry" data-kept="{escape(kept)}">'
-        f'<input data-lore="keywords" aria-label="Keywords, with commas between them" placeholder="keywords, '
-        f'with commas" value="{escape(shown_keywords(entry.keywords))}">'
-        f'<textarea data-lore="content" rows="2" aria-label="What the model is told then" '
+        f'<input data-lore="keywords" dir="auto" aria-label="Keywords, with commas between them" '
+        f'placeholder="keywords, with commas" value="{escape(shown_keywords(entry.keywords))}">'
+        f'<textarea data-lore="content" dir="auto" rows="2" aria-label="What the model is told then" '
         f'placeholder="what the model is told when one of them comes up">{_area(entry.content)}</textarea>'
         f'<span class="jet-tools">{checks}<button type="button" class="jet-quiet" data-lore-remove>'
         "Remove</button></span></div>"

@@ -35,6 +35,10 @@ class Visit:
         writings: the requests under way; more than one where several ways are written at once.
         busy: from the start of writing to its end. Nothing else may change the story then.
         stopped: whether the writer has asked for the end of it.
+        number: of the order that is being carried out while `busy`.
+        unwanted: number of the latest order that the writer wants stopped, whether or not it has arrived.
+        seen: where the new words ended on the sheet when it was stopped, in the browser's units; None if all
+            of them stay.
         picked: whether one of several ways has been put on the sheet before they ended.
         log: the requests that are over, oldest first.
         key: names the tab to the engine, and nobody else can know it.
@@ -44,6 +48,9 @@ class Visit:
     writings: list[Writing] = field(default_factory=list)
     busy: bool = False
     stopped: bool = False
+    number: int = 0
+    unwanted: int = -1
+    seen: int | None = None
     picked: bool = False
     log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
     key: str = field(default_factory=secrets.token_hex)
@@ -53,6 +60,16 @@ class Visit:
         self.stopped = True
         for writing in self.writings:
             writing.stop()
+
+    def stop_order(self, number: int, seen: int | None = None) -> None:
+        """Stop what an order has written, also if that order comes later than this; 0 means any.
+
+        A stop that is late does not stop what was ordered after it. Of the new words, those beyond `seen` go.
+        """
+        self.unwanted = max(self.unwanted, number or -1)
+        if self.busy and (not number or self.number <= number):
+            self.seen = seen if self.seen is None else self.seen
+            self.stop()
 
 
 class Visits:

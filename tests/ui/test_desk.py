@@ -438,3 +438,35 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
         assert "Say what the story is to be about" in tab.panel
 
     at_a_desk(source, story)
+
+
+def test_a_stop_that_overtakes_its_order_holds_and_one_that_is_late_does_not(source: StandInSource) -> None:
+    async def story(tab: Tab) -> None:
+        tab.text = "A"
+        await tab._desk.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": False}))
+        assert await tab.write(n=5) == "A"
+        assert tab.reply["wrote"] and "Stopped" in tab.panel
+        assert not source.stand_in.requests
+        writing = asyncio.create_task(tab.write(n=6))
+        await asyncio.sleep(0.01)
+        await tab._desk.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": True}))
+        assert await writing == "A" + words("A", 40)
+        assert await tab.write(n=7, unwanted=True) == "A" + words("A", 40)
+
+    at_a_desk(source, story)
+
+
+def test_what_is_typed_in_steps_is_undone_in_steps(source: StandInSource) -> None:
+    async def story(tab: Tab) -> None:
+        tab.text = "One. Two. Three"
+        steps = [
+            {"of": 0, "from": 0, "to": 0, "text": "One. "},
+            {"of": 5, "from": 5, "to": 5, "text": "Two. "},
+            {"of": 99, "from": 0, "to": 99, "text": "of another text"},
+        ]
+        await tab.act("look", typed=steps)
+        for left in ("One. Two. ", "One. ", ""):
+            await tab.act("undo")
+            assert tab.text == left
+
+    at_a_desk(source, story)
