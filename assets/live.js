@@ -40,9 +40,8 @@ const live = (() => {
         focused?.focus?.({ preventScroll: true });
       }
     }
-    if (under.value === whole) return;
-    under.value = whole;
-    under.dispatchEvent(new Event("input", { bubbles: true }));
+    if (under.value !== whole) caret.put(whole);
+    caret.tellGradio();
   };
 
   return {
@@ -50,27 +49,40 @@ const live = (() => {
     // What scrolls while the model writes.
     paper: () => leaf ?? box(),
     // The story with the new words.
-    text() {
-      const story = box()?.value;
-      return patch ? story.slice(0, patch.from) + patch.text + story.slice(patch.to) : story;
+    text(story = box()?.value, by = patch) {
+      return by ? story.slice(0, by.from) + by.text + story.slice(by.to) : story;
     },
+    // Whether the leaf is a new one.
     show(next) {
       if (leaf && (next.from !== patch.from || next.to !== patch.to)) leaf.remove();
       patch = next;
-      if (!leaf?.isConnected) lay(patch);
+      const anew = !leaf?.isConnected;
+      if (anew) lay(patch);
       if (patch.text.startsWith(words.data)) words.appendData(patch.text.slice(words.data.length));
       else words.data = patch.text;
+      return anew;
     },
-    // Where the new words begin comes into sight.
-    reveal: () => words.parentElement.scrollIntoView({ block: "nearest" }),
+    // The end of the new words comes into sight.
+    follow() {
+      const range = document.createRange();
+      range.setStart(words, Math.max(0, words.length - 1));
+      range.setEnd(words, words.length);
+      const [place, frame] = [(words.length ? range : words.parentElement).getBoundingClientRect(), leaf.getBoundingClientRect()];
+      if (place.top >= frame.top + 4 && place.bottom <= frame.bottom - 4) return;
+      leaf.scrollTop += Math.round((place.top + place.bottom) / 2 - (frame.top + frame.bottom) / 2);
+    },
     // The box gets the new words: those that came last, or where nothing more came, those that are there.
     // Returns how far the reader was from the end.
     take(last = patch) {
       const below = leaf && leaf.scrollHeight - leaf.scrollTop;
-      if (last) type(last);
+      if (last) caret.byHand(() => type(last));
+      this.drop();
+      return below;
+    },
+    // The leaf goes, and what is on it stays away from the box.
+    drop() {
       leaf?.remove();
       leaf = words = patch = null;
-      return below;
     },
   };
 })();

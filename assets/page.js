@@ -1,13 +1,15 @@
 // The page's own hand: orders to the desk one after the other, locking while the model writes, keys, drawers.
 const byId = (id) => document.getElementById(id);
 const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse"]); // these change nothing
-const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import"]); // these bring a text
+const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import", "restore"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
 
 let queue = []; // orders that wait, each with what to do after it
+let ahead = null; // where text and caret were when an order was given last that brings a text
 let current = null; // the one under way
 let waiting = []; // who waits for all of them
 let next = null; // what is to be written when Continue is pressed
+let wish = null; // what is being written
 let settings = {}; // and with which
 let presetName = ""; // what the settings are to be called
 let number = 0; // of the order sent last
@@ -29,21 +31,37 @@ const sealed = (order) => JSON.stringify({
 const send = () => {
   const at = (wanted) => queue.findIndex((waits) => waits.order.do === wanted);
   // What was ordered before the writing goes before it, and while it lasts only what the desk does then.
-  const index = writing && writes ? MEANWHILE.map(at).find((place) => place >= 0) : 0;
+  const index = writing && writes ? MEANWHILE.map(at).find((place) => place >= 0) : firstOf(queue);
   if (current || !queue[index]) return;
   [current] = queue.splice(index, 1);
   clearTimeout(syncTimer); // the text goes with every order
   syncTimer = 0;
-  // What is typed between an order and its answer would be lost where the answer brings a text.
-  if (REWRITING.has(current.order.do)) box().readOnly = true;
   if (OPENING.has(current.order.do)) library.hold(true);
   byId("jet-act").click();
 };
-const order = (plain, after) => { queue.push({ order: plain, after }); send(); };
+// What only looks may wait for an order that brings a text: what has been typed behind that is not its business.
+const brings = ({ order }) => REWRITING.has(order.do);
+const firstOf = (waits) => {
+  const first = waits.findIndex(brings);
+  return waits.slice(0, Math.max(0, first)).every(({ order }) => LOOKING.has(order.do)) ? Math.max(0, first) : 0;
+};
+const order = (plain, after) => {
+  const given = { order: plain, after };
+  if (brings(given)) {
+    const [text, at] = [box().value, box().selectionEnd];
+    // It is for the text as it is now. What that was typed over is still to come.
+    if ((current && brings(current)) || queue.some(brings)) given.typed = { edit: sheet.edit(ahead.text, text, at), was: ahead.at };
+    else Object.assign(given, { story: text, at, steps: typing.take(text) });
+    ahead = { text, at };
+  }
+  queue.push(given);
+  send();
+};
 // The text on its way to the desk, of a long one only what the desk does not have.
-const unsent = (story) => {
+const unsent = (story, { origin, steps } = typing.take(story)) => {
   if (story === null || (known && story === synced)) return {};
-  return known && synced?.length > LONG ? { edit: sheet.edit(synced, story) } : { story };
+  const typed = known && synced !== null && origin === synced && steps.length ? { typed: steps } : {};
+  return { ...typed, ...(known && synced?.length > LONG ? { edit: sheet.edit(synced, story) } : { story }) };
 };
 const settled = () => new Promise((resolve) => {
   if (!current) resolve(); else waiting.push(resolve);
@@ -144,11 +162,9 @@ const receive = (text, expected, done) => {
   if (reply.kept) library.keep(reply.kept);
   if (reply.error) say(reply.error, true);
   if (reply.say && !done?.quiet) say(reply.say, false, reply.offer);
-  // Gradio puts the text into the box after this.
+  const of = synced; // the text that they are marks of; more may have been typed
   requestAnimationFrame(() => {
-    if (reply.marks && !writing) sheet.mark(reply.marks);
-    if (reply.cursor !== undefined) box().setSelectionRange(reply.cursor, reply.cursor);
-    if (reply.word) openWord(reply.word);
+    if (reply.marks && !writing) sheet.mark(reply.marks, of ?? undefined);
   });
   return reply;
 };
@@ -182,29 +198,6 @@ const askName = (element, label, value, keep) => {
   field.select();
 };
 
-// --- another word ------------------------------------------------------------------------------------------
-
-const closeWord = () => {
-  const card = byId("jet-popover");
-  const inside = card?.contains(document.activeElement);
-  card?.remove();
-  if (inside) box().focus({ preventScroll: true });
-};
-const openWord = ({ start, end, html }) => {
-  closeWord();
-  const card = Object.assign(document.createElement("div"), { id: "jet-popover", innerHTML: html });
-  card.setAttribute("role", "dialog");
-  card.setAttribute("aria-label", "Another word");
-  byId("jet-page").append(card);
-  const place = sheet.rectOf(start, end);
-  const below = place.bottom + card.offsetHeight + 8 < innerHeight;
-  card.style.left = `${Math.max(8, Math.min(place.left, innerWidth - card.offsetWidth - 8))}px`;
-  const top = below ? place.bottom + 6 : place.top - card.offsetHeight - 6;
-  card.style.top = `${Math.max(8, Math.min(top, innerHeight - card.offsetHeight - 8))}px`;
-  box().setSelectionRange(start, end);
-  card.querySelector("button:enabled")?.focus({ preventScroll: true });
-};
-
 // --- while the model writes --------------------------------------------------------------------------------
 
 // The sheet shows its end then, unless the reader scrolls up to read on there.
@@ -214,14 +207,17 @@ let following = true;
 let place = 0; // where the sheet was scrolled to when last looked at
 const look = () => {
   const { scrollTop, scrollHeight, clientHeight } = live.paper();
-  if (scrollTop < place) following = false;
+  if (scrollTop < place || (takeover.behind() && scrollTop > place)) following = false;
   else if (scrollHeight - clientHeight - scrollTop < 4) following = true;
   place = scrollTop;
 };
 const showEnd = () => {
   look();
   const paper = live.paper();
-  if (following) paper.scrollTop = paper.scrollHeight;
+  if (!following) { /* the reader reads on elsewhere */
+  } else if (!takeover.behind()) paper.scrollTop = paper.scrollHeight;
+  else if (live.lies()) live.follow();
+  else if (takeover.rides()) caret.reveal(undefined, false);
   place = paper.scrollTop;
 };
 document.addEventListener("scroll", ({ target }) => {
@@ -233,10 +229,9 @@ new MutationObserver(() => {
   if (!writing || !carried) return;
   const patch = JSON.parse(carried);
   if (patch.n !== writes) return; // of a story before
-  const first = !live.lies();
-  live.show(patch);
-  if (first) place = 0;
-  if (first && !following) live.reveal();
+  if (patch.behind !== undefined) takeover.place(patch.behind);
+  if (patch.from === undefined || takeover.isStopping()) return;
+  if (live.show(patch)) place = 0;
   library.soon();
   if (following) showEnd();
 }).observe(byId("jet-live"), { subtree: true, childList: true, characterData: true });
@@ -250,23 +245,6 @@ new MutationObserver(() => {
   ways.classList.remove("jet-before", "jet-picked");
 }).observe(byId("jet-ways"), { subtree: true, childList: true, characterData: true, attributeFilter: ["data-n"] });
 
-// While the model writes nobody else does. Neither `disabled` nor `readOnly` says so to the box, since the browser
-// would then style every line of a long story anew. A composition cannot be refused, but ends with the focus.
-const locked = () => writing || late;
-const lock = (on) => {
-  if (on) {
-    box().setAttribute("aria-disabled", "true");
-    box().blur();
-  } else {
-    box().removeAttribute("aria-disabled");
-    returnToStory();
-  }
-};
-document.addEventListener("beforeinput", (event) => {
-  if (event.target === box() && locked()) event.preventDefault();
-}, true);
-document.addEventListener("focusin", ({ target }) => { if (target === box() && locked()) target.blur(); });
-
 const refreshLocks = () => {
   for (const button of document.querySelectorAll("[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask")) {
     const mayTake = button.classList.contains("jet-take");
@@ -279,74 +257,119 @@ const refreshLocks = () => {
 
 const usePreset = (settings) => { if (!writing) order({ do: "own-preset", settings }); };
 
+// The model begins to write: from the click on, whatever has to be waited for.
+const begin = () => {
+  clearTimeout(ending);
+  late = false;
+  clearTimeout(syncTimer);
+  syncTimer = 0;
+  wish = next ?? { do: "continue" };
+  next = null;
+  takeover.begin(wish);
+  writing = true;
+  writes = 0; // until it has one
+  following = wish.do !== "ways";
+  place = box().scrollTop;
+  otherWords.close();
+  byId("jet-ways").classList.add("jet-before"); // none of the last writing's can be picked in this one
+  byId("jet-stop").disabled = false;
+  setTimeout(() => { // a button that is disabled during its click has none
+    if (writing) byId("jet-go").disabled = true;
+    refreshLocks();
+    returnToStory();
+  });
+};
+// A second press is no second story; one after Stop goes on when that has come.
+const pressGo = (event) => {
+  if (!writing) return begin();
+  event.stopImmediatePropagation();
+  event.preventDefault();
+};
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("#jet-go") && !byId("jet-go").disabled) pressGo(event);
+  else if (event.target.closest?.("#jet-stop")) takeover.stop();
+}, true);
+
 window.jetStories = {
-  // The model begins to write, and is done. The last text may arrive a moment after that.
   begin(names, values) {
     settings = Object.fromEntries(names.map((name, index) => [name, values[index]]));
-    clearTimeout(ending);
-    late = false;
-    clearTimeout(syncTimer);
-    syncTimer = 0;
-    writing = true;
-    lock(true);
-    writes = 0; // until it has one
-    following = !next || !["cursor", "pick"].includes(next.do);
-    place = 0;
-    closeWord();
-    byId("jet-ways").classList.add("jet-before"); // none of the last writing's can be picked in this one
-    refreshLocks();
   },
+  // It is done. Gradio may put its last text into the box a moment after that.
   end(text) {
     writing = false;
+    const [base, plain] = [takeover.base(), read(text)];
+    const came = plain.story ?? (plain.patch ? live.text(base, plain.patch) : null);
+    synced = plain.n === writes ? came : null;
     const reply = receive(text, writes);
-    const below = live.take(reply.patch ?? undefined);
+    const [taken, ride] = [takeover.isTaken(), takeover.rides()];
+    const below = taken ? null : live.take(reply.patch ?? undefined);
+    const after = takeover.end(came);
     late = true;
-    synced = reply.patch ? box().value : null;
-    if (below !== null) { box().scrollTop = box().scrollHeight - below; place = box().scrollTop; }
+    typing.restart(came ?? box().value);
+    if (below !== null) {
+      const behind = takeover.behind();
+      const at = box().value.length - behind;
+      if (ride && behind !== null) box().setSelectionRange(at, at);
+      if (!behind) box().scrollTop = box().scrollHeight - below;
+      else if (following) caret.reveal(at, false);
+      place = box().scrollTop;
+    }
     byId("jet-ways").classList.remove("jet-before");
     refreshLocks();
     send();
     keepSoon();
+    if (taken) syncTimer = setTimeout(sync, 900);
+    const wrote = came !== null && came !== base;
+    for (const what of after) setTimeout(() => what(wrote));
     ending = setTimeout(() => {
-      if (following) showEnd();
+      if (following && !taken && !writing) showEnd();
       late = false;
-      lock(false);
+      returnToStory();
     }, 100);
   },
+  stopOrder: () => JSON.stringify({ do: "stop", n: writes || -1, known, ...takeover.seen() }),
   async writeOrder() {
     await settled();
-    const wanted = next ?? { do: "continue" };
-    next = null;
     const stops = byId("jet-stops").value.split("\n").filter(Boolean);
     const alternatives = byId("jet-alternatives").checked;
-    const wish = sealed({ ...wanted, settings, stops, alternatives, ...unsent(box().value) });
+    const unwanted = takeover.isStopping() ? { unwanted: true } : {};
+    const given = sealed({ ...wish, ...unwanted, settings, stops, alternatives, ...unsent(box().value) });
     writes = number;
-    return wish;
+    return given;
   },
   isSettled,
   // Whether the browser has the story as it stands, branches and all.
   isKept: () => !stale && isSettled(),
   actOrder() {
     // What the box has while the model writes is behind what the desk has.
-    current.story = writing && writes ? null : box().value;
-    return sealed({ ...current.order, ...unsent(current.story) });
+    current.story = writing && writes ? null : current.story ?? box().value;
+    return sealed({ ...current.order, ...unsent(current.story, current.steps) });
   },
   // Returns what the box is to hold, if that changes.
-  brought(text) {
-    const { n, story } = read(text);
-    return [n === number && story !== undefined ? story : { __type__: "update" }];
+  async brought(text) {
+    const { n, story, cursor, opened } = read(text);
+    if (n !== number || story === undefined) return [{ __type__: "update" }];
+    await caret.settled();
+    try {
+      return [bring(current, story, cursor ?? null, opened)];
+    } catch (error) { // the orders behind it still have to come through
+      console.error(error);
+      caret.put(story);
+      return [story];
+    }
   },
   // Returns what the controls are to become.
   acted(text, names) {
     const done = current;
     current = null;
-    box().readOnly = false;
+    const plain = read(text);
+    synced = plain.n !== number ? null : plain.same ? done.story : plain.story ?? null;
     const reply = receive(text, number, done.order);
-    synced = reply.same ? done.story : null;
     if (reply.n !== undefined) done.after?.(reply);
     if (OPENING.has(done.order.do)) library.hold(false);
     if (!LOOKING.has(done.order.do) || reply.opened) { library.soon(); keepSoon(); }
     refreshLocks();
+    returnToStory();
     if (!queue.length) for (const resolve of waiting.splice(0)) resolve();
     send();
     const controls = reply.controls ?? {};
@@ -363,12 +386,13 @@ window.jetStories = {
   changed(story) {
     sheet.changed(story, (writing || late) && byId("jet-tint").value === "whose");
     library.soon();
-    if ((writing || late) && following) showEnd();
+    if ((writing || late) && following && !takeover.isTaken()) showEnd();
     return [];
   },
   // On opening the page: what this tab had, at once; its branches follow.
   begun() {
     const { draft, copy } = library.kept();
+    if (draft !== null) caret.put(draft);
     if (draft !== null || copy !== null) order({ do: "restore", copy, draft });
     return draft ?? "";
   },
@@ -380,13 +404,55 @@ const press = (id) => {
   const button = byId(id);
   if (button && !button.disabled) button.click();
 };
+// An answer brings a text. Whatever was typed since its order was given goes on top of it, and before the orders that
+// were given after that. Returns the text that is on the sheet now.
+const bring = (done, story, cursor, opened) => {
+  const sent = done.story ?? box().value; // while the model writes, none is sent
+  const change = sheet.edit(sent, story);
+  let on = { text: story, at: cursor ?? typing.placeOf(sent, story, change) + change.text.length };
+  const lay = (edit, was) => {
+    if (edit.from !== edit.to || edit.text) on = caret.overlay(on.text, on.at, edit, was, change);
+  };
+  const pending = queue.filter(brings);
+  for (const waits of pending) {
+    lay(waits.typed.edit, waits.typed.was);
+    if (waits === pending[0]) Object.assign(waits, { story: on.text, at: on.at });
+  }
+  const [now, was] = [box().value, pending.length ? ahead : { text: sent, at: done.at ?? box().selectionEnd }];
+  const before = on;
+  if (now !== was.text) lay(sheet.edit(was.text, now, box().selectionEnd), was.at);
+  if (pending.length) ahead = { text: before.text, at: before.at };
+  caret.put(on.text, story === sent ? null : on.at);
+  sheet.changed(on.text, false);
+  typing.restart(story);
+  if (on.text !== story) syncTimer = syncTimer || setTimeout(sync, 900);
+  if (!opened) caret.reveal();
+  return on.text;
+};
 const withCursor = (plain) => (plain.at === -1 ? { ...plain, at: box().selectionStart } : plain);
+const whenUnlocked = (what) => { // Gradio unlocks the button a moment after the end
+  if (byId("jet-go").disabled) setTimeout(() => whenUnlocked(what), 20); else what();
+};
 const write = (plain) => {
-  if (byId("jet-go").disabled) return;
-  next = withCursor(plain);
+  const wanted = withCursor(plain);
+  if (writing) {
+    if (takeover.isStopping()) takeover.after(() => whenUnlocked(() => write(wanted)));
+    return;
+  }
+  next = wanted;
   press("jet-go");
 };
+// While the model writes, Undo takes back what that has brought, and the writing itself if it has brought nothing yet.
+const stepBack = (what) => {
+  if (!writing) return press(`jet-${what}`);
+  if (what !== "undo") return;
+  takeover.ask();
+  const typed = takeover.isTaken();
+  takeover.after((wrote) => { if (wrote || typed) order({ do: "undo" }); });
+};
+const writeOrWait = (id, plain) => { if (writing) write(plain); else press(id); };
 const act = (plain, button) => {
+  if (plain.do === "word") return otherWords.ask({});
   if (plain.do === "ask-name") {
     const branch = button.closest("li").querySelector(".jet-branch");
     askName(branch, "A name for this branch", plain.name, (name) => order({ do: "rename", branch: plain.branch, name }));
@@ -410,15 +476,15 @@ const openDrawer = (key) => {
 const openings = () => [...document.querySelectorAll("[data-opening]")].map((button) => button.dataset.opening);
 
 document.addEventListener("click", ({ target, isTrusted }) => {
-  if (isTrusted && !target.closest("#jet-popover")) closeWord(); // orders are clicks, too, but nobody's
+  if (isTrusted && target !== box() && !target.closest("#jet-popover")) otherWords.close(); // orders are clicks, too, but nobody's
   const button = target.closest("[data-do], [data-write], [data-opening], [data-drawer], [data-lore-remove], button[id]");
   if (!button || button.disabled) return;
   const { dataset } = button;
   if (dataset.do) {
     act(JSON.parse(dataset.do), button);
-    if (button.closest("#jet-popover")) closeWord();
+    if (button.closest("#jet-popover")) otherWords.close();
   } else if (dataset.write) {
-    if (button.closest("#jet-say")) button.closest("#jet-say").remove(); // the offer is taken
+    button.closest("#jet-say")?.remove(); // the offer is taken
     write(JSON.parse(dataset.write));
   }
   else if (dataset.opening) {
@@ -440,22 +506,32 @@ document.addEventListener("pointerdown", ({ target, button }) => {
   const take = target.closest(".jet-take");
   if (take && writing && button === 0) act(JSON.parse(take.dataset.do));
 });
-document.addEventListener("dblclick", ({ target }) => {
-  if (target === box() && !writing) order({ do: "word", at: box().selectionStart, quiet: true });
+document.addEventListener("beforeinput", (event) => { // as menus and phones say it
+  const what = { historyUndo: "undo", historyRedo: "redo" }[event.inputType];
+  if (event.target !== box() || !what) return;
+  event.preventDefault();
+  stepBack(what);
+});
+// A press with the mouse leaves the focus in the story, so that the next key goes there.
+document.addEventListener("mousedown", (event) => {
+  if (document.activeElement !== box() || caret.isComposing() || !matchMedia("(pointer: fine)").matches) return;
+  if (event.target.closest?.("#jet-page button:not([role=tab])")) event.preventDefault();
 });
 document.addEventListener("keydown", (event) => {
-  const { key, code, altKey, shiftKey, target } = event;
-  const control = event.ctrlKey || event.metaKey;
+  const { key, target } = event;
   const take = (what) => { event.preventDefault(); what(); };
-  if (key === "Enter" && control && shiftKey) take(() => press("jet-cursor"));
-  else if (key === "Enter" && control) take(() => press("jet-go"));
-  else if (key === "Enter" && target.id === "jet-about-what") take(() => press("jet-ask"));
-  else if (key === "Escape") { closeWord(); press("jet-stop"); }
-  else if (control && code === "KeyZ" && target === box()) take(() => press(shiftKey ? "jet-redo" : "jet-undo"));
-  else if (control && code === "KeyY" && target === box()) take(() => press("jet-redo"));
-  else if (altKey && code === "KeyR") take(() => press("jet-retry"));
-  else if (altKey && code === "KeyW") take(() => press("jet-word"));
-  else if (altKey && code === "KeyB") take(() => press("jet-fork"));
+  const shortcut = {
+    stop: () => { otherWords.close(); takeover.ask(); },
+    undo: () => take(() => stepBack("undo")),
+    redo: () => take(() => stepBack("redo")),
+    word: () => take(() => otherWords.ask({ enter: true })),
+    go: () => take(() => write({ do: "continue" })),
+    cursor: () => take(() => writeOrWait("jet-cursor", { do: "cursor", at: -1 })),
+    ask: () => take(() => press("jet-ask")),
+    retry: () => take(() => writeOrWait("jet-retry", { do: "retry" })),
+    fork: () => take(() => press("jet-fork")),
+  }[keys.found(event)];
+  if (shortcut) shortcut();
   else if (target.role === "tab" && (key === "ArrowRight" || key === "ArrowLeft")) take(() => {
     const tabs = [...document.querySelectorAll(".jet-tabs [role=tab]")];
     const tab = tabs.at((tabs.indexOf(target) + (key === "ArrowRight" ? 1 : -1)) % tabs.length);
@@ -478,9 +554,15 @@ const guide = () => {
   const about = byId("jet-about-what").value;
   order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore });
 };
-document.addEventListener("input", ({ target }) => {
+document.addEventListener("input", ({ target, inputType, data }) => {
   if (target !== box()) return;
+  if (caret.isOwn()) return sheet.changed(target.value, byId("jet-tint").value === "whose");
+  takeover.typed();
+  otherWords.close();
+  breaks.even(target, inputType, data);
+  const before = sheet.text();
   sheet.changed(target.value, false, target.selectionEnd);
+  typing.note(inputType, before, target.value, target.selectionEnd);
   steps = { ...steps, undo: true, redo: false };
   refreshLocks();
   keepSoon();
@@ -532,6 +614,7 @@ try { byId("jet-tint").value = localStorage.getItem("jet-stories:tint") ?? "whos
 // bring up the keyboard over the story.
 const returnToStory = () => {
   const withMouse = matchMedia("(pointer: fine)").matches;
-  if (withMouse && document.activeElement === document.body) box().focus({ preventScroll: true });
+  const lost = document.activeElement === document.body || document.activeElement?.matches("button:disabled");
+  if (withMouse && lost) box().focus({ preventScroll: true });
 };
 returnToStory();

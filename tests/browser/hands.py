@@ -1,0 +1,121 @@
+"""What hands do that Playwright has no call for: input methods, autocorrection, drops, slow lines, thumbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import CDPSession, Page
+
+from tests.browser.notebook import STORY
+
+ALT, CONTROL, META = 1, 2, 4  # modifiers as the protocol counts them
+
+
+class Hands:
+    """One page under a writer's hands, by Chromium's debugging protocol."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.session: CDPSession = page.context.new_cdp_session(page)
+
+    @contextmanager
+    def latency(self, milliseconds: int) -> Iterator[None]:
+        """Every answer of the server comes so much later."""
+        self.session.send("Network.enable")
+        self._delay(milliseconds)
+        try:
+            yield
+        finally:
+            self._delay(0)
+
+    def _delay(self, milliseconds: int) -> None:
+        line = {"offline": False, "latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.session.send("Network.emulateNetworkConditions", line)
+
+    def compose(self, *steps: str) -> None:
+        """What an input method shows while its user types, one after the other; nothing of it is final."""
+        for text in steps:
+            place = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
+            self.session.send("Input.imeSetComposition", place)
+
+    def commit(self, text: str) -> None:
+        """What an input method, a word list or a voice writes: no key is pressed."""
+        self.session.send("Input.insertText", {"text": text})
+
+    def key(self, key: str, code: str, modifiers: int = 0, text: str = "") -> None:
+        """Press a key, which writes `text`, as a keyboard of another country does."""
+        number = ord(code[-1]) if code.startswith("Key") else 0
+        told: dict[str, Any] = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        down = {"type": "keyDown" if text else "rawKeyDown", "text": text, "unmodifiedText": text}
+        self.session.send("Input.dispatchKeyEvent", {**down, **told, "modifiers": modifiers})
+        self.session.send("Input.dispatchKeyEvent", {"type": "keyUp", **told, "modifiers": modifiers})
+
+    def drop(self, text: str, x: float, y: float) -> None:
+        """Drop a text that was dragged here from elsewhere."""
+        data = {"items": [{"mimeType": "text/plain", "data": text}], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
+
+    def tap(self, x: float, y: float, times: int = 1) -> None:
+        """Touch the screen with a finger."""
+        for _ in range(times):
+            self.session.send(
+                "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+            )
+            self.session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def put_on_clipboard(page: Page, text: str) -> None:
+    """Cut a text out of the sheet, which leaves it empty."""
+    page.fill(STORY, text)
+    page.focus(STORY)
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Control+x")
+
+
+def caret(page: Page) -> list[int]:
+    """Where selection begins and ends, in UTF-16 units."""
+    found: list[int] = page.eval_on_selector(STORY, "(sheet) => [sheet.selectionStart, sheet.selectionEnd]")
+    return found
+
+
+def settle(page: Page) -> None:
+    """Until the server has answered everything, and what waited for that is done, too."""
+    page.wait_for_timeout(50)
+    page.wait_for_function("jetStories.isSettled()")
+
+
+def place_of(page: Page, start: int, end: int) -> tuple[float, float]:
+    """The middle of a piece of the text, on the screen; the sheet is painted as it is."""
+    x, y = page.evaluate(
+        """([selector, start, end]) => {
+            const sheet = document.querySelector(selector), style = getComputedStyle(sheet);
+            const copy = document.createElement("div"), frame = sheet.getBoundingClientRect();
+            for (const name of ["font", "letterSpacing", "padding"]) copy.style[name] = style[name];
+            Object.assign(copy.style, { position: "absolute",
+                left: `${frame.left + scrollX + sheet.clientLeft}px`,
+                top: `${frame.top + scrollY + sheet.clientTop}px`, width: `${sheet.clientWidth}px`,
+                boxSizing: "border-box", whiteSpace: "pre-wrap", overflowWrap: "break-word" });
+            copy.textContent = sheet.value;
+            document.body.append(copy);
+            const range = document.createRange();
+            range.setStart(copy.firstChild, start);
+            range.setEnd(copy.firstChild, end);
+            const place = range.getClientRects()[0];
+            copy.remove();
+            return [(place.left + place.right) / 2, (place.top + place.bottom) / 2 - sheet.scrollTop];
+        }""",
+        [STORY, start, end],
+    )
+    return x, y
+
+
+def in_sight(page: Page, at: int) -> bool:
+    """Whether a place of the text can be seen without scrolling."""
+    _, y = place_of(page, max(0, at - 1), at)
+    top, bottom = page.eval_on_selector(
+        STORY, "(e) => { const b = e.getBoundingClientRect(); return [b.top, b.bottom]; }"
+    )
+    return bool(max(0, top) <= y <= min(bottom, page.viewport_size["height"]))  # type: ignore[index]
