@@ -1,8 +1,9 @@
 // The page's own hand: orders to the desk one after the other, locking while the model writes, keys, drawers.
 const byId = (id) => document.getElementById(id);
-const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse"]); // these change nothing
+const LOOKING = new Set(["look", "keep", "export", "history", "word", "compare", "preset", "own-preset", "reuse", "resume", "restore"]); // these change nothing
 const REWRITING = new Set(["undo", "redo", "opening", "fork", "show", "prune", "new", "import", "restore"]); // these bring a text
 const OPENING = new Set(["new", "import", "restore"]); // these bring another story
+const BY_ITSELF = new Set(["look", "keep", "resume", "restore", "guide", "title"]); // these nobody waits for
 
 let queue = []; // orders that wait, each with what to do after it
 let ahead = null; // where text and caret were when an order was given last that brings a text
@@ -20,7 +21,9 @@ let steps = { undo: false, redo: false, retry: false };
 let syncTimer = 0;
 let keepTimer = 0;
 let synced = null; // the text that the desk has, where that is known
+let first = null; // asks for the story that this tab had, until it is there
 let stale = false; // the browser's copy is older than the story
+const unsaid = new Set(); // what the desk is still to hear: "guide", "title"
 
 // --- orders ------------------------------------------------------------------------------------------------
 
@@ -78,13 +81,54 @@ const keepSoon = () => {
   stale = true;
   clearTimeout(keepTimer);
   keepTimer = setTimeout(() => {
-    if (!isSettled() || syncTimer) return keepSoon();
+    if (!isSettled() || syncTimer || first || connection.lost()) return keepSoon();
     stale = false;
     return order({ do: "keep" });
   }, 1200);
 };
 
 // --- answers -----------------------------------------------------------------------------------------------
+
+// What could not be done is said where somebody asked for it; what the page does by itself, it does again later.
+const unanswered = (done) => {
+  if (done?.do === "guide" || done?.do === "title") unsaid.add(done.do);
+  if (done && BY_ITSELF.has(done.do)) return;
+  const what = done ? "That could not be done." : "The model could not go on.";
+  if (!done) {
+    document.querySelector(".jet-panel").dataset.phase = "error";
+    document.querySelector(".jet-status").lastChild.data = connection.lost() ? "Connection lost" : "That did not work";
+  }
+  say(`${what} ${connection.reason()} Your text is here; you can go on writing.`, true);
+};
+const resend = () => {
+  if (unsaid.delete("guide")) guide();
+  if (unsaid.delete("title")) nameStory();
+  if (stale) keepSoon();
+};
+connection.watch({
+  lost(why) {
+    const login = why.includes("log in");
+    notices.show("connection", login ? `${why} Your text is here.` : "Connection lost. Your text is here; you can go on writing.",
+      login ? { doing: ["Log in", () => window.open(location.href, "_blank", "noopener")] } : {});
+  },
+  back(wasLost) {
+    notices.clear("connection");
+    if (wasLost) {
+      say("Connected again.");
+      byId("jet-greet").click(); // it may be another server, with another model
+    }
+    if (first) first();
+    else if (known) order({ do: "resume" }, resend);
+    else bringBack(resend);
+  },
+});
+
+// What a screen reader is told: that the model writes, and how that ended.
+const tell = (text) => { byId("jet-state").textContent = text; };
+const tellEnd = () => {
+  const status = document.querySelector(".jet-status")?.textContent ?? "";
+  tell(/^(Done|Stopped|That did not|Connection)/.test(status) ? status : `Done. ${status}`);
+};
 
 let sayTimer = 0;
 const say = (text, bad = false, offer = null) => {
@@ -104,10 +148,10 @@ const download = ({ name, text, type }) => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 };
-const bringBack = () => {
-  const { draft, copy } = library.kept();
+// The server gets the story again, as it stands here: nothing on the page changes by that.
+const bringBack = (after) => {
   known = false;
-  order({ do: "restore", copy, draft: draft === null ? null : box().value || draft });
+  order({ do: "restore", copy: library.kept().copy, draft: box().value, again: true }, after);
 };
 // Nothing is drawn while the pointer is pressed: what is under it could move away, and then it were no click.
 const LONGEST_PRESS = 1000; // milliseconds; an end that is not told, as of a list that unfolds, holds nothing up for longer
@@ -127,23 +171,23 @@ for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end,
 const put = (place, html) => {
   if (!place || place.contains(naming)) return; // a name that is being typed stays
   if (pressing) return drawings.set(place, html);
-  place.innerHTML = html;
+  parts.draw(place, html);
   for (const time of place.querySelectorAll("time")) time.textContent = new Date(time.dateTime).toLocaleTimeString();
 };
 const takes = () => [...document.querySelectorAll("#jet-ways .jet-take")].map(({ dataset }) => JSON.parse(dataset.do));
 const waysAreOver = () => byId("jet-ways").classList.add("jet-picked");
 const read = (text) => {
-  try { return JSON.parse(text); } catch { return {}; } // no answer at all
+  try { return JSON.parse(text) ?? {}; } catch { return {}; } // no answer at all
 };
 const receive = (text, expected, done) => {
   const reply = read(text);
   if (reply.n !== expected) {
-    say("The server did not answer. Your text is still here, and kept in this browser.", true);
+    unanswered(done);
     return {};
   }
   if (reply.lost) {
-    say("The server had forgotten this story; it has it back now. Please do that again.");
-    bringBack();
+    if (done?.do !== "resume") say("The server had forgotten this story; it has it back now. Please do that again.");
+    bringBack(resend);
     return {};
   }
   known = true;
@@ -152,13 +196,17 @@ const receive = (text, expected, done) => {
   if (reply.opened) waysAreOver(); // they are the other story's
   if (!reply.wrote && reply.branches && !takes().every(({ branch }) => reply.branches.includes(branch))) waysAreOver();
   for (const [id, html] of Object.entries(reply.html ?? {})) put(byId(id), html);
-  if (reply.title !== undefined && document.activeElement !== byId("jet-title")) byId("jet-title").value = reply.title;
-  if (reply.stops) byId("jet-stops").value = reply.stops.join("\n");
+  if (reply.title !== undefined && document.activeElement !== byId("jet-title") && !unsaid.has("title")) byId("jet-title").value = reply.title;
+  if (reply.stops) {
+    byId("jet-stops").value = reply.stops.join("\n");
+    taste.stops(byId("jet-stops").value);
+  }
   if (reply.fresh) {
     library.turnTo(null);
     listStories();
   }
   if (reply.download) download(reply.download);
+  if (done?.do === "export") library.filed();
   if (reply.kept) library.keep(reply.kept);
   if (reply.error) say(reply.error, true);
   if (reply.say && !done?.quiet) say(reply.say, false, reply.offer);
@@ -267,6 +315,7 @@ const begin = () => {
   next = null;
   takeover.begin(wish);
   writing = true;
+  tell("Writing");
   writes = 0; // until it has one
   following = wish.do !== "ways";
   place = box().scrollTop;
@@ -304,6 +353,7 @@ window.jetStories = {
     const [taken, ride] = [takeover.isTaken(), takeover.rides()];
     const below = taken ? null : live.take(reply.patch ?? undefined);
     const after = takeover.end(came);
+    requestAnimationFrame(tellEnd);
     late = true;
     typing.restart(came ?? box().value);
     if (below !== null) {
@@ -367,13 +417,14 @@ window.jetStories = {
     const reply = receive(text, number, done.order);
     if (reply.n !== undefined) done.after?.(reply);
     if (OPENING.has(done.order.do)) library.hold(false);
-    if (!LOOKING.has(done.order.do) || reply.opened) { library.soon(); keepSoon(); }
+    if (!LOOKING.has(done.order.do)) { library.soon(); keepSoon(); }
     refreshLocks();
     returnToStory();
     if (!queue.length) for (const resolve of waiting.splice(0)) resolve();
     send();
     const controls = reply.controls ?? {};
-    return names.map((name) => ({ __type__: "update", ...(name in controls ? { value: controls[name] } : {}) }));
+    const panel = reply.panel && !writing ? { value: reply.panel } : {};
+    return [{ __type__: "update", ...panel }, ...names.map((name) => ({ __type__: "update", ...(name in controls ? { value: controls[name] } : {}) }))];
   },
   // The settings as they are, to be had again under a name.
   keepPreset(names, values) {
@@ -393,8 +444,25 @@ window.jetStories = {
   begun() {
     const { draft, copy } = library.kept();
     if (draft !== null) caret.put(draft);
-    if (draft !== null || copy !== null) order({ do: "restore", copy, draft });
+    library.begin();
+    whereabouts.begin(draft ?? "", openDrawer);
+    const finish = () => {
+      const names = whereabouts.finish();
+      if (names.includes("jet-title")) nameStory();
+      if (names.some((name) => name !== "jet-title")) guide();
+    };
+    first = () => order({ do: "restore", copy, draft: draft === null ? null : box().value || draft }, () => { first = null; finish(); });
+    if (draft !== null || copy !== null) first();
+    else { first = null; finish(); }
     return draft ?? "";
+  },
+  // The controls as this browser had them last.
+  tasted: (names) => names.map((name) => {
+    const [value] = name === "seed" ? [whereabouts.seed()] : taste.of(name);
+    return { __type__: "update", ...(value === undefined ? {} : { value }) };
+  }),
+  keepTaste(names, values) {
+    taste.keep(Object.fromEntries(names.map((name, index) => [name, values[index]]).filter(([name]) => name !== "seed")));
   },
 };
 
@@ -461,6 +529,10 @@ const act = (plain, button) => {
   if (plain.do === "show") waysAreOver();
   order(withCursor(plain));
 };
+// Another story comes on the sheet. What is kept nowhere goes only if the writer says so.
+const LEAVE = "This story is kept nowhere: the browser’s storage is full or forbidden. Once another is on the sheet it is gone, unless you save it as a file first. Go on without it?";
+const replaceBy = (plain, after) => { if (!library.unkept() || confirm(LEAVE)) order(plain, after); };
+addEventListener("beforeunload", (event) => { if (library.unkept() || unsaid.size) event.preventDefault(); });
 const ask = () => write({ do: "ask", about: byId("jet-about-what").value });
 const openDrawer = (key) => {
   for (const tab of document.querySelectorAll(".jet-tabs [role=tab]")) {
@@ -498,7 +570,7 @@ document.addEventListener("click", ({ target, isTrusted }) => {
     presetName = name;
     byId("jet-keep-preset").click();
   });
-  else if (button.id === "jet-new") order({ do: "new" });
+  else if (button.id === "jet-new") replaceBy({ do: "new" });
 });
 // While the ways are written their buttons are drawn anew many times a second, and a click, which is a press and a
 // release on the same button, would seldom succeed. So there the press decides.
@@ -517,6 +589,20 @@ document.addEventListener("mousedown", (event) => {
   if (document.activeElement !== box() || caret.isComposing() || !matchMedia("(pointer: fine)").matches) return;
   if (event.target.closest?.("#jet-page button:not([role=tab])")) event.preventDefault();
 });
+// A file that is dropped on the page is opened, and not shown by the browser in the page's place.
+const bringsFiles = ({ dataTransfer, target }) => dataTransfer?.types.includes("Files") && target.type !== "file";
+document.addEventListener("dragover", (event) => {
+  if (!bringsFiles(event)) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = "copy";
+}, true);
+document.addEventListener("drop", (event) => {
+  if (!bringsFiles(event)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const [file, more] = event.dataTransfer.files;
+  if (more) say("One file at a time, please.", true); else if (file) readFile(file);
+}, true);
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   const take = (what) => { event.preventDefault(); what(); };
@@ -532,9 +618,10 @@ document.addEventListener("keydown", (event) => {
     fork: () => take(() => press("jet-fork")),
   }[keys.found(event)];
   if (shortcut) shortcut();
-  else if (target.role === "tab" && (key === "ArrowRight" || key === "ArrowLeft")) take(() => {
-    const tabs = [...document.querySelectorAll(".jet-tabs [role=tab]")];
-    const tab = tabs.at((tabs.indexOf(target) + (key === "ArrowRight" ? 1 : -1)) % tabs.length);
+  else if (target.role === "tab" && ["ArrowRight", "ArrowLeft", "Home", "End"].includes(key)) take(() => {
+    const all = [...document.querySelectorAll(".jet-tabs [role=tab]")];
+    const at = { ArrowRight: all.indexOf(target) + 1, ArrowLeft: all.indexOf(target) - 1, Home: 0, End: -1 }[key];
+    const tab = all.at(at % all.length);
     tab.focus();
     openDrawer(tab.dataset.drawer);
   });
@@ -552,7 +639,12 @@ const guide = () => {
   });
   const depth = Math.round(Number(byId("jet-depth").value)) || 1;
   const about = byId("jet-about-what").value;
-  order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore });
+  const typed = whereabouts.typed();
+  order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore }, () => whereabouts.heard(typed));
+};
+const nameStory = () => {
+  const [typed, text] = [whereabouts.typed(), byId("jet-title").value];
+  order({ do: "title", text }, () => { whereabouts.heard({ "jet-title": typed["jet-title"] }); library.save(); listStories(); });
 };
 document.addEventListener("input", ({ target, inputType, data }) => {
   if (target !== box()) return;
@@ -571,33 +663,35 @@ document.addEventListener("input", ({ target, inputType, data }) => {
 });
 document.addEventListener("change", ({ target }) => {
   if (target.closest("#jet-drawer-guidance, #jet-about-field")) guide();
-  else if (target.id === "jet-title") order({ do: "title", text: target.value }, () => { library.save(); listStories(); });
-  else if (target.id === "jet-tint") {
-    try { localStorage.setItem("jet-stories:tint", target.value); } catch { /* asked again next time */ }
-    sync();
-  } else if (target.id === "jet-import" && target.files.length) readFile(target);
+  else if (target.id === "jet-title") nameStory();
+  else if (target.id === "jet-tint") sync();
+  else if (target.id === "jet-import" && target.files.length) {
+    const [file] = target.files;
+    target.value = ""; // the same one may be opened again
+    readFile(file);
+  }
 });
-const readFile = (input) => {
-  const [file] = input.files;
-  input.value = "";
+const readFile = (file) => {
   if (file.size > 20_000_000) return say("This file is larger than 20 MB.", true);
   const reader = new FileReader();
-  reader.onload = () => order({ do: "import", name: file.name, data: reader.result.split(",", 2)[1] ?? "" });
+  reader.onload = () => replaceBy({ do: "import", name: file.name, data: reader.result.split(",", 2)[1] ?? "" });
   reader.onerror = () => say("This file could not be read.", true);
   return reader.readAsDataURL(file);
 };
 const listStories = () => {
-  byId("jet-library").replaceChildren(...library.stories().map(([id, { title, preview, saved }]) => {
+  byId("jet-library").replaceChildren(...library.stories().map(([id, { title, preview, saved, copy }]) => {
     const [row, open, remove] = ["li", "button", "button"].map((tag) => document.createElement(tag));
     open.className = "jet-branch";
-    open.append(Object.assign(document.createElement("b"), { textContent: title || preview || "Untitled story" }));
-    open.append(Object.assign(document.createElement("span"), { textContent: ` ${new Date(saved).toLocaleString()}` }));
+    const copied = copy ? ` (copy${copy > 1 ? ` ${copy}` : ""})` : "";
+    const elsewhere = tabs.open(id) ? ", open in another tab" : "";
+    open.append(Object.assign(document.createElement("b"), { textContent: `${title || preview || "Untitled story"}${copied}` }));
+    open.append(Object.assign(document.createElement("span"), { textContent: ` ${new Date(saved).toLocaleString()}${elsewhere}` }));
     remove.className = "jet-quiet";
     remove.textContent = "Remove";
     const here = id === library.id();
     open.disabled = remove.disabled = here;
     if (here) open.setAttribute("aria-current", "true");
-    open.onclick = () => order({ do: "restore", ...library.kept(id) }, () => { library.turnTo(id); listStories(); });
+    open.onclick = () => replaceBy({ do: "restore", ...library.kept(id) }, () => { library.turnTo(id); listStories(); });
     remove.onclick = () => {
       if (!confirm("Remove this story from the browser for good?")) return;
       library.remove(id);
@@ -608,7 +702,7 @@ const listStories = () => {
   }));
 };
 ownPresets.show(usePreset);
-try { byId("jet-tint").value = localStorage.getItem("jet-stories:tint") ?? "whose"; } catch { byId("jet-tint").value = "whose"; }
+taste.begin();
 
 // On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would
 // bring up the keyboard over the story.

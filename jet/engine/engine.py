@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -305,6 +305,10 @@ class LocalEngine:
             if chunk.stats.error is not None:
                 raise WarmUpError(chunk.stats.error)
         self._info = replace(self._info, warmup_s=self._clock() - started)
+
+    def learn(self, facts: Mapping[str, Any]) -> None:
+        """Say so in `info()` from now on."""
+        self._info = replace(self._info, **facts)
 
     def close(self) -> None:
         """End every live stream visibly, stop the device thread and let go of the model."""

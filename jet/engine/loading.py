@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from jet import hardware
 from jet.engine import hub
+from jet.engine.bandwidth import Bandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
 from jet.engine.prefill import SIZES
@@ -132,7 +133,12 @@ def _start_engine(
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
     threads = hardware.decode_threads(held_bytes(model))
-    info = replace(info, **floor_of_speed(model, runner, threads))
+    footprint = measure_footprint(model, runner.fused_step.saved_bytes)
+    copied = footprint.decode(1, 2).total
+    device = model.device
+    bandwidth = Bandwidth(lambda: hardware.quick_bandwidth(copied, device, threads))
+    facts: dict[str, Any] = {"footprint": footprint, **bandwidth.measure()}
+    info = replace(info, **facts)
     options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(model.device))
     read_memory = partial(hardware.read_memory, model.device)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
@@ -141,6 +147,9 @@ def _start_engine(
     except BaseException:
         engine.close()
         raise
+    engine.learn(bandwidth.measure())
+    if device.type == "cpu":  # copies beside an engine's own work on a GPU would be in its way
+        bandwidth.watch(engine)
     return engine
 
 
@@ -210,13 +219,6 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         warmup_s=0.0,
         quantization=model.quantization,
     )
-
-
-def floor_of_speed(model: JetNemotronForCausalLM, runner: ModelRunner, threads: int) -> dict[str, Any]:
-    """What `EngineInfo` says of the bytes that a token moves here, and of how fast they can be moved."""
-    footprint = measure_footprint(model, runner.fused_step.saved_bytes)
-    bandwidth = hardware.quick_bandwidth(footprint.decode(1, 2).total, model.device, threads)
-    return {"footprint": footprint, "bandwidth": bandwidth}
 
 
 def plan(model: JetNemotronForCausalLM, context: int, writers: int | None = None) -> Capacity:

@@ -242,7 +242,8 @@ class EngineInfo:
     writers: int | None = None  # stories written at once; others wait in line
     tokens: int | None = None  # of all stories together that there is memory for
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
-    bandwidth: float | None = None  # bytes a second, read and written, of a copy when the model was loaded
+    bandwidth: float | None = None  # bytes a second, read and written, of the best copy so far
+    bandwidth_sure: bool = True  # whether more than one copy was about as quick
     quantization: str | None = None  # how the weights are held: "int8", "int4"; None as they were
     chat_tokens: int | None = None  # of the chat template around what is asked for; None: there is none
     active_requests: int = 0

@@ -42,6 +42,11 @@ async def look(visit: Visit, order: Fields) -> Reply:
     return {}
 
 
+async def resume(visit: Visit, order: Fields) -> Reply:
+    """The same, once the connection is back: nothing is being written then (see `desk.Desk.act`)."""
+    return {}
+
+
 async def undo(visit: Visit, order: Fields) -> Reply:
     """Take the latest step back."""
     return _stepped(visit.document, visit.document.undo)
@@ -150,7 +155,10 @@ async def new(visit: Visit, order: Fields) -> Reply:
 
 
 async def restore(visit: Visit, order: Fields) -> Reply:
-    """Open what the browser has kept: the story as it was sent to it, and what was typed since then."""
+    """Open what the browser has kept: the story as it was sent to it, and what was typed since then.
+
+    With `again` it is on the page already, and only the server had forgotten it.
+    """
     kept, draft = order.take_or_null("copy", str), order.take_or_null("draft", str)
     reply: Reply = {}
     document = Document()
@@ -160,9 +168,10 @@ async def restore(visit: Visit, order: Fields) -> Reply:
         reply["error"] = f"Only the text of this story could be read, not its branches: {error}"
     if draft is not None:
         document.edit(draft)
-    if not visit.busy:
-        reply |= _opened(visit, document)
-    return reply
+    if visit.busy:
+        return reply
+    opened = _opened(visit, document)
+    return reply if order.has("again") else {**reply, **opened}
 
 
 async def import_file(visit: Visit, order: Fields) -> Reply:
@@ -195,8 +204,11 @@ async def export(visit: Visit, order: Fields) -> Reply:
 
 async def keep(visit: Visit, order: Fields) -> Reply:
     """The story for the browser to keep."""
-    kept = await asyncio.to_thread(to_browser, copy(visit.document))
-    return {"kept": {"copy": kept.text, "dropped": kept.dropped}}
+    document = visit.document
+    empty = not (document.text or document.title or len(document.tree.branches) > 1)
+    empty = empty and document.guidance == Guidance()
+    kept = await asyncio.to_thread(to_browser, copy(document))
+    return {"kept": {"copy": kept.text, "dropped": kept.dropped, "empty": empty}}
 
 
 async def history(visit: Visit, order: Fields) -> Reply:
@@ -213,6 +225,7 @@ async def history(visit: Visit, order: Fields) -> Reply:
 
 ACTIONS: dict[str, Action] = {
     "look": look,
+    "resume": resume,
     "undo": undo,
     "redo": redo,
     "opening": opening,
@@ -260,13 +273,12 @@ def _stepped(document: Document, step: Callable[[], bool]) -> Reply:
 
 
 def _opened(visit: Visit, document: Document) -> Reply:
-    """Another story comes on the sheet, with its own settings and guidance."""
+    """Another story comes on the sheet, with its seed and guidance. Other settings are the browser's."""
     if visit.busy:
         raise StoryError("The model is still writing: stop it first.")
-    visit.document = document
+    visit.document, visit.written = document, None
     return {
         "opened": True,
-        "controls": controls_of(document.sampling),
-        "stops": list(map(shown, document.stops)),
+        "controls": {"seed": controls_of(document.sampling)["seed"]},
         "html": views.guidance(document.guidance),
     }

@@ -22,12 +22,14 @@ from jet.ui.author import Author, Failed, State
 from jet.ui.hosting import Hosting, user_of
 from jet.ui.inputs import read_controls
 from jet.ui.orders import Order, read_order, read_story
-from jet.ui.patches import Sent
+from jet.ui.patches import LONG, Sent
 from jet.ui.reporting import Reporter, ReportState
 from jet.ui.typed import take_over
 from jet.ui.updates import Told, Update
 from jet.ui.visits import Tab, Visit, Visits
 from jet.ui.writing import BEAT_S, EngineSource
+
+_PAUSES = ("look", "keep", "resume", "new")  # the panel of a long story is drawn anew with these
 
 
 class Desk:
@@ -50,8 +52,8 @@ class Desk:
         yield panel.about(info), gr.skip() if busy else panel.panel(None, info)
 
     def leave(self, request: gr.Request) -> None:
-        """The tab is closed."""
-        self._visits.end(_tab(request))
+        """The tab is closed, or has lost its connection."""
+        self._visits.leave(_tab(request))
 
     async def stop(self, request: gr.Request, order_text: str = "") -> None:
         """Stop what this page is writing, or an order of it that is still on its way here."""
@@ -90,6 +92,8 @@ class Desk:
         if self._forgotten(request, order):
             return _json({"lost": True, "n": order.number})
         visit = self._visits.of(_tab(request))
+        if order.do == "resume":  # of what was being written when the connection was lost nothing arrived
+            await visit.rest()
         failed, story = False, visit.document.text
         try:
             story = read_story(order.fields, story)
@@ -98,6 +102,7 @@ class Desk:
             failed, reply = True, {"error": str(error)}
         text = visit.document.text
         reply = await self._with_view(visit, order, {**reply, "same": text == story})
+        reply["panel"] = await self._rest(visit, order)
         # What could not be taken over stays in the box.
         unchanged = failed or text == story or (visit.busy and order.do != "show")
         visit.picked = visit.picked or not unchanged
@@ -126,6 +131,8 @@ class Desk:
                 self._hosting.gate.check(visit.document.text, sampling)
                 place.enter_context(self._hosting.gate.enter(user_of(request)))
             except (RequestError, StoryError) as error:
+                if (found := self._visits.of(_tab(request))).busy is False:
+                    self._note(found, State.failed(str(error)))
                 yield Told().update(wrote=_json({"n": _number(order_text)}), **self._failure(str(error)))
                 return
             async with aclosing(self._write(visit, order, sampling)) as updates:
@@ -139,24 +146,46 @@ class Desk:
         visit.busy, visit.stopped, visit.picked = True, False, False
         visit.number, visit.seen = order.number, None
         sent, told = Sent(visit.document.text), Told()
-        latest = State()
+        last = State()
         try:
             begun = panel.panel(State().stats, self._author.info)
             yield told.update(panel=begun, stop=gr.Button(interactive=True))
             async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
-                async for state in states:
-                    latest = state
-                    yield told.update(**self._state(visit, order, state, sent))
+                async for last in states:
+                    yield told.update(**self._state(visit, order, last, sent))
         except Failed as error:
+            last = State.failed(str(error))
             yield told.update(**self._failure(str(error)))
         finally:
             visit.busy, visit.writings = False, []
+            self._note(visit, last)
         text = visit.document.text
         story, patch = (text, None) if visit.picked else sent.news(text)
         wrote: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
-        wrote |= endings.said(latest, order, visit.document)
+        wrote |= endings.said(last, order, visit.document)
         reply = await self._with_view(visit, order, wrote)
-        yield told.update(story=story, wrote=_json(reply))
+        info = None if self._author.info is None else await self._author.load()
+        rest = None if info is None else panel.at_rest(visit.written, text, info, None)
+        yield told.update(story=story, wrote=_json(reply), panel=rest)
+
+    def _note(self, visit: Visit, state: State) -> None:
+        """Remember what the panel is to show until something else is on the sheet."""
+        stories = max(1, len(state.ways))
+        visit.written = panel.Written(state.stats, tuple(state.rates), stories, visit.document.text)
+
+    async def _rest(self, visit: Visit, order: Order) -> str | None:
+        """The panel of the sheet as it is now; None where that waits for a pause: counting takes long."""
+        document = visit.document
+        long = len(document.text) >= LONG and order.do not in _PAUSES
+        if visit.busy or long or self._author.info is None or not self._source.ready:
+            return None
+        try:
+            prompt = await self._author.prompt(document)
+        except RequestError:
+            prompt = None
+        info = await self._author.load()
+        used = None if prompt is None else prompt.tokens
+        return panel.at_rest(visit.written, document.text, info, used)
 
     async def _stopped(self, visit: Visit, order: Order) -> Update:
         """What the page is told of an order that was to be stopped before it came: nothing was written."""

@@ -89,7 +89,7 @@ def more() -> str:
     return (
         f'<div class="jet-more" role="group" aria-label="More">{"".join(buttons)}'
         f'<label class="jet-tint">Show <select id="jet-tint">{options}</select></label></div>'
-        '<p class="jet-kept" id="jet-kept" role="status"></p>'
+        '<p class="jet-kept" id="jet-kept"></p><p class="jet-hidden" id="jet-state" role="status"></p>'
     )
 
 
@@ -109,7 +109,8 @@ def tabs() -> str:
     """The names of the drawers; the first is open."""
     buttons = "".join(
         f'<button type="button" role="tab" id="jet-tab-{key}" data-drawer="{key}" '
-        f'aria-controls="jet-drawer-{key}" aria-selected="{str(key == "settings").lower()}">{name}</button>'
+        f'aria-controls="jet-drawer-{key}" aria-selected="{str(key == "settings").lower()}" '
+        f'tabindex="{0 if key == "settings" else -1}">{name}</button>'
         for key, name in DRAWERS.items()
     )
     return f'<div class="jet-tabs" role="tablist" aria-label="Below the story">{buttons}</div>'

@@ -32,7 +32,14 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
     _wire_orders(page, desk, quiet)
     page.measure.click(desk.report, None, [page.report], concurrency_limit=None, **quiet)
     page.halt.click(desk.stop_report, queue=False, **quiet)
-    demo.load(desk.greet, None, [page.about, page.panel], concurrency_limit=None, **quiet)
+    gr.on(
+        [demo.load, page.greet.click],
+        desk.greet,
+        None,
+        [page.about, page.panel],
+        concurrency_limit=None,
+        **quiet,
+    )
     demo.unload(desk.leave)
     page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed", **quiet)
     taste = {name: control for name, control in page.controls.items() if name not in NO_PRESET}
@@ -43,8 +50,23 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
         js=f"(...values) => (jetStories.keepPreset({json.dumps(list(taste))}, values), [])",
         **quiet,
     )
+    gr.on(
+        [control.change for control in page.controls.values()],  # type: ignore[attr-defined]
+        None,
+        list(page.controls.values()),
+        None,
+        js=f"(...values) => (jetStories.keepTaste({json.dumps(list(page.controls))}, values), [])",
+        **quiet,
+    )
     page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)", **quiet)
     demo.load(None, None, [page.story], js="() => jetStories.begun()", **quiet)
+    demo.load(
+        None,
+        None,
+        list(page.controls.values()),
+        js=f"() => jetStories.tasted({json.dumps(list(page.controls))})",
+        **quiet,
+    )
 
 
 def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
@@ -101,7 +123,7 @@ def _wire_orders(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
     ).then(
         None,
         [page.reply],
-        list(page.controls.values()),
+        [page.panel, *page.controls.values()],
         js=f"(reply) => jetStories.acted(reply, {json.dumps(list(page.controls))})",
         **quiet,
     )

@@ -38,7 +38,7 @@ class Page:
     """The components that events read and write.
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `keep_preset` gives page.js the controls' values, `live` brings it
+    is what the last story was drawn from. `greet` asks anew what runs here. `keep_preset` gives page.js the controls' values, `live` brings it
     what is new in a long story. `act`, `order` and `reply` are how page.js talks to the desk.
     """
 
@@ -56,6 +56,7 @@ class Page:
     last_seed: gr.Textbox
     reuse_seed: gr.Button
     keep_preset: gr.Button
+    greet: gr.Button
     act: gr.Button
     order: gr.Textbox
     reply: gr.Textbox
@@ -94,6 +95,7 @@ def lay_out() -> Page:
                 _html(drawers.drawers())
                 report = _report()
         keep_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
+        greet = gr.Button("", visible="hidden", elem_id="jet-greet")
         act = gr.Button("", visible="hidden", elem_id="jet-act")
         order, reply, wrote = (gr.Textbox(visible=False) for _ in range(3))
     return Page(
@@ -109,6 +111,7 @@ def lay_out() -> Page:
         last_seed,
         reuse_seed,
         keep_preset,
+        greet,
         act,
         order,
         reply,

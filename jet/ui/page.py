@@ -25,11 +25,17 @@ from jet.ui.writing import EngineSource
 
 # In this order: each may use what stands above it.
 SCRIPTS = (
+    "connection.js",
+    "notices.js",
+    "tabs.js",
+    "parts.js",
     "sheet.js",
     "caret.js",
     "live.js",
     "library.js",
     "presets.js",
+    "taste.js",
+    "whereabouts.js",
     "keys.js",
     "takeover.js",
     "typing.js",
@@ -89,6 +95,8 @@ def launch(
             )
     except OSError as error:
         raise AddressError(explain(error, listening, port)) from error
+    # The line by which the server knows that a tab is open lays connection.js, again and again if it must.
+    demo.config["connect_heartbeat"] = False
     tend(demo.server)
     return url
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from jet.engine.types import EngineInfo, RequestStats
 from jet.ui import words
@@ -20,6 +21,7 @@ _CONSTANT = (  # of the memory of one story, what a longer story does not add to
 _GROWING = (("full", "KV, full attention", "full_kv_bytes"),)
 _WEIGHTS = {"on demand": "on demand, for each request", "remote": "on another server"}
 _WITHOUT_ACCELERATOR = {"cpu": "no accelerator", "remote": "not known: the model runs elsewhere"}
+_ENDING = 100  # characters at the end of what was written, by which it is known again
 _CURVE = (100, 24)  # width and height of the curve's own units
 
 
@@ -42,20 +44,62 @@ def about(info: EngineInfo) -> str:
     return f'<p class="jet-about"{chat}>{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a panel shows of a writing that is over, for as long as its words are on the sheet.
+
+    Attributes:
+        stats: the last ones.
+        rates: tokens a second, from its beginning to its end.
+        stories: how many were written at once.
+        text: the sheet as it was left.
+    """
+
+    stats: RequestStats
+    rates: tuple[float, ...]
+    stories: int
+    text: str
+
+    def stands_in(self, text: str) -> bool:
+        """Whether its words are still on a sheet with this text."""
+        end = self.text[-_ENDING:]
+        return text == self.text or (bool(end.strip()) and end in text)
+
+
+def at_rest(written: Written | None, text: str, info: EngineInfo | None, used: int | None) -> str:
+    """The panel while nothing is written: what it knows of the last writing, and the sheet as it is now.
+
+    `used` is what its text takes of the context; None where that is not known.
+    """
+    if written is None or not written.stands_in(text):
+        return panel(None, info, used=used)
+    stats = written.stats
+    if info is not None:  # the engine knows who writes now
+        stats = replace(stats, active_requests=info.active_requests, queued_requests=info.queued_requests)
+    used = None if text == written.text else used
+    return panel(stats, info, written.rates, written.stories, used)
+
+
 def panel(
-    stats: RequestStats | None, info: EngineInfo | None, rates: Sequence[float] = (), stories: int = 1
+    stats: RequestStats | None,
+    info: EngineInfo | None,
+    rates: Sequence[float] = (),
+    stories: int = 1,
+    used: int | None = None,
 ) -> str:
     """The panel of one story; without stats, that of a page on which nothing has been written yet.
 
     `rates` are tokens a second, from a while ago to now. Where several `stories` are written at once, the
-    stats are those of all of them together.
+    stats are those of all of them together. `used` is what is used of the context, if they do not know that.
     """
     shown = stats or RequestStats(phase="idle")
+    if used is None:
+        used = shown.prompt_tokens + shown.tokens // stories
     parts = [
         _status(stats),
-        _speed(shown, info, rates, stories),
-        _story(shown, info, stories),
-        _story_memory(shown, info, stories),
+        _speed(shown, info, rates, stories, used),
+        _story(shown, info, used),
+        _story_memory(shown, info, stories, used),
         _machine(shown, info),
         _model(info),
     ]
@@ -74,37 +118,45 @@ def _status(stats: RequestStats | None) -> str:
     return f'<p class="jet-status"><i></i>{_text(said)}</p><p class="jet-detail">{_text(detail)}</p>'
 
 
-def _speed(stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int) -> str:
+def _speed(
+    stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int, used: int
+) -> str:
     """How fast, how fast it could be, and how fast it has been."""
-    ceiling = speed_limit(stats, info, stories)
+    ceiling = speed_limit(stats, info, stories, used)
     rate = stats.tokens_per_second
-    share = 0.0 if rate is None or ceiling is None else min(1.0, rate / ceiling)
-    said = _limit(rate, ceiling)
+    sure = info is None or info.bandwidth_sure
+    share = 0.0 if rate is None or ceiling is None or not sure else min(1.0, rate / ceiling)
+    said = _limit(rate, ceiling, sure)
     now = f'<p class="jet-speed"><b>{words.rate(rate)}</b> tokens a second</p>'
     return f'{now}{_bar([("reached", share)], said)}<p class="jet-limit">{said}</p>{_curve(rates)}'
 
 
-def speed_limit(stats: RequestStats, info: EngineInfo | None, stories: int = 1) -> float | None:
+def speed_limit(
+    stats: RequestStats, info: EngineInfo | None, stories: int = 1, used: int | None = None
+) -> float | None:
     """Tokens a second of `stories` together if nothing but moving their bytes took time; None if not known.
 
-    All that are being written share one reading of the weights; the others are taken to be as long as these.
+    `used` is the length of each where the stats do not know. All that are being written share one reading of
+    the weights; the others are taken to be as long as these.
     """
     if info is None or info.footprint is None or info.bandwidth is None:
         return None
-    floor = info.footprint.decode(max(1, stats.prompt_tokens + stats.tokens // stories), 2)
+    length = stats.prompt_tokens + stats.tokens // stories if used is None else used
+    floor = info.footprint.decode(max(1, length), 2)
     together = max(stories, stats.active_requests or 0)
     moved = floor.weights + together * (floor.total - floor.weights)
     return stories * info.bandwidth / moved
 
 
-def _limit(rate: float | None, ceiling: float | None) -> str:
+def _limit(rate: float | None, ceiling: float | None, sure: bool) -> str:
     """In as few words as stand on one line."""
     if ceiling is None:
         return "What memory allows here is not known"
+    # Nothing is faster than its ceiling: a copy that says so was disturbed.
+    if not sure or (rate is not None and rate > ceiling):
+        return "What memory allows here is not well measured"
     if rate is None:
         return f"{words.UNKNOWN} of the {words.rate(ceiling)} that memory allows here"
-    if rate > ceiling:
-        return f"More than the {words.rate(ceiling)} of a copy at the start"
     return f"{rate / ceiling:.0%} of the {words.rate(ceiling)} that memory allows here"
 
 
@@ -123,7 +175,7 @@ def _curve(rates: Sequence[float]) -> str:
     )
 
 
-def _story(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+def _story(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
     """How long it is, and who else writes."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.active_requests is None:
@@ -133,22 +185,21 @@ def _story(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
         ("First token after", words.seconds(stats.time_to_first_token_s)),
         ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{words.count(stats.tokens)}"),
         ("Tokens read", words.tokens_read(stats.prompt_tokens, stats.resumed_tokens)),
-        ("Context used", _context(stats, info, stories)),
+        ("Context used", _context(info, used)),
         ("Writing now", words.crowd(source.active_requests, source.queued_requests)),
         ("Seed", words.UNKNOWN if stats.seed is None else str(stats.seed)),
     ]
     return _rows(rows)
 
 
-def _context(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+def _context(info: EngineInfo | None, used: int) -> str:
     """What of it is used. Several stories have one each; this is their mean."""
     if info is None:
         return words.UNKNOWN
-    used = stats.prompt_tokens + stats.tokens // stories
     return f"{words.count(used)} of {words.count(info.context)}, {used / info.context:.0%}"
 
 
-def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> str:
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
@@ -165,15 +216,14 @@ def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int) ->
     remote = info is not None and info.residence == "remote"
     known = "not known here" if remote else words.memory(total or None)
     heading = f"<h2>Memory of this story <b>{known}</b></h2>"
-    return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(stats, info, stories)}"
+    return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(info, stories, used)}"
 
 
-def _beside_full_attention(stats: RequestStats, info: EngineInfo | None, stories: int) -> str:
+def _beside_full_attention(info: EngineInfo | None, stories: int, used: int) -> str:
     """The same story in a model whose every layer remembers every token; and both with the context full."""
     now = ours = theirs = None
     if info is not None and (footprint := info.footprint) is not None:
-        tokens = stories * stats.prompt_tokens + stats.tokens
-        now = footprint.kept_by_full_attention(tokens) or None
+        now = footprint.kept_by_full_attention(stories * used) or None
         ours, theirs = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
     rows = [
         ("With full attention in every layer", words.memory(now)),

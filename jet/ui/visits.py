@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from jet.engine.types import RequestStats
 from jet.story.document import Document
+from jet.ui.panel import Written
 from jet.ui.writing import Writing
 
 Tab = tuple[str, str | None]  # the account it belongs to, if there are any, and its session
 
 MAX_VISITS = 512  # tabs whose stories are in memory; a tab that was forgotten sends its own copy again
+KEPT_S = 1800.0  # for so long a tab that went away may come back to its story
 MAX_LOG = 200  # requests a tab remembers
+
+_REST_POLLS, _REST_POLL_S = 100, 0.05
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Visit:
             of them stay.
         picked: whether one of several ways has been put on the sheet before they ended.
         log: the requests that are over, oldest first.
+        written: the last writing, for the panel.
         key: names the tab to the engine, and nobody else can know it.
     """
 
@@ -53,6 +61,7 @@ class Visit:
     seen: int | None = None
     picked: bool = False
     log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
+    written: Written | None = None
     key: str = field(default_factory=secrets.token_hex)
 
     def stop(self) -> None:
@@ -71,28 +80,54 @@ class Visit:
             self.seen = seen if self.seen is None else self.seen
             self.stop()
 
+    async def rest(self) -> None:
+        """Stop whatever is being written, and wait until it has ended."""
+        self.stop()
+        for _ in range(_REST_POLLS):
+            if not self.busy:
+                return
+            await asyncio.sleep(_REST_POLL_S)
+
 
 class Visits:
-    """All tabs. The longest unused one is forgotten when there are too many."""
+    """All tabs. The longest unused one is forgotten when there are too many.
 
-    def __init__(self) -> None:
+    A tab that seems closed may only have lost its connection: its story stays for `KEPT_S`, Undo and all.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._visits: OrderedDict[Tab, Visit] = OrderedDict()
+        self._left: dict[Tab, float] = {}  # when tabs went away
+        self._clock = clock
 
     def known(self, tab: Tab) -> bool:
         """Whether this tab's story is here: not after a restart, nor when it was forgotten."""
+        self._forget()
         return tab in self._visits
 
     def of(self, tab: Tab) -> Visit:
         """The visit of a tab, which begins with the first call."""
+        self._forget()
+        self._left.pop(tab, None)
         visit = self._visits.setdefault(tab, Visit())
         self._visits.move_to_end(tab)
         idle = (key for key, other in self._visits.items() if not other.busy and key != tab)
         if len(self._visits) > MAX_VISITS and (oldest := next(idle, None)) is not None:
-            del self._visits[oldest]
+            self._drop(oldest)
         return visit
 
-    def end(self, tab: Tab) -> None:
-        """The tab has been closed."""
-        visit = self._visits.pop(tab, None)
-        if visit is not None:
-            visit.stop()
+    def leave(self, tab: Tab) -> None:
+        """The tab has been closed, or cannot be reached: nobody waits for what is being written there."""
+        if tab in self._visits:
+            self._visits[tab].stop()
+            self._left[tab] = self._clock()
+
+    def _forget(self) -> None:
+        """Let go of the tabs that went away long ago."""
+        now = self._clock()
+        for tab in [tab for tab, since in self._left.items() if now - since > KEPT_S]:
+            self._drop(tab)
+
+    def _drop(self, tab: Tab) -> None:
+        del self._visits[tab]
+        self._left.pop(tab, None)

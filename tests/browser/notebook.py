@@ -10,6 +10,22 @@ from playwright.sync_api import Page, expect
 STORY = "#jet-story textarea"
 WAYS = "#jet-ways:not(.jet-before)"  # of this writing, and not those that stood there before it
 ATTEMPTS = 6
+# Settings belong to the browser and stay where they were: here they go back to what the page came with.
+DEFAULTS = """() => {
+    const put = (field, name, value) => {
+        if (!field || field[name] === value) return;
+        field[name] = value;
+        for (const event of ["input", "change"]) field.dispatchEvent(new Event(event, { bubbles: true }));
+    };
+    for (const { props, type } of gradio_config.components) {
+        if (type !== "slider") continue;
+        put(document.querySelector(`[aria-label="number input for ${props.label}"]`), "value", String(props.value));
+    }
+    put(document.querySelector("#jet-seed input"), "value", "");
+    put(document.getElementById("jet-stops"), "value", "");
+    put(document.getElementById("jet-tint"), "value", "whose");
+    put(document.getElementById("jet-alternatives"), "checked", true);
+}"""
 
 
 def best(measure: Callable[[], float], wanted: float, attempts: int = ATTEMPTS) -> float:
@@ -50,7 +66,8 @@ def empty_sheet(page: Page) -> None:
     page.evaluate("document.getElementById('jet-new').click()")
     expect(page.locator("#jet-undo")).to_be_disabled()
     expect(page.locator(STORY)).to_have_value("")
-    page.wait_for_function("jetStories.isSettled()")  # the settings have come, too
+    page.wait_for_function("jetStories.isSettled()")
+    page.evaluate(DEFAULTS)
 
 
 def set_most_tokens(page: Page, number: int) -> None:

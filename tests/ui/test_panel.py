@@ -109,7 +109,7 @@ def test_who_write_together_share_one_reading_of_the_weights() -> None:
 def test_more_than_the_copy_allowed_is_said_and_not_drawn() -> None:
     stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=400.0)
     shown = panel(stats, SMALL)
-    assert "More than the 170 of a copy at the start" in text_of(shown)
+    assert "What memory allows here is not well measured" in text_of(shown)
     assert 'class="jet-reached" style="width:100.00%"' in shown
 
 

@@ -1,0 +1,95 @@
+"""The page over the stand-in engine in a process of its own, which can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 90.0
+
+
+class Process:
+    """A server on one port: it can be killed, held and started again.
+
+    Attributes:
+        url: where the page is.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        with socket.create_server((host, 0)) as free:
+            self._port = free.getsockname()[1]
+        self._host = host
+        self.url = f"http://{host}:{self._port}/"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, until it answers."""
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
+        command = [sys.executable, "-m", "tests.ui.process", self._host, str(self._port)]
+        self._process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"no_proxy": "*"})
+
+    def wait(self) -> None:
+        """Until it answers."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the server does not start")
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def hold(self) -> None:
+        """It does nothing any more, and keeps its connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """It does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def process() -> Iterator[Process]:
+    """A server that runs until this is left."""
+    server = Process()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def main(host: str, port: int) -> None:
+    """Serve until killed."""
+    from jet.ui.page import build, launch
+    from tests.ui.stand_in import StandInSource
+
+    source = StandInSource()
+    source.stand_in.tokens_per_second = 20.0
+    launch(build(source), host, port)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
