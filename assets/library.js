@@ -107,6 +107,7 @@ const library = (() => {
     }
     if (standing !== "asking") save();
     if (standing === "owner") tabs.release(); else tabs.pass(id);
+    if (copyOf) tabs.pass(copyOf);
   });
   addEventListener("pageshow", ({ persisted }) => { if (persisted) claim(live.text()); });
 

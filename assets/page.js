@@ -186,7 +186,7 @@ const receive = (text, expected, done) => {
     return {};
   }
   if (reply.lost) {
-    if (done?.do !== "resume") say("The server had forgotten this story; it has it back now. Please do that again.");
+    if (!BY_ITSELF.has(done?.do)) say("The server had forgotten this story; it has it back now. Please do that again.");
     bringBack(resend);
     return {};
   }

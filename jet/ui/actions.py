@@ -23,6 +23,7 @@ from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.spans import StoryError
 from jet.ui import views
+from jet.ui.encodings import to_utf8
 from jet.ui.inputs import NO_PRESET, read_preset
 from jet.ui.orders import read_guidance
 from jet.ui.presets import PRESETS
@@ -182,9 +183,13 @@ async def import_file(visit: Visit, order: Fields) -> Reply:
     except (binascii.Error, ValueError):
         raise StoryError("The file did not arrive whole: please try again.") from None
     remarks: list[str] = []
+    data, encoding = await asyncio.to_thread(to_utf8, data)
     document = await asyncio.to_thread(read_file, name, data, remarks)
-    said = {"say": f"Opened. Not kept of this file: {', '.join(remarks)}."} if remarks else {}
-    return {**_opened(visit, document), "fresh": True, **said}
+    said = [f"Opened. Not kept of this file: {', '.join(remarks)}."] if remarks else []
+    if encoding is not None:
+        hint = "If letters are wrong, save it as UTF-8 and open it again."
+        said.append(f"The file was not in UTF-8 and was read as {encoding}. {hint}")
+    return {**_opened(visit, document), "fresh": True, **({"say": " ".join(said)} if said else {})}
 
 
 async def export(visit: Visit, order: Fields) -> Reply:

@@ -38,7 +38,8 @@ class Page:
     """The components that events read and write.
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `greet` asks anew what runs here. `keep_preset` gives page.js the controls' values, `live` brings it
+    is what the last story was drawn from. `greet` asks anew what runs here.
+    `keep_preset` gives page.js the controls' values, `live` brings it
     what is new in a long story. `act`, `order` and `reply` are how page.js talks to the desk.
     """
 

@@ -19,7 +19,8 @@ DEFAULTS = """() => {
     };
     for (const { props, type } of gradio_config.components) {
         if (type !== "slider") continue;
-        put(document.querySelector(`[aria-label="number input for ${props.label}"]`), "value", String(props.value));
+        const field = document.querySelector(`[aria-label="number input for ${props.label}"]`);
+        put(field, "value", String(props.value));
     }
     put(document.querySelector("#jet-seed input"), "value", "");
     put(document.getElementById("jet-stops"), "value", "");

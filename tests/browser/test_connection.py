@@ -1,4 +1,4 @@
-"""A network that comes and goes, and a server that dies, in Chromium: nothing changes under the writer's hands."""
+"""A network that comes and goes and a server that dies: nothing changes under the writer's hands."""
 
 from __future__ import annotations
 

@@ -7,14 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ui.served import wait_until
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 90.0
+PATIENCE_S = 90.0  # imports take their time on a busy machine
 
 
 class Process:
@@ -43,14 +44,14 @@ class Process:
 
     def wait(self) -> None:
         """Until it answers."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(self.url, timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the server does not start")
+        wait_until(self._answers, PATIENCE_S)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(self.url, timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

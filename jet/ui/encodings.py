@@ -1,0 +1,149 @@
+"""Text files of any usual encoding, as UTF-8: old ones from Windows and those of other scripts."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable
+
+from charset_normalizer import from_bytes
+
+from jet.story.spans import StoryError
+
+_MARKS = (  # what some files begin with, the longer marks first
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NAMES = {
+    "cp1252": "Windows-1252, Western European",
+    "cp1250": "Windows-1250, Central European",
+    "cp1251": "Windows-1251, Cyrillic",
+    "koi8_r": "KOI8-R, Cyrillic",
+    "cp1253": "Windows-1253, Greek",
+    "cp1254": "Windows-1254, Turkish",
+    "cp1255": "Windows-1255, Hebrew",
+    "cp1256": "Windows-1256, Arabic",
+    "cp1257": "Windows-1257, Baltic",
+    "cp932": "Shift-JIS, Japanese",
+    "euc_jp": "EUC-JP, Japanese",
+    "gb18030": "GB 18030, Chinese",
+    "big5": "Big5, Chinese",
+    "cp949": "EUC-KR, Korean",
+    "utf-16": "UTF-16",
+    "utf-32": "UTF-32",
+}
+SAVE_AS = "This is not a text file that can be read: save it as UTF-8 in your editor, and open it again."
+_LOOKED_AT = 200_000  # bytes by which the encoding is told
+
+
+def to_utf8(data: bytes) -> tuple[bytes, str | None]:
+    """The bytes of a text file in UTF-8, and what they were read as if they were not in it.
+
+    Raises StoryError if nobody can tell.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _decoded(data, encoding).encode(), _NAMES[encoding]
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        if b"\0" not in data:
+            return data, None
+    encoding = _wide(data) or _told(data)
+    text = _decoded(data, encoding)
+    json_like = text.lstrip()[:1] in ("{", "[") and _is_json(text)
+    return text.encode(), None if json_like else _NAMES.get(encoding.removesuffix("-le").removesuffix("-be"))
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        raise StoryError(SAVE_AS) from None
+    if "\0" in text:
+        raise StoryError(SAVE_AS)
+    return text
+
+
+def _wide(data: bytes) -> str | None:
+    """UTF-16 without its mark: every other byte of plain letters is zero."""
+    sample = data[: _LOOKED_AT & ~1]
+    half = len(sample) // 2
+    if len(data) % 2 or half == 0:
+        return None
+    for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros, others = sample[first::2].count(0), sample[1 - first :: 2].count(0)
+        if zeros > 0.3 * half and others == 0:
+            return encoding
+    return None
+
+
+def _told(data: bytes) -> str:
+    """What the bytes are most likely in. Raises StoryError if that is no text."""
+    if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_LOOKED_AT]):
+        raise StoryError(SAVE_AS)
+    for encoding in ("cp932", "euc_jp"):
+        if _share(_try(data, encoding), [(0x3041, 0x30FF)]) > 0.2:
+            return encoding
+    turkish = _try(data, "cp1254")
+    if (
+        "ı" in turkish
+        and ("ş" in turkish or "ğ" in turkish)
+        and _is_western(turkish, _WESTERN | set("ğĞışŞİ"))
+    ):
+        return "cp1254"
+    for encoding in ("cp1251", "koi8_r"):
+        if _is_russian(_try(data, encoding)):
+            return encoding
+    eight_bits = [name for name in _NAMES if not name.startswith("utf")]
+    best = from_bytes(data[:_LOOKED_AT], cp_isolation=eight_bits).best()
+    found = None if best is None else best.encoding
+    if found == "cp949" and 20 * data.count(b" ") < len(data):
+        found = "gb18030"  # Korean has blanks between its words
+    if found in (None, "cp1250", "cp1257") and _is_western(_try(data, "cp1252")):
+        found = "cp1252"
+    if found is None or not _try(data, found):
+        raise StoryError(SAVE_AS)
+    return found
+
+
+def _try(data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _share(text: str, ranges: Iterable[tuple[int, int]]) -> float:
+    """The part of a text's characters beyond ASCII that lie in some ranges."""
+    beyond = [ord(char) for char in text if char > "\x7f"]
+    found = sum(any(low <= code <= high for low, high in ranges) for code in beyond)
+    return found / len(beyond) if beyond else 0.0
+
+
+_WESTERN = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿¡ÁÍÓÚåÅæÆøØãõÃÕ“”‘’„–—…«»‹›•€£§°· ")
+
+
+def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
+    """Whether all that is beyond ASCII is what Western European languages write."""
+    return bool(text) and all(char <= "\x7f" or char in known for char in text)
+
+
+def _is_russian(text: str) -> bool:
+    """Whether nearly all letters are Cyrillic, and small for the most part."""
+    letters = [char for char in text if char.isalpha()]
+    cyrillic = sum("Ѐ" <= char <= "ӿ" for char in letters)
+    small = sum(char.islower() for char in letters)
+    return bool(letters) and cyrillic > 0.8 * len(letters) and small > 0.6 * len(letters)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
