@@ -96,16 +96,15 @@ def _told(data: bytes) -> str:
         and _is_western(turkish, _WESTERN | set("ğĞışŞİ"))
     ):
         return "cp1254"
-    for encoding in ("cp1251", "koi8_r"):
-        if _is_russian(_try(data, encoding)):
-            return encoding
     eight_bits = [name for name in _NAMES if not name.startswith("utf")]
     best = from_bytes(data[:_LOOKED_AT], cp_isolation=eight_bits).best()
     found = None if best is None else best.encoding
     if found == "cp949" and 20 * data.count(b" ") < len(data):
         found = "gb18030"  # Korean has blanks between its words
-    if found in (None, "cp1250", "cp1257") and _is_western(_try(data, "cp1252")):
-        found = "cp1252"
+    if found in (None, "cp1250", "cp1257"):  # of what is short it knows little
+        likely = [name for name in ("cp1251", "koi8_r") if _is_russian(_try(data, name))]
+        western = ["cp1252"] if _is_western(_try(data, "cp1252")) else []
+        found = next(iter([*likely, *western]), found)
     if found is None or not _try(data, found):
         raise StoryError(SAVE_AS)
     return found
@@ -134,11 +133,11 @@ def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
 
 
 def _is_russian(text: str) -> bool:
-    """Whether nearly all letters are Cyrillic, and small for the most part."""
+    """Whether nearly all letters are Cyrillic and small, and a good part of them vowels."""
     letters = [char for char in text if char.isalpha()]
-    cyrillic = sum("Ѐ" <= char <= "ӿ" for char in letters)
-    small = sum(char.islower() for char in letters)
-    return bool(letters) and cyrillic > 0.8 * len(letters) and small > 0.6 * len(letters)
+    small = sum("а" <= char <= "я" or char == "ё" for char in letters)
+    vowels = sum(char in "аеёиоуыэюя" for char in letters)
+    return small > 0.6 * len(letters) and 0.25 * len(letters) < vowels < 0.65 * len(letters)
 
 
 def _is_json(text: str) -> bool:
