@@ -23,6 +23,7 @@ let keepTimer = 0;
 let synced = null; // the text that the desk has, where that is known
 let first = null; // asks for the story that this tab had, until it is there
 let stale = false; // the browser's copy is older than the story
+let told = {}; // fields that the desk has as they stand here, and the browser has yet to keep
 const unsaid = new Set(); // what the desk is still to hear: "guide", "title"
 
 // --- orders ------------------------------------------------------------------------------------------------
@@ -207,7 +208,11 @@ const receive = (text, expected, done) => {
   }
   if (reply.download) download(reply.download);
   if (done?.do === "export") library.filed();
-  if (reply.kept) library.keep(reply.kept);
+  if (reply.kept) {
+    library.keep(reply.kept);
+    whereabouts.heard(told);
+    told = {};
+  }
   if (reply.error) say(reply.error, true);
   if (reply.say && !done?.quiet) say(reply.say, false, reply.offer);
   const of = synced; // the text that they are marks of; more may have been typed
@@ -640,11 +645,11 @@ const guide = () => {
   const depth = Math.round(Number(byId("jet-depth").value)) || 1;
   const about = byId("jet-about-what").value;
   const typed = whereabouts.typed();
-  order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore }, () => whereabouts.heard(typed));
+  order({ do: "guide", about, memory: byId("jet-memory").value, note: byId("jet-note").value, depth, unit: byId("jet-unit").value, lore }, () => Object.assign(told, typed));
 };
 const nameStory = () => {
   const [typed, text] = [whereabouts.typed(), byId("jet-title").value];
-  order({ do: "title", text }, () => { whereabouts.heard({ "jet-title": typed["jet-title"] }); library.save(); listStories(); });
+  order({ do: "title", text }, () => { Object.assign(told, { "jet-title": typed["jet-title"] }); library.save(); listStories(); });
 };
 document.addEventListener("input", ({ target, inputType, data }) => {
   if (target !== box()) return;

@@ -34,7 +34,10 @@ _NAMES = {
     "utf-16": "UTF-16",
     "utf-32": "UTF-32",
 }
-SAVE_AS = "This is not a text file that can be read: save it as UTF-8 in your editor, and open it again."
+SAVE_AS = (
+    "This is not a text file in UTF-8, nor in another encoding that is known here: "
+    "save it as UTF-8 in your editor, and open it again."
+)
 _LOOKED_AT = 200_000  # bytes by which the encoding is told
 
 
@@ -105,7 +108,7 @@ def _told(data: bytes) -> str:
         likely = [name for name in ("cp1251", "koi8_r") if _is_russian(_try(data, name))]
         western = ["cp1252"] if _is_western(_try(data, "cp1252")) else []
         found = next(iter([*likely, *western]), found)
-    if found is None or not _try(data, found):
+    if found is None or sum(char.isalpha() for char in _try(data, found)) < 2:
         raise StoryError(SAVE_AS)
     return found
 

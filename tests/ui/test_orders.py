@@ -10,7 +10,7 @@ from jet.story.guidance import AuthorsNote
 from jet.story.spans import StoryError
 from jet.ui.orders import MAX_GUIDANCE, MAX_LORE, read_guidance, read_order, read_stops
 from jet.ui.stops import MAX_STOP_CHARACTERS, MAX_STOPS
-from jet.ui.visits import MAX_VISITS, Visits
+from jet.ui.visits import KEPT_S, MAX_VISITS, Visits
 
 LORE = {"title": "", "keywords": " rose, ,fox ", "content": "Red.", "enabled": True, "constant": False}
 GUIDE = {"do": "guide", "memory": "M", "note": "N", "depth": 2, "unit": "paragraphs", "lore": [LORE]}
@@ -65,3 +65,18 @@ def test_only_so_many_tabs_are_remembered_and_no_busy_one_is_forgotten() -> None
 def test_what_is_nested_without_end_is_no_order() -> None:
     with pytest.raises(StoryError):
         read_order("[" * 100_000)
+
+
+def test_a_tab_that_went_away_may_come_back_for_a_while() -> None:
+    now = [0.0]
+    visits = Visits(lambda: now[0])
+    story = visits.of("tab")
+    visits.leave("tab")
+    now[0] = KEPT_S - 1
+    assert visits.known("tab") and visits.of("tab") is story
+    now[0] = 3 * KEPT_S  # it is there again, however long
+    assert visits.known("tab")
+    visits.leave("tab")
+    visits.leave("nobody")
+    now[0] += KEPT_S + 1
+    assert not visits.known("tab")

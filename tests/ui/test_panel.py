@@ -10,7 +10,7 @@ import pytest
 from jet.engine.types import EngineInfo, RequestStats
 from jet.footprint import Footprint
 from jet.ui import words
-from jet.ui.panel import about, loading, panel, speed_limit
+from jet.ui.panel import Written, about, at_rest, loading, panel, speed_limit
 from tests.ui.stand_in import StandInEngine
 
 CPU = StandInEngine().info()
@@ -264,3 +264,25 @@ def test_while_it_is_fetched_the_page_says_how_far() -> None:
         text_of(loading("Fetching <a>: 1 of 2 GB"))
         == "Fetching &lt;a&gt;: 1 of 2 GB. You can begin your story."
     )
+
+
+def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
+    unsure = replace(SMALL, bandwidth_sure=False)
+    for stats in (None, replace(DONE, tokens_per_second=10.0)):
+        shown = panel(stats, unsure)
+        assert "What memory allows here is not well measured" in text_of(shown)
+        assert 'class="jet-reached" style="width:0.00%"' in shown
+
+
+def test_a_panel_at_rest_tells_of_the_sheet_and_of_who_writes_now() -> None:
+    stats = replace(DONE, prompt_tokens=8, tokens=2, active_requests=2, queued_requests=1)
+    written = Written(stats, (1.0, 2.0), 1, "A story. Its end.")
+    info = replace(CPU, active_requests=0, queued_requests=0)
+    same = text_of(at_rest(written, "A story. Its end.", info, 99))
+    assert re.search(r"Writing now 0\b", same) and "Tokens written 2" in same
+    assert re.search(rf"Context used 10 of {info.context:,}", same)
+    longer = text_of(at_rest(written, "A story. Its end. And mine.", info, 14))
+    assert re.search(r"Context used 14 of", longer) and "Tokens written 2" in longer
+    other = text_of(at_rest(written, "Another story.", info, 5))
+    assert other.startswith("Ready") and "Tokens written 0" in other and "Context used 5 of" in other
+    assert text_of(at_rest(None, "", info, 0)).startswith("Ready")

@@ -1,0 +1,224 @@
+"""What is as it was after a reload and a new story, and what the panel tells of the sheet, in Chromium."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.notebook import (
+    STORY,
+    begin,
+    expect_unlocked,
+    open_drawer,
+    place_cursor,
+    press,
+    reload,
+    set_most_tokens,
+    story,
+)
+from tests.ui.served import Served
+
+pytestmark = pytest.mark.browser
+
+LONG = "".join(f"Line {number} of a long story.\n\n" for number in range(400))
+
+
+def number(page: Page, label: str) -> str:
+    return page.get_by_label(f"number input for {label}").input_value()
+
+
+def row(page: Page, name: str) -> str:
+    """A number of the panel."""
+    shown = page.locator(".jet-panel dl", has_text=name).first.inner_text()
+    found = re.search(rf"{name}\s+([^\n]+)", shown)
+    assert found, shown
+    return found[1]
+
+
+def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
+    tab.click("text=Wild")
+    expect(tab.get_by_label("number input for Temperature")).to_have_value("1.2")
+    tab.get_by_label("number input for Top-p").fill("0.7")
+    set_most_tokens(tab, 33)
+    tab.fill("#jet-stops", "The End\n* * *")
+    tab.select_option("#jet-tint", "doubt")
+    tab.uncheck("#jet-alternatives")
+    tab.fill(STORY, "A story.")
+    tab.wait_for_function("jetStories.isKept()")
+
+    def expect_taste() -> None:
+        expect(tab.get_by_label("number input for Temperature")).to_have_value("1.2")
+        tab.wait_for_timeout(200)  # whatever would change it comes with the story
+        shown = [number(tab, label) for label in ("Top-p", "Maximum new tokens")]
+        assert shown == ["0.7", "33"]
+        assert tab.input_value("#jet-stops") == "The End\n* * *"
+        assert tab.input_value("#jet-tint") == "doubt" and not tab.is_checked("#jet-alternatives")
+
+    reload(tab)
+    expect(tab.locator(STORY)).to_have_value("A story.")
+    expect_taste()
+    tab.evaluate("document.getElementById('jet-new').click()")
+    expect(tab.locator(STORY)).to_have_value("")
+    tab.wait_for_function("jetStories.isSettled()")
+    expect_taste()
+    tab.fill(STORY, "B")
+    tab.wait_for_function("jetStories.isKept()")
+    open_drawer(tab, "stories")
+    tab.click("#jet-library >> text=A story.")
+    expect(tab.locator(STORY)).to_have_value("A story.")
+    tab.wait_for_function("jetStories.isSettled()")
+    open_drawer(tab, "settings")
+    expect_taste()
+
+
+def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
+    tab.fill(STORY, LONG)
+    tab.wait_for_function("jetStories.isKept()")
+    open_drawer(tab, "guidance")
+    tab.locator("#jet-sees summary").first.click()
+    tab.fill("#jet-note", "Be calm")
+    place_cursor(tab, 5000)
+    tab.eval_on_selector(STORY, "(sheet) => { sheet.scrollTop = 3000; }")
+    tab.evaluate("scrollTo(0, 200)")
+    tab.focus("#jet-memory")
+    tab.keyboard.type("half a mem")
+    tab.evaluate("scrollTo(0, 200)")
+    reload(tab)
+    expect(tab.locator(STORY)).to_have_value(LONG)
+    expect(tab.locator("#jet-tab-guidance")).to_have_attribute("aria-selected", "true")
+    expect(tab.locator("#jet-memory")).to_have_value("half a mem")
+    expect(tab.locator("#jet-note")).to_have_value("Be calm")
+    tab.wait_for_function("(s) => document.querySelector(s).scrollTop > 0", arg=STORY)
+    place = tab.eval_on_selector(STORY, "(sheet) => [sheet.scrollTop, sheet.selectionStart]")
+    assert place == [3000, 5000]
+    assert abs(tab.evaluate("scrollY") - 200) < 2
+    expect(tab.locator("#jet-sees details[open]").first).to_be_visible()
+    tab.wait_for_function("jetStories.isSettled()")
+
+
+def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
+    open_drawer(tab, "guidance")
+    tab.fill("#jet-memory", "It rains.")
+    tab.press("#jet-memory", "Tab")
+    tab.fill(STORY, "A story.")
+    expect(tab.locator("#jet-sees details")).to_have_count(2)
+    tab.wait_for_function("jetStories.isSettled()")
+    tab.evaluate("for (const part of document.querySelectorAll('#jet-sees details')) part.open = false")
+    tab.locator("#jet-sees summary").nth(1).click()
+    place_cursor(tab, 8)
+    for text in (" One.", " Two."):
+        tab.keyboard.type(text)
+        expect(tab.locator("#jet-sees details[open] pre")).to_contain_text(text)
+    expect(tab.locator("#jet-sees details[open]")).to_have_count(1)
+    expect(tab.locator(STORY)).to_be_focused()
+
+
+def test_the_panel_tells_of_what_is_on_the_sheet(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 400
+    set_most_tokens(tab, 6)
+    begin(tab, "A")
+    expect_unlocked(tab)
+    tab.wait_for_function("jetStories.isKept()")
+    assert row(tab, "Context used").startswith("7 of")
+    tab.fill(STORY, "word " * 300)  # pasted
+    used = tab.locator(".jet-panel dl", has_text="Context used").first
+    expect(used).to_contain_text("300 of 1,000")
+    expect(used).not_to_contain_text("Tokens written\t6")
+    expect(tab.locator(".jet-status")).to_have_text("Ready")
+    press(tab, "#jet-three")
+    expect_unlocked(tab)
+    expect(used).to_contain_text(re.compile(r"Writing now\s+0"))
+    tab.evaluate("document.getElementById('jet-new').click()")
+    expect(used).to_contain_text("0 of 1,000")
+    expect(tab.locator(".jet-status")).to_have_text("Ready")
+    assert row(tab, "Tokens written") in ("–", "0") and row(tab, "Seed") == "–"
+
+
+@pytest.mark.thorough
+def test_the_panel_follows_undo_branches_files_and_typing(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 400
+    set_most_tokens(tab, 6)
+    used = tab.locator(".jet-panel dl", has_text="Context used").first
+    begin(tab, "A b")
+    expect_unlocked(tab)
+    expect(used).to_contain_text("8 of 1,000")
+    tab.click("#jet-undo")
+    expect(used).to_contain_text("2 of 1,000")
+    expect(tab.locator(".jet-status")).to_have_text("Ready")
+    tab.click("#jet-redo")
+    expect(used).to_contain_text("8 of 1,000")
+    tab.focus(STORY)
+    tab.keyboard.press("Control+End")
+    tab.keyboard.type(" and more words")
+    expect(used).to_contain_text("11 of 1,000")
+    expect(tab.locator(".jet-status")).to_contain_text("Done")  # its words are there still
+    tab.click("text=Dragon")
+    expect(tab.locator(".jet-status")).to_have_text("Ready")
+    count = len(story(tab).split())
+    expect(used).to_contain_text(f"{count} of 1,000")
+
+
+def test_a_screen_reader_is_told_of_writing_and_its_end_once(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 100
+    set_most_tokens(tab, 30)
+    tab.fill(STORY, "A")
+    tab.wait_for_function("jetStories.isKept()")
+    tab.evaluate(
+        """() => {
+            window.told = [];
+            let before = new Map();
+            const look = () => {
+                for (const line of document.querySelectorAll("[role=status], [role=alert], [aria-live]")) {
+                    const text = line.textContent.trim();
+                    if (before.get(line) !== text && text) told.push(text);
+                    before.set(line, text);
+                }
+            };
+            look();
+            told.length = 0;
+            window.telling = new MutationObserver(look);
+            telling.observe(document.body, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    tab.click("#jet-go")
+    expect_unlocked(tab)
+    tab.wait_for_function("jetStories.isKept()")
+    tab.wait_for_timeout(400)
+    told = tab.evaluate("telling.disconnect(), told")
+    assert [text for text in told if text == "Writing"] == ["Writing"]
+    assert len([text for text in told if text.startswith("Done")]) == 1
+    assert not [text for text in told if "Kept" in text] and len(told) == 2, told
+    tab.click("#jet-go")
+    tab.click("#jet-stop")
+    expect_unlocked(tab)
+    expect(tab.locator("#jet-state")).to_have_text("Stopped")
+
+
+def test_every_control_has_its_name_and_tabs_are_one_stop(tab: Page) -> None:
+    expect(tab.get_by_role("textbox", name="Seed", exact=True)).to_be_visible()
+    nameless = tab.evaluate(
+        """() => [...document.querySelectorAll("#jet-page :is(input, select, textarea, button)")]
+            .filter((one) => one.offsetParent && !(one.labels?.length || one.ariaLabel || one.title
+                || one.textContent.trim() || one.getAttribute("aria-labelledby")))
+            .map((one) => one.outerHTML.slice(0, 100))"""
+    )
+    assert nameless == []
+    stops = tab.locator(".jet-tabs [role=tab]:not([tabindex='-1'])")
+    expect(stops).to_have_count(1)
+    tab.focus("#jet-tab-settings")
+    for key, wanted in (
+        ("End", "keys"),
+        ("Home", "settings"),
+        ("ArrowRight", "guidance"),
+        ("ArrowLeft", "settings"),
+        ("ArrowLeft", "keys"),
+        ("ArrowRight", "settings"),
+    ):
+        tab.keyboard.press(key)
+        expect(tab.locator(f"#jet-tab-{wanted}")).to_be_focused()
+        expect(tab.locator(f"#jet-tab-{wanted}")).to_have_attribute("aria-selected", "true")
+        expect(stops).to_have_count(1)
+    reload(tab)
+    expect(stops).to_have_count(1)
