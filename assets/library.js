@@ -72,13 +72,22 @@ const library = (() => {
     },
   });
 
+  const putCopy = (copy) => {
+    try {
+      put("copy", copy);
+      latest = null;
+      missing.branches = false;
+      return true;
+    } catch { return false; }
+  };
   const put = (kind, text) => localStorage.setItem(keyOf(kind, id), text);
-  const save = () => {
+  // `after` comes once it is clear whose story it is.
+  const save = (after) => {
     clearTimeout(timer);
     timer = 0;
     const text = live.text();
     if (held || text === undefined) return;
-    if (standing === "asking") { timer = setTimeout(save, SOON_MS); return; }
+    if (standing === "asking") { timer = setTimeout(() => save(after), SOON_MS); return; }
     if (standing === "owner" && !tabs.has(id)) standing = "guest";
     if (standing === "guest") {
       if (text === shown) return;
@@ -90,14 +99,21 @@ const library = (() => {
     const before = index[id] ?? (copyOf ? { from: copyOf, copy: 1 + Math.max(0, ...copies.map(({ copy }) => copy ?? 1)) } : {});
     index[id] = { ...before, title: document.getElementById("jet-title").value, preview: text.slice(0, 80), saved: Date.now() };
     const write = () => { put("draft", text); writeIndex(index); };
+    const makeRoom = () => { // the words before the branches
+      latest ??= read(keyOf("copy", id));
+      missing.branches = latest !== null;
+      localStorage.removeItem(keyOf("copy", id));
+    };
     try {
-      try { write(); } catch { localStorage.removeItem(keyOf("copy", id)); missing.branches = true; write(); } // the words before the branches
+      try { write(); } catch { makeRoom(); write(); }
       missing.text = false;
+      if (missing.branches && latest !== null) putCopy(latest);
       if (!missing.branches) say("Kept in this browser");
     } catch {
       missing.text = true;
       say(FULL, true);
     }
+    after?.();
   };
   // A page that goes before it knows whether the story is its own leaves what was written as a copy.
   addEventListener("pagehide", () => {
@@ -120,7 +136,7 @@ const library = (() => {
       if (!timer) since = performance.now();
       const long = (box()?.value.length ?? 0) > LONG;
       if (long && performance.now() - since < PATIENCE_MS) { clearTimeout(timer); timer = 0; }
-      timer = timer || setTimeout(save, long ? PAUSE_MS : SOON_MS);
+      timer = timer || setTimeout(() => save(), long ? PAUSE_MS : SOON_MS);
     },
     kept: (which = id) => ({
       draft: read(keyOf("draft", which)),
@@ -144,12 +160,10 @@ const library = (() => {
       if (empty && !known) return;
       latest = copy;
       if (!known) save(); // guidance without a text
-      try {
-        put("copy", copy);
-        latest = null;
+      if (putCopy(copy)) {
         missing.branches = dropped.some((what) => what.includes("branch"));
         if (dropped.length && !missing.text) say(`Kept in this browser, without ${dropped.join(", and ")}`);
-      } catch {
+      } else {
         try { localStorage.removeItem(keyOf("copy", id)); } catch { /* nothing to remove it from */ }
         missing.branches = true;
         if (!missing.text) say(TEXT_ONLY, true);

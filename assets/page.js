@@ -649,7 +649,7 @@ const guide = () => {
 };
 const nameStory = () => {
   const [typed, text] = [whereabouts.typed(), byId("jet-title").value];
-  order({ do: "title", text }, () => { Object.assign(told, { "jet-title": typed["jet-title"] }); library.save(); listStories(); });
+  order({ do: "title", text }, () => { Object.assign(told, { "jet-title": typed["jet-title"] }); library.save(listStories); });
 };
 document.addEventListener("input", ({ target, inputType, data }) => {
   if (target !== box()) return;

@@ -164,8 +164,9 @@ class Desk:
         wrote: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
         wrote |= endings.said(last, order, visit.document)
         reply = await self._with_view(visit, order, wrote)
-        info = None if self._author.info is None else await self._author.load()
-        rest = None if info is None else panel.at_rest(visit.written, text, info, None)
+        rest = None
+        if self._author.info is not None and self._source.ready:
+            rest = panel.at_rest(visit.written, text, await self._author.load(), None)
         yield told.update(story=story, wrote=_json(reply), panel=rest)
 
     def _note(self, visit: Visit, state: State) -> None:
