@@ -295,16 +295,18 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
             together.append([list(story) for story in zip(*written, strict=True)])
             for sequence in sequences:
                 runner.release(sequence)
-    assert pieces == 4 * 3 + 2 * parts, "each part of the sizes between, and three graphs of all sizes"
+    assert pieces == 4 * 3 + 2 * parts + 3, (
+        "each part of the sizes between, three graphs of all sizes, and barred ends"
+    )
     assert together == [alone] * 3
     kinds = {(rows, kind) for rows in (1, 2, 4, 8) for kind in ("tokens", "logits")}
-    assert set(captured) == kinds and len(captured) == 4 * 3
+    assert set(captured) == kinds and len(captured) == 4 * 3 + 2
     sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
     runner.decode(sequences)
     runner.decode(sequences)
     stepper = runner._stepper
     assert isinstance(stepper, GraphStepper) and stepper._used is stepper._sizes[4]
-    assert not runner.prepare() and len(captured) == 12
+    assert not runner.prepare() and len(captured) == 14
 
 
 def test_what_cannot_be_captured_is_done_by_larger_graphs(
