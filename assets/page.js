@@ -198,10 +198,9 @@ const receive = (text, expected, done) => {
   if (!reply.wrote && reply.branches && !takes().every(({ branch }) => reply.branches.includes(branch))) waysAreOver();
   for (const [id, html] of Object.entries(reply.html ?? {})) put(byId(id), html);
   if (reply.title !== undefined && document.activeElement !== byId("jet-title") && !unsaid.has("title")) byId("jet-title").value = reply.title;
-  if (reply.stops) {
-    byId("jet-stops").value = reply.stops.join("\n");
-    taste.stops(byId("jet-stops").value);
-  }
+  // A story that brings texts to stop at has its own; any other is written with those of the browser.
+  if (reply.opened) byId("jet-stops").value = reply.stops?.join("\n") ?? taste.stops();
+  else if (reply.stops) taste.stops(byId("jet-stops").value = reply.stops.join("\n"));
   if (reply.fresh) {
     library.turnTo(null);
     listStories();
@@ -708,6 +707,8 @@ const listStories = () => {
 };
 ownPresets.show(usePreset);
 taste.begin();
+// Gradio puts the label of a field that has buttons beside it and not around it.
+document.querySelector("#jet-seed input")?.setAttribute("aria-label", "Seed");
 
 // On opening, and whenever the page is unlocked, the writer can go on typing. Not with a finger: that would
 // bring up the keyboard over the story.

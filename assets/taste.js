@@ -25,7 +25,7 @@ const taste = (() => {
   return {
     // The fields of the page's own as they were; the controls are Gradio's.
     begin() {
-      if (typeof now.stops === "string") field("jet-stops").value = now.stops;
+      field("jet-stops").value = this.stops();
       if (typeof now.alternatives === "boolean") field("jet-alternatives").checked = now.alternatives;
       const tints = [...field("jet-tint").options].map(({ value }) => value);
       field("jet-tint").value = tints.includes(now.tint) ? now.tint : "whose";
@@ -36,6 +36,10 @@ const taste = (() => {
       return ["number", "string"].includes(typeof value) ? [value] : [];
     },
     keep(controls) { put({ controls }); },
-    stops(text) { put({ stops: text }); },
+    // The texts to stop at: those that are given, or without any as they were.
+    stops(text) {
+      if (text !== undefined) put({ stops: text });
+      return typeof now.stops === "string" ? now.stops : "";
+    },
   };
 })();

@@ -278,7 +278,7 @@ def _stepped(document: Document, step: Callable[[], bool]) -> Reply:
 
 
 def _opened(visit: Visit, document: Document) -> Reply:
-    """Another story comes on the sheet, with its seed and guidance. Other settings are the browser's."""
+    """Another story comes on the sheet, with its seed, stops and guidance. The rest is the browser's."""
     if visit.busy:
         raise StoryError("The model is still writing: stop it first.")
     visit.document, visit.written = document, None
@@ -286,4 +286,5 @@ def _opened(visit: Visit, document: Document) -> Reply:
         "opened": True,
         "controls": {"seed": controls_of(document.sampling)["seed"]},
         "html": views.guidance(document.guidance),
+        **({"stops": list(map(shown, document.stops))} if document.stops else {}),
     }

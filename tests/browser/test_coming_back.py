@@ -129,7 +129,7 @@ def test_the_panel_tells_of_what_is_on_the_sheet(tab: Page, served: Served) -> N
     expect(tab.locator(".jet-status")).to_have_text("Ready")
     press(tab, "#jet-three")
     expect_unlocked(tab)
-    expect(used).to_contain_text(re.compile(r"Writing now\s+0"))
+    expect(used).to_contain_text(re.compile(r"Writing now\s*0"))
     tab.evaluate("document.getElementById('jet-new').click()")
     expect(used).to_contain_text("0 of 1,000")
     expect(tab.locator(".jet-status")).to_have_text("Ready")
