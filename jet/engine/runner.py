@@ -33,6 +33,7 @@ from jet.modeling.host_store import HostStore, Saved
 from jet.modeling.slots import PAGE, SlotPool
 from jet.modeling.step import FusedStep
 from jet.modeling.transfer import to_device, to_host
+from jet.modeling.wrapped import Unchanged
 from jet.ops.sampling import uniform
 
 KEEP_EVERY = 256  # tokens: no edit has more than these read again, as long as the states are there
@@ -161,6 +162,7 @@ class ModelRunner:
             )
             self._stepper: Stepper = make_stepper(model, self._pool, stop_ids, breakers, slots)
             self._prefill = make_prefill(model, self._pool)
+            self._network = Unchanged(model)
             self._store = HostStore(self._pool, host_bytes)
         self._sessions: Sessions[Kept] = Sessions(self._discard, self._offload)
         self._pool.ledger.reclaim = self._sessions.evict
@@ -266,6 +268,7 @@ class ModelRunner:
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.length}"):
             self._pool.reserve(sequence.slot, sequence.length + len(tokens), sequence.length)
             ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
+            self._network.require()  # or it would be read by another network than it is written with
             logits = self._prefill.read(sequence.slot, sequence.length, ids)
         sequence.length += len(tokens)
         sequence.text.extend(map(int, tokens))
@@ -361,7 +364,7 @@ class ModelRunner:
         """Let go of the network and of all states, so that their memory is free for others."""
         self._stepper.close()
         self._store.close()
-        del self._model, self._stepper, self._prefill, self._pool, self._store, self._sessions
+        del self._model, self._stepper, self._prefill, self._network, self._pool, self._store, self._sessions
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

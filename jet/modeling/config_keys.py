@@ -81,7 +81,7 @@ def read_rope(kwargs: dict[str, Any], given: float) -> float:
 
     Raises ValueError for any other rotary embedding than the plain one.
     """
-    bases = {given}
+    named: set[float] = set()
     for key in ("rope_parameters", "rope_scaling"):
         values = kwargs.pop(key, None)
         if (
@@ -89,15 +89,22 @@ def read_rope(kwargs: dict[str, Any], given: float) -> float:
             and values
             and all(isinstance(part, Mapping) for part in values.values())
         ):
-            bases |= {_read_plain_rope(f"{key}.{kind}", part, given) for kind, part in values.items()}
-        elif values:
-            bases.add(_read_plain_rope(key, values, given))
-    if len(bases) > 2:
-        raise ValueError(f"rope_parameters name more than one rope_theta: {sorted(bases - {given})}.")
-    return (bases - {given} or {given}).pop()
+            # A kind of layers that names no base has the given one.
+            named |= {
+                _read_plain_rope(f"{key}.{kind}", part) or float(given) for kind, part in values.items()
+            }
+        elif values and (base := _read_plain_rope(key, values)) is not None:
+            named.add(base)
+    if len(named) > 1:
+        raise ValueError(
+            f"rope_parameters name more than one rope_theta: {sorted(named)}. "
+            "In Jet-Nemotron all attention layers have the same."
+        )
+    return named.pop() if named else given
 
 
-def _read_plain_rope(key: str, values: Any, given: float) -> float:
+def _read_plain_rope(key: str, values: Any) -> float | None:
+    """The base that the values of a plain rotary embedding name, if they do. Raises ValueError for others."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{key} must be an object with rope_type and rope_theta, not {values!r}.")
     kind = values.get("rope_type", values.get("type"))
@@ -114,7 +121,7 @@ def _read_plain_rope(key: str, values: Any, given: float) -> float:
             raise ValueError(f"{key}.{name} is {values[name]!r}; Jet-Nemotron rotates whole heads, unscaled.")
     base = values.get("rope_theta")
     if base is None:
-        return given
+        return None
     check_positive(f"{key}.rope_theta", base)
     return float(base)
 
@@ -168,6 +175,12 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number, not {value!r}.") from None
     if not (0 < number < math.inf) or isinstance(value, bool):
         raise ValueError(f"{name} must be a finite number above 0, not {value!r}.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError unless a value is a whole number above 0, and no text."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, not {value!r}.")
 
 
 def check_whole(name: str, value: Any) -> None:

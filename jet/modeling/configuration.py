@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from jet.modeling.config_keys import check_keys, check_positive, check_whole, read_rope
+from jet.modeling.config_keys import check_count, check_keys, check_positive, check_whole, read_rope
 
 LAYER_TYPES = ("jet", "attn", "swa")
 
@@ -17,6 +17,18 @@ _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ROPE_THETA = 1_000_000.0
 _DERIVED = ("head_dim", "sliding_window")  # properties here
 _LEFT_OUT = ("use_mrope", "max_window_layers", "use_sliding_window")  # of Qwen2: they say nothing here
+
+# Fields that are sizes, and fields that are numbers, which may be written as text.
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+_NUMBERS = ("rms_norm_eps", "rope_theta")
 
 # What may stand in `efficient_attention_config.jet`. The last two choose a kernel in the official code
 # and change nothing in the mathematics: they are read, kept and otherwise ignored.
@@ -100,8 +112,10 @@ class JetNemotronConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._read_numbers()
         self.rope_theta = self._read_rope(kwargs)
         if self.layer_types is None:
+            check_count("num_hidden_layers", self.num_hidden_layers)
             self.layer_types = ["jet"] * self.num_hidden_layers
         self.efficient_attention_config = self._checked_efficient_attention(self.efficient_attention_config)
         self._check_layers()
@@ -123,6 +137,12 @@ class JetNemotronConfig(PreTrainedConfig):
         if self._read_rope(others) != self.rope_theta:
             raise ValueError("rope_parameters was set later and names another rope_theta: set rope_theta.")
         check_keys(others, self.head_dim, self.sliding_window)
+
+    def _read_numbers(self) -> None:
+        for name in _NUMBERS:
+            check_positive(name, getattr(self, name))
+            if isinstance(getattr(self, name), str):  # as norm_eps is in the official files
+                setattr(self, name, float(getattr(self, name)))
 
     def _read_rope(self, keys: dict[str, Any]) -> float:
         """The base of the rotary embedding; takes the keys that are about it out of `keys`."""
@@ -167,6 +187,9 @@ class JetNemotronConfig(PreTrainedConfig):
         return self.efficient_attention_config
 
     def _checked_efficient_attention(self, given: dict[str, Any] | None) -> dict[str, Any]:
+        for name, part in (("", given), *((f".{kind}", part) for kind, part in _items(given))):
+            if part is not None and not isinstance(part, dict):
+                raise ValueError(f"efficient_attention_config{name} must be an object, not {part!r}.")
         given = dict(given or {})
         unknown = set(given) - {"jet", "swa"}
         if unknown:
@@ -215,23 +238,21 @@ class JetNemotronConfig(PreTrainedConfig):
             check_whole("efficient_attention_config.swa.window_size", swa["window_size"])
 
     def _check_sizes(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "max_position_embeddings",
-            "rms_norm_eps",
-            "rope_theta",
-        ):
-            check_positive(name, getattr(self, name))
+        for name in _COUNTS:
+            check_count(name, getattr(self, name))
+        self._read_numbers()
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise ValueError(f"tie_word_embeddings must be true or false, not {self.tie_word_embeddings!r}.")
         if self.hidden_act != "silu":
             raise ValueError(f"hidden_act is {self.hidden_act!r}; Jet-Nemotron uses 'silu'.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}."
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size / num_attention_heads is {self.head_dim}: rotary positions need an even number."
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -244,6 +265,10 @@ class JetNemotronConfig(PreTrainedConfig):
                 f"efficient_attention_config.jet.expand_v {expand_v} does not give whole value heads "
                 f"for head_dim {self.jet.head_dim}."
             )
+
+
+def _items(given: Any) -> list[tuple[str, Any]]:
+    return list(given.items()) if isinstance(given, dict) else []
 
 
 def _check_dtype(dtype: Any) -> None:

@@ -40,6 +40,37 @@ def refuse_wrapped(model: JetNemotronForCausalLM) -> None:
             raise _refusal(name, f"is a {_kind(module)}, which Jet-Nemotron does not have")
 
 
+class Unchanged:
+    """Notices what is put around a module, or in the place of a weight, after a step was bound to it."""
+
+    def __init__(self, model: JetNemotronForCausalLM) -> None:
+        self._model, self._parts = model, _parts(model)
+
+    def require(self) -> None:
+        """Raise `CheckpointError` if the network is another one than before, which a step would not be."""
+        if (parts := _parts(self._model)) == self._parts:
+            return
+        refuse_wrapped(self._model)
+        raise CheckpointError(
+            "Weights of the network have been replaced, which running stories would leave out: "
+            f"make a new engine for it. {len(set(parts) ^ set(self._parts))} parts are not as they were."
+        )
+
+
+def _parts(model: nn.Module) -> list[tuple[int, ...]]:
+    """Which modules there are, and what each of them computes with."""
+    return [
+        (
+            id(module),
+            len(module._forward_hooks) + len(module._forward_pre_hooks),
+            "forward" in vars(module),
+            *(t.data_ptr() for t in module._parameters.values() if t is not None),
+            *(t.data_ptr() for t in module._buffers.values() if t is not None),
+        )
+        for module in model.modules()
+    ]
+
+
 def _check(name: str, original: nn.Module, module: nn.Module) -> None:
     kinds = _STAND_INS.get(type(original), (type(original),))
     if type(module) not in kinds:

@@ -71,6 +71,36 @@ REFUSED = {
         },
         "window_size must be a whole number",
     ),
+    "another base for one layer type": (
+        {"rope_parameters": {"attn": {"rope_theta": 1e6}, "swa": {"rope_theta": 1e4}}},
+        "more than one rope_theta",
+    ),
+    "a base for one layer type only": (
+        {
+            "rope_theta": 5e5,
+            "rope_parameters": {"attn": {"type": "default"}, "swa": {"rope_theta": 1e4}},
+        },
+        "more than one rope_theta",
+    ),
+    "two bases": (
+        {"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"type": "default", "rope_theta": 1e4}},
+        "more than one rope_theta",
+    ),
+    "an untied head in words": (
+        {"tie_word_embeddings": "false"},
+        "tie_word_embeddings must be true",
+    ),
+    "heads in words": ({"num_key_value_heads": "2"}, "num_key_value_heads must be a whole number.*'2'"),
+    "half a word": ({"vocab_size": 512.5}, "vocab_size must be a whole number above 0, not 512.5"),
+    "an odd head": ({"hidden_size": 102}, "is 17: rotary positions need an even number"),
+    "a list of parts": (
+        {"efficient_attention_config": ["jet"]},
+        "efficient_attention_config must be an object",
+    ),
+    "a part in words": (
+        {"efficient_attention_config": {"swa": {"window_size": 24}, "jet": "default"}},
+        "efficient_attention_config.jet must be an object, not 'default'",
+    ),
     "an endless base": ({"rope_theta": float("inf")}, "rope_theta must be a finite number"),
 }
 
@@ -92,6 +122,7 @@ READ = {
     "head_dim": {"head_dim": 16},
     "sliding_window": {"sliding_window": 24, "use_sliding_window": True},
     "biases as they are": {"mlp_bias": False, "attention_bias": True, "partial_rotary_factor": 1.0},
+    "numbers in words": {"rms_norm_eps": "1e-6", "rope_theta": "1e6"},
     "nothing said": {"final_logit_softcapping": None, "quantization_config": None, "head_dim": None},
     "of generate() and of training": {"temperature": 0.7, "do_sample": True, "unsloth_version": "2025.1"},
 }

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import jet
 from jet import CheckpointError, JetNemotronForCausalLM
 from jet.engine.runner import ModelRunner
+from jet.engine.types import SamplingParams
 from tests.networks import GOLDEN, small_model
 
 
@@ -175,3 +176,34 @@ def test_what_computes_the_same_is_not_refused() -> None:
     model.train()
     model.name_or_path = "elsewhere"
     make_runner(model.eval()).close()
+
+
+def own_weight(model: JetNemotronForCausalLM) -> None:
+    projection = model.model.layers[0].mlp.down_proj
+    projection.weight = nn.Parameter(projection.weight * 2, requires_grad=False)
+
+
+def other_data(model: JetNemotronForCausalLM) -> None:
+    model.model.layers[2].input_layernorm.weight.data = torch.zeros(48)
+
+
+LATER = {
+    name: CHANGES[name]
+    for name in ("a low-rank layer", "a hook", "a forward of its own", "a parametrization")
+}
+LATER |= {
+    "another weight": (own_weight, "Weights of the network have been replaced"),
+    "other numbers": (other_data, "Weights of the network have been replaced"),
+}
+
+
+def test_what_is_changed_while_an_engine_runs_is_said_at_the_next_prompt() -> None:
+    for change, message in LATER.values():
+        model = small_model()
+        runner = make_runner(model)
+        sequence = runner.open(SamplingParams(max_new_tokens=4, seed=1), tokens=16)
+        runner.prefill(sequence, [1, 2, 3])
+        runner.decode([sequence])
+        change(model)
+        with pytest.raises(CheckpointError, match=message):
+            runner.prefill(sequence, [4, 5])
