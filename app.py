@@ -121,10 +121,12 @@ def serve(options: dict[str, Any]) -> int:
         return _refuse(wrong)
     # Only now, since these take seconds: a wrong option should not.
     lender = _lender()
+    from jet.engine.proxies import prepare_environment
+
+    prepare_environment()  # which Gradio reads when it is imported
     from jet.engine.holder import HOLDER
     from jet.engine.openai_answers import RemoteError
     from jet.engine.progress import LOADING
-    from jet.engine.proxies import keep_loopback_direct
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
     from jet.ui.accounts import AccountsError
@@ -133,7 +135,6 @@ def serve(options: dict[str, Any]) -> int:
     from jet.ui.shutdown import Ending
 
     _hush()
-    keep_loopback_direct()
     LOADING.listen(_progress())
     try:
         hosting = _hosting(options)

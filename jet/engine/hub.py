@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from jet.engine.credentials import SecretError, clean, redact
 from jet.engine.progress import LOADING, Transfer
-from jet.engine.proxies import keep_loopback_direct, proxy_of_url
+from jet.engine.proxies import prepare_environment, proxy_of_url
 from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a repository, what a model needs
@@ -67,7 +67,9 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     """
     _reach_mirrors()
     with _explained(repository, revision):
-        folder = _with_token(lambda token: _download(repository, revision, token))
+        folder = _cached_if_cut_off(repository, revision) or _with_token(
+            lambda token: _download(repository, revision, token)
+        )
     check_folder(Path(folder))
     return Path(folder)
 
@@ -75,11 +77,11 @@ def fetch(repository: str, revision: str | None = None) -> Path:
 def can_be_had(repository: str, revision: str | None = None) -> bool:
     """Whether a checkpoint is whole in the local cache, or the hub answers for it."""
     try:
-        check_folder(Path(snapshot_download(repository, revision=revision, local_files_only=True)))
+        check_folder(Path(_cached(repository, revision)))
         return True
     except (OSError, ValueError):  # not there, or not whole
         pass
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or _broken_proxy():
         return False
     _reach_mirrors()
 
@@ -92,6 +94,34 @@ def can_be_had(repository: str, revision: str | None = None) -> bool:
         return True
     except Exception:  # whatever keeps the hub from answering
         return False
+
+
+def _cached(repository: str, revision: str | None) -> str:
+    """The folder in the local cache, with every file that a model needs. Raises OSError or ValueError."""
+    return str(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
+
+
+def _cached_if_cut_off(repository: str, revision: str | None) -> str | None:
+    """What the local cache has, where the way to the hub leads through a proxy that cannot be used; or None.
+
+    Raises CheckpointError where it is not whole there: nothing goes another way than the environment says.
+    """
+    if constants.HF_HUB_OFFLINE or not (trouble := _broken_proxy()):
+        return None
+    try:
+        return _cached(repository, revision)
+    except (OSError, ValueError):
+        host = urlsplit(constants.ENDPOINT).hostname
+        raise CheckpointError(
+            f"{repository} is not in the local cache, and {trouble}: set another, or NO_PROXY={host} to ask "
+            "the hub without one."
+        ) from None
+
+
+def _broken_proxy() -> str:
+    """What is wrong with the proxy on the way to the hub; "" if nothing is."""
+    proxy = proxy_of_url(constants.ENDPOINT)
+    return f"the proxy {proxy.shown} of {proxy.variable} {proxy.trouble}" if proxy and proxy.trouble else ""
 
 
 def _download(repository: str, revision: str | None, token: bool | None) -> str:
@@ -142,7 +172,7 @@ def _token_name() -> str:
 
 def _reach_mirrors() -> None:
     """A hub on this machine is not asked for through a proxy."""
-    keep_loopback_direct(urlsplit(constants.ENDPOINT).hostname)
+    prepare_environment(urlsplit(constants.ENDPOINT).hostname)
 
 
 def _missing(repository: str, revision: str | None, token: bool | None) -> int:

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import gradio as gr
 
-from jet.engine.proxies import keep_loopback_direct
+from jet.engine.proxies import prepare_environment
 from jet.ui.actions import WHILE_WRITING
 from jet.ui.api import add_api
 from jet.ui.binding import AddressError as AddressError
@@ -71,7 +71,7 @@ def launch(
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
     listening = host or os.environ.get("GRADIO_SERVER_NAME")
     check_address(listening, port)
-    keep_loopback_direct(listening)  # Gradio asks the page whether it is there
+    prepare_environment(listening)  # Gradio asks the page whether it is there
     hosting = hosting or Hosting()
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who is to be believed, the guard decides
     try:

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from huggingface_hub import constants
 
-from jet.engine import hub, loading
+from jet.engine import hub, loading, proxies
 from jet.engine.hub import fetch, split
 from jet.engine.progress import LOADING, Transfer
-from jet.modeling import CheckpointError
+from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from tests.conftest import ROOT
 from tests.engine.hub_server import COMMIT, REPOSITORY, TAGGED, HubServer, hub_server
 
@@ -116,6 +116,22 @@ def test_a_proxy_in_front_of_the_hub_is_named(server: HubServer, monkeypatch: py
     assert "pw-of-the-proxy" not in said
 
 
+def test_a_proxy_that_is_none_is_named_and_not_gone_around(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(REPOSITORY)
+    monkeypatch.setattr(proxies, "_set_aside", {})
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("all_proxy", "ftp://ann:pw-of-ann@h:1")
+    proxies.prepare_environment()
+    server.asked.clear()
+    assert fetch(REPOSITORY).name == COMMIT, "the cache will do"
+    said = refusal("v1")
+    assert "the proxy ftp://h:1 of all_proxy cannot be used" in said and "NO_PROXY=hub.invalid" in said
+    assert not hub.can_be_had(REPOSITORY, "v1")
+    assert server.asked == []
+
+
 def test_a_revision_can_be_pinned(server: HubServer) -> None:
     assert fetch(REPOSITORY, "v1").name == TAGGED
     assert loading.find(f"{REPOSITORY}@v1")[0] == f"{REPOSITORY}@v1"
@@ -180,6 +196,7 @@ def test_offline_the_cache_will_do_and_nobody_is_asked(
     server.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(REPOSITORY) == folder
+    assert hub.can_be_had(REPOSITORY), "or the page would take another model"
     assert server.asked == []
 
 
@@ -289,3 +306,19 @@ def test_a_folder_has_no_revisions() -> None:
         loading.find(str(GOLDEN), "v1")
     with pytest.raises(CheckpointError, match="is a folder"):
         loading.find("assets/story-model", "v1")
+
+
+def test_a_network_straight_from_the_hub_is_checked_as_a_folder_is(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = JetNemotronForCausalLM.from_pretrained(REPOSITORY)
+    assert model.config.num_hidden_layers == 6
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    server.asked.clear()
+    JetNemotronForCausalLM.from_pretrained(REPOSITORY)
+    assert server.asked == [], "offline the cache will do"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    (server.folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for options in ({"revision": "v1"}, {"force_download": True}):
+        with pytest.raises(CheckpointError, match="LORA adapter"):
+            JetNemotronForCausalLM.from_pretrained(REPOSITORY, **options)

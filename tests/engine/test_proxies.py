@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler
 import httpx
 import pytest
 
+from jet.engine import proxies
 from jet.engine.openai_answers import RemoteError
 from jet.engine.openai_client import RemoteChoice, RemoteEngine, RemoteOptions
 from jet.engine.types import Request, SamplingParams
@@ -170,12 +173,10 @@ def test_what_a_proxy_refuses_names_the_proxy(
 
 
 def test_other_libraries_are_told_and_what_was_said_before_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jet.engine.proxies import is_loopback, keep_loopback_direct
-
     with proxy() as (url, asked), faulty_server() as server:
         monkeypatch.setenv("HTTP_PROXY", url)
         monkeypatch.setenv("NO_PROXY", "intranet.invalid")
-        keep_loopback_direct("127.0.0.7", "[::1]", "elsewhere.invalid", None)
+        proxies.prepare_environment("127.0.0.7", "[::1]", "elsewhere.invalid", None)
         assert httpx.get(f"{server.url}/models").json() == MODELS
         assert asked == []
         assert httpx.get("http://elsewhere.invalid/").status_code == 200 and len(asked) == 1
@@ -191,9 +192,57 @@ def test_other_libraries_are_told_and_what_was_said_before_stays(monkeypatch: py
         "a.localhost",
         "0.0.0.0",
     ):
-        assert is_loopback(host), host
+        assert proxies.is_loopback(host), host
     for host in ("localhost.example", "128.0.0.1", "::2", "127.0.0.1.example", "10.0.0.1", "example"):
-        assert not is_loopback(host), host
+        assert not proxies.is_loopback(host), host
+
+
+@pytest.mark.parametrize("name", ["ALL_PROXY", "http_proxy", "https_proxy"])
+@pytest.mark.parametrize(
+    "broken", ["socks5://h:9", "socks5h://ann:pw-of-ann@h", "ftp://h", "nonsense:port", "://"]
+)
+def test_a_proxy_that_is_none_keeps_no_library_from_this_machine(
+    server: FaultyServer, name: str, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxies, "_set_aside", {})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv(name, broken)
+    with pytest.raises((ValueError, ImportError, httpx.InvalidURL)):
+        httpx.Client()
+    proxies.prepare_environment()
+    httpx.Client().close()  # as Gradio makes one when it is imported
+    assert httpx.get(f"{server.url}/models").json() == MODELS
+    scheme = "https" if name == "https_proxy" else "http"
+    found = proxies.proxy_of(scheme, "elsewhere.invalid")
+    assert found is not None and found.variable == name and found.trouble, "what goes there still names it"
+    assert "pw-of-ann" not in repr(found)
+    assert proxies.proxy_of(scheme, "127.0.0.1") is None
+    monkeypatch.setenv("http_proxy", DEAD)
+    assert (
+        str(proxies.proxy_of("http", "elsewhere.invalid")) == "Proxy('http://127.0.0.1:9', from http_proxy)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("localhost,127.0.0.1,::1,fd00::/8", "localhost,127.0.0.1,::1"),
+        ("[::1]", "::1,localhost,127.0.0.1"),
+        ("[2001:db8::1]:8080 , .svc", "2001:db8::1,.svc,localhost,127.0.0.1,::1"),
+        ("10.0.0.0/8,fe80::/10,::1/128", "10.0.0.0/8,localhost,127.0.0.1,::1"),
+        ("intranet:port,intranet:80", "intranet:80,localhost,127.0.0.1,::1"),
+        ("https://intranet,<local>,*.local", "https://intranet,<local>,*.local,localhost,127.0.0.1,::1"),
+        ("fd00::/8,*", "fd00::/8,*"),
+    ],
+)
+def test_whatever_no_proxy_names_libraries_can_read(
+    given: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", DEAD)
+    monkeypatch.setenv("no_proxy", given)
+    proxies.prepare_environment()
+    httpx.Client().close()
+    assert os.environ["no_proxy"] == kept
 
 
 def test_the_page_opens_and_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
