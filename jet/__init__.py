@@ -4,8 +4,18 @@ Importing this package registers the network with transformers, so that `AutoCon
 `AutoModelForCausalLM` read official checkpoints without `trust_remote_code`.
 """
 
-from jet.modeling import CheckpointError, HybridCache, JetNemotronConfig, JetNemotronForCausalLM, load_model
-from jet.version import __version__
+from jet.caches import ensure_torch_folder
+
+ensure_torch_folder()  # before torch is imported
+
+from jet.modeling import (  # noqa: E402
+    CheckpointError,
+    HybridCache,
+    JetNemotronConfig,
+    JetNemotronForCausalLM,
+    load_model,
+)
+from jet.version import __version__  # noqa: E402
 
 __all__ = [
     "CheckpointError",

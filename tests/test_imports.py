@@ -13,6 +13,7 @@ from tests.tree import SOURCES, extra, import_names, imports, module_name, requi
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "affixes": set(),
+    "caches": set(),
     "hardware": set(),
     "footprint": set(),
     "ops": set(),
@@ -25,10 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"engine", "modeling"},
     "report": {"bench", "engine", "modeling"},
 }
-LEAVES = ("jet.affixes", "jet.engine.types", "jet.footprint", "jet.hardware", "jet.version")
+LEAVES = ("jet.affixes", "jet.caches", "jet.engine.types", "jet.footprint", "jet.hardware", "jet.version")
 
 WITHOUT_TORCH = (
     "jet/affixes.py",
+    "jet/caches.py",
     "jet/engine/scheduler.py",
     "jet/engine/types.py",
     "jet/footprint.py",
