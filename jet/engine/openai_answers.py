@@ -10,7 +10,16 @@ import anyio
 import httpx
 
 from jet.engine.credentials import redact
-from jet.engine.openai_wire import Piece, ServerError, WireError, error_message, read_piece, whole
+from jet.engine.openai_limits import read_refusal
+from jet.engine.openai_wire import (
+    Piece,
+    ServerError,
+    WireError,
+    error_message,
+    error_sizes,
+    read_piece,
+    whole,
+)
 from jet.engine.sse import read_events
 from jet.engine.types import RequestError
 
@@ -18,6 +27,10 @@ KEY_VARIABLE = "JET_ENGINE_KEY"  # a key belongs neither on a command line nor i
 KEPT = "What it has written is kept."
 NOWHERE = "The engine’s server is elsewhere, but does not say where: give its new address."
 REDIRECTS = (301, 302, 303, 307, 308)
+
+_STREAMS = ("text/event-stream", "text/plain", "application/octet-stream")  # the latter by servers in between
+_WHOLE = "application/json"  # of servers that do not stream
+_MOST_WHOLE = 2**20  # bytes of an answer in one
 
 _PASSING = {429, 500, 502, 503, 504}
 _END = "[DONE]"
@@ -59,6 +72,10 @@ async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGe
     A character whose halves come in two events is kept for the second one. A server that says that the story
     has ended, but not how, is taken to have stopped. Raises WireError and StreamError.
     """
+    if _kind(answer) == _WHOLE:
+        piece = read_piece(await _beginning(answer, _MOST_WHOLE, None), details_due)
+        yield replace(piece, text=whole(piece.text), finish_reason=piece.finish_reason or "stop")
+        return
     half, began, ended = "", False, False
     async with aclosing(read_events(answer.aiter_bytes())) as events:
         async for event in events:
@@ -91,8 +108,8 @@ def _is_high_half(character: str) -> bool:
 
 async def check(answer: httpx.Response, through: str = "") -> None:
     """Raise what an answer is that is no stream of events. `through` names a proxy that may have sent it."""
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if answer.status_code == 200 and kind == "text/event-stream":
+    kind = _kind(answer)
+    if answer.status_code == 200 and kind in (*_STREAMS, _WHOLE):
         return
     text = await _beginning(answer)
     if answer.status_code != 200:
@@ -100,10 +117,14 @@ async def check(answer: httpx.Response, through: str = "") -> None:
     raise WireError(f"it sends {kind or 'something without a type'} instead of a stream")
 
 
-async def _beginning(answer: httpx.Response, most: int = 65_536) -> str:
+def _kind(answer: httpx.Response) -> str:
+    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float | None = 2.0) -> str:
     """Enough of an answer to say what it is, and no more than that; also of one that never ends."""
     found = bytearray()
-    with anyio.move_on_after(2.0), suppress(httpx.HTTPError):
+    with anyio.move_on_after(wait_s), suppress(httpx.HTTPError):
         async for piece in answer.aiter_bytes():
             found += piece
             if len(found) >= most:
@@ -146,6 +167,10 @@ def _port(url: httpx.URL) -> int:
 def refusal(status: int, text: str, retry_after: str | None = None, through: str = "") -> RemoteError:
     """What a status other than 200 means, and what to do about it. `through` names a proxy in between."""
     said = error_message(text) if text.lstrip().startswith("{") else ""
+    words = f"{said}{error_sizes(text)}" if said else whole(text)
+    message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
+    if status == 500 and read_refusal(words, 0).anything:  # of servers that take a long prompt for a failure
+        return TooLong(message, words)
     if status in _PASSING:
         pause = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
         wait = f" It asks to try again in {pause:.0f} s." if pause else " Please try again later."
@@ -159,5 +184,4 @@ def refusal(status: int, text: str, retry_after: str | None = None, through: str
         return RemoteError(
             "The engine’s server has nothing at this address; it should end in /v1." + f" {said}".rstrip()
         )
-    message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
-    return TooLong(message, said or whole(text)) if status in (400, 413, 422) else RemoteError(message)
+    return TooLong(message, words) if status in (400, 413, 422) else RemoteError(message)

@@ -16,19 +16,26 @@ _LEAST_CONTEXT = 16  # tokens; a smaller number in a refusal means something els
 _MARGIN = 8  # tokens beyond what a prompt like the last one would have
 _NUMBER = r"(\d[\d,_]*)"
 _CONTEXT = [
+    rf"\d \+ \d[\d,_]* > {_NUMBER}",
     rf"context[^.\d]{{0,60}}?{_NUMBER}",
     rf"{_NUMBER}[- ]*(?:tokens? )?(?:of )?(?:maximum |max )?context",
     rf"(?:max_model_len|n_ctx|max_seq_len|max_total_tokens|sequence length)[^.\d]{{0,30}}?{_NUMBER}",
-    rf"max_(?:new_)?tokens`?\"? must be (?:<=|less than or equal to|at most) {_NUMBER}\. given",
+    rf"\+ `?max_(?:new_)?tokens`?\"? must be (?:<=|less than or equal to|at most) {_NUMBER}",
+    rf"(?:session length|should not exceed \w+|tokens allowed|limit for this model is) \(?{_NUMBER}",
     rf"> {_NUMBER} maximum",
     rf"(?:longer|larger|more) than (?:the )?(?:maximum|limit)[^.\d]{{0,40}}?{_NUMBER}",
 ]
 _PROMPT = [
+    rf"{_NUMBER} \+ \d[\d,_]* > \d",
+    rf"n_prompt_tokens {_NUMBER}",
+    rf"{_NUMBER} (?:tokens )?of (?:text )?(?:input|prompt)",
+    rf"(?:prompt|inputs?)(?:_| token | )?\(?(?:length|len|count) \(?{_NUMBER}",
+    rf"keep the first {_NUMBER} tokens",
     rf"{_NUMBER}(?: tokens?)? (?:are |were )?(?:in|from|of|for) (?:the |your )?(?:prompt|messages|inputs?)",
     rf"{_NUMBER} (?:`?inputs?`?|prompt|text)[- ]tokens?",
     rf"(?:prompt|inputs?)`? ?(?:contains|has|have|is|of|:|=|length)+ ?(?:is |of |: ?)?{_NUMBER}",
     rf"(?:request|prompt|inputs?) \({_NUMBER} tokens\)",
-    rf"too long: {_NUMBER} tokens",
+    rf"too long: {_NUMBER}",
 ]
 _TOTAL = [
     rf"request(?:ed|s|ing)?:? (?:a total of |total )?{_NUMBER} tokens",
@@ -37,8 +44,9 @@ _TOTAL = [
 ]
 _MOST_NEW = [
     rf"at most {_NUMBER} (?:completion|output|new) tokens",
-    rf"max(?:imum)?(?:_| )?(?:new_|completion_|output_)?tokens[^.]*? must be "
-    rf"(?:<=|less than or equal to|at most|between \d+ and|in \[\d+,) ?{_NUMBER}",
+    rf"max(?:imum)?(?:_| )?(?:new_|completion_|output_)?(?:tokens|length)[^.]*? must be "
+    rf"(?:<=|less than or equal to|at most|between \d+ and|in \[\d+,) ?`?{_NUMBER}",
+    rf"range of `?max_\w*tokens`? is \[\d+, ?{_NUMBER}\]",
     rf"> {_NUMBER}, which is the maximum",
 ]
 

@@ -238,6 +238,20 @@ def error_message(answer: str) -> str:
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
 
 
+def error_sizes(answer: str) -> str:
+    """Numbers of tokens that llama.cpp’s server tells beside its words, as words; "" of other servers."""
+    try:
+        said = _object(answer).get("error")
+    except WireError:
+        return ""
+    found = (
+        {name: _count(said.get(name)) for name in ("n_ctx", "n_prompt_tokens")}
+        if isinstance(said, dict)
+        else {}
+    )
+    return "".join(f" ({name} {count})" for name, count in found.items() if count)
+
+
 def _details(logprobs: object, due: bool) -> tuple[TokenDetail, ...] | None:
     """OpenAI's form for completions, or the one for chats, which llama.cpp uses for both."""
     if not isinstance(logprobs, dict) or not any(logprobs.values()):

@@ -292,6 +292,34 @@ def test_any_text_may_be_cut_between_any_two_halves_and_packets(
     assert write(engine)[0] == text
 
 
+@pytest.mark.parametrize(
+    "kind", ["text/plain; charset=utf-8", "application/octet-stream", "Text/Event-Stream"]
+)
+def test_events_are_read_whatever_a_server_in_between_calls_them(
+    server: FaultyServer, engine: RemoteEngine, kind: str
+) -> None:
+    server.answer(lambda answer: (answer.head(kind=kind), answer.send(events(*STORY, DONE))))
+    text, chunks = write(engine)
+    assert (text, chunks[-1].stats.error) == (" upon a time", None)
+
+
+@pytest.mark.parametrize("reason", ["length", None])
+def test_a_story_that_comes_in_one_is_read(
+    server: FaultyServer, engine: RemoteEngine, reason: str | None
+) -> None:
+    said = {
+        "choices": [{"text": " upon a time", "finish_reason": reason}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 20},
+    }
+    server.answer(
+        lambda answer: (answer.head(kind="application/json"), answer.send(json.dumps(said).encode()))
+    )
+    text, chunks = write(engine)
+    last = chunks[-1].stats
+    assert (text, last.error, last.finish_reason) == (" upon a time", None, reason or "stop")
+    assert (last.tokens, last.prompt_tokens) == (20, 3)
+
+
 # --- lengths ---------------------------------------------------------------------------------------------
 
 
