@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -106,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with unneeded_terminal():
             try:
                 return serve(options)
-            except Exception:  # nobody's fault but ours; what it says may hold what nobody is to read
+            except Exception as error:  # nobody's fault but ours; it may hold what nobody is to read
+                if __name__ == "__main__":
+                    _compile_again(error)
                 traceback.print_exc()
                 return 1
     finally:
@@ -268,6 +271,27 @@ def _open_closed_outputs() -> None:
         except OSError:  # noqa: PERF203 - three of them
             with suppress(OSError):
                 os.open(os.devnull, os.O_RDWR)
+
+
+def _compile_again(error: Exception) -> None:
+    """Where an import has met a damaged .pyc file, a cache of Python's: start again without that file.
+
+    Returns where it was something else.
+    """
+    damaged, one = None, error.__cause__ or error
+    if isinstance(one, (EOFError, TypeError, ValueError)):
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            if frame.f_code.co_name == "get_code":  # of Python's import, which has come no further
+                damaged = frame.f_locals.get("bytecode_path")
+    fresh = os.path.join(tempfile.gettempdir(), "jet-pycache")
+    if damaged is None or sys.pycache_prefix == fresh:
+        return
+    print(f"{damaged} is damaged: it is compiled again.", file=sys.stderr, flush=True)
+    try:
+        os.remove(damaged)
+    except OSError:  # not ours to remove: compiled files are kept elsewhere from now on
+        os.environ["PYTHONPYCACHEPREFIX"] = fresh
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _wrong_variable() -> str | None:

@@ -25,7 +25,7 @@ from jet.modeling.attention import sdpa
 from jet.modeling.cache import HybridCache, JetLayerCache
 from jet.modeling.configuration import JetNemotronConfig
 from jet.modeling.masks import make_masks, positions_of, read_mask
-from jet.modeling.packing import Packing, check_options, find_packing
+from jet.modeling.packing import Packing, check_going_on, check_options, find_packing
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta import gated_delta_rule
 from jet.ops.precision import linear, wide
@@ -427,6 +427,8 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
             return self._forward_packed(packing, hidden, position_ids, output_hidden_states, return_dict)
         if position_ids is None:
             position_ids = positions_of(real, hidden, seen)
+        elif seen:
+            check_going_on(position_ids, real, seen, hidden.shape[1])
         rotation = rotary_angles(self.config, position_ids, hidden.dtype)
         if past is not None:
             past.extend(real, hidden.shape[1])

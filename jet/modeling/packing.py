@@ -81,6 +81,24 @@ def find_packing(
     return _index(begins, begins.new_ones(shape) if real is None else real.to(begins.device))
 
 
+def check_going_on(position_ids: Tensor, real: Tensor | None, seen: int, new: int) -> None:
+    """Raise ValueError where positions of `new` tokens begin again behind the `seen` ones of a cache.
+
+    `real` `[B, seen + new]` is False at padding. Positions may lie ahead: those of the past are not known.
+    """
+    first = position_ids.reshape(-1, new)[:, :1]
+    if real is None:
+        again = first < seen
+    else:
+        real = real.to(first.device)
+        again = (first < real[:, :seen].sum(1, keepdim=True)) & real[:, seen : seen + 1]
+    if bool(again.any()):
+        raise ValueError(
+            f"position_ids begin again at {int(first.min())} behind the {seen} tokens in past_key_values: "
+            "another text needs a cache of its own."
+        )
+
+
 def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
     """Where texts begin, but for the first of each row, `[B, T]`."""
     value = torch.as_tensor(value)

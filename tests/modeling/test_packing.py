@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -159,3 +160,20 @@ def test_rows_that_hold_one_text_each_keep_their_cache() -> None:
         output = model(ids, use_cache=True, **given_)
         assert output.past_key_values.get_seq_length() == 6
         torch.testing.assert_close(output.logits, model(ids).logits)
+
+
+@torch.no_grad()
+def test_a_text_that_begins_behind_another_one_in_the_cache_is_refused() -> None:
+    model = small_model()
+    ids = torch.arange(1, 9)[None].expand(2, -1)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    for first, begins in ((None, 0), (None, 4), (mask, 2), (mask, 4)):
+        for count in (1, 3):
+            past = model(ids[:, :5], attention_mask=first).past_key_values
+            positions = torch.arange(begins, begins + count)[None]
+            with pytest.raises(ValueError, match=f"begin again at {begins} behind the 5 tokens"):
+                model(ids[:, 5 : 5 + count], position_ids=positions, past_key_values=past)
+    past = model(ids[:, :5], attention_mask=mask).past_key_values
+    goes_on = torch.tensor([[3, 4, 5], [5, 6, 7]])
+    with_positions = model(ids[:, 5:], position_ids=goes_on, past_key_values=copy.deepcopy(past)).logits
+    torch.testing.assert_close(with_positions, model(ids[:, 5:], past_key_values=past).logits)

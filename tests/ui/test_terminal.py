@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import py_compile
 import re
 import signal
 import socket
@@ -58,6 +59,8 @@ def closed() -> io.TextIOWrapper:
     stream.close()
     return stream
 
+
+NOWHERE = "/proc/none"  # where nobody can write
 
 OUTPUTS = {
     "none": lambda: None,
@@ -188,11 +191,15 @@ def test_a_password_on_the_command_line_is_not_repeated(capsys: pytest.CaptureFi
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("redirect", "encoding"),
-    [(">&- 2>&-", "utf-8"), (">/dev/full 2>/dev/full", "utf-8"), ("| head -c 5", "latin-1")],
+    ("redirect", "encoding", "unusable"),
+    [
+        (">&- 2>&-", "utf-8", {}),
+        (">/dev/full 2>/dev/full", "utf-8", {"GRADIO_TEMP_DIR": NOWHERE, "TORCHINDUCTOR_CACHE_DIR": NOWHERE}),
+        ("| head -c 5", "latin-1", {"ALL_PROXY": "socks5://ann:pw-of-ann@h:1", "NO_PROXY": "::1,fd00::/8"}),
+    ],
 )
-def test_a_page_of_its_own_process_lives_without_a_terminal(
-    server: FaultyServer, redirect: str, encoding: str, tmp_path: Path
+def test_a_page_of_its_own_process_lives_without_a_terminal_and_what_it_does_not_need(
+    server: FaultyServer, redirect: str, encoding: str, unusable: dict[str, str], tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -201,7 +208,7 @@ def test_a_page_of_its_own_process_lives_without_a_terminal(
     script = f"{start} {redirect} & echo $! >{tmp_path}/pid; wait $!; {left}"
     if redirect.startswith("|"):
         script = f"({start}; {left}) {redirect}"
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUNBUFFERED": "1", **unusable}
     with subprocess.Popen(
         ["bash", "-c", script], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     ) as shell:
@@ -223,3 +230,32 @@ def test_a_page_of_its_own_process_lives_without_a_terminal(
                 assert (tmp_path / "code").read_text() == "0\n"
         finally:
             os.killpg(shell.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of a full disk", "of a bad disk"])
+@pytest.mark.parametrize("removable", [True, False])
+def test_a_damaged_file_of_pythons_cache_is_compiled_again(
+    damage: str, removable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged_module.py").write_text("words = ['once', 'upon'] * 3\n")
+    compiled = Path(py_compile.compile(str(tmp_path / "damaged_module.py"), doraise=True) or "")
+    whole = compiled.read_bytes()
+    half = whole[: len(whole) // 2]
+    rest = {"cut off": b"", "of a full disk": bytes(len(half)), "of a bad disk": b"\xff" * len(half)}
+    compiled.write_bytes(half + rest[damage])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "")
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append(arguments))
+    if not removable:
+        monkeypatch.setattr(os, "remove", lambda path: (_ for _ in ()).throw(PermissionError(13, "no")))
+    with pytest.raises((EOFError, ValueError)) as error:
+        import damaged_module  # type: ignore[import-not-found] # noqa: F401
+    app._compile_again(error.value)
+    assert started == [[sys.executable, *sys.orig_argv[1:]]]
+    assert compiled.exists() != removable
+    assert bool(os.environ["PYTHONPYCACHEPREFIX"]) != removable
+    with pytest.raises(ValueError) as other:
+        int("x")
+    app._compile_again(other.value)
+    assert len(started) == 1, "an error of another kind is told as it is"
