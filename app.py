@@ -99,6 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
     _open_closed_outputs()
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        return _refuse(
+            "No temporary file can be written: make room, or set TMPDIR to a folder that has some."
+        )
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
     try:
         _lender()  # before anything of ours, which brings torch
@@ -308,4 +314,8 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception as error:
+        _compile_again(error)
+        raise

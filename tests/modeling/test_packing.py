@@ -57,7 +57,7 @@ WAYS: Ways = {
 }
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("way", WAYS)
 def test_packed_texts_are_read_as_each_alone(way: str, attention: str) -> None:
     """The golden prompts of 1 to more than 64 tokens, packed in float64."""

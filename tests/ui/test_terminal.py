@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,15 @@ def test_a_page_of_its_own_process_lives_without_a_terminal_and_what_it_does_not
                 assert (tmp_path / "code").read_text() == "0\n"
         finally:
             os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_no_room_for_any_temporary_file_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [NOWHERE])
+    assert app.main([]) == 2
+    assert capsys.readouterr().err.startswith("Error: No temporary file can be written: ")
 
 
 @pytest.mark.parametrize("damage", ["cut off", "of a full disk", "of a bad disk"])
