@@ -118,7 +118,8 @@ async def check(answer: httpx.Response, through: str = "") -> None:
 
 
 def _kind(answer: httpx.Response) -> str:
-    return answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    said: str = answer.headers.get("content-type", "")
+    return said.partition(";")[0].strip().lower()
 
 
 async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float | None = 2.0) -> str:

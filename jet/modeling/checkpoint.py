@@ -168,7 +168,8 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     if single.is_file():
         return [single]
     others = _variants(folder)
-    hint = f" It has the variants {', '.join(others)}: name one with variant=…" if others else ""
+    said = f" It has the variants {', '.join(others)}: name one with variant=…, or rename its files."
+    hint = said if others else ""
     raise CheckpointError(
         f"{folder} has no weights: neither {single.name} nor {_variant(INDEX, variant)} is there.{hint}"
     )

@@ -19,14 +19,14 @@ def require_finite(model: nn.Module, name: str) -> None:
     """Raise `NotFiniteError` naming the tensors of a network that hold NaN or infinite numbers."""
     bad = _not_finite(model)
     if bad:
-        raise NotFiniteError(_say(name, bad))
+        raise NotFiniteError(_say(model, name, bad))
 
 
 def explain_not_finite(model: nn.Module, name: str) -> str:
     """Why a network gave NaN or infinite logits, and what to do about it."""
     bad = _not_finite(model)
     if bad:
-        return _say(name, bad)
+        return _say(model, name, bad)
     dtype = _dtype(model)
     said = f"{name} gives no numbers in {dtype} (NaN or infinite logits), though its weights are numbers"
     if dtype == "float16":
@@ -34,10 +34,12 @@ def explain_not_finite(model: nn.Module, name: str) -> str:
     return f"{said}: the checkpoint may be damaged. Download it again, or choose the dtype float32."
 
 
-def _say(name: str, bad: list[str]) -> str:
+def _say(model: nn.Module, name: str, bad: list[str]) -> str:
     shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     advice = "Download the checkpoint again"
-    if any("infinite" in one for one in bad):
+    if any("infinite" in one for one in bad) and (scheme := getattr(model, "quantization", None)):
+        advice += f", or load it without {scheme} if its weights are too large for the scales of that"
+    elif any("infinite" in one for one in bad):
         advice += ", or choose the dtype bfloat16 or float32 if they are too large for float16"
     return f"{name} holds weights that are not numbers: {shown}. {advice}."
 

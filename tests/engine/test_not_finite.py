@@ -71,6 +71,12 @@ def test_so_are_they_where_weights_are_quantised(tmp_path: Path) -> None:
         build_engine(ModelChoice(model, "cpu", quantize="int8", context=64, writers=1))
 
 
+def test_numbers_too_large_for_the_scales_of_int4_are_said_to_be(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), 1e6))
+    with pytest.raises(CheckpointError, match=r"down_proj.weight \(infinite\).*without int4"):
+        build_engine(ModelChoice(model, "cpu", "float32", quantize="int4", context=64, writers=1))
+
+
 def test_numbers_too_large_for_float16_are_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
