@@ -5,8 +5,8 @@
 The chunk is cut into blocks of 64 tokens. Inside a block the corrections u depend on each other through a unit
 lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Two kernels:
 
-- `_prepare`, one program per block and head, all of them parallel: gates, normalized keys and queries, the
-  inverse of the system, and what the block adds to any state. Its results are scratch in the model's type.
+- `_prepare`, one program per block and head, all of them parallel: gates, normalized keys and queries, and the
+  inverse of the system. Its results are scratch in the model's type.
 - `_scan`, one program per head and some value channels: carries the state from block to block, and writes the
   outputs on its way. The state is held transposed, `[V, K]` in registers, so that it is the left operand of
   every product and never has to pass through shared memory.
@@ -29,7 +29,6 @@ from jet.ops.gated_delta import EPS
 from jet.ops.kernels.common import silu
 
 BLOCK = 64  # tokens
-CORNER = 16  # of the system: the size of the diagonal parts that are inverted row by row
 _EPS = tl.constexpr(EPS)
 
 
@@ -38,11 +37,13 @@ class Scratch:
     """What `_prepare` leaves for `_scan`, for `blocks` blocks of `BLOCK` tokens.
 
     Attributes:
-        erase: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, KEYS]`.
+        erase: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, KEYS]`; first faded keys.
         queries: faded since the block's start, in the same shape.
         keys: to be faded until the block's end, in the same shape.
         attention: what queries see of the block's own keys, `[N, H, BLOCK, BLOCK]`.
-        fresh: corrections to an empty memory, transposed, `[N, H, V, BLOCK]`.
+        system: A, in the shape of `attention`, in float16 or float32.
+        solved: `(I + A)⁻¹` times strengths: from values, the corrections to an empty memory.
+        strength: beta, `[N, H, BLOCK]` float32.
         fade: the decay over each block, `[N, H]` float32.
     """
 
@@ -50,7 +51,9 @@ class Scratch:
     queries: Tensor
     keys: Tensor
     attention: Tensor
-    fresh: Tensor
+    system: Tensor
+    solved: Tensor
+    strength: Tensor
     fade: Tensor
 
     @staticmethod
@@ -67,15 +70,19 @@ class Scratch:
             empty(*keyed),
             empty(*keyed),
             empty(BLOCK, BLOCK),
-            empty(sizes.value, BLOCK),
+            empty(BLOCK, BLOCK, dtype=torch.float32 if dtype == torch.float32 else torch.float16),
+            empty(BLOCK, BLOCK),
+            empty(BLOCK, dtype=torch.float32),
             empty(dtype=torch.float32),
         )
 
 
 def key_tiles(key: int) -> tuple[int, int]:
-    """Into how many tiles a head's key channels are cut, and how wide these are."""
-    width = max(16, min(64 if key % 64 == 0 else 32, triton.next_power_of_2(key)))
-    return triton.cdiv(key, width), width
+    """Into how many tiles a head's key channels are cut, and how wide these are.
+
+    Never less than 64 channels, for which ptxas 12.8 reads registers that nothing has written.
+    """
+    return triton.cdiv(key, 64), 64
 
 
 def chunk_delta(
@@ -87,7 +94,7 @@ def chunk_delta(
     out: Tensor,
     sizes: JetSizes,
     scratch: Scratch,
-    stages: int = 2,
+    stages: int = 3,
 ) -> None:
     """Twin of `chunk_delta_reference`; `stages`: of the pipeline over blocks."""
     blocks = triton.cdiv(len(projected), BLOCK)
@@ -101,37 +108,49 @@ def chunk_delta(
         "BLOCK": BLOCK,
         "TILES": tiles,
         "KEYS": width,
-        "VALUES": columns,
     }
     _prepare[(blocks, sizes.heads)](
         projected,
-        values,
         *decays,
         place,
         scratch.erase,
         scratch.queries,
         scratch.keys,
         scratch.attention,
-        scratch.fresh,
+        scratch.system,
+        scratch.strength,
         scratch.fade,
         sizes.key**-0.5,
-        CORNER=CORNER,
         **shape,
+        num_warps=4,
+    )
+    _solve[(blocks, sizes.heads)](
+        place,
+        scratch.erase,
+        scratch.system,
+        scratch.strength,
+        scratch.solved,
+        HEADS=sizes.heads,
+        BLOCK=BLOCK,
+        TILES=tiles,
+        KEYS=width,
         num_warps=4,
     )
     conv_state, recurrent_state = states
     _scan[(triton.cdiv(sizes.value, columns), sizes.heads)](
         projected,
+        values,
         place,
         scratch.erase,
         scratch.queries,
         scratch.keys,
         scratch.attention,
-        scratch.fresh,
+        scratch.solved,
         scratch.fade,
         conv_state,
         recurrent_state,
         out,
+        VALUES=columns,
         WIDTH=sizes.width,
         STAGES=stages,
         **shape,
@@ -141,11 +160,9 @@ def chunk_delta(
 
 @triton.jit
 def _prepare(
-    projected, values, log_decay_rate, dt_bias, place,
-    erase, queries, keys, attention, fresh, fade, scale,
+    projected, log_decay_rate, dt_bias, place, erase, queries, keys, attention, system, strength, fade, scale,
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
-    BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
-    CORNER: tl.constexpr,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     COLUMNS: tl.constexpr = 2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS
     block, head = tl.program_id(0), tl.program_id(1)
@@ -165,27 +182,29 @@ def _prepare(
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     softplus = tl.where(given > 20.0, given, tl.log(1.0 + tl.exp(tl.minimum(given, 20.0))))
     decay = tl.cumsum(tl.where(there, -rate * softplus, 0.0), 0)
-    strength = tl.load(gates + HEADS, mask=there, other=0.0).to(tl.float32)
-    beta = tl.where(there, 1.0 / (1.0 + tl.exp(-strength)), 0.0)
+    given = tl.load(gates + HEADS, mask=there, other=0.0).to(tl.float32)
+    beta = tl.where(there, 1.0 / (1.0 + tl.exp(-given)), 0.0)
+    tl.store(strength + (block * HEADS + head) * BLOCK + t, beta)
     whole = tl.sum(tl.where(t == BLOCK - 1, decay, 0.0), 0)  # over the block
     tl.store(fade + block * HEADS + head, tl.exp(whole))
 
     q_tiles = ()
     k_tiles = ()
-    q_square = tl.zeros([BLOCK], tl.float32)
-    k_square = tl.zeros([BLOCK], tl.float32)
+    q_square = tl.zeros([BLOCK, KEYS], tl.float32)
+    k_square = tl.zeros([BLOCK, KEYS], tl.float32)
     for i in tl.static_range(TILES):
         channel = i * KEYS + tl.arange(0, KEYS)
         inside = there[:, None] & (channel < KEY)[None, :]
         source = row[:, None] + head * KEY + channel[None, :]
-        q = silu(tl.load(source, mask=inside, other=0.0).to(tl.float32))
-        k = silu(tl.load(source + HEADS * KEY, mask=inside, other=0.0).to(tl.float32))
-        q_square += tl.sum(q * q, 1)
-        k_square += tl.sum(k * k, 1)
+        # Rounded as in the network's forward; they wait in registers.
+        q = silu(tl.load(source, mask=inside, other=0.0).to(tl.float32)).to(kind)
+        k = silu(tl.load(source + HEADS * KEY, mask=inside, other=0.0).to(tl.float32)).to(kind)
+        q_square += q.to(tl.float32) * q.to(tl.float32)
+        k_square += k.to(tl.float32) * k.to(tl.float32)
         q_tiles = q_tiles + (q,)  # noqa: RUF005
         k_tiles = k_tiles + (k,)  # noqa: RUF005
-    q_scale = tl.rsqrt(q_square + _EPS) * scale
-    k_scale = tl.rsqrt(k_square + _EPS)
+    q_scale = tl.rsqrt(tl.sum(q_square, 1) + _EPS) * scale
+    k_scale = tl.rsqrt(tl.sum(k_square, 1) + _EPS)
 
     similar = tl.zeros([BLOCK, BLOCK], tl.float32)  # keys to keys
     seen = tl.zeros([BLOCK, BLOCK], tl.float32)  # queries to keys
@@ -193,13 +212,14 @@ def _prepare(
     since = tl.exp(decay)  # the block's start
     until = tl.exp(whole - decay)  # its end
     for i in tl.static_range(TILES):
-        k = k_tiles[i] * k_scale[:, None]
-        q = q_tiles[i] * q_scale[:, None]
+        k = k_tiles[i].to(tl.float32) * k_scale[:, None]
+        q = q_tiles[i].to(tl.float32) * q_scale[:, None]
         similar = tl.dot(k.to(kind), tl.trans(k.to(kind)), similar)
         seen = tl.dot(q.to(kind), tl.trans(k.to(kind)), seen)
         target = ((first + i) * BLOCK + t[:, None]) * KEYS + tl.arange(0, KEYS)[None, :]
         tl.store(queries + target, (q * since[:, None]).to(kind))
         tl.store(keys + target, (k * until[:, None]).to(kind))
+        tl.store(erase + target, (k * since[:, None]).to(kind))
 
     apart = decay[:, None] - decay[None, :]
     later = t[:, None] > t[None, :]
@@ -207,57 +227,60 @@ def _prepare(
     seen = tl.where(t[:, None] >= t[None, :], seen * between, 0.0)
     corner = ((block * HEADS + head).to(tl.int64) * BLOCK + t[:, None]) * BLOCK + t[None, :]
     tl.store(attention + corner, seen.to(kind))
-    system = tl.where(later, similar * between * beta[:, None], 0.0)
-    solved = _inverse(system, BLOCK, CORNER).to(kind)
-
-    for i in tl.static_range(TILES):
-        k = k_tiles[i] * (k_scale * beta * since)[:, None]
-        corrected = tl.dot(solved, k.to(kind))
-        target = ((first + i) * BLOCK + t[:, None]) * KEYS + tl.arange(0, KEYS)[None, :]
-        tl.store(erase + target, (-corrected).to(kind))
-    turned = tl.trans(solved)
-    for i in tl.static_range((VALUE + VALUES - 1) // VALUES):
-        channel = i * VALUES + tl.arange(0, VALUES)
-        inside = there[:, None] & (channel < VALUE)[None, :]
-        source = values + token.to(tl.int64)[:, None] * (HEADS * VALUE) + head * VALUE + channel[None, :]
-        v = tl.load(source, mask=inside, other=0.0).to(tl.float32) * beta[:, None]
-        made = tl.dot(tl.trans(v.to(kind)), turned)
-        target = ((block * HEADS + head).to(tl.int64) * VALUE + channel[:, None]) * BLOCK + t[None, :]
-        tl.store(fresh + target, made.to(kind), mask=(channel < VALUE)[:, None])
+    mixed = tl.where(later, similar * between * beta[:, None], 0.0)
+    tl.store(system + corner, mixed.to(system.dtype.element_ty))
 
 
 @triton.jit
-def _inverse(system, BLOCK: tl.constexpr, CORNER: tl.constexpr):
+def _solve(
+    place, erase, system, strength, solved,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Invert a block's system, and apply that to its keys."""
+    block, head = tl.program_id(0), tl.program_id(1)
+    count = tl.load(place + 2)
+    if block * BLOCK >= count:
+        return
+    kind = erase.dtype.element_ty
+    t = tl.arange(0, BLOCK)
+    at = (block * HEADS + head).to(tl.int64)
+    corner = (at * BLOCK + t[:, None]) * BLOCK + t[None, :]
+    mixed = tl.load(system + corner).to(tl.float32)
+    beta = tl.load(strength + at * BLOCK + t)
+    inverse = (_inverse(mixed, BLOCK, kind == tl.float32) * beta[None, :]).to(kind)
+    tl.store(solved + corner, inverse)
+    for i in tl.static_range(TILES):
+        tile = ((at * TILES + i) * BLOCK + t[:, None]) * KEYS + tl.arange(0, KEYS)[None, :]
+        erased = tl.dot(inverse, tl.load(erase + tile))
+        tl.store(erase + tile, (-erased).to(kind))
+
+
+@triton.jit
+def _inverse(system, BLOCK: tl.constexpr, EXACT: tl.constexpr):
     """`(I + system)⁻¹` for a strictly lower triangular `[BLOCK, BLOCK]`.
 
-    Its diagonal corners D are inverted by elimination, all at once. With the rest L and N = D⁻¹ L, of which
-    the fourth power is 0, it is `(I - N) (I + N²) D⁻¹`.
+    Diagonal parts of 2, 4, 8 … rows are inverted, all of a size at once: with the inverses X of two halves and
+    what lies below their diagonal, L, that of both together is `X - X L X`. Nothing large cancels in it, as it
+    would in the powers of `system`. Every entry of an inverse is at most 1, as keys have length 1 and strengths
+    are at most 1; so float16, of as many digits as tensor cores take of a float32, has room for all.
     """
-    PARTS: tl.constexpr = BLOCK // CORNER
-    part = tl.arange(0, PARTS)
-    own = (part[:, None] == part[None, :])[:, None, :, None]
-    corners = tl.sum(tl.where(own, tl.reshape(system, [PARTS, CORNER, PARTS, CORNER]), 0.0), 2)
-    i = tl.arange(0, CORNER)
-    solved = tl.where((i[:, None] == i[None, :])[None, :, :], 1.0, tl.zeros([PARTS, CORNER, CORNER], tl.float32))
-    for j in tl.static_range(CORNER - 1):
-        column = tl.sum(tl.where((i == j)[None, None, :], corners, 0.0), 2)
-        line = tl.sum(tl.where((i == j)[None, :, None], solved, 0.0), 1)
-        solved -= column[:, :, None] * line[:, None, :]
-    spread = tl.where(own, solved[:, :, None, :], tl.zeros([PARTS, CORNER, PARTS, CORNER], tl.float32))
-    inverse = tl.reshape(spread, [BLOCK, BLOCK])
-    if PARTS == 1:
-        return inverse
+    kind: tl.constexpr = tl.float32 if EXACT else tl.float16
     t = tl.arange(0, BLOCK)
-    rest = tl.where((t // CORNER)[:, None] > (t // CORNER)[None, :], system, 0.0)
-    same = tl.where(t[:, None] == t[None, :], 1.0, tl.zeros([BLOCK, BLOCK], tl.float32))
-    step = tl.dot(inverse, rest)
-    twice = tl.dot(step, step)
-    return tl.dot(tl.dot(same - step, same + twice), inverse)
+    apart = t[:, None] ^ t[None, :]  # its highest bit is the size at which row and column part
+    inverse = tl.where(apart == 0, 1.0, tl.where(apart == 1, -system, 0.0))
+    size = 2
+    for _ in tl.static_range(BLOCK.bit_length() - 2):
+        below = tl.where((apart >= size) & (apart < 2 * size), system, 0.0)
+        short = inverse.to(kind)
+        inverse -= tl.dot(short, tl.dot(below.to(kind), short).to(kind))
+        size *= 2
+    return inverse
 
 
 @triton.jit
 def _scan(
-    projected, place, erase, queries, keys, attention, fresh, fade, conv_state, recurrent_state, out,
+    projected, values, place, erase, queries, keys, attention, solved, fade,
+    conv_state, recurrent_state, out,
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
     BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     WIDTH: tl.constexpr, STAGES: tl.constexpr,
@@ -280,8 +303,12 @@ def _scan(
 
     for block in tl.range(0, tl.cdiv(count, BLOCK), num_stages=STAGES):
         at = (block * HEADS + head).to(tl.int64)
-        source = at * VALUE * BLOCK + channel[:, None] * BLOCK + t[None, :]
-        corrections = tl.load(fresh + source, mask=mine[:, None], other=0.0).to(tl.float32)
+        token = block * BLOCK + t
+        cell = token.to(tl.int64)[:, None] * (HEADS * VALUE) + head * VALUE + channel[None, :]
+        read = (token < count)[:, None] & mine[None, :]
+        value = tl.load(values + cell, mask=read, other=0.0)
+        corner = at * BLOCK * BLOCK + t[:, None] * BLOCK + t[None, :]
+        corrections = tl.dot(tl.trans(value), tl.trans(tl.load(solved + corner)))
         answers = tl.zeros([VALUES, BLOCK], tl.float32)
         lossy = ()
         for i in tl.static_range(TILES):
@@ -299,12 +326,8 @@ def _scan(
             tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
             following = following + (tl.dot(short, tl.load(keys + tile), held[i] * kept),)  # noqa: RUF005
         held = following
-        corner = tl.load(attention + at * BLOCK * BLOCK + t[:, None] * BLOCK + t[None, :])
-        answers = tl.dot(short, tl.trans(corner), answers)
-        token = block * BLOCK + t
-        target = out + token.to(tl.int64)[None, :] * (HEADS * VALUE) + head * VALUE + channel[:, None]
-        read = mine[:, None] & (token < count)[None, :]
-        tl.store(target, answers.to(out.dtype.element_ty), mask=read)
+        answers = tl.dot(short, tl.trans(tl.load(attention + corner)), answers)
+        tl.store(out + cell, tl.trans(answers.to(out.dtype.element_ty)), mask=read)
 
     for i in tl.static_range(TILES):
         key = i * KEYS + c
