@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 USUAL = Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True)
 PLANS: tuple[Plan | None, ...] = (USUAL, None, Plan())
 BARRED = Plan(bars_end=True)  # besides, for batches in which a text may not end yet
+TIMED = 3  # replays
 
 
 class GraphStepper:
@@ -212,9 +213,14 @@ class GraphStepper:
         return triton_operations(self._model.device, size, *sizes)
 
     def _ready(self, size: int, plan: Plan | None) -> StepGraphs:
-        """The smallest graphs that are there for so many rows."""
+        """The graphs that are fastest for so many rows, of those that are there.
+
+        More rows can take less time, where other kernels multiply. As a batch may take any graphs that are
+        large enough, it never takes longer than a larger one.
+        """
         ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(plan)]
-        return self._of_size(min(ready, default=size))
+        fastest = min(ready, default=size, key=lambda other: (self._sizes[other].seconds(plan), other))
+        return self._of_size(fastest)
 
     def _of_size(self, size: int) -> StepGraphs:
         """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
@@ -310,12 +316,20 @@ class StepGraphs:
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
         self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
+        self._seconds: dict[Plan | None, float] = {}
         self._reading: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, plan: Plan | None) -> None:
-        """Compile and capture, so that nobody has to wait for it later."""
+        """Compile, capture and time, so that nobody has to wait for it later."""
         if plan not in self._graphs:
-            self._graphs[plan] = self._capture(partial(self._read_and_draw, plan))
+            graph = self._capture(partial(self._read_and_draw, plan))
+            with _Parked(self.rows):
+                self._seconds[plan] = seconds_of(graph)
+            self._graphs[plan] = graph
+
+    def seconds(self, plan: Plan | None) -> float:
+        """What a step took on rows that are nobody's."""
+        return self._seconds[plan]
 
     def has(self, plan: Plan | None) -> bool:
         """Whether that has been done."""
@@ -357,6 +371,20 @@ class StepGraphs:
             run()
         self._shared.pool = self._shared.pool or graph.pool()
         return graph
+
+
+def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
+    """What a graph takes: the quickest of some replays, after one that warms up."""
+    graph.replay()
+    took = []
+    for _ in range(TIMED):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        took.append(begin.elapsed_time(end) / 1000)
+    return min(took)
 
 
 class _Parked:

@@ -19,7 +19,7 @@ from jet.ops.chunk import ChunkOperations
 from jet.ops.fused import JetSizes
 from jet.ops.quantized import Quantized, Weight, pieces
 
-MOST_NUMBERS = 2**25  # weights that are numbers at once: those of every layer, of a large head a part
+MOST_NUMBERS = 2**25  # weights of a product that are numbers at once: of a large head a part
 
 
 def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
@@ -90,6 +90,7 @@ class FusedChunk:
             self._lane = self._empty(*shape)
         self._merged: dict[int, tuple[Weight, Tensor | None]] = {}
         self._decays: dict[int, tuple[Tensor, Tensor]] = {}
+        self._biases: dict[int, Tensor] = {}  # of the convolution's kernels, `[W, D]`
         self._gate_up: list[Weight] = []
         for index, layer in enumerate(self._model.model.layers):
             block = layer.self_attn
@@ -98,6 +99,7 @@ class FusedChunk:
                 parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
                 self._merged[index] = merge([*parts, block.g_proj, block.a_proj, block.b_proj]), None
                 self._decays[index] = block.A_log.float(), block.dt_bias.float()
+                self._biases[index] = generator.w2.bias.view(-1, generator.width).T.contiguous()
             else:
                 assert isinstance(block, Attention)
                 parts = [block.q_proj, block.k_proj, block.v_proj]
@@ -138,7 +140,8 @@ class FusedChunk:
         channels = sizes.heads * sizes.value
         weight, _ = self._merged[block.layer_idx]
         projected = self._part(self._wide, tokens, sum(sizes.parts))
-        kernels = self._part(self._wide[projected.numel() :], tokens, channels * sizes.width)
+        kernels = self._part(self._wide[projected.numel() :], sizes.width * tokens, channels)
+        kernels = kernels.view(sizes.width, tokens, channels)
         self._multiply(normed, weight, projected)
         _, _, hidden, raw, gate, _, _ = projected.split(sizes.parts, dim=1)
         out = self._part(self._narrow, tokens, channels)
@@ -146,8 +149,8 @@ class FusedChunk:
         activated = self._part(self._narrow[2 * out.numel() :], tokens, sizes.generator)
         generator = block.dynamic_conv1d.kernel_generator.w2
         ops.activate(hidden, activated)
-        self._multiply(activated, generator.weight, kernels, bias=generator.bias)
-        ops.convolve(raw, kernels, self.place, memory.conv, values)
+        self._generate(activated, generator.weight, kernels)
+        ops.convolve(raw, kernels, self._biases[block.layer_idx], self.place, memory.conv, values)
         states = memory.conv, memory.recurrent
         ops.chunk_delta(projected, values, self._decays[block.layer_idx], self.place, states, out, sizes)
         ops.gated_norm(out, gate, block.o_norm.weight, self._config.jet.norm_eps, values)
@@ -184,6 +187,16 @@ class FusedChunk:
             torch.mm(given, weight.T, out=out)
         else:
             torch.addmm(bias, given, weight.T, out=out)
+
+    def _generate(self, activated: Tensor, weight: Weight, kernels: Tensor) -> None:
+        """The convolution's kernels `[W, T, D]` without their bias: a product for each tap.
+
+        A channel's taps lie beside each other in the weight. Apart, each is read and written as it lies.
+        """
+        if isinstance(weight, Quantized):
+            weight = self._dequantize(weight)
+        taps = weight.view(kernels.shape[2], len(kernels), -1).permute(1, 2, 0)
+        torch.bmm(activated.expand(len(kernels), -1, -1), taps, out=kernels)
 
     def _dequantize(self, weight: Quantized) -> Tensor:
         """Its numbers, until the next product."""

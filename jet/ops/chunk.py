@@ -41,7 +41,7 @@ class ChunkOperations:
     norm: Norm
     swiglu: Callable[[Tensor, Tensor], None]
     activate: Callable[[Tensor, Tensor], None]
-    convolve: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    convolve: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
     chunk_delta: Delta
     gated_norm: Callable[[Tensor, Tensor, Tensor, float, Tensor], None]
     attend_pages: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
@@ -128,20 +128,21 @@ def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, ou
 
 
 def convolve_reference(
-    values: Tensor, kernels: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
     """The dynamic convolution of a chunk behind its slot's last inputs, which stay as they are.
 
     Args:
         values: `[T, D]`; its rows may be apart.
-        kernels: `[T, D * W]`, tap W - 1 of each channel weighs the current token.
+        kernels: `[W, T, D]`, before their bias; tap W - 1 weighs the current token.
+        bias: of the kernels, `[W, D]`.
         place: of the chunk.
         conv_state: `[S, D, W]`, newest last.
         out: `[T, D]`, overwritten; after SiLU.
     """
     slot, _, count = place.tolist()
-    taps = kernels[None, :count].float().unflatten(2, (-1, conv_state.shape[2]))
-    out[:count] = dynamic_conv(values[None, :count].float(), taps, conv_state[slot : slot + 1].float())[0][0]
+    taps = kernels[:, :count].float().permute(1, 2, 0) + bias.float().T
+    out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[0][0]
 
 
 def chunk_delta_reference(

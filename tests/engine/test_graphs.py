@@ -46,6 +46,7 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("there is a GPU: tests/gpu runs the real thing")
     monkeypatch.setattr(graphs, "triton_operations", lambda *given: reference_operations())
     monkeypatch.setattr(graphs.StepGraphs, "_capture", capture)
+    monkeypatch.setattr(graphs, "seconds_of", lambda graph: 0.0)
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
     monkeypatch.setattr(graphs, "PLANS", ())
     yield
@@ -307,6 +308,46 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
     stepper = runner._stepper
     assert isinstance(stepper, GraphStepper) and stepper._used is stepper._sizes[4]
     assert not runner.prepare() and len(captured) == 14
+
+
+@pytest.mark.parametrize(
+    ("took", "used"),
+    [
+        ({1: 1.2, 2: 1.6, 4: 2.5, 8: 2.0}, {1: 1, 2: 2, 3: 8, 4: 8, 5: 8}),  # as measured on one H200
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, {1: 1, 2: 2, 3: 4, 4: 4, 5: 8}),
+        ({1: 3.0, 2: 2.0, 4: 1.0, 8: 4.0}, {1: 4, 2: 4, 3: 4, 4: 4, 5: 8}),
+        ({1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0}, {1: 8, 2: 8, 3: 8, 4: 8, 5: 8}),
+        ({1: 1.0, 2: 4.0, 4: 3.0, 8: 9.0}, {1: 1, 2: 4, 3: 4, 4: 4, 5: 8}),
+    ],
+)
+def test_a_batch_never_takes_longer_than_a_larger_one(
+    took: dict[int, float], used: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs are timed when they are captured, and a batch takes the fastest that are large enough."""
+    monkeypatch.setattr(graphs, "PLANS", (graphs.USUAL, None))
+    monkeypatch.setattr(graphs, "seconds_of", lambda graph: took[graph.rows])
+
+    def noting(self: graphs.StepGraphs, run: Callable[[], None]) -> Called:
+        called = capture(self, run)
+        called.rows = len(self.rows.token)  # type: ignore[attr-defined]
+        return called
+
+    monkeypatch.setattr(graphs.StepGraphs, "_capture", noting)
+    runner = runner_on(golden_model("tiny-2b"))
+    alone = write(runner, GREEDY, 1, 2, 3)
+    while runner.prepare():
+        pass
+    stepper = runner._stepper
+    assert isinstance(stepper, GraphStepper)
+    for count, size in used.items():
+        sequences = [begin(runner, GREEDY, 1, 2, 3) for _ in range(count)]
+        written = [runner.decode(sequences) for _ in range(4)]
+        assert stepper._used is stepper._sizes[size], f"{count} rows"
+        assert [list(story) for story in zip(*written, strict=True)] == [alone[:4]] * count
+        for sequence in sequences:
+            runner.release(sequence)
+    times = [took[size] for size in used.values()]
+    assert times == sorted(times)
 
 
 def test_what_cannot_be_captured_is_done_by_larger_graphs(

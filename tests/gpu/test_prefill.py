@@ -10,13 +10,18 @@ from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
 from jet.engine.prefill import SIZES, GraphPrefill, PlainPrefill, make_prefill
+from jet.modeling.quantized import quantize_network
 from jet.modeling.slots import SlotPool
+from jet.ops.chunk import triton_operations
+from jet.ops.fused import JetSizes
+from jet.ops.gated_delta import recurrent_gated_delta
+from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations
 
 pytestmark = pytest.mark.gpu
 
 CUDA = "cuda"
 STORY_MODEL = Path(__file__).parents[2] / "assets" / "story-model"
-PIECES = [(1,), (5,), (SIZES[0],), (SIZES[0] + 1,), (300, 7, 64), (SIZES[-1], 1, 500), (SIZES[-1] + 1,)]
+PIECES = [(1,), (5,), (SIZES[0],), (SIZES[0] + 1,), (300, 7, 64), (1024, 1, 500), (1025,), (SIZES[-1],), (3000, 1000)]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,7 @@ def states(pool: SlotPool, slot: int) -> list[Tensor]:
 def test_graphs_are_as_near_the_truth_as_the_forward(
     model: JetNemotronForCausalLM, exact: JetNemotronForCausalLM, pieces: tuple[int, ...]
 ) -> None:
-    pytest.importorskip("fla")
-    pool = SlotPool(model.config, 3, 4 * 2048, model.dtype, CUDA)
+    pool = SlotPool(model.config, 3, 4 * 4096, model.dtype, CUDA)
     plain = PlainPrefill(model, pool)
     graphs = make_prefill(model, pool)
     assert isinstance(graphs, GraphPrefill)
@@ -71,3 +75,70 @@ def test_graphs_are_as_near_the_truth_as_the_forward(
 
 def error(value: Tensor, truth: Tensor) -> float:
     return float((value - truth).norm() / truth.norm())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
+def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype: torch.dtype) -> None:
+    """Over all prompts together: random weights amplify rounding, of a single prompt by chance."""
+    half = JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype).to(CUDA).eval()
+    pool = SlotPool(half.config, 3, 4096, dtype, CUDA)
+    graphs = make_prefill(half, pool)
+    assert isinstance(graphs, GraphPrefill)
+    plain, expected = PlainPrefill(half, pool), golden_expectations(name)
+    squares = [0.0, 0.0, 0.0]
+    for prompt in [i for other, i in GOLDEN_PROMPTS if other == name]:
+        ids, truth = expected[f"{prompt}.input_ids"].to(CUDA), expected[f"{prompt}.logits"][-1].double()
+        for index, reader in enumerate((graphs, plain)):
+            slot = pool.open()
+            pool.reserve(slot, len(ids))
+            squares[index] += float((reader.read(slot, 0, ids)[0].double().cpu() - truth).square().sum())
+            pool.close(slot)
+        squares[2] += float(truth.square().sum())
+    ours, theirs = ((part / squares[2]) ** 0.5 for part in squares[:2])
+    print(f"{name}, {dtype}: {ours:.4f} in chunks, {theirs:.4f} by the forward")
+    assert ours <= 1.3 * theirs + 2e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_quantized_weights_are_read_by_graphs(scheme: str) -> None:
+    half = JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.bfloat16).to(CUDA).eval()
+    quantize_network(half, scheme)
+    pool = SlotPool(half.config, 3, 4096, half.dtype, CUDA)
+    graphs, plain = make_prefill(half, pool), PlainPrefill(half, pool)
+    assert isinstance(graphs, GraphPrefill)
+    ids = torch.randint(2, 4000, (300,), generator=torch.Generator().manual_seed(0)).to(CUDA)
+    logits = []
+    for reader in (graphs, plain):
+        slot = pool.open()
+        pool.reserve(slot, 300)
+        logits.append(reader.read(slot, 0, ids)[0].double())
+    assert error(*logits) < 2e-2
+
+
+@torch.inference_mode()
+def test_64k_tokens_in_chunks_are_as_near_the_truth_as_one_block() -> None:
+    """States are handed on sixteen times, rounding does not add up."""
+    sizes, chunk, length = JetSizes(1, 96, 256, 64, 4), 4096, 65536
+    generator = torch.Generator(CUDA).manual_seed(0)
+    projected = torch.randn(length, sum(sizes.parts), generator=generator, device=CUDA).bfloat16()
+    projected[:, -2] -= 4.0  # so that much is remembered
+    values = torch.randn(length, 256, generator=generator, device=CUDA).bfloat16()
+    decays = torch.zeros(1, device=CUDA), torch.zeros(1, device=CUDA)
+    states = torch.zeros(1, 256, 4, device=CUDA).bfloat16(), torch.zeros(1, 1, 96, 256, device=CUDA)
+    out = torch.full((length, 256), torch.nan, device=CUDA, dtype=torch.bfloat16)
+    read = triton_operations(chunk, sizes, torch.bfloat16, torch.device(CUDA)).chunk_delta
+    for begin in range(0, length, chunk):
+        part = slice(begin, begin + chunk)
+        place = torch.tensor([0, begin, chunk], dtype=torch.int32, device=CUDA)
+        read(projected[part], values[part], decays, place, states, out[part], sizes)
+    q, k, _, _, _, a, b = projected.double().split(sizes.parts, dim=1)
+    heads = [torch.nn.functional.silu(x)[None, :, None] for x in (q, k)]
+    g = -torch.nn.functional.softplus(a)[None]
+    truth, state = recurrent_gated_delta(*heads, values.double()[None, :, None], g, b.sigmoid()[None])
+    print(f"{error(out.double(), truth[0, :, 0]):.2e}, {error(states[1][0], state[0]):.2e}")
+    assert error(out[:4096].double(), truth[0, :4096, 0]) < 8e-3
+    assert error(out[-4096:].double(), truth[0, -4096:, 0]) < 8e-3
+    assert error(states[1][0].double(), state[0]) < 8e-3

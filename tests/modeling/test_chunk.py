@@ -81,7 +81,9 @@ def test_chunks_of_any_size_give_golden_logits_and_states(
 @torch.inference_mode()
 def test_chunks_equal_the_forward(layers: str, operations: str) -> None:
     """Across the convolution's start, the window, a block of the delta rule and, where it is quick, a page."""
-    slow = operations == "triton" and DEVICE == "cpu"
+    slow = operations == "triton"
+    if slow and DEVICE == "cuda":
+        pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu reads in half precision")
     names = {"j": "jet", "s": "swa", "a": "attn"}
     model = small_model(layer_types=[names[letter] for letter in layers]).to(DEVICE)
     reference, cache = copy.deepcopy(model).double(), HybridCache(model.config)

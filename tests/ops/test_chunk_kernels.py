@@ -84,12 +84,13 @@ def test_gated_norm(tokens: int, heads: int, size: int, dtype: torch.dtype) -> N
 )
 def test_convolution(tokens: int, count: int, channels: int, width: int, dtype: torch.dtype) -> None:
     wide = normal(tokens, channels + 4).to(dtype)
-    values, kernels = wide[:, 3:-1], normal(tokens, channels * width).to(dtype)
-    values[count:] = kernels[count:] = torch.nan  # padding
+    values, kernels = wide[:, 3:-1], normal(width, tokens, channels).to(dtype)
+    values[count:] = kernels[:, count:] = torch.nan  # padding
+    bias = normal(width, channels).to(dtype)
     state = normal(SLOTS, channels, width).to(dtype)
     outs = [unwritten(tokens, channels, dtype=dtype) for _ in range(2)]
-    chunk_parts.convolve(values, kernels, place(0, count), state, outs[0])
-    twin.convolve_reference(values, kernels, place(0, count), state, outs[1])
+    chunk_parts.convolve(values, kernels, bias, place(0, count), state, outs[0])
+    twin.convolve_reference(values, kernels, bias, place(0, count), state, outs[1])
     agree(outs[0][:count], outs[1][:count])
 
 

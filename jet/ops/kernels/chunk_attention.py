@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 TOKENS = 32  # of a program that moves heads
+LOG2_E = 1.4426950408889634  # the softmax is of powers of 2
 
 
 def attend_pages(
@@ -72,19 +73,19 @@ def attend_window(
 def _attend(
     queries: Tensor, pages: Tensor, table: Tensor, place: Tensor, out: Tensor, shape: dict[str, int]
 ) -> None:
-    rows, columns = (128, 64) if len(out) > 64 else (64, 64)
+    rows, columns = 64, 64  # on an H200 faster than 128 by 64 at any length, and for windows than 128 by 128
     _flash_kernel[(triton.cdiv(len(out), rows), shape["HEADS"])](
         queries,
         pages,
         table,
         place,
         out,
-        shape["D"] ** -0.5 * 1.4426950408889634,  # of a power of 2
+        shape["D"] ** -0.5 * LOG2_E,
         ROWS=rows,
         COLUMNS=columns,
         STAGES=3 if shape["PADDED"] <= 128 else 2,
         **shape,
-        num_warps=8 if rows == 128 else 4,
+        num_warps=4,
     )
 
 

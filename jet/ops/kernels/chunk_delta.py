@@ -315,16 +315,19 @@ def _scan(
             lossy = lossy + (held[i].to(kind),)  # noqa: RUF005
         for i in tl.static_range(TILES):
             tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            corrections = tl.dot(lossy[i], tl.trans(tl.load(erase + tile)), corrections)
+            erased = tl.load(erase + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
+            corrections = tl.dot(lossy[i], tl.trans(erased), corrections)
         for i in tl.static_range(TILES):
             tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            answers = tl.dot(lossy[i], tl.trans(tl.load(queries + tile)), answers)
+            asked = tl.load(queries + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
+            answers = tl.dot(lossy[i], tl.trans(asked), answers)
         short = corrections.to(kind)
         kept = tl.load(fade + at)
         following = ()
         for i in tl.static_range(TILES):
             tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            following = following + (tl.dot(short, tl.load(keys + tile), held[i] * kept),)  # noqa: RUF005
+            written = tl.load(keys + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
+            following = following + (tl.dot(short, written, held[i] * kept),)  # noqa: RUF005
         held = following
         answers = tl.dot(short, tl.trans(tl.load(attention + corner)), answers)
         tl.store(out + cell, tl.trans(answers.to(out.dtype.element_ty)), mask=read)

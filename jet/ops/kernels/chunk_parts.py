@@ -62,21 +62,24 @@ def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor)
     )
 
 
-def convolve(values: Tensor, kernels: Tensor, place: Tensor, conv_state: Tensor, out: Tensor) -> None:
+def convolve(
+    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+) -> None:
     """Twin of `convolve_reference`."""
     tokens, channels = out.shape
-    width = conv_state.shape[2]
-    block = min(256, triton.next_power_of_2(channels))
-    rows = 8
+    block = min(512, triton.next_power_of_2(channels))
+    rows = max(4, triton.next_power_of_2(conv_state.shape[2] - 1))  # enough to hold all that see the state
     _convolve_kernel[(triton.cdiv(channels, block), triton.cdiv(tokens, rows))](
         values,
         kernels,
+        bias,
         place,
         conv_state,
         out,
+        kernels.stride(0),
         STRIDE=values.stride(0),
         D=channels,
-        W=width,
+        W=conv_state.shape[2],
         ROWS=rows,
         BLOCK=block,
         num_warps=4,
@@ -134,39 +137,43 @@ def _gated_norm_kernel(
 
 @triton.jit
 def _convolve_kernel(
-    values, kernels, place, conv_state, out,
+    values, kernels, bias, place, conv_state, out, apart,
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some channels of some tokens. Four taps are loaded as they lie, others one by one."""
+    """Some channels of some tokens; the kernels of a tap and of the next are so far `apart`."""
     slot, count = tl.load(place).to(tl.int64), tl.load(place + 2)
-    token = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
-    channel = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    mine = (token < count) & (channel < D)
-    cell = token.to(tl.int64) * D + channel
-    memory = conv_state + (slot * D + channel) * W
-    total = tl.zeros([ROWS, BLOCK], tl.float32)
-    if W == 4:
-        lane = (tl.program_id(0) * (BLOCK * W) + tl.arange(0, BLOCK * W))[None, :]
-        inside = (token < count) & (lane < D * W)
-        taps = tl.load(kernels + token.to(tl.int64) * (D * W) + lane, mask=inside, other=0.0)
-        even, odd = tl.split(tl.reshape(taps, [ROWS, BLOCK * 2, 2]))
-        first, third = tl.split(tl.reshape(even, [ROWS, BLOCK, 2]))
-        second, fourth = tl.split(tl.reshape(odd, [ROWS, BLOCK, 2]))
-        total += _input(values, memory, token, channel, mine, 3, STRIDE, W) * first.to(tl.float32)
-        total += _input(values, memory, token, channel, mine, 2, STRIDE, W) * second.to(tl.float32)
-        total += _input(values, memory, token, channel, mine, 1, STRIDE, W) * third.to(tl.float32)
-        total += _input(values, memory, token, channel, mine, 0, STRIDE, W) * fourth.to(tl.float32)
-    else:
-        for w in tl.static_range(W):
-            tap = tl.load(kernels + cell * W + w, mask=mine, other=0.0).to(tl.float32)
-            total += _input(values, memory, token, channel, mine, W - 1 - w, STRIDE, W) * tap
-    tl.store(out + cell, silu(total).to(out.dtype.element_ty), mask=mine)
+    memory = conv_state + slot * D * W
+    given = values, kernels, bias, memory, out
+    first = tl.program_id(1) * ROWS
+    # The first tokens also see the state. Apart from the others, for whose sake everything is read as it lies.
+    if first == 0:
+        _convolve_tile(*given, 0, tl.minimum(count, W - 1), apart, True, STRIDE, D, W, ROWS, BLOCK)
+    _convolve_tile(*given, first + W - 1, count, apart, False, STRIDE, D, W, ROWS, BLOCK)
 
 
 @triton.jit
-def _input(values, memory, token, channel, mine, back, STRIDE: tl.constexpr, W: tl.constexpr):
-    """The input `back` tokens before each; before the chunk it stands in the state."""
-    before = token - back
-    given = tl.load(values + before.to(tl.int64) * STRIDE + channel, mask=mine & (before >= 0), other=0.0)
-    kept = tl.load(memory + W + before, mask=mine & (before < 0), other=0.0)
-    return tl.where(before < 0, kept.to(tl.float32), given.to(tl.float32))
+def _convolve_tile(
+    values, kernels, bias, memory, out, first, end, apart,
+    STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Tokens from `first` to before `end`, at most ROWS; `STATE`: what precedes the chunk counts, too."""
+    token = (first + tl.arange(0, ROWS))[:, None]
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mine = (token < end) & (channel < D)[None, :]
+    cell = token.to(tl.int64) * D + channel[None, :]
+    source = token.to(tl.int64) * STRIDE + channel[None, :]
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for w in tl.static_range(W):
+        tap = tl.load(kernels + w * apart + cell, mask=mine, other=0.0).to(tl.float32)
+        tap += tl.load(bias + w * D + channel[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float32)
+        back = w - (W - 1)  # of the token that this tap weighs
+        if STATE:
+            before = token + back  # below 0 it stands in the state
+            here = tl.load(values + source + back * STRIDE, mask=mine & (before >= 0), other=0.0)
+            kept = tl.load(memory + channel[None, :] * W + W + before, mask=mine & (before < 0), other=0.0)
+            value = here.to(tl.float32) + kept.to(tl.float32)
+        else:
+            value = tl.load(values + source + back * STRIDE, mask=mine, other=0.0).to(tl.float32)
+        total += value * tap
+    tl.store(out + cell, silu(total).to(out.dtype.element_ty), mask=mine)
