@@ -8,6 +8,9 @@ own figure, and the time to the first is that of the prompt.
   decodes with and once with all.
 - On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
   ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
+- For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with random
+  weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled; it is
+  what anybody has without doing anything for it.
 - With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
   network of such weights would be timed through `generate()`, which takes longer than they do. See
   jet/bench/products.py.
@@ -24,11 +27,13 @@ from typing import Any, cast
 import torch
 from transformers import CompileConfig, GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import is_flash_attn_2_available
 
 from jet.bench import networks, products
 from jet.bench.networks import Network
 from jet.bench.options import BenchError, Options
 from jet.engine.types import SamplingParams
+from jet.modeling import JetNemotronForCausalLM
 
 _QWEN: dict[str, Any] = {
     "hidden_size": 1536,
@@ -94,6 +99,45 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
         ]
     qwen = draw_qwen(network)
     return [Baseline("generate", "generate()", plain), _compiled(qwen, network, options)]
+
+
+def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
+    """What `--baseline` stands for where prompts are read."""
+    threads = network.threads if network.device.type == "cpu" else None
+    plain = partial(generate, network.model, network.prompt, options.sampling, threads)
+    how = ["sdpa"]
+    if network.device.type == "cuda" and is_flash_attn_2_available():
+        how.append("flash_attention_2")
+    found = [Baseline("generate", "generate()", plain)]
+    for attention in how:
+        name = "transformer" if attention == "sdpa" else f"transformer_{attention}"
+        model = draw_transformer(network.model, attention)
+        label = f"a plain transformer of these sizes, {attention}"
+        found.append(Baseline(name, label, partial(read_plainly, model, network.prompt, threads)))
+    return found
+
+
+def draw_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
+    """A Qwen2 of our depth, widths, heads and vocabulary with random weights, where ours is and of its type."""
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    names += ("num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rope_theta")
+    config = Qwen2Config(**{name: getattr(ours.config, name) for name in names})
+    with torch.device(ours.device):
+        model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def read_plainly(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
+    """One forward over the prompt, with a cache as for writing on, until the likeliest next token is known."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    clock = TokenClock()
+    clock.put(prompt)
+    ids = torch.tensor([prompt], device=model.device)
+    logits = cast(Any, model)(input_ids=ids, use_cache=True, logits_to_keep=1).logits
+    clock.put(int(logits[0, -1].argmax()))
+    return clock
 
 
 def _compiled(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:

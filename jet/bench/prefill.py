@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from jet.bench import networks
-from jet.bench.baseline import Baseline, baselines
+from jet.bench.baseline import Baseline, prefill_baselines
 from jet.bench.ceiling import measure_ceiling
 from jet.bench.floor import prefill_floor
 from jet.bench.measure import Contender, alternate
@@ -28,7 +28,7 @@ def measure(options: Options) -> Report:
     network = networks.load(options)
     floor = prefill_floor(network.model, options.context)
     ceiling = measure_ceiling(floor, network.device, network.threads)
-    others = baselines(network, options) if options.baseline else []
+    others = prefill_baselines(network, options) if options.baseline else []
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
 

@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jet.bench import networks
-from jet.bench.baseline import TokenClock, baselines, generate
+from jet.bench.baseline import TokenClock, baselines, draw_transformer, generate, read_plainly
 from jet.bench.options import BenchError, Options
 from jet.engine.types import SamplingParams
 from tests.networks import GOLDEN, small_model
@@ -93,3 +93,17 @@ def test_on_a_cpu_generate_runs_with_the_engines_threads_and_with_all() -> None:
     assert len(others[0].run().times) == 4
     torch.set_num_threads(before)
     network.runner.close()
+
+
+def test_prompts_are_compared_with_a_plain_transformer_of_our_sizes() -> None:
+    ours = small_model()
+    model = draw_transformer(ours, "sdpa")
+    assert isinstance(model, Qwen2ForCausalLM)
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "rope_theta"):
+        found = getattr(model.config, name, None) or model.config.rope_parameters["rope_theta"]
+        assert found == getattr(ours.config, name)
+    clock = read_plainly(model, [1, 2, 3])
+    assert len(clock.times) == 1 and clock.first_token_s > 0
+    with torch.no_grad():
+        logits = model(torch.tensor([[1, 2, 3]])).logits
+    assert logits.shape == (1, 3, ours.config.vocab_size)
