@@ -185,11 +185,16 @@ def read_memory(device: torch.device) -> MemoryReading:
     """Memory of this process and, on CUDA, of torch's allocator on `device`."""
     if device.type != "cuda":
         return read_process_memory()
+    # Each of torch's functions for one of these numbers puts all of them in order first, for a millisecond.
+    stats = torch.cuda.memory_stats_as_nested_dict(device)
+    allocated, reserved = (
+        stats.get(name, {}).get("all", {}) for name in ("allocated_bytes", "reserved_bytes")
+    )
     return replace(
         read_process_memory(),
-        device_memory_bytes=torch.cuda.memory_allocated(device),
-        device_reserved_bytes=torch.cuda.memory_reserved(device),
-        device_peak_bytes=torch.cuda.max_memory_allocated(device),
+        device_memory_bytes=allocated.get("current", 0),
+        device_reserved_bytes=reserved.get("current", 0),
+        device_peak_bytes=allocated.get("peak", 0),
         device_total_bytes=torch.cuda.get_device_properties(device).total_memory,
     )
 

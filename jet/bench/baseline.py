@@ -8,9 +8,9 @@ own figure, and the time to the first is that of the prompt.
   decodes with and once with all.
 - On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
   ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
-- For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with random
-  weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled; it is
-  what anybody has without doing anything for it.
+- For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with
+  random weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled;
+  it is what anybody has without doing anything for it.
 - With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
   network of such weights would be timed through `generate()`, which takes longer than they do. See
   jet/bench/products.py.
@@ -27,7 +27,7 @@ from typing import Any, cast
 import torch
 from transformers import CompileConfig, GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from jet.bench import networks, products
 from jet.bench.networks import Network
@@ -47,6 +47,20 @@ _QWEN: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+
+
+# What a plain transformer and ours both have.
+_SHARED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "rope_theta",
+)
 
 
 @dataclass
@@ -118,10 +132,8 @@ def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def draw_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
-    """A Qwen2 of our depth, widths, heads and vocabulary with random weights, where ours is and of its type."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    names += ("num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rope_theta")
-    config = Qwen2Config(**{name: getattr(ours.config, name) for name in names})
+    """A Qwen2 of our sizes with random weights, where ours is and of its type."""
+    config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED})
     with torch.device(ours.device):
         model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -129,7 +141,7 @@ def draw_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrained
 
 @torch.inference_mode()
 def read_plainly(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
-    """One forward over the prompt, with a cache as for writing on, until the likeliest next token is known."""
+    """One forward over the prompt, with a cache, until the likeliest next token is known."""
     if threads is not None:
         torch.set_num_threads(threads)
     clock = TokenClock()

@@ -550,7 +550,8 @@ class LocalEngine:
         now = self._clock()
         if job.handle is not None and job.throttle.ready(now):
             job.state_bytes = self._runner.memory(job.handle)
-        if self._throttle.ready(now):
+        # Before its prompt is on its way, the device would wait for that.
+        if (job.handle is None or job.read is not None) and self._throttle.ready(now):
             self._reading = self._read_memory()
         job.channel.put(TokenChunk(text, tokens, self._stats(job), details))
 

@@ -376,14 +376,14 @@ class StepGraphs:
 def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
     """What a graph takes: the quickest of some replays, after one that warms up."""
     graph.replay()
-    took = []
+    took: list[float] = []
     for _ in range(TIMED):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
-        took.append(begin.elapsed_time(end) / 1000)
+        took.append(float(begin.elapsed_time(end)) / 1000)
     return min(took)
 
 

@@ -1,9 +1,9 @@
 """Prefill: chunks of prompts into slots, on CUDA as one graph a chunk.
 
-A forward is a few thousand launches, which take the host longer than they take the device. `FusedChunk` needs
-some hundred, and nothing in them depends on where in a text a chunk stands: slot, position and length are read
-from the device. So a whole chunk is captured once for each of a few sizes; a chunk takes the next larger one,
-and what is missing at its end is padding, which leaves no trace in a state.
+A forward is a few thousand launches, which take the host longer than they take the device. `FusedChunk`
+needs some hundred, and nothing in them depends on where in a text a chunk stands: slot, position and length
+are read from the device. So a whole chunk is captured once for each of a few sizes; a chunk takes the next
+larger one, and what is missing at its end is padding, which leaves no trace in a state.
 """
 
 from __future__ import annotations
@@ -21,16 +21,21 @@ from jet.modeling.transfer import to_device
 from jet.ops.chunk import triton_operations
 from jet.ops.installed import has_triton
 
-# Tokens. No chunk has more than half as much padding as tokens, from 64 on.
+# Tokens. Beyond 128, a chunk has at most half as much padding as tokens.
 SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+LARGEST = (4096, 1024, 256)  # the largest size, where memory is short: buffers are as long as a chunk
 
 log = logging.getLogger(__name__)
 
 
 class Prefill(Protocol):
-    """Reads chunks of prompts."""
+    """Reads chunks of prompts.
 
-    name: str
+    Attributes:
+        kernels: operation → implementation, in words for people.
+    """
+
+    kernels: dict[str, str]
 
     def read(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Logits `[1, V]` of what follows `ids` `[T]`, which follow the `length` tokens of a slot."""
@@ -44,18 +49,27 @@ def make_prefill(model: JetNemotronForCausalLM, pool: SlotPool) -> Prefill:
     if model.device.type != "cuda" or not half or not has_triton():
         return plain
     try:
-        return GraphPrefill(model, pool)
-    except torch.OutOfMemoryError:
-        raise
+        return next(made for most in LARGEST if (made := _graphs(model, pool, most)) is not None)
+    except StopIteration:
+        raise torch.OutOfMemoryError("There is no memory for the shortest chunks of a prompt.") from None
     except Exception:  # whatever a compiler or a graph cannot do on this card
         log.warning("Prompts cannot be read by CUDA graphs: plain calls are slower.", exc_info=True)
         return plain
 
 
+def _graphs(model: JetNemotronForCausalLM, pool: SlotPool, most: int) -> GraphPrefill | None:
+    """Graphs of up to `most` tokens; None if there is no memory for them."""
+    try:
+        return GraphPrefill(model, pool, tuple(size for size in SIZES if size <= most))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+
+
 class PlainPrefill:
     """The network's forward on the pool's memory."""
 
-    name = "forward"
+    kernels = {"prefill": "forward"}  # noqa: RUF012
 
     def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool) -> None:
         self._model, self._pool = model, pool
@@ -71,11 +85,9 @@ class PlainPrefill:
 class GraphPrefill:
     """One CUDA graph for each size; longer chunks are read in several."""
 
-    name = "triton and cuBLAS, one CUDA graph a chunk"
+    kernels = {"prefill": "triton and cuBLAS, one CUDA graph a chunk", "gated_delta": "triton"}  # noqa: RUF012
 
-    def __init__(
-        self, model: JetNemotronForCausalLM, pool: SlotPool, sizes: tuple[int, ...] = SIZES
-    ) -> None:
+    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, sizes: tuple[int, ...] = SIZES) -> None:
         longest = pool.table.shape[1] * PAGE
         sizes = tuple(size for size in sizes if size < longest) + tuple(s for s in sizes if s >= longest)[:1]
         operations = triton_operations(sizes[-1], jet_sizes(model.config), model.dtype, model.device)

@@ -171,7 +171,7 @@ class ModelRunner:
     @property
     def kernels(self) -> dict[str, str]:
         """What computes a step: operation → implementation, in words for people."""
-        return self._stepper.kernels | {"prefill": self._prefill.name}
+        return self._stepper.kernels | self._prefill.kernels
 
     @property
     def fused_step(self) -> FusedStep:

@@ -1,9 +1,9 @@
 """The operations between the products of a prompt's chunk, in plain torch: what the kernels must compute.
 
-A chunk is T tokens of one sequence, padded to a size for which there is a graph. Where it belongs stands on the
-device, in `place`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of the chunk
-that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what is computed
-for it does not matter.
+A chunk is T tokens of one sequence, padded to a size for which there is a graph. Where it belongs stands on
+the device, in `place`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of the
+chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what is
+computed for it does not matter.
 
 Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `SlotPool`.
 """
@@ -142,7 +142,9 @@ def convolve_reference(
     """
     slot, _, count = place.tolist()
     taps = kernels[:, :count].float().permute(1, 2, 0) + bias.float().T
-    out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[0][0]
+    out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[
+        0
+    ][0]
 
 
 def chunk_delta_reference(
@@ -231,7 +233,8 @@ def attend_window_reference(
         states = states.to(ring.dtype)
         seen.append(torch.cat([gather_window(ring, start), states], dim=1))
         write_window(ring, start, states)
-    out[:count] = _attend(query, *seen, ring_keys.shape[2])
+    keys, values = seen
+    out[:count] = _attend(query, keys, values, ring_keys.shape[2])
 
 
 def _heads(
@@ -251,6 +254,9 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tenso
     """The last T of S tokens over themselves and those before, at most `window`: `[T, Hq·D]` float32."""
     new, seen = queries.shape[2], keys.shape[1]
     scores = queries @ keys.float()[:, None].transpose(2, 3) * queries.shape[-1] ** -0.5
-    behind = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(seen, device=keys.device)
+    behind = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(
+        seen, device=keys.device
+    )
     weights = scores.masked_fill((behind < 0) | (behind >= window), -torch.inf).softmax(-1)
-    return (weights @ values.float()[:, None]).flatten(0, 1).transpose(0, 1).flatten(1)
+    mixed: Tensor = weights @ values.float()[:, None]
+    return mixed.flatten(0, 1).transpose(0, 1).flatten(1)

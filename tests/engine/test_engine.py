@@ -212,6 +212,23 @@ def test_memory_is_read_ten_times_a_second_at_most() -> None:
     assert chunks[-1].stats.process_memory_bytes == len(reads) and reads[-1] == now[0]  # at the very end
 
 
+def test_nobody_looks_at_memory_before_a_prompt_is_on_its_way() -> None:
+    """It takes a millisecond, for which the device would have nothing to do."""
+    runner = FakeRunner()
+
+    def read() -> MemoryReading:
+        runner.log.append(("", "reading"))
+        return MemoryReading()
+
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, read_memory=read)
+    for prompt in ("a fox", "a hen"):
+        runner.log.clear()
+        list(ask(engine, prompt, tokens=3))
+        done = [what for _, what in runner.log]
+        assert "reading" in done and done.index("prefill") < done.index("reading")
+    engine.close()
+
+
 def test_max_new_tokens_ends_with_length() -> None:
     with serving(FakeRunner()) as engine:
         chunks = list(ask(engine, "a", tokens=3))
@@ -323,17 +340,11 @@ def test_failures_to_open_to_release_and_to_decode_are_the_requests_own() -> Non
 
 
 def test_a_request_that_fails_before_its_first_turn_gets_none() -> None:
-    readings = iter([MemoryReading(), OSError("no /proc"), *[MemoryReading()] * 100])
-
-    def read_memory() -> MemoryReading:
-        reading = next(readings)
-        if isinstance(reading, OSError):
-            raise reading
-        return reading
-
     runner = FakeRunner()
-    engine = LocalEngine(runner, ByteTokenizer(), INFO, read_memory=read_memory)
+    engine = LocalEngine(runner, ByteTokenizer(), INFO)
+    runner.faults["", "memory"] = OSError("no /proc")  # of what has read nothing yet
     assert list(ask(engine, "a"))[-1].stats.error == "no /proc"
+    runner.faults.clear()
     assert text_of(list(ask(engine, "b"))) == "the story of b. "
     assert [what for name, what in runner.log if name == "a"] == []
     engine.close()

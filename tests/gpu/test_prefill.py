@@ -21,7 +21,17 @@ pytestmark = pytest.mark.gpu
 
 CUDA = "cuda"
 STORY_MODEL = Path(__file__).parents[2] / "assets" / "story-model"
-PIECES = [(1,), (5,), (SIZES[0],), (SIZES[0] + 1,), (300, 7, 64), (1024, 1, 500), (1025,), (SIZES[-1],), (3000, 1000)]
+PIECES = [
+    (1,),
+    (5,),
+    (SIZES[0],),
+    (SIZES[0] + 1,),
+    (300, 7, 64),
+    (1024, 1, 500),
+    (1025,),
+    (SIZES[-1],),
+    (3000, 1000),
+]
 
 
 @pytest.fixture(scope="module")

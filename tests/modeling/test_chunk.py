@@ -80,7 +80,7 @@ def test_chunks_of_any_size_give_golden_logits_and_states(
 @pytest.mark.parametrize("layers", ["jsja", "ssaa"])
 @torch.inference_mode()
 def test_chunks_equal_the_forward(layers: str, operations: str) -> None:
-    """Across the convolution's start, the window, a block of the delta rule and, where it is quick, a page."""
+    """Across the convolution's start, the window, a block of the delta rule and, if quick, a page."""
     slow = operations == "triton"
     if slow and DEVICE == "cuda":
         pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu reads in half precision")

@@ -154,7 +154,10 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
     results = []
     for module in (chunk_attention, twin):
         name = "attend_" + kind + ("_reference" if module is twin else "")
-        out, queries = unwritten(tokens, heads * dim, dtype=dtype), unwritten(tokens, heads * dim, dtype=dtype)
+        out, queries = (
+            unwritten(tokens, heads * dim, dtype=dtype),
+            unwritten(tokens, heads * dim, dtype=dtype),
+        )
         given = projected, frequencies, place(start, count)
         if kind == "pages":
             pages = unwritten(7, 2, kv_heads, page, dim, dtype=dtype)

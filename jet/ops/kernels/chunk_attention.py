@@ -4,8 +4,8 @@
 
 Two or three launches: heads are rotated, keys and values written where they will be read; then every program
 has some queries of one head and goes through the keys that any of them sees, block by block, with a running
-softmax (arXiv 2205.14135). Blocks outside a window are not touched. Where `place` says how long everything is,
-so that a captured graph serves every length.
+softmax (arXiv 2205.14135). Blocks outside a window are not touched. Where `place` says how long everything
+is, so that a captured graph serves every length.
 
 Full attention reads the pages themselves. A window's ring is laid out in order beside the chunk first, since
 the chunk overwrites it: row r of `Lane` is the token `start - WINDOW + r`.
@@ -13,7 +13,6 @@ the chunk overwrites it: row r of `Lane` is the token `start - WINDOW + r`.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -37,7 +36,17 @@ def attend_pages(
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PADDED": max(16, triton.next_power_of_2(dim))}
     paged = {"PAGE": page, "MOST_PAGES": table.shape[1], "WINDOW": 0}
     _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
-        projected, frequencies, place, table, pages, pages, queries, TOKENS=TOKENS, **shape, **paged, num_warps=4
+        projected,
+        frequencies,
+        place,
+        table,
+        pages,
+        pages,
+        queries,
+        TOKENS=TOKENS,
+        **shape,
+        **paged,
+        num_warps=4,
     )
     _attend(queries, pages, table, place, out, shape | paged)
 
@@ -62,7 +71,17 @@ def attend_window(
         ring_keys, ring_values, place, lane, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
     _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
-        projected, frequencies, place, place, lane, lane, queries, TOKENS=TOKENS, **shape, **paged, num_warps=4
+        projected,
+        frequencies,
+        place,
+        place,
+        lane,
+        lane,
+        queries,
+        TOKENS=TOKENS,
+        **shape,
+        **paged,
+        num_warps=4,
     )
     _attend(queries, lane, place, place, out, shape | paged)
     _roll[(triton.cdiv(window, TOKENS), 2 * kv_heads)](

@@ -1,18 +1,19 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment, unreachable"
 """The gated delta rule over a chunk of a prompt: the fast twin of `chunk_delta_reference`.
 
-The chunk is cut into blocks of 64 tokens. Inside a block the corrections u depend on each other through a unit
-lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Two kernels:
+The chunk is cut into blocks of 64 tokens. Inside a block the corrections u depend on each other through a
+unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Three kernels:
 
-- `_prepare`, one program per block and head, all of them parallel: gates, normalized keys and queries, and the
-  inverse of the system. Its results are scratch in the model's type.
+- `_prepare`, one program per block and head, all of them parallel: gates, normalized keys and queries, and
+  the system. Its results are scratch in the model's type.
+- `_solve`, as parallel: the system's inverse.
 - `_scan`, one program per head and some value channels: carries the state from block to block, and writes the
   outputs on its way. The state is held transposed, `[V, K]` in registers, so that it is the left operand of
   every product and never has to pass through shared memory.
 
-`place` on the device says which slot, how many tokens stand before the chunk, and how many it has. So launches
-do not depend on it, and a captured graph serves every chunk up to its size.
+`place` on the device says which slot, how many tokens stand before the chunk, and how many it has. So
+launches do not depend on it, and a captured graph serves every chunk up to its size.
 """
 
 from __future__ import annotations
@@ -259,10 +260,11 @@ def _solve(
 def _inverse(system, BLOCK: tl.constexpr, EXACT: tl.constexpr):
     """`(I + system)⁻¹` for a strictly lower triangular `[BLOCK, BLOCK]`.
 
-    Diagonal parts of 2, 4, 8 … rows are inverted, all of a size at once: with the inverses X of two halves and
-    what lies below their diagonal, L, that of both together is `X - X L X`. Nothing large cancels in it, as it
-    would in the powers of `system`. Every entry of an inverse is at most 1, as keys have length 1 and strengths
-    are at most 1; so float16, of as many digits as tensor cores take of a float32, has room for all.
+    Diagonal parts of 2, 4, 8 … rows are inverted, all of a size at once: with the inverses X of two halves
+    and what lies below their diagonal, L, that of both together is `X - X L X`. Nothing large cancels in it,
+    as it would in the powers of `system`. Every entry of an inverse is at most 1, as keys have length 1 and
+    strengths are at most 1; so float16, of as many digits as tensor cores take of a float32, has room for
+    all.
     """
     kind: tl.constexpr = tl.float32 if EXACT else tl.float16
     t = tl.arange(0, BLOCK)

@@ -1,13 +1,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""What lies between the products of a chunk: norms, activations and the dynamic convolution, in one pass each.
+"""What lies between the products of a chunk: norms, activations and the dynamic convolution, a pass each.
 
 Fast twins of `jet.ops.chunk`. All compute in float32 and read and write the network's own type.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -145,7 +144,8 @@ def _convolve_kernel(
     memory = conv_state + slot * D * W
     given = values, kernels, bias, memory, out
     first = tl.program_id(1) * ROWS
-    # The first tokens also see the state. Apart from the others, for whose sake everything is read as it lies.
+    # The first tokens also see the state. Apart from the others, for whose sake everything is read as it
+    # lies.
     if first == 0:
         _convolve_tile(*given, 0, tl.minimum(count, W - 1), apart, True, STRIDE, D, W, ROWS, BLOCK)
     _convolve_tile(*given, first + W - 1, count, apart, False, STRIDE, D, W, ROWS, BLOCK)
