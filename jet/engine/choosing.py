@@ -54,9 +54,10 @@ class Chooser:
     def have_read(self, ids: Tensor) -> None:
         """A piece of the prompt, `[T]`."""
         if self._seen is not None:
-            self._seen[0, ids] = True
+            # Not `self._seen[0, ids] = True`, for which the host waits until the device has come so far.
+            self._seen[0].index_fill_(0, ids, True)
             # Penalising an end token for the one that a document started with would only make endings rare.
-            self._seen[0, self._special.stops] = False
+            self._seen[0].index_fill_(0, self._special.stops, False)
         if self._sampling.dry_multiplier:
             self._history += ids.tolist()
 

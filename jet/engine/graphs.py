@@ -95,8 +95,9 @@ class GraphStepper:
             self._choosers[sequence].have_read(ids)
         if sequence.sampling.repetition_penalty != 1:
             seen = self._seen[sequence.slot]
-            seen[ids] = 1
-            seen[self._special.stops] = 0
+            # Not `seen[ids] = 1`, for which the host waits until the device has come so far.
+            seen.index_fill_(0, ids, 1)
+            seen.index_fill_(0, self._special.stops, 0)
 
     def draw(self, sequence: Sequence) -> Pending:
         """The token that follows the sequence's `logits`."""
