@@ -274,9 +274,9 @@ def _context_sweep(report: Report) -> Iterator[Block]:
     )
     yield Paragraph(
         "The prefill of full attention is that of this engine and this version, and no measure of what "
-        "prompts are read with elsewhere: on one H200, plain transformers read them 3 to 4.5 times as fast as "
-        "full attention here did before the kernels of whole chunks. `python -m jet.bench prefill --baseline "
-        "transformers` compares ours with plain transformers in one run."
+        "prompts are read with elsewhere: on one H200, plain transformers read them 3 to 4.5 times as fast "
+        "as full attention here did before the kernels of whole chunks. `python -m jet.bench prefill "
+        "--baseline transformers` compares ours with plain transformers in one run."
     )
     yield _sweep(report, "context.", "context")
 

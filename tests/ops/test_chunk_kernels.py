@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -177,3 +178,23 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
         results.append((out[:count], *(kept.nan_to_num(7.0) for kept in memory)))
     for ours, theirs in zip(*results, strict=True):
         agree(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("major", "shared", "key", "stages"),
+    [
+        (8, 166_912, 96, 3),  # A100
+        (8, 101_376, 96, 2),  # RTX 3060 to 4090
+        (9, 232_448, 96, 3),  # H100, H200
+        (9, 232_448, 128, 3),
+        (12, 101_376, 128, 2),  # RTX 50 and RTX Pro 6000
+        (12, 101_376, 64, 3),
+        (7, 65_536, 96, 1),
+    ],
+)
+def test_a_pipeline_is_as_long_as_shared_memory_allows(
+    major: int, shared: int, key: int, stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(major=major, shared_memory_per_block_optin=shared)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert chunk_delta.pipeline_stages(key, 2, torch.device("cuda")) == stages

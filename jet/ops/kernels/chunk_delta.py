@@ -86,6 +86,21 @@ def key_tiles(key: int) -> tuple[int, int]:
     return triton.cdiv(key, 64), 64
 
 
+def pipeline_stages(key: int, itemsize: int, device: torch.device) -> int:
+    """Stages of the scan's pipeline: three, or what shared memory has room for.
+
+    Hopper's products read a buffer while the next is filled, so that each stage needs one; elsewhere the last
+    stage's lies in registers.
+    """
+    if device.type != "cuda":
+        return 1
+    card = torch.cuda.get_device_properties(device)
+    tiles, width = key_tiles(key)
+    buffer = itemsize * BLOCK * (3 * tiles * width + 3 * BLOCK)
+    buffers = int(getattr(card, "shared_memory_per_block_optin", 2 * buffer)) // buffer
+    return max(1, min(3, buffers if card.major == 9 else buffers + 1))
+
+
 def chunk_delta(
     projected: Tensor,
     values: Tensor,
@@ -95,9 +110,8 @@ def chunk_delta(
     out: Tensor,
     sizes: JetSizes,
     scratch: Scratch,
-    stages: int = 3,
 ) -> None:
-    """Twin of `chunk_delta_reference`; `stages`: of the pipeline over blocks."""
+    """Twin of `chunk_delta_reference`."""
     blocks = triton.cdiv(len(projected), BLOCK)
     tiles, width = key_tiles(sizes.key)
     columns = min(64, max(16, triton.next_power_of_2(sizes.value)))
@@ -153,7 +167,7 @@ def chunk_delta(
         out,
         VALUES=columns,
         WIDTH=sizes.width,
-        STAGES=stages,
+        STAGES=pipeline_stages(sizes.key, projected.element_size(), projected.device),
         **shape,
         num_warps=4,
     )
