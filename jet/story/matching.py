@@ -39,7 +39,7 @@ _PARTICLES = re.compile(
 )
 _LONGEST_PARTICLES = 12  # syllables
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʻʹ′＇`´ˈ՚ꞌ＇‵"), "'")
-_HYPHENS = dict.fromkeys(map(ord, "‐‑⁃﹣－"), "-")
+_HYPHENS = dict.fromkeys(map(ord, "‐‑‒–−⁃﹣－"), "-")
 _QUOTES = dict.fromkeys(map(ord, "“”„‟«»″＂"), '"')
 _SAME = {**_APOSTROPHES, **_HYPHENS, **_QUOTES}
 # Written or left out as one likes: points of Arabic and Hebrew, the Arabic stretch, variation selectors.
@@ -49,6 +49,11 @@ _OPTIONAL = re.compile(
 )
 _JOINERS = re.compile("(?<![\u0600-\u06ff])\u200c")  # in Persian it parts a word from its ending
 _SPACES = re.compile(r"\s+")
+# Within a syllable of scripts without spaces: vowels written behind and before their consonant, which count as
+# letters, and signs that put the next consonant below this one.
+_VOWELS_BEHIND = frozenset("ะาๅະາ")
+_VOWELS_BEFORE = frozenset("เแโใไເແໂໃໄ")
+_STACKERS = frozenset("\u17d2\u1039\u1a60\u1b44\ua9c0")
 _TURKISH_I = str.maketrans("İı", "ii")
 _AROUND = 64  # characters before the searched part that its first word may have begun in
 
@@ -58,6 +63,7 @@ def fold(text: str, case_sensitive: bool = False) -> str:
     if text.isascii():
         text = _SPACES.sub(" ", text.replace("`", "'"))
         return text if case_sensitive else text.lower()
+    text = "".join(f" {c} " if unicodedata.category(c) == "So" and _is_written_out(c) else c for c in text)
     text = unicodedata.normalize("NFKC", text.translate(_SAME))
     text = _JOINERS.sub("", _OPTIONAL.sub("", text.translate(_SAME)))
     text = "".join(c for c in text if c == "\u200c" or unicodedata.category(c) != "Cf")
@@ -117,6 +123,8 @@ def _begins(before: str, wanted: str) -> bool:
         return not before or not is_word(before[-1])
     if not before or not is_word(first) or not is_word(before[-1]):
         return True
+    if before[-1] in _VOWELS_BEFORE or before[-1] in _STACKERS:
+        return False
     last = next((c for c in reversed(before) if unicodedata.category(c)[0] != "M"), before[-1])
     return _part(last, first)
 
@@ -125,7 +133,7 @@ def _ends(wanted: str, text: str, end: int) -> bool:
     """Whether a word that was found can end there."""
     if end == len(text):
         return True
-    if unicodedata.category(text[end])[0] == "M":
+    if unicodedata.category(text[end])[0] == "M" or text[end] in _VOWELS_BEHIND:
         return not is_word(wanted[-1])
     if not is_word(wanted[-1]) or not is_word(text[end]):
         return True
@@ -144,6 +152,12 @@ def _part(left: str, right: str) -> bool:
     if one in _UNSPACED or other in _UNSPACED or (one == _HANGUL) != (other == _HANGUL):
         return True
     return bool(one and other) and one != other
+
+
+@lru_cache(maxsize=8192)
+def _is_written_out(sign: str) -> bool:
+    """Whether a sign, such as ™, is folded to letters: they are no part of the word before it."""
+    return any(map(is_word, unicodedata.normalize("NFKC", sign)))
 
 
 @lru_cache(maxsize=8192)

@@ -71,6 +71,12 @@ def called(keyword: str, story: str, **options: bool) -> bool:
         ("محمد", "قال مُحَمَّد"),
         (f"می{ZWNJ}خواهم", f"من می{ZWNJ}خواهم بروم"),
         ("کتاب", f"آن کتاب{ZWNJ}ها"),
+        # Signs that stand for letters are none of the word's.
+        ("Alice", "Alice™ shines"),
+        ("Ann", "℡Ann"),
+        ("Ann", "of Ann℠."),
+        ("Bose-Einstein", "a Bose–Einstein state"),
+        ("1914–1918", "from 1914-1918"),
     ],
 )
 def test_a_keyword_is_found_in_its_script(keyword: str, story: str) -> None:
@@ -93,6 +99,13 @@ def test_a_keyword_is_found_in_its_script(keyword: str, story: str) -> None:
         ("Алис", "Алиса"),
         ("ma", "año mañana"),
         ("มังกร", "มังกร์"),
+        # Nor is a part of a syllable.
+        ("มา", "เขาเมาแล้ว"),
+        ("ก", "กา"),
+        ("ປ", "ໄປ"),
+        ("ຕ", "ຕາ"),
+        ("ត", "មិត្ត"),
+        ("တ", "ပုတ္တ"),
     ],
 )
 def test_a_part_of_a_word_is_no_word(keyword: str, story: str) -> None:
