@@ -73,11 +73,12 @@ class Cutter:
         start = self._skip(text, last) if self._beginning else 0
         held = len(text) - start
         if not self._beginning:
+            held = self._beginnings(text[start:])
             places = [at for stop in self._stops if (at := text.find(stop, start)) >= 0]
-            if places:
+            # One that begins further ahead may still come to its end.
+            if places and (last or min(places) <= len(text) - held):
                 self.found = True
                 return text[: min(places)]
-            held = self._beginnings(text[start:])
         held = 0 if last else held
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

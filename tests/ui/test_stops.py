@@ -24,6 +24,10 @@ def passed_on(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
         (["two", "one"], "a one two", "a "),
         (["\n\n"], "line\nline\n\nmore", "line\nline"),
         (["aab"], "aaab", "a"),
+        (["* * *", " * "], "a\n* * * b", "a\n"),
+        (["abcd", "bc"], "xabcd", "x"),
+        (["abcd", "bc"], "xabce", "xa"),
+        (["abcd", "bc"], "xabc", "xa"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 2, 100])
