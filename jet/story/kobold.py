@@ -188,7 +188,7 @@ def _number(given: object) -> float:
         return -1
     try:
         return float(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         return -1
 
 

@@ -183,6 +183,12 @@ def test_null_in_an_entry_is_none(name: str) -> None:
     assert read(SAVE, worldinfo=[None, ENTRY], actions=[None, " upon"])[0].text == "Once upon"
 
 
+def test_numbers_beyond_all_bounds_are_none() -> None:
+    huge = 10**400
+    document, _ = read(SAVE, wisearchdepth=huge, worldinfo=[ENTRY | {"probability": huge}])
+    assert (document.text, document.guidance.lore[0].content) == ("Once upon\na time", "Tall.")
+
+
 garbage = (
     st.none() | st.booleans() | st.integers(-3, 200) | st.text(max_size=5) | st.just([]) | st.just({"a": 1})
 )
