@@ -301,12 +301,16 @@ def _with_another_seed(
     else:
         return sampling
     used = seeds_at(document.tree, at)
-    if document.sampling.seed is None or document.sampling.seed not in used:
+    if document.sampling.seed is None or _seeds(order, sampling).isdisjoint(used):
         return sampling
-    while sampling.seed in used:
+    while not _seeds(order, sampling).isdisjoint(used):
         sampling = replace(sampling, seed=None).with_seed()
     remarks.append(f"Written with another seed, {sampling.seed}: the one in the field has been used here.")
     return sampling
+
+
+def _seeds(order: Order, sampling: SamplingParams) -> set[int | None]:
+    return {one.seed for one in _samplings(order, sampling)}
 
 
 def _samplings(order: Order, sampling: SamplingParams) -> list[SamplingParams]:

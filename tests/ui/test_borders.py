@@ -239,6 +239,9 @@ def test_retry_with_a_seed_draws_another_and_says_so(source: StandInSource) -> N
         await tab.write("ways", SEED)
         assert "another seed" in tab.reply["say"]
         assert len(set(seeds()[-6:])) == 6
+        await tab.write("ways", (*CONTROLS[:-1], "5"))  # and 6 and 7
+        assert "another seed" in tab.reply["say"]
+        assert len(set(seeds()[-9:])) == 9
 
     at_a_desk(source, play)
 
