@@ -202,13 +202,22 @@ class Healer:
         return sum(map(str.isalpha, behind))
 
 
-def draw(root: Node, look: Callable[[tuple[int, ...]], Logits], temperature: float, chance: float) -> Way:
+def draw(
+    root: Node,
+    look: Callable[[tuple[int, ...]], Logits],
+    temperature: float,
+    chance: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Way:
     """One of the ways to write the bytes again, each as likely as the network says.
 
     Args:
         look: the logits `[V]` behind a path of tokens; a path that is looked at follows from one before.
         temperature: as of `jet.ops.sampling.sample`; 0 takes the likeliest way.
         chance: uniform in [0, 1).
+        top_k: how many of the likeliest ways may be chosen; 0 for all.
+        top_p: the likeliest ways that together have this part of the probability may be.
 
     Raises:
         FloatingPointError: the logits are NaN.
@@ -227,11 +236,27 @@ def draw(root: Node, look: Callable[[tuple[int, ...]], Logits], temperature: flo
         found.append(chances[node.covers])
         known = float(np.logaddexp(known, np.logaddexp.reduce(found[-1], initial=-math.inf)))
         waiting += [(float(chances[token]), (*path, token), child) for token, child in node.shorter.items()]
-    index = _choose(np.concatenate(found), temperature, chance)
+    index = _choose(_kept(np.concatenate(found), top_k, top_p), temperature, chance)
     counts = np.cumsum([len(some) for some in found])
     number = int(np.searchsorted(counts, index, side="right"))
     path, node = places[number]
     return Way(path, int(node.covers[index - counts[number] + len(node.covers)]), node)
+
+
+def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
+    """The logarithms `[N]`, -inf for what the filters take out; the likeliest always stays."""
+    if not math.isfinite(logs.max()) or (top_k == 0 and top_p == 1):
+        return logs
+    order = (-logs).argsort(kind="stable")
+    weights = np.exp(logs[order] - logs.max())
+    if top_k:
+        weights[top_k:] = 0.0
+    likelier = weights.cumsum() - weights
+    out = (weights == 0) | (likelier >= top_p * weights.sum())
+    out[0] = False
+    kept = logs.copy()
+    kept[order[out]] = -math.inf
+    return kept
 
 
 def _choose(logs: Logits, temperature: float, chance: float) -> int:

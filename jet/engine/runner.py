@@ -461,7 +461,7 @@ class ModelRunner:
         sampling = sequence.sampling
         try:
             chance = uniform(sampling.seed or 0, HEALING_STEP)
-            way = draw_again(healing.root, look, sampling.temperature, chance)
+            way = draw_again(healing.root, look, sampling.temperature, chance, sampling.top_k, sampling.top_p)
             look.go(way.path)
         except (MemoryError, FloatingPointError) as error:
             return error

@@ -197,13 +197,20 @@ def test_probabilities_are_those_before_the_mask(fresh: LocalEngine, model: JetN
         )
 
 
-def test_penalties_and_filters_do_not_act_while_bytes_are_written_again(fresh: LocalEngine) -> None:
-    """A top-k of 1 would leave one first word of many."""
-    firsts = {
-        write(fresh, "the sea and ", replace(SAMPLED, seed=seed, top_k=1, max_new_tokens=1))[0]
-        for seed in range(12)
-    }
+def test_penalties_and_min_p_do_not_act_while_bytes_are_written_again(fresh: LocalEngine) -> None:
+    """A min-p of 1 would leave one first word of many."""
+    sampling = replace(SAMPLED, top_p=1.0, min_p=1.0, repetition_penalty=5.0, max_new_tokens=1)
+    firsts = {write(fresh, "the sea and ", replace(sampling, seed=seed))[0] for seed in range(12)}
     assert len(firsts) > 1
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 1e-9}])
+def test_top_k_and_top_p_act_among_the_ways_to_write_the_bytes(
+    fresh: LocalEngine, filters: dict[str, float]
+) -> None:
+    sampling = replace(SAMPLED, repetition_penalty=1.0, max_new_tokens=1, **filters)
+    firsts = {write(fresh, "the sea and ", replace(sampling, seed=seed))[0] for seed in range(6)}
+    assert firsts == {write(fresh, "the sea and ", replace(GREEDY, max_new_tokens=1))[0]}
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
