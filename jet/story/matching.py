@@ -49,7 +49,7 @@ _OPTIONAL = re.compile(
 )
 _JOINERS = re.compile("(?<![\u0600-\u06ff])\u200c")  # in Persian it parts a word from its ending
 _SPACES = re.compile(r"\s+")
-# Within a syllable of scripts without spaces: vowels written behind and before their consonant, which count as
+# Within a syllable of scripts without spaces: vowels written behind and before their consonant, counted as
 # letters, and signs that put the next consonant below this one.
 _VOWELS_BEHIND = frozenset("ะาๅະາ")
 _VOWELS_BEFORE = frozenset("เแโใไເແໂໃໄ")
