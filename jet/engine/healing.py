@@ -254,7 +254,7 @@ def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
     likelier = weights.cumsum() - weights
     out = (weights == 0) | (likelier >= top_p * weights.sum())
     out[0] = False
-    kept = logs.copy()
+    kept: Logits = logs.copy()
     kept[order[out]] = -math.inf
     return kept
 
