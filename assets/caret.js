@@ -2,6 +2,7 @@
 // box, which moves the caret to its end and takes no account of who is typing: so the box's value is our property.
 const caret = (() => {
   const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+  let given = null; // the text that was put last
   let own = 0; // how deep we are in changes of our own, which are no typing
   let composing = false; // an input method has letters that are not final
   let composed = []; // who waits for the end of that
@@ -20,6 +21,7 @@ const caret = (() => {
 
   // Makes this the text. The caret goes to `at`, or stays with its words; the view stays.
   const put = (text, at = null) => {
+    given = text;
     const under = box();
     const before = native.get.call(under);
     if (before !== text) {
@@ -63,6 +65,7 @@ const caret = (() => {
     moved,
     byHand,
     tellGradio,
+    given: () => given,
     isOwn: () => own > 0,
     isComposing: () => composing,
     // An input method would lose its letters if the text changed under them.

@@ -447,9 +447,12 @@ window.jetStories = {
   // On opening the page: what this tab had, at once; its branches follow.
   begun() {
     const { draft, copy } = library.kept();
-    if (draft !== null) caret.put(draft);
+    const early = box().value; // typed before the page was ready
+    const text = (draft ?? "") + early;
+    caret.put(text, early ? text.length : null);
+    if (early) caret.reveal(undefined, false);
     library.begin();
-    whereabouts.begin(draft ?? "", openDrawer);
+    whereabouts.begin(early ? "" : text, openDrawer);
     const finish = () => {
       const names = whereabouts.finish();
       if (names.includes("jet-title")) nameStory();
@@ -458,7 +461,7 @@ window.jetStories = {
     first = () => order({ do: "restore", copy, draft: draft === null ? null : box().value || draft }, () => { first = null; finish(); });
     if (draft !== null || copy !== null) first();
     else { first = null; finish(); }
-    return draft ?? "";
+    return text;
   },
   // The controls as this browser had them last.
   tasted: (names) => names.map((name) => {
@@ -535,7 +538,12 @@ const act = (plain, button) => {
 };
 // Another story comes on the sheet. What is kept nowhere goes only if the writer says so.
 const LEAVE = "This story is kept nowhere: the browser’s storage is full or forbidden. Once another is on the sheet it is gone, unless you save it as a file first. Go on without it?";
-const replaceBy = (plain, after) => { if (!library.unkept() || confirm(LEAVE)) order(plain, after); };
+const replaceBy = (plain, after) => {
+  if (writing) { // the writing ends first: its words belong to the story that goes
+    takeover.ask();
+    takeover.after(() => replaceBy(plain, after));
+  } else if (!library.unkept() || confirm(LEAVE)) order(plain, after);
+};
 addEventListener("beforeunload", (event) => { if (library.unkept() || unsaid.size) event.preventDefault(); });
 const ask = () => write({ do: "ask", about: byId("jet-about-what").value });
 const openDrawer = (key) => {

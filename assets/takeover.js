@@ -130,7 +130,8 @@ const takeover = (() => {
       if (text === box().value) return;
       if (writing && stopping) return;
       if (!writing) {
-        if (text === brought && performance.now() - ended < LATE_MS) return; // it is older than what was typed
+        // It is older than what was typed.
+        if (text === caret.given() || (text === brought && performance.now() - ended < LATE_MS)) return;
         caret.put(text);
         return;
       }

@@ -98,6 +98,40 @@ def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     tab.wait_for_function("jetStories.isSettled()")
 
 
+EARLY = """(() => {
+    const sheet = () => document.querySelector("#jet-story textarea");
+    const type = () => {
+        sheet().focus();
+        document.execCommand("insertText", false, "typed early");
+        window.wasEmpty = sheet().value === "typed early";
+    };
+    const seen = new MutationObserver(() => {
+        if (!sheet() || sessionStorage.getItem("early") === null) return;
+        sessionStorage.removeItem("early");
+        seen.disconnect();
+        type();
+    });
+    seen.observe(document, { subtree: true, childList: true });
+})()"""
+
+
+def test_keys_before_the_page_is_ready_stand_behind_the_story(tab: Page) -> None:
+    tab.add_init_script(EARLY)
+    for text in ("", "A story. "):
+        tab.fill(STORY, text)
+        tab.wait_for_function("jetStories.isKept()")
+        tab.evaluate("sessionStorage.setItem('early', '')")
+        reload(tab)
+        tab.wait_for_function("jetStories.isSettled()")
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("window.wasEmpty"), "it was not early"
+        assert story(tab) == text + "typed early"
+    tab.focus(STORY)
+    tab.keyboard.type("!")
+    assert story(tab) == "A story. typed early!"
+    tab.wait_for_function("jetStories.isSettled()")
+
+
 def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
     open_drawer(tab, "guidance")
     tab.fill("#jet-memory", "It rains.")

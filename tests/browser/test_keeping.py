@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,15 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from jet.ui.page import build, launch
 from tests.browser.conftest import PATIENCE_MS, QUIET, VIEWPORT
-from tests.browser.notebook import STORY, open_drawer, reload, story
+from tests.browser.notebook import (
+    STORY,
+    begin,
+    expect_unlocked,
+    open_drawer,
+    reload,
+    set_most_tokens,
+    story,
+)
 from tests.ui.served import Served
 from tests.ui.stand_in import StandInSource
 
@@ -277,6 +286,24 @@ def test_a_file_dropped_on_the_sheet_is_opened(tab: Page) -> None:
     expect(tab.locator("#jet-say")).to_contain_text("UTF-8")
     assert story(tab).startswith("“It’s")
     tab.wait_for_function("jetStories.isSettled()")
+
+
+def test_a_story_opened_while_the_model_writes_comes_alone(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 20
+    set_most_tokens(tab, 2000)
+    begin(tab, "A")
+    drop_file(tab, b"Dropped.", "dropped.txt")
+    expect(tab.locator(STORY)).to_have_value("Dropped.")
+    expect_unlocked(tab)
+    begin(tab, "B")
+    tab.keyboard.type(" typed")
+    written = story(tab)
+    open_drawer(tab, "stories")
+    tab.locator("#jet-library .jet-branch:enabled").first.click()
+    expect(tab.locator(STORY)).to_have_value(re.compile(r"A( A\d+)+"))
+    expect_unlocked(tab)
+    tab.wait_for_function("jetStories.isSettled()")
+    assert written in kept(tab).values()
 
 
 def drop_file(page: Page, data: bytes, name: str) -> None:
