@@ -47,7 +47,7 @@ const typing = (() => {
       if (next !== kind || next === "other" || !goesOn.includes(place)) cut(before);
       kind = next;
       first = Math.min(first, change.from);
-      place = change.from + change.text.length;
+      place = cursor;
       run += change.text.length + change.to - change.from;
       const ended = next === "other" || run >= LONGEST_RUN
         || (next === "insert" && ENDS.test(now.slice(Math.max(0, place - 8), place)))

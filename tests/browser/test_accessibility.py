@@ -7,6 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.notebook import begin, expect_unlocked, open_drawer, press, set_most_tokens
+from tests.ui.served import Served
 
 pytestmark = pytest.mark.thorough
 
@@ -26,7 +27,8 @@ def findings(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
-def test_nothing_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None:
+def test_nothing_keeps_anybody_out(tab: Page, served: Served, scheme: str, width: int) -> None:
+    served.engine.tokens_per_second = 20  # for as long as it is looked at
     tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     tab.set_viewport_size({"width": width, "height": 900})
     tab.reload()

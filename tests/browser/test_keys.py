@@ -310,6 +310,13 @@ def test_undo_takes_back_a_sentence_and_not_an_hour(quick: Page) -> None:
         quick.click("#jet-redo")
         settle(quick)
     assert story(quick) == SENTENCES
+    quick.fill(STORY, "The kala went")
+    settle(quick)
+    quick.eval_on_selector(STORY, "(sheet) => sheet.setSelectionRange(4, 8)")
+    quick.keyboard.type("a bear")  # what is typed over begins with a letter that was there
+    quick.keyboard.press("Control+z")
+    expect(quick.locator(STORY)).to_have_value("The kala went")
+    settle(quick)
 
 
 def test_undo_takes_back_the_last_thing_of_any_kind(quick: Page) -> None:
