@@ -437,6 +437,7 @@ def test_caret_and_view_follow_in_a_story_that_is_sent_in_patches(quick: Page, s
         assert in_sight(quick, at)
     assert story(quick)[: at - 2 * added] + story(quick)[at:] == long
     set_most_tokens(quick, 2000)
+    quick.focus(STORY)
     served.engine.tokens_per_second = 20
     for act, said in (
         (lambda: quick.keyboard.type(" mine"), " mine"),

@@ -64,7 +64,7 @@ def settings(user: int, turn: int) -> dict[str, float]:
 def alone(engine: LocalEngine, user: int, turn: int) -> str:
     """What this request gives where nobody else writes, and nothing is resident."""
     prompt = beginning(user, turn)
-    chunks = engine.submit(Request(prompt, SamplingParams(**settings(user, turn))))  # type: ignore[arg-type]
+    chunks = engine.submit(Request(prompt, SamplingParams(**settings(user, turn)), healing=True))  # type: ignore[arg-type]
     return prompt + "".join(chunk.text for chunk in chunks)
 
 
