@@ -245,7 +245,10 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     context.close()
 
 
-def test_a_forgetful_server_empties_no_sheet_that_is_kept_nowhere(browser: Browser, served: Served) -> None:
+def test_a_forgetful_server_empties_no_sheet_that_is_kept_nowhere(
+    browser: Browser, served: Served, standing_tab: Page
+) -> None:
+    standing_tab.goto("about:blank")  # the server forgets its story, too
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     context.add_init_script(FORBIDDEN)

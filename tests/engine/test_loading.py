@@ -42,8 +42,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """A hub that can be switched on and off, behind an empty cache."""
     state: dict[str, object] = {"answers": False, "asked": 0, "cache": None}
 
-    def snapshot_download(repository: str, revision: str | None, local_files_only: bool) -> str:
-        assert local_files_only
+    def snapshot_download(
+        repository: str, revision: str | None, local_files_only: bool, allow_patterns: list[str]
+    ) -> str:
+        assert local_files_only and "*.safetensors" in allow_patterns
         if state["cache"] is None:
             raise huggingface_hub.errors.LocalEntryNotFoundError("not there")
         return str(state["cache"])
