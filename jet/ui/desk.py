@@ -180,13 +180,12 @@ class Desk:
         long = len(document.text) >= LONG and order.do not in _PAUSES
         if visit.busy or long or self._author.info is None or not self._source.ready:
             return None
-        try:
-            prompt = await self._author.prompt(document)
-        except RequestError:
-            prompt = None
-        info = await self._author.load()
-        used = None if prompt is None else prompt.tokens
-        return panel.at_rest(visit.written, document.text, info, used)
+        used = None
+        if visit.written is None or visit.written.text != document.text:  # else the panel knows it
+            with suppress(RequestError):
+                prompt = await self._author.prompt(document, visit.key)
+                used = None if prompt is None else prompt.tokens
+        return panel.at_rest(visit.written, document.text, await self._author.load(), used)
 
     async def _stopped(self, visit: Visit, order: Order) -> Update:
         """What the page is told of an order that was to be stopped before it came: nothing was written."""
