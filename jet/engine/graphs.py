@@ -329,7 +329,7 @@ class StepGraphs:
             self._graphs[plan] = graph
 
     def seconds(self, plan: Plan | None) -> float:
-        """What a step took on rows that are nobody's."""
+        """Return the seconds that a step took on padding rows."""
         return self._seconds[plan]
 
     def has(self, plan: Plan | None) -> bool:
@@ -375,7 +375,7 @@ class StepGraphs:
 
 
 def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
-    """What a graph takes: the quickest of some replays, after one that warms up."""
+    """Return the seconds of a graph: the quickest of some replays, after one that warms up."""
     graph.replay()
     took: list[float] = []
     for _ in range(TIMED):
