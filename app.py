@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from jet.engine.holder import Choice
-    from jet.ui.hosting import Hosting
+    from jet.server.hosting import Hosting
 
 _USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
     try:
         _lender()  # before anything of ours, which brings torch
-        from jet.ui.terminal import unneeded_terminal
+        from jet.server.terminal import unneeded_terminal
 
         with unneeded_terminal():
             try:
@@ -130,18 +130,18 @@ def serve(options: dict[str, Any]) -> int:
         return _refuse(wrong)
     # Only now, since these take seconds: a wrong option should not.
     lender = _lender()
-    from jet.engine.proxies import prepare_environment
+    from jet.proxies import prepare_environment
 
     prepare_environment()  # which Gradio reads when it is imported
     from jet.engine.holder import HOLDER
-    from jet.engine.openai_answers import RemoteError
     from jet.engine.progress import LOADING
+    from jet.engine.remote.responses import RemoteError
     from jet.hardware import HardwareError
     from jet.modeling import CheckpointError
-    from jet.ui.accounts import AccountsError
-    from jet.ui.binding import AddressError
+    from jet.server.accounts import AccountsError
+    from jet.server.binding import AddressError
+    from jet.server.lifecycle import Ending
     from jet.ui.page import build, launch
-    from jet.ui.shutdown import Ending
 
     _hush()
     LOADING.listen(_progress())
@@ -191,13 +191,13 @@ def _lender() -> ModuleType | None:
 def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
     """The engine that the options want: elsewhere, on a GPU that is lent for each request, or here."""
     if "url" in options:
-        from jet.engine.openai_client import RemoteChoice
+        from jet.engine.remote.client import RemoteChoice
 
         return RemoteChoice(**options)
     from jet.engine.loading import ModelChoice
 
     if lender is not None:
-        from jet.engine.on_demand import OnDemandChoice, seconds, write
+        from jet.engine.zerogpu import OnDemandChoice, seconds, write
 
         return OnDemandChoice(ModelChoice(**options), lender.GPU(duration=seconds)(write))
     return ModelChoice(**options)
@@ -205,10 +205,10 @@ def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
 
 def _hosting(options: dict[str, Any]) -> Hosting:
     """What of the options says how the page is hosted; takes it out of them. A Space is always public."""
-    from jet.engine.credentials import read_secret
-    from jet.ui.accounts import Accounts
-    from jet.ui.hosting import TOKEN_VARIABLE, Hosting
-    from jet.ui.limits import PUBLIC, Limits, read_limits
+    from jet.credentials import read_secret
+    from jet.server.accounts import Accounts
+    from jet.server.hosting import TOKEN_VARIABLE, Hosting
+    from jet.server.limits import PUBLIC, Limits, read_limits
 
     space = "SPACE_ID" in os.environ
     base = PUBLIC if options.pop("public") or space else Limits()

@@ -4,7 +4,7 @@ Importing this package registers the network with transformers, so that `AutoCon
 `AutoModelForCausalLM` read official checkpoints without `trust_remote_code`.
 """
 
-from jet.caches import ensure_torch_folder
+from jet.cache_dirs import ensure_torch_folder
 
 ensure_torch_folder()  # before torch is imported
 

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import jet
 from jet.hardware import DTYPES, limit_threads
 from jet.modeling.finite import explain_not_finite
-from jet.modeling.quantized import SCHEMES
+from jet.modeling.quantization import SCHEMES
 
 END_OF_TEXT = "<|endoftext|>"
 BATCH_TOKENS = 16384  # of one batch, padding included: more is no faster on a CPU

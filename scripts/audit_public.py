@@ -31,8 +31,8 @@ def breach_of(trial: Trial, target: Target) -> str | None:
 @contextmanager
 def own_page() -> Iterator[str]:
     """A public page over an engine that only keeps time."""
-    from jet.ui.hosting import Hosting
-    from jet.ui.limits import PUBLIC
+    from jet.server.hosting import Hosting
+    from jet.server.limits import PUBLIC
     from jet.ui.page import build, launch
     from scripts.load.engine import PacedEngine
 

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import psutil
 
-from jet.ui.hosting import Hosting
-from jet.ui.limits import PUBLIC, Limits
+from jet.server.hosting import Hosting
+from jet.server.limits import PUBLIC, Limits
 from jet.ui.page import build, launch
 from scripts.load.engine import PacedEngine
 from scripts.load.visitor import Findings, Page, Refusal, Visitor, stay

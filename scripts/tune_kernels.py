@@ -27,12 +27,12 @@ from torch import Tensor
 
 from jet.bench.networks import read_config
 from jet.modeling import JetNemotronConfig
-from jet.ops.fused import JetSizes
-from jet.ops.operations import has_dependent_launch
-from jet.ops.quantized import INT4, INT8, SCHEMES, Quantized, Weight
+from jet.ops.backends import has_dependent_launch
+from jet.ops.quantization import INT4, INT8, SCHEMES, Quantized, Weight
+from jet.ops.reference import JetSizes
 
 if TYPE_CHECKING:
-    from jet.ops.kernels.tilings import Tiling
+    from jet.ops.triton.gemv_config import Tiling
 
 ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16, 32), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
 MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
@@ -111,7 +111,7 @@ def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | Non
 
 def between(size: int, hidden: int, weight: Weight) -> Tensor:
     """What lies between the products of an MLP with such weights."""
-    from jet.ops.operations import in_triton
+    from jet.ops.backends import in_triton
 
     scheme = weight.scheme if isinstance(weight, Quantized) else None
     columns, kind = in_triton(size, hidden, weight.dtype, scheme)
@@ -120,7 +120,7 @@ def between(size: int, hidden: int, weight: Weight) -> Tensor:
 
 def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
     """From a tiling to the calls of all layers, on a weight each."""
-    from jet.ops.kernels import jet_step, linear
+    from jet.ops.triton import gemv, jet_step
 
     def random(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
         return torch.randn(shape, device="cuda", dtype=kind) * 0.02
@@ -135,15 +135,15 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
     def calls(tiling: Tiling) -> list[Callable[[], None]]:
         more: dict[str, Any] = {"pdl": pdl, "tiling": tiling}
         if product.kind == "norm_linear":
-            return [partial(linear.norm_linear, x, scale, EPS, w, None, out, **more) for w in weights]
+            return [partial(gemv.norm_linear, x, scale, EPS, w, None, out, **more) for w in weights]
         if product.kind == "norm_swiglu":
-            return [partial(linear.norm_swiglu, x, scale, EPS, w, out, **more) for w in weights]
+            return [partial(gemv.norm_swiglu, x, scale, EPS, w, out, **more) for w in weights]
         if product.kind == "linear_add":
-            return [partial(linear.linear_add, x, w, out, **more) for w in weights]
+            return [partial(gemv.linear_add, x, w, out, **more) for w in weights]
         assert sizes is not None
         if product.kind == "heads_linear_add":
             squares = random(1, sizes.heads, 32).abs()
-            return [partial(linear.heads_linear_add, x, squares, EPS, w, out, **more) for w in weights]
+            return [partial(gemv.heads_linear_add, x, squares, EPS, w, out, **more) for w in weights]
         states = [
             (random(2, n, sizes.width, kind=dtype), random(2, sizes.heads, sizes.key, sizes.value))
             for _ in weights
@@ -197,7 +197,7 @@ def seconds(calls: list[Callable[[], None]]) -> float:
 
 def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
     """What every tiling takes, the fastest first; the default one is marked."""
-    from jet.ops.kernels.tilings import Tiling, tiling_of
+    from jet.ops.triton.gemv_config import Tiling, tiling_of
 
     calls = bind(product, weights, pdl)
     usual = tiling_of(product.kind, product.n, weights[0])  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weigh
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
     """Run every `workers`-th tiling once, on one layer: what is compiled stays in Triton's cache."""
-    from jet.ops.kernels.tilings import Tiling
+    from jet.ops.triton.gemv_config import Tiling
 
     dtype = getattr(torch, options.dtype)
     for product in products(config, options.only):

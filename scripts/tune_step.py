@@ -7,7 +7,7 @@ beside it and shares multiprocessors, memory and cache with them. So the whole s
 weights is captured as one graph for each tiling of a product, and the fastest is kept while the next product
 is tried, those that move most bytes first. Before and after them it is asked how much of the next weight is
 best fetched ahead. What is printed is for `default_tiling` and `OF_CODES` in
-`jet/ops/kernels/tilings.py`, and `MOST_AHEAD` in `common.py` there; nothing is changed there.
+`jet/ops/triton/gemv_config.py`, and `MOST_AHEAD` in `common.py` there; nothing is changed there.
 
 Jet steps are left out: their tiling shapes a buffer that the next product reads. As in `tune_kernels`,
 `--workers` processes compile first.
@@ -29,15 +29,15 @@ from typing import TYPE_CHECKING, Union
 import torch
 
 from jet.bench import networks
-from jet.bench.kernels import reached, timer
+from jet.bench.cases.kernels import reached, timer
 from jet.bench.options import BenchError, Options
+from jet.engine.decode_step import Part
 from jet.hardware import DTYPES, HardwareError, choose_device
 from jet.modeling import JetNemotronConfig
-from jet.modeling.step import Part
 from scripts.tune_kernels import compile_in_parallel, make_parser, products, tilings, weight_shape
 
 if TYPE_CHECKING:
-    from jet.ops.kernels.tilings import Tiling
+    from jet.ops.triton.gemv_config import Tiling
 
 Way = Union["Tiling", int]  # how a product is cut, or how many bytes are fetched ahead
 Ways = Mapping[str, Way]  # by the name of a choice; without an entry the usual one
@@ -112,7 +112,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
 
     A program of one row would read its whole input for that row alone: it is not tried.
     """
-    from jet.ops.kernels.tilings import Tiling, tiling_of
+    from jet.ops.triton.gemv_config import Tiling, tiling_of
 
     weights = {name_of(part): part.weight for part in parts}
     moved: Counter[str] = Counter()
@@ -142,7 +142,7 @@ def cut(parts: Sequence[Part], ways: Ways) -> list[Part]:
 @contextmanager
 def fetching(most: int) -> Iterator[None]:
     """So many bytes of the next weight are fetched ahead by what is launched here."""
-    from jet.ops.kernels import common
+    from jet.ops.triton import common
 
     usual = common.MOST_AHEAD
     common.MOST_AHEAD = most
@@ -188,7 +188,7 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device
 
 def tune(options: argparse.Namespace, device: torch.device) -> None:
     """Load the network, read a prompt, find the fastest step and print it."""
-    from jet.ops.kernels.common import MOST_AHEAD
+    from jet.ops.triton.common import MOST_AHEAD
 
     asked = Options(
         "kernels",

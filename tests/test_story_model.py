@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import jet  # noqa: F401  registers the network with transformers
 from jet.engine.loading import load_tokenizer
-from jet.engine.tokenizer import StoryTokenizer
+from jet.engine.text.tokenizer import StoryTokenizer
 from jet.evaluate import to_tokens
+from jet.story.context import PromptBuilder
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from jet.story.prompts import PromptBuilder
 from scripts.training.data import END_OF_TEXT, TALE
 from scripts.training.voice import Voice
 

@@ -59,7 +59,7 @@ def import_names(wanted: Iterable[Requirement]) -> set[str]:
 
 
 def module_name(path: Path) -> str:
-    """`jet/engine/types.py` → `jet.engine.types`."""
+    """`jet/api.py` → `jet.api`."""
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -70,7 +70,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Modules a file imports, each with whether it is needed to import the file itself.
 
     Not needed is what stands in a function, in a `try`, or under `TYPE_CHECKING`. `from jet.engine import
-    types` imports `jet.engine.types`, so that a leaf can be told from its room.
+    types` imports `jet.api`, so that a leaf can be told from its room.
     """
     tree = ast.parse(text_of(path))
     deferred = {id(node) for scope in ast.walk(tree) if _defers(scope) for node in ast.walk(scope)}

@@ -1,64 +1,10 @@
-"""Measures a model on this machine: a table for people, then one line of JSON.
-
-    python -m jet.bench decode --model assets/story-model
-    python -m jet.bench decode --config config.json --random-weights --baseline transformers
-    python -m jet.bench throughput --model assets/story-model --batch 16
-    python -m jet.bench prefill|sessions|soak|kernels|start|stream …
-
-Every command runs to warm up, then five times or more with what it is compared with in turn, and gives the
-median and the spread. What the commands measure is said in their modules, what the JSON holds in
-jet/bench/report.py. Exit code 2 and a message where something cannot be measured, or was measured wrongly.
-"""
+"""`python -m jet.bench`: see `jet.bench.cli`."""
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-from collections.abc import Sequence
-from importlib import import_module
 
-import torch
-from transformers.utils.logging import disable_progress_bar
-
-from jet.bench.options import BenchError, Options, read_options
-from jet.engine.types import RequestError
-from jet.hardware import HardwareError
-from jet.modeling import CheckpointError
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for and print it. Returns the exit code."""
-    _hush()
-    try:
-        print(_measure(read_options(arguments)), flush=True)  # noqa: T201
-    except (BenchError, CheckpointError, FloatingPointError, HardwareError, RequestError) as error:
-        return _refuse(str(error))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return _refuse(f"The memory is full: {error}")
-    return 0
-
-
-def _measure(options: Options) -> str:
-    if options.child:
-        from jet.bench import start
-
-        return json.dumps(start.child(options))
-    report = import_module(f"jet.bench.{options.command}").measure(options)
-    return str(report.text())
-
-
-def _hush() -> None:
-    """What is wrong with a model is said once, in our words, not also by every library on the way."""
-    disable_progress_bar()
-    for library in ("huggingface_hub", "transformers"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-
-
-def _refuse(message: str) -> int:
-    print(f"Error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    return 2
-
+from jet.bench.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

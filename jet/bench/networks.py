@@ -17,18 +17,18 @@ import numpy as np
 import torch
 
 from jet import hardware
+from jet.api import EngineInfo, RequestError
 from jet.bench.options import RETURNING, BenchError, Options
 from jet.engine import loading
 from jet.engine.capacity import CapacityError
-from jet.engine.detokenizer import Detokenizer
 from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
-from jet.engine.runner import ModelRunner
-from jet.engine.sessions import Tokens
-from jet.engine.types import EngineInfo, RequestError
+from jet.engine.model_runner import ModelRunner
+from jet.engine.text.detokenizer import Detokenizer
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
 from jet.modeling.finite import require_finite
 from jet.modeling.footprint import held_bytes
-from jet.modeling.streaming import draw_quantized
+from jet.modeling.quantized_loading import draw_quantized
+from jet.token_ids import Tokens
 
 _PREPARE_S = 3.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 
 COMMANDS = {
     "decode": "tokens a second after the first one: through the engine, and in a bare loop beside it",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jet.api import Engine, Request, RequestStats, SamplingParams, TokenChunk
 from jet.bench.options import BenchError
-from jet.engine.types import Engine, Request, RequestStats, SamplingParams, TokenChunk
 
 PAGE_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
 

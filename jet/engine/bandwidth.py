@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from jet.engine.types import EngineInfo
+from jet.api import EngineInfo
 
 NEAR = 0.9  # of the best: as near another measurement has to come
 PAUSES_S = (2.0, 10.0, 60.0, 300.0, 900.0)  # between measurements after the start

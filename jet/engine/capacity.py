@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jet.footprint import Footprint
+from jet.roofline import Footprint
 
 # Of the free memory; prompts need some to be read with, and so may others.
 SHARE = 0.7

@@ -20,13 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jet.engine.detokenizer import Detokenizer
-from jet.engine.healing import Healing, Node, Way
-from jet.engine.scheduler import Pace, QueueFullError, Scheduler
-from jet.engine.sessions import Tokens
-from jet.engine.stepping import Detail, Outcome
-from jet.engine.stream import Channel, LocalStream
-from jet.engine.types import (
+from jet.api import (
     Alternative,
     EngineInfo,
     Request,
@@ -36,8 +30,15 @@ from jet.engine.types import (
     TokenChunk,
     TokenDetail,
 )
+from jet.engine.prefill_policy import Pace
+from jet.engine.scheduler import QueueFullError, Scheduler
+from jet.engine.step_output import Detail, Outcome
+from jet.engine.stream import Channel, LocalStream
+from jet.engine.text.detokenizer import Detokenizer
+from jet.engine.text.healing import Healing, Node, Way
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
+from jet.token_ids import Tokens
 
 # Reading memory figures costs more than a token may; the panel cannot show more of them than this anyway.
 _MEMORY_INTERVAL_S = 0.1
@@ -215,7 +216,7 @@ class _Job:
 
 
 class LocalEngine:
-    """The engine of this process. `jet.engine.types.Engine` says what its methods promise."""
+    """The engine of this process. `jet.api.Engine` says what its methods promise."""
 
     def __init__(
         self,

@@ -9,8 +9,26 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Protocol
 
+from jet.api import Engine
 from jet.engine.progress import LOADING
-from jet.engine.types import Engine
+
+
+class EngineSource(Protocol):
+    """Where the page gets its engine from: the holder of the one resident model."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `engine()` returns at once."""
+        ...
+
+    @property
+    def progress(self) -> str | None:
+        """How far the loading is, in words; None if there is nothing to say."""
+        ...
+
+    def engine(self) -> Engine:
+        """The resident engine; waits while the model is being loaded. Raises what loading raised."""
+        ...
 
 
 class HeldEngine(Engine, Protocol):

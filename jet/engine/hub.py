@@ -24,10 +24,10 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm
 
-from jet.engine.credentials import SecretError, clean, redact
+from jet.credentials import SecretError, clean, redact
 from jet.engine.progress import LOADING, Transfer
-from jet.engine.proxies import prepare_environment, proxy_of_url
 from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
+from jet.proxies import prepare_environment, proxy_of_url
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a repository, what a model needs
 

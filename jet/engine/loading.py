@@ -14,22 +14,22 @@ from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from jet import hardware
+from jet.api import EngineInfo, Request, SamplingParams
 from jet.engine import hub
 from jet.engine.bandwidth import Bandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
+from jet.engine.model_runner import ModelRunner
 from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
-from jet.engine.runner import ModelRunner
-from jet.engine.tokenizer import StoryTokenizer, start_id, stop_ids
-from jet.engine.types import EngineInfo, Request, SamplingParams
+from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
 from jet.modeling.finite import explain_not_finite
 from jet.modeling.footprint import held_bytes, measure_footprint
-from jet.modeling.quantized import count_parameters
-from jet.ops import gated_delta
-from jet.ops.installed import recover_triton
-from jet.ops.quantized import INT4, INT8
+from jet.modeling.quantization import count_parameters
+from jet.ops import gated_delta_rule
+from jet.ops.availability import recover_triton
+from jet.ops.quantization import INT4, INT8
 from jet.ops.sampling import NOT_A_NUMBER
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
@@ -128,7 +128,7 @@ def _start_engine(
     model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
 ) -> LocalEngine:
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
-    kernels = {"gated_delta": gated_delta.implementation(model.device, model.dtype)}
+    kernels = {"gated_delta": gated_delta_rule.implementation(model.device, model.dtype)}
     info = replace(info, kernels=info.kernels | kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
@@ -211,7 +211,7 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         dtype=str(model.dtype).removeprefix("torch."),
         attention=str(model.config._attn_implementation),
         kernels={
-            "gated_delta": gated_delta.implementation(model.device, model.dtype),
+            "gated_delta": gated_delta_rule.implementation(model.device, model.dtype),
         },
         context=model.config.max_position_embeddings,
         licence=licence(name),

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from jet.cache.pinned import to_device
+from jet.cache.state_pool import PAGE, SlotPool
+from jet.engine.prefill_step import FusedChunk, jet_sizes
 from jet.modeling import JetNemotronForCausalLM
-from jet.modeling.chunk import FusedChunk, jet_sizes
-from jet.modeling.slots import PAGE, SlotPool
-from jet.modeling.transfer import to_device
-from jet.ops.chunk import triton_operations
-from jet.ops.installed import has_triton
+from jet.ops.availability import has_triton
+from jet.ops.prefill_backends import triton_operations
 
 # Tokens. Beyond 128, a chunk has at most half as much padding as tokens.
 SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from jet.engine.types import TokenChunk
+from jet.api import TokenChunk
 
 # How often a waiting reader makes sure that there still is an engine to wait for.
 _PATIENCE_S = 1.0
@@ -84,7 +84,7 @@ class Channel:
 
 
 class LocalStream:
-    """The chunks of one request; see `jet.engine.types.Stream`.
+    """The chunks of one request; see `jet.api.Stream`.
 
     A stream that is garbage collected aborts its request: it is enough to stop reading and let go.
     """

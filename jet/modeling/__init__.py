@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from jet.modeling.cache import HybridCache
 from jet.modeling.checkpoint import CheckpointError
-from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.config import JetNemotronConfig
 from jet.modeling.loading import load_model
 from jet.modeling.model import JetNemotronForCausalLM, JetNemotronModel
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.config import JetNemotronConfig
 
 # Full-attention buffers grow by this many tokens at once: appending is then a copy of the new tokens
 # only, and at most this much is allocated beyond what is used.

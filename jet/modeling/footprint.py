@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jet.footprint import Footprint
-from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
-from jet.modeling.quantized import is_tied
+from jet.modeling.quantization import is_tied
+from jet.roofline import Footprint
 
 _STATE_BYTES = 4  # the recurrent state is float32 whatever the type of the weights
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jet.modeling.model import JetNemotronForCausalLM
-from jet.modeling.streaming import load_quantized
+from jet.modeling.quantized_loading import load_quantized
 
 
 def load_model(

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from jet.modeling.cache import HybridCache, WindowAttentionCache
-from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.config import JetNemotronConfig
 
 
 def read_mask(attention_mask: Tensor | None, hidden: Tensor, past: HybridCache | None) -> Tensor | None:
@@ -105,7 +105,7 @@ def _without_padding(config: JetNemotronConfig, hidden: Tensor, past: HybridCach
     kinds = config.layer_types or []
     masks: dict[str, Any] = {"jet": None, "attn": None, "swa": None}
     if config._attn_implementation == "sdpa":
-        return masks  # the shapes say everything; see jet/modeling/attention.py
+        return masks  # the shapes say everything; see jet/modeling/sdpa.py
     given: dict[str, Any] = {
         "config": config,
         "inputs_embeds": hidden,

@@ -21,13 +21,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jet.modeling import checkpoint
-from jet.modeling.attention import sdpa
 from jet.modeling.cache import HybridCache, JetLayerCache
-from jet.modeling.configuration import JetNemotronConfig
+from jet.modeling.config import JetNemotronConfig
 from jet.modeling.masks import make_masks, positions_of, read_mask
 from jet.modeling.packing import Packing, check_going_on, check_options, find_packing
+from jet.modeling.sdpa import sdpa
 from jet.ops.dynamic_conv import dynamic_conv
-from jet.ops.gated_delta import gated_delta_rule
+from jet.ops.gated_delta_rule import gated_delta_rule
 from jet.ops.precision import linear, wide
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, [B or 1, T, head_dim]

@@ -9,7 +9,7 @@ A sliding window keeps them in rings `[slots, Hkv, WINDOW, D]`, token t at `t % 
 last WINDOW tokens, itself included.
 
 The functions named `_reference` are the definition of a step. Their fast twins, with one more argument for
-scratch memory, are in `jet.ops.kernels.attention`.
+scratch memory, are in `jet.ops.triton.decode_attention`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jet.ops.installed import has_triton
+from jet.ops.availability import has_triton
 from jet.ops.precision import wide
 
 
@@ -42,7 +42,7 @@ def dynamic_conv(
     if mask is None or trailing:
         end = _last_inputs(inputs, mask, width).transpose(1, 2).contiguous()
         if _kernel_applies(x, kernels):
-            from jet.ops.kernels.dynamic_conv import convolve
+            from jet.ops.triton.prefill_conv import convolve
 
             return convolve(x, kernels, state), end
         windows = [inputs[:, 1 + w : 1 + w + length] for w in range(width)]

@@ -21,14 +21,14 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from jet.bench.options import BenchError
+from jet.bench.report.compare import compare
+from jet.bench.report.data import Progress, Report, load
+from jet.bench.report.export import write
+from jet.bench.report.plan import Comparison, ReportOptions, read_options
+from jet.bench.report.render import verdict
+from jet.bench.report.runner import run
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
-from jet.report.compare import compare
-from jet.report.options import Comparison, ReportOptions, read_options
-from jet.report.report import Progress, Report, load
-from jet.report.running import run
-from jet.report.sections import verdict
-from jet.report.writing import write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jet.engine.types import Alternative, TokenDetail
-from jet.story.spans import REPLACEMENT, Token
+from jet.api import Alternative, TokenDetail
+from jet.story.pieces import REPLACEMENT, Token
 
 _SLACK = 8  # characters that a token without proper text may stand for
 _MAX_WAITING = 64  # tokens: as many that are not found in the text are given up

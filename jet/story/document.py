@@ -12,21 +12,21 @@ from dataclasses import replace
 from itertools import accumulate
 from types import TracebackType
 
-from jet.engine.types import SamplingParams, TokenChunk
+from jet.api import SamplingParams, TokenChunk
 from jet.story.alignment import Aligner
-from jet.story.breaks import Breaks, StreamBreaks
 from jet.story.diff import changes
 from jet.story.edits import splice
+from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.history import History
-from jet.story.spans import (
+from jet.story.line_breaks import Breaks, StreamBreaks
+from jet.story.pieces import (
     REPLACEMENT,
     Cutter,
     Generation,
     Pieces,
     Range,
     Span,
-    StoryError,
     Token,
     TokenRange,
     clean,

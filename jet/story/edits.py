@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jet.story.diff import Change
-from jet.story.spans import Cutter, Piece, Pieces, Span, text_of, whole
+from jet.story.pieces import Cutter, Piece, Pieces, Span, text_of, whole
 
 _MERGED = 2_000  # characters up to which what the writer types in several goes becomes one span
 _LARGEST = 16_000  # of one span of the writer: what is cut out of a span is copied

@@ -11,12 +11,12 @@ import unicodedata
 from pathlib import PurePath
 
 from jet.story.document import Document
-from jet.story.encoding import from_plain, load
-from jet.story.fields import StoryFileError
+from jet.story.errors import StoryError, StoryFileError
+from jet.story.format import from_plain, load
 from jet.story.kobold import from_kobold, is_kobold
 from jet.story.matching import words
+from jet.story.pieces import plain_breaks
 from jet.story.shrink import Copy, shrink
-from jet.story.spans import StoryError, plain_breaks
 
 MAX_BYTES = 20_000_000
 BROWSER_BYTES = 2_000_000  # browsers keep about five million UTF-16 units, which all stories share

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from jet.story.spans import StoryError
+from jet.story.errors import StoryError
 
 NoteUnit = Literal["lines", "paragraphs"]
 ScanUnit = Literal["characters", "paragraphs"]

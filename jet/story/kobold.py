@@ -14,7 +14,7 @@ from typing import Any
 
 from jet.story.document import Document
 from jet.story.guidance import MAX_SCAN, AuthorsNote, Guidance, LoreEntry
-from jet.story.spans import clean, plain_breaks
+from jet.story.pieces import clean, plain_breaks
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jet.story.document import Document
-from jet.story.encoding import dump, plain_branch, plain_span, to_plain
-from jet.story.spans import Piece, Span
+from jet.story.format import dump, plain_branch, plain_span, to_plain
+from jet.story.pieces import Piece, Span
 from jet.story.tree import Branch, Tree
 
 

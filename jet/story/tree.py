@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from jet.affixes import common_prefix
+from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.matching import is_word
-from jet.story.spans import Pieces, StoryError, length_of, text_of
+from jet.story.pieces import Pieces, length_of, text_of
 
 MAX_BRANCHES = 256
 MAX_CHARACTERS = 4_000_000  # of one branch: about twelve times a long novel

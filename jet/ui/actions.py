@@ -15,20 +15,20 @@ from copy import copy
 from dataclasses import asdict
 from typing import Any
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.story.document import Document
-from jet.story.fields import Fields
+from jet.story.errors import StoryError
 from jet.story.files import file_name, from_json, read_file, to_browser, to_json, to_markdown, to_txt
 from jet.story.guidance import Guidance
+from jet.story.json_fields import Fields
 from jet.story.offsets import from_utf16, to_utf16
-from jet.story.spans import StoryError
 from jet.ui import views
+from jet.ui.commands import read_guidance
 from jet.ui.encodings import to_utf8
 from jet.ui.inputs import NO_PRESET, read_preset
-from jet.ui.orders import read_guidance
 from jet.ui.presets import PRESETS
-from jet.ui.stops import shown
-from jet.ui.visits import Visit
+from jet.ui.sessions import Visit
+from jet.ui.stop_strings import shown
 
 Reply = dict[str, Any]
 Action = Callable[[Visit, Fields], Awaitable[Reply]]

@@ -15,11 +15,12 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from jet.engine.types import RequestError, RequestStats, SamplingParams
-from jet.ui.hosting import Hosting, current_session, current_user
+from jet.api import RequestError, RequestStats, SamplingParams
+from jet.engine.holder import EngineSource
+from jet.server.hosting import Hosting, current_session, current_user
 from jet.ui.inputs import read_request
 from jet.ui.presets import PRESETS
-from jet.ui.writing import EngineSource, Writing
+from jet.ui.streamed_request import Writing
 
 DEFAULTS = SamplingParams()
 

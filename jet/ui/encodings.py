@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from charset_normalizer import from_bytes
 
-from jet.story.spans import StoryError
+from jet.story.errors import StoryError
 
 _MARKS = (  # what some files begin with, the longer marks first
     (codecs.BOM_UTF32_LE, "utf-32"),

@@ -16,10 +16,10 @@ from typing import Any
 
 import gradio as gr
 
-from jet.ui.desk import Desk
+from jet.ui.handlers import Desk
 from jet.ui.inputs import NO_PRESET
 from jet.ui.layout import Page
-from jet.ui.updates import OUTPUTS
+from jet.ui.outputs import OUTPUTS
 
 
 def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from jet.engine.types import MAX_SEED, Request, RequestError, SamplingParams
-from jet.story.spans import with_our_breaks
+from jet.api import MAX_SEED, Request, RequestError, SamplingParams
+from jet.story.pieces import with_our_breaks
 
 DEFAULTS = SamplingParams()
 NO_PRESET = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste

@@ -9,8 +9,8 @@ from pathlib import Path
 import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
-from jet.engine.types import SamplingParams
-from jet.ui import drawers, panel, views
+from jet.api import SamplingParams
+from jet.ui import panel, tabs, views
 from jet.ui.reporting import ReportState
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -78,22 +78,22 @@ def lay_out() -> Page:
         about = _html(panel.loading())
         with gr.Row(elem_id="jet-desk"):
             with gr.Column(elem_id="jet-left", min_width=0):
-                _html(drawers.openings(beginnings), "jet-openings")
+                _html(tabs.openings(beginnings), "jet-openings")
                 story = _story()
                 go, stop = _actions()
-                _html(drawers.more(), "jet-more")
+                _html(tabs.more(), "jet-more")
                 ways, fresh = _html("", "jet-ways"), _html("", "jet-live")
             with gr.Column(elem_id="jet-right", min_width=0):
                 live = _html(panel.panel(None, None))
                 _html(panel.unfold())
             with gr.Column(elem_id="jet-below", min_width=0):
-                _html(drawers.tabs())
+                _html(tabs.tabs())
                 with gr.Column(elem_id="jet-drawer-settings", min_width=0):
-                    _html(drawers.presets())
+                    _html(tabs.presets())
                     with gr.Column(elem_id="jet-controls", min_width=0):
                         controls, last_seed, reuse_seed = _controls()
-                    _html(drawers.extras())
-                _html(drawers.drawers())
+                    _html(tabs.extras())
+                _html(tabs.drawers())
                 report = _report()
         keep_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
         greet = gr.Button("", visible="hidden", elem_id="jet-greet")
@@ -149,7 +149,7 @@ def _actions() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
         go = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
         stop = gr.Button(STOP, interactive=False, elem_id="jet-stop", min_width=0)
-        _html(drawers.steps(), "jet-steps")
+        _html(tabs.steps(), "jet-steps")
         _html(HINT)
     return go, stop
 

@@ -8,20 +8,20 @@ from importlib import metadata
 
 import gradio as gr
 
-from jet.engine.proxies import prepare_environment
+from jet.engine.holder import EngineSource
+from jet.proxies import prepare_environment
+from jet.server.binding import AddressError as AddressError
+from jet.server.binding import check_address, explain
+from jet.server.connections import tend
+from jet.server.hosting import Hosting
+from jet.server.terminal import unneeded_terminal
 from jet.ui.actions import WHILE_WRITING
 from jet.ui.api import add_api
-from jet.ui.binding import AddressError as AddressError
-from jet.ui.binding import check_address, explain
-from jet.ui.connections import tend
-from jet.ui.desk import Desk
+from jet.ui.deltas import LONG
 from jet.ui.events import wire
-from jet.ui.hosting import Hosting
+from jet.ui.handlers import Desk
 from jet.ui.layout import ASSETS, lay_out
-from jet.ui.patches import LONG
-from jet.ui.terminal import unneeded_terminal
 from jet.ui.theme import make_theme
-from jet.ui.writing import EngineSource
 
 # In this order: each may use what stands above it.
 SCRIPTS = (

@@ -10,8 +10,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jet.engine.types import EngineInfo, RequestStats
-from jet.ui import words
+from jet.api import EngineInfo, RequestStats
+from jet.ui import format
 
 _CONSTANT = (  # of the memory of one story, what a longer story does not add to: class, name, attribute
     ("recurrent", "Recurrent state", "recurrent_bytes"),
@@ -113,7 +113,7 @@ def unfold() -> str:
 
 
 def _status(stats: RequestStats | None) -> str:
-    said = "Ready" if stats is None else words.state(stats)
+    said = "Ready" if stats is None else format.state(stats)
     detail = "" if stats is None or stats.error is None else stats.error
     return f'<p class="jet-status"><i></i>{_text(said)}</p><p class="jet-detail">{_text(detail)}</p>'
 
@@ -127,7 +127,7 @@ def _speed(
     sure = info is None or info.bandwidth_sure
     share = 0.0 if rate is None or ceiling is None or not sure else min(1.0, rate / ceiling)
     said = _limit(rate, ceiling, sure)
-    now = f'<p class="jet-speed"><b>{words.rate(rate)}</b> tokens a second</p>'
+    now = f'<p class="jet-speed"><b>{format.rate(rate)}</b> tokens a second</p>'
     return f'{now}{_bar([("reached", share)], said)}<p class="jet-limit">{said}</p>{_curve(rates)}'
 
 
@@ -156,8 +156,8 @@ def _limit(rate: float | None, ceiling: float | None, sure: bool) -> str:
     if not sure or (rate is not None and rate > ceiling):
         return "What memory allows here is not well measured"
     if rate is None:
-        return f"{words.UNKNOWN} of the {words.rate(ceiling)} that memory allows here"
-    return f"{rate / ceiling:.0%} of the {words.rate(ceiling)} that memory allows here"
+        return f"{format.UNKNOWN} of the {format.rate(ceiling)} that memory allows here"
+    return f"{rate / ceiling:.0%} of the {format.rate(ceiling)} that memory allows here"
 
 
 def _curve(rates: Sequence[float]) -> str:
@@ -181,13 +181,13 @@ def _story(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
     if info is not None and stats.active_requests is None:
         source = info
     rows = [
-        ("Mean", f"{words.rate(stats.mean_tokens_per_second)} tok/s"),
-        ("First token after", words.seconds(stats.time_to_first_token_s)),
-        ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{words.count(stats.tokens)}"),
-        ("Tokens read", words.tokens_read(stats.prompt_tokens, stats.resumed_tokens)),
+        ("Mean", f"{format.rate(stats.mean_tokens_per_second)} tok/s"),
+        ("First token after", format.seconds(stats.time_to_first_token_s)),
+        ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
+        ("Tokens read", format.tokens_read(stats.prompt_tokens, stats.resumed_tokens)),
         ("Context used", _context(info, used)),
-        ("Writing now", words.crowd(source.active_requests, source.queued_requests)),
-        ("Seed", words.UNKNOWN if stats.seed is None else str(stats.seed)),
+        ("Writing now", format.crowd(source.active_requests, source.queued_requests)),
+        ("Seed", format.UNKNOWN if stats.seed is None else str(stats.seed)),
     ]
     return _rows(rows)
 
@@ -195,26 +195,26 @@ def _story(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
 def _context(info: EngineInfo | None, used: int) -> str:
     """What of it is used. Several stories have one each; this is their mean."""
     if info is None:
-        return words.UNKNOWN
-    return f"{words.count(used)} of {words.count(info.context)}, {used / info.context:.0%}"
+        return format.UNKNOWN
+    return f"{format.count(used)} of {format.count(info.context)}, {used / info.context:.0%}"
 
 
 def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> str:
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
-    said = ", ".join(f"{name} {words.memory(size if total else None)}" for _, name, size in sizes)
+    said = ", ".join(f"{name} {format.memory(size if total else None)}" for _, name, size in sizes)
     bar = _bar([(part, size / max(total, 1)) for part, _, size in sizes], said)
     rows = "".join(
-        f"<dt><b>{label}</b></dt><dd><b>{words.memory(sum(s[2] for s in group) if total else None)}</b></dd>"
+        f"<dt><b>{label}</b></dt><dd><b>{format.memory(sum(s[2] for s in group) if total else None)}</b></dd>"
         + "".join(
-            f'<dt><i class="jet-{part}"></i>{name}</dt><dd>{words.memory(size if total else None)}</dd>'
+            f'<dt><i class="jet-{part}"></i>{name}</dt><dd>{format.memory(size if total else None)}</dd>'
             for part, name, size in group
         )
         for label, group in (("Constant", constant), ("Grows with the story", growing))
     )
     remote = info is not None and info.residence == "remote"
-    known = "not known here" if remote else words.memory(total or None)
+    known = "not known here" if remote else format.memory(total or None)
     heading = f"<h2>Memory of this story <b>{known}</b></h2>"
     return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(info, stories, used)}"
 
@@ -226,9 +226,9 @@ def _beside_full_attention(info: EngineInfo | None, stories: int, used: int) -> 
         now = footprint.kept_by_full_attention(stories * used) or None
         ours, theirs = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
     rows = [
-        ("With full attention in every layer", words.memory(now)),
-        ("… and the context full", words.memory(theirs)),
-        ("This model, the context full", words.memory(ours)),
+        ("With full attention in every layer", format.memory(now)),
+        ("… and the context full", format.memory(theirs)),
+        ("This model, the context full", format.memory(ours)),
     ]
     return _rows(rows, "jet-beside")
 
@@ -243,19 +243,19 @@ def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
     if info is not None and stats.process_memory_bytes is None:
         source = info
     heading = "<h2>Memory of this machine</h2>"
-    rows = [("This process", words.memory(source.process_memory_bytes))]
+    rows = [("This process", format.memory(source.process_memory_bytes))]
     if info is None or info.device in _WITHOUT_ACCELERATOR:
-        rows.append(("Accelerator", words.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
+        rows.append(("Accelerator", format.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
         return f"{heading}{_rows(rows)}"
     rows += [
-        ("Accelerator, in use", words.memory(source.device_memory_bytes)),
-        ("reserved", words.memory(source.device_reserved_bytes)),
-        ("peak", words.memory(source.device_peak_bytes)),
-        ("total", words.memory(source.device_total_bytes)),
+        ("Accelerator, in use", format.memory(source.device_memory_bytes)),
+        ("reserved", format.memory(source.device_reserved_bytes)),
+        ("peak", format.memory(source.device_peak_bytes)),
+        ("total", format.memory(source.device_total_bytes)),
     ]
     total, used = source.device_total_bytes or 1, source.device_memory_bytes or 0
     spare = max(0, (source.device_reserved_bytes or 0) - used)
-    said = f"{words.memory(source.device_memory_bytes)} of {words.memory(source.device_total_bytes)} in use"
+    said = f"{format.memory(source.device_memory_bytes)} of {format.memory(source.device_total_bytes)} in use"
     return f"{heading}{_bar([('used', used / total), ('spare', spare / total)], said)}{_rows(rows)}"
 
 
@@ -264,9 +264,9 @@ def _model(info: EngineInfo | None) -> str:
         rows = [("Weights", _WEIGHTS[info.residence])]
     else:
         rows = [
-            ("Loaded in", words.seconds(info.load_s if info else None)),
-            ("Warmed up in", words.seconds(info.warmup_s if info else None)),
-            ("Stories at once", words.count(info.writers) if info and info.writers else words.UNKNOWN),
+            ("Loaded in", format.seconds(info.load_s if info else None)),
+            ("Warmed up in", format.seconds(info.warmup_s if info else None)),
+            ("Stories at once", format.count(info.writers) if info and info.writers else format.UNKNOWN),
         ]
     return f"<h2>Model</h2>{_rows(rows)}"
 
@@ -285,7 +285,7 @@ def _rows(rows: list[tuple[str, str]], css: str = "") -> str:
 def _parameters(number: int) -> str:
     if number >= 10**9:
         return f"{number / 10**9:.2f} billion"
-    return f"{number / 10**6:.1f} million" if number >= 10**6 else words.count(number)
+    return f"{number / 10**6:.1f} million" if number >= 10**6 else format.count(number)
 
 
 def _text(value: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 
 # "neutral" draws from the network's own distribution: nothing is cut off, sharpened or punished.
 PRESETS: dict[str, SamplingParams] = {

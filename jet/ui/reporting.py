@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jet.engine.types import EngineInfo
-from jet.ui.writing import EngineSource
+from jet.api import EngineInfo
+from jet.engine.holder import EngineSource
 
 BEAT_S = 0.5
 FILES = {"html": "text/html", "md": "text/markdown", "json": "application/json"}

@@ -13,17 +13,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from jet.story.context import Part, Prompt
 from jet.story.document import Continuation
-from jet.story.encoding import plain_lore
+from jet.story.format import plain_lore
 from jet.story.guidance import Guidance, LoreEntry
-from jet.story.prompts import Part, Prompt
-from jet.story.spans import REPLACEMENT, Generation, TokenRange
+from jet.story.pieces import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
-from jet.ui import words
+from jet.ui import format
 from jet.ui.keywords import shown_keywords
 from jet.ui.presets import PRESETS
 from jet.ui.reporting import FILES, ReportState
-from jet.ui.visits import Finished
+from jet.ui.sessions import Finished
 
 SHOWN_CHARACTERS = 3_000  # of a text that is shown beside the sheet
 SHOWN_BRANCHES = 256
@@ -74,7 +74,7 @@ def branches(outline: Sequence[BranchView]) -> str:
 
 
 def _branch(view: BranchView) -> str:
-    name = words.branch_name(view)
+    name = format.branch_name(view)
     preview = view.preview or "(nothing of its own)"
     css = "jet-branch jet-current" if view.current else "jet-branch"
     here = ' aria-current="true"' if view.current else ""
@@ -139,7 +139,7 @@ def _made(generation: Generation, at: int, now: Guidance) -> str:
     """How the words there came to be, all that it takes to have them again, and buttons that set it."""
     settings = asdict(generation.sampling)
     said = ", ".join(
-        f"{label} {words.UNKNOWN if settings[name] is None else settings[name]}"
+        f"{label} {format.UNKNOWN if settings[name] is None else settings[name]}"
         for name, label in _SETTINGS.items()
         if name in _ALWAYS or settings[name] != _NEUTRAL[name]
     )
@@ -269,12 +269,12 @@ def history(log: Sequence[Finished]) -> str:
 def _past(past: Finished) -> str:
     stats = past.stats
     cells = (
-        words.count(stats.prompt_tokens),
-        words.count(stats.tokens),
-        words.rate(stats.mean_tokens_per_second),
-        words.seconds(stats.time_to_first_token_s),
-        stats.finish_reason or words.UNKNOWN,
-        words.UNKNOWN if stats.seed is None else str(stats.seed),
+        format.count(stats.prompt_tokens),
+        format.count(stats.tokens),
+        format.rate(stats.mean_tokens_per_second),
+        format.seconds(stats.time_to_first_token_s),
+        stats.finish_reason or format.UNKNOWN,
+        format.UNKNOWN if stats.seed is None else str(stats.seed),
     )
     at = f'<td><time datetime="{past.at.isoformat()}">{past.at:%H:%M:%S} UTC</time></td>'
     return f"<tr>{at}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

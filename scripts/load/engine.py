@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from jet.api import EngineInfo, Request, RequestStats, TokenChunk
 from jet.engine.stream import Channel, LocalStream
-from jet.engine.types import EngineInfo, Request, RequestStats, TokenChunk
 from jet.hardware import read_process_memory
 from jet.telemetry import DecodeMeter
 
@@ -37,7 +37,7 @@ class _Job:
 
 
 class PacedEngine:
-    """`jet.engine.types.Engine` says what its methods promise; there is no model behind them."""
+    """`jet.api.Engine` says what its methods promise; there is no model behind them."""
 
     ready = True
     progress: str | None = None

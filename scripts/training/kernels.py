@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jet.ops import library_gradient
-from jet.ops.gated_delta import chunked_gated_delta, gated_delta_rule
+from jet.ops import fla_backward
+from jet.ops.gated_delta_rule import chunked_gated_delta, gated_delta_rule
 
 TOLERANCE = 0.03  # relative error of a gradient; rounding to bfloat16 alone makes 0.005
 
@@ -45,7 +45,7 @@ def check_gradients(heads: int, key: int, value: int, device: torch.device) -> d
 def prepare_kernels(heads: int, key: int, value: int, device: torch.device) -> None:
     """Replace what is known to be broken, then see for ourselves."""
     if device.type == "cuda":
-        replaced = library_gradient.install()
+        replaced = fla_backward.install()
         errors = check_gradients(heads, key, value, device)
         print(
             f"gradients of the delta rule: relative errors {errors}, plain gradient in use: {replaced}",

@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import jet.modeling.model
 from jet import JetNemotronConfig, JetNemotronForCausalLM
-from jet.ops import gated_delta
+from jet.ops import gated_delta_rule
 from scripts.training.data import END_OF_TEXT, TALE
 from scripts.training.recipe import Recipe
 
@@ -155,7 +155,7 @@ def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device,
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # layers of one class share their code, not their graphs
         # The library's kernels are opaque to the compiler: leave them out whole, and compile around them.
-        rule = torch.compiler.disable(gated_delta.gated_delta_rule)
+        rule = torch.compiler.disable(gated_delta_rule.gated_delta_rule)
         vars(jet.modeling.model)["gated_delta_rule"] = rule
         for layer in model.model.layers:
             layer.compile(dynamic=False)

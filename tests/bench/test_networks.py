@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from jet import CheckpointError, JetNemotronConfig
+from jet.api import RequestError
 from jet.bench import networks
 from jet.bench.networks import IdTokenizer, check_length, draw_network, load, random_prompt, read_config
 from jet.bench.options import BenchError, Options
-from jet.engine.runner import ModelRunner
-from jet.engine.types import RequestError
+from jet.engine.model_runner import ModelRunner
 from jet.hardware import HardwareError
 from tests.networks import GOLDEN, small_config
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from jet.api import SamplingParams
 from jet.bench.options import COMMANDS, BenchError, Options, read_options
 from jet.bench.requests import PAGE_INTERVAL_S
-from jet.engine.types import SamplingParams
-from jet.ops.quantized import SCHEMES
-from jet.ui import writing
+from jet.ops.quantization import SCHEMES
+from jet.ui import streamed_request
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,7 +57,7 @@ def test_sampling_is_the_pages_or_greedy() -> None:
 
 
 def test_chunks_are_asked_for_as_often_as_by_the_page() -> None:
-    assert PAGE_INTERVAL_S == writing.INTERVAL_S
+    assert PAGE_INTERVAL_S == streamed_request.INTERVAL_S
 
 
 @pytest.mark.parametrize(

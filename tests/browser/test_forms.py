@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.story.document import Document
 from jet.story.files import to_json
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry

@@ -14,11 +14,11 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, expect
 
+from jet.api import Request, SamplingParams
 from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
-from jet.engine.runner import ModelRunner
-from jet.engine.types import Request, SamplingParams
+from jet.engine.model_runner import ModelRunner
 from jet.ui.page import build, launch
 from tests.browser.notebook import (
     STORY,

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from jet.engine.holder import ModelHolder
-from jet.engine.openai_client import RemoteChoice
+from jet.engine.remote.client import RemoteChoice
 from jet.ui.page import build, launch
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.notebook import (

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from jet.api import EngineInfo, Request, RequestError, SamplingParams, TokenChunk
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.sessions import Tokens
-from jet.engine.stepping import Detail
+from jet.engine.step_output import Detail
 from jet.engine.stream import LocalStream
-from jet.engine.types import EngineInfo, Request, RequestError, SamplingParams, TokenChunk
+from jet.token_ids import Tokens
 
 END = 256
 INFO = EngineInfo(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jet.api import EngineInfo
 from jet.engine.bandwidth import NEAR, Bandwidth, Facts
-from jet.engine.types import EngineInfo
 
 INFO = EngineInfo("model", 1, "cpu", "CPU", None, None, {}, 100, "MIT", None, None)
 

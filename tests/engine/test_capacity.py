@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jet.engine.capacity import SHARE, CapacityError, plan_capacity
-from jet.footprint import Footprint
+from jet.roofline import Footprint
 
 GIB = 2**30
 # Jet-Nemotron-2B in bfloat16.

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import pytest
 
+from jet.api import Request, RequestError, SamplingParams, TokenChunk
 from jet.engine import engine as engine_module
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.types import Request, RequestError, SamplingParams, TokenChunk
 from jet.hardware import MemoryReading
 from tests.engine.fakes import INFO, ByteTokenizer, FakeRunner, Handle, ask, make_engine, text_of
 

@@ -13,12 +13,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from jet.api import RequestError
+from jet.cache.state_pool import PAGE
 from jet.engine.engine import LocalEngine
-from jet.engine.runner import ModelRunner, Sequence
+from jet.engine.model_runner import ModelRunner
+from jet.engine.sequence import Sequence
 from jet.engine.stream import LocalStream
-from jet.engine.types import RequestError
 from jet.modeling import JetNemotronForCausalLM
-from jet.modeling.slots import PAGE
 from tests.engine.fakes import FakeRunner, ask, make_engine, text_of
 from tests.engine.test_together import GREEDY, SAMPLED, STORY, engine_on, finish, submit, write
 from tests.networks import golden_model

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from jet.engine.choosing import Chooser
+from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
+from jet.cache.state_pool import PAGE
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
-from jet.engine.runner import ModelRunner
+from jet.engine.model_runner import ModelRunner
+from jet.engine.sampler import Chooser
 from jet.engine.stream import LocalStream
-from jet.engine.tokenizer import StoryTokenizer
-from jet.engine.types import Request, RequestError, RequestStats, SamplingParams, TokenChunk
+from jet.engine.text.tokenizer import StoryTokenizer
 from jet.modeling import JetNemotronForCausalLM
-from jet.modeling.slots import PAGE
 from tests.engine.small_tokenizers import KINDS, as_transformers
 from tests.networks import small_model
 

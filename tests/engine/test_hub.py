@@ -11,7 +11,8 @@ import httpx
 import pytest
 from huggingface_hub import constants
 
-from jet.engine import hub, loading, proxies
+from jet import proxies
+from jet.engine import hub, loading
 from jet.engine.hub import fetch, split
 from jet.engine.progress import LOADING, Transfer
 from jet.modeling import CheckpointError, JetNemotronForCausalLM

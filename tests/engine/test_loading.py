@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jet import hardware
+from jet.api import Request, SamplingParams
 from jet.engine import hub as hub_module
 from jet.engine import loading
 from jet.engine.engine import LocalEngine
@@ -22,9 +23,8 @@ from jet.engine.loading import (
     licence,
     locate,
 )
+from jet.engine.model_runner import ModelRunner
 from jet.engine.progress import Progress
-from jet.engine.runner import ModelRunner
-from jet.engine.types import Request, SamplingParams
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
@@ -169,7 +169,7 @@ def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.Monke
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("jet.modeling.streaming.quantize", full)
+    monkeypatch.setattr("jet.modeling.quantized_loading.quantize", full)
     with pytest.raises(hardware.HardwareError, match="does not fit into the memory"):
         loading.build_engine(loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu", quantize="int8"))
 

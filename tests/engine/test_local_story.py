@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from jet import hardware
-from jet.engine import stepping
+from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
+from jet.engine import decoder
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import ModelChoice, build_engine, describe
-from jet.engine.runner import ModelRunner
-from jet.engine.sessions import Tokens
-from jet.engine.types import Request, RequestError, RequestStats, SamplingParams, TokenChunk
+from jet.engine.model_runner import ModelRunner
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint, weight_bytes
-from jet.ops.operations import cpu_operations
+from jet.ops.backends import cpu_operations
 from jet.ops.sampling import penalise_repetition
+from jet.token_ids import Tokens
 from tests.engine.fakes import text_of
 from tests.engine.small_tokenizers import END, as_transformers, byte_level
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model
@@ -118,7 +118,7 @@ def test_every_step_has_a_random_number_of_its_own(
             drawn.append((seed, step))
         return 0.5
 
-    monkeypatch.setattr("jet.engine.choosing.uniform", uniform)
+    monkeypatch.setattr("jet.engine.sampler.uniform", uniform)
     write(engine, "1 2 3", temperature=1.0, seed=9, max_new_tokens=5)
     assert drawn == [(9, 0), (9, 1), (9, 2), (9, 3), (9, 4)]
 
@@ -295,21 +295,21 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
             return getattr(model, name)
 
     pytest.importorskip("triton")
-    monkeypatch.setattr("jet.ops.installed._tried", [])
+    monkeypatch.setattr("jet.ops.availability._tried", [])
     monkeypatch.setenv("TRITON_CACHE_DIR", "")  # restored afterwards
-    monkeypatch.setattr(stepping, "HostStepper", lambda *given: "plain")
-    monkeypatch.setattr("jet.engine.graphs.GraphStepper", lambda *given: 1 / 0)
-    assert stepping.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
+    monkeypatch.setattr(decoder, "HostStepper", lambda *given: "plain")
+    monkeypatch.setattr("jet.engine.cuda_graphs.GraphStepper", lambda *given: 1 / 0)
+    assert decoder.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
     assert "plain PyTorch is slower" in caplog.text
 
-    monkeypatch.setattr("jet.ops.installed._tried", [])
+    monkeypatch.setattr("jet.ops.availability._tried", [])
 
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr("jet.engine.graphs.GraphStepper", full)
+    monkeypatch.setattr("jet.engine.cuda_graphs.GraphStepper", full)
     with pytest.raises(torch.OutOfMemoryError):
-        stepping.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
+        decoder.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
 
 
 def test_nothing_is_recorded_for_gradients() -> None:

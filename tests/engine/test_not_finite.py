@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 
 import app
 from jet import evaluate
-from jet.bench.__main__ import main as bench
+from jet.api import Request, SamplingParams
+from jet.bench.cli import main as bench
+from jet.bench.report import sections
 from jet.engine import loading
 from jet.engine.loading import ModelChoice, build_engine
-from jet.engine.types import Request, SamplingParams
 from jet.modeling import CheckpointError
-from jet.ops import operations
-from jet.report import parts
+from jet.ops import backends
 from jet.report.__main__ import main as report
 from tests.conftest import ROOT
 
 DOWN = "model.layers.3.mlp.down_proj.weight"
-_PARTS = parts.all_parts
+_PARTS = sections.all_parts
 Change = Callable[[dict[str, torch.Tensor]], object]
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -31,7 +31,7 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled for a network that cannot write."""
-    monkeypatch.setattr("jet.engine.stepping.cpu_operations", operations.reference_operations)
+    monkeypatch.setattr("jet.engine.decoder.cpu_operations", backends.reference_operations)
 
 
 def checkpoint(folder: Path, change: Change) -> str:
@@ -116,7 +116,7 @@ def test_the_tools_refuse_with_code_2(
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), NAN))
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a house.")
-    monkeypatch.setattr("jet.report.parts.all_parts", lambda options: _without_bandwidth(options))
+    monkeypatch.setattr("jet.bench.report.sections.all_parts", lambda options: _without_bandwidth(options))
     given = ["--model", model, "--device", "cpu"]
     try:
         if tool == "evaluate":

@@ -25,13 +25,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jet.engine import runner as runner_module
-from jet.engine.healing import Healing, Logits, Node, draw
-from jet.engine.runner import ModelRunner, Sequence
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
+from jet.cache import state_pool as slots_module
+from jet.cache.host_pool import Saved
+from jet.engine import model_runner as runner_module
+from jet.engine.model_runner import ModelRunner
+from jet.engine.sequence import Sequence
+from jet.engine.text.healing import Healing, Logits, Node, draw
 from jet.modeling import JetNemotronForCausalLM
-from jet.modeling import slots as slots_module
-from jet.modeling.host_store import Saved
 from tests.networks import small_model
 
 PAGE, CONTEXT, SLOTS, KEPT = 4, 40, 3, 4

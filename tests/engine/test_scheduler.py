@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.engine.scheduler import Pace, QueueFullError, Scheduler
+from jet.engine.prefill_policy import Pace
+from jet.engine.scheduler import QueueFullError, Scheduler
 
 EVENTS = st.lists(
     st.sampled_from(["arrive", "arrive", "admit", "admit", "read", "read", "leave", "lose"]), max_size=80

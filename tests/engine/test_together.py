@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from jet.api import Request, RequestStats, SamplingParams
 from jet.bench.networks import IdTokenizer
+from jet.cache import host_pool
+from jet.cache.state_pool import PAGE
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
-from jet.engine.runner import ModelRunner
-from jet.engine.sessions import Tokens
+from jet.engine.model_runner import ModelRunner
 from jet.engine.stream import LocalStream
-from jet.engine.types import Request, RequestStats, SamplingParams
-from jet.modeling import JetNemotronForCausalLM, host_store
-from jet.modeling.slots import PAGE
+from jet.modeling import JetNemotronForCausalLM
+from jet.token_ids import Tokens
 from tests.networks import golden_model
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=12, seed=0)
@@ -313,9 +314,9 @@ def test_a_copy_that_fails_costs_the_state_and_nothing_else(
 
     if part == "load":
         make_leave(small)
-        monkeypatch.setattr(host_store, "_copy", fail)
+        monkeypatch.setattr(host_pool, "_copy", fail)
     else:
-        monkeypatch.setattr(host_store, "_copy", fail)
+        monkeypatch.setattr(host_pool, "_copy", fail)
         with torch.inference_mode():
             while runner._sessions.evict():
                 pass

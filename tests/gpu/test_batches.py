@@ -11,10 +11,10 @@ import torch
 pytest.importorskip("triton")
 
 from jet import JetNemotronForCausalLM
+from jet.cache.state_pool import PAGE
+from jet.engine.cuda_graphs import GraphStepper
 from jet.engine.engine import LocalEngine
-from jet.engine.graphs import GraphStepper
-from jet.engine.runner import ModelRunner
-from jet.modeling.slots import PAGE
+from jet.engine.model_runner import ModelRunner
 from tests.engine.test_together import GREEDY, SAMPLED, STORY, engine_on, finish, submit, write
 from tests.networks import GOLDEN
 

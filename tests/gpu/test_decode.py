@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM, load_model
+from jet.api import Request, SamplingParams
+from jet.cache.state_pool import SlotPool
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
-from jet.engine.runner import ModelRunner
-from jet.engine.types import Request, SamplingParams
-from jet.modeling.slots import SlotPool
+from jet.engine.model_runner import ModelRunner
 from tests.engine.test_local_story import IdTokenizer, ids
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations
 
@@ -76,7 +76,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
         def replay(self) -> None:
             graphs._read_and_draw(plan)
 
-    from jet.engine.graphs import plan_of  # needs Triton
+    from jet.engine.cuda_graphs import plan_of  # needs Triton
 
     plan = plan_of([runner.open(sampling)])
     monkeypatch.setitem(graphs._graphs, plan, Eager())

@@ -10,12 +10,12 @@ import torch
 
 pytest.importorskip("triton")
 
-from jet.engine import runner as runner_module
+from jet.api import Request, SamplingParams
+from jet.engine import model_runner as runner_module
+from jet.engine.cuda_graphs import BARRED, GraphStepper
+from jet.engine.decoder import HostStepper
 from jet.engine.engine import LocalEngine
-from jet.engine.graphs import BARRED, GraphStepper
 from jet.engine.loading import ModelChoice
-from jet.engine.stepping import HostStepper
-from jet.engine.types import Request, SamplingParams
 from tests.engine.test_healed_stories import finish, submit, taken, write
 
 pytestmark = pytest.mark.gpu

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
+from jet.cache.state_pool import SlotPool
 from jet.engine.prefill import SIZES, GraphPrefill, PlainPrefill, make_prefill
-from jet.modeling.quantized import quantize_network
-from jet.modeling.slots import SlotPool
-from jet.ops.chunk import triton_operations
-from jet.ops.fused import JetSizes
-from jet.ops.gated_delta import recurrent_gated_delta
+from jet.modeling.quantization import quantize_network
+from jet.ops.gated_delta_rule import recurrent_gated_delta
+from jet.ops.prefill_backends import triton_operations
+from jet.ops.reference import JetSizes
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations
 
 pytestmark = pytest.mark.gpu

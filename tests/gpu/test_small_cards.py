@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jet import JetNemotronConfig
-from tests.bench.test_floor import OFFICIAL_2B
+from tests.bench.test_bytes_moved import OFFICIAL_2B
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]

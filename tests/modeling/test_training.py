@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jet.modeling import model as network
-from jet.ops.gated_delta import recurrent_gated_delta
+from jet.ops.gated_delta_rule import recurrent_gated_delta
 from tests.networks import random_ids, small_model
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from jet.ui.accounts import Accounts, hash_password
-from jet.ui.hosting import Hosting
-from jet.ui.limits import PUBLIC
+from jet.server.accounts import Accounts, hash_password
+from jet.server.hosting import Hosting
+from jet.server.limits import PUBLIC
 from jet.ui.page import build, launch
 from scripts.audit.trials import TRIALS, Trial
 from scripts.audit.wire import Tab, Target

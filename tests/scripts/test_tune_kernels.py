@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep
-from jet.ops.operations import reference_operations
-from jet.ops.quantized import SCHEMES, Quantized, Weight
-from jet.ops.rows import Rows
+from jet.cache.state_pool import SlotPool
+from jet.engine.decode_step import FusedStep
+from jet.ops.backends import reference_operations
+from jet.ops.decode_batch import Rows
+from jet.ops.quantization import SCHEMES, Quantized, Weight
 from scripts.tune_kernels import products, tilings, weight_shape
 from tests.networks import golden_model, small_config
 

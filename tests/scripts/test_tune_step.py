@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from jet.bench.options import BenchError
+from jet.cache.state_pool import SlotPool
+from jet.engine.decode_step import FusedStep, Part
 from jet.modeling import JetNemotronForCausalLM
-from jet.modeling.slots import SlotPool
-from jet.modeling.step import FusedStep, Part
-from jet.ops.operations import Operations, reference_operations, triton_operations
-from jet.ops.rows import Rows
+from jet.ops.backends import Operations, reference_operations, triton_operations
+from jet.ops.decode_batch import Rows
 from scripts import tune_step
 from scripts.tune_kernels import products
 from scripts.tune_step import AHEAD, Choice, Outcome, Ways, cut, descend, name_of, product_choices, short
@@ -133,7 +133,7 @@ def test_every_product_of_a_step_but_the_jet_step_is_a_choice(name: str) -> None
 
 
 def test_the_usual_way_is_what_the_kernels_take_and_large_products_come_first() -> None:
-    from jet.ops.kernels.tilings import tiling_of
+    from jet.ops.triton.gemv_config import tiling_of
 
     model = small_model(**WIDE, vocab_size=300)
     step = with_kernels(model)
@@ -154,7 +154,7 @@ def test_a_step_without_kernels_has_nothing_to_tune() -> None:
 
 @pytest.mark.thorough
 def test_a_step_that_is_cut_in_another_way_computes_the_same() -> None:
-    from jet.ops.kernels.tilings import Tiling
+    from jet.ops.triton.gemv_config import Tiling
 
     logits = []
     for other in (False, True):
@@ -181,7 +181,7 @@ def test_a_short_network_has_the_same_products() -> None:
 
 def test_a_step_is_timed_as_it_is_asked_for() -> None:
     pytest.importorskip("triton")
-    from jet.ops.kernels import common, tilings
+    from jet.ops.triton import common, gemv_config
 
     seen, usual = [], common.MOST_AHEAD
 
@@ -192,7 +192,7 @@ def test_a_step_is_timed_as_it_is_asked_for() -> None:
     weight = torch.empty(3, 5)
     parts = [Part("down", partial(linear_add), 60, weight)]
     seconds = tune_step.step_timer(parts, torch.device("cpu"), usual)
-    tiling = tilings.Tiling(2, 128, 1)
+    tiling = gemv_config.Tiling(2, 128, 1)
     assert seconds({}) > 0 and seconds({"linear_add 3 × 5": tiling}) > 0
     assert set(seen) == {(None, usual), (tiling, usual)}
     seen.clear()

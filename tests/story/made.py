@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from jet.engine.types import Alternative, SamplingParams
+from jet.api import Alternative, SamplingParams
 from jet.story.document import Continuation, Document
-from jet.story.spans import Token
+from jet.story.pieces import Token
 
 MODEL = "a/model"
 SAMPLING = SamplingParams(seed=7)

@@ -5,10 +5,10 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.engine.types import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
 from jet.story.alignment import Aligner, align
 from jet.story.document import Document
-from jet.story.spans import Token
+from jet.story.pieces import Token
 from tests.story.made import MODEL, SAMPLING
 
 

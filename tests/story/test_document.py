@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jet.affixes import common_prefix, common_suffix
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.story import document as module
 from jet.story.document import MAX_UNDO, MAX_WAYS, Document
+from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
-from jet.story.spans import StoryError, Token, clean
+from jet.story.pieces import Token, clean
 from jet.story.tree import MAX_BRANCHES, MAX_CHARACTERS
 from tests.story.made import MODEL, SAMPLING, any_text, fill, owners, story, texts
 

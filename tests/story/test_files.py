@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.story.document import Document
-from jet.story.encoding import decode, encode
-from jet.story.fields import StoryFileError
+from jet.story.errors import StoryFileError
 from jet.story.files import (
     MAX_BYTES,
     file_name,
@@ -23,6 +22,7 @@ from jet.story.files import (
     to_markdown,
     to_txt,
 )
+from jet.story.format import decode, encode
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from tests.story.made import MODEL, SAMPLING, any_text, fill, story
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jet.story.context import is_called
 from jet.story.document import Document
 from jet.story.files import from_json, read_file, to_json
 from jet.story.guidance import MAX_SCAN, AuthorsNote, LoreEntry
-from jet.story.prompts import is_called
 
 ENTRY = {
     "key": "tower,keep",

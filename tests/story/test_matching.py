@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jet.story.context import is_called
 from jet.story.document import Document
 from jet.story.files import MAX_FILE_NAME, file_name
 from jet.story.guidance import LoreEntry
-from jet.story.prompts import is_called
 
 SHY, NBSP, ZWNJ, ZWJ = "\u00ad", "\u00a0", "\u200c", "\u200d"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jet.story.document import MAX_UNDO, Continuation, Document
-from jet.story.encoding import decode, encode
+from jet.story.format import decode, encode
 from jet.story.shrink import shrink
 from jet.story.tree import Tree
 from tests.story.made import MODEL, SAMPLING, texts, tokens

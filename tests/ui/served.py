@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import gradio as gr
 import pytest
 
-from jet.ui.desk import Desk
+from jet.ui.handlers import Desk
 from jet.ui.page import build, launch
-from jet.ui.visits import Visits
+from jet.ui.sessions import Visits
 from tests.ui.stand_in import StandInEngine, StandInSource
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import log
 
-from jet.engine.types import (
+from jet.api import (
     Alternative,
     Engine,
     EngineInfo,
@@ -21,7 +21,7 @@ from jet.engine.types import (
     TokenChunk,
     TokenDetail,
 )
-from jet.footprint import Footprint
+from jet.roofline import Footprint
 
 # Of the size of the story model's; the floor of a short story is about 1,000 tokens a second.
 FOOTPRINT = Footprint(44_000_000, 500_000, 50_000, 255, 2**13, 2**11, 9 * 2**11)

@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.ui.presets import PRESETS
 from tests.ui.served import Served, wait_until
 

@@ -21,8 +21,8 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
+from jet.server.lifecycle import Ending
 from jet.ui import page
-from jet.ui.shutdown import Ending
 from tests.engine.faulty_server import faulty_server
 from tests.ui.stand_in import StandInEngine
 

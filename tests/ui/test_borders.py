@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from jet.engine.types import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
 from jet.story.alignment import Aligner
 from jet.story.document import Document
-from jet.story.encoding import plain_lore
 from jet.story.files import to_json
+from jet.story.format import plain_lore
 from jet.story.guidance import Guidance, LoreEntry
-from jet.story.spans import ends_in_a_token
+from jet.story.pieces import ends_in_a_token
 from tests.story.made import MODEL, SAMPLING, fill, owners, story
 from tests.ui.stand_in import StandInEngine, StandInSource, StandInStream
-from tests.ui.test_desk import CONTROLS, Tab, at_a_desk, words
+from tests.ui.test_handlers import CONTROLS, Tab, at_a_desk, words
 
 SEED = (*CONTROLS[:-1], "7")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.story.spans import StoryError
+from jet.story.errors import StoryError
 from jet.ui.encodings import to_utf8
 
 TEXTS = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jet.engine.types import MAX_SEED, RequestError, SamplingParams
+from jet.api import MAX_SEED, RequestError, SamplingParams
 from jet.ui.inputs import read_request, read_settings
 
 GOOD: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.ui.layout import load_openings
 from jet.ui.views import escape
 from tests.ui.served import Served

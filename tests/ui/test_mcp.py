@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from jet.engine.types import SamplingParams
+from jet.api import SamplingParams
 from jet.ui.api import PRESET_FIELDS
 from jet.ui.page import speaks_mcp
 from jet.ui.presets import PRESETS

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from jet.engine.types import EngineInfo, RequestStats
-from jet.footprint import Footprint
-from jet.ui import words
+from jet.api import EngineInfo, RequestStats
+from jet.roofline import Footprint
+from jet.ui import format
 from jet.ui.panel import Written, about, at_rest, loading, panel, speed_limit
 from tests.ui.stand_in import StandInEngine
 
@@ -226,7 +226,7 @@ def test_the_page_says_how_the_weights_are_held() -> None:
     ],
 )
 def test_bytes_in_words(size: int | None, said: str) -> None:
-    assert words.memory(size) == said
+    assert format.memory(size) == said
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_bytes_in_words(size: int | None, said: str) -> None:
     [(None, "–"), (0.0004, "0 ms"), (0.083, "83 ms"), (0.9996, "1.00 s"), (1.417, "1.42 s"), (37.2, "37 s")],
 )
 def test_durations_in_words(value: float | None, said: str) -> None:
-    assert words.seconds(value) == said
+    assert format.seconds(value) == said
 
 
 def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jet.engine.types import Request
+from jet.api import Request
+from jet.server.hosting import Hosting
+from jet.server.limits import PUBLIC
 from jet.ui import reporting, views
-from jet.ui.desk import Desk
-from jet.ui.hosting import Hosting
-from jet.ui.limits import PUBLIC
+from jet.ui.handlers import Desk
 from jet.ui.reporting import Reporter, ReportState, arguments
 from tests.ui.stand_in import StandInSource
 
@@ -170,8 +170,8 @@ def test_the_program_is_asked_for_the_model_that_runs_here(tmp_path: Path) -> No
 def test_progress_is_told_in_lines_of_json(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from jet.bench.report.data import Progress, Report
     from jet.report import __main__ as program
-    from jet.report.report import Progress, Report
 
     def run(options: object, on_progress: Callable[[Progress], None]) -> Report:
         on_progress(Progress("bandwidth", 0, 1))

@@ -7,11 +7,11 @@ import re
 from html import unescape
 from math import log
 
-from jet.engine.types import Alternative, SamplingParams
+from jet.api import Alternative, SamplingParams
+from jet.story.context import PromptBuilder
 from jet.story.document import Document
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from jet.story.prompts import PromptBuilder
-from jet.story.spans import Token
+from jet.story.pieces import Token
 from jet.ui import views
 
 HOSTILE = "<img src=x onerror='a()'> \"quoted\" ${x} {{y}}"

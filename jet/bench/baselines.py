@@ -1,0 +1,228 @@
+"""What ours is compared with: transformers' `generate()`, on this network and on a transformer of its size.
+
+Both are given a streamer that looks at the clock at every token. `generate()` hands a token over when it has
+brought it to the host, so the time from the first to the last is that of decoding alone, as in the engine's
+own figure, and the time to the first is that of the prompt.
+
+- Our network, plainly: `generate()` with its hybrid cache, on a CPU once with the threads that the engine
+  decodes with and once with all.
+- On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
+  ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
+- For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with
+  random weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled;
+  it is what anybody has without doing anything for it.
+- With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
+  network of such weights would be timed through `generate()`, which takes longer than they do. See
+  jet/bench/torchao_baseline.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+from transformers import CompileConfig, GenerationConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+from jet.api import SamplingParams
+from jet.bench import networks, torchao_baseline
+from jet.bench.networks import Network
+from jet.bench.options import BenchError, Options
+from jet.modeling import JetNemotronForCausalLM
+
+_QWEN: dict[str, Any] = {
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "vocab_size": 151936,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+
+
+# What a plain transformer and ours both have.
+_SHARED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "rope_theta",
+)
+
+
+@dataclass
+class TokenClock(BaseStreamer):
+    """A streamer that keeps nothing but the moments when tokens came."""
+
+    clock: Callable[[], float] = time.perf_counter
+    started: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    def put(self, value: Any) -> None:
+        """Called with the prompt, before it is read, and then with every token."""
+        if self.started:
+            self.times.append(self.clock())
+        self.started = self.started or self.clock()
+
+    def end(self) -> None:
+        """Called after the last token."""
+
+    @property
+    def first_token_s(self) -> float:
+        """Seconds from the prompt to the first token."""
+        return self.times[0] - self.started
+
+    @property
+    def tokens_per_second(self) -> float:
+        """From the first token to the last."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0])
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Something to run in turn with ours: its name in the JSON, in the table, and how it is run."""
+
+    name: str
+    label: str
+    run: Callable[[], TokenClock]
+
+
+def baselines(network: Network, options: Options) -> list[Baseline]:
+    """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
+    if options.baseline == "torchao":
+        return [_by_torchao(network, options)]
+    plain = partial(generate, network.model, network.prompt, options.sampling)
+    if network.device.type == "cpu":
+        counts = sorted({networks.decode_threads(network.model), network.threads})
+        return [
+            Baseline(f"generate_{count}", f"generate(), threads: {count}", partial(plain, threads=count))
+            for count in counts
+        ]
+    qwen = draw_qwen(network)
+    return [Baseline("generate", "generate()", plain), _compiled(qwen, network, options)]
+
+
+def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
+    """What `--baseline` stands for where prompts are read."""
+    threads = network.threads if network.device.type == "cpu" else None
+    plain = partial(generate, network.model, network.prompt, options.sampling, threads)
+    how = ["sdpa"]
+    if network.device.type == "cuda" and is_flash_attn_2_available():
+        how.append("flash_attention_2")
+    found = [Baseline("generate", "generate()", plain)]
+    for attention in how:
+        name = "transformer" if attention == "sdpa" else f"transformer_{attention}"
+        model = draw_transformer(network.model, attention)
+        label = f"a plain transformer of these sizes, {attention}"
+        found.append(Baseline(name, label, partial(read_plainly, model, network.prompt, threads)))
+    return found
+
+
+def draw_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
+    """A Qwen2 of our sizes with random weights, where ours is and of its type."""
+    config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED})
+    with torch.device(ours.device):
+        model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def read_plainly(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
+    """One forward over the prompt, with a cache, until the likeliest next token is known."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    clock = TokenClock()
+    clock.put(prompt)
+    ids = torch.tensor([prompt], device=model.device)
+    logits = cast(Any, model)(input_ids=ids, use_cache=True, logits_to_keep=1).logits
+    clock.put(int(logits[0, -1].argmax()))
+    return clock
+
+
+def _compiled(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
+    """A transformer with a static cache and a compiled step."""
+    compiled: dict[str, Any] = {
+        "cache_implementation": "static",
+        "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
+    }
+    run = partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled)
+    return Baseline("qwen2.5-1.5b", "Qwen2.5-1.5B's shape, static cache, compiled", run)
+
+
+def _by_torchao(network: Network, options: Options) -> Baseline:
+    if network.device.type != "cuda":
+        raise BenchError(
+            "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
+        )
+    parts, scheme = network.runner.fused_step.parts, str(options.quantize)
+    seconds = torchao_baseline.timer_of_products(parts, scheme, network.device, network.model.dtype)
+    label = f"nothing but the products of a step, in {scheme} by torchao"
+    return Baseline("torchao", label, lambda: TokenClock(times=[0.0, seconds()]))
+
+
+def draw_qwen(network: Network) -> PreTrainedModel:
+    """A network of Qwen2.5-1.5B's shape with random weights, where ours is and of its type."""
+    with torch.device(network.device):
+        model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN), dtype=network.model.dtype)
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def generate(
+    model: PreTrainedModel,
+    prompt: list[int],
+    sampling: SamplingParams,
+    threads: int | None = None,
+    batch: int = 1,
+    **more: Any,
+) -> TokenClock:
+    """Have `generate()` write as many tokens as asked for; on a CPU with that many threads.
+
+    A batch is that many rows of the same prompt; its clock still counts tokens of one row.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # No token ends the text, whatever the checkpoint says: what is left out here would be taken from there.
+    model.generation_config = GenerationConfig(pad_token_id=0)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens, pad_token_id=0, **_how(sampling), **more
+    )
+    ids = torch.tensor([prompt] * batch, device=model.device)
+    clock = TokenClock()
+    torch.manual_seed(0)
+    cast(Any, model).generate(
+        ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=clock
+    )
+    if len(clock.times) != sampling.max_new_tokens:
+        raise BenchError(f"generate() wrote {len(clock.times)} of {sampling.max_new_tokens} tokens.")
+    return clock
+
+
+def _how(sampling: SamplingParams) -> dict[str, Any]:
+    """The sampling parameters in transformers' words."""
+    if sampling.temperature == 0:
+        return {"do_sample": False, "repetition_penalty": sampling.repetition_penalty}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
+
+
+def _within(prompt: list[int], model: PreTrainedModel) -> list[int]:
+    return [token % model.config.vocab_size for token in prompt]

@@ -1,0 +1,89 @@
+"""Stories that many wrote at once beside the same ones written alone, token by token.
+
+In half precision the size of a batch decides how a sum is rounded. So the log-probability of a token is a
+little off, and of two tokens that are nearly as likely another one comes first. How far it is off is measured
+where both still write the same tokens. For a token to be another one, two log-probabilities have to err
+towards each other, so up to twice the largest error is a near tie. What is known is the largest one of some
+hundred tokens, those that did not become others: so half as much again is allowed, and more is a mistake. Of
+few tokens it is not known well enough to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jet.api import MAX_ALTERNATIVES, Engine, SamplingParams, TokenDetail
+from jet.bench.options import BenchError
+from jet.bench.requests import finished, request
+
+LEAST_SHARED = 100  # tokens, of which the largest error is known well enough
+NEAR_TIE = 3  # times that
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was written after a prompt, and the log-probability of every token of it."""
+
+    prompt: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class Alone:
+    """Writes stories again, alone and afresh.
+
+    Attributes, of all stories so far:
+        error: how far a log-probability has been off at most.
+        shared: how many tokens that has been seen of.
+        margin: how much less likely, alone, the first token was that is another one, at most.
+    """
+
+    def __init__(self, engine: Engine, sampling: SamplingParams) -> None:
+        self._engine, self._sampling = engine, sampling
+        self.error, self.shared, self.margin = 0.0, 0, 0.0
+
+    def compare(self, stories: Sequence[Story]) -> dict[str, float]:
+        """The share of stories that differ, the largest margin of those, and the error.
+
+        Raises BenchError if a margin is more than rounding explains.
+        """
+        margins = []
+        for story in stories:
+            errors, margin = compare(story, self._write(story))
+            self.error, self.shared = max([self.error, *errors]), self.shared + len(errors)
+            margins += [] if margin is None else [margin]
+        self.margin = max([self.margin, *margins])
+        if self.shared >= LEAST_SHARED and self.margin > NEAR_TIE * self.error:
+            raise BenchError(
+                "A story differs from the same one written alone, and not by a near tie: its first other "
+                f"token is {self.margin:.3g} less likely there (log-probability), where rounding explains "
+                f"{NEAR_TIE} x {self.error:.3g}."
+            )
+        return {"differing": len(margins) / max(1, len(stories)), "margin": self.margin, "error": self.error}
+
+    def _write(self, story: Story) -> list[TokenDetail]:
+        sampling = replace(self._sampling, max_new_tokens=len(story.tokens))
+        asked = replace(request(story.prompt, sampling), alternatives=MAX_ALTERNATIVES)
+        chunks = list(self._engine.submit(asked))
+        finished(chunks[-1], len(story.tokens))
+        return [detail for chunk in chunks for detail in chunk.details]
+
+
+def compare(story: Story, alone: Sequence[TokenDetail]) -> tuple[list[float], float | None]:
+    """How far log-probabilities are apart, token by token, before the first that is another one; its margin.
+
+    That is how much less likely it is, alone, than the one written there; None where all are the same.
+    """
+    errors: list[float] = []
+    for token, logprob, detail in zip(story.tokens, story.logprobs, alone, strict=True):
+        if detail.drawn.token_id != token:
+            return errors, detail.drawn.logprob - _logprob(token, detail)
+        errors.append(abs(detail.drawn.logprob - logprob))
+    return errors, None
+
+
+def _logprob(token: int, detail: TokenDetail) -> float:
+    """Of a token in a place. One that is not among the likeliest there is taken for impossible."""
+    return next((one.logprob for one in detail.alternatives if one.token_id == token), -math.inf)

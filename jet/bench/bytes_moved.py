@@ -1,0 +1,28 @@
+"""The floor of a network at a length: the bytes that cannot but be moved. What they are: jet/roofline.py."""
+
+from __future__ import annotations
+
+from jet.modeling import JetNemotronForCausalLM
+from jet.modeling.footprint import measure_footprint
+from jet.roofline import Floor
+
+
+def decode_floor(model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0) -> Floor:
+    """Bytes per token of decoding `tokens` tokens after `context`, the first left out: it is the prompt's.
+
+    `saved`: by how many bytes the weights that a step reads are smaller than the network's.
+    """
+    return measure_footprint(model, saved).decode(context, tokens)
+
+
+def prefill_floor(model: JetNemotronForCausalLM, context: int) -> Floor:
+    """Bytes of reading `context` tokens, however many at once."""
+    return measure_footprint(model).prefill(context)
+
+
+def together(one: Floor, writers: int) -> Floor:
+    """The bytes of one step of so many writers."""
+    return Floor(
+        one.weights,
+        *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),
+    )

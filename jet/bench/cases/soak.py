@@ -1,0 +1,223 @@
+"""`soak`: many writers for a while, with random arrivals, lengths and aborts; what must hold then is checked.
+
+`--batch` writers, each a user of their own, go on for `--seconds` a round: a new story of up to
+`--context` tokens, one in four of full length, or one of their own gone on with; up to `--tokens` tokens,
+likeliest ones, one in five stopped midway. A gap is the time between two tokens of a story. Every
+writer's first story and one in four of the others ask how likely their tokens were, and after the round
+some of those are written again, alone and afresh. Where one differs, its tokens must have been so nearly
+as likely that rounding decides which comes first (`jet.bench.batch_invariance`).
+
+A story that is lost, cut, stuck, mixed up or not what it is alone, and memory that does not come back, end
+the measurement.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from jet.api import Engine, Request, RequestStats, SamplingParams, TokenDetail
+from jet.bench import networks
+from jet.bench.batch_invariance import Alone, Story
+from jet.bench.options import BenchError, Options
+from jet.bench.requests import request
+from jet.bench.result import Figure, Report
+from jet.bench.samples import alternate, percentile
+from jet.engine.model_runner import ModelRunner
+from jet.engine.step_output import Outcome
+
+PATIENCE_S = 120.0  # after a round, for the stories that are still being written
+COMPARED = 8  # stories of a round that are written again
+_LABELS = {
+    "rate": ("all writers together", "tok/s"),
+    "stories": ("stories that were finished", "1/s"),
+    "gap_p50": ("gap between tokens, half are below", "s"),
+    "gap_p99": ("gap between tokens, 99 % are below", "s"),
+    "gap_max": ("gap between tokens, the longest", "s"),
+    "first_p99": ("first token, 99 % are below", "s"),
+    "differing": (f"of {COMPARED} written again alone, those that differ", ""),
+    "margin": ("  how much less likely their tokens are there, at most", ""),
+    "error": ("  how far the same tokens before those are off, at most", ""),
+}
+
+
+class GapRunner:
+    """A runner that notes the time between two tokens of a request."""
+
+    def __init__(self, runner: ModelRunner, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._runner, self._clock = runner, clock
+        self._last: dict[Any, float] = {}
+        self.gaps: list[float] = []
+
+    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+        """The next tokens, and a look at the clock."""
+        outcomes = self._runner.decode(handles)
+        now = self._clock()
+        for handle in handles:
+            if handle in self._last:
+                self.gaps.append(now - self._last[handle])
+            self._last[handle] = now
+        return outcomes
+
+    def release(self, handle: Any, keep: bool = True) -> None:
+        """The request is over."""
+        self._last.pop(handle, None)
+        self._runner.release(handle, keep)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+@dataclass
+class Round:
+    """What all writers of a round did.
+
+    Attributes:
+        stories: those that have told how likely their tokens were, of at least one.
+        finished: how many came to their end and were not stopped.
+        tokens: all that were written.
+        stats: of the last chunk of each story.
+        wrong: what must not happen, in words.
+    """
+
+    stories: list[Story] = field(default_factory=list)
+    finished: int = 0
+    tokens: int = 0
+    stats: list[RequestStats] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def measure(options: Options) -> Report:
+    """Load the network and let the writers go."""
+    options = replace(options, greedy=True)
+    network = networks.load(options)
+    runner = GapRunner(network.runner)
+    numbers, done = count(), list[Round]()
+    with networks.serve(network, runner) as engine:
+        alone = Alone(engine, options.sampling)
+
+        def soak() -> Mapping[str, float]:
+            runner.gaps.clear()
+            done.append(write_all(engine, options, next(numbers), network.model.config.vocab_size))
+            check_memory(engine, network.runner)
+            figures = describe(done[-1], runner.gaps, options.seconds)
+            return figures | alone.compare(choose_stories(done[-1]))
+
+        spreads = alternate([soak], options.warm_up, options.runs)
+    figures = {name: Figure(*_LABELS[name], spread) for name, spread in spreads.items()}
+    return Report(options, network.info, figures, stats=done[-1].stats[-1])
+
+
+def write_all(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
+    """One round. Raises BenchError for what must not happen."""
+    result, lock = Round(), threading.Lock()
+    until = time.monotonic() + options.seconds
+
+    def write(writer: int) -> None:
+        chance = random.Random(f"{number} {writer}")
+        user, mine = f"{number} {writer}", list[int]()
+        while time.monotonic() < until:
+            prompt = choose_prompt(chance, mine, options.context, vocabulary)
+            sampling = replace(options.sampling, max_new_tokens=chance.randint(1, options.tokens))
+            stop_after = chance.randint(0, sampling.max_new_tokens) if chance.random() < 0.2 else None
+            noted = not mine or chance.random() < 0.25
+            asked = replace(request(prompt, sampling), user=user, alternatives=int(noted))
+            tokens, details, last = follow(engine, asked, stop_after)
+            with lock:
+                result.tokens += len(tokens)
+                result.stats.append(last)
+                result.wrong += wrong_with(len(tokens), last, sampling, stop_after)
+                result.finished += last.finish_reason == "length"
+                if tokens and noted:
+                    logprobs = [detail.drawn.logprob for detail in details]
+                    result.stories.append(Story(prompt, tokens, logprobs))
+            mine = [*prompt, *tokens]
+            time.sleep(chance.uniform(0, 0.2))
+
+    threads = [threading.Thread(target=write, args=(writer,), daemon=True) for writer in range(options.batch)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()) + PATIENCE_S)
+    stuck = sum(thread.is_alive() for thread in threads)
+    if stuck or result.wrong or not result.stats:
+        said = [f"{stuck} writers are stuck"] * bool(stuck) + result.wrong[:3]
+        raise BenchError(f"What must not happen did: {'; '.join(said) or 'nothing was written'}.")
+    return result
+
+
+def choose_prompt(chance: random.Random, mine: list[int], context: int, vocabulary: int) -> list[int]:
+    """One's own story with a few words more or a few taken back, or a new one."""
+    if mine and chance.random() < 0.5:
+        kept = mine[: chance.randint(1, len(mine))] if chance.random() < 0.3 else mine
+        if len(kept) + 9 <= context:
+            return [*kept, *chance.choices(range(vocabulary), k=9)]
+    length = context if chance.random() < 0.25 else chance.randint(1, context)
+    return chance.choices(range(vocabulary), k=length)
+
+
+def follow(
+    engine: Engine, asked: Request, stop_after: int | None
+) -> tuple[list[int], list[TokenDetail], RequestStats]:
+    """The tokens of one story, which may be stopped, what is said of them, and its last stats."""
+    stream = engine.submit(asked)
+    tokens: list[int] = []
+    details: list[TokenDetail] = []
+    last = RequestStats()
+    for chunk in stream:
+        tokens += chunk.token_ids
+        details += chunk.details
+        last = chunk.stats
+        if stop_after is not None and len(tokens) >= stop_after:
+            stream.abort()
+    return tokens, details, last
+
+
+def wrong_with(
+    tokens: int, last: RequestStats, sampling: SamplingParams, stop_after: int | None
+) -> list[str]:
+    """What is wrong with a story, if anything."""
+    if last.tokens != tokens:
+        return [f"{tokens} of {last.tokens} tokens arrived"]
+    if last.finish_reason == "length" and tokens == sampling.max_new_tokens:
+        return []
+    if last.finish_reason == "aborted" and stop_after is not None:
+        return []
+    return [f"a story ended with {last.finish_reason} after {tokens} tokens: {last.error}"]
+
+
+def check_memory(engine: Engine, runner: ModelRunner) -> None:
+    """Raise BenchError if somebody still holds memory when nobody writes."""
+    deadline = time.monotonic() + 10
+    while engine.info().active_requests + engine.info().queued_requests:
+        if time.monotonic() > deadline:
+            raise BenchError("A request is stuck: nobody reads it, and it has not ended.")
+        time.sleep(0.01)
+    lost = runner.held_pages
+    if lost:
+        raise BenchError(f"{lost} pages of memory have not come back.")
+
+
+def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, float]:
+    """The figures of a round. Raises BenchError if too little was written to say anything."""
+    first = [one.time_to_first_token_s for one in result.stats if one.time_to_first_token_s is not None]
+    if not gaps or not first:
+        raise BenchError("Too little was written to say anything: measure longer with --seconds.")
+    return {
+        "rate": result.tokens / seconds,
+        "stories": result.finished / seconds,
+        "gap_p50": percentile(gaps, 50),
+        "gap_p99": percentile(gaps, 99),
+        "gap_max": max(gaps),
+        "first_p99": percentile(first, 99),
+    }
+
+
+def choose_stories(result: Round) -> list[Story]:
+    """Some stories of a round, the same each time."""
+    return random.Random(0).sample(result.stories, min(COMPARED, len(result.stories)))

@@ -1,0 +1,210 @@
+"""`start`: a fresh process, from its start to its first token.
+
+The process is this command again, with `--child`. It does what the page does without the page: imports,
+weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is
+loaded as the page loads it; if it is a folder, from the system's memory, as its files are read once
+before. Where weights are random, drawing them stands for loading.
+
+Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
+each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
+left there. Nothing is compared with a floor: most of a start is not moving bytes.
+
+An installation keeps its Python compiled, too. Where this process may not write any
+(`PYTHONDONTWRITEBYTECODE`), what is installed may not be compiled either, and every start would compile
+torch and transformers again, 8 of its seconds. So there a folder of the measurement's own keeps what the
+first process compiles.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from jet import hardware
+from jet.api import EngineInfo, Request, SamplingParams
+from jet.bench import networks
+from jet.bench.options import BenchError, Options
+from jet.bench.requests import finished, request
+from jet.bench.result import Figure, Report
+from jet.bench.samples import Contender, Spread, alternate
+from jet.engine.engine import LocalEngine
+from jet.engine.loading import ModelChoice, build_engine, locate
+
+_HOME = Path(__file__).resolve().parents[2]
+_PROMPT = "Once upon a time"
+_WARM_UP_TOKENS, _WARM_UP = 100, SamplingParams(max_new_tokens=8, seed=0)  # as the page's, about
+_COMPILERS = {"cuda": "triton", "cpu": "numba"}
+# As `app.py` does, whose imports do not wait for the garbage collector, and whose streams do not later.
+_PROGRAM = """
+import gc
+gc.disable()
+from jet.bench.__main__ import main
+gc.freeze()
+gc.enable()
+try:
+    raise SystemExit(main())
+finally:
+    gc.unfreeze()
+"""
+COLD_S = 100.0  # of cold starts, after which there is no other: on CUDA, compiling takes minutes
+PIECE = 2**24  # bytes read at once
+_CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
+_PARTS = {
+    "total": "from process start to first token",
+    "imports": "  imports",
+    "load": "  weights and tokenizer",
+    "engine": "  memory, kernels and graphs",
+    "warm_up": "  warm-up",
+    "first_token": "  request to first token",
+}
+
+
+def measure(options: Options) -> Report:
+    """Start processes and take their times apart."""
+    told: list[dict[str, Any]] = []
+    if options.config is None:
+        read_through(Path(locate(str(options.model))))
+    with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
+        start, spreads = partial(_start, options, told, compiled_python(folder)), dict[str, Spread]()
+        if compiles_kernels(hardware.choose_device(options.device)):
+            caches: list[str] = []
+
+            def cold() -> Mapping[str, float]:
+                caches.append(tempfile.mkdtemp(dir=folder))
+                return start("cold", caches[-1])
+
+            spreads = cold_starts(cold, options.runs, COLD_S)
+            start = partial(start, "warm", caches[-1])
+        spreads |= alternate([start], options.warm_up, options.runs)
+    figures = {}
+    for name, spread in spreads.items():
+        cache, _, part = name.rpartition(".")
+        figures[name] = Figure(_PARTS[part] + (f", {cache} kernel cache" if cache else ""), "s", spread)
+    info = EngineInfo(**told[-1]["info"])
+    return Report(replace(options, context=told[-1]["prompt_tokens"], tokens=1), info, figures)
+
+
+def read_through(folder: Path) -> None:
+    """Read the files in a folder, if it is one, which leaves them in the system's memory."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(PIECE):
+                    pass
+
+
+def compiled_python(folder: str) -> dict[str, str]:
+    """The environment whose processes keep compiled Python in `folder`; empty if they keep it anyway."""
+    if not sys.dont_write_bytecode:
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
+
+
+def cold_starts(start: Contender, runs: int, most: float) -> dict[str, Spread]:
+    """Up to `runs` starts, and none after those that took `most` seconds together."""
+    found: dict[str, list[float]] = {}
+    for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
+        for name, value in start().items():
+            found.setdefault(name, []).append(value)
+        if sum(found["cold.total"]) >= most:
+            break
+    return {name: Spread(tuple(values)) for name, values in found.items()}
+
+
+def compiles_kernels(device: torch.device) -> bool:
+    """Whether the compiler of this kind of device's kernels is installed."""
+    return importlib.util.find_spec(_COMPILERS[device.type]) is not None
+
+
+def _start(
+    options: Options,
+    told: list[dict[str, Any]],
+    environment: Mapping[str, str],
+    kind: str = "",
+    cache: str | None = None,
+) -> Mapping[str, float]:
+    """One start; what the process told is added to `told`. Its kernels are cached in the folder `cache`."""
+    if cache is not None:
+        environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
+    started = time.monotonic()
+    told.append(spawn(options.arguments, environment))
+    parts = times(started, told[-1])
+    return {f"{kind}.{name}" if kind else name: value for name, value in parts.items()}
+
+
+def times(started: float, told: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of a start and of each part of it, from when it was started and what the process told."""
+    load, warm_up = told["info"]["load_s"], told["info"]["warmup_s"]
+    return {
+        "total": told["first_token"] - started,
+        "imports": told["imported"] - started,
+        "load": load,
+        "engine": told["asked"] - told["imported"] - load - warm_up,
+        "warm_up": warm_up,
+        "first_token": told["first_token"] - told["asked"],
+    }
+
+
+def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run this command in a fresh process and return what it told. Raises BenchError with its reason."""
+    paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *arguments, "--child"],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"The process ended with {done.returncode}."]
+        raise BenchError(lines[-1].removeprefix("Error: "))
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def child(options: Options) -> dict[str, Any]:
+    """What the fresh process does, and the moments it remembers, on the clock that all processes share."""
+    imported = time.monotonic()
+    with _engine(options) as (engine, prompt):
+        asked = time.monotonic()
+        (*_, last) = engine.submit(prompt)
+        first_token = time.monotonic()
+        return {
+            "imported": imported,
+            "asked": asked,
+            "first_token": first_token,
+            "prompt_tokens": finished(last, 1).prompt_tokens,
+            "info": asdict(engine.info()),
+        }
+
+
+@contextmanager
+def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
+    """A warm engine, and the request to send to it."""
+    one = SamplingParams(max_new_tokens=1, seed=0)
+    if options.config is None:
+        engine = build_engine(
+            ModelChoice(options.model, options.device, options.dtype, quantize=options.quantize)
+        )
+        try:
+            yield engine, Request(_PROMPT, one)
+        finally:
+            engine.close()
+        return
+    network = networks.load(replace(options, context=_WARM_UP_TOKENS))
+    with networks.serve(network) as engine:
+        engine.warm_up(request(network.prompt, _WARM_UP))
+        yield engine, request(network.prompt[: len(_PROMPT.split())], one)

@@ -1,0 +1,97 @@
+"""`stream`: what a page sees that asks for chunks at 20 Hz, through the engine.
+
+Gaps are the times between two chunks that bring text; the last chunk's delay is from the moment the runner
+returned the last token to the chunk's arrival, with everything that the engine does at the end of a request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from jet.api import RequestStats, SamplingParams, Stream
+from jet.bench import networks
+from jet.bench.bandwidth import measure_ceiling
+from jet.bench.bytes_moved import decode_floor
+from jet.bench.options import BenchError, Options
+from jet.bench.requests import PAGE_INTERVAL_S, finished, request
+from jet.bench.result import Figure, Report
+from jet.bench.samples import alternate, percentile
+from jet.engine.engine import Runner
+from jet.engine.step_output import Outcome
+
+_LABELS = {
+    "tokens_per_second": ("tokens, from the first to the last", "tok/s"),
+    "chunks_per_second": ("chunks with text", "1/s"),
+    "gap_p50": ("gap between chunks, half are below", "s"),
+    "gap_p99": ("gap between chunks, 99 % are below", "s"),
+    "gap_max": ("gap between chunks, the longest", "s"),
+    "last_chunk": ("last chunk after the last token", "s"),
+}
+
+
+class ClockedRunner:
+    """A runner that notes when its last token was there."""
+
+    def __init__(self, runner: Runner, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runner = runner
+        self._clock = clock
+        self.last_token = 0.0
+
+    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+        """The next tokens, and a look at the clock."""
+        outcomes = self._runner.decode(handles)
+        self.last_token = self._clock()
+        return outcomes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+
+def measure(options: Options) -> Report:
+    """Load the network and read its streams as the page does."""
+    network = networks.load(options)
+    floor = decode_floor(
+        network.model, options.context, options.tokens, network.runner.fused_step.saved_bytes
+    )
+    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
+    runner = ClockedRunner(network.runner)
+    stats: list[RequestStats] = []
+    with networks.serve(network, runner) as engine:
+
+        def follow() -> Mapping[str, float]:
+            stream = engine.submit(request(network.prompt, options.sampling))
+            seen, last = read(stream, options.sampling)
+            stats.append(last)
+            return describe(seen, last, runner.last_token)
+
+        spreads = alternate([follow], options.warm_up, options.runs)
+    figures = {name: Figure(*_LABELS[name], spread) for name, spread in spreads.items()}
+    share = ceiling.share(1 / spreads["tokens_per_second"].median)
+    return Report(options, network.info, figures, ceiling, {"tokens_per_second": share}, stats=stats[-1])
+
+
+def read(
+    stream: Stream, sampling: SamplingParams, clock: Callable[[], float] = time.monotonic
+) -> tuple[list[float], RequestStats]:
+    """When each chunk with text came, and the last stats."""
+    arrivals = [(clock(), chunk) for chunk in stream.chunks(PAGE_INTERVAL_S)]
+    with_text = [moment for moment, chunk in arrivals if chunk.token_ids]
+    return with_text, finished(arrivals[-1][1], sampling.max_new_tokens)
+
+
+def describe(arrivals: list[float], stats: RequestStats, last_token: float) -> dict[str, float]:
+    """The figures of one stream. Raises BenchError if all of it came in one chunk."""
+    gaps = [later - earlier for earlier, later in pairwise(arrivals)]
+    if not gaps or stats.mean_tokens_per_second is None:
+        raise BenchError("All tokens came in one chunk: measure a longer stream with --tokens.")
+    return {
+        "tokens_per_second": stats.mean_tokens_per_second,
+        "chunks_per_second": len(gaps) / sum(gaps),
+        "gap_p50": percentile(gaps, 50),
+        "gap_p99": percentile(gaps, 99),
+        "gap_max": max(gaps),
+        "last_chunk": arrivals[-1] - last_token,
+    }

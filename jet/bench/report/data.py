@@ -1,0 +1,112 @@
+"""A report as data: what report.json holds. Everything that is shown is computed from it.
+
+The file is one object:
+
+    schema     1; another number where anything below means something else
+    created    when the run began, ISO 8601, UTC
+    options    model, config, device, dtype, quantize, full
+    machine    as in jet/bench/result.py, and: memory, device_memory (bytes), capability ("9.0"), driver,
+               accelerators (optional packages found: name → version); null where there is none
+    stopped    why the run ended early; null if it did not
+    parts      name → what came of it, in the order of measuring
+
+A part is {status, reason, seconds, load, data}. `status` is "measured" or "not measured", `reason` says why
+not, `load` is the load average before it, `data` holds the figures. A figure is {label, unit, median, q1, q3,
+min, max, values}; all but the values follow from the values. The data of each part:
+
+    bandwidth          figures: copy (B/s, read and write), product_<dtype> (FLOP/s of a square product)
+    loading            figures: load, warm_up, first_token, generation (s), speed (tok/s); tokens; context;
+                       requests; once, reload: {values, total} seconds of so many requests, loading once and
+                       loading for each; process_bytes, device_bytes
+    standing           what `python -m jet.bench decode` reports; and elements: weights that a token reads
+    kernels            what `python -m jet.bench kernels` reports
+    variant.<dtype>.<implementation>
+                       figures: decode (tok/s); deviation from float64: relative (of the logits as vectors;
+                       null for "ours"), logprob (largest difference of a log-probability, nats), agreement
+                       (share of positions with the same likeliest token), positions
+    variant.<int8 or int4>.ours
+                       the same of weights held so; the deviation is that of the network's forward
+    context.<N>, batch.<B>
+                       figures: ours.decode, full.decode (tok/s, of all sequences together), ours.prefill,
+                       full.prefill (tok/s); failed: why those of ours or of full are missing; floor (bytes
+                       of one step of ours); memory: ours, full (bytes that all sequences keep, null where
+                       failed); context, batch, parameters: ours, full
+    projections        networks: name → {bytes, rows: [{card, bandwidth, fits, ceiling, projected}]} with
+                       ceiling = bandwidth / bytes and projected = share × ceiling in tok/s; share
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jet.bench.options import BenchError
+
+SCHEMA = 1
+MEASURED, NOT_MEASURED = "measured", "not measured"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: the part that begins, its place from 0 on, and how many there are."""
+
+    part: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run found out: the object that the module describes."""
+
+    document: dict[str, Any]
+
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What came of every part."""
+        parts: dict[str, dict[str, Any]] = self.document["parts"]
+        return parts
+
+    def data(self, name: str) -> dict[str, Any] | None:
+        """The data of a part; None if it was not measured."""
+        part = self.parts.get(name)
+        return part["data"] if part is not None and part["status"] == MEASURED else None
+
+    def reason(self, name: str) -> str:
+        """Why a part was not measured."""
+        return str(self.parts[name]["reason"]) if name in self.parts else "the run did not get there"
+
+    def under(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """The parts whose name begins so, by the rest of it."""
+        return {name[len(prefix) :]: part for name, part in self.parts.items() if name.startswith(prefix)}
+
+    def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every measured figure with its path, as "context.512/ours.decode"."""
+        for name, part in self.parts.items():
+            for key, figure in ((part["data"] or {}).get("figures") or {}).items():
+                yield f"{name}/{key}", figure
+
+
+def load(path: Path) -> Report:
+    """Read a report.json. Raises BenchError if it is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path} cannot be read as a report: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "parts" not in document:
+        raise BenchError(f"{path} is no report of schema {SCHEMA}.")
+    return Report(document)
+
+
+def save(report: Report, path: Path) -> None:
+    """Write a report.json; whoever reads at the same time sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(report.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+OnProgress = Callable[[Progress], None]

@@ -1,0 +1,124 @@
+"""A run: one part after the other, each kept as soon as it is there, none able to spoil the rest."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jet import hardware
+from jet.bench.options import ImpossibleError
+from jet.bench.report import sections
+from jet.bench.report.context import Bench, memory_is_full
+from jet.bench.report.data import MEASURED, NOT_MEASURED, SCHEMA, OnProgress, Progress, Report, load, save
+from jet.bench.report.machine import describe
+from jet.bench.report.plan import ReportOptions
+from jet.modeling.finite import NotFiniteError
+
+PARTIAL = "report.partial.json"
+INTERRUPTED = "interrupted"
+# Of a machine's description, what may differ between two runs that are still one.
+_PASSING = ("load", "device_name")
+
+
+def run(
+    options: ReportOptions,
+    on_progress: OnProgress = lambda progress: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Measure all parts, or those that an earlier run into the same folder has not.
+
+    `on_progress` is called before each part and after the last; where `cancelled` is true, the run ends
+    before the next. Ctrl-C ends it within a part. Either way the report of what was measured is returned, and
+    what was is kept in the folder for a later run.
+
+    Raises ImpossibleError for a figure that cannot be, HardwareError for a device that there is not.
+    """
+    device = hardware.choose_device(options.device)
+    partial = options.output / PARTIAL
+    report = _resume(partial, options, device)
+    bench = Bench(options, device, report)
+    todo = sections.all_parts(options)
+    try:
+        for number, part in enumerate(todo):
+            if cancelled():
+                raise KeyboardInterrupt
+            on_progress(Progress(part.name, number, len(todo)))
+            if part.name not in report.parts:
+                report.parts[part.name] = _measure(part, bench)
+                save(report, partial)
+    except ImpossibleError:
+        partial.unlink(missing_ok=True)  # the yardstick may be what is wrong: a new run measures it anew
+        raise
+    except KeyboardInterrupt:
+        report.document["stopped"] = INTERRUPTED
+        return _with_rest(report, todo)
+    finally:
+        bench.release()
+    on_progress(Progress("", len(todo), len(todo)))
+    partial.unlink(missing_ok=True)
+    return report
+
+
+def _measure(part: sections.Part, bench: Bench) -> dict[str, Any]:
+    """What comes of one part. Nothing that goes wrong in it ends the run, but what cannot be."""
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    started = time.monotonic()
+    data, reason = None, None
+    try:
+        data = part.measure(bench)
+    except (ImpossibleError, NotFiniteError):  # of this network nothing can be measured
+        raise
+    except Exception as error:
+        bench.release()
+        reason = f"out of memory: {_line(error)}" if memory_is_full(error) else _line(error)
+    status = MEASURED if reason is None else NOT_MEASURED
+    seconds = time.monotonic() - started
+    return {"status": status, "reason": reason, "seconds": seconds, "load": load, "data": data}
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else words[:300] + " …"
+
+
+def _resume(partial: Path, options: ReportOptions, device: torch.device) -> Report:
+    """What an earlier run left, if it was of the same options on the same machine; else an empty report."""
+    fresh = Report(
+        {
+            "schema": SCHEMA,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "options": options.as_json(),
+            "machine": describe(device),
+            "stopped": None,
+            "parts": {},
+        }
+    )
+    if not partial.exists():
+        return fresh
+    try:
+        earlier = load(partial)
+    except ValueError:
+        return fresh
+    return earlier if _identity(earlier) == _identity(fresh) else fresh
+
+
+def _identity(report: Report) -> tuple[Any, ...]:
+    machine = {name: value for name, value in report.document["machine"].items() if name not in _PASSING}
+    return report.document["options"], machine
+
+
+def _with_rest(report: Report, todo: list[sections.Part]) -> Report:
+    """The report with an entry for each part that the run did not get to; the kept file has none."""
+    rest = {
+        part.name: {"status": NOT_MEASURED, "reason": INTERRUPTED, "seconds": 0.0, "load": None, "data": None}
+        for part in todo
+        if part.name not in report.parts
+    }
+    return Report({**report.document, "parts": {**report.parts, **rest}})

@@ -1,0 +1,150 @@
+"""Section 4: data types, attention implementations and quantised weights: speed, and deviation from float64.
+
+Networks that are run plainly read a fixed text, and their logits are compared with those of the same network
+in float64; their speed is that of `generate()`. Ours, the path that stories take, writes greedily after the
+same text, and the float64 network then reads what it wrote: compared are the log-probabilities of its tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jet.api import SamplingParams
+from jet.bench import baselines, networks
+from jet.bench.cases.decode import decode_bare
+from jet.bench.networks import Network
+from jet.bench.options import BenchError
+from jet.bench.report.context import Bench
+from jet.bench.result import Figure
+from jet.bench.samples import alternate
+from jet.modeling import JetNemotronForCausalLM
+
+OURS = "ours"
+_FLASH = "flash_attention_2"
+IMPLEMENTATIONS = ("eager", "sdpa", _FLASH, OURS)
+_WRITTEN = 32
+
+
+class Deviation(NamedTuple):
+    """How far from float64; as in the report's schema."""
+
+    relative: float | None
+    logprob: float
+    agreement: float
+    positions: int
+
+
+def measure(bench: Bench, dtype: torch.dtype, implementation: str) -> dict[str, Any]:
+    """Speed and deviation of one combination."""
+    bench.release()
+    prompt = bench.text
+    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
+    if implementation == _FLASH and importlib.util.find_spec("flash_attn") is None:
+        raise BenchError("the package flash-attn is not installed")
+    if implementation == OURS:
+        figure, deviation = _measure_ours(bench, dtype, prompt, sampling)
+    else:
+        model = bench.variant(dtype, implementation)
+        threads = networks.decode_threads(model)
+        deviation = deviate(logits(model, prompt), _exact(bench), prompt)
+        run = partial(baselines.generate, model, prompt, sampling, threads=_threads(bench, threads))
+        found = alternate([lambda: {"decode": run().tokens_per_second}], 1, bench.plan.runs)
+        figure = Figure(f"{implementation}, generate()", "tok/s", found["decode"])
+    return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
+
+
+def measure_quantised(bench: Bench, quantize: str) -> dict[str, Any]:
+    """Speed of the path that stories take, and deviation of the logits of the fixed text."""
+    bench.release()
+    prompt = bench.text
+    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
+    model = bench.variant(bench.dtype, "sdpa", quantize)
+    deviation = deviate(logits(model, prompt), _exact(bench), prompt)
+    network = bench.with_runner(model, len(prompt) + sampling.max_new_tokens)
+    try:
+        figure = _bare_speed(bench, network, prompt, sampling)
+    finally:
+        network.runner.close()
+    return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
+
+
+def _bare_speed(bench: Bench, network: Network, prompt: list[int], sampling: SamplingParams) -> Figure:
+    run = partial(decode_bare, network.runner, prompt, sampling, network.prefill_chunk)
+    found = alternate([lambda: {"decode": run()}], 1, bench.plan.runs)
+    return Figure("ours, bare loop", "tok/s", found["decode"])
+
+
+def _threads(bench: Bench, threads: int) -> int | None:
+    return threads if bench.device.type == "cpu" else None
+
+
+def _measure_ours(
+    bench: Bench, dtype: torch.dtype, prompt: list[int], sampling: SamplingParams
+) -> tuple[Figure, Deviation]:
+    room = len(prompt) + max(_WRITTEN, sampling.max_new_tokens)
+    network = bench.with_runner(bench.variant(dtype, "sdpa"), room)
+    try:
+        figure = _bare_speed(bench, network, prompt, sampling)
+        tokens, logprobs = write_greedily(network, prompt)
+    finally:
+        network.runner.close()
+    del network
+    exact = logits(_in_float64(bench), prompt + tokens)[len(prompt) - 1 : -1]
+    return figure, deviate_written(exact, tokens, logprobs)
+
+
+def _exact(bench: Bench) -> Tensor:
+    """The float64 network's logits of the text; it is loaded for that once."""
+    if bench.exact is None:
+        bench.exact = logits(_in_float64(bench), bench.text)
+    return bench.exact
+
+
+def _in_float64(bench: Bench) -> JetNemotronForCausalLM:
+    return bench.variant(torch.float64, "eager")
+
+
+@torch.inference_mode()
+def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
+    """Of every position, `[T, V]` float64, on the CPU."""
+    out = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
+    return out.double().cpu()  # type: ignore[no-any-return]
+
+
+def write_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
+    """What ours writes after a text, and the log-probability it gives to each token."""
+    sampling = SamplingParams(max_new_tokens=_WRITTEN, seed=0, temperature=0, repetition_penalty=1)
+    sequence = network.runner.open(sampling, 1)
+    try:
+        network.runner.prefill(sequence, prompt)
+        tokens, logprobs = [], []
+        for _ in range(_WRITTEN):
+            tokens.append(network.runner.step(sequence))
+            detail = network.runner.detail(sequence)
+            assert detail is not None  # it was asked for
+            logprobs.append(detail.logprob)
+    finally:
+        network.runner.release(sequence)
+    return tokens, logprobs
+
+
+def deviate(found: Tensor, exact: Tensor, tokens: list[int]) -> Deviation:
+    """Compare logits `[T, V]` at every position, log-probabilities of the tokens that follow."""
+    following = torch.tensor(tokens[1:])[:, None]
+    differences = (found.log_softmax(-1) - exact.log_softmax(-1))[:-1].gather(1, following)
+    same = (found.argmax(-1) == exact.argmax(-1)).double().mean()
+    relative = (found - exact).norm() / exact.norm()
+    return Deviation(float(relative), float(differences.abs().max()), float(same), len(tokens))
+
+
+def deviate_written(exact: Tensor, tokens: list[int], logprobs: list[float]) -> Deviation:
+    """Compare what was written greedily with logits `[T, V]` of the positions that it was written at."""
+    ids = torch.tensor(tokens)
+    differences = exact.log_softmax(-1).gather(1, ids[:, None])[:, 0] - torch.tensor(logprobs).double()
+    same = (exact.argmax(-1) == ids).double().mean()
+    return Deviation(None, float(differences.abs().max()), float(same), len(tokens))

@@ -1,0 +1,64 @@
+"""The products of a step with weights in whole numbers by torchao, and nothing else.
+
+A step of a network is more than its products by weights, so a network that did nothing else would be the
+fastest that this library's kernels could make. The products are given what favours them: each matrix as
+large as our own kernels read it, several layers' inputs ready at the start, the whole in one CUDA graph.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from jet.bench.cases.kernels import timer
+from jet.bench.options import BenchError
+from jet.engine.decode_step import Part
+
+
+def quantize(model: nn.Module, scheme: str) -> None:
+    """Have torchao hold the weights of every nn.Linear as we hold ours.
+
+    That is one scale for each output in "int8", and one for each 64 inputs in "int4".
+
+    Raises BenchError if it is not installed, or cannot.
+    """
+    if importlib.util.find_spec("torchao") is None:
+        raise BenchError("The package torchao is not installed: pip install torchao brings it.")
+    from torchao import quantization
+
+    if scheme == "int8":
+        how = quantization.Int8WeightOnlyConfig()
+    else:  # packed as PyTorch's own kernel reads it: the others ask for a package that cannot be installed
+        how = quantization.Int4WeightOnlyConfig(group_size=64, int4_packing_format="tile_packed_to_4d")
+    try:
+        quantization.quantize_(model, how)
+    except (AssertionError, ImportError, ValueError) as error:
+        raise BenchError(f"torchao cannot hold these weights in {scheme}: {error}") from error
+
+
+def timer_of_products(
+    parts: Iterable[Part], scheme: str, device: torch.device, dtype: torch.dtype
+) -> Callable[[], float]:
+    """A function that gives the seconds of the products in `parts`, of one row, done by torchao.
+
+    The numbers are random. Each shape is compiled once, here.
+    """
+    shapes = [tuple(part.weight.shape) for part in parts if part.weight is not None]
+    products = [
+        nn.Linear(inputs, outputs, bias=False, device=device, dtype=dtype).requires_grad_(False)
+        for outputs, inputs in shapes
+    ]
+    quantize(nn.ModuleList(products), scheme)
+    inputs = {width: torch.randn(1, width, device=device, dtype=dtype) for _, width in shapes}
+    compiled = torch.compile(nn.functional.linear, dynamic=False, mode="max-autotune-no-cudagraphs")
+
+    def run() -> None:
+        for product in products:
+            compiled(inputs[product.in_features], product.weight)
+
+    # Each shape is one more compilation of the same function, and PyTorch gives up after a few of those.
+    with torch._dynamo.config.patch(recompile_limit=len(set(shapes)) + 1):
+        return timer([Part("products", run, 0)], device)

@@ -1,0 +1,438 @@
+"""SlotPool: preallocated memory for many sequences at once, so that a step never allocates any.
+
+A sequence has a slot: its place in every layer's states. Full-attention layers keep keys and values in pages
+that all slots share; which pages are a slot's, and in which order, stands in one table for all layers. The
+tensors stay where they are for as long as the pool lives, as a captured CUDA graph needs.
+
+A slot is live while its sequence is written, or kept for sequences that begin alike. Those share its pages: a
+page that others hold too is copied before it is written to.
+
+One slot more than asked for, the last, is nobody's: what has nothing to do writes there. So is page 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from jet.cache.page_allocator import PageLedger
+from jet.cache.pinned import to_device
+from jet.modeling.cache import (
+    FullAttentionCache,
+    HybridCache,
+    JetLayerCache,
+    WindowAttentionCache,
+    _LayerCache,
+)
+from jet.modeling.config import JetNemotronConfig
+from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
+
+PAGE = 256  # tokens
+
+
+@dataclass(frozen=True)
+class JetMemory:
+    """Of a jet layer: `recurrent` `[S, H, K, V]` float32, `conv` `[S, D, W]`, newest input last."""
+
+    recurrent: Tensor
+    conv: Tensor
+
+
+@dataclass(frozen=True)
+class WindowMemory:
+    """Of a window layer: rings `[S, Hkv, WINDOW, D]`, token t at `t % WINDOW`."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class PageMemory:
+    """Of a full-attention layer: `pages` `[P, 2, Hkv, PAGE, D]`, keys and values of 256 tokens each."""
+
+    pages: Tensor
+
+
+class SlotPool:
+    """The memory of up to `slots` sequences, which together have up to `tokens` tokens in full attention.
+
+    Attributes:
+        layers: each layer's memory.
+        table: `[slots + 1, pages]` int32, the pages of each slot.
+        idle: the slot that is nobody's.
+        ledger: who holds which page.
+    """
+
+    def __init__(
+        self,
+        config: JetNemotronConfig,
+        slots: int,
+        tokens: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        context: int | None = None,
+        spare: bool = False,
+    ) -> None:
+        """`context`: most tokens of one sequence, by default the network's.
+
+        `spare`: have one more place for states, for `put_aside` and `take_back`.
+        """
+        assert config.layer_types is not None
+        context = context or config.max_position_embeddings
+        self._config = config
+        self.idle = slots
+        pages = -(-tokens // PAGE)
+        self._stacks = _Stacks(config, slots + 1 + spare, 1 + pages, dtype, device)
+        self.layers = self._stacks.layers(config.layer_types)
+        self.table = torch.zeros(slots + 1, -(-context // PAGE), dtype=torch.int32, device=device)
+        self.ledger = PageLedger(pages)
+        self._free_slots = list(range(slots))
+        self._pages: dict[int, list[int]] = {}
+        self._promised: dict[int, int] = {}  # live slots: pages they may still ask for
+
+    @property
+    def free_tokens(self) -> int:
+        """For how many more tokens there are pages."""
+        return self.ledger.free * PAGE
+
+    def open(self, promise: int = 0) -> int:
+        """A slot for a new sequence, with as many pages promised. Raises MemoryError if there is no room."""
+        if promise > self.ledger.room:
+            raise MemoryError(
+                f"There is memory for {self.ledger.room * PAGE:,} more tokens now, and this story needs "
+                f"{promise * PAGE:,}: please wait until one of the others has ended."
+            )
+        slot = self._take_slot()
+        if slot is None:
+            raise MemoryError("All places are taken: please wait until one of the other stories has ended.")
+        self._pages[slot] = []
+        self._promised[slot] = promise
+        self.ledger.promised += promise
+        self._stacks.clear(slot)
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Take back a live slot and its pages."""
+        self.ledger.release(self._pages.pop(slot))
+        self._end(slot)
+        self._free_slots.append(slot)
+
+    def reserve(self, slot: int, tokens: int, start: int = 0) -> None:
+        """Make sure that a sequence can have `tokens` tokens, and write those from `start` on.
+
+        Raises MemoryError if there are not enough pages.
+        """
+        pages, needed = self._pages[slot], -(-tokens // PAGE)
+        if start % PAGE and start < tokens:
+            if self.ledger.shared(pages[start // PAGE]):
+                self._unshare(slot, start // PAGE)
+            self.ledger.version[pages[start // PAGE]] += 1
+        missing = needed - len(pages)
+        if missing <= 0:
+            return
+        room = self.ledger.room + self._promised[slot]
+        if missing > room or needed > self.table.shape[1]:
+            most = min(len(pages) + room, self.table.shape[1]) * PAGE
+            raise MemoryError(f"There is memory for {most:,} tokens of this story, and it needs {tokens:,}.")
+        self._append(slot, [self._take_page(slot) for _ in range(missing)])
+
+    def snapshot(self, slot: int, length: int) -> int | None:
+        """A kept slot in the state of a live one of `length` tokens; None if there is no slot for it."""
+        kept = self._take_slot()
+        if kept is None:
+            return None
+        self._stacks.copy(slot, kept)
+        self._pages[kept] = self._pages[slot][: -(-length // PAGE)]
+        self.ledger.keep(self._pages[kept])
+        return kept
+
+    def retain(self, slot: int, length: int) -> None:
+        """A live slot becomes a kept one, of `length` tokens."""
+        pages = self._pages[slot]
+        self._pages[slot] = pages[: -(-length // PAGE)]
+        self.ledger.keep(self._pages[slot])
+        self.ledger.release(pages)
+        self._end(slot)
+
+    def restore(self, kept: int, slot: int) -> None:
+        """A live slot in which nothing has been read takes on the state of a kept one."""
+        assert not self._pages[slot]
+        self._stacks.copy(kept, slot)
+        self.ledger.hold(self._pages[kept])
+        self._append(slot, self._pages[kept])
+
+    def discard(self, kept: int) -> None:
+        """Take back a kept slot."""
+        self.ledger.forget(self._pages.pop(kept))
+        self._free_slots.append(kept)
+
+    def put_aside(self, slot: int) -> None:
+        """Copy a slot's states, without its pages, to where one can be for a moment."""
+        self._stacks.copy(slot, self.idle + 1)
+
+    def take_back(self, slot: int) -> None:
+        """Copy them from there into the slot."""
+        self._stacks.copy(self.idle + 1, slot)
+
+    def hold(self, kept: int) -> list[int]:
+        """The pages of a kept slot, held until they are given back to the ledger."""
+        pages = list(self._pages[kept])
+        self.ledger.hold(pages)
+        return pages
+
+    def pages(self, slot: int) -> list[int]:
+        """The pages of a slot, in their order."""
+        return list(self._pages[slot])
+
+    def receive(self, slot: int, count: int) -> list[int]:
+        """Pages for a live slot in which nothing has been read, to be filled. Raises MemoryError."""
+        assert not self._pages[slot]
+        self.reserve(slot, count * PAGE)
+        return self.pages(slot)
+
+    def state_views(self, slot: int) -> list[Tensor]:
+        """The memory of a slot's states, one tensor a kind; the first dimension is the layers'."""
+        return self._stacks.states(slot)
+
+    def page_view(self, page: int) -> Tensor:
+        """The memory of a page; the first dimension is the layers'."""
+        return self._stacks.page(page)
+
+    def _take_slot(self) -> int | None:
+        while not self._free_slots:
+            if not self.ledger.reclaim():
+                return None
+        return self._free_slots.pop()
+
+    def _take_page(self, slot: int) -> int:
+        page = self.ledger.take()
+        self._use_promise(slot)
+        return page
+
+    def _use_promise(self, slot: int) -> None:
+        if self._promised[slot]:
+            self._promised[slot] -= 1
+            self.ledger.promised -= 1
+
+    def _end(self, slot: int) -> None:
+        self.ledger.promised -= self._promised.pop(slot)
+
+    def _unshare(self, slot: int, index: int) -> None:
+        """Give a slot a page of its own in the place of one that others hold too.
+
+        Where those are kept states, that costs no promise: the page that they are left with can be had.
+        """
+        page = self._pages[slot][index]
+        try:
+            own = self.ledger.take()
+        except MemoryError:
+            if self.ledger.shared(page):
+                raise
+            return  # who made room for it was who held the page
+        self._stacks.copy_page(page, own)
+        self.ledger.release([page])
+        if self.ledger.live(page):
+            self._use_promise(slot)
+        self._pages[slot][index] = own
+        self.table[slot, index] = own
+
+    def _append(self, slot: int, added: list[int]) -> None:
+        pages = self._pages[slot]
+        begin, end = len(pages), len(pages) + len(added)
+        self.table[slot, begin:end] = to_device(added, torch.int32, self.table.device)
+        pages += added
+
+    def cache(self, slot: int, length: int) -> SlotCache:
+        """A sequence of `length` tokens as the cache that the network's forward reads and writes."""
+        assert self._config.layer_types is not None
+        return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
+
+    def jet_rows(self, slot: Tensor) -> SlotCache:
+        """A cache whose jet layers are in the slot that a tensor `[1]` names when they are used.
+
+        A captured graph then serves every slot. The other layers' parts are nobody's.
+        """
+        layers = [
+            _JetRow(memory, slot)
+            if isinstance(memory, JetMemory)
+            else self._layer_cache(memory, self.idle, 0)
+            for memory in self.layers
+        ]
+        return SlotCache(layers)
+
+    def memory(self, length: int) -> dict[str, int]:
+        """Bytes in use by a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
+        return self._stacks.in_use(length)
+
+    def nbytes(self) -> int:
+        """Bytes of the whole pool."""
+        return sum(tensor.nbytes for memory in self.layers for tensor in vars(memory).values())
+
+    def _layer_cache(
+        self, memory: JetMemory | WindowMemory | PageMemory, slot: int, length: int
+    ) -> _JetSlot | _WindowSlot | _PageSlot:
+        if isinstance(memory, JetMemory):
+            return _JetSlot(memory, slot, length)
+        if isinstance(memory, WindowMemory):
+            return _WindowSlot(memory, slot, length)
+        return _PageSlot(memory, self.table[slot], length)
+
+
+class SlotCache(HybridCache):
+    """One slot as `past_key_values` of the network; its tensors are the pool's."""
+
+    def __init__(self, layers: Sequence[_LayerCache]) -> None:
+        Cache.__init__(self, layers=list(layers))
+
+    def leave_inference_mode(self) -> None:
+        """Nothing to do: a pool is used in the mode that it was made in."""
+
+
+class _JetSlot(JetLayerCache):
+    def __init__(self, memory: JetMemory, slot: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.recurrent_state, self.conv_state = (x[slot : slot + 1] for x in (memory.recurrent, memory.conv))
+
+    def store(self, recurrent_state: Tensor, conv_state: Tensor, tokens: int) -> None:
+        assert self.recurrent_state is not None and self.conv_state is not None
+        self.recurrent_state.copy_(recurrent_state)
+        self.conv_state.copy_(conv_state)
+        self.length += tokens
+
+
+class _JetRow(JetLayerCache):
+    tensor_names = ()
+
+    def __init__(self, memory: JetMemory, slot: Tensor) -> None:
+        super().__init__()
+        self._memory, self._slot = memory, slot
+
+    @property
+    def recurrent_state(self) -> Tensor:  # type: ignore[override]
+        return self._memory.recurrent.index_select(0, self._slot)
+
+    @property
+    def conv_state(self) -> Tensor:  # type: ignore[override]
+        return self._memory.conv.index_select(0, self._slot)
+
+    def store(self, recurrent_state: Tensor, conv_state: Tensor, tokens: int) -> None:
+        self._memory.recurrent.index_copy_(0, self._slot, recurrent_state)
+        self._memory.conv.index_copy_(0, self._slot, conv_state)
+
+
+class _WindowSlot(WindowAttentionCache):
+    def __init__(self, memory: WindowMemory, slot: int, length: int) -> None:
+        super().__init__(memory.keys.shape[2])
+        self.length = length
+        self._rings = memory.keys[slot], memory.values[slot]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        return self._extend(0, key_states), self._extend(1, value_states, key_states.shape[2])
+
+    def _extend(self, part: int, states: Tensor, moved: int = 0) -> Tensor:
+        """What these tokens may see; the ring then ends with them. `moved`: by how many to count on."""
+        ring = self._rings[part]
+        seen = torch.cat([gather_window(ring, self.length), states[0]], dim=1)
+        write_window(ring, self.length, states[0])
+        self.length += moved
+        return seen[None]
+
+
+class _PageSlot(FullAttentionCache):
+    def __init__(self, memory: PageMemory, table_row: Tensor, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self._pages, self._table_row = memory.pages, table_row
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        write_pages(self._pages, self._table_row, self.length, key_states[0], value_states[0])
+        self.length += key_states.shape[2]
+        keys, values = gather_pages(self._pages, self._table_row, self.length)
+        return keys[None], values[None]
+
+
+class _Stacks:
+    """The tensors of all layers of a kind in one, so that a slot or a page is copied by one call a kind.
+
+    Not initialised where nothing is read before it has been written.
+    """
+
+    def __init__(
+        self,
+        config: JetNemotronConfig,
+        slots: int,
+        pages: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        layers = config.layer_types or []
+        heads, dim = config.num_key_value_heads, config.head_dim
+
+        def empty(kind: str, *shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(layers.count(kind), *shape, dtype=dtype, device=device)
+
+        self._jet: tuple[Tensor, ...] = ()
+        if "jet" in layers:
+            jet = config.jet
+            state = empty("jet", slots, jet.num_heads, jet.head_dim, jet.head_v_dim, dtype=torch.float32)
+            self._jet = state, empty("jet", slots, jet.value_dim, jet.conv_size)
+        window = config.sliding_window or 0
+        self._windows = tuple(empty("swa", slots, heads, window, dim) for _ in range(2))
+        self._pages = empty("attn", pages, 2, heads, PAGE, dim)
+        # The idle slot is read too, and numbers that are none would spread from it.
+        self.clear(slots - 1)
+        self.clear(slots - 2)
+
+    def layers(self, kinds: Sequence[str]) -> list[JetMemory | WindowMemory | PageMemory]:
+        """Each layer's part, in the order of the layers."""
+        jets = iter([JetMemory(*parts) for parts in zip(*self._jet, strict=True)])
+        windows = iter([WindowMemory(*parts) for parts in zip(*self._windows, strict=True)])
+        pages = iter([PageMemory(part) for part in self._pages])
+        made: dict[str, Iterator[JetMemory | WindowMemory | PageMemory]] = {
+            "jet": jets,
+            "swa": windows,
+            "attn": pages,
+        }
+        return [next(made[kind]) for kind in kinds]
+
+    def in_use(self, length: int) -> dict[str, int]:
+        """Bytes that a sequence of `length` tokens has in use, by kind."""
+        recurrent, conv = (stack[:, 0].nbytes for stack in self._jet) if self._jet else (0, 0)
+        window = self._windows[0].shape[3]
+        return {
+            "recurrent": recurrent,
+            "conv": conv,
+            "window_kv": sum(stack[:, 0, :, :1].nbytes for stack in self._windows) * min(length, window),
+            "full_kv": self._pages[:, 0, :, :, 0].nbytes * length,
+        }
+
+    def clear(self, slot: int) -> None:
+        """Of a sequence without tokens; its windows and pages are not read before they are written."""
+        for stack in self._jet:
+            stack[:, slot].zero_()
+
+    def states(self, slot: int) -> list[Tensor]:
+        """One slot's states."""
+        return [stack[:, slot] for stack in (*self._jet, *self._windows)]
+
+    def page(self, page: int) -> Tensor:
+        """One page's keys and values."""
+        return self._pages[:, page]
+
+    def copy(self, source: int, target: int) -> None:
+        """One slot's states into another slot."""
+        for there, here in zip(self.states(target), self.states(source), strict=True):
+            there.copy_(here)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """One page's keys and values into another page."""
+        self.page(target).copy_(self.page(source))

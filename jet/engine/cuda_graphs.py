@@ -1,0 +1,438 @@
+"""GraphStepper: the decode step as captured CUDA graphs, which run ahead of the host."""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Callable, Generator, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jet.cache.pinned import pinned, to_host
+from jet.cache.state_pool import SlotPool
+from jet.engine.decode_step import FusedStep
+from jet.engine.sampler import Chooser, Special, draw
+from jet.engine.sequence import Sequence
+from jet.engine.step_output import Detail, Drawn, Pending, detail_of
+from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
+from jet.ops.backends import Operations, has_dependent_launch, triton_operations
+from jet.ops.decode_batch import Plan, Rows
+from jet.ops.logprobs import alternatives
+from jet.ops.sampling import NOT_A_NUMBER
+from jet.ops.triton import fused_sampling as kernels
+
+# Every batch is of one of these kinds, which may do more than it asks for: the page's settings, the likeliest
+# tokens, and all filters. So there are few kernels to compile and few graphs to capture.
+USUAL = Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True)
+PLANS: tuple[Plan | None, ...] = (USUAL, None, Plan())
+BARRED = Plan(bars_end=True)  # besides, for batches in which a text may not end yet
+TIMED = 3  # replays
+
+
+class GraphStepper:
+    """Steps as CUDA graphs: from tokens on the device to the next ones, no host in between.
+
+    What a step needs to know stands in `Rows` on the device, and the last kernel of a step moves it on. So
+    the next step of the same requests can be launched at once; the host reads tokens from pinned memory as
+    they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
+
+    To compile and capture takes longer than those who write should wait. So at first there are graphs of one
+    row and of as many as there can be; `prepare` makes the others while nobody writes, and until then a batch
+    takes the next larger ones.
+    """
+
+    def __init__(
+        self,
+        model: JetNemotronForCausalLM,
+        pool: SlotPool,
+        stop_ids: frozenset[int],
+        breakers: frozenset[int],
+        rows: int,
+    ) -> None:
+        config = model.config
+        assert isinstance(config, JetNemotronConfig)
+        self._model, self._pool, self._stop_ids = model, pool, stop_ids
+        self._seen = torch.zeros(pool.idle + 1, config.vocab_size, dtype=torch.uint8, device=model.device)
+        self._special = Special(config.vocab_size, stop_ids, breakers, model.device)
+        self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
+        self._owners: list[Sequence] = []  # whose rows they are, as their last step has left them
+        self._used: StepGraphs | None = None  # by that step
+        self._ends: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
+        self._shared = _GraphMemory()
+        self._sizes: dict[int, StepGraphs] = {}
+        self._rows = Rows.make(padded(rows), model.device, stop_ids, pool.idle)
+        self._largest: FusedStep | None = None
+        self._largest = self._of_size(padded(rows)).step
+        self.step = self._of_size(1).step
+        self.kernels = {"decode": f"{self._operations(1).name}, one CUDA graph", "sampling": "triton"}
+        # For the first token of a request, which follows its prompt and no step.
+        self._first_row = Rows.make(1, model.device, stop_ids, pool.idle)
+        self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
+        self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.read_first)
+        for plan in PLANS:
+            self._first.draw(plan)  # compiles; the row is nobody's
+            for size in dict.fromkeys((padded(rows), 1)):
+                self._of_size(size).prepare(plan)
+        self._left = self._prepare_all(padded(rows))
+
+    def open(self, sequence: Sequence) -> None:
+        """A new request has come."""
+        assert sequence.slot is not None
+        if sequence.sampling.repetition_penalty != 1:
+            self._seen[sequence.slot].zero_()
+        sampling, barred = sequence.sampling, sequence.min_tokens > 0
+        # The kernels bar tokens by their logits, and what is noted of tokens must not know of that.
+        if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.alternatives):
+            self._choosers[sequence] = Chooser(sampling, self._special, sequence.min_tokens)
+
+    def have_read(self, sequence: Sequence, ids: Tensor) -> None:
+        """A piece of its prompt has been read."""
+        if sequence in self._choosers:
+            self._choosers[sequence].have_read(ids)
+        if sequence.sampling.repetition_penalty != 1:
+            seen = self._seen[sequence.slot]
+            # Not `seen[ids] = 1`, for which the host waits until the device has come so far.
+            seen.index_fill_(0, ids, 1)
+            seen.index_fill_(0, self._special.stops, 0)
+
+    def draw(self, sequence: Sequence) -> Pending:
+        """The token that follows the sequence's `logits`."""
+        assert sequence.logits is not None
+        if sequence in self._choosers:
+            return _drawn(self._choosers[sequence], sequence.logits.float(), sequence)
+        self._first_logits.copy_(sequence.logits)
+        write_rows(self._first_row, [sequence])
+        self._first.draw(plan_of([sequence]))
+        return self._landing(self._first_row, self._first_logits, [sequence], {})
+
+    @torch.inference_mode()
+    def prepare(self) -> bool:
+        """Make a small part of what is still to be compiled or captured. False if nothing was."""
+        return next(self._left, False)
+
+    def _prepare_all(self, largest: int) -> Generator[bool, None, None]:
+        sizes = [1 << bit for bit in reversed(range(largest.bit_length()))]
+        for size in sizes:
+            graphs = self._of_size(size)
+            for part in graphs.step.parts if size not in (1, largest) else ():
+                graphs.compile(part.run)
+                yield True
+            for plan in PLANS:
+                graphs.prepare(plan)
+                yield True
+            graphs.prepare_reading()
+            yield True
+        self._first.draw(BARRED)
+        yield True
+        for size in dict.fromkeys((largest, 1)):
+            self._of_size(size).prepare(BARRED)
+            yield True
+
+    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+        """Start a step."""
+        plan = plan_of(sequences)
+        graphs = self._ready(padded(len(sequences)), plan)
+        if self._owners != sequences or self._used is not graphs:
+            write_rows(graphs.rows, sequences, self._choosers)
+            self._owners, self._used = list(sequences), graphs
+        ending = [row for row, sequence in enumerate(sequences) if sequence.draws_its_last]
+        if not ending and not any(sequence in self._choosers for sequence in sequences):
+            graphs.launch(plan)
+            return self._landing(graphs.rows, graphs.step.logits, sequences, {})
+        return self._choose(graphs, sequences, ending)
+
+    def read(self, sequence: Sequence) -> Tensor:
+        """A step that ends at the logits."""
+        graphs = self._of_size(1)
+        write_rows(graphs.rows, [sequence])
+        self._owners = []  # the rows have to be told
+        graphs.read()
+        return graphs.step.logits.clone()
+
+    def _choose(
+        self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
+    ) -> Pending:
+        """A step of which some tokens are drawn by the host: nothing runs ahead of that.
+
+        The logits of the rows in `ending` are put aside before penalties are written into them.
+        """
+        graphs.read()
+        self._ends |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
+        others = [sequence for sequence in sequences if sequence not in self._choosers]
+        if others:
+            graphs.draw(plan_of(others))
+        chosen = {
+            row: _drawn(self._choosers[sequence], graphs.step.logits[row : row + 1], sequence)
+            for row, sequence in enumerate(sequences)
+            if sequence in self._choosers
+        }
+        self._owners = []  # the rows have to be told
+        return self._landing(graphs.rows, graphs.step.logits, sequences, chosen)
+
+    def drawn_from(self, sequence: Sequence) -> Tensor | None:
+        """Those of the last token that the request may have."""
+        return self._ends.get(sequence)
+
+    def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether the device draws all their tokens."""
+        return not any(sequence in self._choosers for sequence in sequences)
+
+    def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+        """Whether the rows on the device are theirs, in the graphs that are next."""
+        if self._owners != sequences or not self.may_run_ahead(sequences):
+            return False
+        return self._ready(padded(len(sequences)), plan_of(sequences)) is self._used
+
+    def release(self, sequence: Sequence) -> None:
+        """The request is over."""
+        self._choosers.pop(sequence, None)
+        self._ends.pop(sequence, None)
+        if sequence in self._owners:
+            self._owners = []
+
+    def close(self) -> None:
+        """Let go of the network."""
+        self._left.close()
+        del self.step, self._largest, self._sizes, self._used, self._model, self._pool
+
+    def _landing(
+        self, rows: Rows, logits: Tensor, sequences: abc.Sequence[Sequence], chosen: Mapping[int, Drawn]
+    ) -> _Landing:
+        """Have the tokens sent, and what the requests want to know of them."""
+        counts = [sequence.alternatives for sequence in sequences]
+        size = len(sequences)
+        noted = alternatives(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
+        return _Landing(rows.first(size), noted, counts, chosen)
+
+    def _operations(self, size: int) -> Operations:
+        config = self._model.config
+        sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        return triton_operations(self._model.device, size, *sizes)
+
+    def _ready(self, size: int, plan: Plan | None) -> StepGraphs:
+        """The graphs that are fastest for so many rows, of those that are there.
+
+        More rows can take less time, where other kernels multiply. As a batch may take any graphs that are
+        large enough, it never takes longer than a larger one.
+        """
+        ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(plan)]
+        fastest = min(ready, default=size, key=lambda other: (self._sizes[other].seconds(plan), other))
+        return self._of_size(fastest)
+
+    def _of_size(self, size: int) -> StepGraphs:
+        """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
+        if size not in self._sizes:
+            rows = self._rows.first(size)
+            step = FusedStep(self._model, self._pool, rows, self._operations(size), like=self._largest)
+            self._sizes[size] = StepGraphs(step, rows, self._seen, self._shared)
+        return self._sizes[size]
+
+
+def padded(rows: int) -> int:
+    """The number of rows that there are graphs for: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()) -> None:
+    """Tell the rows whose they are. From then on only the device changes them.
+
+    Those beyond the sequences are nobody's. Of those in `inactive` no token is drawn.
+    """
+    missing = len(rows.token) - len(sequences)
+
+    def write(tensor: Tensor, values: Iterable[float], otherwise: float = 0) -> None:
+        given = pinned([*values, *[otherwise] * missing], tensor.dtype, tensor.device)
+        tensor.copy_(given, non_blocking=True)
+
+    samplings = [sequence.sampling for sequence in sequences]
+    write(rows.temperature, (sampling.temperature for sampling in samplings))
+    write(rows.top_k, (sampling.top_k for sampling in samplings))
+    write(rows.top_p, (sampling.top_p for sampling in samplings), 1)
+    write(rows.min_p, (sampling.min_p for sampling in samplings))
+    write(rows.penalty, (sampling.repetition_penalty for sampling in samplings), 1)
+    write(rows.seed, (sampling.seed or 0 for sampling in samplings))
+    write(rows.step, (sequence.steps for sequence in sequences))
+    write(rows.barred, (sequence.min_tokens for sequence in sequences))
+    write(rows.position, (sequence.length for sequence in sequences))
+    write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.idle)
+    write(rows.active, (sequence not in inactive for sequence in sequences))
+    write(rows.token, (sequence.last or 0 for sequence in sequences))
+    write(rows.status, (0 for _ in sequences))
+
+
+def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:
+    """Which of `PLANS` does what requests ask of the sampler; None takes the likeliest tokens, no penalty.
+
+    It is `BARRED` where the text of one may not end with its next token.
+    """
+    if any(sequence.end_is_barred for sequence in sequences):
+        return BARRED
+    samplings = [sequence.sampling for sequence in sequences]
+    if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
+        return None
+    top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
+    return Plan() if top_k else USUAL
+
+
+def _drawn(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
+    try:
+        return Drawn([draw(chooser, logits, sequence)])
+    except FloatingPointError as error:
+        return Drawn([error])
+
+
+class _GraphMemory:
+    """What all graphs share, of which only one runs at a time."""
+
+    pool: Any = None
+
+
+class _Sampler:
+    """Draws tokens from logits `[B, V]` into rows."""
+
+    def __init__(self, logits: Tensor, rows: Rows, seen: Tensor, following: Tensor) -> None:
+        """`following`: the matrix that the next step begins with."""
+        scratch = kernels.Scratch.make(len(logits), logits.shape[1], logits.device)
+        self._given = logits, rows, seen, scratch
+        self._following = following
+
+    def draw(self, plan: Plan | None, pdl: bool = False) -> None:
+        """Start it; `pdl`: as the end of a step in a graph."""
+        if plan is None:
+            kernels.greedy(*self._given, penalise=False, pdl=pdl, ahead=self._following)
+        else:
+            kernels.sample(*self._given, plan, pdl=pdl, ahead=self._following)
+
+
+class StepGraphs:
+    """Graphs of so many rows, one for each kind of sampling, captured when somebody first asks for it."""
+
+    def __init__(self, step: FusedStep, rows: Rows, seen: Tensor, shared: _GraphMemory) -> None:
+        self.step, self.rows = step, rows
+        self._sampler = _Sampler(step.logits, rows, seen, step.read_first)
+        self._pdl = has_dependent_launch(step.logits.device)
+        self._shared = shared
+        self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
+        self._seconds: dict[Plan | None, float] = {}
+        self._reading: torch.cuda.CUDAGraph | None = None
+
+    def prepare(self, plan: Plan | None) -> None:
+        """Compile, capture and time, so that nobody has to wait for it later."""
+        if plan not in self._graphs:
+            graph = self._capture(partial(self._read_and_draw, plan))
+            with _Parked(self.rows):
+                self._seconds[plan] = seconds_of(graph)
+            self._graphs[plan] = graph
+
+    def seconds(self, plan: Plan | None) -> float:
+        """Return the seconds that a step took on padding rows."""
+        return self._seconds[plan]
+
+    def has(self, plan: Plan | None) -> bool:
+        """Whether that has been done."""
+        return plan in self._graphs
+
+    def compile(self, run: Callable[[], None]) -> None:
+        """Do a part of a step on rows that are nobody's."""
+        with _Parked(self.rows):
+            run()
+
+    def launch(self, plan: Plan | None) -> None:
+        """Start a step."""
+        self.prepare(plan)
+        self._graphs[plan].replay()
+
+    def prepare_reading(self) -> torch.cuda.CUDAGraph:
+        """The graph of a step that stops at the logits, captured if need be."""
+        if self._reading is None:
+            self._reading = self._capture(self.step.run)
+        return self._reading
+
+    def read(self) -> None:
+        """Start a step that stops at the logits."""
+        self.prepare_reading().replay()
+
+    def draw(self, plan: Plan | None) -> None:
+        """Draw from the logits that are there."""
+        self._sampler.draw(plan)
+
+    def _read_and_draw(self, plan: Plan | None) -> None:
+        self.step.run()
+        self._sampler.draw(plan, self._pdl)
+
+    def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Run once to compile what is new, on rows that are nobody's, then capture."""
+        self.compile(run)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):
+            run()
+        self._shared.pool = self._shared.pool or graph.pool()
+        return graph
+
+
+def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
+    """Return the seconds of a graph: the quickest of some replays, after one that warms up."""
+    graph.replay()
+    took: list[float] = []
+    for _ in range(TIMED):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        took.append(float(begin.elapsed_time(end)) / 1000)
+    return min(took)
+
+
+class _Parked:
+    """While it lasts, all rows are idle ones; afterwards they are as before."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._tensors = [value for value in vars(rows).values() if isinstance(value, Tensor)]
+
+    def __enter__(self) -> None:
+        self._kept = [tensor.clone() for tensor in self._tensors]
+        self._rows.slot.fill_(self._rows.idle)
+        self._rows.position.fill_(0)
+        self._rows.token.fill_(0)
+
+    def __exit__(self, *exception: object) -> None:
+        for tensor, kept in zip(self._tensors, self._kept, strict=True):
+            tensor.copy_(kept)
+
+
+class _Landing:
+    """Where a step's tokens arrive: pinned memory, and the event that says when they are there."""
+
+    def __init__(
+        self, rows: Rows, noted: tuple[Tensor, ...], counts: list[int], chosen: Mapping[int, Drawn]
+    ) -> None:
+        """Have the tokens sent, and what was noted of them, behind everything launched so far.
+
+        `counts`: how much of it each row wants to know; `chosen`: the rows whose tokens are known already.
+        """
+        self._tokens, self._status = to_host(rows.token), to_host(rows.status)
+        self._noted = tuple(map(to_host, noted))
+        self._counts, self._chosen = counts, chosen
+        self._arrived = torch.cuda.Event()
+        self._arrived.record()
+
+    def token(self, row: int) -> int:
+        """The token of a row, waited for. Raises FloatingPointError if its logits are NaN."""
+        if row in self._chosen:
+            return self._chosen[row].token(0)
+        self._arrived.synchronize()
+        if self._status[row]:
+            raise FloatingPointError(NOT_A_NUMBER)
+        return int(self._tokens[row])
+
+    def detail(self, row: int) -> Detail | None:
+        """What was noted of it."""
+        if row in self._chosen:
+            return self._chosen[row].detail(0)
+        if not self._counts[row]:
+            return None
+        return detail_of((self._noted[0], self._noted[1], self._noted[2]), row, self._counts[row])

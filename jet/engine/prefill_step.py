@@ -1,0 +1,212 @@
+"""FusedChunk: a chunk of a prompt through the network, in few launches and without allocating.
+
+The twin of `FusedStep` for many tokens of one sequence. Projections of the same input are one product, which
+adds the residual where there is one; what lies between products is one pass (`jet.ops.prefill_backends`).
+States are updated in place in a `SlotPool`. Weights are the step's, merged once for both; quantized ones are
+turned into numbers a part at a time, in the same place for all products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jet.cache.state_pool import JetMemory, PageMemory, SlotPool, WindowMemory
+from jet.engine.decode_step import merge, merge_biases
+from jet.modeling.config import JetNemotronConfig
+from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.ops.prefill_backends import ChunkOperations
+from jet.ops.quantization import Quantized, Weight, pieces
+from jet.ops.reference import JetSizes
+
+MOST_NUMBERS = 2**25  # weights of a product that are numbers at once: of a large head a part
+
+
+def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
+    """Sizes of the jet layers; None where there are none."""
+    if "jet" not in (config.layer_types or []):
+        return None
+    jet = config.jet
+    return JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
+
+
+class FusedChunk:
+    """Chunks of up to `tokens` tokens, bound to buffers that stay where they are.
+
+    Attributes:
+        ids: `[tokens]` int64, the chunk; behind its end any ids.
+        place: `[3]` int32: slot, tokens before the chunk, tokens in it.
+        logits: `[1, vocabulary]` in the network's type, of what follows the chunk.
+    """
+
+    def __init__(
+        self, model: JetNemotronForCausalLM, pool: SlotPool, operations: ChunkOperations, tokens: int
+    ) -> None:
+        config = model.config
+        assert isinstance(config, JetNemotronConfig)
+        self._model, self._pool, self._config, self._operations = model, pool, config, operations
+        self._dtype, self._device = model.dtype, model.device
+        self.tokens = tokens
+        self.ids = torch.zeros(tokens, dtype=torch.int64, device=self._device)
+        self.place = torch.tensor([pool.idle, 0, 1], dtype=torch.int32, device=self._device)
+        self.logits = self._empty(1, config.vocab_size)
+        self._sizes = jet_sizes(config)
+        self._numbers: Tensor | None = None
+        self._bind()
+
+    def run(self, tokens: int) -> None:
+        """Read the first `tokens` of `ids`, of which those that count are the first `place[2]`."""
+        x = self._x[:tokens]
+        self._embed(x)
+        layers = zip(self._model.model.layers, self._pool.layers, self._gate_up, strict=True)
+        for layer, memory, gate_up in layers:
+            self._mix(layer, memory, x)
+            self._transform(layer, gate_up, x)
+        last = self._x.index_select(0, self.place[2:].long() - 1)
+        normed = torch.empty_like(last)
+        self._operations.norm(last, self._model.model.norm.weight, self._config.rms_norm_eps, normed)
+        self._multiply(normed, self._model.lm_head.weight, self.logits)
+
+    def _bind(self) -> None:
+        """Merge weights and make the buffers, of which those that are never needed together share memory."""
+        config, tokens = self._config, self.tokens
+        hidden, heads = config.hidden_size, config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        wide = [2 * config.intermediate_size, heads + 2 * keys]
+        narrow = [config.intermediate_size, 2 * heads]
+        sizes = self._sizes
+        if sizes is not None:
+            values = sizes.heads * sizes.value
+            wide.append(sum(sizes.parts) + values * sizes.width)
+            narrow.append(2 * values + sizes.generator)
+        self._x, self._normed = self._empty(tokens, hidden), self._empty(tokens, hidden)
+        self._wide = self._empty(tokens * max(wide))
+        self._narrow = self._empty(tokens * max(narrow))
+        exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
+        self._frequencies = config.rope_theta ** -(exponents / config.head_dim)
+        window = config.sliding_window or 0
+        if "swa" in (config.layer_types or []):
+            shape = 2, config.num_key_value_heads, window + tokens, config.head_dim
+            self._lane = self._empty(*shape)
+        self._merged: dict[int, tuple[Weight, Tensor | None]] = {}
+        self._decays: dict[int, tuple[Tensor, Tensor]] = {}
+        self._biases: dict[int, Tensor] = {}  # of the convolution's kernels, `[W, D]`
+        self._gate_up: list[Weight] = []
+        for index, layer in enumerate(self._model.model.layers):
+            block = layer.self_attn
+            if isinstance(block, JetBlock):
+                generator = block.dynamic_conv1d.kernel_generator
+                parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
+                self._merged[index] = merge([*parts, block.g_proj, block.a_proj, block.b_proj]), None
+                self._decays[index] = block.A_log.float(), block.dt_bias.float()
+                self._biases[index] = generator.w2.bias.view(-1, generator.width).T.contiguous()
+            else:
+                assert isinstance(block, Attention)
+                parts = [block.q_proj, block.k_proj, block.v_proj]
+                self._merged[index] = merge(parts), merge_biases(parts)
+            self._gate_up.append(merge([layer.mlp.gate_proj, layer.mlp.up_proj]))
+
+    def _embed(self, x: Tensor) -> None:
+        embedding, ids = self._model.model.embed_tokens.weight, self.ids[: len(x)]
+        if isinstance(embedding, Tensor):
+            torch.index_select(embedding, 0, ids, out=x)
+        else:
+            x.copy_(embedding[ids].dequantize(self._dtype))
+
+    def _transform(self, layer: DecoderLayer, gate_up: Weight, x: Tensor) -> None:
+        """The MLP."""
+        ops, tokens = self._operations, len(x)
+        normed = self._normed[:tokens]
+        ops.norm(x, layer.post_attention_layernorm.weight, self._config.rms_norm_eps, normed)
+        both = self._part(self._wide, tokens, 2 * self._config.intermediate_size)
+        self._multiply(normed, gate_up, both)
+        hidden = self._part(self._narrow, tokens, self._config.intermediate_size)
+        ops.swiglu(both, hidden)
+        self._multiply(hidden, layer.mlp.down_proj.weight, x, add=True)
+
+    def _mix(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory, x: Tensor) -> None:
+        normed, block = self._normed[: len(x)], layer.self_attn
+        self._operations.norm(x, layer.input_layernorm.weight, self._config.rms_norm_eps, normed)
+        if isinstance(memory, JetMemory):
+            assert isinstance(block, JetBlock)
+            self._mix_jet(block, memory, normed, x)
+        else:
+            assert isinstance(block, Attention)
+            self._mix_attention(block, memory, normed, x)
+
+    def _mix_jet(self, block: JetBlock, memory: JetMemory, normed: Tensor, x: Tensor) -> None:
+        ops, sizes, tokens = self._operations, self._sizes, len(x)
+        assert sizes is not None
+        channels = sizes.heads * sizes.value
+        weight, _ = self._merged[block.layer_idx]
+        projected = self._part(self._wide, tokens, sum(sizes.parts))
+        kernels = self._part(self._wide[projected.numel() :], sizes.width * tokens, channels)
+        kernels = kernels.view(sizes.width, tokens, channels)
+        self._multiply(normed, weight, projected)
+        _, _, hidden, raw, gate, _, _ = projected.split(sizes.parts, dim=1)
+        out = self._part(self._narrow, tokens, channels)
+        values = self._part(self._narrow[out.numel() :], tokens, channels)
+        activated = self._part(self._narrow[2 * out.numel() :], tokens, sizes.generator)
+        generator = block.dynamic_conv1d.kernel_generator.w2
+        ops.activate(hidden, activated)
+        self._generate(activated, generator.weight, kernels)
+        ops.convolve(raw, kernels, self._biases[block.layer_idx], self.place, memory.conv, values)
+        states = memory.conv, memory.recurrent
+        ops.chunk_delta(projected, values, self._decays[block.layer_idx], self.place, states, out, sizes)
+        ops.gated_norm(out, gate, block.o_norm.weight, self._config.jet.norm_eps, values)
+        self._multiply(values, block.o_proj.weight, x, add=True)
+
+    def _mix_attention(
+        self, block: Attention, memory: WindowMemory | PageMemory, normed: Tensor, x: Tensor
+    ) -> None:
+        ops, tokens = self._operations, len(x)
+        weight, bias = self._merged[block.layer_idx]
+        projected = self._part(self._wide, tokens, len(weight))
+        self._multiply(normed, weight, projected, bias=bias)
+        queries = self._part(self._narrow, tokens, block.q_proj.out_features)
+        out = self._part(self._narrow[queries.numel() :], tokens, block.q_proj.out_features)
+        given = projected, self._frequencies, self.place
+        if isinstance(memory, PageMemory):
+            ops.attend_pages(*given, self._pool.table, memory.pages, queries, out)
+        else:
+            ops.attend_window(*given, memory.keys, memory.values, self._lane, queries, out)
+        self._multiply(out, block.o_proj.weight, x, add=True)
+
+    def _multiply(
+        self, given: Tensor, weight: Weight, out: Tensor, bias: Tensor | None = None, add: bool = False
+    ) -> None:
+        """`out = given @ weight.T + bias`, or with `add` that much more."""
+        if isinstance(weight, Quantized):
+            for begin, end in pieces((len(weight), weight.columns), MOST_NUMBERS):
+                numbers = self._dequantize(weight[begin:end])
+                part = None if bias is None else bias[begin:end]
+                self._multiply(given, numbers, out[:, begin:end], part, add)
+        elif add:
+            torch.addmm(out, given, weight.T, out=out)
+        elif bias is None:
+            torch.mm(given, weight.T, out=out)
+        else:
+            torch.addmm(bias, given, weight.T, out=out)
+
+    def _generate(self, activated: Tensor, weight: Weight, kernels: Tensor) -> None:
+        """The convolution's kernels `[W, T, D]` without their bias: a product for each tap.
+
+        A channel's taps lie beside each other in the weight. Apart, each is read and written as it lies.
+        """
+        if isinstance(weight, Quantized):
+            weight = self._dequantize(weight)
+        taps = weight.view(kernels.shape[2], len(kernels), -1).permute(1, 2, 0)
+        torch.bmm(activated.expand(len(kernels), -1, -1), taps, out=kernels)
+
+    def _dequantize(self, weight: Quantized) -> Tensor:
+        """Its numbers, until the next product."""
+        if self._numbers is None or self._numbers.numel() < weight.numel():
+            self._numbers = self._empty(weight.numel())
+        return weight.dequantize(out=self._part(self._numbers, *weight.shape))
+
+    def _part(self, buffer: Tensor, rows: int, columns: int) -> Tensor:
+        """The beginning of a buffer as a matrix."""
+        return buffer[: rows * columns].view(rows, columns)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=self._dtype, device=self._device)

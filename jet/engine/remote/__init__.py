@@ -1,0 +1,1 @@
+"""RemoteEngine: any OpenAI-compatible server as an engine of the page."""

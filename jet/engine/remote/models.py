@@ -1,0 +1,61 @@
+"""What a server offers, asked once when it is chosen: its models, its context, and where it has moved to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+import anyio
+import httpx
+
+from jet.engine.remote.protocol import ServedModel, WireError, read_models, read_properties
+from jet.engine.remote.responses import RemoteError, next_address, refusal
+from jet.engine.remote.transport import Server, unreachable
+
+MOST_REDIRECTS = 5
+CIRCLES = "The engine’s server sends this page in circles: give the address that it means."
+
+
+async def ask_models(
+    server: Server, client: httpx.AsyncClient, wanted: str | None, patience_s: float
+) -> ServedModel:
+    """The model `wanted`, or the first there is. Afterwards `client` calls where the server has moved to.
+
+    Raises RemoteError.
+    """
+    try:
+        with anyio.fail_after(2 * patience_s):
+            answer = await _get(client, "models")
+    except (httpx.HTTPError, TimeoutError) as error:
+        raise RemoteError(f"{unreachable(server, error)} Is it running, and is this its address?") from None
+    if answer.status_code != 200:
+        raise refusal(answer.status_code, answer.text, through=server.through)
+    there = answer.request.url.copy_with(query=None)
+    if there.path.rstrip("/").endswith("/models"):
+        client.base_url = there.copy_with(path=there.path.rstrip("/").removesuffix("models"))
+    try:
+        model = read_models(answer.text, wanted)
+    except WireError as error:
+        raise RemoteError(f"The engine’s server cannot be used: {error}.") from None
+    return model if model.context else replace(model, context=await _ask_context(client, patience_s))
+
+
+async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    """The answer to a question, wherever the server has moved to, as far as that is safe."""
+    answer = await client.get(path)
+    for _ in range(MOST_REDIRECTS):
+        if (there := next_address(answer)) is None:
+            return answer
+        answer = await client.get(there)
+    raise RemoteError(CIRCLES)
+
+
+async def _ask_context(client: httpx.AsyncClient, patience_s: float) -> int | None:
+    """What llama.cpp says of its context, beside the interface; None of other servers."""
+    root = client.base_url
+    if root.path.endswith("/v1/"):
+        root = root.copy_with(path=root.path.removesuffix("v1/"))
+    with suppress(httpx.HTTPError, TimeoutError), anyio.fail_after(patience_s):
+        answer = await client.get(root.join("props"))
+        return read_properties(answer.text) if answer.status_code == 200 else None
+    return None

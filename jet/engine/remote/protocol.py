@@ -1,0 +1,318 @@
+"""What is said to an OpenAI-compatible server and what it says back: JSON there, plain data here.
+
+Completions are the same everywhere as far as OpenAI defined them. Beyond that servers differ: how they call
+the settings that story writers use, whether they have them at all, and how they tell log-probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jet.api import Alternative, Request, RequestError, SamplingParams, TokenDetail
+from jet.credentials import redact
+
+UNKNOWN_CONTEXT = 4096  # tokens, of a server that does not say how many it reads
+SHOWN_CHARACTERS = 300  # of a server's own message
+
+_CONTEXT_NAMES = (
+    "max_model_len",
+    "n_ctx",
+    "context_length",
+    "context_window",
+    "max_context_length",
+    "max_seq_len",
+)
+_NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+# Settings that OpenAI does not know. A server that does not either might ignore them and say nothing, so they
+# are sent only where they do something.
+_FURTHER = ("top_k", "min_p", "repetition_penalty")
+_DRY = ("dry_multiplier", "dry_base", "dry_allowed_length")
+_XTC = ("xtc_probability", "xtc_threshold")
+_OTHER_NAMES = {"llamacpp": {"repetition_penalty": "repeat_penalty"}}
+_WITHOUT_DRY_AND_XTC = {"sglang", "vllm"}
+# How servers call the two ends of a story. "" and null mean that it goes on.
+_STOPPED = {
+    "stop",
+    "eos",
+    "eos_token",
+    "stop_sequence",
+    "stop_token",
+    "end_turn",
+    "end_of_text",
+    "eos_token_id",
+}
+_FULL = {"length", "max_tokens", "max_length", "max_new_tokens", "token_limit", "limit"}
+
+
+class WireError(ValueError):
+    """A server's answer that is not what OpenAI's interface says. The message says what is wrong with it."""
+
+
+class ServerError(WireError):
+    """What the server itself says has gone wrong."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server offers.
+
+    Attributes:
+        name: as the server calls it.
+        server: what kind of server says it is: "sglang", "vllm", "llamacpp"; empty if it does not say.
+        context: tokens of prompt and story together; None if the server does not say.
+        parameters: None if the server does not say.
+    """
+
+    name: str
+    server: str = ""
+    context: int | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One event of a completion.
+
+    Attributes:
+        tokens: how many tokens came with it, as far as log-probabilities tell; None if they do not.
+        tokens_so_far, prompt_tokens: what the server has counted; None if it does not say here.
+        finish_reason: set in the last piece that has text: "stop", "length", or the server's own word.
+        oddity: what is wrong with an event that has nothing in it; "" of one that is only there to be there.
+    """
+
+    text: str = ""
+    details: tuple[TokenDetail, ...] = ()
+    tokens: int | None = None
+    tokens_so_far: int | None = None
+    prompt_tokens: int | None = None
+    finish_reason: str | None = None
+    oddity: str = ""
+
+
+def read_models(answer: str, wanted: str | None) -> ServedModel:
+    """The model `wanted`, or the first there is, from the answer to `/models`. Raises WireError."""
+    models = _object(answer).get("data")
+    known = [
+        m
+        for m in (models if isinstance(models, list) else ())
+        if isinstance(m, dict) and isinstance(m.get("id"), str)
+    ]
+    if not known:
+        raise WireError("it offers no model")
+    chosen = next((model for model in known if wanted in (None, model["id"])), None)
+    if chosen is None:
+        raise WireError(f"it does not offer {wanted}, but {', '.join(model['id'] for model in known[:5])}")
+    said = {**chosen, **(chosen["meta"] if isinstance(chosen.get("meta"), dict) else {})}
+    server = said.get("owned_by")
+    return ServedModel(
+        chosen["id"],
+        server if isinstance(server, str) else "",
+        _context(said),
+        _count(said.get("n_params")),
+    )
+
+
+def read_properties(answer: str) -> int | None:
+    """The context that llama.cpp's server tells at `/props`; None where it does not."""
+    try:
+        said = _object(answer)
+    except WireError:
+        return None
+    settings = said.get("default_generation_settings")
+    return _context({**said, **(settings if isinstance(settings, dict) else {})})
+
+
+def _context(said: Mapping[str, Any]) -> int | None:
+    found = (_count(said.get(name)) for name in _CONTEXT_NAMES)
+    return next((count for count in found if count), None)
+
+
+def completion(request: Request, model: ServedModel, max_tokens: int | None = None) -> dict[str, object]:
+    """The body of a request to `/completions`, for at most `max_tokens` (None: as many as it asks for).
+
+    Raises RequestError for what the server is known not to do.
+    """
+    sampling = request.sampling
+    body: dict[str, object] = {
+        "model": model.name,
+        "prompt": request.prompt,
+        "max_tokens": max_tokens or sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    names = _OTHER_NAMES.get(model.server, {})
+    for name in _FURTHER:
+        value = getattr(sampling, name)
+        if value != getattr(_NEUTRAL, name):
+            body[names.get(name, name)] = value
+    wanted = [*(_DRY if sampling.dry_multiplier else ()), *(_XTC if sampling.xtc_probability else ())]
+    if wanted and model.server in _WITHOUT_DRY_AND_XTC:
+        raise RequestError(
+            f"The engine is a server of {model.server}, which has neither DRY nor XTC: "
+            "please set DRY strength and XTC probability to 0."
+        )
+    body.update({name: getattr(sampling, name) for name in wanted})
+    if request.alternatives:
+        body["logprobs"] = request.alternatives
+    if request.min_tokens:
+        body["min_tokens"] = request.min_tokens  # vLLM and SGLang know it; others pass over it
+    return body
+
+
+def read_piece(data: str, details_due: bool = True) -> Piece:
+    """One event of a completion. Raises WireError, or ServerError if it tells of an error.
+
+    Servers send events of other kinds between those of a story: words, lists, usage without choices. They
+    have nothing in them. Log-probabilities have to be readable only where they are `details_due`.
+    """
+    if not data.strip() or data.lstrip()[0] not in "{[":
+        return Piece(oddity="it is not JSON" if data.strip() else "")
+    said = _json(data)
+    if not isinstance(said, dict):
+        return Piece(oddity="it is no JSON object")
+    if said.get("error") or said.get("object") == "error":
+        raise ServerError(error_message(data))
+    choices, usage = said.get("choices"), said.get("usage")
+    tokens_so_far, prompt_tokens = (
+        (_count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens")))
+        if isinstance(usage, dict)
+        else (None, None)
+    )
+    if choices is None and "choices" not in said and not isinstance(usage, dict):
+        return Piece(oddity="an event has no choices")
+    if choices is not None and not isinstance(choices, list):
+        raise WireError("an event has no choices")
+    choice = (choices[0] if choices else None) or {}
+    text = _text_of(choice)
+    if text is None:
+        raise WireError("a choice has no text")
+    details = _details(choice.get("logprobs"), details_due)
+    return Piece(
+        text,
+        details or (),
+        len(details) if details else None,
+        tokens_so_far,
+        prompt_tokens,
+        _finish_reason(choice.get("finish_reason")),
+    )
+
+
+def _text_of(choice: object) -> str | None:
+    """The text of a choice, "" if it has none, None if it is something else. Halves of characters stay."""
+    if not isinstance(choice, dict):
+        return None
+    text = choice.get("text")
+    delta = choice.get("delta")  # of a chat, as some servers answer completions, too
+    if text is None and isinstance(delta, dict):
+        text = delta.get("content")
+    return text if isinstance(text, str) else None if text else ""
+
+
+def _finish_reason(said: object) -> str | None:
+    if isinstance(said, dict):
+        said = said.get("type") or said.get("reason")
+    if not said:
+        return None
+    reason = str(said).strip()
+    word = reason.lower().replace("-", "_").replace(" ", "_")
+    return "stop" if word in _STOPPED else "length" if word in _FULL else reason or None
+
+
+def error_message(answer: str) -> str:
+    """What a server says has gone wrong, in one line, from any of the forms in use."""
+    try:
+        said: object = _object(answer)
+    except WireError:
+        said = answer
+    for name in ("error", "message", "detail"):
+        if isinstance(said, dict) and said.get(name):
+            said = said[name]
+    line = redact(whole(" ".join(str(said if said != {} else "").split())))
+    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def error_sizes(answer: str) -> str:
+    """Numbers of tokens that llama.cpp’s server tells beside its words, as words; "" of other servers."""
+    try:
+        said = _object(answer).get("error")
+    except WireError:
+        return ""
+    found = (
+        {name: _count(said.get(name)) for name in ("n_ctx", "n_prompt_tokens")}
+        if isinstance(said, dict)
+        else {}
+    )
+    return "".join(f" ({name} {count})" for name, count in found.items() if count)
+
+
+def _details(logprobs: object, due: bool) -> tuple[TokenDetail, ...] | None:
+    """OpenAI's form for completions, or the one for chats, which llama.cpp uses for both."""
+    if not isinstance(logprobs, dict) or not any(logprobs.values()):
+        return None
+    try:
+        content = logprobs.get("content")
+        return _chat_form(content) if content is not None else _completions_form(logprobs)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        if due:
+            raise WireError("its log-probabilities cannot be read") from error
+        return None
+
+
+def _chat_form(content: list[Mapping[str, Any]]) -> tuple[TokenDetail, ...]:
+    def read(said: Mapping[str, Any]) -> Alternative:
+        return _alternative(said["token"], said["logprob"], said.get("id"))
+
+    return tuple(
+        TokenDetail(read(said), tuple(map(read, said.get("top_logprobs") or ()))) for said in content
+    )
+
+
+def _completions_form(logprobs: Mapping[str, Any]) -> tuple[TokenDetail, ...]:
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    others = logprobs.get("top_logprobs") or [None] * len(tokens)
+    by_likelihood: Callable[[Alternative], float] = lambda other: -other.logprob  # noqa: E731 - typed
+    return tuple(
+        TokenDetail(
+            _alternative(token, value),
+            tuple(sorted((_alternative(*other) for other in (top or {}).items()), key=by_likelihood)),
+        )
+        for token, value, top in zip(tokens, values, others, strict=True)
+    )
+
+
+def _alternative(text: str, logprob: float | None, token: int | None = None) -> Alternative:
+    """Where a server does not name a token's number, its text does."""
+    number = zlib.crc32(text.encode("utf-8", "surrogatepass")) if token is None else int(token)
+    return Alternative(number, whole(text), float("-inf") if logprob is None else float(logprob))
+
+
+def whole(text: str) -> str:
+    """The text with halves of characters, which JSON can spell, joined; U+FFFD for those that are alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError("it is not JSON") from error
+
+
+def _object(text: str) -> dict[str, Any]:
+    said = _json(text)
+    if not isinstance(said, dict):
+        raise WireError("it is no JSON object")
+    return said
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

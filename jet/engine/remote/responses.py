@@ -1,0 +1,188 @@
+"""What the answer of an OpenAI-compatible server is: pieces of a story, or what has gone wrong, in words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+
+import anyio
+import httpx
+
+from jet.api import RequestError
+from jet.credentials import redact
+from jet.engine.remote.protocol import (
+    Piece,
+    ServerError,
+    WireError,
+    error_message,
+    error_sizes,
+    read_piece,
+    whole,
+)
+from jet.engine.remote.sse import read_events
+from jet.engine.remote.token_limits import read_refusal
+
+KEY_VARIABLE = "JET_ENGINE_KEY"  # a key belongs neither on a command line nor into a message
+KEPT = "What it has written is kept."
+NOWHERE = "The engine’s server is elsewhere, but does not say where: give its new address."
+REDIRECTS = (301, 302, 303, 307, 308)
+
+_STREAMS = ("text/event-stream", "text/plain", "application/octet-stream")  # the latter by servers in between
+_WHOLE = "application/json"  # of servers that do not stream
+_MOST_WHOLE = 2**20  # bytes of an answer in one
+
+_PASSING = {429, 500, 502, 503, 504}
+_END = "[DONE]"
+
+
+class RemoteError(RequestError):
+    """What a server did that ends a request, or cannot be reached at all. The message is for people.
+
+    Servers repeat what they were sent, and libraries put it into their errors: no message has a secret in it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(whole(message)))
+
+
+class Passing(RemoteError):
+    """The same, where another attempt may do better."""
+
+    def __init__(self, message: str, pause_s: float | None = None) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s  # what the server asks for
+
+
+class TooLong(RemoteError):
+    """The server does not take as many tokens as were asked for, or so it seems.
+
+    Attributes:
+        said: the server's own words.
+    """
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
+
+
+async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGenerator[Piece, None]:
+    """The pieces of a completion, up to the word that ends it or the end of the connection.
+
+    A character whose halves come in two events is kept for the second one. A server that says that the story
+    has ended, but not how, is taken to have stopped. Raises WireError and StreamError.
+    """
+    if _kind(answer) == _WHOLE:
+        piece = read_piece(await _beginning(answer, _MOST_WHOLE, None), details_due)
+        yield replace(piece, text=whole(piece.text), finish_reason=piece.finish_reason or "stop")
+        return
+    half, began, ended = "", False, False
+    async with aclosing(read_events(answer.aiter_bytes())) as events:
+        async for event in events:
+            if event.data.strip().strip('"') == _END:
+                if began and not ended:
+                    yield Piece(whole(half), finish_reason="stop")
+                return
+            if event.name == "error":
+                raise ServerError(error_message(event.data))
+            try:
+                piece = read_piece(event.data, details_due)
+            except ServerError:
+                raise
+            except WireError:
+                if event.whole:
+                    raise
+                break  # broken off in the middle
+            began = began or bool(piece.text)
+            ended = ended or piece.finish_reason is not None
+            text = half + piece.text
+            half = "" if ended or not _is_high_half(text[-1:]) else text[-1]
+            yield replace(piece, text=whole(text.removesuffix(half)))
+    if half:
+        yield Piece(whole(half))
+
+
+def _is_high_half(character: str) -> bool:
+    return "\ud800" <= character <= "\udbff"
+
+
+async def check(answer: httpx.Response, through: str = "") -> None:
+    """Raise what an answer is that is no stream of events. `through` names a proxy that may have sent it."""
+    kind = _kind(answer)
+    if answer.status_code == 200 and kind in (*_STREAMS, _WHOLE):
+        return
+    text = await _beginning(answer)
+    if answer.status_code != 200:
+        raise refusal(answer.status_code, text, answer.headers.get("retry-after"), through)
+    raise WireError(f"it sends {kind or 'something without a type'} instead of a stream")
+
+
+def _kind(answer: httpx.Response) -> str:
+    said: str = answer.headers.get("content-type", "")
+    return said.partition(";")[0].strip().lower()
+
+
+async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float | None = 2.0) -> str:
+    """Enough of an answer to say what it is, and no more than that; also of one that never ends."""
+    found = bytearray()
+    with anyio.move_on_after(wait_s), suppress(httpx.HTTPError):
+        async for piece in answer.aiter_bytes():
+            found += piece
+            if len(found) >= most:
+                break
+    return found[:most].decode("utf-8", "replace")
+
+
+def next_address(answer: httpx.Response) -> httpx.URL | None:
+    """Where a redirect leads, if a story and a key may follow it there; None where it is none.
+
+    They follow on the same host and port, and from http to https on the same host. Raises RemoteError, which
+    says where else it leads.
+    """
+    if answer.status_code not in REDIRECTS:
+        return None
+    said = answer.headers.get("location", "")
+    here = answer.request.url
+    try:
+        there = here.join(said).copy_with(userinfo=b"", fragment=None)
+        if not said or there.scheme not in ("http", "https") or not there.host:
+            raise ValueError
+    except (httpx.InvalidURL, ValueError, TypeError):
+        raise RemoteError(NOWHERE) from None
+    same = (there.scheme, there.host, _port(there)) == (here.scheme, here.host, _port(here))
+    upgraded = there.host == here.host and (here.scheme, there.scheme) == ("http", "https")
+    if (same or upgraded) and answer.status_code != 303:
+        return there
+    shown = f"{there.scheme}://{there.netloc.decode('ascii', 'replace')}{there.path}"
+    raise RemoteError(
+        f"The engine’s server is elsewhere ({answer.status_code}): it sends this page to "
+        f"{redact(shown)[:200]}. A story and a key are not sent on to another server: "
+        "if that one is meant, give its address."
+    )
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or {"http": 80, "https": 443}[url.scheme]
+
+
+def refusal(status: int, text: str, retry_after: str | None = None, through: str = "") -> RemoteError:
+    """What a status other than 200 means, and what to do about it. `through` names a proxy in between."""
+    said = error_message(text) if text.lstrip().startswith("{") else ""
+    words = f"{said}{error_sizes(text)}" if said else whole(text)
+    message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
+    if status == 500 and read_refusal(words, 0).anything:  # of servers that take a long prompt for a failure
+        return TooLong(message, words)
+    if status in _PASSING:
+        pause = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
+        wait = f" It asks to try again in {pause:.0f} s." if pause else " Please try again later."
+        busy = "is busy" if status in (429, 503) else f"has failed ({status})"
+        return Passing(f"The engine’s server {busy}{': ' + said if said else ''}.{wait}{through}", pause)
+    if status == 407:
+        return RemoteError(f"The proxy wants a name and a password (407).{through}")
+    if status in (401, 403):
+        return RemoteError(f"The engine’s server wants a key: set {KEY_VARIABLE} where this page is started.")
+    if status == 404:
+        return RemoteError(
+            "The engine’s server has nothing at this address; it should end in /v1." + f" {said}".rstrip()
+        )
+    return TooLong(message, words) if status in (400, 413, 422) else RemoteError(message)

@@ -1,0 +1,224 @@
+"""StoryTokenizer: the writer's text to tokens and back, with what an engine must know about both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tokenizers import decoders
+from transformers import PreTrainedTokenizerBase
+
+from jet.api import RequestError
+from jet.engine.text.chat_template import chat_template
+from jet.engine.text.detokenizer import Detokenizer, TokenBytes, WithoutBlanks, make_detokenizer
+from jet.engine.text.healing import Healer, Healing
+from jet.engine.text.incremental import IncrementalTokenizer
+from jet.token_ids import Tokens
+
+# No language comes near this many characters a token; English has four or five.
+_CHARACTERS_PER_TOKEN = 32
+_NFC_GROWTH = 3  # no text has more times as many bytes once it is normalised
+_BREAKING = set('\n:"“”*')
+
+
+class StoryTokenizer:
+    """A transformers tokenizer in the service of stories.
+
+    What a person typed is always plain text: `<|endoftext|>` in a story is thirteen characters, not the
+    end. A document-start token stands in front of every prompt if the tokenizer has a template that puts it
+    there, or names a `bos_token` without `add_bos_token: false`; where there is no prompt, there is always
+    one to start from.
+
+    Attributes:
+        start: tokens in front of every prompt, none or one.
+        stop_ids: tokens that end a story.
+        chat: the chat template; None if there is none.
+
+    The tokenizer passed in is taken over: it must not be used elsewhere afterwards.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, start_id: int | None, stop_ids: frozenset[int]
+    ) -> None:
+        """`start_id` is the token that an empty prompt starts from, if any."""
+        self._backend = tokenizer.backend_tokenizer
+        self.start = _tokens_in_front(tokenizer)
+        self.stop_ids = stop_ids
+        self.chat = chat_template(tokenizer)
+        self._empty = self.start or (() if start_id is None else (start_id,))
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._bytes = TokenBytes(self._backend)
+        self._longest = self._longest_token()
+        self._healer = Healer(self._backend, self._bytes, stop_ids)
+        self._incremental = IncrementalTokenizer(self._backend, self._encode)
+
+    @property
+    def chat_tokens(self) -> int | None:
+        """How many tokens the chat template takes around what is asked for; None if there is none."""
+        return None if self.chat is None else len(self.chat.encode("", "", self._incremental.ids))
+
+    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
+        """The tokens of a prompt, 1 to `most` of them, behind what a chat model is asked for, if anything.
+
+        What the user has had tokenised before and stands in it again takes no time. Raises RequestError if
+        there are more, or the prompt cannot be read.
+        """
+        _check_text(prompt)
+        try:
+            prompt.encode()
+            asked.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
+            ) from None
+        if asked:
+            return self._encode_answer(asked, prompt, most, user)
+        self._refuse_huge(prompt, most - len(self.start))
+        ids = self._incremental.ids(prompt, user)
+        if len(ids) > most - len(self.start):
+            raise _too_long(f"{len(ids):,} tokens", most - len(self.start))
+        if len(ids):
+            return np.concatenate([np.array(self.start, np.int32), ids])
+        if not self._empty:
+            raise RequestError("This model has no token to start a story from: please type a beginning.")
+        return np.array(self._empty, np.int32)
+
+    def encode_healed(
+        self, prompt: str, most: int, asked: str = "", user: str = ""
+    ) -> tuple[Tokens, Healing | None, Detokenizer]:
+        """As `encode`, without the tokens at the end that are to be drawn again; those; and what follows.
+
+        At least one token stays. Where the whole prompt is to be drawn again, it is the one that an empty
+        prompt starts from.
+        """
+        _check_text(prompt)
+        read = self.as_read(prompt)
+        ids = self.encode(read, most, asked, user)
+        normalizer = self._backend.normalizer
+        taken = len((read if normalizer is None else normalizer.normalize_str(read)).encode())  # at most
+        kept = 0 if asked else len(self.start)
+        if not kept and (not self._empty or len(ids) == most):
+            kept = 1
+        healing = self._healer.heal(ids, kept, taken)
+        if healing is not None:
+            before = ids[: -len(healing.tokens)]
+            ids = before if len(before) else np.array(self._empty, np.int32)
+        detokenizer = self.detokenizer(ids)
+        if not self._healer.by_bytes and read != prompt:
+            # Tokens of this kind begin with the blank that has been typed already.
+            detokenizer = WithoutBlanks(detokenizer)
+        return ids, healing, detokenizer
+
+    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+        """How many tokens `encode` gives for a prompt of any length. Raises RequestError as it does."""
+        ids = partial(self._incremental.ids, user=user)
+        if asked and self.chat is not None:
+            return len(self.chat.encode(asked, prompt, ids))
+        return len(ids(prompt)) + len(self.start)
+
+    def as_read(self, prompt: str) -> str:
+        """A prompt as `encode_healed` reads it: blanks at its end may be one space, or none."""
+        return self._healer.as_read(prompt)
+
+    def _encode_answer(self, asked: str, prompt: str, most: int, user: str) -> Tokens:
+        if self.chat is None:
+            raise RequestError(
+                "This model has no chat template: it goes on with a story, and cannot be asked."
+            )
+        self._refuse_huge(asked + prompt, most)
+        ids = self.chat.encode(asked, prompt, partial(self._incremental.ids, user=user))
+        if len(ids) > most:
+            raise _too_long(f"{len(ids):,} tokens", most)
+        return ids
+
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
+        """A detokenizer for what follows these tokens."""
+        return make_detokenizer(self._backend, prompt, self._bytes)
+
+    def text_of(self, token: int, skip: int = 0) -> str:
+        """The text of a token by itself, without its first `skip` bytes; U+FFFD for parts of characters."""
+        return self._bytes[token][skip:].decode("utf-8", "replace")
+
+    def breakers(self) -> frozenset[int]:
+        """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
+        ids = set(self._backend.get_vocab(with_added_tokens=True).values())
+        return frozenset(token for token in ids if _BREAKING & set(self.text_of(token)))
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""
+        return len(self._encode([text])[0])
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        try:
+            found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:
+            # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
+            # panic, which Python sees as a BaseException of a type that cannot be imported.
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
+        return [one.ids for one in found]
+
+    def _refuse_huge(self, text: str, most: int) -> None:
+        """Spare the machine from tokenising what cannot fit, or could only if it were no language."""
+        if len(text) <= most:
+            return
+        if self._longest and _NFC_GROWTH * len(text.encode()) > most * self._longest:
+            normalizer = self._backend.normalizer
+            normal = text if normalizer is None else normalizer.normalize_str(text)
+            at_least = -(-len(normal.encode()) // self._longest)
+            if at_least > most:
+                raise _too_long(f"at least {at_least:,} tokens", most)
+        if len(text) > most * _CHARACTERS_PER_TOKEN:
+            raise _too_long(f"{len(text):,} characters", most)
+
+    def _longest_token(self) -> int | None:
+        """Most bytes of text that one token can stand for; None if there is no such bound."""
+        if not isinstance(self._backend.decoder, decoders.ByteLevel):
+            return None
+        ids = self._backend.get_vocab(with_added_tokens=True).values()
+        return max(len(self._bytes[token]) for token in ids)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
+    """Every token that ends a text: each eos of the configs and the tokenizer, and the end of a chat turn."""
+    found: set[int] = set()
+    for source in (*configs, tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        found.update(eos if isinstance(eos, (list, tuple)) else () if eos is None else (eos,))
+    turn_end = tokenizer.get_added_vocab().get("<|im_end|>")
+    return frozenset(found if turn_end is None else found | {turn_end})
+
+
+def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
+    """The token that starts a text: the first bos that the tokenizer or a config names, or else eos."""
+    for name in ("bos_token_id", "eos_token_id"):
+        for source in (tokenizer, *configs):
+            value = getattr(source, name, None)
+            if value is not None:
+                return int(value[0] if isinstance(value, (list, tuple)) else value)
+    return None
+
+
+def _check_text(prompt: object) -> None:
+    if not isinstance(prompt, str):
+        raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
+
+
+def _tokens_in_front(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    templated, plain = (tokenizer("a", add_special_tokens=special).input_ids for special in (True, False))
+    if templated[0] != plain[0]:
+        return (templated[0],)
+    wanted = tokenizer.bos_token_id is not None and tokenizer.init_kwargs.get("add_bos_token") is not False
+    return (tokenizer.bos_token_id,) if wanted else ()
+
+
+def _too_long(size: str, most: int) -> RequestError:
+    return RequestError(
+        f"The prompt is too long: it has {size}, and {most:,} tokens fit in the context of this model "
+        "with room for one more. Please shorten it."
+    )

@@ -1,0 +1,138 @@
+"""Quantised networks, made tensor by tensor: in memory besides is but a part of a layer.
+
+The network is outlined without memory first. Then the rows of each matrix come from the checkpoint's files,
+or from a random generator, are quantised where the network is to be, and are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from jet.modeling import checkpoint
+from jet.modeling.config import JetNemotronConfig
+from jet.modeling.model import JetNemotronForCausalLM
+from jet.modeling.quantization import check_scheme, is_tied, replace_weights, scheme_of
+from jet.ops.quantization import Quantized, quantize
+
+_FILES = ["*.json", "*.safetensors"]
+
+
+def load_quantized(
+    source: str,
+    scheme: str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> JetNemotronForCausalLM:
+    """A checkpoint with its weights quantised; arguments as for `load_model`. Raises CheckpointError."""
+    check_scheme(scheme)
+    with checkpoint.explained(source, {"revision": revision, "variant": variant}), ExitStack() as files:
+        folder = Path(source)
+        if not folder.exists():
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
+            checkpoint.check_folder(folder, variant=variant)
+        config = checkpoint.read_config(folder)
+        config.name_or_path = source
+        tensors = _Tensors(folder, files, variant)
+        model = _outline(
+            config, dtype or cast("torch.dtype | None", config.dtype) or tensors.dtype, attention
+        )
+        checkpoint.require_complete(source, tensors.compare(model))
+
+        def weight_of(name: str, module: nn.Module) -> Quantized:
+            rows, columns = cast(Tensor, module.weight).shape
+            read = tensors.rows(f"{name}.weight")
+            return quantize(read, (rows, columns), scheme_of(scheme, name), model.dtype, device)
+
+        replace_weights(model, weight_of, scheme)
+        for name, parameter in list(model.named_parameters()):
+            owner, _, own = name.rpartition(".")
+            value = tensors.whole(name).to(device, parameter.dtype, copy=True)
+            setattr(model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def draw_quantized(
+    config: JetNemotronConfig, scheme: str, device: torch.device, dtype: torch.dtype
+) -> JetNemotronForCausalLM:
+    """A network as it begins its training, with its weights quantised; the same for every process."""
+    check_scheme(scheme)
+    torch.manual_seed(0)
+    model = _outline(config, dtype, None)
+
+    def draw(module: nn.Module) -> None:
+        module.to_empty(device=device, recurse=False)
+        model._init_weights(module)
+        module.requires_grad_(False)
+
+    def weight_of(name: str, module: nn.Module) -> Quantized:
+        draw(module)
+        weight = cast(Tensor, module.weight)
+        shape = (weight.shape[0], weight.shape[1])
+        held = quantize(lambda begin, end: weight[begin:end], shape, scheme_of(scheme, name), dtype, device)
+        module.weight = nn.Parameter(weight.to("meta"), requires_grad=False)  # nobody else has these numbers
+        return held
+
+    replace_weights(model, weight_of, scheme)
+    for module in model.modules():
+        if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+            draw(module)
+    return model
+
+
+def _outline(config: JetNemotronConfig, dtype: torch.dtype, attention: str | None) -> JetNemotronForCausalLM:
+    """The network without memory for its weights."""
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    with torch.device("meta"):
+        model = cast(Any, JetNemotronForCausalLM)._from_config(config, dtype=dtype, **options)
+    return cast(JetNemotronForCausalLM, model)
+
+
+class _Tensors:
+    """The tensors of a checkpoint's files, which are read as they are asked for."""
+
+    def __init__(self, folder: Path, files: ExitStack, variant: str | None = None) -> None:
+        self._files: dict[str, Any] = {}
+        for path in checkpoint.weight_files(folder, variant):
+            file = files.enter_context(safe_open(path, framework="pt"))
+            self._files |= dict.fromkeys(file.keys(), file)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first floating-point tensor."""
+        kinds = (self.whole(name).dtype for name in sorted(self._files))
+        return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
+
+    def compare(self, model: JetNemotronForCausalLM) -> dict[str, Any]:
+        """What transformers would say of them: which are missing, left over, of another shape."""
+        wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        tied = is_tied(model)
+        there = {name: list(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+        both = wanted.keys() & there.keys()
+        return {
+            "mismatched_keys": [(n, there[n], wanted[n]) for n in both if there[n] != wanted[n]],
+            "missing_keys": wanted.keys() - there.keys() - ({"lm_head.weight"} if tied else set()),
+            "unexpected_keys": there.keys() - wanted.keys(),
+        }
+
+    def rows(self, name: str) -> Callable[[int, int], Tensor]:
+        """A function that gives rows of a matrix."""
+        matrix = self._files[name].get_slice(name)
+        return lambda begin, end: cast(Tensor, matrix[begin:end])
+
+    def whole(self, name: str) -> Tensor:
+        """All of one."""
+        return cast(Tensor, self._files[name].get_tensor(name))

@@ -1,0 +1,161 @@
+"""The gated delta rule: one step at a time, in chunks, or by the library's kernels.
+
+Per head, with a state S of shape `[K, V]` that maps keys to values:
+
+    S ← exp(g_t) · S                  the memory fades
+    u = β_t · (v_t − Sᵀ k_t)          what the memory gets wrong about this key
+    S ← S + k_t uᵀ                    is corrected
+    o_t = Sᵀ q_t
+
+Keys and queries are L2-normalised first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh,
+"Gated Delta Networks" (arXiv 2412.06464), whose section 3.3 gives the chunked form used below.
+
+All three functions take the same arguments and agree; they work in float32, or in float64 if given that.
+
+Shapes: q, k `[B, T, H, K]`; v `[B, T, H, V]`; g, beta `[B, T, H]` in float32, g being the logarithm of
+the decay; state `[B, H, K, V]` in float32 or None for zeros. They return o `[B, T, H, V]` in v's type and
+the state after the last token.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from jet.ops import fla_backward, fla_import
+from jet.ops.availability import has_triton
+from jet.ops.precision import wide
+
+CHUNK = 64
+EPS = 1e-6
+
+
+def gated_delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The fastest form that runs here: a plain step for one token, otherwise chunks."""
+    if q.shape[1] == 1:
+        return recurrent_gated_delta(q, k, v, g, beta, state)
+    if _library_applies(q):
+        return library_gated_delta(q, k, v, g, beta, state)
+    return chunked_gated_delta(q, k, v, g, beta, state)
+
+
+def implementation(device: torch.device | str, dtype: torch.dtype) -> str:
+    """Which form reads prompts on this device in this type, in words for people."""
+    return "flash-linear-attention" if _library_serves(torch.device(device).type, dtype) else "torch"
+
+
+def recurrent_gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The definition, token by token: the reference for the others, and the decode step."""
+    out_type = v.dtype
+    q, k, v, g, beta = _prepare(q, k, v, g, beta)
+    state = _initial_state(k, v) if state is None else wide(state)
+    decay = g.exp()[..., None, None]  # [B, H, T, 1, 1]
+    outputs = []
+    for t in range(q.shape[2]):
+        key, query = k[:, :, t, :, None], q[:, :, t, None, :]  # [B, H, K, 1], [B, H, 1, K]
+        state = state * decay[:, :, t]
+        error = v[:, :, t, None, :] - key.transpose(-1, -2) @ state
+        state = state + key * (beta[:, :, t, None, None] * error)
+        outputs.append(query @ state)
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(out_type), state
+
+
+def chunked_gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Chunks of `CHUNK` tokens: matrix products inside a chunk, the state carried from chunk to chunk.
+
+    Inside a chunk the corrections u depend on each other through a unit lower triangular system, solved
+    once for all chunks; what then remains sequential is one product per chunk.
+    """
+    out_type, length = v.dtype, q.shape[1]
+    size = min(CHUNK, length)
+    # Padding at the end writes nothing (k = 0) and forgets nothing (g = 0).
+    q, k, v, g, beta = (_into_chunks(x, size) for x in _prepare(q, k, v, g, beta))
+    state = _initial_state(k, v) if state is None else wide(state)
+
+    decay = g.cumsum(-1)  # [B, H, N, C], from the chunk's start
+    between = (decay[..., :, None] - decay[..., None, :]).tril().exp().tril()  # exp of the decay from j to i
+    keys_beta = k * beta[..., None]
+    system = (keys_beta @ k.transpose(-1, -2) * between).tril(-1)
+    values_and_keys = torch.cat([v * beta[..., None], keys_beta * decay.exp()[..., None]], dim=-1)
+    solved = torch.linalg.solve_triangular(system, values_and_keys, upper=False, unitriangular=True)
+    fresh, stale = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    attention = (q @ k.transpose(-1, -2)) * between
+    q = q * decay.exp()[..., None]
+    last = decay[..., -1:]
+    k = k * (last - decay).exp()[..., None]
+    forget = last.exp()[..., None]
+
+    outputs = []
+    for n in range(q.shape[2]):
+        corrections = fresh[:, :, n] - stale[:, :, n] @ state
+        outputs.append(q[:, :, n] @ state + attention[:, :, n] @ corrections)
+        state = state * forget[:, :, n] + k[:, :, n].transpose(-1, -2) @ corrections
+    out = torch.cat(outputs, dim=2)[:, :, :length]
+    return out.transpose(1, 2).to(out_type), state
+
+
+def library_gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
+    rule = fla_import.chunk_gated_delta_rule()  # before anything else of the library is imported
+    if torch.is_grad_enabled() and q.requires_grad:
+        fla_backward.install()
+    out: Tensor
+    out, state = rule(
+        q=q,
+        k=k,
+        v=v,
+        g=g.float(),
+        beta=beta.float(),
+        initial_state=state,
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+    assert state is not None  # asked for
+    return out.to(v.dtype), state
+
+
+def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+    """Heads before time, at least float32, q and k normalised and q scaled."""
+    q, k, v, g, beta = (wide(x.transpose(1, 2)) for x in (q, k, v, g, beta))
+    q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + EPS) * q.shape[-1] ** -0.5
+    k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + EPS)
+    return q, k, v, g, beta
+
+
+def _initial_state(k: Tensor, v: Tensor) -> Tensor:
+    return k.new_zeros(*k.shape[:2], k.shape[-1], v.shape[-1])
+
+
+def _into_chunks(x: Tensor, size: int) -> Tensor:
+    """`[B, H, T, …]` → `[B, H, N, size, …]`, zeros behind the end."""
+    missing = -x.shape[2] % size
+    if missing:
+        x = torch.cat([x, x.new_zeros(*x.shape[:2], missing, *x.shape[3:])], dim=2)
+    chunks: Tensor = x.unflatten(2, (-1, size))
+    return chunks
+
+
+def _library_applies(q: Tensor) -> bool:
+    return q.shape[-1] <= 256 and _library_serves(q.device.type, q.dtype)
+
+
+def _library_serves(device_type: str, dtype: torch.dtype) -> bool:
+    return has_triton() and _library_suits(device_type, dtype)
+
+
+@cache
+def _library_suits(device_type: str, dtype: torch.dtype) -> bool:
+    if device_type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return importlib.util.find_spec("fla") is not None

@@ -1,0 +1,83 @@
+"""Matrix-vector products that take in the norm before and the activation or residual after them; embedding.
+
+The functions and their torch twins in `jet.ops.reference` take the same arguments. Each is an `Operation`:
+its `bind` prepares the call for tensors that stay in their place.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from jet.ops.numba import kernels
+from jet.ops.numba.bound_operation import Bound, Operation, array, constant, matrix
+from jet.ops.quantization import Weight
+
+
+@Operation
+def norm_linear(
+    x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
+) -> Bound:
+    """Twin of `norm_linear_reference`."""
+    _check(weight, x, out)
+    scale, added = constant(norm_weight), constant(bias)
+    return partial(kernels.norm_linear, array(x), scale, eps, matrix(weight), added, array(out))
+
+
+@Operation
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> Bound:
+    """Twin of `norm_swiglu_reference`."""
+    _check(gate_up, x, out, parts=2)
+    return partial(kernels.norm_swiglu, array(x), constant(norm_weight), eps, matrix(gate_up), array(out))
+
+
+@Operation
+def linear_add(h: Tensor, weight: Weight, x: Tensor) -> Bound:
+    """Twin of `linear_add_reference`."""
+    _check(weight, h, x)
+    return partial(kernels.linear_add, array(h), matrix(weight), array(x))
+
+
+@Operation
+def gated_norm_linear_add(
+    o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
+) -> Bound:
+    """Twin of `gated_norm_linear_add_reference`."""
+    _check(weight, o, x)
+    size, stride = norm_weight.shape[0], gate.stride(0)
+    if o.shape[1] % size or gate.shape != o.shape or gate.stride(1) != 1:
+        raise ValueError(f"gate {list(gate.shape)} must be like o {list(o.shape)}, in heads of {size}.")
+    flat = gate.as_strided(((gate.shape[0] - 1) * stride + gate.shape[1],), (1,))
+    scale = constant(norm_weight)
+    return partial(
+        kernels.gated_norm_linear_add, array(o), array(flat), stride, scale, eps, matrix(weight), array(x)
+    )
+
+
+@Operation
+def embed(
+    token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
+) -> Bound:
+    """Twin of `embed_reference`."""
+    frequencies = constant(inv_freq)
+    return partial(
+        kernels.embed,
+        array(token),
+        matrix(embedding),
+        array(position),
+        frequencies,
+        array(x),
+        array(cos),
+        array(sin),
+    )
+
+
+def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> None:
+    """ValueError unless a product's weight, input and output fit each other."""
+    n, c = weight.shape[0] // parts, weight.shape[1]
+    if given.shape[1] != c or out.shape != (given.shape[0], n) or weight.shape[0] != n * parts:
+        raise ValueError(
+            f"weight {list(weight.shape)}, input {list(given.shape)} and output {list(out.shape)} "
+            "must fit each other."
+        )

@@ -1,0 +1,262 @@
+"""The operations between the products of a prompt's chunk, in plain torch: what the kernels must compute.
+
+A chunk is T tokens of one sequence, padded to a size for which there is a graph. Where it belongs stands on
+the device, in `place`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of the
+chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what is
+computed for it does not matter.
+
+Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `SlotPool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
+from jet.ops.dynamic_conv import dynamic_conv
+from jet.ops.gated_delta_rule import chunked_gated_delta
+from jet.ops.reference import JetSizes
+
+Norm = Callable[[Tensor, Tensor, float, Tensor], None]
+# Projections, values, decays, place, states, out, sizes.
+Delta = Callable[
+    [Tensor, Tensor, tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor, JetSizes], None
+]
+
+
+@dataclass(frozen=True)
+class ChunkOperations:
+    """One function for each operation; arguments as for the functions named `_reference`.
+
+    Attributes:
+        name: in words for people.
+    """
+
+    name: str
+    norm: Norm
+    swiglu: Callable[[Tensor, Tensor], None]
+    activate: Callable[[Tensor, Tensor], None]
+    convolve: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    chunk_delta: Delta
+    gated_norm: Callable[[Tensor, Tensor, Tensor, float, Tensor], None]
+    attend_pages: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    attend_window: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def reference_operations() -> ChunkOperations:
+    """Plain torch, on any device. It asks the device what `place` says, so no graph can hold it."""
+    return ChunkOperations(
+        name="torch",
+        norm=norm_reference,
+        swiglu=swiglu_reference,
+        activate=activate_reference,
+        convolve=convolve_reference,
+        chunk_delta=chunk_delta_reference,
+        gated_norm=gated_norm_reference,
+        attend_pages=attend_pages_reference,
+        attend_window=attend_window_reference,
+    )
+
+
+def triton_operations(
+    tokens: int, sizes: JetSizes | None, dtype: torch.dtype, device: torch.device
+) -> ChunkOperations:
+    """Triton kernels, for chunks of up to `tokens` tokens; `sizes` of the jet layers, if there are any."""
+    from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
+
+    scratch = None if sizes is None else prefill_delta_rule.Scratch.make(tokens, sizes, dtype, device)
+
+    def delta(
+        projected: Tensor,
+        values: Tensor,
+        decays: tuple[Tensor, Tensor],
+        place: Tensor,
+        states: tuple[Tensor, Tensor],
+        out: Tensor,
+        sizes: JetSizes,
+    ) -> None:
+        assert scratch is not None
+        prefill_delta_rule.chunk_delta(projected, values, decays, place, states, out, sizes, scratch)
+
+    return ChunkOperations(
+        name="triton",
+        norm=prefill_elementwise.norm,
+        swiglu=prefill_elementwise.swiglu,
+        activate=prefill_elementwise.activate,
+        convolve=prefill_elementwise.convolve,
+        chunk_delta=delta,
+        gated_norm=prefill_elementwise.gated_norm,
+        attend_pages=prefill_attention.attend_pages,
+        attend_window=prefill_attention.attend_window,
+    )
+
+
+def norm_reference(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """`out = rmsnorm(x)` times weight `[C]`, for x and out `[T, C]`."""
+    out.copy_(F.rms_norm(x.float(), weight.shape, weight.float(), eps))
+
+
+def swiglu_reference(both: Tensor, out: Tensor) -> None:
+    """`out = silu(g) * u` for `g | u = both`, `[T, 2 * I]` → `[T, I]`."""
+    gate, up = both.float().chunk(2, dim=1)
+    out.copy_(F.silu(gate) * up)
+
+
+def activate_reference(x: Tensor, out: Tensor) -> None:
+    """`out = silu(x)`; the rows of x may be apart, as in a slice of columns."""
+    out.copy_(F.silu(x.float()))
+
+
+def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """`out = rmsnorm(o) * silu(gate)`, the norm per head.
+
+    Args:
+        o: `[T, H * V]`.
+        gate: the same shape; its rows may be apart.
+        weight: the norm's scale, `[V]`.
+        eps: the norm's epsilon.
+        out: `[T, H * V]`, overwritten; it may be `o`.
+    """
+    heads = o.float().unflatten(1, (-1, weight.shape[0]))
+    normed = F.rms_norm(heads, weight.shape, weight.float(), eps).flatten(1)
+    out.copy_(normed * F.silu(gate.float()))
+
+
+def convolve_reference(
+    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+) -> None:
+    """The dynamic convolution of a chunk behind its slot's last inputs, which stay as they are.
+
+    Args:
+        values: `[T, D]`; its rows may be apart.
+        kernels: `[W, T, D]`, before their bias; tap W - 1 weighs the current token.
+        bias: of the kernels, `[W, D]`.
+        place: of the chunk.
+        conv_state: `[S, D, W]`, newest last.
+        out: `[T, D]`, overwritten; after SiLU.
+    """
+    slot, _, count = place.tolist()
+    taps = kernels[:, :count].float().permute(1, 2, 0) + bias.float().T
+    out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[
+        0
+    ][0]
+
+
+def chunk_delta_reference(
+    projected: Tensor,
+    values: Tensor,
+    decays: tuple[Tensor, Tensor],
+    place: Tensor,
+    states: tuple[Tensor, Tensor],
+    out: Tensor,
+    sizes: JetSizes,
+) -> None:
+    """The gated delta rule over a chunk; its slot's states are then those after the chunk.
+
+    Args:
+        projected: q | k | w1 | v | g | a | b before any activation, `[T, P]`.
+        values: after the convolution, `[T, H * V]`.
+        decays: `A_log` and `dt_bias`, each `[H]` float32.
+        place: of the chunk.
+        states: convolution's last inputs `[S, H * V, W]`, and recurrent ones `[S, H, K, V]` float32.
+        out: `[T, H * V]`, overwritten; before the gated norm.
+        sizes: those of the block.
+    """
+    slot, _, count = place.tolist()
+    log_decay_rate, dt_bias = decays
+    conv_state, recurrent_state = states
+    q, k, _, raw, _, a, b = projected[None, :count].float().split(sizes.parts, dim=2)
+    g = -log_decay_rate.float().exp() * F.softplus(a + dt_bias.float())
+    heads = (sizes.heads, -1)
+    given = (F.silu(q).unflatten(2, heads), F.silu(k).unflatten(2, heads))
+    v = values[None, :count].float().unflatten(2, heads)
+    result, state = chunked_gated_delta(*given, v, g, b.sigmoid(), recurrent_state[slot : slot + 1])
+    out[:count] = result[0].flatten(1)
+    recurrent_state[slot] = state[0]
+    inputs = torch.cat([conv_state[slot], raw[0].T.to(conv_state.dtype)], dim=1)
+    conv_state[slot] = inputs[:, -sizes.width :]
+
+
+def attend_pages_reference(
+    projected: Tensor,
+    frequencies: Tensor,
+    place: Tensor,
+    table: Tensor,
+    pages: Tensor,
+    queries: Tensor,
+    out: Tensor,
+) -> None:
+    """Attention over everything before the chunk and over itself; its keys and values go into pages.
+
+    Args:
+        projected: query heads, key heads, value heads, not yet rotated, `[T, (Hq + 2·Hkv)·D]`.
+        frequencies: of the rotation, `[D / 2]` float32.
+        place: of the chunk, whose pages have to be there.
+        table: `[slots, max_pages]` int32.
+        pages: `[P, 2, Hkv, PAGE, D]`.
+        queries: `[T, Hq·D]`, scratch.
+        out: `[T, Hq·D]`, overwritten.
+    """
+    slot, start, count = place.tolist()
+    query, key, value = _heads(projected[:count], frequencies, start, pages.shape[2])
+    write_pages(pages, table[slot], start, key.to(pages.dtype), value.to(pages.dtype))
+    keys, values = gather_pages(pages, table[slot], start + count)
+    out[:count] = _attend(query, keys, values, start + count)
+
+
+def attend_window_reference(
+    projected: Tensor,
+    frequencies: Tensor,
+    place: Tensor,
+    ring_keys: Tensor,
+    ring_values: Tensor,
+    lane: Tensor,
+    queries: Tensor,
+    out: Tensor,
+) -> None:
+    """The same over a window, of which every token is the last.
+
+    Args:
+        projected, frequencies, place, queries, out: as in `attend_pages_reference`.
+        ring_keys, ring_values: `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`.
+        lane: `[2, Hkv, WINDOW + T, D]`, scratch.
+    """
+    slot, start, count = place.tolist()
+    query, *new = _heads(projected[:count], frequencies, start, ring_keys.shape[1])
+    seen = []
+    for ring, states in zip((ring_keys[slot], ring_values[slot]), new, strict=True):
+        states = states.to(ring.dtype)
+        seen.append(torch.cat([gather_window(ring, start), states], dim=1))
+        write_window(ring, start, states)
+    keys, values = seen
+    out[:count] = _attend(query, keys, values, ring_keys.shape[2])
+
+
+def _heads(
+    projected: Tensor, frequencies: Tensor, start: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[Hkv, Hq / Hkv, T, D]` and keys `[Hkv, T, D]`, rotated, and values `[Hkv, T, D]`."""
+    heads = projected.float().unflatten(1, (-1, 2 * len(frequencies))).transpose(0, 1)
+    positions = torch.arange(start, start + len(projected), device=projected.device)
+    angles = positions[:, None] * torch.cat([frequencies, frequencies])
+    first, second = heads.chunk(2, dim=-1)
+    rotated = heads * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()
+    queries = rotated[: -2 * kv_heads].unflatten(0, (kv_heads, -1))
+    return queries, rotated[-2 * kv_heads : -kv_heads], heads[-kv_heads:]
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
+    """The last T of S tokens over themselves and those before, at most `window`: `[T, Hq·D]` float32."""
+    new, seen = queries.shape[2], keys.shape[1]
+    scores = queries @ keys.float()[:, None].transpose(2, 3) * queries.shape[-1] ** -0.5
+    behind = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(
+        seen, device=keys.device
+    )
+    weights = scores.masked_fill((behind < 0) | (behind >= window), -torch.inf).softmax(-1)
+    mixed: Tensor = weights @ values.float()[:, None]
+    return mixed.flatten(0, 1).transpose(0, 1).flatten(1)

@@ -1,0 +1,341 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+"""Split attention of one new token per row: the fast twins of `jet.ops.attention`.
+
+A ring is a page that is as long as the window and whose number is the slot, so one kernel serves both. A
+program answers all query heads of one key-value head, over one share of a row's cells: keys and values are
+read once. A second kernel puts the shares together.
+
+How many shares there can be is fixed at launch. How many there are follows from the row's length, read on
+the device: tiles are dealt out evenly, and programs without any end at once.
+
+No program reads the new token's key and value from memory. Share 0 has them in registers, begins its
+softmax with them and writes them; all others leave that cell out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jet.ops.triton.common import chain_options, launch_next, wait
+
+# Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
+LOWEST = tl.constexpr(-1e30)
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+PROGRAMS_PER_PROCESSOR = 4
+MIN_SPLITS = 8
+
+
+@dataclass(frozen=True)
+class AttentionScratch:
+    """What the shares of a step leave for the kernel that puts them together; need not be initialised.
+
+    Attributes:
+        maximum: `[B, Hq, splits]` float32, the largest score, in powers of two.
+        total: `[B, Hq, splits]` float32, the sum of the weights relative to it.
+        weighted: `[B, Hq, splits, D]` float32, the weighted sum of the values.
+    """
+
+    maximum: Tensor
+    total: Tensor
+    weighted: Tensor
+
+    @classmethod
+    def make(
+        cls, batch: int, heads: int, head_dim: int, splits: int, device: torch.device | str
+    ) -> AttentionScratch:
+        """For up to `batch` rows of `heads` query heads, each in up to `splits` shares."""
+        shape = (batch, heads, splits)
+        maximum, total = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
+        weighted = torch.empty(*shape, head_dim, dtype=torch.float32, device=device)
+        return cls(maximum, total, weighted)
+
+
+def suggested_splits(batch: int, kv_heads: int, device: torch.device | str) -> int:
+    """How many shares a row can have at most: a few programs per processor, however many rows there are.
+
+    Rows differ in length, so that even a large batch gets some: a lone long row is not left to one program.
+    """
+    if torch.device(device).type != "cuda":
+        return MIN_SPLITS
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return max(MIN_SPLITS, -(-PROGRAMS_PER_PROCESSOR * processors // (batch * kv_heads)))
+
+
+def attend_pages(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    slots: Tensor,
+    table: Tensor,
+    pages: Tensor,
+    out: Tensor,
+    scratch: AttentionScratch,
+    pdl: bool = False,
+    ahead: Tensor | None = None,
+) -> None:
+    """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
+    keys, values = pages[:, 0], pages[:, 1]
+    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl, ahead)
+
+
+def attend_window(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    slots: Tensor,
+    window_keys: Tensor,
+    window_values: Tensor,
+    out: Tensor,
+    scratch: AttentionScratch,
+    pdl: bool = False,
+    ahead: Tensor | None = None,
+) -> None:
+    """`attend_window_reference` on the device. See there for the arguments."""
+    _attend(projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, ahead)
+
+
+def _attend(
+    projected: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    position: Tensor,
+    slots: Tensor,
+    table: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    scratch: AttentionScratch,
+    pdl: bool,
+    ahead: Tensor | None,
+) -> None:
+    """Both kernels, over keys and values `[pages, Hkv, PAGE, D]`; rings where there is no table."""
+    kv_heads, page, head_dim = keys.shape[1:]
+    batch, heads, splits = len(projected), out.shape[1] // head_dim, scratch.maximum.shape[2]
+    rows = (projected, cos, sin, out)
+    assert all(x.stride(-1) == 1 and x.dtype == torch.float32 for x in rows)
+    assert keys.stride()[2:] == (head_dim, 1) and keys.stride() == values.stride()
+    assert scratch.weighted.shape[1:] == (heads, splits, head_dim) and len(scratch.weighted) >= batch
+
+    dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, table is not None)
+    parts = (scratch.maximum, scratch.total, scratch.weighted)
+    common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": table is None, "DIM": head_dim}
+    # fmt: off
+    _share_kernel[(splits, kv_heads, batch)](
+        projected, cos, sin, position, slots, table, keys, values, *parts,
+        projected.stride(0), cos.stride(0), sin.stride(0), 0 if table is None else table.stride(0),
+        keys.stride(0), keys.stride(1),
+        HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot, **common,
+        **chain_options(4, pdl, ahead),
+    )
+    splits_padded = triton.next_power_of_2(splits)
+    block_dim = max(min(8192 // splits_padded, dim_padded), 8)
+    _combine_kernel[(triton.cdiv(head_dim, block_dim), heads, batch)](
+        position, *parts, out, out.stride(0),
+        HEADS=heads, SPLITS_PADDED=splits_padded, BLOCK_DIM=block_dim, **common,
+        **chain_options(4, pdl),
+    )
+    # fmt: on
+
+
+def _tile(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
+    """Whether tensor cores multiply, the padded sizes of a group of heads and of a head, keys in a tile.
+
+    A tile lies in one page. With tensor cores it has 8 KiB: enough under way to keep the memory busy, little
+    enough for every device. Without them, registers hold a product for each of its numbers and each head.
+    """
+    page, head_dim = keys.shape[2:]
+    dot = keys.dtype != torch.float32 and (page >= 16 or not paged) and _has_tensor_cores(keys.device)
+    group_padded = max(triton.next_power_of_2(group), 16 if dot else 1)
+    dim_padded = max(triton.next_power_of_2(head_dim), 16)
+    wanted = 4096 // dim_padded if dot else 8192 // (dim_padded * max(group_padded, 4))
+    block = min(max(wanted, 16 if dot else 4), 64)
+    return dot, group_padded, dim_padded, min(block, page) if paged else block
+
+
+def _has_tensor_cores(device: torch.device) -> bool:
+    """Such as take bfloat16, which came with compute capability 8.0."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@triton.jit
+def _share_kernel(
+    projected, cos, sin, position, slots, table, keys, values, maximum, total, weighted,
+    projected_stride, cos_stride, sin_stride, table_stride, page_stride, head_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP_PADDED: tl.constexpr,
+    DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
+):  # fmt: skip
+    """One share of one row's cells, for the query heads of one key-value head."""
+    launch_next(PDL)
+    split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
+    wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
+    here, slot = tl.load(position + row), tl.load(slots + row).to(tl.int64)
+    cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE, RING)
+    if split < active:
+        dim, member, cell = tl.arange(0, DIM_PADDED), tl.arange(0, GROUP_PADDED), tl.arange(0, BLOCK)
+        real = dim < DIM
+        group = HEADS // KV_HEADS
+        heads, angles = projected + row * projected_stride, (cos + row * cos_stride, sin + row * sin_stride)
+        query = _rotated(heads, kv_head * group + member, member < group, angles, dim, DIM)
+        query *= LOG2_E * DIM**-0.5
+        new_key, new_value = _new(heads, HEADS, KV_HEADS, kv_head, angles, dim, DIM, keys.dtype.element_ty)
+        new_cell = here % PAGE
+        head_offset = kv_head * head_stride + dim[None, :]
+        new_offset = _page(table, table_stride, slot, here // PAGE, RING) * page_stride + head_offset
+        if split == 0:
+            tl.store(keys + new_offset + new_cell * DIM, new_key, mask=real[None, :])
+            tl.store(values + new_offset + new_cell * DIM, new_value, mask=real[None, :])
+
+        # The softmax so far: its largest score, the sum of the weights relative to that, the weighted values.
+        top = tl.where(split == 0, tl.sum(query * new_key.to(tl.float32), axis=1), LOWEST)
+        mass = tl.where(split == 0, 1.0, 0.0) + tl.zeros_like(top)
+        mixed = tl.where(split == 0, new_value.to(tl.float32), 0.0) + tl.zeros_like(query)
+        # Two tiles under way, whether or not their pages have to be looked up first.
+        STAGES: tl.constexpr = 3 if RING else 5
+        for tile in tl.range(split * tiles // active, (split + 1) * tiles // active, num_stages=STAGES):
+            begin = tile * BLOCK
+            offset = _page(table, table_stride, slot, begin // PAGE, RING) * page_stride
+            offset += (begin % PAGE + cell)[:, None] * DIM + head_offset
+            seen = begin + cell < cells
+            if RING:
+                seen = seen & (begin + cell != new_cell)
+            mask = seen[:, None] & real[None, :]
+            key = tl.load(keys + offset, mask=mask, other=0.0)
+            value = tl.load(values + offset, mask=mask, other=0.0)
+            top, mass, mixed = _take(top, mass, mixed, query, key, value, seen, DOT)
+
+        part = (row * HEADS + kv_head * group + member) * SPLITS + split
+        tl.store(maximum + part, top, mask=member < group)
+        tl.store(total + part, mass, mask=member < group)
+        tl.store(
+            weighted + part[:, None] * DIM + dim[None, :],
+            mixed,
+            mask=(member < group)[:, None] & real[None, :],
+        )
+
+
+@triton.jit
+def _combine_kernel(
+    position, maximum, total, weighted, out, out_stride,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, SPLITS: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
+    ahead, ahead_bytes, PDL: tl.constexpr,
+):  # fmt: skip
+    """`BLOCK_DIM` numbers of one head's output from the shares of its row."""
+    launch_next(PDL)
+    wait(0, 1, ahead, ahead_bytes, PDL)
+    head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    dim = tl.program_id(0) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    split = tl.arange(0, SPLITS_PADDED)
+    _, _, active = _deal(tl.load(position + row), SPLITS, BLOCK, PAGE, RING)
+    used = split < active
+    part = (row * HEADS + head) * SPLITS + split
+    top = tl.load(maximum + part, mask=used, other=LOWEST)
+    scale = tl.where(used, tl.exp2(top - tl.max(top, axis=0)), 0.0)
+    mass = tl.sum(scale * tl.load(total + part, mask=used, other=0.0), axis=0)
+    mask = used[:, None] & (dim < DIM)[None, :]
+    mixed = tl.load(weighted + part[:, None] * DIM + dim[None, :], mask=mask, other=0.0)
+    tl.store(
+        out + row * out_stride + head * DIM + dim,
+        tl.sum(scale[:, None] * mixed, axis=0) / mass,
+        mask=dim < DIM,
+    )
+
+
+@triton.jit
+def _deal(position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr):
+    """How many older cells a row has, in how many tiles they lie, and how many shares have work."""
+    cells = tl.minimum(position, PAGE) if RING else position
+    tiles = tl.cdiv(cells, BLOCK)
+    return cells, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
+
+
+@triton.jit
+def _page(table, table_stride, slot, index, RING: tl.constexpr):
+    """The page a row's cells are in, int64."""
+    return slot if RING else tl.load(table + slot * table_stride + index).to(tl.int64)
+
+
+@triton.jit
+def _new(
+    heads, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, kv_head, angles, dim, DIM: tl.constexpr,
+    kind: tl.constexpr,
+):  # fmt: skip
+    """The new token's key, rotated, and value for one head, `[1, DIM_PADDED]` as the cache rounds them."""
+    one = tl.arange(0, 1)
+    key = _rotated(heads, HEADS + kv_head + one, one < 1, angles, dim, DIM)
+    value = tl.load(heads + (HEADS + KV_HEADS + kv_head) * DIM + dim, mask=dim < DIM, other=0.0)
+    return key.to(kind), value[None, :].to(kind)
+
+
+@triton.jit
+def _rotated(heads, head, exists, angles, dim, DIM: tl.constexpr):
+    """Rotary position embedding of some heads, `[len(head), DIM_PADDED]`, zeros where there is none."""
+    half: tl.constexpr = DIM // 2
+    partner = tl.where(dim < half, dim + half, dim - half)
+    mask = exists[:, None] & (dim < DIM)[None, :]
+    x = tl.load(heads + head[:, None] * DIM + dim[None, :], mask=mask, other=0.0)
+    y = tl.load(heads + head[:, None] * DIM + partner[None, :], mask=mask, other=0.0)
+    cos = tl.load(angles[0] + dim, mask=dim < DIM, other=0.0)
+    sin = tl.load(angles[1] + dim, mask=dim < DIM, other=0.0)
+    return x * cos[None, :] + tl.where(dim < half, -1.0, 1.0)[None, :] * y * sin[None, :]
+
+
+@triton.jit
+def _take(top, mass, mixed, query, key, value, seen, DOT: tl.constexpr):
+    """One more tile of keys and values `[N, D]`, those that are seen, into the softmax so far."""
+    scores = tl.where(seen[None, :], _scores(query, key, DOT), float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, axis=1))
+    fade, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
+    return new_top, mass * fade + tl.sum(weights, axis=1), mixed * fade[:, None] + _mix(weights, value, DOT)
+
+
+@triton.jit
+def _scores(query, key, DOT: tl.constexpr):
+    """Queries `[G, D]` float32 times keys `[N, D]`: `[G, N]` float32."""
+    if DOT:
+        scores = _exact_dot(query, tl.trans(key), 3)
+    else:
+        scores = tl.sum(_products(query[:, None, :], key.to(tl.float32)[None, :, :]), axis=2)
+    return scores
+
+
+@triton.jit
+def _mix(weights, value, DOT: tl.constexpr):
+    """Weights `[G, N]` float32 times values `[N, D]`: `[G, D]` float32."""
+    if DOT:
+        mixed = _exact_dot(weights, value, 2)
+    else:
+        mixed = tl.sum(_products(weights[:, :, None], value.to(tl.float32)[None, :, :]), axis=1)
+    return mixed
+
+
+@triton.jit
+def _products(a, b):
+    """a times b, broadcast. The compiler would turn a plain product and its sum into a dot in TF32."""
+    a, b = tl.broadcast(a, b)
+    return tl.fma(a, b, tl.zeros_like(a))
+
+
+@triton.jit
+def _exact_dot(a, b, PARTS: tl.constexpr):
+    """a in float32 times b in half precision: a is taken apart into `PARTS` numbers of b's type.
+
+    Three are as good as float32 even in bfloat16. Two, 16 bits, do for weights, whose errors average out.
+    """
+    out = tl.zeros([a.shape[0], b.shape[1]], dtype=tl.float32)
+    for _ in tl.static_range(PARTS):
+        part = a.to(b.dtype)
+        out = tl.dot(part, b, out)
+        a -= part.to(tl.float32)
+    return out

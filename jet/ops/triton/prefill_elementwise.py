@@ -1,0 +1,179 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+# mypy: disable-error-code="assignment"
+"""What lies between the products of a chunk: norms, activations and the dynamic convolution, a pass each.
+
+Fast twins of `jet.ops.prefill_backends`. All compute in float32 and read and write the network's own type.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from jet.ops.triton.common import silu
+
+COLUMNS = 1024  # of a program that has nothing to add up
+
+
+def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """Twin of `norm_reference`."""
+    size = x.shape[1]
+    padded = triton.next_power_of_2(size)
+    warps = max(1, min(8, padded // 256))
+    _norm_kernel[(len(x),)](x, weight, eps, out, SIZE=size, PADDED=padded, num_warps=warps)
+
+
+def swiglu(both: Tensor, out: Tensor) -> None:
+    """Twin of `swiglu_reference`."""
+    tokens, size = out.shape
+    _swiglu_kernel[(triton.cdiv(size, COLUMNS), tokens)](both, out, SIZE=size, BLOCK=COLUMNS, num_warps=4)
+
+
+def activate(x: Tensor, out: Tensor) -> None:
+    """Twin of `activate_reference`."""
+    tokens, size = out.shape
+    block = min(COLUMNS, triton.next_power_of_2(size))
+    grid = triton.cdiv(size, block), tokens
+    _silu_kernel[grid](x, out, STRIDE=x.stride(0), SIZE=size, BLOCK=block, num_warps=max(1, block // 256))
+
+
+def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+    """Twin of `gated_norm_reference`."""
+    tokens, columns = o.shape
+    size = weight.shape[0]
+    padded = triton.next_power_of_2(size)
+    rows = max(1, 2048 // padded)
+    grid = triton.cdiv(tokens * (columns // size), rows)
+    _gated_norm_kernel[(grid,)](
+        o,
+        gate,
+        weight,
+        eps,
+        out,
+        tokens * (columns // size),
+        STRIDE=gate.stride(0),
+        HEADS=columns // size,
+        SIZE=size,
+        PADDED=padded,
+        ROWS=rows,
+        num_warps=4,
+    )
+
+
+def convolve(
+    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+) -> None:
+    """Twin of `convolve_reference`."""
+    tokens, channels = out.shape
+    block = min(512, triton.next_power_of_2(channels))
+    rows = max(4, triton.next_power_of_2(conv_state.shape[2] - 1))  # enough to hold all that see the state
+    _convolve_kernel[(triton.cdiv(channels, block), triton.cdiv(tokens, rows))](
+        values,
+        kernels,
+        bias,
+        place,
+        conv_state,
+        out,
+        kernels.stride(0),
+        STRIDE=values.stride(0),
+        D=channels,
+        W=conv_state.shape[2],
+        ROWS=rows,
+        BLOCK=block,
+        num_warps=4,
+    )
+
+
+@triton.jit
+def _norm_kernel(x, weight, eps, out, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * SIZE
+    column = tl.arange(0, PADDED)
+    inside = column < SIZE
+    values = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    normed = values * tl.rsqrt(tl.sum(values * values, 0) / SIZE + eps) * scale
+    tl.store(out + row + column, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _swiglu_kernel(both, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < SIZE
+    gate = tl.load(both + row * (2 * SIZE) + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(both + row * (2 * SIZE) + SIZE + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * SIZE + column, (silu(gate) * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _silu_kernel(x, out, STRIDE: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < SIZE
+    values = tl.load(x + row * STRIDE + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * SIZE + column, silu(values).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gated_norm_kernel(
+    o, gate, weight, eps, out, count,
+    STRIDE: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """`count`: heads of all tokens, a row each."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, PADDED)
+    inside = (row < count)[:, None] & (column < SIZE)[None, :]
+    place = row.to(tl.int64)[:, None] * SIZE + column[None, :]
+    beside = (row // HEADS).to(tl.int64)[:, None] * STRIDE + (row % HEADS)[:, None] * SIZE + column[None, :]
+    values = tl.load(o + place, mask=inside, other=0.0).to(tl.float32)
+    gates = tl.load(gate + beside, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(weight + column, mask=column < SIZE, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(values * values, 1) / SIZE + eps)
+    normed = values * inverse[:, None] * scale[None, :] * silu(gates)
+    tl.store(out + place, normed.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _convolve_kernel(
+    values, kernels, bias, place, conv_state, out, apart,
+    STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Some channels of some tokens; the kernels of a tap and of the next are so far `apart`."""
+    slot, count = tl.load(place).to(tl.int64), tl.load(place + 2)
+    memory = conv_state + slot * D * W
+    given = values, kernels, bias, memory, out
+    first = tl.program_id(1) * ROWS
+    # The first tokens also see the state. Apart from the others, for whose sake everything is read as it
+    # lies.
+    if first == 0:
+        _convolve_tile(*given, 0, tl.minimum(count, W - 1), apart, True, STRIDE, D, W, ROWS, BLOCK)
+    _convolve_tile(*given, first + W - 1, count, apart, False, STRIDE, D, W, ROWS, BLOCK)
+
+
+@triton.jit
+def _convolve_tile(
+    values, kernels, bias, memory, out, first, end, apart,
+    STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Tokens from `first` to before `end`, at most ROWS; `STATE`: what precedes the chunk counts, too."""
+    token = (first + tl.arange(0, ROWS))[:, None]
+    channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mine = (token < end) & (channel < D)[None, :]
+    cell = token.to(tl.int64) * D + channel[None, :]
+    source = token.to(tl.int64) * STRIDE + channel[None, :]
+    total = tl.zeros([ROWS, BLOCK], tl.float32)
+    for w in tl.static_range(W):
+        tap = tl.load(kernels + w * apart + cell, mask=mine, other=0.0).to(tl.float32)
+        tap += tl.load(bias + w * D + channel[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float32)
+        back = w - (W - 1)  # of the token that this tap weighs
+        if STATE:
+            before = token + back  # below 0 it stands in the state
+            here = tl.load(values + source + back * STRIDE, mask=mine & (before >= 0), other=0.0)
+            kept = tl.load(memory + channel[None, :] * W + W + before, mask=mine & (before < 0), other=0.0)
+            value = here.to(tl.float32) + kept.to(tl.float32)
+        else:
+            value = tl.load(values + source + back * STRIDE, mask=mine, other=0.0).to(tl.float32)
+        total += value * tap
+    tl.store(out + cell, silu(total).to(out.dtype.element_ty), mask=mine)

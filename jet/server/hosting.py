@@ -1,0 +1,111 @@
+"""How a page is hosted: its limits, its accounts, what stands in front of it, and what watches it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gradio as gr
+from gradio.context import LocalContext
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from jet.credentials import clean
+from jet.engine.holder import EngineSource
+from jet.server.accounts import Accounts
+from jet.server.addresses import counted_as
+from jet.server.limits import Gate, Limits
+from jet.server.metrics import CONTENT_TYPE, Metrics
+from jet.server.middleware import Guard
+
+TOKEN_VARIABLE = "JET_METRICS_TOKEN"
+
+
+@dataclass
+class Hosting:
+    """One page's. The one place where the defaults stand: they are for a page of one's own.
+
+    Attributes:
+        limits: what users may ask.
+        accounts: who may log in; None lets everybody in.
+        proxies: how many reverse proxies stand in front.
+        metrics_token: what Prometheus has to show; None shows the metrics to everybody.
+        gate, metrics: made from these.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    accounts: Accounts | None = None
+    proxies: int = 0
+    metrics_token: str | None = field(default=None, repr=False)
+    gate: Gate = field(init=False)
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.metrics_token is not None:
+            self.metrics_token = clean(self.metrics_token, TOKEN_VARIABLE)
+        self.gate = Gate(self.limits)
+        self.metrics = Metrics()
+        self.metrics.watch("jet_stories_writing", "Being written or waiting", lambda: self.gate.writing)
+
+    @property
+    def own(self) -> bool:
+        """Whether this is a page of one's own, whose visitors may keep the machine busy."""
+        return self.accounts is None and self.limits == Limits()
+
+    def fastapi(self, local: bool) -> dict[str, object]:
+        """What Gradio's server is made with. `local` says that it listens on this machine's own address."""
+        guard = Middleware(
+            Guard,
+            limits=self.limits,
+            proxies=self.proxies,
+            local=local,
+            refused=self.metrics.refuse,
+        )
+        routes = [Route("/healthz", self._health), Route("/metrics", self._show_metrics)]
+        return {"middleware": [guard], "routes": routes}
+
+    def watch(self, source: EngineSource) -> None:
+        """Show in the metrics what the engine of this page does."""
+
+        def read(name: str) -> Callable[[], float]:
+            return lambda: float(getattr(source.engine().info(), name)) if source.ready else 0.0
+
+        self.metrics.watch("jet_engine_ready", "Whether the model is loaded", lambda: float(source.ready))
+        self.metrics.watch("jet_engine_active", "Requests being served", read("active_requests"))
+        self.metrics.watch("jet_engine_queued", "Requests in the engine's line", read("queued_requests"))
+
+    async def _health(self, request: Request) -> Response:
+        """For load balancers: whether to send somebody here."""
+        closing = self.gate.closing is not None
+        return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
+
+    async def _show_metrics(self, request: Request) -> Response:
+        scheme, _, said = request.headers.get("authorization", "").strip().partition(" ")
+        wanted = self.metrics_token
+        if wanted is not None and not (
+            scheme.lower() == "bearer" and secrets.compare_digest(said.strip().encode(), wanted.encode())
+        ):
+            return JSONResponse({"detail": "This wants a token."}, 401)
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def user_of(request: gr.Request | None) -> str:
+    """Who sends a request, as far as limits go: an account’s name, or else the address or its network."""
+    name = getattr(request, "username", None)
+    address = getattr(getattr(request, "client", None), "host", None)
+    return f"user {name}" if name else f"address {counted_as(str(address))}"
+
+
+def current_session() -> str:
+    """A key for whatever else the one who is calling just now calls from the same client; "" without one."""
+    request = LocalContext.request.get(None)
+    session = getattr(request, "session_hash", None)
+    return f"{user_of(request)} session {session}" if session else ""
+
+
+def current_user() -> str:
+    """The same for whatever is being called just now."""
+    return user_of(LocalContext.request.get(None))

@@ -1,0 +1,159 @@
+"""What one user, and all of them together, may ask of the page; and who is turned away when it is too much.
+
+How the stories that are let in share the device is the engine's business, not decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+
+from jet.api import RequestError, SamplingParams
+
+UPDATES_PER_S = 160.0  # of all stories together: an update costs the server two milliseconds
+_MINUTE_S = 60.0
+_REMEMBERED = 10_000  # users whose last minute is known
+_YOURS = "Your text is still here."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The one place where the defaults stand: these are for a page of one's own. None is no limit.
+
+    A user is who has logged in or, where nobody does, one address.
+
+    Attributes:
+        stories: being written or waiting in line at once, everybody's.
+        stories_per_user: the same of one user.
+        starts_per_minute: how often one user may have something written.
+        max_new_tokens: of one request.
+        characters: of a story that is to be continued.
+        deadline_s: from a request to its end, waiting included.
+        body_bytes: of anything that is sent at once. A story file may have 20 MB, and more as JSON.
+        calls_per_second: that one address may send for a while; ten times as many at once.
+        open_calls: that one address may have open. A tab has three or four.
+        logins_per_minute: that one address may try.
+    """
+
+    stories: int | None = 256
+    stories_per_user: int | None = None
+    starts_per_minute: int | None = None
+    max_new_tokens: int | None = None
+    characters: int | None = None
+    deadline_s: int | None = None
+    body_bytes: int = 48_000_000
+    calls_per_second: int | None = None
+    open_calls: int | None = None
+    logins_per_minute: int = 10
+
+
+PUBLIC = Limits(
+    stories=64,
+    stories_per_user=2,
+    starts_per_minute=30,
+    max_new_tokens=2_000,
+    characters=1_000_000,
+    deadline_s=300,
+    body_bytes=8_000_000,
+    calls_per_second=20,
+    open_calls=100,
+)
+
+
+def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
+    """`base` with changes like "stories=8" or "deadline_s=none". Raises ValueError, which says why."""
+    known = {field.name: "None" in str(field.type) for field in fields(Limits)}
+    values: dict[str, int | None] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in known:
+            raise ValueError(f"there is no limit {name!r}, but {', '.join(known)}")
+        if value == "none" and known[name]:
+            values[name] = None
+        elif value.isdecimal() and int(value) > 0:
+            values[name] = int(value)
+        else:
+            raise ValueError(f"{name} must be a whole number from 1 on{' or none' * known[name]}")
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+class Gate:
+    """Lets stories begin within the limits. Used on the server's event loop only.
+
+    Attributes:
+        closing: why no more stories may begin, from the moment on that the server is to end.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limits = limits
+        self.closing: str | None = None
+        self._clock = clock
+        self._writing: Counter[str] = Counter()
+        self._starts: OrderedDict[str, deque[float]] = OrderedDict()
+
+    @property
+    def writing(self) -> int:
+        """Stories that are being written or wait in line."""
+        return self._writing.total()
+
+    def pause(self) -> float:
+        """Seconds between two updates of a story: what all of them cost together has a bound."""
+        return self.writing / UPDATES_PER_S
+
+    def close(self) -> None:
+        """Let no more stories begin; those that have go on."""
+        self.closing = f"The server is about to be restarted: please try again in a minute. {_YOURS}"
+
+    def check(self, text: str, sampling: SamplingParams) -> None:
+        """Raises RequestError for what nobody may ask."""
+        most, longest = self.limits.max_new_tokens, self.limits.characters
+        if most is not None and sampling.max_new_tokens > most:
+            raise RequestError(
+                f"At most {most:,} new tokens at a time here, not {sampling.max_new_tokens:,}."
+            )
+        if longest is not None and len(text) > longest:
+            raise RequestError(f"A story can have {longest:,} characters here, and this has {len(text):,}.")
+
+    @contextmanager
+    def enter(self, user: str) -> Iterator[None]:
+        """A story of this user is written inside. Raises RequestError where it may not begin now."""
+        if self.closing is not None:
+            raise RequestError(self.closing)
+        if _reached(self.writing, self.limits.stories):
+            raise RequestError(f"Very many stories are being written: please try again soon. {_YOURS}")
+        if _reached(self._writing[user], self.limits.stories_per_user):
+            raise RequestError(
+                f"{self._writing[user]} of your stories are being written, as many as you may have at once: "
+                f"please stop one or wait. {_YOURS}"
+            )
+        self._count_start(user)
+        self._writing[user] += 1
+        try:
+            yield
+        finally:
+            self._writing[user] -= 1
+            if not self._writing[user]:
+                del self._writing[user]
+
+    def _count_start(self, user: str) -> None:
+        most = self.limits.starts_per_minute
+        if most is None:
+            return
+        now = self._clock()
+        starts = self._starts.setdefault(user, deque())
+        self._starts.move_to_end(user)
+        if len(self._starts) > _REMEMBERED:
+            self._starts.popitem(last=False)
+        while starts and starts[0] <= now - _MINUTE_S:
+            starts.popleft()
+        if len(starts) >= most:
+            wait = max(1, round(starts[0] + _MINUTE_S - now))
+            raise RequestError(f"That was {most} times in a minute: please wait {wait} s. {_YOURS}")
+        starts.append(now)
+
+
+def _reached(number: int, most: int | None) -> bool:
+    return most is not None and number >= most

@@ -1,0 +1,417 @@
+"""What the model sees: memory, lore, story and author's note, inside a budget of tokens.
+
+From top to bottom: memory, the lore that the story calls up, the story up to where the model goes on, and,
+a few lines above its end, the author's note. A story that is too long loses its beginning.
+
+Where it is cut stays put while the story grows. An engine that still holds the state of a prompt only has to
+read what is new, but if the cut moved with every token it would have to read everything again each time. So
+the story may only be cut at marks, of which there is one about every eighth of the context; where they are
+follows from the text above them alone, not from what comes after. The cut rests at a mark until the story has
+grown past the budget again, and then jumps to the next one.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, count
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+from jet.affixes import common_prefix
+from jet.api import RequestError
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.matching import Searched
+
+CountPrompt = Callable[[str, str], int]
+Kind = Literal["memory", "lore", "about", "story", "note"]
+
+STEPS = 8  # marks per context at which the story may be cut
+STORY_SHARE = 4  # one part in so many of the budget is the story's, if it needs that much
+LONGEST_UNIT = 2_000  # characters of the story that are counted, and kept or cut, as a whole
+CACHED_COUNTS = 65_536
+_PATIENCE = 8  # attempts to cut a story by as much as it is over, before more is cut
+
+_LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # with the empty lines behind it
+_SENTENCE_END = re.compile(r"[.!?…。！？]['\"’”»)\]]*\s+|(?<=[。！？])")
+_SPACE = re.compile(r"\s+")
+
+
+class PromptError(RequestError):
+    """Guidance or settings that leave the story no room. The message says what to change."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the prompt.
+
+    Attributes:
+        kind: what it is.
+        title: for the writer: "Memory", the title of a lore entry, …
+        text: exactly what stands in the prompt, line breaks included.
+        tokens: what it costs.
+        start: for the story, the offset of its first character in the story; otherwise None.
+    """
+
+    kind: Kind
+    title: str
+    text: str
+    tokens: int
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What did not get into the prompt, its cost in tokens, and why, for the writer."""
+
+    kind: Kind
+    title: str
+    tokens: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model sees, and how it came about.
+
+    Attributes:
+        parts: their texts in a row are the prompt.
+        left_out: what the writer asked for and the model does not see.
+        tokens: of the whole prompt, counted when it was finished. The sum over its parts may be less or more,
+            since a tokenizer can read the seams between them in another way.
+        budget: tokens that a prompt can have here: the context without the room for new tokens.
+        asked_parts: how many of the parts are what a chat model is asked; the others begin its answer.
+    """
+
+    parts: tuple[Part, ...]
+    left_out: tuple[LeftOut, ...]
+    tokens: int
+    budget: int
+    asked_parts: int = 0
+
+    @property
+    def asked(self) -> str:
+        """What a chat model is asked; empty for a story that only goes on."""
+        return "".join(part.text for part in self.parts[: self.asked_parts])
+
+    @property
+    def text(self) -> str:
+        """The prompt, or the beginning of the answer."""
+        return "".join(part.text for part in self.parts[self.asked_parts :])
+
+
+def as_read(prompt: Prompt, read: Callable[[str], str]) -> Prompt:
+    """The prompt as the model reads it; `read` says how it reads a text, of which only the end may differ."""
+    text = prompt.text
+    now = read(text)
+    if now == text or not prompt.parts[prompt.asked_parts :]:
+        return prompt
+    last = prompt.parts[-1]
+    end = replace(last, text=now[len(text) - len(last.text) :])
+    return replace(prompt, parts=(*prompt.parts[:-1], end))
+
+
+class PromptBuilder:
+    """Builds prompts. Keep one per model: it remembers what each line of the story costs."""
+
+    def __init__(self, count_tokens: Callable[[str], int]) -> None:
+        """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
+        self._count = lru_cache(maxsize=CACHED_COUNTS)(count_tokens)
+        self._count_whole = count_tokens  # of texts too long to remember
+        self._latest: tuple[str, list[_Unit]] = "", []
+
+    def build(
+        self,
+        story: str,
+        guidance: Guidance,
+        context: int,
+        room: int,
+        chat_tokens: int | None = None,
+        count_prompt: CountPrompt | None = None,
+    ) -> Prompt:
+        """The prompt for going on behind the last character of `story`.
+
+        Args:
+            story: the text up to where the model goes on, which may be in the middle of a document.
+            guidance: what stands around it.
+            context: tokens that prompt and continuation can have together.
+            room: tokens of them kept free for the continuation.
+            chat_tokens: that the model's chat template takes; None if it has none.
+            count_prompt: gives the tokens of a finished prompt, with all that stands around it, from its text
+                and what is asked. Left out, those of the text by itself.
+
+        Raises:
+            PromptError: nothing is left for a prompt, or memory leaves the story too little.
+        """
+        asks = bool(guidance.about.strip()) and chat_tokens is not None
+        budget = context - room - (chat_tokens or 0) * asks
+        if budget < 1:
+            raise PromptError(
+                f"{room:,} new tokens do not fit in a context of {context:,}: ask for fewer new tokens."
+            )
+        units = self._units(story)
+        # What guidance may use: the story has a share that it keeps.
+        share = min(sum(unit.tokens for unit in units), max(1, budget // STORY_SHARE))
+        free = budget - share
+        chosen = _Chosen(free, self._count)
+        chosen.add_memory(guidance.memory, budget)
+        chosen.add_note(guidance.note)
+        chosen.add_lore(guidance.lore, story)
+        if guidance.about.strip():
+            chosen.add_about(guidance.about, budget, asks)
+        spare = 0  # tokens that the seams between the parts take
+        for attempt in count():
+            kept = self._cut(units, budget - chosen.tokens - spare, max(1, context // STEPS))
+            parts = (*chosen.parts, *_with_note(kept, chosen.note, guidance.note))
+            asked = len(chosen.parts) if asks else 0
+            prompt = Prompt(parts, (), 0, budget, asked)
+            tokens = self._measure(prompt, chat_tokens or 0, count_prompt)
+            if tokens <= budget:
+                break
+            if not kept and not chosen.drop_last():
+                raise PromptError(
+                    f"Memory and the like take {tokens:,} of the {budget:,} tokens that a prompt can "
+                    "have here: shorten them, or ask for fewer new tokens."
+                )
+            spare += max(tokens - budget, spare if attempt > _PATIENCE else 0)
+            if budget - chosen.tokens - spare < share and chosen.drop_last():
+                spare = 0
+        left_out = chosen.left_out
+        start = kept[0].start if kept else len(story)
+        if start > 0:
+            lost = sum(unit.tokens for unit in units) - sum(unit.tokens for unit in kept)
+            reason = f"the first {start:,} characters do not fit in the context"
+            left_out = [*left_out, LeftOut("story", "Story", lost, reason)]
+        return replace(prompt, left_out=tuple(left_out), tokens=tokens)
+
+    def _measure(self, prompt: Prompt, chat_tokens: int, count_prompt: CountPrompt | None) -> int:
+        """How many tokens a finished prompt has, those of a chat template left out."""
+        if count_prompt is None:
+            return sum(map(self._count_whole, filter(None, (prompt.asked, prompt.text))))
+        return count_prompt(prompt.text, prompt.asked) - (chat_tokens if prompt.asked_parts else 0)
+
+    def _units(self, story: str) -> list[_Unit]:
+        """Those of a story. The lines that the latest story began with as well are taken over."""
+        before, known = self._latest
+        same = common_prefix(before, story)
+        index = max(0, bisect_left(known, same, key=_start_of) - 1)
+        while index and before[known[index].start - 1] != "\n":  # in the midst of a long line
+            index -= 1
+        start = known[index].start if known else 0
+        units = known[:index] + [_Unit(at, text, self._count(text)) for at, text in _split(story, start)]
+        self._latest = story, units
+        return units
+
+    def _cut(self, units: list[_Unit], budget: int, step: int) -> list[_Unit]:
+        """The story from the first mark on from which it fits."""
+        sums = list(accumulate((unit.tokens for unit in units), initial=0))
+        excess = sums[-1] - budget
+        if excess <= 0:
+            return units
+        if budget <= 0:
+            return []
+        mark = step
+        for index, cost in enumerate(sums[:-1]):
+            if cost < mark:
+                continue
+            if cost >= excess:
+                return units[index:]
+            mark = (cost // step + 1) * step
+        # A context so small that the last mark leaves nothing: as many whole units as fit, or a bit of one.
+        first = next(index for index, cost in enumerate(sums) if cost >= excess)
+        return units[first:] if first < len(units) else self._end_of(units[-1], budget)
+
+    def _end_of(self, unit: _Unit, budget: int) -> list[_Unit]:
+        """The longest end of a unit that fits. A count is taken to grow with the text."""
+        low, high = 0, len(unit.text)  # characters that are cut: too few, enough
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._count(unit.text[middle:]) <= budget else (middle, high)
+        space = _SPACE.search(unit.text, high)
+        if space is not None and space.end() < len(unit.text):
+            high = space.end()
+        text = unit.text[high:]
+        return [_Unit(unit.start + high, text, self._count(text))] if text else []
+
+
+class _Unit(NamedTuple):
+    start: int
+    text: str
+    tokens: int
+
+
+_start_of = attrgetter("start")
+
+
+class _Chosen:
+    """The guidance that gets in, first come, first served, while there are tokens for it."""
+
+    def __init__(self, free: int, count: Callable[[str], int]) -> None:
+        self.parts: list[Part] = []
+        self.note: Part | None = None
+        self.left_out: list[LeftOut] = []
+        self.tokens = 0
+        self._free = free
+        self._count = count
+
+    def add_memory(self, memory: str, budget: int) -> None:
+        if not memory.strip():
+            return
+        text = _closed(memory)
+        tokens = self._count(text)
+        if tokens > self._free:
+            raise PromptError(
+                f"Memory takes {tokens:,} of the {budget:,} tokens that a prompt can have here, which leaves "
+                f"the story too little. Shorten it to {self._free:,} tokens, or ask for fewer new tokens."
+            )
+        self._take(Part("memory", "Memory", text, tokens))
+
+    def add_note(self, note: AuthorsNote) -> None:
+        """The note as a part, paid for; where it stands is not known yet."""
+        if not note.text.strip():
+            return
+        text = f"[Author's note: {note.text.strip()}]\n"
+        part = Part("note", "Author's note", text, self._count(text))
+        self.note = part if self._pay(part) else None
+
+    def drop_last(self) -> bool:
+        """Leave out what came last and can be left out, a lore entry or the note; whether there was one."""
+        lore = [part for part in self.parts if part.kind == "lore"]
+        part = lore[-1] if lore else self.note
+        if part is None:
+            return False
+        if lore:
+            self.parts = [other for other in self.parts if other is not part]
+        else:
+            self.note = None
+        self.tokens -= part.tokens
+        reason = f"it takes {part.tokens:,} tokens, which do not fit beside the story"
+        self.left_out.append(LeftOut(part.kind, part.title, part.tokens, reason))
+        return True
+
+    def add_lore(self, lore: tuple[LoreEntry, ...], story: str) -> None:
+        searched = Searched(story)
+        for entry in sorted(lore, key=lambda entry: entry.order):
+            told = entry.enabled and bool(entry.content.strip())
+            if told and (entry.constant or _is_called(entry, searched, story)):
+                text = _closed(entry.content)
+                title = entry.title or ", ".join(entry.keywords) or "Lore"
+                part = Part("lore", title, text, self._count(text))
+                if self._pay(part):
+                    self.parts.append(part)
+
+    def add_about(self, about: str, budget: int, asks: bool) -> None:
+        """What the story is to be about, where the model can be asked that."""
+        text = f"Write me a story about {about.strip()}"
+        tokens = self._count(text)
+        if not asks:
+            self.left_out.append(LeftOut("about", "What it is about", tokens, "this model cannot be asked"))
+        elif tokens > self._free - self.tokens:
+            raise PromptError(
+                f"What the story is to be about takes {tokens:,} of the {budget:,} tokens that a prompt can "
+                "have here: say it in fewer words, or ask for fewer new tokens."
+            )
+        else:
+            self._take(Part("about", "What it is about", text, tokens))
+
+    def _take(self, part: Part) -> None:
+        self._pay(part)
+        self.parts.append(part)
+
+    def _pay(self, part: Part) -> bool:
+        left = self._free - self.tokens
+        if part.tokens > left:
+            reason = f"it takes {part.tokens:,} tokens, and {left:,} are left beside the story"
+            self.left_out.append(LeftOut(part.kind, part.title, part.tokens, reason))
+            return False
+        self.tokens += part.tokens
+        return True
+
+
+def is_called(entry: LoreEntry, story: str) -> bool:
+    """Whether the end of the story calls the entry up by its keywords, as far back as the entry looks."""
+    return _is_called(entry, Searched(story), story)
+
+
+def _is_called(entry: LoreEntry, searched: Searched, story: str) -> bool:
+    if entry.scan_unit == "characters":
+        start = max(0, len(story) - entry.scan_depth)
+    else:
+        start = _start_of_last(story, entry.scan_depth, "paragraphs")
+
+    def has(keywords: tuple[str, ...]) -> bool:
+        return searched.has(keywords, start, entry.case_sensitive, entry.whole_word)
+
+    second = entry.secondary_keywords
+    return has(entry.keywords) and (not second or has(second)) and not has(entry.anti_keywords)
+
+
+def _closed(text: str) -> str:
+    """Guidance as a paragraph of its own."""
+    return text.strip("\n") + "\n\n"
+
+
+def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
+    """The units of a story, from where a line begins on, with their offsets: lines, or parts of long ones.
+
+    An edit changes only the units it touches, and what is appended only the last one.
+    """
+    for line in _LINE.finditer(story, start):
+        start, end = line.span()
+        while end - start > LONGEST_UNIT:
+            stop = _seam(story, start, start + LONGEST_UNIT)
+            yield start, story[start:stop]
+            start = stop
+        yield start, story[start:end]
+
+
+def _seam(story: str, start: int, limit: int) -> int:
+    """Where to part a long line: behind the last sentence that ends before `limit`, or word, or there."""
+    for pattern in (_SENTENCE_END, _SPACE):
+        ends = [found.end() for found in pattern.finditer(story, start, limit) if found.end() > start]
+        if ends:
+            return ends[-1]
+    return limit
+
+
+def _with_note(units: list[_Unit], note: Part | None, where: AuthorsNote) -> list[Part]:
+    """The story as one part, or as two with the note between them."""
+    if not units:
+        return [note] if note else []
+    if note is None:
+        return [_story_part(units)]
+    story = "".join(unit.text for unit in units)
+    place = units[0].start + _start_of_last(story, where.depth, where.unit)
+    above = [unit for unit in units if unit.start < place]
+    below = [unit for unit in units if unit.start >= place]
+    return [*([_story_part(above)] if above else []), note, _story_part(below)]
+
+
+def _story_part(units: list[_Unit]) -> Part:
+    text = "".join(unit.text for unit in units)
+    return Part("story", "Story", text, sum(unit.tokens for unit in units), units[0].start)
+
+
+def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"]) -> int:
+    """Where the last `number` lines or paragraphs begin; 0 if there are no more than that.
+
+    Empty lines, also of blanks, are not counted. The end of the text needs no line break.
+    """
+    end, found, inside = len(text), 0, False
+    while end > 0:
+        start = text.rfind("\n", 0, end - 1) + 1
+        blank = not text[start:end].strip()
+        if not blank and (unit == "lines" or not inside):
+            found += 1
+        inside = not blank
+        if not blank and found == number and (unit == "lines" or _follows_blank_line(text, start)):
+            return start
+        end = start
+    return 0
+
+
+def _follows_blank_line(text: str, start: int) -> bool:
+    return start == 0 or not text[text.rfind("\n", 0, start - 1) + 1 : start].strip()

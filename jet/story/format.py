@@ -1,0 +1,343 @@
+"""A document as JSON and back, checked in every field.
+
+The format, version 1. All offsets count characters (code points); every field must be there, and no other.
+
+    {
+      "format": "jet-stories", "version": 1,
+      "title": "…",
+      "sampling": {…},                    the page's settings, by the names in SamplingParams
+      "guidance": {
+        "memory": "…",
+        "note": {"text": "…", "depth": 3, "unit": "lines" | "paragraphs"},
+        "lore": [{…}],                    by the names in guidance.LoreEntry
+        "about": "…"                      what a chat model was asked for; left out if nothing was
+      },
+      "stops": ["…"],                     texts to stop at; left out if there are none
+      "told": [{…}],                      guidance that spans were written under; left out if there was none
+      "current": 4,                       the branch on the page
+      "branches": [
+        {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]}
+      ],
+      "spans": [
+        {"id": 1, "text": "…"},           the writer's
+        {"id": 2, "text": "…", "model": "…", "sampling": {…}, "inserted": false,
+         "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …],
+         "stops": ["…"], "told": 0}       left out if there are none; its guidance, by its place in "told"
+      ]
+    }
+
+An entry of the lore has `secondary_keywords` and `anti_keywords` only if there are any. Alternatives are
+`[[id, text, logprob], …]`. The text of a branch is that of its pieces in a row, each the characters of a span
+from start to before end. Ids are unique among branches and among spans; parents form no circle. Undo is not
+kept. A field of `sampling` that is left out has its default, so that files stay readable when settings are
+added; one that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+from jet.api import Alternative, SamplingParams
+from jet.story.document import Document
+from jet.story.errors import StoryFileError
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.json_fields import TOP, Fields, items
+from jet.story.line_breaks import settle_breaks
+from jet.story.pieces import Generation, Piece, Span, Token, carried, clean, length_of
+from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
+
+FORMAT, VERSION = "jet-stories", 1
+_LEFT_OUT = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
+
+Made = TypeVar("Made")
+
+
+def encode(document: Document) -> str:
+    """The document as JSON, on one line. The same document always gives the same text."""
+    return dump(to_plain(document, document.tree))
+
+
+def dump(plain: object) -> str:
+    """JSON as short as it gets, and fit for UTF-8 whatever the page has put in."""
+    return carried(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def to_plain(document: Document, tree: Tree) -> dict[str, Any]:
+    """The document as JSON's dicts and lists, with this tree in place of its own."""
+    used = {p.span.id: p.span for branch in tree.branches.values() for p in branch.pieces}
+    told: dict[Guidance, int] = {}
+    spans = [_with_guidance(plain_span(used[id]), used[id], told) for id in sorted(used)]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": document.title,
+        "sampling": asdict(document.sampling),
+        "guidance": _plain_guidance(document.guidance),
+        **({"stops": list(document.stops)} if document.stops else {}),
+        **({"told": [_plain_guidance(one) for one in told]} if told else {}),
+        "current": tree.current,
+        "branches": [plain_branch(branch) for branch in tree.branches.values()],
+        "spans": spans,
+    }
+
+
+def decode(text: str) -> Document:
+    """The document that `encode` was given. Raises StoryFileError, whatever the text is."""
+    return from_plain(load(text))
+
+
+def load(text: str) -> object:
+    """Any JSON. Raises StoryFileError if it is none."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise StoryFileError(
+            f"This is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from None
+    except RecursionError:
+        raise StoryFileError("This is not a story: its JSON is nested too deeply.") from None
+    except ValueError as error:
+        raise StoryFileError(f"This is not JSON: {error}.") from None
+
+
+def from_plain(plain: object) -> Document:
+    """The document from JSON's dicts and lists. Raises StoryFileError."""
+    story = Fields(plain, TOP)
+    if (found := story.take_text("format")) != FORMAT:
+        raise StoryFileError(f"This is not a story of ours: its format is {found[:40]!r}, not {FORMAT!r}.")
+    version = story.take("version", int)
+    if version > VERSION:
+        raise StoryFileError(
+            f"This story has version {version} of the format, and only up to {VERSION} is known here: "
+            "a newer Jet Stories can read it."
+        )
+    if version < 1:
+        raise StoryFileError(f"This story has version {version} of the format, which does not exist.")
+    title = story.take_text("title")
+    sampling = _sampling(story.take("sampling", dict), "sampling")
+    guidance = _guidance(story.sub("guidance"))
+    current = story.take("current", int)
+    stops = _stops(story)
+    told = [_guidance(Fields(*item)) for item in story.take_items("told")] if story.has("told") else []
+    spans = _by_id((_span(Fields(*item), told) for item in story.take_items("spans")), "spans")
+    branches = _by_id((_branch(Fields(*item), spans) for item in story.take_items("branches")), "branches")
+    story.end()
+    if len(branches) > MAX_BRANCHES:
+        raise StoryFileError(f"branches: a story can have {MAX_BRANCHES}, not {len(branches)}.")
+    _check_tree(branches, current)
+    return Document(Tree(settle_breaks(branches), current), title, guidance, sampling, stops)
+
+
+# --- to JSON ---------------------------------------------------------------------------------------------
+
+
+def _plain_guidance(guidance: Guidance) -> dict[str, Any]:
+    plain = asdict(guidance)
+    if not guidance.about:
+        del plain["about"]
+    plain["lore"] = list(map(plain_lore, guidance.lore))
+    return plain
+
+
+def plain_lore(entry: LoreEntry) -> dict[str, Any]:
+    """An entry of the lore as JSON's dicts and lists."""
+    plain = asdict(entry)
+    return {name: value for name, value in plain.items() if value or name not in _LEFT_OUT}
+
+
+def plain_branch(branch: Branch) -> dict[str, Any]:
+    """A branch as JSON's dicts and lists."""
+    pieces = [[piece.span.id, piece.start, piece.end] for piece in branch.pieces]
+    return {"id": branch.id, "name": branch.name, "parent": branch.parent, "pieces": pieces}
+
+
+def plain_span(span: Span) -> dict[str, Any]:
+    """A span as JSON's dicts and lists, without its guidance, which several may share."""
+    plain: dict[str, Any] = {"id": span.id, "text": span.text}
+    if (made := span.generation) is not None:
+        plain["model"] = made.model
+        plain["sampling"] = asdict(made.sampling)
+        plain["inserted"] = made.inserted
+        plain["finish_reason"] = made.finish_reason
+        plain["tokens"] = [
+            [
+                token.id,
+                token.length,
+                token.logprob,
+                [[a.token_id, a.text, a.logprob] for a in token.alternatives],
+            ]
+            for token in made.tokens
+        ]
+        if made.stops:
+            plain["stops"] = list(made.stops)
+    return plain
+
+
+def _with_guidance(plain: dict[str, Any], span: Span, told: dict[Guidance, int]) -> dict[str, Any]:
+    if span.generation is not None and span.generation.guidance is not None:
+        plain["told"] = told.setdefault(span.generation.guidance, len(told))
+    return plain
+
+
+# --- from JSON -------------------------------------------------------------------------------------------
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number there")
+
+
+def _make(where: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; what it objects to becomes an error that says where."""
+    try:
+        return make()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StoryFileError(f"{where}: {error}") from None
+
+
+def _sampling(plain: dict[str, Any], where: str) -> SamplingParams:
+    known = {field.name for field in fields(SamplingParams)}
+    if unknown := plain.keys() - known:
+        raise StoryFileError(f"{where} has an unknown field {min(unknown)[:40]!r}.")
+    values = {name: _tuples(value) for name, value in plain.items()}
+    return _make(where, lambda: SamplingParams(**values))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _guidance(plain: Fields) -> Guidance:
+    memory = plain.take_text("memory")
+    note = plain.sub("note")
+    text, depth, unit = note.take_text("text"), note.take("depth", int), note.take_text("unit")
+    note.end()
+    lore = tuple(read_lore(Fields(*item)) for item in plain.take_items("lore"))
+    about = plain.take_text("about") if plain.has("about") else ""
+    plain.end()
+    made = _make(note.where, lambda: AuthorsNote(text, depth, unit))  # type: ignore[arg-type]
+    return Guidance(memory, made, lore, about)
+
+
+def read_lore(plain: Fields) -> LoreEntry:
+    """An entry of the lore from its fields. Raises StoryFileError."""
+    values: dict[str, Any] = {}
+    for field in fields(LoreEntry):
+        kind: Any = type(field.default)
+        if field.name in _LEFT_OUT and not plain.has(field.name):
+            continue
+        if kind is tuple:
+            values[field.name] = tuple(_text(*item) for item in plain.take_items(field.name))
+        elif kind is str:
+            values[field.name] = plain.take_text(field.name)
+        else:
+            values[field.name] = plain.take(field.name, kind)
+    plain.end()
+    return _make(plain.where, lambda: LoreEntry(**values))
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise StoryFileError(f"{where} must be text.")
+    return clean(value)
+
+
+def _stops(plain: Fields) -> tuple[str, ...]:
+    return tuple(_text(*item) for item in plain.take_items("stops")) if plain.has("stops") else ()
+
+
+def _told(plain: Fields, told: list[Guidance]) -> Guidance | None:
+    place = plain.take("told", int) if plain.has("told") else None
+    if place is not None and not 0 <= place < len(told):
+        raise StoryFileError(f"{plain.where}: there is no guidance {place} in 'told'.")
+    return None if place is None else told[place]
+
+
+def _span(plain: Fields, told: list[Guidance]) -> Span:
+    id, text = plain.take("id", int), plain.take_raw_text("text")
+    generation = None
+    if plain.has("model"):
+        generation = Generation(
+            model=plain.take_text("model"),
+            sampling=_sampling(plain.take("sampling", dict), f"{plain.where}.sampling"),
+            inserted=plain.take("inserted", bool),
+            finish_reason=plain.take_or_null("finish_reason", str),
+            tokens=tuple(_token(*item) for item in plain.take_items("tokens")),
+            stops=_stops(plain),
+            guidance=_told(plain, told),
+        )
+    plain.end()
+    return Span(id, text, generation)
+
+
+def _token(plain: object, where: str) -> Token:
+    match plain:
+        case [int(id), int(length), None | float() | int() as logprob, list(others)] if _countable(plain):
+            alternatives = tuple(_alternative(*item) for item in items(others, where))
+            return _make(where, lambda: Token(id, length, logprob, alternatives))
+    raise StoryFileError(f"{where} must be [id, length, log-probability, alternatives].")
+
+
+def _alternative(plain: object, where: str) -> Alternative:
+    match plain:
+        case [int(id), str(text), float() | int() as logprob] if _countable(plain):
+            return Alternative(id, _text(text, where), logprob)
+    raise StoryFileError(f"{where} must be [id, text, log-probability].")
+
+
+def _countable(plain: Iterable[object]) -> bool:
+    """Whether no number is in truth a boolean."""
+    return not any(isinstance(value, bool) for value in plain)
+
+
+def _branch(plain: Fields, spans: dict[int, Span]) -> Branch:
+    pieces = tuple(
+        _piece(item, where, spans)
+        for item, where in items(plain.take("pieces", list), f"{plain.where}.pieces")
+    )
+    _make(plain.where, lambda: check_length(length_of(pieces)))
+    id, name, parent = plain.take("id", int), plain.take_text("name"), plain.take_or_null("parent", int)
+    plain.end()
+    return Branch(id, pieces, check_name(name), parent)
+
+
+def _piece(plain: object, where: str, spans: dict[int, Span]) -> Piece:
+    match plain:
+        case [int(id), int(start), int(end)] if _countable(plain):
+            if id not in spans:
+                raise StoryFileError(f"{where}: there is no span {id}.")
+            if not 0 <= start < end <= len(spans[id].text):
+                raise StoryFileError(f"{where}: span {id} has no characters from {start} to {end}.")
+            return Piece(spans[id], start, end)
+    raise StoryFileError(f"{where} must be [span, start, end].")
+
+
+def _by_id(found: Iterable[Made], where: str) -> dict[int, Made]:
+    by_id: dict[int, Made] = {}
+    for one in found:
+        id: int = one.id  # type: ignore[attr-defined]
+        if not 0 <= id < 2**53:  # what JavaScript counts exactly
+            raise StoryFileError(f"{where}: {id} cannot be an id.")
+        if id in by_id:
+            raise StoryFileError(f"{where}: two have the id {id}.")
+        by_id[id] = one
+    return by_id
+
+
+def _check_tree(branches: dict[int, Branch], current: int) -> None:
+    if current not in branches:
+        raise StoryFileError(f"current: there is no branch {current}.")
+    sound: set[int] = set()
+    for branch in branches.values():
+        path: list[int] = []
+        at: int | None = branch.id
+        while at is not None and at not in sound:
+            if at not in branches:
+                raise StoryFileError(f"branches: the parent {at} of branch {path[-1]} does not exist.")
+            if at in path:
+                raise StoryFileError(f"branches: the parents of branch {at} form a circle.")
+            path.append(at)
+            at = branches[at].parent
+        sound.update(path)

@@ -1,0 +1,81 @@
+"""JSON from anywhere, read field by field, with errors that say what is wrong and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from jet.story.errors import StoryFileError
+from jet.story.pieces import carried, clean
+
+TOP = "the story"  # the place of the outermost object, in messages
+
+Kind = TypeVar("Kind", str, int, bool, list[Any], dict[str, Any])
+
+_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+class Fields:
+    """An object of a JSON file. Every field has to be taken, and there may be no other."""
+
+    def __init__(self, plain: object, where: str) -> None:
+        """`where` names the place in messages. Raises StoryFileError if `plain` is no object."""
+        if not isinstance(plain, dict):
+            raise StoryFileError(f"{where} must be an object with fields.")
+        self.where = where
+        self._left = dict(plain)
+
+    def has(self, name: str) -> bool:
+        """Whether there still is a field of that name."""
+        return name in self._left
+
+    def take(self, name: str, kind: type[Kind]) -> Kind:
+        """The value of a field. Raises StoryFileError if it is missing or of another type."""
+        if name not in self._left:
+            raise StoryFileError(f"{self.where} has no field {name!r}.")
+        value: object = self._left.pop(name)
+        boolean = isinstance(value, bool) and kind is not bool  # which Python takes for a whole number
+        if not isinstance(value, kind) or boolean:
+            raise StoryFileError(f"{self.where}: {name!r} must be {_NAMES[kind]}.")
+        return value
+
+    def take_text(self, name: str) -> str:
+        """The same, for text, as `spans.clean` gives it."""
+        return clean(self.take(name, str))
+
+    def take_raw_text(self, name: str) -> str:
+        """The same with the line breaks that it has, so that offsets into it hold."""
+        return carried(self.take(name, str))
+
+    def take_or_null(self, name: str, kind: type[Kind]) -> Kind | None:
+        """The same, or None for null."""
+        if name in self._left and self._left[name] is None:
+            return self._left.pop(name)  # type: ignore[no-any-return]
+        return self.take(name, kind)
+
+    def take_items(self, name: str) -> Iterator[tuple[Any, str]]:
+        """The items of a list, each with the name of its place."""
+        return items(self.take(name, list), self._place(name))
+
+    def sub(self, name: str) -> Fields:
+        """An object in this object."""
+        return Fields(self.take(name, dict), self._place(name))
+
+    def _place(self, name: str) -> str:
+        return f"{self.where}.{name}" if self.where != TOP else name
+
+    def end(self) -> None:
+        """Raises StoryFileError if fields are left that nobody took."""
+        if self._left:
+            raise StoryFileError(f"{self.where} has an unknown field {str(min(self._left))[:40]!r}.")
+
+
+def items(plain: list[Any], where: str) -> Iterator[tuple[Any, str]]:
+    """The items of a list, each with the name of its place."""
+    return ((item, f"{where}[{index}]") for index, item in enumerate(plain))

@@ -1,0 +1,230 @@
+"""What a story is made of: spans of text, each by one author, and pieces of them put in a row.
+
+All offsets in `jet.story` count characters as Python does (code points); see `offsets.py` for the browser's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, NamedTuple, TypeAlias
+
+from jet.api import Alternative, SamplingParams
+from jet.story.errors import StoryError
+from jet.story.guidance import Guidance
+
+Author = Literal["writer", "model"]
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_OTHER_BREAKS = re.compile("[\v\f\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token that the model wrote.
+
+    Attributes:
+        id: in the model's vocabulary.
+        length: characters it added to the text; 0 for one that ends inside a character, or is silent.
+        logprob: natural logarithm of its probability, finite; None if it was not asked for.
+        alternatives: the likeliest tokens at this point, likeliest first; this one may be among them. Their
+            log-probabilities are finite.
+    """
+
+    id: int
+    length: int
+    logprob: float | None = None
+    alternatives: tuple[Alternative, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise StoryError(f"A token cannot have {self.length} characters.")
+        for logprob in (self.logprob, *(other.logprob for other in self.alternatives)):
+            if logprob is not None and not math.isfinite(logprob):
+                raise StoryError(f"A log-probability must be a finite number, not {logprob}.")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a span of the model came to be, so that it can be written again.
+
+    Attributes:
+        model: its name, as `EngineInfo.model` gives it.
+        sampling: with the seed that was used.
+        inserted: whether there was text behind it when it was written.
+        finish_reason: as in `RequestStats`; None while it is being written, or if that was interrupted.
+        tokens: in order, from the start of the span's text; may be missing.
+        stops: the texts it was to stop at.
+        guidance: what the model was told beside the story; None if nothing.
+    """
+
+    model: str
+    sampling: SamplingParams
+    inserted: bool = False
+    finish_reason: str | None = None
+    tokens: tuple[Token, ...] = ()
+    stops: tuple[str, ...] = ()
+    guidance: Guidance | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A text that one author wrote in one go. Never changes; edits use pieces of it."""
+
+    id: int
+    text: str
+    generation: Generation | None = None  # None: the writer's
+
+    @property
+    def author(self) -> Author:
+        """Who wrote it."""
+        return "writer" if self.generation is None else "model"
+
+
+class Piece(NamedTuple):
+    """The characters of a span from `start` to before `end`."""
+
+    span: Span
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """What stands there."""
+        whole = self.span.text
+        return whole if self.end - self.start == len(whole) else whole[self.start : self.end]
+
+
+Pieces: TypeAlias = tuple[Piece, ...]
+
+
+class Range(NamedTuple):
+    """Whose words stand from `start` to before `end` of a branch's text."""
+
+    start: int
+    end: int
+    author: Author
+    span: int
+
+
+class TokenRange(NamedTuple):
+    """Where a token stands, whole, in a branch's text."""
+
+    start: int
+    end: int
+    span: int
+    token: Token
+
+
+def carried(text: str) -> str:
+    """The text as UTF-8 files and browsers can carry it: no NUL and no halves of surrogate pairs.
+
+    Each becomes U+FFFD, as HTML does it, so that offsets stay; two halves that stand together become whole.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text.replace("\0", REPLACEMENT)
+
+
+def clean(text: str) -> str:
+    """The same with the line breaks that a text box has."""
+    return with_our_breaks(carried(text))
+
+
+def with_our_breaks(text: str) -> str:
+    """The text with the line breaks that a text box has: CR LF and CR become LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def plain_breaks(text: str) -> str:
+    """A text from a file with every kind of line break as a text box has it.
+
+    Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
+    lines, too: a text box would show them as boxes. assets/breaks.js does the same to what is pasted.
+    """
+    return _OTHER_BREAKS.sub("\n", clean(text))
+
+
+def whole(span: Span) -> Piece:
+    """A span as one piece."""
+    return Piece(span, 0, len(span.text))
+
+
+def text_of(pieces: Sequence[Piece]) -> str:
+    """The text of pieces in a row."""
+    return "".join(piece.text for piece in pieces)
+
+
+def length_of(pieces: Sequence[Piece]) -> int:
+    """How many characters that text has."""
+    return sum(piece.end - piece.start for piece in pieces)
+
+
+def ends_in_a_token(pieces: Pieces) -> bool:
+    """Whether a text ends where a token of the model ends, which the writer has not edited."""
+    if not pieces or (made := pieces[-1].span.generation) is None:
+        return False
+    span, start, end = pieces[-1]
+    cut = made.finish_reason == "stop_string" and end == len(span.text)  # perhaps within a token
+    if cut or not made.tokens:
+        return end == len(span.text) and not cut
+    at = 0
+    for token in made.tokens:
+        at += token.length
+        if at >= end:
+            return at == end and at - token.length >= start
+    return False
+
+
+class Cutter:
+    """Cuts ranges out of a row of pieces, in time that depends on the range and hardly on the row."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+        self._ends = list(accumulate(piece.end - piece.start for piece in pieces))
+
+    def cut(self, start: int, end: int | None = None) -> Pieces:
+        """The pieces that make up the text from `start` to before `end` (or to the end)."""
+        length = self._ends[-1] if self._ends else 0
+        end = length if end is None else min(end, length)
+        found: list[Piece] = []
+        index = bisect_right(self._ends, start)
+        while start < end:
+            span, _, stop = self._pieces[index]
+            shift = stop - self._ends[index]  # from offsets in the text to offsets in the span
+            found.append(Piece(span, start + shift, min(end + shift, stop)))
+            start = self._ends[index]
+            index += 1
+        return tuple(found)
+
+
+def ranges(pieces: Sequence[Piece]) -> list[Range]:
+    """Who wrote what, from the first character to the last; empty pieces give no range."""
+    found: list[Range] = []
+    at = 0
+    for span, start, end in pieces:
+        if end > start:
+            found.append(Range(at, at + end - start, span.author, span.id))
+        at += end - start
+    return found
+
+
+def token_ranges(pieces: Sequence[Piece]) -> Iterator[TokenRange]:
+    """The tokens of the model that still stand in the text with all their characters."""
+    at = 0
+    for span, start, end in pieces:
+        offset = 0
+        for token in span.generation.tokens if span.generation else ():
+            if offset >= end:
+                break
+            if token.length and offset >= start and offset + token.length <= end:
+                shift = at - start
+                yield TokenRange(offset + shift, offset + token.length + shift, span.id, token)
+            offset += token.length
+        at += end - start

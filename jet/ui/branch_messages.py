@@ -1,0 +1,21 @@
+"""What is said when words of the writer leave the sheet with the branch that they are on."""
+
+from __future__ import annotations
+
+import re
+
+from jet.story.document import Document
+from jet.story.siblings import left_behind
+from jet.ui.format import branch_name
+
+_SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|[^.!?…。！？]+\Z")
+
+
+def said(document: Document, branch: int) -> list[str]:
+    """Where the writer's words are that stood on that branch and are not on the sheet; nothing if none."""
+    text = left_behind(document.tree, branch) if branch in document.tree.branches else ""
+    if not text:
+        return []
+    sentences = [found for found in _SENTENCE.findall(text) if found.strip()]
+    what = "Your last sentence is" if len(sentences) < 2 else f"Your last {len(sentences)} sentences are"
+    return [f"{what} on “{branch_name(document.tree.branch(branch))}”."]

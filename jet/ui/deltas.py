@@ -1,0 +1,51 @@
+"""What has changed in a long story since it was sent, so that it need not be sent again: either way.
+
+A browser takes tenths of a second to lay out a long text anew, and new words come many times a second.
+"""
+
+from __future__ import annotations
+
+from jet.affixes import common_prefix, common_suffix
+from jet.story.errors import StoryError
+from jet.story.json_fields import Fields
+from jet.story.offsets import to_utf16
+
+LONG = 40_000  # characters from which on only changes are sent
+
+Patch = dict[str, int | str]
+
+
+class Sent:
+    """The text that the page has."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def news(self, now: str) -> tuple[str | None, Patch | None]:
+        """What the page is to be told of the text as it is now: all of it, or of a long one a patch.
+
+        A patch says which of the browser's UTF-16 units give way to a text: those from `from` to before `to`.
+        """
+        before = self._text
+        if len(before) < LONG:
+            return now, None
+        start = common_prefix(before, now)
+        behind = common_suffix(before[start:], now[start:])
+        end = len(before) - behind
+        # What is exchanged is short, and so what stands before it is measured once.
+        units = to_utf16(before, start)
+        exchanged = to_utf16(before[start:end], end - start)
+        return None, {"from": units, "to": units + exchanged, "text": now[start : len(now) - behind]}
+
+
+def patched(text: str, patch: Fields) -> str:
+    """What the page has made of a text, by its patch; `of` says how many units the page's text had before.
+
+    Raises StoryError if that was another text than this.
+    """
+    units = text.encode("utf-16-le", "surrogatepass")
+    start, end = 2 * patch.take("from", int), 2 * patch.take("to", int)
+    if not 0 <= start <= end <= len(units) or len(units) != 2 * patch.take("of", int):
+        raise StoryError("This page has another text of the story than the server: please reload the page.")
+    exchanged = patch.take("text", str).encode("utf-16-le", "surrogatepass")
+    return (units[:start] + exchanged + units[end:]).decode("utf-16-le", "surrogatepass")

@@ -1,0 +1,315 @@
+"""Writing on a document: prompt, requests, and the text they bring, from the first word to the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, aclosing
+from copy import copy
+from dataclasses import dataclass, field, replace
+
+from jet.api import MAX_SEED, Engine, EngineInfo, Request, RequestError, RequestStats, SamplingParams
+from jet.engine.holder import EngineSource
+from jet.server.hosting import Hosting
+from jet.story.context import Prompt, PromptBuilder, as_read
+from jet.story.document import Continuation, Document
+from jet.story.errors import StoryError
+from jet.story.guidance import Guidance
+from jet.story.offsets import from_utf16, to_utf16
+from jet.story.pieces import ends_in_a_token
+from jet.story.siblings import seeds_at
+from jet.ui import branch_messages
+from jet.ui.commands import Order, read_about, read_stops
+from jet.ui.deltas import LONG
+from jet.ui.sessions import Finished, Visit
+from jet.ui.streamed_request import Writing, together
+
+BEYOND = 40  # tokens that must come before the model may end a story once more
+ALTERNATIVES = 8  # other words that are remembered for each token
+WAYS = 3
+RATES = 60  # points of the panel's curve
+_POLL_S = 0.05  # how soon a stop is noticed while the model is being loaded for the first time
+
+
+class Failed(Exception):
+    """The writing could not begin. The message is for the writer."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How the writing stands.
+
+    Attributes:
+        stats: of the request, or of all of them together.
+        rates: tokens a second, from a while ago to now.
+        ways: the continuations, where there are several.
+        characters: how many have been written.
+        start: where the first of them stands in the text.
+        remarks: what the writer is to be told of it.
+        behind: how much stands behind the new words, in the browser's units; None where there are several.
+    """
+
+    stats: RequestStats = field(default_factory=RequestStats)
+    rates: Sequence[float] = ()
+    ways: Sequence[Continuation] = ()
+    characters: int = 0
+    start: int | None = None
+    remarks: Sequence[str] = ()
+    behind: int | None = None
+
+    @classmethod
+    def failed(cls, message: str) -> State:
+        """What stands where nothing could be written."""
+        return cls(RequestStats(phase="done", finish_reason="error", error=message))
+
+
+class Author:
+    """Writes on the documents of all visits, with the one engine there is."""
+
+    def __init__(self, source: EngineSource, hosting: Hosting) -> None:
+        self.info: EngineInfo | None = None  # once the model is loaded
+        self._source = source
+        self._hosting = hosting
+        self._loading: asyncio.Task[EngineInfo] | None = None
+        self._builder: tuple[Engine, PromptBuilder] | None = None
+        self._counting: asyncio.Task[None] | None = None
+
+    async def load(self) -> EngineInfo:
+        """What runs here, once it does. Raises what loading raised."""
+        engine = await asyncio.to_thread(self._source.engine)
+        self.info = await asyncio.to_thread(engine.info)
+        return self.info
+
+    async def prompt(self, document: Document, user: str = "") -> Prompt | None:
+        """What the model would see if it went on from the end; None before it is loaded."""
+        if not self._source.ready or self.info is None:
+            return None
+        healing = not ends_in_a_token(document.tree.branch().pieces)
+        request = Request(document.text, document.sampling, user=user, healing=healing)
+        engine = await asyncio.to_thread(self._source.engine)
+        prompt = await asyncio.to_thread(self._build, engine, request, document.guidance)
+        return as_read(prompt, engine.as_read) if healing else prompt
+
+    def count_ahead(self, document: Document, user: str = "") -> None:
+        """Count the tokens of a long story in the background, so that writing need not wait for that."""
+        if len(document.text) >= LONG and self._counting is None:
+            self._counting = asyncio.create_task(self._count_ahead(copy(document), user))
+
+    async def _count_ahead(self, document: Document, user: str) -> None:
+        try:
+            await self.prompt(document, user)
+        except RequestError:  # said when the story is written on
+            pass
+        finally:
+            self._counting = None
+
+    async def write(
+        self, visit: Visit, order: Order, sampling: SamplingParams
+    ) -> AsyncGenerator[State, None]:
+        """Do what an order wants written. The text is in the document when a state comes.
+
+        Raises Failed if it cannot begin. However this is left, the requests are freed and the text stays.
+        """
+        async for waiting in self._until_loaded(visit):
+            yield waiting
+        if self.info is None:
+            return
+        remarks: list[str] = []
+        with ExitStack() as stack:
+            try:
+                visit.document.stops = read_stops(order.fields)
+                samplings = _samplings(order, _with_another_seed(visit.document, order, sampling, remarks))
+                before = visit.document.current
+                continuations = self._begin(visit.document, order, samplings)
+                if order.do in ("retry", "pick"):
+                    remarks += branch_messages.said(visit.document, before)
+                for continuation in continuations:
+                    stack.enter_context(continuation)
+                writings = self._submit(visit, order, continuations, samplings)
+            except (StoryError, RequestError) as error:
+                raise Failed(str(error)) from None
+            visit.writings = writings
+            if visit.stopped:
+                visit.stop()
+            async with aclosing(self._follow(visit, continuations, writings)) as states:
+                async for state in states:
+                    yield replace(state, remarks=remarks)
+            visit.log.extend(Finished(self.info.model, writing.stats) for writing in writings)
+
+    async def _follow(
+        self, visit: Visit, continuations: list[Continuation], writings: list[Writing]
+    ) -> AsyncGenerator[State, None]:
+        rates: deque[float] = deque(maxlen=RATES)
+        ways = continuations if len(continuations) > 1 else ()
+        after = "" if ways else continuations[0].behind
+        behind = None if ways else to_utf16(after, len(after))
+        async with aclosing(together(writings)) as news:
+            async for chunks in news:
+                if visit.seen is not None and behind is not None and continuations[0].limit is None:
+                    end = from_utf16(visit.document.text, visit.seen)
+                    continuations[0].limit = max(0, end - continuations[0].start)
+                try:
+                    for number, chunk in chunks:
+                        continuations[number].take(chunk)
+                except StoryError as error:  # the story is full
+                    raise Failed(str(error)) from None
+                stats = together_stats([writing.stats for writing in writings])
+                self.info = writings[0].info or self.info
+                if stats.tokens_per_second is not None:
+                    rates.append(stats.tokens_per_second)
+                yield State(
+                    stats,
+                    rates,
+                    ways,
+                    sum(len(one.text) for one in continuations),
+                    continuations[0].start,
+                    behind=behind,
+                )
+
+    async def _until_loaded(self, visit: Visit) -> AsyncGenerator[State, None]:
+        """States until the model has been loaded once, so that its name is known, or a stop."""
+        while self.info is None:
+            self._loading = self._loading or asyncio.create_task(self.load())
+            await asyncio.wait({self._loading}, timeout=_POLL_S)
+            if self._loading.done():
+                loading, self._loading = self._loading, None
+                if (error := loading.exception()) is not None:
+                    raise Failed(f"Writing failed: {str(error) or type(error).__name__}")
+            elif visit.stopped:
+                yield State(RequestStats(phase="done", finish_reason="aborted"))
+                return
+            else:
+                yield State()
+
+    def _begin(self, document: Document, order: Order, samplings: list[SamplingParams]) -> list[Continuation]:
+        assert self.info is not None
+        model, sampling, fields = self.info.model, samplings[0], order.fields
+        if order.do == "retry":
+            return [document.retry(model, sampling)]
+        if order.do == "ways":
+            return document.write_ways(model, samplings)
+        if order.do == "cursor":
+            at = from_utf16(document.text, fields.take("at", int))
+            return [document.write(model, sampling, at=at)]
+        if order.do == "pick":
+            offset = from_utf16(document.text, fields.take("at", int))
+            at = document.pick_word(offset, fields.take("choice", int))
+            return [document.write(model, sampling, at=at)]
+        if order.do == "ask":
+            return [_ask(document, read_about(order.fields)).write(model, sampling)]
+        if order.do != "continue":
+            raise StoryError(
+                "The page asked for something to be written that is not known: please reload it."
+            )
+        return [document.write(model, sampling)]
+
+    def _submit(
+        self,
+        visit: Visit,
+        order: Order,
+        continuations: list[Continuation],
+        samplings: list[SamplingParams],
+    ) -> list[Writing]:
+        wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
+        guidance, stops = visit.document.guidance, visit.document.stops
+
+        beyond = order.fields.has("beyond") and order.fields.take("beyond", bool)
+
+        def prepare(engine: Engine, request: Request) -> Request:
+            prompt = self._build(engine, request, guidance)
+            return replace(request, prompt=prompt.text, asked=prompt.asked)
+
+        return [
+            Writing(
+                self._source,
+                Request(
+                    continuation.prompt,
+                    sampling,
+                    ALTERNATIVES if wanted else 0,
+                    visit.key,
+                    healing=not continuation.follows_a_token,
+                    min_tokens=BEYOND if beyond else 0,
+                ),
+                prepare,
+                stops,
+                self._hosting.limits.deadline_s,
+                self._hosting.metrics.record,
+                self._hosting.gate.pause,
+            )
+            for continuation, sampling in zip(continuations, samplings, strict=True)
+        ]
+
+    def _build(self, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
+        """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
+
+        def count_prompt(text: str, asked: str) -> int:
+            return engine.count_prompt(replace(request, prompt=text, asked=asked))
+
+        if self._builder is None or self._builder[0] is not engine:
+            self._builder = (engine, PromptBuilder(engine.count_tokens))
+        info = engine.info()
+        room = max(1, min(request.sampling.max_new_tokens, info.context // 2))
+        build = self._builder[1].build
+        return build(request.prompt, guidance, info.context, room, info.chat_tokens, count_prompt)
+
+
+def _ask(document: Document, about: str) -> Document:
+    """Begin a story about something. What is on the sheet stays, as a branch."""
+    document.guidance = replace(document.guidance, about=about)
+    if document.text:
+        document.fork(0)
+    return document
+
+
+def together_stats(stats: list[RequestStats]) -> RequestStats:
+    """The numbers of several requests as one: sums where that makes sense, else those of the slowest."""
+    if len(stats) == 1:
+        return stats[0]
+    running = [one for one in stats if one.finish_reason is None]
+    shown = (running or stats)[-1]
+
+    def total(name: str) -> float | None:
+        rates = [rate for one in running or stats if (rate := getattr(one, name)) is not None]
+        return sum(rates) if rates else None
+
+    sums = ("tokens", "recurrent_bytes", "conv_bytes", "window_kv_bytes", "full_kv_bytes")
+    return replace(
+        shown,
+        **{name: sum(getattr(one, name) for one in stats) for name in sums},
+        tokens_per_second=total("tokens_per_second"),
+        mean_tokens_per_second=total("mean_tokens_per_second"),
+        seed=stats[0].seed,
+        error=next((one.error for one in stats if one.error), None) if not running else None,
+    )
+
+
+def _with_another_seed(
+    document: Document, order: Order, sampling: SamplingParams, remarks: list[str]
+) -> SamplingParams:
+    """The settings; with another seed where this one would only write again what is there already."""
+    if order.do == "retry" and document.can_retry:
+        at = document.retried_from
+    elif order.do == "ways":
+        at = len(document.text)
+    else:
+        return sampling
+    used = seeds_at(document.tree, at)
+    if document.sampling.seed is None or _seeds(order, sampling).isdisjoint(used):
+        return sampling
+    while not _seeds(order, sampling).isdisjoint(used):
+        sampling = replace(sampling, seed=None).with_seed()
+    remarks.append(f"Written with another seed, {sampling.seed}: the one in the field has been used here.")
+    return sampling
+
+
+def _seeds(order: Order, sampling: SamplingParams) -> set[int | None]:
+    return {one.seed for one in _samplings(order, sampling)}
+
+
+def _samplings(order: Order, sampling: SamplingParams) -> list[SamplingParams]:
+    """One per continuation. Several ways have seeds in a row, so that the first names them all."""
+    if order.do != "ways":
+        return [sampling]
+    seed = sampling.seed or 0
+    return [replace(sampling, seed=(seed + way) % (MAX_SEED + 1)) for way in range(WAYS)]

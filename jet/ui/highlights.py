@@ -1,0 +1,55 @@
+"""What page.js needs to paint the sheet: whose words are whose, and how sure the model was of its own.
+
+Flat lists of `start, end, level`, in the browser's UTF-16 units; level 0 means the model's words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from jet.story.document import Document
+from jet.ui.commands import Tint
+
+# Probabilities below which a token counts as doubtful, and more so, and more.
+_DOUBTS = (0.5, 0.2, 0.05)
+
+
+def whose(document: Document) -> list[int]:
+    """The model's words. Neighbouring spans count as one."""
+    model = ((start, end, 0) for start, end, author, _ in document.ranges() if author == "model")
+    return _flat(document.text, model)
+
+
+def doubts(document: Document) -> list[int]:
+    """The model's tokens by how unlikely they were: level 1 to 3, those it was sure of left out."""
+    found = []
+    for start, end, _, token in document.tokens():
+        level = 0 if token.logprob is None else sum(math.exp(token.logprob) < least for least in _DOUBTS)
+        if level:
+            found.append((start, end, level))
+    return _flat(document.text, found)
+
+
+def _flat(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
+    """Neighbours of one level joined, offsets in UTF-16 units. The ranges are in order."""
+    joined: list[list[int]] = []
+    for start, end, level in ranges:
+        if joined and joined[-1][1:] == [start, level]:
+            joined[-1][1] = end
+        else:
+            joined.append([start, end, level])
+    flat: list[int] = []
+    at = units = 0
+    for start, end, level in joined:
+        for place in (start, end):
+            # Only what stands between two places is measured, so a long story is gone through once.
+            piece = text[at:place]
+            units += len(piece) if piece.isascii() else len(piece.encode("utf-16-le")) // 2
+            at = place
+            flat.append(units)
+        flat.append(level)
+    return flat
+
+
+MARKS: dict[Tint, Callable[[Document], list[int]]] = {"plain": lambda _: [], "whose": whose, "doubt": doubts}

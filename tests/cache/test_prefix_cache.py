@@ -1,0 +1,178 @@
+"""What is resident, against a plain list, under random sequences of what requests do."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jet.cache.prefix_cache import Resident, Sessions
+from jet.token_ids import Tokens
+
+STORIES = st.lists(st.integers(0, 1), max_size=6)  # alike enough to share beginnings
+USERS = st.sampled_from(["ann", "bob"])
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("keep"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("find"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("pin"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("evict"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("return"), USERS, STORIES, st.booleans()),
+        st.tuples(st.just("fail"), USERS, STORIES, st.booleans()),
+    ),
+    max_size=60,
+)
+
+
+def ids(*tokens: int) -> Tokens:
+    return np.array(tokens, np.int32)
+
+
+@given(operations=OPERATIONS, room=st.integers(0, 3))
+def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_used_goes(
+    operations: list[tuple[str, str, list[int], bool]], room: int
+) -> None:
+    """First to the second tier, which has room for a few, and from there away."""
+    model = Model(room)
+    for number, (what, user, story, flag) in enumerate(operations):
+        if what == "keep":
+            model.keep(user, story, flag, number)
+        elif what in ("find", "pin"):
+            model.find(user, story, near=flag and what == "find", pin=flag and what == "pin")
+        elif what == "evict":
+            model.evict()
+        elif what == "return":
+            model.bring_back(user, story)
+        else:
+            model.fail(number % 3)
+        model.check()
+
+
+class Model:
+    """Sessions, and beside them what they must be: two plain lists, the longest unused first.
+
+    A state is its number, and 1000 more in the second tier.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.made: list[int] = []
+        self.discarded: list[int] = []
+        self.near: list[Resident[int]] = []
+        self.far: list[Resident[int]] = []
+        self.sessions: Sessions[int] = Sessions(self.discarded.append, self.offload)
+
+    def offload(self, state: int) -> int | None:
+        while len(self.far) >= self.room:
+            free = [r for r in self.far if not r.pins]
+            assert self.sessions.evict_offloaded() == bool(free)
+            if not free:
+                return None
+            self.far.remove(free[0])
+        self.made.append(state + 1000)
+        return state + 1000
+
+    def keep(self, user: str, story: list[int], complete: bool, number: int) -> None:
+        self.near, self.far = (
+            [r for r in tier if r.user != user or r.tokens.tolist() != story or r.pins]
+            for tier in (self.near, self.far)
+        )
+        resident = Resident(user, ids(*story), number, complete, origin=number % 3)
+        self.sessions.keep(resident)
+        self.made.append(number)
+        self.near.append(resident)
+
+    def find(self, user: str, story: list[int], near: bool, pin: bool) -> Resident[int] | None:
+        found = self.sessions.find(user, ids(*story), near)
+        tiers = [self.near] if near else [self.near, self.far]
+        able = [r for tier in tiers for r in tier if r.user == user and starts(r, story)]
+        assert (found is None) == (not able)
+        if found is not None:
+            assert found in able and len(found.tokens) == max(len(r.tokens) for r in able)
+            tier = self.far if found.offloaded else self.near
+            tier.remove(found)
+            tier.append(found)
+            found.pins += pin
+        return found
+
+    def evict(self) -> None:
+        free = [r for r in self.near if not r.pins]
+        midway = [
+            r for r in free if not r.complete and any(map(partial(is_in_midst, r), self.near + self.far))
+        ]
+        if midway:
+            self.near.remove(midway[0])
+            assert self.sessions.evict()
+            return
+        number = free[0].state if free else 0
+        assert self.sessions.evict() == bool(free)
+        if free:
+            self.near.remove(free[0])
+            if number + 1000 in self.made:
+                self.far.append(free[0])
+
+    def bring_back(self, user: str, story: list[int]) -> None:
+        found = self.find(user, story, near=False, pin=False)
+        if found is not None and found.offloaded:
+            self.made.append(found.state + 1000)
+            self.sessions.bring_back(found, found.state + 1000)
+            self.far.remove(found)
+            self.near.append(found)
+
+    def fail(self, origin: int) -> None:
+        self.sessions.forget_origin(origin)
+        self.near, self.far = ([r for r in tier if r.origin != origin] for tier in (self.near, self.far))
+
+    def check(self) -> None:
+        assert list(self.sessions._near) == self.near and not any(r.offloaded for r in self.near)
+        assert list(self.sessions._far) == self.far and all(r.offloaded for r in self.far)
+        assert (len(self.sessions), self.sessions.offloaded) == (
+            len(self.near) + len(self.far),
+            len(self.far),
+        )
+        assert len(self.far) <= self.room
+        held = [r.state for r in (*self.near, *self.far)]
+        assert sorted(self.discarded) == sorted(set(self.made) - set(held)), "each goes once"
+
+
+def is_in_midst(one: Resident[int], other: Resident[int]) -> bool:
+    return (one.user, one.origin) == (other.user, other.origin) and len(one.tokens) < len(other.tokens)
+
+
+def starts(resident: Resident[int], story: list[int]) -> bool:
+    """Whether a story can start from it: something must be left to read, unless what follows is known."""
+    tokens = resident.tokens.tolist()
+    return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.complete)
+
+
+def test_another_users_text_is_never_found() -> None:
+    sessions: Sessions[str] = Sessions(lambda state: None)
+    sessions.keep(Resident("ann", ids(1, 2, 3), "state", complete=True, origin=None))
+    assert sessions.find("bob", ids(1, 2, 3, 4)) is None
+    assert sessions.find("ann", ids(1, 2, 4, 4)) is None
+    found = sessions.find("ann", ids(1, 2, 3, 4))
+    assert found is not None and found.state == "state"
+
+
+def test_a_long_story_keeps_states_the_closer_the_nearer_to_its_end() -> None:
+    sessions: Sessions[int] = Sessions(lambda state: None)
+    for length in range(100, 10_001, 100):
+        sessions.keep(Resident("ann", ids(*[7] * length), length, complete=length == 300, origin="story"))
+        sessions.thin("story", 12)
+    lengths = sorted(one.state for one in sessions._near)
+    assert len(lengths) == 12 and 300 in lengths and lengths[-1] == 10_000
+    gaps = [later - earlier for earlier, later in pairwise(lengths)]
+    back = [10_000 - length for length in lengths[:-1]]
+    assert all(gap <= max(200, 2 * distance) for gap, distance in zip(gaps, back, strict=True))
+    assert lengths[-2] >= 9_800
+
+
+def test_another_request_of_the_same_user_is_not_thinned() -> None:
+    sessions: Sessions[int] = Sessions(lambda state: None)
+    for number in range(9):
+        sessions.keep(Resident("ann", ids(number), number, complete=False, origin=number % 2))
+    sessions.thin(0, 3)
+    assert sorted(one.state for one in sessions._near if one.origin == 1) == [1, 3, 5, 7]

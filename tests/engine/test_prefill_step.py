@@ -1,0 +1,120 @@
+"""A prompt read chunk by chunk with few operations, against the golden logits and the network's forward."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from jet import HybridCache, JetNemotronForCausalLM
+from jet.cache.state_pool import PAGE, SlotPool
+from jet.engine.prefill_step import FusedChunk, jet_sizes
+from jet.modeling.quantization import quantize_network
+from jet.ops.prefill_backends import ChunkOperations, reference_operations, triton_operations
+from tests.networks import GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OPERATIONS = ["torch", pytest.param("triton", marks=pytest.mark.thorough)]
+
+
+class Reader:
+    """Reads chunks into a slot of a pool, and through buffers, that held NaN before."""
+
+    def __init__(self, model: JetNemotronForCausalLM, tokens: int, operations: str = "torch") -> None:
+        self.model = model
+        self.pool = SlotPool(model.config, 3, 8 * PAGE, model.dtype, DEVICE)
+        for memory in self.pool.layers:
+            for tensor in vars(memory).values():
+                tensor[:-1] = torch.nan
+        self.chunk = FusedChunk(model, self.pool, self._operations(operations, tokens), tokens)
+        for name in ("_x", "_normed", "_wide", "_narrow", "_lane", "logits"):
+            if hasattr(self.chunk, name):
+                getattr(self.chunk, name).fill_(torch.nan)
+        self.other = self.pool.open()
+        self.slot = self.pool.open()
+        self.length = 0
+
+    def _operations(self, name: str, tokens: int) -> ChunkOperations:
+        if name == "torch":
+            return reference_operations()
+        pytest.importorskip("triton")
+        return triton_operations(tokens, jet_sizes(self.model.config), self.model.dtype, self.model.device)
+
+    def read(self, ids: Tensor, size: int | None = None) -> Tensor:
+        """Logits `[V]` after one more chunk, padded to `size`."""
+        count = len(ids)
+        self.pool.reserve(self.slot, self.length + count, self.length)
+        self.chunk.ids[:count] = ids
+        self.chunk.place.copy_(torch.tensor([self.slot, self.length, count]))
+        self.chunk.run(size or self.chunk.tokens)
+        self.length += count
+        return self.chunk.logits[0].clone()
+
+
+@pytest.mark.parametrize(("name", "prompt"), GOLDEN_PROMPTS)
+@pytest.mark.parametrize("sizes", [(256,), (1, 2, 30), (64, 7)], ids=str)
+@torch.inference_mode()
+def test_chunks_of_any_size_give_golden_logits_and_states(
+    name: str, prompt: int, sizes: tuple[int, ...]
+) -> None:
+    expected = golden_expectations(name)
+    model = copy.deepcopy(golden_model(name)).to(DEVICE)
+    ids = expected[f"{prompt}.input_ids"].to(DEVICE)
+    reader, turn = Reader(model, 256), 0
+    while reader.length < len(ids):
+        chunk = ids[reader.length : reader.length + sizes[turn % len(sizes)]]
+        logits = reader.read(chunk, size=max(len(chunk), (37, 256)[turn % 2]))
+        wanted = expected[f"{prompt}.logits"][reader.length - 1]
+        torch.testing.assert_close(logits.cpu(), wanted, atol=4e-4, rtol=1e-4)
+        turn += 1
+    for index, memory in enumerate(reader.pool.layers):
+        if f"{prompt}.recurrent_state.{index}" in expected:
+            for kind, state in (("recurrent", memory.recurrent), ("conv", memory.conv)):
+                wanted = expected[f"{prompt}.{kind}_state.{index}"]
+                torch.testing.assert_close(state[reader.slot].cpu(), wanted, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("layers", ["jsja", "ssaa"])
+@torch.inference_mode()
+def test_chunks_equal_the_forward(layers: str, operations: str) -> None:
+    """Across the convolution's start, the window, a block of the delta rule and, if quick, a page."""
+    slow = operations == "triton"
+    if slow and DEVICE == "cuda":
+        pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu reads in half precision")
+    names = {"j": "jet", "s": "swa", "a": "attn"}
+    model = small_model(layer_types=[names[letter] for letter in layers]).to(DEVICE)
+    reference, cache = copy.deepcopy(model).double(), HybridCache(model.config)
+    reader = Reader(model, 128, operations)
+    ids = random_ids(model, 500).to(DEVICE)
+    for count in (2, 1, 70) if slow else (2, 1, 9, 70, 128, 65, 64, 100):
+        chunk = ids[reader.length : reader.length + count]
+        wanted = reference(chunk[None], past_key_values=cache).logits[0, -1]
+        torch.testing.assert_close(reader.read(chunk).double(), wanted, atol=3e-4, rtol=3e-4)
+
+
+@torch.inference_mode()
+def test_somebody_else_s_memory_stays_as_it_is() -> None:
+    model = small_model().to(DEVICE)
+    reader = Reader(model, 64)
+    reader.read(random_ids(model, 64).to(DEVICE))
+    for memory in reader.pool.layers:
+        for name in ("recurrent", "conv", "keys", "values"):
+            if hasattr(memory, name):
+                state = getattr(memory, name)[reader.other]
+                untouched = state.isnan() if name in ("keys", "values") else state == 0
+                assert untouched.all()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@torch.inference_mode()
+def test_quantized_weights_read_as_the_forward_does(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jet.engine.prefill_step.MOST_NUMBERS", 1000)  # a part after the other
+    model = quantize_network(small_model().to(DEVICE), scheme)
+    cache = HybridCache(model.config)
+    reader = Reader(model, 64)
+    for chunk in random_ids(model, 90).to(DEVICE).split(40):
+        wanted = model(chunk[None], past_key_values=cache).logits[0, -1]
+        torch.testing.assert_close(reader.read(chunk), wanted, atol=3e-4, rtol=3e-4)

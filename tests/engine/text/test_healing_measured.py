@@ -1,0 +1,136 @@
+"""The shipped model at borders that are none of its tokens: it goes on as well as from the end of a word."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+
+from jet.api import Request, SamplingParams
+from jet.engine.engine import LocalEngine
+from jet.engine.loading import ModelChoice
+from jet.engine.model_runner import ModelRunner
+from jet.engine.text.tokenizer import StoryTokenizer
+
+OPENINGS = [one["text"] for one in json.loads(Path("assets/prompts.json").read_text())]
+SAMPLING = SamplingParams(max_new_tokens=7, seed=0)
+BEHIND = ["\t", "\N{NO-BREAK SPACE}", "  ", "   ", " \t", "\N{NO-BREAK SPACE} ", "\u2009", "\u3000"]
+WORD = re.compile(r"\s*\S+")
+NEAR = 1.0  # of the median of openings as they are
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    engine = ModelChoice(model="assets/story-model", device="cpu").build()
+    yield engine
+    engine.close()
+
+
+def write(engine: LocalEngine, prompt: str, sampling: SamplingParams = SAMPLING, healing: bool = True) -> str:
+    chunks = list(engine.submit(Request(prompt, sampling, healing=healing)))
+    assert chunks[-1].stats.error is None
+    return "".join(chunk.text for chunk in chunks)
+
+
+@torch.inference_mode()
+def logprob_of_next_word(engine: LocalEngine, prompt: str, answer: str) -> float | None:
+    """As the network reads the whole text. Of a half word the rest comes first; None if no word follows."""
+    whole, start = prompt + answer, len(prompt)
+    if prompt[-1:].isalnum():
+        start += len(re.match(r"[\w’']*", answer)[0])
+    found = WORD.match(whole, start)
+    if found is None:
+        return None
+    tokenizer, runner = engine._tokenizer, engine._runner
+    assert isinstance(tokenizer, StoryTokenizer) and isinstance(runner, ModelRunner)
+    before, behind = (tokenizer.encode(text, 4000) for text in (whole[:start], whole[: found.end()]))
+    same = int(np.argmin(np.append(before, -1)[: len(behind)] == behind[: len(before) + 1]))
+    logits = runner._model(input_ids=torch.from_numpy(behind.astype(np.int64))[None]).logits[0].double()
+    logs = logits.log_softmax(-1)
+    return sum(float(logs[place - 1, behind[place]]) for place in range(same, len(behind)))
+
+
+def typical(engine: LocalEngine, prompts: list[str], seeds: range, healing: bool = True) -> float:
+    """The median over prompts and seeds, none of which two prompts share: one draw is no luck of all."""
+    found = [
+        logprob_of_next_word(
+            engine,
+            engine.as_read(prompt) if healing else prompt,
+            write(engine, prompt, replace(SAMPLING, seed=seed * len(prompts) + number), healing),
+        )
+        for number, prompt in enumerate(prompts)
+        for seed in seeds
+    ]
+    return median(one for one in found if one is not None)
+
+
+def cut(opening: str, number: int) -> str:
+    """Behind a word in its midst, and so many characters further: behind a blank, inside the next word."""
+    ends = [found.end() for found in re.finditer(r"\w+", opening)]
+    return opening[: ends[len(ends) * 2 // 3] + number]
+
+
+@pytest.fixture(scope="module")
+def uncut(engine: LocalEngine) -> float:
+    return typical(engine, OPENINGS, range(2))
+
+
+def test_the_next_word_is_as_likely_behind_a_blank(engine: LocalEngine, uncut: float) -> None:
+    assert typical(engine, [opening + " " for opening in OPENINGS], range(2)) >= uncut - NEAR
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_all_blanks_are_as_good_as_one(engine: LocalEngine, behind: str) -> None:
+    assert {engine.as_read(opening + behind) for opening in OPENINGS} == {one + " " for one in OPENINGS}
+    assert write(engine, OPENINGS[0] + behind) == write(engine, OPENINGS[0] + " ")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_next_word_is_as_likely_behind_half_a_word(
+    engine: LocalEngine, uncut: float, number: int
+) -> None:
+    assert typical(engine, [cut(opening, number) for opening in OPENINGS], range(1)) >= uncut - NEAR
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [-3, -2, -1, 0, 1, 2, 3])
+def test_the_next_word_is_as_likely_at_every_cut(engine: LocalEngine, uncut: float, number: int) -> None:
+    prompts = [opening[:number] if number < 0 else cut(opening, number) for opening in OPENINGS]
+    assert typical(engine, prompts, range(2)) >= uncut - NEAR
+
+
+@pytest.mark.parametrize(
+    ("beginning", "word"),
+    [
+        ("The old lighth", "lighthouse"),
+        ("Along the coast stood a lonely lighth", "lighthouse"),
+        ("They sailed for weeks across the stormy oc", "ocean"),
+        ("He looked up at the moo", "moon"),
+        ("Once upon a ti", "time"),
+        ("The drag", "dragon"),
+        ("The old lighthouse keep", "keeper"),
+    ],
+)
+def test_half_a_word_becomes_the_word(engine: LocalEngine, beginning: str, word: str) -> None:
+    """Whatever the seed, mostly; and as the likeliest way."""
+    half = beginning.split()[-1]
+    answers = [write(engine, beginning, replace(SAMPLING, seed=seed, max_new_tokens=2)) for seed in range(5)]
+    likeliest = write(engine, beginning, replace(SAMPLING, temperature=0, repetition_penalty=1.0))
+    assert sum((half + answer).startswith(word) for answer in [*answers, likeliest]) >= 4
+
+
+def test_a_final_space_changes_nothing(engine: LocalEngine) -> None:
+    """The first words are those of the beginning without it, and not "zipped" or "ibex"."""
+    beginning = "The old lighthouse keeper opened the door and"
+    first = [
+        {write(engine, prompt, replace(SAMPLING, seed=seed)).split()[0] for seed in range(12)}
+        for prompt in (beginning, beginning + " ")
+    ]
+    assert len(first[0] & first[1]) >= min(map(len, first)) // 2

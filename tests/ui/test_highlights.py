@@ -1,0 +1,38 @@
+"""What the sheet is painted with: ranges in the browser's units, neighbours joined."""
+
+from __future__ import annotations
+
+from math import log
+
+from jet.api import SamplingParams
+from jet.story.document import Document
+from jet.story.pieces import Token
+from jet.ui import highlights
+
+DRAGON = "\N{DRAGON}"  # two of the browser's units
+
+
+def written(*words: tuple[str, float]) -> Document:
+    """A story of which the model wrote these words, each with its probability, after a dragon."""
+    document = Document.from_text(DRAGON)
+    with document.write("model", SamplingParams(seed=1)) as continuation:
+        for number, (word, probability) in enumerate(words):
+            continuation.append(word, [Token(number, len(word), log(probability))])
+    return document
+
+
+def test_the_models_words_are_one_range_until_the_writer_comes_between() -> None:
+    document = written((" one", 0.9), (f" {DRAGON}", 0.9))
+    assert highlights.whose(document) == [2, 9, 0]
+    document.edit(f"{DRAGON} o-ne {DRAGON}")
+    assert highlights.whose(document) == [2, 4, 0, 5, 10, 0]
+
+
+def test_words_are_the_more_doubtful_the_less_likely_they_were() -> None:
+    document = written((" a", 0.9), (" b", 0.4), (" c", 0.4), (" d", 0.1), (" e", 0.01))
+    assert highlights.doubts(document) == [4, 8, 1, 8, 10, 2, 10, 12, 3]
+
+
+def test_a_writers_story_is_not_painted() -> None:
+    document = Document.from_text("All mine.")
+    assert [paint(document) for paint in highlights.MARKS.values()] == [[], [], []]
