@@ -1,6 +1,6 @@
 """Stories out to files and in again: plain text, markdown, our JSON, and what KoboldAI saves.
 
-Plain text and markdown carry the branch on the page; JSON carries everything (see `encoding.py`). What is
+Plain text and markdown carry the branch on the page; JSON carries everything (see `format.py`). What is
 read is UTF-8; line breaks of any system become "\\n", which is what a text box makes of them anyway.
 """
 

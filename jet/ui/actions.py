@@ -1,6 +1,6 @@
 """What an order does to a story, the model aside: one function an order.
 
-Each returns what the page is to be told beyond what it is told anyway (see `desk.Desk.act`).
+Each returns what the page is to be told beyond what it is told anyway (see `handlers.Desk.act`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def look(visit: Visit, order: Fields) -> Reply:
 
 
 async def resume(visit: Visit, order: Fields) -> Reply:
-    """The same, once the connection is back: nothing is being written then (see `desk.Desk.act`)."""
+    """The same, once the connection is back: nothing is being written then (see `handlers.Desk.act`)."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""What `desk.Desk.write` tells the page, as one value per output."""
+"""What `handlers.Desk.write` tells the page, as one value per output."""
 
 from __future__ import annotations
 
