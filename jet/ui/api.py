@@ -27,6 +27,9 @@ DEFAULTS = SamplingParams()
 # What a preset says of the arguments of `/generate`: not how much is written, nor from which seed.
 PRESET_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
+# Fields of `RequestStats` and `EngineInfo` whose names in the API are older.
+_PUBLISHED_NAMES = {"cached_tokens": "resumed_tokens", "placement": "residence", "license": "licence"}
+
 Stats = dict[str, Any]
 Settings = dict[str, float]
 
@@ -86,7 +89,7 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
         """What runs here: model, device, dtype, kernels, licence, times of loading and warm-up, memory."""
         try:
             engine = await asyncio.to_thread(source.engine)
-            return asdict(await asyncio.to_thread(engine.info))
+            return _published(asdict(await asyncio.to_thread(engine.info)))
         except Exception as error:
             raise _refusal(f"The model could not be loaded: {error}") from error
 
@@ -107,7 +110,12 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
 
 def stats_of(stats: RequestStats) -> Stats:
     """Everything measured about a request, with the two sums that callers want most."""
-    return asdict(stats) | {"state_bytes": stats.state_bytes, "kv_bytes": stats.kv_bytes}
+    return _published(asdict(stats)) | {"state_bytes": stats.state_bytes, "kv_bytes": stats.kv_bytes}
+
+
+def _published(fields: Stats) -> Stats:
+    """The fields under the names that the API has always given them, whatever they are called inside."""
+    return {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
 
 
 def _say_outputs(function: Callable[..., object], outputs: object) -> None:

@@ -1,4 +1,5 @@
-"""Which event of the page calls what. What is called is in `handlers`; what the browser does itself, in page.js.
+"""Which event of the page calls what. What is called is in `handlers`; what the browser does itself, in
+page.js.
 
 Locking the page while a story is written happens in the browser, in the same instant as the click, and the
 text is read after that: so no keystroke falls between the two. Whatever ends the writing, the page is

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -56,6 +57,16 @@ def test_only_what_is_meant_for_programs_is_named(client: Client, served: Served
     described = client.view_api(print_info=False, return_format="dict")
     assert set(described["named_endpoints"]) == {"/generate", "/stats", "/presets"}
     assert described["unnamed_endpoints"] == {}
+
+
+def test_generate_has_the_interface_that_it_had_at_first(client: Client, served: Served) -> None:
+    """`saved/generate.json` is what commit 7171864 said of it."""
+    saved = json.loads((Path(__file__).parent / "saved" / "generate.json").read_text(encoding="utf-8"))
+    described = served.demo.get_api_info()["named_endpoints"]["/generate"]
+    assert described["parameters"] == saved["parameters"]
+    assert described["returns"] == saved["returns"]
+    _, stats = client.predict("A", max_new_tokens=2, api_name="/generate")
+    assert list(stats) == saved["stats"]
 
 
 def test_every_argument_after_the_prompt_has_its_default(client: Client, served: Served) -> None:
