@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from jet.api import Alternative, TokenDetail
 from jet.story.pieces import REPLACEMENT, Token
 
-_SLACK = 8  # characters that a token without proper text may stand for
-_MAX_WAITING = 64  # tokens: as many that are not found in the text are given up
+_MAX_UNMATCHED_CHARACTERS = 8  # characters that a token without proper text may stand for
+_MAX_PENDING = 64  # tokens: as many that are not found in the text are given up
 
 
 class Aligner:
@@ -23,30 +23,30 @@ class Aligner:
 
     def __init__(self) -> None:
         self._text = ""  # behind the last token that was found
-        self._waiting: list[TokenDetail] = []
+        self._pending: list[TokenDetail] = []
 
     def add(self, text: str, details: Sequence[TokenDetail]) -> list[Token]:
         """The tokens whose characters are certain now that this has come."""
         self._text += text
-        self._waiting += details
-        lengths = align(self._text, [detail.drawn.text for detail in self._waiting])
-        if len(self._waiting) - len(lengths) > _MAX_WAITING:
-            return self.rest()
-        return self._settle(lengths)
+        self._pending += details
+        lengths = align(self._text, [detail.drawn.text for detail in self._pending])
+        if len(self._pending) - len(lengths) > _MAX_PENDING:
+            return self.finish()
+        return self._release(lengths)
 
-    def rest(self) -> list[Token]:
+    def finish(self) -> list[Token]:
         """All other tokens, when the stream ends: the last of them has the rest of the text."""
-        if not self._waiting:
+        if not self._pending:
             return []
-        lengths = align(self._text, [detail.drawn.text for detail in self._waiting])
-        if missing := len(self._waiting) - len(lengths):
+        lengths = align(self._text, [detail.drawn.text for detail in self._pending])
+        if missing := len(self._pending) - len(lengths):
             lengths += [0] * (missing - 1) + [len(self._text) - sum(lengths)]
-        return self._settle(lengths)
+        return self._release(lengths)
 
-    def _settle(self, lengths: list[int]) -> list[Token]:
-        settled, self._waiting = self._waiting[: len(lengths)], self._waiting[len(lengths) :]
+    def _release(self, lengths: list[int]) -> list[Token]:
+        released, self._pending = self._pending[: len(lengths)], self._pending[len(lengths) :]
         self._text = self._text[sum(lengths) :]
-        return [_token(detail, length) for detail, length in zip(settled, lengths, strict=True)]
+        return [_token(detail, length) for detail, length in zip(released, lengths, strict=True)]
 
 
 def align(text: str, tokens: Sequence[str]) -> list[int]:
@@ -55,26 +55,26 @@ def align(text: str, tokens: Sequence[str]) -> list[int]:
     A token can be found if its text is neither empty nor has a replacement character in it.
     """
     lengths: list[int] = []
-    at = between = 0
+    at = unmatched = 0
     for token in tokens:
-        reach = at + len(token) + _SLACK * between
-        found = text.find(token, at, reach) if token and REPLACEMENT not in token else -1
+        limit = at + len(token) + _MAX_UNMATCHED_CHARACTERS * unmatched
+        found = text.find(token, at, limit) if token and REPLACEMENT not in token else -1
         if found < 0:
-            between += 1
+            unmatched += 1
             continue
-        if between:
-            lengths += [0] * (between - 1) + [found - at]
+        if unmatched:
+            lengths += [0] * (unmatched - 1) + [found - at]
         lengths.append(len(token))
-        at, between = found + len(token), 0
+        at, unmatched = found + len(token), 0
     return lengths
 
 
 def _token(detail: TokenDetail, length: int) -> Token:
-    alternatives = (_rounded(other) for other in detail.alternatives if math.isfinite(other.logprob))
+    alternatives = (_round(other) for other in detail.alternatives if math.isfinite(other.logprob))
     logprob = round(detail.drawn.logprob, 4) if math.isfinite(detail.drawn.logprob) else None
     return Token(detail.drawn.token_id, length, logprob, tuple(alternatives))
 
 
-def _rounded(other: Alternative) -> Alternative:
+def _round(other: Alternative) -> Alternative:
     """Four decimals are more than a page shows, and half the size in every file."""
     return Alternative(other.token_id, other.text, round(other.logprob, 4))

@@ -24,16 +24,16 @@ from typing import Literal, NamedTuple
 from jet.affixes import common_prefix
 from jet.api import RequestError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from jet.story.matching import Searched
+from jet.story.matching import KeywordSearch
 
 CountPrompt = Callable[[str, str], int]
 Kind = Literal["memory", "lore", "about", "story", "note"]
 
-STEPS = 8  # marks per context at which the story may be cut
-STORY_SHARE = 4  # one part in so many of the budget is the story's, if it needs that much
-LONGEST_UNIT = 2_000  # characters of the story that are counted, and kept or cut, as a whole
-CACHED_COUNTS = 65_536
-_PATIENCE = 8  # attempts to cut a story by as much as it is over, before more is cut
+CUT_POINTS = 8  # marks per context at which the story may be cut
+STORY_FRACTION = 4  # one part in so many of the budget is the story's, if it needs that much
+MAX_UNIT_CHARACTERS = 2_000  # characters of the story that are counted, and kept or cut, as a whole
+MAX_CACHED_COUNTS = 65_536
+_EXACT_ATTEMPTS = 8  # attempts to cut a story by as much as it is over, before more is cut
 
 _LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # with the empty lines behind it
 _SENTENCE_END = re.compile(r"[.!?…。！？]['\"’”»)\]]*\s+|(?<=[。！？])")
@@ -45,7 +45,7 @@ class PromptError(RequestError):
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptPart:
     """A stretch of the prompt.
 
     Attributes:
@@ -64,7 +64,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Omitted:
     """What did not get into the prompt, its cost in tokens, and why, for the writer."""
 
     kind: Kind
@@ -79,47 +79,48 @@ class Prompt:
 
     Attributes:
         parts: their texts in a row are the prompt.
-        left_out: what the writer asked for and the model does not see.
+        omitted: what the writer asked for and the model does not see.
         tokens: of the whole prompt, counted when it was finished. The sum over its parts may be less or more,
             since a tokenizer can read the seams between them in another way.
         budget: tokens that a prompt can have here: the context without the room for new tokens.
-        asked_parts: how many of the parts are what a chat model is asked; the others begin its answer.
+        instruction_parts: how many of the parts are what a chat model is asked; the others begin its answer.
     """
 
-    parts: tuple[Part, ...]
-    left_out: tuple[LeftOut, ...]
+    parts: tuple[PromptPart, ...]
+    omitted: tuple[Omitted, ...]
     tokens: int
     budget: int
-    asked_parts: int = 0
+    instruction_parts: int = 0
 
     @property
-    def asked(self) -> str:
+    def instruction(self) -> str:
         """What a chat model is asked; empty for a story that only goes on."""
-        return "".join(part.text for part in self.parts[: self.asked_parts])
+        return "".join(part.text for part in self.parts[: self.instruction_parts])
 
     @property
     def text(self) -> str:
         """The prompt, or the beginning of the answer."""
-        return "".join(part.text for part in self.parts[self.asked_parts :])
+        return "".join(part.text for part in self.parts[self.instruction_parts :])
 
 
-def as_read(prompt: Prompt, read: Callable[[str], str]) -> Prompt:
-    """The prompt as the model reads it; `read` says how it reads a text, of which only the end may differ."""
+def as_tokenized(prompt: Prompt, tokenized: Callable[[str], str]) -> Prompt:
+    """The prompt as the model reads it; `tokenized` says how it reads a text, of which only the end may
+    differ."""
     text = prompt.text
-    now = read(text)
-    if now == text or not prompt.parts[prompt.asked_parts :]:
+    now = tokenized(text)
+    if now == text or not prompt.parts[prompt.instruction_parts :]:
         return prompt
     last = prompt.parts[-1]
     end = replace(last, text=now[len(text) - len(last.text) :])
     return replace(prompt, parts=(*prompt.parts[:-1], end))
 
 
-class PromptBuilder:
+class ContextBuilder:
     """Builds prompts. Keep one per model: it remembers what each line of the story costs."""
 
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
         """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
-        self._count = lru_cache(maxsize=CACHED_COUNTS)(count_tokens)
+        self._count = lru_cache(maxsize=MAX_CACHED_COUNTS)(count_tokens)
         self._count_whole = count_tokens  # of texts too long to remember
         self._latest: tuple[str, list[_Unit]] = "", []
 
@@ -128,7 +129,7 @@ class PromptBuilder:
         story: str,
         guidance: Guidance,
         context: int,
-        room: int,
+        max_new_tokens: int,
         chat_tokens: int | None = None,
         count_prompt: CountPrompt | None = None,
     ) -> Prompt:
@@ -138,7 +139,7 @@ class PromptBuilder:
             story: the text up to where the model goes on, which may be in the middle of a document.
             guidance: what stands around it.
             context: tokens that prompt and continuation can have together.
-            room: tokens of them kept free for the continuation.
+            max_new_tokens: tokens of them kept free for the continuation.
             chat_tokens: that the model's chat template takes; None if it has none.
             count_prompt: gives the tokens of a finished prompt, with all that stands around it, from its text
                 and what is asked. Left out, those of the text by itself.
@@ -146,52 +147,57 @@ class PromptBuilder:
         Raises:
             PromptError: nothing is left for a prompt, or memory leaves the story too little.
         """
-        asks = bool(guidance.about.strip()) and chat_tokens is not None
-        budget = context - room - (chat_tokens or 0) * asks
+        uses_chat = bool(guidance.about.strip()) and chat_tokens is not None
+        budget = context - max_new_tokens - (chat_tokens or 0) * uses_chat
         if budget < 1:
             raise PromptError(
-                f"{room:,} new tokens do not fit in a context of {context:,}: ask for fewer new tokens."
+                f"{max_new_tokens:,} new tokens do not fit in a context of {context:,}: "
+                "ask for fewer new tokens."
             )
         units = self._units(story)
         # What guidance may use: the story has a share that it keeps.
-        share = min(sum(unit.tokens for unit in units), max(1, budget // STORY_SHARE))
-        free = budget - share
-        chosen = _Chosen(free, self._count)
-        chosen.add_memory(guidance.memory, budget)
-        chosen.add_note(guidance.note)
-        chosen.add_lore(guidance.lore, story)
+        story_tokens = min(sum(unit.tokens for unit in units), max(1, budget // STORY_FRACTION))
+        available = budget - story_tokens
+        budgeted = ContextBudget(available, self._count)
+        budgeted.add_memory(guidance.memory, budget)
+        budgeted.add_note(guidance.note)
+        budgeted.add_lore(guidance.lore, story)
         if guidance.about.strip():
-            chosen.add_about(guidance.about, budget, asks)
-        spare = 0  # tokens that the seams between the parts take
+            budgeted.add_about(guidance.about, budget, uses_chat)
+        seam_tokens = 0  # tokens that the seams between the parts take
         for attempt in count():
-            kept = self._cut(units, budget - chosen.tokens - spare, max(1, context // STEPS))
-            parts = (*chosen.parts, *_with_note(kept, chosen.note, guidance.note))
-            asked = len(chosen.parts) if asks else 0
-            prompt = Prompt(parts, (), 0, budget, asked)
+            kept_units = self._cut(
+                units, budget - budgeted.tokens - seam_tokens, max(1, context // CUT_POINTS)
+            )
+            parts = (*budgeted.parts, *_insert_note(kept_units, budgeted.note, guidance.note))
+            instruction_parts = len(budgeted.parts) if uses_chat else 0
+            prompt = Prompt(parts, (), 0, budget, instruction_parts)
             tokens = self._measure(prompt, chat_tokens or 0, count_prompt)
             if tokens <= budget:
                 break
-            if not kept and not chosen.drop_last():
+            if not kept_units and not budgeted.drop_last():
                 raise PromptError(
                     f"Memory and the like take {tokens:,} of the {budget:,} tokens that a prompt can "
                     "have here: shorten them, or ask for fewer new tokens."
                 )
-            spare += max(tokens - budget, spare if attempt > _PATIENCE else 0)
-            if budget - chosen.tokens - spare < share and chosen.drop_last():
-                spare = 0
-        left_out = chosen.left_out
-        start = kept[0].start if kept else len(story)
+            seam_tokens += max(tokens - budget, seam_tokens if attempt > _EXACT_ATTEMPTS else 0)
+            if budget - budgeted.tokens - seam_tokens < story_tokens and budgeted.drop_last():
+                seam_tokens = 0
+        omitted = budgeted.omitted
+        start = kept_units[0].start if kept_units else len(story)
         if start > 0:
-            lost = sum(unit.tokens for unit in units) - sum(unit.tokens for unit in kept)
+            lost = sum(unit.tokens for unit in units) - sum(unit.tokens for unit in kept_units)
             reason = f"the first {start:,} characters do not fit in the context"
-            left_out = [*left_out, LeftOut("story", "Story", lost, reason)]
-        return replace(prompt, left_out=tuple(left_out), tokens=tokens)
+            omitted = [*omitted, Omitted("story", "Story", lost, reason)]
+        return replace(prompt, omitted=tuple(omitted), tokens=tokens)
 
     def _measure(self, prompt: Prompt, chat_tokens: int, count_prompt: CountPrompt | None) -> int:
         """How many tokens a finished prompt has, those of a chat template left out."""
         if count_prompt is None:
-            return sum(map(self._count_whole, filter(None, (prompt.asked, prompt.text))))
-        return count_prompt(prompt.text, prompt.asked) - (chat_tokens if prompt.asked_parts else 0)
+            return sum(map(self._count_whole, filter(None, (prompt.instruction, prompt.text))))
+        return count_prompt(prompt.text, prompt.instruction) - (
+            chat_tokens if prompt.instruction_parts else 0
+        )
 
     def _units(self, story: str) -> list[_Unit]:
         """Those of a story. The lines that the latest story began with as well are taken over."""
@@ -205,36 +211,38 @@ class PromptBuilder:
         self._latest = story, units
         return units
 
-    def _cut(self, units: list[_Unit], budget: int, step: int) -> list[_Unit]:
+    def _cut(self, units: list[_Unit], budget: int, interval: int) -> list[_Unit]:
         """The story from the first mark on from which it fits."""
         sums = list(accumulate((unit.tokens for unit in units), initial=0))
-        excess = sums[-1] - budget
-        if excess <= 0:
+        overflow = sums[-1] - budget
+        if overflow <= 0:
             return units
         if budget <= 0:
             return []
-        mark = step
+        next_cut = interval
         for index, cost in enumerate(sums[:-1]):
-            if cost < mark:
+            if cost < next_cut:
                 continue
-            if cost >= excess:
+            if cost >= overflow:
                 return units[index:]
-            mark = (cost // step + 1) * step
+            next_cut = (cost // interval + 1) * interval
         # A context so small that the last mark leaves nothing: as many whole units as fit, or a bit of one.
-        first = next(index for index, cost in enumerate(sums) if cost >= excess)
+        first = next(index for index, cost in enumerate(sums) if cost >= overflow)
         return units[first:] if first < len(units) else self._end_of(units[-1], budget)
 
     def _end_of(self, unit: _Unit, budget: int) -> list[_Unit]:
         """The longest end of a unit that fits. A count is taken to grow with the text."""
-        low, high = 0, len(unit.text)  # characters that are cut: too few, enough
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._count(unit.text[middle:]) <= budget else (middle, high)
-        space = _SPACE.search(unit.text, high)
+        too_few, enough = 0, len(unit.text)  # characters that are cut: too few, enough
+        while enough - too_few > 1:
+            middle = (too_few + enough) // 2
+            too_few, enough = (
+                (too_few, middle) if self._count(unit.text[middle:]) <= budget else (middle, enough)
+            )
+        space = _SPACE.search(unit.text, enough)
         if space is not None and space.end() < len(unit.text):
-            high = space.end()
-        text = unit.text[high:]
-        return [_Unit(unit.start + high, text, self._count(text))] if text else []
+            enough = space.end()
+        text = unit.text[enough:]
+        return [_Unit(unit.start + enough, text, self._count(text))] if text else []
 
 
 class _Unit(NamedTuple):
@@ -246,36 +254,38 @@ class _Unit(NamedTuple):
 _start_of = attrgetter("start")
 
 
-class _Chosen:
+class ContextBudget:
     """The guidance that gets in, first come, first served, while there are tokens for it."""
 
-    def __init__(self, free: int, count: Callable[[str], int]) -> None:
-        self.parts: list[Part] = []
-        self.note: Part | None = None
-        self.left_out: list[LeftOut] = []
+    def __init__(self, available: int, count: Callable[[str], int]) -> None:
+        self.parts: list[PromptPart] = []
+        self.note: PromptPart | None = None
+        self.omitted: list[Omitted] = []
         self.tokens = 0
-        self._free = free
+        self._available = available
         self._count = count
 
     def add_memory(self, memory: str, budget: int) -> None:
+        """Add the memory. Raises PromptError if it does not fit."""
         if not memory.strip():
             return
-        text = _closed(memory)
+        text = _as_paragraph(memory)
         tokens = self._count(text)
-        if tokens > self._free:
+        if tokens > self._available:
             raise PromptError(
                 f"Memory takes {tokens:,} of the {budget:,} tokens that a prompt can have here, which leaves "
-                f"the story too little. Shorten it to {self._free:,} tokens, or ask for fewer new tokens."
+                f"the story too little. Shorten it to {self._available:,} tokens, "
+                "or ask for fewer new tokens."
             )
-        self._take(Part("memory", "Memory", text, tokens))
+        self._add(PromptPart("memory", "Memory", text, tokens))
 
     def add_note(self, note: AuthorsNote) -> None:
         """The note as a part, paid for; where it stands is not known yet."""
         if not note.text.strip():
             return
         text = f"[Author's note: {note.text.strip()}]\n"
-        part = Part("note", "Author's note", text, self._count(text))
-        self.note = part if self._pay(part) else None
+        part = PromptPart("note", "Author's note", text, self._count(text))
+        self.note = part if self._reserve(part) else None
 
     def drop_last(self) -> bool:
         """Leave out what came last and can be left out, a lore entry or the note; whether there was one."""
@@ -289,67 +299,68 @@ class _Chosen:
             self.note = None
         self.tokens -= part.tokens
         reason = f"it takes {part.tokens:,} tokens, which do not fit beside the story"
-        self.left_out.append(LeftOut(part.kind, part.title, part.tokens, reason))
+        self.omitted.append(Omitted(part.kind, part.title, part.tokens, reason))
         return True
 
     def add_lore(self, lore: tuple[LoreEntry, ...], story: str) -> None:
-        searched = Searched(story)
+        """Add the entries that the story triggers, by their order, as long as they fit."""
+        search = KeywordSearch(story)
         for entry in sorted(lore, key=lambda entry: entry.order):
-            told = entry.enabled and bool(entry.content.strip())
-            if told and (entry.constant or _is_called(entry, searched, story)):
-                text = _closed(entry.content)
+            active = entry.enabled and bool(entry.content.strip())
+            if active and (entry.constant or _is_triggered(entry, search, story)):
+                text = _as_paragraph(entry.content)
                 title = entry.title or ", ".join(entry.keywords) or "Lore"
-                part = Part("lore", title, text, self._count(text))
-                if self._pay(part):
+                part = PromptPart("lore", title, text, self._count(text))
+                if self._reserve(part):
                     self.parts.append(part)
 
-    def add_about(self, about: str, budget: int, asks: bool) -> None:
+    def add_about(self, about: str, budget: int, uses_chat: bool) -> None:
         """What the story is to be about, where the model can be asked that."""
         text = f"Write me a story about {about.strip()}"
         tokens = self._count(text)
-        if not asks:
-            self.left_out.append(LeftOut("about", "What it is about", tokens, "this model cannot be asked"))
-        elif tokens > self._free - self.tokens:
+        if not uses_chat:
+            self.omitted.append(Omitted("about", "What it is about", tokens, "this model cannot be asked"))
+        elif tokens > self._available - self.tokens:
             raise PromptError(
                 f"What the story is to be about takes {tokens:,} of the {budget:,} tokens that a prompt can "
                 "have here: say it in fewer words, or ask for fewer new tokens."
             )
         else:
-            self._take(Part("about", "What it is about", text, tokens))
+            self._add(PromptPart("about", "What it is about", text, tokens))
 
-    def _take(self, part: Part) -> None:
-        self._pay(part)
+    def _add(self, part: PromptPart) -> None:
+        self._reserve(part)
         self.parts.append(part)
 
-    def _pay(self, part: Part) -> bool:
-        left = self._free - self.tokens
+    def _reserve(self, part: PromptPart) -> bool:
+        left = self._available - self.tokens
         if part.tokens > left:
             reason = f"it takes {part.tokens:,} tokens, and {left:,} are left beside the story"
-            self.left_out.append(LeftOut(part.kind, part.title, part.tokens, reason))
+            self.omitted.append(Omitted(part.kind, part.title, part.tokens, reason))
             return False
         self.tokens += part.tokens
         return True
 
 
-def is_called(entry: LoreEntry, story: str) -> bool:
+def is_triggered(entry: LoreEntry, story: str) -> bool:
     """Whether the end of the story calls the entry up by its keywords, as far back as the entry looks."""
-    return _is_called(entry, Searched(story), story)
+    return _is_triggered(entry, KeywordSearch(story), story)
 
 
-def _is_called(entry: LoreEntry, searched: Searched, story: str) -> bool:
+def _is_triggered(entry: LoreEntry, search: KeywordSearch, story: str) -> bool:
     if entry.scan_unit == "characters":
         start = max(0, len(story) - entry.scan_depth)
     else:
         start = _start_of_last(story, entry.scan_depth, "paragraphs")
 
     def has(keywords: tuple[str, ...]) -> bool:
-        return searched.has(keywords, start, entry.case_sensitive, entry.whole_word)
+        return search.contains_any(keywords, start, entry.case_sensitive, entry.whole_word)
 
-    second = entry.secondary_keywords
-    return has(entry.keywords) and (not second or has(second)) and not has(entry.anti_keywords)
+    secondary = entry.secondary_keywords
+    return has(entry.keywords) and (not secondary or has(secondary)) and not has(entry.anti_keywords)
 
 
-def _closed(text: str) -> str:
+def _as_paragraph(text: str) -> str:
     """Guidance as a paragraph of its own."""
     return text.strip("\n") + "\n\n"
 
@@ -361,14 +372,14 @@ def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
     """
     for line in _LINE.finditer(story, start):
         start, end = line.span()
-        while end - start > LONGEST_UNIT:
-            stop = _seam(story, start, start + LONGEST_UNIT)
+        while end - start > MAX_UNIT_CHARACTERS:
+            stop = _find_split(story, start, start + MAX_UNIT_CHARACTERS)
             yield start, story[start:stop]
             start = stop
         yield start, story[start:end]
 
 
-def _seam(story: str, start: int, limit: int) -> int:
+def _find_split(story: str, start: int, limit: int) -> int:
     """Where to part a long line: behind the last sentence that ends before `limit`, or word, or there."""
     for pattern in (_SENTENCE_END, _SPACE):
         ends = [found.end() for found in pattern.finditer(story, start, limit) if found.end() > start]
@@ -377,22 +388,22 @@ def _seam(story: str, start: int, limit: int) -> int:
     return limit
 
 
-def _with_note(units: list[_Unit], note: Part | None, where: AuthorsNote) -> list[Part]:
+def _insert_note(units: list[_Unit], note: PromptPart | None, placement: AuthorsNote) -> list[PromptPart]:
     """The story as one part, or as two with the note between them."""
     if not units:
         return [note] if note else []
     if note is None:
-        return [_story_part(units)]
+        return [_to_story_part(units)]
     story = "".join(unit.text for unit in units)
-    place = units[0].start + _start_of_last(story, where.depth, where.unit)
-    above = [unit for unit in units if unit.start < place]
-    below = [unit for unit in units if unit.start >= place]
-    return [*([_story_part(above)] if above else []), note, _story_part(below)]
+    place = units[0].start + _start_of_last(story, placement.depth, placement.unit)
+    before_note = [unit for unit in units if unit.start < place]
+    after_note = [unit for unit in units if unit.start >= place]
+    return [*([_to_story_part(before_note)] if before_note else []), note, _to_story_part(after_note)]
 
 
-def _story_part(units: list[_Unit]) -> Part:
+def _to_story_part(units: list[_Unit]) -> PromptPart:
     text = "".join(unit.text for unit in units)
-    return Part("story", "Story", text, sum(unit.tokens for unit in units), units[0].start)
+    return PromptPart("story", "Story", text, sum(unit.tokens for unit in units), units[0].start)
 
 
 def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"]) -> int:
@@ -400,13 +411,13 @@ def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"])
 
     Empty lines, also of blanks, are not counted. The end of the text needs no line break.
     """
-    end, found, inside = len(text), 0, False
+    end, found, in_paragraph = len(text), 0, False
     while end > 0:
         start = text.rfind("\n", 0, end - 1) + 1
         blank = not text[start:end].strip()
-        if not blank and (unit == "lines" or not inside):
+        if not blank and (unit == "lines" or not in_paragraph):
             found += 1
-        inside = not blank
+        in_paragraph = not blank
         if not blank and found == number and (unit == "lines" or _follows_blank_line(text, start)):
             return start
         end = start

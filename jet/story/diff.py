@@ -21,7 +21,9 @@ _LEVELS = (
     re.compile(r"[^\n]*\n|[^\n]+"),  # lines
     *[re.compile(r"\w+|\s+|[^\w\s]")] * 3,  # words, unique in ever smaller surroundings
 )
-_MIN_KEPT = 12  # characters: fewer that two changes have between them are no sign of a text being the same
+_MIN_UNCHANGED = (
+    12  # characters: fewer that two changes have between them are no sign of a text being the same
+)
 
 
 class Change(NamedTuple):
@@ -36,7 +38,7 @@ def changes(old: str, new: str) -> list[Change]:
     """What turns `old` into `new`, in order, apart from each other; offsets are those of `old`."""
     found: list[Change] = []
     for change in _changes(old, new, 0, 0):
-        if found and change.start - found[-1].end < _MIN_KEPT:
+        if found and change.start - found[-1].end < _MIN_UNCHANGED:
             start, end, text = found.pop()
             change = Change(start, change.end, text + old[end : change.start] + change.text)
         found.append(change)
@@ -63,8 +65,10 @@ def _changes(old: str, new: str, at: int, level: int) -> list[Change]:
 
 def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, int]]:
     """Units found once in each text, as many as stand in the same order: (offset, offset, length)."""
-    places = {text: start for text, start in _once(new, unit).items() if not text.isspace()}
-    both = [(start, places[text], len(text)) for text, start in _once(old, unit).items() if text in places]
+    places = {text: start for text, start in _unique_units(new, unit).items() if not text.isspace()}
+    both = [
+        (start, places[text], len(text)) for text, start in _unique_units(old, unit).items() if text in places
+    ]
     # The longest increasing run of the second offsets: the last of each length, and who came before whom.
     ends: list[int] = []
     chain: list[int] = []
@@ -82,7 +86,7 @@ def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, 
     return found[::-1]
 
 
-def _once(text: str, unit: re.Pattern[str]) -> dict[str, int]:
+def _unique_units(text: str, unit: re.Pattern[str]) -> dict[str, int]:
     """Where the units begin that occur exactly once."""
     units = [(match.group(), match.start()) for match in unit.finditer(text)]
     counts = Counter(found for found, _ in units)

@@ -19,23 +19,23 @@ from jet.story.edits import splice
 from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.history import History
-from jet.story.line_breaks import Breaks, StreamBreaks
+from jet.story.line_breaks import LineBreaks, StreamLineBreaks
 from jet.story.pieces import (
     REPLACEMENT,
-    Cutter,
     Generation,
     Pieces,
+    PieceTable,
     Range,
     Span,
     Token,
     TokenRange,
+    as_piece,
     clean,
-    ends_in_a_token,
+    ends_at_token_boundary,
     length_of,
     ranges,
     text_of,
     token_ranges,
-    whole,
 )
 from jet.story.tree import (
     MAX_BRANCHES,
@@ -48,10 +48,10 @@ from jet.story.tree import (
 )
 
 MAX_UNDO = 200  # steps
-MAX_WAYS = 8  # continuations written at once
+MAX_VARIANTS = 8  # continuations written at once
 
 # A step that goes on with the one before it is no step of its own: typing, and walking along branches.
-_TYPING, _WALKING = "typing", "walking"
+_EDIT, _SELECT = "typing", "walking"
 
 
 class Document:
@@ -62,7 +62,7 @@ class Document:
     one on the page. Text from outside goes through `spans.clean`.
 
     Attributes:
-        guidance: what the model is told beside the story. To set it is no step; `guide` makes one.
+        guidance: what the model is told beside the story. To set it is no step; `set_guidance` makes one.
         sampling: the settings that the page shows. Undo does not cover them.
         stops: the texts that the model is to stop at. Undo does not cover them.
     """
@@ -81,10 +81,10 @@ class Document:
         self.sampling = sampling or SamplingParams()
         self.stops = stops
         self._history = History(tree if guidance is None else replace(tree, guidance=guidance), MAX_UNDO)
-        self._live: dict[int, Continuation] = {}  # by branch
-        self._before = self._history  # what to return to if the model writes nothing
-        self._wrote = False  # whether it has written anything since then
-        self._last: str | None = None  # what the latest step was, if one like it goes on with it
+        self._running: dict[int, Continuation] = {}  # by branch
+        self._state_before = self._history  # what to return to if the model writes nothing
+        self._any_text = False  # whether it has written anything since then
+        self._last_step: str | None = None  # what the latest step was, if one like it goes on with it
         spans = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
         self._last_id = max(spans | set(tree.branches))  # one row of ids for spans and branches
 
@@ -132,32 +132,32 @@ class Document:
         return self.tree.current
 
     @property
-    def writing(self) -> bool:
+    def generating(self) -> bool:
         """Whether the model is writing on any branch."""
-        return bool(self._live)
+        return bool(self._running)
 
     @property
     def can_undo(self) -> bool:
         """Whether there is a step to undo now."""
-        return bool(self._history.past) and not self._live
+        return bool(self._history.past) and not self._running
 
     @property
     def can_redo(self) -> bool:
         """Whether there is a step to redo now."""
-        return bool(self._history.future) and not self._live
+        return bool(self._history.future) and not self._running
 
     @property
     def can_retry(self) -> bool:
         """Whether there is a continuation to retry now on the page's branch."""
         written = any(piece.span.generation is not None for piece in self.tree.branch().pieces)
-        return written and not self._live
+        return written and not self._running
 
     @property
-    def retried_from(self) -> int:
+    def retry_offset(self) -> int:
         """The offset at which the latest continuation of the page's branch begins."""
-        return length_of(self.tree.branch().pieces[: self._first_of_latest()])
+        return length_of(self.tree.branch().pieces[: self._latest_generation_index()])
 
-    def _first_of_latest(self) -> int:
+    def _latest_generation_index(self) -> int:
         """Which piece of the page's branch is the first one of its latest continuation."""
         pieces = self.tree.branch().pieces
         written = [piece.span.id for piece in pieces if piece.span.generation is not None]
@@ -210,26 +210,26 @@ class Document:
         check_length(len(text))
         pieces = splice(branch.pieces, found, self._new_id)
         tree = self.tree.with_branch(replace(branch, pieces=pieces))
-        self._step(tree, _TYPING, join)
+        self._push(tree, _EDIT, join)
         return True
 
-    def guide(self, guidance: Guidance) -> None:
+    def set_guidance(self, guidance: Guidance) -> None:
         """Tell the model this beside the story from here on."""
         if guidance == self.guidance:
             return
         self._check_idle()
-        self._step(replace(self.tree, guidance=guidance))
+        self._push(replace(self.tree, guidance=guidance))
 
     def fork(self, offset: int) -> int:
         """A new branch with the text up to `offset`, put on the page. Returns its id."""
         self._check_idle()
         parent = self.tree.branch()
         self._check_offset(offset)
-        branch = self._child(parent, offset, Cutter(parent.pieces).cut(0, offset))
-        self._step(self.tree.with_branch(branch, show=True))
+        branch = self._child(parent, offset, PieceTable(parent.pieces).slice(0, offset))
+        self._push(self.tree.with_branch(branch, show=True))
         return branch.id
 
-    def pick_word(self, offset: int, choice: int) -> int:
+    def replace_token(self, offset: int, choice: int) -> int:
         """Put another token in the place of the one at `offset`, on a new branch that goes on the page.
 
         What followed stays on the old branch, except for what had stood behind when the model wrote there.
@@ -239,7 +239,7 @@ class Document:
             choice: which of the token's alternatives, from 0.
 
         Returns:
-            The offset behind the new word, from where `write` goes on.
+            The offset behind the new word, from where `start_continuation` goes on.
         """
         self._check_idle()
         found = self.token_at(offset)
@@ -252,19 +252,23 @@ class Document:
             raise StoryError("This alternative has no text of its own: it is a part of a character, or none.")
         parent = self.tree.branch()
         token = Token(other.token_id, len(text), other.logprob, found.token.alternatives)
-        made = replace(generation, finish_reason=None, tokens=(token,))
-        before = Cutter(parent.pieces).cut(0, found.start)
-        pieces = (*before, whole(Span(self._new_id(), text, made)), *_behind(parent.pieces, found.span))
-        self._step(self.tree.with_branch(self._child(parent, found.start, pieces), show=True))
+        generation = replace(generation, finish_reason=None, tokens=(token,))
+        before = PieceTable(parent.pieces).slice(0, found.start)
+        pieces = (
+            *before,
+            as_piece(Span(self._new_id(), text, generation)),
+            *_suffix_of(parent.pieces, found.span),
+        )
+        self._push(self.tree.with_branch(self._child(parent, found.start, pieces), show=True))
         return found.start + len(text)
 
     # --- the model -------------------------------------------------------------------------------------
 
-    def write(self, model: str, sampling: SamplingParams, at: int | None = None) -> Continuation:
+    def start_continuation(self, model: str, sampling: SamplingParams, at: int | None = None) -> Continuation:
         """Begin a continuation on the page, at an offset or at the end. What stands behind stays behind."""
         self._check_idle()
-        before, after = self._parted(at)
-        return self._begin(self.tree, [(self.current, before, after)], model, [sampling])[0]
+        before, after = self._split_at(at)
+        return self._start(self.tree, [(self.current, before, after)], model, [sampling])[0]
 
     def retry(self, model: str, sampling: SamplingParams) -> Continuation:
         """Begin another continuation where the latest one of this branch began, as a branch beside it.
@@ -273,41 +277,42 @@ class Document:
         """
         self._check_idle()
         old = self.tree.branch()
-        first = self._first_of_latest()
+        first = self._latest_generation_index()
         span, before = old.pieces[first].span, old.pieces[:first]
-        after = _behind(old.pieces, span.id)
+        after = _suffix_of(old.pieces, span.id)
         branch = self._child(old, length_of(before), before + after)
         tree = self.tree.with_branch(branch, show=True)
-        return self._begin(tree, [(branch.id, before, after)], model, [sampling])[0]
+        return self._start(tree, [(branch.id, before, after)], model, [sampling])[0]
 
-    def write_ways(
+    def start_variants(
         self, model: str, samplings: Sequence[SamplingParams], at: int | None = None
     ) -> list[Continuation]:
         """Begin several continuations of the text on the page, each on a branch of its own.
 
-        The page keeps its branch; `show` one of the new ones to pick it, and it stays even while writing.
+        The page keeps its branch; `select_branch` one of the new ones to pick it, and it stays even while
+        writing.
         """
         self._check_idle()
-        if not 1 <= len(samplings) <= MAX_WAYS:
-            raise StoryError(f"From 1 to {MAX_WAYS} continuations can be written at once.")
+        if not 1 <= len(samplings) <= MAX_VARIANTS:
+            raise StoryError(f"From 1 to {MAX_VARIANTS} continuations can be written at once.")
         tree, parent = self.tree, self.tree.branch()
-        before, after = self._parted(at)
-        places = []
+        before, after = self._split_at(at)
+        starts = []
         for _ in samplings:
             branch = self._child(parent, length_of(before), before + after)
             tree = tree.with_branch(branch)
-            places.append((branch.id, before, after))
-        return self._begin(tree, places, model, samplings)
+            starts.append((branch.id, before, after))
+        return self._start(tree, starts, model, samplings)
 
     # --- branches and steps ----------------------------------------------------------------------------
 
-    def show(self, branch: int) -> None:
+    def select_branch(self, branch: int) -> None:
         """Put a branch on the page. Walking over several is one step; none while the model is writing."""
-        tree = self.tree.showing(branch)
-        if self._live:
+        tree = self.tree.selecting(branch)
+        if self._running:
             self._history.replace(tree)
         elif branch != self.current:
-            self._step(tree, _WALKING, join=True)
+            self._push(tree, _SELECT, join=True)
 
     def rename(self, branch: int, name: str) -> None:
         """Give a branch a name, on one line; an empty one takes it away."""
@@ -315,23 +320,23 @@ class Document:
         old = self.tree.branch(branch)
         new = replace(old, name=check_name(clean(name)))
         if new != old:
-            self._step(self.tree.with_branch(new))
+            self._push(self.tree.with_branch(new))
 
-    def prune(self, branch: int) -> None:
+    def delete_branch(self, branch: int) -> None:
         """Remove a branch. Those made from it stay, with all their text. The last one cannot be removed."""
         self._check_idle()
-        self._step(self.tree.without(branch))
+        self._push(self.tree.without(branch))
 
     def undo(self) -> bool:
         """Take back the latest step; whether there was one."""
         self._check_idle()
-        self._last = None
+        self._last_step = None
         return self._history.undo()
 
     def redo(self) -> bool:
         """Make the step again that was taken back last; whether there was one."""
         self._check_idle()
-        self._last = None
+        self._last_step = None
         return self._history.redo()
 
     # --- inside ----------------------------------------------------------------------------------------
@@ -341,7 +346,7 @@ class Document:
         return self._last_id
 
     def _check_idle(self) -> None:
-        if self._live:
+        if self._running:
             raise StoryError("The model is still writing: stop it first.")
 
     def _check_offset(self, offset: int) -> None:
@@ -349,26 +354,26 @@ class Document:
         if not 0 <= offset <= length:
             raise StoryError(f"There is no place {offset} in a text of {length} characters.")
 
-    def _parted(self, at: int | None) -> tuple[Pieces, Pieces]:
+    def _split_at(self, at: int | None) -> tuple[Pieces, Pieces]:
         """What stands before an offset of the text on the page, or before its end, and what behind."""
         pieces = self.tree.branch().pieces
         if at is None:
             return pieces, ()
         self._check_offset(at)
-        cutter = Cutter(pieces)
-        return cutter.cut(0, at), cutter.cut(at)
+        table = PieceTable(pieces)
+        return table.slice(0, at), table.slice(at)
 
     def _child(self, parent: Branch, offset: int, pieces: Pieces) -> Branch:
         return Branch(self._new_id(), pieces, parent=self.tree.origin(parent.id, offset))
 
-    def _step(self, tree: Tree, kind: str | None = None, join: bool = False) -> None:
-        if join and kind == self._last and self._history.past and not self._history.future:
-            self._last = kind if self._history.join(tree) else None
+    def _push(self, tree: Tree, kind: str | None = None, join: bool = False) -> None:
+        if join and kind == self._last_step and self._history.past and not self._history.future:
+            self._last_step = kind if self._history.join(tree) else None
         else:
-            self._history.step(self._with_taken_back(tree))
-            self._last = kind
+            self._history.step(self._keep_undone_generations(tree))
+            self._last_step = kind
 
-    def _with_taken_back(self, tree: Tree) -> Tree:
+    def _keep_undone_generations(self, tree: Tree) -> Tree:
         """What the model wrote and Undo took back becomes a branch, now that Redo will not reach it."""
         if not self._history.future:
             return tree
@@ -384,34 +389,34 @@ class Document:
             tree = tree.with_branch(branch)
         return tree
 
-    def _begin(
+    def _start(
         self,
         tree: Tree,
-        places: Iterable[tuple[int, Pieces, Pieces]],
+        starts: Iterable[tuple[int, Pieces, Pieces]],
         model: str,
         samplings: Iterable[SamplingParams],
     ) -> list[Continuation]:
-        self._before, self._wrote = copy(self._history), False
-        self._step(tree)
+        self._state_before, self._any_text = copy(self._history), False
+        self._push(tree)
         guidance = None if self.guidance == Guidance() else self.guidance
-        for (branch, before, after), sampling in zip(places, samplings, strict=True):
+        for (branch, before, after), sampling in zip(starts, samplings, strict=True):
             generation = Generation(model, sampling, bool(after), stops=self.stops, guidance=guidance)
-            self._live[branch] = Continuation(self, branch, before, after, self._new_id(), generation)
-        return list(self._live.values())
+            self._running[branch] = Continuation(self, branch, before, after, self._new_id(), generation)
+        return list(self._running.values())
 
-    def _put(self, branch: int, pieces: Pieces) -> None:
+    def _replace_pieces(self, branch: int, pieces: Pieces) -> None:
         """Text that came in while writing: part of the step that began it."""
         tree = self.tree
         self._history.replace(tree.with_branch(replace(tree.branch(branch), pieces=pieces)))
 
-    def _end(self, continuation: Continuation) -> None:
+    def _remove_continuation(self, continuation: Continuation) -> None:
         """A continuation without text leaves no branch behind, and if all are so, no step."""
-        del self._live[continuation.branch]
-        self._wrote = self._wrote or bool(continuation.text)
-        if not continuation.text and continuation.branch not in self._before.present.branches:
+        del self._running[continuation.branch]
+        self._any_text = self._any_text or bool(continuation.text)
+        if not continuation.text and continuation.branch not in self._state_before.present.branches:
             self._history.replace(self.tree.without(continuation.branch))
-        if not self._live and not self._wrote:
-            self._history = self._before
+        if not self._running and not self._any_text:
+            self._history = self._state_before
 
 
 class Continuation:
@@ -436,31 +441,31 @@ class Continuation:
         self.branch = branch
         self.start = length_of(before)
         self._document: Document | None = document
-        self._before = before
-        self._after = after
+        self._prefix = before
+        self._suffix = after
         self.text = ""
         self.limit: int | None = None
         self._span = span
         self._generation = generation
         self._aligner = Aligner()
-        self._breaks, self._appended = StreamBreaks(), Breaks()
+        self._breaks, self._appended = StreamLineBreaks(), LineBreaks()
 
     @property
     def prompt(self) -> str:
         """The text that it goes on from."""
-        return text_of(self._before)
+        return text_of(self._prefix)
 
     @property
-    def follows_a_token(self) -> bool:
+    def starts_at_token_boundary(self) -> bool:
         """Whether that text ends where a token of the model ends, which the writer has not edited."""
-        return ends_in_a_token(self._before)
+        return ends_at_token_boundary(self._prefix)
 
     @property
-    def behind(self) -> str:
+    def suffix(self) -> str:
         """The text that stands behind it."""
-        return text_of(self._after)
+        return text_of(self._suffix)
 
-    def take(self, chunk: TokenChunk) -> None:
+    def add_chunk(self, chunk: TokenChunk) -> None:
         """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""
         chunk = self._breaks.chunk(chunk)
         self.append(chunk.text, self._aligner.add(chunk.text, chunk.details))
@@ -473,7 +478,7 @@ class Continuation:
             raise StoryError("This continuation has ended.")
         generation = replace(self._generation, tokens=(*self._generation.tokens, *tokens))
         text = self.text + self._appended.push(text)
-        self._document._put(self.branch, self._pieces(text, generation))
+        self._document._replace_pieces(self.branch, self._pieces(text, generation))
         self.text, self._generation = text, generation
 
     def finish(self, reason: str | None = None) -> None:
@@ -486,16 +491,16 @@ class Continuation:
         if document is None:
             return
         if self.text:
-            tokens = (*self._generation.tokens, *self._aligner.rest())
+            tokens = (*self._generation.tokens, *self._aligner.finish())
             if self.limit is not None and self.limit < len(self.text):
-                self.text, tokens = self.text[: self.limit], _within(tokens, self.limit)
+                self.text, tokens = self.text[: self.limit], _tokens_within(tokens, self.limit)
             self._generation = replace(self._generation, finish_reason=reason, tokens=tokens)
-            document._put(self.branch, self._pieces(self.text, self._generation))
-        document._end(self)
+            document._replace_pieces(self.branch, self._pieces(self.text, self._generation))
+        document._remove_continuation(self)
 
     def _pieces(self, text: str, generation: Generation) -> Pieces:
         span = Span(self._span, text, generation)
-        return (*self._before, *([whole(span)] if text else []), *self._after)
+        return (*self._prefix, *([as_piece(span)] if text else []), *self._suffix)
 
     def __enter__(self) -> Continuation:
         return self
@@ -509,13 +514,13 @@ class Continuation:
         self.finish()
 
 
-def _within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
+def _tokens_within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
     """The first tokens that together add no more than `limit` characters."""
     ends = accumulate(token.length for token in tokens)
     return tuple(token for token, end in zip(tokens, ends, strict=True) if end <= limit)
 
 
-def _behind(pieces: Pieces, span: int) -> Pieces:
+def _suffix_of(pieces: Pieces, span: int) -> Pieces:
     """What had stood behind a span when the model wrote it, and stands there still.
 
     Behind a continuation of the end there was nothing: what follows it now was written to go on from it.

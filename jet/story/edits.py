@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jet.story.diff import Change
-from jet.story.pieces import Cutter, Piece, Pieces, Span, text_of, whole
+from jet.story.pieces import Piece, Pieces, PieceTable, Span, as_piece, text_of
 
-_MERGED = 2_000  # characters up to which what the writer types in several goes becomes one span
-_LARGEST = 16_000  # of one span of the writer: what is cut out of a span is copied
+_MAX_MERGED_CHARACTERS = (
+    2_000  # characters up to which what the writer types in several goes becomes one span
+)
+_MAX_SPAN_CHARACTERS = 16_000  # of one span of the writer: what is cut out of a span is copied
 
 
 def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int]) -> Pieces:
@@ -22,57 +24,59 @@ def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int])
         changes: in order and apart from each other, as `diff.changes` gives them.
         new_id: gives ids for new spans.
     """
-    cutter = Cutter(pieces)
-    row = _Row(new_id)
+    table = PieceTable(pieces)
+    builder = _PieceBuilder(new_id)
     at = 0
     for change in changes:
-        row.keep(cutter.cut(at, change.start))
-        row.write(change.text)
+        builder.append(table.slice(at, change.start))
+        builder.insert(change.text)
         at = change.end
-    row.keep(cutter.cut(at))
-    return tuple(row.pieces)
+    builder.append(table.slice(at))
+    return tuple(builder.pieces)
 
 
-class _Row:
+class _PieceBuilder:
     """Pieces put in a row, joined where they belong together."""
 
     def __init__(self, new_id: Callable[[], int]) -> None:
         self.pieces: list[Piece] = []
         self._new_id = new_id
-        self._fresh: set[int] = set()  # ids of spans made here: only those are joined with their neighbours
+        self._new_spans: set[int] = (
+            set()
+        )  # ids of spans made here: only those are joined with their neighbours
 
-    def write(self, text: str) -> None:
+    def insert(self, text: str) -> None:
         """Append words of the writer."""
-        for start in range(0, len(text), _LARGEST):
-            self._append(self._span(text[start : start + _LARGEST]))
+        for start in range(0, len(text), _MAX_SPAN_CHARACTERS):
+            self._push(self._span(text[start : start + _MAX_SPAN_CHARACTERS]))
 
-    def keep(self, pieces: Pieces) -> None:
+    def append(self, pieces: Pieces) -> None:
         """Append pieces that were there."""
         for piece in pieces:
-            if piece.span.author == "writer" and piece != whole(piece.span):
-                self._append(self._span(piece.text))
+            if piece.span.author == "writer" and piece != as_piece(piece.span):
+                self._push(self._span(piece.text))
             else:
-                self._append(piece)
+                self._push(piece)
 
-    def _append(self, piece: Piece) -> None:
+    def _push(self, piece: Piece) -> None:
         if self.pieces:
             last = self.pieces[-1]
             if last.span is piece.span and last.end == piece.start:
                 piece = Piece(last.span, last.start, piece.end)
                 self.pieces.pop()
-            elif self._belong_together(last, piece):
+            elif self._can_merge(last, piece):
                 piece = self._span(text_of((last, piece)))
                 self.pieces.pop()
         self.pieces.append(piece)
 
-    def _belong_together(self, last: Piece, piece: Piece) -> bool:
+    def _can_merge(self, last: Piece, piece: Piece) -> bool:
         return (
             last.span.author == piece.span.author == "writer"
-            and not self._fresh.isdisjoint((last.span.id, piece.span.id))
-            and len(last.span.text) + len(piece.span.text) <= _MERGED
+            and not self._new_spans.isdisjoint((last.span.id, piece.span.id))
+            and len(last.span.text) + len(piece.span.text) <= _MAX_MERGED_CHARACTERS
         )
 
     def _span(self, text: str) -> Piece:
         span = Span(self._new_id(), text)
-        self._fresh.add(span.id)
-        return whole(span)
+        self._new_spans.add(span.id)
+        return as_piece(span)

@@ -12,11 +12,11 @@ from pathlib import PurePath
 
 from jet.story.document import Document
 from jet.story.errors import StoryError, StoryFileError
-from jet.story.format import from_plain, load
+from jet.story.format import from_dict, load
 from jet.story.kobold import from_kobold, is_kobold
 from jet.story.matching import words
-from jet.story.pieces import plain_breaks
-from jet.story.shrink import Copy, shrink
+from jet.story.pieces import normalize_file_line_breaks
+from jet.story.shrink import BoundedStory, shrink
 
 MAX_BYTES = 20_000_000
 BROWSER_BYTES = 2_000_000  # browsers keep about five million UTF-16 units, which all stories share
@@ -44,13 +44,13 @@ def to_json(document: Document) -> str:
     Should it be larger than a file may be (`MAX_BYTES`), the model's alternatives go first, the oldest ahead,
     and then its tokens; text and branches never do. Raises StoryFileError if that is not enough.
     """
-    copy = shrink(document, MAX_BYTES, keep_branches=True)
-    if not copy.fits:
+    saved = shrink(document, MAX_BYTES, keep_branches=True)
+    if not saved.fits:
         raise StoryFileError(f"This story is larger than {_megabytes(MAX_BYTES)}: prune branches first.")
-    return copy.text
+    return saved.text
 
 
-def to_browser(document: Document, limit: int = BROWSER_BYTES) -> Copy:
+def to_browser(document: Document, limit: int = BROWSER_BYTES) -> BoundedStory:
     """The JSON that the browser keeps, with what had to be left out of it to stay below `limit` bytes.
 
     `from_json` reads it. The text on the page is whole in any case.
@@ -74,7 +74,7 @@ def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Docum
     try:
         if ending == ".json":
             return from_json(text, remarks)
-        text = plain_breaks(text)
+        text = normalize_file_line_breaks(text)
         return from_markdown(text, path.stem) if ending != ".txt" else Document.from_text(text, path.stem)
     except StoryFileError:
         raise
@@ -99,7 +99,7 @@ def from_json(text: str, remarks: list[str] | None = None) -> Document:
     plain = load(text)
     if isinstance(plain, dict) and is_kobold(plain):
         return from_kobold(plain, [] if remarks is None else remarks)
-    return from_plain(plain)
+    return from_dict(plain)
 
 
 def file_name(document: Document, ending: str) -> str:

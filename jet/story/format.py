@@ -45,54 +45,56 @@ from jet.story.document import Document
 from jet.story.errors import StoryFileError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from jet.story.json_fields import TOP, Fields, items
-from jet.story.line_breaks import settle_breaks
-from jet.story.pieces import Generation, Piece, Span, Token, carried, clean, length_of
+from jet.story.line_breaks import normalize_branches
+from jet.story.pieces import Generation, Piece, Span, Token, clean, length_of, to_valid_unicode
 from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
 
 FORMAT, VERSION = "jet-stories", 1
-_LEFT_OUT = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
+_OPTIONAL = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 def encode(document: Document) -> str:
     """The document as JSON, on one line. The same document always gives the same text."""
-    return dump(to_plain(document, document.tree))
+    return dump(to_dict(document, document.tree))
 
 
 def dump(plain: object) -> str:
     """JSON as short as it gets, and fit for UTF-8 whatever the page has put in."""
-    return carried(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return to_valid_unicode(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
-def to_plain(document: Document, tree: Tree) -> dict[str, Any]:
+def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
     """The document as JSON's dicts and lists, with this tree in place of its own."""
     used = {p.span.id: p.span for branch in tree.branches.values() for p in branch.pieces}
-    told: dict[Guidance, int] = {}
-    spans = [_with_guidance(plain_span(used[id]), used[id], told) for id in sorted(used)]
+    guidance_table: dict[Guidance, int] = {}
+    spans = [
+        _with_guidance_reference(span_to_dict(used[id]), used[id], guidance_table) for id in sorted(used)
+    ]
     return {
         "format": FORMAT,
         "version": VERSION,
         "title": document.title,
         "sampling": asdict(document.sampling),
-        "guidance": _plain_guidance(document.guidance),
+        "guidance": _guidance_to_dict(document.guidance),
         **({"stops": list(document.stops)} if document.stops else {}),
-        **({"told": [_plain_guidance(one) for one in told]} if told else {}),
+        **({"told": [_guidance_to_dict(one) for one in guidance_table]} if guidance_table else {}),
         "current": tree.current,
-        "branches": [plain_branch(branch) for branch in tree.branches.values()],
+        "branches": [branch_to_dict(branch) for branch in tree.branches.values()],
         "spans": spans,
     }
 
 
 def decode(text: str) -> Document:
     """The document that `encode` was given. Raises StoryFileError, whatever the text is."""
-    return from_plain(load(text))
+    return from_dict(load(text))
 
 
 def load(text: str) -> object:
     """Any JSON. Raises StoryFileError if it is none."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
         raise StoryFileError(
             f"This is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
@@ -103,7 +105,7 @@ def load(text: str) -> object:
         raise StoryFileError(f"This is not JSON: {error}.") from None
 
 
-def from_plain(plain: object) -> Document:
+def from_dict(plain: object) -> Document:
     """The document from JSON's dicts and lists. Raises StoryFileError."""
     story = Fields(plain, TOP)
     if (found := story.take_text("format")) != FORMAT:
@@ -117,51 +119,55 @@ def from_plain(plain: object) -> Document:
     if version < 1:
         raise StoryFileError(f"This story has version {version} of the format, which does not exist.")
     title = story.take_text("title")
-    sampling = _sampling(story.take("sampling", dict), "sampling")
-    guidance = _guidance(story.sub("guidance"))
+    sampling = _read_sampling(story.take("sampling", dict), "sampling")
+    guidance = _read_guidance(story.take_object("guidance"))
     current = story.take("current", int)
-    stops = _stops(story)
-    told = [_guidance(Fields(*item)) for item in story.take_items("told")] if story.has("told") else []
-    spans = _by_id((_span(Fields(*item), told) for item in story.take_items("spans")), "spans")
-    branches = _by_id((_branch(Fields(*item), spans) for item in story.take_items("branches")), "branches")
-    story.end()
+    stops = _read_stops(story)
+    guidance_table = (
+        [_read_guidance(Fields(*item)) for item in story.take_items("told")] if story.has("told") else []
+    )
+    spans = _by_id((_read_span(Fields(*item), guidance_table) for item in story.take_items("spans")), "spans")
+    branches = _by_id(
+        (_read_branch(Fields(*item), spans) for item in story.take_items("branches")), "branches"
+    )
+    story.expect_no_more()
     if len(branches) > MAX_BRANCHES:
         raise StoryFileError(f"branches: a story can have {MAX_BRANCHES}, not {len(branches)}.")
-    _check_tree(branches, current)
-    return Document(Tree(settle_breaks(branches), current), title, guidance, sampling, stops)
+    _check_parents(branches, current)
+    return Document(Tree(normalize_branches(branches), current), title, guidance, sampling, stops)
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------
 
 
-def _plain_guidance(guidance: Guidance) -> dict[str, Any]:
+def _guidance_to_dict(guidance: Guidance) -> dict[str, Any]:
     plain = asdict(guidance)
     if not guidance.about:
         del plain["about"]
-    plain["lore"] = list(map(plain_lore, guidance.lore))
+    plain["lore"] = list(map(lore_to_dict, guidance.lore))
     return plain
 
 
-def plain_lore(entry: LoreEntry) -> dict[str, Any]:
+def lore_to_dict(entry: LoreEntry) -> dict[str, Any]:
     """An entry of the lore as JSON's dicts and lists."""
     plain = asdict(entry)
-    return {name: value for name, value in plain.items() if value or name not in _LEFT_OUT}
+    return {name: value for name, value in plain.items() if value or name not in _OPTIONAL}
 
 
-def plain_branch(branch: Branch) -> dict[str, Any]:
+def branch_to_dict(branch: Branch) -> dict[str, Any]:
     """A branch as JSON's dicts and lists."""
     pieces = [[piece.span.id, piece.start, piece.end] for piece in branch.pieces]
     return {"id": branch.id, "name": branch.name, "parent": branch.parent, "pieces": pieces}
 
 
-def plain_span(span: Span) -> dict[str, Any]:
+def span_to_dict(span: Span) -> dict[str, Any]:
     """A span as JSON's dicts and lists, without its guidance, which several may share."""
     plain: dict[str, Any] = {"id": span.id, "text": span.text}
-    if (made := span.generation) is not None:
-        plain["model"] = made.model
-        plain["sampling"] = asdict(made.sampling)
-        plain["inserted"] = made.inserted
-        plain["finish_reason"] = made.finish_reason
+    if (generation := span.generation) is not None:
+        plain["model"] = generation.model
+        plain["sampling"] = asdict(generation.sampling)
+        plain["inserted"] = generation.inserted
+        plain["finish_reason"] = generation.finish_reason
         plain["tokens"] = [
             [
                 token.id,
@@ -169,56 +175,58 @@ def plain_span(span: Span) -> dict[str, Any]:
                 token.logprob,
                 [[a.token_id, a.text, a.logprob] for a in token.alternatives],
             ]
-            for token in made.tokens
+            for token in generation.tokens
         ]
-        if made.stops:
-            plain["stops"] = list(made.stops)
+        if generation.stops:
+            plain["stops"] = list(generation.stops)
     return plain
 
 
-def _with_guidance(plain: dict[str, Any], span: Span, told: dict[Guidance, int]) -> dict[str, Any]:
+def _with_guidance_reference(
+    plain: dict[str, Any], span: Span, guidance_table: dict[Guidance, int]
+) -> dict[str, Any]:
     if span.generation is not None and span.generation.guidance is not None:
-        plain["told"] = told.setdefault(span.generation.guidance, len(told))
+        plain["told"] = guidance_table.setdefault(span.generation.guidance, len(guidance_table))
     return plain
 
 
 # --- from JSON -------------------------------------------------------------------------------------------
 
 
-def _refuse_constant(name: str) -> float:
+def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number there")
 
 
-def _make(where: str, make: Callable[[], Made]) -> Made:
-    """What `make` gives; what it objects to becomes an error that says where."""
+def _construct(where: str, construct: Callable[[], T]) -> T:
+    """What `construct` gives; what it objects to becomes an error that says where."""
     try:
-        return make()
+        return construct()
     except (TypeError, ValueError, OverflowError) as error:
         raise StoryFileError(f"{where}: {error}") from None
 
 
-def _sampling(plain: dict[str, Any], where: str) -> SamplingParams:
+def _read_sampling(plain: dict[str, Any], where: str) -> SamplingParams:
     known = {field.name for field in fields(SamplingParams)}
     if unknown := plain.keys() - known:
         raise StoryFileError(f"{where} has an unknown field {min(unknown)[:40]!r}.")
-    values = {name: _tuples(value) for name, value in plain.items()}
-    return _make(where, lambda: SamplingParams(**values))
+    values = {name: _to_tuple(value) for name, value in plain.items()}
+    return _construct(where, lambda: SamplingParams(**values))
 
 
-def _tuples(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _guidance(plain: Fields) -> Guidance:
+def _read_guidance(plain: Fields) -> Guidance:
     memory = plain.take_text("memory")
-    note = plain.sub("note")
-    text, depth, unit = note.take_text("text"), note.take("depth", int), note.take_text("unit")
-    note.end()
+    fields = plain.take_object("note")
+    text, depth, unit = fields.take_text("text"), fields.take("depth", int), fields.take_text("unit")
+    fields.expect_no_more()
     lore = tuple(read_lore(Fields(*item)) for item in plain.take_items("lore"))
     about = plain.take_text("about") if plain.has("about") else ""
-    plain.end()
-    made = _make(note.where, lambda: AuthorsNote(text, depth, unit))  # type: ignore[arg-type]
-    return Guidance(memory, made, lore, about)
+    plain.expect_no_more()
+    note = _construct(fields.where, lambda: AuthorsNote(text, depth, unit))  # type: ignore[arg-type]
+    return Guidance(memory, note, lore, about)
 
 
 def read_lore(plain: Fields) -> LoreEntry:
@@ -226,86 +234,86 @@ def read_lore(plain: Fields) -> LoreEntry:
     values: dict[str, Any] = {}
     for field in fields(LoreEntry):
         kind: Any = type(field.default)
-        if field.name in _LEFT_OUT and not plain.has(field.name):
+        if field.name in _OPTIONAL and not plain.has(field.name):
             continue
         if kind is tuple:
-            values[field.name] = tuple(_text(*item) for item in plain.take_items(field.name))
+            values[field.name] = tuple(_read_text(*item) for item in plain.take_items(field.name))
         elif kind is str:
             values[field.name] = plain.take_text(field.name)
         else:
             values[field.name] = plain.take(field.name, kind)
-    plain.end()
-    return _make(plain.where, lambda: LoreEntry(**values))
+    plain.expect_no_more()
+    return _construct(plain.where, lambda: LoreEntry(**values))
 
 
-def _text(value: object, where: str) -> str:
+def _read_text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise StoryFileError(f"{where} must be text.")
     return clean(value)
 
 
-def _stops(plain: Fields) -> tuple[str, ...]:
-    return tuple(_text(*item) for item in plain.take_items("stops")) if plain.has("stops") else ()
+def _read_stops(plain: Fields) -> tuple[str, ...]:
+    return tuple(_read_text(*item) for item in plain.take_items("stops")) if plain.has("stops") else ()
 
 
-def _told(plain: Fields, told: list[Guidance]) -> Guidance | None:
+def _read_guidance_reference(plain: Fields, guidance_table: list[Guidance]) -> Guidance | None:
     place = plain.take("told", int) if plain.has("told") else None
-    if place is not None and not 0 <= place < len(told):
+    if place is not None and not 0 <= place < len(guidance_table):
         raise StoryFileError(f"{plain.where}: there is no guidance {place} in 'told'.")
-    return None if place is None else told[place]
+    return None if place is None else guidance_table[place]
 
 
-def _span(plain: Fields, told: list[Guidance]) -> Span:
+def _read_span(plain: Fields, guidance_table: list[Guidance]) -> Span:
     id, text = plain.take("id", int), plain.take_raw_text("text")
     generation = None
     if plain.has("model"):
         generation = Generation(
             model=plain.take_text("model"),
-            sampling=_sampling(plain.take("sampling", dict), f"{plain.where}.sampling"),
+            sampling=_read_sampling(plain.take("sampling", dict), f"{plain.where}.sampling"),
             inserted=plain.take("inserted", bool),
             finish_reason=plain.take_or_null("finish_reason", str),
-            tokens=tuple(_token(*item) for item in plain.take_items("tokens")),
-            stops=_stops(plain),
-            guidance=_told(plain, told),
+            tokens=tuple(_read_token(*item) for item in plain.take_items("tokens")),
+            stops=_read_stops(plain),
+            guidance=_read_guidance_reference(plain, guidance_table),
         )
-    plain.end()
+    plain.expect_no_more()
     return Span(id, text, generation)
 
 
-def _token(plain: object, where: str) -> Token:
+def _read_token(plain: object, where: str) -> Token:
     match plain:
-        case [int(id), int(length), None | float() | int() as logprob, list(others)] if _countable(plain):
-            alternatives = tuple(_alternative(*item) for item in items(others, where))
-            return _make(where, lambda: Token(id, length, logprob, alternatives))
+        case [int(id), int(length), None | float() | int() as logprob, list(others)] if _has_no_bool(plain):
+            alternatives = tuple(_read_alternative(*item) for item in items(others, where))
+            return _construct(where, lambda: Token(id, length, logprob, alternatives))
     raise StoryFileError(f"{where} must be [id, length, log-probability, alternatives].")
 
 
-def _alternative(plain: object, where: str) -> Alternative:
+def _read_alternative(plain: object, where: str) -> Alternative:
     match plain:
-        case [int(id), str(text), float() | int() as logprob] if _countable(plain):
-            return Alternative(id, _text(text, where), logprob)
+        case [int(id), str(text), float() | int() as logprob] if _has_no_bool(plain):
+            return Alternative(id, _read_text(text, where), logprob)
     raise StoryFileError(f"{where} must be [id, text, log-probability].")
 
 
-def _countable(plain: Iterable[object]) -> bool:
+def _has_no_bool(plain: Iterable[object]) -> bool:
     """Whether no number is in truth a boolean."""
     return not any(isinstance(value, bool) for value in plain)
 
 
-def _branch(plain: Fields, spans: dict[int, Span]) -> Branch:
+def _read_branch(plain: Fields, spans: dict[int, Span]) -> Branch:
     pieces = tuple(
-        _piece(item, where, spans)
+        _read_piece(item, where, spans)
         for item, where in items(plain.take("pieces", list), f"{plain.where}.pieces")
     )
-    _make(plain.where, lambda: check_length(length_of(pieces)))
+    _construct(plain.where, lambda: check_length(length_of(pieces)))
     id, name, parent = plain.take("id", int), plain.take_text("name"), plain.take_or_null("parent", int)
-    plain.end()
+    plain.expect_no_more()
     return Branch(id, pieces, check_name(name), parent)
 
 
-def _piece(plain: object, where: str, spans: dict[int, Span]) -> Piece:
+def _read_piece(plain: object, where: str, spans: dict[int, Span]) -> Piece:
     match plain:
-        case [int(id), int(start), int(end)] if _countable(plain):
+        case [int(id), int(start), int(end)] if _has_no_bool(plain):
             if id not in spans:
                 raise StoryFileError(f"{where}: there is no span {id}.")
             if not 0 <= start < end <= len(spans[id].text):
@@ -314,8 +322,8 @@ def _piece(plain: object, where: str, spans: dict[int, Span]) -> Piece:
     raise StoryFileError(f"{where} must be [span, start, end].")
 
 
-def _by_id(found: Iterable[Made], where: str) -> dict[int, Made]:
-    by_id: dict[int, Made] = {}
+def _by_id(found: Iterable[T], where: str) -> dict[int, T]:
+    by_id: dict[int, T] = {}
     for one in found:
         id: int = one.id  # type: ignore[attr-defined]
         if not 0 <= id < 2**53:  # what JavaScript counts exactly
@@ -326,18 +334,20 @@ def _by_id(found: Iterable[Made], where: str) -> dict[int, Made]:
     return by_id
 
 
-def _check_tree(branches: dict[int, Branch], current: int) -> None:
+def _check_parents(branches: dict[int, Branch], current: int) -> None:
     if current not in branches:
         raise StoryFileError(f"current: there is no branch {current}.")
-    sound: set[int] = set()
+    without_cycle: set[int] = set()
     for branch in branches.values():
         path: list[int] = []
-        at: int | None = branch.id
-        while at is not None and at not in sound:
-            if at not in branches:
-                raise StoryFileError(f"branches: the parent {at} of branch {path[-1]} does not exist.")
-            if at in path:
-                raise StoryFileError(f"branches: the parents of branch {at} form a circle.")
-            path.append(at)
-            at = branches[at].parent
-        sound.update(path)
+        current_id: int | None = branch.id
+        while current_id is not None and current_id not in without_cycle:
+            if current_id not in branches:
+                raise StoryFileError(
+                    f"branches: the parent {current_id} of branch {path[-1]} does not exist."
+                )
+            if current_id in path:
+                raise StoryFileError(f"branches: the parents of branch {current_id} form a circle.")
+            path.append(current_id)
+            current_id = branches[current_id].parent
+        without_cycle.update(path)

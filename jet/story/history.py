@@ -22,8 +22,8 @@ class History(Generic[State]):
 
     def step(self, state: State) -> None:
         """A new present; Undo leads back to the old one."""
-        taken_back = (self.present, *reversed(self.future)) if self.future else ()
-        self.past = (*self.past, *taken_back, self.present)[-self._limit :]
+        undone = (self.present, *reversed(self.future)) if self.future else ()
+        self.past = (*self.past, *undone, self.present)[-self._limit :]
         self.present, self.future = state, ()
 
     def replace(self, state: State) -> None:

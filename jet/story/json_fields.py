@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from jet.story.errors import StoryFileError
-from jet.story.pieces import carried, clean
+from jet.story.pieces import clean, to_valid_unicode
 
 TOP = "the story"  # the place of the outermost object, in messages
 
@@ -29,20 +29,20 @@ class Fields:
         if not isinstance(plain, dict):
             raise StoryFileError(f"{where} must be an object with fields.")
         self.where = where
-        self._left = dict(plain)
+        self._remaining = dict(plain)
 
     def has(self, name: str) -> bool:
         """Whether there still is a field of that name."""
-        return name in self._left
+        return name in self._remaining
 
-    def take(self, name: str, kind: type[Kind]) -> Kind:
+    def take(self, name: str, expected: type[Kind]) -> Kind:
         """The value of a field. Raises StoryFileError if it is missing or of another type."""
-        if name not in self._left:
+        if name not in self._remaining:
             raise StoryFileError(f"{self.where} has no field {name!r}.")
-        value: object = self._left.pop(name)
-        boolean = isinstance(value, bool) and kind is not bool  # which Python takes for a whole number
-        if not isinstance(value, kind) or boolean:
-            raise StoryFileError(f"{self.where}: {name!r} must be {_NAMES[kind]}.")
+        value: object = self._remaining.pop(name)
+        boolean = isinstance(value, bool) and expected is not bool  # which Python takes for a whole number
+        if not isinstance(value, expected) or boolean:
+            raise StoryFileError(f"{self.where}: {name!r} must be {_NAMES[expected]}.")
         return value
 
     def take_text(self, name: str) -> str:
@@ -51,29 +51,29 @@ class Fields:
 
     def take_raw_text(self, name: str) -> str:
         """The same with the line breaks that it has, so that offsets into it hold."""
-        return carried(self.take(name, str))
+        return to_valid_unicode(self.take(name, str))
 
-    def take_or_null(self, name: str, kind: type[Kind]) -> Kind | None:
+    def take_or_null(self, name: str, expected: type[Kind]) -> Kind | None:
         """The same, or None for null."""
-        if name in self._left and self._left[name] is None:
-            return self._left.pop(name)  # type: ignore[no-any-return]
-        return self.take(name, kind)
+        if name in self._remaining and self._remaining[name] is None:
+            return self._remaining.pop(name)  # type: ignore[no-any-return]
+        return self.take(name, expected)
 
     def take_items(self, name: str) -> Iterator[tuple[Any, str]]:
         """The items of a list, each with the name of its place."""
         return items(self.take(name, list), self._place(name))
 
-    def sub(self, name: str) -> Fields:
+    def take_object(self, name: str) -> Fields:
         """An object in this object."""
         return Fields(self.take(name, dict), self._place(name))
 
     def _place(self, name: str) -> str:
         return f"{self.where}.{name}" if self.where != TOP else name
 
-    def end(self) -> None:
+    def expect_no_more(self) -> None:
         """Raises StoryFileError if fields are left that nobody took."""
-        if self._left:
-            raise StoryFileError(f"{self.where} has an unknown field {str(min(self._left))[:40]!r}.")
+        if self._remaining:
+            raise StoryFileError(f"{self.where} has an unknown field {str(min(self._remaining))[:40]!r}.")
 
 
 def items(plain: list[Any], where: str) -> Iterator[tuple[Any, str]]:

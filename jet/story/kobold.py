@@ -14,16 +14,16 @@ from typing import Any
 
 from jet.story.document import Document
 from jet.story.guidance import MAX_SCAN, AuthorsNote, Guidance, LoreEntry
-from jet.story.pieces import clean, plain_breaks
+from jet.story.pieces import clean, normalize_file_line_breaks
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
 
 _PICTURE = re.compile(r"\[<\|([pdh])\|.*?\|\1\|>\]", re.DOTALL)
 _TEMPLATE = re.compile(r"\s*\[Author's note:\s*<\|>\s*\]\s*", re.IGNORECASE)
-_STOPS_APART = "||$||"
+_STOP_SEPARATOR = "||$||"
 _NOTE_STRENGTH = 320  # as Lite has it unless somebody changes it
-_SURE = 100  # percent
+_ALWAYS_PERCENT = 100  # percent
 
 
 def is_kobold(plain: object) -> bool:
@@ -65,13 +65,13 @@ class _Save:
     def text(self) -> str:
         """Prompt and actions in a row, without the marks that stand for pictures."""
         parts = [self._plain.get("prompt"), *self._actions()]
-        wrong = sum(part is not None and not isinstance(part, str) for part in parts)
-        if wrong:
-            self._remarks.append(_counted(wrong, "part", "of the text that is not text"))
+        not_text = sum(part is not None and not isinstance(part, str) for part in parts)
+        if not_text:
+            self._remarks.append(_count_of(not_text, "part", "of the text that is not text"))
         text, pictures = _PICTURE.subn("", "".join(part for part in parts if isinstance(part, str)))
         if pictures:
-            self._remarks.append(_counted(pictures, "picture"))
-        return plain_breaks(text)
+            self._remarks.append(_count_of(pictures, "picture"))
+        return normalize_file_line_breaks(text)
 
     def _actions(self) -> list[object]:
         actions = self._plain.get("actions")
@@ -79,10 +79,10 @@ class _Save:
             return actions if isinstance(actions, list) else [] if actions is None else [actions]
         found = actions.get("actions") if isinstance(actions, dict) else None
         numbered = found if isinstance(found, dict) else {}
-        row = [numbered[key] for key in sorted(numbered, key=_number)]
+        row = [numbered[key] for key in sorted(numbered, key=_read_number)]
         others = sum(bool(action.get("Options")) for action in row if isinstance(action, dict))
         if others:
-            self._remarks.append(f"other versions of {_counted(others, 'action')}")
+            self._remarks.append(f"other versions of {_count_of(others, 'action')}")
         return [action.get("Selected Text") if isinstance(action, dict) else action for action in row]
 
     def note(self) -> AuthorsNote:
@@ -101,11 +101,11 @@ class _Save:
         entries: list[object] = world if isinstance(world, list) else []
         second = self._plain.get("worldinfo_v2")
         if isinstance(second, dict) and isinstance(numbered := second.get("entries"), dict):
-            entries = [numbered[key] for key in sorted(numbered, key=_number)]
+            entries = [numbered[key] for key in sorted(numbered, key=_read_number)]
         found = [entry for plain in entries if (entry := self._entry(plain)) is not None]
         bad = sum(plain is not None and not isinstance(plain, dict) for plain in entries)
         if bad:
-            self._remarks.append(_counted(bad, "lore entry", "that cannot be read", "lore entries"))
+            self._remarks.append(_count_of(bad, "lore entry", "that cannot be read", "lore entries"))
         if found and self._plain.get("wiinsertlocation"):
             self._remarks.append("where the lore stands")
         return tuple(found)
@@ -114,15 +114,17 @@ class _Save:
         if not isinstance(plain, dict):
             return None
         content = next((plain[key] for key in ("content", "manual_text") if plain.get(key)), None)
-        keywords = _keys(plain.get("key"))
+        keywords = _read_keys(plain.get("key"))
         constant = bool(plain.get("constant")) or plain.get("type") in ("constant", "commentator")
         if not isinstance(content, str) or not (keywords or constant):
             if any(plain.get(key) for key in ("key", "content", "manual_text", "comment")):
-                self._remarks.append(f"the lore entry “{_title(plain, keywords) or '?'}”, which says nothing")
+                self._remarks.append(
+                    f"the lore entry “{_entry_title(plain, keywords) or '?'}”, which says nothing"
+                )
             return None
-        title = _title(plain, ())
-        chance = _number(plain.get("probability", _SURE))
-        if 0 <= chance < _SURE:
+        title = _entry_title(plain, ())
+        chance = _read_number(plain.get("probability", _ALWAYS_PERCENT))
+        if 0 <= chance < _ALWAYS_PERCENT:
             name = title or ", ".join(keywords)
             self._remarks.append(f"that “{name}” is told by chance ({chance:g} %): it is told always")
         entry = LoreEntry(
@@ -135,12 +137,12 @@ class _Save:
             whole_word=False,
         )
         if plain.get("selective"):
-            second, anti = _keys(plain.get("keysecondary")), _keys(plain.get("keyanti"))
+            second, anti = _read_keys(plain.get("keysecondary")), _read_keys(plain.get("keyanti"))
             entry = replace(entry, secondary_keywords=second, anti_keywords=anti)
         depth = self._plain.get("wisearchdepth")
         if depth is None and not self._united:
             return entry
-        characters = _number(depth)
+        characters = _read_number(depth)
         return replace(entry, scan_depth=int(min(characters, MAX_SCAN)) if characters >= 1 else MAX_SCAN)
 
     def stops(self) -> tuple[str, ...]:
@@ -148,10 +150,10 @@ class _Save:
         given = self._plain.get("extrastopseq") or self._settings.get("extrastopseq")
         if not isinstance(given, str):
             return ()
-        stops = [clean(stop.replace("\\n", "\n")) for stop in given.split(_STOPS_APART) if stop]
+        stops = [clean(stop.replace("\\n", "\n")) for stop in given.split(_STOP_SEPARATOR) if stop]
         kept = [stop for stop in stops if len(stop) <= MAX_STOP_CHARACTERS][:MAX_STOPS]
         if len(kept) < len(stops):
-            self._remarks.append(_counted(len(stops) - len(kept), "text", "to stop at"))
+            self._remarks.append(_count_of(len(stops) - len(kept), "text", "to stop at"))
         return tuple(kept)
 
     def remark_rest(self) -> None:
@@ -170,19 +172,19 @@ class _Save:
             self._remarks.append("its settings")
 
 
-def _keys(given: object) -> tuple[str, ...]:
+def _read_keys(given: object) -> tuple[str, ...]:
     """Keys as a list or with commas between them; what is not text is none."""
     row = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
     return tuple(clean(key).strip() for key in row if isinstance(key, str) and key.strip())
 
 
-def _title(plain: dict[str, Any], keywords: tuple[str, ...]) -> str:
+def _entry_title(plain: dict[str, Any], keywords: tuple[str, ...]) -> str:
     texts = (plain.get(key) for key in ("comment", "title"))
     named = next((text for text in texts if isinstance(text, str) and text), "")
     return clean(named).strip() or ", ".join(keywords)
 
 
-def _number(given: object) -> float:
+def _read_number(given: object) -> float:
     """A number that may be written as text; -1 if it is none."""
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         return -1
@@ -192,6 +194,6 @@ def _number(given: object) -> float:
         return -1
 
 
-def _counted(number: int, one: str, more: str = "", many: str = "") -> str:
+def _count_of(number: int, one: str, more: str = "", many: str = "") -> str:
     name = one if number == 1 else many or one + "s"
     return f"{number} {name} {more}".rstrip()

@@ -41,7 +41,7 @@ _LONGEST_PARTICLES = 12  # syllables
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʻʹ′＇`´ˈ՚ꞌ＇‵"), "'")
 _HYPHENS = dict.fromkeys(map(ord, "‐‑‒–−⁃﹣－"), "-")
 _QUOTES = dict.fromkeys(map(ord, "“”„‟«»″＂"), '"')
-_SAME = {**_APOSTROPHES, **_HYPHENS, **_QUOTES}
+_LOOKALIKES = {**_APOSTROPHES, **_HYPHENS, **_QUOTES}
 # Written or left out as one likes: points of Arabic and Hebrew, the Arabic stretch, variation selectors.
 _OPTIONAL = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670"
@@ -55,7 +55,7 @@ _VOWELS_BEHIND = frozenset("ะาๅະາ")
 _VOWELS_BEFORE = frozenset("เแโใไເແໂໃໄ")
 _STACKERS = frozenset("\u17d2\u1039\u1a60\u1b44\ua9c0")
 _TURKISH_I = str.maketrans("İı", "ii")
-_AROUND = 64  # characters before the searched part that its first word may have begun in
+_LOOKBEHIND = 64  # characters before the searched part that its first word may have begun in
 
 
 def fold(text: str, case_sensitive: bool = False) -> str:
@@ -63,9 +63,9 @@ def fold(text: str, case_sensitive: bool = False) -> str:
     if text.isascii():
         text = _SPACES.sub(" ", text.replace("`", "'"))
         return text if case_sensitive else text.lower()
-    text = "".join(f" {c} " if unicodedata.category(c) == "So" and _is_written_out(c) else c for c in text)
-    text = unicodedata.normalize("NFKC", text.translate(_SAME))
-    text = _JOINERS.sub("", _OPTIONAL.sub("", text.translate(_SAME)))
+    text = "".join(f" {c} " if unicodedata.category(c) == "So" and _folds_to_letters(c) else c for c in text)
+    text = unicodedata.normalize("NFKC", text.translate(_LOOKALIKES))
+    text = _JOINERS.sub("", _OPTIONAL.sub("", text.translate(_LOOKALIKES)))
     text = "".join(c for c in text if c == "\u200c" or unicodedata.category(c) != "Cf")
     text = _SPACES.sub(" ", text)
     if not case_sensitive:
@@ -73,36 +73,42 @@ def fold(text: str, case_sensitive: bool = False) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
-class Searched:
+class KeywordSearch:
     """A story's end that many keywords are looked for in. Each way of folding it is done once."""
 
     def __init__(self, story: str) -> None:
         self._story = story
         self._folded: dict[tuple[int, bool], tuple[str, str]] = {}
 
-    def has(self, keywords: Iterable[str], start: int, case_sensitive: bool, whole_word: bool) -> bool:
+    def contains_any(
+        self, keywords: Iterable[str], start: int, case_sensitive: bool, whole_word: bool
+    ) -> bool:
         """Whether one of the keywords stands in the story from `start` on. Empty ones never do."""
         key = (start, case_sensitive)
         if key not in self._folded:
-            before = fold(self._story[max(0, start - _AROUND) : start], case_sensitive)
+            before = fold(self._story[max(0, start - _LOOKBEHIND) : start], case_sensitive)
             self._folded[key] = (before, fold(self._story[start:], case_sensitive))
         before, text = self._folded[key]
-        return any(find(keyword, text, case_sensitive, whole_word, before) for keyword in keywords)
+        return any(
+            contains_keyword(keyword, text, case_sensitive, whole_word, before) for keyword in keywords
+        )
 
 
-def find(
+def contains_keyword(
     keyword: str, folded: str, case_sensitive: bool = False, whole_word: bool = True, before: str = ""
 ) -> bool:
     """Whether a keyword stands in a folded text; `before` is the folded text that stands before that."""
-    wanted = fold(keyword, case_sensitive).strip()
-    if not wanted:
+    folded_keyword = fold(keyword, case_sensitive).strip()
+    if not folded_keyword:
         return False
-    at = folded.find(wanted)
+    at = folded.find(folded_keyword)
     while at >= 0:
-        end = at + len(wanted)
-        if not whole_word or (_begins(before + folded[:at], wanted) and _ends(wanted, folded, end)):
+        end = at + len(folded_keyword)
+        if not whole_word or (
+            _is_word_start(before + folded[:at], folded_keyword) and _is_word_end(folded_keyword, folded, end)
+        ):
             return True
-        at = folded.find(wanted, at + 1)
+        at = folded.find(folded_keyword, at + 1)
     return False
 
 
@@ -116,9 +122,9 @@ def words(text: str) -> list[str]:
     return "".join(c if is_word(c) or c == "_" else " " for c in text).split()
 
 
-def _begins(before: str, wanted: str) -> bool:
+def _is_word_start(before: str, folded_keyword: str) -> bool:
     """Whether a word can begin between a text and what was found behind it."""
-    first = wanted[0]
+    first = folded_keyword[0]
     if unicodedata.category(first)[0] == "M":
         return not before or not is_word(before[-1])
     if not before or not is_word(first) or not is_word(before[-1]):
@@ -126,19 +132,21 @@ def _begins(before: str, wanted: str) -> bool:
     if before[-1] in _VOWELS_BEFORE or before[-1] in _STACKERS:
         return False
     last = next((c for c in reversed(before) if unicodedata.category(c)[0] != "M"), before[-1])
-    return _part(last, first)
+    return _is_boundary(last, first)
 
 
-def _ends(wanted: str, text: str, end: int) -> bool:
+def _is_word_end(folded_keyword: str, text: str, end: int) -> bool:
     """Whether a word that was found can end there."""
     if end == len(text):
         return True
     if unicodedata.category(text[end])[0] == "M" or text[end] in _VOWELS_BEHIND:
-        return not is_word(wanted[-1])
-    if not is_word(wanted[-1]) or not is_word(text[end]):
+        return not is_word(folded_keyword[-1])
+    if not is_word(folded_keyword[-1]) or not is_word(text[end]):
         return True
-    last = next((c for c in reversed(wanted) if unicodedata.category(c)[0] != "M"), wanted[-1])
-    if _part(last, text[end]):
+    last = next(
+        (c for c in reversed(folded_keyword) if unicodedata.category(c)[0] != "M"), folded_keyword[-1]
+    )
+    if _is_boundary(last, text[end]):
         return True
     if script(last) == script(text[end]) == _HANGUL:
         rest = "".join(takewhile(lambda c: script(c) == _HANGUL, text[end : end + _LONGEST_PARTICLES + 1]))
@@ -146,16 +154,20 @@ def _ends(wanted: str, text: str, end: int) -> bool:
     return False
 
 
-def _part(left: str, right: str) -> bool:
+def _is_boundary(left: str, right: str) -> bool:
     """Whether two letters or digits next to each other can belong to two words."""
-    one, other = script(left), script(right)
-    if one in _UNSPACED or other in _UNSPACED or (one == _HANGUL) != (other == _HANGUL):
+    left_script, right_script = script(left), script(right)
+    if (
+        left_script in _UNSPACED
+        or right_script in _UNSPACED
+        or (left_script == _HANGUL) != (right_script == _HANGUL)
+    ):
         return True
-    return bool(one and other) and one != other
+    return bool(left_script and right_script) and left_script != right_script
 
 
 @lru_cache(maxsize=8192)
-def _is_written_out(sign: str) -> bool:
+def _folds_to_letters(sign: str) -> bool:
     """Whether a sign, such as ™, is folded to letters: they are no part of the word before it."""
     return any(map(is_word, unicodedata.normalize("NFKC", sign)))
 

@@ -95,8 +95,8 @@ class Piece(NamedTuple):
     @property
     def text(self) -> str:
         """What stands there."""
-        whole = self.span.text
-        return whole if self.end - self.start == len(whole) else whole[self.start : self.end]
+        text = self.span.text
+        return text if self.end - self.start == len(text) else text[self.start : self.end]
 
 
 Pieces: TypeAlias = tuple[Piece, ...]
@@ -120,7 +120,7 @@ class TokenRange(NamedTuple):
     token: Token
 
 
-def carried(text: str) -> str:
+def to_valid_unicode(text: str) -> str:
     """The text as UTF-8 files and browsers can carry it: no NUL and no halves of surrogate pairs.
 
     Each becomes U+FFFD, as HTML does it, so that offsets stay; two halves that stand together become whole.
@@ -134,15 +134,15 @@ def carried(text: str) -> str:
 
 def clean(text: str) -> str:
     """The same with the line breaks that a text box has."""
-    return with_our_breaks(carried(text))
+    return normalize_line_breaks(to_valid_unicode(text))
 
 
-def with_our_breaks(text: str) -> str:
+def normalize_line_breaks(text: str) -> str:
     """The text with the line breaks that a text box has: CR LF and CR become LF."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def plain_breaks(text: str) -> str:
+def normalize_file_line_breaks(text: str) -> str:
     """A text from a file with every kind of line break as a text box has it.
 
     Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
@@ -151,7 +151,7 @@ def plain_breaks(text: str) -> str:
     return _OTHER_BREAKS.sub("\n", clean(text))
 
 
-def whole(span: Span) -> Piece:
+def as_piece(span: Span) -> Piece:
     """A span as one piece."""
     return Piece(span, 0, len(span.text))
 
@@ -166,30 +166,32 @@ def length_of(pieces: Sequence[Piece]) -> int:
     return sum(piece.end - piece.start for piece in pieces)
 
 
-def ends_in_a_token(pieces: Pieces) -> bool:
+def ends_at_token_boundary(pieces: Pieces) -> bool:
     """Whether a text ends where a token of the model ends, which the writer has not edited."""
-    if not pieces or (made := pieces[-1].span.generation) is None:
+    if not pieces or (generation := pieces[-1].span.generation) is None:
         return False
     span, start, end = pieces[-1]
-    cut = made.finish_reason == "stop_string" and end == len(span.text)  # perhaps within a token
-    if cut or not made.tokens:
-        return end == len(span.text) and not cut
+    may_end_inside_token = generation.finish_reason == "stop_string" and end == len(
+        span.text
+    )  # perhaps within a token
+    if may_end_inside_token or not generation.tokens:
+        return end == len(span.text) and not may_end_inside_token
     at = 0
-    for token in made.tokens:
+    for token in generation.tokens:
         at += token.length
         if at >= end:
             return at == end and at - token.length >= start
     return False
 
 
-class Cutter:
+class PieceTable:
     """Cuts ranges out of a row of pieces, in time that depends on the range and hardly on the row."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._ends = list(accumulate(piece.end - piece.start for piece in pieces))
 
-    def cut(self, start: int, end: int | None = None) -> Pieces:
+    def slice(self, start: int, end: int | None = None) -> Pieces:
         """The pieces that make up the text from `start` to before `end` (or to the end)."""
         length = self._ends[-1] if self._ends else 0
         end = length if end is None else min(end, length)

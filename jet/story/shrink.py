@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jet.story.document import Document
-from jet.story.format import dump, plain_branch, plain_span, to_plain
+from jet.story.format import branch_to_dict, dump, span_to_dict, to_dict
 from jet.story.pieces import Piece, Span
 from jet.story.tree import Branch, Tree
 
 
 @dataclass(frozen=True)
-class Copy:
+class BoundedStory:
     """A document as JSON, or as much of it as fits.
 
     Attributes:
@@ -27,7 +27,7 @@ class Copy:
     fits: bool
 
 
-def shrink(document: Document, limit: int, keep_branches: bool = False) -> Copy:
+def shrink(document: Document, limit: int, keep_branches: bool = False) -> BoundedStory:
     """The document as JSON of at most `limit` bytes in UTF-8, if text and guidance leave it a chance.
 
     What goes, in this order and only as far as it must: the alternatives to the model's words, oldest span
@@ -35,36 +35,36 @@ def shrink(document: Document, limit: int, keep_branches: bool = False) -> Copy:
     current one came from last; and what was deleted of the model's spans. With `keep_branches`, the last two
     stay. Whose words are whose always stays.
     """
-    copy = _Shrinking(document, limit)
-    copy.lighten(_without_alternatives, "the alternatives to the model's words in {} passages")
-    copy.lighten(_without_tokens, "the probabilities of the model's words in {} passages")
-    copy.lighten(_without_guidance, "what the model was told beside the story in {} passages")
+    shrinker = _Shrinker(document, limit)
+    shrinker.simplify_spans(_drop_alternatives, "the alternatives to the model's words in {} passages")
+    shrinker.simplify_spans(_drop_tokens, "the probabilities of the model's words in {} passages")
+    shrinker.simplify_spans(_drop_guidance, "what the model was told beside the story in {} passages")
     if not keep_branches:
-        copy.drop_branches()
-        copy.drop_deleted()
-    return Copy(copy.text, tuple(copy.dropped), copy.excess <= 0)
+        shrinker.drop_branches()
+        shrinker.drop_deleted()
+    return BoundedStory(shrinker.text, tuple(shrinker.dropped), shrinker.overflow <= 0)
 
 
-class _Shrinking:
+class _Shrinker:
     def __init__(self, document: Document, limit: int) -> None:
         self.dropped: list[str] = []
         self._document = document
         self._limit = limit
         self._encode(document.tree)
 
-    def lighten(self, lighter: Callable[[Span], Span], what: str) -> None:
+    def simplify_spans(self, simplify: Callable[[Span], Span], what: str) -> None:
         """Exchange spans, oldest first."""
-        if self.excess <= 0:
+        if self.overflow <= 0:
             return
         spans = {p.span.id: p.span for branch in self._tree.branches.values() for p in branch.pieces}
-        light: dict[int, Span] = {}
+        simplified: dict[int, Span] = {}
         for _, span in sorted(spans.items()):
-            if self.excess > 0 and (found := lighter(span)) is not span:
-                light[span.id] = found
-                self.excess -= _size(plain_span(span)) - _size(plain_span(found))
-        if light:
-            self.dropped.append(what.format(len(light)))
-            branches = {branch.id: _exchanged(branch, light) for branch in self._tree.branches.values()}
+            if self.overflow > 0 and (found := simplify(span)) is not span:
+                simplified[span.id] = found
+                self.overflow -= _size(span_to_dict(span)) - _size(span_to_dict(found))
+        if simplified:
+            self.dropped.append(what.format(len(simplified)))
+            branches = {branch.id: _with_spans(branch, simplified) for branch in self._tree.branches.values()}
             self._encode(Tree(branches, self._tree.current))
 
     def drop_branches(self) -> None:
@@ -75,15 +75,15 @@ class _Shrinking:
         used = Counter(span for branch in tree.branches.values() for span in _spans(branch))
         dropped = 0
         for id in [*others, *sorted(ancestors)]:
-            if self.excess <= 0:
+            if self.overflow <= 0:
                 self._encode(tree)  # exactly: children of a dropped branch have another parent
-                if self.excess <= 0:
+                if self.overflow <= 0:
                     break
             branch = tree.branches[id]
-            self.excess -= _size(plain_branch(branch)) + 1
+            self.overflow -= _size(branch_to_dict(branch)) + 1
             for span_id, span in _spans(branch).items():
                 used[span_id] -= 1
-                self.excess -= 0 if used[span_id] else _size(plain_span(span)) + 1
+                self.overflow -= 0 if used[span_id] else _size(span_to_dict(span)) + 1
             tree = tree.without(id)
             dropped += 1
         if dropped:
@@ -92,7 +92,7 @@ class _Shrinking:
 
     def drop_deleted(self) -> None:
         """Cut the spans of the only branch left down to what stands on the page."""
-        if self.excess <= 0:
+        if self.overflow <= 0:
             return
         branch = self._tree.branch()
         kept: dict[int, str] = {}
@@ -109,8 +109,8 @@ class _Shrinking:
 
     def _encode(self, tree: Tree) -> None:
         self._tree = tree
-        self.text = dump(to_plain(self._document, tree))
-        self.excess = len(self.text.encode()) - self._limit
+        self.text = dump(to_dict(self._document, tree))
+        self.overflow = len(self.text.encode()) - self._limit
 
 
 def _size(plain: object) -> int:
@@ -121,28 +121,28 @@ def _spans(branch: Branch) -> dict[int, Span]:
     return {piece.span.id: piece.span for piece in branch.pieces}
 
 
-def _exchanged(branch: Branch, spans: dict[int, Span]) -> Branch:
+def _with_spans(branch: Branch, spans: dict[int, Span]) -> Branch:
     pieces = (piece._replace(span=spans.get(piece.span.id, piece.span)) for piece in branch.pieces)
     return replace(branch, pieces=tuple(pieces))
 
 
-def _without_alternatives(span: Span) -> Span:
-    made = span.generation
-    if made is None or not any(token.alternatives for token in made.tokens):
+def _drop_alternatives(span: Span) -> Span:
+    generation = span.generation
+    if generation is None or not any(token.alternatives for token in generation.tokens):
         return span
-    tokens = tuple(replace(token, alternatives=()) for token in made.tokens)
-    return replace(span, generation=replace(made, tokens=tokens))
+    tokens = tuple(replace(token, alternatives=()) for token in generation.tokens)
+    return replace(span, generation=replace(generation, tokens=tokens))
 
 
-def _without_tokens(span: Span) -> Span:
-    made = span.generation
-    if made is None or not made.tokens:
+def _drop_tokens(span: Span) -> Span:
+    generation = span.generation
+    if generation is None or not generation.tokens:
         return span
-    return replace(span, generation=replace(made, tokens=()))
+    return replace(span, generation=replace(generation, tokens=()))
 
 
-def _without_guidance(span: Span) -> Span:
-    made = span.generation
-    if made is None or made.guidance is None:
+def _drop_guidance(span: Span) -> Span:
+    generation = span.generation
+    if generation is None or generation.guidance is None:
         return span
-    return replace(span, generation=replace(made, guidance=None))
+    return replace(span, generation=replace(generation, guidance=None))

@@ -93,27 +93,27 @@ class Tree:
         branches = {**self.branches, branch.id: branch}
         return replace(self, branches=branches, current=branch.id if show else self.current)
 
-    def showing(self, branch: int) -> Tree:
+    def selecting(self, branch: int) -> Tree:
         """The tree with another branch on the page."""
         return replace(self, current=self.branch(branch).id)
 
     def without(self, branch: int) -> Tree:
         """The tree without one branch; those made from it now come from its parent."""
-        gone = self.branch(branch)
-        rest = [other for other in self.branches.values() if other.id != gone.id]
+        removed = self.branch(branch)
+        rest = [other for other in self.branches.values() if other.id != removed.id]
         if not rest:
             raise StoryError("The only branch cannot be pruned.")
-        parent = gone.parent
+        parent = removed.parent
         if parent is None:  # its oldest child takes its place, and the other children
-            parent = next((other.id for other in rest if other.parent == gone.id), None)
+            parent = next((other.id for other in rest if other.parent == removed.id), None)
         branches = {
-            other.id: replace(other, parent=None if other.id == parent and gone.parent is None else parent)
-            if other.parent == gone.id
+            other.id: replace(other, parent=None if other.id == parent and removed.parent is None else parent)
+            if other.parent == removed.id
             else other
             for other in rest
         }
         current = self.current
-        if current == gone.id:
+        if current == removed.id:
             current = parent if parent is not None else rest[0].id
         return replace(self, branches=branches, current=current)
 
@@ -145,11 +145,11 @@ class Tree:
         for branch in self.branches.values():
             children.setdefault(branch.parent, []).append(branch)
         found: list[BranchView] = []
-        waiting = [(branch, 0) for branch in reversed(children.get(None, []))]
-        while waiting:
-            branch, depth = waiting.pop()
+        stack = [(branch, 0) for branch in reversed(children.get(None, []))]
+        while stack:
+            branch, depth = stack.pop()
             found.append(self._view(branch, depth))
-            waiting += [(child, depth + 1) for child in reversed(children.get(branch.id, []))]
+            stack += [(child, depth + 1) for child in reversed(children.get(branch.id, []))]
         return found
 
     def compare(self, first: int, second: int) -> Comparison:

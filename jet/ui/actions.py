@@ -74,7 +74,7 @@ async def fork(visit: Visit, order: Fields) -> Reply:
 
 async def show(visit: Visit, order: Fields) -> Reply:
     """Put a branch on the sheet. While ways are being written that picks one, and ends the others."""
-    visit.document.show(order.take("branch", int))
+    visit.document.select_branch(order.take("branch", int))
     visit.stop()
     return {}
 
@@ -87,7 +87,7 @@ async def rename(visit: Visit, order: Fields) -> Reply:
 
 async def prune(visit: Visit, order: Fields) -> Reply:
     """Remove a branch."""
-    visit.document.prune(order.take("branch", int))
+    visit.document.delete_branch(order.take("branch", int))
     return {}
 
 
@@ -119,7 +119,7 @@ async def reuse(visit: Visit, order: Fields) -> Reply:
     reply: Reply = {"controls": controls_of(generation.sampling), "stops": list(map(shown, generation.stops))}
     if not order.take("guidance", bool):
         return {**reply, "say": "The settings are those of these words now."}
-    document.guide(generation.guidance or Guidance())
+    document.set_guidance(generation.guidance or Guidance())
     said = "Settings and guidance are those of these words now."
     return {**reply, "html": views.guidance(document.guidance), "say": said}
 
@@ -127,7 +127,7 @@ async def reuse(visit: Visit, order: Fields) -> Reply:
 async def guide(visit: Visit, order: Fields) -> Reply:
     """Take over memory, author's note and lorebook."""
     document = visit.document
-    document.guide(read_guidance(order, document.guidance))
+    document.set_guidance(read_guidance(order, document.guidance))
     return {}
 
 

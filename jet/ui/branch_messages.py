@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from jet.story.document import Document
-from jet.story.siblings import left_behind
+from jet.story.siblings import writer_text_missing_here
 from jet.ui.format import branch_name
 
 _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|[^.!?…。！？]+\Z")
@@ -13,7 +13,7 @@ _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|
 
 def said(document: Document, branch: int) -> list[str]:
     """Where the writer's words are that stood on that branch and are not on the sheet; nothing if none."""
-    text = left_behind(document.tree, branch) if branch in document.tree.branches else ""
+    text = writer_text_missing_here(document.tree, branch) if branch in document.tree.branches else ""
     if not text:
         return []
     sentences = [found for found in _SENTENCE.findall(text) if found.strip()]

@@ -62,7 +62,7 @@ def read_order(text: object) -> Order:
 def read_story(fields: Fields, here: str) -> str:
     """The text on the page: the order's own, or `here` with the changes it names. Raises StoryError."""
     if fields.has("edit"):
-        return patched(here, fields.sub("edit"))
+        return patched(here, fields.take_object("edit"))
     return fields.take("story", str) if fields.has("story") else here
 
 

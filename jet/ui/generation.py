@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from jet.api import MAX_SEED, Engine, EngineInfo, Request, RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineSource
 from jet.server.hosting import Hosting
-from jet.story.context import Prompt, PromptBuilder, as_read
+from jet.story.context import ContextBuilder, Prompt, as_tokenized
 from jet.story.document import Continuation, Document
 from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16, to_utf16
-from jet.story.pieces import ends_in_a_token
+from jet.story.pieces import ends_at_token_boundary
 from jet.story.siblings import seeds_at
 from jet.ui import branch_messages
 from jet.ui.commands import Order, read_about, read_stops
@@ -72,7 +72,7 @@ class Author:
         self._source = source
         self._hosting = hosting
         self._loading: asyncio.Task[EngineInfo] | None = None
-        self._builder: tuple[Engine, PromptBuilder] | None = None
+        self._builder: tuple[Engine, ContextBuilder] | None = None
         self._counting: asyncio.Task[None] | None = None
 
     async def load(self) -> EngineInfo:
@@ -85,11 +85,11 @@ class Author:
         """What the model would see if it went on from the end; None before it is loaded."""
         if not self._source.ready or self.info is None:
             return None
-        healing = not ends_in_a_token(document.tree.branch().pieces)
+        healing = not ends_at_token_boundary(document.tree.branch().pieces)
         request = Request(document.text, document.sampling, user=user, healing=healing)
         engine = await asyncio.to_thread(self._source.engine)
         prompt = await asyncio.to_thread(self._build, engine, request, document.guidance)
-        return as_read(prompt, engine.as_read) if healing else prompt
+        return as_tokenized(prompt, engine.as_read) if healing else prompt
 
     def count_ahead(self, document: Document, user: str = "") -> None:
         """Count the tokens of a long story in the background, so that writing need not wait for that."""
@@ -142,7 +142,7 @@ class Author:
     ) -> AsyncGenerator[State, None]:
         rates: deque[float] = deque(maxlen=RATES)
         ways = continuations if len(continuations) > 1 else ()
-        after = "" if ways else continuations[0].behind
+        after = "" if ways else continuations[0].suffix
         behind = None if ways else to_utf16(after, len(after))
         async with aclosing(together(writings)) as news:
             async for chunks in news:
@@ -151,7 +151,7 @@ class Author:
                     continuations[0].limit = max(0, end - continuations[0].start)
                 try:
                     for number, chunk in chunks:
-                        continuations[number].take(chunk)
+                        continuations[number].add_chunk(chunk)
                 except StoryError as error:  # the story is full
                     raise Failed(str(error)) from None
                 stats = together_stats([writing.stats for writing in writings])
@@ -188,21 +188,21 @@ class Author:
         if order.do == "retry":
             return [document.retry(model, sampling)]
         if order.do == "ways":
-            return document.write_ways(model, samplings)
+            return document.start_variants(model, samplings)
         if order.do == "cursor":
             at = from_utf16(document.text, fields.take("at", int))
-            return [document.write(model, sampling, at=at)]
+            return [document.start_continuation(model, sampling, at=at)]
         if order.do == "pick":
             offset = from_utf16(document.text, fields.take("at", int))
-            at = document.pick_word(offset, fields.take("choice", int))
-            return [document.write(model, sampling, at=at)]
+            at = document.replace_token(offset, fields.take("choice", int))
+            return [document.start_continuation(model, sampling, at=at)]
         if order.do == "ask":
-            return [_ask(document, read_about(order.fields)).write(model, sampling)]
+            return [_ask(document, read_about(order.fields)).start_continuation(model, sampling)]
         if order.do != "continue":
             raise StoryError(
                 "The page asked for something to be written that is not known: please reload it."
             )
-        return [document.write(model, sampling)]
+        return [document.start_continuation(model, sampling)]
 
     def _submit(
         self,
@@ -218,7 +218,7 @@ class Author:
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request, guidance)
-            return replace(request, prompt=prompt.text, asked=prompt.asked)
+            return replace(request, prompt=prompt.text, asked=prompt.instruction)
 
         return [
             Writing(
@@ -228,7 +228,7 @@ class Author:
                     sampling,
                     ALTERNATIVES if wanted else 0,
                     visit.key,
-                    healing=not continuation.follows_a_token,
+                    healing=not continuation.starts_at_token_boundary,
                     min_tokens=BEYOND if beyond else 0,
                 ),
                 prepare,
@@ -247,7 +247,7 @@ class Author:
             return engine.count_prompt(replace(request, prompt=text, asked=asked))
 
         if self._builder is None or self._builder[0] is not engine:
-            self._builder = (engine, PromptBuilder(engine.count_tokens))
+            self._builder = (engine, ContextBuilder(engine.count_tokens))
         info = engine.info()
         room = max(1, min(request.sampling.max_new_tokens, info.context // 2))
         build = self._builder[1].build
@@ -289,7 +289,7 @@ def _with_another_seed(
 ) -> SamplingParams:
     """The settings; with another seed where this one would only write again what is there already."""
     if order.do == "retry" and document.can_retry:
-        at = document.retried_from
+        at = document.retry_offset
     elif order.do == "ways":
         at = len(document.text)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from jet.api import MAX_SEED, Request, RequestError, SamplingParams
-from jet.story.pieces import with_our_breaks
+from jet.story.pieces import normalize_line_breaks
 
 DEFAULTS = SamplingParams()
 NO_PRESET = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
@@ -82,7 +82,7 @@ def _text(value: object) -> str:
         raise RequestError(
             f"The text has half a character (a lone surrogate) at position {error.start}: please remove it."
         ) from None
-    return with_our_breaks(value)  # as the page's text box would have it
+    return normalize_line_breaks(value)  # as the page's text box would have it
 
 
 def _number(name: str, value: object) -> float:

@@ -20,7 +20,7 @@ from functools import partial
 from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
 from jet.engine.holder import EngineSource
 from jet.engine.stream import merge
-from jet.story.line_breaks import StreamBreaks
+from jet.story.line_breaks import StreamLineBreaks
 from jet.ui.stop_strings import Cutter
 
 INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
@@ -69,7 +69,7 @@ class Writing:
         self._source = source
         self._request = request
         self._prepare = prepare
-        self._breaks, self._cutter = StreamBreaks(), Cutter(stops)
+        self._breaks, self._cutter = StreamLineBreaks(), Cutter(stops)
         self._deadline_s = deadline_s
         self._ended = ended
         self._pause = pause

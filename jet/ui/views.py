@@ -13,9 +13,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jet.story.context import Part, Prompt
+from jet.story.context import Prompt, PromptPart
 from jet.story.document import Continuation
-from jet.story.format import plain_lore
+from jet.story.format import lore_to_dict
 from jet.story.guidance import Guidance, LoreEntry
 from jet.story.pieces import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
@@ -202,7 +202,7 @@ def guidance(given: Guidance) -> dict[str, str]:
 
 def lore_row(entry: LoreEntry | None = None) -> str:
     """One entry of the lorebook, or the form of a new one. It carries along what it does not show."""
-    kept = "{}" if entry is None else json.dumps(plain_lore(entry), ensure_ascii=False)
+    kept = "{}" if entry is None else json.dumps(lore_to_dict(entry), ensure_ascii=False)
     entry = entry or _NEW_LORE
     checks = "".join(
         f'<label><input type="checkbox" data-lore="{name}"{" checked" if on else ""}> {label}</label>'
@@ -234,7 +234,7 @@ def meter(prompt: Prompt | None, complaint: str = "") -> str:
     )
     lost = "".join(
         f"<li>Left out: {escape(out.title)}, {out.tokens:,} tokens: {escape(out.reason)}.</li>"
-        for out in prompt.left_out
+        for out in prompt.omitted
     )
     total = f"{prompt.tokens:,} of {prompt.budget:,} tokens"
     return (
@@ -244,7 +244,7 @@ def meter(prompt: Prompt | None, complaint: str = "") -> str:
     )
 
 
-def _part(part: Part) -> str:
+def _part(part: PromptPart) -> str:
     return (
         f'<details class="jet-part"><summary><i class="jet-part-{part.kind}"></i>{escape(part.title)} '
         f"<span>{part.tokens:,}</span></summary><pre>{escape(_shortened(part.text))}</pre></details>"

@@ -35,7 +35,7 @@ def story(*texts: str) -> Document:
     document = Document()
     for number, text in enumerate(texts):
         if number % 2:
-            fill(document.write(MODEL, SAMPLING), text)
+            fill(document.start_continuation(MODEL, SAMPLING), text)
         else:
             document.edit(document.text + text)
     return document

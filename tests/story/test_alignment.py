@@ -40,11 +40,11 @@ def test_streams_of_bytes(words: list[str], size: int, lag: int) -> None:
     aligner, found, sent, received = Aligner(), [], 0, b""
     for number, token in enumerate(tokens):
         received += token
-        whole = received.decode(errors="ignore")
-        shown = whole[: max(0, len(whole) - (lag if number < len(tokens) - 1 else 0))]
+        as_piece = received.decode(errors="ignore")
+        shown = as_piece[: max(0, len(as_piece) - (lag if number < len(tokens) - 1 else 0))]
         found += aligner.add(shown[sent:], [detail(token.decode(errors="replace"), number)])
         sent = max(sent, len(shown))
-    found += aligner.rest()
+    found += aligner.finish()
     assert [token.id for token in found] == list(range(len(tokens)))
     text = "".join(words)
     assert sum(token.length for token in found) == len(text)
@@ -62,23 +62,25 @@ def test_tokens_that_never_match_are_given_up() -> None:
     found: list[Token] = []
     for _ in range(1_000):
         found += aligner.add("x", [detail("something else")])
-        assert len(aligner._waiting) <= 64
-    found += aligner.rest()
+        assert len(aligner._pending) <= 64
+    found += aligner.finish()
     assert len(found) == 1_000
     assert sum(token.length for token in found) == 1_000
 
 
 def test_chunks_of_the_engine() -> None:
     document = Document.from_text("Once")
-    continuation = document.write(MODEL, SAMPLING)
+    continuation = document.start_continuation(MODEL, SAMPLING)
     stats = RequestStats(phase="decode")
-    continuation.take(TokenChunk("", (), stats))
+    continuation.add_chunk(TokenChunk("", (), stats))
     others = ((" in", -1.000049), (" no", -math.inf))
-    continuation.take(TokenChunk(" upon", (5, 6), stats, (detail(" upon", 5, *others), detail("\ufffd", 6))))
+    continuation.add_chunk(
+        TokenChunk(" upon", (5, 6), stats, (detail(" upon", 5, *others), detail("\ufffd", 6)))
+    )
     assert document.text == "Once upon"
     last = TokenChunk("語", (7,), RequestStats(phase="done", finish_reason="stop"), (detail("\ufffd", 7),))
-    continuation.take(last)
-    assert not document.writing
+    continuation.add_chunk(last)
+    assert not document.generating
     assert document.text == "Once upon語"
     assert [(t.start, t.end, t.token.id, t.token.logprob) for t in document.tokens()] == [
         (4, 9, 5, -0.1235),
@@ -92,7 +94,7 @@ def test_chunks_of_the_engine() -> None:
 
 def test_chunks_without_details() -> None:
     document = Document()
-    continuation = document.write(MODEL, SAMPLING)
-    continuation.take(TokenChunk("a b", (1, 2), RequestStats()))
-    continuation.take(TokenChunk("", (), RequestStats(finish_reason="aborted")))
-    assert (document.text, document.tokens(), document.writing) == ("a b", [], False)
+    continuation = document.start_continuation(MODEL, SAMPLING)
+    continuation.add_chunk(TokenChunk("a b", (1, 2), RequestStats()))
+    continuation.add_chunk(TokenChunk("", (), RequestStats(finish_reason="aborted")))
+    assert (document.text, document.tokens(), document.generating) == ("a b", [], False)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jet.story.context import Prompt, PromptBuilder, PromptError, _split, _start_of_last, is_called
+from jet.story.context import ContextBuilder, Prompt, PromptError, _split, _start_of_last, is_triggered
 from jet.story.errors import StoryError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from tests.story.made import texts
@@ -21,7 +21,7 @@ def words(text: str) -> int:
 
 STORY = "".join(f"Line {n} of the story tells what happened next. And more of it.\n" for n in range(400))
 NOTE = AuthorsNote("Be calm.", depth=2)
-BUILDER = PromptBuilder(words)
+BUILDER = ContextBuilder(words)
 
 lines = st.lists(
     st.sampled_from(["One. ", "Two words", "\n", "\n\n", "语。", " \n", "x" * 30]), max_size=30
@@ -68,7 +68,7 @@ def test_every_prompt_keeps_its_promises(story: str, guidance: Guidance, context
     for part in prompt.parts:
         if part.start is not None:
             assert story[part.start : part.start + len(part.text)] == part.text
-    cut = [left for left in prompt.left_out if left.kind == "story"]
+    cut = [left for left in prompt.omitted if left.kind == "story"]
     assert bool(cut) == (told != story)
     if story:
         assert kinds(prompt)[-1] == "story"  # so that the model goes on from the story's own last words
@@ -86,7 +86,7 @@ def test_order_and_depth() -> None:
     )
     assert kinds(prompt) == ["memory", "lore", "story", "note", "story"]
     assert [part.title for part in prompt.parts][:2] == ["Memory", "Tower"]
-    assert prompt.left_out == ()
+    assert prompt.omitted == ()
 
 
 def test_nothing_but_the_story() -> None:
@@ -165,12 +165,12 @@ def test_units_are_the_story(story: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 40), texts), min_size=1, max_size=8))
 def test_after_any_edits_the_prompt_is_that_of_a_new_builder(edits: list[tuple[int, int, str]]) -> None:
-    builder, story = PromptBuilder(words), STORY[:300] + "A sentence of a long line. " * 200 + "\n\nEnd."
+    builder, story = ContextBuilder(words), STORY[:300] + "A sentence of a long line. " * 200 + "\n\nEnd."
     for place, taken, put in edits:
         place %= len(story) + 1
         story = story[:place] + put + story[place + taken :]
         built = builder.build(story, Guidance(), 900, 100)
-        assert built == PromptBuilder(words).build(story, Guidance(), 900, 100)
+        assert built == ContextBuilder(words).build(story, Guidance(), 900, 100)
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -181,13 +181,13 @@ def test_what_does_not_fit_is_said() -> None:
     )
     prompt = BUILDER.build(STORY, Guidance("Memory.", AuthorsNote("note " * 100), lore), 200, 60)
     assert [part.title for part in prompt.parts if part.kind == "lore"] == ["First", "Third"]
-    assert [(left.kind, left.title) for left in prompt.left_out] == [
+    assert [(left.kind, left.title) for left in prompt.omitted] == [
         ("note", "Author's note"),
         ("lore", "Second"),
         ("story", "Story"),
     ]
-    assert "it takes 122 tokens" in prompt.left_out[1].reason
-    assert "characters do not fit" in prompt.left_out[2].reason
+    assert "it takes 122 tokens" in prompt.omitted[1].reason
+    assert "characters do not fit" in prompt.omitted[2].reason
 
 
 def test_memory_that_is_too_large_is_an_error() -> None:
@@ -221,7 +221,7 @@ def test_memory_that_is_too_large_is_an_error() -> None:
     ],
 )
 def test_keywords(entry: LoreEntry, story: str, called: bool) -> None:
-    assert is_called(entry, story) == called
+    assert is_triggered(entry, story) == called
 
 
 def test_disabled_and_empty_entries_are_not_told() -> None:
@@ -237,7 +237,7 @@ def test_tokens_are_counted_sparingly() -> None:
         counted.append(len(text))
         return words(text)
 
-    builder = PromptBuilder(count)
+    builder = ContextBuilder(count)
     guidance = Guidance("Memory.", NOTE)
 
     def build(story: str) -> None:
@@ -253,7 +253,7 @@ def test_tokens_are_counted_sparingly() -> None:
 
 def test_a_long_story_is_not_slow() -> None:
     story = STORY * 30  # 800 KB
-    builder = PromptBuilder(len)
+    builder = ContextBuilder(len)
     builder.build(story, Guidance("Memory", NOTE), 100_000, 1_000)
     start = time.perf_counter()
     builder.build(story + "x", Guidance("Memory", NOTE), 100_000, 1_000)
@@ -286,7 +286,7 @@ ABOUT = Guidance("It rains.", NOTE, about="a fox")
 
 def test_what_a_chat_model_is_asked_stands_apart_from_its_answer() -> None:
     prompt = BUILDER.build("Once", ABOUT, 100, 10, chat_tokens=7)
-    assert prompt.asked == "It rains.\n\nWrite me a story about a fox"
+    assert prompt.instruction == "It rains.\n\nWrite me a story about a fox"
     assert prompt.text == "[Author's note: Be calm.]\nOnce"
     assert prompt.budget == 100 - 10 - 7
     assert prompt.tokens == sum(part.tokens for part in prompt.parts)
@@ -294,8 +294,11 @@ def test_what_a_chat_model_is_asked_stands_apart_from_its_answer() -> None:
 
 def test_a_model_that_cannot_be_asked_is_told_the_rest_and_the_writer_that() -> None:
     prompt = BUILDER.build("Once", ABOUT, 100, 10)
-    assert prompt.asked == "" and prompt.text == BUILDER.build("Once", replace(ABOUT, about=""), 100, 10).text
-    assert [(out.kind, out.reason) for out in prompt.left_out] == [("about", "this model cannot be asked")]
+    assert (
+        prompt.instruction == ""
+        and prompt.text == BUILDER.build("Once", replace(ABOUT, about=""), 100, 10).text
+    )
+    assert [(out.kind, out.reason) for out in prompt.omitted] == [("about", "this model cannot be asked")]
 
 
 def test_more_asked_than_there_is_room_for_is_refused() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jet.affixes import common_prefix, common_suffix
 from jet.api import SamplingParams
 from jet.story import document as module
-from jet.story.document import MAX_UNDO, MAX_WAYS, Document
+from jet.story.document import MAX_UNDO, MAX_VARIANTS, Document
 from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.pieces import Token, clean
@@ -90,7 +90,7 @@ def test_too_long_a_text_is_refused_and_changes_nothing() -> None:
     with pytest.raises(StoryError, match="4,000,000 characters"):
         document.edit("x" * (MAX_CHARACTERS + 1))
     assert document.text == "a"
-    continuation = document.write(MODEL, SAMPLING)
+    continuation = document.start_continuation(MODEL, SAMPLING)
     with pytest.raises(StoryError, match="4,000,000"):
         continuation.append("x" * MAX_CHARACTERS)
     continuation.append("b")
@@ -101,7 +101,7 @@ def test_too_long_a_text_is_refused_and_changes_nothing() -> None:
 def test_half_characters_and_nul_are_replaced() -> None:
     document = Document()
     document.edit("a\ud800\0")
-    with document.write(MODEL, SAMPLING) as continuation:
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
         continuation.append("\udc00\0")
     assert document.text == "a\ufffd\ufffd\ufffd\ufffd"
 
@@ -111,16 +111,16 @@ def test_half_characters_and_nul_are_replaced() -> None:
 
 def test_a_continuation_streams_into_the_text() -> None:
     document = story("Once")
-    continuation = document.write(MODEL, SAMPLING)
+    continuation = document.start_continuation(MODEL, SAMPLING)
     assert continuation.prompt == "Once"
-    assert document.writing
+    assert document.generating
     continuation.append(" upon", [Token(5, 5, -1.0)])
     assert document.text == "Once upon"
     continuation.append("")
     continuation.append(" a", [Token(6, 2)])
     continuation.finish("stop")
     continuation.finish("again, which does nothing")
-    assert not document.writing
+    assert not document.generating
     assert document.text == "Once upon a"
     last = document.ranges()[-1]
     assert (last.start, last.end, last.author) == (4, 11, "model")
@@ -139,7 +139,7 @@ def test_a_continuation_streams_into_the_text() -> None:
 
 def test_a_continuation_from_the_cursor_keeps_what_stands_behind() -> None:
     document = story("Once .")
-    with document.write(MODEL, SAMPLING, at=5) as continuation:
+    with document.start_continuation(MODEL, SAMPLING, at=5) as continuation:
         assert continuation.start == 5
         continuation.append("upon")
         assert document.text == "Once upon."
@@ -149,21 +149,21 @@ def test_a_continuation_from_the_cursor_keeps_what_stands_behind() -> None:
     fill(document.retry(MODEL, SAMPLING), "more")
     assert document.text == "Once more."
     with pytest.raises(StoryError, match="no place 11"):
-        document.write(MODEL, SAMPLING, at=11)
+        document.start_continuation(MODEL, SAMPLING, at=11)
 
 
 def test_an_error_while_writing_keeps_the_text_and_frees_the_document() -> None:
     document = story("Once")
 
     def fail() -> None:
-        with document.write(MODEL, SAMPLING) as continuation:
+        with document.start_continuation(MODEL, SAMPLING) as continuation:
             continuation.append(" upon")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert document.text == "Once upon"
-    assert not document.writing
+    assert not document.generating
     made = document.generation(document.ranges()[-1].span)
     assert made is not None
     assert made.finish_reason is None
@@ -176,12 +176,12 @@ def test_a_continuation_without_text_is_as_if_it_had_never_been(begin: str) -> N
     before = document.tree
     match begin:
         case "write":
-            document.write(MODEL, SAMPLING).finish("error")
+            document.start_continuation(MODEL, SAMPLING).finish("error")
         case "retry":
             document.retry(MODEL, SAMPLING).finish("error")
         case _:
-            ways = document.write_ways(MODEL, [SAMPLING] * 3)
-            document.show(ways[1].branch)
+            ways = document.start_variants(MODEL, [SAMPLING] * 3)
+            document.select_branch(ways[1].branch)
             for way in ways:
                 way.finish("error")
     assert document.tree is before
@@ -192,19 +192,19 @@ def test_a_continuation_without_text_is_as_if_it_had_never_been(begin: str) -> N
 
 def test_while_writing_nothing_but_the_view_can_change() -> None:
     document = story("a", "b")
-    continuation = document.write(MODEL, SAMPLING)
+    continuation = document.start_continuation(MODEL, SAMPLING)
     continuation.append("c")
     forbidden: list[Callable[[], object]] = [
         lambda: document.edit("x"),
         document.undo,
         document.redo,
         lambda: document.fork(0),
-        lambda: document.prune(0),
+        lambda: document.delete_branch(0),
         lambda: document.rename(0, "x"),
-        lambda: document.write(MODEL, SAMPLING),
+        lambda: document.start_continuation(MODEL, SAMPLING),
         lambda: document.retry(MODEL, SAMPLING),
-        lambda: document.write_ways(MODEL, [SAMPLING]),
-        lambda: document.pick_word(1, 0),
+        lambda: document.start_variants(MODEL, [SAMPLING]),
+        lambda: document.replace_token(1, 0),
     ]
     assert not document.can_undo
     for action in forbidden:
@@ -231,7 +231,7 @@ def test_retry_makes_siblings() -> None:
     document.undo()
     document.undo()
     assert document.text == "Once there"
-    document.show(0)
+    document.select_branch(0)
     assert document.text == "Once upon"
 
 
@@ -245,12 +245,12 @@ def test_retry_leaves_what_was_written_on_from_there() -> None:
 
 def test_three_ways_on() -> None:
     document = story("Once")
-    ways = document.write_ways(MODEL, [SamplingParams(seed=seed) for seed in range(3)])
+    ways = document.start_variants(MODEL, [SamplingParams(seed=seed) for seed in range(3)])
     for text in (" upon", " there", " in"):  # all at once
         for number, way in enumerate(ways):
             way.append(f"{text}{number}")
     assert document.text == "Once"
-    document.show(ways[1].branch)
+    document.select_branch(ways[1].branch)
     assert document.text == "Once upon1 there1 in1"
     for way in ways:
         way.finish("length")
@@ -258,15 +258,15 @@ def test_three_ways_on() -> None:
     assert [view.length for view in document.outline()] == [4, 21, 21, 21]
     document.undo()
     assert len(document.outline()) == 1
-    for samplings in ([], [SAMPLING] * (MAX_WAYS + 1)):
-        with pytest.raises(StoryError, match=f"1 to {MAX_WAYS}"):
-            document.write_ways(MODEL, samplings)
+    for samplings in ([], [SAMPLING] * (MAX_VARIANTS + 1)):
+        with pytest.raises(StoryError, match=f"1 to {MAX_VARIANTS}"):
+            document.start_variants(MODEL, samplings)
 
 
 def test_of_three_ways_one_may_fail() -> None:
     document = story("Once. The end.")
-    ways = document.write_ways(MODEL, [SAMPLING] * 3, at=5)
-    document.show(ways[1].branch)
+    ways = document.start_variants(MODEL, [SAMPLING] * 3, at=5)
+    document.select_branch(ways[1].branch)
     ways[0].append(" One.")
     ways[2].append(" Three.")
     for way in ways:
@@ -281,11 +281,17 @@ def test_of_three_ways_one_may_fail() -> None:
 
 def test_picking_another_word() -> None:
     document = story("It was")
-    fill(document.write(MODEL, SAMPLING), " a", " dark", " night", alternatives=(" stormy", "", "\ufffd"))
+    fill(
+        document.start_continuation(MODEL, SAMPLING),
+        " a",
+        " dark",
+        " night",
+        alternatives=(" stormy", "", "\ufffd"),
+    )
     found = document.token_at(10)
     assert found is not None
     assert document.text[found.start : found.end] == " dark"
-    at = document.pick_word(10, 0)
+    at = document.replace_token(10, 0)
     assert document.text == "It was a stormy"
     assert at == len(document.text)
     assert owners(document) == 6 * "w" + 9 * "m"
@@ -293,21 +299,21 @@ def test_picking_another_word() -> None:
     again = document.token_at(10)
     assert again is not None
     assert again.token.alternatives == found.token.alternatives
-    fill(document.write(MODEL, SAMPLING, at=at), " sea")
+    fill(document.start_continuation(MODEL, SAMPLING, at=at), " sea")
     assert document.text == "It was a stormy sea"
     assert document.tree.branch(0).text == "It was a dark night"
     for offset, choice in ((0, 0), (99, 0), (10, 3), (10, -1)):
         with pytest.raises(StoryError, match="no such alternative"):
-            document.pick_word(offset, choice)
+            document.replace_token(offset, choice)
     for choice in (1, 2):
         with pytest.raises(StoryError, match="no text"):
-            document.pick_word(10, choice)
+            document.replace_token(10, choice)
 
 
 def test_picking_another_word_keeps_what_stood_behind_the_cursor() -> None:
     document = story("It was. The end.")
-    fill(document.write(MODEL, SAMPLING, at=6), " dark", " night", alternatives=(" a",))
-    document.pick_word(6, 0)
+    fill(document.start_continuation(MODEL, SAMPLING, at=6), " dark", " night", alternatives=(" a",))
+    document.replace_token(6, 0)
     assert document.text == "It was a. The end."
 
 
@@ -322,13 +328,13 @@ def test_fork_walk_name_and_compare() -> None:
     document.rename(fork, "  another\nway ")
     assert document.tree.branch().name == "another way"
     assert document.compare(0, fork) == module.Comparison("One ", "two three", "five")
-    document.show(0)
-    document.show(fork)  # there and back again is no step
-    document.show(0)
+    document.select_branch(0)
+    document.select_branch(fork)  # there and back again is no step
+    document.select_branch(0)
     third = document.fork(2)
-    document.show(0)
-    document.show(fork)
-    document.show(0)
+    document.select_branch(0)
+    document.select_branch(fork)
+    document.select_branch(0)
     assert document.text == "One two three"
     document.undo()  # the whole walk
     assert document.current == third
@@ -336,7 +342,7 @@ def test_fork_walk_name_and_compare() -> None:
     document.undo()
     assert document.text == "One five"
     with pytest.raises(StoryError, match="no branch 99"):
-        document.show(99)
+        document.select_branch(99)
     with pytest.raises(StoryError, match="no place"):
         document.fork(-1)
 
@@ -345,7 +351,7 @@ def test_editing_a_branch_leaves_the_others_alone() -> None:
     document = story("One", " two")
     fork = document.fork(5)
     document.edit("Uno t")
-    document.show(0)
+    document.select_branch(0)
     assert document.text == "One two"
     assert document.tree.branch(fork).text == "Uno t"
 
@@ -356,21 +362,21 @@ def test_prune_keeps_what_was_made_from_the_branch() -> None:
     document.edit("One two four")
     second = document.fork(10)
     assert [view.parent for view in document.outline()] == [None, 0, first]
-    document.prune(first)
+    document.delete_branch(first)
     assert [view.parent for view in document.outline()] == [None, 0]
     assert document.tree.branch(second).text == "One two fo"
-    document.prune(0)
+    document.delete_branch(0)
     assert document.current == second
     with pytest.raises(StoryError, match="only branch"):
-        document.prune(second)
+        document.delete_branch(second)
     while document.undo():
         pass
     document = story("x")
     a, b = document.fork(1), document.fork(0)
-    document.prune(0)
+    document.delete_branch(0)
     assert {view.id: view.parent for view in document.outline()} == {a: None, b: a}
     assert document.current == b
-    document.prune(b)
+    document.delete_branch(b)
     assert document.current == a
 
 
@@ -379,7 +385,7 @@ def test_branches_are_bounded() -> None:
     while len(document.tree.branches) < MAX_BRANCHES:
         document.fork(1)
     before = document.tree
-    for action in (lambda: document.fork(0), lambda: document.write_ways(MODEL, [SAMPLING])):
+    for action in (lambda: document.fork(0), lambda: document.start_variants(MODEL, [SAMPLING])):
         with pytest.raises(StoryError, match="prune some"):
             action()
     assert document.tree is before
@@ -420,7 +426,7 @@ def test_branches_made_by_undone_steps_come_back_too() -> None:
     document.undo()
     document.undo()
     assert document.text == "Once"
-    fill(document.write(MODEL, SAMPLING), " in")
+    fill(document.start_continuation(MODEL, SAMPLING), " in")
     found = {document.tree.branch(view.id).text for view in document.outline()}
     assert found == {"Once in", "Once upon", "Once there"}
 
@@ -428,7 +434,7 @@ def test_branches_made_by_undone_steps_come_back_too() -> None:
 def test_a_pruned_branch_does_not_come_back_by_itself() -> None:
     document = story("Once", " upon")
     fill(document.retry(MODEL, SAMPLING), " there")
-    document.prune(0)
+    document.delete_branch(0)
     document.edit("Once there was")
     document.undo()
     document.edit("Once there were")
@@ -462,8 +468,8 @@ def test_undo_covers_what_the_model_is_told() -> None:
     document = Document.from_text("A story.")
     document.edit("A story. More.")
     memory = Guidance(memory="It rains.")
-    document.guide(memory)
-    document.guide(memory)  # no step of its own
+    document.set_guidance(memory)
+    document.set_guidance(memory)  # no step of its own
     document.fork(2)
     assert document.guidance == memory
     assert document.undo() and document.undo()
@@ -474,13 +480,13 @@ def test_undo_covers_what_the_model_is_told() -> None:
 
 def test_a_continuation_that_is_limited_keeps_its_first_words_and_their_tokens() -> None:
     document = Document.from_text("A")
-    with document.write(MODEL, SAMPLING) as continuation:
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
         continuation.append(" b c", [Token(1, 2), Token(2, 2)])
         continuation.limit = 3
         continuation.finish("aborted")
     assert document.text == "A b "
     assert [found.token.id for found in document.tokens()] == [1]
-    with document.write(MODEL, SAMPLING) as continuation:
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
         continuation.append(" d")
         continuation.limit = 0
         continuation.finish("aborted")

@@ -33,7 +33,12 @@ box_text = any_text.map(lambda text: text.replace("\0", "").replace("\r", "\n"))
 def rich() -> Document:
     """A document with something in every field."""
     document = story("Once <script>", " upon\n", " a “time” 😀")
-    fill(document.write(MODEL, SAMPLING, at=4), " more", " 語", alternatives=(" less", "<|endoftext|>"))
+    fill(
+        document.start_continuation(MODEL, SAMPLING, at=4),
+        " more",
+        " 語",
+        alternatives=(" less", "<|endoftext|>"),
+    )
     document.edit(document.text.replace("upon", "uxon"))
     fork = document.fork(6)
     document.rename(fork, "Another")
@@ -44,9 +49,9 @@ def rich() -> Document:
     note = AuthorsNote("Note", 2, "paragraphs")
     document.guidance = Guidance("Memory\n", note, (lore, LoreEntry()), "a fox")
     document.stops = ("The End", " 語")
-    fill(document.write(MODEL, SAMPLING), " told")
+    fill(document.start_continuation(MODEL, SAMPLING), " told")
     document.guidance = replace(document.guidance, memory="Another")
-    fill(document.write(MODEL, SAMPLING), " and", " told")
+    fill(document.start_continuation(MODEL, SAMPLING), " and", " told")
     return document
 
 
@@ -297,7 +302,7 @@ def long_story() -> Document:
     document.guidance = Guidance("It rains. " * 9)
     for passage in range(12):
         words = [f" word{passage}.{n}" for n in range(20)]
-        fill(document.write(MODEL, SAMPLING), *words, alternatives=(" one", " two"))
+        fill(document.start_continuation(MODEL, SAMPLING), *words, alternatives=(" one", " two"))
         if passage % 3 == 0:
             fill(document.retry(MODEL, SAMPLING), *words[::-1], alternatives=(" one",))
             document.edit(document.text + " and so on")
@@ -337,7 +342,7 @@ def test_copies_keep_the_way_to_the_current_branch_longest() -> None:
     document = story("One two three. " * 20)
     side = document.fork(3)
     document.edit("One" + "x" * 2_000)
-    document.show(0)
+    document.select_branch(0)
     child = document.fork(10)
     document.edit(document.text + "y" * 300)
     copy = to_browser(document, size(encode(document)) - 500)

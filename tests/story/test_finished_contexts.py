@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jet.story.context import Prompt, PromptBuilder, PromptError, as_read
+from jet.story.context import ContextBuilder, Prompt, PromptError, as_tokenized
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 
 DIALOGUE = "".join(f"“Is that {n} already?” she asked. \n\n" for n in range(742))
@@ -53,7 +53,7 @@ GUIDANCE = [
 def test_a_story_is_cut_until_the_finished_prompt_fits(
     count: object, guidance: Guidance, context: int
 ) -> None:
-    builder = PromptBuilder(count)  # type: ignore[arg-type]
+    builder = ContextBuilder(count)  # type: ignore[arg-type]
     chat = 12 if guidance.about else None
     asked_room = 20
 
@@ -61,14 +61,14 @@ def test_a_story_is_cut_until_the_finished_prompt_fits(
         return count(f"<|user|>\n{asked}\n\n<|writer|>\n{text}" if asked else text)  # type: ignore[operator]
 
     prompt = builder.build(DIALOGUE, guidance, context, asked_room, chat, finished)
-    assert finished(prompt.text, prompt.asked) <= context - asked_room
-    assert prompt.tokens == finished(prompt.text, prompt.asked) - (chat or 0) * bool(prompt.asked)
+    assert finished(prompt.text, prompt.instruction) <= context - asked_room
+    assert prompt.tokens == finished(prompt.text, prompt.instruction) - (chat or 0) * bool(prompt.instruction)
     assert prompt.parts[-1].kind == "story"
     assert DIALOGUE.endswith(prompt.parts[-1].text)
 
 
 def test_the_cut_still_stays_put_while_the_story_grows() -> None:
-    builder = PromptBuilder(blanks_split)
+    builder = ContextBuilder(blanks_split)
     starts = []
     for end in range(20_000, len(DIALOGUE), 50):
         prompt = builder.build(DIALOGUE[:end], Guidance("A memory."), 2_000, 100)
@@ -98,23 +98,23 @@ def test_whatever_seams_cost_what_is_built_fits(
     count: object, story: str, guidance: Guidance, context: int, room: int
 ) -> None:
     try:
-        prompt = PromptBuilder(count).build(story, guidance, context, room)  # type: ignore[arg-type]
+        prompt = ContextBuilder(count).build(story, guidance, context, room)  # type: ignore[arg-type]
     except PromptError:
         assert context <= room or guidance.memory  # the only guidance that is never left out
         return
     assert count(prompt.text) == prompt.tokens <= prompt.budget  # type: ignore[operator]
     told = "".join(part.text for part in prompt.parts if part.kind == "story")
     assert story.endswith(told)
-    assert bool([left for left in prompt.left_out if left.kind == "story"]) == (told != story)
+    assert bool([left for left in prompt.omitted if left.kind == "story"]) == (told != story)
 
 
 def test_what_is_shown_is_what_is_read() -> None:
     def read(text: str) -> str:
         return text.rstrip("\t \u00a0") + " " if text[-1:] in "\t \u00a0" else text
 
-    builder = PromptBuilder(blanks_split)
+    builder = ContextBuilder(blanks_split)
     for story, shown in (("The door \t", "The door "), ("The door", "The door"), ("a\u00a0\u00a0", "a ")):
         prompt = builder.build(story, Guidance("M."), 500, 10)
-        assert as_read(prompt, read).text == "M.\n\n" + shown
+        assert as_tokenized(prompt, read).text == "M.\n\n" + shown
         assert prompt.text == "M.\n\n" + story
-    assert as_read(Prompt((), (), 0, 10), lambda text: text).text == ""
+    assert as_tokenized(Prompt((), (), 0, 10), lambda text: text).text == ""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jet.story.context import is_called
+from jet.story.context import is_triggered
 from jet.story.document import Document
 from jet.story.files import from_json, read_file, to_json
 from jet.story.guidance import MAX_SCAN, AuthorsNote, LoreEntry
@@ -94,10 +94,10 @@ def test_a_plain_save_loses_nothing() -> None:
 
 def test_keys_match_parts_of_words_and_everything_is_searched() -> None:
     found, _ = entry()
-    assert is_called(found, "the WATCHTOWERS" + " and on" * 5_000)
+    assert is_triggered(found, "the WATCHTOWERS" + " and on" * 5_000)
     assert found.scan_depth == MAX_SCAN
     assert read(SAVE, wisearchdepth=500)[0].guidance.lore[0].scan_depth == 500
-    assert not is_called(found, "a house")
+    assert not is_triggered(found, "a house")
 
 
 def test_an_entry_that_was_switched_off_stays_off() -> None:
@@ -107,21 +107,21 @@ def test_an_entry_that_was_switched_off_stays_off() -> None:
 
 def test_second_and_anti_keys_hold() -> None:
     found, _ = entry(selective=True, keysecondary="night, dusk", keyanti="ruin")
-    assert is_called(found, "a tower by night")
-    assert not is_called(found, "a tower by day")
-    assert not is_called(found, "a ruin of a tower by night")
+    assert is_triggered(found, "a tower by night")
+    assert not is_triggered(found, "a tower by day")
+    assert not is_triggered(found, "a ruin of a tower by night")
     again = from_json(to_json(read(SAVE, worldinfo=[ENTRY | {"selective": True, "keyanti": "ruin"}])[0]))
     assert again.guidance.lore[0].anti_keywords == ("ruin",)
 
 
 def test_keys_that_are_not_in_use_are_not() -> None:
     found, _ = entry(selective=False, keysecondary="night", keyanti="ruin")
-    assert is_called(found, "a tower in ruins")
+    assert is_triggered(found, "a tower in ruins")
 
 
 def test_case_counts_where_it_did() -> None:
     document, _ = read(SAVE, savedsettings={"case_sensitive_wi": True})
-    assert not is_called(document.guidance.lore[0], "a TOWER")
+    assert not is_triggered(document.guidance.lore[0], "a TOWER")
 
 
 def test_pictures_are_named_and_leave_no_marks() -> None:
@@ -138,7 +138,7 @@ def test_format_two_of_united() -> None:
     assert document.guidance.note == AuthorsNote("Calm.")
     one, other = document.guidance.lore
     assert (one.title, one.keywords, one.secondary_keywords) == ("Doe", ("Doe, John",), ("night",))
-    assert is_called(one, "Doe, Johnny at night") and not is_called(one, "doe, john at night")
+    assert is_triggered(one, "Doe, Johnny at night") and not is_triggered(one, "doe, john at night")
     assert (other.constant, other.content) == (True, "Always.")
     assert remarks == []
 

@@ -30,11 +30,11 @@ def detail(id: int, text: str) -> TokenDetail:
 def written(pieces: list[str]) -> Document:
     """A story with a continuation in pieces, each of one token."""
     document = Document.from_text("Once")
-    with document.write(MODEL, SAMPLING) as continuation:
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
         for id, piece in enumerate(pieces):
             stats = RequestStats(phase="decode")
-            continuation.take(TokenChunk(piece, (id,), stats, (detail(id, piece),)))
-        continuation.take(TokenChunk("", (), RequestStats(phase="done", finish_reason="length")))
+            continuation.add_chunk(TokenChunk(piece, (id,), stats, (detail(id, piece),)))
+        continuation.add_chunk(TokenChunk("", (), RequestStats(phase="done", finish_reason="length")))
     return document
 
 
@@ -62,7 +62,7 @@ def test_a_line_break_in_two_chunks_is_one() -> None:
 
 def test_another_word_with_a_line_break_can_be_picked() -> None:
     document = written([" a", " b"])
-    assert document.pick_word(5, 1) == 5
+    assert document.replace_token(5, 1) == 5
     assert document.text == "Once\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.story.context import is_called
+from jet.story.context import is_triggered
 from jet.story.document import Document
 from jet.story.files import MAX_FILE_NAME, file_name
 from jet.story.guidance import LoreEntry
@@ -17,7 +17,7 @@ SHY, NBSP, ZWNJ, ZWJ = "\u00ad", "\u00a0", "\u200c", "\u200d"
 
 
 def called(keyword: str, story: str, **options: bool) -> bool:
-    return is_called(LoreEntry(keywords=(keyword,), **options), story)  # type: ignore[arg-type]
+    return is_triggered(LoreEntry(keywords=(keyword,), **options), story)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_case_counts_where_it_is_to() -> None:
 
 def test_secondary_and_anti_keywords() -> None:
     entry = LoreEntry(keywords=("tower",), secondary_keywords=("night", "dusk"), anti_keywords=("ruin",))
-    assert is_called(entry, "The tower at dusk")
-    assert not is_called(entry, "The tower at noon")
-    assert not is_called(entry, "The ruin of a tower at night")
+    assert is_triggered(entry, "The tower at dusk")
+    assert not is_triggered(entry, "The tower at noon")
+    assert not is_triggered(entry, "The ruin of a tower at night")
 
 
 WORDS = ["Rose", "café", "राम", "มังกร", "앨리스", "東京", "Алиса", "D'Artagnan", "Ngọc", "Black Forest"]

@@ -10,17 +10,17 @@ from jet.api import Alternative
 from jet.story.errors import StoryError
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.pieces import (
-    Cutter,
     Generation,
     Piece,
+    PieceTable,
     Span,
     Token,
-    carried,
+    as_piece,
     clean,
     length_of,
     text_of,
+    to_valid_unicode,
     token_ranges,
-    whole,
 )
 from tests.story.made import SAMPLING, any_text, tokens
 
@@ -36,11 +36,11 @@ def rows(draw: st.DrawFn) -> tuple[Piece, ...]:
 
 @given(rows(), st.integers(0, 40), st.integers(0, 40))
 def test_cutting_pieces_cuts_their_text(pieces: tuple[Piece, ...], start: int, end: int) -> None:
-    text, cutter = text_of(pieces), Cutter(pieces)
-    assert text_of(cutter.cut(start, end)) == text[start:end]
-    assert text_of(cutter.cut(start)) == text[start:]
-    assert all(piece.end > piece.start for piece in cutter.cut(start, end))
-    assert cutter.cut(0) == pieces
+    text, table = text_of(pieces), PieceTable(pieces)
+    assert text_of(table.slice(start, end)) == text[start:end]
+    assert text_of(table.slice(start)) == text[start:]
+    assert all(piece.end > piece.start for piece in table.slice(start, end))
+    assert table.slice(0) == pieces
     assert length_of(pieces) == len(text)
 
 
@@ -54,7 +54,7 @@ def test_clean_text_is_fit_for_files_and_for_text_boxes(text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_what_is_carried_keeps_its_offsets(text: str) -> None:
-    assert len(carried(text)) == len(text)
+    assert len(to_valid_unicode(text)) == len(text)
 
 
 @given(any_text.filter(lambda text: not {"\0", "\r"} & set(text)))
@@ -84,8 +84,8 @@ def test_offset_inside_a_character_is_before_it() -> None:
 def test_tokens_stand_where_their_characters_do() -> None:
     made = tuple(tokens("one", "", " two", " three"))
     span = Span(1, "one two three", Generation("m", SAMPLING, tokens=made))
-    before = whole(Span(0, "xx"))
-    everything = list(token_ranges((before, whole(span))))
+    before = as_piece(Span(0, "xx"))
+    everything = list(token_ranges((before, as_piece(span))))
     assert [(t.start, t.end) for t in everything] == [(2, 5), (5, 9), (9, 15)]
     # "ne two th": the first and the last token are no longer whole
     cut = list(token_ranges((before, Piece(span, 1, 9))))

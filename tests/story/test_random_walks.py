@@ -58,9 +58,9 @@ class Walk(RuleBasedStateMachine):
     def write(self, data: st.DataObject, number: int, at_end: bool) -> None:
         at = None if at_end else self.offset(data)
         if number == 1:
-            self.live = [self.document.write(MODEL, SAMPLING, at)]
+            self.live = [self.document.start_continuation(MODEL, SAMPLING, at)]
         else:
-            self.live = self.document.write_ways(MODEL, [SAMPLING] * number, at)
+            self.live = self.document.start_variants(MODEL, [SAMPLING] * number, at)
 
     @precondition(lambda self: not self.live and "model" in {r.author for r in self.document.ranges()})
     @rule()
@@ -87,12 +87,12 @@ class Walk(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.live and self.document.tokens())
     @rule(data=st.data())
-    def pick_word(self, data: st.DataObject) -> None:
+    def replace_token(self, data: st.DataObject) -> None:
         before = self.document.tree
         token = data.draw(st.sampled_from(self.document.tokens()))
         old = self.document.text
         choice = data.draw(st.integers(0, 1))
-        at = self.document.pick_word(token.end - 1, choice)
+        at = self.document.replace_token(token.end - 1, choice)
         assert self.document.text[:at] == old[: token.start] + (" b", "語")[choice]
         self.check_step(before)
 
@@ -107,14 +107,14 @@ class Walk(RuleBasedStateMachine):
     @rule(data=st.data())
     def show(self, data: st.DataObject) -> None:
         branch = self.branch(data)
-        self.document.show(branch)
+        self.document.select_branch(branch)
         assert self.document.current == branch
 
     @precondition(lambda self: not self.live and len(self.document.tree.branches) > 1)
     @rule(data=st.data())
     def prune(self, data: st.DataObject) -> None:
         before = self.document.tree
-        self.document.prune(self.branch(data))
+        self.document.delete_branch(self.branch(data))
         self.check_step(before)
 
     @precondition(idle)

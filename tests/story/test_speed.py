@@ -23,11 +23,11 @@ def long_story() -> Document:
     document = Document()
     for number in range(SPANS):
         words = [f" {draw.choice(['the', 'a', 'old', 'sea'])}{number}" for _ in range(120)]
-        fill(document.write(MODEL, SAMPLING), "".join(words), "\n")
+        fill(document.start_continuation(MODEL, SAMPLING), "".join(words), "\n")
         document.edit(document.text + "And then, as I wrote, " * 40 + "\n")
     for _ in range(20):
         document.fork(draw.randrange(len(document.text)))
-        document.show(0)
+        document.select_branch(0)
     assert len(document.text) > 500_000
     return document
 
@@ -49,7 +49,7 @@ def test_keystrokes(long_story: Document) -> None:
 
 
 def test_streaming(long_story: Document) -> None:
-    with long_story.write(MODEL, SAMPLING, at=300_000) as continuation:
+    with long_story.start_continuation(MODEL, SAMPLING, at=300_000) as continuation:
         assert seconds(lambda: (continuation.append(" word"), long_story.text, long_story.ranges())) < 0.05
     long_story.undo()
 

@@ -11,9 +11,9 @@ from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
 from jet.story.alignment import Aligner
 from jet.story.document import Document
 from jet.story.files import to_json
-from jet.story.format import plain_lore
+from jet.story.format import lore_to_dict
 from jet.story.guidance import Guidance, LoreEntry
-from jet.story.pieces import ends_in_a_token
+from jet.story.pieces import ends_at_token_boundary
 from tests.story.made import MODEL, SAMPLING, fill, owners, story
 from tests.ui.stand_in import StandInEngine, StandInSource, StandInStream
 from tests.ui.test_handlers import CONTROLS, Tab, at_a_desk, words
@@ -95,18 +95,18 @@ def test_a_border_that_the_writer_typed_is_healed_and_one_of_the_models_is_not(s
 
 def test_what_ends_in_a_token() -> None:
     document = Document.from_text("Once")
-    assert not ends_in_a_token(document.tree.branch().pieces)
-    assert not ends_in_a_token(())
-    fill(document.write(MODEL, SAMPLING), " upon", " a", " time")
-    assert ends_in_a_token(document.tree.branch().pieces)
+    assert not ends_at_token_boundary(document.tree.branch().pieces)
+    assert not ends_at_token_boundary(())
+    fill(document.start_continuation(MODEL, SAMPLING), " upon", " a", " time")
+    assert ends_at_token_boundary(document.tree.branch().pieces)
     for text, whole in (("Once upon a", True), ("Once upon a ", False), ("Once up", False), ("Once", False)):
         document.edit(text)
-        assert ends_in_a_token(document.tree.branch().pieces) == whole
+        assert ends_at_token_boundary(document.tree.branch().pieces) == whole
     unknown = story("Once", " upon")
-    with unknown.write(MODEL, SAMPLING) as continuation:
+    with unknown.start_continuation(MODEL, SAMPLING) as continuation:
         continuation.append(" a ti")
         continuation.finish("stop_string")
-    assert not ends_in_a_token(unknown.tree.branch().pieces)
+    assert not ends_at_token_boundary(unknown.tree.branch().pieces)
 
 
 def test_a_word_that_is_completed_has_two_authors_and_its_token_stands_where_it_is_seen() -> None:
@@ -118,16 +118,16 @@ def test_a_word_that_is_completed_has_two_authors_and_its_token_stands_where_it_
             Alternative(id, text, -0.5), (Alternative(id, text, -0.5), Alternative(9, "earted", -2))
         )
 
-    with document.write(MODEL, SAMPLING) as continuation:
-        continuation.take(TokenChunk("ouse", (5,), stats, (detail(5, "ouse"),)))
-        continuation.take(TokenChunk(" stood", (6,), stats, (detail(6, " stood"),)))
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
+        continuation.add_chunk(TokenChunk("ouse", (5,), stats, (detail(5, "ouse"),)))
+        continuation.add_chunk(TokenChunk(" stood", (6,), stats, (detail(6, " stood"),)))
         continuation.finish("length")
     assert document.text == "the old lighthouse stood"
     assert owners(document) == "w" * 14 + "m" * 10
     assert [(t.start, t.end, t.token.id) for t in document.tokens()] == [(14, 18, 5), (18, 24, 6)]
-    at = document.pick_word(15, 1)
+    at = document.replace_token(15, 1)
     assert (document.text, at) == ("the old lighthearted", 20)
-    assert Aligner().rest() == []
+    assert Aligner().finish() == []
 
 
 def test_the_sheet_keeps_typed_blanks_and_the_meter_shows_what_is_read(source: StandInSource) -> None:
@@ -311,7 +311,7 @@ GUIDANCE = {"note": "", "depth": 3, "unit": "lines", "about": ""}
 
 def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
     async def play(tab: Tab) -> None:
-        row = {"kept": plain_lore(LORE), "keywords": '"Doe, John", say "hi", fox', "content": LORE.content}
+        row = {"kept": lore_to_dict(LORE), "keywords": '"Doe, John", say "hi", fox', "content": LORE.content}
         row |= {"enabled": True, "constant": False}
         fresh = {"kept": {}, "keywords": "rose", "content": "Red.", "enabled": True, "constant": False}
         reply = await tab.act("guide", memory="Other.", lore=[row, fresh], **GUIDANCE)

@@ -15,7 +15,7 @@ DRAGON = "\N{DRAGON}"  # two of the browser's units
 def written(*words: tuple[str, float]) -> Document:
     """A story of which the model wrote these words, each with its probability, after a dragon."""
     document = Document.from_text(DRAGON)
-    with document.write("model", SamplingParams(seed=1)) as continuation:
+    with document.start_continuation("model", SamplingParams(seed=1)) as continuation:
         for number, (word, probability) in enumerate(words):
             continuation.append(word, [Token(number, len(word), log(probability))])
     return document

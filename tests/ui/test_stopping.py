@@ -48,17 +48,17 @@ def streamed(tokens: list[str], stops: list[str], sizes: list[int]) -> Document:
     document = Document.from_text("Once")
     cutter = Cutter(stops)
     stats, done = RequestStats(phase="decode"), RequestStats(phase="done", finish_reason="length")
-    with document.write(MODEL, SAMPLING) as continuation:
+    with document.start_continuation(MODEL, SAMPLING) as continuation:
         at = 0
         for size in [*sizes, len(tokens)]:
             row = range(at, min(at + size, len(tokens)))
             details = tuple(TokenDetail(Alternative(id, tokens[id], -0.5), ()) for id in row)
             at = row.stop
             chunk = TokenChunk("".join(tokens[id] for id in row), tuple(row), stats, details)
-            continuation.take(cutter.cut(chunk))
+            continuation.add_chunk(cutter.cut(chunk))
             if cutter.found:
                 break
-        continuation.take(cutter.cut(TokenChunk("", (), done)))
+        continuation.add_chunk(cutter.cut(TokenChunk("", (), done)))
     return document
 
 

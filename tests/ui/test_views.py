@@ -8,7 +8,7 @@ from html import unescape
 from math import log
 
 from jet.api import Alternative, SamplingParams
-from jet.story.context import PromptBuilder
+from jet.story.context import ContextBuilder
 from jet.story.document import Document
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from jet.story.pieces import Token
@@ -33,7 +33,7 @@ def test_branches_words_and_guidance_are_escaped() -> None:
     guidance = Guidance(HOSTILE, AuthorsNote(HOSTILE), (LoreEntry(HOSTILE, (HOSTILE,), HOSTILE),), HOSTILE)
     for html in views.guidance(guidance).values():
         expect_harmless(html)
-    built = PromptBuilder(lambda text: len(text.split())).build("A", guidance, 1000, 10)
+    built = ContextBuilder(lambda text: len(text.split())).build("A", guidance, 1000, 10)
     expect_harmless(views.meter(built))
 
 
@@ -44,7 +44,7 @@ def test_alternatives_carry_the_order_that_picks_them() -> None:
         Alternative(2, HOSTILE, log(0.25)),
         Alternative(3, "\N{REPLACEMENT CHARACTER}", log(0.1)),
     )
-    with document.write("model", SamplingParams(seed=7)) as continuation:
+    with document.start_continuation("model", SamplingParams(seed=7)) as continuation:
         continuation.append(" one", [Token(1, 4, log(0.5), others)])
     found = document.token_at(2)
     assert found is not None
@@ -61,7 +61,7 @@ def test_words_tell_what_they_were_written_under() -> None:
     document = Document()
     document.guidance = Guidance("Rain.", lore=(LoreEntry(content="x"), LoreEntry(enabled=False)))
     document.stops = (HOSTILE, "\nThe End")
-    with document.write("model", SamplingParams(seed=7)) as continuation:
+    with document.start_continuation("model", SamplingParams(seed=7)) as continuation:
         continuation.append(" one", [Token(1, 4, log(0.5), (Alternative(1, " one", log(0.5)),))])
     found = document.token_at(1)
     assert found is not None
