@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, aclosing
@@ -28,6 +30,7 @@ from jet.ui.streamed_request import Writing, together
 BEYOND = 40  # tokens that must come before the model may end a story once more
 ALTERNATIVES = 8  # other words that are remembered for each token
 WAYS = 3
+INFO_AGE_S = 1.0  # how old the panel's numbers of the engine may be while nothing is written
 RATES = 60  # points of the panel's curve
 _POLL_S = 0.05  # how soon a stop is noticed while the model is being loaded for the first time
 
@@ -69,6 +72,7 @@ class Author:
 
     def __init__(self, source: EngineSource, hosting: Hosting) -> None:
         self.info: EngineInfo | None = None  # once the model is loaded
+        self._info_read_at = -math.inf
         self._source = source
         self._hosting = hosting
         self._loading: asyncio.Task[EngineInfo] | None = None
@@ -76,9 +80,21 @@ class Author:
         self._counting: asyncio.Task[None] | None = None
 
     async def load(self) -> EngineInfo:
-        """What runs here, once it does. Raises what loading raised."""
-        engine = await asyncio.to_thread(self._source.engine)
-        self.info = await asyncio.to_thread(engine.info)
+        """Load the model if need be and read what runs here now. Raises what loading raised."""
+        self.info = await asyncio.to_thread(lambda: self._source.engine().info())
+        self._info_read_at = time.monotonic()
+        return self.info
+
+    async def recent_info(self) -> EngineInfo:
+        """Return what runs here, read at most `INFO_AGE_S` ago by any tab.
+
+        A reading goes through a thread, and on a busy server the way back waits for a turn of the event loop.
+        """
+        if self.info is None:
+            return await self.load()
+        if time.monotonic() - self._info_read_at >= INFO_AGE_S:
+            self._info_read_at = time.monotonic()  # the other tabs take the last reading meanwhile
+            return await self.load()
         return self.info
 
     async def prompt(self, document: Document, user: str = "") -> Prompt | None:
@@ -87,9 +103,14 @@ class Author:
             return None
         healing = not ends_at_token_boundary(document.tree.branch().pieces)
         request = Request(document.text, document.sampling, user=user, healing=healing)
-        engine = await asyncio.to_thread(self._source.engine)
-        prompt = await asyncio.to_thread(self._build, engine, request, document.guidance)
-        return as_tokenized(prompt, engine.as_read) if healing else prompt
+        guidance = document.guidance
+
+        def build() -> Prompt:
+            engine = self._source.engine()
+            prompt = self._build(engine, request, guidance)
+            return as_tokenized(prompt, engine.as_read) if healing else prompt
+
+        return await asyncio.to_thread(build)  # one way to a thread and back, as said at `recent_info`
 
     def count_ahead(self, document: Document, user: str = "") -> None:
         """Count the tokens of a long story in the background, so that writing need not wait for that."""

@@ -186,7 +186,7 @@ class Desk:
             with suppress(RequestError):
                 prompt = await self._author.prompt(document, visit.key)
                 used = None if prompt is None else prompt.tokens
-        return panel.at_rest(visit.written, document.text, await self._author.load(), used)
+        return panel.at_rest(visit.written, document.text, await self._author.recent_info(), used)
 
     async def _stopped(self, visit: Visit, order: Order) -> Update:
         """What the page is told of an order that was to be stopped before it came: nothing was written."""
