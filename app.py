@@ -61,7 +61,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--writers",
-        type=_writers,
+        type=_positive_integer,
         help="stories written at once; the others wait in line (left out: as many as the memory is good for)",
     )
     parser.add_argument(
@@ -98,24 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(read_options(arguments))
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
-    _open_closed_outputs()
+    _reopen_closed_streams()
     try:
         tempfile.gettempdir()
     except OSError:
-        return _refuse(
-            "No temporary file can be written: make room, or set TMPDIR to a folder that has some."
-        )
+        return _fail("No temporary file can be written: make room, or set TMPDIR to a folder that has some.")
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
     try:
-        _lender()  # before anything of ours, which brings torch
-        from jet.server.terminal import unneeded_terminal
+        _zerogpu_package()  # before anything of ours, which brings torch
+        from jet.server.terminal import tolerant_output
 
-        with unneeded_terminal():
+        with tolerant_output():
             try:
                 return serve(options)
             except Exception as error:  # nobody's fault but ours; it may hold what nobody is to read
                 if __name__ == "__main__":
-                    _compile_again(error)
+                    _restart_without_damaged_bytecode(error)
                 traceback.print_exc()
                 return 1
     finally:
@@ -126,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(options: dict[str, Any]) -> int:
     """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
     host, port = options.pop("host"), options.pop("port")
-    if (wrong := _wrong_variable()) is not None:
-        return _refuse(wrong)
+    if (problem := _check_environment()) is not None:
+        return _fail(problem)
     # Only now, since these take seconds: a wrong option should not.
-    lender = _lender()
+    zerogpu = _zerogpu_package()
     from jet.proxies import prepare_environment
 
     prepare_environment()  # which Gradio reads when it is imported
@@ -140,36 +138,38 @@ def serve(options: dict[str, Any]) -> int:
     from jet.modeling import CheckpointError
     from jet.server.accounts import AccountsError
     from jet.server.binding import AddressError
-    from jet.server.lifecycle import Ending
+    from jet.server.lifecycle import GracefulShutdown
     from jet.ui.page import build, launch
 
-    _hush()
+    _silence_libraries()
     LOADING.listen(_progress())
     try:
         hosting = _hosting(options)
     except (AccountsError, ValueError) as error:
-        return _refuse(str(error))
-    source = HOLDER.source(_choice(options, lender))
+        return _fail(str(error))
+    source = HOLDER.source(_choice(options, zerogpu))
     demo = build(source, hosting)
     try:
         url = launch(demo, host, port, hosting)
     except AddressError as error:
-        return _refuse(f"{error} Choose another with --host and --port.")
+        return _fail(f"{error} Choose another with --host and --port.")
     gc.freeze()  # the libraries and the page stay: going through them takes tenths of a second each time
     gc.enable()
     print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
-        with Ending(hosting.gate) as ending:
+        with GracefulShutdown(hosting.limiter) as shutdown:
             info = source.engine().info()
             kind = f", {info.dtype}" if info.dtype else ""
             kind += f" with {info.quantization} weights" if info.quantization else ""
-            over = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
-            print(f"{over}{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True)
-            if writing := ending.wait():
-                print(f"Waiting for stories to end: {writing}. Ctrl+C again does not wait.", flush=True)
-            ending.let_end()
+            line_start = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
+            print(
+                f"{line_start}{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True
+            )
+            if active := shutdown.wait():
+                print(f"Waiting for stories to end: {active}. Ctrl+C again does not wait.", flush=True)
+            shutdown.drain()
     except (CheckpointError, HardwareError, RemoteError) as error:
-        return _refuse(str(error))
+        return _fail(str(error))
     except KeyboardInterrupt:
         pass
     finally:
@@ -178,7 +178,7 @@ def serve(options: dict[str, Any]) -> int:
     return 0
 
 
-def _lender() -> ModuleType | None:
+def _zerogpu_package() -> ModuleType | None:
     """The package `spaces` on a Space whose GPUs are lent; it has to be imported before torch is."""
     if "SPACES_ZERO_GPU" not in os.environ:
         return None
@@ -188,7 +188,7 @@ def _lender() -> ModuleType | None:
     return spaces if Config.zero_gpu else None
 
 
-def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
+def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> Choice:
     """The engine that the options want: elsewhere, on a GPU that is lent for each request, or here."""
     if "url" in options:
         from jet.engine.remote.client import RemoteChoice
@@ -196,10 +196,10 @@ def _choice(options: dict[str, Any], lender: ModuleType | None) -> Choice:
         return RemoteChoice(**options)
     from jet.engine.loading import ModelChoice
 
-    if lender is not None:
+    if zerogpu is not None:
         from jet.engine.zerogpu import OnDemandChoice, seconds, write
 
-        return OnDemandChoice(ModelChoice(**options), lender.GPU(duration=seconds)(write))
+        return OnDemandChoice(ModelChoice(**options), zerogpu.GPU(duration=seconds)(write))
     return ModelChoice(**options)
 
 
@@ -234,7 +234,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _writers(text: str) -> int:
+def _positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
@@ -246,7 +246,7 @@ def _context(text: str) -> int:
     return int(text)
 
 
-def _hush() -> None:
+def _silence_libraries() -> None:
     """What is wrong with a model is said once, in our words, not also by every library on the way."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -255,21 +255,21 @@ def _hush() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def _progress(every_s: float = 5.0) -> Callable[[str], None]:
+def _progress(interval_s: float = 5.0) -> Callable[[str], None]:
     """Prints words now and then: on a terminal on one line, in a log on lines of their own."""
-    last, terminal = -every_s, sys.stdout.isatty()
+    last_shown, terminal = -interval_s, sys.stdout.isatty()
 
     def show(words: str) -> None:
-        nonlocal last
+        nonlocal last_shown
         now = time.monotonic()
-        if now - last >= (0.2 if terminal else every_s):
-            last = now
+        if now - last_shown >= (0.2 if terminal else interval_s):
+            last_shown = now
             print(f"\r{words}\033[K" if terminal else words, end="" if terminal else "\n", flush=True)
 
     return show
 
 
-def _open_closed_outputs() -> None:
+def _reopen_closed_streams() -> None:
     """Keep sockets and files from getting the number of a closed output, which libraries write into."""
     for number in (0, 1, 2):
         try:
@@ -279,7 +279,7 @@ def _open_closed_outputs() -> None:
                 os.open(os.devnull, os.O_RDWR)
 
 
-def _compile_again(error: Exception) -> None:
+def _restart_without_damaged_bytecode(error: Exception) -> None:
     """Where an import has met a damaged .pyc file, a cache of Python's: start again without that file.
 
     Returns where it was something else.
@@ -300,7 +300,7 @@ def _compile_again(error: Exception) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _wrong_variable() -> str | None:
+def _check_environment() -> str | None:
     """What is wrong with a variable that Gradio reads when it is imported; None if nothing is."""
     port = os.environ.get("GRADIO_SERVER_PORT")
     if port is None or (port.isdecimal() and 1 <= int(port) <= 65535):
@@ -308,7 +308,7 @@ def _wrong_variable() -> str | None:
     return "GRADIO_SERVER_PORT must be a number from 1 to 65535, or not set."
 
 
-def _refuse(message: str) -> int:
+def _fail(message: str) -> int:
     print(f"Error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
@@ -317,5 +317,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except Exception as error:
-        _compile_again(error)
+        _restart_without_damaged_bytecode(error)
         raise

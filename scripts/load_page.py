@@ -47,7 +47,7 @@ def serve(connection: Connection, limits: Limits) -> None:
     gc.unfreeze()
 
 
-async def visit(url: str, tabs: int, seconds: float, findings: Findings) -> None:
+async def session(url: str, tabs: int, seconds: float, findings: Findings) -> None:
     """So many tabs, which come one after the other in the first fifth of the time."""
     page = Page(httpx.get(f"{url}config").json())
 
@@ -103,7 +103,7 @@ def run(tabs: int, seconds: float) -> dict[str, Any]:
     before = memory.memory_info().rss
     started = time.monotonic()
     cpu = memory.cpu_times().user + memory.cpu_times().system
-    asyncio.run(visit(url, tabs, seconds, findings))
+    asyncio.run(session(url, tabs, seconds, findings))
     elapsed = time.monotonic() - started
     used = memory.cpu_times().user + memory.cpu_times().system - cpu
     grown = memory.memory_info().rss - before

@@ -54,7 +54,7 @@ def _report(options: ReportOptions) -> int:
     write(report, options.output)
     said = verdict(report)
     if options.progress:
-        print(json.dumps({"said": said or ""}), flush=True)  # noqa: T201
+        print(json.dumps({"message": said or ""}), flush=True)  # noqa: T201
     else:
         print("\n".join(filter(None, [said, f"Written to {options.output}."])))  # noqa: T201
     return 130 if report.document["stopped"] else 0

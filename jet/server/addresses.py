@@ -7,10 +7,10 @@ import re
 
 _WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d{1,5}|\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\](?::\d{1,5})?")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # an IPv4 address in its last 32 bits
-_SUBSCRIBER = 64  # bits of an IPv6 address that one line has; the others are its owner's to choose
+_IPV6_PREFIX_BITS = 64  # bits of an IPv6 address that one line has; the others are its owner's to choose
 
 
-def read_address(text: str) -> str | None:
+def parse_address(text: str) -> str | None:
     """One entry of X-Forwarded-For as a plain address; None if it is none.
 
     Proxies write a port behind it, brackets or quotes around it, a zone, or IPv4 as IPv6.
@@ -22,11 +22,11 @@ def read_address(text: str) -> str | None:
     return None if address is None else str(address)
 
 
-def counted_as(client: str) -> str:
+def rate_limit_key(client: str) -> str:
     """Whom limits count a client with: its IPv4 address, or the /64 that its IPv6 address is in."""
     address = _parse(client)
     if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((address, _SUBSCRIBER), strict=False))
+        return str(ipaddress.IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))
     return client if address is None else str(address)
 
 

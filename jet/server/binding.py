@@ -21,13 +21,13 @@ def check_address(host: str | None, port: int | None) -> None:
     try:
         _try_to_listen(host, port or 0)
     except OSError as error:
-        raise AddressError(_words(error, host, port)) from error
+        raise AddressError(_describe(error, host, port)) from error
 
 
 def explain(error: OSError, host: str | None, port: int | None) -> str:
     """Why Gradio could not open the page, which says of everything that there is no empty port."""
     if not str(error).startswith("Cannot find empty port"):
-        return _words(error, host, port)
+        return _describe(error, host, port)
     first = http_server.INITIAL_PORT_VALUE if port is None else port
     # Gradio looks on its own host, whatever host it is to listen on.
     for where in dict.fromkeys([host, http_server.LOCALHOST_NAME]):
@@ -37,7 +37,7 @@ def explain(error: OSError, host: str | None, port: int | None) -> str:
             if port is None and found.errno == errno.EADDRINUSE:
                 last = first + http_server.TRY_NUM_PORTS - 1
                 return f"The page cannot be opened: all ports from {first} to {last} are in use."
-            return _words(found, where, first)
+            return _describe(found, where, first)
     return f"The page cannot be opened: port {first} was in use a moment ago."
 
 
@@ -47,7 +47,7 @@ def _try_to_listen(host: str | None, port: int) -> None:
     socket.create_server((address[0], port, *address[2:]), family=family).close()
 
 
-def _words(error: OSError, host: str | None, port: int | None) -> str:
+def _describe(error: OSError, host: str | None, port: int | None) -> str:
     where = f"port {port} of {host or '127.0.0.1'}" if port else host or "127.0.0.1"
     known = error.errno and not isinstance(error, socket.gaierror)  # whose numbers are others
     reason = os.strerror(error.errno or 0) if known else error.strerror or error

@@ -9,18 +9,18 @@ from typing import Any
 # Who keeps an idle connection as long as the server does may send a call into it just as it is closed, and
 # cannot know whether that was heard. uvicorn's 5 s are what some clients keep, too; proxies keep up to 60.
 KEEP_ALIVE_S = 65
-_FILES = 65_536  # connections are files to the system, which often allows 1,024 unless it is asked
+_MAX_OPEN_FILES = 65_536  # connections are files to the system, which often allows 1,024 unless it is asked
 
 
-def tend(server: Any) -> None:
+def configure_server(server: Any) -> None:
     """Let connections of uvicorn's `server` that come from now on be idle for long, and let there be many."""
     server.config.timeout_keep_alive = KEEP_ALIVE_S
     if sys.platform == "win32":
         return
     import resource
 
-    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
-    if now != resource.RLIM_INFINITY and now < wanted:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(_MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # some systems allow fewer than they say
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

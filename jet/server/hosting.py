@@ -16,10 +16,10 @@ from starlette.routing import Route
 from jet.credentials import clean
 from jet.engine.holder import EngineSource
 from jet.server.accounts import Accounts
-from jet.server.addresses import counted_as
-from jet.server.limits import Gate, Limits
+from jet.server.addresses import rate_limit_key
+from jet.server.limits import AdmissionLimiter, Limits
 from jet.server.metrics import CONTENT_TYPE, Metrics
-from jet.server.middleware import Guard
+from jet.server.middleware import AllowlistMiddleware
 
 TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
@@ -33,79 +33,80 @@ class Hosting:
         accounts: who may log in; None lets everybody in.
         proxies: how many reverse proxies stand in front.
         metrics_token: what Prometheus has to show; None shows the metrics to everybody.
-        gate, metrics: made from these.
+        limiter, metrics: made from these.
     """
 
     limits: Limits = field(default_factory=Limits)
     accounts: Accounts | None = None
     proxies: int = 0
     metrics_token: str | None = field(default=None, repr=False)
-    gate: Gate = field(init=False)
+    limiter: AdmissionLimiter = field(init=False)
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
         if self.metrics_token is not None:
             self.metrics_token = clean(self.metrics_token, TOKEN_VARIABLE)
-        self.gate = Gate(self.limits)
+        self.limiter = AdmissionLimiter(self.limits)
         self.metrics = Metrics()
-        self.metrics.watch("jet_stories_writing", "Being written or waiting", lambda: self.gate.writing)
+        self.metrics.add_gauge("jet_stories_writing", "Being written or waiting", lambda: self.limiter.active)
 
     @property
-    def own(self) -> bool:
+    def is_private(self) -> bool:
         """Whether this is a page of one's own, whose visitors may keep the machine busy."""
         return self.accounts is None and self.limits == Limits()
 
-    def fastapi(self, local: bool) -> dict[str, object]:
+    def app_kwargs(self, local: bool) -> dict[str, object]:
         """What Gradio's server is made with. `local` says that it listens on this machine's own address."""
         guard = Middleware(
-            Guard,
+            AllowlistMiddleware,
             limits=self.limits,
             proxies=self.proxies,
             local=local,
-            refused=self.metrics.refuse,
+            on_reject=self.metrics.record_rejection,
         )
-        routes = [Route("/healthz", self._health), Route("/metrics", self._show_metrics)]
+        routes = [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
         return {"middleware": [guard], "routes": routes}
 
-    def watch(self, source: EngineSource) -> None:
+    def add_engine_gauges(self, source: EngineSource) -> None:
         """Show in the metrics what the engine of this page does."""
 
         def read(name: str) -> Callable[[], float]:
             return lambda: float(getattr(source.engine().info(), name)) if source.ready else 0.0
 
-        self.metrics.watch("jet_engine_ready", "Whether the model is loaded", lambda: float(source.ready))
-        self.metrics.watch("jet_engine_active", "Requests being served", read("active_requests"))
-        self.metrics.watch("jet_engine_queued", "Requests in the engine's line", read("queued_requests"))
+        self.metrics.add_gauge("jet_engine_ready", "Whether the model is loaded", lambda: float(source.ready))
+        self.metrics.add_gauge("jet_engine_active", "Requests being served", read("active_requests"))
+        self.metrics.add_gauge("jet_engine_queued", "Requests in the engine's line", read("queued_requests"))
 
-    async def _health(self, request: Request) -> Response:
+    async def _healthz(self, request: Request) -> Response:
         """For load balancers: whether to send somebody here."""
-        closing = self.gate.closing is not None
+        closing = self.limiter.closing_reason is not None
         return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
 
-    async def _show_metrics(self, request: Request) -> Response:
-        scheme, _, said = request.headers.get("authorization", "").strip().partition(" ")
-        wanted = self.metrics_token
-        if wanted is not None and not (
-            scheme.lower() == "bearer" and secrets.compare_digest(said.strip().encode(), wanted.encode())
+    async def _metrics(self, request: Request) -> Response:
+        scheme, _, credentials = request.headers.get("authorization", "").strip().partition(" ")
+        expected = self.metrics_token
+        if expected is not None and not (
+            scheme.lower() == "bearer"
+            and secrets.compare_digest(credentials.strip().encode(), expected.encode())
         ):
             return JSONResponse({"detail": "This wants a token."}, 401)
-        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
 
-def user_of(request: gr.Request | None) -> str:
+def user_id_of(request: gr.Request | None) -> str:
     """Who sends a request, as far as limits go: an account’s name, or else the address or its network."""
     name = getattr(request, "username", None)
     address = getattr(getattr(request, "client", None), "host", None)
-    return f"user {name}" if name else f"address {counted_as(str(address))}"
+    return f"user {name}" if name else f"address {rate_limit_key(str(address))}"
 
 
-def current_session() -> str:
+def current_cache_salt() -> str:
     """A key for whatever else the one who is calling just now calls from the same client; "" without one."""
     request = LocalContext.request.get(None)
     session = getattr(request, "session_hash", None)
-    return f"{user_of(request)} session {session}" if session else ""
+    return f"{user_id_of(request)} session {session}" if session else ""
 
 
-def current_user() -> str:
+def current_user_id() -> str:
     """The same for whatever is being called just now."""
-    return user_of(LocalContext.request.get(None))
+    return user_id_of(LocalContext.request.get(None))

@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType
 
-from jet.server.limits import Gate
+from jet.server.limits import AdmissionLimiter
 
 GRACE_S = 30.0  # how long stories may go on; containers are usually given as long before they are killed
 FLUSH_S = 0.5  # for the last words to reach their readers
@@ -15,17 +15,17 @@ _POLL_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Ending:
+class GracefulShutdown:
     """Hears SIGINT and SIGTERM inside its `with`, in the main thread. Before `wait` they interrupt."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._waiting = False
-        self._told = threading.Event()
-        self._hurried = threading.Event()
+    def __init__(self, limiter: AdmissionLimiter) -> None:
+        self._limiter = limiter
+        self._accepting_signals = False
+        self._requested = threading.Event()
+        self._forced = threading.Event()
 
-    def __enter__(self) -> Ending:
-        self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+    def __enter__(self) -> GracefulShutdown:
+        self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,25 +34,25 @@ class Ending:
 
     def wait(self) -> int:
         """Until a signal comes; then no more stories begin. Returns how many are being written."""
-        self._waiting = True
-        while not self._told.wait(_POLL_S):
+        self._accepting_signals = True
+        while not self._requested.wait(_POLL_S):
             pass
-        self._gate.close()
-        return self._gate.writing
+        self._limiter.close()
+        return self._limiter.active
 
-    def let_end(self, grace_s: float = GRACE_S) -> int:
+    def drain(self, grace_s: float = GRACE_S) -> int:
         """Until all stories have ended, their time is over, or another signal comes; how many are left."""
-        until = time.monotonic() + grace_s
-        had_any = self._gate.writing > 0
-        while self._gate.writing and time.monotonic() < until and not self._hurried.wait(_POLL_S):
+        deadline = time.monotonic() + grace_s
+        had_active = self._limiter.active > 0
+        while self._limiter.active and time.monotonic() < deadline and not self._forced.wait(_POLL_S):
             pass
-        if had_any and not self._hurried.is_set():
-            self._hurried.wait(FLUSH_S)
-        return self._gate.writing
+        if had_active and not self._forced.is_set():
+            self._forced.wait(FLUSH_S)
+        return self._limiter.active
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if not self._waiting:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._accepting_signals:
             raise KeyboardInterrupt
-        if self._told.is_set():
-            self._hurried.set()
-        self._told.set()
+        if self._requested.is_set():
+            self._forced.set()
+        self._requested.set()

@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields, replace
 
 from jet.api import RequestError, SamplingParams
 
-UPDATES_PER_S = 160.0  # of all stories together: an update costs the server two milliseconds
+MAX_UPDATES_PER_S = 160.0  # of all stories together: an update costs the server two milliseconds
 _MINUTE_S = 60.0
-_REMEMBERED = 10_000  # users whose last minute is known
-_YOURS = "Your text is still here."
+_MAX_USERS = 10_000  # users whose last minute is known
+_TEXT_IS_SAFE = "Your text is still here."
 
 
 @dataclass(frozen=True)
@@ -80,80 +80,84 @@ def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
     return replace(base, **values)  # type: ignore[arg-type]
 
 
-class Gate:
+class AdmissionLimiter:
     """Lets stories begin within the limits. Used on the server's event loop only.
 
     Attributes:
-        closing: why no more stories may begin, from the moment on that the server is to end.
+        closing_reason: why no more stories may begin, from the moment on that the server is to end.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
-        self.closing: str | None = None
+        self.closing_reason: str | None = None
         self._clock = clock
-        self._writing: Counter[str] = Counter()
+        self._active: Counter[str] = Counter()
         self._starts: OrderedDict[str, deque[float]] = OrderedDict()
 
     @property
-    def writing(self) -> int:
+    def active(self) -> int:
         """Stories that are being written or wait in line."""
-        return self._writing.total()
+        return self._active.total()
 
-    def pause(self) -> float:
+    def update_interval_s(self) -> float:
         """Seconds between two updates of a story: what all of them cost together has a bound."""
-        return self.writing / UPDATES_PER_S
+        return self.active / MAX_UPDATES_PER_S
 
     def close(self) -> None:
         """Let no more stories begin; those that have go on."""
-        self.closing = f"The server is about to be restarted: please try again in a minute. {_YOURS}"
+        self.closing_reason = (
+            f"The server is about to be restarted: please try again in a minute. {_TEXT_IS_SAFE}"
+        )
 
     def check(self, text: str, sampling: SamplingParams) -> None:
         """Raises RequestError for what nobody may ask."""
-        most, longest = self.limits.max_new_tokens, self.limits.characters
-        if most is not None and sampling.max_new_tokens > most:
+        max_new_tokens, max_characters = self.limits.max_new_tokens, self.limits.characters
+        if max_new_tokens is not None and sampling.max_new_tokens > max_new_tokens:
             raise RequestError(
-                f"At most {most:,} new tokens at a time here, not {sampling.max_new_tokens:,}."
+                f"At most {max_new_tokens:,} new tokens at a time here, not {sampling.max_new_tokens:,}."
             )
-        if longest is not None and len(text) > longest:
-            raise RequestError(f"A story can have {longest:,} characters here, and this has {len(text):,}.")
+        if max_characters is not None and len(text) > max_characters:
+            raise RequestError(
+                f"A story can have {max_characters:,} characters here, and this has {len(text):,}."
+            )
 
     @contextmanager
-    def enter(self, user: str) -> Iterator[None]:
+    def admit(self, user: str) -> Iterator[None]:
         """A story of this user is written inside. Raises RequestError where it may not begin now."""
-        if self.closing is not None:
-            raise RequestError(self.closing)
-        if _reached(self.writing, self.limits.stories):
-            raise RequestError(f"Very many stories are being written: please try again soon. {_YOURS}")
-        if _reached(self._writing[user], self.limits.stories_per_user):
+        if self.closing_reason is not None:
+            raise RequestError(self.closing_reason)
+        if _reached(self.active, self.limits.stories):
+            raise RequestError(f"Very many stories are being written: please try again soon. {_TEXT_IS_SAFE}")
+        if _reached(self._active[user], self.limits.stories_per_user):
             raise RequestError(
-                f"{self._writing[user]} of your stories are being written, as many as you may have at once: "
-                f"please stop one or wait. {_YOURS}"
+                f"{self._active[user]} of your stories are being written, as many as you may have at once: "
+                f"please stop one or wait. {_TEXT_IS_SAFE}"
             )
         self._count_start(user)
-        self._writing[user] += 1
+        self._active[user] += 1
         try:
             yield
         finally:
-            self._writing[user] -= 1
-            if not self._writing[user]:
-                del self._writing[user]
+            self._active[user] -= 1
+            if not self._active[user]:
+                del self._active[user]
 
     def _count_start(self, user: str) -> None:
-        most = self.limits.starts_per_minute
-        if most is None:
+        limit = self.limits.starts_per_minute
+        if limit is None:
             return
         now = self._clock()
         starts = self._starts.setdefault(user, deque())
         self._starts.move_to_end(user)
-        if len(self._starts) > _REMEMBERED:
+        if len(self._starts) > _MAX_USERS:
             self._starts.popitem(last=False)
         while starts and starts[0] <= now - _MINUTE_S:
             starts.popleft()
-        if len(starts) >= most:
+        if len(starts) >= limit:
             wait = max(1, round(starts[0] + _MINUTE_S - now))
-            raise RequestError(f"That was {most} times in a minute: please wait {wait} s. {_YOURS}")
+            raise RequestError(f"That was {limit} times in a minute: please wait {wait} s. {_TEXT_IS_SAFE}")
         starts.append(now)
 
 
-def _reached(number: int, most: int | None) -> bool:
-    return most is not None and number >= most
+def _reached(number: int, limit: int | None) -> bool:
+    return limit is not None and number >= limit

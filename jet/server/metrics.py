@@ -12,7 +12,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_ENDS = ("stop", "stop_string", "length", "context", "aborted", "deadline", "error")
+_FINISH_REASONS = ("stop", "stop_string", "length", "context", "aborted", "deadline", "error")
 
 
 class Metrics:
@@ -24,38 +24,38 @@ class Metrics:
         self._requests = Counter(
             "jet_requests", "Requests that have ended, by how", ["reason"], registry=self._registry
         )
-        self._refused = Counter(
+        self._rejected = Counter(
             "jet_refused", "Calls that were turned away", ["status"], registry=self._registry
         )
-        self._tokens = Counter("jet_tokens", "Tokens written", registry=self._registry)
-        self._read = Counter("jet_prompt_tokens", "Tokens read", registry=self._registry)
-        self._first = Histogram(
+        self._generation_tokens = Counter("jet_tokens", "Tokens written", registry=self._registry)
+        self._prompt_tokens = Counter("jet_prompt_tokens", "Tokens read", registry=self._registry)
+        self._time_to_first_token = Histogram(
             "jet_first_token_seconds", "To the first token", buckets=_SECONDS, registry=self._registry
         )
-        self._speed = Histogram(
+        self._tokens_per_second = Histogram(
             "jet_tokens_per_second", "Mean speed of a request", buckets=_RATES, registry=self._registry
         )
-        for reason in _ENDS:
+        for reason in _FINISH_REASONS:
             self._requests.labels(reason)
 
-    def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
+    def add_gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when the metrics are."""
-        Gauge(name, what, registry=self._registry).set_function(read)
+        Gauge(name, description, registry=self._registry).set_function(read)
 
-    def record(self, stats: RequestStats) -> None:
+    def record_request(self, stats: RequestStats) -> None:
         """A request has ended; without a finish reason, because its reader left."""
         self._requests.labels(stats.finish_reason or "aborted").inc()
-        self._tokens.inc(stats.tokens)
-        self._read.inc(stats.prompt_tokens)
+        self._generation_tokens.inc(stats.tokens)
+        self._prompt_tokens.inc(stats.prompt_tokens)
         if stats.time_to_first_token_s is not None:
-            self._first.observe(stats.time_to_first_token_s)
+            self._time_to_first_token.observe(stats.time_to_first_token_s)
         if stats.mean_tokens_per_second is not None:
-            self._speed.observe(stats.mean_tokens_per_second)
+            self._tokens_per_second.observe(stats.mean_tokens_per_second)
 
-    def refuse(self, status: int) -> None:
+    def record_rejection(self, status: int) -> None:
         """A call was turned away before it reached the page."""
-        self._refused.labels(str(status)).inc()
+        self._rejected.labels(str(status)).inc()
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -14,7 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from jet.server.addresses import counted_as, read_address
+from jet.server.addresses import parse_address, rate_limit_key
 from jet.server.limits import Limits
 
 Scope = MutableMapping[str, Any]
@@ -23,19 +23,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BODY_PATIENCE_S = 30.0  # for a body to arrive
-_REMEMBERED = 10_000  # addresses whose calls are counted
-_BURST = 10  # seconds' worth of calls that may come at once
+BODY_TIMEOUT_S = 30.0  # for a body to arrive
+_MAX_CLIENTS = 10_000  # addresses whose calls are counted
+_BURST_SECONDS = 10  # seconds' worth of calls that may come at once
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 _NAME = r"[A-Za-z0-9_-]+"
-_READ = re.compile(
+_GET_PATHS = re.compile(
     r"/|/(config|favicon\.ico|theme\.css|manifest\.json|robots\.txt|login_check|logout|healthz|metrics)/?"
     r"|/(assets|static|svelte|pwa_icon)(/[A-Za-z0-9._@-]+)+|/pwa_icon"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|user|login_check|theme\.css|token)/?"
     rf"|/gradio_api/(heartbeat/{_NAME}|queue/data|call/{_NAME}/{_NAME}|mcp(/.*)?)"
 )
-_SENT = re.compile(
+_POST_PATHS = re.compile(
     rf"/login/?|/gradio_api/(queue/join|cancel|reset/?|(call|call/v2|run|api)/{_NAME}/?|mcp(/.*)?)"
 )
 _FORWARDED = (b"x-forwarded-", b"forwarded", b"x-real-ip")
@@ -48,12 +48,12 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-_LASTING = "/assets/"  # Gradio's scripts and styles, whose names change with what is in them
-_FOREVER = (b"cache-control", b"public, max-age=31536000, immutable")
-_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_IMMUTABLE_PREFIX = "/assets/"  # Gradio's scripts and styles, whose names change with what is in them
+_IMMUTABLE_HEADER = (b"cache-control", b"public, max-age=31536000, immutable")
+_HEADER_PAIRS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A call that does not get through."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
@@ -62,7 +62,7 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Guard:
+class AllowlistMiddleware:
     """ASGI middleware. Used on the server's event loop only."""
 
     def __init__(
@@ -71,19 +71,19 @@ class Guard:
         limits: Limits,
         proxies: int = 0,
         local: bool = True,
-        refused: Callable[[int], object] = lambda status: None,
+        on_reject: Callable[[int], object] = lambda status: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`proxies` is how many reverse proxies stand in front: only they are believed who is behind them.
-        `local` says that the page is meant for this machine alone. `refused` is told every status."""
+        `local` says that the page is meant for this machine alone. `on_reject` is told every status."""
         self._app = app
         self._limits = limits
         self._proxies = proxies
         self._hosts = _LOCAL_HOSTS if local and not proxies else None
-        self._refused = refused
-        self._calls = _Buckets(clock)
-        self._logins = _Buckets(clock)
-        self._open: Counter[str] = Counter()
+        self._on_reject = on_reject
+        self._call_buckets = _TokenBuckets(clock)
+        self._login_buckets = _TokenBuckets(clock)
+        self._open_calls: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One call."""
@@ -93,33 +93,36 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        client = counted_as(self._resolve(scope))
-        self._open[client] += 1
+        client = rate_limit_key(self._resolve(scope))
+        self._open_calls[client] += 1
         try:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             self._check(scope, path, client)
-            body = await self._body(scope, receive) if scope["method"] == "POST" else receive
-            await self._app(scope, body, _with_headers(send, lasting=path.startswith(_LASTING)))
-        except Refused as refusal:
-            self._refused(refusal.status)
-            await _answer(send, refusal)
+            body = await self._read_body(scope, receive) if scope["method"] == "POST" else receive
+            await self._app(scope, body, _with_headers(send, immutable=path.startswith(_IMMUTABLE_PREFIX)))
+        except Rejected as rejection:
+            self._on_reject(rejection.status)
+            await _send_rejection(send, rejection)
         finally:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
+            self._open_calls[client] -= 1
+            if not self._open_calls[client]:
+                del self._open_calls[client]
 
     def _resolve(self, scope: Scope) -> str:
         """Who calls, and no more said about it in the headers than is to be believed. Changes the scope."""
         headers = scope["headers"]
         peer = str(scope["client"][0]) if scope.get("client") else "unknown"
-        client = read_address(peer) or peer
+        client = parse_address(peer) or peer
         if not self._proxies:
             scope["headers"] = [pair for pair in headers if not pair[0].startswith(_FORWARDED)]
             return client
-        said = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
-        hops = [hop.strip() for hop in said.split(",") if hop.strip()]
-        if len(hops) >= self._proxies and (said_client := read_address(hops[-self._proxies])) is not None:
-            client = said_client
+        declared = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
+        hops = [hop.strip() for hop in declared.split(",") if hop.strip()]
+        if (
+            len(hops) >= self._proxies
+            and (forwarded_client := parse_address(hops[-self._proxies])) is not None
+        ):
+            client = forwarded_client
             scope["client"] = (client, 0)
         return client
 
@@ -129,104 +132,112 @@ class Guard:
         if path == "/healthz" and hosts in ([], [""]):
             hosts = ["localhost"]  # probes of load balancers speak HTTP/1.0, which needs no host
         if len(hosts) != 1 or (host := _HOST.fullmatch(hosts[0])) is None:
-            raise Refused(400, "This call names no host, or more than one.")
+            raise Rejected(400, "This call names no host, or more than one.")
         if self._hosts is not None and host[1].lower() not in self._hosts:
-            raise Refused(
+            raise Rejected(
                 421,
                 "This page is for this machine alone: open it as localhost, or start it with --proxies 1.",
             )
         # Whoever counts its length in the other way takes what follows for a call of its own.
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            raise Refused(400, "This call says its length in two ways.")
-        known = {"GET": _READ, "HEAD": _READ, "POST": _SENT, "DELETE": _SENT, "OPTIONS": None}
-        if method not in known:
-            raise Refused(405, "This page does not know that method.")
-        pattern = known[method]
+            raise Rejected(400, "This call says its length in two ways.")
+        patterns = {
+            "GET": _GET_PATHS,
+            "HEAD": _GET_PATHS,
+            "POST": _POST_PATHS,
+            "DELETE": _POST_PATHS,
+            "OPTIONS": None,
+        }
+        if method not in patterns:
+            raise Rejected(405, "This page does not know that method.")
+        pattern = patterns[method]
         if ".." in path or (pattern is not None and pattern.fullmatch(path) is None):
-            raise Refused(404, "There is nothing here.")
+            raise Rejected(404, "There is nothing here.")
         limits = self._limits
-        if limits.open_calls is not None and self._open[client] > limits.open_calls:
-            raise Refused(429, "Too much is open from this address at once: please close some tabs.", 5)
+        if limits.open_calls is not None and self._open_calls[client] > limits.open_calls:
+            raise Rejected(429, "Too much is open from this address at once: please close some tabs.", 5)
         if method == "POST":
-            self._count(path, client)
+            self._count_call(path, client)
 
-    def _count(self, path: str, client: str) -> None:
+    def _count_call(self, path: str, client: str) -> None:
         limits = self._limits
         if path.startswith("/login"):
-            wait = self._logins.take(client, limits.logins_per_minute / 60, limits.logins_per_minute)
+            wait = self._login_buckets.take(client, limits.logins_per_minute / 60, limits.logins_per_minute)
         elif limits.calls_per_second is not None:
-            wait = self._calls.take(client, limits.calls_per_second, limits.calls_per_second * _BURST)
+            wait = self._call_buckets.take(
+                client, limits.calls_per_second, limits.calls_per_second * _BURST_SECONDS
+            )
         else:
             return
         if wait:
-            raise Refused(429, f"That was very often: please wait {wait} s. Your text is still here.", wait)
+            raise Rejected(429, f"That was very often: please wait {wait} s. Your text is still here.", wait)
 
-    async def _body(self, scope: Scope, receive: Receive) -> Receive:
+    async def _read_body(self, scope: Scope, receive: Receive) -> Receive:
         """The whole body, as something to receive it from. Raises Refused if it is too large or slow."""
-        most = self._limits.body_bytes
-        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not said.isdigit() or int(said) > most:
-            raise Refused(413, f"That is too large: at most {most / 1e6:g} MB at once.")
-        found = bytearray()
+        max_bytes = self._limits.body_bytes
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if not declared.isdigit() or int(declared) > max_bytes:
+            raise Rejected(413, f"That is too large: at most {max_bytes / 1e6:g} MB at once.")
+        body = bytearray()
         try:
             more = True
             while more:
-                message = await asyncio.wait_for(receive(), BODY_PATIENCE_S)
-                found += message.get("body", b"")
+                message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
+                body += message.get("body", b"")
                 more = message.get("more_body", False)
-                if len(found) > most:
-                    raise Refused(413, f"That is too large: at most {most / 1e6:g} MB at once.")
+                if len(body) > max_bytes:
+                    raise Rejected(413, f"That is too large: at most {max_bytes / 1e6:g} MB at once.")
         except asyncio.TimeoutError:
-            raise Refused(408, "That took too long to arrive.") from None
-        whole: list[Message] = [{"type": "http.request", "body": bytes(found), "more_body": False}]
+            raise Rejected(408, "That took too long to arrive.") from None
+        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-        async def again() -> Message:
-            return whole.pop() if whole else await receive()
+        async def receive_buffered() -> Message:
+            return buffered.pop() if buffered else await receive()
 
-        return again
+        return receive_buffered
 
 
-class _Buckets:
+class _TokenBuckets:
     """How much each may still do: a bucket fills steadily and every call takes one out of it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, client: str, rate: float, most: float) -> int:
+    def take(self, client: str, rate: float, capacity: float) -> int:
         """0 if it may, otherwise in how many seconds it may again."""
         now = self._clock()
-        left, at = self._buckets.get(client, (most, now))
-        left = min(most, left + (now - at) * rate)
-        allowed = left >= 1
-        self._buckets[client] = (left - 1 if allowed else left, now)
+        available, at = self._buckets.get(client, (capacity, now))
+        available = min(capacity, available + (now - at) * rate)
+        allowed = available >= 1
+        self._buckets[client] = (available - 1 if allowed else available, now)
         self._buckets.move_to_end(client)
-        if len(self._buckets) > _REMEMBERED:
+        if len(self._buckets) > _MAX_CLIENTS:
             self._buckets.popitem(last=False)
-        return 0 if allowed else max(1, round((1 - left) / rate))
+        return 0 if allowed else max(1, round((1 - available) / rate))
 
 
-def _with_headers(send: Send, lasting: bool) -> Send:
+def _with_headers(send: Send, immutable: bool) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message.get("headers", ()), *_HEADERS]
-            if lasting and message["status"] in (200, 206, 304):
-                headers.append(_FOREVER)
+            headers = [*message.get("headers", ()), *_HEADER_PAIRS]
+            if immutable and message["status"] in (200, 206, 304):
+                headers.append(_IMMUTABLE_HEADER)
             message = {**message, "headers": headers}
         await send(message)
 
     return send_with_headers
 
 
-async def _answer(send: Send, refusal: Refused) -> None:
-    body = json.dumps({"detail": str(refusal)}).encode()
+async def _send_rejection(send: Send, rejection: Rejected) -> None:
+    body = json.dumps({"detail": str(rejection)}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        *_HEADERS,
+        *_HEADER_PAIRS,
     ]
-    if refusal.retry_after_s is not None:
-        headers.append((b"retry-after", str(refusal.retry_after_s).encode()))
+    if rejection.retry_after_s is not None:
+        headers.append((b"retry-after", str(rejection.retry_after_s).encode()))
     headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.start", "status": rejection.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -14,12 +14,12 @@ from typing import Any, TextIO, cast
 
 from jet.credentials import redact
 
-_PLAIN = str.maketrans(
+_ASCII_FALLBACK = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "·": "-", "×": "x"}
 )
 
 
-class _Forgiving:
+class _TolerantStream:
     """A text stream whose writing never fails. Everything else is the stream's own."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -30,7 +30,7 @@ class _Forgiving:
         if self._stream is not None:
             # ValueError: the stream has been closed.
             with suppress(OSError, ValueError):
-                self._stream.write(_in_letters_of(redact(text), self._stream))
+                self._stream.write(_to_encodable(redact(text), self._stream))
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
@@ -63,22 +63,22 @@ class _Forgiving:
 
 
 @contextmanager
-def unneeded_terminal() -> Iterator[None]:
+def tolerant_output() -> Iterator[None]:
     """Inside, nothing that is printed or logged can fail. Nested ones change nothing."""
-    if isinstance(sys.stdout, _Forgiving):
+    if isinstance(sys.stdout, _TolerantStream):
         yield
         return
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, _Forgiving(stream)) for stream in before)
+    sys.stdout, sys.stderr = (cast(TextIO, _TolerantStream(stream)) for stream in before)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
         for stream in before:
-            _give_up_what_is_left(stream)
+            _discard_unflushed(stream)
 
 
-def _give_up_what_is_left(stream: TextIO | None) -> None:
+def _discard_unflushed(stream: TextIO | None) -> None:
     """Python flushes its outputs at the end, and fails if they cannot be: then what is left is dropped."""
     if stream is None:
         return
@@ -86,19 +86,19 @@ def _give_up_what_is_left(stream: TextIO | None) -> None:
         stream.flush()
     except OSError:
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, stream.fileno())
+            os.close(devnull)
     except ValueError:  # closed already
         pass
 
 
-def _in_letters_of(text: str, stream: TextIO) -> str:
+def _to_encodable(text: str, stream: TextIO) -> str:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
         return text
     except LookupError:
-        return text.translate(_PLAIN).encode("ascii", "replace").decode("ascii")
+        return text.translate(_ASCII_FALLBACK).encode("ascii", "replace").decode("ascii")
     except UnicodeEncodeError:
-        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+        return text.translate(_ASCII_FALLBACK).encode(encoding, "replace").decode(encoding)

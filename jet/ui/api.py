@@ -17,10 +17,10 @@ from gradio.events import api
 
 from jet.api import RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineSource
-from jet.server.hosting import Hosting, current_session, current_user
-from jet.ui.inputs import read_request
+from jet.server.hosting import Hosting, current_cache_salt, current_user_id
+from jet.ui.inputs import parse_request
 from jet.ui.presets import PRESETS
-from jet.ui.streamed_request import Writing
+from jet.ui.streamed_request import StreamedRequest
 
 DEFAULTS = SamplingParams()
 
@@ -36,7 +36,7 @@ Settings = dict[str, float]
 
 def add_api(source: EngineSource, hosting: Hosting) -> None:
     """Add the named endpoints to the Blocks that are being built."""
-    limits, gate = hosting.limits, hosting.gate
+    limits, limiter = hosting.limits, hosting.limiter
 
     async def generate(
         prompt: str,
@@ -67,23 +67,25 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             seed: A whole number that the randomness starts from; leave it out for a new one.
         """
         try:
-            request = read_request(
+            request = parse_request(
                 prompt, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed
             )
-            gate.check(request.prompt, request.sampling)
-            with gate.enter(current_user()):
+            limiter.check(request.prompt, request.sampling)
+            with limiter.admit(current_user_id()):
                 story = request.prompt
-                request = replace(request, user=current_session(), healing=True)
-                writing = Writing(source, request, deadline_s=limits.deadline_s, ended=hosting.metrics.record)
-                yield story, stats_of(writing.stats)
-                async with aclosing(writing.chunks()) as chunks:
+                request = replace(request, user=current_cache_salt(), healing=True)
+                stream = StreamedRequest(
+                    source, request, deadline_s=limits.deadline_s, on_end=hosting.metrics.record_request
+                )
+                yield story, stats_to_dict(stream.stats)
+                async with aclosing(stream.chunks()) as chunks:
                     async for chunk in chunks:
                         story += chunk.text
-                        yield story, stats_of(chunk.stats)
+                        yield story, stats_to_dict(chunk.stats)
         except RequestError as error:
-            raise _refusal(str(error)) from None
-        if writing.stats.error is not None:
-            raise _refusal(writing.stats.error)
+            raise _to_gradio_error(str(error)) from None
+        if stream.stats.error is not None:
+            raise _to_gradio_error(stream.stats.error)
 
     async def stats() -> Stats:
         """What runs here: model, device, dtype, kernels, licence, times of loading and warm-up, memory."""
@@ -91,7 +93,7 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             engine = await asyncio.to_thread(source.engine)
             return _published(asdict(await asyncio.to_thread(engine.info)))
         except Exception as error:
-            raise _refusal(f"The model could not be loaded: {error}") from error
+            raise _to_gradio_error(f"The model could not be loaded: {error}") from error
 
     def presets() -> dict[str, Settings]:
         """Settings under plain names (steady, balanced, wild, neutral), as `generate` takes them."""
@@ -100,15 +102,15 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             for name, sampling in PRESETS.items()
         }
 
-    _say_outputs(generate, tuple[str, Stats])
-    _say_outputs(stats, Stats)
-    _say_outputs(presets, dict[str, Settings])
+    _annotate_outputs(generate, tuple[str, Stats])
+    _annotate_outputs(stats, Stats)
+    _annotate_outputs(presets, dict[str, Settings])
     api(generate, api_name="generate", concurrency_limit=None)
     api(stats, api_name="stats", concurrency_limit=None)
     api(presets, api_name="presets", concurrency_limit=None)
 
 
-def stats_of(stats: RequestStats) -> Stats:
+def stats_to_dict(stats: RequestStats) -> Stats:
     """Everything measured about a request, with the two sums that callers want most."""
     return _published(asdict(stats)) | {"state_bytes": stats.state_bytes, "kv_bytes": stats.kv_bytes}
 
@@ -118,11 +120,11 @@ def _published(fields: Stats) -> Stats:
     return {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
 
 
-def _say_outputs(function: Callable[..., object], outputs: object) -> None:
+def _annotate_outputs(function: Callable[..., object], outputs: object) -> None:
     """Gradio reads the outputs off the return annotation: of a generator it must be shown what is yielded."""
     signature = inspect.signature(function).replace(return_annotation=outputs)
     setattr(function, "__signature__", signature)  # noqa: B010 - functions declare no such attribute
 
 
-def _refusal(message: str) -> gr.Error:
+def _to_gradio_error(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)

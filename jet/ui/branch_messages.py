@@ -11,11 +11,11 @@ from jet.ui.format import branch_name
 _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|[^.!?…。！？]+\Z")
 
 
-def said(document: Document, branch: int) -> list[str]:
+def describe_left_behind(document: Document, branch: int) -> list[str]:
     """Where the writer's words are that stood on that branch and are not on the sheet; nothing if none."""
     text = writer_text_missing_here(document.tree, branch) if branch in document.tree.branches else ""
     if not text:
         return []
     sentences = [found for found in _SENTENCE.findall(text) if found.strip()]
-    what = "Your last sentence is" if len(sentences) < 2 else f"Your last {len(sentences)} sentences are"
-    return [f"{what} on “{branch_name(document.tree.branch(branch))}”."]
+    subject = "Your last sentence is" if len(sentences) < 2 else f"Your last {len(sentences)} sentences are"
+    return [f"{subject} on “{branch_name(document.tree.branch(branch))}”."]

@@ -10,42 +10,46 @@ from jet.story.errors import StoryError
 from jet.story.json_fields import Fields
 from jet.story.offsets import to_utf16
 
-LONG = 40_000  # characters from which on only changes are sent
+DELTA_MIN_CHARACTERS = 40_000  # characters from which on only changes are sent
 
 Patch = dict[str, int | str]
 
 
-class Sent:
+class TextDelta:
     """The text that the page has."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def news(self, now: str) -> tuple[str | None, Patch | None]:
+    def diff(self, current: str) -> tuple[str | None, Patch | None]:
         """What the page is to be told of the text as it is now: all of it, or of a long one a patch.
 
         A patch says which of the browser's UTF-16 units give way to a text: those from `from` to before `to`.
         """
-        before = self._text
-        if len(before) < LONG:
-            return now, None
-        start = common_prefix(before, now)
-        behind = common_suffix(before[start:], now[start:])
-        end = len(before) - behind
+        previous = self._text
+        if len(previous) < DELTA_MIN_CHARACTERS:
+            return current, None
+        start = common_prefix(previous, current)
+        suffix_length = common_suffix(previous[start:], current[start:])
+        end = len(previous) - suffix_length
         # What is exchanged is short, and so what stands before it is measured once.
-        units = to_utf16(before, start)
-        exchanged = to_utf16(before[start:end], end - start)
-        return None, {"from": units, "to": units + exchanged, "text": now[start : len(now) - behind]}
+        start_units = to_utf16(previous, start)
+        removed_units = to_utf16(previous[start:end], end - start)
+        return None, {
+            "from": start_units,
+            "to": start_units + removed_units,
+            "text": current[start : len(current) - suffix_length],
+        }
 
 
-def patched(text: str, patch: Fields) -> str:
+def apply_patch(text: str, patch: Fields) -> str:
     """What the page has made of a text, by its patch; `of` says how many units the page's text had before.
 
     Raises StoryError if that was another text than this.
     """
-    units = text.encode("utf-16-le", "surrogatepass")
+    encoded = text.encode("utf-16-le", "surrogatepass")
     start, end = 2 * patch.take("from", int), 2 * patch.take("to", int)
-    if not 0 <= start <= end <= len(units) or len(units) != 2 * patch.take("of", int):
+    if not 0 <= start <= end <= len(encoded) or len(encoded) != 2 * patch.take("of", int):
         raise StoryError("This page has another text of the story than the server: please reload the page.")
-    exchanged = patch.take("text", str).encode("utf-16-le", "surrogatepass")
-    return (units[:start] + exchanged + units[end:]).decode("utf-16-le", "surrogatepass")
+    inserted = patch.take("text", str).encode("utf-16-le", "surrogatepass")
+    return (encoded[:start] + inserted + encoded[end:]).decode("utf-16-le", "surrogatepass")

@@ -10,13 +10,13 @@ from charset_normalizer import from_bytes
 
 from jet.story.errors import StoryError
 
-_MARKS = (  # what some files begin with, the longer marks first
+_BOMS = (  # what some files begin with, the longer marks first
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_NAMES = {
+_ENCODING_NAMES = {
     "cp1252": "Windows-1252, Western European",
     "cp1250": "Windows-1250, Central European",
     "cp1251": "Windows-1251, Cyrillic",
@@ -38,7 +38,7 @@ SAVE_AS = (
     "This is not a text file in UTF-8, nor in another encoding that is known here: "
     "save it as UTF-8 in your editor, and open it again."
 )
-_LOOKED_AT = 200_000  # bytes by which the encoding is told
+_SAMPLE_BYTES = 200_000  # bytes by which the encoding is told
 
 
 def to_utf8(data: bytes) -> tuple[bytes, str | None]:
@@ -46,9 +46,9 @@ def to_utf8(data: bytes) -> tuple[bytes, str | None]:
 
     Raises StoryError if nobody can tell.
     """
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return _decoded(data, encoding).encode(), _NAMES[encoding]
+    for bom, encoding in _BOMS:
+        if data.startswith(bom):
+            return _decode(data, encoding).encode(), _ENCODING_NAMES[encoding]
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -56,13 +56,15 @@ def to_utf8(data: bytes) -> tuple[bytes, str | None]:
     else:
         if b"\0" not in data:
             return data, None
-    encoding = _wide(data) or _told(data)
-    text = _decoded(data, encoding)
+    encoding = _detect_utf16(data) or _detect(data)
+    text = _decode(data, encoding)
     json_like = text.lstrip()[:1] in ("{", "[") and _is_json(text)
-    return text.encode(), None if json_like else _NAMES.get(encoding.removesuffix("-le").removesuffix("-be"))
+    return text.encode(), None if json_like else _ENCODING_NAMES.get(
+        encoding.removesuffix("-le").removesuffix("-be")
+    )
 
 
-def _decoded(data: bytes, encoding: str) -> str:
+def _decode(data: bytes, encoding: str) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
@@ -72,9 +74,9 @@ def _decoded(data: bytes, encoding: str) -> str:
     return text
 
 
-def _wide(data: bytes) -> str | None:
+def _detect_utf16(data: bytes) -> str | None:
     """UTF-16 without its mark: every other byte of plain letters is zero."""
-    sample = data[: _LOOKED_AT & ~1]
+    sample = data[: _SAMPLE_BYTES & ~1]
     half = len(sample) // 2
     if len(data) % 2 or half == 0:
         return None
@@ -85,52 +87,52 @@ def _wide(data: bytes) -> str | None:
     return None
 
 
-def _told(data: bytes) -> str:
+def _detect(data: bytes) -> str:
     """What the bytes are most likely in. Raises StoryError if that is no text."""
-    if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_LOOKED_AT]):
+    if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_SAMPLE_BYTES]):
         raise StoryError(SAVE_AS)
     for encoding in ("cp932", "euc_jp"):
-        if _share(_try(data, encoding), [(0x3041, 0x30FF)]) > 0.2:
+        if _fraction_in(_try_decode(data, encoding), [(0x3041, 0x30FF)]) > 0.2:
             return encoding
-    turkish = _try(data, "cp1254")
+    turkish = _try_decode(data, "cp1254")
     if (
         "ı" in turkish
         and ("ş" in turkish or "ğ" in turkish)
-        and _is_western(turkish, _WESTERN | set("ğĞışŞİ"))
+        and _is_western_european(turkish, _WESTERN_CHARACTERS | set("ğĞışŞİ"))
     ):
         return "cp1254"
-    eight_bits = [name for name in _NAMES if not name.startswith("utf")]
-    best = from_bytes(data[:_LOOKED_AT], cp_isolation=eight_bits).best()
+    eight_bits = [name for name in _ENCODING_NAMES if not name.startswith("utf")]
+    best = from_bytes(data[:_SAMPLE_BYTES], cp_isolation=eight_bits).best()
     found = None if best is None else best.encoding
     if found == "cp949" and 20 * data.count(b" ") < len(data):
         found = "gb18030"  # Korean has blanks between its words
     if found in (None, "cp1250", "cp1257"):  # of what is short it knows little
-        likely = [name for name in ("cp1251", "koi8_r") if _is_russian(_try(data, name))]
-        western = ["cp1252"] if _is_western(_try(data, "cp1252")) else []
-        found = next(iter([*likely, *western]), found)
-    if found is None or sum(char.isalpha() for char in _try(data, found)) < 2:
+        cyrillic = [name for name in ("cp1251", "koi8_r") if _is_russian(_try_decode(data, name))]
+        western = ["cp1252"] if _is_western_european(_try_decode(data, "cp1252")) else []
+        found = next(iter([*cyrillic, *western]), found)
+    if found is None or sum(char.isalpha() for char in _try_decode(data, found)) < 2:
         raise StoryError(SAVE_AS)
     return found
 
 
-def _try(data: bytes, encoding: str) -> str:
+def _try_decode(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
         return ""
 
 
-def _share(text: str, ranges: Iterable[tuple[int, int]]) -> float:
+def _fraction_in(text: str, ranges: Iterable[tuple[int, int]]) -> float:
     """The part of a text's characters beyond ASCII that lie in some ranges."""
     beyond = [ord(char) for char in text if char > "\x7f"]
     found = sum(any(low <= code <= high for low, high in ranges) for code in beyond)
     return found / len(beyond) if beyond else 0.0
 
 
-_WESTERN = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿¡ÁÍÓÚåÅæÆøØãõÃÕ“”‘’„–—…«»‹›•€£§°· ")
+_WESTERN_CHARACTERS = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿¡ÁÍÓÚåÅæÆøØãõÃÕ“”‘’„–—…«»‹›•€£§°· ")
 
 
-def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
+def _is_western_european(text: str, known: set[str] = _WESTERN_CHARACTERS) -> bool:
     """Whether all that is beyond ASCII is what Western European languages write."""
     return bool(text) and all(char <= "\x7f" or char in known for char in text)
 

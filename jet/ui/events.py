@@ -17,39 +17,39 @@ from typing import Any
 
 import gradio as gr
 
-from jet.ui.handlers import Desk
-from jet.ui.inputs import NO_PRESET
+from jet.ui.handlers import PageController
+from jet.ui.inputs import NOT_IN_PRESETS
 from jet.ui.layout import Page
 from jet.ui.outputs import OUTPUTS
 
 
-def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
+def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> None:
     """Connect the components to what they do."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    quiet["show_progress_on"] = page.order
+    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    options["show_progress_on"] = page.command
     # The desk takes and gives what components hold; for each of them Gradio would ask in a thread.
-    quiet["preprocess"] = quiet["postprocess"] = False
-    _wire_writing(page, desk, quiet)
-    _wire_orders(page, desk, quiet)
-    page.measure.click(desk.report, None, [page.report], concurrency_limit=None, **quiet)
-    page.halt.click(desk.stop_report, queue=False, **quiet)
+    options["preprocess"] = options["postprocess"] = False
+    _connect_generation(page, controller, options)
+    _connect_commands(page, controller, options)
+    page.start_report.click(controller.report, None, [page.report], concurrency_limit=None, **options)
+    page.stop_report.click(controller.stop_report, queue=False, **options)
     gr.on(
-        [demo.load, page.greet.click],
-        desk.greet,
+        [demo.load, page.refresh.click],
+        controller.load,
         None,
-        [page.about, page.panel],
+        [page.model_info, page.panel],
         concurrency_limit=None,
-        **quiet,
+        **options,
     )
-    demo.unload(desk.leave)
-    page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed", **quiet)
-    taste = {name: control for name, control in page.controls.items() if name not in NO_PRESET}
-    page.keep_preset.click(
+    demo.unload(controller.disconnect)
+    page.reuse_seed.click(None, [page.last_seed], [page.controls["seed"]], js="(seed) => seed", **options)
+    preset_controls = {name: control for name, control in page.controls.items() if name not in NOT_IN_PRESETS}
+    page.save_preset.click(
         None,
-        list(taste.values()),
+        list(preset_controls.values()),
         None,
-        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(taste))}, values), [])",
-        **quiet,
+        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(preset_controls))}, values), [])",
+        **options,
     )
     gr.on(
         [control.change for control in page.controls.values()],  # type: ignore[attr-defined]
@@ -57,76 +57,77 @@ def wire(demo: gr.Blocks, page: Page, desk: Desk) -> None:
         list(page.controls.values()),
         None,
         js=f"(...values) => (jetStories.keepTaste({json.dumps(list(page.controls))}, values), [])",
-        **quiet,
+        **options,
     )
-    page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)", **quiet)
-    demo.load(None, None, [page.story], js="() => jetStories.begun()", **quiet)
+    page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)", **options)
+    demo.load(None, None, [page.story], js="() => jetStories.begun()", **options)
     demo.load(
         None,
         None,
         list(page.controls.values()),
         js=f"() => jetStories.tasted({json.dumps(list(page.controls))})",
-        **quiet,
+        **options,
     )
 
 
-def _wire_writing(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
+def _connect_generation(page: Page, controller: PageController, options: dict[str, Any]) -> None:
     names = json.dumps(list(page.controls))
     on, off = _js_update(interactive=True), _js_update(interactive=False)
-    start = page.go.click(
+    start = page.continue_button.click(
         None,
         list(page.controls.values()),
-        [page.go, page.stop],
+        [page.continue_button, page.stop],
         js=f"(...values) => (jetStories.begin({names}, values), [{off}, {on}])",
-        **quiet,
+        **options,
     )
-    writing = start.then(
-        desk.write,
-        [page.order],
+    generation = start.then(
+        controller.generate,
+        [page.command],
         [getattr(page, name) for name in OUTPUTS],
         # What was ordered before is done first; then the box is read, which nobody can change any more.
         js="() => jetStories.writeOrder()",
+        api_name="generate_on_page",  # the API has a `generate` of its own
         concurrency_limit=None,
-        **quiet,
+        **options,
     )
-    writing.then(
+    generation.then(
         None,
-        [page.wrote],
-        [page.go, page.stop],
+        [page.result],
+        [page.continue_button, page.stop],
         js=f"(wrote) => (jetStories.end(wrote), [{on}, {off}])",
-        **quiet,
+        **options,
     )
     page.stop.click(
-        desk.stop,
-        [page.order],
+        controller.stop,
+        [page.command],
         queue=False,
         trigger_mode="multiple",
         js="() => jetStories.stopOrder()",
-        **quiet,
+        **options,
     )
 
 
-def _wire_orders(page: Page, desk: Desk, quiet: dict[str, Any]) -> None:
-    page.act.click(
-        desk.act,
-        [page.order],
+def _connect_commands(page: Page, controller: PageController, options: dict[str, Any]) -> None:
+    page.send_command.click(
+        controller.run_command,
+        [page.command],
         [page.reply],
         js="() => jetStories.actOrder()",
         queue=False,
         trigger_mode="multiple",
-        **quiet,
+        **options,
     ).then(
         None,
         [page.reply],
         [page.story],
         js="(reply) => jetStories.brought(reply)",
-        **quiet,
+        **options,
     ).then(
         None,
         [page.reply],
         [page.panel, *page.controls.values()],
         js=f"(reply) => jetStories.acted(reply, {json.dumps(list(page.controls))})",
-        **quiet,
+        **options,
     )
 
 

@@ -15,7 +15,7 @@ _FINISHED = {
     "deadline": "Done: the time for one request is over",
     "error": "That did not work",
 }
-_NOTHING = {
+_EMPTY = {
     "stop": "The model has closed this story. Continue beyond it?",
     "stop_string": "Nothing was written: the text to stop at has come at once.",
     "length": "Nothing that can be shown was written: please continue.",
@@ -30,12 +30,12 @@ def branch_name(branch: Branch | BranchView) -> str:
     return branch.name or ("The first" if branch.parent is None else f"Branch {branch.id}")
 
 
-def nothing_written(stats: RequestStats) -> str:
+def describe_empty_result(stats: RequestStats) -> str:
     """Why a request has ended without a single character."""
-    return _NOTHING.get(stats.finish_reason or "", f"Nothing was written: {stats.finish_reason}.")
+    return _EMPTY.get(stats.finish_reason or "", f"Nothing was written: {stats.finish_reason}.")
 
 
-def memory(size: int | None) -> str:
+def size(size: int | None) -> str:
     """Bytes for people: 27.0 MiB."""
     if size is None:
         return UNKNOWN
@@ -49,7 +49,7 @@ def memory(size: int | None) -> str:
     return f"{value:.1f} {unit}"
 
 
-def seconds(value: float | None) -> str:
+def duration(value: float | None) -> str:
     """A duration: 83 ms, 1.42 s, 37 s."""
     if value is None:
         return UNKNOWN
@@ -70,23 +70,23 @@ def count(value: int | None) -> str:
     return UNKNOWN if value is None else f"{value:,}"
 
 
-def tokens_read(all_tokens: int, resumed: int) -> str:
+def prefilled(all_tokens: int, cached: int) -> str:
     """How much of the prompt had to be read: 512; or 32 of 512, where the rest was still in memory."""
-    return f"{count(all_tokens - resumed)} of {count(all_tokens)}" if resumed else count(all_tokens)
+    return f"{count(all_tokens - cached)} of {count(all_tokens)}" if cached else count(all_tokens)
 
 
-def crowd(active: int | None, queued: int | None) -> str:
+def running(active: int | None, queued: int | None) -> str:
     """How many are being written, and how many wait: 3, and 2 in line."""
     if active is None:
         return UNKNOWN
     return f"{active}, and {queued} in line" if queued else str(active)
 
 
-def state(stats: RequestStats) -> str:
+def status(stats: RequestStats) -> str:
     """What a request is doing, or how it ended."""
     if stats.finish_reason is not None:
         return _FINISHED.get(stats.finish_reason, stats.finish_reason)
     if stats.phase == "queued":
-        ahead = stats.queue_position
-        return f"Waiting in line: {ahead} ahead" if ahead else "Waiting for the model"
+        position = stats.queue_position
+        return f"Waiting in line: {position} ahead" if position else "Waiting for the model"
     return "Reading the story so far" if stats.phase == "prefill" else "Writing"

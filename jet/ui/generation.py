@@ -22,52 +22,53 @@ from jet.story.offsets import from_utf16, to_utf16
 from jet.story.pieces import ends_at_token_boundary
 from jet.story.siblings import seeds_at
 from jet.ui import branch_messages
-from jet.ui.commands import Order, read_about, read_stops
-from jet.ui.deltas import LONG
-from jet.ui.sessions import Finished, Visit
-from jet.ui.streamed_request import Writing, together
+from jet.ui.commands import Command, parse_about, parse_stops
+from jet.ui.deltas import DELTA_MIN_CHARACTERS
+from jet.ui.sessions import FinishedRequest, Session
+from jet.ui.streamed_request import StreamedRequest, merge_streams
 
-BEYOND = 40  # tokens that must come before the model may end a story once more
-ALTERNATIVES = 8  # other words that are remembered for each token
-WAYS = 3
+MIN_TOKENS_PAST_END = 40  # tokens that must come before the model may end a story once more
+TOP_LOGPROBS = 8  # other words that are remembered for each token
+NUM_VARIANTS = 3
 INFO_AGE_S = 1.0  # how old the panel's numbers of the engine may be while nothing is written
-RATES = 60  # points of the panel's curve
+MAX_RATE_POINTS = 60  # points of the panel's curve
 _POLL_S = 0.05  # how soon a stop is noticed while the model is being loaded for the first time
 
 
-class Failed(Exception):
+class GenerationError(Exception):
     """The writing could not begin. The message is for the writer."""
 
 
 @dataclass(frozen=True)
-class State:
+class GenerationState:
     """How the writing stands.
 
     Attributes:
         stats: of the request, or of all of them together.
         rates: tokens a second, from a while ago to now.
-        ways: the continuations, where there are several.
+        variants: the continuations, where there are several.
         characters: how many have been written.
         start: where the first of them stands in the text.
         remarks: what the writer is to be told of it.
-        behind: how much stands behind the new words, in the browser's units; None where there are several.
+        suffix_units: how much stands behind the new words, in the browser's units; None where there are
+            several.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
     rates: Sequence[float] = ()
-    ways: Sequence[Continuation] = ()
+    variants: Sequence[Continuation] = ()
     characters: int = 0
     start: int | None = None
     remarks: Sequence[str] = ()
-    behind: int | None = None
+    suffix_units: int | None = None
 
     @classmethod
-    def failed(cls, message: str) -> State:
+    def failed(cls, message: str) -> GenerationState:
         """What stands where nothing could be written."""
         return cls(RequestStats(phase="done", finish_reason="error", error=message))
 
 
-class Author:
+class GenerationService:
     """Writes on the documents of all visits, with the one engine there is."""
 
     def __init__(self, source: EngineSource, hosting: Hosting) -> None:
@@ -76,8 +77,8 @@ class Author:
         self._source = source
         self._hosting = hosting
         self._loading: asyncio.Task[EngineInfo] | None = None
-        self._builder: tuple[Engine, ContextBuilder] | None = None
-        self._counting: asyncio.Task[None] | None = None
+        self._context_builder: tuple[Engine, ContextBuilder] | None = None
+        self._precounting: asyncio.Task[None] | None = None
 
     async def load(self) -> EngineInfo:
         """Load the model if need be and read what runs here now. Raises what loading raised."""
@@ -97,7 +98,7 @@ class Author:
             return await self.load()
         return self.info
 
-    async def prompt(self, document: Document, user: str = "") -> Prompt | None:
+    async def build_prompt(self, document: Document, user: str = "") -> Prompt | None:
         """What the model would see if it went on from the end; None before it is loaded."""
         if not self._source.ready or self.info is None:
             return None
@@ -112,83 +113,91 @@ class Author:
 
         return await asyncio.to_thread(build)  # one way to a thread and back, as said at `recent_info`
 
-    def count_ahead(self, document: Document, user: str = "") -> None:
+    def precount_tokens(self, document: Document, user: str = "") -> None:
         """Count the tokens of a long story in the background, so that writing need not wait for that."""
-        if len(document.text) >= LONG and self._counting is None:
-            self._counting = asyncio.create_task(self._count_ahead(copy(document), user))
+        if len(document.text) >= DELTA_MIN_CHARACTERS and self._precounting is None:
+            self._precounting = asyncio.create_task(self._precount_tokens(copy(document), user))
 
-    async def _count_ahead(self, document: Document, user: str) -> None:
+    async def _precount_tokens(self, document: Document, user: str) -> None:
         try:
-            await self.prompt(document, user)
+            await self.build_prompt(document, user)
         except RequestError:  # said when the story is written on
             pass
         finally:
-            self._counting = None
+            self._precounting = None
 
-    async def write(
-        self, visit: Visit, order: Order, sampling: SamplingParams
-    ) -> AsyncGenerator[State, None]:
+    async def generate(
+        self, session: Session, command: Command, sampling: SamplingParams
+    ) -> AsyncGenerator[GenerationState, None]:
         """Do what an order wants written. The text is in the document when a state comes.
 
         Raises Failed if it cannot begin. However this is left, the requests are freed and the text stays.
         """
-        async for waiting in self._until_loaded(visit):
+        async for waiting in self._wait_until_loaded(session):
             yield waiting
         if self.info is None:
             return
         remarks: list[str] = []
         with ExitStack() as stack:
             try:
-                visit.document.stops = read_stops(order.fields)
-                samplings = _samplings(order, _with_another_seed(visit.document, order, sampling, remarks))
-                before = visit.document.current
-                continuations = self._begin(visit.document, order, samplings)
-                if order.do in ("retry", "pick"):
-                    remarks += branch_messages.said(visit.document, before)
+                session.document.stops = parse_stops(command.fields)
+                samplings = _samplings(
+                    command, _with_unused_seed(session.document, command, sampling, remarks)
+                )
+                before = session.document.current
+                continuations = self._start_continuations(session.document, command, samplings)
+                if command.type in ("retry", "pick"):
+                    remarks += branch_messages.describe_left_behind(session.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
-                writings = self._submit(visit, order, continuations, samplings)
+                requests = self._submit(session, command, continuations, samplings)
             except (StoryError, RequestError) as error:
-                raise Failed(str(error)) from None
-            visit.writings = writings
-            if visit.stopped:
-                visit.stop()
-            async with aclosing(self._follow(visit, continuations, writings)) as states:
+                raise GenerationError(str(error)) from None
+            session.requests = requests
+            if session.stop_requested:
+                session.stop()
+            async with aclosing(self._stream(session, continuations, requests)) as states:
                 async for state in states:
                     yield replace(state, remarks=remarks)
-            visit.log.extend(Finished(self.info.model, writing.stats) for writing in writings)
+            session.request_log.extend(
+                FinishedRequest(self.info.model, request.stats) for request in requests
+            )
 
-    async def _follow(
-        self, visit: Visit, continuations: list[Continuation], writings: list[Writing]
-    ) -> AsyncGenerator[State, None]:
-        rates: deque[float] = deque(maxlen=RATES)
-        ways = continuations if len(continuations) > 1 else ()
-        after = "" if ways else continuations[0].suffix
-        behind = None if ways else to_utf16(after, len(after))
-        async with aclosing(together(writings)) as news:
-            async for chunks in news:
-                if visit.seen is not None and behind is not None and continuations[0].limit is None:
-                    end = from_utf16(visit.document.text, visit.seen)
+    async def _stream(
+        self, session: Session, continuations: list[Continuation], requests: list[StreamedRequest]
+    ) -> AsyncGenerator[GenerationState, None]:
+        rates: deque[float] = deque(maxlen=MAX_RATE_POINTS)
+        variants = continuations if len(continuations) > 1 else ()
+        suffix = "" if variants else continuations[0].suffix
+        suffix_units = None if variants else to_utf16(suffix, len(suffix))
+        async with aclosing(merge_streams(requests)) as batches:
+            async for chunks in batches:
+                if (
+                    session.visible_end is not None
+                    and suffix_units is not None
+                    and continuations[0].limit is None
+                ):
+                    end = from_utf16(session.document.text, session.visible_end)
                     continuations[0].limit = max(0, end - continuations[0].start)
                 try:
                     for number, chunk in chunks:
                         continuations[number].add_chunk(chunk)
                 except StoryError as error:  # the story is full
-                    raise Failed(str(error)) from None
-                stats = together_stats([writing.stats for writing in writings])
-                self.info = writings[0].info or self.info
+                    raise GenerationError(str(error)) from None
+                stats = merge_stats([request.stats for request in requests])
+                self.info = requests[0].info or self.info
                 if stats.tokens_per_second is not None:
                     rates.append(stats.tokens_per_second)
-                yield State(
+                yield GenerationState(
                     stats,
                     rates,
-                    ways,
+                    variants,
                     sum(len(one.text) for one in continuations),
                     continuations[0].start,
-                    behind=behind,
+                    suffix_units=suffix_units,
                 )
 
-    async def _until_loaded(self, visit: Visit) -> AsyncGenerator[State, None]:
+    async def _wait_until_loaded(self, session: Session) -> AsyncGenerator[GenerationState, None]:
         """States until the model has been loaded once, so that its name is known, or a stop."""
         while self.info is None:
             self._loading = self._loading or asyncio.create_task(self.load())
@@ -196,30 +205,34 @@ class Author:
             if self._loading.done():
                 loading, self._loading = self._loading, None
                 if (error := loading.exception()) is not None:
-                    raise Failed(f"Writing failed: {str(error) or type(error).__name__}")
-            elif visit.stopped:
-                yield State(RequestStats(phase="done", finish_reason="aborted"))
+                    raise GenerationError(f"Writing failed: {str(error) or type(error).__name__}")
+            elif session.stop_requested:
+                yield GenerationState(RequestStats(phase="done", finish_reason="aborted"))
                 return
             else:
-                yield State()
+                yield GenerationState()
 
-    def _begin(self, document: Document, order: Order, samplings: list[SamplingParams]) -> list[Continuation]:
+    def _start_continuations(
+        self, document: Document, command: Command, samplings: list[SamplingParams]
+    ) -> list[Continuation]:
         assert self.info is not None
-        model, sampling, fields = self.info.model, samplings[0], order.fields
-        if order.do == "retry":
+        model, sampling, fields = self.info.model, samplings[0], command.fields
+        if command.type == "retry":
             return [document.retry(model, sampling)]
-        if order.do == "ways":
+        if command.type == "ways":
             return document.start_variants(model, samplings)
-        if order.do == "cursor":
+        if command.type == "cursor":
             at = from_utf16(document.text, fields.take("at", int))
             return [document.start_continuation(model, sampling, at=at)]
-        if order.do == "pick":
+        if command.type == "pick":
             offset = from_utf16(document.text, fields.take("at", int))
             at = document.replace_token(offset, fields.take("choice", int))
             return [document.start_continuation(model, sampling, at=at)]
-        if order.do == "ask":
-            return [_ask(document, read_about(order.fields)).start_continuation(model, sampling)]
-        if order.do != "continue":
+        if command.type == "ask":
+            return [
+                _start_story_about(document, parse_about(command.fields)).start_continuation(model, sampling)
+            ]
+        if command.type != "continue":
             raise StoryError(
                 "The page asked for something to be written that is not known: please reload it."
             )
@@ -227,36 +240,36 @@ class Author:
 
     def _submit(
         self,
-        visit: Visit,
-        order: Order,
+        session: Session,
+        command: Command,
         continuations: list[Continuation],
         samplings: list[SamplingParams],
-    ) -> list[Writing]:
-        wanted = order.fields.has("alternatives") and order.fields.take("alternatives", bool)
-        guidance, stops = visit.document.guidance, visit.document.stops
+    ) -> list[StreamedRequest]:
+        with_alternatives = command.fields.has("alternatives") and command.fields.take("alternatives", bool)
+        guidance, stops = session.document.guidance, session.document.stops
 
-        beyond = order.fields.has("beyond") and order.fields.take("beyond", bool)
+        past_end = command.fields.has("beyond") and command.fields.take("beyond", bool)
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request, guidance)
             return replace(request, prompt=prompt.text, asked=prompt.instruction)
 
         return [
-            Writing(
+            StreamedRequest(
                 self._source,
                 Request(
                     continuation.prompt,
                     sampling,
-                    ALTERNATIVES if wanted else 0,
-                    visit.key,
+                    TOP_LOGPROBS if with_alternatives else 0,
+                    session.cache_salt,
                     healing=not continuation.starts_at_token_boundary,
-                    min_tokens=BEYOND if beyond else 0,
+                    min_tokens=MIN_TOKENS_PAST_END if past_end else 0,
                 ),
                 prepare,
                 stops,
                 self._hosting.limits.deadline_s,
-                self._hosting.metrics.record,
-                self._hosting.gate.pause,
+                self._hosting.metrics.record_request,
+                self._hosting.limiter.update_interval_s,
             )
             for continuation, sampling in zip(continuations, samplings, strict=True)
         ]
@@ -267,15 +280,15 @@ class Author:
         def count_prompt(text: str, asked: str) -> int:
             return engine.count_prompt(replace(request, prompt=text, asked=asked))
 
-        if self._builder is None or self._builder[0] is not engine:
-            self._builder = (engine, ContextBuilder(engine.count_tokens))
+        if self._context_builder is None or self._context_builder[0] is not engine:
+            self._context_builder = (engine, ContextBuilder(engine.count_tokens))
         info = engine.info()
-        room = max(1, min(request.sampling.max_new_tokens, info.context // 2))
-        build = self._builder[1].build
-        return build(request.prompt, guidance, info.context, room, info.chat_tokens, count_prompt)
+        max_new_tokens = max(1, min(request.sampling.max_new_tokens, info.context // 2))
+        build = self._context_builder[1].build
+        return build(request.prompt, guidance, info.context, max_new_tokens, info.chat_tokens, count_prompt)
 
 
-def _ask(document: Document, about: str) -> Document:
+def _start_story_about(document: Document, about: str) -> Document:
     """Begin a story about something. What is on the sheet stays, as a branch."""
     document.guidance = replace(document.guidance, about=about)
     if document.text:
@@ -283,12 +296,12 @@ def _ask(document: Document, about: str) -> Document:
     return document
 
 
-def together_stats(stats: list[RequestStats]) -> RequestStats:
+def merge_stats(stats: list[RequestStats]) -> RequestStats:
     """The numbers of several requests as one: sums where that makes sense, else those of the slowest."""
     if len(stats) == 1:
         return stats[0]
     running = [one for one in stats if one.finish_reason is None]
-    shown = (running or stats)[-1]
+    latest = (running or stats)[-1]
 
     def total(name: str) -> float | None:
         rates = [rate for one in running or stats if (rate := getattr(one, name)) is not None]
@@ -296,7 +309,7 @@ def together_stats(stats: list[RequestStats]) -> RequestStats:
 
     sums = ("tokens", "recurrent_bytes", "conv_bytes", "window_kv_bytes", "full_kv_bytes")
     return replace(
-        shown,
+        latest,
         **{name: sum(getattr(one, name) for one in stats) for name in sums},
         tokens_per_second=total("tokens_per_second"),
         mean_tokens_per_second=total("mean_tokens_per_second"),
@@ -305,32 +318,32 @@ def together_stats(stats: list[RequestStats]) -> RequestStats:
     )
 
 
-def _with_another_seed(
-    document: Document, order: Order, sampling: SamplingParams, remarks: list[str]
+def _with_unused_seed(
+    document: Document, command: Command, sampling: SamplingParams, remarks: list[str]
 ) -> SamplingParams:
     """The settings; with another seed where this one would only write again what is there already."""
-    if order.do == "retry" and document.can_retry:
+    if command.type == "retry" and document.can_retry:
         at = document.retry_offset
-    elif order.do == "ways":
+    elif command.type == "ways":
         at = len(document.text)
     else:
         return sampling
     used = seeds_at(document.tree, at)
-    if document.sampling.seed is None or _seeds(order, sampling).isdisjoint(used):
+    if document.sampling.seed is None or _seeds(command, sampling).isdisjoint(used):
         return sampling
-    while not _seeds(order, sampling).isdisjoint(used):
+    while not _seeds(command, sampling).isdisjoint(used):
         sampling = replace(sampling, seed=None).with_seed()
     remarks.append(f"Written with another seed, {sampling.seed}: the one in the field has been used here.")
     return sampling
 
 
-def _seeds(order: Order, sampling: SamplingParams) -> set[int | None]:
-    return {one.seed for one in _samplings(order, sampling)}
+def _seeds(command: Command, sampling: SamplingParams) -> set[int | None]:
+    return {one.seed for one in _samplings(command, sampling)}
 
 
-def _samplings(order: Order, sampling: SamplingParams) -> list[SamplingParams]:
+def _samplings(command: Command, sampling: SamplingParams) -> list[SamplingParams]:
     """One per continuation. Several ways have seeds in a row, so that the first names them all."""
-    if order.do != "ways":
+    if command.type != "ways":
         return [sampling]
     seed = sampling.seed or 0
-    return [replace(sampling, seed=(seed + way) % (MAX_SEED + 1)) for way in range(WAYS)]
+    return [replace(sampling, seed=(seed + index) % (MAX_SEED + 1)) for index in range(NUM_VARIANTS)]

@@ -1,4 +1,4 @@
-"""Serves the page: greets, carries out orders, and writes. One `Desk` serves all visitors.
+"""Serves the page: greets, carries out orders, and writes. One `PageController` serves all visitors.
 
 Everything here runs on the server's event loop, hence without locks; what takes long runs in threads, on
 values that never change.
@@ -16,258 +16,278 @@ import gradio as gr
 
 from jet.api import RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineSource
-from jet.server.hosting import Hosting, user_of
+from jet.server.hosting import Hosting, user_id_of
 from jet.story.errors import StoryError
 from jet.ui import finish_messages, highlights, panel, views
-from jet.ui.actions import ACTIONS, WHILE_WRITING, Reply
-from jet.ui.commands import Order, read_order, read_story
-from jet.ui.deltas import LONG, Sent
-from jet.ui.generation import Author, Failed, State
-from jet.ui.inputs import read_controls
-from jet.ui.outputs import Told, Update
+from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, Reply
+from jet.ui.commands import Command, parse_command, parse_story
+from jet.ui.deltas import DELTA_MIN_CHARACTERS, TextDelta
+from jet.ui.generation import GenerationError, GenerationService, GenerationState
+from jet.ui.inputs import parse_controls
+from jet.ui.outputs import OutputCache, Update
 from jet.ui.reporting import Reporter, ReportState
-from jet.ui.sessions import Tab, Visit, Visits
-from jet.ui.streamed_request import BEAT_S
-from jet.ui.typed_edits import take_over
+from jet.ui.sessions import Session, SessionStore, TabKey
+from jet.ui.streamed_request import HEARTBEAT_S
+from jet.ui.typed_edits import apply_typed_edits
 
-_PAUSES = ("look", "keep", "resume", "new")  # the panel of a long story is drawn anew with these
+_IDLE_COMMANDS = ("look", "keep", "resume", "new")  # the panel of a long story is drawn anew with these
 
 
-class Desk:
+class PageController:
     """What the events of the page call."""
 
     def __init__(self, source: EngineSource, hosting: Hosting | None = None) -> None:
         self._source = source
         self._hosting = hosting or Hosting()
-        self._author = Author(source, self._hosting)
-        self._visits = Visits()
+        self._generation = GenerationService(source, self._hosting)
+        self._sessions = SessionStore()
         self._reporter = Reporter(source)
 
-    async def greet(self, request: gr.Request) -> AsyncIterator[Update]:
+    async def load(self, request: gr.Request) -> AsyncIterator[Update]:
         """On opening the page. Yields (about, panel): loading, and then what runs here."""
         while not self._source.ready:
             yield panel.loading(self._source.progress), gr.skip()
-            await asyncio.sleep(BEAT_S)
-        info = await self._author.load()
-        busy = self._visits.known(_tab(request)) and self._visits.of(_tab(request)).busy
+            await asyncio.sleep(HEARTBEAT_S)
+        info = await self._generation.load()
+        busy = self._sessions.has(tab_key(request)) and self._sessions.get(tab_key(request)).generating
         yield panel.about(info), gr.skip() if busy else panel.panel(None, info)
 
-    def leave(self, request: gr.Request) -> None:
+    def disconnect(self, request: gr.Request) -> None:
         """The tab is closed, or has lost its connection."""
-        self._visits.leave(_tab(request))
+        self._sessions.disconnect(tab_key(request))
 
-    async def stop(self, request: gr.Request, order_text: str = "") -> None:
+    async def stop(self, request: gr.Request, command_text: str = "") -> None:
         """Stop what this page is writing, or an order of it that is still on its way here."""
         try:
-            order = read_order(order_text) if order_text else None
+            command = parse_command(command_text) if command_text else None
         except StoryError:
-            order = None
+            command = None
         # Whose story is known elsewhere sends it again with the order that is to be stopped.
-        if self._visits.known(_tab(request)) or (order is not None and not order.known):
-            visit = self._visits.of(_tab(request))
-            visit.stop_order(0 if order is None else order.number, None if order is None else _seen(order))
+        if self._sessions.has(tab_key(request)) or (command is not None and not command.story_known):
+            session = self._sessions.get(tab_key(request))
+            session.stop_command(
+                0 if command is None else command.number, None if command is None else _visible_end(command)
+            )
 
     async def report(self) -> AsyncIterator[str]:
         """Make a performance report. Yields how it stands, and then the report, as HTML."""
-        if not self._hosting.own:
+        if not self._hosting.is_private:
             message = "This page is open to others, who would wait for it: run `make report` on the machine."
-            yield views.report(ReportState("failed", said=message))
+            yield views.report(ReportState("failed", message=message))
             return
-        shown = None
+        last_shown = None
         async with aclosing(self._reporter.watch()) as states:
             async for state in states:
-                if state != shown:
-                    shown = state
+                if state != last_shown:
+                    last_shown = state
                     yield views.report(state)
 
     async def stop_report(self) -> None:
         """End the report under way; what it has measured stays."""
         self._reporter.stop()
 
-    async def act(self, request: gr.Request, order_text: str) -> str:
+    async def run_command(self, request: gr.Request, command_text: str) -> str:
         """Carry out an order that needs no model. Returns the reply, with the story in it if that changes."""
         try:
-            order = read_order(order_text)
+            command = parse_command(command_text)
         except StoryError as error:
-            return _json({"error": str(error)})
-        if self._forgotten(request, order):
-            return _json({"lost": True, "n": order.number})
-        visit = self._visits.of(_tab(request))
-        if order.do == "resume":  # of what was being written when the connection was lost nothing arrived
-            await visit.rest()
-        failed, story = False, visit.document.text
+            return _to_json({"error": str(error)})
+        if self._is_story_missing(request, command):
+            return _to_json({"lost": True, "n": command.number})
+        session = self._sessions.get(tab_key(request))
+        if command.type == "resume":  # of what was being written when the connection was lost nothing arrived
+            await session.stop_and_wait()
+        failed, story = False, session.document.text
         try:
-            story = read_story(order.fields, story)
-            reply = await _carry_out(visit, story, order)
+            story = parse_story(command.fields, story)
+            reply = await _execute(session, story, command)
         except (StoryError, RequestError) as error:
             failed, reply = True, {"error": str(error)}
-        text = visit.document.text
-        reply = await self._with_view(visit, order, {**reply, "same": text == story})
-        reply["panel"] = await self._rest(visit, order)
+        text = session.document.text
+        reply = await self._with_views(session, command, {**reply, "same": text == story})
+        reply["panel"] = await self._idle_panel(session, command)
         # What could not be taken over stays in the box.
-        unchanged = failed or text == story or (visit.busy and order.do != "show")
-        visit.picked = visit.picked or not unchanged
-        self._author.count_ahead(visit.document, visit.key)
-        return _json(reply if unchanged else {**reply, "story": text})
+        unchanged = failed or text == story or (session.generating and command.type != "show")
+        session.variant_selected = session.variant_selected or not unchanged
+        self._generation.precount_tokens(session.document, session.cache_salt)
+        return _to_json(reply if unchanged else {**reply, "story": text})
 
-    async def write(self, request: gr.Request, order_text: str) -> AsyncIterator[Update]:
+    async def generate(self, request: gr.Request, command_text: str) -> AsyncIterator[Update]:
         """Go on with the story. Yields what becomes of `updates.OUTPUTS` until it ends.
 
         Of a long story only what changes is sent, and the page puts it in its place.
         """
-        with ExitStack() as place:
+        with ExitStack() as stack:
             try:
-                order = read_order(order_text)
-                if self._forgotten(request, order):
-                    yield Told().update(wrote=_json({"lost": True, "n": order.number}))
+                command = parse_command(command_text)
+                if self._is_story_missing(request, command):
+                    yield OutputCache().update(result=_to_json({"lost": True, "n": command.number}))
                     return
-                visit = self._visits.of(_tab(request))
-                sampling = read_controls(order.fields.take("settings", dict), visit.document.sampling)
-                if visit.busy:
+                session = self._sessions.get(tab_key(request))
+                sampling = parse_controls(command.fields.take("settings", dict), session.document.sampling)
+                if session.generating:
                     return
-                take_over(visit.document, order.fields, read_story(order.fields, visit.document.text))
-                if order.number <= visit.unwanted or order.fields.has("unwanted"):
-                    yield await self._stopped(visit, order)
+                apply_typed_edits(
+                    session.document, command.fields, parse_story(command.fields, session.document.text)
+                )
+                if command.number <= session.stopped_through or command.fields.has("unwanted"):
+                    yield await self._stopped_update(session, command)
                     return
-                self._hosting.gate.check(visit.document.text, sampling)
-                place.enter_context(self._hosting.gate.enter(user_of(request)))
+                self._hosting.limiter.check(session.document.text, sampling)
+                stack.enter_context(self._hosting.limiter.admit(user_id_of(request)))
             except (RequestError, StoryError) as error:
-                if (found := self._visits.of(_tab(request))).busy is False:
-                    self._note(found, State.failed(str(error)))
-                yield Told().update(wrote=_json({"n": _number(order_text)}), **self._failure(str(error)))
+                if (found := self._sessions.get(tab_key(request))).generating is False:
+                    self._record(found, GenerationState.failed(str(error)))
+                yield OutputCache().update(
+                    result=_to_json({"n": _command_number(command_text)}), **self._error_update(str(error))
+                )
                 return
-            async with aclosing(self._write(visit, order, sampling)) as updates:
+            async with aclosing(self._generate(session, command, sampling)) as updates:
                 async for update in updates:
                     yield update
 
-    async def _write(
-        self, visit: Visit, order: Order, sampling: SamplingParams
+    async def _generate(
+        self, session: Session, command: Command, sampling: SamplingParams
     ) -> AsyncGenerator[Update, None]:
-        visit.document.sampling = sampling
-        visit.busy, visit.stopped, visit.picked = True, False, False
-        visit.number, visit.seen = order.number, None
-        sent, told = Sent(visit.document.text), Told()
-        last = State()
+        session.document.sampling = sampling
+        session.generating, session.stop_requested, session.variant_selected = True, False, False
+        session.command_number, session.visible_end = command.number, None
+        text_delta, outputs = TextDelta(session.document.text), OutputCache()
+        last = GenerationState()
         try:
-            begun = panel.panel(State().stats, self._author.info)
-            yield told.update(panel=begun, stop=gr.Button(interactive=True))
-            async with aclosing(self._author.write(visit, order, sampling.with_seed())) as states:
+            first_panel = panel.panel(GenerationState().stats, self._generation.info)
+            yield outputs.update(panel=first_panel, stop=gr.Button(interactive=True))
+            async with aclosing(self._generation.generate(session, command, sampling.with_seed())) as states:
                 async for last in states:
-                    yield told.update(**self._state(visit, order, last, sent))
-        except Failed as error:
-            last = State.failed(str(error))
-            yield told.update(**self._failure(str(error)))
+                    yield outputs.update(**self._progress_update(session, command, last, text_delta))
+        except GenerationError as error:
+            last = GenerationState.failed(str(error))
+            yield outputs.update(**self._error_update(str(error)))
         finally:
-            visit.busy, visit.writings = False, []
-            self._note(visit, last)
-        text = visit.document.text
-        story, patch = (text, None) if visit.picked else sent.news(text)
-        wrote: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
-        wrote |= finish_messages.said(last, order, visit.document)
-        reply = await self._with_view(visit, order, wrote)
+            session.generating, session.requests = False, []
+            self._record(session, last)
+        text = session.document.text
+        story, patch = (text, None) if session.variant_selected else text_delta.diff(text)
+        reply: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
+        reply |= finish_messages.end_reply(last, command, session.document)
+        reply = await self._with_views(session, command, reply)
         rest = None
-        if self._author.info is not None and self._source.ready:
-            rest = panel.at_rest(visit.written, text, await self._author.load(), None)
-        yield told.update(story=story, wrote=_json(reply), panel=rest)
+        if self._generation.info is not None and self._source.ready:
+            rest = panel.idle_panel(session.last_generation, text, await self._generation.load(), None)
+        yield outputs.update(story=story, result=_to_json(reply), panel=rest)
 
-    def _note(self, visit: Visit, state: State) -> None:
+    def _record(self, session: Session, state: GenerationState) -> None:
         """Remember what the panel is to show until something else is on the sheet."""
-        stories = max(1, len(state.ways))
-        visit.written = panel.Written(state.stats, tuple(state.rates), stories, visit.document.text)
+        stories = max(1, len(state.variants))
+        session.last_generation = panel.GenerationSummary(
+            state.stats, tuple(state.rates), stories, session.document.text
+        )
 
-    async def _rest(self, visit: Visit, order: Order) -> str | None:
+    async def _idle_panel(self, session: Session, command: Command) -> str | None:
         """The panel of the sheet as it is now; None where that waits for a pause: counting takes long."""
-        document = visit.document
-        long = len(document.text) >= LONG and order.do not in _PAUSES
-        if visit.busy or long or self._author.info is None or not self._source.ready:
+        document = session.document
+        is_long = len(document.text) >= DELTA_MIN_CHARACTERS and command.type not in _IDLE_COMMANDS
+        if session.generating or is_long or self._generation.info is None or not self._source.ready:
             return None
         used = None
-        if visit.written is None or visit.written.text != document.text:  # else the panel knows it
+        if (
+            session.last_generation is None or session.last_generation.text != document.text
+        ):  # else the panel knows it
             with suppress(RequestError):
-                prompt = await self._author.prompt(document, visit.key)
+                prompt = await self._generation.build_prompt(document, session.cache_salt)
                 used = None if prompt is None else prompt.tokens
-        return panel.at_rest(visit.written, document.text, await self._author.recent_info(), used)
+        return panel.idle_panel(
+            session.last_generation, document.text, await self._generation.recent_info(), used
+        )
 
-    async def _stopped(self, visit: Visit, order: Order) -> Update:
+    async def _stopped_update(self, session: Session, command: Command) -> Update:
         """What the page is told of an order that was to be stopped before it came: nothing was written."""
         stats = RequestStats(phase="done", finish_reason="aborted")
-        reply = await self._with_view(visit, order, {"wrote": True, "patch": None})
-        return Told().update(panel=panel.panel(stats, self._author.info), wrote=_json(reply))
+        reply = await self._with_views(session, command, {"wrote": True, "patch": None})
+        return OutputCache().update(panel=panel.panel(stats, self._generation.info), result=_to_json(reply))
 
-    def _state(self, visit: Visit, order: Order, state: State, sent: Sent) -> dict[str, str | None]:
-        shown = panel.panel(state.stats, self._author.info, state.rates, max(1, len(state.ways)))
+    def _progress_update(
+        self, session: Session, command: Command, state: GenerationState, text_delta: TextDelta
+    ) -> dict[str, str | None]:
+        panel_html = panel.panel(state.stats, self._generation.info, state.rates, max(1, len(state.variants)))
         if state.stats.error is not None:
             _warn(state.stats.error)
-        ways = views.ways(state.ways, state.stats.finish_reason is None, order.number)
-        story, patch = sent.news(visit.document.text)
-        place = {} if state.behind is None else {"behind": state.behind}
-        told = {**(patch or {}), **place}
-        live = views.carried({**told, "n": order.number}) if told and not state.ways else None
+        variants = views.variants(state.variants, state.stats.finish_reason is None, command.number)
+        story, patch = text_delta.diff(session.document.text)
+        suffix = {} if state.suffix_units is None else {"behind": state.suffix_units}
+        payload = {**(patch or {}), **suffix}
+        delta = (
+            views.json_payload({**payload, "n": command.number}) if payload and not state.variants else None
+        )
         seed = None if state.stats.seed is None else str(state.stats.seed)
-        return {"story": story, "panel": shown, "last_seed": seed, "ways": ways, "live": live}
+        return {"story": story, "panel": panel_html, "last_seed": seed, "variants": variants, "delta": delta}
 
-    def _failure(self, message: str) -> dict[str, str | None]:
+    def _error_update(self, message: str) -> dict[str, str | None]:
         _warn(message)
-        return {"panel": panel.panel(State.failed(message).stats, self._author.info)}
+        return {"panel": panel.panel(GenerationState.failed(message).stats, self._generation.info)}
 
-    def _forgotten(self, request: gr.Request, order: Order) -> bool:
+    def _is_story_missing(self, request: gr.Request, command: Command) -> bool:
         """Whether the page means a story that is not here: then it sends its own copy again."""
-        return order.known and order.do != "restore" and not self._visits.known(_tab(request))
+        return command.story_known and command.type != "restore" and not self._sessions.has(tab_key(request))
 
-    async def _with_view(self, visit: Visit, order: Order, reply: Reply) -> Reply:
+    async def _with_views(self, session: Session, command: Command, reply: Reply) -> Reply:
         """The reply with how things stand, as far as the page shows it."""
-        document = visit.document
-        shown: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
-        shown["retry"] = document.can_retry
-        shown["branches"] = sorted(document.tree.branches)
-        if not visit.busy:
-            shown["marks"] = highlights.MARKS[order.tint](document)
-        views_now: dict[str, str] = {}
-        if order.drawer == "branches":
-            views_now["jet-tree"] = views.branches(document.outline())
-        elif order.drawer == "guidance":
-            views_now["jet-sees"] = await self._meter(visit)
-        elif order.drawer == "history":
-            views_now["jet-past"] = views.history(visit.log)
-        return {**shown, **reply, "n": order.number, "html": {**views_now, **reply.get("html", {})}}
+        document = session.document
+        view: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
+        view["retry"] = document.can_retry
+        view["branches"] = sorted(document.tree.branches)
+        if not session.generating:
+            view["marks"] = highlights.HIGHLIGHTS[command.highlight](document)
+        html: dict[str, str] = {}
+        if command.tab == "branches":
+            html["jet-tree"] = views.branches(document.outline())
+        elif command.tab == "guidance":
+            html["jet-sees"] = await self._context_view(session)
+        elif command.tab == "history":
+            html["jet-past"] = views.history(session.request_log)
+        return {**view, **reply, "n": command.number, "html": {**html, **reply.get("html", {})}}
 
-    async def _meter(self, visit: Visit) -> str:
+    async def _context_view(self, session: Session) -> str:
         try:
-            return views.meter(await self._author.prompt(visit.document, visit.key))
+            return views.context_view(
+                await self._generation.build_prompt(session.document, session.cache_salt)
+            )
         except RequestError as error:
-            return views.meter(None, str(error))
+            return views.context_view(None, str(error))
 
 
-async def _carry_out(visit: Visit, story: str, order: Order) -> Reply:
-    if order.do not in ACTIONS:
-        raise StoryError(f"The page asked for {order.do[:40]!r}, which is not known here: please reload it.")
-    if visit.busy and order.do not in WHILE_WRITING:
+async def _execute(session: Session, story: str, command: Command) -> Reply:
+    if command.type not in COMMANDS:
+        raise StoryError(
+            f"The page asked for {command.type[:40]!r}, which is not known here: please reload it."
+        )
+    if session.generating and command.type not in ALLOWED_WHILE_GENERATING:
         raise StoryError("The model is still writing: stop it first.")
-    before = order.fields.take_text("before") if order.fields.has("before") else story
-    if not visit.busy and order.do != "restore":
-        take_over(visit.document, order.fields, before)
-    return await ACTIONS[order.do](visit, order.fields)
+    before = command.fields.take_text("before") if command.fields.has("before") else story
+    if not session.generating and command.type != "restore":
+        apply_typed_edits(session.document, command.fields, before)
+    return await COMMANDS[command.type](session, command.fields)
 
 
-def _tab(request: gr.Request) -> Tab:
+def tab_key(request: gr.Request) -> TabKey:
     """Whose page it is. Browsers make up the names of their tabs, so another user's may have the same."""
-    return user_of(request) if getattr(request, "username", None) else "", request.session_hash
+    return user_id_of(request) if getattr(request, "username", None) else "", request.session_hash
 
 
-def _number(order_text: str) -> int:
+def _command_number(command_text: str) -> int:
     try:
-        return read_order(order_text).number
+        return parse_command(command_text).number
     except StoryError:
         return 0
 
 
-def _seen(order: Order) -> int | None:
+def _visible_end(command: Command) -> int | None:
     with suppress(StoryError):
-        return order.fields.take("seen", int) if order.fields.has("seen") else None
+        return command.fields.take("seen", int) if command.fields.has("seen") else None
     return None
 
 
-def _json(reply: Reply) -> str:
+def _to_json(reply: Reply) -> str:
     return json.dumps(reply, ensure_ascii=False)
 
 

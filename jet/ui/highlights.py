@@ -9,29 +9,33 @@ import math
 from collections.abc import Callable, Iterable
 
 from jet.story.document import Document
-from jet.ui.commands import Tint
+from jet.ui.commands import Highlight
 
 # Probabilities below which a token counts as doubtful, and more so, and more.
-_DOUBTS = (0.5, 0.2, 0.05)
+_CONFIDENCE_LEVELS = (0.5, 0.2, 0.05)
 
 
-def whose(document: Document) -> list[int]:
+def authorship(document: Document) -> list[int]:
     """The model's words. Neighbouring spans count as one."""
     model = ((start, end, 0) for start, end, author, _ in document.ranges() if author == "model")
-    return _flat(document.text, model)
+    return _flatten(document.text, model)
 
 
-def doubts(document: Document) -> list[int]:
+def confidence(document: Document) -> list[int]:
     """The model's tokens by how unlikely they were: level 1 to 3, those it was sure of left out."""
     found = []
     for start, end, _, token in document.tokens():
-        level = 0 if token.logprob is None else sum(math.exp(token.logprob) < least for least in _DOUBTS)
+        level = (
+            0
+            if token.logprob is None
+            else sum(math.exp(token.logprob) < threshold for threshold in _CONFIDENCE_LEVELS)
+        )
         if level:
             found.append((start, end, level))
-    return _flat(document.text, found)
+    return _flatten(document.text, found)
 
 
-def _flat(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
+def _flatten(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
     """Neighbours of one level joined, offsets in UTF-16 units. The ranges are in order."""
     joined: list[list[int]] = []
     for start, end, level in ranges:
@@ -52,4 +56,8 @@ def _flat(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
     return flat
 
 
-MARKS: dict[Tint, Callable[[Document], list[int]]] = {"plain": lambda _: [], "whose": whose, "doubt": doubts}
+HIGHLIGHTS: dict[Highlight, Callable[[Document], list[int]]] = {
+    "plain": lambda _: [],
+    "whose": authorship,
+    "doubt": confidence,
+}

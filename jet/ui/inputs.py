@@ -8,11 +8,11 @@ from jet.api import MAX_SEED, Request, RequestError, SamplingParams
 from jet.story.pieces import normalize_line_breaks
 
 DEFAULTS = SamplingParams()
-NO_PRESET = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
-SHOWN_CHARACTERS = 80  # of a value that is quoted back in a message
+NOT_IN_PRESETS = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
+MAX_QUOTED_CHARACTERS = 80  # of a value that is quoted back in a message
 
 
-def read_request(
+def parse_request(
     prompt: object,
     max_new_tokens: object,
     temperature: object,
@@ -23,11 +23,11 @@ def read_request(
     seed: object,
 ) -> Request:
     """A request from untrusted values of any type, its seed drawn if none was given. Raises RequestError."""
-    sampling = read_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
+    sampling = parse_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
     return Request(_text(prompt), sampling.with_seed())
 
 
-def read_settings(
+def parse_settings(
     max_new_tokens: object,
     temperature: object,
     top_p: object,
@@ -45,37 +45,37 @@ def read_settings(
     return SamplingParams(
         temperature=_number("temperature", temperature),
         top_p=_number("top_p", top_p),
-        top_k=_whole("top_k", top_k),
+        top_k=_integer("top_k", top_k),
         min_p=_number("min_p", min_p),
         repetition_penalty=_number("repetition_penalty", repetition_penalty),
         dry_multiplier=_number("dry_multiplier", dry_multiplier),
         dry_base=_number("dry_base", dry_base),
-        dry_allowed_length=_whole("dry_allowed_length", dry_allowed_length),
+        dry_allowed_length=_integer("dry_allowed_length", dry_allowed_length),
         xtc_probability=_number("xtc_probability", xtc_probability),
         xtc_threshold=_number("xtc_threshold", xtc_threshold),
-        max_new_tokens=_whole("max_new_tokens", max_new_tokens),
+        max_new_tokens=_integer("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
     )
 
 
-def read_controls(values: dict[str, object], usual: SamplingParams = DEFAULTS) -> SamplingParams:
-    """The same by name; what is not named is as it is in `usual`. Raises RequestError."""
-    known: dict[str, object] = asdict(usual)
-    if strange := values.keys() - known.keys():
-        raise RequestError(f"There is no setting {min(strange)[:SHOWN_CHARACTERS]!r}.")
-    return read_settings(**{**known, **values})
+def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULTS) -> SamplingParams:
+    """The same by name; what is not named is as it is in `defaults`. Raises RequestError."""
+    known: dict[str, object] = asdict(defaults)
+    if unknown := values.keys() - known.keys():
+        raise RequestError(f"There is no setting {min(unknown)[:MAX_QUOTED_CHARACTERS]!r}.")
+    return parse_settings(**{**known, **values})
 
 
-def read_preset(values: dict[str, object]) -> SamplingParams:
+def parse_preset(values: dict[str, object]) -> SamplingParams:
     """The same for settings as a browser has kept them. Raises RequestError."""
-    if strange := values.keys() & set(NO_PRESET):
-        raise RequestError(f"A preset has no setting {min(strange)!r}.")
-    return read_controls(values)
+    if unknown := values.keys() & set(NOT_IN_PRESETS):
+        raise RequestError(f"A preset has no setting {min(unknown)!r}.")
+    return parse_controls(values)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise RequestError(f"prompt must be text, not {_shown(value)}.")
+        raise RequestError(f"prompt must be text, not {_quoted(value)}.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -87,16 +87,16 @@ def _text(value: object) -> str:
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{name} must be a number, not {_shown(value)}.")
+        raise RequestError(f"{name} must be a number, not {_quoted(value)}.")
     return value
 
 
-def _whole(name: str, value: object) -> int:
+def _integer(name: str, value: object) -> int:
     """JSON and sliders know no difference between 40 and 40.0, so both are 40."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{name} must be a whole number, not {_shown(value)}.")
+        raise RequestError(f"{name} must be a whole number, not {_quoted(value)}.")
     return value
 
 
@@ -116,11 +116,11 @@ def _seed(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
         raise RequestError(
             f"seed must be a whole number from 0 to {MAX_SEED}, "
-            f"or empty for a random one, not {_shown(value)}."
+            f"or empty for a random one, not {_quoted(value)}."
         )
     return value
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"

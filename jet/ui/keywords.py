@@ -14,37 +14,37 @@ def one_line(text: str) -> str:
     return _BREAKS.sub("", text)
 
 
-def shown_keywords(keywords: Iterable[str]) -> str:
-    """The line for keywords, which `read_keywords` reads back."""
-    return ", ".join(map(_shown, keywords))
+def format_keywords(keywords: Iterable[str]) -> str:
+    """The line for keywords, which `parse_keywords` reads back."""
+    return ", ".join(map(_format_keyword, keywords))
 
 
-def read_keywords(line: str) -> tuple[str, ...]:
+def parse_keywords(line: str) -> tuple[str, ...]:
     """The keywords of a line. Quotation marks count only where they stand around a whole keyword."""
     found: list[str] = []
     at = 0
     while at < len(line):
         while at < len(line) and (line[at].isspace() or line[at] == ","):
             at += 1
-        word, at = _quoted(line, at) or _plain(line, at)
+        word, at = _take_quoted(line, at) or _take_plain(line, at)
         if word := word.strip():
             found.append(word)
     return tuple(found)
 
 
-def _shown(keyword: str) -> str:
+def _format_keyword(keyword: str) -> str:
     if "," not in keyword and keyword[:1] not in _QUOTES:
         return keyword
     return '"' + keyword.replace('"', '""') + '"'
 
 
-def _plain(line: str, at: int) -> tuple[str, int]:
+def _take_plain(line: str, at: int) -> tuple[str, int]:
     end = line.find(",", at)
     end = len(line) if end < 0 else end
     return line[at:end], end
 
 
-def _quoted(line: str, at: int) -> tuple[str, int] | None:
+def _take_quoted(line: str, at: int) -> tuple[str, int] | None:
     """A keyword in quotation marks, a doubled one of which is one; None if nothing but a comma can end it."""
     closing = _QUOTES.get(line[at : at + 1])
     if closing is None:

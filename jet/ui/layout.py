@@ -20,8 +20,8 @@ HEADER = """
 <header class="jet-header"><h1>Jet Stories</h1>
 <p>Begin a story, and Jet-Nemotron goes on with it.</p></header>
 """
-STOP = "Stop"
-HINT = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
+STOP_LABEL = "Stop"
+SHORTCUT_HINT = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
 PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or just press Continue."
 
 
@@ -37,31 +37,31 @@ class Opening:
 class Page:
     """The components that events read and write.
 
-    `controls` are named as in `SamplingParams`, in the order of the arguments of `read_settings`. `last_seed`
-    is what the last story was drawn from. `greet` asks anew what runs here.
-    `keep_preset` gives page.js the controls' values, `live` brings it
-    what is new in a long story. `act`, `order` and `reply` are how page.js talks to the desk.
+    `controls` are named as in `SamplingParams`, in the order of the arguments of `parse_settings`.
+    `last_seed` is what the last story was drawn from. `refresh` asks anew what runs here. `save_preset` gives
+    page.js the controls' values, `delta` brings it what is new in a long story. `send_command`, `command` and
+    `reply` are how page.js talks to the desk.
     """
 
-    about: gr.HTML
-    measure: gr.Button
-    halt: gr.Button
+    model_info: gr.HTML
+    start_report: gr.Button
+    stop_report: gr.Button
     report: gr.HTML
     story: gr.Textbox
-    go: gr.Button
+    continue_button: gr.Button
     stop: gr.Button
-    ways: gr.HTML
-    live: gr.HTML
+    variants: gr.HTML
+    delta: gr.HTML
     panel: gr.HTML
     controls: dict[str, gr.Component]
     last_seed: gr.Textbox
     reuse_seed: gr.Button
-    keep_preset: gr.Button
-    greet: gr.Button
-    act: gr.Button
-    order: gr.Textbox
+    save_preset: gr.Button
+    refresh: gr.Button
+    send_command: gr.Button
+    command: gr.Textbox
     reply: gr.Textbox
-    wrote: gr.Textbox
+    result: gr.Textbox
 
 
 def load_openings() -> list[Opening]:
@@ -70,62 +70,62 @@ def load_openings() -> list[Opening]:
     return [Opening(entry["genre"], entry["text"]) for entry in entries]
 
 
-def lay_out() -> Page:
+def build_layout() -> Page:
     """Place everything in the Blocks that are being built."""
     beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
         _html(HEADER)
-        about = _html(panel.loading())
+        model_info = _html(panel.loading())
         with gr.Row(elem_id="jet-desk"):
             with gr.Column(elem_id="jet-left", min_width=0):
-                _html(tabs.openings(beginnings), "jet-openings")
+                _html(tabs.opening_buttons(beginnings), "jet-openings")
                 story = _story()
-                go, stop = _actions()
-                _html(tabs.more(), "jet-more")
-                ways, fresh = _html("", "jet-ways"), _html("", "jet-live")
+                continue_button, stop = _generation_buttons()
+                _html(tabs.action_buttons(), "jet-more")
+                variants, delta = _html("", "jet-ways"), _html("", "jet-live")
             with gr.Column(elem_id="jet-right", min_width=0):
-                live = _html(panel.panel(None, None))
-                _html(panel.unfold())
+                live_panel = _html(panel.panel(None, None))
+                _html(panel.expand_toggle())
             with gr.Column(elem_id="jet-below", min_width=0):
-                _html(tabs.tabs())
+                _html(tabs.tab_list())
                 with gr.Column(elem_id="jet-drawer-settings", min_width=0):
-                    _html(tabs.presets())
+                    _html(tabs.preset_buttons())
                     with gr.Column(elem_id="jet-controls", min_width=0):
                         controls, last_seed, reuse_seed = _controls()
-                    _html(tabs.extras())
-                _html(tabs.drawers())
+                    _html(tabs.extra_settings())
+                _html(tabs.tab_panels())
                 report = _report()
-        keep_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
-        greet = gr.Button("", visible="hidden", elem_id="jet-greet")
-        act = gr.Button("", visible="hidden", elem_id="jet-act")
-        order, reply, wrote = (gr.Textbox(visible=False) for _ in range(3))
+        save_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
+        refresh = gr.Button("", visible="hidden", elem_id="jet-greet")
+        send_command = gr.Button("", visible="hidden", elem_id="jet-act")
+        command, reply, result = (gr.Textbox(visible=False) for _ in range(3))
     return Page(
-        about,
+        model_info,
         *report,
         story,
-        go,
+        continue_button,
         stop,
-        ways,
-        fresh,
-        live,
+        variants,
+        delta,
+        live_panel,
         controls,
         last_seed,
         reuse_seed,
-        keep_preset,
-        greet,
-        act,
-        order,
+        save_preset,
+        refresh,
+        send_command,
+        command,
         reply,
-        wrote,
+        result,
     )
 
 
 def _report() -> tuple[gr.Button, gr.Button, gr.HTML]:
     with gr.Column(elem_id="jet-drawer-report", elem_classes="jet-drawer jet-closed", min_width=0):
         with gr.Row(elem_id="jet-report-actions"):
-            measure = gr.Button("Measure this machine", elem_id="jet-measure", min_width=0)
-            halt = gr.Button("Stop measuring", elem_id="jet-halt", min_width=0)
-        return measure, halt, _html(views.report(ReportState()), "jet-report")
+            start_report = gr.Button("Measure this machine", elem_id="jet-measure", min_width=0)
+            stop_report = gr.Button("Stop measuring", elem_id="jet-halt", min_width=0)
+        return start_report, stop_report, _html(views.report(ReportState()), "jet-report")
 
 
 def _html(content: str, elem_id: str | None = None) -> gr.HTML:
@@ -145,13 +145,13 @@ def _story() -> gr.Textbox:
     )
 
 
-def _actions() -> tuple[gr.Button, gr.Button]:
+def _generation_buttons() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
-        go = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
-        stop = gr.Button(STOP, interactive=False, elem_id="jet-stop", min_width=0)
-        _html(tabs.steps(), "jet-steps")
-        _html(HINT)
-    return go, stop
+        continue_button = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
+        stop = gr.Button(STOP_LABEL, interactive=False, elem_id="jet-stop", min_width=0)
+        _html(tabs.undo_redo_buttons(), "jet-steps")
+        _html(SHORTCUT_HINT)
+    return continue_button, stop
 
 
 def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
@@ -172,10 +172,10 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
         elem_id="jet-seed",
         buttons=[reuse],
     )
-    return {**sliders, "seed": seed, **_further_controls()}, gr.Textbox(visible=False), reuse
+    return {**sliders, "seed": seed, **_advanced_controls()}, gr.Textbox(visible=False), reuse
 
 
-def _further_controls() -> dict[str, gr.Component]:
+def _advanced_controls() -> dict[str, gr.Component]:
     """What is off until it is wanted."""
     with gr.Accordion("Against repetition and cliché", open=False, elem_id="jet-further"):
         return {
@@ -187,5 +187,5 @@ def _further_controls() -> dict[str, gr.Component]:
         }
 
 
-def _slider(label: str, least: float, most: float, value: float, step: float) -> gr.Slider:
-    return gr.Slider(least, most, value, step=step, label=label, buttons=[])
+def _slider(label: str, minimum: float, maximum: float, value: float, step: float) -> gr.Slider:
+    return gr.Slider(minimum, maximum, value, step=step, label=label, buttons=[])

@@ -12,15 +12,15 @@ from jet.engine.holder import EngineSource
 from jet.proxies import prepare_environment
 from jet.server.binding import AddressError as AddressError
 from jet.server.binding import check_address, explain
-from jet.server.connections import tend
+from jet.server.connections import configure_server
 from jet.server.hosting import Hosting
-from jet.server.terminal import unneeded_terminal
-from jet.ui.actions import WHILE_WRITING
+from jet.server.terminal import tolerant_output
+from jet.ui.actions import ALLOWED_WHILE_GENERATING
 from jet.ui.api import add_api
-from jet.ui.deltas import LONG
-from jet.ui.events import wire
-from jet.ui.handlers import Desk
-from jet.ui.layout import ASSETS, lay_out
+from jet.ui.deltas import DELTA_MIN_CHARACTERS
+from jet.ui.events import connect_events
+from jet.ui.handlers import PageController
+from jet.ui.layout import ASSETS, build_layout
 from jet.ui.theme import make_theme
 
 # In this order: each may use what stands above it.
@@ -45,16 +45,18 @@ SCRIPTS = (
     "offers.js",
     "page.js",
 )
-WRITERS = 256  # stories that may be written or wait in line at once; the engine decides who is served when
+MAX_THREADS = (
+    256  # stories that may be written or wait in line at once; the engine decides who is served when
+)
 
 
 def build(source: EngineSource, hosting: Hosting | None = None) -> gr.Blocks:
     """The page and its API. `source` may still be loading its model: the page says so and waits."""
     hosting = hosting or Hosting()
-    hosting.watch(source)
+    hosting.add_engine_gauges(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
     with demo:
-        wire(demo, lay_out(), Desk(source, hosting))
+        connect_events(demo, build_layout(), PageController(source, hosting))
         add_api(source, hosting)
     return demo
 
@@ -75,7 +77,7 @@ def launch(
     hosting = hosting or Hosting()
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who is to be believed, the guard decides
     try:
-        with unneeded_terminal():  # the library prints, too
+        with tolerant_output():  # the library prints, too
             _, url, _ = demo.launch(
                 server_name=host,
                 server_port=port,
@@ -84,11 +86,11 @@ def launch(
                 run_history=False,
                 ssr_mode=False,
                 show_error=True,
-                max_threads=WRITERS,
+                max_threads=MAX_THREADS,
                 auth=hosting.accounts,
-                app_kwargs=hosting.fastapi(_is_local(listening)),
+                app_kwargs=hosting.app_kwargs(_is_local(listening)),
                 footer_links=["api"],
-                mcp_server=speaks_mcp(),
+                mcp_server=mcp_available(),
                 theme=make_theme(),
                 css_paths=ASSETS / "styles.css",
                 js=_script(),
@@ -97,7 +99,7 @@ def launch(
         raise AddressError(explain(error, listening, port)) from error
     # The line by which the server knows that a tab is open lays connection.js, again and again if it must.
     demo.config["connect_heartbeat"] = False
-    tend(demo.server)
+    configure_server(demo.server)
     return url
 
 
@@ -106,7 +108,7 @@ def _is_local(host: str | None) -> bool:
     return not host or host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
 
 
-def speaks_mcp() -> bool:
+def mcp_available() -> bool:
     """Whether the endpoints are offered as MCP tools, too: where the package for that is installed."""
     try:
         return metadata.version("mcp").startswith("1.")  # the one that Gradio knows
@@ -116,6 +118,6 @@ def speaks_mcp() -> bool:
 
 def _script() -> str:
     """What the page does in the browser, as one function that Gradio calls when it is there."""
-    parts = [f"const MEANWHILE = {json.dumps(WHILE_WRITING)}, LONG = {LONG};"]
+    parts = [f"const MEANWHILE = {json.dumps(ALLOWED_WHILE_GENERATING)}, LONG = {DELTA_MIN_CHARACTERS};"]
     parts += [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(["() => {", *parts, "}"])

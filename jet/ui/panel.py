@@ -21,14 +21,14 @@ _CONSTANT = (  # of the memory of one story, what a longer story does not add to
 _GROWING = (("full", "KV, full attention", "full_kv_bytes"),)
 _WEIGHTS = {"on demand": "on demand, for each request", "remote": "on another server"}
 _WITHOUT_ACCELERATOR = {"cpu": "no accelerator", "remote": "not known: the model runs elsewhere"}
-_ENDING = 100  # characters at the end of what was written, by which it is known again
-_CURVE = (100, 24)  # width and height of the curve's own units
+_MATCH_CHARACTERS = 100  # characters at the end of what was written, by which it is known again
+_SPARKLINE_SIZE = (100, 24)  # width and height of the curve's own units
 
 
 def loading(progress: str | None = None) -> str:
     """The line under the title until the model is there."""
-    said = "Loading the model…" if progress is None else f"{progress}."
-    return f'<p class="jet-about">{_text(said)} You can begin your story.</p>'
+    text = "Loading the model…" if progress is None else f"{progress}."
+    return f'<p class="jet-about">{_text(text)} You can begin your story.</p>'
 
 
 def about(info: EngineInfo) -> str:
@@ -45,7 +45,7 @@ def about(info: EngineInfo) -> str:
 
 
 @dataclass(frozen=True)
-class Written:
+class GenerationSummary:
     """What a panel shows of a writing that is over, for as long as its words are on the sheet.
 
     Attributes:
@@ -60,24 +60,26 @@ class Written:
     stories: int
     text: str
 
-    def stands_in(self, text: str) -> bool:
+    def is_part_of(self, text: str) -> bool:
         """Whether its words are still on a sheet with this text."""
-        end = self.text[-_ENDING:]
+        end = self.text[-_MATCH_CHARACTERS:]
         return text == self.text or (bool(end.strip()) and end in text)
 
 
-def at_rest(written: Written | None, text: str, info: EngineInfo | None, used: int | None) -> str:
+def idle_panel(
+    summary: GenerationSummary | None, text: str, info: EngineInfo | None, used: int | None
+) -> str:
     """The panel while nothing is written: what it knows of the last writing, and the sheet as it is now.
 
     `used` is what its text takes of the context; None where that is not known.
     """
-    if written is None or not written.stands_in(text):
+    if summary is None or not summary.is_part_of(text):
         return panel(None, info, used=used)
-    stats = written.stats
+    stats = summary.stats
     if info is not None:  # the engine knows who writes now
         stats = replace(stats, active_requests=info.active_requests, queued_requests=info.queued_requests)
-    used = None if text == written.text else used
-    return panel(stats, info, written.rates, written.stories, used)
+    used = None if text == summary.text else used
+    return panel(stats, info, summary.rates, summary.stories, used)
 
 
 def panel(
@@ -96,42 +98,44 @@ def panel(
     if used is None:
         used = shown.prompt_tokens + shown.tokens // stories
     parts = [
-        _status(stats),
-        _speed(shown, info, rates, stories, used),
-        _story(shown, info, used),
-        _story_memory(shown, info, stories, used),
-        _machine(shown, info),
-        _model(info),
+        _status_view(stats),
+        _speed_view(shown, info, rates, stories, used),
+        _request_rows(shown, info, used),
+        _memory_view(shown, info, stories, used),
+        _device_view(shown, info),
+        _model_view(info),
     ]
     phase = "error" if shown.finish_reason == "error" else shown.phase
     return f'<div class="jet-panel" data-phase="{_text(phase)}">{"".join(parts)}</div>'
 
 
-def unfold() -> str:
+def expand_toggle() -> str:
     """What brings all of the panel on a screen where it stands above the drawers and is one line."""
     return '<label class="jet-check jet-unfold"><input type="checkbox" id="jet-unfold"> All numbers</label>'
 
 
-def _status(stats: RequestStats | None) -> str:
-    said = "Ready" if stats is None else format.state(stats)
+def _status_view(stats: RequestStats | None) -> str:
+    text = "Ready" if stats is None else format.status(stats)
     detail = "" if stats is None or stats.error is None else stats.error
-    return f'<p class="jet-status"><i></i>{_text(said)}</p><p class="jet-detail">{_text(detail)}</p>'
+    return f'<p class="jet-status"><i></i>{_text(text)}</p><p class="jet-detail">{_text(detail)}</p>'
 
 
-def _speed(
+def _speed_view(
     stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int, used: int
 ) -> str:
     """How fast, how fast it could be, and how fast it has been."""
-    ceiling = speed_limit(stats, info, stories, used)
+    limit = bandwidth_limit(stats, info, stories, used)
     rate = stats.tokens_per_second
-    sure = info is None or info.bandwidth_sure
-    share = 0.0 if rate is None or ceiling is None or not sure else min(1.0, rate / ceiling)
-    said = _limit(rate, ceiling, sure)
-    now = f'<p class="jet-speed"><b>{format.rate(rate)}</b> tokens a second</p>'
-    return f'{now}{_bar([("reached", share)], said)}<p class="jet-limit">{said}</p>{_curve(rates)}'
+    is_reliable = info is None or info.bandwidth_sure
+    utilization = 0.0 if rate is None or limit is None or not is_reliable else min(1.0, rate / limit)
+    text = _limit_text(rate, limit, is_reliable)
+    current = f'<p class="jet-speed"><b>{format.rate(rate)}</b> tokens a second</p>'
+    return (
+        f'{current}{_bar([("reached", utilization)], text)}<p class="jet-limit">{text}</p>{_sparkline(rates)}'
+    )
 
 
-def speed_limit(
+def bandwidth_limit(
     stats: RequestStats, info: EngineInfo | None, stories: int = 1, used: int | None = None
 ) -> float | None:
     """Tokens a second of `stories` together if nothing but moving their bytes took time; None if not known.
@@ -142,27 +146,27 @@ def speed_limit(
     if info is None or info.footprint is None or info.bandwidth is None:
         return None
     length = stats.prompt_tokens + stats.tokens // stories if used is None else used
-    floor = info.footprint.decode(max(1, length), 2)
-    together = max(stories, stats.active_requests or 0)
-    moved = floor.weights + together * (floor.total - floor.weights)
+    decode_bytes = info.footprint.decode(max(1, length), 2)
+    merge_streams = max(stories, stats.active_requests or 0)
+    moved = decode_bytes.weights + merge_streams * (decode_bytes.total - decode_bytes.weights)
     return stories * info.bandwidth / moved
 
 
-def _limit(rate: float | None, ceiling: float | None, sure: bool) -> str:
+def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> str:
     """In as few words as stand on one line."""
-    if ceiling is None:
+    if limit is None:
         return "What memory allows here is not known"
     # Nothing is faster than its ceiling: a copy that says so was disturbed.
-    if not sure or (rate is not None and rate > ceiling):
+    if not is_reliable or (rate is not None and rate > limit):
         return "What memory allows here is not well measured"
     if rate is None:
-        return f"{format.UNKNOWN} of the {format.rate(ceiling)} that memory allows here"
-    return f"{rate / ceiling:.0%} of the {format.rate(ceiling)} that memory allows here"
+        return f"{format.UNKNOWN} of the {format.rate(limit)} that memory allows here"
+    return f"{rate / limit:.0%} of the {format.rate(limit)} that memory allows here"
 
 
-def _curve(rates: Sequence[float]) -> str:
+def _sparkline(rates: Sequence[float]) -> str:
     """The speed so far as a line from 0 at the bottom to the highest at the top."""
-    width, height = _CURVE
+    width, height = _SPARKLINE_SIZE
     top = max(rates, default=0.0) or 1.0
     last = max(1, len(rates) - 1)
     points = " ".join(
@@ -175,60 +179,60 @@ def _curve(rates: Sequence[float]) -> str:
     )
 
 
-def _story(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
+def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
     """How long it is, and who else writes."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.active_requests is None:
         source = info
     rows = [
         ("Mean", f"{format.rate(stats.mean_tokens_per_second)} tok/s"),
-        ("First token after", format.seconds(stats.time_to_first_token_s)),
+        ("First token after", format.duration(stats.time_to_first_token_s)),
         ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
-        ("Tokens read", format.tokens_read(stats.prompt_tokens, stats.resumed_tokens)),
-        ("Context used", _context(info, used)),
-        ("Writing now", format.crowd(source.active_requests, source.queued_requests)),
+        ("Tokens read", format.prefilled(stats.prompt_tokens, stats.resumed_tokens)),
+        ("Context used", _context_used(info, used)),
+        ("Writing now", format.running(source.active_requests, source.queued_requests)),
         ("Seed", format.UNKNOWN if stats.seed is None else str(stats.seed)),
     ]
     return _rows(rows)
 
 
-def _context(info: EngineInfo | None, used: int) -> str:
+def _context_used(info: EngineInfo | None, used: int) -> str:
     """What of it is used. Several stories have one each; this is their mean."""
     if info is None:
         return format.UNKNOWN
     return f"{format.count(used)} of {format.count(info.context)}, {used / info.context:.0%}"
 
 
-def _story_memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> str:
+def _memory_view(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> str:
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
-    said = ", ".join(f"{name} {format.memory(size if total else None)}" for _, name, size in sizes)
-    bar = _bar([(part, size / max(total, 1)) for part, _, size in sizes], said)
+    label = ", ".join(f"{name} {format.size(size if total else None)}" for _, name, size in sizes)
+    bar = _bar([(part, size / max(total, 1)) for part, _, size in sizes], label)
     rows = "".join(
-        f"<dt><b>{label}</b></dt><dd><b>{format.memory(sum(s[2] for s in group) if total else None)}</b></dd>"
+        f"<dt><b>{label}</b></dt><dd><b>{format.size(sum(s[2] for s in group) if total else None)}</b></dd>"
         + "".join(
-            f'<dt><i class="jet-{part}"></i>{name}</dt><dd>{format.memory(size if total else None)}</dd>'
+            f'<dt><i class="jet-{part}"></i>{name}</dt><dd>{format.size(size if total else None)}</dd>'
             for part, name, size in group
         )
         for label, group in (("Constant", constant), ("Grows with the story", growing))
     )
     remote = info is not None and info.residence == "remote"
-    known = "not known here" if remote else format.memory(total or None)
+    known = "not known here" if remote else format.size(total or None)
     heading = f"<h2>Memory of this story <b>{known}</b></h2>"
-    return f"{heading}{bar}<dl>{rows}</dl>{_beside_full_attention(info, stories, used)}"
+    return f"{heading}{bar}<dl>{rows}</dl>{_full_attention_comparison(info, stories, used)}"
 
 
-def _beside_full_attention(info: EngineInfo | None, stories: int, used: int) -> str:
+def _full_attention_comparison(info: EngineInfo | None, stories: int, used: int) -> str:
     """The same story in a model whose every layer remembers every token; and both with the context full."""
-    now = ours = theirs = None
+    current = hybrid = full_attention = None
     if info is not None and (footprint := info.footprint) is not None:
-        now = footprint.kept_by_full_attention(stories * used) or None
-        ours, theirs = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
+        current = footprint.kept_by_full_attention(stories * used) or None
+        hybrid, full_attention = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
     rows = [
-        ("With full attention in every layer", format.memory(now)),
-        ("… and the context full", format.memory(theirs)),
-        ("This model, the context full", format.memory(ours)),
+        ("With full attention in every layer", format.size(current)),
+        ("… and the context full", format.size(full_attention)),
+        ("This model, the context full", format.size(hybrid)),
     ]
     return _rows(rows, "jet-beside")
 
@@ -237,44 +241,46 @@ def _sizes(stats: RequestStats, parts: tuple[tuple[str, str, str], ...]) -> list
     return [(part, name, int(getattr(stats, field))) for part, name, field in parts]
 
 
-def _machine(stats: RequestStats, info: EngineInfo | None) -> str:
+def _device_view(stats: RequestStats, info: EngineInfo | None) -> str:
     """The stats of a request are fresher than the engine's, which stand in before the first request."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.process_memory_bytes is None:
         source = info
     heading = "<h2>Memory of this machine</h2>"
-    rows = [("This process", format.memory(source.process_memory_bytes))]
+    rows = [("This process", format.size(source.process_memory_bytes))]
     if info is None or info.device in _WITHOUT_ACCELERATOR:
         rows.append(("Accelerator", format.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
         return f"{heading}{_rows(rows)}"
     rows += [
-        ("Accelerator, in use", format.memory(source.device_memory_bytes)),
-        ("reserved", format.memory(source.device_reserved_bytes)),
-        ("peak", format.memory(source.device_peak_bytes)),
-        ("total", format.memory(source.device_total_bytes)),
+        ("Accelerator, in use", format.size(source.device_memory_bytes)),
+        ("reserved", format.size(source.device_reserved_bytes)),
+        ("peak", format.size(source.device_peak_bytes)),
+        ("total", format.size(source.device_total_bytes)),
     ]
     total, used = source.device_total_bytes or 1, source.device_memory_bytes or 0
-    spare = max(0, (source.device_reserved_bytes or 0) - used)
-    said = f"{format.memory(source.device_memory_bytes)} of {format.memory(source.device_total_bytes)} in use"
-    return f"{heading}{_bar([('used', used / total), ('spare', spare / total)], said)}{_rows(rows)}"
+    reserved = max(0, (source.device_reserved_bytes or 0) - used)
+    label = f"{format.size(source.device_memory_bytes)} of {format.size(source.device_total_bytes)} in use"
+    return f"{heading}{_bar([('used', used / total), ('reserved', reserved / total)], label)}{_rows(rows)}"
 
 
-def _model(info: EngineInfo | None) -> str:
+def _model_view(info: EngineInfo | None) -> str:
     if info is not None and info.residence != "resident":
         rows = [("Weights", _WEIGHTS[info.residence])]
     else:
         rows = [
-            ("Loaded in", format.seconds(info.load_s if info else None)),
-            ("Warmed up in", format.seconds(info.warmup_s if info else None)),
+            ("Loaded in", format.duration(info.load_s if info else None)),
+            ("Warmed up in", format.duration(info.warmup_s if info else None)),
             ("Stories at once", format.count(info.writers) if info and info.writers else format.UNKNOWN),
         ]
     return f"<h2>Model</h2>{_rows(rows)}"
 
 
-def _bar(parts: Sequence[tuple[str, float]], said: str) -> str:
+def _bar(parts: Sequence[tuple[str, float]], label: str) -> str:
     """A bar of parts with their shares of it; what it says for those who do not see it."""
-    filled = "".join(f'<i class="jet-{part}" style="width:{100 * share:.2f}%"></i>' for part, share in parts)
-    return f'<div class="jet-bar" role="img" aria-label="{_text(said)}">{filled}</div>'
+    filled = "".join(
+        f'<i class="jet-{part}" style="width:{100 * fraction:.2f}%"></i>' for part, fraction in parts
+    )
+    return f'<div class="jet-bar" role="img" aria-label="{_text(label)}">{filled}</div>'
 
 
 def _rows(rows: list[tuple[str, str]], css: str = "") -> str:

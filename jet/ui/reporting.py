@@ -23,10 +23,10 @@ from pathlib import Path
 from jet.api import EngineInfo
 from jet.engine.holder import EngineSource
 
-BEAT_S = 0.5
+POLL_S = 0.5
 FILES = {"html": "text/html", "md": "text/markdown", "json": "application/json"}
-_HOME = Path(__file__).resolve().parents[2]
-_PATIENCE_S = 20.0  # for what is being measured to end after a stop
+_PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_STOP_TIMEOUT_S = 20.0  # for what is being measured to end after a stop
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ReportState:
         phase: idle · loading · waiting · measuring · done · failed.
         part: what is being measured.
         done, total: how many parts are, of how many.
-        said: the verdict, or why there is no report.
+        message: the verdict, or why there is no report.
         files: the report by ending, once there is one.
     """
 
@@ -45,7 +45,7 @@ class ReportState:
     part: str = ""
     done: int = 0
     total: int = 0
-    said: str = ""
+    message: str = ""
     files: dict[str, str] | None = None
 
     @property
@@ -74,11 +74,11 @@ class Reporter:
         """Begin a report if none is being made, and say how it stands until it has ended."""
         if self._task is None or self._task.done():
             self._stopped, self.state = False, ReportState("loading")
-            self._task = asyncio.create_task(self._make())
+            self._task = asyncio.create_task(self._run())
         task = self._task
         while not task.done():
             yield self.state
-            await asyncio.wait({task}, timeout=BEAT_S)
+            await asyncio.wait({task}, timeout=POLL_S)
         yield self.state
 
     def stop(self) -> None:
@@ -89,7 +89,7 @@ class Reporter:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGINT)
 
-    async def _make(self) -> None:
+    async def _run(self) -> None:
         try:
             engine = await asyncio.to_thread(self._source.engine)
             info = await asyncio.to_thread(engine.info)
@@ -98,7 +98,7 @@ class Reporter:
                 return
             self.state = ReportState("waiting")
             while (info.active_requests or info.queued_requests) and not self._stopped:
-                await asyncio.sleep(BEAT_S)
+                await asyncio.sleep(POLL_S)
                 info = await asyncio.to_thread(engine.info)
             if self._stopped:
                 self.state = ReportState()
@@ -119,8 +119,8 @@ class Reporter:
             errors = asyncio.create_task(_read(process.stderr))
             assert process.stdout is not None
             async for line in process.stdout:
-                self._note(line)
-            code = await asyncio.wait_for(process.wait(), _PATIENCE_S)
+                self._record_progress(line)
+            code = await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
         finally:
             _kill(process)
             atexit.unregister(_kill)
@@ -130,16 +130,18 @@ class Reporter:
         files = {ending: (folder / f"report.{ending}").read_text(encoding="utf-8") for ending in FILES}
         self.state = replace(self.state, phase="done", files=files)
 
-    def _note(self, line: bytes) -> None:
+    def _record_progress(self, line: bytes) -> None:
         """A line of the process: a part begins, or the verdict."""
         with suppress(ValueError):
-            told = json.loads(line)
-            if isinstance(told, dict):
-                fields = {name: told[name] for name in ("part", "done", "total", "said") if name in told}
+            progress = json.loads(line)
+            if isinstance(progress, dict):
+                fields = {
+                    name: progress[name] for name in ("part", "done", "total", "message") if name in progress
+                }
                 self.state = replace(self.state, **fields)
 
     def _fail(self, why: str) -> None:
-        self.state = ReportState("failed", said=why)
+        self.state = ReportState("failed", message=why)
 
 
 def arguments(info: EngineInfo, folder: Path) -> list[str]:
@@ -156,7 +158,7 @@ def arguments(info: EngineInfo, folder: Path) -> list[str]:
 
 def _environment() -> dict[str, str]:
     """This process's, with this program where Python looks for it."""
-    path = os.pathsep.join(filter(None, [str(_HOME), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(_PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 

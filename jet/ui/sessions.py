@@ -12,20 +12,20 @@ from datetime import datetime, timezone
 
 from jet.api import RequestStats
 from jet.story.document import Document
-from jet.ui.panel import Written
-from jet.ui.streamed_request import Writing
+from jet.ui.panel import GenerationSummary
+from jet.ui.streamed_request import StreamedRequest
 
-Tab = tuple[str, str | None]  # the account it belongs to, if there are any, and its session
+TabKey = tuple[str, str | None]  # the account it belongs to, if there are any, and its session
 
-MAX_VISITS = 512  # tabs whose stories are in memory; a tab that was forgotten sends its own copy again
-KEPT_S = 1800.0  # for so long a tab that went away may come back to its story
-MAX_LOG = 200  # requests a tab remembers
+MAX_SESSIONS = 512  # tabs whose stories are in memory; a tab that was forgotten sends its own copy again
+SESSION_TTL_S = 1800.0  # for so long a tab that went away may come back to its story
+MAX_LOGGED_REQUESTS = 200  # requests a tab remembers
 
-_REST_POLLS, _REST_POLL_S = 100, 0.05
+_STOP_POLLS, _STOP_POLL_S = 100, 0.05
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRequest:
     """A request that is over, for the history."""
 
     model: str
@@ -34,100 +34,107 @@ class Finished:
 
 
 @dataclass
-class Visit:
+class Session:
     """One tab. Used on the server's event loop only.
 
     Attributes:
         document: its story.
-        writings: the requests under way; more than one where several ways are written at once.
-        busy: from the start of writing to its end. Nothing else may change the story then.
-        stopped: whether the writer has asked for the end of it.
-        number: of the order that is being carried out while `busy`.
-        unwanted: number of the latest order that the writer wants stopped, whether or not it has arrived.
-        seen: where the new words ended on the sheet when it was stopped, in the browser's units; None if all
-            of them stay.
-        picked: whether one of several ways has been put on the sheet before they ended.
-        log: the requests that are over, oldest first.
-        written: the last writing, for the panel.
-        key: names the tab to the engine, and nobody else can know it.
+        requests: the requests under way; more than one where several ways are written at once.
+        generating: from the start of writing to its end. Nothing else may change the story then.
+        stop_requested: whether the writer has asked for the end of it.
+        command_number: of the order that is being carried out while `generating`.
+        stopped_through: number of the latest order that the writer wants stopped, whether or not it has
+            arrived.
+        visible_end: where the new words ended on the sheet when it was stopped, in the browser's units; None
+            if all of them stay.
+        variant_selected: whether one of several ways has been put on the sheet before they ended.
+        request_log: the requests that are over, oldest first.
+        last_generation: the last writing, for the panel.
+        cache_salt: names the tab to the engine, and nobody else can know it.
     """
 
     document: Document = field(default_factory=Document)
-    writings: list[Writing] = field(default_factory=list)
-    busy: bool = False
-    stopped: bool = False
-    number: int = 0
-    unwanted: int = -1
-    seen: int | None = None
-    picked: bool = False
-    log: deque[Finished] = field(default_factory=lambda: deque(maxlen=MAX_LOG))
-    written: Written | None = None
-    key: str = field(default_factory=secrets.token_hex)
+    requests: list[StreamedRequest] = field(default_factory=list)
+    generating: bool = False
+    stop_requested: bool = False
+    command_number: int = 0
+    stopped_through: int = -1
+    visible_end: int | None = None
+    variant_selected: bool = False
+    request_log: deque[FinishedRequest] = field(default_factory=lambda: deque(maxlen=MAX_LOGGED_REQUESTS))
+    last_generation: GenerationSummary | None = None
+    cache_salt: str = field(default_factory=secrets.token_hex)
 
     def stop(self) -> None:
         """Stop whatever is being written."""
-        self.stopped = True
-        for writing in self.writings:
-            writing.stop()
+        self.stop_requested = True
+        for request in self.requests:
+            request.stop()
 
-    def stop_order(self, number: int, seen: int | None = None) -> None:
+    def stop_command(self, command_number: int, visible_end: int | None = None) -> None:
         """Stop what an order has written, also if that order comes later than this; 0 means any.
 
-        A stop that is late does not stop what was ordered after it. Of the new words, those beyond `seen` go.
+        A stop that is late does not stop what was ordered after it. Of the new words, those beyond
+        `visible_end` go.
         """
-        self.unwanted = max(self.unwanted, number or -1)
-        if self.busy and (not number or self.number <= number):
-            self.seen = seen if self.seen is None else self.seen
+        self.stopped_through = max(self.stopped_through, command_number or -1)
+        if self.generating and (not command_number or self.command_number <= command_number):
+            self.visible_end = visible_end if self.visible_end is None else self.visible_end
             self.stop()
 
-    async def rest(self) -> None:
+    async def stop_and_wait(self) -> None:
         """Stop whatever is being written, and wait until it has ended."""
         self.stop()
-        for _ in range(_REST_POLLS):
-            if not self.busy:
+        for _ in range(_STOP_POLLS):
+            if not self.generating:
                 return
-            await asyncio.sleep(_REST_POLL_S)
+            await asyncio.sleep(_STOP_POLL_S)
 
 
-class Visits:
+class SessionStore:
     """All tabs. The longest unused one is forgotten when there are too many.
 
-    A tab that seems closed may only have lost its connection: its story stays for `KEPT_S`, Undo and all.
+    A tab that seems closed may only have lost its connection: its story stays for `SESSION_TTL_S`, Undo and
+        all.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._visits: OrderedDict[Tab, Visit] = OrderedDict()
-        self._left: dict[Tab, float] = {}  # when tabs went away
+        self._sessions: OrderedDict[TabKey, Session] = OrderedDict()
+        self._disconnected_at: dict[TabKey, float] = {}  # when tabs went away
         self._clock = clock
 
-    def known(self, tab: Tab) -> bool:
+    def has(self, tab: TabKey) -> bool:
         """Whether this tab's story is here: not after a restart, nor when it was forgotten."""
-        self._forget()
-        return tab in self._visits
+        self._expire()
+        return tab in self._sessions
 
-    def of(self, tab: Tab) -> Visit:
+    def get(self, tab: TabKey) -> Session:
         """The visit of a tab, which begins with the first call."""
-        self._forget()
-        self._left.pop(tab, None)
-        visit = self._visits.setdefault(tab, Visit())
-        self._visits.move_to_end(tab)
-        idle = (key for key, other in self._visits.items() if not other.busy and key != tab)
-        if len(self._visits) > MAX_VISITS and (oldest := next(idle, None)) is not None:
-            self._drop(oldest)
-        return visit
+        self._expire()
+        self._disconnected_at.pop(tab, None)
+        session = self._sessions.setdefault(tab, Session())
+        self._sessions.move_to_end(tab)
+        idle = (
+            other_key
+            for other_key, other in self._sessions.items()
+            if not other.generating and other_key != tab
+        )
+        if len(self._sessions) > MAX_SESSIONS and (oldest := next(idle, None)) is not None:
+            self._remove(oldest)
+        return session
 
-    def leave(self, tab: Tab) -> None:
+    def disconnect(self, tab: TabKey) -> None:
         """The tab has been closed, or cannot be reached: nobody waits for what is being written there."""
-        if tab in self._visits:
-            self._visits[tab].stop()
-            self._left[tab] = self._clock()
+        if tab in self._sessions:
+            self._sessions[tab].stop()
+            self._disconnected_at[tab] = self._clock()
 
-    def _forget(self) -> None:
+    def _expire(self) -> None:
         """Let go of the tabs that went away long ago."""
         now = self._clock()
-        for tab in [tab for tab, since in self._left.items() if now - since > KEPT_S]:
-            self._drop(tab)
+        for tab in [tab for tab, since in self._disconnected_at.items() if now - since > SESSION_TTL_S]:
+            self._remove(tab)
 
-    def _drop(self, tab: Tab) -> None:
-        del self._visits[tab]
-        self._left.pop(tab, None)
+    def _remove(self, tab: TabKey) -> None:
+        del self._sessions[tab]
+        self._disconnected_at.pop(tab, None)

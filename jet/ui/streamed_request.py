@@ -21,28 +21,28 @@ from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats, Str
 from jet.engine.holder import EngineSource
 from jet.engine.stream import merge
 from jet.story.line_breaks import StreamLineBreaks
-from jet.ui.stop_strings import Cutter
+from jet.ui.stop_strings import StopStringFilter
 
-INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
-BEAT_S = 0.25  # Gradio notices a closed tab when the generator yields, so it yields at least this often
-NEWS_S = 0.02  # a request says quickly one after the other that it waits, is read, …: that is one update
+UPDATE_INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
+HEARTBEAT_S = 0.25  # Gradio notices a closed tab when the generator yields, so it yields at least this often
+COALESCE_S = 0.02  # a request says quickly one after the other that it waits, is read, …: that is one update
 STOP_GRACE_S = 0.1  # how long a stopped request may take to report its last numbers itself
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _End:
+class _EndOfRequest:
     """What ends a request here and not in the engine."""
 
     reason: str
     error: str | None = None
 
 
-Prepare = Callable[[Engine, Request], Request]
+PrepareRequest = Callable[[Engine, Request], Request]
 
 
-class Writing:
+class StreamedRequest:
     """One request under way. Made and used on the event loop of the server.
 
     Attributes:
@@ -54,74 +54,87 @@ class Writing:
         self,
         source: EngineSource,
         request: Request,
-        prepare: Prepare | None = None,
+        prepare: PrepareRequest | None = None,
         stops: Sequence[str] = (),
         deadline_s: float | None = None,
-        ended: Callable[[RequestStats], object] = lambda stats: None,
-        pause: Callable[[], float] = lambda: 0.0,
+        on_end: Callable[[RequestStats], object] = lambda stats: None,
+        min_interval: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`prepare` makes the request ready once there is an engine, in the request's thread; what it raises
         ends the request. The text ends before the first of `stops`, and `deadline_s` after the beginning.
-        `ended` is told the last numbers, however the request ends. `pause` says how many seconds should lie
-        between two chunks just now."""
+        `on_end` is told the last numbers, however the request ends. `min_interval` says how many seconds
+        should lie between two chunks just now."""
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
         self._source = source
         self._request = request
         self._prepare = prepare
-        self._breaks, self._cutter = StreamLineBreaks(), Cutter(stops)
+        self._breaks, self._stop_filter = StreamLineBreaks(), StopStringFilter(stops)
         self._deadline_s = deadline_s
-        self._ended = ended
-        self._pause = pause
-        self._hurry = asyncio.Event()
+        self._on_end = on_end
+        self._min_interval = min_interval
+        self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[TokenChunk | _End] = asyncio.Queue()
+        self._inbox: asyncio.Queue[TokenChunk | _EndOfRequest] = asyncio.Queue()
         self._aborted = threading.Event()
         self._lock = threading.Lock()  # over the stream, which the thread and the event loop share
         self._stream: Stream | None = None
 
     async def chunks(self) -> AsyncGenerator[TokenChunk, None]:
-        """Chunks until one has a finish reason; an empty one whenever nothing came for `BEAT_S`.
+        """Chunks until one has a finish reason; an empty one whenever nothing came for `HEARTBEAT_S`.
 
         Never raises for what happens to the request. However it is left, the request is freed.
         """
         # In this context, since on some hosts it says whose request this is.
-        follow = partial(contextvars.copy_context().run, self._follow)
-        threading.Thread(target=follow, name="jet-writing", daemon=True).start()
-        late = None if self._deadline_s is None else self._loop.call_later(self._deadline_s, self._be_late)
+        run = partial(contextvars.copy_context().run, self._run)
+        threading.Thread(target=run, name="jet-writing", daemon=True).start()
+        deadline = (
+            None if self._deadline_s is None else self._loop.call_later(self._deadline_s, self._on_deadline)
+        )
         try:
             while self.stats.finish_reason is None:
-                chunk = self._cut(await self._next())
+                chunk = self._filter(await self._next())
                 self.stats = chunk.stats
                 yield chunk
         finally:
             self._abort()
-            if late is not None:
-                late.cancel()
-            self._ended(self.stats)
+            if deadline is not None:
+                deadline.cancel()
+            self._on_end(self.stats)
 
     async def _next(self) -> TokenChunk:
         """Everything that has come since the last time, as one chunk; an empty one if that is nothing."""
-        pause = self._pause()
-        if pause > INTERVAL_S:  # until then, chunks come no faster than they are to be passed on
+        min_interval = self._min_interval()
+        if (
+            min_interval > UPDATE_INTERVAL_S
+        ):  # until then, chunks come no faster than they are to be passed on
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), pause)
-        found = [TokenChunk("", (), self.stats)]
+                await asyncio.wait_for(self._wake.wait(), min_interval)
+        chunks_found = [TokenChunk("", (), self.stats)]
         with suppress(asyncio.TimeoutError):
-            found.append(self._read(await asyncio.wait_for(self._inbox.get(), max(BEAT_S, pause)), found[-1]))
-        if len(found) > 1 and not found[-1].text and found[-1].stats.finish_reason is None:
-            await asyncio.sleep(NEWS_S)
-        while found[-1].stats.finish_reason is None and not self._inbox.empty():
-            found.append(self._read(self._inbox.get_nowait(), found[-1]))
-        return merge(found)
+            chunks_found.append(
+                self._to_chunk(
+                    await asyncio.wait_for(self._inbox.get(), max(HEARTBEAT_S, min_interval)),
+                    chunks_found[-1],
+                )
+            )
+        if (
+            len(chunks_found) > 1
+            and not chunks_found[-1].text
+            and chunks_found[-1].stats.finish_reason is None
+        ):
+            await asyncio.sleep(COALESCE_S)
+        while chunks_found[-1].stats.finish_reason is None and not self._inbox.empty():
+            chunks_found.append(self._to_chunk(self._inbox.get_nowait(), chunks_found[-1]))
+        return merge(chunks_found)
 
-    def _read(self, found: TokenChunk | _End, before: TokenChunk) -> TokenChunk:
-        if isinstance(found, TokenChunk):
-            return found
-        stats = replace(before.stats, phase="done", finish_reason=found.reason, error=found.error)
+    def _to_chunk(self, item: TokenChunk | _EndOfRequest, before: TokenChunk) -> TokenChunk:
+        if isinstance(item, TokenChunk):
+            return item
+        stats = replace(before.stats, phase="done", finish_reason=item.reason, error=item.error)
         return TokenChunk("", (), stats)
 
-    def _be_late(self) -> None:
+    def _on_deadline(self) -> None:
         self._abort()
         self._end("deadline")
 
@@ -131,12 +144,12 @@ class Writing:
         self._loop.call_later(STOP_GRACE_S, self._end, "aborted")
 
     def _end(self, reason: str, error: str | None = None) -> None:
-        self._inbox.put_nowait(_End(reason, error))
-        self._hurry.set()
+        self._inbox.put_nowait(_EndOfRequest(reason, error))
+        self._wake.set()
 
-    def _cut(self, chunk: TokenChunk) -> TokenChunk:
-        chunk = self._cutter.cut(self._breaks.chunk(chunk))
-        if not self._cutter.found:
+    def _filter(self, chunk: TokenChunk) -> TokenChunk:
+        chunk = self._stop_filter.filter(self._breaks.chunk(chunk))
+        if not self._stop_filter.matched:
             return chunk
         return replace(chunk, stats=replace(chunk.stats, phase="done", finish_reason="stop_string"))
 
@@ -146,21 +159,21 @@ class Writing:
             if self._stream is not None:
                 self._stream.abort()
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         """What the thread does: submit, pass chunks on, and turn whatever is raised into a last chunk."""
         try:
             stream = self._submit()
             if stream is None:
                 return
-            for chunk in stream.chunks(max(INTERVAL_S, self._pause())):
-                self._call(self._inbox.put_nowait, chunk)
+            for chunk in stream.chunks(max(UPDATE_INTERVAL_S, self._min_interval())):
+                self._call_on_loop(self._inbox.put_nowait, chunk)
             # Read only if no chunk before it had a finish reason.
-            self._call(self._end, "error", "The engine ended the story without saying why.")
+            self._call_on_loop(self._end, "error", "The engine ended the story without saying why.")
         except RequestError as error:
-            self._call(self._end, "error", str(error))
+            self._call_on_loop(self._end, "error", str(error))
         except Exception as error:
             log.exception("A request failed.")
-            self._call(self._end, "error", f"Writing failed: {str(error) or type(error).__name__}")
+            self._call_on_loop(self._end, "error", f"Writing failed: {str(error) or type(error).__name__}")
 
     def _submit(self) -> Stream | None:
         engine = self._source.engine()
@@ -175,7 +188,7 @@ class Writing:
                 stream.abort()
         return stream
 
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+    def _call_on_loop(self, function: Callable[..., None], *arguments: object) -> None:
         """Run something on the event loop. A loop that is gone has no page left to tell."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
@@ -183,29 +196,31 @@ class Writing:
             self._abort()
 
 
-async def together(writings: Sequence[Writing]) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
+async def merge_streams(
+    requests: Sequence[StreamedRequest],
+) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
     """The chunks of several requests as they come, each with its number, until all have ended.
 
     No more updates a second than one request has. However it is left, all of them are freed.
     """
     inbox: asyncio.Queue[tuple[int, TokenChunk]] = asyncio.Queue()
 
-    async def read(number: int) -> None:
-        async with aclosing(writings[number].chunks()) as chunks:
+    async def forward(number: int) -> None:
+        async with aclosing(requests[number].chunks()) as chunks:
             async for chunk in chunks:
                 inbox.put_nowait((number, chunk))
 
-    tasks = [asyncio.create_task(read(number)) for number in range(len(writings))]
+    tasks = [asyncio.create_task(forward(number)) for number in range(len(requests))]
     try:
-        left = len(writings)
-        while left:
-            news = [await inbox.get()]
-            if len(writings) > 1:
-                await asyncio.sleep(INTERVAL_S)
+        running = len(requests)
+        while running:
+            batch = [await inbox.get()]
+            if len(requests) > 1:
+                await asyncio.sleep(UPDATE_INTERVAL_S)
             while not inbox.empty():
-                news.append(inbox.get_nowait())
-            left -= sum(chunk.stats.finish_reason is not None for _, chunk in news)
-            yield news
+                batch.append(inbox.get_nowait())
+            running -= sum(chunk.stats.finish_reason is not None for _, chunk in batch)
+            yield batch
     finally:
         for task in tasks:
             task.cancel()

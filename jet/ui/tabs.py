@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from jet.story.guidance import Guidance
 from jet.ui.presets import PRESETS
-from jet.ui.views import escape, guidance, lore_row, press
+from jet.ui.views import command_button, escape, guidance, lore_row
 
-DRAWERS = {
+TABS = {
     "settings": "Settings",
     "guidance": "Guidance",
     "branches": "Branches",
@@ -34,7 +34,7 @@ ICONS = {
     "word": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
 }
 
-KEYS = (
+SHORTCUTS = (
     ("Ctrl Enter", "continue from the end"),
     ("Ctrl Shift Enter", "continue from the cursor"),
     ("Esc", "stop; close what is open"),
@@ -47,7 +47,7 @@ KEYS = (
 )
 
 
-def openings(beginnings: Sequence[tuple[str, str]]) -> str:
+def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
     """A button for each beginning, as (genre, text)."""
     buttons = "".join(
         f'<button type="button" class="jet-opening" data-opening="{escape(text)}">{escape(genre)}</button>'
@@ -61,17 +61,18 @@ def openings(beginnings: Sequence[tuple[str, str]]) -> str:
     return f'<div class="jet-openings" role="group" aria-label="Beginnings">{buttons}</div>{ask}'
 
 
-def steps() -> str:
+def undo_redo_buttons() -> str:
     """Undo and Redo."""
     undo, redo = ('{"do": "undo"}', "Undo"), ('{"do": "redo"}', "Redo")
     return "".join(
-        f'<button type="button" id="jet-{label.lower()}" class="jet-step" data-do="{escape(order)}" disabled>'
+        f'<button type="button" id="jet-{label.lower()}" class="jet-step" '
+        f'data-do="{escape(command)}" disabled>'
         f"{_icon(label.lower())}{label}</button>"
-        for order, label in (undo, redo)
+        for command, label in (undo, redo)
     )
 
 
-def more() -> str:
+def action_buttons() -> str:
     """What else can be done with the story, and how it is painted."""
     buttons = [
         _action(
@@ -84,8 +85,8 @@ def more() -> str:
         ),
         _action("jet-word", "Another word", "data-do", "For the one at the cursor", do="word", at=-1),
     ]
-    tints = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
-    options = "".join(f'<option value="{value}">{label}</option>' for value, label in tints)
+    highlights = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
+    options = "".join(f'<option value="{value}">{label}</option>' for value, label in highlights)
     return (
         f'<div class="jet-more" role="group" aria-label="More">{"".join(buttons)}'
         f'<label class="jet-tint">Show <select id="jet-tint">{options}</select></label></div>'
@@ -93,11 +94,11 @@ def more() -> str:
     )
 
 
-def _action(id: str, label: str, kind: str, hint: str, off: bool = False, **order: object) -> str:
-    given, drawn = escape(json.dumps(order)), _icon(id.removeprefix("jet-"))
+def _action(id: str, label: str, attribute: str, hint: str, disabled: bool = False, **command: object) -> str:
+    command_json, icon = escape(json.dumps(command)), _icon(id.removeprefix("jet-"))
     return (
-        f'<button type="button" id="{id}" class="jet-quiet" {kind}="{given}" title="{hint}"'
-        f"{' disabled' * off}>{drawn}{label}</button>"
+        f'<button type="button" id="{id}" class="jet-quiet" {attribute}="{command_json}" title="{hint}"'
+        f"{' disabled' * disabled}>{icon}{label}</button>"
     )
 
 
@@ -105,20 +106,22 @@ def _icon(name: str) -> str:
     return f'<svg class="jet-icon" viewBox="0 0 16 16" aria-hidden="true"><path d="{ICONS[name]}"/></svg>'
 
 
-def tabs() -> str:
+def tab_list() -> str:
     """The names of the drawers; the first is open."""
     buttons = "".join(
         f'<button type="button" role="tab" id="jet-tab-{key}" data-drawer="{key}" '
         f'aria-controls="jet-drawer-{key}" aria-selected="{str(key == "settings").lower()}" '
         f'tabindex="{0 if key == "settings" else -1}">{name}</button>'
-        for key, name in DRAWERS.items()
+        for key, name in TABS.items()
     )
     return f'<div class="jet-tabs" role="tablist" aria-label="Below the story">{buttons}</div>'
 
 
-def presets() -> str:
+def preset_buttons() -> str:
     """Settings under plain names, and a place for those that the writer has named."""
-    buttons = "".join(press(name.capitalize(), css="jet-opening", do="preset", name=name) for name in PRESETS)
+    buttons = "".join(
+        command_button(name.capitalize(), css="jet-opening", do="preset", name=name) for name in PRESETS
+    )
     return (
         f'<div class="jet-presets" role="group" aria-label="Presets">{buttons}'
         '<span id="jet-own-presets"></span>'
@@ -126,7 +129,7 @@ def presets() -> str:
     )
 
 
-def extras() -> str:
+def extra_settings() -> str:
     """Settings that are the page's own."""
     return (
         '<div class="jet-extras"><label class="jet-field"><b>Stop at</b><small>One text a line, \\n is '
@@ -137,11 +140,11 @@ def extras() -> str:
     )
 
 
-def drawers() -> str:
+def tab_panels() -> str:
     """All drawers but the first, closed."""
     fields = guidance(Guidance())
     return (
-        _drawer(
+        _tab_panel(
             "guidance",
             f'<div id="jet-guidance">{fields["jet-guidance"]}</div>'
             '<div class="jet-field"><b>Lorebook</b><small>Told when a keyword comes up near the end of the '
@@ -150,31 +153,32 @@ def drawers() -> str:
             '<button type="button" class="jet-quiet" id="jet-lore-add">Add an entry</button>'
             '<div id="jet-sees"></div>',
         )
-        + _drawer("branches", '<div id="jet-tree"></div><div id="jet-compare"></div>')
-        + _drawer("stories", _stories())
-        + _drawer(
-            "history", f'<div id="jet-past"></div>{press("Save as csv", css="jet-quiet", do="history")}'
+        + _tab_panel("branches", '<div id="jet-tree"></div><div id="jet-compare"></div>')
+        + _tab_panel("stories", _stories_tab())
+        + _tab_panel(
+            "history",
+            f'<div id="jet-past"></div>{command_button("Save as csv", css="jet-quiet", do="history")}',
         )
-        + _drawer("keys", _keys())
+        + _tab_panel("keys", _shortcuts())
     )
 
 
-def _drawer(key: str, content: str) -> str:
+def _tab_panel(key: str, content: str) -> str:
     return (
         f'<section class="jet-drawer" id="jet-drawer-{key}" role="tabpanel" aria-labelledby="jet-tab-{key}" '
         f"hidden>{content}</section>"
     )
 
 
-def _stories() -> str:
-    saves = "".join(
-        press(label, css="jet-opening", do="export", **{"as": ending})
+def _stories_tab() -> str:
+    save_buttons = "".join(
+        command_button(label, css="jet-opening", do="export", **{"as": ending})
         for ending, label in (("txt", "Text"), ("md", "Markdown"), ("json", "Everything (json)"))
     )
     return (
         '<label class="jet-field"><b>Title</b><input id="jet-title" dir="auto" maxlength="200" '
         'placeholder="Untitled story"></label>'
-        f'<div class="jet-files"><span>Save as</span>{saves}<span>or</span>'
+        f'<div class="jet-files"><span>Save as</span>{save_buttons}<span>or</span>'
         '<button type="button" class="jet-opening" id="jet-new">New story</button>'
         '<label class="jet-opening jet-upload">Open a file<input id="jet-import" type="file" '
         'accept=".txt,.md,.markdown,.json"></label></div>'
@@ -183,10 +187,10 @@ def _stories() -> str:
     )
 
 
-def _keys() -> str:
+def _shortcuts() -> str:
     rows = "".join(
-        f"<dt>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</dt><dd>{what}</dd>"
-        for keys, what in KEYS
+        f"<dt>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</dt><dd>{description}</dd>"
+        for keys, description in SHORTCUTS
     )
     return (
         f'<dl class="jet-shortcuts">{rows}</dl><p class="jet-hint">On a Mac, ⌘ does what Ctrl does, and '

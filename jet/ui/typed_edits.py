@@ -12,12 +12,12 @@ from itertools import islice
 from jet.story.document import Document
 from jet.story.errors import StoryError
 from jet.story.json_fields import Fields
-from jet.ui.deltas import patched
+from jet.ui.deltas import apply_patch
 
 MAX_STEPS = 200  # of one order: as many as Undo remembers
 
 
-def take_over(document: Document, fields: Fields, text: str) -> None:
+def apply_typed_edits(document: Document, fields: Fields, text: str) -> None:
     """Make `text` the text on the page, by way of the steps in `typed`, if the order has any.
 
     A step that does not fit the text here ends the steps, not the order: `text` decides. Raises StoryError
@@ -26,5 +26,5 @@ def take_over(document: Document, fields: Fields, text: str) -> None:
     if fields.has("typed"):
         with suppress(StoryError):
             for plain, where in islice(fields.take_items("typed"), MAX_STEPS):
-                document.edit(patched(document.text, Fields(plain, where)))
+                document.edit(apply_patch(document.text, Fields(plain, where)))
     document.edit(text)

@@ -20,10 +20,10 @@ from jet.story.guidance import Guidance, LoreEntry
 from jet.story.pieces import REPLACEMENT, Generation, TokenRange
 from jet.story.tree import BranchView, Comparison
 from jet.ui import format
-from jet.ui.keywords import shown_keywords
+from jet.ui.keywords import format_keywords
 from jet.ui.presets import PRESETS
 from jet.ui.reporting import FILES, ReportState
-from jet.ui.sessions import Finished
+from jet.ui.sessions import FinishedRequest
 
 SHOWN_CHARACTERS = 3_000  # of a text that is shown beside the sheet
 SHOWN_BRANCHES = 256
@@ -39,7 +39,7 @@ _SETTINGS = {
     "max_new_tokens": "at most",
     "seed": "seed",
 }
-_ALWAYS = ("temperature", "top_p", "max_new_tokens", "seed")  # the others only where they did something
+_ALWAYS_SHOWN = ("temperature", "top_p", "max_new_tokens", "seed")  # the others only where they did something
 _NEUTRAL = asdict(PRESETS["neutral"])
 
 
@@ -48,14 +48,14 @@ def escape(text: str) -> str:
     return html.escape(text).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
-def press(label: str, css: str = "", hint: str = "", **order: object) -> str:
+def command_button(label: str, css: str = "", hint: str = "", **command: object) -> str:
     """A button that gives an order."""
-    tip = f' title="{escape(hint)}" aria-label="{escape(hint)}"' if hint else ""
-    given = escape(json.dumps(order))
-    return f'<button type="button" class="{css}" data-do="{given}"{tip}>{escape(label)}</button>'
+    tooltip = f' title="{escape(hint)}" aria-label="{escape(hint)}"' if hint else ""
+    command_json = escape(json.dumps(command))
+    return f'<button type="button" class="{css}" data-do="{command_json}"{tooltip}>{escape(label)}</button>'
 
 
-def carried(plain: object) -> str:
+def json_payload(plain: object) -> str:
     """JSON for page.js, in the place of HTML."""
     return f'<i class="jet-carried">{escape(json.dumps(plain, ensure_ascii=False))}</i>'
 
@@ -78,15 +78,19 @@ def _branch(view: BranchView) -> str:
     preview = view.preview or "(nothing of its own)"
     css = "jet-branch jet-current" if view.current else "jet-branch"
     here = ' aria-current="true"' if view.current else ""
-    order = escape(json.dumps({"do": "show", "branch": view.id}))
+    command = escape(json.dumps({"do": "show", "branch": view.id}))
     show = (
-        f'<button type="button" class="{css}" data-do="{order}"{here}>'
+        f'<button type="button" class="{css}" data-do="{command}"{here}>'
         f"<b>{escape(name)}</b> <span>{escape(preview)}</span></button>"
     )
-    tools = press("Name", css="jet-quiet", hint=f"Name {name}", do="ask-name", branch=view.id, name=view.name)
+    tools = command_button(
+        "Name", css="jet-quiet", hint=f"Name {name}", do="ask-name", branch=view.id, name=view.name
+    )
     if not view.current:
-        tools += press("Compare", css="jet-quiet", hint=f"Compare with {name}", do="compare", branch=view.id)
-    tools += press("Prune", css="jet-quiet", hint=f"Remove {name}", do="prune", branch=view.id)
+        tools += command_button(
+            "Compare", css="jet-quiet", hint=f"Compare with {name}", do="compare", branch=view.id
+        )
+    tools += command_button("Prune", css="jet-quiet", hint=f"Remove {name}", do="prune", branch=view.id)
     return f'<li style="--depth:{min(view.depth, 8)}">{show}<span class="jet-tools">{tools}</span></li>'
 
 
@@ -94,19 +98,20 @@ def comparison(pair: Comparison) -> str:
     """How two branches go on from where they part."""
     common = pair.common[-300:].lstrip()
     columns = "".join(
-        f"<div><h2>{title}</h2><pre>{escape(_shortened(text.lstrip()) or '(nothing more)')}</pre></div>"
+        f"<div><h2>{title}</h2><pre>{escape(_truncate(text.lstrip()) or '(nothing more)')}</pre></div>"
         for title, text in (("On the sheet", pair.first), ("The other", pair.second))
     )
     return f'<p class="jet-common">… {escape(common)}</p><div class="jet-columns">{columns}</div>'
 
 
-def ways(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
+def variants(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
     """Several continuations side by side, each with a button that picks it; `number` is their order's."""
     columns = "".join(
-        f"<div><h2>{label} way {press('Take this one', css='jet-take', do='show', branch=way.branch)}</h2>"
-        f"<pre>{escape(way.text.lstrip() or '…')}</pre></div>"
-        for label, way in zip(("First", "Second", "Third"), continuations, strict=False)
-        if way.text or writing
+        f"<div><h2>{label} way "
+        f"{command_button('Take this one', css='jet-take', do='show', branch=variant.branch)}</h2>"
+        f"<pre>{escape(variant.text.lstrip() or '…')}</pre></div>"
+        for label, variant in zip(("First", "Second", "Third"), continuations, strict=False)
+        if variant.text or writing
     )
     return f'<div class="jet-columns jet-three" data-n="{number}">{columns}</div>' if columns else ""
 
@@ -114,46 +119,48 @@ def ways(continuations: Sequence[Continuation], writing: bool, number: int) -> s
 # --- another word ----------------------------------------------------------------------------------------
 
 
-def alternatives(found: TokenRange, generation: Generation | None, at: int, now: Guidance) -> str:
+def alternatives(
+    found: TokenRange, generation: Generation | None, at: int, current_guidance: Guidance
+) -> str:
     """The tokens that might have stood in a place, each with its probability; `at` is what an order names.
 
-    `now` is the story's guidance as it is.
+    `current_guidance` is the story's guidance as it is.
     """
     rows = []
     for index, other in enumerate(found.token.alternatives):
         probability = math.exp(min(other.logprob, 0.0))
-        text = _visible(other.text)
+        text = _show_whitespace(other.text)
         drawn = other.token_id == found.token.id
         broken = not other.text or REPLACEMENT in other.text
-        order = escape(json.dumps({"do": "pick", "at": at, "choice": index}))
+        command = escape(json.dumps({"do": "pick", "at": at, "choice": index}))
         off = ' disabled aria-current="true"' if drawn else " disabled" if broken else ""
         rows.append(
-            f'<button type="button" data-write="{order}"{off}><span>{escape(text)}</span>'
+            f'<button type="button" data-write="{command}"{off}><span>{escape(text)}</span>'
             f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
         )
-    made = "" if generation is None else _made(generation, at, now)
-    return f"<h2>Another word, and on from there</h2>{''.join(rows)}{made}"
+    details = "" if generation is None else _generation_details(generation, at, current_guidance)
+    return f"<h2>Another word, and on from there</h2>{''.join(rows)}{details}"
 
 
-def _made(generation: Generation, at: int, now: Guidance) -> str:
+def _generation_details(generation: Generation, at: int, current_guidance: Guidance) -> str:
     """How the words there came to be, all that it takes to have them again, and buttons that set it."""
     settings = asdict(generation.sampling)
-    said = ", ".join(
+    text = ", ".join(
         f"{label} {format.UNKNOWN if settings[name] is None else settings[name]}"
         for name, label in _SETTINGS.items()
-        if name in _ALWAYS or settings[name] != _NEUTRAL[name]
+        if name in _ALWAYS_SHOWN or settings[name] != _NEUTRAL[name]
     )
     if generation.stops:
-        said += ", stops at " + ", ".join(f"“{_visible(stop)}”" for stop in generation.stops)
-    told = _told(generation.guidance or Guidance())
-    buttons = press("Use these settings", css="jet-reuse", do="reuse", at=at, guidance=False)
-    if (generation.guidance or Guidance()) != now:
+        text += ", stops at " + ", ".join(f"“{_show_whitespace(stop)}”" for stop in generation.stops)
+    summary = _guidance_summary(generation.guidance or Guidance())
+    buttons = command_button("Use these settings", css="jet-reuse", do="reuse", at=at, guidance=False)
+    if (generation.guidance or Guidance()) != current_guidance:
         hint = "Settings, memory, note and lorebook as they were then, in place of those that are there now"
-        buttons += press("… and its guidance", "jet-reuse", hint, do="reuse", at=at, guidance=True)
-    return f"<p>{escape(generation.model)}: {escape(said)}</p><p>{told}</p>{buttons}"
+        buttons += command_button("… and its guidance", "jet-reuse", hint, do="reuse", at=at, guidance=True)
+    return f"<p>{escape(generation.model)}: {escape(text)}</p><p>{summary}</p>{buttons}"
 
 
-def _told(guidance: Guidance) -> str:
+def _guidance_summary(guidance: Guidance) -> str:
     """In words, what the model was told beside a story."""
     entries = sum(entry.enabled for entry in guidance.lore)
     parts = [
@@ -165,7 +172,7 @@ def _told(guidance: Guidance) -> str:
     return f"Told beside the story: {', '.join(parts)}" if parts else "Told nothing beside the story"
 
 
-def _visible(text: str) -> str:
+def _show_whitespace(text: str) -> str:
     return (
         text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·", 1)
         if text.strip(" ")
@@ -176,89 +183,90 @@ def _visible(text: str) -> str:
 # --- guidance --------------------------------------------------------------------------------------------
 
 
-def guidance(given: Guidance) -> dict[str, str]:
+def guidance(guidance: Guidance) -> dict[str, str]:
     """The fields of the guidance drawer, by the id of where they stand."""
     units = "".join(
-        f"<option{' selected' if given.note.unit == unit else ''}>{unit}</option>"
+        f"<option{' selected' if guidance.note.unit == unit else ''}>{unit}</option>"
         for unit in ("lines", "paragraphs")
     )
     fields = (
         '<label class="jet-field"><b>Memory</b><small>What always holds. It stands above the story.</small>'
-        f'<textarea id="jet-memory" dir="auto" rows="4">{_area(given.memory)}</textarea></label>'
+        f'<textarea id="jet-memory" dir="auto" rows="4">{_in_textarea(guidance.memory)}</textarea></label>'
         '<label class="jet-field"><b>Author’s note</b><small>Mood, style, what comes next. '
         "It stands close to the end, where it weighs most.</small>"
-        f'<textarea id="jet-note" dir="auto" rows="2">{_area(given.note.text)}</textarea></label>'
+        f'<textarea id="jet-note" dir="auto" rows="2">{_in_textarea(guidance.note.text)}</textarea></label>'
         '<p class="jet-depth"><label>before the last <input id="jet-depth" type="number" min="1" max="1000" '
-        f'value="{given.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
+        f'value="{guidance.note.depth}"></label> <label><span class="jet-hidden">counted in</span>'
         f'<select id="jet-unit">{units}</select></label></p>'
     )
     about = (
         '<input id="jet-about-what" dir="auto" maxlength="2000" '
-        f'placeholder="a lighthouse keeper who fears the sea" value="{escape(given.about)}">'
+        f'placeholder="a lighthouse keeper who fears the sea" value="{escape(guidance.about)}">'
     )
-    lore = "".join(map(lore_row, given.lore))
+    lore = "".join(map(lore_row, guidance.lore))
     return {"jet-guidance": fields, "jet-lore": lore, "jet-about-field": about}
 
 
 def lore_row(entry: LoreEntry | None = None) -> str:
     """One entry of the lorebook, or the form of a new one. It carries along what it does not show."""
-    kept = "{}" if entry is None else json.dumps(lore_to_dict(entry), ensure_ascii=False)
+    original = "{}" if entry is None else json.dumps(lore_to_dict(entry), ensure_ascii=False)
     entry = entry or _NEW_LORE
     checks = "".join(
         f'<label><input type="checkbox" data-lore="{name}"{" checked" if on else ""}> {label}</label>'
         for name, label, on in (("enabled", "on", entry.enabled), ("constant", "always", entry.constant))
     )
     return (
-        f'<div class="jet-entry" data-kept="{escape(kept)}">'
+        f'<div class="jet-entry" data-kept="{escape(original)}">'
         f'<input data-lore="keywords" dir="auto" aria-label="Keywords, with commas between them" '
-        f'placeholder="keywords, with commas" value="{escape(shown_keywords(entry.keywords))}">'
+        f'placeholder="keywords, with commas" value="{escape(format_keywords(entry.keywords))}">'
         f'<textarea data-lore="content" dir="auto" rows="2" aria-label="What the model is told then" '
-        f'placeholder="what the model is told when one of them comes up">{_area(entry.content)}</textarea>'
+        'placeholder="what the model is told when one of them comes up">'
+        f"{_in_textarea(entry.content)}</textarea>"
         f'<span class="jet-tools">{checks}<button type="button" class="jet-quiet" data-lore-remove>'
         "Remove</button></span></div>"
     )
 
 
-def _area(text: str) -> str:
+def _in_textarea(text: str) -> str:
     """What stands in a text area. HTML drops a line break at its very beginning, so there is always one."""
     return "\n" + escape(text)
 
 
-def meter(prompt: Prompt | None, complaint: str = "") -> str:
+def context_view(prompt: Prompt | None, error: str = "") -> str:
     """What is in the prompt, what it costs, and what did not get in."""
     if prompt is None:
-        return f'<p class="jet-hint">{escape(complaint or "Known once the model is loaded.")}</p>'
+        return f'<p class="jet-hint">{escape(error or "Known once the model is loaded.")}</p>'
     bar = "".join(
         f'<i class="jet-part-{part.kind}" style="width:{100 * part.tokens / prompt.budget:.2f}%"></i>'
         for part in prompt.parts
     )
-    lost = "".join(
-        f"<li>Left out: {escape(out.title)}, {out.tokens:,} tokens: {escape(out.reason)}.</li>"
-        for out in prompt.omitted
+    omitted = "".join(
+        f"<li>Left out: {escape(omission.title)}, {omission.tokens:,} tokens: {escape(omission.reason)}.</li>"
+        for omission in prompt.omitted
     )
     total = f"{prompt.tokens:,} of {prompt.budget:,} tokens"
     return (
         f'<p class="jet-meter"><b>What the model sees</b> <span>{total}</span></p>'
         f'<div class="jet-bar" role="img" aria-label="{total}">{bar}</div>'
-        f'{"".join(map(_part, prompt.parts))}<ul class="jet-lost">{lost}</ul>'
+        f'{"".join(map(_prompt_part, prompt.parts))}<ul class="jet-lost">{omitted}</ul>'
     )
 
 
-def _part(part: PromptPart) -> str:
+def _prompt_part(part: PromptPart) -> str:
     return (
         f'<details class="jet-part"><summary><i class="jet-part-{part.kind}"></i>{escape(part.title)} '
-        f"<span>{part.tokens:,}</span></summary><pre>{escape(_shortened(part.text))}</pre></details>"
+        f"<span>{part.tokens:,}</span></summary><pre>{escape(_truncate(part.text))}</pre></details>"
     )
 
 
 # --- history ---------------------------------------------------------------------------------------------
 
 
-def history(log: Sequence[Finished]) -> str:
+def history(log: Sequence[FinishedRequest]) -> str:
     """The requests of this tab, latest first. page.js puts the times into the reader's own."""
     if not log:
         return '<p class="jet-hint">Nothing has been written in this tab yet.</p>'
-    rows = "".join(_past(past) for past in reversed(log))
+    rows = "".join(_request_row(request) for request in reversed(log))
     heads = "".join(
         f'<th scope="col">{name}</th>' for name in ("At", "Read", "Written", "tok/s", "First", "End", "Seed")
     )
@@ -266,17 +274,17 @@ def history(log: Sequence[Finished]) -> str:
     return f'<div class="jet-scroll" tabindex="0"><table class="jet-table">{table}</table></div>'
 
 
-def _past(past: Finished) -> str:
-    stats = past.stats
+def _request_row(request: FinishedRequest) -> str:
+    stats = request.stats
     cells = (
         format.count(stats.prompt_tokens),
         format.count(stats.tokens),
         format.rate(stats.mean_tokens_per_second),
-        format.seconds(stats.time_to_first_token_s),
+        format.duration(stats.time_to_first_token_s),
         stats.finish_reason or format.UNKNOWN,
         format.UNKNOWN if stats.seed is None else str(stats.seed),
     )
-    at = f'<td><time datetime="{past.at.isoformat()}">{past.at:%H:%M:%S} UTC</time></td>'
+    at = f'<td><time datetime="{request.at.isoformat()}">{request.at:%H:%M:%S} UTC</time></td>'
     return f"<tr>{at}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
@@ -286,20 +294,20 @@ def _past(past: Finished) -> str:
 def report(state: ReportState) -> str:
     """How a report stands, or the report."""
     if state.phase == "done" and state.files is not None:
-        saves = "".join(
+        save_links = "".join(
             f'<a class="jet-opening" download="report.{ending}" href="data:{kind};base64,'
             f'{base64.b64encode(state.files[ending].encode()).decode()}">{ending}</a>'
             for ending, kind in FILES.items()
         )
         return (
-            f'<p class="jet-verdict">{escape(state.said)}</p>'
-            f'<div class="jet-files"><span>Save as</span>{saves}</div>'
+            f'<p class="jet-verdict">{escape(state.message)}</p>'
+            f'<div class="jet-files"><span>Save as</span>{save_links}</div>'
             '<iframe class="jet-report" title="The performance report" sandbox '
             f'srcdoc="{escape(state.files["html"])}"></iframe>'
         )
     if state.phase == "failed":
-        return f'<p class="jet-bad" role="alert">There is no report: {escape(state.said)}</p>'
-    said = {
+        return f'<p class="jet-bad" role="alert">There is no report: {escape(state.message)}</p>'
+    text = {
         "idle": "Measures how fast this machine is with this model, where its time goes, and how speed and "
         "memory go with the length of the text. It takes about a minute, waits until no story is being "
         "written, and keeps nobody from writing.",
@@ -308,10 +316,10 @@ def report(state: ReportState) -> str:
         "measuring": f"Measuring: {state.part or 'getting ready'}, {state.done} of {state.total or '…'} done",
     }[state.phase]
     bar = f'<progress max="{state.total or 1}" value="{state.done}" aria-label="Done"></progress>'
-    return f'<p class="jet-hint" role="status">{escape(said)}</p>{bar if state.running else ""}'
+    return f'<p class="jet-hint" role="status">{escape(text)}</p>{bar if state.running else ""}'
 
 
-def _shortened(text: str) -> str:
+def _truncate(text: str) -> str:
     """The beginning and the end of a long text."""
     if len(text) <= SHOWN_CHARACTERS:
         return text

@@ -22,7 +22,7 @@ from tests.ui.served import Served
 
 pytestmark = pytest.mark.browser
 
-LONG = "".join(f"Line {number} of a long story.\n\n" for number in range(400))
+DELTA_MIN_CHARACTERS = "".join(f"Line {number} of a long story.\n\n" for number in range(400))
 
 
 def number(page: Page, label: str) -> str:
@@ -74,7 +74,7 @@ def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
 
 
 def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
-    tab.fill(STORY, LONG)
+    tab.fill(STORY, DELTA_MIN_CHARACTERS)
     tab.wait_for_function("jetStories.isKept()")
     open_drawer(tab, "guidance")
     tab.locator("#jet-sees summary").first.click()
@@ -86,7 +86,7 @@ def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     tab.keyboard.type("half a mem")
     tab.evaluate("scrollTo(0, 200)")
     reload(tab)
-    expect(tab.locator(STORY)).to_have_value(LONG)
+    expect(tab.locator(STORY)).to_have_value(DELTA_MIN_CHARACTERS)
     expect(tab.locator("#jet-tab-guidance")).to_have_attribute("aria-selected", "true")
     expect(tab.locator("#jet-memory")).to_have_value("half a mem")
     expect(tab.locator("#jet-note")).to_have_value("Be calm")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 LINE = "#jet-notices"
 LOST = "Connection lost. Your text is here; you can go on writing."
-LONG = "".join(f"Line {number} of a story that scrolls.\n" for number in range(60))
+DELTA_MIN_CHARACTERS = "".join(f"Line {number} of a story that scrolls.\n" for number in range(60))
 SOON_MS = 12_000  # a few seconds, on a machine that may be busy
 
 
@@ -65,7 +65,7 @@ def test_a_lost_network_changes_nothing_under_the_writers_hands(page: Page) -> N
     network = Network(page)
     page.get_by_label("number input for Temperature").fill("1.3")
     page.fill("#jet-stops", "The End")
-    page.fill(STORY, LONG)
+    page.fill(STORY, DELTA_MIN_CHARACTERS)
     page.wait_for_timeout(1100)  # a step of Undo
     open_drawer(page, "guidance")
     page.click("#jet-lore-add")
@@ -102,7 +102,7 @@ def test_a_lost_network_changes_nothing_under_the_writers_hands(page: Page) -> N
             break
         page.click("#jet-undo")
         page.wait_for_function("jetStories.isSettled()")
-    assert story(page) == LONG
+    assert story(page) == DELTA_MIN_CHARACTERS
 
 
 def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Page, server: Process) -> None:

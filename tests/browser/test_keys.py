@@ -233,13 +233,15 @@ def test_stop_at_any_moment_and_pressed_twice(slow: Page, hands: Hands) -> None:
 
 # --- undo ------------------------------------------------------------------------------------------------
 
-LONG = "\n".join(f"Line {index} of a story that is longer than the sheet." for index in range(120))
+DELTA_MIN_CHARACTERS = "\n".join(
+    f"Line {index} of a story that is longer than the sheet." for index in range(120)
+)
 
 
 def test_undo_puts_caret_and_view_where_the_change_was(quick: Page) -> None:
-    quick.fill(STORY, LONG)
+    quick.fill(STORY, DELTA_MIN_CHARACTERS)
     settle(quick)
-    at = LONG.index("Line 12 ") + 8
+    at = DELTA_MIN_CHARACTERS.index("Line 12 ") + 8
     place_cursor(quick, at)
     quick.keyboard.type("new ")
     settle(quick)
@@ -247,25 +249,25 @@ def test_undo_puts_caret_and_view_where_the_change_was(quick: Page) -> None:
     settle(quick)
     quick.keyboard.press("Control+End")
     quick.keyboard.press("Control+z")
-    expect(quick.locator(STORY)).to_have_value(LONG)
+    expect(quick.locator(STORY)).to_have_value(DELTA_MIN_CHARACTERS)
     settle(quick)
     assert caret(quick) == [at, at]
     assert in_sight(quick, at)
     quick.keyboard.type("x")
-    assert story(quick) == LONG[:at] + "x" + LONG[at:]
+    assert story(quick) == DELTA_MIN_CHARACTERS[:at] + "x" + DELTA_MIN_CHARACTERS[at:]
     settle(quick)
-    place_cursor(quick, len(LONG))
+    place_cursor(quick, len(DELTA_MIN_CHARACTERS))
     quick.click("#jet-undo")
-    expect(quick.locator(STORY)).to_have_value(LONG)
+    expect(quick.locator(STORY)).to_have_value(DELTA_MIN_CHARACTERS)
     settle(quick)
     assert caret(quick) == [at, at] and in_sight(quick, at)
     quick.click("#jet-tab-branches")
     quick.keyboard.press("Control+Shift+z")  # from a tab, as from any button
-    expect(quick.locator(STORY)).to_have_value(LONG[:at] + "x" + LONG[at:])
+    expect(quick.locator(STORY)).to_have_value(DELTA_MIN_CHARACTERS[:at] + "x" + DELTA_MIN_CHARACTERS[at:])
     settle(quick)
     assert caret(quick) == [at + 1, at + 1]
     quick.keyboard.press("Control+z")
-    expect(quick.locator(STORY)).to_have_value(LONG)
+    expect(quick.locator(STORY)).to_have_value(DELTA_MIN_CHARACTERS)
     settle(quick)
 
 
@@ -403,15 +405,15 @@ def test_the_caret_stands_behind_the_new_words(quick: Page) -> None:
 
 
 def test_caret_and_view_follow_in_a_long_story(quick: Page) -> None:
-    at = LONG.index("Line 60 ")
-    quick.fill(STORY, LONG)
+    at = DELTA_MIN_CHARACTERS.index("Line 60 ")
+    quick.fill(STORY, DELTA_MIN_CHARACTERS)
     settle(quick)
     place_cursor(quick, at)
     quick.eval_on_selector(STORY, "(sheet) => { sheet.scrollTop = 0; }")
     quick.keyboard.press("Control+Shift+Enter")
     expect_unlocked(quick)
     settle(quick)
-    end = at + len(story(quick)) - len(LONG)
+    end = at + len(story(quick)) - len(DELTA_MIN_CHARACTERS)
     assert caret(quick) == [end, end]
     quick.wait_for_timeout(200)
     assert in_sight(quick, end)
@@ -419,7 +421,7 @@ def test_caret_and_view_follow_in_a_long_story(quick: Page) -> None:
 
 @pytest.mark.thorough
 def test_caret_and_view_follow_in_a_story_that_is_sent_in_patches(quick: Page, served: Served) -> None:
-    long = "\n".join([LONG] * 12)  # beyond 40,000 characters
+    long = "\n".join([DELTA_MIN_CHARACTERS] * 12)  # beyond 40,000 characters
     at = long.index("Line 60 ", len(long) // 2)
     put(quick, long)
     settle(quick)

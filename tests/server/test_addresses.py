@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jet.api import RequestError
-from jet.server.hosting import user_of
-from jet.server.limits import Gate, Limits
+from jet.server.hosting import user_id_of
+from jet.server.limits import AdmissionLimiter, Limits
 from tests.server.test_middleware import HOST, Call, make, post
 
 
@@ -120,14 +120,17 @@ def request(address: str, name: str | None = None) -> Any:
 
 
 def test_stories_of_one_line_are_counted_together() -> None:
-    gate = Gate(Limits(stories_per_user=2))
-    with gate.enter(user_of(request("2001:db8::1"))), gate.enter(user_of(request("2001:db8::2"))):
+    limiter = AdmissionLimiter(Limits(stories_per_user=2))
+    with limiter.admit(user_id_of(request("2001:db8::1"))), limiter.admit(user_id_of(request("2001:db8::2"))):
         with (
             pytest.raises(RequestError, match="2 of your stories"),
-            gate.enter(user_of(request("2001:db8::3"))),
+            limiter.admit(user_id_of(request("2001:db8::3"))),
         ):
             pass
-        with gate.enter(user_of(request("2001:db8:0:1::1"))), gate.enter(user_of(request("203.0.113.9"))):
-            assert gate.writing == 4
-        with gate.enter(user_of(request("2001:db8::3", "ann"))):
-            assert gate.writing == 3, "an account is its own"
+        with (
+            limiter.admit(user_id_of(request("2001:db8:0:1::1"))),
+            limiter.admit(user_id_of(request("203.0.113.9"))),
+        ):
+            assert limiter.active == 4
+        with limiter.admit(user_id_of(request("2001:db8::3", "ann"))):
+            assert limiter.active == 3, "an account is its own"

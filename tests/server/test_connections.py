@@ -55,4 +55,4 @@ def tended(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", get)
     monkeypatch.setattr(resource, "setrlimit", put)
-    connections.tend(SimpleNamespace(config=SimpleNamespace()))
+    connections.configure_server(SimpleNamespace(config=SimpleNamespace()))

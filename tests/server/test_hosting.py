@@ -78,7 +78,7 @@ def test_a_second_story_waits_until_the_first_has_ended(
         client.predict("B", api_name="/generate")
     engine.tokens_per_second = 200
     first.cancel()
-    wait_until(lambda: public[2].gate.writing == 0)
+    wait_until(lambda: public[2].limiter.active == 0)
     assert client.predict("B", max_new_tokens=1, api_name="/generate")[0] == "B B0"
 
 
@@ -101,9 +101,9 @@ def test_a_body_that_is_too_large(public: tuple[str, StandInSource, Hosting]) ->
 def test_health(public: tuple[str, StandInSource, Hosting]) -> None:
     url, _, hosting = public
     assert httpx.get(f"{url}healthz").json() == {"status": "ok"}
-    hosting.gate.closing = "for this test"
+    hosting.limiter.closing_reason = "for this test"
     answer = httpx.get(f"{url}healthz")
-    hosting.gate.closing = None
+    hosting.limiter.closing_reason = None
     assert (answer.status_code, answer.json()) == (503, {"status": "closing"})
 
 
@@ -145,7 +145,7 @@ def test_a_metrics_token_is_the_same_with_blanks_around_it(
 
     def status(said: str) -> int:
         request = Request({"type": "http", "headers": [(b"authorization", said.encode())]})
-        return asyncio.run(hosting._show_metrics(request)).status_code
+        return asyncio.run(hosting._metrics(request)).status_code
 
     assert status("Bearer metrics-token") == status("bearer  metrics-token ") == 200
     for wrong in ("", "metrics-token", "Basic metrics-token", "Bearer metrics-toke", "Bearer \xff"):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from jet.api import RequestError, SamplingParams
-from jet.server.limits import PUBLIC, Gate, Limits, read_limits
+from jet.server.limits import PUBLIC, AdmissionLimiter, Limits, read_limits
 
 
 class Clock:
@@ -19,81 +19,81 @@ class Clock:
 
 
 def test_one_user_may_have_so_many_stories_at_once() -> None:
-    gate = Gate(Limits(stories_per_user=2))
-    with gate.enter("a"), gate.enter("a"):
+    limiter = AdmissionLimiter(Limits(stories_per_user=2))
+    with limiter.admit("a"), limiter.admit("a"):
         with (
             pytest.raises(RequestError, match=r"2 of your stories.*Your text is still here"),
-            gate.enter("a"),
+            limiter.admit("a"),
         ):
             pass
-        with gate.enter("b"):
-            assert gate.writing == 3
-    assert gate.writing == 0
-    with gate.enter("a"):
+        with limiter.admit("b"):
+            assert limiter.active == 3
+    assert limiter.active == 0
+    with limiter.admit("a"):
         pass
 
 
 def test_all_together_may_have_so_many() -> None:
-    gate = Gate(Limits(stories=3))
+    limiter = AdmissionLimiter(Limits(stories=3))
     with ExitStack() as stack:
         for user in "abc":
-            stack.enter_context(gate.enter(user))
-        with pytest.raises(RequestError, match="Very many stories are being written"), gate.enter("d"):
+            stack.enter_context(limiter.admit(user))
+        with pytest.raises(RequestError, match="Very many stories are being written"), limiter.admit("d"):
             pass
-    with gate.enter("d"):
+    with limiter.admit("d"):
         pass
 
 
 def test_a_place_is_free_again_whatever_happened() -> None:
-    gate = Gate(Limits(stories_per_user=1))
-    with pytest.raises(ValueError, match="oops"), gate.enter("a"):
+    limiter = AdmissionLimiter(Limits(stories_per_user=1))
+    with pytest.raises(ValueError, match="oops"), limiter.admit("a"):
         raise ValueError("oops")
-    with gate.enter("a"):
+    with limiter.admit("a"):
         pass
 
 
 def test_so_many_times_a_minute() -> None:
     clock = Clock()
-    gate = Gate(Limits(starts_per_minute=3), clock)
+    limiter = AdmissionLimiter(Limits(starts_per_minute=3), clock)
     for _ in range(3):
-        with gate.enter("a"):
+        with limiter.admit("a"):
             clock.now += 10
-    with pytest.raises(RequestError, match="3 times in a minute: please wait 30 s"), gate.enter("a"):
+    with pytest.raises(RequestError, match="3 times in a minute: please wait 30 s"), limiter.admit("a"):
         pass
-    with gate.enter("b"):
+    with limiter.admit("b"):
         pass
     clock.now = 60.0
-    with gate.enter("a"):
+    with limiter.admit("a"):
         pass
 
 
 def test_a_closing_server_takes_nothing_more_and_lets_the_rest_end() -> None:
-    gate = Gate(Limits())
-    with gate.enter("a"):
-        gate.close()
-        assert gate.writing == 1
-        with pytest.raises(RequestError, match="about to be restarted"), gate.enter("b"):
+    limiter = AdmissionLimiter(Limits())
+    with limiter.admit("a"):
+        limiter.close()
+        assert limiter.active == 1
+        with pytest.raises(RequestError, match="about to be restarted"), limiter.admit("b"):
             pass
-    assert gate.writing == 0
+    assert limiter.active == 0
 
 
 def test_lengths() -> None:
-    gate = Gate(Limits(max_new_tokens=100, characters=10))
-    gate.check("x" * 10, SamplingParams(max_new_tokens=100))
+    limiter = AdmissionLimiter(Limits(max_new_tokens=100, characters=10))
+    limiter.check("x" * 10, SamplingParams(max_new_tokens=100))
     with pytest.raises(RequestError, match="At most 100 new tokens at a time here, not 101"):
-        gate.check("", SamplingParams(max_new_tokens=101))
+        limiter.check("", SamplingParams(max_new_tokens=101))
     with pytest.raises(RequestError, match="10 characters here, and this has 11"):
-        gate.check("x" * 11, SamplingParams(max_new_tokens=1))
-    Gate(Limits()).check("x" * 10**6, SamplingParams(max_new_tokens=10**6))
+        limiter.check("x" * 11, SamplingParams(max_new_tokens=1))
+    AdmissionLimiter(Limits()).check("x" * 10**6, SamplingParams(max_new_tokens=10**6))
 
 
 def test_who_was_there_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jet.server.limits._REMEMBERED", 50)
-    gate = Gate(Limits(starts_per_minute=5))
+    monkeypatch.setattr("jet.server.limits._MAX_USERS", 50)
+    limiter = AdmissionLimiter(Limits(starts_per_minute=5))
     for number in range(500):
-        with gate.enter(str(number)):
+        with limiter.admit(str(number)):
             pass
-    assert len(gate._starts) == 50 and not gate._writing
+    assert len(limiter._starts) == 50 and not limiter._active
 
 
 def test_changes_to_the_limits() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from jet.server import middleware
 from jet.server.limits import Limits
-from jet.server.middleware import HEADERS, Guard
+from jet.server.middleware import HEADERS, AllowlistMiddleware
 
 Headers = Sequence[tuple[str, str]]
 HOST = ("Host", "localhost:7860")
@@ -21,7 +21,7 @@ class Call:
 
     def __init__(
         self,
-        guard: Guard | None = None,
+        guard: AllowlistMiddleware | None = None,
         path: str = "/",
         method: str = "GET",
         headers: Headers = (HOST,),
@@ -75,9 +75,9 @@ class Call:
         return None if found is None else found.decode()
 
 
-def make(**more: Any) -> Guard:
+def make(**more: Any) -> AllowlistMiddleware:
     limits = more.pop("limits", Limits())
-    return Guard(lambda *_: None, limits, **more)  # type: ignore[arg-type, return-value]
+    return AllowlistMiddleware(lambda *_: None, limits, **more)  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_proxy_is_believed_about_the_last_hops_only(proxies: int, said: str, c
     assert call.seen is not None and call.seen["client"][0] == client
 
 
-def post(guard: Guard, body: Sequence[bytes] = (), headers: Headers = (), **more: Any) -> Call:
+def post(guard: AllowlistMiddleware, body: Sequence[bytes] = (), headers: Headers = (), **more: Any) -> Call:
     return Call(
         guard, more.pop("path", "/gradio_api/queue/join"), "POST", [HOST, *headers], body, **more
     ).run()
@@ -239,7 +239,7 @@ def test_a_body_arrives_whole() -> None:
 
 
 def test_a_body_that_is_too_large_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.05)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.05)
     small = make(limits=Limits(body_bytes=10))
     assert post(small, [b"x" * 10]).status == 200
     assert post(small, [b"x" * 6, b"x" * 5]).status == 413
@@ -249,7 +249,7 @@ def test_a_body_that_is_too_large_does_not(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_body_that_never_ends_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "BODY_PATIENCE_S", 0.05)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_S", 0.05)
     call = Call(make(), "/gradio_api/queue/join", "POST")
     call._messages = [{"type": "http.request", "body": b"x", "more_body": True}]
     assert call.run().status == 408
@@ -259,7 +259,7 @@ def test_a_flood_is_refused_politely_and_nobody_else_with_it() -> None:
     now = [0.0]
     told: list[int] = []
     limits = Limits(calls_per_second=2)
-    page = make(limits=limits, clock=lambda: now[0], refused=told.append)
+    page = make(limits=limits, clock=lambda: now[0], on_reject=told.append)
     statuses = [post(page).status for _ in range(30)]
     assert statuses == [200] * 20 + [429] * 10
     call = post(page)
@@ -294,7 +294,7 @@ def test_many_open_calls_from_one_address() -> None:
         await asyncio.sleep(0.01)
         leave.set()
         await asyncio.gather(*tasks)
-        assert not page._open
+        assert not page._open_calls
         return [call.status for call in calls]
 
     assert asyncio.run(main()) == [200, 200, 200, 429]

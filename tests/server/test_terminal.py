@@ -24,7 +24,7 @@ from gradio import http_server
 import app
 from jet.engine import holder
 from jet.engine.holder import ModelHolder
-from jet.server.lifecycle import Ending
+from jet.server.lifecycle import GracefulShutdown
 from jet.ui import page
 from tests.conftest import ROOT
 from tests.engine.faulty_server import FaultyServer, faulty_server
@@ -85,14 +85,14 @@ def test_the_page_opens_whatever_its_output_is(
         urls.append(launch(*given, **named))
         return urls[-1]
 
-    def wait(ending: Ending) -> int:
+    def wait(ending: GracefulShutdown) -> int:
         assert httpx.get(f"{urls[0]}healthz", trust_env=False).status_code == 200
         logging.getLogger("some.library").warning("a warning – with an emoji 😀")
         return 3
 
     monkeypatch.setattr(page, "launch", launched)
-    monkeypatch.setattr(Ending, "wait", wait)
-    monkeypatch.setattr(Ending, "let_end", lambda ending: 0)
+    monkeypatch.setattr(GracefulShutdown, "wait", wait)
+    monkeypatch.setattr(GracefulShutdown, "drain", lambda ending: 0)
     before = sys.stdout, sys.stderr
     output, errors = OUTPUTS[kind](), OUTPUTS[kind]()
     sys.stdout, sys.stderr = output, errors  # type: ignore[assignment]
@@ -261,11 +261,11 @@ def test_a_damaged_file_of_pythons_cache_is_compiled_again(
         monkeypatch.setattr(os, "remove", lambda path: (_ for _ in ()).throw(PermissionError(13, "no")))
     with pytest.raises((EOFError, ValueError)) as error:
         import damaged_module  # type: ignore[import-not-found] # noqa: F401
-    app._compile_again(error.value)
+    app._restart_without_damaged_bytecode(error.value)
     assert started == [[sys.executable, *sys.orig_argv[1:]]]
     assert compiled.exists() != removable
     assert bool(os.environ["PYTHONPYCACHEPREFIX"]) != removable
     with pytest.raises(ValueError) as other:
         int("x")
-    app._compile_again(other.value)
+    app._restart_without_damaged_bytecode(other.value)
     assert len(started) == 1, "an error of another kind is told as it is"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import gradio as gr
 import pytest
 
-from jet.ui.handlers import Desk
+from jet.ui.handlers import PageController
 from jet.ui.page import build, launch
-from jet.ui.sessions import Visits
+from jet.ui.sessions import SessionStore
 from tests.ui.stand_in import StandInEngine, StandInSource
 
 
@@ -27,7 +27,7 @@ class Served:
     def forget(self) -> None:
         """As a server that was restarted: no tab's story is in memory."""
         found = (getattr(one.fn, "__self__", None) for one in self.demo.fns.values())
-        next(owner for owner in found if isinstance(owner, Desk))._visits = Visits()
+        next(owner for owner in found if isinstance(owner, PageController))._sessions = SessionStore()
 
     @property
     def engine(self) -> StandInEngine:

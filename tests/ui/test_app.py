@@ -21,7 +21,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import ModelChoice
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
-from jet.server.lifecycle import Ending
+from jet.server.lifecycle import GracefulShutdown
 from jet.ui import page
 from tests.engine.faulty_server import faulty_server
 from tests.ui.stand_in import StandInEngine
@@ -54,14 +54,14 @@ def test_options_arrive_and_the_page_is_served(
 ) -> None:
     answers: list[httpx.Response] = []
 
-    def visit(ending: Ending) -> int:
+    def session(ending: GracefulShutdown) -> int:
         said = capsys.readouterr().out
         url = re.findall(r"at (http://\S+)", said)[-1]
         answers.append(httpx.get(url))
         print(said)
         return 0
 
-    monkeypatch.setattr(Ending, "wait", visit)
+    monkeypatch.setattr(GracefulShutdown, "wait", session)
     options = ["--model=M", "--device=D", "--dtype=T", "--attention=A", "--context=99", "--host=127.0.0.1"]
     options += ["--revision=R", "--quantize=int4"]
     assert app.main(options) == 0
@@ -78,7 +78,7 @@ def test_an_engine_elsewhere_is_written_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(holder, "HOLDER", ModelHolder())
-    monkeypatch.setattr(Ending, "wait", lambda ending: 0)
+    monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     with faulty_server() as server:
         assert app.main(["--engine-url", server.url, "--model", "stand-in"]) == 0
     assert "stand-in, on another server (sglang). Licence: " in capsys.readouterr().out
@@ -97,16 +97,16 @@ def test_an_engine_that_is_not_there_is_one_line_and_code_2(
 def test_without_options_the_defaults_are_those_of_the_choice(
     loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ending, "wait", lambda ending: 0)
+    monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     assert app.main([]) == 0
     assert loaded == [ModelChoice()]
 
 
 def test_an_interrupt_is_a_good_end(loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(ending: Ending) -> int:
+    def interrupt(ending: GracefulShutdown) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Ending, "wait", interrupt)
+    monkeypatch.setattr(GracefulShutdown, "wait", interrupt)
     assert app.main([]) == 0
 
 
@@ -134,13 +134,13 @@ def test_garbage_is_looked_for_as_soon_as_the_page_is_there(
         enabled.append(gc.isenabled())
         return building(*given)
 
-    def wait(ending: Ending) -> int:
+    def wait(ending: GracefulShutdown) -> int:
         enabled.append(gc.isenabled())
         assert gc.get_freeze_count() > 0
         return 0
 
     monkeypatch.setattr(page, "build", build)
-    monkeypatch.setattr(Ending, "wait", wait)
+    monkeypatch.setattr(GracefulShutdown, "wait", wait)
     assert app.main([]) == 0
     assert enabled == [False, True] and gc.isenabled() and gc.get_freeze_count() == 0
     assert app.main(["--host", "no.such.host.invalid"]) == 2

@@ -8,8 +8,8 @@ import pytest
 
 from jet.story.errors import StoryError
 from jet.story.guidance import AuthorsNote
-from jet.ui.commands import MAX_GUIDANCE, MAX_LORE, read_guidance, read_order, read_stops
-from jet.ui.sessions import KEPT_S, MAX_VISITS, Visits
+from jet.ui.commands import MAX_GUIDANCE, MAX_LORE, parse_command, parse_guidance, parse_stops
+from jet.ui.sessions import MAX_SESSIONS, SESSION_TTL_S, SessionStore
 from jet.ui.stop_strings import MAX_STOP_CHARACTERS, MAX_STOPS
 
 LORE = {"title": "", "keywords": " rose, ,fox ", "content": "Red.", "enabled": True, "constant": False}
@@ -17,7 +17,7 @@ GUIDE = {"do": "guide", "memory": "M", "note": "N", "depth": 2, "unit": "paragra
 
 
 def test_guidance_arrives_where_it_belongs() -> None:
-    guidance = read_guidance(read_order(json.dumps(GUIDE)).fields)
+    guidance = parse_guidance(parse_command(json.dumps(GUIDE)).fields)
     assert (guidance.memory, guidance.note) == ("M", AuthorsNote("N", 2, "paragraphs"))
     assert guidance.lore[0].keywords == ("rose", "fox")
 
@@ -36,47 +36,49 @@ def test_guidance_arrives_where_it_belongs() -> None:
 )
 def test_other_guidance_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(StoryError):
-        read_guidance(read_order(json.dumps(GUIDE | change)).fields)
+        parse_guidance(parse_command(json.dumps(GUIDE | change)).fields)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"do": 1}', '{"do": "look", "tint": "red"}'])
 def test_other_orders_are_refused(text: object) -> None:
     with pytest.raises(StoryError):
-        read_order(text)
+        parse_command(text)
 
 
 def test_stops_are_bounded_and_empty_ones_are_none() -> None:
-    assert read_stops(read_order('{"do": "continue", "stops": ["", "The End", 5]}').fields) == ("The End",)
-    assert read_stops(read_order('{"do": "continue"}').fields) == ()
+    assert parse_stops(parse_command('{"do": "continue", "stops": ["", "The End", 5]}').fields) == (
+        "The End",
+    )
+    assert parse_stops(parse_command('{"do": "continue"}').fields) == ()
     for stops in (["x"] * (MAX_STOPS + 1), ["x" * (MAX_STOP_CHARACTERS + 1)]):
         with pytest.raises(StoryError, match="texts to stop at"):
-            read_stops(read_order(json.dumps({"do": "continue", "stops": stops})).fields)
+            parse_stops(parse_command(json.dumps({"do": "continue", "stops": stops})).fields)
 
 
 def test_only_so_many_tabs_are_remembered_and_no_busy_one_is_forgotten() -> None:
-    visits = Visits()
-    visits.of("busy").busy = True
-    for number in range(MAX_VISITS + 5):
-        visits.of(f"tab {number}")
-    assert visits.known("busy") and visits.known(f"tab {MAX_VISITS + 4}")
-    assert not visits.known("tab 0")
+    visits = SessionStore()
+    visits.get("busy").generating = True
+    for number in range(MAX_SESSIONS + 5):
+        visits.get(f"tab {number}")
+    assert visits.has("busy") and visits.has(f"tab {MAX_SESSIONS + 4}")
+    assert not visits.has("tab 0")
 
 
 def test_what_is_nested_without_end_is_no_order() -> None:
     with pytest.raises(StoryError):
-        read_order("[" * 100_000)
+        parse_command("[" * 100_000)
 
 
 def test_a_tab_that_went_away_may_come_back_for_a_while() -> None:
     now = [0.0]
-    visits = Visits(lambda: now[0])
-    story = visits.of("tab")
-    visits.leave("tab")
-    now[0] = KEPT_S - 1
-    assert visits.known("tab") and visits.of("tab") is story
-    now[0] = 3 * KEPT_S  # it is there again, however long
-    assert visits.known("tab")
-    visits.leave("tab")
-    visits.leave("nobody")
-    now[0] += KEPT_S + 1
-    assert not visits.known("tab")
+    visits = SessionStore(lambda: now[0])
+    story = visits.get("tab")
+    visits.disconnect("tab")
+    now[0] = SESSION_TTL_S - 1
+    assert visits.has("tab") and visits.get("tab") is story
+    now[0] = 3 * SESSION_TTL_S  # it is there again, however long
+    assert visits.has("tab")
+    visits.disconnect("tab")
+    visits.disconnect("nobody")
+    now[0] += SESSION_TTL_S + 1
+    assert not visits.has("tab")

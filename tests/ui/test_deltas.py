@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jet.story.errors import StoryError
 from jet.story.json_fields import Fields
-from jet.ui.deltas import LONG, Sent, patched
+from jet.ui.deltas import DELTA_MIN_CHARACTERS, TextDelta, apply_patch
 
 PIECES = st.text(alphabet="ab \n\N{DRAGON}é", max_size=12)
 
@@ -20,23 +20,23 @@ def units(text: str) -> int:
 
 def take(before: str, **patch: object) -> str:
     """What the other side makes of a patch."""
-    return patched(before, Fields({"of": units(before), **patch}, "the edit"))
+    return apply_patch(before, Fields({"of": units(before), **patch}, "the edit"))
 
 
 @given(PIECES, PIECES, PIECES, PIECES, PIECES)
 def test_a_patch_makes_the_one_text_of_the_other(
     head: str, removed: str, added: str, tail: str, filling: str
 ) -> None:
-    filling = (filling or "x") * LONG
+    filling = (filling or "x") * DELTA_MIN_CHARACTERS
     before, now = head + filling + removed + tail, head + filling + added + tail
-    story, patch = Sent(before).news(now)
+    story, patch = TextDelta(before).diff(now)
     assert story is None and patch is not None
     assert take(before, **patch) == now
     assert len(str(patch["text"])) <= len(added)
 
 
 def test_a_short_story_is_sent_whole() -> None:
-    assert Sent("x" * (LONG - 1)).news("new") == ("new", None)
+    assert TextDelta("x" * (DELTA_MIN_CHARACTERS - 1)).diff("new") == ("new", None)
 
 
 def test_a_patch_may_cut_a_character_in_two() -> None:

@@ -14,10 +14,10 @@ import gradio as gr
 import pytest
 
 from jet.api import SamplingParams
-from jet.ui.deltas import LONG
-from jet.ui.handlers import Desk
-from jet.ui.layout import STOP
-from jet.ui.outputs import OUTPUTS, Told
+from jet.ui.deltas import DELTA_MIN_CHARACTERS
+from jet.ui.handlers import PageController
+from jet.ui.layout import STOP_LABEL
+from jet.ui.outputs import OUTPUTS, OutputCache
 from jet.ui.presets import PRESETS
 from tests.ui.served import wait_until
 from tests.ui.stand_in import StandInSource
@@ -38,18 +38,18 @@ def source() -> Iterator[StandInSource]:
 class Tab:
     """One tab at the desk: the text in its box, what it was told last, and the HTML that it was sent."""
 
-    def __init__(self, desk: Desk, session: str = "one") -> None:
+    def __init__(self, controller: PageController, session: str = "one") -> None:
         self.text = ""
         self.reply: dict[str, Any] = {}
         self.panel = ""
         self.ways = ""
         self.live: list[str] = []
-        self._desk = desk
+        self._controller = controller
         self.request: Any = SimpleNamespace(session_hash=session)
 
     async def act(self, do: str, **fields: object) -> dict[str, Any]:
         order = {"do": do, **({} if "edit" in fields else self.sent()), **fields}
-        self.reply = json.loads(await self._desk.act(self.request, json.dumps(order)))
+        self.reply = json.loads(await self._controller.run_command(self.request, json.dumps(order)))
         self._take(self.reply.get("story"))
         return self.reply
 
@@ -58,7 +58,7 @@ class Tab:
     ) -> str:
         settings = dict(zip(SETTINGS, controls, strict=True))
         order = {"do": do, "settings": settings, **self.sent(), **fields}
-        async for updates in self._desk.write(self.request, json.dumps(order)):
+        async for updates in self._controller.generate(self.request, json.dumps(order)):
             story, panel, _, _, ways, live, wrote = updates
             self._take(story)
             self.live += [live] if live else []
@@ -80,7 +80,7 @@ def at_a_desk(source: StandInSource, story: Callable[[Tab], Coroutine[Any, Any, 
     """Play a tab's story."""
 
     async def play() -> None:
-        await asyncio.wait_for(story(Tab(Desk(source))), timeout=20)
+        await asyncio.wait_for(story(Tab(PageController(source))), timeout=20)
 
     asyncio.run(play())
 
@@ -258,7 +258,7 @@ def test_what_the_browser_keeps_brings_everything_back(source: StandInSource) ->
         await tab.write(controls=(3, *CONTROLS[1:]))
         kept = (await tab.act("keep"))["kept"]
         assert kept["dropped"] == []
-        other = Tab(tab._desk, "another")
+        other = Tab(tab._controller, "another")
         await other.act("restore", copy=kept["copy"], draft=tab.text + " typed since", tint="whose")
         assert other.text == "A A0 A1 A2 typed since"
         assert other.reply["marks"] == [1, 10, 0]
@@ -312,7 +312,7 @@ def test_a_preset_that_makes_no_sense_is_refused(
 @pytest.mark.parametrize("order", ["", "[]", "{}", '{"do": 1}', '{"do": "dance"}', '{"do": "show"}'])
 def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
-        assert json.loads(await tab._desk.act(tab.request, order))["error"]
+        assert json.loads(await tab._controller.run_command(tab.request, order))["error"]
 
     at_a_desk(source, story)
 
@@ -324,10 +324,10 @@ def test_nothing_else_changes_a_story_that_is_being_written(source: StandInSourc
         tab.text = "A"
         writing = asyncio.create_task(tab.write())
         await asyncio.sleep(0.3)
-        other = Tab(tab._desk)
+        other = Tab(tab._controller)
         other.text = "typed meanwhile"
         assert "still writing" in (await other.act("undo"))["error"]
-        await tab._desk.stop(tab.request)
+        await tab._controller.stop(tab.request)
         text = await writing
         assert text.startswith("A A0") and "typed" not in text
 
@@ -341,7 +341,7 @@ def test_a_closed_tabs_request_is_freed_and_its_story_stays_for_a_while(source: 
         tab.text = "A"
         writing = asyncio.create_task(tab.write())
         await asyncio.sleep(0.3)
-        tab._desk.leave(tab.request)
+        tab._controller.disconnect(tab.request)
         await writing
         assert source.stand_in.live == []
         assert "lost" not in await tab.act("look", known=True)
@@ -351,8 +351,8 @@ def test_a_closed_tabs_request_is_freed_and_its_story_stays_for_a_while(source: 
 
 def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
-        tab.text = long = "A \N{DRAGON} " + "word " * (LONG // 5)
-        source.stand_in.context = 10 * LONG
+        tab.text = long = "A \N{DRAGON} " + "word " * (DELTA_MIN_CHARACTERS // 5)
+        source.stand_in.context = 10 * DELTA_MIN_CHARACTERS
         await tab.act("look")
         assert tab.sent() == {}
         assert await tab.write() == long  # nothing comes for the box
@@ -383,7 +383,7 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
     at_a_desk(source, story)
 
 
-@pytest.mark.parametrize("length, skipped", [(1, set()), (LONG, {"story"})])
+@pytest.mark.parametrize("length, skipped", [(1, set()), (DELTA_MIN_CHARACTERS, {"story"})])
 def test_updates_leave_out_as_little_as_they_can(
     source: StandInSource, length: int, skipped: set[str]
 ) -> None:
@@ -399,25 +399,25 @@ def test_updates_leave_out_as_little_as_they_can(
         }
         updates = [
             dict(zip(OUTPUTS, update, strict=True))
-            async for update in tab._desk.write(tab.request, json.dumps(order))
+            async for update in tab._controller.generate(tab.request, json.dumps(order))
         ]
         assert len(updates) > 2
         for update in updates[1:-1]:
             assert {name for name, value in update.items() if value == gr.skip()} == skipped
-            assert update["wrote"] == "" and update["stop"] == STOP
-        assert json.loads(updates[-1]["wrote"])["n"] == 7
+            assert update["result"] == "" and update["stop"] == STOP_LABEL
+        assert json.loads(updates[-1]["result"])["n"] == 7
 
     at_a_desk(source, story)
 
 
 def test_what_was_told_stands_but_for_the_story() -> None:
-    told = Told()
+    told = OutputCache()
     first = told.update(story="A", panel="p", stop=gr.Button(interactive=True))
     second = told.update(panel=None, last_seed="7")
     assert dict(zip(OUTPUTS, first, strict=True))["story"] == "A"
     told_now = dict(zip(OUTPUTS, second, strict=True))
-    assert told_now["story"] == told_now["ways"] == gr.skip()
-    assert (told_now["panel"], told_now["stop"], told_now["last_seed"]) == ("p", STOP, "7")
+    assert told_now["story"] == told_now["variants"] == gr.skip()
+    assert (told_now["panel"], told_now["stop"], told_now["last_seed"]) == ("p", STOP_LABEL, "7")
 
 
 def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandInSource) -> None:
@@ -443,13 +443,13 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
 def test_a_stop_that_overtakes_its_order_holds_and_one_that_is_late_does_not(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
-        await tab._desk.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": False}))
+        await tab._controller.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": False}))
         assert await tab.write(n=5) == "A"
         assert tab.reply["wrote"] and "Stopped" in tab.panel
         assert not source.stand_in.requests
         writing = asyncio.create_task(tab.write(n=6))
         await asyncio.sleep(0.01)
-        await tab._desk.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": True}))
+        await tab._controller.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": True}))
         assert await writing == "A" + words("A", 40)
         assert await tab.write(n=7, unwanted=True) == "A" + words("A", 40)
 

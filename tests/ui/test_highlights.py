@@ -23,16 +23,16 @@ def written(*words: tuple[str, float]) -> Document:
 
 def test_the_models_words_are_one_range_until_the_writer_comes_between() -> None:
     document = written((" one", 0.9), (f" {DRAGON}", 0.9))
-    assert highlights.whose(document) == [2, 9, 0]
+    assert highlights.authorship(document) == [2, 9, 0]
     document.edit(f"{DRAGON} o-ne {DRAGON}")
-    assert highlights.whose(document) == [2, 4, 0, 5, 10, 0]
+    assert highlights.authorship(document) == [2, 4, 0, 5, 10, 0]
 
 
 def test_words_are_the_more_doubtful_the_less_likely_they_were() -> None:
     document = written((" a", 0.9), (" b", 0.4), (" c", 0.4), (" d", 0.1), (" e", 0.01))
-    assert highlights.doubts(document) == [4, 8, 1, 8, 10, 2, 10, 12, 3]
+    assert highlights.confidence(document) == [4, 8, 1, 8, 10, 2, 10, 12, 3]
 
 
 def test_a_writers_story_is_not_painted() -> None:
     document = Document.from_text("All mine.")
-    assert [paint(document) for paint in highlights.MARKS.values()] == [[], [], []]
+    assert [paint(document) for paint in highlights.HIGHLIGHTS.values()] == [[], [], []]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jet.api import MAX_SEED, RequestError, SamplingParams
-from jet.ui.inputs import read_request, read_settings
+from jet.ui.inputs import parse_request, parse_settings
 
 GOOD: dict[str, Any] = {
     "prompt": "Once",
@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
 
 
 def test_good_values_arrive_where_they_belong() -> None:
-    request = read_request(**GOOD)
+    request = parse_request(**GOOD)
     assert request.prompt == "Once"
     assert request.sampling == SamplingParams(
         temperature=0.5, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1, max_new_tokens=40, seed=7
@@ -34,12 +34,12 @@ def test_good_values_arrive_where_they_belong() -> None:
     [("0", 0), (" 42 ", 42), ("٤٢", 42), (42.0, 42), (MAX_SEED, MAX_SEED), (str(MAX_SEED), MAX_SEED)],
 )
 def test_seeds_may_be_numbers_or_digits(given: object, seed: int) -> None:
-    assert read_request(**{**GOOD, "seed": given}).sampling.seed == seed
+    assert parse_request(**{**GOOD, "seed": given}).sampling.seed == seed
 
 
 @pytest.mark.parametrize("given", [None, "", "  "])
 def test_without_a_seed_one_is_drawn(given: object) -> None:
-    seeds = {read_request(**{**GOOD, "seed": given}).sampling.seed for _ in range(4)}
+    seeds = {parse_request(**{**GOOD, "seed": given}).sampling.seed for _ in range(4)}
     assert len(seeds) == 4 and None not in seeds
 
 
@@ -48,7 +48,7 @@ def test_without_a_seed_one_is_drawn(given: object) -> None:
 )
 def test_other_seeds_are_refused_briefly(given: object) -> None:
     with pytest.raises(RequestError, match="seed must be a whole number") as raised:
-        read_request(**{**GOOD, "seed": given})
+        parse_request(**{**GOOD, "seed": given})
     assert len(str(raised.value)) < 200
 
 
@@ -56,28 +56,28 @@ def test_other_seeds_are_refused_briefly(given: object) -> None:
 @pytest.mark.parametrize("value", [None, "1", True, [1], {}, float("nan"), float("inf"), -1e9])
 def test_no_number_takes_anything_else(name: str, value: object) -> None:
     with pytest.raises(RequestError, match=f"^{name} must be"):
-        read_request(**{**GOOD, name: value})
+        parse_request(**{**GOOD, name: value})
 
 
 @pytest.mark.parametrize("value", [None, 1, ["a"], b"a"])
 def test_the_prompt_must_be_text(value: object) -> None:
     with pytest.raises(RequestError, match="prompt must be text"):
-        read_request(**{**GOOD, "prompt": value})
+        parse_request(**{**GOOD, "prompt": value})
 
 
 def test_half_a_character_is_found() -> None:
     with pytest.raises(RequestError, match="position 2"):
-        read_request(**{**GOOD, "prompt": "ab\udc00"})
+        parse_request(**{**GOOD, "prompt": "ab\udc00"})
 
 
 def test_settings_of_the_page_keep_an_empty_seed_and_have_more_of_them() -> None:
-    settings = read_settings(40, 0.5, 0.9, 20.0, 0.1, 1.1, "", 0.8, 1.75, 3.0, 0.5, 0.1)
+    settings = parse_settings(40, 0.5, 0.9, 20.0, 0.1, 1.1, "", 0.8, 1.75, 3.0, 0.5, 0.1)
     assert settings.seed is None and settings.top_k == 20
     assert (settings.dry_multiplier, settings.dry_base, settings.dry_allowed_length) == (0.8, 1.75, 3)
     assert (settings.xtc_probability, settings.xtc_threshold) == (0.5, 0.1)
     for values in ((-1.0,), (0.0, 0.5), (0.0, 1.75, 2.5), (0.0, 1.75, 2, 2.0), (0.0, 1.75, 2, 0.0, "x")):
         with pytest.raises(RequestError, match=r"^(dry|xtc)_"):
-            read_settings(40, 0.5, 0.9, 20, 0.1, 1.1, "", *values)
+            parse_settings(40, 0.5, 0.9, 20, 0.1, 1.1, "", *values)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_settings_of_the_page_keep_an_empty_seed_and_have_more_of_them() -> None
     ],
 )
 def test_a_prompt_has_the_line_breaks_of_the_page(given: str, read: str) -> None:
-    assert read_request(**GOOD | {"prompt": given}).prompt == read
+    assert parse_request(**GOOD | {"prompt": given}).prompt == read

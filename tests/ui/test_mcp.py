@@ -12,7 +12,7 @@ import pytest
 
 from jet.api import SamplingParams
 from jet.ui.api import PRESET_FIELDS
-from jet.ui.page import speaks_mcp
+from jet.ui.page import mcp_available
 from jet.ui.presets import PRESETS
 from tests.ui.served import Served, wait_until
 
@@ -94,4 +94,4 @@ def test_only_the_version_that_gradio_knows_is_spoken(
         return version
 
     monkeypatch.setattr(metadata, "version", installed)
-    assert speaks_mcp() is spoken
+    assert mcp_available() is spoken

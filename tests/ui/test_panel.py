@@ -10,7 +10,7 @@ import pytest
 from jet.api import EngineInfo, RequestStats
 from jet.roofline import Footprint
 from jet.ui import format
-from jet.ui.panel import Written, about, at_rest, loading, panel, speed_limit
+from jet.ui.panel import GenerationSummary, about, bandwidth_limit, idle_panel, loading, panel
 from tests.ui.stand_in import StandInEngine
 
 CPU = StandInEngine().info()
@@ -92,7 +92,7 @@ SMALL = replace(CPU, footprint=Footprint(100, 10, 5, 3, 2, 4, 20), bandwidth=30_
 def test_the_gauge_is_the_speed_over_that_of_moving_the_bytes() -> None:
     stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=50.0, active_requests=1)
     moved = 100 + 2 * 10 + 2 * 5 + 3 * 2 + 10 * 4
-    assert speed_limit(stats, SMALL) == pytest.approx(30_000 / moved)
+    assert bandwidth_limit(stats, SMALL) == pytest.approx(30_000 / moved)
     shown = panel(stats, SMALL)
     assert "29% of the 170 that memory allows here" in text_of(shown)
     assert f'class="jet-reached" style="width:{100 * 50 * moved / 30_000:.2f}%"' in shown
@@ -101,9 +101,11 @@ def test_the_gauge_is_the_speed_over_that_of_moving_the_bytes() -> None:
 def test_who_write_together_share_one_reading_of_the_weights() -> None:
     state = 2 * 10 + 2 * 5 + 3 * 2 + 10 * 4
     alone = RequestStats(prompt_tokens=8, tokens=2, active_requests=1)
-    assert speed_limit(replace(alone, active_requests=4), SMALL) == pytest.approx(30_000 / (100 + 4 * state))
+    assert bandwidth_limit(replace(alone, active_requests=4), SMALL) == pytest.approx(
+        30_000 / (100 + 4 * state)
+    )
     three = RequestStats(prompt_tokens=8, tokens=6, active_requests=3)
-    assert speed_limit(three, SMALL, stories=3) == pytest.approx(3 * 30_000 / (100 + 3 * state))
+    assert bandwidth_limit(three, SMALL, stories=3) == pytest.approx(3 * 30_000 / (100 + 3 * state))
 
 
 def test_more_than_the_copy_allowed_is_said_and_not_drawn() -> None:
@@ -226,7 +228,7 @@ def test_the_page_says_how_the_weights_are_held() -> None:
     ],
 )
 def test_bytes_in_words(size: int | None, said: str) -> None:
-    assert format.memory(size) == said
+    assert format.size(size) == said
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_bytes_in_words(size: int | None, said: str) -> None:
     [(None, "–"), (0.0004, "0 ms"), (0.083, "83 ms"), (0.9996, "1.00 s"), (1.417, "1.42 s"), (37.2, "37 s")],
 )
 def test_durations_in_words(value: float | None, said: str) -> None:
-    assert format.seconds(value) == said
+    assert format.duration(value) == said
 
 
 def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
@@ -276,13 +278,13 @@ def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
 
 def test_a_panel_at_rest_tells_of_the_sheet_and_of_who_writes_now() -> None:
     stats = replace(DONE, prompt_tokens=8, tokens=2, active_requests=2, queued_requests=1)
-    written = Written(stats, (1.0, 2.0), 1, "A story. Its end.")
+    written = GenerationSummary(stats, (1.0, 2.0), 1, "A story. Its end.")
     info = replace(CPU, active_requests=0, queued_requests=0)
-    same = text_of(at_rest(written, "A story. Its end.", info, 99))
+    same = text_of(idle_panel(written, "A story. Its end.", info, 99))
     assert re.search(r"Writing now 0\b", same) and "Tokens written 2" in same
     assert re.search(rf"Context used 10 of {info.context:,}", same)
-    longer = text_of(at_rest(written, "A story. Its end. And mine.", info, 14))
+    longer = text_of(idle_panel(written, "A story. Its end. And mine.", info, 14))
     assert re.search(r"Context used 14 of", longer) and "Tokens written 2" in longer
-    other = text_of(at_rest(written, "Another story.", info, 5))
+    other = text_of(idle_panel(written, "Another story.", info, 5))
     assert other.startswith("Ready") and "Tokens written 0" in other and "Context used 5 of" in other
-    assert text_of(at_rest(None, "", info, 0)).startswith("Ready")
+    assert text_of(idle_panel(None, "", info, 0)).startswith("Ready")

@@ -14,7 +14,7 @@ from jet.api import Request
 from jet.server.hosting import Hosting
 from jet.server.limits import PUBLIC
 from jet.ui import reporting, views
-from jet.ui.handlers import Desk
+from jet.ui.handlers import PageController
 from jet.ui.reporting import Reporter, ReportState, arguments
 from tests.ui.stand_in import StandInSource
 
@@ -33,7 +33,7 @@ except KeyboardInterrupt:
 print("a line of a library", flush=True)
 for ending in ("html", "md", "json"):
     (folder / f"report.{ending}").write_text(f"<b>the {ending}</b> {{x}}")
-print(json.dumps({"said": "40% of <what> can be"}), flush=True)
+print(json.dumps({"message": "40% of <what> can be"}), flush=True)
 sys.exit(code)
 """
 FAILS = (
@@ -46,7 +46,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def replace_with(code: str, *more: str) -> None:
         monkeypatch.setattr(reporting, "arguments", lambda info, folder: ["-c", code, str(folder), *more])
 
-    monkeypatch.setattr(reporting, "BEAT_S", 0.02)
+    monkeypatch.setattr(reporting, "POLL_S", 0.02)
     return replace_with
 
 
@@ -66,7 +66,7 @@ def test_it_goes_through_its_parts_and_ends_with_the_files(program: Callable[...
     assert next(state.part for state in states if state.part) == "bandwidth"
     assert {state.total for state in states if state.part} == {2}
     last = states[-1]
-    assert (last.phase, last.said) == ("done", "40% of <what> can be")
+    assert (last.phase, last.message) == ("done", "40% of <what> can be")
     assert last.files == {ending: f"<b>the {ending}</b> {{x}}" for ending in ("html", "md", "json")}
     shown = views.report(last)
     assert "40% of &lt;what&gt; can be" in shown and shown.count("download=") == 3
@@ -128,7 +128,7 @@ def test_a_failure_says_why(program: Callable[..., None]) -> None:
 
     async def story() -> None:
         last = [state async for state in Reporter(StandInSource()).watch()][-1]
-        assert (last.phase, last.said) == ("failed", "Error: no room")
+        assert (last.phase, last.message) == ("failed", "Error: no room")
         assert "There is no report: Error: no room" in views.report(last)
 
     play(story)
@@ -141,15 +141,15 @@ def test_where_the_model_runs_elsewhere_that_is_said(monkeypatch: pytest.MonkeyP
 
     async def story() -> None:
         last = [state async for state in Reporter(source).watch()][-1]
-        assert last.phase == "failed" and "does not run on this machine" in last.said
+        assert last.phase == "failed" and "does not run on this machine" in last.message
 
     play(story)
 
 
 def test_strangers_cannot_keep_the_machine_busy() -> None:
     async def story() -> None:
-        desk = Desk(StandInSource(), Hosting(limits=PUBLIC))
-        (shown,) = [shown async for shown in desk.report()]
+        controller = PageController(StandInSource(), Hosting(limits=PUBLIC))
+        (shown,) = [shown async for shown in controller.report()]
         assert "open to others" in shown
 
     play(story)
@@ -182,4 +182,4 @@ def test_progress_is_told_in_lines_of_json(
     monkeypatch.setattr(program, "verdict", lambda report: "so and so")
     assert program.main(["--progress", "--output", str(tmp_path)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines == [{"part": "bandwidth", "done": 0, "total": 1}, {"said": "so and so"}]
+    assert lines == [{"part": "bandwidth", "done": 0, "total": 1}, {"message": "so and so"}]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from jet.ui.stop_strings import Cutter
+from jet.ui.stop_strings import StopStringFilter
 
 
 def passed_on(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
     """All that is passed on, and whether a stop string was found."""
-    cutter = Cutter(stops)
-    text = "".join(cutter.push(piece) for piece in pieces)
-    return text + cutter.push("", last=True), cutter.found
+    stop_filter = StopStringFilter(stops)
+    text = "".join(stop_filter.push(piece) for piece in pieces)
+    return text + stop_filter.push("", last=True), stop_filter.matched
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_the_cut_is_the_same_in_pieces_of_any_size(
 
 
 def test_nothing_of_a_stop_string_is_shown_before_it_is_known() -> None:
-    cutter = Cutter(["The End"])
-    assert cutter.push("so. The") == "so. "
-    assert cutter.push(" Enemy") == "The Enemy"
-    assert cutter.push(" The End") == " "
-    assert cutter.push("more") == ""
+    stop_filter = StopStringFilter(["The End"])
+    assert stop_filter.push("so. The") == "so. "
+    assert stop_filter.push(" Enemy") == "The Enemy"
+    assert stop_filter.push(" The End") == " "
+    assert stop_filter.push("more") == ""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
 from jet.story.document import Document
-from jet.ui.stop_strings import Cutter, shown, typed
+from jet.ui.stop_strings import StopStringFilter, format_stop, parse_stop
 from tests.story.made import MODEL, SAMPLING
 
 VOCABULARY = [
@@ -46,7 +46,7 @@ def cut(text: str, stops: list[str]) -> str:
 def streamed(tokens: list[str], stops: list[str], sizes: list[int]) -> Document:
     """A story that a stream of these tokens has been written into, so many of them a chunk."""
     document = Document.from_text("Once")
-    cutter = Cutter(stops)
+    stop_filter = StopStringFilter(stops)
     stats, done = RequestStats(phase="decode"), RequestStats(phase="done", finish_reason="length")
     with document.start_continuation(MODEL, SAMPLING) as continuation:
         at = 0
@@ -55,10 +55,10 @@ def streamed(tokens: list[str], stops: list[str], sizes: list[int]) -> Document:
             details = tuple(TokenDetail(Alternative(id, tokens[id], -0.5), ()) for id in row)
             at = row.stop
             chunk = TokenChunk("".join(tokens[id] for id in row), tuple(row), stats, details)
-            continuation.add_chunk(cutter.cut(chunk))
-            if cutter.found:
+            continuation.add_chunk(stop_filter.filter(chunk))
+            if stop_filter.matched:
                 break
-        continuation.add_chunk(cutter.cut(TokenChunk("", (), done)))
+        continuation.add_chunk(stop_filter.filter(TokenChunk("", (), done)))
     return document
 
 
@@ -98,16 +98,16 @@ def test_a_stop_at_the_very_beginning_is_skipped() -> None:
         (".", "", ""),
     ):
         for size in (1, 2, 100):
-            cutter = Cutter([stop])
+            stop_filter = StopStringFilter([stop])
             pieces = [text[at : at + size] for at in range(0, len(text), size)]
-            assert "".join(map(cutter.push, pieces)) + cutter.push("", last=True) == wanted
-            assert cutter.found == (wanted != text)
+            assert "".join(map(stop_filter.push, pieces)) + stop_filter.push("", last=True) == wanted
+            assert stop_filter.matched == (wanted != text)
 
 
 @given(st.text(st.sampled_from('\\nt\n\t a"'), max_size=12))
 def test_a_stop_string_is_read_back_from_its_line(stop: str) -> None:
-    assert typed(shown(stop)) == stop
-    assert "\n" not in shown(stop)
+    assert parse_stop(format_stop(stop)) == stop
+    assert "\n" not in format_stop(stop)
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,15 @@ def test_a_stop_string_is_read_back_from_its_line(stop: str) -> None:
     ],
 )
 def test_a_line_break_can_be_said_and_so_can_a_backslash(line: str, stop: str) -> None:
-    assert typed(line) == stop
-    assert typed(shown(stop)) == stop
+    assert parse_stop(line) == stop
+    assert parse_stop(format_stop(stop)) == stop
 
 
 def test_nothing_passes_after_a_stop() -> None:
-    cutter = Cutter(["x"])
+    stop_filter = StopStringFilter(["x"])
     stats = RequestStats(phase="decode")
     detail = TokenDetail(Alternative(1, "ax", -0.5), ())
-    first = cutter.cut(TokenChunk("ax", (1,), stats, (detail,)))
-    assert (first.text, first.details, cutter.found) == ("a", (detail,), True)
-    after = cutter.cut(TokenChunk("more", (2,), replace(stats, finish_reason="length"), (detail,)))
+    first = stop_filter.filter(TokenChunk("ax", (1,), stats, (detail,)))
+    assert (first.text, first.details, stop_filter.matched) == ("a", (detail,), True)
+    after = stop_filter.filter(TokenChunk("more", (2,), replace(stats, finish_reason="length"), (detail,)))
     assert (after.text, after.details) == ("", ())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jet.api import Request, SamplingParams, Stream, TokenChunk
-from jet.ui.streamed_request import BEAT_S, STOP_GRACE_S, Writing
+from jet.ui.streamed_request import HEARTBEAT_S, STOP_GRACE_S, StreamedRequest
 from tests.ui.served import wait_until
 from tests.ui.stand_in import StandInEngine, StandInSource
 
@@ -31,7 +31,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 async def read(
-    writing: Writing, until: Callable[[TokenChunk], bool] = lambda chunk: False
+    writing: StreamedRequest, until: Callable[[TokenChunk], bool] = lambda chunk: False
 ) -> list[TokenChunk]:
     """All chunks, or those up to one for which `until` holds; then the writing is left."""
     chunks = []
@@ -45,7 +45,7 @@ async def read(
 
 def test_a_story_from_beginning_to_end(source: StandInSource) -> None:
     async def story() -> None:
-        writing = Writing(source, REQUEST)
+        writing = StreamedRequest(source, REQUEST)
         assert writing.stats.seed == 5
         chunks = await read(writing)
         assert "".join(chunk.text for chunk in chunks) == "".join(f" A{index}" for index in range(20))
@@ -59,8 +59,8 @@ def test_the_heart_beats_while_nothing_comes(source: StandInSource) -> None:
     async def story() -> None:
         source.unload()
         started = time.monotonic()
-        enough = started + 4.5 * BEAT_S
-        chunks = await read(Writing(source, REQUEST), until=lambda _: time.monotonic() > enough)
+        enough = started + 4.5 * HEARTBEAT_S
+        chunks = await read(StreamedRequest(source, REQUEST), until=lambda _: time.monotonic() > enough)
         assert 4 <= len(chunks) <= 6
         assert all(chunk.text == "" for chunk in chunks)
 
@@ -81,7 +81,7 @@ def test_stop_ends_a_request_at_once_whatever_it_is_doing(
         source.unload()
 
     async def story() -> None:
-        writing = Writing(source, REQUEST)
+        writing = StreamedRequest(source, REQUEST)
         reading = asyncio.create_task(read(writing))
         await asyncio.sleep(0.3)
         stopped = time.monotonic()
@@ -96,7 +96,7 @@ def test_stop_ends_a_request_at_once_whatever_it_is_doing(
 
 def test_stopping_twice_is_stopping(source: StandInSource) -> None:
     async def story() -> None:
-        writing = Writing(source, REQUEST)
+        writing = StreamedRequest(source, REQUEST)
         writing.stop()
         writing.stop()
         assert (await read(writing))[-1].stats.finish_reason == "aborted"
@@ -110,7 +110,7 @@ def test_a_request_stopped_while_loading_never_reaches_the_engine(source: StandI
 
     async def story() -> None:
         source.unload()
-        writing = Writing(source, REQUEST)
+        writing = StreamedRequest(source, REQUEST)
         writing.stop()
         await read(writing)
         source.load()
@@ -127,9 +127,9 @@ def test_leaving_frees_the_request(source: StandInSource, how: str) -> None:
 
     async def story() -> None:
         if how == "closed":
-            await read(Writing(source, REQUEST), until=lambda chunk: chunk.stats.phase == "prefill")
+            await read(StreamedRequest(source, REQUEST), until=lambda chunk: chunk.stats.phase == "prefill")
         else:
-            reading = asyncio.create_task(read(Writing(source, REQUEST)))
+            reading = asyncio.create_task(read(StreamedRequest(source, REQUEST)))
             while not engine.live:
                 await asyncio.sleep(0.01)
             reading.cancel()
@@ -142,7 +142,7 @@ def test_leaving_frees_the_request(source: StandInSource, how: str) -> None:
 
 def test_a_refused_request_ends_with_its_message(source: StandInSource) -> None:
     async def story() -> None:
-        (chunk,) = await read(Writing(source, Request("word " * 2000)))
+        (chunk,) = await read(StreamedRequest(source, Request("word " * 2000)))
         assert chunk.stats.finish_reason == "error"
         assert chunk.stats.error == "The text has 2000 tokens, and this model reads at most 1000."
 
@@ -153,7 +153,7 @@ def test_a_failure_keeps_what_was_written(source: StandInSource, caplog: pytest.
     source.stand_in.tokens_per_second, source.stand_in.fail_after = 40, 6
 
     async def story() -> None:
-        chunks = await read(Writing(source, REQUEST))
+        chunks = await read(StreamedRequest(source, REQUEST))
         assert "".join(chunk.text for chunk in chunks).startswith(" A0 A1")
         last = chunks[-1].stats
         assert (last.phase, last.finish_reason) == ("done", "error")
@@ -168,7 +168,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_request(source: StandInSource) -
     source.load(error=OSError("no such checkpoint"))
 
     async def story() -> None:
-        (chunk,) = await read(Writing(source, REQUEST))
+        (chunk,) = await read(StreamedRequest(source, REQUEST))
         assert chunk.stats.error == "Writing failed: no such checkpoint"
 
     run(story())
@@ -193,7 +193,7 @@ def test_an_engine_that_falls_silent_is_an_error() -> None:
     source.stand_in = Silent()
 
     async def story() -> None:
-        (chunk,) = await read(Writing(source, REQUEST))
+        (chunk,) = await read(StreamedRequest(source, REQUEST))
         assert chunk.stats.finish_reason == "error"
         assert chunk.stats.error == "The engine ended the story without saying why."
 
@@ -203,7 +203,7 @@ def test_an_engine_that_falls_silent_is_an_error() -> None:
 def test_where_many_write_everybody_is_told_less_often(source: StandInSource) -> None:
     async def story() -> None:
         request = Request("A", SamplingParams(max_new_tokens=100, seed=5))
-        chunks = await read(Writing(source, request, pause=lambda: 0.4))
+        chunks = await read(StreamedRequest(source, request, min_interval=lambda: 0.4))
         text = "".join(chunk.text for chunk in chunks)
         assert text == "".join(f" A{number}" for number in range(100)), "nothing is lost"
         assert chunks[-1].stats.finish_reason == "length"
@@ -215,7 +215,7 @@ def test_where_many_write_everybody_is_told_less_often(source: StandInSource) ->
 def test_a_stop_waits_for_no_pause(source: StandInSource) -> None:
     async def story() -> None:
         request = Request("A", SamplingParams(max_new_tokens=10_000, seed=5))
-        writing = Writing(source, request, pause=lambda: 30.0 if writing.stats.tokens else 0.0)
+        writing = StreamedRequest(source, request, min_interval=lambda: 30.0 if writing.stats.tokens else 0.0)
         async for chunk in writing.chunks():
             if chunk.text:
                 writing.stop()

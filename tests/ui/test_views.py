@@ -34,7 +34,7 @@ def test_branches_words_and_guidance_are_escaped() -> None:
     for html in views.guidance(guidance).values():
         expect_harmless(html)
     built = ContextBuilder(lambda text: len(text.split())).build("A", guidance, 1000, 10)
-    expect_harmless(views.meter(built))
+    expect_harmless(views.context_view(built))
 
 
 def test_alternatives_carry_the_order_that_picks_them() -> None:
