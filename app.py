@@ -39,57 +39,61 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", help="folder of a checkpoint or hub id; left out: what suits this machine")
+    parser.add_argument("--model", help="checkpoint folder or Hub id (default: chosen for this machine)")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub id; also owner/name@revision")
     parser.add_argument(
-        "--revision", help="branch, tag or commit of a hub id; owner/name@revision says it, too"
+        "--offline", action="store_true", default=False, help="use only the local cache of the Hub"
     )
-    parser.add_argument(
-        "--offline", action="store_true", default=False, help="ask no hub: take what is in the local cache"
-    )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; left out: CUDA where there is any")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; left out: what suits the device")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: CUDA where there is any)")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: chosen for the device)")
     parser.add_argument(
         "--quantize",
         choices=["int8", "int4"],
-        help="hold the weights in whole numbers: half or a third of the memory (left out: as they are)",
+        help="quantize weights to int8 or int4: a half or a third of the memory (default: no)",
     )
-    parser.add_argument("--attention", help="eager, sdpa or flash_attention_2")
+    parser.add_argument("--attention", help="attention kernels: eager, sdpa or flash_attention_2")
     parser.add_argument(
         "--context",
         type=_context,
-        help="most tokens of a story; fewer take less memory (left out: the model's)",
+        help="maximum tokens of a story; fewer take less memory (default: the model's context)",
     )
     parser.add_argument(
-        "--writers",
+        "--max-running-requests",
+        dest="writers",
         type=_positive_integer,
-        help="stories written at once; the others wait in line (left out: as many as the memory is good for)",
+        help="stories generated at once; others wait in the queue (default: as many as memory allows)",
     )
+    # The name that this option had in version 0.1.
+    parser.add_argument("--writers", dest="writers", type=_positive_integer, help=argparse.SUPPRESS)
     parser.add_argument(
         "--engine-url",
         dest="url",
-        help="write with an OpenAI-compatible server instead, for example http://localhost:30000/v1; "
-        "its key, if it wants one, is read from the variable JET_ENGINE_KEY",
+        help="generate on an OpenAI-compatible server instead, for example http://localhost:30000/v1; "
+        "JET_ENGINE_KEY holds its API key",
     )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
-    parser.add_argument("--port", default=None, type=_port, help="port to listen on; left out: a free one")
-    hosting = parser.add_argument_group("hosting", "docs/hosting.md tells what these are for")
-    hosting.add_argument("--public", action="store_true", default=False, help="limits for strangers' visits")
+    parser.add_argument("--port", default=None, type=_port, help="port to listen on (default: a free one)")
+    hosting = parser.add_argument_group("hosting", "described in docs/hosting.md")
+    hosting.add_argument(
+        "--public", action="store_true", default=False, help="serve the public: limits per user and in all"
+    )
     hosting.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="another limit, for example stories_per_user=4 or deadline_s=none; may be given several times",
+        help="change a limit, for example stories_per_user=4 or deadline_s=none; may be repeated",
     )
     hosting.add_argument("--auth", type=Path, default=None, metavar="FILE", help="accounts that may log in")
     hosting.add_argument(
-        "--proxies", type=_count, default=None, metavar="N", help="how many reverse proxies stand in front"
+        "--proxies", type=_count, default=None, metavar="N", help="number of reverse proxies in front"
     )
     options = parser.parse_args(arguments)
-    local = ("revision", "device", "dtype", "quantize", "attention", "writers")
-    here = [f"--{name}" for name in local if name in options]
-    if "url" in options and here:
-        parser.error(f"{here[0]} says how a model runs here; with --engine-url it runs elsewhere")
+    local = {name: f"--{name}" for name in ("revision", "device", "dtype", "quantize", "attention")}
+    local["writers"] = "--max-running-requests"
+    given = [option for name, option in local.items() if name in options]
+    if "url" in options and given:
+        parser.error(f"{given[0]} says how a model runs here; with --engine-url it runs elsewhere")
     return options
 
 

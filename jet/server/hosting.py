@@ -48,7 +48,7 @@ class Hosting:
             self.metrics_token = clean(self.metrics_token, TOKEN_VARIABLE)
         self.limiter = AdmissionLimiter(self.limits)
         self.metrics = Metrics()
-        self.metrics.add_gauge("jet_stories_writing", "Being written or waiting", lambda: self.limiter.active)
+        self.metrics.add_gauge("jet_num_requests_admitted", "Requests admitted", lambda: self.limiter.active)
 
     @property
     def is_private(self) -> bool:
@@ -74,8 +74,12 @@ class Hosting:
             return lambda: float(getattr(source.engine().info(), name)) if source.ready else 0.0
 
         self.metrics.add_gauge("jet_engine_ready", "Whether the model is loaded", lambda: float(source.ready))
-        self.metrics.add_gauge("jet_engine_active", "Requests being served", read("active_requests"))
-        self.metrics.add_gauge("jet_engine_queued", "Requests in the engine's line", read("queued_requests"))
+        self.metrics.add_gauge(
+            "jet_num_requests_running", "Requests the engine runs", read("active_requests")
+        )
+        self.metrics.add_gauge(
+            "jet_num_requests_waiting", "Requests in the engine's queue", read("queued_requests")
+        )
 
     async def _healthz(self, request: Request) -> Response:
         """For load balancers: whether to send somebody here."""

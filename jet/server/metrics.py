@@ -1,10 +1,15 @@
-"""What has been written here, in numbers for Prometheus. No text, no names, no addresses."""
+"""Metrics of the page for Prometheus: requests, tokens, latency. No text, no user names, no addresses.
+
+Names follow vLLM's where it has the same metric. `OLD_NAMES` are exported beside them for one release.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from jet.api import RequestStats
 
@@ -15,35 +20,51 @@ _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FINISH_REASONS = ("stop", "stop_string", "length", "context", "aborted", "deadline", "error")
 
 
+# Names that version 0.1 gave to these metrics.
+OLD_NAMES = {
+    "jet_generation_tokens": "jet_tokens",
+    "jet_num_requests_admitted": "jet_stories_writing",
+    "jet_num_requests_running": "jet_engine_active",
+    "jet_num_requests_waiting": "jet_engine_queued",
+    "jet_requests_rejected": "jet_refused",
+    "jet_time_to_first_token_seconds": "jet_first_token_seconds",
+}
+
+
 class Metrics:
-    """The meters of one page, in a registry of their own."""
+    """The metrics of one page, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "jet_requests", "Requests that have ended, by how", ["reason"], registry=self._registry
-        )
+        self._requests = Counter("jet_requests", "Finished requests", ["reason"], registry=self._registry)
         self._rejected = Counter(
-            "jet_refused", "Calls that were turned away", ["status"], registry=self._registry
+            "jet_requests_rejected", "Calls rejected before the page", ["status"], registry=self._registry
         )
-        self._generation_tokens = Counter("jet_tokens", "Tokens written", registry=self._registry)
-        self._prompt_tokens = Counter("jet_prompt_tokens", "Tokens read", registry=self._registry)
+        self._generation_tokens = Counter(
+            "jet_generation_tokens", "Generated tokens", registry=self._registry
+        )
+        self._prompt_tokens = Counter("jet_prompt_tokens", "Prompt tokens", registry=self._registry)
         self._time_to_first_token = Histogram(
-            "jet_first_token_seconds", "To the first token", buckets=_SECONDS, registry=self._registry
+            "jet_time_to_first_token_seconds",
+            "Time to first token",
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self._tokens_per_second = Histogram(
-            "jet_tokens_per_second", "Mean speed of a request", buckets=_RATES, registry=self._registry
+            "jet_tokens_per_second", "Mean decode speed of a request", buckets=_RATES, registry=self._registry
         )
+        self._old_names = CollectorRegistry()
+        self._old_names.register(_OldNames(self._registry))
         for reason in _FINISH_REASONS:
             self._requests.labels(reason)
 
     def add_gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when the metrics are."""
+        """Add a gauge whose value `read` returns whenever the metrics are rendered."""
         Gauge(name, description, registry=self._registry).set_function(read)
 
     def record_request(self, stats: RequestStats) -> None:
-        """A request has ended; without a finish reason, because its reader left."""
+        """Count a request that has ended. Without a finish reason its client has gone."""
         self._requests.labels(stats.finish_reason or "aborted").inc()
         self._generation_tokens.inc(stats.tokens)
         self._prompt_tokens.inc(stats.prompt_tokens)
@@ -53,9 +74,31 @@ class Metrics:
             self._tokens_per_second.observe(stats.mean_tokens_per_second)
 
     def record_rejection(self, status: int) -> None:
-        """A call was turned away before it reached the page."""
+        """Count a call that was rejected before it reached the page."""
         self._rejected.labels(str(status)).inc()
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Return all metrics in Prometheus' text format, the renamed ones under both names."""
+        return generate_latest(self._registry) + generate_latest(self._old_names)
+
+
+class _OldNames(Collector):
+    """Collects the renamed metrics of a registry once more, under their old names."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the names are known only once the gauges are added."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the copies."""
+        for metric in self._registry.collect():
+            old = OLD_NAMES.get(metric.name)
+            if old is None:
+                continue
+            copy = Metric(old, f"Old name of {metric.name}", metric.type)
+            for sample in metric.samples:
+                copy.samples.append(sample._replace(name=old + sample.name.removeprefix(metric.name)))
+            yield copy

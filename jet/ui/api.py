@@ -28,7 +28,12 @@ DEFAULTS = SamplingParams()
 PRESET_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 # Fields of `RequestStats` and `EngineInfo` whose names in the API are older.
-_PUBLISHED_NAMES = {"cached_tokens": "resumed_tokens", "placement": "residence", "license": "licence"}
+_PUBLISHED_NAMES = {
+    "cached_tokens": "resumed_tokens",
+    "license": "licence",
+    "max_running_requests": "writers",
+    "placement": "residence",
+}
 
 Stats = dict[str, Any]
 Settings = dict[str, float]

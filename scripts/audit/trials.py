@@ -252,7 +252,7 @@ def smuggling(target: Target) -> None:
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
     both = f"{head}Content-Length: {5 + len(hidden)}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     answer = target.send(both + b"0\r\n\r\n" + hidden)
-    must(b"jet_tokens_total" not in answer.body, "the hidden request was answered")
+    must(b"jet_generation_tokens_total" not in answer.body, "the hidden request was answered")
     must(answer.body.count(b"HTTP/1.1") == 0, "there were two answers")
 
 

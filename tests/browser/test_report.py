@@ -31,7 +31,7 @@ for done, part in enumerate(["bandwidth", "context.512"]):
     time.sleep(1.5)
 for ending in ("html", "md", "json"):
     shutil.copy(source / f"report.{ending}", folder)
-print(json.dumps({"said": "40% of what this machine can do"}), flush=True)
+print(json.dumps({"message": "40% of what this machine can do"}), flush=True)
 """
 REPORT = ROOT / "docs" / "reports" / "cpu-quick"
 

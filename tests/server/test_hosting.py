@@ -27,6 +27,7 @@ import app
 from jet.server.accounts import Accounts, hash_password
 from jet.server.hosting import Hosting
 from jet.server.limits import PUBLIC, Limits
+from jet.server.metrics import OLD_NAMES
 from jet.ui.page import build, launch
 from tests.conftest import ROOT
 from tests.engine.faulty_server import Answer, faulty_server
@@ -179,12 +180,16 @@ def test_metrics_count_what_was_written_and_show_no_text(
     before = read()
     client.predict("Zebra", max_new_tokens=7, api_name="/generate")
     after = read()
-    assert after["jet_tokens_total"] - before["jet_tokens_total"] == 7
+    assert after["jet_generation_tokens_total"] - before["jet_generation_tokens_total"] == 7
     assert after["jet_prompt_tokens_total"] - before["jet_prompt_tokens_total"] == 1
     ended = 'jet_requests_total{reason="length"}'
     assert after[ended] - before[ended] == 1
-    assert after["jet_first_token_seconds_count"] - before["jet_first_token_seconds_count"] == 1
-    assert after["jet_engine_ready"] == 1 and after["jet_stories_writing"] == 0
+    first_token = "jet_time_to_first_token_seconds_count"
+    assert after[first_token] - before[first_token] == 1
+    assert after["jet_engine_ready"] == 1 and after["jet_num_requests_admitted"] == 0
+    for name, old in OLD_NAMES.items():
+        renamed = {key.replace(name, old): value for key, value in after.items() if key.startswith(name)}
+        assert renamed and renamed.items() <= after.items()
     assert httpx.get(f"{url}metrics").status_code == 401
 
 

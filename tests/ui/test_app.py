@@ -178,6 +178,7 @@ def test_a_host_elsewhere_is_one_line_and_code_2(
         (["--engine-url=http://x/v1", "--revision=v1"], "--revision says how a model runs here"),
         (["--engine-url=http://x/v1", "--dtype=float16"], "--dtype says how a model runs here"),
         (["--engine-url=http://x/v1", "--quantize=int8"], "--quantize says how a model runs here"),
+        (["--engine-url=http://x/v1", "--writers=2"], "--max-running-requests says how a model runs here"),
         (["--quantize=int3"], "invalid choice: 'int3' (choose from"),
         (["--port", "70000"], "argument --port: must be a number from 1 to 65535, not '70000'"),
     ],
@@ -215,3 +216,11 @@ def test_progress_is_printed_now_and_then(capsys: pytest.CaptureFixture[str]) ->
     for _ in range(10):
         show("Fetching a/b: 1.0 MB")
     assert capsys.readouterr().out == "Fetching a/b: 1.0 MB\n"
+
+
+def test_an_option_keeps_its_old_name_for_a_release(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.read_options(["--writers", "3"]) == app.read_options(["--max-running-requests", "3"])
+    with pytest.raises(SystemExit):
+        app.read_options(["--help"])
+    said = capsys.readouterr().out
+    assert "--max-running-requests" in said and "--writers" not in said
