@@ -167,7 +167,7 @@ def serve(options: dict[str, Any]) -> int:
             kind += f" with {info.quantization} weights" if info.quantization else ""
             line_start = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
             print(
-                f"{line_start}{info.model}{kind}, on {info.device_name}. Licence: {info.licence}.", flush=True
+                f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.licence}.", flush=True
             )
             if active := shutdown.wait():
                 print(f"Waiting for stories to end: {active}. Ctrl+C again does not wait.", flush=True)

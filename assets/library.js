@@ -108,7 +108,7 @@ const library = (() => {
       try { write(); } catch { makeRoom(); write(); }
       missing.text = false;
       if (missing.branches && latest !== null) putCopy(latest);
-      if (!missing.branches) say("Kept in this browser");
+      if (!missing.branches) say("Saved on this device ✓");
     } catch {
       missing.text = true;
       say(FULL, true);
@@ -162,7 +162,7 @@ const library = (() => {
       if (!known) save(); // guidance without a text
       if (putCopy(copy)) {
         missing.branches = dropped.some((what) => what.includes("branch"));
-        if (dropped.length && !missing.text) say(`Kept in this browser, without ${dropped.join(", and ")}`);
+        if (dropped.length && !missing.text) say(`Saved on this device, without ${dropped.join(", and ")}`);
       } else {
         try { localStorage.removeItem(keyOf("copy", id)); } catch { /* nothing to remove it from */ }
         missing.branches = true;

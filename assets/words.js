@@ -36,7 +36,7 @@ const otherWords = (() => {
     asked = before;
     const made = Object.assign(document.createElement("div"), { id: "jet-popover", innerHTML: html });
     made.setAttribute("role", "dialog");
-    made.setAttribute("aria-label", "Another word");
+    made.setAttribute("aria-label", "Other words");
     made.dataset.start = start;
     made.dataset.end = end;
     made.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays where it is

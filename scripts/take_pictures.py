@@ -34,7 +34,7 @@ def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
     page.click(selector)
     page.wait_for_function(
         """(least) => [...document.querySelectorAll(".jet-panel dt")].some((name) =>
-            name.innerText === "Tokens written" && Number(name.nextElementSibling.innerText) >= least)""",
+            name.innerText === "Generated tokens" && Number(name.nextElementSibling.innerText) >= least)""",
         arg=tokens,
     )
     if tokens == most:

@@ -46,6 +46,7 @@ class BranchView:
         length: characters of the whole text.
         preview: the first words from the fork on, on one line.
         current: whether it is the one on the page.
+        number: its place among all branches by order of birth, from 1.
     """
 
     id: int
@@ -56,6 +57,7 @@ class BranchView:
     length: int
     preview: str
     current: bool
+    number: int
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ class Tree:
             stack += [(child, depth + 1) for child in reversed(children.get(branch.id, []))]
         return found
 
+    def number(self, branch: int) -> int:
+        """Return the place of a branch among all by order of birth, from 1. Ids are given in that order."""
+        return 1 + sum(id < branch for id in self.branches)
+
     def compare(self, first: int, second: int) -> Comparison:
         """Two branches side by side."""
         a, b = self.branch(first).text, self.branch(second).text
@@ -170,7 +176,17 @@ class Tree:
             start -= 1
         preview = " ".join(text[start : start + 4 * PREVIEW].split())[:PREVIEW]
         current = branch.id == self.current
-        return BranchView(branch.id, branch.name, branch.parent, depth, fork, len(text), preview, current)
+        return BranchView(
+            branch.id,
+            branch.name,
+            branch.parent,
+            depth,
+            fork,
+            len(text),
+            preview,
+            current,
+            self.number(branch.id),
+        )
 
 
 def shared_length(a: Pieces, b: Pieces) -> int:

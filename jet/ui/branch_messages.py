@@ -13,9 +13,10 @@ _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|
 
 def describe_left_behind(document: Document, branch: int) -> list[str]:
     """Where the writer's words are that stood on that branch and are not on the sheet; nothing if none."""
-    text = writer_text_missing_here(document.tree, branch) if branch in document.tree.branches else ""
+    tree = document.tree
+    text = writer_text_missing_here(tree, branch) if branch in tree.branches else ""
     if not text:
         return []
     sentences = [found for found in _SENTENCE.findall(text) if found.strip()]
     subject = "Your last sentence is" if len(sentences) < 2 else f"Your last {len(sentences)} sentences are"
-    return [f"{subject} on “{branch_name(document.tree.branch(branch))}”."]
+    return [f"{subject} on “{branch_name(tree.branch(branch).name, tree.number(branch))}”."]

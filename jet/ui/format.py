@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from jet.api import RequestStats
-from jet.story.tree import Branch, BranchView
 
 UNKNOWN = "–"
+STORY_MODEL = "story-model"  # folder of the model that comes with this project
 _FINISHED = {
-    "stop": "The end: the model closed the story",
-    "stop_string": "Done: the text to stop at has come",
-    "length": "Done: all the new tokens are written",
-    "context": "The model’s context is full",
+    "stop": "The story has ended",
+    "stop_string": "Stop string found",
+    "length": "Done",
+    "context": "Context full",
     "aborted": "Stopped",
-    "deadline": "Done: the time for one request is over",
+    "deadline": "Time limit reached",
     "error": "That did not work",
 }
 _EMPTY = {
-    "stop": "The model has closed this story. Continue beyond it?",
-    "stop_string": "Nothing was written: the text to stop at has come at once.",
+    "stop": "The model has ended this story. Continue anyway?",
+    "stop_string": "Nothing was written: a stop string came first.",
     "length": "Nothing that can be shown was written: please continue.",
     "context": "Nothing was written: the model’s context is full.",
     "aborted": "Stopped before the first word.",
@@ -25,9 +27,18 @@ _EMPTY = {
 }
 
 
-def branch_name(branch: Branch | BranchView) -> str:
-    """What a branch is called: by its own name, or else by its number."""
-    return branch.name or ("The first" if branch.parent is None else f"Branch {branch.id}")
+def branch_name(name: str, number: int) -> str:
+    """Name a branch: by the name that the writer gave it, or else by its number in order of birth."""
+    return name or f"Version {number}"
+
+
+def model_name(model: str) -> str:
+    """Name a model for the page: a Hub id as it is, of a folder its own name only."""
+    path = PurePath(model.replace("\\", "/"))
+    if path.name == STORY_MODEL:
+        return "Story model (small, runs on this computer)"
+    is_hub_id = len(path.parts) <= 2 and not path.is_absolute() and not model.startswith((".", "~"))
+    return model if is_hub_id else path.name
 
 
 def describe_empty_result(stats: RequestStats) -> str:
@@ -76,10 +87,10 @@ def prefilled(all_tokens: int, cached: int) -> str:
 
 
 def running(active: int | None, queued: int | None) -> str:
-    """How many are being written, and how many wait: 3, and 2 in line."""
+    """Format running and waiting requests: 3, 2 waiting."""
     if active is None:
         return UNKNOWN
-    return f"{active}, and {queued} in line" if queued else str(active)
+    return f"{active}, {queued} waiting" if queued else str(active)
 
 
 def status(stats: RequestStats) -> str:
@@ -88,5 +99,5 @@ def status(stats: RequestStats) -> str:
         return _FINISHED.get(stats.finish_reason, stats.finish_reason)
     if stats.phase == "queued":
         position = stats.queue_position
-        return f"Waiting in line: {position} ahead" if position else "Waiting for the model"
+        return f"Queued: {position} ahead" if position else "Waiting for the model"
     return "Reading the story so far" if stats.phase == "prefill" else "Writing"

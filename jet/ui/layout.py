@@ -177,7 +177,7 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
 
 def _advanced_controls() -> dict[str, gr.Component]:
     """What is off until it is wanted."""
-    with gr.Accordion("Against repetition and cliché", open=False, elem_id="jet-further"):
+    with gr.Accordion("Avoid repeats and clichés", open=False, elem_id="jet-further"):
         return {
             "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),
             "dry_base": _slider("DRY base", 1, 4, DEFAULTS.dry_base, 0.05),

@@ -36,9 +36,9 @@ def about(info: EngineInfo) -> str:
     size = None if info.parameters is None else f"{_parameters(info.parameters)} parameters"
     weights = info.quantization and f"{info.quantization} weights"
     facts = [
-        ", ".join([f"<b>{_text(info.model)}</b>", *([size] if size else [])]),
+        ", ".join([f"<b>{_text(format.model_name(info.model))}</b>", *([size] if size else [])]),
         _text(", ".join(fact for fact in (info.device_name, info.dtype, weights) if fact)),
-        f"licence: {_text(info.licence)}",
+        f"license: {_text(info.licence)}",
     ]
     chat = "" if info.chat_tokens is None else " data-chat"
     return f'<p class="jet-about"{chat}>{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
@@ -155,13 +155,13 @@ def bandwidth_limit(
 def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> str:
     """In as few words as stand on one line."""
     if limit is None:
-        return "What memory allows here is not known"
+        return "Speed limit unknown"
     # Nothing is faster than its ceiling: a copy that says so was disturbed.
     if not is_reliable or (rate is not None and rate > limit):
-        return "What memory allows here is not well measured"
+        return "Speed limit not well measured"
     if rate is None:
-        return f"{format.UNKNOWN} of the {format.rate(limit)} that memory allows here"
-    return f"{rate / limit:.0%} of the {format.rate(limit)} that memory allows here"
+        return f"{format.UNKNOWN} of the {format.rate(limit)} that memory bandwidth allows"
+    return f"{rate / limit:.0%} of the {format.rate(limit)} that memory bandwidth allows"
 
 
 def _sparkline(rates: Sequence[float]) -> str:
@@ -186,11 +186,11 @@ def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> st
         source = info
     rows = [
         ("Mean", f"{format.rate(stats.mean_tokens_per_second)} tok/s"),
-        ("First token after", format.duration(stats.time_to_first_token_s)),
-        ("Tokens written", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
-        ("Tokens read", format.prefilled(stats.prompt_tokens, stats.resumed_tokens)),
+        ("Time to first token", format.duration(stats.time_to_first_token_s)),
+        ("Generated tokens", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
+        ("Prompt tokens", format.prefilled(stats.prompt_tokens, stats.resumed_tokens)),
         ("Context used", _context_used(info, used)),
-        ("Writing now", format.running(source.active_requests, source.queued_requests)),
+        ("Running", format.running(source.active_requests, source.queued_requests)),
         ("Seed", format.UNKNOWN if stats.seed is None else str(stats.seed)),
     ]
     return _rows(rows)
@@ -260,7 +260,7 @@ def _device_view(stats: RequestStats, info: EngineInfo | None) -> str:
     total, used = source.device_total_bytes or 1, source.device_memory_bytes or 0
     reserved = max(0, (source.device_reserved_bytes or 0) - used)
     label = f"{format.size(source.device_memory_bytes)} of {format.size(source.device_total_bytes)} in use"
-    return f"{heading}{_bar([('used', used / total), ('reserved', reserved / total)], label)}{_rows(rows)}"
+    return f"{heading}{_bar([('used', used / total), ('spare', reserved / total)], label)}{_rows(rows)}"
 
 
 def _model_view(info: EngineInfo | None) -> str:
@@ -270,7 +270,7 @@ def _model_view(info: EngineInfo | None) -> str:
         rows = [
             ("Loaded in", format.duration(info.load_s if info else None)),
             ("Warmed up in", format.duration(info.warmup_s if info else None)),
-            ("Stories at once", format.count(info.writers) if info and info.writers else format.UNKNOWN),
+            ("Maximum running", format.count(info.writers) if info and info.writers else format.UNKNOWN),
         ]
     return f"<h2>Model</h2>{_rows(rows)}"
 

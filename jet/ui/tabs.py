@@ -15,7 +15,7 @@ from jet.ui.views import command_button, escape, guidance, lore_row
 TABS = {
     "settings": "Settings",
     "guidance": "Guidance",
-    "branches": "Branches",
+    "branches": "Versions",
     "stories": "Stories",
     "history": "History",
     "report": "Report",
@@ -78,12 +78,17 @@ def action_buttons() -> str:
         _action(
             "jet-retry", "Retry", "data-write", "Another continuation beside the last one", True, do="retry"
         ),
-        _action("jet-three", "Three ways on", "data-write", "Three continuations side by side", do="ways"),
-        _action("jet-cursor", "From cursor", "data-write", "Continue at the cursor", do="cursor", at=-1),
+        _action("jet-three", "3 options", "data-write", "Three continuations to choose from", do="ways"),
+        _action("jet-cursor", "Write here", "data-write", "Continue at the cursor", do="cursor", at=-1),
         _action(
-            "jet-fork", "Branch here", "data-do", "A new branch that ends at the cursor", do="fork", at=-1
+            "jet-fork",
+            "New version from here",
+            "data-do",
+            "A new version that ends at the cursor",
+            do="fork",
+            at=-1,
         ),
-        _action("jet-word", "Another word", "data-do", "For the one at the cursor", do="word", at=-1),
+        _action("jet-word", "Other words", "data-do", "For the one at the cursor", do="word", at=-1),
     ]
     highlights = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
     options = "".join(f'<option value="{value}">{label}</option>' for value, label in highlights)
@@ -182,7 +187,7 @@ def _stories_tab() -> str:
         '<button type="button" class="jet-opening" id="jet-new">New story</button>'
         '<label class="jet-opening jet-upload">Open a file<input id="jet-import" type="file" '
         'accept=".txt,.md,.markdown,.json"></label></div>'
-        '<h2>Kept in this browser</h2><ul id="jet-library"></ul>'
+        '<h2>Saved on this device ✓</h2><ul id="jet-library"></ul>'
         '<p class="jet-hint">Every change is kept here, on this device only. Save a file to be safe.</p>'
     )
 

@@ -67,14 +67,14 @@ def branches(outline: Sequence[BranchView]) -> str:
     """The tree of branches, the one on the sheet marked."""
     if len(outline) == 1:
         return (
-            '<p class="jet-hint">One branch so far. “Retry”, “Three ways on”, “Branch here” and another word '
-            "each make one more, and the old one stays.</p>"
+            '<p class="jet-hint">One version so far. “Retry”, “3 options”, “New version from here” and '
+            "“Other words” each make one more, and the old one stays.</p>"
         )
     return f'<ul class="jet-tree">{"".join(_branch(view) for view in outline[:SHOWN_BRANCHES])}</ul>'
 
 
 def _branch(view: BranchView) -> str:
-    name = format.branch_name(view)
+    name = format.branch_name(view.name, view.number)
     preview = view.preview or "(nothing of its own)"
     css = "jet-branch jet-current" if view.current else "jet-branch"
     here = ' aria-current="true"' if view.current else ""
@@ -90,7 +90,9 @@ def _branch(view: BranchView) -> str:
         tools += command_button(
             "Compare", css="jet-quiet", hint=f"Compare with {name}", do="compare", branch=view.id
         )
-    tools += command_button("Prune", css="jet-quiet", hint=f"Remove {name}", do="prune", branch=view.id)
+    tools += command_button(
+        "Delete version", css="jet-quiet", hint=f"Remove {name}", do="prune", branch=view.id
+    )
     return f'<li style="--depth:{min(view.depth, 8)}">{show}<span class="jet-tools">{tools}</span></li>'
 
 
@@ -107,8 +109,8 @@ def comparison(pair: Comparison) -> str:
 def variants(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
     """Several continuations side by side, each with a button that picks it; `number` is their order's."""
     columns = "".join(
-        f"<div><h2>{label} way "
-        f"{command_button('Take this one', css='jet-take', do='show', branch=variant.branch)}</h2>"
+        f"<div><h2>{label} option "
+        f"{command_button('Use this one', css='jet-take', do='show', branch=variant.branch)}</h2>"
         f"<pre>{escape(variant.text.lstrip() or '…')}</pre></div>"
         for label, variant in zip(("First", "Second", "Third"), continuations, strict=False)
         if variant.text or writing
@@ -139,7 +141,7 @@ def alternatives(
             f'<i style="--p:{probability:.3f}"></i><b>{100 * probability:.1f} %</b></button>'
         )
     details = "" if generation is None else _generation_details(generation, at, current_guidance)
-    return f"<h2>Another word, and on from there</h2>{''.join(rows)}{details}"
+    return f"<h2>Other words, and on from there</h2>{''.join(rows)}{details}"
 
 
 def _generation_details(generation: Generation, at: int, current_guidance: Guidance) -> str:
@@ -157,7 +159,7 @@ def _generation_details(generation: Generation, at: int, current_guidance: Guida
     if (generation.guidance or Guidance()) != current_guidance:
         hint = "Settings, memory, note and lorebook as they were then, in place of those that are there now"
         buttons += command_button("… and its guidance", "jet-reuse", hint, do="reuse", at=at, guidance=True)
-    return f"<p>{escape(generation.model)}: {escape(text)}</p><p>{summary}</p>{buttons}"
+    return f"<p>{escape(format.model_name(generation.model))}: {escape(text)}</p><p>{summary}</p>{buttons}"
 
 
 def _guidance_summary(guidance: Guidance) -> str:
@@ -169,7 +171,7 @@ def _guidance_summary(guidance: Guidance) -> str:
         *(["author’s note"] if guidance.note.text else []),
         *([f"{entries} of the lorebook"] if entries else []),
     ]
-    return f"Told beside the story: {', '.join(parts)}" if parts else "Told nothing beside the story"
+    return f"With {', '.join(parts)}" if parts else "No memory, note or lore"
 
 
 def _show_whitespace(text: str) -> str:

@@ -159,15 +159,15 @@ def test_the_panel_tells_of_what_is_on_the_sheet(tab: Page, served: Served) -> N
     tab.fill(STORY, "word " * 300)  # pasted
     used = tab.locator(".jet-panel dl", has_text="Context used").first
     expect(used).to_contain_text("300 of 1,000")
-    expect(used).not_to_contain_text("Tokens written\t6")
+    expect(used).not_to_contain_text("Generated tokens\t6")
     expect(tab.locator(".jet-status")).to_have_text("Ready")
     press(tab, "#jet-three")
     expect_unlocked(tab)
-    expect(used).to_contain_text(re.compile(r"Writing now\s*0"))
+    expect(used).to_contain_text(re.compile(r"Running\s*0"))
     tab.evaluate("document.getElementById('jet-new').click()")
     expect(used).to_contain_text("0 of 1,000")
     expect(tab.locator(".jet-status")).to_have_text("Ready")
-    assert row(tab, "Tokens written") in ("–", "0") and row(tab, "Seed") == "–"
+    assert row(tab, "Generated tokens") in ("–", "0") and row(tab, "Seed") == "–"
 
 
 @pytest.mark.thorough

@@ -67,7 +67,7 @@ def test_retry_and_branch_are_seen_and_say_what_they_do(browser: Browser, real_p
     page.wait_for_selector(".jet-about b")
     expect(page.locator(STORY)).to_be_visible()
     assert page.locator("#jet-retry svg, #jet-fork svg").count() == 2  # told apart without reading
-    for name in ("Continue", "Retry", "Branch here", "Three ways on", "Undo"):
+    for name in ("Continue", "Retry", "New version from here", "3 options", "Undo"):
         button = page.get_by_role("button", name=name, exact=True)
         expect(button).to_be_in_viewport()  # without scrolling or unfolding anything
     assert "beside" in str(page.get_attribute("#jet-retry", "title"))

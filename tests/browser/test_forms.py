@@ -88,13 +88,13 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     tab.click("#jet-retry")
     expect_unlocked(tab)
     expect(tab.locator("#jet-say")).to_contain_text("another seed")
-    expect(tab.locator("#jet-say")).to_contain_text("Your last sentence is on “The first”.")
+    expect(tab.locator("#jet-say")).to_contain_text("Your last sentence is on “Version 1”.")
 
     # A story that the model has closed goes on with one click.
     served.engine.closed = True
     before = story(tab)
     tab.click("#jet-go")
-    expect(tab.locator("#jet-say")).to_contain_text("The model has closed this story. Continue beyond it?")
+    expect(tab.locator("#jet-say")).to_contain_text("The model has ended this story. Continue anyway?")
     assert story(tab) == before
     tab.click(".jet-offer")
     expect_unlocked(tab)

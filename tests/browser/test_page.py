@@ -32,14 +32,14 @@ pytestmark = pytest.mark.browser
 
 FILLED = (
     r"\d+\.?\d*\s+tokens a second",
-    r"\d+% of the \d+ that memory allows here",
+    r"\d+% of the \d+ that memory bandwidth allows",
     r"Mean\s+[\d.]+ tok/s",
     r"Context used\s+\d+ of 1,000, \d+%",
-    r"Writing now\s+\d",
+    r"Running\s+\d",
     r"With full attention in every layer\s+\d",
-    r"Tokens written\s+[1-9]",
-    r"Tokens read\s+8\b",
-    r"First token after\s+\d+ ms",
+    r"Generated tokens\s+[1-9]",
+    r"Prompt tokens\s+8\b",
+    r"Time to first token\s+\d+ ms",
     r"Seed\s+\d+",
     r"Recurrent state\s+27.0 MiB",
     r"Convolution\s+576.0 KiB",
@@ -64,7 +64,7 @@ def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: S
     wait_for_words(tab, earlier)
     expect_locked(tab)
     wait_for_status(tab, "Writing")
-    expect(tab.locator(".jet-panel")).to_contain_text(re.compile(r"Writing now\s*1"))
+    expect(tab.locator(".jet-panel")).to_contain_text(re.compile(r"Running\s*1"))
 
     time_of(tab, "#jet-stop", "Stopped")
     expect_unlocked(tab)
@@ -86,7 +86,7 @@ def test_the_page_names_what_runs(tab: Page) -> None:
     about = tab.inner_text(".jet-about")
     assert "stand-in <model>, 22.0 million parameters" in about
     assert "a processor, 2 threads, float32" in about
-    assert "licence: Apache-2.0" in about
+    assert "license: Apache-2.0" in about
 
 
 def test_an_empty_page_begins_a_story(tab: Page) -> None:
@@ -390,7 +390,7 @@ def test_a_place_in_line_is_shown(open_tab: OpenTab, served: Served) -> None:
     begin(first, "A")
     second.fill(STORY, "B")
     second.click("#jet-go")
-    wait_for_status(second, "Waiting in line: 1 ahead")
+    wait_for_status(second, "Queued: 1 ahead")
     first.click("#jet-stop")
     wait_for_words(second, "B")
     second.click("#jet-stop")

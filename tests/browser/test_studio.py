@@ -114,7 +114,7 @@ def test_branches_can_be_named_and_pruned(quick: Page) -> None:
     name.fill("The dark <b>end</b>")
     name.press("Enter")
     expect(quick.locator("#jet-tree li:nth-child(2)")).to_contain_text("The dark <b>end</b>")
-    quick.click("#jet-tree li:first-child >> text=Prune")
+    quick.click("#jet-tree li:first-child >> text=Delete version")
     expect(quick.locator("#jet-tree li")).to_have_count(0)  # one branch is no tree
     quick.click("#jet-undo")
     expect(quick.locator("#jet-tree li")).to_have_count(2)
@@ -258,7 +258,7 @@ def test_stops_and_guidance_of_words_can_be_had_again(quick: Page, served: Serve
     place_cursor(quick, 5)
     quick.click("#jet-word")
     expect(quick.locator("#jet-popover")).to_contain_text("stops at “I5”")
-    expect(quick.locator("#jet-popover")).to_contain_text("Told beside the story: memory")
+    expect(quick.locator("#jet-popover")).to_contain_text("With memory")
     quick.click("#jet-popover .jet-reuse >> nth=1")
     expect(quick.locator("#jet-memory")).to_have_value("It rains.")
     expect(quick.locator("#jet-stops")).to_have_value("I5")
@@ -377,7 +377,7 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
 
 
 def test_dry_and_xtc_reach_the_model(quick: Page, served: Served) -> None:
-    quick.click("text=Against repetition and cliché")
+    quick.click("text=Avoid repeats and clichés")
     quick.get_by_label("number input for DRY strength").fill("0.8")
     quick.get_by_label("number input for XTC probability").fill("0.5")
     write(quick, "A")
@@ -390,7 +390,7 @@ def test_a_stop_string_ends_the_continuation(quick: Page) -> None:
     begin(quick, "A")
     expect(quick.locator(STORY)).to_have_value("A A0 A1 A2 ")
     expect_unlocked(quick)
-    assert status(quick) == "Done: the text to stop at has come"
+    assert status(quick) == "Stop string found"
     quick.fill("#jet-stops", "")
 
 

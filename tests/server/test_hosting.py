@@ -249,7 +249,7 @@ def test_a_terminated_server_lets_its_stories_end(tmp_path: Path) -> None:
             try:
                 lines = iter(page.stdout.readline, "")
                 url = next(found[1] for line in lines if (found := re.search(r"is at (\S+)", line)))
-                next(line for line in lines if "Licence" in line)
+                next(line for line in lines if "License" in line)
                 client = Client(url, verbose=False)
                 job = client.submit("A", max_new_tokens=4000, api_name="/generate")
                 wait_until(lambda: len(job.outputs()) > 3, 60)

@@ -493,3 +493,12 @@ def test_a_continuation_that_is_limited_keeps_its_first_words_and_their_tokens()
     assert document.text == "A b "
     assert document.undo()  # no step was left of the second
     assert document.text == "A"
+
+
+def test_branches_are_numbered_by_order_of_birth() -> None:
+    document = story("Once", " upon", " a time")
+    first, second = document.fork(4), document.fork(2)
+    numbers = {view.id: view.number for view in document.outline()}
+    assert [numbers[id] for id in (0, first, second)] == [1, 2, 3]
+    document.delete_branch(first)
+    assert [view.number for view in sorted(document.outline(), key=lambda view: view.id)] == [1, 2]

@@ -70,7 +70,7 @@ def test_options_arrive_and_the_page_is_served(
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
-    assert "stand-in <model>, float32, on a processor, 2 threads. Licence: Apache-2.0." in said.out
+    assert "stand-in <model>, float32, on a processor, 2 threads. License: Apache-2.0." in said.out
     assert said.err == ""
 
 
@@ -81,7 +81,7 @@ def test_an_engine_elsewhere_is_written_with(
     monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     with faulty_server() as server:
         assert app.main(["--engine-url", server.url, "--model", "stand-in"]) == 0
-    assert "stand-in, on another server (sglang). Licence: " in capsys.readouterr().out
+    assert "stand-in, on another server (sglang). License: " in capsys.readouterr().out
 
 
 def test_an_engine_that_is_not_there_is_one_line_and_code_2(

@@ -154,7 +154,7 @@ def test_beyond_the_end_of_a_closed_story_in_one_click(scripted: StandInSource) 
         await tab.write()
         assert "offer" not in tab.reply and "say" not in tab.reply
         await tab.write()
-        assert tab.reply["say"] == "The model has closed this story. Continue beyond it?"
+        assert tab.reply["say"] == "The model has ended this story. Continue anyway?"
         again = tab.reply["offer"]["write"]
         assert again == {"do": "continue", "beyond": True}
         await tab.write(**again)
@@ -253,7 +253,7 @@ def test_retry_says_where_the_writers_sentences_are(source: StandInSource) -> No
         tab.text += " And so I wept."
         await tab.write("retry", (2, *CONTROLS[1:]))
         assert tab.text == "A" + words("A", 2)
-        assert tab.reply["say"] == "Your last sentence is on “The first”."
+        assert tab.reply["say"] == "Your last sentence is on “Version 1”."
         await tab.act("show", branch=0)
         assert tab.text.endswith(" And so I wept.")
         await tab.act("rename", branch=0, name="Tears")
@@ -273,7 +273,7 @@ def test_another_word_says_it_too_and_nothing_where_nothing_is_lost(source: Stan
         await tab.write(controls=(3, *CONTROLS[1:]), alternatives=True)
         tab.text += " I wept."
         await tab.write("pick", (1, *CONTROLS[1:]), at=2, choice=1)
-        assert tab.reply["say"] == "Your last sentence is on “The first”."
+        assert tab.reply["say"] == "Your last sentence is on “Version 1”."
         tab.text += "  \n"
         await tab.write("retry", (1, *CONTROLS[1:]))
         assert "say" not in tab.reply

@@ -65,9 +65,9 @@ def test_all_numbers_of_a_story_are_shown() -> None:
     for expected in (
         "71.2 tokens a second",
         "Mean 68.0 tok/s",
-        "Tokens written 1,234",
-        "Tokens read 56",
-        "First token after 83 ms",
+        "Generated tokens 1,234",
+        "Prompt tokens 56",
+        "Time to first token 83 ms",
         "Seed 987654321",
         "Memory of this story 29.7 MiB",
         "Recurrent state 27.0 MiB",
@@ -77,12 +77,12 @@ def test_all_numbers_of_a_story_are_shown() -> None:
         "This process 700.0 MiB",
         "Loaded in 1.25 s",
         "Warmed up in 500 ms",
-        "Stories at once –",
+        "Maximum running –",
     ):
         assert expected in shown
     resumed = text_of(panel(replace(DONE, resumed_tokens=50), replace(CPU, writers=16)))
-    assert "Tokens read 6 of 56" in resumed
-    assert "Stories at once 16" in resumed
+    assert "Prompt tokens 6 of 56" in resumed
+    assert "Maximum running 16" in resumed
 
 
 # 100 bytes of weights, 10 + 5 of state, a window of 4 tokens and two layers that grow; of ten layers.
@@ -94,7 +94,7 @@ def test_the_gauge_is_the_speed_over_that_of_moving_the_bytes() -> None:
     moved = 100 + 2 * 10 + 2 * 5 + 3 * 2 + 10 * 4
     assert bandwidth_limit(stats, SMALL) == pytest.approx(30_000 / moved)
     shown = panel(stats, SMALL)
-    assert "29% of the 170 that memory allows here" in text_of(shown)
+    assert "29% of the 170 that memory bandwidth allows" in text_of(shown)
     assert f'class="jet-reached" style="width:{100 * 50 * moved / 30_000:.2f}%"' in shown
 
 
@@ -111,14 +111,14 @@ def test_who_write_together_share_one_reading_of_the_weights() -> None:
 def test_more_than_the_copy_allowed_is_said_and_not_drawn() -> None:
     stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=400.0)
     shown = panel(stats, SMALL)
-    assert "What memory allows here is not well measured" in text_of(shown)
+    assert "Speed limit not well measured" in text_of(shown)
     assert 'class="jet-reached" style="width:100.00%"' in shown
 
 
 @pytest.mark.parametrize("unknown", [{"footprint": None}, {"bandwidth": None}])
 def test_where_the_floor_is_not_known_that_is_said(unknown: dict[str, None]) -> None:
     shown = text_of(panel(DONE, replace(CPU, **unknown)))
-    assert "What memory allows here is not known" in shown
+    assert "Speed limit unknown" in shown
 
 
 def test_the_memory_stands_beside_that_of_full_attention() -> None:
@@ -134,9 +134,9 @@ def test_the_memory_stands_beside_that_of_full_attention() -> None:
 
 def test_the_context_used_and_who_else_writes() -> None:
     stats = replace(DONE, prompt_tokens=8, tokens=42, active_requests=3, queued_requests=2)
-    assert "Context used 50 of 100, 50% Writing now 3, and 2 in line" in text_of(panel(stats, SMALL))
-    assert "Writing now 0" in text_of(panel(None, CPU))
-    assert "Context used – Writing now –" in text_of(panel(RequestStats(), None))
+    assert "Context used 50 of 100, 50% Running 3, 2 waiting" in text_of(panel(stats, SMALL))
+    assert "Running 0" in text_of(panel(None, CPU))
+    assert "Context used – Running –" in text_of(panel(RequestStats(), None))
 
 
 def test_a_cpu_says_that_there_is_no_accelerator() -> None:
@@ -177,12 +177,12 @@ def test_what_is_not_known_is_a_dash() -> None:
     [
         (None, "Ready"),
         (RequestStats(), "Waiting for the model"),
-        (RequestStats(queue_position=3), "Waiting in line: 3 ahead"),
+        (RequestStats(queue_position=3), "Queued: 3 ahead"),
         (RequestStats(phase="prefill"), "Reading the story so far"),
         (RequestStats(phase="decode"), "Writing"),
-        (RequestStats(phase="done", finish_reason="stop"), "The end: the model closed the story"),
-        (RequestStats(phase="done", finish_reason="length"), "Done: all the new tokens are written"),
-        (RequestStats(phase="done", finish_reason="context"), "The model’s context is full"),
+        (RequestStats(phase="done", finish_reason="stop"), "The story has ended"),
+        (RequestStats(phase="done", finish_reason="length"), "Done"),
+        (RequestStats(phase="done", finish_reason="context"), "Context full"),
         (RequestStats(phase="done", finish_reason="aborted"), "Stopped"),
         (RequestStats(phase="done", finish_reason="error", error="Too long."), "That did not work Too long."),
     ],
@@ -205,13 +205,13 @@ def test_hostile_text_is_shown_as_text() -> None:
 
 def test_the_page_names_what_runs_on_what_under_which_licence() -> None:
     assert text_of(about(CPU)) == (
-        "stand-in &lt;model&gt; , 22.0 million parameters a processor, 2 threads, float32 licence: Apache-2.0"
+        "stand-in &lt;model&gt; , 22.0 million parameters a processor, 2 threads, float32 license: Apache-2.0"
     )
 
 
 def test_the_page_says_how_the_weights_are_held() -> None:
     line = text_of(about(replace(CPU, quantization="int8")))
-    assert "2 threads, float32, int8 weights licence" in line
+    assert "2 threads, float32, int8 weights license" in line
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
     stats = RequestStats(phase="decode", tokens=12, tokens_estimated=True, process_memory_bytes=2**20)
     shown = text_of(panel(stats, REMOTE))
     for expected in (
-        "Tokens written about 12",
+        "Generated tokens about 12",
         "Memory of this story not known here",
         "This process 1.0 MiB",
         "Accelerator not known: the model runs elsewhere",
@@ -252,7 +252,7 @@ def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
         assert expected in shown
     assert "Loaded in" not in shown
     line = text_of(about(REMOTE))
-    assert line == "stand-in <model> another server (sglang) licence: Apache-2.0".replace(
+    assert line == "stand-in <model> another server (sglang) license: Apache-2.0".replace(
         "<", "&lt;"
     ).replace(">", "&gt;")
 
@@ -272,7 +272,7 @@ def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
     unsure = replace(SMALL, bandwidth_sure=False)
     for stats in (None, replace(DONE, tokens_per_second=10.0)):
         shown = panel(stats, unsure)
-        assert "What memory allows here is not well measured" in text_of(shown)
+        assert "Speed limit not well measured" in text_of(shown)
         assert 'class="jet-reached" style="width:0.00%"' in shown
 
 
@@ -281,10 +281,28 @@ def test_a_panel_at_rest_tells_of_the_sheet_and_of_who_writes_now() -> None:
     written = GenerationSummary(stats, (1.0, 2.0), 1, "A story. Its end.")
     info = replace(CPU, active_requests=0, queued_requests=0)
     same = text_of(idle_panel(written, "A story. Its end.", info, 99))
-    assert re.search(r"Writing now 0\b", same) and "Tokens written 2" in same
+    assert re.search(r"Running 0\b", same) and "Generated tokens 2" in same
     assert re.search(rf"Context used 10 of {info.context:,}", same)
     longer = text_of(idle_panel(written, "A story. Its end. And mine.", info, 14))
-    assert re.search(r"Context used 14 of", longer) and "Tokens written 2" in longer
+    assert re.search(r"Context used 14 of", longer) and "Generated tokens 2" in longer
     other = text_of(idle_panel(written, "Another story.", info, 5))
-    assert other.startswith("Ready") and "Tokens written 0" in other and "Context used 5 of" in other
+    assert other.startswith("Ready") and "Generated tokens 0" in other and "Context used 5 of" in other
     assert text_of(idle_panel(None, "", info, 0)).startswith("Ready")
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("jet-ai/Jet-Nemotron-2B", "jet-ai/Jet-Nemotron-2B"),
+        ("tiny", "tiny"),
+        ("/srv/models/tiny", "tiny"),
+        ("./tiny", "tiny"),
+        ("~/models/tiny/", "tiny"),
+        (r"C:\models\nested\tiny", "tiny"),
+        ("/opt/jet/assets/story-model", "Story model (small, runs on this computer)"),
+    ],
+)
+def test_a_model_is_shown_without_its_path(model: str, shown: str) -> None:
+    assert format.model_name(model) == shown
+    line = text_of(about(replace(CPU, model=model)))
+    assert line.startswith(shown)

@@ -68,7 +68,7 @@ def test_words_tell_what_they_were_written_under() -> None:
     generation = document.generation(found.span)
     html = views.alternatives(found, generation, 1, document.guidance)
     expect_harmless(html.replace("·", " "))
-    assert "↵The·End" in html and "Told beside the story: memory, 1 of the lorebook" in html
+    assert "↵The·End" in html and "With memory, 1 of the lorebook" in html
     assert "its guidance" not in html  # it is what is there now
     assert "its guidance" in views.alternatives(found, generation, 1, Guidance())
 
