@@ -28,7 +28,7 @@ from torch import Tensor
 from jet.bench.networks import read_config
 from jet.modeling import JetNemotronConfig
 from jet.ops.backends import has_dependent_launch
-from jet.ops.quantization import INT4, INT8, SCHEMES, Quantized, Weight
+from jet.ops.quantization import INT4, INT8, SCHEMES, QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def products(config: JetNemotronConfig, only: str | None = None) -> list[Product
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     hidden, values = config.hidden_size, jet.value_dim
     found = [
-        Product("norm_linear", sum(sizes.parts), hidden, jets),
+        Product("norm_linear", sum(sizes.split_sizes), hidden, jets),
         Product("norm_linear", heads * config.head_dim, hidden, layers - jets),
         Product("norm_linear", config.vocab_size, hidden, 1),
         Product("norm_swiglu", config.intermediate_size, hidden, layers, in_mlp=True),
@@ -81,12 +81,12 @@ def tilings(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
     `weight`: one of the product's.
     """
     span, itemsize = product.c, weight.dtype.itemsize
-    if isinstance(weight, Quantized):
-        span, itemsize = weight.span, 1
+    if isinstance(weight, QuantizedTensor):
+        span, itemsize = weight.row_bytes, 1
     held = {"norm_swiglu": 2}.get(product.kind, 1)
-    held = product.sizes.width if product.kind == "jet_step" and product.sizes else held
+    held = product.sizes.conv_size if product.kind == "jet_step" and product.sizes else held
     # What whole numbers are between products has whole parts of them from each program.
-    part = 16 if isinstance(weight, Quantized) and product.kind == "norm_swiglu" else 1
+    part = 16 if isinstance(weight, QuantizedTensor) and product.kind == "norm_swiglu" else 1
     for rows in filter(lambda rows: rows % part == 0, ROWS):
         for warps in WARPS:
             registers = rows * held * span * itemsize / (4 * 32 * warps)
@@ -102,19 +102,19 @@ def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | Non
     """A weight of that shape, of random numbers or random codes."""
     if scheme is None:
         return torch.randn((rows, columns), device="cuda", dtype=dtype) * 0.02
-    drawn = Quantized.empty((rows, columns), scheme, dtype, torch.device("cuda"))
+    drawn = QuantizedTensor.empty((rows, columns), scheme, dtype, torch.device("cuda"))
     bounds = {INT8: (-127, 128), INT4: (0, 256)}[scheme]
-    drawn.codes.copy_(torch.randint(*bounds, drawn.codes.shape, device="cuda", dtype=torch.int16))
+    drawn.qweight.copy_(torch.randint(*bounds, drawn.qweight.shape, device="cuda", dtype=torch.int16))
     drawn.scales.uniform_(1e-4, 1e-3)
     return drawn
 
 
 def between(size: int, hidden: int, weight: Weight) -> Tensor:
     """What lies between the products of an MLP with such weights."""
-    from jet.ops.backends import in_triton
+    from jet.ops.backends import triton_mlp_hidden_format
 
-    scheme = weight.scheme if isinstance(weight, Quantized) else None
-    columns, kind = in_triton(size, hidden, weight.dtype, scheme)
+    scheme = weight.scheme if isinstance(weight, QuantizedTensor) else None
+    columns, kind = triton_mlp_hidden_format(size, hidden, weight.dtype, scheme)
     return torch.zeros(1, columns, dtype=kind, device="cuda")
 
 
@@ -142,16 +142,19 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
             return [partial(gemv.linear_add, x, w, out, **more) for w in weights]
         assert sizes is not None
         if product.kind == "heads_linear_add":
-            squares = random(1, sizes.heads, 32).abs()
+            squares = random(1, sizes.num_heads, 32).abs()
             return [partial(gemv.heads_linear_add, x, squares, EPS, w, out, **more) for w in weights]
         states = [
-            (random(2, n, sizes.width, kind=dtype), random(2, sizes.heads, sizes.key, sizes.value))
+            (
+                random(2, n, sizes.conv_size, kind=dtype),
+                random(2, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
+            )
             for _ in weights
         ]
-        projected, slots = random(1, sum(sizes.parts)), torch.zeros(1, dtype=torch.int32, device="cuda")
-        decay, norm = random(sizes.heads), random(sizes.value, kind=dtype)
+        projected, slots = random(1, sum(sizes.split_sizes)), torch.zeros(1, dtype=torch.int32, device="cuda")
+        decay, norm = random(sizes.num_heads), random(sizes.head_v_dim, kind=dtype)
         bias = random(len(weights[0]), kind=dtype)
-        squares = random(1, sizes.heads, jet_step.shares(sizes, weights[0], tiling))
+        squares = random(1, sizes.num_heads, jet_step.shares(sizes, weights[0], tiling))
         return [
             partial(
                 jet_step.jet_step,
@@ -214,7 +217,7 @@ def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, A
 
 def weight_shape(product: Product) -> tuple[int, int]:
     """Of one layer."""
-    width = product.sizes.width if product.sizes else 1
+    width = product.sizes.conv_size if product.sizes else 1
     rows = {"norm_swiglu": 2 * product.n, "jet_step": product.n * width}.get(product.kind, product.n)
     return rows, product.c
 

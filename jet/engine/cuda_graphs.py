@@ -17,26 +17,28 @@ from jet.engine.sampler import Chooser, Special, draw
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import Detail, Drawn, Pending, detail_of
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
-from jet.ops.backends import Operations, has_dependent_launch, triton_operations
-from jet.ops.decode_batch import Plan, Rows
-from jet.ops.logprobs import alternatives
+from jet.ops.backends import OpBackend, has_dependent_launch, triton_backend
+from jet.ops.decode_batch import DecodeBatch, SamplerFlags
+from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import NOT_A_NUMBER
 from jet.ops.triton import fused_sampling as kernels
 
 # Every batch is of one of these kinds, which may do more than it asks for: the page's settings, the likeliest
 # tokens, and all filters. So there are few kernels to compile and few graphs to capture.
-USUAL = Plan(uses_penalty=True, uses_top_k=False, uses_top_p=True)
-PLANS: tuple[Plan | None, ...] = (USUAL, None, Plan())
-BARRED = Plan(bars_end=True)  # besides, for batches in which a text may not end yet
+DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=True)
+CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
+MIN_TOKENS_SAMPLER = SamplerFlags(
+    uses_min_tokens=True
+)  # besides, for batches in which a text may not end yet
 TIMED = 3  # replays
 
 
 class GraphStepper:
     """Steps as CUDA graphs: from tokens on the device to the next ones, no host in between.
 
-    What a step needs to know stands in `Rows` on the device, and the last kernel of a step moves it on. So
-    the next step of the same requests can be launched at once; the host reads tokens from pinned memory as
-    they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
+    What a step needs to know stands in `DecodeBatch` on the device, and the last kernel of a step moves it
+    on. So the next step of the same requests can be launched at once; the host reads tokens from pinned
+    memory as they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
 
     To compile and capture takes longer than those who write should wait. So at first there are graphs of one
     row and of as many as there can be; `prepare` makes the others while nobody writes, and until then a batch
@@ -62,19 +64,19 @@ class GraphStepper:
         self._ends: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
         self._shared = _GraphMemory()
         self._sizes: dict[int, StepGraphs] = {}
-        self._rows = Rows.make(padded(rows), model.device, stop_ids, pool.idle)
+        self._rows = DecodeBatch.make(padded(rows), model.device, stop_ids, pool.idle)
         self._largest: FusedStep | None = None
         self._largest = self._of_size(padded(rows)).step
         self.step = self._of_size(1).step
-        self.kernels = {"decode": f"{self._operations(1).name}, one CUDA graph", "sampling": "triton"}
+        self.kernels = {"decode": f"{self._backend(1).name}, one CUDA graph", "sampling": "triton"}
         # For the first token of a request, which follows its prompt and no step.
-        self._first_row = Rows.make(1, model.device, stop_ids, pool.idle)
+        self._first_row = DecodeBatch.make(1, model.device, stop_ids, pool.idle)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
         self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.read_first)
-        for plan in PLANS:
-            self._first.draw(plan)  # compiles; the row is nobody's
+        for flags in CAPTURED_SAMPLERS:
+            self._first.draw(flags)  # compiles; the row is nobody's
             for size in dict.fromkeys((padded(rows), 1)):
-                self._of_size(size).prepare(plan)
+                self._of_size(size).prepare(flags)
         self._left = self._prepare_all(padded(rows))
 
     def open(self, sequence: Sequence) -> None:
@@ -104,7 +106,7 @@ class GraphStepper:
             return _drawn(self._choosers[sequence], sequence.logits.float(), sequence)
         self._first_logits.copy_(sequence.logits)
         write_rows(self._first_row, [sequence])
-        self._first.draw(plan_of([sequence]))
+        self._first.draw(sampler_flags([sequence]))
         return self._landing(self._first_row, self._first_logits, [sequence], {})
 
     @torch.inference_mode()
@@ -119,27 +121,27 @@ class GraphStepper:
             for part in graphs.step.parts if size not in (1, largest) else ():
                 graphs.compile(part.run)
                 yield True
-            for plan in PLANS:
-                graphs.prepare(plan)
+            for flags in CAPTURED_SAMPLERS:
+                graphs.prepare(flags)
                 yield True
             graphs.prepare_reading()
             yield True
-        self._first.draw(BARRED)
+        self._first.draw(MIN_TOKENS_SAMPLER)
         yield True
         for size in dict.fromkeys((largest, 1)):
-            self._of_size(size).prepare(BARRED)
+            self._of_size(size).prepare(MIN_TOKENS_SAMPLER)
             yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step."""
-        plan = plan_of(sequences)
-        graphs = self._ready(padded(len(sequences)), plan)
+        flags = sampler_flags(sequences)
+        graphs = self._ready(padded(len(sequences)), flags)
         if self._owners != sequences or self._used is not graphs:
             write_rows(graphs.rows, sequences, self._choosers)
             self._owners, self._used = list(sequences), graphs
         ending = [row for row, sequence in enumerate(sequences) if sequence.draws_its_last]
         if not ending and not any(sequence in self._choosers for sequence in sequences):
-            graphs.launch(plan)
+            graphs.launch(flags)
             return self._landing(graphs.rows, graphs.step.logits, sequences, {})
         return self._choose(graphs, sequences, ending)
 
@@ -162,7 +164,7 @@ class GraphStepper:
         self._ends |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
         others = [sequence for sequence in sequences if sequence not in self._choosers]
         if others:
-            graphs.draw(plan_of(others))
+            graphs.draw(sampler_flags(others))
         chosen = {
             row: _drawn(self._choosers[sequence], graphs.step.logits[row : row + 1], sequence)
             for row, sequence in enumerate(sequences)
@@ -183,7 +185,7 @@ class GraphStepper:
         """Whether the rows on the device are theirs, in the graphs that are next."""
         if self._owners != sequences or not self.may_run_ahead(sequences):
             return False
-        return self._ready(padded(len(sequences)), plan_of(sequences)) is self._used
+        return self._ready(padded(len(sequences)), sampler_flags(sequences)) is self._used
 
     def release(self, sequence: Sequence) -> None:
         """The request is over."""
@@ -198,34 +200,38 @@ class GraphStepper:
         del self.step, self._largest, self._sizes, self._used, self._model, self._pool
 
     def _landing(
-        self, rows: Rows, logits: Tensor, sequences: abc.Sequence[Sequence], chosen: Mapping[int, Drawn]
+        self,
+        rows: DecodeBatch,
+        logits: Tensor,
+        sequences: abc.Sequence[Sequence],
+        chosen: Mapping[int, Drawn],
     ) -> _Landing:
         """Have the tokens sent, and what the requests want to know of them."""
         counts = [sequence.alternatives for sequence in sequences]
         size = len(sequences)
-        noted = alternatives(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
+        noted = top_logprobs(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
         return _Landing(rows.first(size), noted, counts, chosen)
 
-    def _operations(self, size: int) -> Operations:
+    def _backend(self, size: int) -> OpBackend:
         config = self._model.config
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        return triton_operations(self._model.device, size, *sizes)
+        return triton_backend(self._model.device, size, *sizes)
 
-    def _ready(self, size: int, plan: Plan | None) -> StepGraphs:
+    def _ready(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
         """The graphs that are fastest for so many rows, of those that are there.
 
         More rows can take less time, where other kernels multiply. As a batch may take any graphs that are
         large enough, it never takes longer than a larger one.
         """
-        ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(plan)]
-        fastest = min(ready, default=size, key=lambda other: (self._sizes[other].seconds(plan), other))
+        ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(flags)]
+        fastest = min(ready, default=size, key=lambda other: (self._sizes[other].seconds(flags), other))
         return self._of_size(fastest)
 
     def _of_size(self, size: int) -> StepGraphs:
         """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
         if size not in self._sizes:
             rows = self._rows.first(size)
-            step = FusedStep(self._model, self._pool, rows, self._operations(size), like=self._largest)
+            step = FusedStep(self._model, self._pool, rows, self._backend(size), like=self._largest)
             self._sizes[size] = StepGraphs(step, rows, self._seen, self._shared)
         return self._sizes[size]
 
@@ -235,7 +241,9 @@ def padded(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
-def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()) -> None:
+def write_rows(
+    rows: DecodeBatch, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()
+) -> None:
     """Tell the rows whose they are. From then on only the device changes them.
 
     Those beyond the sequences are nobody's. Of those in `inactive` no token is drawn.
@@ -251,29 +259,30 @@ def write_rows(rows: Rows, sequences: abc.Sequence[Sequence], inactive: abc.Cont
     write(rows.top_k, (sampling.top_k for sampling in samplings))
     write(rows.top_p, (sampling.top_p for sampling in samplings), 1)
     write(rows.min_p, (sampling.min_p for sampling in samplings))
-    write(rows.penalty, (sampling.repetition_penalty for sampling in samplings), 1)
+    write(rows.repetition_penalty, (sampling.repetition_penalty for sampling in samplings), 1)
     write(rows.seed, (sampling.seed or 0 for sampling in samplings))
     write(rows.step, (sequence.steps for sequence in sequences))
-    write(rows.barred, (sequence.min_tokens for sequence in sequences))
+    write(rows.min_tokens, (sequence.min_tokens for sequence in sequences))
     write(rows.position, (sequence.length for sequence in sequences))
-    write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.idle)
+    write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.null_slot)
     write(rows.active, (sequence not in inactive for sequence in sequences))
     write(rows.token, (sequence.last or 0 for sequence in sequences))
     write(rows.status, (0 for _ in sequences))
 
 
-def plan_of(sequences: abc.Sequence[Sequence]) -> Plan | None:
-    """Which of `PLANS` does what requests ask of the sampler; None takes the likeliest tokens, no penalty.
+def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
+    """Which of `CAPTURED_SAMPLERS` does what requests ask of the sampler; None takes the likeliest tokens, no
+    penalty.
 
-    It is `BARRED` where the text of one may not end with its next token.
+    It is `MIN_TOKENS_SAMPLER` where the text of one may not end with its next token.
     """
     if any(sequence.end_is_barred for sequence in sequences):
-        return BARRED
+        return MIN_TOKENS_SAMPLER
     samplings = [sequence.sampling for sequence in sequences]
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None
     top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
-    return Plan() if top_k else USUAL
+    return SamplerFlags() if top_k else DEFAULT_SAMPLER
 
 
 def _drawn(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
@@ -292,57 +301,57 @@ class _GraphMemory:
 class _Sampler:
     """Draws tokens from logits `[B, V]` into rows."""
 
-    def __init__(self, logits: Tensor, rows: Rows, seen: Tensor, following: Tensor) -> None:
+    def __init__(self, logits: Tensor, rows: DecodeBatch, seen: Tensor, following: Tensor) -> None:
         """`following`: the matrix that the next step begins with."""
         scratch = kernels.Scratch.make(len(logits), logits.shape[1], logits.device)
         self._given = logits, rows, seen, scratch
         self._following = following
 
-    def draw(self, plan: Plan | None, pdl: bool = False) -> None:
+    def draw(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
         """Start it; `pdl`: as the end of a step in a graph."""
-        if plan is None:
+        if flags is None:
             kernels.greedy(*self._given, penalise=False, pdl=pdl, ahead=self._following)
         else:
-            kernels.sample(*self._given, plan, pdl=pdl, ahead=self._following)
+            kernels.sample(*self._given, flags, pdl=pdl, ahead=self._following)
 
 
 class StepGraphs:
     """Graphs of so many rows, one for each kind of sampling, captured when somebody first asks for it."""
 
-    def __init__(self, step: FusedStep, rows: Rows, seen: Tensor, shared: _GraphMemory) -> None:
+    def __init__(self, step: FusedStep, rows: DecodeBatch, seen: Tensor, shared: _GraphMemory) -> None:
         self.step, self.rows = step, rows
         self._sampler = _Sampler(step.logits, rows, seen, step.read_first)
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
-        self._graphs: dict[Plan | None, torch.cuda.CUDAGraph] = {}
-        self._seconds: dict[Plan | None, float] = {}
+        self._graphs: dict[SamplerFlags | None, torch.cuda.CUDAGraph] = {}
+        self._seconds: dict[SamplerFlags | None, float] = {}
         self._reading: torch.cuda.CUDAGraph | None = None
 
-    def prepare(self, plan: Plan | None) -> None:
+    def prepare(self, flags: SamplerFlags | None) -> None:
         """Compile, capture and time, so that nobody has to wait for it later."""
-        if plan not in self._graphs:
-            graph = self._capture(partial(self._read_and_draw, plan))
+        if flags not in self._graphs:
+            graph = self._capture(partial(self._read_and_draw, flags))
             with _Parked(self.rows):
-                self._seconds[plan] = seconds_of(graph)
-            self._graphs[plan] = graph
+                self._seconds[flags] = seconds_of(graph)
+            self._graphs[flags] = graph
 
-    def seconds(self, plan: Plan | None) -> float:
+    def seconds(self, flags: SamplerFlags | None) -> float:
         """Return the seconds that a step took on padding rows."""
-        return self._seconds[plan]
+        return self._seconds[flags]
 
-    def has(self, plan: Plan | None) -> bool:
+    def has(self, flags: SamplerFlags | None) -> bool:
         """Whether that has been done."""
-        return plan in self._graphs
+        return flags in self._graphs
 
     def compile(self, run: Callable[[], None]) -> None:
         """Do a part of a step on rows that are nobody's."""
         with _Parked(self.rows):
             run()
 
-    def launch(self, plan: Plan | None) -> None:
+    def launch(self, flags: SamplerFlags | None) -> None:
         """Start a step."""
-        self.prepare(plan)
-        self._graphs[plan].replay()
+        self.prepare(flags)
+        self._graphs[flags].replay()
 
     def prepare_reading(self) -> torch.cuda.CUDAGraph:
         """The graph of a step that stops at the logits, captured if need be."""
@@ -354,13 +363,13 @@ class StepGraphs:
         """Start a step that stops at the logits."""
         self.prepare_reading().replay()
 
-    def draw(self, plan: Plan | None) -> None:
+    def draw(self, flags: SamplerFlags | None) -> None:
         """Draw from the logits that are there."""
-        self._sampler.draw(plan)
+        self._sampler.draw(flags)
 
-    def _read_and_draw(self, plan: Plan | None) -> None:
+    def _read_and_draw(self, flags: SamplerFlags | None) -> None:
         self.step.run()
-        self._sampler.draw(plan, self._pdl)
+        self._sampler.draw(flags, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""
@@ -389,13 +398,13 @@ def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
 class _Parked:
     """While it lasts, all rows are idle ones; afterwards they are as before."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: DecodeBatch) -> None:
         self._rows = rows
         self._tensors = [value for value in vars(rows).values() if isinstance(value, Tensor)]
 
     def __enter__(self) -> None:
         self._kept = [tensor.clone() for tensor in self._tensors]
-        self._rows.slot.fill_(self._rows.idle)
+        self._rows.slot.fill_(self._rows.null_slot)
         self._rows.position.fill_(0)
         self._rows.token.fill_(0)
 
@@ -408,7 +417,7 @@ class _Landing:
     """Where a step's tokens arrive: pinned memory, and the event that says when they are there."""
 
     def __init__(
-        self, rows: Rows, noted: tuple[Tensor, ...], counts: list[int], chosen: Mapping[int, Drawn]
+        self, rows: DecodeBatch, noted: tuple[Tensor, ...], counts: list[int], chosen: Mapping[int, Drawn]
     ) -> None:
         """Have the tokens sent, and what was noted of them, behind everything launched so far.
 

@@ -22,9 +22,9 @@ from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
 from jet.modeling.quantization import QuantizedLinear, is_tied
 from jet.modeling.structure_check import refuse_wrapped
-from jet.ops.backends import JetTensors, Operations, Step
-from jet.ops.decode_batch import Rows
-from jet.ops.quantization import Quantized, Weight
+from jet.ops.backends import BoundOp, JetBlockTensors, OpBackend
+from jet.ops.decode_batch import DecodeBatch
+from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     """
 
     name: str
-    run: Step
+    run: BoundOp
     nbytes: int
     weight: Weight | None = None
 
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     def read_first(self) -> Tensor:
         """What it reads of its weight before anything else: the matrix, or the codes of it."""
         assert self.weight is not None
-        return self.weight.codes if isinstance(self.weight, Quantized) else self.weight
+        return self.weight.qweight if isinstance(self.weight, QuantizedTensor) else self.weight
 
 
 class FusedStep:
@@ -60,8 +60,8 @@ class FusedStep:
         self,
         model: JetNemotronForCausalLM,
         pool: SlotPool,
-        rows: Rows,
-        operations: Operations,
+        rows: DecodeBatch,
+        backend: OpBackend,
         like: FusedStep | None = None,
     ) -> None:
         """`like`: a step of at least as many rows, whose weights and buffers this one then uses too.
@@ -72,7 +72,7 @@ class FusedStep:
             refuse_wrapped(model)
         config = model.config
         assert isinstance(config, JetNemotronConfig)
-        self._config, self._pool, self._rows, self._operations = config, pool, rows, operations
+        self._config, self._pool, self._rows, self._backend = config, pool, rows, backend
         self._device = model.device
         self._forms: dict[int, Weight] = {} if like is None else like._forms
         self._saved: dict[int, int] = {}
@@ -81,7 +81,7 @@ class FusedStep:
         self._x = self._buffer(config.hidden_size)
         self._angles = self._buffer(config.head_dim), self._buffer(config.head_dim)
         sizes = config.intermediate_size, config.hidden_size
-        self._hidden = self._buffer(*operations.between(*sizes, model.dtype, model.quantization))
+        self._hidden = self._buffer(*backend.mlp_hidden_format(*sizes, model.dtype, model.quantization))
         self.logits = self._buffer(config.vocab_size)
         self.parts = self._fetch_ahead(self._bind(model))
         self.saved_bytes = sum(self._saved.values())
@@ -107,7 +107,7 @@ class FusedStep:
             if part.weight is not None:
                 following = following[:1]
             if following:
-                part = part._replace(run=self._operations.ahead(part.run, following[-1]))
+                part = part._replace(run=self._backend.with_prefetch(part.run, following[-1]))
             chained.append(part)
         return chained
 
@@ -115,7 +115,7 @@ class FusedStep:
         """A matrix in the form that is read fastest here."""
         place = weight.data_ptr()
         if place not in self._forms:
-            self._forms[place] = self._operations.weight(weight)
+            self._forms[place] = self._backend.prepare_weight(weight)
         self._saved[place] = weight.nbytes - self._forms[place].nbytes
         return self._forms[place]
 
@@ -127,7 +127,7 @@ class FusedStep:
         return self._buffers[-1]
 
     def _bind(self, model: JetNemotronForCausalLM) -> list[Part]:
-        config, rows, ops = self._config, self._rows, self._operations
+        config, rows, ops = self._config, self._rows, self._backend
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         frequencies = config.rope_theta ** -(exponents / config.head_dim)
         embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head.weight)
@@ -142,7 +142,7 @@ class FusedStep:
         return [*parts, Part("head", call, head.nbytes, head)]
 
     def _bind_mlp(self, layer: DecoderLayer) -> list[Part]:
-        ops = self._operations
+        ops = self._backend
         gate_up = self._weight(merge([layer.mlp.gate_proj, layer.mlp.up_proj]))
         down = self._weight(layer.mlp.down_proj.weight)
         norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
@@ -165,16 +165,16 @@ class FusedStep:
         return self._bind_attention(layer.self_attn, norm, memory)
 
     def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetMemory) -> list[Part]:
-        jet, ops = self._config.jet, self._operations
+        jet, ops = self._config.jet, self._backend
         sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
         generator = block.dynamic_conv1d.kernel_generator
         parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
         weight = self._weight(merge([*parts, block.g_proj, block.a_proj, block.b_proj]))
         kernels, output = self._weight(generator.w2.weight), self._weight(block.o_proj.weight)
-        projected, out = self._buffer(sum(sizes.parts)), self._buffer(jet.value_dim)
+        projected, out = self._buffer(sum(sizes.split_sizes)), self._buffer(jet.value_dim)
         eps = self._config.rms_norm_eps
         states = memory.conv, memory.recurrent
-        tensors = JetTensors(
+        tensors = JetBlockTensors(
             x=self._x,
             norm=(norm, eps),
             weight=weight,
@@ -188,18 +188,18 @@ class FusedStep:
             out_norm=(block.o_norm.weight, jet.norm_eps),
             output=output,
         )
-        block_steps = ops.jet_block(tensors)
+        block_ops = ops.jet_block(tensors)
         moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
         return [
-            Part("projections of a jet layer", block_steps.project, weight.nbytes, weight),
-            Part("jet step", block_steps.step, kernels.nbytes + moved, kernels),
-            Part("output of a jet layer", block_steps.back, output.nbytes, output),
+            Part("projections of a jet layer", block_ops.project_in, weight.nbytes, weight),
+            Part("jet step", block_ops.step, kernels.nbytes + moved, kernels),
+            Part("output of a jet layer", block_ops.project_out, output.nbytes, output),
         ]
 
     def _bind_attention(
         self, block: Attention, norm: Tensor, memory: WindowMemory | PageMemory
     ) -> list[Part]:
-        ops, rows = self._operations, self._rows
+        ops, rows = self._backend, self._rows
         parts = [block.q_proj, block.k_proj, block.v_proj]
         weight, bias = self._weight(merge(parts)), merge_biases(parts)
         projected, out = self._buffer(len(weight)), self._buffer(block.q_proj.out_features)
@@ -223,8 +223,8 @@ def merge(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> Weight:
     held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
     if not held:
         return _join([part.weight for part in parts if isinstance(part, nn.Linear)])
-    codes, scales = (_join([getattr(one, name) for one in held]) for name in ("codes", "scales"))
-    return replace(held[0].weight, codes=codes, scales=scales)
+    qweight, scales = (_join([getattr(one, name) for one in held]) for name in ("qweight", "scales"))
+    return replace(held[0].weight, qweight=qweight, scales=scales)
 
 
 def merge_biases(parts: Sequence[nn.Linear]) -> Tensor:

@@ -15,8 +15,8 @@ from jet.engine.sequence import Sequence
 from jet.engine.step_output import Drawn, Pending, _Token
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.ops.availability import has_triton, recover_triton
-from jet.ops.backends import cpu_operations, reference_operations
-from jet.ops.decode_batch import Rows
+from jet.ops.backends import numba_backend, reference_backend
+from jet.ops.decode_batch import DecodeBatch
 
 
 class Stepper(Protocol):
@@ -105,9 +105,9 @@ class HostStepper:
         breakers: frozenset[int],
         rows: int,
     ) -> None:
-        operations = cpu_operations() if model.device.type == "cpu" else reference_operations()
+        operations = numba_backend() if model.device.type == "cpu" else reference_backend()
         self.kernels = {"decode": operations.name, "sampling": "torch"}
-        self._model, self._pool, self._operations = model, pool, operations
+        self._model, self._pool, self._backend = model, pool, operations
         self._special = Special(model.config.vocab_size, stop_ids, breakers, model.device)
         self._choosers: dict[Sequence, Chooser] = {}
         self._batches: dict[int, _Batch] = {}
@@ -177,8 +177,8 @@ class HostStepper:
     def _batch(self, size: int) -> _Batch:
         """A step of so many rows, made when it is first needed; all share weights and buffers."""
         if size not in self._batches:
-            rows = Rows.make(size, self._model.device, idle=self._pool.idle)
-            step = FusedStep(self._model, self._pool, rows, self._operations, like=self._largest)
+            rows = DecodeBatch.make(size, self._model.device, null_slot=self._pool.idle)
+            step = FusedStep(self._model, self._pool, rows, self._backend, like=self._largest)
             self._batches[size] = _Batch(rows, step)
         return self._batches[size]
 
@@ -190,5 +190,5 @@ class HostStepper:
 
 
 class _Batch(NamedTuple):
-    rows: Rows
+    rows: DecodeBatch
     step: FusedStep

@@ -128,7 +128,7 @@ def _start_engine(
     model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
 ) -> LocalEngine:
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
-    kernels = {"gated_delta": gated_delta_rule.implementation(model.device, model.dtype)}
+    kernels = {"gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype)}
     info = replace(info, kernels=info.kernels | kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
@@ -211,7 +211,7 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
         dtype=str(model.dtype).removeprefix("torch."),
         attention=str(model.config._attn_implementation),
         kernels={
-            "gated_delta": gated_delta_rule.implementation(model.device, model.dtype),
+            "gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype),
         },
         context=model.config.max_position_embeddings,
         licence=licence(name),

@@ -19,7 +19,7 @@ from jet.cache.state_pool import PAGE, SlotPool
 from jet.engine.prefill_step import FusedChunk, jet_sizes
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.availability import has_triton
-from jet.ops.prefill_backends import triton_operations
+from jet.ops.prefill_backends import triton_prefill_backend
 
 # Tokens. Beyond 128, a chunk has at most half as much padding as tokens.
 SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -90,8 +90,8 @@ class GraphPrefill:
     def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, sizes: tuple[int, ...] = SIZES) -> None:
         longest = pool.table.shape[1] * PAGE
         sizes = tuple(size for size in sizes if size < longest) + tuple(s for s in sizes if s >= longest)[:1]
-        operations = triton_operations(sizes[-1], jet_sizes(model.config), model.dtype, model.device)
-        self.chunk = FusedChunk(model, pool, operations, sizes[-1])
+        backend = triton_prefill_backend(sizes[-1], jet_sizes(model.config), model.dtype, model.device)
+        self.chunk = FusedChunk(model, pool, backend, sizes[-1])
         self._memory: Any = None  # what all graphs share: only one runs at a time
         self._graphs = {size: self._capture(size) for size in reversed(sizes)}
         self._sizes = sizes
@@ -102,14 +102,14 @@ class GraphPrefill:
             count = len(part)
             size = next(size for size in self._sizes if size >= count)
             self.chunk.ids[:count].copy_(part)
-            place = to_device([slot, length, count], torch.int32, part.device)
-            self.chunk.place.copy_(place)
+            chunk_meta = to_device([slot, length, count], torch.int32, part.device)
+            self.chunk.chunk_meta.copy_(chunk_meta)
             self._graphs[size].replay()
             length += count
         return self.chunk.logits.clone()
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
-        """A chunk of `size` tokens, for whatever `place` says then."""
+        """A chunk of `size` tokens, for whatever `chunk_meta` says then."""
         self.chunk.run(size)  # compiles; of one token, in the slot that is nobody's
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

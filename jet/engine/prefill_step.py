@@ -15,8 +15,8 @@ from jet.cache.state_pool import JetMemory, PageMemory, SlotPool, WindowMemory
 from jet.engine.decode_step import merge, merge_biases
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
-from jet.ops.prefill_backends import ChunkOperations
-from jet.ops.quantization import Quantized, Weight, pieces
+from jet.ops.prefill_backends import PrefillBackend
+from jet.ops.quantization import QuantizedTensor, Weight, row_ranges
 from jet.ops.reference import JetSizes
 
 MOST_NUMBERS = 2**25  # weights of a product that are numbers at once: of a large head a part
@@ -35,36 +35,36 @@ class FusedChunk:
 
     Attributes:
         ids: `[tokens]` int64, the chunk; behind its end any ids.
-        place: `[3]` int32: slot, tokens before the chunk, tokens in it.
+        chunk_meta: `[3]` int32: slot, tokens before the chunk, tokens in it.
         logits: `[1, vocabulary]` in the network's type, of what follows the chunk.
     """
 
     def __init__(
-        self, model: JetNemotronForCausalLM, pool: SlotPool, operations: ChunkOperations, tokens: int
+        self, model: JetNemotronForCausalLM, pool: SlotPool, backend: PrefillBackend, tokens: int
     ) -> None:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
-        self._model, self._pool, self._config, self._operations = model, pool, config, operations
+        self._model, self._pool, self._config, self._backend = model, pool, config, backend
         self._dtype, self._device = model.dtype, model.device
         self.tokens = tokens
         self.ids = torch.zeros(tokens, dtype=torch.int64, device=self._device)
-        self.place = torch.tensor([pool.idle, 0, 1], dtype=torch.int32, device=self._device)
+        self.chunk_meta = torch.tensor([pool.idle, 0, 1], dtype=torch.int32, device=self._device)
         self.logits = self._empty(1, config.vocab_size)
         self._sizes = jet_sizes(config)
         self._numbers: Tensor | None = None
         self._bind()
 
     def run(self, tokens: int) -> None:
-        """Read the first `tokens` of `ids`, of which those that count are the first `place[2]`."""
+        """Read the first `tokens` of `ids`, of which those that count are the first `chunk_meta[2]`."""
         x = self._x[:tokens]
         self._embed(x)
         layers = zip(self._model.model.layers, self._pool.layers, self._gate_up, strict=True)
         for layer, memory, gate_up in layers:
             self._mix(layer, memory, x)
             self._transform(layer, gate_up, x)
-        last = self._x.index_select(0, self.place[2:].long() - 1)
+        last = self._x.index_select(0, self.chunk_meta[2:].long() - 1)
         normed = torch.empty_like(last)
-        self._operations.norm(last, self._model.model.norm.weight, self._config.rms_norm_eps, normed)
+        self._backend.norm(last, self._model.model.norm.weight, self._config.rms_norm_eps, normed)
         self._multiply(normed, self._model.lm_head.weight, self.logits)
 
     def _bind(self) -> None:
@@ -72,15 +72,15 @@ class FusedChunk:
         config, tokens = self._config, self.tokens
         hidden, heads = config.hidden_size, config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        wide = [2 * config.intermediate_size, heads + 2 * keys]
+        upcast = [2 * config.intermediate_size, heads + 2 * keys]
         narrow = [config.intermediate_size, 2 * heads]
         sizes = self._sizes
         if sizes is not None:
-            values = sizes.heads * sizes.value
-            wide.append(sum(sizes.parts) + values * sizes.width)
-            narrow.append(2 * values + sizes.generator)
+            values = sizes.num_heads * sizes.head_v_dim
+            upcast.append(sum(sizes.split_sizes) + values * sizes.conv_size)
+            narrow.append(2 * values + sizes.generator_dim)
         self._x, self._normed = self._empty(tokens, hidden), self._empty(tokens, hidden)
-        self._wide = self._empty(tokens * max(wide))
+        self._wide = self._empty(tokens * max(upcast))
         self._narrow = self._empty(tokens * max(narrow))
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         self._frequencies = config.rope_theta ** -(exponents / config.head_dim)
@@ -115,7 +115,7 @@ class FusedChunk:
 
     def _transform(self, layer: DecoderLayer, gate_up: Weight, x: Tensor) -> None:
         """The MLP."""
-        ops, tokens = self._operations, len(x)
+        ops, tokens = self._backend, len(x)
         normed = self._normed[:tokens]
         ops.norm(x, layer.post_attention_layernorm.weight, self._config.rms_norm_eps, normed)
         both = self._part(self._wide, tokens, 2 * self._config.intermediate_size)
@@ -126,7 +126,7 @@ class FusedChunk:
 
     def _mix(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory, x: Tensor) -> None:
         normed, block = self._normed[: len(x)], layer.self_attn
-        self._operations.norm(x, layer.input_layernorm.weight, self._config.rms_norm_eps, normed)
+        self._backend.norm(x, layer.input_layernorm.weight, self._config.rms_norm_eps, normed)
         if isinstance(memory, JetMemory):
             assert isinstance(block, JetBlock)
             self._mix_jet(block, memory, normed, x)
@@ -135,37 +135,37 @@ class FusedChunk:
             self._mix_attention(block, memory, normed, x)
 
     def _mix_jet(self, block: JetBlock, memory: JetMemory, normed: Tensor, x: Tensor) -> None:
-        ops, sizes, tokens = self._operations, self._sizes, len(x)
+        ops, sizes, tokens = self._backend, self._sizes, len(x)
         assert sizes is not None
-        channels = sizes.heads * sizes.value
+        channels = sizes.num_heads * sizes.head_v_dim
         weight, _ = self._merged[block.layer_idx]
-        projected = self._part(self._wide, tokens, sum(sizes.parts))
-        kernels = self._part(self._wide[projected.numel() :], sizes.width * tokens, channels)
-        kernels = kernels.view(sizes.width, tokens, channels)
+        projected = self._part(self._wide, tokens, sum(sizes.split_sizes))
+        kernels = self._part(self._wide[projected.numel() :], sizes.conv_size * tokens, channels)
+        kernels = kernels.view(sizes.conv_size, tokens, channels)
         self._multiply(normed, weight, projected)
-        _, _, hidden, raw, gate, _, _ = projected.split(sizes.parts, dim=1)
+        _, _, hidden, raw, gate, _, _ = projected.split(sizes.split_sizes, dim=1)
         out = self._part(self._narrow, tokens, channels)
         values = self._part(self._narrow[out.numel() :], tokens, channels)
-        activated = self._part(self._narrow[2 * out.numel() :], tokens, sizes.generator)
+        activated = self._part(self._narrow[2 * out.numel() :], tokens, sizes.generator_dim)
         generator = block.dynamic_conv1d.kernel_generator.w2
         ops.activate(hidden, activated)
         self._generate(activated, generator.weight, kernels)
-        ops.convolve(raw, kernels, self._biases[block.layer_idx], self.place, memory.conv, values)
+        ops.convolve(raw, kernels, self._biases[block.layer_idx], self.chunk_meta, memory.conv, values)
         states = memory.conv, memory.recurrent
-        ops.chunk_delta(projected, values, self._decays[block.layer_idx], self.place, states, out, sizes)
+        ops.chunk_delta(projected, values, self._decays[block.layer_idx], self.chunk_meta, states, out, sizes)
         ops.gated_norm(out, gate, block.o_norm.weight, self._config.jet.norm_eps, values)
         self._multiply(values, block.o_proj.weight, x, add=True)
 
     def _mix_attention(
         self, block: Attention, memory: WindowMemory | PageMemory, normed: Tensor, x: Tensor
     ) -> None:
-        ops, tokens = self._operations, len(x)
+        ops, tokens = self._backend, len(x)
         weight, bias = self._merged[block.layer_idx]
         projected = self._part(self._wide, tokens, len(weight))
         self._multiply(normed, weight, projected, bias=bias)
         queries = self._part(self._narrow, tokens, block.q_proj.out_features)
         out = self._part(self._narrow[queries.numel() :], tokens, block.q_proj.out_features)
-        given = projected, self._frequencies, self.place
+        given = projected, self._frequencies, self.chunk_meta
         if isinstance(memory, PageMemory):
             ops.attend_pages(*given, self._pool.table, memory.pages, queries, out)
         else:
@@ -176,8 +176,8 @@ class FusedChunk:
         self, given: Tensor, weight: Weight, out: Tensor, bias: Tensor | None = None, add: bool = False
     ) -> None:
         """`out = given @ weight.T + bias`, or with `add` that much more."""
-        if isinstance(weight, Quantized):
-            for begin, end in pieces((len(weight), weight.columns), MOST_NUMBERS):
+        if isinstance(weight, QuantizedTensor):
+            for begin, end in row_ranges((len(weight), weight.columns), MOST_NUMBERS):
                 numbers = self._dequantize(weight[begin:end])
                 part = None if bias is None else bias[begin:end]
                 self._multiply(given, numbers, out[:, begin:end], part, add)
@@ -193,12 +193,12 @@ class FusedChunk:
 
         A channel's taps lie beside each other in the weight. Apart, each is read and written as it lies.
         """
-        if isinstance(weight, Quantized):
+        if isinstance(weight, QuantizedTensor):
             weight = self._dequantize(weight)
         taps = weight.view(kernels.shape[2], len(kernels), -1).permute(1, 2, 0)
         torch.bmm(activated.expand(len(kernels), -1, -1), taps, out=kernels)
 
-    def _dequantize(self, weight: Quantized) -> Tensor:
+    def _dequantize(self, weight: QuantizedTensor) -> Tensor:
         """Its numbers, until the next product."""
         if self._numbers is None or self._numbers.numel() < weight.numel():
             self._numbers = self._empty(weight.numel())

@@ -17,8 +17,8 @@ from jet.api import SamplingParams
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import _Token, detail_of
 from jet.ops.dry import dry_penalties
-from jet.ops.logprobs import alternatives
-from jet.ops.sampling import penalise_repetition, sample, uniform
+from jet.ops.logprobs import top_logprobs
+from jet.ops.sampling import penalize_repetition, sample, uniform
 
 _XTC_STREAM = 1  # its chance must not be that of the draw
 
@@ -88,7 +88,7 @@ class Chooser:
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
                 xtc_threshold=sampling.xtc_threshold if excludes else None,
-                xtc_spared=self._special.spared,
+                xtc_special=self._special.spared,
             )
         )
         if self._seen is not None:
@@ -100,7 +100,7 @@ class Chooser:
     def _penalise(self, logits: Tensor) -> Tensor:
         sampling = self._sampling
         if self._seen is not None:
-            logits = penalise_repetition(logits, self._seen, sampling.repetition_penalty)
+            logits = penalize_repetition(logits, self._seen, sampling.repetition_penalty)
         if sampling.dry_multiplier:
             ids, penalties = dry_penalties(
                 np.array(self._history),
@@ -120,4 +120,4 @@ def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> _Token:
     if not sequence.alternatives:
         return _Token(token, None)
     drawn = torch.tensor([token], device=logits.device)
-    return _Token(token, detail_of(alternatives(logits, drawn, sequence.alternatives)))
+    return _Token(token, detail_of(top_logprobs(logits, drawn, sequence.alternatives)))

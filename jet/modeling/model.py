@@ -28,7 +28,7 @@ from jet.modeling.packing import Packing, check_going_on, check_options, find_pa
 from jet.modeling.sdpa import sdpa
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta_rule import gated_delta_rule
-from jet.ops.precision import linear, wide
+from jet.ops.precision import linear, upcast
 
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, [B or 1, T, head_dim]
 
@@ -57,8 +57,8 @@ class GatedRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         assert gate is not None
-        normed = F.rms_norm(wide(x), self.weight.shape, wide(self.weight), self.eps)
-        return (normed * F.silu(wide(gate))).to(x.dtype)
+        normed = F.rms_norm(upcast(x), self.weight.shape, upcast(self.weight), self.eps)
+        return (normed * F.silu(upcast(gate))).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -160,9 +160,9 @@ class JetBlock(nn.Module):
 
     def _gates(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Log decay and write strength, `[B, T, H]` in at least float32; padding neither fades nor writes."""
-        beta = wide(self.b_proj(hidden)).sigmoid()
-        rate = F.softplus(wide(self.a_proj(hidden)) + wide(self.dt_bias))
-        g = -wide(self.A_log).exp() * rate
+        beta = upcast(self.b_proj(hidden)).sigmoid()
+        rate = F.softplus(upcast(self.a_proj(hidden)) + upcast(self.dt_bias))
+        g = -upcast(self.A_log).exp() * rate
         if mask is not None:
             g = g.masked_fill(~mask[..., None], 0.0)
         return g, beta
@@ -264,7 +264,7 @@ def eager_attention(
     scores = query.unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(-1, -2) * scaling
     if mask is not None:
         scores = scores + mask.unsqueeze(1)
-    weights = F.dropout(wide(scores).softmax(-1).to(query.dtype), dropout, module.training)
+    weights = F.dropout(upcast(scores).softmax(-1).to(query.dtype), dropout, module.training)
     out = weights @ value.unsqueeze(2)
     return out.flatten(1, 2).transpose(1, 2), weights.flatten(1, 2)
 

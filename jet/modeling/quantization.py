@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from jet.modeling.checkpoint import CheckpointError
 from jet.modeling.model import JetNemotronForCausalLM, Linear
 from jet.ops.precision import linear
-from jet.ops.quantization import INT4, INT8, SCHEMES, Quantized, pieces, quantize
+from jet.ops.quantization import INT4, INT8, SCHEMES, QuantizedTensor, quantize, row_ranges
 
 __all__ = [
     "SCHEMES",
@@ -38,29 +38,29 @@ MOST_NUMBERS = 2**24  # weights that are numbers at once: those of most layers, 
 class QuantizedWeight(nn.Module):
     """Holds a weight, which several layers may share; it moves with the network."""
 
-    codes: Tensor
+    qweight: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Quantized) -> None:
+    def __init__(self, weight: QuantizedTensor) -> None:
         super().__init__()
         self.weight = weight
 
     @property
-    def weight(self) -> Quantized:
+    def weight(self) -> QuantizedTensor:
         """The matrix."""
-        return Quantized(self.codes, self.scales, self._columns, self._dtype)
+        return QuantizedTensor(self.qweight, self.scales, self._columns, self._dtype)
 
     @weight.setter
-    def weight(self, weight: Quantized) -> None:
+    def weight(self, weight: QuantizedTensor) -> None:
         self._columns, self._dtype = weight.columns, weight.dtype
-        self.register_buffer("codes", weight.codes)
+        self.register_buffer("qweight", weight.qweight)
         self.register_buffer("scales", weight.scales)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedWeight:
         """A network's type is that of its numbers. Codes and scales stay what they are, wherever they go."""
-        codes = fn(self.codes)
-        self._dtype = fn(torch.empty(0, dtype=self._dtype, device=codes.device)).dtype
-        self.codes, self.scales = codes, self.scales.to(codes.device)
+        qweight = fn(self.qweight)
+        self._dtype = fn(torch.empty(0, dtype=self._dtype, device=qweight.device)).dtype
+        self.qweight, self.scales = qweight, self.scales.to(qweight.device)
         return self
 
 
@@ -73,7 +73,7 @@ class QuantizedLinear(nn.Module):
         self.out_features, self.in_features = held.weight.shape
 
     @property
-    def weight(self) -> Quantized:
+    def weight(self) -> QuantizedTensor:
         """The matrix."""
         return self.held.weight
 
@@ -83,7 +83,7 @@ class QuantizedLinear(nn.Module):
         if weight.numel() <= MOST_NUMBERS:
             return linear(x, weight.dequantize(x.dtype), self.bias)
         out = x.new_empty(*x.shape[:-1], self.out_features)
-        for begin, end in pieces((self.out_features, self.in_features), MOST_NUMBERS):
+        for begin, end in row_ranges((self.out_features, self.in_features), MOST_NUMBERS):
             bias = None if self.bias is None else self.bias[begin:end]
             out[..., begin:end] = linear(x, weight[begin:end].dequantize(x.dtype), bias)
         return out
@@ -97,7 +97,7 @@ class QuantizedEmbedding(nn.Module):
         self.held = held
 
     @property
-    def weight(self) -> Quantized:
+    def weight(self) -> QuantizedTensor:
         """The matrix."""
         return self.held.weight
 
@@ -131,7 +131,7 @@ def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronF
     """The same network with its weights quantised where it is; `load_model` does that while it loads."""
     check_scheme(scheme)
 
-    def weight_of(name: str, module: nn.Module) -> Quantized:
+    def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
         weight = cast(Tensor, module.weight).data
         shape = (weight.shape[0], weight.shape[1])
         return quantize(
@@ -150,7 +150,7 @@ def check_scheme(scheme: str) -> None:
 
 
 def replace_weights(
-    model: JetNemotronForCausalLM, weight_of: Callable[[str, nn.Module], Quantized], scheme: str
+    model: JetNemotronForCausalLM, weight_of: Callable[[str, nn.Module], QuantizedTensor], scheme: str
 ) -> None:
     """Have quantised weights stand for those of all linear layers and of the embedding, in their order.
 

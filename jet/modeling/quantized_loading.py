@@ -21,7 +21,7 @@ from jet.modeling import checkpoint
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantization import check_scheme, is_tied, replace_weights, scheme_of
-from jet.ops.quantization import Quantized, quantize
+from jet.ops.quantization import QuantizedTensor, quantize
 
 _FILES = ["*.json", "*.safetensors"]
 
@@ -50,7 +50,7 @@ def load_quantized(
         )
         checkpoint.require_complete(source, tensors.compare(model))
 
-        def weight_of(name: str, module: nn.Module) -> Quantized:
+        def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
             rows, columns = cast(Tensor, module.weight).shape
             read = tensors.rows(f"{name}.weight")
             return quantize(read, (rows, columns), scheme_of(scheme, name), model.dtype, device)
@@ -78,7 +78,7 @@ def draw_quantized(
         model._init_weights(module)
         module.requires_grad_(False)
 
-    def weight_of(name: str, module: nn.Module) -> Quantized:
+    def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
         draw(module)
         weight = cast(Tensor, module.weight)
         shape = (weight.shape[0], weight.shape[1])

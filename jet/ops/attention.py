@@ -3,7 +3,7 @@
 A row is a sequence that has a slot. `position` is the number of tokens it had before this one.
 
 Full attention keeps its keys and values in a pool of pages `[P, 2, Hkv, PAGE, D]` (0 keys, 1 values).
-Token t of slot s is in page `table[s, t // PAGE]`, at `t % PAGE`.
+Token t of slot s is in page `page_table[s, t // PAGE]`, at `t % PAGE`.
 
 A sliding window keeps them in rings `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`. A query sees the
 last WINDOW tokens, itself included.
@@ -24,7 +24,7 @@ def attend_pages_reference(
     sin: Tensor,
     position: Tensor,
     slots: Tensor,
-    table: Tensor,
+    page_table: Tensor,
     pages: Tensor,
     out: Tensor,
 ) -> None:
@@ -34,14 +34,14 @@ def attend_pages_reference(
         projected: `[B, (Hq + 2·Hkv)·D]` float32: query heads, key heads, value heads, not yet rotated.
         cos, sin: `[B, D]` float32, the rotation of each row's position.
         position, slots: `[B]` int32.
-        table: `[slots, max_pages]` int32. The page of `position` has to be there.
+        page_table: `[slots, max_pages]` int32. The page of `position` has to be there.
         pages: `[P, 2, Hkv, PAGE, D]` in the model's type.
         out: `[B, Hq·D]` float32, overwritten.
     """
     queries, new_keys, new_values = _heads(projected, cos, sin, pages.shape[2])
     for row, (start, slot) in enumerate(zip(position.tolist(), slots.tolist(), strict=True)):
-        write_pages(pages, table[slot], start, new_keys[row], new_values[row])
-        keys, values = gather_pages(pages, table[slot], start + 1)
+        write_pages(pages, page_table[slot], start, new_keys[row], new_values[row])
+        keys, values = gather_pages(pages, page_table[slot], start + 1)
         out[row] = _attend(queries[row], keys, values)
 
 
@@ -71,21 +71,21 @@ def attend_window_reference(
         out[row] = _attend(queries[row], *seen)
 
 
-def gather_pages(pages: Tensor, table_row: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def gather_pages(pages: Tensor, page_table_row: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Keys and values of a sequence's first `length` tokens, each `[Hkv, length, D]`, copied.
 
-    `pages` is `[P, 2, Hkv, PAGE, D]`, `table_row` `[max_pages]` the slot's row of the table.
+    `pages` is `[P, 2, Hkv, PAGE, D]`, `page_table_row` `[max_pages]` the slot's row of the table.
     """
-    used = table_row[: -(-length // pages.shape[3])].long()
+    used = page_table_row[: -(-length // pages.shape[3])].long()
     keys, values = (pages[used, part].transpose(0, 1).flatten(1, 2)[:, :length] for part in (0, 1))
     return keys, values
 
 
-def write_pages(pages: Tensor, table_row: Tensor, start: int, keys: Tensor, values: Tensor) -> None:
+def write_pages(pages: Tensor, page_table_row: Tensor, start: int, keys: Tensor, values: Tensor) -> None:
     """Put keys and values `[Hkv, T, D]` of the tokens from `start` on into a sequence's pages."""
     page_size = pages.shape[3]
     tokens = torch.arange(start, start + keys.shape[1], device=pages.device)
-    page, cell = table_row[tokens // page_size].long(), tokens % page_size
+    page, cell = page_table_row[tokens // page_size].long(), tokens % page_size
     for part, states in enumerate((keys, values)):
         # Two index tensors with a slice between them: tokens come first, [T, Hkv, D].
         pages[page, part, :, cell] = states.transpose(0, 1).to(pages.dtype)

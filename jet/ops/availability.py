@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 log = logging.getLogger(__name__)
-_tried: list[Any] = []  # what has been tried where Triton's kernels failed, and what that needs to stay
+_recovery_attempts: list[
+    Any
+] = []  # what has been tried where Triton's kernels failed, and what that needs to stay
 
 
 def has_triton() -> bool:
     """Whether Triton is installed, and has not been given up."""
-    return _is_installed() and len(_tried) < 2
+    return _is_installed() and len(_recovery_attempts) < 2
 
 
 @cache
@@ -33,12 +35,12 @@ def recover_triton(device: torch.device, error: BaseException | str) -> bool:
     """
     if device.type != "cuda" or not has_triton():
         return False
-    if not _tried and (folder := _fresh_folder()) is not None:
-        _tried.append(folder)
+    if not _recovery_attempts and (folder := _fresh_folder()) is not None:
+        _recovery_attempts.append(folder)
         os.environ["TRITON_CACHE_DIR"] = folder.name
         log.warning("Triton's kernels failed; they are compiled again, elsewhere. (%s)", _in_one_line(error))
         return True
-    _tried.extend([None, None])
+    _recovery_attempts.extend([None, None])
     log.warning("Triton's kernels cannot be used: plain PyTorch is slower. (%s)", _in_one_line(error))
     return True
 

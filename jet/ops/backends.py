@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from jet.ops import attention, reference
-from jet.ops.quantization import Quantized, Weight
+from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 if TYPE_CHECKING:
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MANY = 8  # rows from which tensor cores multiply
-LARGE = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
+TENSOR_CORE_BATCH = 8  # rows from which tensor cores multiply
+MAX_COPIED_BYTES = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
 
-Step = Callable[[], None]
-Bind = Callable[..., Step]  # takes the operation's arguments
+BoundOp = Callable[[], None]
+OpBinder = Callable[..., BoundOp]  # takes the operation's arguments
 # For so many numbers, the hidden size, a network's type and the scheme of its weights: columns and type.
-Between = Callable[[int, int, torch.dtype, "str | None"], tuple[int, torch.dtype]]
+MlpHiddenFormat = Callable[[int, int, torch.dtype, "str | None"], tuple[int, torch.dtype]]
 
 
-class JetBlock(NamedTuple):
+class JetBlockOps(NamedTuple):
     """The three operations of a jet layer; what they leave for each other is their own affair."""
 
-    project: Step
-    step: Step
-    back: Step
+    project_in: BoundOp
+    step: BoundOp
+    project_out: BoundOp
 
 
-class JetTensors(NamedTuple):
+class JetBlockTensors(NamedTuple):
     """What a jet layer works on; shapes as in `jet.ops.reference`."""
 
     x: Tensor
@@ -60,46 +60,47 @@ class JetTensors(NamedTuple):
     output: Weight
 
 
-BindJetBlock = Callable[[JetTensors], JetBlock]
+JetBlockBinder = Callable[[JetBlockTensors], JetBlockOps]
 
 
 @dataclass(frozen=True)
-class Operations:
+class OpBackend:
     """How to bind each operation; arguments as for those of `jet.ops.reference` and `jet.ops.attention`.
 
     Attributes:
         name: in words for people.
-        between: gives the shape of what MLPs keep between their products.
-        weight: gives a matrix in the form that products read fastest, itself or a copy.
-        ahead: gives a bound operation that also has the memory fetched which the next one reads first.
+        mlp_hidden_format: gives the shape of what MLPs keep between their products.
+        prepare_weight: gives a matrix in the form that products read fastest, itself or a copy.
+        with_prefetch: gives a bound operation that also has the memory fetched which the next one reads
+            first.
     """
 
     name: str
-    between: Between
-    weight: Callable[[Weight], Weight]
-    ahead: Callable[[Step, Tensor], Step]
-    embed: Bind
-    norm_linear: Bind
-    norm_swiglu: Bind
-    linear_add: Bind
-    jet_block: BindJetBlock
-    attend_pages: Bind
-    attend_window: Bind
+    mlp_hidden_format: MlpHiddenFormat
+    prepare_weight: Callable[[Weight], Weight]
+    with_prefetch: Callable[[BoundOp, Tensor], BoundOp]
+    embed: OpBinder
+    norm_linear: OpBinder
+    norm_swiglu: OpBinder
+    linear_add: OpBinder
+    jet_block: JetBlockBinder
+    attend_pages: OpBinder
+    attend_window: OpBinder
 
 
-def reference_operations() -> Operations:
+def reference_backend() -> OpBackend:
     """Plain torch, on any device."""
-    return Operations(
+    return OpBackend(
         name="torch",
-        between=_in_float32,
-        weight=_as_it_is,
-        ahead=_without,
+        mlp_hidden_format=_float32_hidden,
+        prepare_weight=_unchanged,
+        with_prefetch=_no_prefetch,
         embed=partial(partial, reference.embed_reference),
         norm_linear=partial(partial, reference.norm_linear_reference),
         norm_swiglu=partial(partial, reference.norm_swiglu_reference),
         linear_add=partial(partial, reference.linear_add_reference),
         jet_block=partial(
-            _in_three,
+            _unfused_jet_block,
             partial(partial, reference.norm_linear_reference),
             partial(partial, reference.jet_step_reference),
             partial(partial, reference.gated_norm_linear_add_reference),
@@ -109,26 +110,26 @@ def reference_operations() -> Operations:
     )
 
 
-def cpu_operations() -> Operations:
+def numba_backend() -> OpBackend:
     """Compiled for this processor where numba is installed, otherwise plain torch."""
     if importlib.util.find_spec("numba") is None:
-        return reference_operations()
+        return reference_backend()
     try:
         from jet.ops.numba import jet_block_step, matvec, paged_attention
     except Exception as error:  # another numpy than numba was made for, an LLVM that does not load
         log.warning("numba cannot be used: plain PyTorch decodes, slower. (%s)", error)
-        return reference_operations()
-    return Operations(
+        return reference_backend()
+    return OpBackend(
         name="numba",
-        between=_in_float32,
-        weight=_as_bfloat16,
-        ahead=_without,
+        mlp_hidden_format=_float32_hidden,
+        prepare_weight=_as_bfloat16_if_exact,
+        with_prefetch=_no_prefetch,
         embed=matvec.embed.bind,
         norm_linear=matvec.norm_linear.bind,
         norm_swiglu=matvec.norm_swiglu.bind,
         linear_add=matvec.linear_add.bind,
         jet_block=partial(
-            _in_three,
+            _unfused_jet_block,
             matvec.norm_linear.bind,
             jet_block_step.jet_step.bind,
             matvec.gated_norm_linear_add.bind,
@@ -138,27 +139,29 @@ def cpu_operations() -> Operations:
     )
 
 
-def _in_three(norm_linear: Bind, jet_step: Bind, gated_norm_linear_add: Bind, jet: JetTensors) -> JetBlock:
+def _unfused_jet_block(
+    norm_linear: OpBinder, jet_step: OpBinder, gated_norm_linear_add: OpBinder, jet: JetBlockTensors
+) -> JetBlockOps:
     """A jet layer by its definition: see `jet.ops.reference` for each."""
     gate = jet.sizes.gate(jet.projected)
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
-    return JetBlock(
+    return JetBlockOps(
         norm_linear(jet.x, *jet.norm, jet.weight, None, jet.projected),
         jet_step(*given, jet.out, jet.sizes),
         gated_norm_linear_add(jet.out, gate, *jet.out_norm, jet.output, jet.x),
     )
 
 
-def _triton_jet_block(pdl: bool, jet: JetTensors) -> JetBlock:
+def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
     """The same in Triton's kernels, which share out the activations and the norm in another way."""
     from jet.ops.triton import gemv, jet_step
 
     (norm_weight, eps), sizes = jet.out_norm, jet.sizes
-    shape = (len(jet.x), sizes.heads, jet_step.shares(sizes, jet.generator[0]))
+    shape = (len(jet.x), sizes.num_heads, jet_step.shares(sizes, jet.generator[0]))
     squares = torch.empty(shape, dtype=torch.float32, device=jet.x.device)
     projection = (jet.x, *jet.norm, jet.weight, None, jet.projected, jet_step.activated(sizes))
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
-    return JetBlock(
+    return JetBlockOps(
         partial(gemv.norm_linear, *projection, pdl=pdl),
         # A step is one chain: no kernel in it writes the states before this one reads them.
         partial(jet_step.jet_step, *given, norm_weight, jet.out, squares, sizes, early=pdl, pdl=pdl),
@@ -166,104 +169,113 @@ def _triton_jet_block(pdl: bool, jet: JetTensors) -> JetBlock:
     )
 
 
-def _in_float32(size: int, hidden: int, dtype: torch.dtype, scheme: str | None) -> tuple[int, torch.dtype]:
+def _float32_hidden(
+    size: int, hidden: int, dtype: torch.dtype, scheme: str | None
+) -> tuple[int, torch.dtype]:
     return size, torch.float32
 
 
-def _in_half_precision(
+def _model_dtype_hidden(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
     """In the network's own type, as its forward keeps it, there is less to move."""
     return size, dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
-def in_triton(size: int, hidden: int, dtype: torch.dtype, scheme: str | None) -> tuple[int, torch.dtype]:
+def triton_mlp_hidden_format(
+    size: int, hidden: int, dtype: torch.dtype, scheme: str | None
+) -> tuple[int, torch.dtype]:
     """In whole numbers where weights are codes; otherwise never in float16, where one could be too large."""
     from jet.ops.triton import gemv, int_gemv
 
-    columns = gemv.between(size, hidden, scheme)
+    columns = gemv.packed_mlp_columns(size, hidden, scheme)
     if columns is not None:
         return columns, int_gemv.BETWEEN
     return size, dtype if dtype == torch.bfloat16 else torch.float32
 
 
-def _as_bfloat16(weight: Weight) -> Weight:
+def _as_bfloat16_if_exact(weight: Weight) -> Weight:
     """A small float32 weight in bfloat16 if that is the same numbers: half the bytes, read twice as fast.
 
     Checkpoints are mostly bfloat16, also where they are loaded as float32 to be computed with as such.
     """
-    if isinstance(weight, Quantized) or weight.dtype != torch.float32 or weight.nbytes > LARGE:
+    if (
+        isinstance(weight, QuantizedTensor)
+        or weight.dtype != torch.float32
+        or weight.nbytes > MAX_COPIED_BYTES
+    ):
         return weight
     short = weight.bfloat16()
     return short if torch.equal(short.float(), weight) else weight
 
 
-def triton_operations(
-    device: torch.device, batch: int, heads: int, kv_heads: int, head_dim: int
-) -> Operations:
+def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, head_dim: int) -> OpBackend:
     """Triton kernels, chained by programmatic dependent launch where the card and Triton have it.
 
-    From `MANY` rows on the products are on tensor cores, by our kernel or cuBLAS.
+    From `TENSOR_CORE_BATCH` rows on the products are on tensor cores, by our kernel or cuBLAS.
     """
     from jet.ops.triton import decode_attention as attention_kernels
     from jet.ops.triton import gemv
 
-    pdl = has_dependent_launch(device) and batch < MANY
+    pdl = has_dependent_launch(device) and batch < TENSOR_CORE_BATCH
     splits = attention_kernels.suggested_splits(batch, kv_heads, device)
     scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
-    chained: dict[str, Any] = {"pdl": pdl}
-    if batch >= MANY:
-        return _batched_operations(scratch)
-    attending = {"scratch": scratch, **chained}
-    return Operations(
+    launch_args: dict[str, Any] = {"pdl": pdl}
+    if batch >= TENSOR_CORE_BATCH:
+        return _batched_backend(scratch)
+    attention_args = {"scratch": scratch, **launch_args}
+    return OpBackend(
         name="triton, chained" if pdl else "triton",
-        between=in_triton,
-        weight=_as_it_is,
-        ahead=_with_ahead if pdl else _without,
-        embed=partial(partial, gemv.embed, **chained),
-        norm_linear=partial(partial, gemv.norm_linear, **chained),
-        norm_swiglu=partial(partial, gemv.norm_swiglu, **chained),
-        linear_add=partial(partial, gemv.linear_add, **chained),
+        mlp_hidden_format=triton_mlp_hidden_format,
+        prepare_weight=_unchanged,
+        with_prefetch=_with_prefetch if pdl else _no_prefetch,
+        embed=partial(partial, gemv.embed, **launch_args),
+        norm_linear=partial(partial, gemv.norm_linear, **launch_args),
+        norm_swiglu=partial(partial, gemv.norm_swiglu, **launch_args),
+        linear_add=partial(partial, gemv.linear_add, **launch_args),
         jet_block=partial(_triton_jet_block, pdl),
-        attend_pages=partial(partial, attention_kernels.attend_pages, **attending),
-        attend_window=partial(partial, attention_kernels.attend_window, **attending),
+        attend_pages=partial(partial, attention_kernels.attend_pages, **attention_args),
+        attend_window=partial(partial, attention_kernels.attend_window, **attention_args),
     )
 
 
-def _batched_operations(scratch: AttentionScratch) -> Operations:
+def _batched_backend(scratch: AttentionScratch) -> OpBackend:
     from jet.ops.triton import batched_decode, decode_attention, gemv
 
-    memory = batched_decode.Memory()
+    workspace = batched_decode.Memory()
     norm_linear, jet_step = (
-        partial(batched_decode.norm_linear, memory),
-        partial(batched_decode.jet_step, memory),
+        partial(batched_decode.norm_linear, workspace),
+        partial(batched_decode.jet_step, workspace),
     )
-    return Operations(
+    return OpBackend(
         name="triton and cuBLAS",
-        between=_in_half_precision,
-        weight=_as_it_is,
-        ahead=_without,
+        mlp_hidden_format=_model_dtype_hidden,
+        prepare_weight=_unchanged,
+        with_prefetch=_no_prefetch,
         embed=partial(partial, gemv.embed),
         norm_linear=norm_linear,
-        norm_swiglu=partial(batched_decode.norm_swiglu, memory),
-        linear_add=partial(batched_decode.linear_add, memory),
+        norm_swiglu=partial(batched_decode.norm_swiglu, workspace),
+        linear_add=partial(batched_decode.linear_add, workspace),
         jet_block=partial(
-            _in_three, norm_linear, jet_step, partial(batched_decode.gated_norm_linear_add, memory)
+            _unfused_jet_block,
+            norm_linear,
+            jet_step,
+            partial(batched_decode.gated_norm_linear_add, workspace),
         ),
         attend_pages=partial(partial, decode_attention.attend_pages, scratch=scratch),
         attend_window=partial(partial, decode_attention.attend_window, scratch=scratch),
     )
 
 
-def _as_it_is(weight: Weight) -> Weight:
+def _unchanged(weight: Weight) -> Weight:
     return weight
 
 
-def _without(step: Step, _: Tensor) -> Step:
+def _no_prefetch(step: BoundOp, _: Tensor) -> BoundOp:
     return step
 
 
-def _with_ahead(step: Step, weight: Tensor) -> Step:
+def _with_prefetch(step: BoundOp, weight: Tensor) -> BoundOp:
     return partial(step, ahead=weight)  # type: ignore[call-arg]
 
 

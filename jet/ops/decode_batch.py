@@ -10,62 +10,67 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplerFlags:
     """Which filters any row of a batch uses; the others' kernels and code are left out of the launch.
 
-    `bars_end`: whether the text of any row may not end yet.
+    `uses_min_tokens`: whether the text of any row may not end yet.
     """
 
     uses_penalty: bool = True
     uses_top_k: bool = True
     uses_top_p: bool = True
-    bars_end: bool = False
+    uses_min_tokens: bool = False
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What each row of a batch asks for and gets; all are `[B]` but `stops`.
+class DecodeBatch:
+    """What each row of a batch asks for and gets; all are `[B]` but `stop_ids`.
 
     Attributes:
         temperature: float32; 0 takes the likeliest token, the first of equal ones.
         top_k: int32; 0 keeps all.
         top_p: float32, above 0; 1 keeps all.
         min_p: float32.
-        penalty: float32, above 0; 1 changes nothing.
+        repetition_penalty: float32, above 0; 1 changes nothing.
         seed: int64, from 0 on.
         step: int64, how many tokens have been drawn with this seed; counted up.
-        barred: int64, before so many steps no token is drawn that ends the text.
+        min_tokens: int64, before so many steps no token is drawn that ends the text.
         position: int32, how many tokens stand before `token`; counted up.
-        slot: int32, the row's place in all states, and in the table of seen tokens; becomes `idle` when a
-            token is drawn that ends the text, so that a step launched ahead of the news harms nothing.
+        slot: int32, the row's place in all states, and in the table of seen tokens; becomes `null_slot` when
+            a token is drawn that ends the text, so that a step launched ahead of the news harms nothing.
         active: uint8; of rows that are 0 nothing is read but this, and nothing written.
         token: int64, what is drawn.
         status: int32; becomes 1 if the logits are no numbers, and the row is then otherwise left as it is.
-        stops: int64 `[N]`, the tokens that end a text; -1 is none.
-        idle: a slot that is nobody's.
+        stop_ids: int64 `[N]`, the tokens that end a text; -1 is none.
+        null_slot: a slot that is nobody's.
     """
 
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
     min_p: Tensor
-    penalty: Tensor
+    repetition_penalty: Tensor
     seed: Tensor
     step: Tensor
-    barred: Tensor
+    min_tokens: Tensor
     position: Tensor
     slot: Tensor
     active: Tensor
     token: Tensor
     status: Tensor
-    stops: Tensor
-    idle: int
+    stop_ids: Tensor
+    null_slot: int
 
     @classmethod
     def make(
-        cls, batch: int, device: torch.device | str, stops: Iterable[int] = (), idle: int | None = None
-    ) -> Rows:
-        """Inactive rows, every filter off, each in the slot of its number; `idle` is by default one more."""
+        cls,
+        batch: int,
+        device: torch.device | str,
+        stop_ids: Iterable[int] = (),
+        null_slot: int | None = None,
+    ) -> DecodeBatch:
+        """Inactive rows, every filter off, each in the slot of its number; `null_slot` is by default one
+        more."""
 
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((batch,), value, dtype=dtype, device=device)
@@ -75,21 +80,23 @@ class Rows:
             top_k=full(0, torch.int32),
             top_p=full(1, torch.float32),
             min_p=full(0, torch.float32),
-            penalty=full(1, torch.float32),
+            repetition_penalty=full(1, torch.float32),
             seed=full(0, torch.int64),
             step=full(0, torch.int64),
-            barred=full(0, torch.int64),
+            min_tokens=full(0, torch.int64),
             position=full(0, torch.int32),
             slot=torch.arange(batch, dtype=torch.int32, device=device),
             active=full(0, torch.uint8),
             token=full(0, torch.int64),
             status=full(0, torch.int32),
-            stops=torch.tensor(sorted(stops) or [-1], dtype=torch.int64, device=device),
-            idle=batch if idle is None else idle,
+            stop_ids=torch.tensor(sorted(stop_ids) or [-1], dtype=torch.int64, device=device),
+            null_slot=batch if null_slot is None else null_slot,
         )
 
-    def first(self, count: int) -> Rows:
+    def first(self, count: int) -> DecodeBatch:
         """The first rows, which stay those of this one."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        rows = {name: value[:count] for name, value in values.items() if name not in ("stops", "idle")}
+        rows = {
+            name: value[:count] for name, value in values.items() if name not in ("stop_ids", "null_slot")
+        }
         return replace(self, **rows)

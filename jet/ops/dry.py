@@ -10,14 +10,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-LONGEST = 50  # a longer repetition is not punished harder; by then the penalty is beyond every logit
-MOST = 1e4  # a penalty, likewise
+MAX_MATCH_LENGTH = 50  # a longer repetition is not punished harder; by then the penalty is beyond every logit
+MAX_PENALTY = 1e4  # a penalty, likewise
 
 Ids = npt.NDArray[np.int64]
 
 
 def dry_penalties(
-    history: Ids, breakers: npt.NDArray[np.bool_], *, multiplier: float, base: float, allowed_length: int
+    history: Ids,
+    sequence_breakers: npt.NDArray[np.bool_],
+    *,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
 ) -> tuple[Ids, npt.NDArray[np.float64]]:
     """Which tokens would carry on a repetition, and what to take from their logits.
 
@@ -28,31 +33,31 @@ def dry_penalties(
 
     Args:
         history: the tokens so far, `[T]`.
-        breakers: for every token of the vocabulary whether it breaks sequences, `[V]`.
+        sequence_breakers: for every token of the vocabulary whether it breaks sequences, `[V]`.
 
     Returns:
         Token ids and penalties, `[N]` each, no token twice.
     """
     none = np.empty(0, np.int64), np.empty(0, np.float64)
-    if len(history) < 2 or breakers[history[-1]]:
+    if len(history) < 2 or sequence_breakers[history[-1]]:
         return none
     ends = np.flatnonzero(history[:-1] == history[-1])  # where what was written last had stood before
-    ends = ends[~breakers[history[ends + 1]]]
+    ends = ends[~sequence_breakers[history[ends + 1]]]
     lengths = np.ones(len(ends), np.int64)
-    growing = np.arange(len(ends))
-    for length in range(1, min(LONGEST, len(history) - 1)):
+    active = np.arange(len(ends))
+    for length in range(1, min(MAX_MATCH_LENGTH, len(history) - 1)):
         before = history[-1 - length]
-        if breakers[before]:
+        if sequence_breakers[before]:
             break
-        growing = growing[ends[growing] >= length]
-        growing = growing[history[ends[growing] - length] == before]
-        if not len(growing):
+        active = active[ends[active] >= length]
+        active = active[history[ends[active] - length] == before]
+        if not len(active):
             break
-        lengths[growing] += 1
-    punished = lengths >= allowed_length
-    if not punished.any():
+        lengths[active] += 1
+    penalized = lengths >= allowed_length
+    if not penalized.any():
         return none
-    ids, place = np.unique(history[ends[punished] + 1], return_inverse=True)
+    ids, place = np.unique(history[ends[penalized] + 1], return_inverse=True)
     longest = np.zeros(len(ids), np.int64)
-    np.maximum.at(longest, place, lengths[punished])
-    return ids, np.minimum(multiplier * base ** (longest - allowed_length).astype(np.float64), MOST)
+    np.maximum.at(longest, place, lengths[penalized])
+    return ids, np.minimum(multiplier * base ** (longest - allowed_length).astype(np.float64), MAX_PENALTY)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jet.ops.availability import has_triton
-from jet.ops.precision import wide
+from jet.ops.precision import upcast
 
 
 def dynamic_conv(
@@ -35,7 +35,7 @@ def dynamic_conv(
         state = x.new_zeros(batch, channels, width)
     if length == 1 and mask is None:
         state = torch.cat([state[..., 1:], x.transpose(1, 2)], dim=-1)
-        out = (wide(state) * wide(kernels[:, 0])).sum(-1)
+        out = (upcast(state) * upcast(kernels[:, 0])).sum(-1)
         return F.silu(out)[:, None].to(x.dtype), state
 
     inputs = torch.cat([state.transpose(1, 2), x], dim=1)  # [B, W + T, D]
@@ -50,9 +50,9 @@ def dynamic_conv(
         inputs, oldest = _without_gaps(inputs, mask, width)
         windows = [_rows(inputs, oldest + w) for w in range(width)]
         end = inputs[:, -width:].transpose(1, 2).contiguous()
-    out = wide(windows[0]) * wide(kernels[..., 0])
+    out = upcast(windows[0]) * upcast(kernels[..., 0])
     for w in range(1, width):
-        out = out + wide(windows[w]) * wide(kernels[..., w])
+        out = out + upcast(windows[w]) * upcast(kernels[..., w])
     return F.silu(out).to(x.dtype), end
 
 

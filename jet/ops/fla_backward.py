@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def chunk_gradients(
+def chunk_bwd_dqkwg_torch(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -109,7 +109,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 @cache
 def install() -> bool:
-    """Make the library use `chunk_gradients` where it would raise; says whether that was needed."""
+    """Make the library use `chunk_bwd_dqkwg_torch` where it would raise; says whether that was needed."""
     from fla.backends import BaseBackend, register
     from fla.ops.common import chunk_o
 
@@ -117,7 +117,7 @@ def install() -> bool:
     if not broken:
         return False
 
-    class PlainGradient(BaseBackend):  # type: ignore[misc]
+    class TorchBackwardBackend(BaseBackend):  # type: ignore[misc]
         """Answers calls that have a gate and rows of one length, which are all that this project makes."""
 
         backend_type = "plain_gradient"
@@ -131,12 +131,14 @@ def install() -> bool:
 
         def chunk_bwd_dqkwg(self, **given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             names = ("q", "k", "v", "do", "h", "dh", "w", "g", "dv", "scale")
-            return chunk_gradients(**{name: given[name] for name in names}, chunk=given.get("chunk_size", 64))
+            return chunk_bwd_dqkwg_torch(
+                **{name: given[name] for name in names}, chunk=given.get("chunk_size", 64)
+            )
 
         def verify(self, function_name: str, *args: Any, **given: Any) -> tuple[bool, str | None]:
             if function_name != "chunk_bwd_dqkwg" or args:
                 return False, "not this function"
             return self.chunk_bwd_dqkwg_verifier(**given)
 
-    register("common")(PlainGradient)
+    register("common")(TorchBackwardBackend)
     return True

@@ -25,13 +25,13 @@ _DISTRIBUTIONS = ("fla-core", "flash-linear-attention")
 
 
 @cache
-def chunk_gated_delta_rule() -> Callable[..., Any]:
+def load_chunk_gated_delta_rule() -> Callable[..., Any]:
     """The library's function of that name. Raises ImportError where the library is not installed."""
     # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     with _IMPORTING:
         try:
-            with _bare(_PACKAGES, _version()):
+            with _without_package_init(_PACKAGES, _version()):
                 module = importlib.import_module(_MODULE)
         except (ImportError, AttributeError):  # a version of it that needs more of its packages
             module = importlib.import_module(_MODULE)
@@ -40,7 +40,7 @@ def chunk_gated_delta_rule() -> Callable[..., Any]:
 
 
 @contextmanager
-def _bare(packages: tuple[str, ...], version: str) -> Iterator[None]:
+def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[None]:
     """As long as it lasts, those of these packages that nobody has imported are nothing but their folders.
 
     Afterwards who imports them gets all of them. What is imported meanwhile stays imported, but for those

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from jet.ops import fla_backward, fla_import
 from jet.ops.availability import has_triton
-from jet.ops.precision import wide
+from jet.ops.precision import upcast
 
-CHUNK = 64
+CHUNK_SIZE = 64
 EPS = 1e-6
 
 
@@ -38,24 +38,24 @@ def gated_delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """The fastest form that runs here: a plain step for one token, otherwise chunks."""
     if q.shape[1] == 1:
-        return recurrent_gated_delta(q, k, v, g, beta, state)
-    if _library_applies(q):
-        return library_gated_delta(q, k, v, g, beta, state)
-    return chunked_gated_delta(q, k, v, g, beta, state)
+        return naive_recurrent_gated_delta_rule(q, k, v, g, beta, state)
+    if _fla_applies(q):
+        return fla_gated_delta_rule(q, k, v, g, beta, state)
+    return chunk_gated_delta_rule(q, k, v, g, beta, state)
 
 
-def implementation(device: torch.device | str, dtype: torch.dtype) -> str:
+def prefill_implementation(device: torch.device | str, dtype: torch.dtype) -> str:
     """Which form reads prompts on this device in this type, in words for people."""
-    return "flash-linear-attention" if _library_serves(torch.device(device).type, dtype) else "torch"
+    return "flash-linear-attention" if _fla_is_usable(torch.device(device).type, dtype) else "torch"
 
 
-def recurrent_gated_delta(
+def naive_recurrent_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The definition, token by token: the reference for the others, and the decode step."""
     out_type = v.dtype
     q, k, v, g, beta = _prepare(q, k, v, g, beta)
-    state = _initial_state(k, v) if state is None else wide(state)
+    state = _initial_state(k, v) if state is None else upcast(state)
     decay = g.exp()[..., None, None]  # [B, H, T, 1, 1]
     outputs = []
     for t in range(q.shape[2]):
@@ -67,47 +67,49 @@ def recurrent_gated_delta(
     return torch.cat(outputs, dim=2).transpose(1, 2).to(out_type), state
 
 
-def chunked_gated_delta(
+def chunk_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of `CHUNK` tokens: matrix products inside a chunk, the state carried from chunk to chunk.
+    """Chunks of `CHUNK_SIZE` tokens: matrix products inside a chunk, the state carried from chunk to chunk.
 
     Inside a chunk the corrections u depend on each other through a unit lower triangular system, solved
     once for all chunks; what then remains sequential is one product per chunk.
     """
     out_type, length = v.dtype, q.shape[1]
-    size = min(CHUNK, length)
+    size = min(CHUNK_SIZE, length)
     # Padding at the end writes nothing (k = 0) and forgets nothing (g = 0).
     q, k, v, g, beta = (_into_chunks(x, size) for x in _prepare(q, k, v, g, beta))
-    state = _initial_state(k, v) if state is None else wide(state)
+    state = _initial_state(k, v) if state is None else upcast(state)
 
     decay = g.cumsum(-1)  # [B, H, N, C], from the chunk's start
-    between = (decay[..., :, None] - decay[..., None, :]).tril().exp().tril()  # exp of the decay from j to i
+    decay_ratio = (
+        (decay[..., :, None] - decay[..., None, :]).tril().exp().tril()
+    )  # exp of the decay from j to i
     keys_beta = k * beta[..., None]
-    system = (keys_beta @ k.transpose(-1, -2) * between).tril(-1)
+    system = (keys_beta @ k.transpose(-1, -2) * decay_ratio).tril(-1)
     values_and_keys = torch.cat([v * beta[..., None], keys_beta * decay.exp()[..., None]], dim=-1)
     solved = torch.linalg.solve_triangular(system, values_and_keys, upper=False, unitriangular=True)
-    fresh, stale = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    attention = (q @ k.transpose(-1, -2)) * between
+    u, w = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    attention = (q @ k.transpose(-1, -2)) * decay_ratio
     q = q * decay.exp()[..., None]
     last = decay[..., -1:]
     k = k * (last - decay).exp()[..., None]
-    forget = last.exp()[..., None]
+    chunk_decay = last.exp()[..., None]
 
     outputs = []
     for n in range(q.shape[2]):
-        corrections = fresh[:, :, n] - stale[:, :, n] @ state
+        corrections = u[:, :, n] - w[:, :, n] @ state
         outputs.append(q[:, :, n] @ state + attention[:, :, n] @ corrections)
-        state = state * forget[:, :, n] + k[:, :, n].transpose(-1, -2) @ corrections
+        state = state * chunk_decay[:, :, n] + k[:, :, n].transpose(-1, -2) @ corrections
     out = torch.cat(outputs, dim=2)[:, :, :length]
     return out.transpose(1, 2).to(out_type), state
 
 
-def library_gated_delta(
+def fla_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
-    rule = fla_import.chunk_gated_delta_rule()  # before anything else of the library is imported
+    rule = fla_import.load_chunk_gated_delta_rule()  # before anything else of the library is imported
     if torch.is_grad_enabled() and q.requires_grad:
         fla_backward.install()
     out: Tensor
@@ -127,7 +129,7 @@ def library_gated_delta(
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
     """Heads before time, at least float32, q and k normalised and q scaled."""
-    q, k, v, g, beta = (wide(x.transpose(1, 2)) for x in (q, k, v, g, beta))
+    q, k, v, g, beta = (upcast(x.transpose(1, 2)) for x in (q, k, v, g, beta))
     q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + EPS) * q.shape[-1] ** -0.5
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + EPS)
     return q, k, v, g, beta
@@ -146,16 +148,16 @@ def _into_chunks(x: Tensor, size: int) -> Tensor:
     return chunks
 
 
-def _library_applies(q: Tensor) -> bool:
-    return q.shape[-1] <= 256 and _library_serves(q.device.type, q.dtype)
+def _fla_applies(q: Tensor) -> bool:
+    return q.shape[-1] <= 256 and _fla_is_usable(q.device.type, q.dtype)
 
 
-def _library_serves(device_type: str, dtype: torch.dtype) -> bool:
-    return has_triton() and _library_suits(device_type, dtype)
+def _fla_is_usable(device_type: str, dtype: torch.dtype) -> bool:
+    return has_triton() and _fla_supports(device_type, dtype)
 
 
 @cache
-def _library_suits(device_type: str, dtype: torch.dtype) -> bool:
+def _fla_supports(device_type: str, dtype: torch.dtype) -> bool:
     if device_type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     return importlib.util.find_spec("fla") is not None

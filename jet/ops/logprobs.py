@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def alternatives(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_logprobs(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities under the network's own distribution: no temperature, no filters.
 
     A penalty already written into `logits` counts, so ask before it is applied if it should not. All is
@@ -22,7 +22,7 @@ def alternatives(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Ten
         first, and their log-probabilities `[B, N]`, with N the smaller of `count` and V; float32.
     """
     logits = logits.float()
-    whole = logits.logsumexp(dim=-1, keepdim=True)
-    chosen = logits.gather(-1, token.long()[:, None]) - whole
+    log_normalizer = logits.logsumexp(dim=-1, keepdim=True)
+    chosen = logits.gather(-1, token.long()[:, None]) - log_normalizer
     top, ids = torch.topk(logits, min(count, logits.shape[-1]), dim=-1)
-    return chosen[:, 0], ids, top - whole
+    return chosen[:, 0], ids, top - log_normalizer

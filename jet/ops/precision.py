@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALL = 65_536  # weights
+MAX_EXACT_WEIGHTS = 65_536  # weights
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """x in float32, or float64 if it already is: for states, gates and norms of half-precision networks."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
@@ -23,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     matrices, where it takes microseconds, are treated alike. Under autocast all is as usual.
     """
     exact = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if not exact or (x.shape[-2] == 1 and weight.numel() > SMALL):
+    if not exact or (x.shape[-2] == 1 and weight.numel() > MAX_EXACT_WEIGHTS):
         return F.linear(x, weight, bias)
     out = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
     return out.to(x.dtype)

@@ -1,9 +1,9 @@
 """The operations between the products of a prompt's chunk, in plain torch: what the kernels must compute.
 
 A chunk is T tokens of one sequence, padded to a size for which there is a graph. Where it belongs stands on
-the device, in `place`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of the
-chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what is
-computed for it does not matter.
+the device, in `chunk_meta`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of
+the chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what
+is computed for it does not matter.
 
 Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `SlotPool`.
 """
@@ -19,18 +19,18 @@ from torch.nn import functional as F
 
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
 from jet.ops.dynamic_conv import dynamic_conv
-from jet.ops.gated_delta_rule import chunked_gated_delta
+from jet.ops.gated_delta_rule import chunk_gated_delta_rule
 from jet.ops.reference import JetSizes
 
-Norm = Callable[[Tensor, Tensor, float, Tensor], None]
+NormOp = Callable[[Tensor, Tensor, float, Tensor], None]
 # Projections, values, decays, place, states, out, sizes.
-Delta = Callable[
+DeltaRuleOp = Callable[
     [Tensor, Tensor, tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor, JetSizes], None
 ]
 
 
 @dataclass(frozen=True)
-class ChunkOperations:
+class PrefillBackend:
     """One function for each operation; arguments as for the functions named `_reference`.
 
     Attributes:
@@ -38,19 +38,19 @@ class ChunkOperations:
     """
 
     name: str
-    norm: Norm
+    norm: NormOp
     swiglu: Callable[[Tensor, Tensor], None]
     activate: Callable[[Tensor, Tensor], None]
     convolve: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
-    chunk_delta: Delta
+    chunk_delta: DeltaRuleOp
     gated_norm: Callable[[Tensor, Tensor, Tensor, float, Tensor], None]
     attend_pages: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
     attend_window: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
-def reference_operations() -> ChunkOperations:
-    """Plain torch, on any device. It asks the device what `place` says, so no graph can hold it."""
-    return ChunkOperations(
+def reference_prefill_backend() -> PrefillBackend:
+    """Plain torch, on any device. It asks the device what `chunk_meta` says, so no graph can hold it."""
+    return PrefillBackend(
         name="torch",
         norm=norm_reference,
         swiglu=swiglu_reference,
@@ -63,9 +63,9 @@ def reference_operations() -> ChunkOperations:
     )
 
 
-def triton_operations(
+def triton_prefill_backend(
     tokens: int, sizes: JetSizes | None, dtype: torch.dtype, device: torch.device
-) -> ChunkOperations:
+) -> PrefillBackend:
     """Triton kernels, for chunks of up to `tokens` tokens; `sizes` of the jet layers, if there are any."""
     from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
 
@@ -75,15 +75,15 @@ def triton_operations(
         projected: Tensor,
         values: Tensor,
         decays: tuple[Tensor, Tensor],
-        place: Tensor,
+        chunk_meta: Tensor,
         states: tuple[Tensor, Tensor],
         out: Tensor,
         sizes: JetSizes,
     ) -> None:
         assert scratch is not None
-        prefill_delta_rule.chunk_delta(projected, values, decays, place, states, out, sizes, scratch)
+        prefill_delta_rule.chunk_delta(projected, values, decays, chunk_meta, states, out, sizes, scratch)
 
-    return ChunkOperations(
+    return PrefillBackend(
         name="triton",
         norm=prefill_elementwise.norm,
         swiglu=prefill_elementwise.swiglu,
@@ -128,7 +128,7 @@ def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, ou
 
 
 def convolve_reference(
-    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+    values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
     """The dynamic convolution of a chunk behind its slot's last inputs, which stay as they are.
 
@@ -136,11 +136,11 @@ def convolve_reference(
         values: `[T, D]`; its rows may be apart.
         kernels: `[W, T, D]`, before their bias; tap W - 1 weighs the current token.
         bias: of the kernels, `[W, D]`.
-        place: of the chunk.
+        chunk_meta: of the chunk.
         conv_state: `[S, D, W]`, newest last.
         out: `[T, D]`, overwritten; after SiLU.
     """
-    slot, _, count = place.tolist()
+    slot, _, count = chunk_meta.tolist()
     taps = kernels[:, :count].float().permute(1, 2, 0) + bias.float().T
     out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[
         0
@@ -151,7 +151,7 @@ def chunk_delta_reference(
     projected: Tensor,
     values: Tensor,
     decays: tuple[Tensor, Tensor],
-    place: Tensor,
+    chunk_meta: Tensor,
     states: tuple[Tensor, Tensor],
     out: Tensor,
     sizes: JetSizes,
@@ -162,31 +162,31 @@ def chunk_delta_reference(
         projected: q | k | w1 | v | g | a | b before any activation, `[T, P]`.
         values: after the convolution, `[T, H * V]`.
         decays: `A_log` and `dt_bias`, each `[H]` float32.
-        place: of the chunk.
+        chunk_meta: of the chunk.
         states: convolution's last inputs `[S, H * V, W]`, and recurrent ones `[S, H, K, V]` float32.
         out: `[T, H * V]`, overwritten; before the gated norm.
         sizes: those of the block.
     """
-    slot, _, count = place.tolist()
+    slot, _, count = chunk_meta.tolist()
     log_decay_rate, dt_bias = decays
     conv_state, recurrent_state = states
-    q, k, _, raw, _, a, b = projected[None, :count].float().split(sizes.parts, dim=2)
+    q, k, _, raw, _, a, b = projected[None, :count].float().split(sizes.split_sizes, dim=2)
     g = -log_decay_rate.float().exp() * F.softplus(a + dt_bias.float())
-    heads = (sizes.heads, -1)
+    heads = (sizes.num_heads, -1)
     given = (F.silu(q).unflatten(2, heads), F.silu(k).unflatten(2, heads))
     v = values[None, :count].float().unflatten(2, heads)
-    result, state = chunked_gated_delta(*given, v, g, b.sigmoid(), recurrent_state[slot : slot + 1])
+    result, state = chunk_gated_delta_rule(*given, v, g, b.sigmoid(), recurrent_state[slot : slot + 1])
     out[:count] = result[0].flatten(1)
     recurrent_state[slot] = state[0]
     inputs = torch.cat([conv_state[slot], raw[0].T.to(conv_state.dtype)], dim=1)
-    conv_state[slot] = inputs[:, -sizes.width :]
+    conv_state[slot] = inputs[:, -sizes.conv_size :]
 
 
 def attend_pages_reference(
     projected: Tensor,
     frequencies: Tensor,
-    place: Tensor,
-    table: Tensor,
+    chunk_meta: Tensor,
+    page_table: Tensor,
     pages: Tensor,
     queries: Tensor,
     out: Tensor,
@@ -196,37 +196,37 @@ def attend_pages_reference(
     Args:
         projected: query heads, key heads, value heads, not yet rotated, `[T, (Hq + 2·Hkv)·D]`.
         frequencies: of the rotation, `[D / 2]` float32.
-        place: of the chunk, whose pages have to be there.
-        table: `[slots, max_pages]` int32.
+        chunk_meta: of the chunk, whose pages have to be there.
+        page_table: `[slots, max_pages]` int32.
         pages: `[P, 2, Hkv, PAGE, D]`.
         queries: `[T, Hq·D]`, scratch.
         out: `[T, Hq·D]`, overwritten.
     """
-    slot, start, count = place.tolist()
+    slot, start, count = chunk_meta.tolist()
     query, key, value = _heads(projected[:count], frequencies, start, pages.shape[2])
-    write_pages(pages, table[slot], start, key.to(pages.dtype), value.to(pages.dtype))
-    keys, values = gather_pages(pages, table[slot], start + count)
+    write_pages(pages, page_table[slot], start, key.to(pages.dtype), value.to(pages.dtype))
+    keys, values = gather_pages(pages, page_table[slot], start + count)
     out[:count] = _attend(query, keys, values, start + count)
 
 
 def attend_window_reference(
     projected: Tensor,
     frequencies: Tensor,
-    place: Tensor,
+    chunk_meta: Tensor,
     ring_keys: Tensor,
     ring_values: Tensor,
-    lane: Tensor,
+    window_buffer: Tensor,
     queries: Tensor,
     out: Tensor,
 ) -> None:
     """The same over a window, of which every token is the last.
 
     Args:
-        projected, frequencies, place, queries, out: as in `attend_pages_reference`.
+        projected, frequencies, chunk_meta, queries, out: as in `attend_pages_reference`.
         ring_keys, ring_values: `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`.
-        lane: `[2, Hkv, WINDOW + T, D]`, scratch.
+        window_buffer: `[2, Hkv, WINDOW + T, D]`, scratch.
     """
-    slot, start, count = place.tolist()
+    slot, start, count = chunk_meta.tolist()
     query, *new = _heads(projected[:count], frequencies, start, ring_keys.shape[1])
     seen = []
     for ring, states in zip((ring_keys[slot], ring_values[slot]), new, strict=True):

@@ -19,19 +19,19 @@ from torch.nn import functional as F
 
 INT8, INT4 = "int8", "int4"
 SCHEMES = (INT8, INT4)
-GROUP = 64  # inputs of an int4 row that share a scale
-PIECE = 2**20  # weights that are quantised at once; some twenty bytes each are needed meanwhile
+GROUP_SIZE = 64  # inputs of an int4 row that share a scale
+CHUNK = 2**20  # weights that are quantised at once; some twenty bytes each are needed meanwhile
 
 # What the code of a group's largest weight would be without bounds, which are -8 and 7. More hardly help.
 _INT4_PEAKS = (-8.0, -9.0, 7.0, 7.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Quantized:
+class QuantizedTensor:
     """A matrix `[N, C]` in codes.
 
     Attributes:
-        codes: int8 `[N, C]`; or uint8 `[N, ceil(C / 2)]`, the first half's code in the low bits, 8 added to
+        qweight: int8 `[N, C]`; or uint8 `[N, ceil(C / 2)]`, the first half's code in the low bits, 8 added to
             each.
         scales: float32 `[N]` for int8. For int4 float16 `[N, 2 * groups]`: those of the first half, then
             those of the second; each half's last group may be short.
@@ -39,7 +39,7 @@ class Quantized:
         dtype: of the numbers that it stands for.
     """
 
-    codes: Tensor
+    qweight: Tensor
     scales: Tensor
     columns: int
     dtype: torch.dtype
@@ -47,39 +47,39 @@ class Quantized:
     @property
     def scheme(self) -> str:
         """One of SCHEMES."""
-        return INT8 if self.codes.dtype == torch.int8 else INT4
+        return INT8 if self.qweight.dtype == torch.int8 else INT4
 
     @property
-    def span(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of a row."""
-        return self.codes.shape[1]
+        return self.qweight.shape[1]
 
     @property
     def shape(self) -> torch.Size:
         """`[N, C]`."""
-        return torch.Size((len(self.codes), self.columns))
+        return torch.Size((len(self.qweight), self.columns))
 
     @property
     def nbytes(self) -> int:
         """Of codes and scales."""
-        return self.codes.nbytes + self.scales.nbytes
+        return self.qweight.nbytes + self.scales.nbytes
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self.codes.device
+        return self.qweight.device
 
     @property
     def is_cuda(self) -> bool:
         """Whether that is a GPU."""
-        return self.codes.is_cuda
+        return self.qweight.is_cuda
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.qweight)
 
-    def __getitem__(self, rows: slice | Tensor) -> Quantized:
+    def __getitem__(self, rows: slice | Tensor) -> QuantizedTensor:
         """Some rows: a view for a slice, a copy for indices."""
-        return Quantized(self.codes[rows], self.scales[rows], self.columns, self.dtype)
+        return QuantizedTensor(self.qweight[rows], self.scales[rows], self.columns, self.dtype)
 
     def numel(self) -> int:
         """How many weights."""
@@ -87,11 +87,11 @@ class Quantized:
 
     def data_ptr(self) -> int:
         """Where the codes begin."""
-        return self.codes.data_ptr()
+        return self.qweight.data_ptr()
 
     def is_contiguous(self) -> bool:
         """Whether the rows lie behind each other."""
-        return self.codes.is_contiguous() and self.scales.is_contiguous()
+        return self.qweight.is_contiguous() and self.scales.is_contiguous()
 
     def float(self) -> Tensor:
         """The numbers `[N, C]` in float32."""
@@ -103,37 +103,41 @@ class Quantized:
             out = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
         if self.scheme == INT8:
             # Where float16 is asked for, too, the product is one of float32 and rounded once.
-            return torch.mul(self.codes, self.scales[:, None], out=out)
+            return torch.mul(self.qweight, self.scales[:, None], out=out)
         groups = self.scales.shape[1] // 2
-        codes = F.pad(self.codes, (0, groups * GROUP - self.span)).unflatten(1, (groups, GROUP))
+        qweight = F.pad(self.qweight, (0, groups * GROUP_SIZE - self.row_bytes)).unflatten(
+            1, (groups, GROUP_SIZE)
+        )
         for half, scales in enumerate(self.scales.unflatten(1, (2, groups)).unbind(1)):
-            columns = out[:, half * self.span : (half + 1) * self.span]
-            numbers = (((codes >> 4 * half) & 15).to(torch.int8) - 8) * scales[..., None].float()
+            columns = out[:, half * self.row_bytes : (half + 1) * self.row_bytes]
+            numbers = (((qweight >> 4 * half) & 15).to(torch.int8) - 8) * scales[..., None].float()
             columns.copy_(numbers.flatten(1)[:, : columns.shape[1]])
         return out
 
-    def write(self, begin: int, weights: Tensor) -> None:
+    def quantize_rows(self, begin: int, weights: Tensor) -> None:
         """Make rows from `begin` on those nearest to `weights` `[M, C]`."""
         end = begin + len(weights)
         fit = _fit_int8 if self.scheme == INT8 else _fit_int4
-        codes, scales = fit(weights.to(self.device, torch.float32))
-        self.codes[begin:end] = codes
+        qweight, scales = fit(weights.to(self.device, torch.float32))
+        self.qweight[begin:end] = qweight
         self.scales[begin:end] = scales
 
     @staticmethod
-    def empty(shape: tuple[int, int], scheme: str, dtype: torch.dtype, device: torch.device) -> Quantized:
+    def empty(
+        shape: tuple[int, int], scheme: str, dtype: torch.dtype, device: torch.device
+    ) -> QuantizedTensor:
         """Memory for a matrix of `shape`."""
-        (rows, columns), span = shape, -(-shape[1] // 2)
+        (rows, columns), row_bytes = shape, -(-shape[1] // 2)
         if scheme == INT8:
-            codes = torch.empty(rows, columns, dtype=torch.int8, device=device)
+            qweight = torch.empty(rows, columns, dtype=torch.int8, device=device)
             scales = torch.empty(rows, dtype=torch.float32, device=device)
         else:
-            codes = torch.empty(rows, span, dtype=torch.uint8, device=device)
-            scales = torch.empty(rows, 2 * -(-span // GROUP), dtype=torch.float16, device=device)
-        return Quantized(codes, scales, columns, dtype)
+            qweight = torch.empty(rows, row_bytes, dtype=torch.uint8, device=device)
+            scales = torch.empty(rows, 2 * -(-row_bytes // GROUP_SIZE), dtype=torch.float16, device=device)
+        return QuantizedTensor(qweight, scales, columns, dtype)
 
 
-Weight = Tensor | Quantized
+Weight = Tensor | QuantizedTensor
 
 
 def quantize(
@@ -142,15 +146,15 @@ def quantize(
     scheme: str,
     dtype: torch.dtype,
     device: torch.device,
-) -> Quantized:
-    """A matrix of which `read(begin, end)` gives rows; never more than `PIECE` weights or one row at once."""
-    made = Quantized.empty(shape, scheme, dtype, device)
-    for begin, end in pieces(shape, PIECE):
-        made.write(begin, read(begin, end))
-    return made
+) -> QuantizedTensor:
+    """A matrix of which `read(begin, end)` gives rows; never more than `CHUNK` weights or one row at once."""
+    quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
+    for begin, end in row_ranges(shape, CHUNK):
+        quantized.quantize_rows(begin, read(begin, end))
+    return quantized
 
 
-def pieces(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
+def row_ranges(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows of a matrix, of no more than `size` weights each where a row has no more."""
     step = max(1, size // shape[1])
     for begin in range(0, shape[0], step):
@@ -159,25 +163,25 @@ def pieces(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
 
 def _fit_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Codes and scales of rows `[M, C]`."""
-    codes, scales = _nearest(weights, [weights.abs().amax(1) / 127], (-127, 127), torch.float32)
-    return codes.to(torch.int8), scales
+    qweight, scales = _fit_scales(weights, [weights.abs().amax(1) / 127], (-127, 127), torch.float32)
+    return qweight.to(torch.int8), scales
 
 
 def _fit_int4(weights: Tensor) -> tuple[Tensor, Tensor]:
     """The same, packed."""
-    (rows, columns), span = weights.shape, -(-weights.shape[1] // 2)
-    groups = -(-span // GROUP)
-    halves = [weights[:, :span], F.pad(weights[:, span:], (0, 2 * span - columns))]
-    grouped = torch.stack([F.pad(half, (0, groups * GROUP - span)) for half in halves], 1)
-    grouped = grouped.unflatten(2, (groups, GROUP))
+    (rows, columns), row_bytes = weights.shape, -(-weights.shape[1] // 2)
+    groups = -(-row_bytes // GROUP_SIZE)
+    halves = [weights[:, :row_bytes], F.pad(weights[:, row_bytes:], (0, 2 * row_bytes - columns))]
+    grouped = torch.stack([F.pad(half, (0, groups * GROUP_SIZE - row_bytes)) for half in halves], 1)
+    grouped = grouped.unflatten(2, (groups, GROUP_SIZE))
     place = grouped.abs().argmax(3, keepdim=True)
     peak = grouped.gather(3, place)[..., 0]
-    codes, scales = _nearest(grouped, [peak / code for code in _INT4_PEAKS], (-8, 7), torch.float16)
-    low, high = (codes + 8).to(torch.uint8).flatten(2)[..., :span].unbind(1)
+    qweight, scales = _fit_scales(grouped, [peak / code for code in _INT4_PEAKS], (-8, 7), torch.float16)
+    low, high = (qweight + 8).to(torch.uint8).flatten(2)[..., :row_bytes].unbind(1)
     return low | (high << 4), scales.reshape(rows, 2 * groups)
 
 
-def _nearest(
+def _fit_scales(
     weights: Tensor, candidates: Iterable[Tensor], bounds: tuple[int, int], kind: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Codes `[…, C]` within bounds and, for each last dimension, a scale in `kind`: of least squared error.
@@ -187,8 +191,8 @@ def _nearest(
     """
     rough, scales, gained = None, None, None
     for candidate in candidates:
-        codes = _codes(weights, candidate, bounds)
-        products, squares = (codes * weights).sum(-1), codes.square().sum(-1)
+        qweight = _round_to_grid(weights, candidate, bounds)
+        products, squares = (qweight * weights).sum(-1), qweight.square().sum(-1)
         # What is not a number is in no code, so that a scale has to tell of it.
         fitted = torch.where(squares > 0, products / squares, candidate)
         gain = fitted * products
@@ -199,9 +203,9 @@ def _nearest(
             pairs = ((candidate, rough), (fitted, scales), (gain, gained))
             rough, scales, gained = (torch.where(better, new, old) for new, old in pairs)
     assert rough is not None and scales is not None
-    return _codes(weights, rough, bounds).nan_to_num_(0), scales.to(kind)
+    return _round_to_grid(weights, rough, bounds).nan_to_num_(0), scales.to(kind)
 
 
-def _codes(weights: Tensor, scales: Tensor, bounds: tuple[int, int]) -> Tensor:
+def _round_to_grid(weights: Tensor, scales: Tensor, bounds: tuple[int, int]) -> Tensor:
     """The nearest codes, in float32; 0 where the scale is."""
     return (weights / torch.where(scales == 0, 1, scales)[..., None]).round_().clamp_(*bounds)

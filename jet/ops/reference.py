@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jet.ops.dynamic_conv import dynamic_conv
-from jet.ops.gated_delta_rule import recurrent_gated_delta
+from jet.ops.gated_delta_rule import naive_recurrent_gated_delta_rule
 from jet.ops.quantization import Weight
 
 
@@ -21,33 +21,33 @@ from jet.ops.quantization import Weight
 class JetSizes:
     """Sizes of a JetBlock, and where its parts lie in the merged projection q | k | w1 | v | g | a | b."""
 
-    heads: int
-    key: int  # channels of a head's keys and queries
-    value: int  # channels of a head's values
-    generator: int  # hidden channels of the convolution's kernel generator
-    width: int  # taps of the convolution
+    num_heads: int
+    head_k_dim: int  # channels of a head's keys and queries
+    head_v_dim: int  # channels of a head's values
+    generator_dim: int  # hidden channels of the convolution's kernel generator
+    conv_size: int  # taps of the convolution
 
     @property
-    def parts(self) -> list[int]:
+    def split_sizes(self) -> list[int]:
         """Channels of q, k, w1, v, g, a, b."""
-        keys, values = self.heads * self.key, self.heads * self.value
-        return [keys, keys, self.generator, values, values, self.heads, self.heads]
+        keys, values = self.num_heads * self.head_k_dim, self.num_heads * self.head_v_dim
+        return [keys, keys, self.generator_dim, values, values, self.num_heads, self.num_heads]
 
     def gate(self, projected: Tensor) -> Tensor:
         """The output gate g, `[B, H * V]`, a view into `projected` `[B, P]`."""
-        gate: Tensor = projected.split(self.parts, dim=1)[4]
+        gate: Tensor = projected.split(self.split_sizes, dim=1)[4]
         return gate
 
     def check(
         self, projected: Tensor, weight: Weight, conv_state: Tensor, recurrent_state: Tensor, out: Tensor
     ) -> None:
         """Raise ValueError unless the tensors of a `jet_step` are contiguous and of these sizes."""
-        channels = self.heads * self.value
+        channels = self.num_heads * self.head_v_dim
         expected: list[tuple[Weight, tuple[int, ...]]] = [
-            (projected, (projected.shape[0], sum(self.parts))),
-            (weight, (channels * self.width, self.generator)),
-            (conv_state, (conv_state.shape[0], channels, self.width)),
-            (recurrent_state, (conv_state.shape[0], self.heads, self.key, self.value)),
+            (projected, (projected.shape[0], sum(self.split_sizes))),
+            (weight, (channels * self.conv_size, self.generator_dim)),
+            (conv_state, (conv_state.shape[0], channels, self.conv_size)),
+            (recurrent_state, (conv_state.shape[0], self.num_heads, self.head_k_dim, self.head_v_dim)),
             (out, (projected.shape[0], channels)),
         ]
         for tensor, shape in expected:
@@ -140,13 +140,13 @@ def jet_step_reference(
         out: `[B, H * V]` float32, overwritten; before the gated norm.
         sizes: those of the block.
     """
-    q, k, w1, v, _, a, b = projected.split(sizes.parts, dim=1)
-    places, heads, model_type = slots.long(), (1, sizes.heads, -1), conv_state.dtype
+    q, k, w1, v, _, a, b = projected.split(sizes.split_sizes, dim=1)
+    places, heads, model_type = slots.long(), (1, sizes.num_heads, -1), conv_state.dtype
     kernels = F.linear(F.silu(w1), kernels_weight.float(), kernels_bias.float())
     v = v.to(model_type).float()[:, None]
-    v, shifted = dynamic_conv(v, kernels.unflatten(1, (1, -1, sizes.width)), conv_state[places].float())
+    v, shifted = dynamic_conv(v, kernels.unflatten(1, (1, -1, sizes.conv_size)), conv_state[places].float())
     g = -log_decay_rate.float().exp() * F.softplus(a + dt_bias.float())
-    result, state = recurrent_gated_delta(
+    result, state = naive_recurrent_gated_delta_rule(
         F.silu(q).unflatten(1, heads),
         F.silu(k).unflatten(1, heads),
         v.unflatten(-1, heads[1:]),

@@ -43,7 +43,7 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     return c0, c1, c2, c3
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits `[B, V]`; those of tokens `seen` (bool `[B, V]`) are made less likely by `penalty` above 1.
 
     Positive ones are divided by it and negative ones multiplied: whichever is less, or more for one below 1.
@@ -61,12 +61,12 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
     xtc_threshold: float | None = None,
-    xtc_spared: Tensor | None = None,
+    xtc_special: Tensor | None = None,
 ) -> Tensor:
     """The next token of every row: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
 
     Temperature 0 takes the likeliest token. `xtc_threshold`, if given, has top choices excluded, unless one
-    is in `xtc_spared` (bool `[V]`). Raises FloatingPointError if a row's largest logit is not finite,
+    is in `xtc_special` (bool `[V]`). Raises FloatingPointError if a row's largest logit is not finite,
     that is: if any of its logits is NaN or +inf, or all are -inf.
     """
     peak = logits.amax(dim=-1, keepdim=True)
@@ -76,8 +76,8 @@ def sample(
         return logits.argmax(dim=-1)
     ids, weights = candidates(logits - peak, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     if xtc_threshold is not None:
-        spared = None if xtc_spared is None else xtc_spared[ids]
-        weights = exclude_top_choices(weights, xtc_threshold, spared)
+        special = None if xtc_special is None else xtc_special[ids]
+        weights = exclude_top_choices(weights, xtc_threshold, special)
     cumulative = weights.cumsum(dim=-1)
     index = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
     # Rounding can carry the target to the very end; what is chosen must still be a kept token.
@@ -86,19 +86,19 @@ def sample(
     return ids.gather(-1, index).squeeze(-1)
 
 
-def exclude_top_choices(weights: Tensor, threshold: float, spared: Tensor | None = None) -> Tensor:
+def exclude_top_choices(weights: Tensor, threshold: float, special: Tensor | None = None) -> Tensor:
     """XTC: of the tokens whose share is at least `threshold` only the least likely stays, if there are two.
 
     Takes and returns weights `[B, N]`, the largest of each row first; a weight of 0 is that of a token which
     a filter has taken out, and does not count. A row that would lose a token that is
-    `spared` (bool `[B, N]`) loses none: line breaks and endings stay possible. Described by its author at
+    `special` (bool `[B, N]`) loses none: line breaks and endings stay possible. Described by its author at
     https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
     likely = (weights / weights.sum(dim=-1, keepdim=True) >= threshold) & (weights > 0)
     last = likely.sum(dim=-1, keepdim=True) - 1
     excluded = torch.arange(weights.shape[-1], device=weights.device) < last
-    if spared is not None:
-        excluded = excluded & ~(excluded & spared).any(dim=-1, keepdim=True)
+    if special is not None:
+        excluded = excluded & ~(excluded & special).any(dim=-1, keepdim=True)
     return weights.masked_fill(excluded, 0.0)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from jet.ops import fla_backward
-from jet.ops.gated_delta_rule import chunked_gated_delta, gated_delta_rule
+from jet.ops.gated_delta_rule import chunk_gated_delta_rule, gated_delta_rule
 
 TOLERANCE = 0.03  # relative error of a gradient; rounding to bfloat16 alone makes 0.005
 
@@ -30,7 +30,7 @@ def check_gradients(heads: int, key: int, value: int, device: torch.device) -> d
     def gradients(half: bool) -> list[Tensor]:
         leaves = [x.clone().requires_grad_() for x in inputs]
         arguments = [x.bfloat16() for x in leaves[:3]] + leaves[3:] if half else leaves
-        out, _ = (gated_delta_rule if half else chunked_gated_delta)(*arguments)
+        out, _ = (gated_delta_rule if half else chunk_gated_delta_rule)(*arguments)
         return list(torch.autograd.grad((out.float() * weights).sum(), leaves))
 
     errors = {}

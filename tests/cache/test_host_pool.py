@@ -84,7 +84,7 @@ def few_pages_at_once() -> Iterator[None]:
 
 OFTEN = ["write", "evict", "load"]
 KINDS = ["open", "write", "snapshot", "restore", "retain", "close", "evict", "load"]
-OPERATIONS = st.lists(
+BACKENDS = st.lists(
     st.tuples(
         st.sampled_from(KINDS + OFTEN),
         st.integers(0, 100),
@@ -97,7 +97,7 @@ OPERATIONS = st.lists(
 
 @settings(deadline=None, max_examples=200)
 @given(
-    operations=OPERATIONS,
+    operations=BACKENDS,
     slots=st.integers(2, 6),
     pages=st.integers(6, 24),
     states=st.integers(0, 4),

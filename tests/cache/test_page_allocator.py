@@ -120,7 +120,7 @@ class Writer:
                     assert (tensor[story.slot] == story.tokens[-1]).all()
 
 
-OPERATIONS = st.lists(
+BACKENDS = st.lists(
     st.tuples(
         st.sampled_from(["open", "write", "write", "snapshot", "restore", "restore", "retain", "close"]),
         st.integers(0, 100),
@@ -132,7 +132,7 @@ OPERATIONS = st.lists(
 
 
 @settings(deadline=None, max_examples=200)
-@given(operations=OPERATIONS, slots=st.integers(2, 6), pages=st.integers(6, 24))
+@given(operations=BACKENDS, slots=st.integers(2, 6), pages=st.integers(6, 24))
 def test_shared_pages_are_never_written_over_and_promises_are_kept(
     operations: list[tuple[str, int, int]], slots: int, pages: int
 ) -> None:

@@ -14,7 +14,7 @@ from jet.token_ids import Tokens
 
 STORIES = st.lists(st.integers(0, 1), max_size=6)  # alike enough to share beginnings
 USERS = st.sampled_from(["ann", "bob"])
-OPERATIONS = st.lists(
+BACKENDS = st.lists(
     st.one_of(
         st.tuples(st.just("keep"), USERS, STORIES, st.booleans()),
         st.tuples(st.just("find"), USERS, STORIES, st.booleans()),
@@ -31,7 +31,7 @@ def ids(*tokens: int) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-@given(operations=OPERATIONS, room=st.integers(0, 3))
+@given(operations=BACKENDS, room=st.integers(0, 3))
 def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_used_goes(
     operations: list[tuple[str, str, list[int], bool]], room: int
 ) -> None:

@@ -16,7 +16,7 @@ from jet.engine import cuda_graphs
 from jet.engine.cuda_graphs import GraphStepper
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
-from jet.ops.backends import reference_operations
+from jet.ops.backends import reference_backend
 from tests.networks import GOLDEN, golden_expectations, golden_model
 
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=8, seed=0)
@@ -45,7 +45,7 @@ def capture(self: cuda_graphs.StepGraphs, run: Callable[[], None]) -> Called:
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: tests/gpu runs the real thing")
-    monkeypatch.setattr(cuda_graphs, "triton_operations", lambda *given: reference_operations())
+    monkeypatch.setattr(cuda_graphs, "triton_operations", lambda *given: reference_backend())
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", capture)
     monkeypatch.setattr(cuda_graphs, "seconds_of", lambda graph: 0.0)
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
@@ -266,7 +266,7 @@ def preparing(monkeypatch: pytest.MonkeyPatch) -> tuple[ModelRunner, list[tuple[
         return capture(self, run)
 
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", note)
-    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.USUAL, None))
+    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.DEFAULT_SAMPLER, None))
     return runner_on(golden_model("tiny-2b")), captured
 
 
@@ -331,7 +331,7 @@ def test_a_batch_never_takes_longer_than_a_larger_one(
     took: dict[int, float], used: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graphs are timed when they are captured, and a batch takes the fastest that are large enough."""
-    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.USUAL, None))
+    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.DEFAULT_SAMPLER, None))
     monkeypatch.setattr(cuda_graphs, "seconds_of", lambda graph: took[graph.rows])
 
     def noting(self: cuda_graphs.StepGraphs, run: Callable[[], None]) -> Called:
@@ -381,13 +381,13 @@ def test_what_cannot_be_captured_is_done_by_larger_graphs(
     [
         ([GREEDY], None),
         ([GREEDY, replace(GREEDY, top_k=5)], None),
-        ([replace(GREEDY, repetition_penalty=1.1)], cuda_graphs.USUAL),
-        ([GREEDY, replace(SAMPLED, top_k=0)], cuda_graphs.USUAL),
-        ([replace(SAMPLED, top_k=0, top_p=1.0, repetition_penalty=1.0)], cuda_graphs.USUAL),
-        ([GREEDY, SAMPLED], cuda_graphs.Plan()),
+        ([replace(GREEDY, repetition_penalty=1.1)], cuda_graphs.DEFAULT_SAMPLER),
+        ([GREEDY, replace(SAMPLED, top_k=0)], cuda_graphs.DEFAULT_SAMPLER),
+        ([replace(SAMPLED, top_k=0, top_p=1.0, repetition_penalty=1.0)], cuda_graphs.DEFAULT_SAMPLER),
+        ([GREEDY, SAMPLED], cuda_graphs.SamplerFlags()),
     ],
 )
 def test_a_batch_is_of_the_smallest_kind_that_does_what_it_asks(
-    given: list[SamplingParams], plan: cuda_graphs.Plan | None
+    given: list[SamplingParams], plan: cuda_graphs.SamplerFlags | None
 ) -> None:
-    assert cuda_graphs.plan_of([Sequence(sampling, 0) for sampling in given]) == plan
+    assert cuda_graphs.sampler_flags([Sequence(sampling, 0) for sampling in given]) == plan

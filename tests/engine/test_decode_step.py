@@ -13,42 +13,42 @@ from torch import Tensor
 from jet import HybridCache, JetNemotronForCausalLM
 from jet.cache.state_pool import PAGE, SlotPool
 from jet.engine.decode_step import FusedStep
-from jet.ops.backends import Operations, cpu_operations, reference_operations, triton_operations
-from jet.ops.decode_batch import Rows
+from jet.ops.backends import OpBackend, numba_backend, reference_backend, triton_backend
+from jet.ops.decode_batch import DecodeBatch
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OPERATIONS = ["torch", pytest.param("triton", marks=pytest.mark.thorough), "cpu"]
+BACKENDS = ["torch", pytest.param("triton", marks=pytest.mark.thorough), "cpu"]
 SLOW = DEVICE == "cpu"  # the interpreter
 
 
-def operations_called(name: str, model: JetNemotronForCausalLM, rows: int) -> Operations:
+def backend_called(name: str, model: JetNemotronForCausalLM, rows: int) -> OpBackend:
     """The operations of that name, in the interpreter where there is no GPU; skips what is not here."""
     if name == "torch":
-        return reference_operations()
+        return reference_backend()
     if name == "cpu":
         if DEVICE != "cpu" or importlib.util.find_spec("numba") is None:
             pytest.skip("needs numba, on a CPU")
-        return cpu_operations()
+        return numba_backend()
     pytest.importorskip("triton")
     config = model.config
     sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    return triton_operations(model.device, rows, *sizes)
+    return triton_backend(model.device, rows, *sizes)
 
 
 class Stepped:
     """A network that reads through a slot of a pool whose memory held something else before."""
 
     def __init__(
-        self, model: JetNemotronForCausalLM, operations: str = "torch", rows: int = 1, slots: int = 3
+        self, model: JetNemotronForCausalLM, backend: str = "torch", rows: int = 1, slots: int = 3
     ) -> None:
         self.model = model
         self.pool = SlotPool(model.config, slots, max(4, slots) * PAGE, model.dtype, DEVICE)
         for memory in self.pool.layers:
             for tensor in vars(memory).values():
                 tensor[:-1] = torch.nan
-        self.rows = Rows.make(rows, DEVICE, idle=self.pool.idle)
-        self.step = FusedStep(model, self.pool, self.rows, operations_called(operations, model, rows))
+        self.rows = DecodeBatch.make(rows, DEVICE, null_slot=self.pool.idle)
+        self.step = FusedStep(model, self.pool, self.rows, backend_called(backend, model, rows))
         self.slots = [self.pool.open() for _ in range(rows)]
         self.rows.slot.copy_(torch.tensor(self.slots))
 
@@ -70,18 +70,18 @@ class Stepped:
         return self.step.logits.clone()
 
 
-@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layers", ["jsja", "jjjj", "aaaa", "ssss"])
 @torch.inference_mode()
-def test_steps_equal_forwards(layers: str, operations: str) -> None:
+def test_steps_equal_forwards(layers: str, backend: str) -> None:
     """Through the convolution's start, past the window and, where it is quick, into a second page."""
-    if operations == "triton" and SLOW and layers != "jsja":
+    if backend == "triton" and SLOW and layers != "jsja":
         pytest.skip("the interpreter is slow")
     names = {"j": "jet", "s": "swa", "a": "attn"}
     model = small_model(layer_types=[names[letter] for letter in layers]).to(DEVICE)
     reference = copy.deepcopy(model).double()
-    stepped, expected = Stepped(model, operations), HybridCache(model.config)
-    ids = random_ids(model, 4 if operations == "triton" and SLOW else 300).to(DEVICE)
+    stepped, expected = Stepped(model, backend), HybridCache(model.config)
+    ids = random_ids(model, 4 if backend == "triton" and SLOW else 300).to(DEVICE)
     stepped.prefill(0, ids[:2])
     reference(ids[None, :2], past_key_values=expected)
     for token in ids[2:]:
@@ -102,11 +102,11 @@ def test_prefill_in_pieces_into_a_slot_equals_a_whole_forward(cuts: tuple[int, .
 
 
 @pytest.mark.parametrize("rows", [3, 9])
-@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
-def test_rows_do_not_notice_each_other(operations: str, rows: int) -> None:
+def test_rows_do_not_notice_each_other(backend: str, rows: int) -> None:
     """Different lengths, in different slots; few rows and many go different ways."""
-    if operations == "triton" and SLOW:
+    if backend == "triton" and SLOW:
         pytest.skip("the interpreter is slow")
     model = small_model().to(DEVICE)
     ids = random_ids(model, rows, 16).to(DEVICE)
@@ -115,7 +115,7 @@ def test_rows_do_not_notice_each_other(operations: str, rows: int) -> None:
         single = Stepped(model)
         single.prefill(0, ids[row, : 4 + row])
         alone.append([single.read(int(token))[0] for token in ids[row, 13:]])
-    together = Stepped(model, operations, rows, slots=rows)
+    together = Stepped(model, backend, rows, slots=rows)
     for row in range(rows):
         together.prefill(row, ids[row, : 4 + row])
     for number, tokens in enumerate(ids[:, 13:].T.tolist()):
@@ -124,16 +124,16 @@ def test_rows_do_not_notice_each_other(operations: str, rows: int) -> None:
             torch.testing.assert_close(logits[row], alone[row][number], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "prompt"), GOLDEN_PROMPTS)
 @torch.inference_mode()
-def test_greedy_ids_and_logits_are_golden(name: str, prompt: int, operations: str) -> None:
+def test_greedy_ids_and_logits_are_golden(name: str, prompt: int, backend: str) -> None:
     """Without float64 sums, a few times the rounding of forward; logits reach 27."""
-    if operations == "triton" and SLOW:
+    if backend == "triton" and SLOW:
         pytest.skip("the interpreter is slow")
     expected = golden_expectations(name)
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / name).to(DEVICE).eval()
-    stepped = Stepped(model, operations)
+    stepped = Stepped(model, backend)
     logits = stepped.prefill(0, expected[f"{prompt}.input_ids"].to(DEVICE))[-1:]
     for step, token in enumerate(expected[f"{prompt}.greedy_ids"].tolist()):
         truth = expected[f"{prompt}.greedy_logits"][step]
@@ -185,9 +185,9 @@ def test_every_weight_but_the_first_is_fetched_while_the_part_before_runs() -> N
         fetched.append((step, weight))
         return step
 
-    operations = dataclasses.replace(reference_operations(), ahead=note)
-    pool, rows = SlotPool(model.config, 1, PAGE, model.dtype, DEVICE), Rows.make(1, DEVICE)
-    parts = FusedStep(model, pool, rows, operations).parts
+    backend = dataclasses.replace(reference_backend(), with_prefetch=note)
+    pool, rows = SlotPool(model.config, 1, PAGE, model.dtype, DEVICE), DecodeBatch.make(1, DEVICE)
+    parts = FusedStep(model, pool, rows, backend).parts
     places = {id(part.run): number for number, part in enumerate(parts)}
     weights = [part.weight for part in parts if part.weight is not None]
     assert len(weights) == 4 * 5 + 1 - 2  # attention itself has none

@@ -21,8 +21,8 @@ from jet.engine.loading import ModelChoice, build_engine, describe
 from jet.engine.model_runner import ModelRunner
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint, weight_bytes
-from jet.ops.backends import cpu_operations
-from jet.ops.sampling import penalise_repetition
+from jet.ops.backends import numba_backend
+from jet.ops.sampling import penalize_repetition
 from jet.token_ids import Tokens
 from tests.engine.fakes import text_of
 from tests.engine.small_tokenizers import END, as_transformers, byte_level
@@ -248,7 +248,7 @@ def test_alternatives_are_told_to_those_who_ask(engine: LocalEngine, model: JetN
             logits = model(torch.tensor([read])).logits[0, -1]
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[read] = True
-        logprobs = penalise_repetition(logits, seen, sampling.repetition_penalty).log_softmax(-1)
+        logprobs = penalize_repetition(logits, seen, sampling.repetition_penalty).log_softmax(-1)
         assert (detail.drawn.token_id, detail.drawn.text) == (token, str(token))
         assert detail.drawn.logprob == pytest.approx(float(logprobs[token]), abs=1e-3)
         top = logprobs.topk(3)
@@ -340,7 +340,7 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     assert info.licence == "Apache-2.0" and info.attention in ("sdpa", "eager")
     assert info.kernels == {
         "gated_delta": "torch",
-        "decode": cpu_operations().name,
+        "decode": numba_backend().name,
         "sampling": "torch",
         "prefill": "forward",
     }

@@ -12,23 +12,23 @@ from jet import HybridCache, JetNemotronForCausalLM
 from jet.cache.state_pool import PAGE, SlotPool
 from jet.engine.prefill_step import FusedChunk, jet_sizes
 from jet.modeling.quantization import quantize_network
-from jet.ops.prefill_backends import ChunkOperations, reference_operations, triton_operations
+from jet.ops.prefill_backends import PrefillBackend, reference_prefill_backend, triton_prefill_backend
 from tests.networks import GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OPERATIONS = ["torch", pytest.param("triton", marks=pytest.mark.thorough)]
+BACKENDS = ["torch", pytest.param("triton", marks=pytest.mark.thorough)]
 
 
 class Reader:
     """Reads chunks into a slot of a pool, and through buffers, that held NaN before."""
 
-    def __init__(self, model: JetNemotronForCausalLM, tokens: int, operations: str = "torch") -> None:
+    def __init__(self, model: JetNemotronForCausalLM, tokens: int, backend: str = "torch") -> None:
         self.model = model
         self.pool = SlotPool(model.config, 3, 8 * PAGE, model.dtype, DEVICE)
         for memory in self.pool.layers:
             for tensor in vars(memory).values():
                 tensor[:-1] = torch.nan
-        self.chunk = FusedChunk(model, self.pool, self._operations(operations, tokens), tokens)
+        self.chunk = FusedChunk(model, self.pool, self._backend(backend, tokens), tokens)
         for name in ("_x", "_normed", "_wide", "_narrow", "_lane", "logits"):
             if hasattr(self.chunk, name):
                 getattr(self.chunk, name).fill_(torch.nan)
@@ -36,18 +36,20 @@ class Reader:
         self.slot = self.pool.open()
         self.length = 0
 
-    def _operations(self, name: str, tokens: int) -> ChunkOperations:
+    def _backend(self, name: str, tokens: int) -> PrefillBackend:
         if name == "torch":
-            return reference_operations()
+            return reference_prefill_backend()
         pytest.importorskip("triton")
-        return triton_operations(tokens, jet_sizes(self.model.config), self.model.dtype, self.model.device)
+        return triton_prefill_backend(
+            tokens, jet_sizes(self.model.config), self.model.dtype, self.model.device
+        )
 
     def read(self, ids: Tensor, size: int | None = None) -> Tensor:
         """Logits `[V]` after one more chunk, padded to `size`."""
         count = len(ids)
         self.pool.reserve(self.slot, self.length + count, self.length)
         self.chunk.ids[:count] = ids
-        self.chunk.place.copy_(torch.tensor([self.slot, self.length, count]))
+        self.chunk.chunk_meta.copy_(torch.tensor([self.slot, self.length, count]))
         self.chunk.run(size or self.chunk.tokens)
         self.length += count
         return self.chunk.logits[0].clone()
@@ -76,18 +78,18 @@ def test_chunks_of_any_size_give_golden_logits_and_states(
                 torch.testing.assert_close(state[reader.slot].cpu(), wanted, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layers", ["jsja", "ssaa"])
 @torch.inference_mode()
-def test_chunks_equal_the_forward(layers: str, operations: str) -> None:
+def test_chunks_equal_the_forward(layers: str, backend: str) -> None:
     """Across the convolution's start, the window, a block of the delta rule and, if quick, a page."""
-    slow = operations == "triton"
+    slow = backend == "triton"
     if slow and DEVICE == "cuda":
         pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu reads in half precision")
     names = {"j": "jet", "s": "swa", "a": "attn"}
     model = small_model(layer_types=[names[letter] for letter in layers]).to(DEVICE)
     reference, cache = copy.deepcopy(model).double(), HybridCache(model.config)
-    reader = Reader(model, 128, operations)
+    reader = Reader(model, 128, backend)
     ids = random_ids(model, 500).to(DEVICE)
     for count in (2, 1, 70) if slow else (2, 1, 9, 70, 128, 65, 64, 100):
         chunk = ids[reader.length : reader.length + count]

@@ -76,9 +76,9 @@ def test_graphs_equal_eager_launches_bit_for_bit(
         def replay(self) -> None:
             graphs._read_and_draw(plan)
 
-    from jet.engine.cuda_graphs import plan_of  # needs Triton
+    from jet.engine.cuda_graphs import sampler_flags  # needs Triton
 
-    plan = plan_of([runner.open(sampling)])
+    plan = sampler_flags([runner.open(sampling)])
     monkeypatch.setitem(graphs._graphs, plan, Eager())
     again, eager = decode(runner, [1, 2, 3], sampling)
     assert again == tokens

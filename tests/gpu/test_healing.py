@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from jet.api import Request, SamplingParams
 from jet.engine import model_runner as runner_module
-from jet.engine.cuda_graphs import BARRED, GraphStepper
+from jet.engine.cuda_graphs import MIN_TOKENS_SAMPLER, GraphStepper
 from jet.engine.decoder import HostStepper
 from jet.engine.engine import LocalEngine
 from jet.engine.loading import ModelChoice
@@ -149,5 +149,5 @@ def test_barred_ends_are_those_of_eager_steps(
 def test_the_graphs_of_barred_ends_are_ready_before_anybody_asks(engine: LocalEngine) -> None:
     stepper = engine._runner._stepper
     assert isinstance(stepper, GraphStepper)
-    assert stepper._of_size(1).has(BARRED)
+    assert stepper._of_size(1).has(MIN_TOKENS_SAMPLER)
     assert torch.cuda.is_available()

@@ -90,8 +90,8 @@ def test_library_kernels_agree_with_the_recurrence(dtype: torch.dtype, keys: int
     given[3] = given[3] * 0.05
     half = [x.to(CUDA, dtype) for x in given[:3]]
     rest = [x.to(CUDA) for x in given[3:]]
-    truth, truth_state = gated_delta_rule.recurrent_gated_delta(*(x.double() for x in half), *rest)
-    out, state = gated_delta_rule.library_gated_delta(*half, *(x.float() for x in rest))
+    truth, truth_state = gated_delta_rule.naive_recurrent_gated_delta_rule(*(x.double() for x in half), *rest)
+    out, state = gated_delta_rule.fla_gated_delta_rule(*half, *(x.float() for x in rest))
     assert out.dtype == dtype
     assert state.dtype == torch.float32
     limit = 8e-3 if dtype == torch.bfloat16 else 2e-3
@@ -120,8 +120,8 @@ def test_library_gradients_agree_with_torch(length: int) -> None:
         ((out.double() * weights).sum() + (state.double() * state_weights).sum()).backward()
         return [leaf.grad.double() for leaf in leaves]
 
-    truth = gradients(gated_delta_rule.recurrent_gated_delta, torch.float64)
-    ours = gradients(gated_delta_rule.library_gated_delta, torch.bfloat16)
+    truth = gradients(gated_delta_rule.naive_recurrent_gated_delta_rule, torch.float64)
+    ours = gradients(gated_delta_rule.fla_gated_delta_rule, torch.bfloat16)
     for name, one, other in zip(("q", "k", "v", "g", "beta", "state"), ours, truth, strict=True):
         assert _distance(one, other) < 1e-2, f"gradient of {name}"
 
@@ -147,7 +147,9 @@ def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
 
     monkeypatch.setattr("jet.modeling.model.gated_delta_rule", noting)
     chunked = _logits_and_states(model, ids)
-    monkeypatch.setattr("jet.modeling.model.gated_delta_rule", gated_delta_rule.recurrent_gated_delta)
+    monkeypatch.setattr(
+        "jet.modeling.model.gated_delta_rule", gated_delta_rule.naive_recurrent_gated_delta_rule
+    )
     recurrent = _logits_and_states(model, ids)
     own = _errors_of_the_rule(given)
     truth = _logits_and_states(model.double(), ids)
@@ -164,7 +166,7 @@ def _errors_of_the_rule(given: list[tuple[Tensor | None, ...]]) -> list[tuple[fl
     """Of outputs and of the last state, for each call of the rule."""
     errors = []
     for arguments in given:
-        exact = gated_delta_rule.recurrent_gated_delta(
+        exact = gated_delta_rule.naive_recurrent_gated_delta_rule(
             *(None if x is None else x.double() for x in arguments)
         )
         ours = gated_delta_rule.gated_delta_rule(*arguments)

@@ -12,8 +12,8 @@ from jet import HybridCache, JetNemotronForCausalLM
 from jet.cache.state_pool import SlotPool
 from jet.engine.prefill import SIZES, GraphPrefill, PlainPrefill, make_prefill
 from jet.modeling.quantization import quantize_network
-from jet.ops.gated_delta_rule import recurrent_gated_delta
-from jet.ops.prefill_backends import triton_operations
+from jet.ops.gated_delta_rule import naive_recurrent_gated_delta_rule
+from jet.ops.prefill_backends import triton_prefill_backend
 from jet.ops.reference import JetSizes
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations
 
@@ -133,21 +133,23 @@ def test_64k_tokens_in_chunks_are_as_near_the_truth_as_one_block() -> None:
     """States are handed on sixteen times, rounding does not add up."""
     sizes, chunk, length = JetSizes(1, 96, 256, 64, 4), 4096, 65536
     generator = torch.Generator(CUDA).manual_seed(0)
-    projected = torch.randn(length, sum(sizes.parts), generator=generator, device=CUDA).bfloat16()
+    projected = torch.randn(length, sum(sizes.split_sizes), generator=generator, device=CUDA).bfloat16()
     projected[:, -2] -= 4.0  # so that much is remembered
     values = torch.randn(length, 256, generator=generator, device=CUDA).bfloat16()
     decays = torch.zeros(1, device=CUDA), torch.zeros(1, device=CUDA)
     states = torch.zeros(1, 256, 4, device=CUDA).bfloat16(), torch.zeros(1, 1, 96, 256, device=CUDA)
     out = torch.full((length, 256), torch.nan, device=CUDA, dtype=torch.bfloat16)
-    read = triton_operations(chunk, sizes, torch.bfloat16, torch.device(CUDA)).chunk_delta
+    read = triton_prefill_backend(chunk, sizes, torch.bfloat16, torch.device(CUDA)).chunk_delta
     for begin in range(0, length, chunk):
         part = slice(begin, begin + chunk)
-        place = torch.tensor([0, begin, chunk], dtype=torch.int32, device=CUDA)
-        read(projected[part], values[part], decays, place, states, out[part], sizes)
-    q, k, _, _, _, a, b = projected.double().split(sizes.parts, dim=1)
+        chunk_meta = torch.tensor([0, begin, chunk], dtype=torch.int32, device=CUDA)
+        read(projected[part], values[part], decays, chunk_meta, states, out[part], sizes)
+    q, k, _, _, _, a, b = projected.double().split(sizes.split_sizes, dim=1)
     heads = [torch.nn.functional.silu(x)[None, :, None] for x in (q, k)]
     g = -torch.nn.functional.softplus(a)[None]
-    truth, state = recurrent_gated_delta(*heads, values.double()[None, :, None], g, b.sigmoid()[None])
+    truth, state = naive_recurrent_gated_delta_rule(
+        *heads, values.double()[None, :, None], g, b.sigmoid()[None]
+    )
     print(f"{error(out.double(), truth[0, :, 0]):.2e}, {error(states[1][0], state[0]):.2e}")
     assert error(out[:4096].double(), truth[0, :4096, 0]) < 8e-3
     assert error(out[-4096:].double(), truth[0, -4096:, 0]) < 8e-3

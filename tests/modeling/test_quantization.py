@@ -24,10 +24,10 @@ from jet.modeling.quantization import (
     quantize_network,
 )
 from jet.modeling.quantized_loading import draw_quantized
-from jet.ops.backends import MANY
-from jet.ops.quantization import PIECE, SCHEMES, Quantized
+from jet.ops.backends import TENSOR_CORE_BATCH
+from jet.ops.quantization import CHUNK, SCHEMES, QuantizedTensor
 from tests.conftest import ROOT
-from tests.engine.test_decode_step import OPERATIONS, SLOW, Stepped
+from tests.engine.test_decode_step import BACKENDS, SLOW, Stepped
 from tests.networks import (
     GOLDEN,
     GOLDEN_NAMES,
@@ -70,14 +70,14 @@ def test_forward_is_that_of_the_numbers(name: str, scheme: str) -> None:
     )
 
 
-@pytest.mark.parametrize("operations", OPERATIONS)
+@pytest.mark.parametrize("operations", BACKENDS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @torch.inference_mode()
 def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
     """Few rows and many, of lengths that differ, in all kinds of layers."""
     # Inputs in 16 bits, whose rounding the layers of a random network amplify.
-    tolerance = 2e-3 if operations == "triton" and rows < MANY else 2e-4
+    tolerance = 2e-3 if operations == "triton" and rows < TENSOR_CORE_BATCH else 2e-4
     if operations == "triton" and SLOW and rows > 3 and scheme == "int4":
         pytest.skip("the interpreter is slow")
     layers = ["jet", "attn"] if operations == "triton" and SLOW else ["jet", "swa", "attn", "jet"]
@@ -87,7 +87,9 @@ def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
     reference = with_numbers(model)
     ids = random_ids(model, rows, 12)
     stepped, caches = Stepped(model, operations, rows, slots=rows), []
-    assert (stepped.step._hidden.dtype == torch.int64) == (operations == "triton" and rows < MANY)
+    assert (stepped.step._hidden.dtype == torch.int64) == (
+        operations == "triton" and rows < TENSOR_CORE_BATCH
+    )
     for row in range(rows):
         stepped.prefill(row, ids[row, : 2 + row % 3])
         caches.append(HybridCache(model.config))
@@ -138,10 +140,10 @@ def test_what_a_step_fetches_ahead_is_codes() -> None:
     model = draw_quantized(small_config(), "int4", CPU, torch.float32)
     step = Stepped(model).step
     weights = [part.weight for part in step.parts if part.weight is not None]
-    assert all(isinstance(weight, Quantized) for weight in weights)
-    assert step.read_first is weights[0].codes
+    assert all(isinstance(weight, QuantizedTensor) for weight in weights)
+    assert step.read_first is weights[0].qweight
     assert [part.read_first.data_ptr() for part in step.parts if part.weight is not None] == [
-        weight.codes.data_ptr() for weight in weights
+        weight.qweight.data_ptr() for weight in weights
     ]
 
 
@@ -189,12 +191,12 @@ def test_large_matrices_are_multiplied_part_by_part(scheme: str, monkeypatch: py
 def test_the_type_of_the_numbers_changes_and_the_codes_do_not() -> None:
     model = load_model(GOLDEN / "tiny-2b", dtype=torch.bfloat16, quantize="int8")
     linear = model.model.layers[0].mlp.gate_proj
-    codes, scales = linear.held.codes, linear.held.scales
+    codes, scales = linear.held.qweight, linear.held.scales
     assert model.dtype == linear.weight.dtype == torch.bfloat16
     assert model(random_ids(model, 1, 5)).logits.dtype == torch.bfloat16
     model = model.float()
     assert model.dtype == linear.weight.dtype == torch.float32
-    assert linear.held.codes is codes and linear.held.scales is scales
+    assert linear.held.qweight is codes and linear.held.scales is scales
     assert is_tied(model)
     moved = copy.deepcopy(model).to("meta")
     assert is_tied(moved) and moved.lm_head.weight.scales.dtype == torch.float32
@@ -304,6 +306,6 @@ def test_loading_takes_the_quantised_size_and_less_than_a_layer(scheme: str, tmp
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     most, held = map(int, told.split())
-    working = 24 * PIECE
+    working = 24 * CHUNK
     print(f"{scheme}: {most / 1e6:.1f} MB for {held / 1e6:.1f} MB, of {full / 1e6:.1f} MB")
     assert held < most < held + layer + working < full + held / 2

@@ -24,7 +24,7 @@ GPU = torch.device("cuda", 0)
 def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from jet.ops import availability
 
-    monkeypatch.setattr(availability, "_tried", [], raising=False)
+    monkeypatch.setattr(availability, "_recovery_attempts", [], raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", "/nowhere/kept")
     monkeypatch.setattr(decoder, "HostStepper", lambda *given: "plain")
     yield
@@ -72,7 +72,7 @@ def test_kernels_that_fail_everywhere_are_done_without(
     with caplog.at_level(logging.WARNING):
         assert stepper(monkeypatch, lambda folder: RuntimeError("no C compiler")) == "plain"
     assert not availability.has_triton()
-    assert gated_delta_rule.implementation(GPU, torch.bfloat16) == "torch", (
+    assert gated_delta_rule.prefill_implementation(GPU, torch.bfloat16) == "torch", (
         "prompts are read without them, too"
     )
     assert caplog.text.count("plain PyTorch") == 1

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from jet.ops.fla_backward import chunk_gradients
+from jet.ops.fla_backward import chunk_bwd_dqkwg_torch
 
 CHUNK = 16
 
@@ -44,6 +44,6 @@ def test_equals_autograd(length):
     blocks = h.repeat_interleave(CHUNK, dim=1)[:, :length]  # the state before each token's chunk
     dw = -torch.einsum("bthv,bthkv->bthk", dv, blocks)
 
-    given = chunk_gradients(q, k, v, do, h, dh, w, g / math.log(2), dv, scale, chunk=CHUNK)
+    given = chunk_bwd_dqkwg_torch(q, k, v, do, h, dh, w, g / math.log(2), dv, scale, chunk=CHUNK)
     for name, got, expected in zip(["q", "k", "w", "g"], given, (dq, dk, dw, dg), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"d{n}: {m}")

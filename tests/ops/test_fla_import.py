@@ -41,7 +41,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         (tmp_path / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(metadata, "version", lambda name: f"0.6 of {name}")
-    rule = fla_import.chunk_gated_delta_rule
+    rule = fla_import.load_chunk_gated_delta_rule
     rule.cache_clear()
     yield tmp_path
     rule.cache_clear()
@@ -51,9 +51,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def test_only_what_is_needed_is_imported() -> None:
-    rule = fla_import.chunk_gated_delta_rule()
+    rule = fla_import.load_chunk_gated_delta_rule()
     assert rule(3) == (6, "0.6 of fla-core")
-    assert fla_import.chunk_gated_delta_rule() is rule
+    assert fla_import.load_chunk_gated_delta_rule() is rule
     assert imported() == {
         "fla.modules.norm",
         "fla.ops.gated_delta_rule",
@@ -63,7 +63,7 @@ def test_only_what_is_needed_is_imported() -> None:
 
 
 def test_who_imports_the_library_afterwards_gets_all_of_it() -> None:
-    rule = fla_import.chunk_gated_delta_rule()
+    rule = fla_import.load_chunk_gated_delta_rule()
     fla = importlib.import_module("fla")
     assert fla.__version__ == "all" and fla.ops.everything
     assert importlib.import_module("fla.modules").everything
@@ -72,14 +72,14 @@ def test_who_imports_the_library_afterwards_gets_all_of_it() -> None:
 
 def test_what_has_been_imported_is_left_as_it_is() -> None:
     fla = importlib.import_module("fla")
-    assert fla_import.chunk_gated_delta_rule()(3) == (6, "all")
+    assert fla_import.load_chunk_gated_delta_rule()(3) == (6, "all")
     assert sys.modules["fla"] is fla and sys.modules["fla.ops"].everything
 
 
 def test_a_library_that_needs_its_packages_is_imported_whole(installed: Path) -> None:
     (installed / "fla/__init__.py").write_text("__version__, factor = 'all', 5\nfrom fla import ops\n")
     (installed / "fla/utils.py").write_text("from fla import __version__, factor as scale\n")
-    assert fla_import.chunk_gated_delta_rule()(3) == (15, "all")
+    assert fla_import.load_chunk_gated_delta_rule()(3) == (15, "all")
 
 
 def test_a_version_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_version_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert fla_import.chunk_gated_delta_rule()(3) == (6, "all")
+    assert fla_import.load_chunk_gated_delta_rule()(3) == (6, "all")
 
 
 def test_without_the_library(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_without_the_library(installed: Path, monkeypatch: pytest.MonkeyPatch) -
     if importlib.util.find_spec("fla") is not None:
         pytest.skip("the real one is installed")
     with pytest.raises(ImportError):
-        fla_import.chunk_gated_delta_rule()
+        fla_import.load_chunk_gated_delta_rule()
     assert not imported()
 
 
@@ -110,12 +110,12 @@ def test_with_gradients_the_rule_is_imported_before_anything_else(monkeypatch: p
         called.append("rule")
         return rule
 
-    monkeypatch.setattr(fla_import, "chunk_gated_delta_rule", found)
+    monkeypatch.setattr(fla_import, "load_chunk_gated_delta_rule", found)
     monkeypatch.setattr(fla_backward, "install", lambda: called.append("install"))
     q = torch.ones(1, 2, 1, 4, requires_grad=True)
     gate = torch.zeros(1, 2, 1)
-    gated_delta_rule.library_gated_delta(q, q, q, gate, gate)
+    gated_delta_rule.fla_gated_delta_rule(q, q, q, gate, gate)
     assert called == ["rule", "install"]
     with torch.no_grad():
-        gated_delta_rule.library_gated_delta(q, q, q, gate, gate)
+        gated_delta_rule.fla_gated_delta_rule(q, q, q, gate, gate)
     assert called == ["rule", "install", "rule"]

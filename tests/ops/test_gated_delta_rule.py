@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from jet.ops import gated_delta_rule as module
-from jet.ops.gated_delta_rule import chunked_gated_delta, gated_delta_rule, recurrent_gated_delta
+from jet.ops.gated_delta_rule import (
+    chunk_gated_delta_rule,
+    gated_delta_rule,
+    naive_recurrent_gated_delta_rule,
+)
 
 SHAPES = [
     (1, 2, 1, 8, 8),
@@ -55,7 +59,7 @@ def by_definition(
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("rule", [recurrent_gated_delta, chunked_gated_delta, gated_delta_rule])
+@pytest.mark.parametrize("rule", [naive_recurrent_gated_delta_rule, chunk_gated_delta_rule, gated_delta_rule])
 def test_every_form_follows_the_definition(rule: object, shape: tuple[int, ...]) -> None:
     given = inputs(shape)
     expected_out, expected_state = by_definition(*given)
@@ -64,7 +68,7 @@ def test_every_form_follows_the_definition(rule: object, shape: tuple[int, ...])
     torch.testing.assert_close(state, expected_state, atol=1e-10, rtol=1e-8)
 
 
-@pytest.mark.parametrize("rule", [recurrent_gated_delta, chunked_gated_delta])
+@pytest.mark.parametrize("rule", [naive_recurrent_gated_delta_rule, chunk_gated_delta_rule])
 def test_no_state_is_a_state_of_zeros(rule: object) -> None:
     *given, state = inputs(SHAPES[1])
     for ours, zeros in zip(rule(*given, None), rule(*given, torch.zeros_like(state)), strict=True):
@@ -74,7 +78,7 @@ def test_no_state_is_a_state_of_zeros(rule: object) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_state_is_float32_and_the_output_keeps_its_type(dtype: torch.dtype) -> None:
     *given, state = inputs((1, 70, 2, 8, 8), dtype)
-    for rule in (recurrent_gated_delta, chunked_gated_delta):
+    for rule in (naive_recurrent_gated_delta_rule, chunk_gated_delta_rule):
         out, new_state = rule(*given, state.float())
         assert out.dtype == dtype
         assert new_state.dtype == torch.float32
@@ -83,7 +87,10 @@ def test_the_state_is_float32_and_the_output_keeps_its_type(dtype: torch.dtype) 
 def test_8192_tokens_agree_with_the_recurrence_in_float32() -> None:
     given = inputs((1, 8192, 1, 16, 16), torch.float32)
     given[3] = given[3] * 0.01  # a memory that lasts, so that errors could add up
-    (out, state), (expected_out, expected_state) = chunked_gated_delta(*given), recurrent_gated_delta(*given)
+    (out, state), (expected_out, expected_state) = (
+        chunk_gated_delta_rule(*given),
+        naive_recurrent_gated_delta_rule(*given),
+    )
     torch.testing.assert_close(out, expected_out, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(state, expected_state, atol=2e-5, rtol=1e-4)
 
@@ -91,8 +98,8 @@ def test_8192_tokens_agree_with_the_recurrence_in_float32() -> None:
 def test_decay_so_strong_that_everything_is_forgotten() -> None:
     given = inputs((1, 70, 1, 4, 4), torch.float32)
     given[3] = torch.full_like(given[3], -200.0)
-    out, state = chunked_gated_delta(*given)
-    expected_out, expected_state = recurrent_gated_delta(*given)
+    out, state = chunk_gated_delta_rule(*given)
+    expected_out, expected_state = naive_recurrent_gated_delta_rule(*given)
     assert out.isfinite().all()
     torch.testing.assert_close(out, expected_out)
     torch.testing.assert_close(state, expected_state)
@@ -100,8 +107,8 @@ def test_decay_so_strong_that_everything_is_forgotten() -> None:
 
 def test_gradients_pass_the_numerical_check() -> None:
     given = [x.requires_grad_() for x in inputs((1, 5, 1, 3, 2))]
-    assert torch.autograd.gradcheck(chunked_gated_delta, given, atol=1e-6)
-    assert torch.autograd.gradcheck(recurrent_gated_delta, given, atol=1e-6)
+    assert torch.autograd.gradcheck(chunk_gated_delta_rule, given, atol=1e-6)
+    assert torch.autograd.gradcheck(naive_recurrent_gated_delta_rule, given, atol=1e-6)
 
 
 def test_the_cpu_uses_torch() -> None:

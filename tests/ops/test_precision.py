@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from jet.ops.precision import linear, wide
+from jet.ops.precision import linear, upcast
 
 
 def test_prompts_in_float32_are_as_good_as_float64_rounded_once() -> None:
@@ -27,6 +27,6 @@ def test_single_tokens_other_types_and_autocast_are_plain() -> None:
 
 
 def test_wide_raises_half_precision_only() -> None:
-    assert wide(torch.ones(1, dtype=torch.float16)).dtype == torch.float32
-    assert wide(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
-    assert wide(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+    assert upcast(torch.ones(1, dtype=torch.float16)).dtype == torch.float32
+    assert upcast(torch.ones(1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert upcast(torch.ones(1, dtype=torch.float64)).dtype == torch.float64

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jet.ops import quantization
-from jet.ops.quantization import GROUP, SCHEMES, Quantized, pieces, quantize
+from jet.ops.quantization import GROUP_SIZE, SCHEMES, QuantizedTensor, quantize, row_ranges
 
 CPU = torch.device("cpu")
 # Columns: one, odd, less than a group, halves that end within one, whole groups.
@@ -19,22 +19,22 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def quantized_of(weight: Tensor, scheme: str, dtype: torch.dtype = torch.float32) -> Quantized:
+def quantized_of(weight: Tensor, scheme: str, dtype: torch.dtype = torch.float32) -> QuantizedTensor:
     return quantize(lambda begin, end: weight[begin:end], tuple(weight.shape), scheme, dtype, CPU)
 
 
-def by_definition(made: Quantized) -> Tensor:
+def by_definition(made: QuantizedTensor) -> Tensor:
     """Every weight, looked up by itself."""
     numbers = torch.empty(made.shape, dtype=torch.float64)
     groups = made.scales.shape[-1] // 2
     for row in range(len(made)):
         for column in range(made.columns):
             if made.scheme == "int8":
-                numbers[row, column] = made.codes[row, column].double() * made.scales[row].double()
+                numbers[row, column] = made.qweight[row, column].double() * made.scales[row].double()
                 continue
-            half, place = divmod(column, made.span)
-            code = (int(made.codes[row, place]) >> (4 * half)) % 16 - 8
-            numbers[row, column] = code * made.scales[row, half * groups + place // GROUP].double()
+            half, place = divmod(column, made.row_bytes)
+            code = (int(made.qweight[row, place]) >> (4 * half)) % 16 - 8
+            numbers[row, column] = code * made.scales[row, half * groups + place // GROUP_SIZE].double()
     return numbers
 
 
@@ -73,8 +73,8 @@ def test_int4_is_nearer_than_the_largest_weight_at_the_largest_code(shape: tuple
     weight = torch.randn(shape)
     made = quantized_of(weight, "int4")
     plain = torch.empty(shape)
-    for half in (slice(0, made.span), slice(made.span, shape[1])):
-        for columns in torch.arange(shape[1])[half].split(GROUP):
+    for half in (slice(0, made.row_bytes), slice(made.row_bytes, shape[1])):
+        for columns in torch.arange(shape[1])[half].split(GROUP_SIZE):
             part = weight[:, columns]
             scale = (part.abs().amax(1, keepdim=True) / 7).half().float()
             plain[:, columns] = (part / scale).round().clamp(-8, 7) * scale
@@ -93,7 +93,7 @@ def test_numbers_that_have_codes_come_back(scheme: str) -> None:
 def test_pieces_make_no_difference(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(37, 96)
     whole = quantized_of(weight, scheme)
-    monkeypatch.setattr(quantization, "PIECE", 5 * 96 + 1)
+    monkeypatch.setattr(quantization, "CHUNK", 5 * 96 + 1)
     spans = []
 
     def read(begin: int, end: int) -> Tensor:
@@ -102,12 +102,12 @@ def test_pieces_make_no_difference(scheme: str, monkeypatch: pytest.MonkeyPatch)
 
     parts = quantize(read, (37, 96), scheme, torch.float32, CPU)
     assert max(spans) == 5
-    assert torch.equal(whole.codes, parts.codes) and torch.equal(whole.scales, parts.scales)
+    assert torch.equal(whole.qweight, parts.qweight) and torch.equal(whole.scales, parts.scales)
 
 
 def test_a_row_longer_than_a_piece_is_a_piece() -> None:
-    assert list(pieces((3, 10), 4)) == [(0, 1), (1, 2), (2, 3)]
-    assert list(pieces((5, 2), 4)) == [(0, 2), (2, 4), (4, 5)]
+    assert list(row_ranges((3, 10), 4)) == [(0, 1), (1, 2), (2, 3)]
+    assert list(row_ranges((5, 2), 4)) == [(0, 2), (2, 4), (4, 5)]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -128,6 +128,6 @@ def test_rows_can_be_had_by_themselves(scheme: str) -> None:
     numbers = made.float()
     some = made[2:5]
     assert torch.equal(some.float(), numbers[2:5])
-    assert some.data_ptr() == made.codes[2:].data_ptr(), "a slice is a view"
+    assert some.data_ptr() == made.qweight[2:].data_ptr(), "a slice is a view"
     chosen = torch.tensor([8, 0, 0, 3])
     assert torch.equal(made[chosen].float(), numbers[chosen])

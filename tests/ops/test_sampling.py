@@ -16,7 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from jet.ops.sampling import candidates, exclude_top_choices, penalise_repetition, philox, sample, uniform
+from jet.ops.sampling import candidates, exclude_top_choices, penalize_repetition, philox, sample, uniform
 
 VOCABULARY = 300
 SAMPLES = 12_000
@@ -108,7 +108,7 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     seen = torch.zeros(1, VOCABULARY, dtype=torch.bool)
     seen[0, story[0]] = True
     wanted = RepetitionPenaltyLogitsProcessor(penalty)(story, logits.clone())
-    torch.testing.assert_close(penalise_repetition(logits, seen, penalty), wanted)
+    torch.testing.assert_close(penalize_repetition(logits, seen, penalty), wanted)
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_chance() -> None:
@@ -254,9 +254,9 @@ def test_of_the_likely_tokens_only_the_least_likely_stays() -> None:
 
 def test_a_row_that_would_lose_a_spared_token_loses_none() -> None:
     weights = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.9, 0.8]]).double()
-    spared = torch.tensor([[False, True, False], [False, False, True]])
+    special = torch.tensor([[False, True, False], [False, False, True]])
     assert torch.equal(
-        exclude_top_choices(weights, 0.1, spared), torch.tensor([[1.0, 0.9, 0.8], [0.0, 0.0, 0.8]]).double()
+        exclude_top_choices(weights, 0.1, special), torch.tensor([[1.0, 0.9, 0.8], [0.0, 0.0, 0.8]]).double()
     )
 
 
@@ -265,8 +265,8 @@ def test_what_is_excluded_is_not_drawn() -> None:
     chances = torch.rand(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = sample(logits, chances, temperature=1.0, xtc_threshold=0.1)
     assert set(drawn.tolist()) == {2, 3}
-    spared = torch.tensor([True, False, False, False])
-    drawn = sample(logits, chances, temperature=1.0, xtc_threshold=0.1, xtc_spared=spared)
+    special = torch.tensor([True, False, False, False])
+    drawn = sample(logits, chances, temperature=1.0, xtc_threshold=0.1, xtc_special=special)
     assert {0, 1, 2} <= set(drawn.tolist())
 
 

@@ -19,7 +19,7 @@ def left_by_definition(
     top_p: float,
     min_p: float,
     threshold: float,
-    spared: set[int],
+    special: set[int],
 ) -> set[int]:
     """The tokens that can be drawn, step by step over a list of candidates, as published."""
     scaled = [logit / temperature for logit in logits]
@@ -36,18 +36,18 @@ def left_by_definition(
     total = sum(p for p, _ in row)
     crossing = [id for p, id in row if p / total >= threshold]
     removed = set(crossing[:-1])
-    if removed & spared:
+    if removed & special:
         removed = set()
     return {id for _, id in row} - removed
 
 
-def drawn(logits: list[float], spared: set[int], **settings: float) -> set[int]:
+def drawn(logits: list[float], special: set[int], **settings: float) -> set[int]:
     """All tokens that any random number gives."""
     chances = torch.linspace(0, 1, 1_501, dtype=torch.float64)[:-1]
     mask = torch.zeros(len(logits), dtype=torch.bool)
-    mask[list(spared)] = True
+    mask[list(special)] = True
     rows = torch.tensor(logits).expand(len(chances), -1)
-    return set(sample(rows, chances, xtc_spared=mask, **settings).tolist())  # type: ignore[arg-type]
+    return set(sample(rows, chances, xtc_special=mask, **settings).tolist())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_whatever_the_filters_what_can_be_drawn_is_what_the_definition_leaves(
     top_p: float,
     min_p: float,
     threshold: float,
-    spared: set[int],
+    special: set[int],
 ) -> None:
     logits = [tenth / 10 for tenth in tenths]
-    spared = {id for id in spared if id < len(logits)}
-    wanted = left_by_definition(logits, temperature, top_k, top_p, min_p, threshold, spared)
+    special = {id for id in special if id < len(logits)}
+    wanted = left_by_definition(logits, temperature, top_k, top_p, min_p, threshold, special)
     found = drawn(
         logits,
-        spared,
+        special,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

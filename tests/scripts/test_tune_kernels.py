@@ -9,9 +9,9 @@ import torch
 
 from jet.cache.state_pool import SlotPool
 from jet.engine.decode_step import FusedStep
-from jet.ops.backends import reference_operations
-from jet.ops.decode_batch import Rows
-from jet.ops.quantization import SCHEMES, Quantized, Weight
+from jet.ops.backends import reference_backend
+from jet.ops.decode_batch import DecodeBatch
+from jet.ops.quantization import SCHEMES, QuantizedTensor, Weight
 from scripts.tune_kernels import products, tilings, weight_shape
 from tests.networks import golden_model, small_config
 
@@ -21,7 +21,7 @@ def test_the_products_are_those_of_a_step(name: str) -> None:
     model = golden_model(name)
     pool = SlotPool(model.config, 1, 256, torch.float32, "cpu")
     with torch.inference_mode():
-        step = FusedStep(model, pool, Rows.make(1, "cpu"), reference_operations())
+        step = FusedStep(model, pool, DecodeBatch.make(1, "cpu"), reference_backend())
     rest = step.parts[1:]  # without the embedding
     states = 2 * sum(m.recurrent[0].nbytes + m.conv[0].nbytes for m in pool.layers if hasattr(m, "conv"))
     moved = sum(part.nbytes for part in rest) - states
@@ -30,7 +30,7 @@ def test_the_products_are_those_of_a_step(name: str) -> None:
 
 def empty(shape: tuple[int, int], scheme: str) -> Weight:
     if scheme in SCHEMES:
-        return Quantized.empty(shape, scheme, torch.bfloat16, torch.device("meta"))
+        return QuantizedTensor.empty(shape, scheme, torch.bfloat16, torch.device("meta"))
     return torch.empty(shape, dtype=getattr(torch, scheme), device="meta")
 
 

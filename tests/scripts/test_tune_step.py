@@ -15,8 +15,8 @@ from jet.bench.options import BenchError
 from jet.cache.state_pool import SlotPool
 from jet.engine.decode_step import FusedStep, Part
 from jet.modeling import JetNemotronForCausalLM
-from jet.ops.backends import Operations, reference_operations, triton_operations
-from jet.ops.decode_batch import Rows
+from jet.ops.backends import OpBackend, reference_backend, triton_backend
+from jet.ops.decode_batch import DecodeBatch
 from scripts import tune_step
 from scripts.tune_kernels import products
 from scripts.tune_step import AHEAD, Choice, Outcome, Ways, cut, descend, name_of, product_choices, short
@@ -108,18 +108,18 @@ def test_a_choice_is_described_with_its_fastest_ways() -> None:
 # --- a real step -----------------------------------------------------------------------------------------
 
 
-def bound(model: JetNemotronForCausalLM, operations: Operations) -> FusedStep:
+def bound(model: JetNemotronForCausalLM, operations: OpBackend) -> FusedStep:
     pool = SlotPool(model.config, 1, 256, model.dtype, "cpu")
     pool.reserve(pool.open(), 1)
     with torch.inference_mode():
-        return FusedStep(model, pool, Rows.make(1, "cpu"), operations)
+        return FusedStep(model, pool, DecodeBatch.make(1, "cpu"), operations)
 
 
 def with_kernels(model: JetNemotronForCausalLM) -> FusedStep:
     pytest.importorskip("triton")
     config = model.config
     sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    return bound(model, triton_operations(torch.device("cpu"), 1, *sizes))
+    return bound(model, triton_backend(torch.device("cpu"), 1, *sizes))
 
 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
@@ -149,7 +149,7 @@ def test_a_step_without_kernels_has_nothing_to_tune() -> None:
     pytest.importorskip("triton")
     model = golden_model("tiny-2b")
     with pytest.raises(BenchError, match="nothing to tune"):
-        product_choices(model.config, bound(model, reference_operations()).parts)
+        product_choices(model.config, bound(model, reference_backend()).parts)
 
 
 @pytest.mark.thorough

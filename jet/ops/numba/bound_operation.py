@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jet.ops.quantization import Quantized, Weight
+from jet.ops.quantization import QuantizedTensor, Weight
 
 P = ParamSpec("P")
 Array = NDArray[Any]
-Bound = Callable[[], None]
+BoundOp = Callable[[], None]
 
 
-class Operation(Generic[P]):
+class BindableOp(Generic[P]):
     """An operation on tensors, made from a function that takes them and returns the prepared call.
 
     Called, it computes. `bind` takes the same arguments and returns the call without arguments: it computes
@@ -26,7 +26,7 @@ class Operation(Generic[P]):
     which are biases, scales and sizes, are those of the time it was bound.
     """
 
-    def __init__(self, bind: Callable[P, Bound]) -> None:
+    def __init__(self, bind: Callable[P, BoundOp]) -> None:
         self.bind = bind
         update_wrapper(self, bind)
 
@@ -51,8 +51,8 @@ def array(tensor: Tensor) -> Array:
 
 def matrix(weight: Weight) -> Array | tuple[Array, Array]:
     """A weight's memory: its array, or those of its codes and scales."""
-    if isinstance(weight, Quantized):
-        return array(weight.codes), array(weight.scales)
+    if isinstance(weight, QuantizedTensor):
+        return array(weight.qweight), array(weight.scales)
     return array(weight)
 
 

@@ -7,12 +7,12 @@ from functools import partial
 from torch import Tensor
 
 from jet.ops.numba import kernels
-from jet.ops.numba.bound_operation import Bound, Operation, array, constant, matrix
+from jet.ops.numba.bound_operation import BindableOp, BoundOp, array, constant, matrix
 from jet.ops.quantization import Weight
 from jet.ops.reference import JetSizes
 
 
-@Operation
+@BindableOp
 def jet_step(
     projected: Tensor,
     kernels_weight: Weight,
@@ -24,8 +24,8 @@ def jet_step(
     recurrent_state: Tensor,
     out: Tensor,
     sizes: JetSizes,
-) -> Bound:
-    """Twin of `jet_step_reference`, as an `Operation`."""
+) -> BoundOp:
+    """Twin of `jet_step_reference`, as an `BindableOp`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     return partial(
         kernels.jet_step,
@@ -38,5 +38,5 @@ def jet_step(
         array(conv_state),
         array(recurrent_state),
         array(out),
-        sizes.generator,
+        sizes.generator_dim,
     )

@@ -55,7 +55,7 @@ ROUNDER = np.float32(1.5 * 2.0**23)
 EXP_LOWEST, EXP_HIGHEST = np.float32(-87.0), np.float32(88.0)
 TAYLOR = tuple(np.float32(1.0 / math.factorial(n)) for n in range(8))
 DELTA_EPS = np.float32(gated_delta_rule.EPS)
-GROUP = 64  # as in `jet.ops.quantization`, where the cache on disk would not notice a change
+GROUP_SIZE = 64  # as in `jet.ops.quantization`, where the cache on disk would not notice a change
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -217,25 +217,25 @@ def _dot(matrix, row, x):
 
 @function
 def _dot_int8(matrix, row, x):
-    codes, scales = matrix
+    qweight, scales = matrix
     total = ZERO
-    for j in range(codes.shape[1]):
-        total += np.float32(codes[row, j]) * x[j]
+    for j in range(qweight.shape[1]):
+        total += np.float32(qweight[row, j]) * x[j]
     return total * scales[row]
 
 
 @function
 def _dot_int4(matrix, row, x):
-    codes, scales = matrix
-    span, groups = codes.shape[1], scales.shape[1] // 2
+    qweight, scales = matrix
+    span, groups = qweight.shape[1], scales.shape[1] // 2
     both, total = x.shape[0] - span, ZERO
     for group in range(groups):
-        start, low, high = group * GROUP, ZERO, ZERO
+        start, low, high = group * GROUP_SIZE, ZERO, ZERO
         # Unsigned, for what may be negative counts from the end, and such loops do not vectorise.
-        for j in range(start, min(start + GROUP, span)):
-            low += low_code(codes[row, np.uint64(j)]) * x[np.uint64(j)]
-        for j in range(start, min(start + GROUP, both)):
-            high += high_code(codes[row, np.uint64(j)]) * x[np.uint64(span + j)]
+        for j in range(start, min(start + GROUP_SIZE, span)):
+            low += low_code(qweight[row, np.uint64(j)]) * x[np.uint64(j)]
+        for j in range(start, min(start + GROUP_SIZE, both)):
+            high += high_code(qweight[row, np.uint64(j)]) * x[np.uint64(span + j)]
         total += low * widen(scales[row, group]) + high * widen(scales[row, groups + group])
     return total
 
@@ -254,10 +254,10 @@ def high_code(code):
 
 @function
 def _dot4_int8(matrix, row, x, b):
-    codes, scales = matrix
+    qweight, scales = matrix
     first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
-    for j in range(codes.shape[1]):
-        weight = np.float32(codes[row, j])
+    for j in range(qweight.shape[1]):
+        weight = np.float32(qweight[row, j])
         first += weight * x[b, j]
         second += weight * x[b + 1, j]
         third += weight * x[b + 2, j]
@@ -280,19 +280,19 @@ def _read_row(matrix, row, out):
 
 @function
 def _read_row_int8(matrix, row, out):
-    codes, scales = matrix
+    qweight, scales = matrix
     for j in range(out.shape[0]):
-        out[j] = np.float32(codes[row, j]) * scales[row]
+        out[j] = np.float32(qweight[row, j]) * scales[row]
 
 
 @function
 def _read_row_int4(matrix, row, out):
-    codes, scales = matrix
-    span, groups = codes.shape[1], scales.shape[1] // 2
+    qweight, scales = matrix
+    span, groups = qweight.shape[1], scales.shape[1] // 2
     for j in range(span):
-        out[j] = low_code(codes[row, j]) * widen(scales[row, j // GROUP])
+        out[j] = low_code(qweight[row, j]) * widen(scales[row, j // GROUP_SIZE])
     for j in range(out.shape[0] - span):
-        out[span + j] = high_code(codes[row, j]) * widen(scales[row, groups + j // GROUP])
+        out[span + j] = high_code(qweight[row, j]) * widen(scales[row, groups + j // GROUP_SIZE])
 
 
 @function
@@ -496,18 +496,18 @@ def delta_rule(query, key, v, decay, beta, state, out):
 
 
 @kernel
-def attend(projected, cos, sin, position, slots, table, keys, values, kv_heads, page, stride, out):
+def attend(projected, cos, sin, position, slots, page_table, keys, values, kv_heads, page, stride, out):
     """Pages, or rings: those are pages as long as the window, one a slot.
 
     The cell c of head h in page p is row `p * stride + h * page + c` of `keys` and of `values` `[rows, D]`.
     """
     dim = cos.shape[1]
     group = out.shape[1] // (kv_heads * dim)
-    span = table.shape[1] * page
+    span = page_table.shape[1] * page
     queries = np.empty((group, dim), np.float32)
     for b in range(out.shape[0]):
         heads, answers = projected[b].reshape((-1, dim)), out[b].reshape((-1, dim))
-        pages = table[slots[b]]
+        pages = page_table[slots[b]]
         newest, seen = position[b] % span, min(position[b] + 1, span)
         scores = np.empty((group, seen), np.float32)
         for h in range(kv_heads):

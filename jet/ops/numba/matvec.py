@@ -1,6 +1,6 @@
 """Matrix-vector products that take in the norm before and the activation or residual after them; embedding.
 
-The functions and their torch twins in `jet.ops.reference` take the same arguments. Each is an `Operation`:
+The functions and their torch twins in `jet.ops.reference` take the same arguments. Each is an `BindableOp`:
 its `bind` prepares the call for tensors that stay in their place.
 """
 
@@ -11,38 +11,38 @@ from functools import partial
 from torch import Tensor
 
 from jet.ops.numba import kernels
-from jet.ops.numba.bound_operation import Bound, Operation, array, constant, matrix
+from jet.ops.numba.bound_operation import BindableOp, BoundOp, array, constant, matrix
 from jet.ops.quantization import Weight
 
 
-@Operation
+@BindableOp
 def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
-) -> Bound:
+) -> BoundOp:
     """Twin of `norm_linear_reference`."""
     _check(weight, x, out)
     scale, added = constant(norm_weight), constant(bias)
     return partial(kernels.norm_linear, array(x), scale, eps, matrix(weight), added, array(out))
 
 
-@Operation
-def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> Bound:
+@BindableOp
+def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> BoundOp:
     """Twin of `norm_swiglu_reference`."""
     _check(gate_up, x, out, parts=2)
     return partial(kernels.norm_swiglu, array(x), constant(norm_weight), eps, matrix(gate_up), array(out))
 
 
-@Operation
-def linear_add(h: Tensor, weight: Weight, x: Tensor) -> Bound:
+@BindableOp
+def linear_add(h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
     """Twin of `linear_add_reference`."""
     _check(weight, h, x)
     return partial(kernels.linear_add, array(h), matrix(weight), array(x))
 
 
-@Operation
+@BindableOp
 def gated_norm_linear_add(
     o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
-) -> Bound:
+) -> BoundOp:
     """Twin of `gated_norm_linear_add_reference`."""
     _check(weight, o, x)
     size, stride = norm_weight.shape[0], gate.stride(0)
@@ -55,10 +55,10 @@ def gated_norm_linear_add(
     )
 
 
-@Operation
+@BindableOp
 def embed(
     token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
-) -> Bound:
+) -> BoundOp:
     """Twin of `embed_reference`."""
     frequencies = constant(inv_freq)
     return partial(

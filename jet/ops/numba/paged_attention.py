@@ -13,30 +13,30 @@ import torch
 from torch import Tensor
 
 from jet.ops.numba import kernels
-from jet.ops.numba.bound_operation import Bound, Operation, array
+from jet.ops.numba.bound_operation import BindableOp, BoundOp, array
 
 Rows = npt.NDArray[Any]
 
 
-@Operation
+@BindableOp
 def attend_pages(
     projected: Tensor,
     cos: Tensor,
     sin: Tensor,
     position: Tensor,
     slots: Tensor,
-    table: Tensor,
+    page_table: Tensor,
     pages: Tensor,
     out: Tensor,
-) -> Bound:
-    """Twin of `attend_pages_reference`, as an `Operation`."""
+) -> BoundOp:
+    """Twin of `attend_pages_reference`, as an `BindableOp`."""
     _, _, kv_heads, page, dim = pages.shape
     rows = array(pages).reshape(-1, dim)
-    given = (projected, cos, sin, position, slots, table)
+    given = (projected, cos, sin, position, slots, page_table)
     return _bind(*given, rows, rows[kv_heads * page :], kv_heads, page, 2 * kv_heads * page, out)
 
 
-@Operation
+@BindableOp
 def attend_window(
     projected: Tensor,
     cos: Tensor,
@@ -46,12 +46,12 @@ def attend_window(
     window_keys: Tensor,
     window_values: Tensor,
     out: Tensor,
-) -> Bound:
-    """Twin of `attend_window_reference`, as an `Operation`."""
+) -> BoundOp:
+    """Twin of `attend_window_reference`, as an `BindableOp`."""
     places, kv_heads, window, dim = window_keys.shape
-    table = torch.arange(places, dtype=torch.int32)[:, None]
+    page_table = torch.arange(places, dtype=torch.int32)[:, None]
     keys, values = (array(ring).reshape(-1, dim) for ring in (window_keys, window_values))
-    given = (projected, cos, sin, position, slots, table)
+    given = (projected, cos, sin, position, slots, page_table)
     return _bind(*given, keys, values, kv_heads, window, kv_heads * window, out)
 
 
@@ -61,17 +61,17 @@ def _bind(
     sin: Tensor,
     position: Tensor,
     slots: Tensor,
-    table: Tensor,
+    page_table: Tensor,
     keys: Rows,
     values: Rows,
     kv_heads: int,
     page: int,
     stride: int,
     out: Tensor,
-) -> Bound:
+) -> BoundOp:
     """Over keys and values as rows `[…, D]`: `page` of them a head in a page, pages `stride` apart."""
     _check(projected, cos, sin, out, kv_heads, keys.shape[-1])
-    rows = map(array, (projected, cos, sin, position, slots, table))
+    rows = map(array, (projected, cos, sin, position, slots, page_table))
     return partial(kernels.attend, *rows, keys, values, kv_heads, page, stride, array(out))
 
 

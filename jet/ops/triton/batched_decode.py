@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.quantization import Quantized, Weight, pieces
+from jet.ops.quantization import QuantizedTensor, Weight, row_ranges
 from jet.ops.reference import JetSizes
 from jet.ops.triton import skinny
 from jet.ops.triton.common import silu
@@ -33,7 +33,7 @@ MOST_NUMBERS = 2**25  # weights that are turned into numbers at once
 # Rows up to which our products take less time than cuBLAS's: with the activation as a part, and without.
 MOST_GATED, MOST_SKINNY = 64, 32
 
-Step = Callable[[], None]
+BoundOp = Callable[[], None]
 
 
 class Memory:
@@ -51,7 +51,7 @@ class Memory:
         """What comes out, in float32."""
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
-    def numbers(self, weight: Quantized) -> Tensor:
+    def numbers(self, weight: QuantizedTensor) -> Tensor:
         """Some rows of a quantised weight, in its type: the same memory for all."""
         size = max(MOST_NUMBERS, weight.columns)
         held = self._get("numbers", 1, size, weight.dtype, weight.device)[0]
@@ -72,7 +72,7 @@ def norm_linear(
     weight: Weight,
     bias: Tensor | None,
     out: Tensor,
-) -> Step:
+) -> BoundOp:
     """Twin of `norm_linear_reference`."""
     normed = memory.input(weight, len(x))
     multiply = product(memory, normed, weight, out)
@@ -88,7 +88,7 @@ def norm_linear(
 
 def norm_swiglu(
     memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
-) -> Step:
+) -> BoundOp:
     """Twin of `norm_swiglu_reference`."""
     normed = memory.input(gate_up, len(x))
     multiply = _gated_product(memory, normed, gate_up, out)
@@ -100,7 +100,7 @@ def norm_swiglu(
     return run
 
 
-def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) -> Step:
+def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) -> BoundOp:
     """`out = silu(g) * u` for `g | u = given @ gate_up.T`."""
     if isinstance(gate_up, Tensor) and _is_skinny(given, MOST_GATED):
         return skinny.swiglu(given, gate_up, out, memory.meeting)
@@ -115,7 +115,7 @@ def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) 
     return run
 
 
-def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> Step:
+def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
     """Twin of `linear_add_reference`; fastest where `h` has the type of the weight."""
     if h.dtype == weight.dtype:
         return product(memory, h, weight, x, add=True)
@@ -131,7 +131,7 @@ def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> Step:
 
 def gated_norm_linear_add(
     memory: Memory, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
-) -> Step:
+) -> BoundOp:
     """Twin of `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
@@ -159,21 +159,21 @@ def jet_step(
     recurrent_state: Tensor,
     out: Tensor,
     sizes: JetSizes,
-) -> Step:
+) -> BoundOp:
     """Twin of `jet_step_reference`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     batch = len(projected)
     hidden, kernels = memory.input(kernels_weight, batch), memory.output(kernels_weight, batch)
     multiply = product(memory, hidden, kernels_weight, kernels)
-    w1 = projected[:, 2 * sizes.heads * sizes.key :]
-    rows = min(ROWS, triton.next_power_of_2(sizes.value))
+    w1 = projected[:, 2 * sizes.num_heads * sizes.head_k_dim :]
+    rows = min(ROWS, triton.next_power_of_2(sizes.head_v_dim))
 
     def run() -> None:
-        _silu_kernel[(triton.cdiv(sizes.generator, BLOCK), batch)](
-            w1, w1.stride(0), hidden, SIZE=sizes.generator, BLOCK=BLOCK
+        _silu_kernel[(triton.cdiv(sizes.generator_dim, BLOCK), batch)](
+            w1, w1.stride(0), hidden, SIZE=sizes.generator_dim, BLOCK=BLOCK
         )
         multiply()
-        _jet_step_kernel[(triton.cdiv(sizes.value, rows), sizes.heads, batch)](
+        _jet_step_kernel[(triton.cdiv(sizes.head_v_dim, rows), sizes.num_heads, batch)](
             projected,
             projected.stride(0),
             kernels,
@@ -184,20 +184,20 @@ def jet_step(
             conv_state,
             recurrent_state,
             out,
-            sizes.key**-0.5,
-            HEADS=sizes.heads,
-            KEY=sizes.key,
-            VALUE=sizes.value,
-            GENERATOR=sizes.generator,
-            WIDTH=sizes.width,
+            sizes.head_k_dim**-0.5,
+            HEADS=sizes.num_heads,
+            KEY=sizes.head_k_dim,
+            VALUE=sizes.head_v_dim,
+            GENERATOR=sizes.generator_dim,
+            WIDTH=sizes.conv_size,
             ROWS=rows,
-            KEYS=_keys_in_a_tile(sizes.key),
+            KEYS=_keys_in_a_tile(sizes.head_k_dim),
         )
 
     return run
 
 
-def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: bool = False) -> Step:
+def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: bool = False) -> BoundOp:
     """`out = given @ weight.T`, or with `add` that much more.
 
     Args:
@@ -207,7 +207,7 @@ def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: boo
         out: `[B, N]` float32.
         add: to `out`, within the product: cuBLAS starts its sums from what is there.
     """
-    if isinstance(weight, Quantized):
+    if isinstance(weight, QuantizedTensor):
         return _quantized_product(memory, given, weight, out, add)
     if _is_skinny(given, MOST_SKINNY):
         return skinny.product(given, weight, out, add, memory.meeting)
@@ -228,9 +228,11 @@ def _is_skinny(given: Tensor, most: int) -> bool:
     return given.is_cuda and given.dtype != torch.float32 and len(given) <= most
 
 
-def _quantized_product(memory: Memory, given: Tensor, weight: Quantized, out: Tensor, add: bool) -> Step:
+def _quantized_product(
+    memory: Memory, given: Tensor, weight: QuantizedTensor, out: Tensor, add: bool
+) -> BoundOp:
     """The same; of more weights than `MOST_NUMBERS` a part after the other."""
-    ranges = list(pieces((len(weight), weight.columns), MOST_NUMBERS))
+    ranges = list(row_ranges((len(weight), weight.columns), MOST_NUMBERS))
     parts = [weight[begin:end] for begin, end in ranges]
     places = [memory.numbers(part) for part in parts]
     whole = len(parts) == 1

@@ -73,7 +73,7 @@ def attend_pages(
     sin: Tensor,
     position: Tensor,
     slots: Tensor,
-    table: Tensor,
+    page_table: Tensor,
     pages: Tensor,
     out: Tensor,
     scratch: AttentionScratch,
@@ -82,7 +82,7 @@ def attend_pages(
 ) -> None:
     """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
     keys, values = pages[:, 0], pages[:, 1]
-    _attend(projected, cos, sin, position, slots, table, keys, values, out, scratch, pdl, ahead)
+    _attend(projected, cos, sin, position, slots, page_table, keys, values, out, scratch, pdl, ahead)
 
 
 def attend_window(
@@ -108,7 +108,7 @@ def _attend(
     sin: Tensor,
     position: Tensor,
     slots: Tensor,
-    table: Tensor | None,
+    page_table: Tensor | None,
     keys: Tensor,
     values: Tensor,
     out: Tensor,
@@ -116,7 +116,7 @@ def _attend(
     pdl: bool,
     ahead: Tensor | None,
 ) -> None:
-    """Both kernels, over keys and values `[pages, Hkv, PAGE, D]`; rings where there is no table."""
+    """Both kernels, over keys and values `[pages, Hkv, PAGE_SIZE, D]`; rings where there is no table."""
     kv_heads, page, head_dim = keys.shape[1:]
     batch, heads, splits = len(projected), out.shape[1] // head_dim, scratch.maximum.shape[2]
     rows = (projected, cos, sin, out)
@@ -124,13 +124,13 @@ def _attend(
     assert keys.stride()[2:] == (head_dim, 1) and keys.stride() == values.stride()
     assert scratch.weighted.shape[1:] == (heads, splits, head_dim) and len(scratch.weighted) >= batch
 
-    dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, table is not None)
+    dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, page_table is not None)
     parts = (scratch.maximum, scratch.total, scratch.weighted)
-    common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": table is None, "DIM": head_dim}
+    common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": page_table is None, "DIM": head_dim}
     # fmt: off
     _share_kernel[(splits, kv_heads, batch)](
-        projected, cos, sin, position, slots, table, keys, values, *parts,
-        projected.stride(0), cos.stride(0), sin.stride(0), 0 if table is None else table.stride(0),
+        projected, cos, sin, position, slots, page_table, keys, values, *parts,
+        projected.stride(0), cos.stride(0), sin.stride(0), 0 if page_table is None else page_table.stride(0),
         keys.stride(0), keys.stride(1),
         HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot, **common,
         **chain_options(4, pdl, ahead),
@@ -167,10 +167,10 @@ def _has_tensor_cores(device: torch.device) -> bool:
 
 @triton.jit
 def _share_kernel(
-    projected, cos, sin, position, slots, table, keys, values, maximum, total, weighted,
-    projected_stride, cos_stride, sin_stride, table_stride, page_stride, head_stride,
+    projected, cos, sin, position, slots, page_table, keys, values, maximum, total, weighted,
+    projected_stride, cos_stride, sin_stride, page_table_stride, page_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP_PADDED: tl.constexpr,
-    DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
+    DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
     ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -180,7 +180,7 @@ def _share_kernel(
     program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
     wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
     here, slot = tl.load(position + row), tl.load(slots + row).to(tl.int64)
-    cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE, RING)
+    cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE_SIZE, RING)
     if split < active:
         dim, member, cell = tl.arange(0, DIM_PADDED), tl.arange(0, GROUP_PADDED), tl.arange(0, BLOCK)
         real = dim < DIM
@@ -189,9 +189,11 @@ def _share_kernel(
         query = _rotated(heads, kv_head * group + member, member < group, angles, dim, DIM)
         query *= LOG2_E * DIM**-0.5
         new_key, new_value = _new(heads, HEADS, KV_HEADS, kv_head, angles, dim, DIM, keys.dtype.element_ty)
-        new_cell = here % PAGE
+        new_cell = here % PAGE_SIZE
         head_offset = kv_head * head_stride + dim[None, :]
-        new_offset = _page(table, table_stride, slot, here // PAGE, RING) * page_stride + head_offset
+        new_offset = (
+            _page(page_table, page_table_stride, slot, here // PAGE_SIZE, RING) * page_stride + head_offset
+        )
         if split == 0:
             tl.store(keys + new_offset + new_cell * DIM, new_key, mask=real[None, :])
             tl.store(values + new_offset + new_cell * DIM, new_value, mask=real[None, :])
@@ -204,8 +206,8 @@ def _share_kernel(
         STAGES: tl.constexpr = 3 if RING else 5
         for tile in tl.range(split * tiles // active, (split + 1) * tiles // active, num_stages=STAGES):
             begin = tile * BLOCK
-            offset = _page(table, table_stride, slot, begin // PAGE, RING) * page_stride
-            offset += (begin % PAGE + cell)[:, None] * DIM + head_offset
+            offset = _page(page_table, page_table_stride, slot, begin // PAGE_SIZE, RING) * page_stride
+            offset += (begin % PAGE_SIZE + cell)[:, None] * DIM + head_offset
             seen = begin + cell < cells
             if RING:
                 seen = seen & (begin + cell != new_cell)
@@ -228,7 +230,7 @@ def _share_kernel(
 def _combine_kernel(
     position, maximum, total, weighted, out, out_stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, SPLITS: tl.constexpr,
-    SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr,
+    SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr,
     ahead, ahead_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_DIM` numbers of one head's output from the shares of its row."""
@@ -237,7 +239,7 @@ def _combine_kernel(
     head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dim = tl.program_id(0) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     split = tl.arange(0, SPLITS_PADDED)
-    _, _, active = _deal(tl.load(position + row), SPLITS, BLOCK, PAGE, RING)
+    _, _, active = _deal(tl.load(position + row), SPLITS, BLOCK, PAGE_SIZE, RING)
     used = split < active
     part = (row * HEADS + head) * SPLITS + split
     top = tl.load(maximum + part, mask=used, other=LOWEST)
@@ -253,17 +255,17 @@ def _combine_kernel(
 
 
 @triton.jit
-def _deal(position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE: tl.constexpr, RING: tl.constexpr):
+def _deal(position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr):
     """How many older cells a row has, in how many tiles they lie, and how many shares have work."""
-    cells = tl.minimum(position, PAGE) if RING else position
+    cells = tl.minimum(position, PAGE_SIZE) if RING else position
     tiles = tl.cdiv(cells, BLOCK)
     return cells, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
 
 
 @triton.jit
-def _page(table, table_stride, slot, index, RING: tl.constexpr):
+def _page(page_table, page_table_stride, slot, index, RING: tl.constexpr):
     """The page a row's cells are in, int64."""
-    return slot if RING else tl.load(table + slot * table_stride + index).to(tl.int64)
+    return slot if RING else tl.load(page_table + slot * page_table_stride + index).to(tl.int64)
 
 
 @triton.jit

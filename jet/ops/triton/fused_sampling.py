@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.decode_batch import Plan, Rows
+from jet.ops.decode_batch import DecodeBatch, SamplerFlags
 from jet.ops.triton.common import chain_options, launch_next, wait
 
 GROUP = tl.constexpr(256)  # logits that share a maximum
@@ -115,7 +115,7 @@ class Scratch:
 
 def greedy(
     logits: Tensor,
-    rows: Rows,
+    rows: DecodeBatch,
     seen: Tensor,
     scratch: Scratch,
     *,
@@ -141,17 +141,17 @@ def greedy(
     _greedy_kernel[(launch.batch,)](
         logits, logits.stride(0), launch.vocabulary, scratch.maxima, launch.blocks,
         rows.active, rows.token, rows.step, rows.position, rows.status, rows.slot, seen,
-        rows.stops, rows.idle, STOPS=len(rows.stops),
+        rows.stop_ids, rows.null_slot, STOPS=len(rows.stop_ids),
         MAXIMA=launch.maxima, **launch.chained,
     )  # fmt: skip
 
 
 def sample(
     logits: Tensor,
-    rows: Rows,
+    rows: DecodeBatch,
     seen: Tensor,
     scratch: Scratch,
-    plan: Plan,
+    flags: SamplerFlags,
     *,
     pdl: bool = False,
     ahead: Tensor | None = None,
@@ -160,13 +160,15 @@ def sample(
 
     Keeps what `jet.ops.sampling.candidates` keeps, and of equally likely tokens at the edge of top-p the
     first ones. The draw goes through the tokens before the bracket in order, then through those in it, with
-    `jet.ops.sampling.uniform`. Arguments as for `greedy`; filters that `plan` leaves out are off whatever the
-    rows say.
+    `jet.ops.sampling.uniform`. Arguments as for `greedy`; filters that `flags` leaves out are off whatever
+    the rows say.
     """
     launch = _Launch(logits, scratch, pdl)
-    filters = {"TOP_K": plan.uses_top_k, "TOP_P": plan.uses_top_p}
-    searches = plan.uses_top_k or plan.uses_top_p
-    launch.penalise(logits, rows, seen, scratch, plan.uses_penalty, plan.bars_end, bins=searches, ahead=ahead)
+    filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
+    searches = flags.uses_top_k or flags.uses_top_p
+    launch.penalise(
+        logits, rows, seen, scratch, flags.uses_penalty, flags.uses_min_tokens, bins=searches, ahead=ahead
+    )
     given = (logits, logits.stride(0), launch.vocabulary, rows.active, rows.temperature)
     _weigh_kernel[launch.grid](
         *given, rows.min_p, rows.top_k, rows.top_p, scratch.maxima, scratch.peak, scratch.mass,
@@ -189,7 +191,7 @@ def sample(
         scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.reach, scratch.sure_mass,
         scratch.binned_count, scratch.count, scratch.ids, scratch.edge, scratch.ties,
         rows.token, rows.position, rows.status, rows.slot, seen,
-        rows.stops, rows.idle, STOPS=len(rows.stops),
+        rows.stop_ids, rows.null_slot, STOPS=len(rows.stop_ids),
         MAXIMA=launch.maxima, BLOCKS=launch.padded_blocks, **filters,
         **chain_options(DRAW_WARPS, pdl),
     )  # fmt: skip
@@ -214,7 +216,7 @@ class _Launch:
     def penalise(
         self,
         logits: Tensor,
-        rows: Rows,
+        rows: DecodeBatch,
         seen: Tensor,
         scratch: Scratch,
         penalise: bool,
@@ -224,9 +226,9 @@ class _Launch:
     ) -> None:
         """The first kernel, which both entry points share; `bins` has the histogram emptied."""
         _penalise_kernel[self.grid](
-            logits, logits.stride(0), self.vocabulary, rows.active, rows.penalty, rows.slot, seen,
+            logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot, seen,
             scratch.maxima, scratch.binned_count, scratch.binned_mass,
-            rows.step, rows.barred, rows.stops, STOPS=len(rows.stops),
+            rows.step, rows.min_tokens, rows.stop_ids, STOPS=len(rows.stop_ids),
             PENALISE=penalise, BARS=bars, EMPTY=bins, **chain_options(WARPS, self.pdl, ahead),
         )  # fmt: skip
 

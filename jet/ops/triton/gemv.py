@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.quantization import INT4, INT8, Quantized, Weight
+from jet.ops.quantization import INT4, INT8, QuantizedTensor, Weight
 from jet.ops.triton import int_gemv
 from jet.ops.triton.common import add_pairs, chain_options, launch_next, load_vector, silu, wait
 from jet.ops.triton.gemv_config import Tiling, tiling_of
@@ -82,7 +82,7 @@ def norm_swiglu(
 ) -> None:
     """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight.
 
-    `out` may be `between` two products of weights in codes.
+    `out` may be `packed_mlp_columns` two products of weights in codes.
     """
     n, c = _check(gate_up, x, out, parts=2)
     tiling = tiling or tiling_of("norm_swiglu", n, gate_up)
@@ -113,7 +113,7 @@ def linear_add(
     tiling: Tiling | None = None,
     ahead: Tensor | None = None,
 ) -> None:
-    """Twin of `linear_add_reference`. `h` may be `between` two products of weights in codes."""
+    """Twin of `linear_add_reference`. `h` may be `packed_mlp_columns` two products of weights in codes."""
     n, c = _check(weight, h, x)
     tiling = tiling or tiling_of("linear_add", n, weight)
     kernel, tensors, cut = _for(weight, _linear_add, int_gemv.linear_add, h)
@@ -156,7 +156,7 @@ def heads_linear_add(
     if c % heads or batch != o.shape[0] or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
     size = c // heads
-    if isinstance(weight, Quantized) and (weight.span % PART.value or size % PART.value):
+    if isinstance(weight, QuantizedTensor) and (weight.row_bytes % PART.value or size % PART.value):
         # Heads that end within a part, which no real network has: the norm is taken first.
         normed = o.unflatten(1, (heads, size)) * torch.rsqrt(squares.sum(2, keepdim=True) / size + eps)
         linear_add(normed.flatten(1), weight, x, pdl, tiling, ahead)
@@ -219,7 +219,7 @@ def embed(
     )
 
 
-def between(size: int, hidden: int, scheme: str | None) -> int | None:
+def packed_mlp_columns(size: int, hidden: int, scheme: str | None) -> int | None:
     """Columns of what lies between the products of an MLP, if it can be whole numbers (`coded.BETWEEN`).
 
     `size` numbers are between them and `hidden` before; their weights are in `scheme`.
@@ -262,13 +262,13 @@ def _for(
     `hidden`: what lies between two products, if that is the kernel's input or output.
     """
     in_bytes = hidden is not None and hidden.dtype == int_gemv.BETWEEN
-    if isinstance(weight, Quantized) and weight.span % int_gemv.WORD == 0:
+    if isinstance(weight, QuantizedTensor) and weight.row_bytes % int_gemv.WORD == 0:
         more = {} if hidden is None else {"IN_BYTES": in_bytes, "HELD": hidden.shape[1]}
-        return of_codes, (weight.codes, weight.scales), sizes(weight) | more
+        return of_codes, (weight.qweight, weight.scales), sizes(weight) | more
     if in_bytes:
         raise ValueError("Whole numbers can lie between products of weights in codes only.")
     # No real network has codes that are no whole words.
-    return of_numbers, (weight.float() if isinstance(weight, Quantized) else weight,), {}
+    return of_numbers, (weight.float() if isinstance(weight, QuantizedTensor) else weight,), {}
 
 
 def _columns(tiling: Tiling, weight: Weight) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import triton
 
-from jet.ops.quantization import INT4, INT8, Quantized, Weight
+from jet.ops.quantization import INT4, INT8, QuantizedTensor, Weight
 from jet.ops.triton.common import VECTOR
 
 Kind = Literal["norm_linear", "norm_swiglu", "linear_add", "heads_linear_add", "jet_step"]
@@ -86,13 +86,13 @@ def tiling_of(kind: Kind, n: int, weight: Weight) -> Tiling:
     Codes that nothing was measured for take as many threads as half precision would, since it is inputs that
     fill their registers. Their tiles are made narrower where much of the last one would lie behind the end.
     """
-    if not isinstance(weight, Quantized):
+    if not isinstance(weight, QuantizedTensor):
         return default_tiling(kind, n, weight.shape[1], weight.element_size())
     for most, tiling in OF_CODES.get((weight.scheme, kind), []):
         if n <= most:
-            return replace(tiling, columns=min(tiling.columns, triton.next_power_of_2(weight.span)))
+            return replace(tiling, columns=min(tiling.columns, triton.next_power_of_2(weight.row_bytes)))
     tiling = default_tiling(kind, n, weight.shape[1], 2)
-    columns = min(tiling.columns, triton.next_power_of_2(weight.span))
-    while columns > LEAST_COLUMNS and -weight.span % columns > weight.span // 8:
+    columns = min(tiling.columns, triton.next_power_of_2(weight.row_bytes))
+    while columns > LEAST_COLUMNS and -weight.row_bytes % columns > weight.row_bytes // 8:
         columns //= 2
     return replace(tiling, columns=columns)

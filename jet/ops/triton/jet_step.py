@@ -71,13 +71,13 @@ def jet_step(
     """
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     tiling = tiling or _tiling(sizes, kernels_weight)
-    blocks = triton.cdiv(sizes.value, tiling.rows)
-    if squares.shape != (projected.shape[0], sizes.heads, blocks) or not squares.is_contiguous():
+    blocks = triton.cdiv(sizes.head_v_dim, tiling.rows)
+    if squares.shape != (projected.shape[0], sizes.num_heads, blocks) or not squares.is_contiguous():
         raise ValueError(f"squares {list(squares.shape)} should be {blocks} for each head of each row.")
     cut = sizes_of(kernels_weight)
     columns = min(tiling.columns, triton.next_power_of_2(cut["SPAN"]))
     # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
-    _jet_step[(projected.shape[0], blocks, sizes.heads)](
+    _jet_step[(projected.shape[0], blocks, sizes.num_heads)](
         projected,
         *held(kernels_weight),
         kernels_bias,
@@ -89,16 +89,16 @@ def jet_step(
         norm_weight,
         out,
         squares,
-        sizes.key**-0.5,
-        HEADS=sizes.heads,
-        KEY=sizes.key,
-        VALUE=sizes.value,
-        GENERATOR=sizes.generator,
-        WIDTH=sizes.width,
+        sizes.head_k_dim**-0.5,
+        HEADS=sizes.num_heads,
+        KEY=sizes.head_k_dim,
+        VALUE=sizes.head_v_dim,
+        GENERATOR=sizes.generator_dim,
+        WIDTH=sizes.conv_size,
         ROWS=tiling.rows,
         COLUMNS=max(columns, cut["SHARED"]),
         **cut,
-        KEYS=_keys_in_a_tile(sizes.key),
+        KEYS=_keys_in_a_tile(sizes.head_k_dim),
         EARLY=early,
         **chain_options(tiling.warps, pdl, ahead),
     )
@@ -106,16 +106,16 @@ def jet_step(
 
 def activated(sizes: JetSizes) -> int:
     """How many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
-    return sum(sizes.parts[:3])
+    return sum(sizes.split_sizes[:3])
 
 
 def shares(sizes: JetSizes, weight: Weight, tiling: Tiling | None = None) -> int:
     """In how many sums a head's squares come, for the kernel generator's second `weight`."""
-    return -(-sizes.value // (tiling or _tiling(sizes, weight)).rows)
+    return -(-sizes.head_v_dim // (tiling or _tiling(sizes, weight)).rows)
 
 
 def _tiling(sizes: JetSizes, weight: Weight) -> Tiling:
-    return tiling_of("jet_step", sizes.heads * sizes.value, weight)
+    return tiling_of("jet_step", sizes.num_heads * sizes.head_v_dim, weight)
 
 
 def _keys_in_a_tile(key: int) -> int:

@@ -4,8 +4,8 @@
 
 Two or three launches: heads are rotated, keys and values written where they will be read; then every program
 has some queries of one head and goes through the keys that any of them sees, block by block, with a running
-softmax (arXiv 2205.14135). Blocks outside a window are not touched. Where `place` says how long everything
-is, so that a captured graph serves every length.
+softmax (arXiv 2205.14135). Blocks outside a window are not touched. Where `chunk_meta` says how long
+everything is, so that a captured graph serves every length.
 
 Full attention reads the pages themselves. A window's ring is laid out in order beside the chunk first, since
 the chunk overwrites it: row r of `Lane` is the token `start - WINDOW + r`.
@@ -24,8 +24,8 @@ LOG2_E = 1.4426950408889634  # the softmax is of powers of 2
 def attend_pages(
     projected: Tensor,
     frequencies: Tensor,
-    place: Tensor,
-    table: Tensor,
+    chunk_meta: Tensor,
+    page_table: Tensor,
     pages: Tensor,
     queries: Tensor,
     out: Tensor,
@@ -34,12 +34,12 @@ def attend_pages(
     kv_heads, page, dim = pages.shape[2:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PADDED": max(16, triton.next_power_of_2(dim))}
-    paged = {"PAGE": page, "MOST_PAGES": table.shape[1], "WINDOW": 0}
+    paged = {"PAGE": page, "MOST_PAGES": page_table.shape[1], "WINDOW": 0}
     _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
         projected,
         frequencies,
-        place,
-        table,
+        chunk_meta,
+        page_table,
         pages,
         pages,
         queries,
@@ -48,56 +48,57 @@ def attend_pages(
         **paged,
         num_warps=4,
     )
-    _attend(queries, pages, table, place, out, shape | paged)
+    _attend(queries, pages, page_table, chunk_meta, out, shape | paged)
 
 
 def attend_window(
     projected: Tensor,
     frequencies: Tensor,
-    place: Tensor,
+    chunk_meta: Tensor,
     ring_keys: Tensor,
     ring_values: Tensor,
-    lane: Tensor,
+    window_buffer: Tensor,
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Twin of `attend_window_reference`; `lane` is scratch `[2, Hkv, WINDOW + T, D]`, keys and values."""
+    """Twin of `attend_window_reference`; `window_buffer` is scratch `[2, Hkv, WINDOW + T, D]`, keys and
+    values."""
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PADDED": max(16, triton.next_power_of_2(dim))}
     # A lane is read as one page that is long enough.
-    paged = {"PAGE": lane.shape[2], "MOST_PAGES": 1, "WINDOW": window}
+    paged = {"PAGE": window_buffer.shape[2], "MOST_PAGES": 1, "WINDOW": window}
     _unroll[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
-        ring_keys, ring_values, place, lane, TOKENS=TOKENS, **shape, **paged, num_warps=4
+        ring_keys, ring_values, chunk_meta, window_buffer, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
     _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
         projected,
         frequencies,
-        place,
-        place,
-        lane,
-        lane,
+        chunk_meta,
+        chunk_meta,
+        window_buffer,
+        window_buffer,
         queries,
         TOKENS=TOKENS,
         **shape,
         **paged,
         num_warps=4,
     )
-    _attend(queries, lane, place, place, out, shape | paged)
+    _attend(queries, window_buffer, chunk_meta, chunk_meta, out, shape | paged)
     _roll[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
-        lane, place, ring_keys, ring_values, TOKENS=TOKENS, **shape, **paged, num_warps=4
+        window_buffer, chunk_meta, ring_keys, ring_values, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
 
 
 def _attend(
-    queries: Tensor, pages: Tensor, table: Tensor, place: Tensor, out: Tensor, shape: dict[str, int]
+    queries: Tensor, pages: Tensor, page_table: Tensor, chunk_meta: Tensor, out: Tensor, shape: dict[str, int]
 ) -> None:
     rows, columns = 64, 64  # on an H200 faster than 128 by 64 at any length, and for windows than 128 by 128
     _flash_kernel[(triton.cdiv(len(out), rows), shape["HEADS"])](
         queries,
         pages,
-        table,
-        place,
+        page_table,
+        chunk_meta,
         out,
         shape["D"] ** -0.5 * LOG2_E,
         ROWS=rows,
@@ -110,14 +111,14 @@ def _attend(
 
 @triton.jit
 def _place_heads(
-    projected, frequencies, place, table, pages, lane, queries,
+    projected, frequencies, chunk_meta, page_table, pages, window_buffer, queries,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Rotate queries and keys, and put everything where it belongs."""
     HALF: tl.constexpr = D // 2
     head = tl.program_id(1)
-    slot, start, count = tl.load(place).to(tl.int64), tl.load(place + 1), tl.load(place + 2)
+    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     column = tl.arange(0, PADDED // 2)
     inside = (token < count)[:, None] & (column < HALF)[None, :]
@@ -138,11 +139,17 @@ def _place_heads(
         own = (head - HEADS) % KV_HEADS
         if WINDOW:
             row = WINDOW + token
-            target = lane + ((part * KV_HEADS + own) * PAGE + row).to(tl.int64)[:, None] * D + column[None, :]
+            target = (
+                window_buffer
+                + ((part * KV_HEADS + own) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
+                + column[None, :]
+            )
         else:
             row = start + token
-            page = tl.load(table + slot * MOST_PAGES + row // PAGE, mask=token < count, other=0).to(tl.int64)
-            target = ((page * 2 + part) * KV_HEADS + own) * PAGE + row % PAGE
+            page = tl.load(page_table + slot * MOST_PAGES + row // PAGE_SIZE, mask=token < count, other=0).to(
+                tl.int64
+            )
+            target = ((page * 2 + part) * KV_HEADS + own) * PAGE_SIZE + row % PAGE_SIZE
             target = pages + target[:, None] * D + column[None, :]
         tl.store(target, first.to(pages.dtype.element_ty), mask=inside)
         tl.store(target + HALF, second.to(pages.dtype.element_ty), mask=inside)
@@ -150,19 +157,23 @@ def _place_heads(
 
 @triton.jit
 def _unroll(
-    ring_keys, ring_values, place, lane,
+    ring_keys, ring_values, chunk_meta, window_buffer,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The window before the chunk, in order."""
     part, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
-    slot, start = tl.load(place).to(tl.int64), tl.load(place + 1)
+    slot, start = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1)
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     column = tl.arange(0, PADDED)
     token = start - WINDOW + row
     inside = ((row < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
     source = (((slot * KV_HEADS + head) * WINDOW + (token + WINDOW) % WINDOW) * D)[:, None] + column[None, :]
-    target = lane + ((part * KV_HEADS + head) * PAGE + row).to(tl.int64)[:, None] * D + column[None, :]
+    target = (
+        window_buffer
+        + ((part * KV_HEADS + head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
+        + column[None, :]
+    )
     if part == 0:
         tl.store(target, tl.load(ring_keys + source, mask=inside, other=0.0), mask=inside)
     else:
@@ -171,19 +182,19 @@ def _unroll(
 
 @triton.jit
 def _roll(
-    lane, place, ring_keys, ring_values,
+    window_buffer, chunk_meta, ring_keys, ring_values,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The chunk's last tokens into the ring, token t at `t % WINDOW`."""
     part, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
-    slot, start, count = tl.load(place).to(tl.int64), tl.load(place + 1), tl.load(place + 2)
+    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     back = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)  # from the chunk's end
     column = tl.arange(0, PADDED)
     token = count - 1 - back
     inside = ((back < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
-    row = (part * KV_HEADS + head) * PAGE + WINDOW + token
-    moved = tl.load(lane + row.to(tl.int64)[:, None] * D + column[None, :], mask=inside, other=0.0)
+    row = (part * KV_HEADS + head) * PAGE_SIZE + WINDOW + token
+    moved = tl.load(window_buffer + row.to(tl.int64)[:, None] * D + column[None, :], mask=inside, other=0.0)
     cell = (start + tl.maximum(token, 0)) % WINDOW
     target = (((slot * KV_HEADS + head) * WINDOW + cell) * D)[:, None] + column[None, :]
     if part == 0:
@@ -194,16 +205,16 @@ def _roll(
 
 @triton.jit
 def _flash_kernel(
-    queries, pages, table, place, out, scale,
+    queries, pages, page_table, chunk_meta, out, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The query of token i sees the rows up to `i + shift`, in a window the last `WINDOW` of them."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
     own = head // (HEADS // KV_HEADS)
-    slot, start, count = tl.load(place).to(tl.int64), tl.load(place + 1), tl.load(place + 2)
+    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     if block * ROWS >= count:
         return
     shift = start
@@ -223,19 +234,19 @@ def _flash_kernel(
     best = tl.full([ROWS], -1e30, tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
-    lines = table + slot * MOST_PAGES
+    lines = page_table + slot * MOST_PAGES
     plain = begin
     if not WINDOW:  # blocks of which every query sees every row
         plain = (block * ROWS + shift + 1) // COLUMNS * COLUMNS
         for row in tl.range(begin, plain, COLUMNS, num_stages=STAGES):
             best, weight, mixed = _take(
                 query, pages, lines, row, i, shift, least, total, own, scale, best, weight, mixed,
-                KV_HEADS, D, PADDED, PAGE, WINDOW, COLUMNS, False,
+                KV_HEADS, D, PADDED, PAGE_SIZE, WINDOW, COLUMNS, False,
             )  # fmt: skip
     for row in tl.range(plain, end, COLUMNS, num_stages=STAGES):
         best, weight, mixed = _take(
             query, pages, lines, row, i, shift, least, total, own, scale, best, weight, mixed,
-            KV_HEADS, D, PADDED, PAGE, WINDOW, COLUMNS, True,
+            KV_HEADS, D, PADDED, PAGE_SIZE, WINDOW, COLUMNS, True,
         )  # fmt: skip
     mixed = mixed / weight[:, None]
     tl.store(out + cell, mixed.to(out.dtype.element_ty), mask=there)
@@ -244,7 +255,7 @@ def _flash_kernel(
 @triton.jit
 def _take(
     query, pages, lines, begin, i, shift, least, total, own, scale, best, weight, mixed,
-    KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, PAGE: tl.constexpr,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, PAGE_SIZE: tl.constexpr,
     WINDOW: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One block of keys and values into the running softmax."""
@@ -252,13 +263,13 @@ def _take(
     column = tl.arange(0, PADDED)
     row = begin + offset
     if WINDOW:
-        keys = pages + own * PAGE * D + row.to(tl.int64)[:, None] * D + column[None, :]
-        values = keys + KV_HEADS * PAGE * D
+        keys = pages + own * PAGE_SIZE * D + row.to(tl.int64)[:, None] * D + column[None, :]
+        values = keys + KV_HEADS * PAGE_SIZE * D
     else:  # COLUMNS divides PAGE
-        page = tl.load(lines + begin // PAGE).to(tl.int64)
-        base = pages + (page * 2 * KV_HEADS + own) * (PAGE * D) + (begin % PAGE) * D
+        page = tl.load(lines + begin // PAGE_SIZE).to(tl.int64)
+        base = pages + (page * 2 * KV_HEADS + own) * (PAGE_SIZE * D) + (begin % PAGE_SIZE) * D
         keys = base + offset[:, None] * D + column[None, :]
-        values = keys + KV_HEADS * PAGE * D
+        values = keys + KV_HEADS * PAGE_SIZE * D
     if MASKED:
         given = ((row < total) & (row >= least))[:, None] & (column < D)[None, :]
         key = tl.load(keys, mask=given, other=0.0)

@@ -12,7 +12,7 @@ unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06
   outputs on its way. The state is held transposed, `[V, K]` in registers, so that it is the left operand of
   every product and never has to pass through shared memory.
 
-`place` on the device says which slot, how many tokens stand before the chunk, and how many it has. So
+`chunk_meta` on the device says which slot, how many tokens stand before the chunk, and how many it has. So
 launches do not depend on it, and a captured graph serves every chunk up to its size.
 """
 
@@ -60,10 +60,10 @@ class Scratch:
     @staticmethod
     def make(tokens: int, sizes: JetSizes, dtype: torch.dtype, device: torch.device) -> Scratch:
         """Scratch for chunks of up to `tokens` tokens."""
-        blocks, (tiles, width) = triton.cdiv(tokens, BLOCK), key_tiles(sizes.key)
+        blocks, (tiles, width) = triton.cdiv(tokens, BLOCK), key_tiles(sizes.head_k_dim)
 
         def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-            return torch.empty(blocks, sizes.heads, *shape, dtype=dtype, device=device)
+            return torch.empty(blocks, sizes.num_heads, *shape, dtype=dtype, device=device)
 
         keyed = (tiles, BLOCK, width)
         return Scratch(
@@ -105,7 +105,7 @@ def chunk_delta(
     projected: Tensor,
     values: Tensor,
     decays: tuple[Tensor, Tensor],
-    place: Tensor,
+    chunk_meta: Tensor,
     states: tuple[Tensor, Tensor],
     out: Tensor,
     sizes: JetSizes,
@@ -113,21 +113,21 @@ def chunk_delta(
 ) -> None:
     """Twin of `chunk_delta_reference`."""
     blocks = triton.cdiv(len(projected), BLOCK)
-    tiles, width = key_tiles(sizes.key)
-    columns = min(64, max(16, triton.next_power_of_2(sizes.value)))
+    tiles, width = key_tiles(sizes.head_k_dim)
+    columns = min(64, max(16, triton.next_power_of_2(sizes.head_v_dim)))
     shape = {
-        "HEADS": sizes.heads,
-        "KEY": sizes.key,
-        "VALUE": sizes.value,
-        "GENERATOR": sizes.generator,
+        "HEADS": sizes.num_heads,
+        "KEY": sizes.head_k_dim,
+        "VALUE": sizes.head_v_dim,
+        "GENERATOR": sizes.generator_dim,
         "BLOCK": BLOCK,
         "TILES": tiles,
         "KEYS": width,
     }
-    _prepare[(blocks, sizes.heads)](
+    _prepare[(blocks, sizes.num_heads)](
         projected,
         *decays,
-        place,
+        chunk_meta,
         scratch.erase,
         scratch.queries,
         scratch.keys,
@@ -135,27 +135,27 @@ def chunk_delta(
         scratch.system,
         scratch.strength,
         scratch.fade,
-        sizes.key**-0.5,
+        sizes.head_k_dim**-0.5,
         **shape,
         num_warps=4,
     )
-    _solve[(blocks, sizes.heads)](
-        place,
+    _solve[(blocks, sizes.num_heads)](
+        chunk_meta,
         scratch.erase,
         scratch.system,
         scratch.strength,
         scratch.solved,
-        HEADS=sizes.heads,
+        HEADS=sizes.num_heads,
         BLOCK=BLOCK,
         TILES=tiles,
         KEYS=width,
         num_warps=4,
     )
     conv_state, recurrent_state = states
-    _scan[(triton.cdiv(sizes.value, columns), sizes.heads)](
+    _scan[(triton.cdiv(sizes.head_v_dim, columns), sizes.num_heads)](
         projected,
         values,
-        place,
+        chunk_meta,
         scratch.erase,
         scratch.queries,
         scratch.keys,
@@ -166,8 +166,8 @@ def chunk_delta(
         recurrent_state,
         out,
         VALUES=columns,
-        WIDTH=sizes.width,
-        STAGES=pipeline_stages(sizes.key, projected.element_size(), projected.device),
+        WIDTH=sizes.conv_size,
+        STAGES=pipeline_stages(sizes.head_k_dim, projected.element_size(), projected.device),
         **shape,
         num_warps=4,
     )
@@ -175,13 +175,14 @@ def chunk_delta(
 
 @triton.jit
 def _prepare(
-    projected, log_decay_rate, dt_bias, place, erase, queries, keys, attention, system, strength, fade, scale,
+    projected, log_decay_rate, dt_bias, chunk_meta, erase, queries, keys, attention, system, strength, fade,
+    scale,
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
     BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     COLUMNS: tl.constexpr = 2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS
     block, head = tl.program_id(0), tl.program_id(1)
-    count = tl.load(place + 2)
+    count = tl.load(chunk_meta + 2)
     if block * BLOCK >= count:
         return
     kind = erase.dtype.element_ty
@@ -248,12 +249,12 @@ def _prepare(
 
 @triton.jit
 def _solve(
-    place, erase, system, strength, solved,
+    chunk_meta, erase, system, strength, solved,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Invert a block's system, and apply that to its keys."""
     block, head = tl.program_id(0), tl.program_id(1)
-    count = tl.load(place + 2)
+    count = tl.load(chunk_meta + 2)
     if block * BLOCK >= count:
         return
     kind = erase.dtype.element_ty
@@ -295,7 +296,7 @@ def _inverse(system, BLOCK: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def _scan(
-    projected, values, place, erase, queries, keys, attention, solved, fade,
+    projected, values, chunk_meta, erase, queries, keys, attention, solved, fade,
     conv_state, recurrent_state, out,
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
     BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
@@ -303,7 +304,7 @@ def _scan(
 ):  # fmt: skip
     COLUMNS: tl.constexpr = 2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS
     part, head = tl.program_id(0), tl.program_id(1)
-    slot, count = tl.load(place).to(tl.int64), tl.load(place + 2)
+    slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
     kind = erase.dtype.element_ty
     channel = part * VALUES + tl.arange(0, VALUES)
     mine = channel < VALUE

@@ -62,7 +62,7 @@ def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor)
 
 
 def convolve(
-    values: Tensor, kernels: Tensor, bias: Tensor, place: Tensor, conv_state: Tensor, out: Tensor
+    values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
     """Twin of `convolve_reference`."""
     tokens, channels = out.shape
@@ -72,7 +72,7 @@ def convolve(
         values,
         kernels,
         bias,
-        place,
+        chunk_meta,
         conv_state,
         out,
         kernels.stride(0),
@@ -124,23 +124,23 @@ def _gated_norm_kernel(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     inside = (row < count)[:, None] & (column < SIZE)[None, :]
-    place = row.to(tl.int64)[:, None] * SIZE + column[None, :]
+    chunk_meta = row.to(tl.int64)[:, None] * SIZE + column[None, :]
     beside = (row // HEADS).to(tl.int64)[:, None] * STRIDE + (row % HEADS)[:, None] * SIZE + column[None, :]
-    values = tl.load(o + place, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(o + chunk_meta, mask=inside, other=0.0).to(tl.float32)
     gates = tl.load(gate + beside, mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(weight + column, mask=column < SIZE, other=0.0).to(tl.float32)
     inverse = tl.rsqrt(tl.sum(values * values, 1) / SIZE + eps)
     normed = values * inverse[:, None] * scale[None, :] * silu(gates)
-    tl.store(out + place, normed.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + chunk_meta, normed.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _convolve_kernel(
-    values, kernels, bias, place, conv_state, out, apart,
+    values, kernels, bias, chunk_meta, conv_state, out, apart,
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Some channels of some tokens; the kernels of a tap and of the next are so far `apart`."""
-    slot, count = tl.load(place).to(tl.int64), tl.load(place + 2)
+    slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
     memory = conv_state + slot * D * W
     given = values, kernels, bias, memory, out
     first = tl.program_id(1) * ROWS

@@ -24,7 +24,7 @@ from jet.ops.triton.common import silu
 
 LEAST = 16  # rows of a batch that the tensor cores take
 
-Step = Callable[[], None]
+BoundOp = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def default_cut(n: int, c: int, programs: int) -> Cut:
 
 def product(
     given: Tensor, weight: Tensor, out: Tensor, add: bool, meeting: Meeting, cut: Cut | None = None
-) -> Step:
+) -> BoundOp:
     """`out = given @ weight.T`, or with `add` that much more.
 
     Args:
@@ -94,7 +94,7 @@ def product(
     return _bind(given, weight, out, add, False, meeting, cut or _cut(weight))
 
 
-def swiglu(given: Tensor, gate_up: Tensor, out: Tensor, meeting: Meeting, cut: Cut | None = None) -> Step:
+def swiglu(given: Tensor, gate_up: Tensor, out: Tensor, meeting: Meeting, cut: Cut | None = None) -> BoundOp:
     """`out = silu(g) * u` for `g | u = given @ gate_up.T`; `out` `[B, I]` of any type, all else as above."""
     return _bind(given, gate_up, out, False, True, meeting, cut or _cut(gate_up))
 
@@ -111,7 +111,7 @@ def _processors(device: torch.device) -> int:
 
 def _bind(
     given: Tensor, weight: Tensor, out: Tensor, add: bool, gated: bool, meeting: Meeting, cut: Cut
-) -> Step:
+) -> BoundOp:
     (batch, c), n = given.shape, out.shape[1]
     fits = weight.shape == (n * (2 if gated else 1), c) and len(out) == batch
     if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.quantization import GROUP, INT4, Quantized, Weight
+from jet.ops.quantization import GROUP_SIZE, INT4, QuantizedTensor, Weight
 
 PART = tl.constexpr(16)  # columns of a tile of codes that a thread holds side by side, and sums first
 
@@ -69,13 +69,13 @@ _FOUR_OF_HIGH_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shr").replace(
 
 def held(weight: Weight) -> tuple[Tensor, Tensor | None]:
     """`weight` and `factors`."""
-    return (weight.codes, weight.scales) if isinstance(weight, Quantized) else (weight, None)
+    return (weight.qweight, weight.scales) if isinstance(weight, QuantizedTensor) else (weight, None)
 
 
 def sizes(weight: Weight) -> dict[str, Any]:
     """`SPAN`, `HALVES` and `SHARED`."""
-    if isinstance(weight, Quantized) and weight.scheme == INT4:
-        return {"SPAN": weight.span, "HALVES": 2, "SHARED": GROUP}
+    if isinstance(weight, QuantizedTensor) and weight.scheme == INT4:
+        return {"SPAN": weight.row_bytes, "HALVES": 2, "SHARED": GROUP_SIZE}
     return {"SPAN": weight.shape[1], "HALVES": 1, "SHARED": 0}
 
 

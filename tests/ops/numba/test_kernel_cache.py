@@ -164,7 +164,7 @@ def test_a_numba_that_cannot_be_used_is_plain_pytorch(
     monkeypatch.setitem(sys.modules, "jet.ops.numba.matvec", None)
     monkeypatch.delattr("jet.ops.numba.matvec", raising=False)
     try:
-        assert backends.cpu_operations().name == "torch"
+        assert backends.numba_backend().name == "torch"
     except ImportError as error:
         pytest.fail(f"numba stops the start: {error}")
     assert "plain PyTorch" in caplog.text

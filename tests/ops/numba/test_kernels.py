@@ -19,7 +19,7 @@ from jet.ops.numba import kernels
 from jet.ops.numba import matvec as cpu
 from jet.ops.numba import paged_attention as cpu_attention
 from jet.ops.numba.bound_operation import array
-from jet.ops.quantization import GROUP, SCHEMES, Quantized, quantize
+from jet.ops.quantization import GROUP_SIZE, SCHEMES, QuantizedTensor, quantize
 from jet.ops.reference import JetSizes
 from tests.networks import small_model
 
@@ -144,13 +144,13 @@ CODED = [
 ]
 
 
-def coded(n: int, c: int, scheme: str) -> Quantized:
+def coded(n: int, c: int, scheme: str) -> QuantizedTensor:
     weight = weights(n, c, torch.float32)
     return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, torch.float32, weight.device)
 
 
 def test_groups_are_as_large_as_they_are_made() -> None:
-    assert kernels.GROUP == GROUP
+    assert kernels.GROUP_SIZE == GROUP_SIZE
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -299,16 +299,16 @@ JET_SIZES = [
 
 
 def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tensor | JetSizes]:
-    channels, places = sizes.heads * sizes.value, rows + 2
+    channels, places = sizes.num_heads * sizes.head_v_dim, rows + 2
     return {
-        "projected": normal(rows, sum(sizes.parts)),
-        "kernels_weight": weights(channels * sizes.width, sizes.generator, dtype),
-        "kernels_bias": normal(channels * sizes.width, dtype=dtype),
-        "log_decay_rate": normal(sizes.heads),
-        "dt_bias": normal(sizes.heads),
+        "projected": normal(rows, sum(sizes.split_sizes)),
+        "kernels_weight": weights(channels * sizes.conv_size, sizes.generator_dim, dtype),
+        "kernels_bias": normal(channels * sizes.conv_size, dtype=dtype),
+        "log_decay_rate": normal(sizes.num_heads),
+        "dt_bias": normal(sizes.num_heads),
         "slots": torch.randperm(places)[:rows].to(torch.int32),
-        "conv_state": normal(places, channels, sizes.width, dtype=dtype),
-        "recurrent_state": normal(places, sizes.heads, sizes.key, sizes.value),
+        "conv_state": normal(places, channels, sizes.conv_size, dtype=dtype),
+        "recurrent_state": normal(places, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
         "out": empty(rows, channels),
         "sizes": sizes,
     }
@@ -351,7 +351,7 @@ def test_jet_steps_follow_each_other() -> None:
 def test_gates_hold_at_extremes(gate: float) -> None:
     sizes = JetSizes(2, 16, 16, 8, 4)
     inputs = jet_inputs(sizes, 1, torch.float32)
-    inputs["projected"][:, -2 * sizes.heads :] = gate
+    inputs["projected"][:, -2 * sizes.num_heads :] = gate
     compare_jet_step(inputs)
 
 
@@ -360,7 +360,7 @@ def test_jet_step_shows_what_is_not_finite(bad: float) -> None:
     sizes = JetSizes(2, 16, 16, 8, 4)
     for part in (0, 1, 2, 3, 5):
         inputs = jet_inputs(sizes, 1, torch.float32)
-        inputs["projected"].split(sizes.parts, dim=1)[part][:, 0] = -bad if part == 5 else bad
+        inputs["projected"].split(sizes.split_sizes, dim=1)[part][:, 0] = -bad if part == 5 else bad
         expected = copied(inputs)
         cpu_jet_step.jet_step(**inputs)
         reference.jet_step_reference(**expected)
@@ -384,7 +384,10 @@ def test_bound_operations_together_are_a_layer_of_the_network() -> None:
     merged = torch.cat([part.weight for part in parts])
     gate_up = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
     rows, slots = 3, torch.tensor([2, 0, 3], dtype=torch.int32)
-    states = torch.zeros(4, jet.value_dim, jet.conv_size), torch.zeros(4, sizes.heads, sizes.key, sizes.value)
+    states = (
+        torch.zeros(4, jet.value_dim, jet.conv_size),
+        torch.zeros(4, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
+    )
     x, projected = empty(rows, model.config.hidden_size), empty(rows, merged.shape[0])
     o, between = empty(rows, jet.value_dim), empty(rows, model.config.intermediate_size)
     generated = (generator.w2.weight, generator.w2.bias, block.A_log, block.dt_bias)

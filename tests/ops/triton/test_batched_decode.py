@@ -16,7 +16,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 
 from jet.ops import reference
-from jet.ops.quantization import SCHEMES, Quantized, quantize
+from jet.ops.quantization import SCHEMES, QuantizedTensor, quantize
 from jet.ops.reference import JetSizes
 from jet.ops.triton import batched_decode
 
@@ -102,7 +102,7 @@ def test_products_of_codes(
         agree(ours, theirs, dtype)
 
 
-def coded(n: int, c: int, scheme: str, dtype: torch.dtype) -> Quantized:
+def coded(n: int, c: int, scheme: str, dtype: torch.dtype) -> QuantizedTensor:
     weight = weights(n, c, torch.float32)
     return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, dtype, weight.device)
 
@@ -131,23 +131,26 @@ SIZES = [JetSizes(3, 12, 18, 24, 4), JetSizes(1, 96, 20, 7, 3)]
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_the_jet_step(sizes: JetSizes, dtype: torch.dtype) -> None:
     """Three tokens of every row, in slots of any order, among slots that nobody may touch."""
-    rows, places, channels = 5, 8, sizes.heads * sizes.value
+    rows, places, channels = 5, 8, sizes.num_heads * sizes.head_v_dim
     slots = torch.randperm(places)[:rows].int().to(DEVICE)
     generator = (
-        weights(channels * sizes.width, sizes.generator, dtype),
-        normal(channels * sizes.width, dtype=dtype),
+        weights(channels * sizes.conv_size, sizes.generator_dim, dtype),
+        normal(channels * sizes.conv_size, dtype=dtype),
     )
-    decays = normal(sizes.heads), normal(sizes.heads)
-    shapes = (places, channels, sizes.width), (places, sizes.heads, sizes.key, sizes.value)
+    decays = normal(sizes.num_heads), normal(sizes.num_heads)
+    shapes = (
+        (places, channels, sizes.conv_size),
+        (places, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
+    )
     ours = normal(*shapes[0], dtype=dtype), normal(*shapes[1])
     theirs = ours[0].clone(), ours[1].clone()
-    projected = empty(rows, sum(sizes.parts))
+    projected = empty(rows, sum(sizes.split_sizes))
     out, expected = empty(rows, channels), empty(rows, channels)
     run = batched_decode.jet_step(
         batched_decode.Memory(), projected, *generator, *decays, slots, *ours, out, sizes
     )
     for _ in range(3):
-        projected.copy_(normal(rows, sum(sizes.parts)))
+        projected.copy_(normal(rows, sum(sizes.split_sizes)))
         run()
         reference.jet_step_reference(projected, *generator, *decays, slots, *theirs, expected, sizes)
         agree(out, expected, dtype)

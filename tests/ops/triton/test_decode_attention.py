@@ -67,11 +67,11 @@ class Step:
         per_slot = int(self.position.max()) // page + 1
         pages = self.unwritten(SLOTS * per_slot, 2, self.kv_heads, page, self.dim)
         order = torch.randperm(len(pages), generator=self.generator)
-        table = order.to(DEVICE, torch.int32).view(SLOTS, per_slot)
+        page_table = order.to(DEVICE, torch.int32).view(SLOTS, per_slot)
         for slot, length in zip(self.slots.tolist(), self.position.tolist(), strict=True):
             past = self.normal(2, self.kv_heads, length, self.dim)
-            attention.write_pages(pages, table[slot], 0, past[0], past[1])
-        return table, pages
+            attention.write_pages(pages, page_table[slot], 0, past[0], past[1])
+        return page_table, pages
 
     def rings(self, window: int) -> tuple[Tensor, Tensor]:
         """Keys and values, NaN where nothing was written."""
@@ -191,8 +191,8 @@ def test_scores_so_large_that_one_token_takes_all(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16], ids=str)
 def test_token_after_token_every_step_sees_those_before_it(kind: torch.dtype) -> None:
     step = Step((4, 2, 8), [0, 0], kind)
-    table = torch.arange(2 * SLOTS, dtype=torch.int32, device=DEVICE).view(SLOTS, 2)
-    pool, rings = (table, step.unwritten(2 * SLOTS, 2, 2, 8, 8)), step.rings(5)
+    page_table = torch.arange(2 * SLOTS, dtype=torch.int32, device=DEVICE).view(SLOTS, 2)
+    pool, rings = (page_table, step.unwritten(2 * SLOTS, 2, 2, 8, 8)), step.rings(5)
     for _ in range(16):
         step.next_token()
         step.compare_pages(pool, splits=2)
@@ -216,21 +216,21 @@ def test_the_new_token_counts_as_the_memory_rounds_it(kind: torch.dtype) -> None
 def test_padding_rows_share_a_slot_and_leave_the_others_alone() -> None:
     step = Step((6, 2, 8), [9, 0, 0, 0], torch.float32)
     step.slots = torch.tensor([2, SLOTS - 1, SLOTS - 1, SLOTS - 1], dtype=torch.int32, device=DEVICE)
-    table, pages = step.pool(16)
+    page_table, pages = step.pool(16)
     before = pages.clone()
     given = (step.projected, step.cos, step.sin, step.position, step.slots)
-    kernels.attend_pages(*given, table, pages, step.out, step.scratch(4))
+    kernels.attend_pages(*given, page_table, pages, step.out, step.scratch(4))
     values = step.projected.unflatten(1, (-1, 8))[1:, -2:].repeat_interleave(3, dim=1)
     assert torch.equal(step.out[1:], values.flatten(1)), "alone, a token sees its own value"
     touched = (pages.nan_to_num(9) != before.nan_to_num(9)).flatten(1).any(1).nonzero().flatten()
-    assert set(touched.tolist()) == {int(table[2, 0]), int(table[SLOTS - 1, 0])}
+    assert set(touched.tolist()) == {int(page_table[2, 0]), int(page_table[SLOTS - 1, 0])}
 
 
 def test_rows_of_a_wider_tensor_and_scratch_for_more_rows() -> None:
     step = Step((6, 2, 8), [9, 30], torch.float32)
-    table, pages = step.pool(16)
+    page_table, pages = step.pool(16)
     expected, expected_pages = step.out.clone(), pages.clone()
-    given = (step.cos, step.sin, step.position, step.slots, table)
+    given = (step.cos, step.sin, step.position, step.slots, page_table)
     attention.attend_pages_reference(step.projected, *given, expected_pages, expected)
     wide, wide_out = F.pad(step.projected, (0, 5))[:, :-5], F.pad(step.out, (0, 3))[:, :-3]
     scratch = kernels.AttentionScratch.make(4, 6, 8, 3, DEVICE)
@@ -241,8 +241,8 @@ def test_rows_of_a_wider_tensor_and_scratch_for_more_rows() -> None:
 
 def test_the_same_call_gives_the_same_bits() -> None:
     step = Step((6, 2, 16), [75, 40], torch.float16)
-    table, pages = step.pool(16)
-    given = (step.projected, step.cos, step.sin, step.position, step.slots, table, pages)
+    page_table, pages = step.pool(16)
+    given = (step.projected, step.cos, step.sin, step.position, step.slots, page_table, pages)
     outs = [torch.full_like(step.out, torch.nan) for _ in range(2)]
     for out in outs:
         kernels.attend_pages(*given, out, step.scratch(5))
@@ -255,13 +255,13 @@ def test_a_captured_graph_with_dependent_launches_follows_the_positions(kind: to
     pdl = torch.cuda.get_device_capability() >= (9, 0)
     step = Step((12, 2, 128), [60, 0, 250], kind)
     step.position += 10  # room in the table for the steps to come
-    (table, pages), rings = step.pool(64), step.rings(100)
+    (page_table, pages), rings = step.pool(64), step.rings(100)
     scratch, window_out = step.scratch(16), torch.full_like(step.out, torch.nan)
     turned, row = (step.projected, step.cos, step.sin), (step.position, step.slots)
     saved = [x.clone() for x in (pages, *rings)]
 
     def both(pdl: bool) -> None:
-        kernels.attend_pages(*turned, *row, table, pages, step.out, scratch, pdl)
+        kernels.attend_pages(*turned, *row, page_table, pages, step.out, scratch, pdl)
         kernels.attend_window(*turned, *row, *rings, window_out, scratch, pdl)
 
     both(pdl)  # compiles
@@ -302,12 +302,12 @@ def test_steps_equal_the_layer_that_reads_everything_at_once(window: int | None)
     out = torch.full((tokens, heads * dim), torch.nan, device=DEVICE)
     slots = torch.tensor([1], dtype=torch.int32, device=DEVICE)
     rings = torch.full((2, 2, kv_heads, window or 1, dim), torch.nan, device=DEVICE)
-    table = torch.tensor([[0, 0, 0], [4, 1, 3]], device=DEVICE)
+    page_table = torch.tensor([[0, 0, 0], [4, 1, 3]], device=DEVICE)
     pages = torch.full((5, 2, kv_heads, 4, dim), torch.nan, device=DEVICE)
     for t in range(tokens):
         given = [x[t : t + 1] for x in (step.projected, cos, sin, positions)]
         if window is None:
-            attention.attend_pages_reference(*given, slots, table, pages, out[t : t + 1])
+            attention.attend_pages_reference(*given, slots, page_table, pages, out[t : t + 1])
         else:
             attention.attend_window_reference(*given, slots, rings[0], rings[1], out[t : t + 1])
     torch.testing.assert_close(out, expected.flatten(1), atol=1e-5, rtol=1e-5)

@@ -20,7 +20,7 @@ from jet.modeling.cache import HybridCache
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import rotary_angles
 from jet.ops import reference
-from jet.ops.quantization import SCHEMES, Quantized, quantize
+from jet.ops.quantization import SCHEMES, QuantizedTensor, quantize
 from jet.ops.reference import JetSizes
 from jet.ops.triton import gemv as kernels
 from jet.ops.triton import int_gemv as coded_kernels
@@ -51,7 +51,7 @@ def weights(n: int, c: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(n, c) * c**-0.5).to(DEVICE, dtype)
 
 
-def coded(n: int, c: int, scheme: str) -> Quantized:
+def coded(n: int, c: int, scheme: str) -> QuantizedTensor:
     weight = weights(n, c, torch.float32)
     return quantize(lambda begin, end: weight[begin:end], (n, c), scheme, torch.float32, weight.device)
 
@@ -64,9 +64,9 @@ def agree(one: Tensor, other: Tensor, tolerance: float = 2e-5) -> None:
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-def tolerance(weight: Tensor | Quantized) -> float:
+def tolerance(weight: Tensor | QuantizedTensor) -> float:
     """Inputs of products with codes are rounded to 16 bits."""
-    return 2e-4 if isinstance(weight, Quantized) else 2e-5
+    return 2e-4 if isinstance(weight, QuantizedTensor) else 2e-5
 
 
 def compare_norm_swiglu(rows, norm, gate_up, tiling) -> None:
@@ -170,7 +170,7 @@ MLPS = [(32, 40, 16, 64), (96, 72, 32, 32), (416, 32, 64, 128)]
 def test_whole_numbers_between_two_products(
     size: int, hidden: int, rows: int, columns: int, scheme: str
 ) -> None:
-    held = kernels.between(size, hidden, scheme)
+    held = kernels.packed_mlp_columns(size, hidden, scheme)
     assert held is not None
     between = torch.full((2, held), -1, dtype=coded_kernels.BETWEEN, device=DEVICE)
     given = (normal(2, hidden), normal(hidden), EPS, coded(2 * size, hidden, scheme))
@@ -186,10 +186,16 @@ def test_whole_numbers_between_two_products(
 
 
 def test_what_cannot_be_whole_numbers_between_two_products() -> None:
-    assert kernels.between(96, 200, None) is None
-    assert kernels.between(24, 64, "int8") is None and kernels.between(48, 64, "int4") is None
-    assert kernels.between(32, 30, "int8") is None and kernels.between(32, 36, "int4") is None
-    columns = kernels.between(32, 64, "int8")
+    assert kernels.packed_mlp_columns(96, 200, None) is None
+    assert (
+        kernels.packed_mlp_columns(24, 64, "int8") is None
+        and kernels.packed_mlp_columns(48, 64, "int4") is None
+    )
+    assert (
+        kernels.packed_mlp_columns(32, 30, "int8") is None
+        and kernels.packed_mlp_columns(32, 36, "int4") is None
+    )
+    columns = kernels.packed_mlp_columns(32, 64, "int8")
     assert columns is not None
     hidden = torch.zeros(1, columns, dtype=coded_kernels.BETWEEN, device=DEVICE)
     given = (normal(1, 64), normal(64), EPS)
@@ -209,7 +215,9 @@ def test_what_cannot_be_whole_numbers_between_two_products() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_not_finite_between_two_products_is_not_lost(scheme: str) -> None:
-    hidden = torch.zeros(2, kernels.between(32, 64, scheme) or 0, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    hidden = torch.zeros(
+        2, kernels.packed_mlp_columns(32, 64, scheme) or 0, dtype=coded_kernels.BETWEEN, device=DEVICE
+    )
     given = normal(2, 64)
     given[1, 5] = float("nan")
     kernels.norm_swiglu(given, normal(64), EPS, coded(64, 64, scheme), hidden, tiling=Tiling(16, 32, 1))
@@ -341,7 +349,7 @@ def test_tiles_of_codes_are_mostly_full_or_measured(kind, n, c, scheme) -> None:
     tiling = tiling_of(kind, n, weight)
     assert tiling.columns & (tiling.columns - 1) == 0
     if c > 64 and (scheme, kind) not in OF_CODES:
-        assert -weight.span % tiling.columns <= weight.span / 8
+        assert -weight.row_bytes % tiling.columns <= weight.row_bytes / 8
 
 
 # heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
@@ -355,21 +363,21 @@ JET_SIZES = [
 
 
 def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tensor | JetSizes]:
-    channels, places = sizes.heads * sizes.value, rows + 2
+    channels, places = sizes.num_heads * sizes.head_v_dim, rows + 2
     slots = torch.randperm(places)[:rows].to(DEVICE, torch.int32)
-    projected = normal(rows, sum(sizes.parts))
+    projected = normal(rows, sum(sizes.split_sizes))
     if DEVICE == "cpu":  # Triton's interpreter truncates to bfloat16; the compiler rounds
         projected = projected.to(dtype).float() if dtype == torch.bfloat16 else projected
     return {
         "projected": projected,
-        "kernels_weight": weights(channels * sizes.width, sizes.generator, dtype),
-        "kernels_bias": normal(channels * sizes.width, dtype=dtype),
-        "log_decay_rate": normal(sizes.heads),
-        "dt_bias": normal(sizes.heads),
+        "kernels_weight": weights(channels * sizes.conv_size, sizes.generator_dim, dtype),
+        "kernels_bias": normal(channels * sizes.conv_size, dtype=dtype),
+        "log_decay_rate": normal(sizes.num_heads),
+        "dt_bias": normal(sizes.num_heads),
         "slots": slots,
-        "conv_state": normal(places, channels, sizes.width, dtype=dtype),
-        "recurrent_state": normal(places, sizes.heads, sizes.key, sizes.value),
-        "norm_weight": normal(sizes.value, dtype=dtype),
+        "conv_state": normal(places, channels, sizes.conv_size, dtype=dtype),
+        "recurrent_state": normal(places, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
+        "norm_weight": normal(sizes.head_v_dim, dtype=dtype),
         "out": empty(rows, channels),
         "sizes": sizes,
     }
@@ -381,7 +389,7 @@ def run_kernel(inputs: dict[str, Any], tiling: Tiling | None = None, early: bool
     active = jet_kernels.activated(sizes)
     projected[:, :active] = torch.nn.functional.silu(projected[:, :active])
     shares = jet_kernels.shares(sizes, inputs["kernels_weight"], tiling)
-    squares = empty(len(projected), sizes.heads, shares)
+    squares = empty(len(projected), sizes.num_heads, shares)
     given = {**inputs, "projected": projected, "squares": squares}
     jet_kernels.jet_step(**given, tiling=tiling, early=early)
     return squares
@@ -391,9 +399,9 @@ def run_reference(inputs: dict[str, Any]) -> Tensor:
     """The definition, and the half of the gated norm that the kernel takes over; returns the squares."""
     sizes, out = inputs["sizes"], inputs["out"]
     reference.jet_step_reference(**{name: value for name, value in inputs.items() if name != "norm_weight"})
-    squares = out.square().unflatten(1, (sizes.heads, -1)).sum(-1)
+    squares = out.square().unflatten(1, (sizes.num_heads, -1)).sum(-1)
     gate = torch.nn.functional.silu(sizes.gate(inputs["projected"]))
-    out *= inputs["norm_weight"].float().repeat(sizes.heads) * gate
+    out *= inputs["norm_weight"].float().repeat(sizes.num_heads) * gate
     return squares
 
 
@@ -473,7 +481,7 @@ def test_jet_steps_follow_each_other() -> None:
 def test_gates_hold_at_extremes(gate: float) -> None:
     sizes = JetSizes(2, 16, 16, 8, 4)
     inputs = jet_inputs(sizes, 1, torch.float32)
-    inputs["projected"][:, -2 * sizes.heads :] = gate
+    inputs["projected"][:, -2 * sizes.num_heads :] = gate
     expected = copied(inputs)
     run_kernel(inputs)
     run_reference(expected)

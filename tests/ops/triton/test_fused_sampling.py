@@ -18,8 +18,8 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from jet.ops.decode_batch import Plan, Rows
-from jet.ops.sampling import candidates, penalise_repetition, uniform
+from jet.ops.decode_batch import DecodeBatch, SamplerFlags
+from jet.ops.sampling import candidates, penalize_repetition, uniform
 from jet.ops.triton import fused_sampling as kernels
 from jet.ops.triton.fused_sampling import Scratch
 from tests.ops.test_sampling import p_value
@@ -64,7 +64,7 @@ class Batch:
     ) -> None:
         self.size, self.vocabulary = logits.shape
         self.logits = logits.to(DEVICE, copy=True)
-        self.rows = Rows.make(self.size, DEVICE)
+        self.rows = DecodeBatch.make(self.size, DEVICE)
         self.rows.active.fill_(1)
         self.rows.token.fill_(-5)
         self.rows.step.copy_(torch.arange(self.size) + steps)
@@ -79,8 +79,8 @@ class Batch:
             scrap = getattr(self.scratch, field.name)
             scrap.fill_(math.nan if scrap.is_floating_point() else -7)
 
-    def sample(self, plan: Plan | None = None) -> list[int]:
-        kernels.sample(self.logits, self.rows, self.seen, self.scratch, plan or Plan())
+    def sample(self, plan: SamplerFlags | None = None) -> list[int]:
+        kernels.sample(self.logits, self.rows, self.seen, self.scratch, plan or SamplerFlags())
         return self.rows.token.tolist()
 
     def greedy(self, penalise: bool) -> list[int]:
@@ -299,7 +299,7 @@ def test_chance_is_that_of_the_twin() -> None:
 def test_draws_have_the_distribution_of_the_kept_tokens(setting: Setting) -> None:
     logits = random_logits("few values", 1, 40)
     batch = Batch(logits.expand(DRAWS, -1), [setting] * DRAWS)
-    uses = Plan(uses_penalty=False, uses_top_k="top_k" in setting, uses_top_p="top_p" in setting)
+    uses = SamplerFlags(uses_penalty=False, uses_top_k="top_k" in setting, uses_top_p="top_p" in setting)
     counts = torch.bincount(torch.tensor(batch.sample(uses)), minlength=40).double()
     weights = torch.where(batch.expected(0), batch.scaled(0).double().exp(), 0)
     assert counts[weights == 0].sum() == 0
@@ -313,42 +313,46 @@ def test_what_is_drawn_does_not_depend_on_the_rest_of_the_batch() -> None:
     assert Batch(logits, settings, seeds=[11, 12, 13, 14, 15]).sample() == together
     for row, setting in enumerate(settings):
         alone = Batch(logits[row : row + 1], [setting], seeds=[11 + row], steps=row)
-        assert alone.sample(Plan(False, "top_k" in setting, "top_p" in setting)) == together[row : row + 1]
+        assert (
+            alone.sample(SamplerFlags(False, "top_k" in setting, "top_p" in setting))
+            == together[row : row + 1]
+        )
 
 
 def test_filters_left_out_of_the_plan_are_off() -> None:
     logits = random_logits("flat", 1, 300)
-    limited = Batch(logits, [{"top_k": 1, "top_p": 0.01, "penalty": 5.0}])
+    limited = Batch(logits, [{"top_k": 1, "top_p": 0.01, "repetition_penalty": 5.0}])
     limited.seen.fill_(1)
-    assert limited.sample(Plan(False, False, False)) == Batch(logits, [{}]).sample()
+    assert limited.sample(SamplerFlags(False, False, False)) == Batch(logits, [{}]).sample()
 
 
 # --- the bookkeeping ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "setting", [{}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.3, "min_p": 0.5, "penalty": 1.7}]
+    "setting",
+    [{}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.3, "min_p": 0.5, "repetition_penalty": 1.7}],
 )
 def test_tokens_that_end_the_text_are_barred_until_their_step(setting: Setting) -> None:
     """As in the twin whose logits of these tokens are -inf; from that step on, as without."""
     vocabulary, ends, rows = 1500, [3, 1100], 6
     logits = random_logits("peaked", rows, vocabulary)
     logits[:, ends] = 40.0  # nothing else would ever be drawn
-    barred = Batch(logits, [setting] * rows)
-    barred.rows = replace(barred.rows, stops=torch.tensor(ends, device=DEVICE))
-    barred.rows.barred.copy_(torch.tensor([0, 1, 3, 4, 4, 9]))  # the steps are 0 to 5
+    min_tokens = Batch(logits, [setting] * rows)
+    min_tokens.rows = replace(min_tokens.rows, stop_ids=torch.tensor(ends, device=DEVICE))
+    min_tokens.rows.min_tokens.copy_(torch.tensor([0, 1, 3, 4, 4, 9]))  # the steps are 0 to 5
     other = logits.clone()
-    early = [row for row in range(rows) if row < barred.rows.barred[row]]
+    early = [row for row in range(rows) if row < min_tokens.rows.min_tokens[row]]
     other[torch.tensor(early)[:, None], torch.tensor(ends)] = -math.inf
     twin = Batch(other, [setting] * rows)
     assert early == [2, 3, 5]
-    drawn = barred.sample(Plan(bars_end=True))
+    drawn = min_tokens.sample(SamplerFlags(uses_min_tokens=True))
     assert drawn == twin.sample()
     assert [row for row, token in enumerate(drawn) if token not in ends] == early
-    assert barred.rows.step.tolist() == list(range(1, rows + 1))
-    assert not barred.rows.status.any()
+    assert min_tokens.rows.step.tolist() == list(range(1, rows + 1))
+    assert not min_tokens.rows.status.any()
     left_out = Batch(logits, [setting] * rows)
-    left_out.rows.barred.fill_(100)
+    left_out.rows.min_tokens.fill_(100)
     assert set(left_out.sample()) <= set(ends)
 
 
@@ -357,7 +361,9 @@ def test_a_row_moves_on_and_leaves_its_slot_at_a_token_that_ends_the_text(call: 
     logits = torch.full((3, 300), -5.0, device=DEVICE)
     logits[0, 7], logits[1, 200], logits[2, 299] = 9.0, 9.0, 9.0
     batch = Batch(logits, [{"temperature": 0.0}] * 3)
-    batch.rows = Rows(**{**vars(batch.rows), "stops": torch.tensor([5, 200], device=DEVICE), "idle": 77})
+    batch.rows = DecodeBatch(
+        **{**vars(batch.rows), "stop_ids": torch.tensor([5, 200], device=DEVICE), "null_slot": 77}
+    )
     batch.rows.position.copy_(torch.tensor([4, 5, 6]))
     slots = batch.rows.slot.tolist()
     tokens = batch.greedy(penalise=False) if call == "greedy" else batch.sample()
@@ -380,13 +386,15 @@ def test_the_first_of_the_likeliest_is_taken(kind: str, vocabulary: int) -> None
 
 
 @pytest.mark.parametrize("call", ["greedy", "sample"])
-@pytest.mark.parametrize("penalty", [1.0, 1.05, 1.3, 5.0, 0.5])
-def test_the_repetition_penalty_is_that_of_the_twin(penalty: float, call: str) -> None:
-    batch = Batch(random_logits("peaked", 3, 700), [{"temperature": 0.0, "penalty": penalty}] * 3)
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.05, 1.3, 5.0, 0.5])
+def test_the_repetition_penalty_is_that_of_the_twin(repetition_penalty: float, call: str) -> None:
+    batch = Batch(
+        random_logits("peaked", 3, 700), [{"temperature": 0.0, "repetition_penalty": repetition_penalty}] * 3
+    )
     batch.seen.copy_(torch.rand(batch.seen.shape, generator=torch.Generator().manual_seed(1)) < 0.3)
     seen = batch.seen[batch.rows.slot].bool().cpu()
     # On the processor: CUDA multiplies by the reciprocal of a number, the kernel divides.
-    wanted = penalise_repetition(batch.logits.cpu(), seen, batch.rows.penalty[0].item())
+    wanted = penalize_repetition(batch.logits.cpu(), seen, batch.rows.repetition_penalty[0].item())
     chosen = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
     assert torch.equal(batch.logits.cpu(), wanted)
     assert chosen == wanted.argmax(-1).tolist()
@@ -400,7 +408,7 @@ def test_the_repetition_penalty_is_that_of_the_twin(penalty: float, call: str) -
 def test_a_step_is_written_down(call: str, dtype: torch.dtype) -> None:
     batch = Batch(random_logits("peaked", 3, 300), [{}, {"top_p": 0.9}, {"temperature": 0.0}])
     before = batch.rows.token.to(dtype)
-    batch.rows = Rows(**{**vars(batch.rows), "token": before})
+    batch.rows = DecodeBatch(**{**vars(batch.rows), "token": before})
     chosen = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
     assert batch.rows.step.tolist() == [1, 2, 3]
     assert batch.rows.status.tolist() == [0, 0, 0]
@@ -411,13 +419,13 @@ def test_a_step_is_written_down(call: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("call", ["greedy", "sample"])
 def test_nothing_is_written_for_inactive_rows(call: str) -> None:
-    batch = Batch(random_logits("peaked", 3, 300), [{"top_k": 5, "penalty": 2.0}] * 3)
+    batch = Batch(random_logits("peaked", 3, 300), [{"top_k": 5, "repetition_penalty": 2.0}] * 3)
     batch.logits[1] = math.nan
     batch.seen.fill_(1)
     batch.rows.active[1] = 0
     batch.rows.slot[1] = 10**6  # reading there would fail
     logits, rows = batch.logits.clone(), vars(batch.rows).copy()
-    rows = {name: value.clone() for name, value in rows.items() if name not in ("stops", "idle")}
+    rows = {name: value.clone() for name, value in rows.items() if name not in ("stop_ids", "null_slot")}
     _ = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
     assert torch.equal(batch.logits[1].isnan(), logits[1].isnan())
     for name, value in rows.items():
@@ -427,7 +435,9 @@ def test_nothing_is_written_for_inactive_rows(call: str) -> None:
 
 @pytest.mark.parametrize("call", ["greedy", "sample"])
 @pytest.mark.parametrize(
-    "setting", [{}, {"top_k": 4, "top_p": 0.9, "min_p": 0.1}, {"temperature": 0.0}, {"penalty": 1.2}], ids=str
+    "setting",
+    [{}, {"top_k": 4, "top_p": 0.9, "min_p": 0.1}, {"temperature": 0.0}, {"repetition_penalty": 1.2}],
+    ids=str,
 )
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_no_numbers_are_flagged(bad: float, setting: Setting, call: str) -> None:

@@ -41,7 +41,7 @@ def unwritten(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full(shape, torch.nan, dtype=dtype, device=DEVICE)
 
 
-def place(start: int, count: int) -> Tensor:
+def chunk_meta(start: int, count: int) -> Tensor:
     return torch.tensor([SLOT, start, count], dtype=torch.int32, device=DEVICE)
 
 
@@ -90,21 +90,21 @@ def test_convolution(tokens: int, count: int, channels: int, width: int, dtype: 
     bias = normal(width, channels).to(dtype)
     state = normal(SLOTS, channels, width).to(dtype)
     outs = [unwritten(tokens, channels, dtype=dtype) for _ in range(2)]
-    prefill_elementwise.convolve(values, kernels, bias, place(0, count), state, outs[0])
-    twin.convolve_reference(values, kernels, bias, place(0, count), state, outs[1])
+    prefill_elementwise.convolve(values, kernels, bias, chunk_meta(0, count), state, outs[0])
+    twin.convolve_reference(values, kernels, bias, chunk_meta(0, count), state, outs[1])
     agree(outs[0][:count], outs[1][:count])
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(("sizes", "tokens", "count"), DELTA, ids=str)
 def test_delta_rule(sizes: JetSizes, tokens: int, count: int, dtype: torch.dtype) -> None:
-    projected = normal(tokens, sum(sizes.parts)).to(dtype)
-    values = normal(tokens, sizes.heads * sizes.value, seed=1).to(dtype)
+    projected = normal(tokens, sum(sizes.split_sizes)).to(dtype)
+    values = normal(tokens, sizes.num_heads * sizes.head_v_dim, seed=1).to(dtype)
     projected[count:] = values[count:] = torch.nan  # padding
-    decays = normal(sizes.heads, seed=2), normal(sizes.heads, seed=3)
+    decays = normal(sizes.num_heads, seed=2), normal(sizes.num_heads, seed=3)
     given = (
-        normal(SLOTS, sizes.heads * sizes.value, sizes.width).to(dtype),
-        normal(SLOTS, sizes.heads, sizes.key, sizes.value),
+        normal(SLOTS, sizes.num_heads * sizes.head_v_dim, sizes.conv_size).to(dtype),
+        normal(SLOTS, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
     )
     scratch = prefill_delta_rule.Scratch.make(tokens, sizes, dtype, torch.device(DEVICE))
     for tensor in vars(scratch).values():
@@ -112,8 +112,8 @@ def test_delta_rule(sizes: JetSizes, tokens: int, count: int, dtype: torch.dtype
     results = []
     for read, more in ((prefill_delta_rule.chunk_delta, (scratch,)), (twin.chunk_delta_reference, ())):
         states = tuple(state.clone() for state in given)
-        out = unwritten(tokens, sizes.heads * sizes.value, dtype=dtype)
-        read(projected, values, decays, place(3, count), states, out, sizes, *more)
+        out = unwritten(tokens, sizes.num_heads * sizes.head_v_dim, dtype=dtype)
+        read(projected, values, decays, chunk_meta(3, count), states, out, sizes, *more)
         results.append((out[:count], *states))
     for ours, theirs in zip(*results, strict=True):
         agree(ours, theirs)
@@ -123,7 +123,7 @@ def test_delta_rule(sizes: JetSizes, tokens: int, count: int, dtype: torch.dtype
 def test_delta_rule_on_keys_that_are_all_alike() -> None:
     """The worst system: every correction depends on all before it, and nothing fades."""
     sizes = JetSizes(1, 16, 16, 4, 4)
-    projected = torch.zeros(128, sum(sizes.parts), device=DEVICE, dtype=TYPES[0])
+    projected = torch.zeros(128, sum(sizes.split_sizes), device=DEVICE, dtype=TYPES[0])
     projected[:, :32] = 1.0
     projected[:, -2], projected[:, -1] = -20.0, 20.0  # no decay, full strength
     values = normal(128, 16).to(TYPES[0])
@@ -133,7 +133,7 @@ def test_delta_rule_on_keys_that_are_all_alike() -> None:
     for read, more in ((prefill_delta_rule.chunk_delta, (scratch,)), (twin.chunk_delta_reference, ())):
         states = normal(SLOTS, 16, 4).to(TYPES[0]), normal(SLOTS, 1, 16, 16)
         out = unwritten(128, 16, dtype=TYPES[0])
-        read(projected, values, decays, place(0, 128), states, out, sizes, *more)
+        read(projected, values, decays, chunk_meta(0, 128), states, out, sizes, *more)
         results.append((out, states[1]))
     for ours, theirs in zip(*results, strict=True):
         agree(ours, theirs)
@@ -159,7 +159,7 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
             unwritten(tokens, heads * dim, dtype=dtype),
             unwritten(tokens, heads * dim, dtype=dtype),
         )
-        given = projected, frequencies, place(start, count)
+        given = projected, frequencies, chunk_meta(start, count)
         if kind == "pages":
             pages = unwritten(7, 2, kv_heads, page, dim, dtype=dtype)
             for token in range(start):
@@ -172,9 +172,9 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
             for token in range(max(0, start - window), start):
                 for part, ring in enumerate(rings):
                     ring[SLOT, :, token % window] = normal(kv_heads, dim, seed=2 * token + part).to(dtype)
-            lane = unwritten(2, kv_heads, window + 100, dim, dtype=dtype)
+            window_buffer = unwritten(2, kv_heads, window + 100, dim, dtype=dtype)
             memory = rings
-            getattr(module, name)(*given, *rings, lane, queries, out)
+            getattr(module, name)(*given, *rings, window_buffer, queries, out)
         results.append((out[:count], *(kept.nan_to_num(7.0) for kept in memory)))
     for ours, theirs in zip(*results, strict=True):
         agree(ours, theirs)
