@@ -32,7 +32,7 @@ from jet.ops.quantization import INT4, INT8, SCHEMES, QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 if TYPE_CHECKING:
-    from jet.ops.triton.gemv_config import Tiling
+    from jet.ops.triton.gemv_config import GemvConfig
 
 ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16, 32), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
 MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
@@ -75,7 +75,7 @@ def products(config: JetNemotronConfig, only: str | None = None) -> list[Product
     return [product for product in found if only in (None, product.kind)]
 
 
-def tilings(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
+def gemv_configs(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
     """Rows, columns and warps worth trying: those whose weights fit a thread's registers.
 
     `weight`: one of the product's.
@@ -118,7 +118,9 @@ def between(size: int, hidden: int, weight: Weight) -> Tensor:
     return torch.zeros(1, columns, dtype=kind, device="cuda")
 
 
-def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling], list[Callable[[], None]]]:
+def bind(
+    product: Product, weights: list[Weight], pdl: bool
+) -> Callable[[GemvConfig], list[Callable[[], None]]]:
     """From a tiling to the calls of all layers, on a weight each."""
     from jet.ops.triton import gemv, jet_step
 
@@ -132,8 +134,8 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
     elif product.in_mlp:
         x = between(c, n, weights[0])
 
-    def calls(tiling: Tiling) -> list[Callable[[], None]]:
-        more: dict[str, Any] = {"pdl": pdl, "tiling": tiling}
+    def calls(config: GemvConfig) -> list[Callable[[], None]]:
+        more: dict[str, Any] = {"pdl": pdl, "config": config}
         if product.kind == "norm_linear":
             return [partial(gemv.norm_linear, x, scale, EPS, w, None, out, **more) for w in weights]
         if product.kind == "norm_swiglu":
@@ -142,8 +144,8 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
             return [partial(gemv.linear_add, x, w, out, **more) for w in weights]
         assert sizes is not None
         if product.kind == "heads_linear_add":
-            squares = random(1, sizes.num_heads, 32).abs()
-            return [partial(gemv.heads_linear_add, x, squares, EPS, w, out, **more) for w in weights]
+            partial_squares = random(1, sizes.num_heads, 32).abs()
+            return [partial(gemv.heads_linear_add, x, partial_squares, EPS, w, out, **more) for w in weights]
         states = [
             (
                 random(2, n, sizes.conv_size, kind=dtype),
@@ -154,7 +156,7 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
         projected, slots = random(1, sum(sizes.split_sizes)), torch.zeros(1, dtype=torch.int32, device="cuda")
         decay, norm = random(sizes.num_heads), random(sizes.head_v_dim, kind=dtype)
         bias = random(len(weights[0]), kind=dtype)
-        squares = random(1, sizes.num_heads, jet_step.shares(sizes, weights[0], tiling))
+        partial_squares = random(1, sizes.num_heads, jet_step.num_partials(sizes, weights[0], config))
         return [
             partial(
                 jet_step.jet_step,
@@ -167,9 +169,9 @@ def bind(product: Product, weights: list[Weight], pdl: bool) -> Callable[[Tiling
                 *state,
                 norm,
                 out,
-                squares,
+                partial_squares,
                 sizes,
-                early=pdl,
+                load_before_wait=pdl,
                 **more,
             )
             for w, state in zip(weights, states, strict=True)
@@ -200,18 +202,18 @@ def seconds(calls: list[Callable[[], None]]) -> float:
 
 def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
     """What every tiling takes, the fastest first; the default one is marked."""
-    from jet.ops.triton.gemv_config import Tiling, tiling_of
+    from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
 
     calls = bind(product, weights, pdl)
-    usual = tiling_of(product.kind, product.n, weights[0])  # type: ignore[arg-type]
+    usual = gemv_config_for(product.kind, product.n, weights[0])  # type: ignore[arg-type]
     rows = []
-    for tiling in {usual, *(Tiling(*cut) for cut in tilings(product, weights[0]))}:
+    for config in {usual, *(GemvConfig(*cut) for cut in gemv_configs(product, weights[0]))}:
         try:
-            took = seconds(calls(tiling))
+            took = seconds(calls(config))
         except Exception as error:  # does not compile, or wants more than the card has
-            print(f"{tiling}: {type(error).__name__}", file=sys.stderr)
+            print(f"{config}: {type(error).__name__}", file=sys.stderr)
             continue
-        rows.append({**asdict(tiling), "default": tiling == usual, "us": took / product.layers * 1e6})
+        rows.append({**asdict(config), "default": config == usual, "us": took / product.layers * 1e6})
     return sorted(rows, key=lambda row: float(row["us"]))
 
 
@@ -229,16 +231,16 @@ def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weigh
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
     """Run every `workers`-th tiling once, on one layer: what is compiled stays in Triton's cache."""
-    from jet.ops.triton.gemv_config import Tiling
+    from jet.ops.triton.gemv_config import GemvConfig
 
     dtype = getattr(torch, options.dtype)
     for product in products(config, options.only):
         weights = draw(replace(product, layers=1), dtype, options.quantize)
         calls = bind(product, weights, options.pdl)
-        for number, cut in enumerate(tilings(product, weights[0])):
+        for number, cut in enumerate(gemv_configs(product, weights[0])):
             if number % options.workers == options.share:
                 try:
-                    calls(Tiling(*cut))[0]()
+                    calls(GemvConfig(*cut))[0]()
                 except Exception as error:
                     print(f"{cut}: {type(error).__name__}", file=sys.stderr)
     torch.cuda.synchronize()

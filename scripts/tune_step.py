@@ -6,8 +6,8 @@ What is fastest by itself (`scripts.tune_kernels`) often is not in a step, where
 beside it and shares multiprocessors, memory and cache with them. So the whole step of a network with random
 weights is captured as one graph for each tiling of a product, and the fastest is kept while the next product
 is tried, those that move most bytes first. Before and after them it is asked how much of the next weight is
-best fetched ahead. What is printed is for `default_tiling` and `OF_CODES` in
-`jet/ops/triton/gemv_config.py`, and `MOST_AHEAD` in `common.py` there; nothing is changed there.
+best fetched ahead. What is printed is for `default_gemv_config` and `QUANTIZED_CONFIGS` in
+`jet/ops/triton/gemv_config.py`, and `PREFETCH_BYTES` in `common.py` there; nothing is changed there.
 
 Jet steps are left out: their tiling shapes a buffer that the next product reads. As in `tune_kernels`,
 `--workers` processes compile first.
@@ -34,12 +34,12 @@ from jet.bench.options import BenchError, Options
 from jet.engine.decode_step import Part
 from jet.hardware import DTYPES, HardwareError, choose_device
 from jet.modeling import JetNemotronConfig
-from scripts.tune_kernels import compile_in_parallel, make_parser, products, tilings, weight_shape
+from scripts.tune_kernels import compile_in_parallel, gemv_configs, make_parser, products, weight_shape
 
 if TYPE_CHECKING:
-    from jet.ops.triton.gemv_config import Tiling
+    from jet.ops.triton.gemv_config import GemvConfig
 
-Way = Union["Tiling", int]  # how a product is cut, or how many bytes are fetched ahead
+Way = Union["GemvConfig", int]  # how a product is cut, or how many bytes are fetched ahead
 Ways = Mapping[str, Way]  # by the name of a choice; without an entry the usual one
 
 AHEAD = "bytes fetched ahead"
@@ -112,7 +112,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
 
     A program of one row would read its whole input for that row alone: it is not tried.
     """
-    from jet.ops.triton.gemv_config import Tiling, tiling_of
+    from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
 
     weights = {name_of(part): part.weight for part in parts}
     moved: Counter[str] = Counter()
@@ -123,8 +123,8 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
         name = name_of_product(product.kind, weight_shape(product))
         weight = weights.get(name)
         if weight is not None and product.kind != "jet_step":
-            usual = tiling_of(product.kind, product.n, weight)  # type: ignore[arg-type]
-            ways = [Tiling(*sizes) for sizes in tilings(product, weight) if sizes[0] > 1]
+            usual = gemv_config_for(product.kind, product.n, weight)  # type: ignore[arg-type]
+            ways = [GemvConfig(*sizes) for sizes in gemv_configs(product, weight) if sizes[0] > 1]
             found[name] = Choice(name, usual, ways)
     if not found:
         raise BenchError("No product of a step is one of the Triton kernels here: there is nothing to tune.")
@@ -134,7 +134,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
 def cut(parts: Sequence[Part], ways: Ways) -> list[Part]:
     """A step whose products are cut in these ways."""
     return [
-        part._replace(run=partial(part.run, tiling=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
+        part._replace(run=partial(part.run, config=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
         for part in parts
     ]
 
@@ -144,19 +144,19 @@ def fetching(most: int) -> Iterator[None]:
     """So many bytes of the next weight are fetched ahead by what is launched here."""
     from jet.ops.triton import common
 
-    usual = common.MOST_AHEAD
-    common.MOST_AHEAD = most
+    usual = common.PREFETCH_BYTES
+    common.PREFETCH_BYTES = most
     try:
         yield
     finally:
-        common.MOST_AHEAD = usual
+        common.PREFETCH_BYTES = usual
 
 
-def step_timer(parts: Sequence[Part], device: torch.device, ahead: int) -> Callable[[Ways], float]:
-    """Gives the seconds of a step that is done in some ways; `ahead` bytes are usually fetched."""
+def step_timer(parts: Sequence[Part], device: torch.device, prefetch: int) -> Callable[[Ways], float]:
+    """Gives the seconds of a step that is done in some ways; `prefetch` bytes are usually fetched."""
 
     def seconds(ways: Ways) -> float:
-        most = ways.get(AHEAD, ahead)
+        most = ways.get(AHEAD, prefetch)
         assert isinstance(most, int)
         with fetching(most):  # a graph keeps what it was captured with
             run = timer(cut(parts, ways), device)
@@ -188,7 +188,7 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device
 
 def tune(options: argparse.Namespace, device: torch.device) -> None:
     """Load the network, read a prompt, find the fastest step and print it."""
-    from jet.ops.triton.common import MOST_AHEAD
+    from jet.ops.triton.common import PREFETCH_BYTES
 
     asked = Options(
         "kernels",
@@ -200,10 +200,10 @@ def tune(options: argparse.Namespace, device: torch.device) -> None:
     )
     network = networks.load(asked)
     parts = network.runner.fused_step.parts
-    ahead = Choice(AHEAD, MOST_AHEAD, MANY_AHEAD)
-    choices = [ahead, *product_choices(network.model.config, parts), ahead]
+    prefetch = Choice(AHEAD, PREFETCH_BYTES, MANY_AHEAD)
+    choices = [prefetch, *product_choices(network.model.config, parts), prefetch]
     with torch.inference_mode(), reached(network, asked):
-        seconds = step_timer(parts, device, MOST_AHEAD)
+        seconds = step_timer(parts, device, PREFETCH_BYTES)
         kept = descend(choices, seconds, lambda outcome: print(describe(outcome, options.top), flush=True))
         before, after = seconds({}), seconds(kept)
     print(f"\nstep: {before * 1e6:,.1f} µs before, {after * 1e6:,.1f} µs after")

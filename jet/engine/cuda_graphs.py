@@ -303,16 +303,16 @@ class _Sampler:
 
     def __init__(self, logits: Tensor, rows: DecodeBatch, seen: Tensor, following: Tensor) -> None:
         """`following`: the matrix that the next step begins with."""
-        scratch = kernels.Scratch.make(len(logits), logits.shape[1], logits.device)
+        scratch = kernels.SamplerScratch.make(len(logits), logits.shape[1], logits.device)
         self._given = logits, rows, seen, scratch
         self._following = following
 
     def draw(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
         """Start it; `pdl`: as the end of a step in a graph."""
         if flags is None:
-            kernels.greedy(*self._given, penalise=False, pdl=pdl, ahead=self._following)
+            kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._following)
         else:
-            kernels.sample(*self._given, flags, pdl=pdl, ahead=self._following)
+            kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._following)
 
 
 class StepGraphs:

@@ -157,15 +157,24 @@ def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
     from jet.ops.triton import gemv, jet_step
 
     (norm_weight, eps), sizes = jet.out_norm, jet.sizes
-    shape = (len(jet.x), sizes.num_heads, jet_step.shares(sizes, jet.generator[0]))
-    squares = torch.empty(shape, dtype=torch.float32, device=jet.x.device)
-    projection = (jet.x, *jet.norm, jet.weight, None, jet.projected, jet_step.activated(sizes))
+    shape = (len(jet.x), sizes.num_heads, jet_step.num_partials(sizes, jet.generator[0]))
+    partial_squares = torch.empty(shape, dtype=torch.float32, device=jet.x.device)
+    projection = (jet.x, *jet.norm, jet.weight, None, jet.projected, jet_step.num_activated(sizes))
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlockOps(
         partial(gemv.norm_linear, *projection, pdl=pdl),
         # A step is one chain: no kernel in it writes the states before this one reads them.
-        partial(jet_step.jet_step, *given, norm_weight, jet.out, squares, sizes, early=pdl, pdl=pdl),
-        partial(gemv.heads_linear_add, jet.out, squares, eps, jet.output, jet.x, pdl=pdl),
+        partial(
+            jet_step.jet_step,
+            *given,
+            norm_weight,
+            jet.out,
+            partial_squares,
+            sizes,
+            load_before_wait=pdl,
+            pdl=pdl,
+        ),
+        partial(gemv.heads_linear_add, jet.out, partial_squares, eps, jet.output, jet.x, pdl=pdl),
     )
 
 
@@ -190,7 +199,7 @@ def triton_mlp_hidden_format(
 
     columns = gemv.packed_mlp_columns(size, hidden, scheme)
     if columns is not None:
-        return columns, int_gemv.BETWEEN
+        return columns, int_gemv.PACKED_INT16
     return size, dtype if dtype == torch.bfloat16 else torch.float32
 
 
@@ -218,7 +227,7 @@ def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, 
     from jet.ops.triton import gemv
 
     pdl = has_dependent_launch(device) and batch < TENSOR_CORE_BATCH
-    splits = attention_kernels.suggested_splits(batch, kv_heads, device)
+    splits = attention_kernels.default_num_splits(batch, kv_heads, device)
     scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
     launch_args: dict[str, Any] = {"pdl": pdl}
     if batch >= TENSOR_CORE_BATCH:
@@ -242,7 +251,7 @@ def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, 
 def _batched_backend(scratch: AttentionScratch) -> OpBackend:
     from jet.ops.triton import batched_decode, decode_attention, gemv
 
-    workspace = batched_decode.Memory()
+    workspace = batched_decode.Workspace()
     norm_linear, jet_step = (
         partial(batched_decode.norm_linear, workspace),
         partial(batched_decode.jet_step, workspace),
@@ -276,7 +285,7 @@ def _no_prefetch(step: BoundOp, _: Tensor) -> BoundOp:
 
 
 def _with_prefetch(step: BoundOp, weight: Tensor) -> BoundOp:
-    return partial(step, ahead=weight)  # type: ignore[call-arg]
+    return partial(step, prefetch=weight)  # type: ignore[call-arg]
 
 
 def has_dependent_launch(device: torch.device) -> bool:

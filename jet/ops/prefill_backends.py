@@ -69,7 +69,9 @@ def triton_prefill_backend(
     """Triton kernels, for chunks of up to `tokens` tokens; `sizes` of the jet layers, if there are any."""
     from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
 
-    scratch = None if sizes is None else prefill_delta_rule.Scratch.make(tokens, sizes, dtype, device)
+    scratch = (
+        None if sizes is None else prefill_delta_rule.DeltaRuleScratch.make(tokens, sizes, dtype, device)
+    )
 
     def delta(
         projected: Tensor,

@@ -133,7 +133,7 @@ def test_every_product_of_a_step_but_the_jet_step_is_a_choice(name: str) -> None
 
 
 def test_the_usual_way_is_what_the_kernels_take_and_large_products_come_first() -> None:
-    from jet.ops.triton.gemv_config import tiling_of
+    from jet.ops.triton.gemv_config import gemv_config_for
 
     model = small_model(**WIDE, vocab_size=300)
     step = with_kernels(model)
@@ -141,7 +141,7 @@ def test_the_usual_way_is_what_the_kernels_take_and_large_products_come_first() 
     assert [choice.name for choice in choices[:2]] == ["norm_swiglu 2048 × 256", "linear_add 256 × 1024"]
     usual = {choice.name: choice.usual for choice in choices}
     head = step.parts[-1].weight
-    assert head is not None and usual["norm_linear 300 × 256"] == tiling_of("norm_linear", 300, head)
+    assert head is not None and usual["norm_linear 300 × 256"] == gemv_config_for("norm_linear", 300, head)
     assert all(choice.ways for choice in choices)
 
 
@@ -154,7 +154,7 @@ def test_a_step_without_kernels_has_nothing_to_tune() -> None:
 
 @pytest.mark.thorough
 def test_a_step_that_is_cut_in_another_way_computes_the_same() -> None:
-    from jet.ops.triton.gemv_config import Tiling
+    from jet.ops.triton.gemv_config import GemvConfig
 
     logits = []
     for other in (False, True):
@@ -162,7 +162,7 @@ def test_a_step_that_is_cut_in_another_way_computes_the_same() -> None:
         parts = step.parts
         if other:
             names = [choice.name for choice in product_choices(small_config(), parts)]
-            ways = {name: Tiling(4, 16, 2) for name in names}
+            ways = {name: GemvConfig(4, 16, 2) for name in names}
             parts = cut(parts, ways)
             assert sum(new is not old for new, old in zip(parts, step.parts, strict=True)) > len(names)
         for part in parts:
@@ -183,24 +183,24 @@ def test_a_step_is_timed_as_it_is_asked_for() -> None:
     pytest.importorskip("triton")
     from jet.ops.triton import common, gemv_config
 
-    seen, usual = [], common.MOST_AHEAD
+    seen, usual = [], common.PREFETCH_BYTES
 
-    def linear_add(tiling: object = None) -> None:
-        options = common.chain_options(1, True, torch.empty(2**24, dtype=torch.int8, device="meta"))
-        seen.append((tiling, options["ahead_bytes"]))
+    def linear_add(config: object = None) -> None:
+        options = common.launch_options(1, True, torch.empty(2**24, dtype=torch.int8, device="meta"))
+        seen.append((config, options["prefetch_bytes"]))
 
     weight = torch.empty(3, 5)
     parts = [Part("down", partial(linear_add), 60, weight)]
     seconds = tune_step.step_timer(parts, torch.device("cpu"), usual)
-    tiling = gemv_config.Tiling(2, 128, 1)
-    assert seconds({}) > 0 and seconds({"linear_add 3 × 5": tiling}) > 0
-    assert set(seen) == {(None, usual), (tiling, usual)}
+    config = gemv_config.GemvConfig(2, 128, 1)
+    assert seconds({}) > 0 and seconds({"linear_add 3 × 5": config}) > 0
+    assert set(seen) == {(None, usual), (config, usual)}
     seen.clear()
     assert seconds({AHEAD: 2**22}) > 0
     assert seen[0] == (None, 2**22)  # what is captured as a graph
-    assert usual == common.MOST_AHEAD
-    int4 = common.chain_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
-    assert int4["ahead_bytes"] == usual // 2, "whose products are over sooner"
+    assert usual == common.PREFETCH_BYTES
+    int4 = common.launch_options(1, True, torch.empty(2**24, dtype=torch.uint8, device="meta"))
+    assert int4["prefetch_bytes"] == usual // 2, "whose products are over sooner"
 
 
 # --- the command -----------------------------------------------------------------------------------------

@@ -25,23 +25,23 @@ from jet.ops.quantization import QuantizedTensor, Weight, row_ranges
 from jet.ops.reference import JetSizes
 from jet.ops.triton import skinny
 from jet.ops.triton.common import silu
-from jet.ops.triton.jet_step import EPS, _keys_in_a_tile, _load_state, _recall, _softplus
+from jet.ops.triton.jet_step import EPS, _load_state, _softplus, _state_products, block_key
 
-ROWS = 64  # value channels of a program of the jet step, which is then as wide as memory likes to be read
+BLOCK_V = 64  # value channels of a program of the jet step, which is then as wide as memory likes to be read
 BLOCK = 1024  # numbers that a program activates
-MOST_NUMBERS = 2**25  # weights that are turned into numbers at once
+MAX_DEQUANTIZED = 2**25  # weights that are turned into numbers at once
 # Rows up to which our products take less time than cuBLAS's: with the activation as a part, and without.
-MOST_GATED, MOST_SKINNY = 64, 32
+MAX_SKINNY_GATED_BATCH, MAX_SKINNY_BATCH = 64, 32
 
 BoundOp = Callable[[], None]
 
 
-class Memory:
+class Workspace:
     """What lies between two kernels, for operations that run one after the other: all layers share it."""
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
-        self.meeting = skinny.Meeting()  # of our own products
+        self.split_k_workspace = skinny.SplitKWorkspace()  # of our own products
 
     def input(self, weight: Weight, rows: int) -> Tensor:
         """What a weight is multiplied with, in its type."""
@@ -51,11 +51,11 @@ class Memory:
         """What comes out, in float32."""
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
-    def numbers(self, weight: QuantizedTensor) -> Tensor:
+    def dequantized(self, weight: QuantizedTensor) -> Tensor:
         """Some rows of a quantised weight, in its type: the same memory for all."""
-        size = max(MOST_NUMBERS, weight.columns)
-        held = self._get("numbers", 1, size, weight.dtype, weight.device)[0]
-        return held[: weight.numel()].view(weight.shape)
+        size = max(MAX_DEQUANTIZED, weight.columns)
+        buffer = self._get("dequantized", 1, size, weight.dtype, weight.device)[0]
+        return buffer[: weight.numel()].view(weight.shape)
 
     def _get(self, use: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (use, rows, columns, dtype, device)
@@ -65,7 +65,7 @@ class Memory:
 
 
 def norm_linear(
-    memory: Memory,
+    workspace: Workspace,
     x: Tensor,
     norm_weight: Tensor,
     eps: float,
@@ -74,11 +74,11 @@ def norm_linear(
     out: Tensor,
 ) -> BoundOp:
     """Twin of `norm_linear_reference`."""
-    normed = memory.input(weight, len(x))
-    multiply = product(memory, normed, weight, out)
+    normed = workspace.input(weight, len(x))
+    multiply = matmul(workspace, normed, weight, out)
 
     def run() -> None:
-        _normalise(x, norm_weight, eps, normed)
+        _rms_norm(x, norm_weight, eps, normed)
         multiply()
         if bias is not None:
             out.add_(bias)
@@ -87,26 +87,26 @@ def norm_linear(
 
 
 def norm_swiglu(
-    memory: Memory, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
+    workspace: Workspace, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> BoundOp:
     """Twin of `norm_swiglu_reference`."""
-    normed = memory.input(gate_up, len(x))
-    multiply = _gated_product(memory, normed, gate_up, out)
+    normed = workspace.input(gate_up, len(x))
+    multiply = _gated_matmul(workspace, normed, gate_up, out)
 
     def run() -> None:
-        _normalise(x, norm_weight, eps, normed)
+        _rms_norm(x, norm_weight, eps, normed)
         multiply()
 
     return run
 
 
-def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) -> BoundOp:
-    """`out = silu(g) * u` for `g | u = given @ gate_up.T`."""
-    if isinstance(gate_up, Tensor) and _is_skinny(given, MOST_GATED):
-        return skinny.swiglu(given, gate_up, out, memory.meeting)
+def _gated_matmul(workspace: Workspace, x: Tensor, gate_up: Weight, out: Tensor) -> BoundOp:
+    """`out = silu(g) * u` for `g | u = x @ gate_up.T`."""
+    if isinstance(gate_up, Tensor) and _is_skinny(x, MAX_SKINNY_GATED_BATCH):
+        return skinny.swiglu(x, gate_up, out, workspace.split_k_workspace)
     rows, size = out.shape
-    both = memory.output(gate_up, rows)
-    multiply = product(memory, given, gate_up, both)
+    both = workspace.output(gate_up, rows)
+    multiply = matmul(workspace, x, gate_up, both)
 
     def run() -> None:
         multiply()
@@ -115,32 +115,32 @@ def _gated_product(memory: Memory, given: Tensor, gate_up: Weight, out: Tensor) 
     return run
 
 
-def linear_add(memory: Memory, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
+def linear_add(workspace: Workspace, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
     """Twin of `linear_add_reference`; fastest where `h` has the type of the weight."""
     if h.dtype == weight.dtype:
-        return product(memory, h, weight, x, add=True)
-    given = memory.input(weight, len(h))
-    multiply = product(memory, given, weight, x, add=True)
+        return matmul(workspace, h, weight, x, add=True)
+    rounded = workspace.input(weight, len(h))
+    multiply = matmul(workspace, rounded, weight, x, add=True)
 
     def run() -> None:
-        given.copy_(h)
+        rounded.copy_(h)
         multiply()
 
     return run
 
 
 def gated_norm_linear_add(
-    memory: Memory, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
+    workspace: Workspace, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> BoundOp:
     """Twin of `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
-    given = memory.input(weight, len(o))
-    multiply = product(memory, given, weight, x, add=True)
+    normed = workspace.input(weight, len(o))
+    multiply = matmul(workspace, normed, weight, x, add=True)
 
     def run() -> None:
         _gated_norm_kernel[(heads, len(o))](
-            o, gate, gate.stride(0), norm_weight, eps, given, HEADS=heads, SIZE=size, PADDED=padded
+            o, gate, gate.stride(0), norm_weight, eps, normed, HEADS=heads, SIZE=size, PADDED=padded
         )
         multiply()
 
@@ -148,7 +148,7 @@ def gated_norm_linear_add(
 
 
 def jet_step(
-    memory: Memory,
+    workspace: Workspace,
     projected: Tensor,
     kernels_weight: Weight,
     kernels_bias: Tensor,
@@ -163,10 +163,10 @@ def jet_step(
     """Twin of `jet_step_reference`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     batch = len(projected)
-    hidden, kernels = memory.input(kernels_weight, batch), memory.output(kernels_weight, batch)
-    multiply = product(memory, hidden, kernels_weight, kernels)
+    hidden, kernels = workspace.input(kernels_weight, batch), workspace.output(kernels_weight, batch)
+    multiply = matmul(workspace, hidden, kernels_weight, kernels)
     w1 = projected[:, 2 * sizes.num_heads * sizes.head_k_dim :]
-    rows = min(ROWS, triton.next_power_of_2(sizes.head_v_dim))
+    rows = min(BLOCK_V, triton.next_power_of_2(sizes.head_v_dim))
 
     def run() -> None:
         _silu_kernel[(triton.cdiv(sizes.generator_dim, BLOCK), batch)](
@@ -186,59 +186,59 @@ def jet_step(
             out,
             sizes.head_k_dim**-0.5,
             HEADS=sizes.num_heads,
-            KEY=sizes.head_k_dim,
-            VALUE=sizes.head_v_dim,
-            GENERATOR=sizes.generator_dim,
-            WIDTH=sizes.conv_size,
-            ROWS=rows,
-            KEYS=_keys_in_a_tile(sizes.head_k_dim),
+            HEAD_K_DIM=sizes.head_k_dim,
+            HEAD_V_DIM=sizes.head_v_dim,
+            GENERATOR_DIM=sizes.generator_dim,
+            CONV_SIZE=sizes.conv_size,
+            BLOCK_V=rows,
+            BLOCK_KEY=block_key(sizes.head_k_dim),
         )
 
     return run
 
 
-def product(memory: Memory, given: Tensor, weight: Weight, out: Tensor, add: bool = False) -> BoundOp:
-    """`out = given @ weight.T`, or with `add` that much more.
+def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bool = False) -> BoundOp:
+    """`out = x @ weight.T`, or with `add` that much more.
 
     Args:
-        memory: for quantised weights, and for sums of several programs.
-        given: `[B, C]` in the type of `weight`.
+        workspace: for quantised weights, and for sums of several programs.
+        x: `[B, C]` in the type of `weight`.
         weight: `[N, C]`.
         out: `[B, N]` float32.
         add: to `out`, within the product: cuBLAS starts its sums from what is there.
     """
     if isinstance(weight, QuantizedTensor):
-        return _quantized_product(memory, given, weight, out, add)
-    if _is_skinny(given, MOST_SKINNY):
-        return skinny.product(given, weight, out, add, memory.meeting)
-    turned, beta = weight.T, int(add)
+        return _dequantized_matmul(workspace, x, weight, out, add)
+    if _is_skinny(x, MAX_SKINNY_BATCH):
+        return skinny.matmul(x, weight, out, add, workspace.split_k_workspace)
+    weight_t, beta = weight.T, int(add)
 
     def run() -> None:
         if weight.dtype == torch.float32:
-            torch.addmm(out, given, turned, beta=beta, out=out)
+            torch.addmm(out, x, weight_t, beta=beta, out=out)
         elif weight.is_cuda:
-            torch.ops.aten.addmm.dtype_out(out, given, turned, torch.float32, beta=beta, out=out)
+            torch.ops.aten.addmm.dtype_out(out, x, weight_t, torch.float32, beta=beta, out=out)
         else:
-            torch.addmm(out, given.float(), turned.float(), beta=beta, out=out)
+            torch.addmm(out, x.float(), weight_t.float(), beta=beta, out=out)
 
     return run
 
 
-def _is_skinny(given: Tensor, most: int) -> bool:
-    return given.is_cuda and given.dtype != torch.float32 and len(given) <= most
+def _is_skinny(x: Tensor, max_batch: int) -> bool:
+    return x.is_cuda and x.dtype != torch.float32 and len(x) <= max_batch
 
 
-def _quantized_product(
-    memory: Memory, given: Tensor, weight: QuantizedTensor, out: Tensor, add: bool
+def _dequantized_matmul(
+    workspace: Workspace, x: Tensor, weight: QuantizedTensor, out: Tensor, add: bool
 ) -> BoundOp:
-    """The same; of more weights than `MOST_NUMBERS` a part after the other."""
-    ranges = list(row_ranges((len(weight), weight.columns), MOST_NUMBERS))
+    """The same; of more weights than `MAX_DEQUANTIZED` a part after the other."""
+    ranges = list(row_ranges((len(weight), weight.columns), MAX_DEQUANTIZED))
     parts = [weight[begin:end] for begin, end in ranges]
-    places = [memory.numbers(part) for part in parts]
+    places = [workspace.dequantized(part) for part in parts]
     whole = len(parts) == 1
-    results = [out if whole else memory.output(part, len(given)) for part in parts]
+    results = [out if whole else workspace.output(part, len(x)) for part in parts]
     products = [
-        product(memory, given, place, result, add and whole)
+        matmul(workspace, x, place, result, add and whole)
         for place, result in zip(places, results, strict=True)
     ]
 
@@ -255,7 +255,7 @@ def _quantized_product(
     return run
 
 
-def _normalise(x: Tensor, norm_weight: Tensor, eps: float, out: Tensor) -> None:
+def _rms_norm(x: Tensor, norm_weight: Tensor, eps: float, out: Tensor) -> None:
     size = x.shape[1]
     _norm_kernel[(len(x),)](x, norm_weight, eps, out, SIZE=size, PADDED=triton.next_power_of_2(size))
 
@@ -311,59 +311,59 @@ def _silu_kernel(x, x_stride, out, SIZE: tl.constexpr, BLOCK: tl.constexpr):
 def _jet_step_kernel(
     projected, projected_stride, kernels, kernels_bias, log_decay_rate, dt_bias, slots,
     conv_state, recurrent_state, out, scale,
-    HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, GENERATOR_DIM: tl.constexpr,
+    CONV_SIZE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
     """Some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums."""
-    TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS
+    TILES: tl.constexpr = (HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY
     head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = column < VALUE
-    channel = head * VALUE + tl.minimum(column, VALUE - 1)
+    column = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    in_head = column < HEAD_V_DIM
+    channel = head * HEAD_V_DIM + tl.minimum(column, HEAD_V_DIM - 1)
     slot = tl.load(slots + b).to(tl.int64)
-    state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + column
-    states = _load_state(state, mine, KEY, VALUE, KEYS)
+    state = recurrent_state + (slot * HEADS + head) * (HEAD_K_DIM * HEAD_V_DIM) + column
+    states = _load_state(state, in_head, HEAD_K_DIM, HEAD_V_DIM, BLOCK_KEY)
 
     # q | k | w1 | v | g | a | b
     query = projected + b * projected_stride
-    value = query + 2 * HEADS * KEY + GENERATOR
-    gates = value + 2 * HEADS * VALUE + head
+    value = query + 2 * HEADS * HEAD_K_DIM + GENERATOR_DIM
+    gates = value + 2 * HEADS * HEAD_V_DIM + head
     queries = ()
     keys = ()
     for t in tl.static_range(TILES):
-        row = t * KEYS + tl.arange(0, KEYS)
-        inside = row < KEY
-        queries = queries + (silu(tl.load(query + head * KEY + row, mask=inside, other=0.0)),)  # noqa: RUF005
-        key = tl.load(query + (HEADS + head) * KEY + row, mask=inside, other=0.0)
+        row = t * BLOCK_KEY + tl.arange(0, BLOCK_KEY)
+        inside = row < HEAD_K_DIM
+        queries = queries + (silu(tl.load(query + head * HEAD_K_DIM + row, mask=inside, other=0.0)),)  # noqa: RUF005
+        key = tl.load(query + (HEADS + head) * HEAD_K_DIM + row, mask=inside, other=0.0)
         keys = keys + (silu(key),)  # noqa: RUF005
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     decay = tl.exp(-rate * _softplus(tl.load(gates) + tl.load(dt_bias + head).to(tl.float32)))
     beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
 
-    memory = conv_state + (slot * (HEADS * VALUE) + channel) * WIDTH
-    taps = kernels + b * (HEADS * VALUE * WIDTH) + channel * WIDTH
+    conv_ptr = conv_state + (slot * (HEADS * HEAD_V_DIM) + channel) * CONV_SIZE
+    taps = kernels + b * (HEADS * HEAD_V_DIM * CONV_SIZE) + channel * CONV_SIZE
     window = ()
-    convolved = tl.zeros([ROWS], tl.float32)
-    for w in tl.static_range(WIDTH):
-        if w == WIDTH - 1:  # the newest counts as it will be remembered
+    convolved = tl.zeros([BLOCK_V], tl.float32)
+    for w in tl.static_range(CONV_SIZE):
+        if w == CONV_SIZE - 1:  # the newest counts as it will be remembered
             one = tl.load(value + channel).to(conv_state.dtype.element_ty)
         else:
-            one = tl.load(memory + w + 1)
+            one = tl.load(conv_ptr + w + 1)
         window = window + (one,)  # noqa: RUF005
-        bias = tl.load(kernels_bias + channel * WIDTH + w).to(tl.float32)
+        bias = tl.load(kernels_bias + channel * CONV_SIZE + w).to(tl.float32)
         convolved += one.to(tl.float32) * (tl.load(taps + w) + bias)
 
-    recalled, answered, kk, qq, kq = _recall(states, keys, queries, ROWS, TILES, KEYS)
+    state_key, state_query, kk, qq, kq = _state_products(states, keys, queries, BLOCK_V, TILES, BLOCK_KEY)
     k_scale = tl.rsqrt(kk + EPS)
-    error = beta * (silu(convolved) - decay * k_scale * recalled)
-    result = tl.rsqrt(qq + EPS) * scale * (decay * answered + k_scale * kq * error)
+    error = beta * (silu(convolved) - decay * k_scale * state_key)
+    result = tl.rsqrt(qq + EPS) * scale * (decay * state_query + k_scale * kq * error)
 
     # A thread may hold a copy of what another one writes: all have read before the first writes.
     tl.debug_barrier()
-    tl.store(out + b * (HEADS * VALUE) + channel, result, mask=mine)
-    for w in tl.static_range(WIDTH):
-        tl.store(memory + w, window[w], mask=mine)
+    tl.store(out + b * (HEADS * HEAD_V_DIM) + channel, result, mask=in_head)
+    for w in tl.static_range(CONV_SIZE):
+        tl.store(conv_ptr + w, window[w], mask=in_head)
     for t in tl.static_range(TILES):
-        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
+        row = (t * BLOCK_KEY + tl.arange(0, BLOCK_KEY))[:, None]
         new = decay * states[t] + (k_scale * keys[t])[:, None] * error[None, :]
-        tl.store(state[None, :] + row * VALUE, new, mask=(row < KEY) & mine[None, :])
+        tl.store(state[None, :] + row * HEAD_V_DIM, new, mask=(row < HEAD_K_DIM) & in_head[None, :])

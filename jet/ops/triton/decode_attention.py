@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.triton.common import chain_options, launch_next, wait
+from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
 
 # Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
 LOWEST = tl.constexpr(-1e30)
@@ -56,7 +56,7 @@ class AttentionScratch:
         return cls(maximum, total, weighted)
 
 
-def suggested_splits(batch: int, kv_heads: int, device: torch.device | str) -> int:
+def default_num_splits(batch: int, kv_heads: int, device: torch.device | str) -> int:
     """How many shares a row can have at most: a few programs per processor, however many rows there are.
 
     Rows differ in length, so that even a large batch gets some: a lone long row is not left to one program.
@@ -78,11 +78,11 @@ def attend_pages(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool = False,
-    ahead: Tensor | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
     keys, values = pages[:, 0], pages[:, 1]
-    _attend(projected, cos, sin, position, slots, page_table, keys, values, out, scratch, pdl, ahead)
+    _attend(projected, cos, sin, position, slots, page_table, keys, values, out, scratch, pdl, prefetch)
 
 
 def attend_window(
@@ -96,10 +96,12 @@ def attend_window(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool = False,
-    ahead: Tensor | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """`attend_window_reference` on the device. See there for the arguments."""
-    _attend(projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, ahead)
+    _attend(
+        projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, prefetch
+    )
 
 
 def _attend(
@@ -114,7 +116,7 @@ def _attend(
     out: Tensor,
     scratch: AttentionScratch,
     pdl: bool,
-    ahead: Tensor | None,
+    prefetch: Tensor | None,
 ) -> None:
     """Both kernels, over keys and values `[pages, Hkv, PAGE_SIZE, D]`; rings where there is no table."""
     kv_heads, page, head_dim = keys.shape[1:]
@@ -124,28 +126,34 @@ def _attend(
     assert keys.stride()[2:] == (head_dim, 1) and keys.stride() == values.stride()
     assert scratch.weighted.shape[1:] == (heads, splits, head_dim) and len(scratch.weighted) >= batch
 
-    dot, group_padded, dim_padded, block = _tile(keys, heads // kv_heads, page_table is not None)
+    dot, group_padded, dim_padded, block = _tile_sizes(keys, heads // kv_heads, page_table is not None)
     parts = (scratch.maximum, scratch.total, scratch.weighted)
-    common = {"SPLITS": splits, "BLOCK": block, "PAGE": page, "RING": page_table is None, "DIM": head_dim}
+    common = {
+        "SPLITS": splits,
+        "BLOCK": block,
+        "PAGE_SIZE": page,
+        "RING": page_table is None,
+        "DIM": head_dim,
+    }
     # fmt: off
-    _share_kernel[(splits, kv_heads, batch)](
+    _split_kv_kernel[(splits, kv_heads, batch)](
         projected, cos, sin, position, slots, page_table, keys, values, *parts,
         projected.stride(0), cos.stride(0), sin.stride(0), 0 if page_table is None else page_table.stride(0),
         keys.stride(0), keys.stride(1),
         HEADS=heads, KV_HEADS=kv_heads, GROUP_PADDED=group_padded, DIM_PADDED=dim_padded, DOT=dot, **common,
-        **chain_options(4, pdl, ahead),
+        **launch_options(4, pdl, prefetch),
     )
     splits_padded = triton.next_power_of_2(splits)
     block_dim = max(min(8192 // splits_padded, dim_padded), 8)
     _combine_kernel[(triton.cdiv(head_dim, block_dim), heads, batch)](
         position, *parts, out, out.stride(0),
         HEADS=heads, SPLITS_PADDED=splits_padded, BLOCK_DIM=block_dim, **common,
-        **chain_options(4, pdl),
+        **launch_options(4, pdl),
     )
     # fmt: on
 
 
-def _tile(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
+def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
     """Whether tensor cores multiply, the padded sizes of a group of heads and of a head, keys in a tile.
 
     A tile lies in one page. With tensor cores it has 8 KiB: enough under way to keep the memory busy, little
@@ -166,62 +174,63 @@ def _has_tensor_cores(device: torch.device) -> bool:
 
 
 @triton.jit
-def _share_kernel(
+def _split_kv_kernel(
     projected, cos, sin, position, slots, page_table, keys, values, maximum, total, weighted,
     projected_stride, cos_stride, sin_stride, page_table_stride, page_stride, head_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP_PADDED: tl.constexpr,
     DIM: tl.constexpr, DIM_PADDED: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr,
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """One share of one row's cells, for the query heads of one key-value head."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
-    wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), ahead, ahead_bytes, PDL)
+    prefetch_and_wait(program, tl.num_programs(2) * (KV_HEADS * SPLITS), prefetch, prefetch_bytes, PDL)
     here, slot = tl.load(position + row), tl.load(slots + row).to(tl.int64)
-    cells, tiles, active = _deal(here, SPLITS, BLOCK, PAGE_SIZE, RING)
+    num_cached, tiles, active = _count_splits(here, SPLITS, BLOCK, PAGE_SIZE, RING)
     if split < active:
         dim, member, cell = tl.arange(0, DIM_PADDED), tl.arange(0, GROUP_PADDED), tl.arange(0, BLOCK)
         real = dim < DIM
         group = HEADS // KV_HEADS
         heads, angles = projected + row * projected_stride, (cos + row * cos_stride, sin + row * sin_stride)
-        query = _rotated(heads, kv_head * group + member, member < group, angles, dim, DIM)
+        query = _rotate(heads, kv_head * group + member, member < group, angles, dim, DIM)
         query *= LOG2_E * DIM**-0.5
-        new_key, new_value = _new(heads, HEADS, KV_HEADS, kv_head, angles, dim, DIM, keys.dtype.element_ty)
+        new_key, new_value = _new_kv(heads, HEADS, KV_HEADS, kv_head, angles, dim, DIM, keys.dtype.element_ty)
         new_cell = here % PAGE_SIZE
         head_offset = kv_head * head_stride + dim[None, :]
         new_offset = (
-            _page(page_table, page_table_stride, slot, here // PAGE_SIZE, RING) * page_stride + head_offset
+            _page_index(page_table, page_table_stride, slot, here // PAGE_SIZE, RING) * page_stride
+            + head_offset
         )
         if split == 0:
             tl.store(keys + new_offset + new_cell * DIM, new_key, mask=real[None, :])
             tl.store(values + new_offset + new_cell * DIM, new_value, mask=real[None, :])
 
         # The softmax so far: its largest score, the sum of the weights relative to that, the weighted values.
-        top = tl.where(split == 0, tl.sum(query * new_key.to(tl.float32), axis=1), LOWEST)
-        mass = tl.where(split == 0, 1.0, 0.0) + tl.zeros_like(top)
-        mixed = tl.where(split == 0, new_value.to(tl.float32), 0.0) + tl.zeros_like(query)
+        row_max = tl.where(split == 0, tl.sum(query * new_key.to(tl.float32), axis=1), LOWEST)
+        row_sum = tl.where(split == 0, 1.0, 0.0) + tl.zeros_like(row_max)
+        acc = tl.where(split == 0, new_value.to(tl.float32), 0.0) + tl.zeros_like(query)
         # Two tiles under way, whether or not their pages have to be looked up first.
         STAGES: tl.constexpr = 3 if RING else 5
         for tile in tl.range(split * tiles // active, (split + 1) * tiles // active, num_stages=STAGES):
             begin = tile * BLOCK
-            offset = _page(page_table, page_table_stride, slot, begin // PAGE_SIZE, RING) * page_stride
+            offset = _page_index(page_table, page_table_stride, slot, begin // PAGE_SIZE, RING) * page_stride
             offset += (begin % PAGE_SIZE + cell)[:, None] * DIM + head_offset
-            seen = begin + cell < cells
+            visible = begin + cell < num_cached
             if RING:
-                seen = seen & (begin + cell != new_cell)
-            mask = seen[:, None] & real[None, :]
+                visible = visible & (begin + cell != new_cell)
+            mask = visible[:, None] & real[None, :]
             key = tl.load(keys + offset, mask=mask, other=0.0)
             value = tl.load(values + offset, mask=mask, other=0.0)
-            top, mass, mixed = _take(top, mass, mixed, query, key, value, seen, DOT)
+            row_max, row_sum, acc = _update_softmax(row_max, row_sum, acc, query, key, value, visible, DOT)
 
         part = (row * HEADS + kv_head * group + member) * SPLITS + split
-        tl.store(maximum + part, top, mask=member < group)
-        tl.store(total + part, mass, mask=member < group)
+        tl.store(maximum + part, row_max, mask=member < group)
+        tl.store(total + part, row_sum, mask=member < group)
         tl.store(
             weighted + part[:, None] * DIM + dim[None, :],
-            mixed,
+            acc,
             mask=(member < group)[:, None] & real[None, :],
         )
 
@@ -231,57 +240,59 @@ def _combine_kernel(
     position, maximum, total, weighted, out, out_stride,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, SPLITS: tl.constexpr,
     SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK_DIM` numbers of one head's output from the shares of its row."""
-    launch_next(PDL)
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
     dim = tl.program_id(0) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     split = tl.arange(0, SPLITS_PADDED)
-    _, _, active = _deal(tl.load(position + row), SPLITS, BLOCK, PAGE_SIZE, RING)
+    _, _, active = _count_splits(tl.load(position + row), SPLITS, BLOCK, PAGE_SIZE, RING)
     used = split < active
     part = (row * HEADS + head) * SPLITS + split
-    top = tl.load(maximum + part, mask=used, other=LOWEST)
-    scale = tl.where(used, tl.exp2(top - tl.max(top, axis=0)), 0.0)
-    mass = tl.sum(scale * tl.load(total + part, mask=used, other=0.0), axis=0)
+    row_max = tl.load(maximum + part, mask=used, other=LOWEST)
+    scale = tl.where(used, tl.exp2(row_max - tl.max(row_max, axis=0)), 0.0)
+    row_sum = tl.sum(scale * tl.load(total + part, mask=used, other=0.0), axis=0)
     mask = used[:, None] & (dim < DIM)[None, :]
-    mixed = tl.load(weighted + part[:, None] * DIM + dim[None, :], mask=mask, other=0.0)
+    acc = tl.load(weighted + part[:, None] * DIM + dim[None, :], mask=mask, other=0.0)
     tl.store(
         out + row * out_stride + head * DIM + dim,
-        tl.sum(scale[:, None] * mixed, axis=0) / mass,
+        tl.sum(scale[:, None] * acc, axis=0) / row_sum,
         mask=dim < DIM,
     )
 
 
 @triton.jit
-def _deal(position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr):
+def _count_splits(
+    position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr
+):
     """How many older cells a row has, in how many tiles they lie, and how many shares have work."""
-    cells = tl.minimum(position, PAGE_SIZE) if RING else position
-    tiles = tl.cdiv(cells, BLOCK)
-    return cells, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
+    num_cached = tl.minimum(position, PAGE_SIZE) if RING else position
+    tiles = tl.cdiv(num_cached, BLOCK)
+    return num_cached, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
 
 
 @triton.jit
-def _page(page_table, page_table_stride, slot, index, RING: tl.constexpr):
+def _page_index(page_table, page_table_stride, slot, index, RING: tl.constexpr):
     """The page a row's cells are in, int64."""
     return slot if RING else tl.load(page_table + slot * page_table_stride + index).to(tl.int64)
 
 
 @triton.jit
-def _new(
+def _new_kv(
     heads, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, kv_head, angles, dim, DIM: tl.constexpr,
     kind: tl.constexpr,
 ):  # fmt: skip
     """The new token's key, rotated, and value for one head, `[1, DIM_PADDED]` as the cache rounds them."""
     one = tl.arange(0, 1)
-    key = _rotated(heads, HEADS + kv_head + one, one < 1, angles, dim, DIM)
+    key = _rotate(heads, HEADS + kv_head + one, one < 1, angles, dim, DIM)
     value = tl.load(heads + (HEADS + KV_HEADS + kv_head) * DIM + dim, mask=dim < DIM, other=0.0)
     return key.to(kind), value[None, :].to(kind)
 
 
 @triton.jit
-def _rotated(heads, head, exists, angles, dim, DIM: tl.constexpr):
+def _rotate(heads, head, exists, angles, dim, DIM: tl.constexpr):
     """Rotary position embedding of some heads, `[len(head), DIM_PADDED]`, zeros where there is none."""
     half: tl.constexpr = DIM // 2
     partner = tl.where(dim < half, dim + half, dim - half)
@@ -294,12 +305,16 @@ def _rotated(heads, head, exists, angles, dim, DIM: tl.constexpr):
 
 
 @triton.jit
-def _take(top, mass, mixed, query, key, value, seen, DOT: tl.constexpr):
+def _update_softmax(row_max, row_sum, acc, query, key, value, visible, DOT: tl.constexpr):
     """One more tile of keys and values `[N, D]`, those that are seen, into the softmax so far."""
-    scores = tl.where(seen[None, :], _scores(query, key, DOT), float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, axis=1))
-    fade, weights = tl.exp2(top - new_top), tl.exp2(scores - new_top[:, None])
-    return new_top, mass * fade + tl.sum(weights, axis=1), mixed * fade[:, None] + _mix(weights, value, DOT)
+    scores = tl.where(visible[None, :], _scores(query, key, DOT), float("-inf"))
+    new_max = tl.maximum(row_max, tl.max(scores, axis=1))
+    correction, weights = tl.exp2(row_max - new_max), tl.exp2(scores - new_max[:, None])
+    return (
+        new_max,
+        row_sum * correction + tl.sum(weights, axis=1),
+        acc * correction[:, None] + _weigh_values(weights, value, DOT),
+    )
 
 
 @triton.jit
@@ -313,13 +328,13 @@ def _scores(query, key, DOT: tl.constexpr):
 
 
 @triton.jit
-def _mix(weights, value, DOT: tl.constexpr):
+def _weigh_values(weights, value, DOT: tl.constexpr):
     """Weights `[G, N]` float32 times values `[N, D]`: `[G, D]` float32."""
     if DOT:
-        mixed = _exact_dot(weights, value, 2)
+        acc = _exact_dot(weights, value, 2)
     else:
-        mixed = tl.sum(_products(weights[:, :, None], value.to(tl.float32)[None, :, :]), axis=1)
-    return mixed
+        acc = tl.sum(_products(weights[:, :, None], value.to(tl.float32)[None, :, :]), axis=1)
+    return acc
 
 
 @triton.jit

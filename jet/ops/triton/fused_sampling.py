@@ -28,22 +28,22 @@ import triton.language as tl
 from torch import Tensor
 
 from jet.ops.decode_batch import DecodeBatch, SamplerFlags
-from jet.ops.triton.common import chain_options, launch_next, wait
+from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
 
 GROUP = tl.constexpr(256)  # logits that share a maximum
 GROUPS = tl.constexpr(4)  # groups of a block
 BLOCK = tl.constexpr(1024)
 TILE = tl.constexpr(1024)  # tokens of the bracket that a program looks at together
 DIGIT = tl.constexpr(3)  # bits of an edge found a round
-WAYS = tl.constexpr(8)  # intervals, 2 to the DIGIT
+RADIX = tl.constexpr(8)  # intervals, 2 to the DIGIT
 TOP_BIT = tl.constexpr(30)  # of a key
 BINS = tl.constexpr(1024)
 BIN_TILE = tl.constexpr(64)  # bins that a program empties together
 BIN_SHIFT = tl.constexpr(17)  # leaves 6 bits of the fraction: 64 bins for every power of two
 FIRST_BIN = tl.constexpr((132 << 6) - 1024)  # the last bin ends at 32, where weights have long become 0
-IMPOSSIBLE = tl.constexpr(0x7F800000)  # the key of -inf, and of no token at all: it weighs nothing
+KEY_INF = tl.constexpr(0x7F800000)  # the key of -inf, and of no token at all: it weighs nothing
 MAGNITUDE = tl.constexpr(0x7FFFFFFF)
-LIKELIEST = tl.constexpr(2.0**44)  # its weight
+WEIGHT_ONE = tl.constexpr(2.0**44)  # its weight
 NO_LIMIT = tl.constexpr(1 << 40)
 TINY = tl.constexpr(1.1754943508222875e-38)
 
@@ -53,7 +53,7 @@ DRAW_WARPS = 8  # of the only program of a row
 
 
 @dataclass(frozen=True)
-class Scratch:
+class SamplerScratch:
     """What the kernels of one step leave for each other; need not be initialised.
 
     Attributes:
@@ -64,8 +64,9 @@ class Scratch:
         binned_mass: `[B, BINS]` int64, their weights.
         low: `[B]` int32, a key: the first of the bracket.
         limit: `[B]` int32, the last key of the bracket.
-        reach: `[B]` int64, the weight of the tokens up to the edge of top-p, where top-k does not matter.
-        sure_mass: `[B, blocks]` int64, the weights of the tokens before the bracket.
+        top_p_mass: `[B]` int64, the weight of the tokens up to the edge of top-p, where top-k does not
+            matter.
+        certain_mass: `[B, blocks]` int64, the weights of the tokens before the bracket.
         count: `[B, blocks]` int32, the tokens in the bracket.
         ids: `[B, V]` int32, those tokens in order.
         edge: `[B]` int32, the key of the least likely token kept.
@@ -79,15 +80,15 @@ class Scratch:
     binned_mass: Tensor
     low: Tensor
     limit: Tensor
-    reach: Tensor
-    sure_mass: Tensor
+    top_p_mass: Tensor
+    certain_mass: Tensor
     count: Tensor
     ids: Tensor
     edge: Tensor
     ties: Tensor
 
     @classmethod
-    def make(cls, batch: int, vocabulary: int, device: torch.device | str) -> Scratch:
+    def make(cls, batch: int, vocabulary: int, device: torch.device | str) -> SamplerScratch:
         """For up to `batch` rows. Raises ValueError if the vocabulary is too large for exact sums."""
         if not 0 < vocabulary <= MAX_VOCABULARY:
             raise ValueError(f"A vocabulary has from 1 to {MAX_VOCABULARY} tokens here, not {vocabulary}.")
@@ -104,8 +105,8 @@ class Scratch:
             binned_mass=empty(BINS.value, dtype=torch.int64),
             low=empty(dtype=torch.int32),
             limit=empty(dtype=torch.int32),
-            reach=empty(dtype=torch.int64),
-            sure_mass=empty(blocks, dtype=torch.int64),
+            top_p_mass=empty(dtype=torch.int64),
+            certain_mass=empty(blocks, dtype=torch.int64),
             count=empty(blocks, dtype=torch.int32),
             ids=empty(vocabulary, dtype=torch.int32),
             edge=empty(dtype=torch.int32),
@@ -116,12 +117,12 @@ class Scratch:
 def greedy(
     logits: Tensor,
     rows: DecodeBatch,
-    seen: Tensor,
-    scratch: Scratch,
+    token_mask: Tensor,
+    scratch: SamplerScratch,
     *,
-    penalise: bool,
+    penalize: bool,
     pdl: bool = False,
-    ahead: Tensor | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """The likeliest token of every active row, whatever its temperature.
 
@@ -129,32 +130,34 @@ def greedy(
         logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it, and -inf for
             tokens that are barred.
         rows: `[B]` each. Writes `token`, counts `step` up, and flags bad logits in `status`.
-        seen: `[slots, V]` uint8, contiguous; 1 for every token of the story, the drawn one included.
+        token_mask: `[slots, V]` uint8, contiguous; 1 for every token of the story, the drawn one included.
         scratch: for at least B rows and the same V.
-        penalise: whether any row has a repetition penalty.
+        penalize: whether any row has a repetition penalty.
         pdl: launch with programmatic dependent launch, on both sides. Rows are then read before the kernels
             before have ended: allowed where none of the same chain writes them, as in a graph of one step.
-        ahead: the weight that the next step begins with, see `jet.ops.triton.common`.
+        prefetch: the weight that the next step begins with, see `jet.ops.triton.common`.
     """
     launch = _Launch(logits, scratch, pdl)
-    launch.penalise(logits, rows, seen, scratch, penalise, bars=False, bins=False, ahead=ahead)
+    launch.penalize(
+        logits, rows, token_mask, scratch, penalize, uses_min_tokens=False, bins=False, prefetch=prefetch
+    )
     _greedy_kernel[(launch.batch,)](
         logits, logits.stride(0), launch.vocabulary, scratch.maxima, launch.blocks,
-        rows.active, rows.token, rows.step, rows.position, rows.status, rows.slot, seen,
-        rows.stop_ids, rows.null_slot, STOPS=len(rows.stop_ids),
-        MAXIMA=launch.maxima, **launch.chained,
+        rows.active, rows.token, rows.step, rows.position, rows.status, rows.slot, token_mask,
+        rows.stop_ids, rows.null_slot, NUM_STOP_IDS=len(rows.stop_ids),
+        MAXIMA=launch.maxima, **launch.launch_args,
     )  # fmt: skip
 
 
 def sample(
     logits: Tensor,
     rows: DecodeBatch,
-    seen: Tensor,
-    scratch: Scratch,
+    token_mask: Tensor,
+    scratch: SamplerScratch,
     flags: SamplerFlags,
     *,
     pdl: bool = False,
-    ahead: Tensor | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """The next token of every active row, fixed by its logits, parameters, seed and step and nothing else.
 
@@ -166,41 +169,48 @@ def sample(
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
     searches = flags.uses_top_k or flags.uses_top_p
-    launch.penalise(
-        logits, rows, seen, scratch, flags.uses_penalty, flags.uses_min_tokens, bins=searches, ahead=ahead
+    launch.penalize(
+        logits,
+        rows,
+        token_mask,
+        scratch,
+        flags.uses_penalty,
+        flags.uses_min_tokens,
+        bins=searches,
+        prefetch=prefetch,
     )
     given = (logits, logits.stride(0), launch.vocabulary, rows.active, rows.temperature)
     _weigh_kernel[launch.grid](
         *given, rows.min_p, rows.top_k, rows.top_p, scratch.maxima, scratch.peak, scratch.mass,
-        scratch.binned_count, scratch.binned_mass, scratch.sure_mass, scratch.low, scratch.limit,
-        MAXIMA=launch.maxima, **filters, **launch.chained,
+        scratch.binned_count, scratch.binned_mass, scratch.certain_mass, scratch.low, scratch.limit,
+        MAXIMA=launch.maxima, **filters, **launch.launch_args,
     )  # fmt: skip
     if searches:
         _bracket_kernel[launch.grid](
             *given, rows.min_p, rows.top_k, rows.top_p, scratch.peak, scratch.mass,
-            scratch.binned_count, scratch.binned_mass, scratch.low, scratch.limit, scratch.reach,
-            scratch.sure_mass, scratch.count,
-            BLOCKS=launch.padded_blocks, **filters, **launch.chained,
+            scratch.binned_count, scratch.binned_mass, scratch.low, scratch.limit, scratch.top_p_mass,
+            scratch.certain_mass, scratch.count,
+            BLOCKS=launch.padded_blocks, **filters, **launch.launch_args,
         )  # fmt: skip
         _gather_kernel[launch.grid](
             *given, scratch.peak, scratch.low, scratch.limit, scratch.count, scratch.ids,
-            BLOCKS=launch.padded_blocks, **launch.chained,
+            BLOCKS=launch.padded_blocks, **launch.launch_args,
         )  # fmt: skip
     _draw_kernel[(launch.batch,)](
         *given, launch.blocks, rows.min_p, rows.top_k, rows.top_p, rows.seed, rows.step,
-        scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.reach, scratch.sure_mass,
+        scratch.maxima, scratch.peak, scratch.low, scratch.limit, scratch.top_p_mass, scratch.certain_mass,
         scratch.binned_count, scratch.count, scratch.ids, scratch.edge, scratch.ties,
-        rows.token, rows.position, rows.status, rows.slot, seen,
-        rows.stop_ids, rows.null_slot, STOPS=len(rows.stop_ids),
+        rows.token, rows.position, rows.status, rows.slot, token_mask,
+        rows.stop_ids, rows.null_slot, NUM_STOP_IDS=len(rows.stop_ids),
         MAXIMA=launch.maxima, BLOCKS=launch.padded_blocks, **filters,
-        **chain_options(DRAW_WARPS, pdl),
+        **launch_options(DRAW_WARPS, pdl),
     )  # fmt: skip
 
 
 class _Launch:
     """The sizes of one call, checked."""
 
-    def __init__(self, logits: Tensor, scratch: Scratch, pdl: bool) -> None:
+    def __init__(self, logits: Tensor, scratch: SamplerScratch, pdl: bool) -> None:
         self.batch, self.vocabulary = logits.shape
         if logits.dtype != torch.float32 or logits.stride(1) != 1:
             raise ValueError("Logits must be float32, with each row contiguous.")
@@ -211,25 +221,27 @@ class _Launch:
         self.padded_blocks = triton.next_power_of_2(self.blocks)
         self.maxima = triton.next_power_of_2(scratch.maxima.shape[1])
         self.pdl = pdl
-        self.chained = chain_options(WARPS, pdl)
+        self.launch_args = launch_options(WARPS, pdl)
 
-    def penalise(
+    def penalize(
         self,
         logits: Tensor,
         rows: DecodeBatch,
-        seen: Tensor,
-        scratch: Scratch,
-        penalise: bool,
-        bars: bool,
+        token_mask: Tensor,
+        scratch: SamplerScratch,
+        penalize: bool,
+        uses_min_tokens: bool,
         bins: bool,
-        ahead: Tensor | None,
+        prefetch: Tensor | None,
     ) -> None:
         """The first kernel, which both entry points share; `bins` has the histogram emptied."""
-        _penalise_kernel[self.grid](
-            logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot, seen,
+        _penalize_kernel[self.grid](
+            logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot,
+            token_mask,
             scratch.maxima, scratch.binned_count, scratch.binned_mass,
-            rows.step, rows.min_tokens, rows.stop_ids, STOPS=len(rows.stop_ids),
-            PENALISE=penalise, BARS=bars, EMPTY=bins, **chain_options(WARPS, self.pdl, ahead),
+            rows.step, rows.min_tokens, rows.stop_ids, NUM_STOP_IDS=len(rows.stop_ids),
+            PENALIZE=penalize, MIN_TOKENS=uses_min_tokens, CLEAR_BINS=bins, **launch_options(WARPS, self.pdl,
+            prefetch),
         )  # fmt: skip
 
 
@@ -237,47 +249,51 @@ class _Launch:
 
 
 @triton.jit
-def _penalise_kernel(
-    logits_ptr, stride, vocabulary, active_ptr, penalty_ptr, slot_ptr, seen_ptr, maxima_ptr,
-    binned_count_ptr, binned_mass_ptr, step_ptr, barred_ptr, stops_ptr, STOPS: tl.constexpr,
-    PENALISE: tl.constexpr, BARS: tl.constexpr, EMPTY: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+def _penalize_kernel(
+    logits_ptr, stride, vocabulary, active_ptr, penalty_ptr, slot_ptr, token_mask_ptr, maxima_ptr,
+    binned_count_ptr, binned_mass_ptr, step_ptr, min_tokens_ptr, stop_ids_ptr, NUM_STOP_IDS: tl.constexpr,
+    PENALIZE: tl.constexpr, MIN_TOKENS: tl.constexpr, CLEAR_BINS: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (block, row): penalty and bar on a block of logits, and the maximum of each of its groups."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active = tl.load(active_ptr + row) != 0
     group = tl.arange(0, GROUPS)
     token = block * BLOCK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     inside = token < vocabulary
-    if PENALISE:
+    if PENALIZE:
         penalty = tl.load(penalty_ptr + row)
-        seen = seen_ptr + tl.load(slot_ptr + row).to(tl.int64) * vocabulary + token
-        known = tl.load(seen, mask=token < tl.where(active & (penalty != 1), vocabulary, 0), other=0) != 0
-    if BARS:
-        early = tl.load(step_ptr + row) < tl.load(barred_ptr + row)
+        token_mask = token_mask_ptr + tl.load(slot_ptr + row).to(tl.int64) * vocabulary + token
+        penalized = (
+            tl.load(token_mask, mask=token < tl.where(active & (penalty != 1), vocabulary, 0), other=0) != 0
+        )
+    if MIN_TOKENS:
+        load_before_wait = tl.load(step_ptr + row) < tl.load(min_tokens_ptr + row)
         ends = token < 0
-        for number in tl.static_range(STOPS):
-            ends |= token == tl.load(stops_ptr + number)
-        barred = (ends & inside & early) != 0
+        for number in tl.static_range(NUM_STOP_IDS):
+            ends |= token == tl.load(stop_ids_ptr + number)
+        banned = (ends & inside & load_before_wait) != 0
     blocks = tl.num_programs(0)
-    wait(tl.program_id(1) * blocks + block, tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
+    prefetch_and_wait(
+        tl.program_id(1) * blocks + block, tl.num_programs(1) * blocks, prefetch, prefetch_bytes, PDL
+    )
     if active:
         logits = logits_ptr + row * stride + token
         x = tl.load(logits, mask=inside, other=float("-inf"))
-        if PENALISE:
+        if PENALIZE:
             product, quotient = x * penalty, tl.div_rn(x, penalty)
             less, more = tl.minimum(product, quotient), tl.maximum(product, quotient)
-            x = tl.where(known, tl.where(penalty > 1, less, more), x)
-            tl.store(logits, x, mask=known)
-        if BARS:
-            x = tl.where(barred, float("-inf"), x)
-            tl.store(logits, x, mask=barred)
+            x = tl.where(penalized, tl.where(penalty > 1, less, more), x)
+            tl.store(logits, x, mask=penalized)
+        if MIN_TOKENS:
+            x = tl.where(banned, float("-inf"), x)
+            tl.store(logits, x, mask=banned)
         # The maximum of numbers and NaN is a number on some devices; infinity is always seen.
         x = tl.where(x == x, x, float("inf"))
         first = (row * blocks + block) * GROUPS
         tl.store(maxima_ptr + first + group, tl.max(x, axis=1))
-        if EMPTY:
+        if CLEAR_BINS:
             for first_bin in range(block * BIN_TILE, BINS, blocks * BIN_TILE):
                 bins = row * BINS + first_bin + tl.arange(0, BIN_TILE)
                 tl.store(binned_count_ptr + bins, tl.zeros([BIN_TILE], tl.int32))
@@ -287,38 +303,39 @@ def _penalise_kernel(
 @triton.jit
 def _greedy_kernel(
     logits_ptr, stride, vocabulary, maxima_ptr, blocks,
-    active_ptr, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-    stops_ptr, idle, STOPS: tl.constexpr, MAXIMA: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    active_ptr, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
+    stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr, MAXIMA: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (row): the first of the likeliest tokens."""
-    launch_next(PDL)
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     row = tl.program_id(0).to(tl.int64)
     if tl.load(active_ptr + row) != 0:
         maxima = _load_maxima(maxima_ptr, row, blocks, MAXIMA)
         peak = tl.max(maxima, axis=0)
         token = _first_at(logits_ptr + row * stride, vocabulary, maxima, peak)
         _finish(
-            row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-            stops_ptr, idle, STOPS,
+            row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr,
+            token_mask_ptr,
+            stop_ids_ptr, null_slot, NUM_STOP_IDS,
         )  # fmt: skip
 
 
 @triton.jit
 def _weigh_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr,
-    maxima_ptr, peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, sure_mass_ptr, low_ptr, limit_ptr,
+    maxima_ptr, peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, certain_mass_ptr, low_ptr, limit_ptr,
     MAXIMA: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (block, row): the weight of a block, and its tokens in the histogram."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
     floor = _min_p_key(tl.load(min_p_ptr + row))
     top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     if active:
         peak = tl.max(_load_maxima(maxima_ptr, row, tl.num_programs(0), MAXIMA), axis=0)
         if block == 0:
@@ -326,18 +343,20 @@ def _weigh_kernel(
         if _is_finite(peak) & (temperature > 0):
             _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
             weight = _weight(key)
-            near = (key <= _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)) & (weight > 0)
+            in_bracket = (key <= _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)) & (weight > 0)
             at = row * tl.num_programs(0) + block
             if TOP_K or TOP_P:
                 tl.store(mass_ptr + at, tl.sum(weight, axis=0))
                 bins = row * BINS + _bin(key)
                 # Whole numbers: the sums are the same in any order.
                 if TOP_K:
-                    tl.atomic_add(binned_count_ptr + bins, near.to(tl.int32), mask=near, sem="relaxed")
+                    tl.atomic_add(
+                        binned_count_ptr + bins, in_bracket.to(tl.int32), mask=in_bracket, sem="relaxed"
+                    )
                 if TOP_P:
-                    tl.atomic_add(binned_mass_ptr + bins, weight, mask=near, sem="relaxed")
+                    tl.atomic_add(binned_mass_ptr + bins, weight, mask=in_bracket, sem="relaxed")
             else:
-                tl.store(sure_mass_ptr + at, tl.sum(tl.where(near, weight, 0), axis=0))
+                tl.store(certain_mass_ptr + at, tl.sum(tl.where(in_bracket, weight, 0), axis=0))
                 if block == 0:
                     tl.store(low_ptr + row, floor + 1)
                     tl.store(limit_ptr + row, floor)
@@ -346,34 +365,35 @@ def _weigh_kernel(
 @triton.jit
 def _bracket_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, min_p_ptr, top_k_ptr, top_p_ptr,
-    peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, low_ptr, limit_ptr, reach_ptr, sure_mass_ptr,
+    peak_ptr, mass_ptr, binned_count_ptr, binned_mass_ptr, low_ptr, limit_ptr, top_p_mass_ptr,
+    certain_mass_ptr,
     count_ptr,
     BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (block, row): the row's bracket, and what a block has before it and in it."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
     floor = _min_p_key(tl.load(min_p_ptr + row))
     top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     if active:
         peak = tl.load(peak_ptr + row)
         if _is_finite(peak) & (temperature > 0):
             blocks = tl.num_programs(0)
             _, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
             mass = tl.sum(_load_blocks(mass_ptr, row, blocks, BLOCKS), axis=0)
-            low, limit, reach = _bracket(
+            low, limit, top_p_mass = _bracket(
                 binned_count_ptr + row * BINS, binned_mass_ptr + row * BINS, mass, floor, top_k, top_p,
                 vocabulary, TOP_K, TOP_P,
             )  # fmt: skip
             if block == 0:
                 tl.store(low_ptr + row, low)
                 tl.store(limit_ptr + row, limit)
-                tl.store(reach_ptr + row, reach)
+                tl.store(top_p_mass_ptr + row, top_p_mass)
             at = row * blocks + block
-            tl.store(sure_mass_ptr + at, tl.sum(tl.where(key < low, _weight(key), 0), axis=0))
+            tl.store(certain_mass_ptr + at, tl.sum(tl.where(key < low, _weight(key), 0), axis=0))
             tl.store(count_ptr + at, tl.sum(((key >= low) & (key <= limit)).to(tl.int32), axis=0))
 
 
@@ -382,42 +402,42 @@ def _gather_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr,
     peak_ptr, low_ptr, limit_ptr, count_ptr, ids_ptr,
     BLOCKS: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (block, row): writes the ids in the bracket, after those of the blocks before."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     if active:
         peak = tl.load(peak_ptr + row)
         if _is_finite(peak) & (temperature > 0):
             count = _load_blocks(count_ptr, row, tl.num_programs(0), BLOCKS)
             before = tl.sum(tl.where(tl.arange(0, BLOCKS) < block, count, 0), axis=0)
             token, key = _block(logits_ptr + row * stride, block, vocabulary, peak, temperature)
-            near = (key >= tl.load(low_ptr + row)) & (key <= tl.load(limit_ptr + row))
-            place = before + tl.cumsum(near.to(tl.int32), axis=0) - 1
-            tl.store(ids_ptr + row * vocabulary + place, token, mask=near)
+            in_bracket = (key >= tl.load(low_ptr + row)) & (key <= tl.load(limit_ptr + row))
+            place = before + tl.cumsum(in_bracket.to(tl.int32), axis=0) - 1
+            tl.store(ids_ptr + row * vocabulary + place, token, mask=in_bracket)
 
 
 @triton.jit
 def _draw_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, blocks,
     min_p_ptr, top_k_ptr, top_p_ptr, seed_ptr, step_ptr,
-    maxima_ptr, peak_ptr, low_ptr, limit_ptr, reach_ptr, sure_mass_ptr, binned_count_ptr,
-    count_ptr, ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-    stops_ptr, idle, STOPS: tl.constexpr,
+    maxima_ptr, peak_ptr, low_ptr, limit_ptr, top_p_mass_ptr, certain_mass_ptr, binned_count_ptr,
+    count_ptr, ids_ptr, edge_ptr, ties_ptr, token_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
+    stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr,
     MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
-    ahead, ahead_bytes, PDL: tl.constexpr,
+    prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
     """Program (row): the edges of the filters, the draw among what they keep, and the bookkeeping."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     row = tl.program_id(0).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
     floor = _min_p_key(tl.load(min_p_ptr + row))
     top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
-    chance = _random_bits(tl.load(seed_ptr + row), tl.load(step_ptr + row))
-    wait(0, 1, ahead, ahead_bytes, PDL)
+    random_bits = _random_bits(tl.load(seed_ptr + row), tl.load(step_ptr + row))
+    prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     if active:
         logits_ptr += row * stride
         peak = tl.load(peak_ptr + row)
@@ -427,31 +447,32 @@ def _draw_kernel(
             token = _first_at(logits_ptr, vocabulary, maxima, peak)
         elif _is_finite(peak):
             low, limit = tl.load(low_ptr + row), tl.load(limit_ptr + row)
-            sure_masses = _load_blocks(sure_mass_ptr, row, blocks, BLOCKS)
-            sure, near = tl.sum(sure_masses, axis=0), tl.full((), 0, tl.int64)
+            certain_masses = _load_blocks(certain_mass_ptr, row, blocks, BLOCKS)
+            certain, in_bracket = tl.sum(certain_masses, axis=0), tl.full((), 0, tl.int64)
             edge, ties = floor, tl.full((), NO_LIMIT, tl.int64)
             if TOP_K or TOP_P:
                 ids_ptr += row * vocabulary
-                left = tl.sum(_load_blocks(count_ptr, row, blocks, BLOCKS), axis=0)
-                if left > 0:
-                    mass = tl.load(reach_ptr + row)
-                    edge, ties, near = _edges(
-                        ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit,
-                        binned_count_ptr + row * BINS, sure, mass, floor, top_k, top_p, TOP_K, TOP_P,
+                remaining = tl.sum(_load_blocks(count_ptr, row, blocks, BLOCKS), axis=0)
+                if remaining > 0:
+                    mass = tl.load(top_p_mass_ptr + row)
+                    edge, ties, in_bracket = _edges(
+                        ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit,
+                        binned_count_ptr + row * BINS, certain, mass, floor, top_k, top_p, TOP_K, TOP_P,
                     )  # fmt: skip
-            target = _share(chance, sure + near)
-            if target < sure:
-                token = _draw_sure(logits_ptr, peak, temperature, vocabulary, sure_masses, low, target)
+            target = _scale_random(random_bits, certain + in_bracket)
+            if target < certain:
+                token = _draw_certain(logits_ptr, peak, temperature, vocabulary, certain_masses, low, target)
             elif TOP_K or TOP_P:
-                target -= sure
+                target -= certain
                 token = _pick(
-                    ids_ptr, logits_ptr, 0, left, peak, temperature, vocabulary, edge, ties, target, True
+                    ids_ptr, logits_ptr, 0, remaining, peak, temperature, vocabulary, edge, ties, target, True
                 )
             tl.store(edge_ptr + row, edge)
             tl.store(ties_ptr + row, ties)
         _finish(
-            row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-            stops_ptr, idle, STOPS,
+            row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr,
+            token_mask_ptr,
+            stop_ids_ptr, null_slot, NUM_STOP_IDS,
         )  # fmt: skip
 
 
@@ -459,7 +480,7 @@ def _draw_kernel(
 
 
 @triton.jit
-def _draw_sure(logits_ptr, peak, temperature, vocabulary, masses, low, target):
+def _draw_certain(logits_ptr, peak, temperature, vocabulary, masses, low, target):
     """A token before the bracket: first its block, whose weights of these are in `masses`."""
     block = tl.sum((tl.cumsum(masses, axis=0) <= target).to(tl.int32), axis=0)
     target -= tl.sum(tl.where(tl.arange(0, masses.shape[0]) < block, masses, 0), axis=0)
@@ -480,7 +501,7 @@ def _bracket(
     `mass` is that of the whole vocabulary. With top-k, the weight is a lower bound of what it will be.
     Where no filter but min-p decides, there is none between: all that is kept lies before.
     """
-    reach = tl.full((), 0, tl.int64)
+    top_p_mass = tl.full((), 0, tl.int64)
     low, limit = tl.full((), 0, tl.int32), _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)
     bins = tl.arange(0, BINS)
     filters_k = _filters_k(top_k, vocabulary, TOP_K)
@@ -496,8 +517,8 @@ def _bracket(
                 # Top-p takes its share of all that top-k keeps: of that, this much is certain.
                 mass = tl.sum(tl.where(bins < bin_k, masses, 0), axis=0)
     if TOP_P:
-        reach = tl.maximum(tl.minimum(_share_of(top_p, mass), tl.sum(masses, axis=0)), 1)
-        bin_p = tl.sum((tl.cumsum(masses, axis=0) < reach).to(tl.int32), axis=0)
+        top_p_mass = tl.maximum(tl.minimum(_top_p_mass(top_p, mass), tl.sum(masses, axis=0)), 1)
+        bin_p = tl.sum((tl.cumsum(masses, axis=0) < top_p_mass).to(tl.int32), axis=0)
         if top_p < 1:
             low = _first_key(bin_p)
             if not filters_k:
@@ -505,24 +526,26 @@ def _bracket(
     filters = filters_k | _filters_p(top_p, TOP_P)
     # Where min-p keeps less than the other filters would, there is nothing to be searched for either.
     nothing = (floor < low) | (filters == 0)
-    return tl.where(nothing, floor + 1, low), tl.where(nothing, floor, limit), reach
+    return tl.where(nothing, floor + 1, low), tl.where(nothing, floor, limit), top_p_mass
 
 
 @triton.jit
 def _counted(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
     """The last key that counts for the edges: min-p's, unless top-p takes its share of what top-k keeps."""
     both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
-    return tl.where(both, IMPOSSIBLE, floor)
+    return tl.where(both, KEY_INF, floor)
 
 
 @triton.jit
 def _edges(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, binned_count_ptr, sure, reach,
+    ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit, binned_count_ptr, certain,
+    top_p_mass,
     floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
     """The last key that all filters keep, how many tokens with it, and the weight kept of the bracket.
 
-    `sure` is the weight of the tokens before the bracket, `reach` that up to top-p's edge, without top-k.
+    `certain` is the weight of the tokens before the bracket, `top_p_mass` that up to top-p's edge, without
+    top-k.
     """
     edge, ties = limit, tl.full((), NO_LIMIT, tl.int64)
     filters_k, filters_p = _filters_k(top_k, vocabulary, TOP_K), _filters_p(top_p, TOP_P)
@@ -532,40 +555,50 @@ def _edges(
             counts = tl.load(binned_count_ptr + bins)
             before = tl.sum(tl.where(_first_key(bins) < low, counts, 0), axis=0)
             # Fewer than k are left where min-p leaves fewer.
-            number = (tl.minimum(top_k - before, left)).to(tl.int64)
+            number = (tl.minimum(top_k - before, remaining)).to(tl.int64)
             edge, _ = _search(
-                ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, number, False
+                ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit, edge, number, False
             )
             if filters_p:
-                whole = sure + _kept_mass(
-                    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties
+                whole = certain + _kept_mass(
+                    ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties
                 )
-                reach = tl.maximum(tl.minimum(_share_of(top_p, whole), whole), 1)
+                top_p_mass = tl.maximum(tl.minimum(_top_p_mass(top_p, whole), whole), 1)
     kept = tl.full((), 0, tl.int64)
     if TOP_P:  # noqa: SIM102
         if filters_p:
             # A token is kept if the likelier ones have less than this.
             edge, likelier = _search(
-                ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, reach - sure, True
+                ids_ptr,
+                logits_ptr,
+                remaining,
+                peak,
+                temperature,
+                vocabulary,
+                low,
+                limit,
+                edge,
+                top_p_mass - certain,
+                True,
             )
             weight = tl.maximum(_weight(edge), 1)
-            ties = tl.cdiv(reach - sure - likelier, weight)
+            ties = tl.cdiv(top_p_mass - certain - likelier, weight)
             kept = likelier + ties * weight
     if (floor < edge) | (filters_p == 0):
         edge, ties = tl.minimum(edge, floor), tl.full((), NO_LIMIT, tl.int64)
-        kept = _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties)
+        kept = _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties)
     return edge, ties, kept
 
 
 @triton.jit
-def _share_of(top_p, mass):
+def _top_p_mass(top_p, mass):
     """The weight that tokens up to the edge of top-p reach."""
     return tl.ceil(top_p.to(tl.float64) * mass.to(tl.float64)).to(tl.int64)
 
 
 @triton.jit
 def _search(
-    ids_ptr, logits_ptr, left, peak, temperature, vocabulary, low, limit, edge, target,
+    ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit, edge, target,
     WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """The smallest key up to which tokens within `edge` weigh (or count) `target`, and the sum before it.
@@ -573,7 +606,7 @@ def _search(
     It is sought from `low` to `limit`.
     """
     below = tl.full((), 0, tl.int64)
-    _, first = _tile(ids_ptr, logits_ptr, 0, left, peak, temperature, vocabulary, True)
+    _, first = _tile(ids_ptr, logits_ptr, 0, remaining, peak, temperature, vocabulary, True)
     first_values = _values(first, edge, WEIGHTS)
     bit = tl.full((), TOP_BIT, tl.int32)  # the highest one of the interval's size
     while (bit > 0) & ((limit - low) >> bit == 0):
@@ -581,8 +614,8 @@ def _search(
     for number in range(bit // DIGIT + 1):
         shift = tl.maximum(bit + 1 - DIGIT * (number + 1), 0)
         sums = _sums(first, first_values, low, shift)
-        for start in range(TILE, left, TILE):
-            _, key = _tile(ids_ptr, logits_ptr, start, left, peak, temperature, vocabulary, True)
+        for start in range(TILE, remaining, TILE):
+            _, key = _tile(ids_ptr, logits_ptr, start, remaining, peak, temperature, vocabulary, True)
             sums += _sums(key, _values(key, edge, WEIGHTS), low, shift)
         low, below = _narrow(sums, low, below, shift, target)
     return low, below
@@ -596,12 +629,12 @@ def _values(key, limit, WEIGHTS: tl.constexpr):
 @triton.jit
 def _last_keys(low, shift):
     """The last key of each of the intervals, of 2^shift keys each, from `low` on."""
-    return low + (tl.arange(0, WAYS) << shift) + ((1 << shift) - 1)
+    return low + (tl.arange(0, RADIX) << shift) + ((1 << shift) - 1)
 
 
 @triton.jit
 def _sums(key, values, low, shift):
-    """The values up to the end of each interval, `[WAYS]`."""
+    """The values up to the end of each interval, `[RADIX]`."""
     return tl.sum(tl.where(key[:, None] <= _last_keys(low, shift)[None, :], values[:, None], 0), axis=0)
 
 
@@ -614,11 +647,11 @@ def _narrow(sums, low, below, shift, target):
 
 
 @triton.jit
-def _kept_mass(ids_ptr, logits_ptr, left, peak, temperature, vocabulary, edge, ties):
+def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties):
     """The weight of all tokens before the edge and of the first `ties` on it."""
     total = tl.full((), 0, tl.int64)
-    for start in range(0, left, TILE):
-        _, key = _tile(ids_ptr, logits_ptr, start, left, peak, temperature, vocabulary, True)
+    for start in range(0, remaining, TILE):
+        _, key = _tile(ids_ptr, logits_ptr, start, remaining, peak, temperature, vocabulary, True)
         mass, tied = _tile_mass(key, edge, ties)
         total += mass
         ties -= tied
@@ -692,12 +725,12 @@ def _first_key(number):
 
 @triton.jit
 def _weight(key):
-    return (tl.exp(-key.to(tl.float32, bitcast=True)) * LIKELIEST).to(tl.int64)
+    return (tl.exp(-key.to(tl.float32, bitcast=True)) * WEIGHT_ONE).to(tl.int64)
 
 
 @triton.jit
 def _min_p_key(min_p):
-    return tl.where(min_p > 0, _bits(tl.log(tl.maximum(min_p, TINY))), IMPOSSIBLE)
+    return tl.where(min_p > 0, _bits(tl.log(tl.maximum(min_p, TINY))), KEY_INF)
 
 
 @triton.jit
@@ -709,7 +742,7 @@ def _random_bits(seed, step):
 
 
 @triton.jit
-def _share(bits, total):
+def _scale_random(bits, total):
     """A random whole number from 0 to below `total`."""
     return tl.umulhi(bits, total.to(tl.uint64)).to(tl.int64)
 
@@ -765,8 +798,8 @@ def _first_at(logits_ptr, vocabulary, maxima, peak):
 
 @triton.jit
 def _finish(
-    row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, seen_ptr,
-    stops_ptr, idle, STOPS: tl.constexpr,
+    row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
+    stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr,
 ):  # fmt: skip
     """Writes the token down, or that there is none."""
     if _is_finite(peak) & (token < vocabulary):
@@ -774,9 +807,9 @@ def _finish(
         tl.store(token_ptr + row, token.to(token_ptr.dtype.element_ty))
         tl.store(step_ptr + row, tl.load(step_ptr + row) + 1)
         tl.store(position_ptr + row, tl.load(position_ptr + row) + 1)
-        tl.store(seen_ptr + slot.to(tl.int64) * vocabulary + token, 1)
-        for number in tl.static_range(STOPS):
-            if tl.load(stops_ptr + number) == token:
-                tl.store(slot_ptr + row, idle)
+        tl.store(token_mask_ptr + slot.to(tl.int64) * vocabulary + token, 1)
+        for number in tl.static_range(NUM_STOP_IDS):
+            if tl.load(stop_ids_ptr + number) == token:
+                tl.store(slot_ptr + row, null_slot)
     else:
         tl.store(status_ptr + row, 1)

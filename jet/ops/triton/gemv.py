@@ -9,8 +9,8 @@ float32 and in a fixed order. Rows of a batch take turns on the same loaded weig
 weights that are numbers; for those in codes `jet.ops.triton.int_gemv` has others of the same shape.
 
 The functions and their torch twins in `jet.ops.reference` take the same arguments, and here also `pdl` (the
-launch is programmatic dependent, on both sides), `tiling`, and `ahead`: what the next kernel will read of its
-weight, of which this one fetches the beginning.
+launch is programmatic dependent, on both sides), `config`, and `prefetch`: what the next kernel will read of
+its weight, of which this one fetches the beginning.
 """
 
 from __future__ import annotations
@@ -24,9 +24,16 @@ from torch import Tensor
 
 from jet.ops.quantization import INT4, INT8, QuantizedTensor, Weight
 from jet.ops.triton import int_gemv
-from jet.ops.triton.common import add_pairs, chain_options, launch_next, load_vector, silu, wait
-from jet.ops.triton.gemv_config import Tiling, tiling_of
-from jet.ops.triton.weight_tiles import PART, held, load_rows, numbers, sizes
+from jet.ops.triton.common import (
+    add_pairs,
+    launch_dependents,
+    launch_options,
+    load_vector,
+    prefetch_and_wait,
+    silu,
+)
+from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
+from jet.ops.triton.weight_tiles import SEGMENT, kernel_tensors, load_rows, row_layout, to_float32
 
 MAX_TILES = 32  # longer tuples only make longer code, and whole numbers would leave 32 bits
 
@@ -38,20 +45,20 @@ def norm_linear(
     weight: Weight,
     bias: Tensor | None,
     out: Tensor,
-    activated: int = 0,
+    num_activated: int = 0,
     pdl: bool = False,
-    tiling: Tiling | None = None,
-    ahead: Tensor | None = None,
+    config: GemvConfig | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight.
 
-    The first `activated` outputs are written through `silu`: once here instead of in every program that
+    The first `num_activated` outputs are written through `silu`: once here instead of in every program that
     reads them.
     """
     n, c = _check(weight, x, out)
-    tiling = tiling or tiling_of("norm_linear", n, weight)
-    kernel, tensors, cut = _for(weight, _norm_linear, int_gemv.norm_linear)
-    kernel[(triton.cdiv(n, tiling.rows),)](
+    config = config or gemv_config_for("norm_linear", n, weight)
+    kernel, tensors, kernel_args = _choose_kernel(weight, _norm_linear, int_gemv.norm_linear)
+    kernel[(triton.cdiv(n, config.block_n),)](
         x,
         norm_weight,
         eps,
@@ -62,11 +69,11 @@ def norm_linear(
         C=c,
         BATCH=x.shape[0],
         BIAS=bias is not None,
-        ACTIVATED=activated,
-        ROWS=tiling.rows,
-        COLUMNS=_columns(tiling, weight),
-        **cut,
-        **chain_options(tiling.warps, pdl, ahead),
+        NUM_ACTIVATED=num_activated,
+        BLOCK_N=config.block_n,
+        BLOCK_K=_block_k(config, weight),
+        **kernel_args,
+        **launch_options(config.num_warps, pdl, prefetch),
     )
 
 
@@ -77,19 +84,21 @@ def norm_swiglu(
     gate_up: Weight,
     out: Tensor,
     pdl: bool = False,
-    tiling: Tiling | None = None,
-    ahead: Tensor | None = None,
+    config: GemvConfig | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight.
 
     `out` may be `packed_mlp_columns` two products of weights in codes.
     """
     n, c = _check(gate_up, x, out, parts=2)
-    tiling = tiling or tiling_of("norm_swiglu", n, gate_up)
-    kernel, tensors, cut = _for(gate_up, _norm_swiglu, int_gemv.norm_swiglu, out)
-    if out.dtype == int_gemv.BETWEEN and tiling.rows % PART.value:
-        raise ValueError(f"Between two products a program's rows are a multiple of {PART.value}: {tiling}.")
-    kernel[(triton.cdiv(n, tiling.rows),)](
+    config = config or gemv_config_for("norm_swiglu", n, gate_up)
+    kernel, tensors, kernel_args = _choose_kernel(gate_up, _norm_swiglu, int_gemv.norm_swiglu, out)
+    if out.dtype == int_gemv.PACKED_INT16 and config.block_n % SEGMENT.value:
+        raise ValueError(
+            f"Between two products a program's rows are a multiple of {SEGMENT.value}: {config}."
+        )
+    kernel[(triton.cdiv(n, config.block_n),)](
         x,
         norm_weight,
         eps,
@@ -98,10 +107,10 @@ def norm_swiglu(
         N=n,
         C=c,
         BATCH=x.shape[0],
-        ROWS=tiling.rows,
-        COLUMNS=_columns(tiling, gate_up),
-        **cut,
-        **chain_options(tiling.warps, pdl, ahead),
+        BLOCK_N=config.block_n,
+        BLOCK_K=_block_k(config, gate_up),
+        **kernel_args,
+        **launch_options(config.num_warps, pdl, prefetch),
     )
 
 
@@ -110,80 +119,82 @@ def linear_add(
     weight: Weight,
     x: Tensor,
     pdl: bool = False,
-    tiling: Tiling | None = None,
-    ahead: Tensor | None = None,
+    config: GemvConfig | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """Twin of `linear_add_reference`. `h` may be `packed_mlp_columns` two products of weights in codes."""
     n, c = _check(weight, h, x)
-    tiling = tiling or tiling_of("linear_add", n, weight)
-    kernel, tensors, cut = _for(weight, _linear_add, int_gemv.linear_add, h)
-    kernel[(triton.cdiv(n, tiling.rows),)](
+    config = config or gemv_config_for("linear_add", n, weight)
+    kernel, tensors, kernel_args = _choose_kernel(weight, _linear_add, int_gemv.linear_add, h)
+    kernel[(triton.cdiv(n, config.block_n),)](
         h,
         *tensors,
         x,
         N=n,
         C=c,
         BATCH=x.shape[0],
-        ROWS=tiling.rows,
-        COLUMNS=_columns(tiling, weight),
-        **cut,
-        **chain_options(tiling.warps, pdl, ahead),
+        BLOCK_N=config.block_n,
+        BLOCK_K=_block_k(config, weight),
+        **kernel_args,
+        **launch_options(config.num_warps, pdl, prefetch),
     )
 
 
 def heads_linear_add(
     o: Tensor,
-    squares: Tensor,
+    partial_squares: Tensor,
     eps: float,
     weight: Weight,
     x: Tensor,
     pdl: bool = False,
-    tiling: Tiling | None = None,
-    ahead: Tensor | None = None,
+    config: GemvConfig | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """What is left of `gated_norm_linear_add_reference` behind `jet_step`: divisors, product, residual.
 
     Args:
         o: a norm's inputs times its scale and the gate, `[B, H * V]` float32.
-        squares: shares of the sums of the inputs' squares, `[B, H, S]` float32: each head's norm divides by
-            the root of their sum over V.
+        partial_squares: shares of the sums of the inputs' squares, `[B, H, S]` float32: each head's norm
+            divides by the root of their sum over V.
         eps: the norm's epsilon.
         weight: `[N, H * V]`.
         x: `[B, N]` float32, added to.
     """
     n, c = _check(weight, o, x)
-    batch, heads, shares = squares.shape
-    if c % heads or batch != o.shape[0] or not squares.is_contiguous():
-        raise ValueError(f"squares {list(squares.shape)} do not fit o {list(o.shape)}.")
+    batch, heads, num_partials = partial_squares.shape
+    if c % heads or batch != o.shape[0] or not partial_squares.is_contiguous():
+        raise ValueError(f"squares {list(partial_squares.shape)} do not fit o {list(o.shape)}.")
     size = c // heads
-    if isinstance(weight, QuantizedTensor) and (weight.row_bytes % PART.value or size % PART.value):
+    if isinstance(weight, QuantizedTensor) and (weight.row_bytes % SEGMENT.value or size % SEGMENT.value):
         # Heads that end within a part, which no real network has: the norm is taken first.
-        normed = o.unflatten(1, (heads, size)) * torch.rsqrt(squares.sum(2, keepdim=True) / size + eps)
-        linear_add(normed.flatten(1), weight, x, pdl, tiling, ahead)
+        normed = o.unflatten(1, (heads, size)) * torch.rsqrt(
+            partial_squares.sum(2, keepdim=True) / size + eps
+        )
+        linear_add(normed.flatten(1), weight, x, pdl, config, prefetch)
         return
-    tiling = tiling or tiling_of("heads_linear_add", n, weight)
-    kernel, tensors, cut = _for(weight, _heads_linear_add, int_gemv.heads_linear_add)
+    config = config or gemv_config_for("heads_linear_add", n, weight)
+    kernel, tensors, kernel_args = _choose_kernel(weight, _heads_linear_add, int_gemv.heads_linear_add)
     if kernel is int_gemv.heads_linear_add:
-        cut |= {"COLUMNS": _columns(tiling, weight), "HEADS_PADDED": triton.next_power_of_2(heads)}
+        kernel_args |= {"BLOCK_K": _block_k(config, weight), "HEADS_PADDED": triton.next_power_of_2(heads)}
     else:
         padded = triton.next_power_of_2(size)
-        group = min(max(1, tiling.columns // padded), triton.next_power_of_2(heads))
-        cut = {"PADDED": padded, "GROUP": group}
-    kernel[(triton.cdiv(n, tiling.rows),)](
+        group = min(max(1, config.block_k // padded), triton.next_power_of_2(heads))
+        kernel_args = {"PADDED": padded, "GROUP": group}
+    kernel[(triton.cdiv(n, config.block_n),)](
         o,
-        squares,
+        partial_squares,
         eps,
         *tensors,
         x,
         N=n,
         BATCH=batch,
         HEADS=heads,
-        SHARES=shares,
-        SHARES_PADDED=triton.next_power_of_2(shares),
+        NUM_PARTIALS=num_partials,
+        NUM_PARTIALS_PADDED=triton.next_power_of_2(num_partials),
         SIZE=size,
-        ROWS=tiling.rows,
-        **cut,
-        **chain_options(tiling.warps, pdl, ahead),
+        BLOCK_N=config.block_n,
+        **kernel_args,
+        **launch_options(config.num_warps, pdl, prefetch),
     )
 
 
@@ -196,26 +207,26 @@ def embed(
     cos: Tensor,
     sin: Tensor,
     pdl: bool = False,
-    ahead: Tensor | None = None,
+    prefetch: Tensor | None = None,
 ) -> None:
     """Twin of `embed_reference`."""
     batch, c = x.shape
-    cut = sizes(embedding)
-    block = min(1024, triton.next_power_of_2(cut["SPAN"]))
-    _embed[(triton.cdiv(cut["SPAN"], block), batch)](
+    kernel_args = row_layout(embedding)
+    block = min(1024, triton.next_power_of_2(kernel_args["ROW_SIZE"]))
+    _embed[(triton.cdiv(kernel_args["ROW_SIZE"], block), batch)](
         token,
-        *held(embedding),
+        *kernel_tensors(embedding),
         position,
         inv_freq,
         x,
         cos,
         sin,
         C=c,
-        **cut,
+        **kernel_args,
         HALF=inv_freq.shape[0],
         BLOCK=block,
         HALF_BLOCK=triton.next_power_of_2(inv_freq.shape[0]),
-        **chain_options(4, pdl, ahead),
+        **launch_options(4, pdl, prefetch),
     )
 
 
@@ -225,15 +236,15 @@ def packed_mlp_columns(size: int, hidden: int, scheme: str | None) -> int | None
     `size` numbers are between them and `hidden` before; their weights are in `scheme`.
     """
     halves = {INT8: 1, INT4: 2}.get(scheme or "")
-    if halves is None or size % (halves * PART.value) or hidden % (halves * int_gemv.WORD):
+    if halves is None or size % (halves * SEGMENT.value) or hidden % (halves * int_gemv.WORD):
         return None
-    return int_gemv.columns_between(size)
+    return int_gemv.packed_columns(size)
 
 
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
     """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
     n, c = weight.shape[0] // parts, weight.shape[1]
-    before, after = _held(given, c, sizes(weight)["HALVES"]), _held(out, n)
+    before, after = _vector_columns(given, c, row_layout(weight)["HALVES"]), _vector_columns(out, n)
     fits = (given.shape[1], *out.shape) == (before, len(given), after) and weight.shape[0] == n * parts
     if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):
         raise ValueError(
@@ -243,37 +254,37 @@ def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
     return n, c
 
 
-def _held(vector: Tensor, size: int, halves: int = 1) -> int:
+def _vector_columns(vector: Tensor, size: int, halves: int = 1) -> int:
     """Columns that hold `size` numbers; in whole numbers each half of them has to be whole parts."""
-    if vector.dtype != int_gemv.BETWEEN:
+    if vector.dtype != int_gemv.PACKED_INT16:
         return size
-    if size % (halves * int(PART.value)):
+    if size % (halves * int(SEGMENT.value)):
         raise ValueError(
-            f"{size} numbers are no whole parts of {PART.value}, of which {halves} lie side by side."
+            f"{size} numbers are no whole parts of {SEGMENT.value}, of which {halves} lie side by side."
         )
-    return int_gemv.columns_between(size)
+    return int_gemv.packed_columns(size)
 
 
-def _for(
-    weight: Weight, of_numbers: Any, of_codes: Any, hidden: Tensor | None = None
+def _choose_kernel(
+    weight: Weight, float_kernel: Any, int_kernel: Any, hidden: Tensor | None = None
 ) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
     """The kernel for a weight, what it is given of it, and the sizes it has to know.
 
     `hidden`: what lies between two products, if that is the kernel's input or output.
     """
-    in_bytes = hidden is not None and hidden.dtype == int_gemv.BETWEEN
+    packed = hidden is not None and hidden.dtype == int_gemv.PACKED_INT16
     if isinstance(weight, QuantizedTensor) and weight.row_bytes % int_gemv.WORD == 0:
-        more = {} if hidden is None else {"IN_BYTES": in_bytes, "HELD": hidden.shape[1]}
-        return of_codes, (weight.qweight, weight.scales), sizes(weight) | more
-    if in_bytes:
+        more = {} if hidden is None else {"PACKED": packed, "HIDDEN_COLUMNS": hidden.shape[1]}
+        return int_kernel, (weight.qweight, weight.scales), row_layout(weight) | more
+    if packed:
         raise ValueError("Whole numbers can lie between products of weights in codes only.")
     # No real network has codes that are no whole words.
-    return of_numbers, (weight.float() if isinstance(weight, QuantizedTensor) else weight,), {}
+    return float_kernel, (weight.float() if isinstance(weight, QuantizedTensor) else weight,), {}
 
 
-def _columns(tiling: Tiling, weight: Weight) -> int:
-    span = int(sizes(weight)["SPAN"])
-    return max(tiling.columns, int(PART.value), int(triton.next_power_of_2(triton.cdiv(span, MAX_TILES))))
+def _block_k(config: GemvConfig, weight: Weight) -> int:
+    span = int(row_layout(weight)["ROW_SIZE"])
+    return max(config.block_k, int(SEGMENT.value), int(triton.next_power_of_2(triton.cdiv(span, MAX_TILES))))
 
 
 @triton.jit
@@ -288,34 +299,34 @@ def _norm_linear(
     C: tl.constexpr,
     BATCH: tl.constexpr,
     BIAS: tl.constexpr,
-    ACTIVATED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    NUM_ACTIVATED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
-    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    weights = load_rows(weight, tl.minimum(row, N - 1), C, COLUMNS)
-    scales = load_vector(norm_weight, C, COLUMNS)
-    added = tl.zeros([ROWS], tl.float32)
+    launch_dependents(PDL)
+    TILES: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, BLOCK_K)
+    norm_weights = load_vector(norm_weight, C, BLOCK_K)
+    added = tl.zeros([BLOCK_N], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_vector(x + b * C, C, COLUMNS)
-        squares = tl.zeros([COLUMNS], tl.float32)
-        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+        tiles = load_vector(x + b * C, C, BLOCK_K)
+        squares = tl.zeros([BLOCK_K], tl.float32)
+        products = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
         for i in tl.static_range(TILES):
             squares += tiles[i] * tiles[i]
-            products += numbers(weights[i], 0) * (tiles[i] * scales[i].to(tl.float32))[None, :]
+            products += to_float32(weights[i], 0) * (tiles[i] * norm_weights[i].to(tl.float32))[None, :]
         # The norm's divisor comes last: its sum then need not be finished before the products begin.
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
         result = tl.sum(products, 1) * scale + added
-        if ACTIVATED > 0:
-            result = tl.where(row < ACTIVATED, silu(result), result)
+        if NUM_ACTIVATED > 0:
+            result = tl.where(row < NUM_ACTIVATED, silu(result), result)
         tl.store(out + b * N + row, result, mask=row < N)
 
 
@@ -329,30 +340,30 @@ def _norm_swiglu(
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
-    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    gates = load_rows(gate_up, mine, C, COLUMNS)
-    ups = load_rows(gate_up, mine + N, C, COLUMNS)
-    scales = load_vector(norm_weight, C, COLUMNS)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    TILES: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight_row = tl.minimum(row, N - 1)
+    gates = load_rows(gate_up, weight_row, C, BLOCK_K)
+    ups = load_rows(gate_up, weight_row + N, C, BLOCK_K)
+    norm_weights = load_vector(norm_weight, C, BLOCK_K)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
-        tiles = load_vector(x + b * C, C, COLUMNS)
-        squares = tl.zeros([COLUMNS], tl.float32)
-        gate = tl.zeros([ROWS, COLUMNS], tl.float32)
-        up = tl.zeros([ROWS, COLUMNS], tl.float32)
+        tiles = load_vector(x + b * C, C, BLOCK_K)
+        squares = tl.zeros([BLOCK_K], tl.float32)
+        gate = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+        up = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
         for i in tl.static_range(TILES):
             squares += tiles[i] * tiles[i]
-            scaled = (tiles[i] * scales[i].to(tl.float32))[None, :]
-            gate += numbers(gates[i], 0) * scaled
-            up += numbers(ups[i], 0) * scaled
+            scaled = (tiles[i] * norm_weights[i].to(tl.float32))[None, :]
+            gate += to_float32(gates[i], 0) * scaled
+            up += to_float32(ups[i], 0) * scaled
         scale = tl.rsqrt(tl.sum(squares, 0) / C + eps)
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
         result = silu(gated * scale) * (upped * scale)
@@ -367,83 +378,83 @@ def _linear_add(
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
-    TILES: tl.constexpr = (C + COLUMNS - 1) // COLUMNS
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    weights = load_rows(weight, tl.minimum(row, N - 1), C, COLUMNS)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    TILES: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weights = load_rows(weight, tl.minimum(row, N - 1), C, BLOCK_K)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
         inputs = ()
         for i in tl.static_range(TILES):
             # In the shape of the weights, for a few rows the same values repeatedly: as vectors they would
             # be spread over the threads in another way, and pass through shared memory tile by tile.
-            column = i * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
+            column = i * BLOCK_K + tl.arange(0, BLOCK_K)[None, :] + tl.zeros([BLOCK_N, 1], tl.int32)
             one = tl.load(h + b * C + column, mask=column < C, other=0.0)
-            inputs = inputs + (numbers(one, 0),)  # noqa: RUF005
-        products = tl.zeros([ROWS, COLUMNS], tl.float32)
+            inputs = inputs + (to_float32(one, 0),)  # noqa: RUF005
+        products = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
         for i in tl.static_range(TILES):
-            products += numbers(weights[i], 0) * inputs[i]
+            products += to_float32(weights[i], 0) * inputs[i]
         tl.store(x + b * N + row, before + tl.sum(products, 1), mask=row < N)
 
 
 @triton.jit
 def _heads_linear_add(
     o,
-    squares,
+    partial_squares,
     eps,
     weight,
     x,
     N: tl.constexpr,
     BATCH: tl.constexpr,
     HEADS: tl.constexpr,
-    SHARES: tl.constexpr,
-    SHARES_PADDED: tl.constexpr,
+    NUM_PARTIALS: tl.constexpr,
+    NUM_PARTIALS_PADDED: tl.constexpr,
     SIZE: tl.constexpr,
     PADDED: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     GROUP: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
+    launch_dependents(PDL)
     # Tiles are [heads, channels] here, of one row of the weight: a head's divisor is then one of a row.
     TILES: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     head = tl.arange(0, GROUP)[:, None]
     channel = tl.arange(0, PADDED)[None, :]
-    share = tl.arange(0, SHARES_PADDED)[None, :]
-    first = tl.program_id(0) * ROWS
+    partial = tl.arange(0, NUM_PARTIALS_PADDED)[None, :]
+    first = tl.program_id(0) * BLOCK_N
     weights = ()
-    for r in tl.static_range(ROWS):
+    for r in tl.static_range(BLOCK_N):
         row = tl.minimum(first + r, N - 1).to(tl.int64)
         for t in tl.static_range(TILES):
             inside = (t * GROUP + head < HEADS) & (channel < SIZE)
             place = weight + row * (HEADS * SIZE) + (t * GROUP + head) * SIZE + channel
             tile = tl.load(place, mask=inside, other=0, eviction_policy="evict_first")
             weights = weights + (tile,)  # noqa: RUF005
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
         inputs = ()
         for t in tl.static_range(TILES):
             here = t * GROUP + head
             inside = (here < HEADS) & (channel < SIZE)
             values = tl.load(o + b * (HEADS * SIZE) + here * SIZE + channel, mask=inside, other=0.0)
-            sums = squares + (b * HEADS + here) * SHARES + share
-            total = tl.sum(tl.load(sums, mask=(here < HEADS) & (share < SHARES), other=0.0), 1)
+            sums = partial_squares + (b * HEADS + here) * NUM_PARTIALS + partial
+            total = tl.sum(tl.load(sums, mask=(here < HEADS) & (partial < NUM_PARTIALS), other=0.0), 1)
             inputs = inputs + (values * tl.rsqrt(total / SIZE + eps)[:, None],)  # noqa: RUF005
-        for r in tl.static_range(ROWS):
+        for r in tl.static_range(BLOCK_N):
             place = x + b * N + first + r
             before = tl.load(place, mask=first + r < N, other=0.0)
             products = tl.zeros([GROUP, PADDED], tl.float32)
             for t in tl.static_range(TILES):
-                products += numbers(weights[r * TILES + t], 0) * inputs[t]
+                products += to_float32(weights[r * TILES + t], 0) * inputs[t]
             tl.store(place, before + tl.sum(tl.sum(products, 1), 0), mask=first + r < N)
 
 
@@ -451,42 +462,44 @@ def _heads_linear_add(
 def _embed(
     token,
     embedding,
-    factors,
+    scales,
     position,
     inv_freq,
     x,
     cos,
     sin,
     C: tl.constexpr,
-    SPAN: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
     HALF_BLOCK: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
+    launch_dependents(PDL)
     b = tl.program_id(1)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     pair = tl.arange(0, HALF_BLOCK)
     frequency = tl.load(inv_freq + pair, mask=pair < HALF, other=0.0)
     blocks = tl.num_programs(0)
-    wait(b * blocks + tl.program_id(0), tl.num_programs(1) * blocks, ahead, ahead_bytes, PDL)
+    prefetch_and_wait(
+        b * blocks + tl.program_id(0), tl.num_programs(1) * blocks, prefetch, prefetch_bytes, PDL
+    )
     row = tl.load(token + b).to(tl.int64)
-    codes = tl.load(embedding + row * SPAN + column, mask=column < SPAN, other=0)
+    qweight = tl.load(embedding + row * ROW_SIZE + column, mask=column < ROW_SIZE, other=0)
     for half in tl.static_range(HALVES):
-        values = numbers(codes, half)
-        inside = (column < SPAN) & (half * SPAN + column < C)
-        if SHARED > 0:
-            groups = (SPAN + SHARED - 1) // SHARED
-            group = (row * HALVES + half) * groups + column // SHARED
-            values *= tl.load(factors + group, mask=inside, other=0.0).to(tl.float32)
-        elif factors is not None:
-            values *= tl.load(factors + row)
-        tl.store(x + b * C + half * SPAN + column, values, mask=inside)
+        values = to_float32(qweight, half)
+        inside = (column < ROW_SIZE) & (half * ROW_SIZE + column < C)
+        if GROUP_SIZE > 0:
+            groups = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE
+            group = (row * HALVES + half) * groups + column // GROUP_SIZE
+            values *= tl.load(scales + group, mask=inside, other=0.0).to(tl.float32)
+        elif scales is not None:
+            values *= tl.load(scales + row)
+        tl.store(x + b * C + half * ROW_SIZE + column, values, mask=inside)
     if tl.program_id(0) == 0:
         angle = tl.load(position + b).to(tl.float32) * frequency
         for half in tl.static_range(2):

@@ -4,16 +4,16 @@
 
 To turn codes into numbers takes several instructions a weight, all of which have to wait for the input.
 So the input is turned into whole numbers instead, once a program: 16 bits each, as two bytes, by which
-`dp4a` multiplies four codes at once. Those of a part, `PART` columns of every tile, have one scale, that
+`dp4a` multiplies four codes at once. Those of a part, `SEGMENT` columns of every tile, have one scale, that
 of the largest of them. A rounding is half of 1/32,767 of that, where bfloat16's is up to 1/256 of the
 number.
 
-A tile has rows of `COLUMNS` bytes, loaded as words of four: codes of int8, or of int4 in two halves, whose
-inputs are `COLUMNS` columns each. Sizes are those of `jet.ops.triton.weight_tiles`.
+A tile has rows of `BLOCK_K` bytes, loaded as words of four: codes of int8, or of int4 in two halves, whose
+inputs are `BLOCK_K` columns each. Sizes are those of `jet.ops.triton.weight_tiles`.
 
 Between the products of an MLP there may be whole numbers as well, written once by those who have the results
-instead of by everybody who needs them (`BETWEEN`): of N numbers N / 4 words of 64 bits, whose parts are 16
-neighbours each, and then what a one of each part stands for, in float32.
+instead of by everybody who needs them (`PACKED_INT16`): of N numbers N / 4 words of 64 bits, whose parts are
+16 neighbours each, and then what a one of each part stands for, in float32.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import torch
 import triton
 import triton.language as tl
 
-from jet.ops.triton.common import add_pairs, launch_next, silu, wait
-from jet.ops.triton.weight_tiles import INTERPRETED, PART, load_rows
+from jet.ops.triton.common import add_pairs, launch_dependents, prefetch_and_wait, silu
+from jet.ops.triton.weight_tiles import INTERPRETED, SEGMENT, load_rows
 
 WORD = 4  # bytes
-BETWEEN = torch.int64
-_WORDS = tl.constexpr(PART.value // WORD)  # of a part
+PACKED_INT16 = torch.int64
+_WORDS_PER_SEGMENT = tl.constexpr(SEGMENT.value // WORD)  # of a part
 
 # Of four numbers of 16 bits, each in the lower half of a register, the lower bytes and then the higher ones.
 _BYTES = tl.constexpr("""
@@ -50,7 +50,7 @@ _MULTIPLY = tl.constexpr("""
     }
 """)
 # Codes in the higher four bits of bytes, without the 8 that was added to them.
-_SIGNED = tl.constexpr("""
+_SIGN_EXTEND = tl.constexpr("""
     {
         .reg .b32 sign, mask;
         mov.b32 sign, 0x80808080;
@@ -60,9 +60,9 @@ _SIGNED = tl.constexpr("""
 """)
 # As assembly, so that the compiler loads it where it is needed and not in an order of its own, from which it
 # would have to pass through shared memory. So with what lies between two products.
-_FOUR_INPUTS = tl.constexpr("ld.global.b64 $0, [$1];")
-_ONE = tl.constexpr("ld.global.f32 $0, [$1];")
-_SCALE = tl.constexpr("""
+_LOAD_INPUTS = tl.constexpr("ld.global.b64 $0, [$1];")
+_LOAD_INPUT_SCALE = tl.constexpr("ld.global.f32 $0, [$1];")
+_LOAD_SCALE = tl.constexpr("""
     {
         .reg .b16 scale;
         ld.global.nc.b16 scale, [$1];
@@ -71,9 +71,9 @@ _SCALE = tl.constexpr("""
 """)
 
 
-def columns_between(size: int) -> int:
-    """Of `BETWEEN`, for `size` numbers: a multiple of `PART`."""
-    parts: int = size // PART.value
+def packed_columns(size: int) -> int:
+    """Of `PACKED_INT16`, for `size` numbers: a multiple of `SEGMENT`."""
+    parts: int = size // SEGMENT.value
     return size // 4 + (parts + 1) // 2
 
 
@@ -83,40 +83,40 @@ def norm_linear(
     norm_weight,
     eps,
     weight,
-    factors,
+    scales,
     bias,
     out,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
     BIAS: tl.constexpr,
-    ACTIVATED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    NUM_ACTIVATED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    GROUP_SIZE: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
     """For `jet.ops.triton.gemv.norm_linear`."""
-    launch_next(PDL)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    tiles = _load_words(weight, mine, SPAN, COLUMNS)
-    scales = _load_scales(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    norms = _load_parts(norm_weight, C, SPAN, HALVES, COLUMNS)
-    added = tl.zeros([ROWS], tl.float32)
+    launch_dependents(PDL)
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight_row = tl.minimum(row, N - 1)
+    tiles = _load_words(weight, weight_row, ROW_SIZE, BLOCK_K)
+    row_scales = _load_scales(scales, weight_row, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
+    norms = _load_segments(norm_weight, C, ROW_SIZE, HALVES, BLOCK_K)
+    added = tl.zeros([BLOCK_N], tl.float32)
     if BIAS:
         added += tl.load(bias + row, mask=row < N, other=0.0).to(tl.float32)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
-        numbers, divisor = _normed(_load_parts(x + b * C, C, SPAN, HALVES, COLUMNS), norms, C, eps)
-        inputs, ones = _in_bytes(numbers)
-        result = _product(tiles, scales, inputs, ones, HALVES) * divisor + added
-        if ACTIVATED > 0:
-            result = tl.where(row < ACTIVATED, silu(result), result)
+        values, divisor = _normed(_load_segments(x + b * C, C, ROW_SIZE, HALVES, BLOCK_K), norms, C, eps)
+        inputs, input_scales = _quantize_inputs(values)
+        result = _product(tiles, row_scales, inputs, input_scales, HALVES) * divisor + added
+        if NUM_ACTIVATED > 0:
+            result = tl.where(row < NUM_ACTIVATED, silu(result), result)
         tl.store(out + b * N + row, result, mask=row < N)
 
 
@@ -126,43 +126,43 @@ def norm_swiglu(
     norm_weight,
     eps,
     gate_up,
-    factors,
+    scales,
     out,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-    IN_BYTES: tl.constexpr,
-    HELD: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    GROUP_SIZE: tl.constexpr,
+    PACKED: tl.constexpr,
+    HIDDEN_COLUMNS: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
     """For `jet.ops.triton.gemv.norm_swiglu`."""
-    launch_next(PDL)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    gates = _load_words(gate_up, mine, SPAN, COLUMNS)
-    ups = _load_words(gate_up, mine + N, SPAN, COLUMNS)
-    gate_scales = _load_scales(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    up_scales = _load_scales(factors, mine + N, SPAN, HALVES, SHARED, COLUMNS)
-    norms = _load_parts(norm_weight, C, SPAN, HALVES, COLUMNS)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight_row = tl.minimum(row, N - 1)
+    gates = _load_words(gate_up, weight_row, ROW_SIZE, BLOCK_K)
+    ups = _load_words(gate_up, weight_row + N, ROW_SIZE, BLOCK_K)
+    gate_scales = _load_scales(scales, weight_row, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
+    up_scales = _load_scales(scales, weight_row + N, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
+    norms = _load_segments(norm_weight, C, ROW_SIZE, HALVES, BLOCK_K)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
-        numbers, divisor = _normed(_load_parts(x + b * C, C, SPAN, HALVES, COLUMNS), norms, C, eps)
-        inputs, ones = _in_bytes(numbers)
-        gate = _multiply(gates, gate_scales, inputs, ones, HALVES)
-        up = _multiply(ups, up_scales, inputs, ones, HALVES)
+        values, divisor = _normed(_load_segments(x + b * C, C, ROW_SIZE, HALVES, BLOCK_K), norms, C, eps)
+        inputs, input_scales = _quantize_inputs(values)
+        gate = _multiply(gates, gate_scales, inputs, input_scales, HALVES)
+        up = _multiply(ups, up_scales, inputs, input_scales, HALVES)
         gated, upped = tl.reduce((gate, up), 1, add_pairs)
-        gated = _by_row(gated, gate_scales, HALVES) * divisor
-        upped = _by_row(upped, up_scales, HALVES) * divisor
+        gated = _scale_rows(gated, gate_scales, HALVES) * divisor
+        upped = _scale_rows(upped, up_scales, HALVES) * divisor
         result = silu(gated) * upped
-        if IN_BYTES:
-            _store_in_bytes(out + b * HELD, result, N)
+        if PACKED:
+            _store_packed(out + b * HIDDEN_COLUMNS, result, N)
         else:
             tl.store(out + b * N + row, result.to(out.dtype.element_ty), mask=row < N)
 
@@ -171,107 +171,109 @@ def norm_swiglu(
 def linear_add(
     h,
     weight,
-    factors,
+    scales,
     x,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-    IN_BYTES: tl.constexpr,
-    HELD: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    GROUP_SIZE: tl.constexpr,
+    PACKED: tl.constexpr,
+    HIDDEN_COLUMNS: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
     """For `jet.ops.triton.gemv.linear_add`."""
-    launch_next(PDL)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
-    tiles = _load_words(weight, mine, SPAN, COLUMNS)
-    scales = _load_scales(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    launch_dependents(PDL)
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight_row = tl.minimum(row, N - 1)
+    tiles = _load_words(weight, weight_row, ROW_SIZE, BLOCK_K)
+    row_scales = _load_scales(scales, weight_row, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
-        if IN_BYTES:
-            inputs, ones = _load_in_bytes(h + b * HELD, C, SPAN, HALVES, COLUMNS)
+        if PACKED:
+            inputs, input_scales = _load_packed(h + b * HIDDEN_COLUMNS, C, ROW_SIZE, HALVES, BLOCK_K)
         else:
-            inputs, ones = _in_bytes(_load_parts(h + b * C, C, SPAN, HALVES, COLUMNS))
-        result = _product(tiles, scales, inputs, ones, HALVES)
+            inputs, input_scales = _quantize_inputs(_load_segments(h + b * C, C, ROW_SIZE, HALVES, BLOCK_K))
+        result = _product(tiles, row_scales, inputs, input_scales, HALVES)
         tl.store(x + b * N + row, before + result, mask=row < N)
 
 
 @triton.jit
 def heads_linear_add(
     o,
-    squares,
+    partial_squares,
     eps,
     weight,
-    factors,
+    scales,
     x,
     N: tl.constexpr,
     BATCH: tl.constexpr,
     HEADS: tl.constexpr,
     HEADS_PADDED: tl.constexpr,
-    SHARES: tl.constexpr,
-    SHARES_PADDED: tl.constexpr,
+    NUM_PARTIALS: tl.constexpr,
+    NUM_PARTIALS_PADDED: tl.constexpr,
     SIZE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    GROUP_SIZE: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
     """For `jet.ops.triton.gemv.heads_linear_add`."""
-    launch_next(PDL)
+    launch_dependents(PDL)
     C: tl.constexpr = HEADS * SIZE
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    mine = tl.minimum(row, N - 1)
+    row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    weight_row = tl.minimum(row, N - 1)
     head = tl.arange(0, HEADS_PADDED)
-    share = tl.arange(0, SHARES_PADDED)
-    there = (head < HEADS)[:, None] & (share < SHARES)[None, :]
-    tiles = _load_words(weight, mine, SPAN, COLUMNS)
-    scales = _load_scales(factors, mine, SPAN, HALVES, SHARED, COLUMNS)
-    wait(tl.program_id(0), tl.num_programs(0), ahead, ahead_bytes, PDL)
+    partial = tl.arange(0, NUM_PARTIALS_PADDED)
+    there = (head < HEADS)[:, None] & (partial < NUM_PARTIALS)[None, :]
+    tiles = _load_words(weight, weight_row, ROW_SIZE, BLOCK_K)
+    row_scales = _load_scales(scales, weight_row, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
+    prefetch_and_wait(tl.program_id(0), tl.num_programs(0), prefetch, prefetch_bytes, PDL)
     for b in tl.static_range(BATCH):
         before = tl.load(x + b * N + row, mask=row < N, other=0.0)
-        place = squares + (b * HEADS + head)[:, None] * SHARES + share[None, :]
+        place = partial_squares + (b * HEADS + head)[:, None] * NUM_PARTIALS + partial[None, :]
         divisors = tl.rsqrt(tl.sum(tl.load(place, mask=there, other=0.0), 1) / SIZE + eps)
-        numbers = _by_head(_load_parts(o + b * C, C, SPAN, HALVES, COLUMNS), divisors, SIZE, SPAN, HALVES)
-        inputs, ones = _in_bytes(numbers)
-        result = _product(tiles, scales, inputs, ones, HALVES)
+        values = _divide_heads(
+            _load_segments(o + b * C, C, ROW_SIZE, HALVES, BLOCK_K), divisors, SIZE, ROW_SIZE, HALVES
+        )
+        inputs, input_scales = _quantize_inputs(values)
+        result = _product(tiles, row_scales, inputs, input_scales, HALVES)
         tl.store(x + b * N + row, before + result, mask=row < N)
 
 
 @triton.jit
-def _load_words(codes, row, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows `[R]` as a tuple of tiles `[R, COLUMNS / WORD]` with zeros behind the end."""
-    return load_rows(codes.to(tl.pointer_type(tl.int32)), row, SPAN // 4, COLUMNS // 4)
+def _load_words(qweight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Rows `[R]` as a tuple of tiles `[R, BLOCK_K / WORD]` with zeros behind the end."""
+    return load_rows(qweight.to(tl.pointer_type(tl.int32)), row, ROW_SIZE // 4, BLOCK_K // 4)
 
 
 @triton.jit
 def _load_scales(
-    scales, row, SPAN: tl.constexpr, HALVES: tl.constexpr, SHARED: tl.constexpr, COLUMNS: tl.constexpr
+    scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Of rows `[R]`: of int8 one `[R]`; of int4 those of parts, `[R, COLUMNS / PART]`, half after half."""
-    found = ()
+    """Of rows `[R]`: of int8 one `[R]`; of int4 those of parts, `[R, BLOCK_K / SEGMENT]`, half after half."""
+    loaded = ()
     if HALVES == 2:
-        GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
+        GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE
         start = row.to(tl.int64)[:, None] * (2 * GROUPS)
         for half in tl.static_range(2):
-            for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-                group = ((t * COLUMNS + tl.arange(0, COLUMNS // PART) * PART) // SHARED)[None, :]
+            for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
+                group = ((t * BLOCK_K + tl.arange(0, BLOCK_K // SEGMENT) * SEGMENT) // GROUP_SIZE)[None, :]
                 place = scales + start + half * GROUPS + tl.minimum(group, GROUPS - 1)
-                found = found + (_load_scale(place) * 0.0625,)  # noqa: RUF005 (codes come 16 times as large)
+                loaded = loaded + (_load_scale(place) * 0.0625,)  # noqa: RUF005 (codes come 16 times as large)
     else:
-        found = found + (tl.load(scales + row),)  # noqa: RUF005
-    return found
+        loaded = loaded + (tl.load(scales + row),)  # noqa: RUF005
+    return loaded
 
 
 @triton.jit
@@ -280,92 +282,93 @@ def _load_scale(place):
         return tl.load(place).to(tl.float32)
     else:  # noqa: RET505
         return tl.inline_asm_elementwise(
-            _SCALE, "=f,l", [place.to(tl.int64)], dtype=tl.float32, is_pure=False, pack=1
+            _LOAD_SCALE, "=f,l", [place.to(tl.int64)], dtype=tl.float32, is_pure=False, pack=1
         )
 
 
 @triton.jit
-def _load_parts(x, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr):
-    """A vector `[C]` in float32 as a tuple of tiles `[COLUMNS / PART, PART]`, half after half."""
+def _load_segments(x, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A vector `[C]` in float32 as a tuple of tiles `[BLOCK_K / SEGMENT, SEGMENT]`, half after half."""
     tiles = ()
-    part = tl.arange(0, COLUMNS // PART)[:, None] * PART
+    part = tl.arange(0, BLOCK_K // SEGMENT)[:, None] * SEGMENT
     for half in tl.static_range(HALVES):
-        for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-            place = t * COLUMNS + part + tl.arange(0, PART)[None, :]
-            inside = (place < SPAN) & (half * SPAN + place < C)
-            tile = tl.load(x + half * SPAN + place, mask=inside, other=0.0)
+        for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
+            place = t * BLOCK_K + part + tl.arange(0, SEGMENT)[None, :]
+            inside = (place < ROW_SIZE) & (half * ROW_SIZE + place < C)
+            tile = tl.load(x + half * ROW_SIZE + place, mask=inside, other=0.0)
             tiles = tiles + (tile.to(tl.float32),)  # noqa: RUF005
     return tiles
 
 
 @triton.jit
-def _load_in_bytes(h, C: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr):
-    """What `_store_in_bytes` has written of `[C]`, as `_in_bytes` gives it, with ones for every tile."""
+def _load_packed(h, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
+    """What `_store_packed` has written of `[C]`, as `_quantize_inputs` gives it, with ones for every tile."""
     inputs = ()
-    ones = ()
+    input_scales = ()
     scales = (h + C // 4).to(tl.pointer_type(tl.float32))
     for half in tl.static_range(HALVES):
-        for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-            word = t * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
-            part = t * (COLUMNS // PART) + tl.arange(0, COLUMNS // PART)
-            words = h + half * (SPAN // 4) + tl.minimum(word, SPAN // 4 - 1)
-            places = scales + half * (SPAN // PART) + tl.minimum(part, SPAN // PART - 1)
+        for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
+            word = t * (BLOCK_K // 4) + tl.arange(0, BLOCK_K // 4)
+            part = t * (BLOCK_K // SEGMENT) + tl.arange(0, BLOCK_K // SEGMENT)
+            words = h + half * (ROW_SIZE // 4) + tl.minimum(word, ROW_SIZE // 4 - 1)
+            places = scales + half * (ROW_SIZE // SEGMENT) + tl.minimum(part, ROW_SIZE // SEGMENT - 1)
             if INTERPRETED:
-                four, one = tl.load(words), tl.load(places)
+                four, input_scale = tl.load(words), tl.load(places)
             else:
                 four = tl.inline_asm_elementwise(
-                    _FOUR_INPUTS, "=l,l", [words.to(tl.int64)], dtype=tl.int64, is_pure=False, pack=1
+                    _LOAD_INPUTS, "=l,l", [words.to(tl.int64)], dtype=tl.int64, is_pure=False, pack=1
                 )
-                one = tl.inline_asm_elementwise(
-                    _ONE, "=f,l", [places.to(tl.int64)], dtype=tl.float32, is_pure=False, pack=1
+                input_scale = tl.inline_asm_elementwise(
+                    _LOAD_INPUT_SCALE, "=f,l", [places.to(tl.int64)], dtype=tl.float32, is_pure=False, pack=1
                 )
             inputs = inputs + (four,)  # noqa: RUF005
-            ones = ones + (tl.where(part < SPAN // PART, one, 0.0),)  # noqa: RUF005
-    return inputs, ones
+            input_scales = input_scales + (tl.where(part < ROW_SIZE // SEGMENT, input_scale, 0.0),)  # noqa: RUF005
+    return inputs, input_scales
 
 
 @triton.jit
-def _store_in_bytes(out, result, N: tl.constexpr):
-    """A program's results `[R]`, of N, in whole numbers; R and N are multiples of `PART`."""
-    ROWS: tl.constexpr = result.shape[0]
-    inputs, ones = _in_bytes((tl.reshape(result, [ROWS // PART, PART]),))
-    word = tl.program_id(0) * (ROWS // 4) + tl.arange(0, ROWS // 4)
-    part = tl.program_id(0) * (ROWS // PART) + tl.arange(0, ROWS // PART)
+def _store_packed(out, result, N: tl.constexpr):
+    """A program's results `[R]`, of N, in whole numbers; R and N are multiples of `SEGMENT`."""
+    BLOCK_N: tl.constexpr = result.shape[0]
+    inputs, input_scales = _quantize_inputs((tl.reshape(result, [BLOCK_N // SEGMENT, SEGMENT]),))
+    word = tl.program_id(0) * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
+    part = tl.program_id(0) * (BLOCK_N // SEGMENT) + tl.arange(0, BLOCK_N // SEGMENT)
     tl.store(out + word, inputs[0], mask=word < N // 4)
-    tl.store((out + N // 4).to(tl.pointer_type(tl.float32)) + part, ones[0], mask=part < N // PART)
+    tl.store((out + N // 4).to(tl.pointer_type(tl.float32)) + part, input_scales[0], mask=part < N // SEGMENT)
 
 
 @triton.jit
 def _normed(tiles, norms, C: tl.constexpr, eps):
     """A vector's parts times the norm's weights, and the norm's factor, which comes last."""
     squares = tl.zeros(tiles[0].shape, tl.float32)
-    numbers = ()
+    values = ()
     for i in tl.static_range(len(tiles)):
         squares += tiles[i] * tiles[i]
-        numbers = numbers + (tiles[i] * norms[i],)  # noqa: RUF005
-    return numbers, tl.rsqrt(tl.sum(squares) / C + eps)
+        values = values + (tiles[i] * norms[i],)  # noqa: RUF005
+    return values, tl.rsqrt(tl.sum(squares) / C + eps)
 
 
 @triton.jit
-def _by_head(tiles, divisors, SIZE: tl.constexpr, SPAN: tl.constexpr, HALVES: tl.constexpr):
+def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr):
     """A vector's parts times the one of `divisors` `[H]` that belongs to their head, of `SIZE` channels."""
     TILES: tl.constexpr = len(tiles) // HALVES
     PARTS: tl.constexpr = tiles[0].shape[0]
-    numbers = ()
+    values = ()
     for i in tl.static_range(len(tiles)):
-        part = (i // TILES) * (SPAN // PART) + (i % TILES) * PARTS + tl.arange(0, PARTS)
-        mine = (part // (SIZE // PART))[:, None] == tl.arange(0, divisors.shape[0])[None, :]
-        divisor = tl.sum(tl.where(mine, divisors[None, :], 0.0), 1)
-        numbers = numbers + (tiles[i] * divisor[:, None],)  # noqa: RUF005
-    return numbers
+        part = (i // TILES) * (ROW_SIZE // SEGMENT) + (i % TILES) * PARTS + tl.arange(0, PARTS)
+        weight_row = (part // (SIZE // SEGMENT))[:, None] == tl.arange(0, divisors.shape[0])[None, :]
+        divisor = tl.sum(tl.where(weight_row, divisors[None, :], 0.0), 1)
+        values = values + (tiles[i] * divisor[:, None],)  # noqa: RUF005
+    return values
 
 
 @triton.jit
-def _in_bytes(tiles):
-    """Tiles `[P, PART]` in whole numbers, and what a one of each part stands for, a tuple of `[P]` for all.
+def _quantize_inputs(tiles):
+    """Tiles `[P, SEGMENT]` in whole numbers, and what a one of each part stands for, a tuple of `[P]` for
+    all.
 
-    Four whole numbers are one of 64 bits, `[P * PART / WORD]`: their lower bytes, and above them their higher
-    ones. What is not finite makes its part's one so.
+    Four whole numbers are one of 64 bits, `[P * SEGMENT / WORD]`: their lower bytes, and above them their
+    higher ones. What is not finite makes its part's one so.
     """
     peak = tl.abs(tiles[0])
     for i in tl.static_range(1, len(tiles)):
@@ -374,7 +377,7 @@ def _in_bytes(tiles):
     factor = (32767.0 / peak)[:, None]
     inputs = ()
     for i in tl.static_range(len(tiles)):
-        inputs = inputs + (_bytes_of(tiles[i] * factor),)  # noqa: RUF005
+        inputs = inputs + (_pack_int16(tiles[i] * factor),)  # noqa: RUF005
     return inputs, (peak * (1 / 32767),)
 
 
@@ -384,10 +387,10 @@ def _larger(a, b):
 
 
 @triton.jit
-def _bytes_of(numbers):
-    """The nearest whole numbers to `[P, PART]`, which are of 16 bits."""
+def _pack_int16(values):
+    """The nearest whole numbers to `[P, SEGMENT]`, which are of 16 bits."""
     # Added to this number, they stand in its lower bits, in two's complement.
-    whole = (numbers + 12582912.0).to(tl.int32, bitcast=True)
+    whole = (values + 12582912.0).to(tl.int32, bitcast=True)
     even, odd = tl.split(tl.reshape(whole, [whole.shape[0], whole.shape[1] // 4, 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)
@@ -403,60 +406,60 @@ def _bytes_of(numbers):
 
 
 @triton.jit
-def _multiply(tiles, scales, inputs, ones, HALVES: tl.constexpr):
+def _multiply(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
     """Rows in tiles of words times inputs, still to be summed over parts: `[R, P]`.
 
-    `ones`: of all tiles, or of each its own.
+    `input_scales`: of all tiles, or of each its own.
     """
     TILES: tl.constexpr = len(tiles)
-    OWN: tl.constexpr = len(ones) > 1
+    PER_TILE_SCALES: tl.constexpr = len(input_scales) > 1
     zeros = tl.zeros(tiles[0].shape, tl.int32)
-    products = tl.zeros([tiles[0].shape[0], tiles[0].shape[1] // _WORDS], tl.float32)
+    products = tl.zeros([tiles[0].shape[0], tiles[0].shape[1] // _WORDS_PER_SEGMENT], tl.float32)
     high = zeros
     low = zeros
     for i in tl.static_range(HALVES * TILES):
         if HALVES == 2:
-            codes = _codes_of_half(tiles[i % TILES], i // TILES)
-            high, low = _add_products(zeros, zeros, codes, inputs[i][None, :])
+            qweight = _int4_half(tiles[i % TILES], i // TILES)
+            high, low = _add_products(zeros, zeros, qweight, inputs[i][None, :])
             factor = scales[i]
-            if OWN:
-                factor = factor * ones[i][None, :]
-            products += _by_parts(high, low) * factor
-        elif OWN:
+            if PER_TILE_SCALES:
+                factor = factor * input_scales[i][None, :]
+            products += _sum_segments(high, low) * factor
+        elif PER_TILE_SCALES:
             high, low = _add_products(zeros, zeros, tiles[i], inputs[i][None, :])
-            products += _by_parts(high, low) * ones[i][None, :]
+            products += _sum_segments(high, low) * input_scales[i][None, :]
         else:
             high, low = _add_products(high, low, tiles[i], inputs[i][None, :])
-    if not OWN:
+    if not PER_TILE_SCALES:
         if HALVES == 1:
-            products = _by_parts(high, low)
-        products = products * ones[0][None, :]
+            products = _sum_segments(high, low)
+        products = products * input_scales[0][None, :]
     return products
 
 
 @triton.jit
-def _product(tiles, scales, inputs, ones, HALVES: tl.constexpr):
+def _product(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
     """The same summed, and times the scales of rows: `[R]`."""
-    return _by_row(tl.sum(_multiply(tiles, scales, inputs, ones, HALVES), 1), scales, HALVES)
+    return _scale_rows(tl.sum(_multiply(tiles, scales, inputs, input_scales, HALVES), 1), scales, HALVES)
 
 
 @triton.jit
-def _codes_of_half(tile, HALF: tl.constexpr):
+def _int4_half(tile, HALF: tl.constexpr):
     """Codes of int4 in one half of a row, signed and times 16, as bytes."""
     if not HALF:
         tile = tile << 4
     if INTERPRETED:
         return (tile ^ -0x7F7F7F80) & -0x0F0F0F10
     else:  # noqa: RET505
-        return tl.inline_asm_elementwise(_SIGNED, "=r,r", [tile], dtype=tl.int32, is_pure=True, pack=1)
+        return tl.inline_asm_elementwise(_SIGN_EXTEND, "=r,r", [tile], dtype=tl.int32, is_pure=True, pack=1)
 
 
 @triton.jit
-def _add_products(high, low, codes, inputs):
+def _add_products(high, low, qweight, inputs):
     """To sums `[R, W]` products of four codes: with their inputs' higher bytes, and with the lower ones."""
     if INTERPRETED:
         for k in tl.static_range(4):
-            code = (codes << (24 - 8 * k)) >> 24
+            code = (qweight << (24 - 8 * k)) >> 24
             high += code * (((inputs >> 32).to(tl.int32) << (24 - 8 * k)) >> 24)
             low += code * ((inputs >> 8 * k).to(tl.int32) & 255)
         return high, low
@@ -464,7 +467,7 @@ def _add_products(high, low, codes, inputs):
         return tl.inline_asm_elementwise(
             _MULTIPLY,
             "=&r,=r,r,l,r,r",
-            [codes, inputs, high, low],
+            [qweight, inputs, high, low],
             dtype=(tl.int32, tl.int32),
             is_pure=True,
             pack=1,
@@ -472,16 +475,18 @@ def _add_products(high, low, codes, inputs):
 
 
 @triton.jit
-def _by_parts(high, low):
+def _sum_segments(high, low):
     """Sums with higher and lower bytes, `[R, W]`, as one, over the words of a part: `[R, P]`.
 
     32 bits are enough: of 32 tiles, products of a part are less than 32 * 16 * 127 * 32,767.
     """
     sums = high * 256 + low
-    return tl.sum(tl.reshape(sums, [sums.shape[0], sums.shape[1] // _WORDS, _WORDS]), 2).to(tl.float32)
+    return tl.sum(
+        tl.reshape(sums, [sums.shape[0], sums.shape[1] // _WORDS_PER_SEGMENT, _WORDS_PER_SEGMENT]), 2
+    ).to(tl.float32)
 
 
 @triton.jit
-def _by_row(result, scales, HALVES: tl.constexpr):
+def _scale_rows(result, scales, HALVES: tl.constexpr):
     """Sums `[R]` times their rows' scales, if those are of rows."""
     return result * scales[0] if HALVES == 1 else result

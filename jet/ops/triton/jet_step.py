@@ -26,21 +26,28 @@ from torch import Tensor
 from jet.ops import gated_delta_rule
 from jet.ops.quantization import Weight
 from jet.ops.reference import JetSizes
-from jet.ops.triton.common import add_pairs, chain_options, launch_next, load_vector, silu, wait
-from jet.ops.triton.gemv_config import Tiling, tiling_of
-from jet.ops.triton.weight_tiles import (
-    by_row,
-    held,
-    load_factors,
-    load_rows,
-    no_products,
-    numbers,
-    products_of_int4,
+from jet.ops.triton.common import (
+    add_pairs,
+    launch_dependents,
+    launch_options,
+    load_vector,
+    prefetch_and_wait,
+    silu,
 )
-from jet.ops.triton.weight_tiles import sizes as sizes_of
+from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
+from jet.ops.triton.weight_tiles import (
+    int4_products,
+    kernel_tensors,
+    load_rows,
+    load_scales,
+    row_layout,
+    scale_rows,
+    to_float32,
+    zero_accumulator,
+)
 
 EPS = tl.constexpr(gated_delta_rule.EPS)
-MAX_KEYS = 64  # rows of the state in a tile
+MAX_BLOCK_KEY = 64  # rows of the state in a tile
 
 
 def jet_step(
@@ -54,32 +61,38 @@ def jet_step(
     recurrent_state: Tensor,
     norm_weight: Tensor,
     out: Tensor,
-    squares: Tensor,
+    partial_squares: Tensor,
     sizes: JetSizes,
     pdl: bool = False,
-    tiling: Tiling | None = None,
-    ahead: Tensor | None = None,
-    early: bool = False,
+    config: GemvConfig | None = None,
+    prefetch: Tensor | None = None,
+    load_before_wait: bool = False,
 ) -> None:
     """Twin of `jet_step_reference` with half of the gated norm that follows it; other arguments as there.
 
-    In `projected`, q, k and w1 are already activated (`activated`). `out` gets the result times `norm_weight`
-    `[V]` and the activated gate; `squares` `[B, H, S]` float32 its own squares, in `shares` sums a head.
+    In `projected`, q, k and w1 are already activated (`num_activated`). `out` gets the result times
+    `norm_weight` `[V]` and the activated gate; `partial_squares` `[B, H, S]` float32 its own squares, in
+    `num_partials` sums a head.
 
-    `early` reads slots and states before waiting for the kernels before: allowed where no kernel of the same
-    chain of dependent launches writes them, as when each graph replay is one step.
+    `load_before_wait` reads slots and states before waiting for the kernels before: allowed where no kernel
+    of the same chain of dependent launches writes them, as when each graph replay is one step.
     """
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
-    tiling = tiling or _tiling(sizes, kernels_weight)
-    blocks = triton.cdiv(sizes.head_v_dim, tiling.rows)
-    if squares.shape != (projected.shape[0], sizes.num_heads, blocks) or not squares.is_contiguous():
-        raise ValueError(f"squares {list(squares.shape)} should be {blocks} for each head of each row.")
-    cut = sizes_of(kernels_weight)
-    columns = min(tiling.columns, triton.next_power_of_2(cut["SPAN"]))
+    config = config or _config(sizes, kernels_weight)
+    blocks = triton.cdiv(sizes.head_v_dim, config.block_n)
+    if (
+        partial_squares.shape != (projected.shape[0], sizes.num_heads, blocks)
+        or not partial_squares.is_contiguous()
+    ):
+        raise ValueError(
+            f"squares {list(partial_squares.shape)} should be {blocks} for each head of each row."
+        )
+    layout = row_layout(kernels_weight)
+    block_k = min(config.block_k, triton.next_power_of_2(layout["ROW_SIZE"]))
     # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
     _jet_step[(projected.shape[0], blocks, sizes.num_heads)](
         projected,
-        *held(kernels_weight),
+        *kernel_tensors(kernels_weight),
         kernels_bias,
         log_decay_rate,
         dt_bias,
@@ -88,40 +101,40 @@ def jet_step(
         recurrent_state,
         norm_weight,
         out,
-        squares,
+        partial_squares,
         sizes.head_k_dim**-0.5,
         HEADS=sizes.num_heads,
-        KEY=sizes.head_k_dim,
-        VALUE=sizes.head_v_dim,
-        GENERATOR=sizes.generator_dim,
-        WIDTH=sizes.conv_size,
-        ROWS=tiling.rows,
-        COLUMNS=max(columns, cut["SHARED"]),
-        **cut,
-        KEYS=_keys_in_a_tile(sizes.head_k_dim),
-        EARLY=early,
-        **chain_options(tiling.warps, pdl, ahead),
+        HEAD_K_DIM=sizes.head_k_dim,
+        HEAD_V_DIM=sizes.head_v_dim,
+        GENERATOR_DIM=sizes.generator_dim,
+        CONV_SIZE=sizes.conv_size,
+        BLOCK_V=config.block_n,
+        BLOCK_K=max(block_k, layout["GROUP_SIZE"]),
+        **layout,
+        BLOCK_KEY=block_key(sizes.head_k_dim),
+        LOAD_BEFORE_WAIT=load_before_wait,
+        **launch_options(config.num_warps, pdl, prefetch),
     )
 
 
-def activated(sizes: JetSizes) -> int:
+def num_activated(sizes: JetSizes) -> int:
     """How many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
     return sum(sizes.split_sizes[:3])
 
 
-def shares(sizes: JetSizes, weight: Weight, tiling: Tiling | None = None) -> int:
+def num_partials(sizes: JetSizes, weight: Weight, config: GemvConfig | None = None) -> int:
     """In how many sums a head's squares come, for the kernel generator's second `weight`."""
-    return -(-sizes.head_v_dim // (tiling or _tiling(sizes, weight)).rows)
+    return -(-sizes.head_v_dim // (config or _config(sizes, weight)).block_n)
 
 
-def _tiling(sizes: JetSizes, weight: Weight) -> Tiling:
-    return tiling_of("jet_step", sizes.num_heads * sizes.head_v_dim, weight)
+def _config(sizes: JetSizes, weight: Weight) -> GemvConfig:
+    return gemv_config_for("jet_step", sizes.num_heads * sizes.head_v_dim, weight)
 
 
-def _keys_in_a_tile(key: int) -> int:
+def block_key(key: int) -> int:
     """A power of two that divides the number of keys, if a large one does: no lane is then without work."""
     divisor = key & -key
-    return min(divisor, MAX_KEYS) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
+    return min(divisor, MAX_BLOCK_KEY) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
 
 
 @triton.jit
@@ -144,34 +157,37 @@ def _softplus(x):
 @triton.jit
 def _load_generator(
     weight,
-    factors,
+    weight_scales,
     bias,
     channel,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    CONV_SIZE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
 ):
-    """Tap by tap, of the channels `[ROWS]`: rows in tiles `[ROWS, COLUMNS]`, factors, biases `[ROWS]`."""
+    """Tap by tap, of the channels `[BLOCK_V]`: rows in tiles `[BLOCK_V, BLOCK_K]`, factors, biases
+    `[BLOCK_V]`."""
     weights = ()
-    shares = ()
+    scales = ()
     biases = ()
-    for w in tl.static_range(WIDTH):
-        row = channel * WIDTH + w
-        weights = weights + load_rows(weight, row, SPAN, COLUMNS)
-        shares = shares + load_factors(factors, row, SPAN, HALVES, SHARED, COLUMNS)
+    for w in tl.static_range(CONV_SIZE):
+        row = channel * CONV_SIZE + w
+        weights = weights + load_rows(weight, row, ROW_SIZE, BLOCK_K)
+        scales = scales + load_scales(weight_scales, row, ROW_SIZE, HALVES, GROUP_SIZE, BLOCK_K)
         biases = biases + (tl.load(bias + row).to(tl.float32),)  # noqa: RUF005
-    return weights, shares, biases
+    return weights, scales, biases
 
 
 @triton.jit
-def _load_state(state, mine, KEY: tl.constexpr, VALUE: tl.constexpr, KEYS: tl.constexpr):
-    """Columns of a state, from pointers to their first row `[ROWS]`, as tiles `[KEYS, ROWS]`."""
+def _load_state(state, in_head, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, BLOCK_KEY: tl.constexpr):
+    """Columns of a state, from pointers to their first row `[BLOCK_V]`, as tiles `[BLOCK_KEY, BLOCK_V]`."""
     tiles = ()
-    for t in tl.static_range((KEY + KEYS - 1) // KEYS):
-        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
-        tile = tl.load(state[None, :] + row * VALUE, mask=(row < KEY) & mine[None, :], other=0.0)
+    for t in tl.static_range((HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY):
+        row = (t * BLOCK_KEY + tl.arange(0, BLOCK_KEY))[:, None]
+        tile = tl.load(
+            state[None, :] + row * HEAD_V_DIM, mask=(row < HEAD_K_DIM) & in_head[None, :], other=0.0
+        )
         tiles = tiles + (tile,)  # noqa: RUF005
     return tiles
 
@@ -179,67 +195,70 @@ def _load_state(state, mine, KEY: tl.constexpr, VALUE: tl.constexpr, KEYS: tl.co
 @triton.jit
 def _convolve(
     weights,
-    shares,
+    scales,
     biases,
     window,
     hidden,
-    ROWS: tl.constexpr,
-    GENERATOR: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    GENERATOR_DIM: tl.constexpr,
+    CONV_SIZE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
 ):
-    """The window `[ROWS]`, tap by tap, weighed by the kernels that the hidden channels give: `[ROWS]`."""
-    TILES: tl.constexpr = (SPAN + COLUMNS - 1) // COLUMNS
-    products = no_products(ROWS, COLUMNS, SHARED)
+    """The window `[BLOCK_V]`, tap by tap, weighed by the kernels that the hidden channels give:
+    `[BLOCK_V]`."""
+    TILES: tl.constexpr = (ROW_SIZE + BLOCK_K - 1) // BLOCK_K
+    products = zero_accumulator(BLOCK_V, BLOCK_K, GROUP_SIZE)
     for i in tl.static_range(HALVES * TILES):
         # In the shape of the weights, so that every thread loads what it multiplies.
-        place = (i % TILES) * COLUMNS + tl.arange(0, COLUMNS)[None, :] + tl.zeros([ROWS, 1], tl.int32)
-        column = (i // TILES) * SPAN + place
-        inputs = tl.load(hidden + column, mask=(place < SPAN) & (column < GENERATOR), other=0.0)
-        if SHARED > 0:
-            for w in tl.static_range(WIDTH):
+        place = (i % TILES) * BLOCK_K + tl.arange(0, BLOCK_K)[None, :] + tl.zeros([BLOCK_V, 1], tl.int32)
+        column = (i // TILES) * ROW_SIZE + place
+        inputs = tl.load(hidden + column, mask=(place < ROW_SIZE) & (column < GENERATOR_DIM), other=0.0)
+        if GROUP_SIZE > 0:
+            for w in tl.static_range(CONV_SIZE):
                 tile = weights[w * TILES + i % TILES]
-                tap = products_of_int4(tile, inputs, shares, w * HALVES * TILES + i, i // TILES)
+                tap = int4_products(tile, inputs, scales, w * HALVES * TILES + i, i // TILES)
                 products += tap * window[w].to(tl.float32)[:, None]
         else:
-            mixed = tl.zeros([ROWS, COLUMNS], tl.float32)
-            for w in tl.static_range(WIDTH):
-                weighed = by_row(window[w].to(tl.float32), weights[0], shares[w])
-                mixed += numbers(weights[w * TILES + i], 0) * weighed[:, None]
+            mixed = tl.zeros([BLOCK_V, BLOCK_K], tl.float32)
+            for w in tl.static_range(CONV_SIZE):
+                weighed = scale_rows(window[w].to(tl.float32), weights[0], scales[w])
+                mixed += to_float32(weights[w * TILES + i], 0) * weighed[:, None]
             products += mixed * inputs
     convolved = tl.sum(products, 1)
-    for w in tl.static_range(WIDTH):
+    for w in tl.static_range(CONV_SIZE):
         convolved += biases[w] * window[w].to(tl.float32)
     return convolved
 
 
 @triton.jit
-def _recall(states, keys, queries, ROWS: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr):
-    """What the old state holds for the key and for the query, `[ROWS]` each; and k·k, q·q, k·q."""
-    with_key = tl.zeros([KEYS, ROWS], tl.float32)
-    with_query = tl.zeros([KEYS, ROWS], tl.float32)
-    kk = tl.zeros([KEYS], tl.float32)
-    qq = tl.zeros([KEYS], tl.float32)
-    kq = tl.zeros([KEYS], tl.float32)
+def _state_products(
+    states, keys, queries, BLOCK_V: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr
+):
+    """What the old state holds for the key and for the query, `[BLOCK_V]` each; and k·k, q·q, k·q."""
+    with_key = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
+    with_query = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
+    kk = tl.zeros([BLOCK_KEY], tl.float32)
+    qq = tl.zeros([BLOCK_KEY], tl.float32)
+    kq = tl.zeros([BLOCK_KEY], tl.float32)
     for t in tl.static_range(TILES):
         with_key += keys[t][:, None] * states[t]
         with_query += queries[t][:, None] * states[t]
         kk += keys[t] * keys[t]
         qq += queries[t] * queries[t]
         kq += keys[t] * queries[t]
-    recalled, answered = tl.reduce((with_key, with_query), 0, add_pairs)
+    state_key, state_query = tl.reduce((with_key, with_query), 0, add_pairs)
     kk, qq, kq = tl.reduce((kk, qq, kq), 0, _add_triples)
-    return recalled, answered, kk, qq, kq
+    return state_key, state_query, kk, qq, kq
 
 
 @triton.jit
 def _jet_step(
     projected,
     kernels_weight,
-    kernels_factors,
+    kernels_scales,
     kernels_bias,
     log_decay_rate,
     dt_bias,
@@ -248,82 +267,101 @@ def _jet_step(
     recurrent_state,
     norm_weight,
     out,
-    squares,
+    partial_squares,
     scale,
     HEADS: tl.constexpr,
-    KEY: tl.constexpr,
-    VALUE: tl.constexpr,
-    GENERATOR: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    SPAN: tl.constexpr,
+    HEAD_K_DIM: tl.constexpr,
+    HEAD_V_DIM: tl.constexpr,
+    GENERATOR_DIM: tl.constexpr,
+    CONV_SIZE: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ROW_SIZE: tl.constexpr,
     HALVES: tl.constexpr,
-    SHARED: tl.constexpr,
-    KEYS: tl.constexpr,
-    EARLY: tl.constexpr,
-    ahead,
-    ahead_bytes,
+    GROUP_SIZE: tl.constexpr,
+    BLOCK_KEY: tl.constexpr,
+    LOAD_BEFORE_WAIT: tl.constexpr,
+    prefetch,
+    prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    launch_next(PDL)
-    TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS
+    launch_dependents(PDL)
+    TILES: tl.constexpr = (HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY
     b = tl.program_id(0)
     head = tl.program_id(2)
-    column = tl.program_id(1) * ROWS + tl.arange(0, ROWS)  # of the head's state
-    mine = column < VALUE
-    channel = head * VALUE + tl.minimum(column, VALUE - 1)
-    weights, shares, biases = _load_generator(
-        kernels_weight, kernels_factors, kernels_bias, channel, WIDTH, COLUMNS, SPAN, HALVES, SHARED
+    column = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)  # of the head's state
+    in_head = column < HEAD_V_DIM
+    channel = head * HEAD_V_DIM + tl.minimum(column, HEAD_V_DIM - 1)
+    weights, scales, biases = _load_generator(
+        kernels_weight,
+        kernels_scales,
+        kernels_bias,
+        channel,
+        CONV_SIZE,
+        BLOCK_K,
+        ROW_SIZE,
+        HALVES,
+        GROUP_SIZE,
     )
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     dt = tl.load(dt_bias + head).to(tl.float32)
-    norm = tl.load(norm_weight + column, mask=mine, other=0.0).to(tl.float32)
+    norm = tl.load(norm_weight + column, mask=in_head, other=0.0).to(tl.float32)
 
     rows, blocks, heads = tl.num_programs(0), tl.num_programs(1), tl.num_programs(2)
     program = (head * blocks + tl.program_id(1)) * rows + b
-    if not EARLY:
-        wait(program, rows * blocks * heads, ahead, ahead_bytes, PDL)
+    if not LOAD_BEFORE_WAIT:
+        prefetch_and_wait(program, rows * blocks * heads, prefetch, prefetch_bytes, PDL)
     slot = tl.load(slots + b).to(tl.int64)
-    state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + column
-    states = _load_state(state, mine, KEY, VALUE, KEYS)
-    memory = conv_state + (slot * (HEADS * VALUE) + channel) * WIDTH
+    state = recurrent_state + (slot * HEADS + head) * (HEAD_K_DIM * HEAD_V_DIM) + column
+    states = _load_state(state, in_head, HEAD_K_DIM, HEAD_V_DIM, BLOCK_KEY)
+    conv_ptr = conv_state + (slot * (HEADS * HEAD_V_DIM) + channel) * CONV_SIZE
     window = ()
-    for w in tl.static_range(WIDTH - 1):
-        window = window + (tl.load(memory + w + 1),)  # noqa: RUF005
-    if EARLY:
-        wait(program, rows * blocks * heads, ahead, ahead_bytes, PDL)
+    for w in tl.static_range(CONV_SIZE - 1):
+        window = window + (tl.load(conv_ptr + w + 1),)  # noqa: RUF005
+    if LOAD_BEFORE_WAIT:
+        prefetch_and_wait(program, rows * blocks * heads, prefetch, prefetch_bytes, PDL)
 
     # q | k | w1 | v | g | a | b, the first three activated
-    query = projected + b * (2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS)
-    hidden = query + 2 * HEADS * KEY
-    value = hidden + GENERATOR
-    gates = value + 2 * HEADS * VALUE + head
-    gate = silu(tl.load(value + HEADS * VALUE + channel))
+    query = projected + b * (2 * HEADS * HEAD_K_DIM + GENERATOR_DIM + 2 * HEADS * HEAD_V_DIM + 2 * HEADS)
+    hidden = query + 2 * HEADS * HEAD_K_DIM
+    value = hidden + GENERATOR_DIM
+    gates = value + 2 * HEADS * HEAD_V_DIM + head
+    gate = silu(tl.load(value + HEADS * HEAD_V_DIM + channel))
     newest = tl.load(value + channel).to(conv_state.dtype.element_ty)  # counts as it will be remembered
     window = window + (newest,)  # noqa: RUF005
-    queries = load_vector(query + head * KEY, KEY, KEYS)
-    keys = load_vector(query + (HEADS + head) * KEY, KEY, KEYS)
+    queries = load_vector(query + head * HEAD_K_DIM, HEAD_K_DIM, BLOCK_KEY)
+    keys = load_vector(query + (HEADS + head) * HEAD_K_DIM, HEAD_K_DIM, BLOCK_KEY)
     decay = tl.exp(-rate * _softplus(tl.load(gates) + dt))
     beta = 1.0 / (1.0 + tl.exp(-tl.load(gates + HEADS)))
 
-    recalled, answered, kk, qq, kq = _recall(states, keys, queries, ROWS, TILES, KEYS)
+    state_key, state_query, kk, qq, kq = _state_products(states, keys, queries, BLOCK_V, TILES, BLOCK_KEY)
     k_scale = tl.rsqrt(kk + EPS)
     v = _convolve(
-        weights, shares, biases, window, hidden, ROWS, GENERATOR, WIDTH, COLUMNS, SPAN, HALVES, SHARED
+        weights,
+        scales,
+        biases,
+        window,
+        hidden,
+        BLOCK_V,
+        GENERATOR_DIM,
+        CONV_SIZE,
+        BLOCK_K,
+        ROW_SIZE,
+        HALVES,
+        GROUP_SIZE,
     )
     v = silu(v)
-    error = beta * (v - decay * k_scale * recalled)
-    result = tl.rsqrt(qq + EPS) * scale * (decay * answered + k_scale * kq * error)
+    error = beta * (v - decay * k_scale * state_key)
+    result = tl.rsqrt(qq + EPS) * scale * (decay * state_query + k_scale * kq * error)
 
     # A thread may hold a copy of what another one writes: all have read before the first writes.
     tl.debug_barrier()
-    tl.store(out + b * (HEADS * VALUE) + channel, result * norm * gate, mask=mine)
-    share = (b * HEADS + head) * blocks + tl.program_id(1)
-    tl.store(squares + share, tl.sum(tl.where(mine, result * result, 0.0), 0))
-    for w in tl.static_range(WIDTH):
-        tl.store(memory + w, window[w], mask=mine)
+    tl.store(out + b * (HEADS * HEAD_V_DIM) + channel, result * norm * gate, mask=in_head)
+    partial = (b * HEADS + head) * blocks + tl.program_id(1)
+    tl.store(partial_squares + partial, tl.sum(tl.where(in_head, result * result, 0.0), 0))
+    for w in tl.static_range(CONV_SIZE):
+        tl.store(conv_ptr + w, window[w], mask=in_head)
     for t in tl.static_range(TILES):
-        row = (t * KEYS + tl.arange(0, KEYS))[:, None]
+        row = (t * BLOCK_KEY + tl.arange(0, BLOCK_KEY))[:, None]
         new = decay * states[t] + (k_scale * keys[t])[:, None] * error[None, :]
-        tl.store(state[None, :] + row * VALUE, new, mask=(row < KEY) & mine[None, :])
+        tl.store(state[None, :] + row * HEAD_V_DIM, new, mask=(row < HEAD_K_DIM) & in_head[None, :])

@@ -33,9 +33,9 @@ def attend_pages(
     """Twin of `attend_pages_reference`; `queries` is scratch of the shape of `out`."""
     kv_heads, page, dim = pages.shape[2:]
     heads = projected.shape[1] // dim - 2 * kv_heads
-    shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PADDED": max(16, triton.next_power_of_2(dim))}
-    paged = {"PAGE": page, "MOST_PAGES": page_table.shape[1], "WINDOW": 0}
-    _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
+    shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    paged = {"PAGE_SIZE": page, "MAX_PAGES": page_table.shape[1], "WINDOW": 0}
+    _rotate_and_store[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
         projected,
         frequencies,
         chunk_meta,
@@ -65,13 +65,13 @@ def attend_window(
     values."""
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
-    shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "PADDED": max(16, triton.next_power_of_2(dim))}
+    shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
     # A lane is read as one page that is long enough.
-    paged = {"PAGE": window_buffer.shape[2], "MOST_PAGES": 1, "WINDOW": window}
-    _unroll[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
+    paged = {"PAGE_SIZE": window_buffer.shape[2], "MAX_PAGES": 1, "WINDOW": window}
+    _load_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
         ring_keys, ring_values, chunk_meta, window_buffer, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
-    _place_heads[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
+    _rotate_and_store[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
         projected,
         frequencies,
         chunk_meta,
@@ -85,7 +85,7 @@ def attend_window(
         num_warps=4,
     )
     _attend(queries, window_buffer, chunk_meta, chunk_meta, out, shape | paged)
-    _roll[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
+    _store_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
         window_buffer, chunk_meta, ring_keys, ring_values, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
 
@@ -101,26 +101,26 @@ def _attend(
         chunk_meta,
         out,
         shape["D"] ** -0.5 * LOG2_E,
-        ROWS=rows,
-        COLUMNS=columns,
-        STAGES=3 if shape["PADDED"] <= 128 else 2,
+        BLOCK_M=rows,
+        BLOCK_N=columns,
+        NUM_STAGES=3 if shape["BLOCK_D"] <= 128 else 2,
         **shape,
         num_warps=4,
     )
 
 
 @triton.jit
-def _place_heads(
+def _rotate_and_store(
     projected, frequencies, chunk_meta, page_table, pages, window_buffer, queries,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Rotate queries and keys, and put everything where it belongs."""
     HALF: tl.constexpr = D // 2
     head = tl.program_id(1)
     slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    column = tl.arange(0, PADDED // 2)
+    column = tl.arange(0, BLOCK_D // 2)
     inside = (token < count)[:, None] & (column < HALF)[None, :]
     source = token.to(tl.int64)[:, None] * ((HEADS + 2 * KV_HEADS) * D) + head * D + column[None, :]
     first = tl.load(projected + source, mask=inside, other=0.0).to(tl.float32)
@@ -135,69 +135,67 @@ def _place_heads(
         tl.store(target, first.to(queries.dtype.element_ty), mask=inside)
         tl.store(target + HALF, second.to(queries.dtype.element_ty), mask=inside)
     else:
-        part = (head - HEADS) // KV_HEADS  # 0: keys, 1: values
-        own = (head - HEADS) % KV_HEADS
+        kv = (head - HEADS) // KV_HEADS  # 0: keys, 1: values
+        kv_head = (head - HEADS) % KV_HEADS
         if WINDOW:
             row = WINDOW + token
             target = (
                 window_buffer
-                + ((part * KV_HEADS + own) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
+                + ((kv * KV_HEADS + kv_head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
                 + column[None, :]
             )
         else:
             row = start + token
-            page = tl.load(page_table + slot * MOST_PAGES + row // PAGE_SIZE, mask=token < count, other=0).to(
+            page = tl.load(page_table + slot * MAX_PAGES + row // PAGE_SIZE, mask=token < count, other=0).to(
                 tl.int64
             )
-            target = ((page * 2 + part) * KV_HEADS + own) * PAGE_SIZE + row % PAGE_SIZE
+            target = ((page * 2 + kv) * KV_HEADS + kv_head) * PAGE_SIZE + row % PAGE_SIZE
             target = pages + target[:, None] * D + column[None, :]
         tl.store(target, first.to(pages.dtype.element_ty), mask=inside)
         tl.store(target + HALF, second.to(pages.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _unroll(
+def _load_window(
     ring_keys, ring_values, chunk_meta, window_buffer,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The window before the chunk, in order."""
-    part, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
+    kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     slot, start = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1)
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    column = tl.arange(0, PADDED)
+    column = tl.arange(0, BLOCK_D)
     token = start - WINDOW + row
     inside = ((row < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
     source = (((slot * KV_HEADS + head) * WINDOW + (token + WINDOW) % WINDOW) * D)[:, None] + column[None, :]
     target = (
-        window_buffer
-        + ((part * KV_HEADS + head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
-        + column[None, :]
+        window_buffer + ((kv * KV_HEADS + head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D + column[None, :]
     )
-    if part == 0:
+    if kv == 0:
         tl.store(target, tl.load(ring_keys + source, mask=inside, other=0.0), mask=inside)
     else:
         tl.store(target, tl.load(ring_values + source, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit
-def _roll(
+def _store_window(
     window_buffer, chunk_meta, ring_keys, ring_values,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The chunk's last tokens into the ring, token t at `t % WINDOW`."""
-    part, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
+    kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     back = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)  # from the chunk's end
-    column = tl.arange(0, PADDED)
+    column = tl.arange(0, BLOCK_D)
     token = count - 1 - back
     inside = ((back < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
-    row = (part * KV_HEADS + head) * PAGE_SIZE + WINDOW + token
+    row = (kv * KV_HEADS + head) * PAGE_SIZE + WINDOW + token
     moved = tl.load(window_buffer + row.to(tl.int64)[:, None] * D + column[None, :], mask=inside, other=0.0)
     cell = (start + tl.maximum(token, 0)) % WINDOW
     target = (((slot * KV_HEADS + head) * WINDOW + cell) * D)[:, None] + column[None, :]
-    if part == 0:
+    if kv == 0:
         tl.store(ring_keys + target, moved, mask=inside)
     else:
         tl.store(ring_values + target, moved, mask=inside)
@@ -206,75 +204,77 @@ def _roll(
 @triton.jit
 def _flash_kernel(
     queries, pages, page_table, chunk_meta, out, scale,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MOST_PAGES: tl.constexpr, WINDOW: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """The query of token i sees the rows up to `i + shift`, in a window the last `WINDOW` of them."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
-    own = head // (HEADS // KV_HEADS)
+    kv_head = head // (HEADS // KV_HEADS)
     slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
-    if block * ROWS >= count:
+    if block * BLOCK_M >= count:
         return
     shift = start
-    least = 0
+    first_row = 0
     begin = 0
     if WINDOW:
         shift = WINDOW
-        least = tl.maximum(WINDOW - start, 0)  # the first row in which a token stands
-        begin = tl.maximum(block * ROWS + 1, least) // COLUMNS * COLUMNS
+        first_row = tl.maximum(WINDOW - start, 0)  # the first row in which a token stands
+        begin = tl.maximum(block * BLOCK_M + 1, first_row) // BLOCK_N * BLOCK_N
     total = shift + count
-    end = tl.minimum(block * ROWS + ROWS + shift, total)
-    i = block * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, PADDED)
-    there = (i < count)[:, None] & (column < D)[None, :]
+    end = tl.minimum(block * BLOCK_M + BLOCK_M + shift, total)
+    i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.arange(0, BLOCK_D)
+    mask = (i < count)[:, None] & (column < D)[None, :]
     cell = i.to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
-    query = tl.load(queries + cell, mask=there, other=0.0)
-    best = tl.full([ROWS], -1e30, tl.float32)
-    weight = tl.zeros([ROWS], tl.float32)
-    mixed = tl.zeros([ROWS, PADDED], tl.float32)
-    lines = page_table + slot * MOST_PAGES
-    plain = begin
+    query = tl.load(queries + cell, mask=mask, other=0.0)
+    row_max = tl.full([BLOCK_M], -1e30, tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    page_table_row = page_table + slot * MAX_PAGES
+    unmasked_end = begin
     if not WINDOW:  # blocks of which every query sees every row
-        plain = (block * ROWS + shift + 1) // COLUMNS * COLUMNS
-        for row in tl.range(begin, plain, COLUMNS, num_stages=STAGES):
-            best, weight, mixed = _take(
-                query, pages, lines, row, i, shift, least, total, own, scale, best, weight, mixed,
-                KV_HEADS, D, PADDED, PAGE_SIZE, WINDOW, COLUMNS, False,
+        unmasked_end = (block * BLOCK_M + shift + 1) // BLOCK_N * BLOCK_N
+        for row in tl.range(begin, unmasked_end, BLOCK_N, num_stages=NUM_STAGES):
+            row_max, row_sum, acc = _update_softmax(
+                query, pages, page_table_row, row, i, shift, first_row, total, kv_head, scale, row_max,
+                row_sum, acc,
+                KV_HEADS, D, BLOCK_D, PAGE_SIZE, WINDOW, BLOCK_N, False,
             )  # fmt: skip
-    for row in tl.range(plain, end, COLUMNS, num_stages=STAGES):
-        best, weight, mixed = _take(
-            query, pages, lines, row, i, shift, least, total, own, scale, best, weight, mixed,
-            KV_HEADS, D, PADDED, PAGE_SIZE, WINDOW, COLUMNS, True,
+    for row in tl.range(unmasked_end, end, BLOCK_N, num_stages=NUM_STAGES):
+        row_max, row_sum, acc = _update_softmax(
+            query, pages, page_table_row, row, i, shift, first_row, total, kv_head, scale, row_max, row_sum,
+            acc,
+            KV_HEADS, D, BLOCK_D, PAGE_SIZE, WINDOW, BLOCK_N, True,
         )  # fmt: skip
-    mixed = mixed / weight[:, None]
-    tl.store(out + cell, mixed.to(out.dtype.element_ty), mask=there)
+    acc = acc / row_sum[:, None]
+    tl.store(out + cell, acc.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _take(
-    query, pages, lines, begin, i, shift, least, total, own, scale, best, weight, mixed,
-    KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    WINDOW: tl.constexpr, COLUMNS: tl.constexpr, MASKED: tl.constexpr,
+def _update_softmax(
+    query, pages, page_table_row, begin, i, shift, first_row, total, kv_head, scale, row_max, row_sum, acc,
+    KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """One block of keys and values into the running softmax."""
-    offset = tl.arange(0, COLUMNS)
-    column = tl.arange(0, PADDED)
+    offset = tl.arange(0, BLOCK_N)
+    column = tl.arange(0, BLOCK_D)
     row = begin + offset
     if WINDOW:
-        keys = pages + own * PAGE_SIZE * D + row.to(tl.int64)[:, None] * D + column[None, :]
+        keys = pages + kv_head * PAGE_SIZE * D + row.to(tl.int64)[:, None] * D + column[None, :]
         values = keys + KV_HEADS * PAGE_SIZE * D
     else:  # COLUMNS divides PAGE
-        page = tl.load(lines + begin // PAGE_SIZE).to(tl.int64)
-        base = pages + (page * 2 * KV_HEADS + own) * (PAGE_SIZE * D) + (begin % PAGE_SIZE) * D
+        page = tl.load(page_table_row + begin // PAGE_SIZE).to(tl.int64)
+        base = pages + (page * 2 * KV_HEADS + kv_head) * (PAGE_SIZE * D) + (begin % PAGE_SIZE) * D
         keys = base + offset[:, None] * D + column[None, :]
         values = keys + KV_HEADS * PAGE_SIZE * D
     if MASKED:
-        given = ((row < total) & (row >= least))[:, None] & (column < D)[None, :]
-        key = tl.load(keys, mask=given, other=0.0)
-        value = tl.load(values, mask=given, other=0.0)
-    elif PADDED == D:
+        mask = ((row < total) & (row >= first_row))[:, None] & (column < D)[None, :]
+        key = tl.load(keys, mask=mask, other=0.0)
+        value = tl.load(values, mask=mask, other=0.0)
+    elif BLOCK_D == D:
         key = tl.load(keys)
         value = tl.load(values)
     else:
@@ -283,13 +283,13 @@ def _take(
     scores = tl.dot(query, tl.trans(key)) * scale
     if MASKED:
         last = i[:, None] + shift
-        seen = (row[None, :] <= last) & (row >= least)[None, :]
+        visible = (row[None, :] <= last) & (row >= first_row)[None, :]
         if WINDOW:
-            seen = seen & (row[None, :] > last - WINDOW)
-        scores = tl.where(seen, scores, -1e30)
-    higher = tl.maximum(best, tl.max(scores, 1))
-    part = tl.exp2(scores - higher[:, None])
-    faded = tl.exp2(best - higher)
-    weight = weight * faded + tl.sum(part, 1)
-    mixed = tl.dot(part.to(value.dtype), value, mixed * faded[:, None])
-    return higher, weight, mixed
+            visible = visible & (row[None, :] > last - WINDOW)
+        scores = tl.where(visible, scores, -1e30)
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    weights = tl.exp2(scores - new_max[:, None])
+    correction = tl.exp2(row_max - new_max)
+    row_sum = row_sum * correction + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(value.dtype), value, acc * correction[:, None])
+    return new_max, row_sum, acc

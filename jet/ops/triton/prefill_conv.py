@@ -50,15 +50,15 @@ def _convolve(
     token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS))[:, None]
     channel = (tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     row = tl.program_id(2).to(tl.int64)
-    mine = (token < length) & (channel < D)
+    mask = (token < length) & (channel < D)
     place = (row * length + token) * D + channel
     total = tl.zeros([TOKENS, CHANNELS], tl.float32)
     for w in tl.static_range(W):
         before = token + (w - (W - 1))  # the token that this tap weighs; below 0 it stands in the state
-        given = tl.load(x + place + (w - (W - 1)) * D, mask=mine & (before >= 0), other=0.0)
-        remembered = state + (row * D + channel) * W + W + before
-        kept = tl.load(remembered, mask=mine & (before < 0), other=0.0)
-        tap = tl.load(kernels + place * W + w, mask=mine, other=0.0)
-        value = tl.where(before < 0, kept.to(tl.float32), given.to(tl.float32))
+        from_input = tl.load(x + place + (w - (W - 1)) * D, mask=mask & (before >= 0), other=0.0)
+        state_ptr = state + (row * D + channel) * W + W + before
+        from_state = tl.load(state_ptr, mask=mask & (before < 0), other=0.0)
+        tap = tl.load(kernels + place * W + w, mask=mask, other=0.0)
+        value = tl.where(before < 0, from_state.to(tl.float32), from_input.to(tl.float32))
         total += value * tap.to(tl.float32)
-    tl.store(out + place, silu(total).to(out.dtype.element_ty), mask=mine)
+    tl.store(out + place, silu(total).to(out.dtype.element_ty), mask=mask)

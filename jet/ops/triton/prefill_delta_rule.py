@@ -34,31 +34,31 @@ _EPS = tl.constexpr(EPS)
 
 
 @dataclass(frozen=True)
-class Scratch:
+class DeltaRuleScratch:
     """What `_prepare` leaves for `_scan`, for `blocks` blocks of `BLOCK` tokens.
 
     Attributes:
-        erase: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, KEYS]`; first faded keys.
+        w_keys: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, BLOCK_KEY]`; first faded keys.
         queries: faded since the block's start, in the same shape.
         keys: to be faded until the block's end, in the same shape.
         attention: what queries see of the block's own keys, `[N, H, BLOCK, BLOCK]`.
         system: A, in the shape of `attention`, in float16 or float32.
-        solved: `(I + A)⁻¹` times strengths: from values, the corrections to an empty memory.
-        strength: beta, `[N, H, BLOCK]` float32.
-        fade: the decay over each block, `[N, H]` float32.
+        inverse: `(I + A)⁻¹` times strengths: from values, the corrections to an empty memory.
+        beta: beta, `[N, H, BLOCK]` float32.
+        block_decay: the decay over each block, `[N, H]` float32.
     """
 
-    erase: Tensor
+    w_keys: Tensor
     queries: Tensor
     keys: Tensor
     attention: Tensor
     system: Tensor
-    solved: Tensor
-    strength: Tensor
-    fade: Tensor
+    inverse: Tensor
+    beta: Tensor
+    block_decay: Tensor
 
     @staticmethod
-    def make(tokens: int, sizes: JetSizes, dtype: torch.dtype, device: torch.device) -> Scratch:
+    def make(tokens: int, sizes: JetSizes, dtype: torch.dtype, device: torch.device) -> DeltaRuleScratch:
         """Scratch for chunks of up to `tokens` tokens."""
         blocks, (tiles, width) = triton.cdiv(tokens, BLOCK), key_tiles(sizes.head_k_dim)
 
@@ -66,7 +66,7 @@ class Scratch:
             return torch.empty(blocks, sizes.num_heads, *shape, dtype=dtype, device=device)
 
         keyed = (tiles, BLOCK, width)
-        return Scratch(
+        return DeltaRuleScratch(
             empty(*keyed),
             empty(*keyed),
             empty(*keyed),
@@ -109,7 +109,7 @@ def chunk_delta(
     states: tuple[Tensor, Tensor],
     out: Tensor,
     sizes: JetSizes,
-    scratch: Scratch,
+    scratch: DeltaRuleScratch,
 ) -> None:
     """Twin of `chunk_delta_reference`."""
     blocks = triton.cdiv(len(projected), BLOCK)
@@ -117,38 +117,38 @@ def chunk_delta(
     columns = min(64, max(16, triton.next_power_of_2(sizes.head_v_dim)))
     shape = {
         "HEADS": sizes.num_heads,
-        "KEY": sizes.head_k_dim,
-        "VALUE": sizes.head_v_dim,
-        "GENERATOR": sizes.generator_dim,
+        "HEAD_K_DIM": sizes.head_k_dim,
+        "HEAD_V_DIM": sizes.head_v_dim,
+        "GENERATOR_DIM": sizes.generator_dim,
         "BLOCK": BLOCK,
         "TILES": tiles,
-        "KEYS": width,
+        "BLOCK_KEY": width,
     }
     _prepare[(blocks, sizes.num_heads)](
         projected,
         *decays,
         chunk_meta,
-        scratch.erase,
+        scratch.w_keys,
         scratch.queries,
         scratch.keys,
         scratch.attention,
         scratch.system,
-        scratch.strength,
-        scratch.fade,
+        scratch.beta,
+        scratch.block_decay,
         sizes.head_k_dim**-0.5,
         **shape,
         num_warps=4,
     )
     _solve[(blocks, sizes.num_heads)](
         chunk_meta,
-        scratch.erase,
+        scratch.w_keys,
         scratch.system,
-        scratch.strength,
-        scratch.solved,
+        scratch.beta,
+        scratch.inverse,
         HEADS=sizes.num_heads,
         BLOCK=BLOCK,
         TILES=tiles,
-        KEYS=width,
+        BLOCK_KEY=width,
         num_warps=4,
     )
     conv_state, recurrent_state = states
@@ -156,18 +156,18 @@ def chunk_delta(
         projected,
         values,
         chunk_meta,
-        scratch.erase,
+        scratch.w_keys,
         scratch.queries,
         scratch.keys,
         scratch.attention,
-        scratch.solved,
-        scratch.fade,
+        scratch.inverse,
+        scratch.block_decay,
         conv_state,
         recurrent_state,
         out,
-        VALUES=columns,
-        WIDTH=sizes.conv_size,
-        STAGES=pipeline_stages(sizes.head_k_dim, projected.element_size(), projected.device),
+        BLOCK_V=columns,
+        CONV_SIZE=sizes.conv_size,
+        NUM_STAGES=pipeline_stages(sizes.head_k_dim, projected.element_size(), projected.device),
         **shape,
         num_warps=4,
     )
@@ -175,46 +175,47 @@ def chunk_delta(
 
 @triton.jit
 def _prepare(
-    projected, log_decay_rate, dt_bias, chunk_meta, erase, queries, keys, attention, system, strength, fade,
+    projected, log_decay_rate, dt_bias, chunk_meta, w_keys, queries, keys, attention, system, beta,
+    block_decay,
     scale,
-    HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
-    BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, GENERATOR_DIM: tl.constexpr,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
-    COLUMNS: tl.constexpr = 2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS
+    ROW_SIZE: tl.constexpr = 2 * HEADS * HEAD_K_DIM + GENERATOR_DIM + 2 * HEADS * HEAD_V_DIM + 2 * HEADS
     block, head = tl.program_id(0), tl.program_id(1)
     count = tl.load(chunk_meta + 2)
     if block * BLOCK >= count:
         return
-    kind = erase.dtype.element_ty
+    kind = w_keys.dtype.element_ty
     t = tl.arange(0, BLOCK)
     token = block * BLOCK + t
-    there = token < count
-    row = projected + token.to(tl.int64) * COLUMNS
+    valid = token < count
+    row = projected + token.to(tl.int64) * ROW_SIZE
 
     # Gates; what is beyond the chunk neither fades nor writes.
-    gates = row + (COLUMNS - 2 * HEADS) + head
-    given = tl.load(gates, mask=there, other=0.0).to(tl.float32)
+    gates = row + (ROW_SIZE - 2 * HEADS) + head
+    given = tl.load(gates, mask=valid, other=0.0).to(tl.float32)
     given += tl.load(dt_bias + head).to(tl.float32)
     rate = tl.exp(tl.load(log_decay_rate + head).to(tl.float32))
     softplus = tl.where(given > 20.0, given, tl.log(1.0 + tl.exp(tl.minimum(given, 20.0))))
-    decay = tl.cumsum(tl.where(there, -rate * softplus, 0.0), 0)
-    given = tl.load(gates + HEADS, mask=there, other=0.0).to(tl.float32)
-    beta = tl.where(there, 1.0 / (1.0 + tl.exp(-given)), 0.0)
-    tl.store(strength + (block * HEADS + head) * BLOCK + t, beta)
-    whole = tl.sum(tl.where(t == BLOCK - 1, decay, 0.0), 0)  # over the block
-    tl.store(fade + block * HEADS + head, tl.exp(whole))
+    decay = tl.cumsum(tl.where(valid, -rate * softplus, 0.0), 0)
+    given = tl.load(gates + HEADS, mask=valid, other=0.0).to(tl.float32)
+    beta_t = tl.where(valid, 1.0 / (1.0 + tl.exp(-given)), 0.0)
+    tl.store(beta + (block * HEADS + head) * BLOCK + t, beta_t)
+    total_decay = tl.sum(tl.where(t == BLOCK - 1, decay, 0.0), 0)  # over the block
+    tl.store(block_decay + block * HEADS + head, tl.exp(total_decay))
 
     q_tiles = ()
     k_tiles = ()
-    q_square = tl.zeros([BLOCK, KEYS], tl.float32)
-    k_square = tl.zeros([BLOCK, KEYS], tl.float32)
+    q_square = tl.zeros([BLOCK, BLOCK_KEY], tl.float32)
+    k_square = tl.zeros([BLOCK, BLOCK_KEY], tl.float32)
     for i in tl.static_range(TILES):
-        channel = i * KEYS + tl.arange(0, KEYS)
-        inside = there[:, None] & (channel < KEY)[None, :]
-        source = row[:, None] + head * KEY + channel[None, :]
+        channel = i * BLOCK_KEY + tl.arange(0, BLOCK_KEY)
+        inside = valid[:, None] & (channel < HEAD_K_DIM)[None, :]
+        source = row[:, None] + head * HEAD_K_DIM + channel[None, :]
         # Rounded as in the network's forward; they wait in registers.
         q = silu(tl.load(source, mask=inside, other=0.0).to(tl.float32)).to(kind)
-        k = silu(tl.load(source + HEADS * KEY, mask=inside, other=0.0).to(tl.float32)).to(kind)
+        k = silu(tl.load(source + HEADS * HEAD_K_DIM, mask=inside, other=0.0).to(tl.float32)).to(kind)
         q_square += q.to(tl.float32) * q.to(tl.float32)
         k_square += k.to(tl.float32) * k.to(tl.float32)
         q_tiles = q_tiles + (q,)  # noqa: RUF005
@@ -222,53 +223,53 @@ def _prepare(
     q_scale = tl.rsqrt(tl.sum(q_square, 1) + _EPS) * scale
     k_scale = tl.rsqrt(tl.sum(k_square, 1) + _EPS)
 
-    similar = tl.zeros([BLOCK, BLOCK], tl.float32)  # keys to keys
-    seen = tl.zeros([BLOCK, BLOCK], tl.float32)  # queries to keys
+    kk = tl.zeros([BLOCK, BLOCK], tl.float32)  # keys to keys
+    qk = tl.zeros([BLOCK, BLOCK], tl.float32)  # queries to keys
     first = (block * HEADS + head).to(tl.int64) * TILES
-    since = tl.exp(decay)  # the block's start
-    until = tl.exp(whole - decay)  # its end
+    from_start = tl.exp(decay)  # the block's start
+    to_end = tl.exp(total_decay - decay)  # its end
     for i in tl.static_range(TILES):
         k = k_tiles[i].to(tl.float32) * k_scale[:, None]
         q = q_tiles[i].to(tl.float32) * q_scale[:, None]
-        similar = tl.dot(k.to(kind), tl.trans(k.to(kind)), similar)
-        seen = tl.dot(q.to(kind), tl.trans(k.to(kind)), seen)
-        target = ((first + i) * BLOCK + t[:, None]) * KEYS + tl.arange(0, KEYS)[None, :]
-        tl.store(queries + target, (q * since[:, None]).to(kind))
-        tl.store(keys + target, (k * until[:, None]).to(kind))
-        tl.store(erase + target, (k * since[:, None]).to(kind))
+        kk = tl.dot(k.to(kind), tl.trans(k.to(kind)), kk)
+        qk = tl.dot(q.to(kind), tl.trans(k.to(kind)), qk)
+        target = ((first + i) * BLOCK + t[:, None]) * BLOCK_KEY + tl.arange(0, BLOCK_KEY)[None, :]
+        tl.store(queries + target, (q * from_start[:, None]).to(kind))
+        tl.store(keys + target, (k * to_end[:, None]).to(kind))
+        tl.store(w_keys + target, (k * from_start[:, None]).to(kind))
 
     apart = decay[:, None] - decay[None, :]
     later = t[:, None] > t[None, :]
-    between = tl.exp(tl.where(later, apart, 0.0))
-    seen = tl.where(t[:, None] >= t[None, :], seen * between, 0.0)
+    decay_ratio = tl.exp(tl.where(later, apart, 0.0))
+    qk = tl.where(t[:, None] >= t[None, :], qk * decay_ratio, 0.0)
     corner = ((block * HEADS + head).to(tl.int64) * BLOCK + t[:, None]) * BLOCK + t[None, :]
-    tl.store(attention + corner, seen.to(kind))
-    mixed = tl.where(later, similar * between * beta[:, None], 0.0)
-    tl.store(system + corner, mixed.to(system.dtype.element_ty))
+    tl.store(attention + corner, qk.to(kind))
+    a = tl.where(later, kk * decay_ratio * beta_t[:, None], 0.0)
+    tl.store(system + corner, a.to(system.dtype.element_ty))
 
 
 @triton.jit
 def _solve(
-    chunk_meta, erase, system, strength, solved,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr,
+    chunk_meta, w_keys, system, beta, inverse,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
     """Invert a block's system, and apply that to its keys."""
     block, head = tl.program_id(0), tl.program_id(1)
     count = tl.load(chunk_meta + 2)
     if block * BLOCK >= count:
         return
-    kind = erase.dtype.element_ty
+    kind = w_keys.dtype.element_ty
     t = tl.arange(0, BLOCK)
     at = (block * HEADS + head).to(tl.int64)
     corner = (at * BLOCK + t[:, None]) * BLOCK + t[None, :]
-    mixed = tl.load(system + corner).to(tl.float32)
-    beta = tl.load(strength + at * BLOCK + t)
-    inverse = (_inverse(mixed, BLOCK, kind == tl.float32) * beta[None, :]).to(kind)
-    tl.store(solved + corner, inverse)
+    a = tl.load(system + corner).to(tl.float32)
+    beta_t = tl.load(beta + at * BLOCK + t)
+    inverse_t = (_inverse(a, BLOCK, kind == tl.float32) * beta_t[None, :]).to(kind)
+    tl.store(inverse + corner, inverse_t)
     for i in tl.static_range(TILES):
-        tile = ((at * TILES + i) * BLOCK + t[:, None]) * KEYS + tl.arange(0, KEYS)[None, :]
-        erased = tl.dot(inverse, tl.load(erase + tile))
-        tl.store(erase + tile, (-erased).to(kind))
+        tile = ((at * TILES + i) * BLOCK + t[:, None]) * BLOCK_KEY + tl.arange(0, BLOCK_KEY)[None, :]
+        erased = tl.dot(inverse_t, tl.load(w_keys + tile))
+        tl.store(w_keys + tile, (-erased).to(kind))
 
 
 @triton.jit
@@ -296,74 +297,74 @@ def _inverse(system, BLOCK: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def _scan(
-    projected, values, chunk_meta, erase, queries, keys, attention, solved, fade,
+    projected, values, chunk_meta, w_keys, queries, keys, attention, inverse, block_decay,
     conv_state, recurrent_state, out,
-    HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
-    BLOCK: tl.constexpr, TILES: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
-    WIDTH: tl.constexpr, STAGES: tl.constexpr,
+    HEADS: tl.constexpr, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, GENERATOR_DIM: tl.constexpr,
+    BLOCK: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr, BLOCK_V: tl.constexpr,
+    CONV_SIZE: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    COLUMNS: tl.constexpr = 2 * HEADS * KEY + GENERATOR + 2 * HEADS * VALUE + 2 * HEADS
+    ROW_SIZE: tl.constexpr = 2 * HEADS * HEAD_K_DIM + GENERATOR_DIM + 2 * HEADS * HEAD_V_DIM + 2 * HEADS
     part, head = tl.program_id(0), tl.program_id(1)
     slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
-    kind = erase.dtype.element_ty
-    channel = part * VALUES + tl.arange(0, VALUES)
-    mine = channel < VALUE
+    kind = w_keys.dtype.element_ty
+    channel = part * BLOCK_V + tl.arange(0, BLOCK_V)
+    in_head = channel < HEAD_V_DIM
     t = tl.arange(0, BLOCK)
-    c = tl.arange(0, KEYS)
+    c = tl.arange(0, BLOCK_KEY)
 
-    state = recurrent_state + (slot * HEADS + head) * (KEY * VALUE) + channel[:, None]
-    held = ()
+    state = recurrent_state + (slot * HEADS + head) * (HEAD_K_DIM * HEAD_V_DIM) + channel[:, None]
+    states = ()
     for i in tl.static_range(TILES):
-        key = i * KEYS + c
-        inside = mine[:, None] & (key < KEY)[None, :]
-        held = held + (tl.load(state + key[None, :] * VALUE, mask=inside, other=0.0),)  # noqa: RUF005
+        key = i * BLOCK_KEY + c
+        inside = in_head[:, None] & (key < HEAD_K_DIM)[None, :]
+        states = states + (tl.load(state + key[None, :] * HEAD_V_DIM, mask=inside, other=0.0),)  # noqa: RUF005
 
-    for block in tl.range(0, tl.cdiv(count, BLOCK), num_stages=STAGES):
+    for block in tl.range(0, tl.cdiv(count, BLOCK), num_stages=NUM_STAGES):
         at = (block * HEADS + head).to(tl.int64)
         token = block * BLOCK + t
-        cell = token.to(tl.int64)[:, None] * (HEADS * VALUE) + head * VALUE + channel[None, :]
-        read = (token < count)[:, None] & mine[None, :]
+        cell = token.to(tl.int64)[:, None] * (HEADS * HEAD_V_DIM) + head * HEAD_V_DIM + channel[None, :]
+        read = (token < count)[:, None] & in_head[None, :]
         value = tl.load(values + cell, mask=read, other=0.0)
         corner = at * BLOCK * BLOCK + t[:, None] * BLOCK + t[None, :]
-        corrections = tl.dot(tl.trans(value), tl.trans(tl.load(solved + corner)))
-        answers = tl.zeros([VALUES, BLOCK], tl.float32)
-        lossy = ()
+        corrections = tl.dot(tl.trans(value), tl.trans(tl.load(inverse + corner)))
+        output = tl.zeros([BLOCK_V, BLOCK], tl.float32)
+        rounded = ()
         for i in tl.static_range(TILES):
-            lossy = lossy + (held[i].to(kind),)  # noqa: RUF005
+            rounded = rounded + (states[i].to(kind),)  # noqa: RUF005
         for i in tl.static_range(TILES):
-            tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            erased = tl.load(erase + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
-            corrections = tl.dot(lossy[i], tl.trans(erased), corrections)
+            tile = (at * TILES + i) * BLOCK * BLOCK_KEY + t[:, None] * BLOCK_KEY + c[None, :]
+            erased = tl.load(w_keys + tile, mask=(i * BLOCK_KEY + c < HEAD_K_DIM)[None, :], other=0.0)
+            corrections = tl.dot(rounded[i], tl.trans(erased), corrections)
         for i in tl.static_range(TILES):
-            tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            asked = tl.load(queries + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
-            answers = tl.dot(lossy[i], tl.trans(asked), answers)
+            tile = (at * TILES + i) * BLOCK * BLOCK_KEY + t[:, None] * BLOCK_KEY + c[None, :]
+            query = tl.load(queries + tile, mask=(i * BLOCK_KEY + c < HEAD_K_DIM)[None, :], other=0.0)
+            output = tl.dot(rounded[i], tl.trans(query), output)
         short = corrections.to(kind)
-        kept = tl.load(fade + at)
-        following = ()
+        decay = tl.load(block_decay + at)
+        new_states = ()
         for i in tl.static_range(TILES):
-            tile = (at * TILES + i) * BLOCK * KEYS + t[:, None] * KEYS + c[None, :]
-            written = tl.load(keys + tile, mask=(i * KEYS + c < KEY)[None, :], other=0.0)
-            following = following + (tl.dot(short, written, held[i] * kept),)  # noqa: RUF005
-        held = following
-        answers = tl.dot(short, tl.trans(tl.load(attention + corner)), answers)
-        tl.store(out + cell, tl.trans(answers.to(out.dtype.element_ty)), mask=read)
+            tile = (at * TILES + i) * BLOCK * BLOCK_KEY + t[:, None] * BLOCK_KEY + c[None, :]
+            key_tile = tl.load(keys + tile, mask=(i * BLOCK_KEY + c < HEAD_K_DIM)[None, :], other=0.0)
+            new_states = new_states + (tl.dot(short, key_tile, states[i] * decay),)  # noqa: RUF005
+        states = new_states
+        output = tl.dot(short, tl.trans(tl.load(attention + corner)), output)
+        tl.store(out + cell, tl.trans(output.to(out.dtype.element_ty)), mask=read)
 
     for i in tl.static_range(TILES):
-        key = i * KEYS + c
-        inside = mine[:, None] & (key < KEY)[None, :]
-        tl.store(state + key[None, :] * VALUE, held[i], mask=inside)
+        key = i * BLOCK_KEY + c
+        inside = in_head[:, None] & (key < HEAD_K_DIM)[None, :]
+        tl.store(state + key[None, :] * HEAD_V_DIM, states[i], mask=inside)
 
     # The convolution's last inputs, which `convolve` has read by now.
-    lane = head * VALUE + channel
-    memory = conv_state + (slot * (HEADS * VALUE) + lane) * WIDTH
-    raw = projected + (2 * HEADS * KEY + GENERATOR) + lane
+    lane = head * HEAD_V_DIM + channel
+    memory = conv_state + (slot * (HEADS * HEAD_V_DIM) + lane) * CONV_SIZE
+    raw = projected + (2 * HEADS * HEAD_K_DIM + GENERATOR_DIM) + lane
     window = ()
-    for w in tl.static_range(WIDTH):
-        token = count - WIDTH + w + tl.zeros([VALUES], tl.int32)
-        old = tl.load(memory + count + w, mask=mine & (token < 0), other=0.0)
-        new = tl.load(raw + token.to(tl.int64) * COLUMNS, mask=mine & (token >= 0), other=0.0)
+    for w in tl.static_range(CONV_SIZE):
+        token = count - CONV_SIZE + w + tl.zeros([BLOCK_V], tl.int32)
+        old = tl.load(memory + count + w, mask=in_head & (token < 0), other=0.0)
+        new = tl.load(raw + token.to(tl.int64) * ROW_SIZE, mask=in_head & (token >= 0), other=0.0)
         window = window + (tl.where(token < 0, old, new.to(conv_state.dtype.element_ty)),)  # noqa: RUF005
     tl.debug_barrier()  # a thread may hold a copy of what another one writes
-    for w in tl.static_range(WIDTH):
-        tl.store(memory + w, window[w], mask=mine)
+    for w in tl.static_range(CONV_SIZE):
+        tl.store(memory + w, window[w], mask=in_head)

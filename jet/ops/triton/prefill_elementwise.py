@@ -125,9 +125,11 @@ def _gated_norm_kernel(
     column = tl.arange(0, PADDED)
     inside = (row < count)[:, None] & (column < SIZE)[None, :]
     chunk_meta = row.to(tl.int64)[:, None] * SIZE + column[None, :]
-    beside = (row // HEADS).to(tl.int64)[:, None] * STRIDE + (row % HEADS)[:, None] * SIZE + column[None, :]
+    gate_offset = (
+        (row // HEADS).to(tl.int64)[:, None] * STRIDE + (row % HEADS)[:, None] * SIZE + column[None, :]
+    )
     values = tl.load(o + chunk_meta, mask=inside, other=0.0).to(tl.float32)
-    gates = tl.load(gate + beside, mask=inside, other=0.0).to(tl.float32)
+    gates = tl.load(gate + gate_offset, mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(weight + column, mask=column < SIZE, other=0.0).to(tl.float32)
     inverse = tl.rsqrt(tl.sum(values * values, 1) / SIZE + eps)
     normed = values * inverse[:, None] * scale[None, :] * silu(gates)
@@ -136,44 +138,46 @@ def _gated_norm_kernel(
 
 @triton.jit
 def _convolve_kernel(
-    values, kernels, bias, chunk_meta, conv_state, out, apart,
+    values, kernels, bias, chunk_meta, conv_state, out, tap_stride,
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some channels of some tokens; the kernels of a tap and of the next are so far `apart`."""
+    """Some channels of some tokens; the kernels of a tap and of the next are so far `tap_stride`."""
     slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
-    memory = conv_state + slot * D * W
-    given = values, kernels, bias, memory, out
+    state_ptr = conv_state + slot * D * W
+    given = values, kernels, bias, state_ptr, out
     first = tl.program_id(1) * ROWS
     # The first tokens also see the state. Apart from the others, for whose sake everything is read as it
     # lies.
     if first == 0:
-        _convolve_tile(*given, 0, tl.minimum(count, W - 1), apart, True, STRIDE, D, W, ROWS, BLOCK)
-    _convolve_tile(*given, first + W - 1, count, apart, False, STRIDE, D, W, ROWS, BLOCK)
+        _convolve_tile(*given, 0, tl.minimum(count, W - 1), tap_stride, True, STRIDE, D, W, ROWS, BLOCK)
+    _convolve_tile(*given, first + W - 1, count, tap_stride, False, STRIDE, D, W, ROWS, BLOCK)
 
 
 @triton.jit
 def _convolve_tile(
-    values, kernels, bias, memory, out, first, end, apart,
+    values, kernels, bias, state_ptr, out, first, end, tap_stride,
     STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Tokens from `first` to before `end`, at most ROWS; `STATE`: what precedes the chunk counts, too."""
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mine = (token < end) & (channel < D)[None, :]
+    mask = (token < end) & (channel < D)[None, :]
     cell = token.to(tl.int64) * D + channel[None, :]
     source = token.to(tl.int64) * STRIDE + channel[None, :]
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for w in tl.static_range(W):
-        tap = tl.load(kernels + w * apart + cell, mask=mine, other=0.0).to(tl.float32)
+        tap = tl.load(kernels + w * tap_stride + cell, mask=mask, other=0.0).to(tl.float32)
         tap += tl.load(bias + w * D + channel[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float32)
         back = w - (W - 1)  # of the token that this tap weighs
         if STATE:
             before = token + back  # below 0 it stands in the state
-            here = tl.load(values + source + back * STRIDE, mask=mine & (before >= 0), other=0.0)
-            kept = tl.load(memory + channel[None, :] * W + W + before, mask=mine & (before < 0), other=0.0)
-            value = here.to(tl.float32) + kept.to(tl.float32)
+            from_input = tl.load(values + source + back * STRIDE, mask=mask & (before >= 0), other=0.0)
+            from_state = tl.load(
+                state_ptr + channel[None, :] * W + W + before, mask=mask & (before < 0), other=0.0
+            )
+            value = from_input.to(tl.float32) + from_state.to(tl.float32)
         else:
-            value = tl.load(values + source + back * STRIDE, mask=mine, other=0.0).to(tl.float32)
+            value = tl.load(values + source + back * STRIDE, mask=mask, other=0.0).to(tl.float32)
         total += value * tap
-    tl.store(out + cell, silu(total).to(out.dtype.element_ty), mask=mine)
+    tl.store(out + cell, silu(total).to(out.dtype.element_ty), mask=mask)

@@ -22,85 +22,98 @@ from torch import Tensor
 
 from jet.ops.triton.common import silu
 
-LEAST = 16  # rows of a batch that the tensor cores take
+MIN_BATCH = 16  # rows of a batch that the tensor cores take
 
 BoundOp = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Cut:
+class GemmConfig:
     """How a product is cut.
 
     Attributes:
-        rows: of the weight, a program.
-        columns: a step of the pipeline.
-        parts: of the columns, for a program each.
-        warps: a program.
-        stages: of the pipeline.
+        block_n: of the weight, a program.
+        block_k: a step of the pipeline.
+        split_k: of the columns, for a program each.
+        num_warps: a program.
+        num_stages: of the pipeline.
     """
 
-    rows: int = 64
-    columns: int = 128
-    parts: int = 1
-    warps: int = 4
-    stages: int = 3
+    block_n: int = 64
+    block_k: int = 128
+    split_k: int = 1
+    num_warps: int = 4
+    num_stages: int = 3
 
 
-class Meeting:
+class SplitKWorkspace:
     """Where programs that share rows of a weight leave their sums: memory for all products in turn.
 
     A product keeps what it was given, also when a later one needs more.
     """
 
     def __init__(self) -> None:
-        self._sums = torch.empty(0, dtype=torch.float32)
+        self._partial_sums = torch.empty(0, dtype=torch.float32)
         self._counters = torch.zeros(0, dtype=torch.int32)
 
-    def place(self, tiles: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def reserve(self, tiles: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Sums, `size` for each of `tiles`, and a counter each, which is 0 before and after a product."""
-        if len(self._sums) < tiles * size or self._sums.device != device:
-            self._sums = torch.empty(tiles * size, dtype=torch.float32, device=device)
+        if len(self._partial_sums) < tiles * size or self._partial_sums.device != device:
+            self._partial_sums = torch.empty(tiles * size, dtype=torch.float32, device=device)
         if len(self._counters) < tiles or self._counters.device != device:
             self._counters = torch.zeros(tiles, dtype=torch.int32, device=device)
-        return self._sums, self._counters
+        return self._partial_sums, self._counters
 
 
-def default_cut(n: int, c: int, programs: int) -> Cut:
+def default_gemm_config(n: int, c: int, programs: int) -> GemmConfig:
     """A cut for a weight of `n` rows of `c` values that gives no more than so many programs, if it can.
 
     On one H100 that was fastest with one program a multiprocessor, all with as much to do as the others, and
     a longer pipeline where they share rows, as each then has fewer steps of it.
     """
-    cut = Cut()
-    tiles, steps = triton.cdiv(n, cut.rows), triton.cdiv(c, cut.columns)
-    fitting = [parts for parts in range(1, steps + 1) if steps % parts == 0 and tiles * parts <= programs]
-    parts = max(fitting, default=1)
-    return replace(cut, parts=parts, stages=cut.stages + (parts > 1))
+    config = GemmConfig()
+    tiles, steps = triton.cdiv(n, config.block_n), triton.cdiv(c, config.block_k)
+    fitting = [
+        split_k for split_k in range(1, steps + 1) if steps % split_k == 0 and tiles * split_k <= programs
+    ]
+    split_k = max(fitting, default=1)
+    return replace(config, split_k=split_k, num_stages=config.num_stages + (split_k > 1))
 
 
-def product(
-    given: Tensor, weight: Tensor, out: Tensor, add: bool, meeting: Meeting, cut: Cut | None = None
+def matmul(
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    add: bool,
+    split_k_workspace: SplitKWorkspace,
+    config: GemmConfig | None = None,
 ) -> BoundOp:
-    """`out = given @ weight.T`, or with `add` that much more.
+    """`out = x @ weight.T`, or with `add` that much more.
 
     Args:
-        given: `[B, C]`, of the type of the weight.
+        x: `[B, C]`, of the type of the weight.
         weight: `[N, C]` in half precision.
         out: `[B, N]` float32.
         add: to what is in `out`.
-        meeting: for `parts`.
-        cut: how.
+        split_k_workspace: for `split_k`.
+        config: how.
     """
-    return _bind(given, weight, out, add, False, meeting, cut or _cut(weight))
+    return _bind(x, weight, out, add, False, split_k_workspace, config or _config(weight))
 
 
-def swiglu(given: Tensor, gate_up: Tensor, out: Tensor, meeting: Meeting, cut: Cut | None = None) -> BoundOp:
-    """`out = silu(g) * u` for `g | u = given @ gate_up.T`; `out` `[B, I]` of any type, all else as above."""
-    return _bind(given, gate_up, out, False, True, meeting, cut or _cut(gate_up))
+def swiglu(
+    x: Tensor,
+    gate_up: Tensor,
+    out: Tensor,
+    split_k_workspace: SplitKWorkspace,
+    config: GemmConfig | None = None,
+) -> BoundOp:
+    """`out = silu(g) * u` for `g | u = x @ gate_up.T`; `out` `[B, I]` of any type, all else as above."""
+    return _bind(x, gate_up, out, False, True, split_k_workspace, config or _config(gate_up))
 
 
-def _cut(weight: Tensor) -> Cut:
-    return default_cut(len(weight), weight.shape[1], _processors(weight.device))
+def _config(weight: Tensor) -> GemmConfig:
+    return default_gemm_config(len(weight), weight.shape[1], _processors(weight.device))
 
 
 def _processors(device: torch.device) -> int:
@@ -110,40 +123,48 @@ def _processors(device: torch.device) -> int:
 
 
 def _bind(
-    given: Tensor, weight: Tensor, out: Tensor, add: bool, gated: bool, meeting: Meeting, cut: Cut
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    add: bool,
+    gated: bool,
+    split_k_workspace: SplitKWorkspace,
+    config: GemmConfig,
 ) -> BoundOp:
-    (batch, c), n = given.shape, out.shape[1]
+    (batch, c), n = x.shape, out.shape[1]
     fits = weight.shape == (n * (2 if gated else 1), c) and len(out) == batch
-    if not (fits and weight.is_contiguous() and given.is_contiguous() and out.is_contiguous()):
+    if not (fits and weight.is_contiguous() and x.is_contiguous() and out.is_contiguous()):
         raise ValueError(
-            f"weight {list(weight.shape)}, input {list(given.shape)} and output {list(out.shape)} "
+            f"weight {list(weight.shape)}, input {list(x.shape)} and output {list(out.shape)} "
             "must fit each other and be contiguous."
         )
-    padded = max(LEAST, triton.next_power_of_2(batch))
-    mine = cut.rows // 2 if gated else cut.rows
-    tiles, steps = triton.cdiv(n, mine), triton.cdiv(triton.cdiv(c, cut.columns), cut.parts)
-    shared = tiles if cut.parts > 1 else 0
-    sums, counters = meeting.place(shared, cut.parts * cut.rows * padded, weight.device)
+    block_m = max(MIN_BATCH, triton.next_power_of_2(batch))
+    rows_out = config.block_n // 2 if gated else config.block_n
+    tiles, steps = triton.cdiv(n, rows_out), triton.cdiv(triton.cdiv(c, config.block_k), config.split_k)
+    shared_tiles = tiles if config.split_k > 1 else 0
+    partial_sums, counters = split_k_workspace.reserve(
+        shared_tiles, config.split_k * config.block_n * block_m, weight.device
+    )
 
     def run() -> None:
-        _skinny_kernel[(tiles, cut.parts)](
-            given,
+        _skinny_kernel[(tiles, config.split_k)](
+            x,
             weight,
             out,
-            sums,
+            partial_sums,
             counters,
             N=n,
             C=c,
             BATCH=batch,
-            PADDED=padded,
+            BLOCK_M=block_m,
             ADD=add,
             GATED=gated,
-            ROWS=cut.rows,
-            COLUMNS=cut.columns,
-            PARTS=cut.parts,
-            STEPS=steps,
-            STAGES=cut.stages,
-            num_warps=cut.warps,
+            BLOCK_N=config.block_n,
+            BLOCK_K=config.block_k,
+            SPLIT_K=config.split_k,
+            NUM_STEPS=steps,
+            NUM_STAGES=config.num_stages,
+            num_warps=config.num_warps,
         )
 
     return run
@@ -151,79 +172,79 @@ def _bind(
 
 @triton.jit
 def _skinny_kernel(
-    given,
+    x,
     weight,
     out,
-    sums,
+    partial_sums,
     counters,
     N: tl.constexpr,
     C: tl.constexpr,
     BATCH: tl.constexpr,
-    PADDED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     ADD: tl.constexpr,
     GATED: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    PARTS: tl.constexpr,
-    STEPS: tl.constexpr,
-    STAGES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    NUM_STEPS: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
 ):
     tile, part = tl.program_id(0), tl.program_id(1)
-    MINE: tl.constexpr = ROWS // 2 if GATED else ROWS
-    place = tl.arange(0, ROWS)
-    row = tl.minimum(tile * MINE + place % MINE, N - 1)
+    ROWS_OUT: tl.constexpr = BLOCK_N // 2 if GATED else BLOCK_N
+    place = tl.arange(0, BLOCK_N)
+    row = tl.minimum(tile * ROWS_OUT + place % ROWS_OUT, N - 1)
     if GATED:  # the same rows of gate and up, behind each other
-        row += (place // MINE) * N
-    b = tl.arange(0, PADDED)
+        row += (place // ROWS_OUT) * N
+    b = tl.arange(0, BLOCK_M)
     weights = weight + row.to(tl.int64)[:, None] * C
-    inputs = given + tl.minimum(b, BATCH - 1)[None, :] * C
-    product = tl.zeros([ROWS, PADDED], tl.float32)
-    for step in tl.range(STEPS, num_stages=STAGES):
-        column = (part * STEPS + step) * COLUMNS + tl.arange(0, COLUMNS)
-        if C % (COLUMNS * STEPS) == 0:
-            w = tl.load(weights + column[None, :])
-            x = tl.load(inputs + column[:, None])
+    inputs = x + tl.minimum(b, BATCH - 1)[None, :] * C
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for step in tl.range(NUM_STEPS, num_stages=NUM_STAGES):
+        column = (part * NUM_STEPS + step) * BLOCK_K + tl.arange(0, BLOCK_K)
+        if C % (BLOCK_K * NUM_STEPS) == 0:
+            w_tile = tl.load(weights + column[None, :])
+            x_tile = tl.load(inputs + column[:, None])
         else:
-            w = tl.load(weights + column[None, :], mask=(column < C)[None, :], other=0.0)
-            x = tl.load(inputs + column[:, None], mask=(column < C)[:, None], other=0.0)
-        product = tl.dot(w, x, product)
-    if PARTS == 1:
-        _finish(product, out, tile, N, BATCH, PADDED, ADD, GATED, MINE)
+            w_tile = tl.load(weights + column[None, :], mask=(column < C)[None, :], other=0.0)
+            x_tile = tl.load(inputs + column[:, None], mask=(column < C)[:, None], other=0.0)
+        acc = tl.dot(w_tile, x_tile, acc)
+    if SPLIT_K == 1:
+        _finish(acc, out, tile, N, BATCH, BLOCK_M, ADD, GATED, ROWS_OUT)
     else:
-        offset = place[:, None] * PADDED + b[None, :]
-        mine = sums + tile * (PARTS * ROWS * PADDED) + offset
-        tl.store(mine + part * (ROWS * PADDED), product)
+        offset = place[:, None] * BLOCK_M + b[None, :]
+        partial = partial_sums + tile * (SPLIT_K * BLOCK_N * BLOCK_M) + offset
+        tl.store(partial + part * (BLOCK_N * BLOCK_M), acc)
         tl.debug_barrier()  # of all threads, before it is said that they are there
         arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel")
-        if arrived == PARTS - 1:
-            total = tl.zeros([ROWS, PADDED], tl.float32)
-            for other in tl.static_range(PARTS):
-                total += tl.load(mine + other * (ROWS * PADDED), cache_modifier=".cg")
-            _finish(total, out, tile, N, BATCH, PADDED, ADD, GATED, MINE)
+        if arrived == SPLIT_K - 1:
+            total = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+            for other in tl.static_range(SPLIT_K):
+                total += tl.load(partial + other * (BLOCK_N * BLOCK_M), cache_modifier=".cg")
+            _finish(total, out, tile, N, BATCH, BLOCK_M, ADD, GATED, ROWS_OUT)
             tl.store(counters + tile, 0)
 
 
 @triton.jit
 def _finish(
-    product,
+    acc,
     out,
     tile,
     N: tl.constexpr,
     BATCH: tl.constexpr,
-    PADDED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     ADD: tl.constexpr,
     GATED: tl.constexpr,
-    MINE: tl.constexpr,
+    ROWS_OUT: tl.constexpr,
 ):
-    """Write `[ROWS, PADDED]` to the columns of `out` that are this tile's."""
-    row = (tile * MINE + tl.arange(0, MINE))[:, None]
-    b = tl.arange(0, PADDED)[None, :]
+    """Write `[BLOCK_N, BLOCK_M]` to the columns of `out` that are this tile's."""
+    row = (tile * ROWS_OUT + tl.arange(0, ROWS_OUT))[:, None]
+    b = tl.arange(0, BLOCK_M)[None, :]
     place = out + b * N + row
     inside = (row < N) & (b < BATCH)
     if GATED:
-        both = tl.permute(tl.reshape(product, [2, MINE, PADDED]), (1, 2, 0))
+        both = tl.permute(tl.reshape(acc, [2, ROWS_OUT, BLOCK_M]), (1, 2, 0))
         gate, up = tl.split(both)
-        product = silu(gate) * up
+        acc = silu(gate) * up
     if ADD:
-        product += tl.load(place, mask=inside, other=0.0)
-    tl.store(place, product.to(out.dtype.element_ty), mask=inside)
+        acc += tl.load(place, mask=inside, other=0.0)
+    tl.store(place, acc.to(out.dtype.element_ty), mask=inside)

@@ -2,13 +2,13 @@
 # mypy: disable-error-code="assignment"
 """How kernels hold weights, and how jet steps and the embedding turn codes into numbers.
 
-To a kernel a weight is `weight`, numbers or codes, with `factors`, which are None for numbers, and three
-sizes: `SPAN`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and `SHARED`,
-columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves a tile of
-inputs in either half.
+To a kernel a weight is `weight`, numbers or codes, with `scales`, which are None for numbers, and three
+sizes: `ROW_SIZE`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and
+`GROUP_SIZE`, columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves
+a tile of inputs in either half.
 
 Turning codes into numbers is written for the fewest instructions: four codes are taken from a register at
-once, and int4 stays too large until `PART` products are summed, of which then a multiple of the sum of the
+once, and int4 stays too large until `SEGMENT` products are summed, of which then a multiple of the sum of the
 inputs is taken away. Where a whole product has codes it is done without (`jet.ops.triton.int_gemv`).
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jet.ops.quantization import GROUP_SIZE, INT4, QuantizedTensor, Weight
 
-PART = tl.constexpr(16)  # columns of a tile of codes that a thread holds side by side, and sums first
+SEGMENT = tl.constexpr(16)  # columns of a tile of codes that a thread holds side by side, and sums first
 
 # With these bits of an exponent, a small whole number is a float32 of 2 ** 23 more. To convert integers takes
 # a card several times as long as this and a subtraction.
@@ -67,59 +67,62 @@ _FOUR_OF_LOW_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shl").replace("
 _FOUR_OF_HIGH_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shr").replace("PLACES", "1"))
 
 
-def held(weight: Weight) -> tuple[Tensor, Tensor | None]:
-    """`weight` and `factors`."""
+def kernel_tensors(weight: Weight) -> tuple[Tensor, Tensor | None]:
+    """`weight` and `scales`."""
     return (weight.qweight, weight.scales) if isinstance(weight, QuantizedTensor) else (weight, None)
 
 
-def sizes(weight: Weight) -> dict[str, Any]:
-    """`SPAN`, `HALVES` and `SHARED`."""
+def row_layout(weight: Weight) -> dict[str, Any]:
+    """`ROW_SIZE`, `HALVES` and `GROUP_SIZE`."""
     if isinstance(weight, QuantizedTensor) and weight.scheme == INT4:
-        return {"SPAN": weight.row_bytes, "HALVES": 2, "SHARED": GROUP_SIZE}
-    return {"SPAN": weight.shape[1], "HALVES": 1, "SHARED": 0}
+        return {"ROW_SIZE": weight.row_bytes, "HALVES": 2, "GROUP_SIZE": GROUP_SIZE}
+    return {"ROW_SIZE": weight.shape[1], "HALVES": 1, "GROUP_SIZE": 0}
 
 
 @triton.jit
-def load_rows(weight, row, SPAN: tl.constexpr, COLUMNS: tl.constexpr):
-    """`weight[row]` `[SPAN]` for rows `[R]`, as a tuple of tiles `[R, COLUMNS]` with zeros behind the end."""
+def load_rows(weight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
+    """`weight[row]` `[ROW_SIZE]` for rows `[R]`, as a tuple of tiles `[R, BLOCK_K]` with zeros behind the
+    end."""
     tiles = ()
-    start = row.to(tl.int64)[:, None] * SPAN
-    for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-        column = (t * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    start = row.to(tl.int64)[:, None] * ROW_SIZE
+    for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
+        column = (t * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
         # Read once a token and far larger than the cache, which the states need more.
-        tile = tl.load(weight + start + column, mask=column < SPAN, other=0, eviction_policy="evict_first")
+        tile = tl.load(
+            weight + start + column, mask=column < ROW_SIZE, other=0, eviction_policy="evict_first"
+        )
         tiles = tiles + (tile,)  # noqa: RUF005 (Triton knows no unpacking)
     return tiles
 
 
 @triton.jit
-def load_factors(
-    factors, row, SPAN: tl.constexpr, HALVES: tl.constexpr, SHARED: tl.constexpr, COLUMNS: tl.constexpr
+def load_scales(
+    scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, COLUMNS / PART]`."""
-    found = ()
-    if SHARED > 0:
-        GROUPS: tl.constexpr = (SPAN + SHARED - 1) // SHARED
+    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, BLOCK_K / SEGMENT]`."""
+    loaded = ()
+    if GROUP_SIZE > 0:
+        GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE
         start = row.to(tl.int64)[:, None] * (HALVES * GROUPS)
         for half in tl.static_range(HALVES):
-            for t in tl.static_range((SPAN + COLUMNS - 1) // COLUMNS):
-                group = ((t * COLUMNS + tl.arange(0, COLUMNS // PART) * PART) // SHARED)[None, :]
-                factor = tl.load(factors + start + half * GROUPS + group, mask=group < GROUPS, other=0.0)
-                found = found + (factor.to(tl.float32),)  # noqa: RUF005
-    elif factors is not None:
-        found = found + (tl.load(factors + row),)  # noqa: RUF005
+            for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
+                group = ((t * BLOCK_K + tl.arange(0, BLOCK_K // SEGMENT) * SEGMENT) // GROUP_SIZE)[None, :]
+                scale = tl.load(scales + start + half * GROUPS + group, mask=group < GROUPS, other=0.0)
+                loaded = loaded + (scale.to(tl.float32),)  # noqa: RUF005
+    elif scales is not None:
+        loaded = loaded + (tl.load(scales + row),)  # noqa: RUF005
     else:
-        found = found + (row,)  # noqa: RUF005 (so that the tuple is not empty; nobody looks)
-    return found
+        loaded = loaded + (row,)  # noqa: RUF005 (so that the tuple is not empty; nobody looks)
+    return loaded
 
 
 @triton.jit
-def numbers(tile, HALF: tl.constexpr):
+def to_float32(tile, HALF: tl.constexpr):
     """What a tile of weights stands for in float32, factors aside; of int4 that of one half."""
     if tile.dtype == tl.int8:
-        return _with_exponent(tile, HALF) - _INT8_ZERO
+        return _biased_float32(tile, HALF) - _INT8_ZERO
     elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
-        return 2.0 * (_with_exponent(tile, HALF) - _INT4_ZERO)
+        return 2.0 * (_biased_float32(tile, HALF) - _INT4_ZERO)
     elif tile.dtype == tl.bfloat16 and not INTERPRETED:
         bits = tl.inline_asm_elementwise(
             _TWO_OF_BFLOAT16, "=&r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=2
@@ -130,52 +133,52 @@ def numbers(tile, HALF: tl.constexpr):
 
 
 @triton.jit
-def _with_exponent(tile, HALF: tl.constexpr):
+def _biased_float32(tile, HALF: tl.constexpr):
     """Codes, of int4 half of them, as float32, too large by `_INT8_ZERO` or `_INT4_ZERO`."""
     if tile.dtype == tl.int8:
         if INTERPRETED:
             bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)
         else:
-            bits = _four(_FOUR_OF_INT8, tile)
+            bits = _expand_four(_FOUR_OF_INT8, tile)
     elif INTERPRETED:
         bits = (((tile.to(tl.int32) >> (4 * HALF)) & 15) << _NEAR_PLACE) | _NEAR_EXPONENT
     else:
-        bits = _four(_FOUR_OF_HIGH_INT4 if HALF else _FOUR_OF_LOW_INT4, tile)
+        bits = _expand_four(_FOUR_OF_HIGH_INT4 if HALF else _FOUR_OF_LOW_INT4, tile)
     return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _four(assembly: tl.constexpr, tile):
+def _expand_four(assembly: tl.constexpr, tile):
     """Of every four elements of 8 bits four of 32."""
     return tl.inline_asm_elementwise(assembly, "=r,=r,=r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=4)
 
 
 @triton.jit
-def no_products(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SHARED: tl.constexpr):
+def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.constexpr):
     """What products are added to: of int4 by parts."""
-    if SHARED > 0:
-        return tl.zeros([ROWS, COLUMNS // PART], tl.float32)
+    if GROUP_SIZE > 0:
+        return tl.zeros([ROWS, BLOCK_K // SEGMENT], tl.float32)
     else:  # noqa: RET505
-        return tl.zeros([ROWS, COLUMNS], tl.float32)
+        return tl.zeros([ROWS, BLOCK_K], tl.float32)
 
 
 @triton.jit
-def products_of_int4(tile, inputs, factors, at: tl.constexpr, HALF: tl.constexpr):
-    """A tile's half times its inputs, still to be summed over parts; `at`: the place of its factors."""
-    summed = _sum_parts(_with_exponent(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
-    return summed * (2.0 * factors[at])
+def int4_products(tile, inputs, scales, index: tl.constexpr, HALF: tl.constexpr):
+    """A tile's half times its inputs, still to be summed over parts; `index`: the place of its factors."""
+    summed = _sum_parts(_biased_float32(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
+    return summed * (2.0 * scales[index])
 
 
 @triton.jit
 def _sum_parts(x):
-    """`[R, C]` summed over each `PART` columns: `[R, C / PART]`."""
-    return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // PART, PART]), 2)
+    """`[R, C]` summed over each `SEGMENT` columns: `[R, C / SEGMENT]`."""
+    return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // SEGMENT, SEGMENT]), 2)
 
 
 @triton.jit
-def by_row(result, tile, factor):
+def scale_rows(result, tile, scale):
     """Numbers `[R]` times their rows' factors, where the tiles of those rows are int8 and have one a row."""
     if tile.dtype == tl.int8:
-        return result * factor
+        return result * scale
     else:  # noqa: RET505
         return result

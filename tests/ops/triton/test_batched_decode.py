@@ -57,20 +57,20 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     weight, bias = weights(n, c, dtype), normal(n, dtype=dtype)
     for given in (None, bias):
         ours, theirs = empty(rows, n), empty(rows, n)
-        run = batched_decode.norm_linear(batched_decode.Memory(), x, norm, EPS, weight, given, ours)
+        run = batched_decode.norm_linear(batched_decode.Workspace(), x, norm, EPS, weight, given, ours)
         run()
         run()  # again on the same memory
         reference.norm_linear_reference(x, norm, EPS, weight, given, theirs)
         agree(ours, theirs, dtype)
 
     gate_up, ours, theirs = weights(2 * n, c, dtype), empty(rows, n), empty(rows, n)
-    batched_decode.norm_swiglu(batched_decode.Memory(), x, norm, EPS, gate_up, ours)()
+    batched_decode.norm_swiglu(batched_decode.Workspace(), x, norm, EPS, gate_up, ours)()
     reference.norm_swiglu_reference(x, norm, EPS, gate_up, theirs)
     agree(ours, theirs, dtype)
 
     ours = normal(rows, n)
     theirs = ours.clone()
-    batched_decode.linear_add(batched_decode.Memory(), x, weight, ours)()
+    batched_decode.linear_add(batched_decode.Workspace(), x, weight, ours)()
     reference.linear_add_reference(x, weight, theirs)
     agree(ours, theirs, dtype)
 
@@ -82,14 +82,14 @@ def test_products_of_codes(
     scheme: str, dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layer after layer with the same memory, whole matrices and parts of them."""
-    monkeypatch.setattr(batched_decode, "MOST_NUMBERS", most)
-    memory, rows, n, c = batched_decode.Memory(), 9, 21, 1025
+    monkeypatch.setattr(batched_decode, "MAX_DEQUANTIZED", most)
+    workspace, rows, n, c = batched_decode.Workspace(), 9, 21, 1025
     weight, gate_up = coded(n, c, scheme, dtype), coded(2 * n, c, scheme, dtype)
     x, norm, ours, theirs = normal(rows, c), normal(c, dtype=dtype), empty(rows, n), empty(rows, n)
     runs = [
-        batched_decode.norm_linear(memory, x, norm, EPS, weight, None, ours),
-        batched_decode.linear_add(memory, x, weight, ours),
-        batched_decode.norm_swiglu(memory, x, norm, EPS, gate_up, ours),
+        batched_decode.norm_linear(workspace, x, norm, EPS, weight, None, ours),
+        batched_decode.linear_add(workspace, x, weight, ours),
+        batched_decode.norm_swiglu(workspace, x, norm, EPS, gate_up, ours),
     ]
     expected = [
         lambda: reference.norm_linear_reference(x, norm, EPS, weight, None, theirs),
@@ -119,7 +119,7 @@ def test_the_gated_norm(heads: int, size: int, dtype: torch.dtype) -> None:
     )
     ours = normal(rows, n)
     theirs = ours.clone()
-    batched_decode.gated_norm_linear_add(batched_decode.Memory(), o, gate, norm, EPS, weight, ours)()
+    batched_decode.gated_norm_linear_add(batched_decode.Workspace(), o, gate, norm, EPS, weight, ours)()
     reference.gated_norm_linear_add_reference(o, gate, norm, EPS, weight, theirs)
     agree(ours, theirs, dtype)
 
@@ -147,7 +147,7 @@ def test_the_jet_step(sizes: JetSizes, dtype: torch.dtype) -> None:
     projected = empty(rows, sum(sizes.split_sizes))
     out, expected = empty(rows, channels), empty(rows, channels)
     run = batched_decode.jet_step(
-        batched_decode.Memory(), projected, *generator, *decays, slots, *ours, out, sizes
+        batched_decode.Workspace(), projected, *generator, *decays, slots, *ours, out, sizes
     )
     for _ in range(3):
         projected.copy_(normal(rows, sum(sizes.split_sizes)))

@@ -279,7 +279,7 @@ def test_a_captured_graph_with_dependent_launches_follows_the_positions(kind: to
 
 
 def test_many_splits_are_suggested_for_few_rows() -> None:
-    one, many = (kernels.suggested_splits(batch, 2, DEVICE) for batch in (1, 128))
+    one, many = (kernels.default_num_splits(batch, 2, DEVICE) for batch in (1, 128))
     assert 1 <= many <= one
 
 

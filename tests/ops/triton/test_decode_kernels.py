@@ -25,7 +25,7 @@ from jet.ops.reference import JetSizes
 from jet.ops.triton import gemv as kernels
 from jet.ops.triton import int_gemv as coded_kernels
 from jet.ops.triton import jet_step as jet_kernels
-from jet.ops.triton.gemv_config import OF_CODES, Tiling, default_tiling, tiling_of
+from jet.ops.triton.gemv_config import QUANTIZED_CONFIGS, GemvConfig, default_gemv_config, gemv_config_for
 from tests.networks import small_model
 
 pytestmark = pytest.mark.thorough
@@ -35,7 +35,7 @@ ROWS = [1, 2, 3, 5]
 EPS = 1e-5
 # Rows and columns: odd, smaller than a tile, a multiple of it, more than one tile.
 SHAPES = [(3, 7), (10, 33), (16, 128), (21, 384), (9, 1025)]
-TILINGS = [None, Tiling(1, 64, 1), Tiling(4, 32, 2), Tiling(2, 512, 4)]
+TILINGS = [None, GemvConfig(1, 64, 1), GemvConfig(4, 32, 2), GemvConfig(2, 512, 4)]
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +69,21 @@ def tolerance(weight: Tensor | QuantizedTensor) -> float:
     return 2e-4 if isinstance(weight, QuantizedTensor) else 2e-5
 
 
-def compare_norm_swiglu(rows, norm, gate_up, tiling) -> None:
+def compare_norm_swiglu(rows, norm, gate_up, config) -> None:
     """The kernel against its definition, whatever the weight is held in."""
     given = (normal(rows, len(norm)), norm, EPS, gate_up)
     out, expected = empty(rows, len(gate_up) // 2), empty(rows, len(gate_up) // 2)
-    kernels.norm_swiglu(*given, out, tiling=tiling)
+    kernels.norm_swiglu(*given, out, config=config)
     reference.norm_swiglu_reference(*given, expected)
     agree(out, expected, tolerance(gate_up))
 
 
-def compare_linear_add(rows, weight, tiling) -> None:
+def compare_linear_add(rows, weight, config) -> None:
     """The same for a product that is added."""
     n, c = weight.shape
     h, x = normal(rows, c), normal(rows, n)
     expected = x.clone()
-    kernels.linear_add(h, weight, x, tiling=tiling)
+    kernels.linear_add(h, weight, x, config=config)
     reference.linear_add_reference(h, weight, expected)
     agree(x, expected, tolerance(weight))
 
@@ -92,25 +92,25 @@ def compare_linear_add(rows, weight, tiling) -> None:
 CASES = [(SHAPES[i % 5], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(20)]
 
 
-@pytest.mark.parametrize(("shape", "dtype", "rows", "tiling"), CASES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "rows", "config"), CASES, ids=str)
 class TestProducts:
     @pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
-    def test_norm_linear(self, shape, dtype, rows, tiling, biased) -> None:
+    def test_norm_linear(self, shape, dtype, rows, config, biased) -> None:
         n, c = shape
         bias = normal(n, dtype=dtype) if biased else None
         given = (normal(rows, c), normal(c, dtype=dtype), EPS, weights(n, c, dtype), bias)
         out, expected = empty(rows, n), empty(rows, n)
-        kernels.norm_linear(*given, out, tiling=tiling)
+        kernels.norm_linear(*given, out, config=config)
         reference.norm_linear_reference(*given, expected)
         agree(out, expected)
 
-    def test_norm_swiglu(self, shape, dtype, rows, tiling) -> None:
+    def test_norm_swiglu(self, shape, dtype, rows, config) -> None:
         n, c = shape
-        compare_norm_swiglu(rows, normal(c, dtype=dtype), weights(2 * n, c, dtype), tiling)
+        compare_norm_swiglu(rows, normal(c, dtype=dtype), weights(2 * n, c, dtype), config)
 
-    def test_linear_add(self, shape, dtype, rows, tiling) -> None:
+    def test_linear_add(self, shape, dtype, rows, config) -> None:
         n, c = shape
-        compare_linear_add(rows, weights(n, c, dtype), tiling)
+        compare_linear_add(rows, weights(n, c, dtype), config)
 
 
 @pytest.mark.parametrize(("n", "c"), [(5, 33), (16, 128)])
@@ -133,24 +133,24 @@ CODED = [(10, 33), (16, 128), (5, 88), (9, 384), (3, 1032), (3, 20)]
 QUANTIZED = [(CODED[i % 6], SCHEMES[i % 2 ^ i // 6 % 2], ROWS[i % 3], TILINGS[i // 3 % 4]) for i in range(12)]
 
 
-@pytest.mark.parametrize(("shape", "scheme", "rows", "tiling"), QUANTIZED, ids=str)
+@pytest.mark.parametrize(("shape", "scheme", "rows", "config"), QUANTIZED, ids=str)
 class TestQuantizedProducts:
-    def test_norm_linear(self, shape, scheme, rows, tiling) -> None:
+    def test_norm_linear(self, shape, scheme, rows, config) -> None:
         n, c = shape
         given = (normal(rows, c), normal(c), EPS, coded(n, c, scheme), normal(n))
         out, expected = empty(rows, n), empty(rows, n)
-        kernels.norm_linear(*given, out, activated=n // 2, tiling=tiling)
+        kernels.norm_linear(*given, out, num_activated=n // 2, config=config)
         reference.norm_linear_reference(*given, expected)
         expected[:, : n // 2] = torch.nn.functional.silu(expected[:, : n // 2])
         agree(out, expected, 2e-4)
 
-    def test_norm_swiglu(self, shape, scheme, rows, tiling) -> None:
+    def test_norm_swiglu(self, shape, scheme, rows, config) -> None:
         n, c = shape
-        compare_norm_swiglu(rows, normal(c), coded(2 * n, c, scheme), tiling)
+        compare_norm_swiglu(rows, normal(c), coded(2 * n, c, scheme), config)
 
-    def test_linear_add(self, shape, scheme, rows, tiling) -> None:
+    def test_linear_add(self, shape, scheme, rows, config) -> None:
         n, c = shape
-        compare_linear_add(rows, coded(n, c, scheme), tiling)
+        compare_linear_add(rows, coded(n, c, scheme), config)
 
 
 def numbers_between(hidden: Tensor, size: int) -> Tensor:
@@ -172,16 +172,16 @@ def test_whole_numbers_between_two_products(
 ) -> None:
     held = kernels.packed_mlp_columns(size, hidden, scheme)
     assert held is not None
-    between = torch.full((2, held), -1, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    between = torch.full((2, held), -1, dtype=coded_kernels.PACKED_INT16, device=DEVICE)
     given = (normal(2, hidden), normal(hidden), EPS, coded(2 * size, hidden, scheme))
-    kernels.norm_swiglu(*given, between, tiling=Tiling(rows, columns, 2))
+    kernels.norm_swiglu(*given, between, config=GemvConfig(rows, columns, 2))
     expected = empty(2, size)
     reference.norm_swiglu_reference(*given, expected)
     found = numbers_between(between, size)
     agree(found, expected, 3e-4)
     weight, x = coded(hidden, size, scheme), normal(2, hidden)
     exact = x.double() + found.double() @ weight.float().double().T
-    kernels.linear_add(between, weight, x, tiling=Tiling(4, columns, 2))
+    kernels.linear_add(between, weight, x, config=GemvConfig(4, columns, 2))
     agree(x.double(), exact)
 
 
@@ -197,17 +197,17 @@ def test_what_cannot_be_whole_numbers_between_two_products() -> None:
     )
     columns = kernels.packed_mlp_columns(32, 64, "int8")
     assert columns is not None
-    hidden = torch.zeros(1, columns, dtype=coded_kernels.BETWEEN, device=DEVICE)
+    hidden = torch.zeros(1, columns, dtype=coded_kernels.PACKED_INT16, device=DEVICE)
     given = (normal(1, 64), normal(64), EPS)
     with pytest.raises(ValueError, match="a multiple of 16"):
-        kernels.norm_swiglu(*given, coded(64, 64, "int8"), hidden, tiling=Tiling(8, 64, 1))
+        kernels.norm_swiglu(*given, coded(64, 64, "int8"), hidden, config=GemvConfig(8, 64, 1))
     with pytest.raises(ValueError, match="weights in codes only"):
         kernels.norm_swiglu(*given, weights(64, 64, torch.float32), hidden)
     with pytest.raises(ValueError, match="must fit"):
         kernels.linear_add(hidden[:, :-1], coded(64, 32, "int8"), normal(1, 64))
     for size, scheme in ((24, "int8"), (48, "int4")):
         hidden = torch.zeros(
-            1, coded_kernels.columns_between(size), dtype=coded_kernels.BETWEEN, device=DEVICE
+            1, coded_kernels.packed_columns(size), dtype=coded_kernels.PACKED_INT16, device=DEVICE
         )
         with pytest.raises(ValueError, match="no whole parts of 16"):
             kernels.linear_add(hidden, coded(64, size, scheme), normal(1, 64))
@@ -216,13 +216,13 @@ def test_what_cannot_be_whole_numbers_between_two_products() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_not_finite_between_two_products_is_not_lost(scheme: str) -> None:
     hidden = torch.zeros(
-        2, kernels.packed_mlp_columns(32, 64, scheme) or 0, dtype=coded_kernels.BETWEEN, device=DEVICE
+        2, kernels.packed_mlp_columns(32, 64, scheme) or 0, dtype=coded_kernels.PACKED_INT16, device=DEVICE
     )
     given = normal(2, 64)
     given[1, 5] = float("nan")
-    kernels.norm_swiglu(given, normal(64), EPS, coded(64, 64, scheme), hidden, tiling=Tiling(16, 32, 1))
+    kernels.norm_swiglu(given, normal(64), EPS, coded(64, 64, scheme), hidden, config=GemvConfig(16, 32, 1))
     x = torch.zeros(2, 8, device=DEVICE)
-    kernels.linear_add(hidden, coded(8, 32, scheme), x, tiling=Tiling(4, 32, 1))
+    kernels.linear_add(hidden, coded(8, 32, scheme), x, config=GemvConfig(4, 32, 1))
     assert x[0].isfinite().all() and not x[1].isfinite().any()
 
 
@@ -230,8 +230,8 @@ HEADS = [(1, 8), (3, 20), (12, 64), (5, 33), (6, 128), (7, 16), (2, 100)]
 GATED = [(HEADS[i % 7], TYPES[i % 3], ROWS[i % 4], TILINGS[i // 4 % 4]) for i in range(21)]
 
 
-@pytest.mark.parametrize(("shape", "dtype", "rows", "tiling"), GATED, ids=str)
-def test_heads_linear_add(shape, dtype, rows, tiling) -> None:
+@pytest.mark.parametrize(("shape", "dtype", "rows", "config"), GATED, ids=str)
+def test_heads_linear_add(shape, dtype, rows, config) -> None:
     (heads, size), n = shape, 11
     c = heads * size
     o, gate, norm = normal(rows, c), normal(rows, c), normal(size, dtype=dtype)
@@ -240,23 +240,25 @@ def test_heads_linear_add(shape, dtype, rows, tiling) -> None:
     reference.gated_norm_linear_add_reference(o, gate, norm, EPS, weight, expected)
     gated = o * norm.float().repeat(heads) * torch.nn.functional.silu(gate)
     shares = o.square().unflatten(1, (heads, size)).tensor_split(min(size, 3), dim=2)
-    squares = torch.stack([share.sum(-1) for share in shares], dim=-1)
-    kernels.heads_linear_add(gated, squares, EPS, weight, x, tiling=tiling)
+    partial_squares = torch.stack([share.sum(-1) for share in shares], dim=-1)
+    kernels.heads_linear_add(gated, partial_squares, EPS, weight, x, config=config)
     agree(x, expected)
 
 
 # Heads that come in two halves of whole groups, and such that do not.
 @pytest.mark.parametrize("heads", [(2, 64), (12, 128), (6, 192), (3, 64), (4, 96), (4, 20), (1, 7)], ids=str)
-@pytest.mark.parametrize(("scheme", "tiling"), [("int8", None), ("int4", None), ("int4", Tiling(2, 512, 4))])
-def test_heads_linear_add_quantized(heads, scheme, tiling) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "config"), [("int8", None), ("int4", None), ("int4", GemvConfig(2, 512, 4))]
+)
+def test_heads_linear_add_quantized(heads, scheme, config) -> None:
     (count, size), n, rows = heads, 11, 2
     c = count * size
-    o, squares = normal(rows, c), normal(rows, count, 3).square() * size / 3
+    o, partial_squares = normal(rows, c), normal(rows, count, 3).square() * size / 3
     weight, x = coded(n, c, scheme), normal(rows, n)
-    divisors = torch.rsqrt(squares.sum(-1, keepdim=True) / size + EPS)
+    divisors = torch.rsqrt(partial_squares.sum(-1, keepdim=True) / size + EPS)
     expected = x + (o.unflatten(1, (count, size)) * divisors).flatten(1) @ weight.float().T
     given = o.clone()
-    kernels.heads_linear_add(o, squares, EPS, weight, x, tiling=tiling)
+    kernels.heads_linear_add(o, partial_squares, EPS, weight, x, config=config)
     agree(x, expected, 2e-4)
     assert torch.equal(o, given)
 
@@ -268,7 +270,7 @@ class TestInputsInWholeNumbers:
     def product(self, scheme: str, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`h` times some weights, how far that is off, and how far roundings can bring it."""
         weight, x = coded(6, h.shape[1], scheme), torch.zeros(len(h), 6, device=DEVICE)
-        kernels.linear_add(h, weight, x, tiling=Tiling(2, 64, 1))
+        kernels.linear_add(h, weight, x, config=GemvConfig(2, 64, 1))
         # Columns of a part are 16 beside each other in each tile of 64 and each half.
         columns = h.shape[1] if scheme == "int8" else h.shape[1] // 2
         parts = torch.arange(h.shape[1], device=DEVICE) % columns % 64 // 16
@@ -298,13 +300,13 @@ class TestInputsInWholeNumbers:
         assert found[0].isfinite().all() and not found[1].isfinite().any()
 
 
-@pytest.mark.parametrize("activated", [0, 1, 17, 33])
-def test_the_first_outputs_are_activated(activated: int) -> None:
+@pytest.mark.parametrize("num_activated", [0, 1, 17, 33])
+def test_the_first_outputs_are_activated(num_activated: int) -> None:
     given = (normal(2, 40), normal(40), EPS, weights(33, 40, torch.float32), None)
     out, expected = empty(2, 33), empty(2, 33)
-    kernels.norm_linear(*given, out, activated=activated)
+    kernels.norm_linear(*given, out, num_activated=num_activated)
     reference.norm_linear_reference(*given, expected)
-    expected[:, :activated] = torch.nn.functional.silu(expected[:, :activated])
+    expected[:, :num_activated] = torch.nn.functional.silu(expected[:, :num_activated])
     agree(out, expected)
 
 
@@ -325,7 +327,7 @@ def test_products_refuse_what_does_not_fit() -> None:
         kernels.linear_add(normal(1, 8), normal(4, 9), normal(1, 4))
     with pytest.raises(ValueError, match="contiguous"):
         kernels.linear_add(normal(1, 8), normal(8, 4).T, normal(1, 4))
-    with pytest.raises(ValueError, match="squares"):
+    with pytest.raises(ValueError, match="partial_squares"):
         kernels.heads_linear_add(normal(1, 8), normal(1, 3, 2), EPS, normal(4, 8), normal(1, 4))
 
 
@@ -335,8 +337,8 @@ def test_products_refuse_what_does_not_fit() -> None:
 )
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_default_tiling_is_made_of_powers_of_two(kind, n, c, itemsize) -> None:
-    tiling = default_tiling(kind, n, c, itemsize)
-    for part in (tiling.rows, tiling.columns, tiling.warps):
+    config = default_gemv_config(kind, n, c, itemsize)
+    for part in (config.block_n, config.block_k, config.num_warps):
         assert part > 0
         assert part & (part - 1) == 0
 
@@ -346,10 +348,10 @@ def test_default_tiling_is_made_of_powers_of_two(kind, n, c, itemsize) -> None:
 @pytest.mark.parametrize(("n", "c"), [(8, 1536), (1, 8960), (8, 3072), (4, 11008), (32, 384), (3, 5)])
 def test_tiles_of_codes_are_mostly_full_or_measured(kind, n, c, scheme) -> None:
     weight = coded(n, c, scheme)
-    tiling = tiling_of(kind, n, weight)
-    assert tiling.columns & (tiling.columns - 1) == 0
-    if c > 64 and (scheme, kind) not in OF_CODES:
-        assert -weight.row_bytes % tiling.columns <= weight.row_bytes / 8
+    config = gemv_config_for(kind, n, weight)
+    assert config.block_k & (config.block_k - 1) == 0
+    if c > 64 and (scheme, kind) not in QUANTIZED_CONFIGS:
+        assert -weight.row_bytes % config.block_k <= weight.row_bytes / 8
 
 
 # heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
@@ -383,26 +385,28 @@ def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tens
     }
 
 
-def run_kernel(inputs: dict[str, Any], tiling: Tiling | None = None, early: bool = False) -> Tensor:
+def run_kernel(
+    inputs: dict[str, Any], config: GemvConfig | None = None, load_before_wait: bool = False
+) -> Tensor:
     """The kernel on what the reference takes; leaves what it writes in `inputs` and returns the squares."""
     sizes, projected = inputs["sizes"], inputs["projected"].clone()
-    active = jet_kernels.activated(sizes)
+    active = jet_kernels.num_activated(sizes)
     projected[:, :active] = torch.nn.functional.silu(projected[:, :active])
-    shares = jet_kernels.shares(sizes, inputs["kernels_weight"], tiling)
-    squares = empty(len(projected), sizes.num_heads, shares)
-    given = {**inputs, "projected": projected, "squares": squares}
-    jet_kernels.jet_step(**given, tiling=tiling, early=early)
-    return squares
+    shares = jet_kernels.num_partials(sizes, inputs["kernels_weight"], config)
+    partial_squares = empty(len(projected), sizes.num_heads, shares)
+    given = {**inputs, "projected": projected, "partial_squares": partial_squares}
+    jet_kernels.jet_step(**given, config=config, load_before_wait=load_before_wait)
+    return partial_squares
 
 
 def run_reference(inputs: dict[str, Any]) -> Tensor:
     """The definition, and the half of the gated norm that the kernel takes over; returns the squares."""
     sizes, out = inputs["sizes"], inputs["out"]
     reference.jet_step_reference(**{name: value for name, value in inputs.items() if name != "norm_weight"})
-    squares = out.square().unflatten(1, (sizes.num_heads, -1)).sum(-1)
+    partial_squares = out.square().unflatten(1, (sizes.num_heads, -1)).sum(-1)
     gate = torch.nn.functional.silu(sizes.gate(inputs["projected"]))
     out *= inputs["norm_weight"].float().repeat(sizes.num_heads) * gate
-    return squares
+    return partial_squares
 
 
 def copied(inputs: dict[str, Tensor | JetSizes]) -> dict[str, Tensor | JetSizes]:
@@ -415,8 +419,8 @@ def copied(inputs: dict[str, Tensor | JetSizes]) -> dict[str, Tensor | JetSizes]
 def test_jet_step(sizes: JetSizes, dtype: torch.dtype, rows: int) -> None:
     inputs = jet_inputs(sizes, rows, dtype)
     expected = copied(inputs)
-    squares, wanted = run_kernel(inputs), run_reference(expected)
-    agree(squares.sum(-1), wanted)
+    partial_squares, wanted = run_kernel(inputs), run_reference(expected)
+    agree(partial_squares.sum(-1), wanted)
     assert torch.equal(inputs["conv_state"], expected["conv_state"])
     agree(inputs["recurrent_state"], expected["recurrent_state"])
     agree(inputs["out"], expected["out"])
@@ -429,8 +433,8 @@ def test_jet_step_quantized(generator: int, scheme: str) -> None:
     inputs = jet_inputs(sizes, 2, torch.float32)
     inputs["kernels_weight"] = coded(2 * 16 * 4, generator, scheme)
     expected = copied(inputs)
-    squares, wanted = run_kernel(inputs), run_reference(expected)
-    agree(squares.sum(-1), wanted)
+    partial_squares, wanted = run_kernel(inputs), run_reference(expected)
+    agree(partial_squares.sum(-1), wanted)
     for name in ("conv_state", "recurrent_state", "out"):
         agree(inputs[name], expected[name])
 
@@ -447,19 +451,19 @@ def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tiling", "early"),
+    ("config", "load_before_wait"),
     [
-        (Tiling(1, 16, 1), False),
-        (Tiling(4, 8, 2), True),
-        (Tiling(16, 64, 4), False),
-        (Tiling(16, 64, 4), True),
+        (GemvConfig(1, 16, 1), False),
+        (GemvConfig(4, 8, 2), True),
+        (GemvConfig(16, 64, 4), False),
+        (GemvConfig(16, 64, 4), True),
     ],
     ids=str,
 )
-def test_jet_step_can_be_cut_in_many_ways(tiling: Tiling, early: bool) -> None:
+def test_jet_step_can_be_cut_in_many_ways(config: GemvConfig, load_before_wait: bool) -> None:
     inputs = jet_inputs(JetSizes(2, 48, 20, 40, 4), 2, torch.float32)
     expected = copied(inputs)
-    run_kernel(inputs, tiling, early)
+    run_kernel(inputs, config, load_before_wait)
     run_reference(expected)
     for name in ("conv_state", "recurrent_state", "out"):
         agree(inputs[name], expected[name])
@@ -509,16 +513,19 @@ def test_the_kernels_together_are_a_layer_of_the_network() -> None:
     conv_state = torch.zeros(4, jet.value_dim, jet.conv_size, device=DEVICE)
     recurrent_state = torch.zeros(4, jet.num_heads, jet.head_dim, jet.head_v_dim, device=DEVICE)
     cache = HybridCache(model.config)
-    wide = Tiling(32, 64, 4)  # few programs: the interpreter's time goes by their number
+    wide = GemvConfig(32, 64, 4)  # few programs: the interpreter's time goes by their number
     for _ in range(6):
         x = normal(rows, model.config.hidden_size)
         expected, _ = layer(x[:, None], None, None, past_key_values=cache)
         projected, o = empty(rows, merged.shape[0]), empty(rows, jet.value_dim)
         between = empty(rows, model.config.intermediate_size)
-        active, shares = jet_kernels.activated(sizes), jet_kernels.shares(sizes, generator.w2.weight)
-        squares = empty(rows, jet.num_heads, shares)
+        active, shares = (
+            jet_kernels.num_activated(sizes),
+            jet_kernels.num_partials(sizes, generator.w2.weight),
+        )
+        partial_squares = empty(rows, jet.num_heads, shares)
         kernels.norm_linear(
-            x, layer.input_layernorm.weight, eps, merged, None, projected, activated=active, tiling=wide
+            x, layer.input_layernorm.weight, eps, merged, None, projected, num_activated=active, config=wide
         )
         jet_kernels.jet_step(
             projected,
@@ -531,12 +538,12 @@ def test_the_kernels_together_are_a_layer_of_the_network() -> None:
             recurrent_state,
             block.o_norm.weight,
             o,
-            squares,
+            partial_squares,
             sizes,
         )
-        kernels.heads_linear_add(o, squares, jet.norm_eps, block.o_proj.weight, x)
-        kernels.norm_swiglu(x, layer.post_attention_layernorm.weight, eps, gate_up, between, tiling=wide)
-        kernels.linear_add(between, layer.mlp.down_proj.weight, x, tiling=wide)
+        kernels.heads_linear_add(o, partial_squares, jet.norm_eps, block.o_proj.weight, x)
+        kernels.norm_swiglu(x, layer.post_attention_layernorm.weight, eps, gate_up, between, config=wide)
+        kernels.linear_add(between, layer.mlp.down_proj.weight, x, config=wide)
         torch.testing.assert_close(x, expected[:, 0], rtol=1e-4, atol=1e-4)
     assert torch.equal(recurrent_state[1], torch.zeros_like(recurrent_state[1]))
 
@@ -584,7 +591,7 @@ def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
     following = normal(ahead, dtype=dtype)
     more = [{"pdl": False}, {"pdl": True}, {"pdl": True, "ahead": following}]
     norm, weight = (normal(c, dtype=dtype), EPS), weights(n, c, dtype)
-    x, squares, wide = normal(1, c), normal(1, 6, 4).abs(), weights(2 * n, c, dtype)
+    x, partial_squares, wide = normal(1, c), normal(1, 6, 4).abs(), weights(2 * n, c, dtype)
     start = normal(1, n)
 
     def run(options: dict[str, Any]) -> list[Tensor]:
@@ -592,7 +599,7 @@ def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
         kernels.norm_linear(x, *norm, weight, None, out, **options)
         kernels.norm_swiglu(x, *norm, wide, hidden, **options)
         kernels.linear_add(x, weight, added, **options)
-        kernels.heads_linear_add(x, squares, EPS, weight, gated, **options)
+        kernels.heads_linear_add(x, partial_squares, EPS, weight, gated, **options)
         return [out, hidden, added, gated]
 
     plain, *others = map(run, more)

@@ -21,7 +21,7 @@ import triton.language as tl
 from jet.ops.decode_batch import DecodeBatch, SamplerFlags
 from jet.ops.sampling import candidates, penalize_repetition, uniform
 from jet.ops.triton import fused_sampling as kernels
-from jet.ops.triton.fused_sampling import Scratch
+from jet.ops.triton.fused_sampling import SamplerScratch
 from tests.ops.test_sampling import p_value
 
 pytestmark = pytest.mark.thorough
@@ -74,7 +74,7 @@ class Batch:
                 getattr(self.rows, name)[row] = value
         self.seen = torch.zeros(self.size + 2, self.vocabulary, dtype=torch.uint8, device=DEVICE)
         self.rows.slot.copy_(torch.arange(self.size).flip(0) + 1)
-        self.scratch = Scratch.make(self.size, self.vocabulary, DEVICE)
+        self.scratch = SamplerScratch.make(self.size, self.vocabulary, DEVICE)
         for field in fields(self.scratch):
             scrap = getattr(self.scratch, field.name)
             scrap.fill_(math.nan if scrap.is_floating_point() else -7)
@@ -83,8 +83,8 @@ class Batch:
         kernels.sample(self.logits, self.rows, self.seen, self.scratch, plan or SamplerFlags())
         return self.rows.token.tolist()
 
-    def greedy(self, penalise: bool) -> list[int]:
-        kernels.greedy(self.logits, self.rows, self.seen, self.scratch, penalise=penalise)
+    def greedy(self, penalize: bool) -> list[int]:
+        kernels.greedy(self.logits, self.rows, self.seen, self.scratch, penalize=penalize)
         return self.rows.token.tolist()
 
     def setting(self, row: int) -> dict[str, Any]:
@@ -342,13 +342,13 @@ def test_tokens_that_end_the_text_are_barred_until_their_step(setting: Setting) 
     min_tokens.rows = replace(min_tokens.rows, stop_ids=torch.tensor(ends, device=DEVICE))
     min_tokens.rows.min_tokens.copy_(torch.tensor([0, 1, 3, 4, 4, 9]))  # the steps are 0 to 5
     other = logits.clone()
-    early = [row for row in range(rows) if row < min_tokens.rows.min_tokens[row]]
-    other[torch.tensor(early)[:, None], torch.tensor(ends)] = -math.inf
+    load_before_wait = [row for row in range(rows) if row < min_tokens.rows.min_tokens[row]]
+    other[torch.tensor(load_before_wait)[:, None], torch.tensor(ends)] = -math.inf
     twin = Batch(other, [setting] * rows)
-    assert early == [2, 3, 5]
+    assert load_before_wait == [2, 3, 5]
     drawn = min_tokens.sample(SamplerFlags(uses_min_tokens=True))
     assert drawn == twin.sample()
-    assert [row for row, token in enumerate(drawn) if token not in ends] == early
+    assert [row for row, token in enumerate(drawn) if token not in ends] == load_before_wait
     assert min_tokens.rows.step.tolist() == list(range(1, rows + 1))
     assert not min_tokens.rows.status.any()
     left_out = Batch(logits, [setting] * rows)
@@ -366,7 +366,7 @@ def test_a_row_moves_on_and_leaves_its_slot_at_a_token_that_ends_the_text(call: 
     )
     batch.rows.position.copy_(torch.tensor([4, 5, 6]))
     slots = batch.rows.slot.tolist()
-    tokens = batch.greedy(penalise=False) if call == "greedy" else batch.sample()
+    tokens = batch.greedy(penalize=False) if call == "greedy" else batch.sample()
     assert tokens == [7, 200, 299]
     assert batch.rows.position.tolist() == [5, 6, 7]
     assert batch.rows.slot.tolist() == [slots[0], 77, slots[2]]
@@ -380,7 +380,7 @@ def test_a_row_moves_on_and_leaves_its_slot_at_a_token_that_ends_the_text(call: 
 def test_the_first_of_the_likeliest_is_taken(kind: str, vocabulary: int) -> None:
     logits = random_logits(kind, 3, vocabulary)
     wanted = [int((row == row.max()).nonzero()[0, 0]) for row in logits]
-    assert Batch(logits, []).greedy(penalise=False) == wanted
+    assert Batch(logits, []).greedy(penalize=False) == wanted
     cold = {"temperature": 0.0, "top_k": 3, "top_p": 0.1, "min_p": 0.9}
     assert Batch(logits, [cold] * 3).sample() == wanted
 
@@ -395,7 +395,7 @@ def test_the_repetition_penalty_is_that_of_the_twin(repetition_penalty: float, c
     seen = batch.seen[batch.rows.slot].bool().cpu()
     # On the processor: CUDA multiplies by the reciprocal of a number, the kernel divides.
     wanted = penalize_repetition(batch.logits.cpu(), seen, batch.rows.repetition_penalty[0].item())
-    chosen = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
+    chosen = batch.greedy(penalize=True) if call == "greedy" else batch.sample()
     assert torch.equal(batch.logits.cpu(), wanted)
     assert chosen == wanted.argmax(-1).tolist()
 
@@ -409,7 +409,7 @@ def test_a_step_is_written_down(call: str, dtype: torch.dtype) -> None:
     batch = Batch(random_logits("peaked", 3, 300), [{}, {"top_p": 0.9}, {"temperature": 0.0}])
     before = batch.rows.token.to(dtype)
     batch.rows = DecodeBatch(**{**vars(batch.rows), "token": before})
-    chosen = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
+    chosen = batch.greedy(penalize=True) if call == "greedy" else batch.sample()
     assert batch.rows.step.tolist() == [1, 2, 3]
     assert batch.rows.status.tolist() == [0, 0, 0]
     assert int(batch.seen.sum()) == 3
@@ -426,7 +426,7 @@ def test_nothing_is_written_for_inactive_rows(call: str) -> None:
     batch.rows.slot[1] = 10**6  # reading there would fail
     logits, rows = batch.logits.clone(), vars(batch.rows).copy()
     rows = {name: value.clone() for name, value in rows.items() if name not in ("stop_ids", "null_slot")}
-    _ = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
+    _ = batch.greedy(penalize=True) if call == "greedy" else batch.sample()
     assert torch.equal(batch.logits[1].isnan(), logits[1].isnan())
     for name, value in rows.items():
         assert value[1] == getattr(batch.rows, name)[1], name
@@ -447,7 +447,7 @@ def test_logits_that_are_no_numbers_are_flagged(bad: float, setting: Setting, ca
     else:
         logits[1, 260] = bad
     batch = Batch(logits, [setting] * 3)
-    chosen = batch.greedy(penalise=True) if call == "greedy" else batch.sample()
+    chosen = batch.greedy(penalize=True) if call == "greedy" else batch.sample()
     assert batch.rows.status.tolist() == [0, 1, 0]
     assert batch.rows.step.tolist() == [1, 1, 3]
     assert chosen[1] == -5 and chosen[0] >= 0 and chosen[2] >= 0
@@ -460,17 +460,17 @@ def test_rows_of_wider_logits_and_larger_scratch() -> None:
     wanted = Batch(logits[:3, :290], settings).sample()
     batch = Batch(logits[:3, :290], settings)
     batch.logits = logits.to(DEVICE)[:3, :290]
-    batch.scratch = Scratch.make(8, 290, DEVICE)
+    batch.scratch = SamplerScratch.make(8, 290, DEVICE)
     assert batch.sample() == wanted
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="vocabulary"):
-        Scratch.make(1, 2**18 + 1, DEVICE)
+        SamplerScratch.make(1, 2**18 + 1, DEVICE)
     batch = Batch(random_logits("peaked", 2, 30), [])
-    batch.scratch = Scratch.make(1, 30, DEVICE)
+    batch.scratch = SamplerScratch.make(1, 30, DEVICE)
     with pytest.raises(ValueError, match="does not fit"):
         batch.sample()
     batch.logits = batch.logits.double()
     with pytest.raises(ValueError, match="float32"):
-        batch.greedy(penalise=False)
+        batch.greedy(penalize=False)

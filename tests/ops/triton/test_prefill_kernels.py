@@ -106,7 +106,7 @@ def test_delta_rule(sizes: JetSizes, tokens: int, count: int, dtype: torch.dtype
         normal(SLOTS, sizes.num_heads * sizes.head_v_dim, sizes.conv_size).to(dtype),
         normal(SLOTS, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
     )
-    scratch = prefill_delta_rule.Scratch.make(tokens, sizes, dtype, torch.device(DEVICE))
+    scratch = prefill_delta_rule.DeltaRuleScratch.make(tokens, sizes, dtype, torch.device(DEVICE))
     for tensor in vars(scratch).values():
         tensor.fill_(torch.nan)
     results = []
@@ -128,7 +128,7 @@ def test_delta_rule_on_keys_that_are_all_alike() -> None:
     projected[:, -2], projected[:, -1] = -20.0, 20.0  # no decay, full strength
     values = normal(128, 16).to(TYPES[0])
     decays = torch.zeros(1, device=DEVICE), torch.zeros(1, device=DEVICE)
-    scratch = prefill_delta_rule.Scratch.make(128, sizes, TYPES[0], torch.device(DEVICE))
+    scratch = prefill_delta_rule.DeltaRuleScratch.make(128, sizes, TYPES[0], torch.device(DEVICE))
     results = []
     for read, more in ((prefill_delta_rule.chunk_delta, (scratch,)), (twin.chunk_delta_reference, ())):
         states = normal(SLOTS, 16, 4).to(TYPES[0]), normal(SLOTS, 1, 16, 16)
