@@ -17,10 +17,10 @@ from typing import Any
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 log = logging.getLogger(__name__)
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-class KeptKernels(FunctionCache):
+class KernelCache(FunctionCache):
     """numba's cache of one function, whose every failure is a miss."""
 
     def __init__(self, py_func):
@@ -34,7 +34,9 @@ class KeptKernels(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:
-            _say(f"Compiled kernels in {self._cache_path} cannot be read: they are compiled again.", error)
+            _warn_once(
+                f"Compiled kernels in {self._cache_path} cannot be read: they are compiled again.", error
+            )
             with suppress(Exception):
                 self.flush()  # or what is compiled could not be kept, either
             return None
@@ -44,7 +46,7 @@ class KeptKernels(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:
-            _say(
+            _warn_once(
                 f"Compiled kernels cannot be kept in {self._cache_path}: every start compiles them. "
                 "Make room there, or set NUMBA_CACHE_DIR to a folder of your own.",
                 error,
@@ -82,8 +84,8 @@ def _unpickle(check: bytes, data: bytes, name: str) -> Any:
     return pickle.loads(data)
 
 
-def _say(words: str, error: Exception) -> None:
+def _warn_once(message: str, error: Exception) -> None:
     """Once, however many kernels it is about."""
-    if words not in _said:
-        _said.add(words)
-        log.warning("%s (%s: %s)", words, type(error).__name__, error)
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s (%s: %s)", message, type(error).__name__, error)

@@ -22,13 +22,13 @@ from numba import types
 from numba.extending import overload
 
 from jet.ops import gated_delta_rule
-from jet.ops.numba.kernel_cache import KeptKernels
+from jet.ops.numba.kernel_cache import KernelCache
 
 # Sums may be taken in vector lanes, but infinities and NaN stay what they are.
-FAST = {"reassoc", "contract", "arcp", "nsz"}
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 # Kernels are called from Python; the functions become part of them.
-function = numba.njit(fastmath=FAST, error_model="numpy")
+inlined = numba.njit(fastmath=FASTMATH, error_model="numpy")
 # With the roundings that stand in the code. Said aloud, for what is not said is taken from the caller.
 exact = numba.njit(fastmath=False, error_model="numpy")
 # The same, but that a product and a sum may be rounded once.
@@ -37,10 +37,10 @@ contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 def kernel(compiled):
     """A function to be called from Python, kept on disk wherever this process may write."""
-    options: dict[str, Any] = {"fastmath": FAST, "error_model": "numpy", "nogil": True}
+    options: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
     dispatcher = numba.njit(**options)(compiled)
     with suppress(RuntimeError, OSError):  # neither beside this file nor in the user's cache
-        dispatcher._cache = KeptKernels(compiled)
+        dispatcher._cache = KernelCache(compiled)
     return dispatcher
 
 
@@ -91,7 +91,7 @@ def exp(x):
     return series * from_bits((to_bits(shifted) << np.uint32(23)) + to_bits(ONE))
 
 
-@function
+@inlined
 def silu(x):
     """`x * sigmoid(x)`."""
     return x / (ONE + exp(-x))
@@ -109,19 +109,19 @@ def narrow(number, array):
 
 @overload(widen)
 def _choose_widen(number):
-    chosen = {types.uint16: _widen_bfloat16, types.int16: _widen_float16, types.float32: _same}[number]
+    chosen = {types.uint16: _widen_bfloat16, types.int16: _widen_float16, types.float32: _identity}[number]
     return lambda number: chosen(number)
 
 
 @overload(narrow)
 def _choose_narrow(number, array):
-    choices = {types.uint16: _narrow_bfloat16, types.int16: _narrow_float16, types.float32: _same}
+    choices = {types.uint16: _narrow_bfloat16, types.int16: _narrow_float16, types.float32: _identity}
     chosen = choices[array.dtype]
     return lambda number, array: chosen(number)
 
 
 @exact
-def _same(number):
+def _identity(number):
     return number
 
 
@@ -207,7 +207,7 @@ def _choose_read_row(matrix, row, out):
     return lambda matrix, row, out: chosen(matrix, row, out)
 
 
-@function
+@inlined
 def _dot(matrix, row, x):
     total = ZERO
     for j in range(matrix.shape[1]):
@@ -215,7 +215,7 @@ def _dot(matrix, row, x):
     return total
 
 
-@function
+@inlined
 def _dot_int8(matrix, row, x):
     qweight, scales = matrix
     total = ZERO
@@ -224,35 +224,35 @@ def _dot_int8(matrix, row, x):
     return total * scales[row]
 
 
-@function
+@inlined
 def _dot_int4(matrix, row, x):
     qweight, scales = matrix
-    span, groups = qweight.shape[1], scales.shape[1] // 2
-    both, total = x.shape[0] - span, ZERO
+    row_bytes, groups = qweight.shape[1], scales.shape[1] // 2
+    both, total = x.shape[0] - row_bytes, ZERO
     for group in range(groups):
         start, low, high = group * GROUP_SIZE, ZERO, ZERO
         # Unsigned, for what may be negative counts from the end, and such loops do not vectorise.
-        for j in range(start, min(start + GROUP_SIZE, span)):
-            low += low_code(qweight[row, np.uint64(j)]) * x[np.uint64(j)]
+        for j in range(start, min(start + GROUP_SIZE, row_bytes)):
+            low += low_nibble(qweight[row, np.uint64(j)]) * x[np.uint64(j)]
         for j in range(start, min(start + GROUP_SIZE, both)):
-            high += high_code(qweight[row, np.uint64(j)]) * x[np.uint64(span + j)]
+            high += high_nibble(qweight[row, np.uint64(j)]) * x[np.uint64(row_bytes + j)]
         total += low * widen(scales[row, group]) + high * widen(scales[row, groups + group])
     return total
 
 
-@function
-def low_code(code):
+@inlined
+def low_nibble(code):
     """The number in the low bits of an int4 byte."""
     return np.float32(np.int32(code & np.uint8(15))) - EIGHT
 
 
-@function
-def high_code(code):
+@inlined
+def high_nibble(code):
     """The number in its high bits."""
     return np.float32(np.int32(code >> np.uint8(4))) - EIGHT
 
 
-@function
+@inlined
 def _dot4_int8(matrix, row, x, b):
     qweight, scales = matrix
     first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
@@ -266,36 +266,36 @@ def _dot4_int8(matrix, row, x, b):
     return first * scale, second * scale, third * scale, fourth * scale
 
 
-@function
+@inlined
 def _dot4_int4(matrix, row, x, b):
     first, second = _dot_int4(matrix, row, x[b]), _dot_int4(matrix, row, x[b + 1])
     return first, second, _dot_int4(matrix, row, x[b + 2]), _dot_int4(matrix, row, x[b + 3])
 
 
-@function
+@inlined
 def _read_row(matrix, row, out):
     for j in range(out.shape[0]):
         out[j] = widen(matrix[row, j])
 
 
-@function
+@inlined
 def _read_row_int8(matrix, row, out):
     qweight, scales = matrix
     for j in range(out.shape[0]):
         out[j] = np.float32(qweight[row, j]) * scales[row]
 
 
-@function
+@inlined
 def _read_row_int4(matrix, row, out):
     qweight, scales = matrix
-    span, groups = qweight.shape[1], scales.shape[1] // 2
-    for j in range(span):
-        out[j] = low_code(qweight[row, j]) * widen(scales[row, j // GROUP_SIZE])
-    for j in range(out.shape[0] - span):
-        out[span + j] = high_code(qweight[row, j]) * widen(scales[row, groups + j // GROUP_SIZE])
+    row_bytes, groups = qweight.shape[1], scales.shape[1] // 2
+    for j in range(row_bytes):
+        out[j] = low_nibble(qweight[row, j]) * widen(scales[row, j // GROUP_SIZE])
+    for j in range(out.shape[0] - row_bytes):
+        out[row_bytes + j] = high_nibble(qweight[row, j]) * widen(scales[row, groups + j // GROUP_SIZE])
 
 
-@function
+@inlined
 def _dot4(matrix, row, x, b):
     first, second, third, fourth = ZERO, ZERO, ZERO, ZERO
     for j in range(matrix.shape[1]):
@@ -307,7 +307,7 @@ def _dot4(matrix, row, x, b):
     return first, second, third, fourth
 
 
-@function
+@inlined
 def rms_norm(x, scale, eps, out):
     """`out = x / rms(x) * scale`, all `[C]`."""
     squares = ZERO
@@ -318,7 +318,7 @@ def rms_norm(x, scale, eps, out):
         out[j] = x[j] * factor * scale[j]
 
 
-@function
+@inlined
 def rms_norm_rows(x, scale, eps):
     """The same of every row of x `[B, C]`."""
     normed = np.empty_like(x)
@@ -330,15 +330,15 @@ def rms_norm_rows(x, scale, eps):
 @kernel
 def norm_linear(x, scale, eps, weight, bias, out):
     """`out = rms_norm(x) @ weight.T + bias`; an empty bias is none."""
-    normed, fours = rms_norm_rows(x, scale, eps), x.shape[0] - x.shape[0] % 4
+    normed, batch_of_four = rms_norm_rows(x, scale, eps), x.shape[0] - x.shape[0] % 4
     biased = bias.shape[0] > 0
     for r in range(out.shape[1]):
         added = bias[r] if biased else ZERO
-        for b in range(0, fours, 4):
+        for b in range(0, batch_of_four, 4):
             first, second, third, fourth = dot4(weight, r, normed, b)
             out[b, r], out[b + 1, r] = first + added, second + added
             out[b + 2, r], out[b + 3, r] = third + added, fourth + added
-        for b in range(fours, x.shape[0]):
+        for b in range(batch_of_four, x.shape[0]):
             out[b, r] = dot(weight, r, normed[b]) + added
 
 
@@ -347,28 +347,28 @@ def norm_swiglu(x, scale, eps, gate_up, out):
     """`out = silu(g) * u` for `g | u = rms_norm(x) @ gate_up.T`."""
     normed = rms_norm_rows(x, scale, eps)
     batch, size = out.shape
-    fours = batch - batch % 4
+    batch_of_four = batch - batch % 4
     for r in range(size):
-        for b in range(0, fours, 4):
+        for b in range(0, batch_of_four, 4):
             gates, ups = dot4(gate_up, r, normed, b), dot4(gate_up, size + r, normed, b)
             out[b, r], out[b + 1, r] = silu(gates[0]) * ups[0], silu(gates[1]) * ups[1]
             out[b + 2, r], out[b + 3, r] = silu(gates[2]) * ups[2], silu(gates[3]) * ups[3]
-        for b in range(fours, batch):
+        for b in range(batch_of_four, batch):
             out[b, r] = silu(dot(gate_up, r, normed[b])) * dot(gate_up, size + r, normed[b])
 
 
 @kernel
 def linear_add(h, weight, x):
     """`x += h @ weight.T`."""
-    fours = x.shape[0] - x.shape[0] % 4
+    batch_of_four = x.shape[0] - x.shape[0] % 4
     for r in range(x.shape[1]):
-        for b in range(0, fours, 4):
+        for b in range(0, batch_of_four, 4):
             first, second, third, fourth = dot4(weight, r, h, b)
             x[b, r] += first
             x[b + 1, r] += second
             x[b + 2, r] += third
             x[b + 3, r] += fourth
-        for b in range(fours, x.shape[0]):
+        for b in range(batch_of_four, x.shape[0]):
             x[b, r] += dot(weight, r, h[b])
 
 
@@ -425,15 +425,15 @@ def jet_step(
             hidden[j] = silu(w1[j])
         convolve(inputs, hidden, kernels_weight, kernels_bias, conv_state[slot], v)
         for h in range(heads):
-            query = normalised_silu(q[h * size : (h + 1) * size], size**-0.5)
-            key = normalised_silu(k[h * size : (h + 1) * size], 1.0)
+            query = normalized_silu(q[h * size : (h + 1) * size], size**-0.5)
+            key = normalized_silu(k[h * size : (h + 1) * size], 1.0)
             decay = math.exp(-math.exp(log_decay_rate[h]) * softplus(a[h] + dt_bias[h]))
             beta = 1.0 / (1.0 + math.exp(-b[h]))
             part = slice(h * value, (h + 1) * value)
             delta_rule(query, key, v[part], decay, beta, recurrent_state[slot, h], out[row, part])
 
 
-@function
+@inlined
 def convolve(inputs, hidden, weight, bias, state, out):
     """Shift the new inputs into `state` `[channels, W]`; each channel's kernel times that, through SiLU."""
     channels, width = state.shape
@@ -448,8 +448,8 @@ def convolve(inputs, hidden, weight, bias, state, out):
         out[c] = silu(out[c])
 
 
-@function
-def normalised_silu(x, factor):
+@inlined
+def normalized_silu(x, factor):
     """`silu(x)` `[K]`, brought to the length `factor`."""
     out, squares = np.empty_like(x), ZERO
     for j in range(x.shape[0]):
@@ -467,25 +467,25 @@ def softplus(x):
     return x if x > 20.0 else math.log1p(math.exp(x))
 
 
-@function
+@inlined
 def delta_rule(query, key, v, decay, beta, state, out):
     """One head: `state` `[K, V]` fades and is corrected, `out` `[V]` is read from it.
 
     The sums with key and query are taken together, over the old state; writing the new one finds it in the
     cache. What the query reads from the correction is `key · query` times that.
     """
-    decay, beta, together = np.float32(decay), np.float32(beta), ZERO
-    of_key, of_query = np.zeros(v.shape[0], np.float32), np.zeros(v.shape[0], np.float32)
+    decay, beta, key_query = np.float32(decay), np.float32(beta), ZERO
+    state_key, state_query = np.zeros(v.shape[0], np.float32), np.zeros(v.shape[0], np.float32)
     for i in range(state.shape[0]):
         k, q = key[i], query[i]  # outside of the loop, which else must fear that it writes them
-        together += k * q
+        key_query += k * q
         for j in range(v.shape[0]):
-            of_key[j] += k * state[i, j]
-            of_query[j] += q * state[i, j]
-    correction = of_key
+            state_key[j] += k * state[i, j]
+            state_query[j] += q * state[i, j]
+    correction = state_key
     for j in range(v.shape[0]):
-        correction[j] = beta * (v[j] - decay * of_key[j])
-        out[j] = decay * of_query[j] + together * correction[j]
+        correction[j] = beta * (v[j] - decay * state_key[j])
+        out[j] = decay * state_query[j] + key_query * correction[j]
     for i in range(state.shape[0]):
         k = key[i]
         for j in range(v.shape[0]):
@@ -503,13 +503,13 @@ def attend(projected, cos, sin, position, slots, page_table, keys, values, kv_he
     """
     dim = cos.shape[1]
     group = out.shape[1] // (kv_heads * dim)
-    span = page_table.shape[1] * page
+    capacity = page_table.shape[1] * page
     queries = np.empty((group, dim), np.float32)
     for b in range(out.shape[0]):
-        heads, answers = projected[b].reshape((-1, dim)), out[b].reshape((-1, dim))
+        heads, outputs = projected[b].reshape((-1, dim)), out[b].reshape((-1, dim))
         pages = page_table[slots[b]]
-        newest, seen = position[b] % span, min(position[b] + 1, span)
-        scores = np.empty((group, seen), np.float32)
+        newest, num_visible = position[b] % capacity, min(position[b] + 1, capacity)
+        scores = np.empty((group, num_visible), np.float32)
         for h in range(kv_heads):
             first, new = h * group, (kv_heads * group + h)
             place = pages[newest // page] * stride + h * page + newest % page
@@ -519,8 +519,8 @@ def attend(projected, cos, sin, position, slots, page_table, keys, values, kv_he
                 values[place, d] = narrow(heads[new + kv_heads, d], values)
             for g in range(group):
                 rotate(heads[first + g], cos[b], sin[b], queries[g])
-            weigh(queries, keys, pages, h * page, page, stride, scores)
-            mix(scores, values, pages, h * page, page, stride, answers[first : first + group])
+            attention_weights(queries, keys, pages, h * page, page, stride, scores)
+            weighted_values(scores, values, pages, h * page, page, stride, outputs[first : first + group])
 
 
 @exact
@@ -533,36 +533,36 @@ def rotate(x, cos, sin, out):
         out[half + d] = second * cos[half + d] + first * sin[half + d]
 
 
-@function
-def weigh(queries, keys, pages, offset, page, stride, scores):
+@inlined
+def attention_weights(queries, keys, pages, offset, page, stride, scores):
     """`scores` `[G, cells]`: the softmax of each query's products with the keys."""
-    group, seen = scores.shape
+    group, num_visible = scores.shape
     factor = np.float32(queries.shape[1] ** -0.5)
     highest = np.full(group, -np.inf, np.float32)
-    for start in range(0, seen, page):
+    for start in range(0, num_visible, page):
         row = pages[start // page] * stride + offset
-        for cell in range(min(page, seen - start)):
+        for cell in range(min(page, num_visible - start)):
             for g in range(group):
                 score = dot(keys, row + cell, queries[g]) * factor
                 scores[g, start + cell] = score
                 highest[g] = score if score > highest[g] else highest[g]
     for g in range(group):
         total = ZERO
-        for cell in range(seen):
+        for cell in range(num_visible):
             scores[g, cell] = exp(scores[g, cell] - highest[g])
             total += scores[g, cell]
-        for cell in range(seen):
+        for cell in range(num_visible):
             scores[g, cell] /= total
 
 
-@function
-def mix(scores, values, pages, offset, page, stride, out):
+@inlined
+def weighted_values(scores, values, pages, offset, page, stride, out):
     """`out` `[G, D]`: the values weighed by `scores` `[G, cells]`."""
-    group, seen = scores.shape
+    group, num_visible = scores.shape
     out[:] = ZERO
-    for start in range(0, seen, page):
+    for start in range(0, num_visible, page):
         row = pages[start // page] * stride + offset
-        for cell in range(min(page, seen - start)):
+        for cell in range(min(page, num_visible - start)):
             for g in range(group):
                 score = scores[g, start + cell]
                 for d in range(out.shape[1]):

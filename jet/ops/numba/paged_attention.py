@@ -15,7 +15,7 @@ from torch import Tensor
 from jet.ops.numba import kernels
 from jet.ops.numba.bound_operation import BindableOp, BoundOp, array
 
-Rows = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 
 
 @BindableOp
@@ -62,8 +62,8 @@ def _bind(
     position: Tensor,
     slots: Tensor,
     page_table: Tensor,
-    keys: Rows,
-    values: Rows,
+    keys: Array,
+    values: Array,
     kv_heads: int,
     page: int,
     stride: int,

@@ -19,7 +19,7 @@ from jet.ops import backends  # noqa: E402
 from jet.ops.numba import kernels  # noqa: E402
 
 SOURCE = """
-from jet.ops.cpu.compiled import kernel
+from jet.ops.numba.kernels import kernel
 
 @kernel
 def double(x):
@@ -50,7 +50,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
     kept = sys.modules.get("jet.ops.numba.kernel_cache")
     if kept is not None:
-        monkeypatch.setattr(kept, "_said", set())
+        monkeypatch.setattr(kept, "_warned", set())
     yield load
 
 
@@ -172,4 +172,4 @@ def test_a_numba_that_cannot_be_used_is_plain_pytorch(
 
 def test_the_kernels_in_use_are_kept_this_way() -> None:
     kinds = {type(getattr(kernels, name)._cache).__name__ for name in ("norm_linear", "jet_step", "attend")}
-    assert kinds <= {"KeptKernels", "NullCache"}
+    assert kinds <= {"KernelCache", "NullCache"}
