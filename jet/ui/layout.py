@@ -16,12 +16,7 @@ from jet.ui.reporting import ReportState
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULTS = SamplingParams()
 
-HEADER = """
-<header class="jet-header"><h1>Jet Stories</h1>
-<p>Begin a story, and Jet-Nemotron goes on with it.</p></header>
-"""
 STOP_LABEL = "Stop"
-SHORTCUT_HINT = '<p class="jet-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> continues, <kbd>Esc</kbd> stops</p>'
 PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or just press Continue."
 
 
@@ -74,7 +69,7 @@ def build_layout() -> Page:
     """Place everything in the Blocks that are being built."""
     beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
-        _html(HEADER)
+        _html(tabs.header())
         model_info = _html(panel.loading())
         with gr.Row(elem_id="jet-desk"):
             with gr.Column(elem_id="jet-left", min_width=0):
@@ -150,7 +145,7 @@ def _generation_buttons() -> tuple[gr.Button, gr.Button]:
         continue_button = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
         stop = gr.Button(STOP_LABEL, interactive=False, elem_id="jet-stop", min_width=0)
         _html(tabs.undo_redo_buttons(), "jet-steps")
-        _html(SHORTCUT_HINT)
+        _html(tabs.shortcut_hint())
     return continue_button, stop
 
 

@@ -6,12 +6,12 @@ being written. All text is escaped, braces too, since Gradio passes it through a
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jet.api import EngineInfo, RequestStats
 from jet.ui import format
+from jet.ui.rendering import render
 
 _CONSTANT = (  # of the memory of one story, what a longer story does not add to: class, name, attribute
     ("recurrent", "Recurrent state", "recurrent_bytes"),
@@ -26,22 +26,23 @@ _SPARKLINE_SIZE = (100, 24)  # width and height of the curve's own units
 
 
 def loading(progress: str | None = None) -> str:
-    """The line under the title until the model is there."""
+    """Render the line under the title until the model is loaded."""
     text = "Loading the model…" if progress is None else f"{progress}."
-    return f'<p class="jet-about">{_text(text)} You can begin your story.</p>'
+    return render("panel.html", "loading", text=text)
 
 
 def about(info: EngineInfo) -> str:
-    """The line under the title: what runs, on what, under which licence."""
-    size = None if info.parameters is None else f"{_parameters(info.parameters)} parameters"
+    """Render the line under the title: the model, its device and its license."""
     weights = info.quantization and f"{info.quantization} weights"
-    facts = [
-        ", ".join([f"<b>{_text(format.model_name(info.model))}</b>", *([size] if size else [])]),
-        _text(", ".join(fact for fact in (info.device_name, info.dtype, weights) if fact)),
-        f"license: {_text(info.licence)}",
-    ]
-    chat = "" if info.chat_tokens is None else " data-chat"
-    return f'<p class="jet-about"{chat}>{"".join(f"<span>{fact}</span>" for fact in facts)}</p>'
+    return render(
+        "panel.html",
+        "model_info",
+        name=format.model_name(info.model),
+        size=None if info.parameters is None else f"{_parameters(info.parameters)} parameters",
+        runs_on=", ".join(fact for fact in (info.device_name, info.dtype, weights) if fact),
+        license=info.licence,
+        has_chat=info.chat_tokens is not None,
+    )
 
 
 @dataclass(frozen=True)
@@ -97,42 +98,41 @@ def panel(
     shown = stats or RequestStats(phase="idle")
     if used is None:
         used = shown.prompt_tokens + shown.tokens // stories
-    parts = [
-        _status_view(stats),
-        _speed_view(shown, info, rates, stories, used),
-        _request_rows(shown, info, used),
-        _memory_view(shown, info, stories, used),
-        _device_view(shown, info),
-        _model_view(info),
-    ]
-    phase = "error" if shown.finish_reason == "error" else shown.phase
-    return f'<div class="jet-panel" data-phase="{_text(phase)}">{"".join(parts)}</div>'
+    return render(
+        "panel.html",
+        "panel",
+        phase="error" if shown.finish_reason == "error" else shown.phase,
+        status="Ready" if stats is None else format.status(stats),
+        error="" if stats is None or stats.error is None else stats.error,
+        speed=_speed(shown, info, rates, stories, used),
+        request=_request_rows(shown, info, used),
+        memory=_memory(shown, info, stories, used),
+        device=_device(shown, info),
+        model=_model_rows(info),
+    )
 
 
 def expand_toggle() -> str:
-    """What brings all of the panel on a screen where it stands above the drawers and is one line."""
-    return '<label class="jet-check jet-unfold"><input type="checkbox" id="jet-unfold"> All numbers</label>'
+    """Render the checkbox that expands the panel where it is one line above the tabs."""
+    return render("panel.html", "expand_toggle")
 
 
-def _status_view(stats: RequestStats | None) -> str:
-    text = "Ready" if stats is None else format.status(stats)
-    detail = "" if stats is None or stats.error is None else stats.error
-    return f'<p class="jet-status"><i></i>{_text(text)}</p><p class="jet-detail">{_text(detail)}</p>'
-
-
-def _speed_view(
+def _speed(
     stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int, used: int
-) -> str:
-    """How fast, how fast it could be, and how fast it has been."""
+) -> dict[str, object]:
+    """Return the speed now, as a share of what memory bandwidth allows, and over time."""
     limit = bandwidth_limit(stats, info, stories, used)
     rate = stats.tokens_per_second
     is_reliable = info is None or info.bandwidth_sure
-    utilization = 0.0 if rate is None or limit is None or not is_reliable else min(1.0, rate / limit)
-    text = _limit_text(rate, limit, is_reliable)
-    current = f'<p class="jet-speed"><b>{format.rate(rate)}</b> tokens a second</p>'
-    return (
-        f'{current}{_bar([("reached", utilization)], text)}<p class="jet-limit">{text}</p>{_sparkline(rates)}'
-    )
+    width, height = _SPARKLINE_SIZE
+    return {
+        "rate": format.rate(rate),
+        "utilization": 0.0 if rate is None or limit is None or not is_reliable else min(1.0, rate / limit),
+        "limit": _limit_text(rate, limit, is_reliable),
+        "width": width,
+        "height": height,
+        "points": _sparkline(rates),
+    }
 
 
 def bandwidth_limit(
@@ -147,8 +147,8 @@ def bandwidth_limit(
         return None
     length = stats.prompt_tokens + stats.tokens // stories if used is None else used
     decode_bytes = info.footprint.decode(max(1, length), 2)
-    merge_streams = max(stories, stats.active_requests or 0)
-    moved = decode_bytes.weights + merge_streams * (decode_bytes.total - decode_bytes.weights)
+    running = max(stories, stats.active_requests or 0)
+    moved = decode_bytes.weights + running * (decode_bytes.total - decode_bytes.weights)
     return stories * info.bandwidth / moved
 
 
@@ -165,26 +165,22 @@ def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> s
 
 
 def _sparkline(rates: Sequence[float]) -> str:
-    """The speed so far as a line from 0 at the bottom to the highest at the top."""
+    """Return the points of a line through the speeds, from 0 at the bottom to the highest at the top."""
     width, height = _SPARKLINE_SIZE
     top = max(rates, default=0.0) or 1.0
     last = max(1, len(rates) - 1)
-    points = " ".join(
+    return " ".join(
         f"{width * index / last:.1f},{height - 1 - (height - 2) * rate / top:.1f}"
         for index, rate in enumerate(rates)
     )
-    return (
-        f'<svg class="jet-curve" viewBox="0 0 {width} {height}" preserveAspectRatio="none" '
-        f'aria-hidden="true"><polyline points="{points}"/></svg>'
-    )
 
 
-def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> str:
-    """How long it is, and who else writes."""
+def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> list[tuple[str, str]]:
+    """Return the rows about the request, and how many others run."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.active_requests is None:
         source = info
-    rows = [
+    return [
         ("Mean", f"{format.rate(stats.mean_tokens_per_second)} tok/s"),
         ("Time to first token", format.duration(stats.time_to_first_token_s)),
         ("Generated tokens", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
@@ -193,7 +189,6 @@ def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> st
         ("Running", format.running(source.active_requests, source.queued_requests)),
         ("Seed", format.UNKNOWN if stats.seed is None else str(stats.seed)),
     ]
-    return _rows(rows)
 
 
 def _context_used(info: EngineInfo | None, used: int) -> str:
@@ -203,54 +198,59 @@ def _context_used(info: EngineInfo | None, used: int) -> str:
     return f"{format.count(used)} of {format.count(info.context)}, {used / info.context:.0%}"
 
 
-def _memory_view(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> str:
+def _memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> dict[str, object]:
+    """Return the memory of the story by kind, and beside a model with full attention in every layer."""
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
-    label = ", ".join(f"{name} {format.size(size if total else None)}" for _, name, size in sizes)
-    bar = _bar([(part, size / max(total, 1)) for part, _, size in sizes], label)
-    rows = "".join(
-        f"<dt><b>{label}</b></dt><dd><b>{format.size(sum(s[2] for s in group) if total else None)}</b></dd>"
-        + "".join(
-            f'<dt><i class="jet-{part}"></i>{name}</dt><dd>{format.size(size if total else None)}</dd>'
-            for part, name, size in group
-        )
-        for label, group in (("Constant", constant), ("Grows with the story", growing))
-    )
-    remote = info is not None and info.residence == "remote"
-    known = "not known here" if remote else format.size(total or None)
-    heading = f"<h2>Memory of this story <b>{known}</b></h2>"
-    return f"{heading}{bar}<dl>{rows}</dl>{_full_attention_comparison(info, stories, used)}"
+
+    def text(size: int) -> str:
+        return format.size(size if total else None)
+
+    groups = (("Constant", constant), ("Grows with the story", growing))
+    is_remote = info is not None and info.residence == "remote"
+    return {
+        "total": "not known here" if is_remote else format.size(total or None),
+        "label": ", ".join(f"{name} {text(size)}" for _, name, size in sizes),
+        "parts": [(css, size / max(total, 1)) for css, _, size in sizes],
+        "groups": [
+            (
+                label,
+                text(sum(size for _, _, size in group)),
+                [(css, name, text(size)) for css, name, size in group],
+            )
+            for label, group in groups
+        ],
+        "comparison": _full_attention_comparison(info, stories, used),
+    }
 
 
-def _full_attention_comparison(info: EngineInfo | None, stories: int, used: int) -> str:
-    """The same story in a model whose every layer remembers every token; and both with the context full."""
+def _full_attention_comparison(info: EngineInfo | None, stories: int, used: int) -> list[tuple[str, str]]:
+    """Return the rows about a model with full attention in every layer, now and with the context full."""
     current = hybrid = full_attention = None
     if info is not None and (footprint := info.footprint) is not None:
         current = footprint.kept_by_full_attention(stories * used) or None
         hybrid, full_attention = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
-    rows = [
+    return [
         ("With full attention in every layer", format.size(current)),
         ("… and the context full", format.size(full_attention)),
         ("This model, the context full", format.size(hybrid)),
     ]
-    return _rows(rows, "jet-beside")
 
 
 def _sizes(stats: RequestStats, parts: tuple[tuple[str, str, str], ...]) -> list[tuple[str, str, int]]:
     return [(part, name, int(getattr(stats, field))) for part, name, field in parts]
 
 
-def _device_view(stats: RequestStats, info: EngineInfo | None) -> str:
-    """The stats of a request are fresher than the engine's, which stand in before the first request."""
+def _device(stats: RequestStats, info: EngineInfo | None) -> dict[str, object]:
+    """Return the memory of process and accelerator. The request's numbers are fresher than the engine's."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.process_memory_bytes is None:
         source = info
-    heading = "<h2>Memory of this machine</h2>"
     rows = [("This process", format.size(source.process_memory_bytes))]
     if info is None or info.device in _WITHOUT_ACCELERATOR:
         rows.append(("Accelerator", format.UNKNOWN if info is None else _WITHOUT_ACCELERATOR[info.device]))
-        return f"{heading}{_rows(rows)}"
+        return {"rows": rows, "parts": (), "label": ""}
     rows += [
         ("Accelerator, in use", format.size(source.device_memory_bytes)),
         ("reserved", format.size(source.device_reserved_bytes)),
@@ -259,40 +259,25 @@ def _device_view(stats: RequestStats, info: EngineInfo | None) -> str:
     ]
     total, used = source.device_total_bytes or 1, source.device_memory_bytes or 0
     reserved = max(0, (source.device_reserved_bytes or 0) - used)
-    label = f"{format.size(source.device_memory_bytes)} of {format.size(source.device_total_bytes)} in use"
-    return f"{heading}{_bar([('used', used / total), ('spare', reserved / total)], label)}{_rows(rows)}"
+    return {
+        "rows": rows,
+        "parts": (("used", used / total), ("spare", reserved / total)),
+        "label": f"{format.size(source.device_memory_bytes)} of "
+        f"{format.size(source.device_total_bytes)} in use",
+    }
 
 
-def _model_view(info: EngineInfo | None) -> str:
+def _model_rows(info: EngineInfo | None) -> list[tuple[str, str]]:
     if info is not None and info.residence != "resident":
-        rows = [("Weights", _WEIGHTS[info.residence])]
-    else:
-        rows = [
-            ("Loaded in", format.duration(info.load_s if info else None)),
-            ("Warmed up in", format.duration(info.warmup_s if info else None)),
-            ("Maximum running", format.count(info.writers) if info and info.writers else format.UNKNOWN),
-        ]
-    return f"<h2>Model</h2>{_rows(rows)}"
-
-
-def _bar(parts: Sequence[tuple[str, float]], label: str) -> str:
-    """A bar of parts with their shares of it; what it says for those who do not see it."""
-    filled = "".join(
-        f'<i class="jet-{part}" style="width:{100 * fraction:.2f}%"></i>' for part, fraction in parts
-    )
-    return f'<div class="jet-bar" role="img" aria-label="{_text(label)}">{filled}</div>'
-
-
-def _rows(rows: list[tuple[str, str]], css: str = "") -> str:
-    cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows)
-    return f'<dl class="{css}">{cells}</dl>'
+        return [("Weights", _WEIGHTS[info.residence])]
+    return [
+        ("Loaded in", format.duration(info.load_s if info else None)),
+        ("Warmed up in", format.duration(info.warmup_s if info else None)),
+        ("Maximum running", format.count(info.writers) if info and info.writers else format.UNKNOWN),
+    ]
 
 
 def _parameters(number: int) -> str:
     if number >= 10**9:
         return f"{number / 10**9:.2f} billion"
     return f"{number / 10**6:.1f} million" if number >= 10**6 else format.count(number)
-
-
-def _text(value: str) -> str:
-    return html.escape(value).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")

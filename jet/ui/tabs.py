@@ -1,16 +1,16 @@
-"""The HTML that stands still on the page: openings, actions, and what unfolds below the sheet.
+"""Renders the HTML of the page that does not change: openings, actions, and the tabs below the editor.
 
-Elements with `data-do` or `data-write` give the order in it when pressed; page.js carries it to the desk.
+Each function returns HTML made by `templates/tabs.html`. Buttons carry their command in `data-do` or
+`data-write`; the page's script sends it when one is pressed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from jet.story.guidance import Guidance
+from jet.story.guidance import Guidance, LoreEntry
 from jet.ui.presets import PRESETS
-from jet.ui.views import command_button, escape, guidance, lore_row
+from jet.ui.rendering import render
 
 TABS = {
     "settings": "Settings",
@@ -21,6 +21,8 @@ TABS = {
     "report": "Report",
     "keys": "Keys",
 }
+
+HIGHLIGHT_OPTIONS = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
 
 # Drawn in a square of 16 units, so that the actions are told apart without reading.
 ICONS = {
@@ -47,157 +49,46 @@ SHORTCUTS = (
 )
 
 
+def header() -> str:
+    """Render the name of the page and a line about it."""
+    return render("tabs.html", "header")
+
+
+def shortcut_hint() -> str:
+    """Render the two most useful shortcuts."""
+    return render("tabs.html", "shortcut_hint")
+
+
 def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
-    """A button for each beginning, as (genre, text)."""
-    buttons = "".join(
-        f'<button type="button" class="jet-opening" data-opening="{escape(text)}">{escape(genre)}</button>'
-        for genre, text in beginnings
-    )
-    ask = (
-        '<div class="jet-ask"><label for="jet-about-what">Write me a story about</label>'
-        f'<span id="jet-about-field">{guidance(Guidance())["jet-about-field"]}</span>'
-        '<button type="button" class="jet-opening" id="jet-ask">Write it</button></div>'
-    )
-    return f'<div class="jet-openings" role="group" aria-label="Beginnings">{buttons}</div>{ask}'
+    """Render a button for each beginning, given as (genre, text), and the field for chat models."""
+    return render("tabs.html", "openings", beginnings=beginnings, about=Guidance().about)
 
 
 def undo_redo_buttons() -> str:
-    """Undo and Redo."""
-    undo, redo = ('{"do": "undo"}', "Undo"), ('{"do": "redo"}', "Redo")
-    return "".join(
-        f'<button type="button" id="jet-{label.lower()}" class="jet-step" '
-        f'data-do="{escape(command)}" disabled>'
-        f"{_icon(label.lower())}{label}</button>"
-        for command, label in (undo, redo)
-    )
+    """Render Undo and Redo."""
+    return render("tabs.html", "undo_redo", icons=ICONS)
 
 
 def action_buttons() -> str:
-    """What else can be done with the story, and how it is painted."""
-    buttons = [
-        _action(
-            "jet-retry", "Retry", "data-write", "Another continuation beside the last one", True, do="retry"
-        ),
-        _action("jet-three", "3 options", "data-write", "Three continuations to choose from", do="ways"),
-        _action("jet-cursor", "Write here", "data-write", "Continue at the cursor", do="cursor", at=-1),
-        _action(
-            "jet-fork",
-            "New version from here",
-            "data-do",
-            "A new version that ends at the cursor",
-            do="fork",
-            at=-1,
-        ),
-        _action("jet-word", "Other words", "data-do", "For the one at the cursor", do="word", at=-1),
-    ]
-    highlights = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
-    options = "".join(f'<option value="{value}">{label}</option>' for value, label in highlights)
-    return (
-        f'<div class="jet-more" role="group" aria-label="More">{"".join(buttons)}'
-        f'<label class="jet-tint">Show <select id="jet-tint">{options}</select></label></div>'
-        '<p class="jet-kept" id="jet-kept"></p><p class="jet-hidden" id="jet-state" role="status"></p>'
-    )
-
-
-def _action(id: str, label: str, attribute: str, hint: str, disabled: bool = False, **command: object) -> str:
-    command_json, icon = escape(json.dumps(command)), _icon(id.removeprefix("jet-"))
-    return (
-        f'<button type="button" id="{id}" class="jet-quiet" {attribute}="{command_json}" title="{hint}"'
-        f"{' disabled' * disabled}>{icon}{label}</button>"
-    )
-
-
-def _icon(name: str) -> str:
-    return f'<svg class="jet-icon" viewBox="0 0 16 16" aria-hidden="true"><path d="{ICONS[name]}"/></svg>'
+    """Render the other actions, the choice of highlights, and the lines that say what is saved and done."""
+    return render("tabs.html", "actions", icons=ICONS, highlights=HIGHLIGHT_OPTIONS)
 
 
 def tab_list() -> str:
-    """The names of the drawers; the first is open."""
-    buttons = "".join(
-        f'<button type="button" role="tab" id="jet-tab-{key}" data-drawer="{key}" '
-        f'aria-controls="jet-drawer-{key}" aria-selected="{str(key == "settings").lower()}" '
-        f'tabindex="{0 if key == "settings" else -1}">{name}</button>'
-        for key, name in TABS.items()
-    )
-    return f'<div class="jet-tabs" role="tablist" aria-label="Below the story">{buttons}</div>'
+    """Render the names of the tabs; the first is selected."""
+    return render("tabs.html", "tab_list", tabs=TABS)
 
 
 def preset_buttons() -> str:
-    """Settings under plain names, and a place for those that the writer has named."""
-    buttons = "".join(
-        command_button(name.capitalize(), css="jet-opening", do="preset", name=name) for name in PRESETS
-    )
-    return (
-        f'<div class="jet-presets" role="group" aria-label="Presets">{buttons}'
-        '<span id="jet-own-presets"></span>'
-        '<button type="button" class="jet-quiet" id="jet-name-preset">Keep these as a preset</button></div>'
-    )
+    """Render the presets, and a place for the writer's own."""
+    return render("tabs.html", "presets", names=list(PRESETS))
 
 
 def extra_settings() -> str:
-    """Settings that are the page's own."""
-    return (
-        '<div class="jet-extras"><label class="jet-field"><b>Stop at</b><small>One text a line, \\n is '
-        "a line break. The continuation ends in front of it.</small>"
-        '<textarea id="jet-stops" rows="2"></textarea></label>'
-        '<label class="jet-check"><input type="checkbox" id="jet-alternatives" checked> '
-        "Remember other words the model might have chosen</label></div>"
-    )
+    """Render the settings that are not Gradio components."""
+    return render("tabs.html", "extra_settings")
 
 
 def tab_panels() -> str:
-    """All drawers but the first, closed."""
-    fields = guidance(Guidance())
-    return (
-        _tab_panel(
-            "guidance",
-            f'<div id="jet-guidance">{fields["jet-guidance"]}</div>'
-            '<div class="jet-field"><b>Lorebook</b><small>Told when a keyword comes up near the end of the '
-            'story.</small></div><div id="jet-lore"></div>'
-            f'<template id="jet-lore-row">{lore_row()}</template>'
-            '<button type="button" class="jet-quiet" id="jet-lore-add">Add an entry</button>'
-            '<div id="jet-sees"></div>',
-        )
-        + _tab_panel("branches", '<div id="jet-tree"></div><div id="jet-compare"></div>')
-        + _tab_panel("stories", _stories_tab())
-        + _tab_panel(
-            "history",
-            f'<div id="jet-past"></div>{command_button("Save as csv", css="jet-quiet", do="history")}',
-        )
-        + _tab_panel("keys", _shortcuts())
-    )
-
-
-def _tab_panel(key: str, content: str) -> str:
-    return (
-        f'<section class="jet-drawer" id="jet-drawer-{key}" role="tabpanel" aria-labelledby="jet-tab-{key}" '
-        f"hidden>{content}</section>"
-    )
-
-
-def _stories_tab() -> str:
-    save_buttons = "".join(
-        command_button(label, css="jet-opening", do="export", **{"as": ending})
-        for ending, label in (("txt", "Text"), ("md", "Markdown"), ("json", "Everything (json)"))
-    )
-    return (
-        '<label class="jet-field"><b>Title</b><input id="jet-title" dir="auto" maxlength="200" '
-        'placeholder="Untitled story"></label>'
-        f'<div class="jet-files"><span>Save as</span>{save_buttons}<span>or</span>'
-        '<button type="button" class="jet-opening" id="jet-new">New story</button>'
-        '<label class="jet-opening jet-upload">Open a file<input id="jet-import" type="file" '
-        'accept=".txt,.md,.markdown,.json"></label></div>'
-        '<h2>Saved on this device ✓</h2><ul id="jet-library"></ul>'
-        '<p class="jet-hint">Every change is kept here, on this device only. Save a file to be safe.</p>'
-    )
-
-
-def _shortcuts() -> str:
-    rows = "".join(
-        f"<dt>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</dt><dd>{description}</dd>"
-        for keys, description in SHORTCUTS
-    )
-    return (
-        f'<dl class="jet-shortcuts">{rows}</dl><p class="jet-hint">On a Mac, ⌘ does what Ctrl does, and '
-        "Ctrl ⌥ what Alt does. On a phone, tap a word twice for others.</p>"
-    )
+    """Render all tab panels but those of Gradio components, hidden."""
+    return render("tabs.html", "tab_panels", guidance=Guidance(), new_entry=LoreEntry(), shortcuts=SHORTCUTS)

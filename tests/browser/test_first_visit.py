@@ -71,5 +71,5 @@ def test_retry_and_branch_are_seen_and_say_what_they_do(browser: Browser, real_p
         button = page.get_by_role("button", name=name, exact=True)
         expect(button).to_be_in_viewport()  # without scrolling or unfolding anything
     assert "beside" in str(page.get_attribute("#jet-retry", "title"))
-    assert "branch" in str(page.get_attribute("#jet-fork", "title"))
+    assert "version" in str(page.get_attribute("#jet-fork", "title"))
     page.close()

@@ -328,7 +328,7 @@ def test_a_drawer_can_be_opened_while_the_model_writes(tab: Page, served: Served
     set_most_tokens(tab, 2000)
     begin(tab, "A")
     open_drawer(tab, "branches")
-    expect(tab.locator("#jet-tree")).to_contain_text("One branch so far")
+    expect(tab.locator("#jet-tree")).to_contain_text("One version so far")
     open_drawer(tab, "guidance")
     expect(tab.locator("#jet-sees")).to_contain_text("What the model sees")
     assert status(tab) == "Writing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 
 import pytest
 
@@ -318,7 +319,7 @@ def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
         assert "error" not in reply
         file = await tab.act("export", **{"as": "json"})
         reply = await tab.act("restore", copy=file["download"]["text"], draft=None)
-        assert 'value="&quot;Doe, John&quot;, say &quot;hi&quot;, fox"' in reply["html"]["jet-lore"]
+        assert 'value=""Doe, John", say "hi", fox"' in unescape(reply["html"]["jet-lore"])
         row["keywords"] = '"Doe, John", wolf'
         await tab.act("guide", memory="Other.", lore=[row, fresh], **GUIDANCE)
         await tab.write(controls=(1, *CONTROLS[1:]), drawer="guidance")
