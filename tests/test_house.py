@@ -87,19 +87,6 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[0].split())
 
 
-def test_every_yes_of_the_studio_names_a_test_in_the_browser() -> None:
-    rows = re.findall(r"^\|(.+)\|$", text_of(Path("docs/studio.md")), flags=re.MULTILINE)[2:]
-    ours = {row.split("|")[0].strip(): row.split("|")[1].strip() for row in rows}
-    assert len(ours) == len(rows) > 40
-    browser = [text_of(path) for path in FILES if path.parts[:2] == ("tests", "browser")]
-    there = set(re.findall(r"^def (test_\w+)\(", "\n".join(browser), flags=re.MULTILINE))
-    for row, said in ours.items():
-        assert re.match(r"(yes|no)\b", said), row
-        named = re.findall(r"`(\w+)`", said)
-        assert set(named) <= there, row
-        assert bool(named) == said.startswith("yes"), row
-
-
 # --- versions and licences -------------------------------------------------------------------------------
 
 
