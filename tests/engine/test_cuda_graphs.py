@@ -45,11 +45,11 @@ def capture(self: cuda_graphs.StepGraphs, run: Callable[[], None]) -> Called:
 def without_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU: tests/gpu runs the real thing")
-    monkeypatch.setattr(cuda_graphs, "triton_operations", lambda *given: reference_backend())
+    monkeypatch.setattr(cuda_graphs, "triton_backend", lambda *given: reference_backend())
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", capture)
     monkeypatch.setattr(cuda_graphs, "seconds_of", lambda graph: 0.0)
     monkeypatch.setattr(torch.cuda, "Event", Arrived)
-    monkeypatch.setattr(cuda_graphs, "PLANS", ())
+    monkeypatch.setattr(cuda_graphs, "CAPTURED_SAMPLERS", ())
     yield
 
 
@@ -266,7 +266,7 @@ def preparing(monkeypatch: pytest.MonkeyPatch) -> tuple[ModelRunner, list[tuple[
         return capture(self, run)
 
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", note)
-    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.DEFAULT_SAMPLER, None))
+    monkeypatch.setattr(cuda_graphs, "CAPTURED_SAMPLERS", (cuda_graphs.DEFAULT_SAMPLER, None))
     return runner_on(golden_model("tiny-2b")), captured
 
 
@@ -331,7 +331,7 @@ def test_a_batch_never_takes_longer_than_a_larger_one(
     took: dict[int, float], used: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graphs are timed when they are captured, and a batch takes the fastest that are large enough."""
-    monkeypatch.setattr(cuda_graphs, "PLANS", (cuda_graphs.DEFAULT_SAMPLER, None))
+    monkeypatch.setattr(cuda_graphs, "CAPTURED_SAMPLERS", (cuda_graphs.DEFAULT_SAMPLER, None))
     monkeypatch.setattr(cuda_graphs, "seconds_of", lambda graph: took[graph.rows])
 
     def noting(self: cuda_graphs.StepGraphs, run: Callable[[], None]) -> Called:

@@ -295,14 +295,14 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
             return getattr(model, name)
 
     pytest.importorskip("triton")
-    monkeypatch.setattr("jet.ops.availability._tried", [])
+    monkeypatch.setattr("jet.ops.availability._recovery_attempts", [])
     monkeypatch.setenv("TRITON_CACHE_DIR", "")  # restored afterwards
     monkeypatch.setattr(decoder, "HostStepper", lambda *given: "plain")
     monkeypatch.setattr("jet.engine.cuda_graphs.GraphStepper", lambda *given: 1 / 0)
     assert decoder.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
     assert "plain PyTorch is slower" in caplog.text
 
-    monkeypatch.setattr("jet.ops.availability._tried", [])
+    monkeypatch.setattr("jet.ops.availability._recovery_attempts", [])
 
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("full")

@@ -31,7 +31,7 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is compiled for a network that cannot write."""
-    monkeypatch.setattr("jet.engine.decoder.cpu_operations", backends.reference_backend)
+    monkeypatch.setattr("jet.engine.decoder.numba_backend", backends.reference_backend)
 
 
 def checkpoint(folder: Path, change: Change) -> str:
