@@ -1,4 +1,4 @@
-"""Hosting: limits, accounts, metrics, and what stands in front of the page."""
+"""Hosting: admission limits, accounts, metrics and the ASGI middleware in front of Gradio."""
 
 from jet.cache_dirs import ensure_gradio_folder
 

@@ -1,4 +1,5 @@
-"""Who may log in: a file with lines `name:hash`; `python -m jet.server.accounts FILE NAME` adds one."""
+"""Accounts that may log in: a file of lines `name:hash`. `python -m jet.server.accounts FILE NAME` adds
+one."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ _KIND = "scrypt"
 
 
 class AccountsError(ValueError):
-    """A file of accounts that cannot be used. The message says why."""
+    """An accounts file cannot be used. The message says why."""
 
 
 class Accounts:
-    """Names and hashes of passwords. Gradio calls it with what somebody has typed."""
+    """Checks passwords against hashes by user name. Gradio calls it with the credentials of a login."""
 
     def __init__(self, hashes: dict[str, str]) -> None:
         self._hashes = hashes
@@ -29,7 +30,7 @@ class Accounts:
 
     @classmethod
     def read(cls, path: Path) -> Accounts:
-        """From a file. Raises AccountsError."""
+        """Read accounts from a file. Raises AccountsError."""
         hashes: dict[str, str] = {}
         for number, line in enumerate(_read_lines(path), start=1):
             name, hashed = _read_line(line)
@@ -46,19 +47,19 @@ class Accounts:
         return cls(hashes)
 
     def __call__(self, name: str, password: str) -> bool:
-        """Whether this is the password of that name. Takes as long for a name that does not exist."""
+        """Return whether the password belongs to the name, in the same time for unknown names."""
         hashed = self._hashes.get(name)
         return _matches(password, hashed or self._nobody) and hashed is not None
 
 
 def hash_password(password: str) -> str:
-    """What stands in the file for a password."""
+    """Hash a password with a random salt, as the accounts file stores it."""
     salt = secrets.token_bytes(16)
     return f"{_KIND}${_base64(salt)}${_base64(_derive(password, salt))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Add an account to a file, or replace it. The password is asked for, not given on the command line."""
+    """Add an account to a file, or replace it. Asks for the password on the terminal."""
     parser = argparse.ArgumentParser(prog="jet.server.accounts", description=main.__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("name")
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines of a file as editors of any system write it. Raises AccountsError."""
+    """Return the lines of a text file in UTF-8 or UTF-16. Raises AccountsError."""
     try:
         data = path.read_bytes()
         # Windows' PowerShell writes UTF-16 where it is not told otherwise.

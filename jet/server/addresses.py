@@ -1,4 +1,4 @@
-"""Network addresses: as proxies write them down, and as limits count them."""
+"""Parse network addresses from proxy headers, and reduce them to keys for rate limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _IPV6_PREFIX_BITS = 64  # bits of an IPv6 address that one line has; the others 
 
 
 def parse_address(text: str) -> str | None:
-    """One entry of X-Forwarded-For as a plain address; None if it is none.
+    """Parse one entry of X-Forwarded-For into a plain address; None if it is not an address.
 
-    Proxies write a port behind it, brackets or quotes around it, a zone, or IPv4 as IPv6.
+    Accepts a port, brackets, quotes, a zone, and IPv4 mapped into IPv6.
     """
     text = text.strip().strip('"').strip()
     if (found := _WITH_PORT.fullmatch(text)) is not None:
@@ -23,7 +23,8 @@ def parse_address(text: str) -> str | None:
 
 
 def rate_limit_key(client: str) -> str:
-    """Whom limits count a client with: its IPv4 address, or the /64 that its IPv6 address is in."""
+    """Return the key that limits count a client under: its IPv4 address, or the /64 network of its IPv6
+    address."""
     address = _parse(client)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))

@@ -1,4 +1,4 @@
-"""Whether the page can listen where it is told to, and the one reason why not."""
+"""Check that the server can listen on an address, and explain why it cannot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gradio import http_server
 
 
 class AddressError(OSError):
-    """A host and port that the page cannot be opened on. The message says why."""
+    """The page cannot be opened on this host and port. The message says why."""
 
 
 def check_address(host: str | None, port: int | None) -> None:
-    """Raise AddressError unless the host, and the port if there is one, can be listened on.
+    """Raise AddressError unless the host, and the port if given, can be listened on.
 
-    Gradio would try a hundred ports on a host that is not this machine, for minutes, and not say why.
+    Gradio would try a hundred ports on a host that is not this machine, for minutes, without a reason.
     """
     try:
         _try_to_listen(host, port or 0)
@@ -25,7 +25,7 @@ def check_address(host: str | None, port: int | None) -> None:
 
 
 def explain(error: OSError, host: str | None, port: int | None) -> str:
-    """Why Gradio could not open the page, which says of everything that there is no empty port."""
+    """Return the reason for Gradio's error, which always says that no empty port was found."""
     if not str(error).startswith("Cannot find empty port"):
         return _describe(error, host, port)
     first = http_server.INITIAL_PORT_VALUE if port is None else port

@@ -1,4 +1,4 @@
-"""The server's connections: how long one may be idle, and how many there may be."""
+"""Configure uvicorn's connections: keep-alive time and the limit of open files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_OPEN_FILES = 65_536  # connections are files to the system, which often all
 
 
 def configure_server(server: Any) -> None:
-    """Let connections of uvicorn's `server` that come from now on be idle for long, and let there be many."""
+    """Set keep-alive for new connections of uvicorn's `server`, and raise the limit of open files."""
     server.config.timeout_keep_alive = KEEP_ALIVE_S
     if sys.platform == "win32":
         return

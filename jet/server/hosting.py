@@ -1,4 +1,4 @@
-"""How a page is hosted: its limits, its accounts, what stands in front of it, and what watches it."""
+"""Compose how a page is hosted: limits, accounts, middleware, health check and metrics."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
 @dataclass
 class Hosting:
-    """One page's. The one place where the defaults stand: they are for a page of one's own.
+    """The hosting of one page. Its defaults suit a private page.
 
     Attributes:
-        limits: what users may ask.
-        accounts: who may log in; None lets everybody in.
-        proxies: how many reverse proxies stand in front.
-        metrics_token: what Prometheus has to show; None shows the metrics to everybody.
+        limits: admission limits.
+        accounts: accounts that may log in; None lets everybody in.
+        proxies: number of reverse proxies in front.
+        metrics_token: bearer token for /metrics; None leaves the metrics open.
         limiter, metrics: made from these.
     """
 
@@ -52,7 +52,7 @@ class Hosting:
 
     @property
     def is_private(self) -> bool:
-        """Whether this is a page of one's own, whose visitors may keep the machine busy."""
+        """Whether the page is private, so that its visitors may keep the machine busy."""
         return self.accounts is None and self.limits == Limits()
 
     def app_kwargs(self, local: bool) -> dict[str, object]:
@@ -68,7 +68,7 @@ class Hosting:
         return {"middleware": [guard], "routes": routes}
 
     def add_engine_gauges(self, source: EngineSource) -> None:
-        """Show in the metrics what the engine of this page does."""
+        """Add gauges for what the page's engine does."""
 
         def read(name: str) -> Callable[[], float]:
             return lambda: float(getattr(source.engine().info(), name)) if source.ready else 0.0
@@ -82,7 +82,7 @@ class Hosting:
         )
 
     async def _healthz(self, request: Request) -> Response:
-        """For load balancers: whether to send somebody here."""
+        """Answer load balancers: 200 while visitors can be sent here, 503 while shutting down."""
         closing = self.limiter.closing_reason is not None
         return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
 
@@ -98,19 +98,20 @@ class Hosting:
 
 
 def user_id_of(request: gr.Request | None) -> str:
-    """Who sends a request, as far as limits go: an account’s name, or else the address or its network."""
+    """Return the id that limits count a request under: the account's name, or else the address or its
+    network."""
     name = getattr(request, "username", None)
     address = getattr(getattr(request, "client", None), "host", None)
     return f"user {name}" if name else f"address {rate_limit_key(str(address))}"
 
 
 def current_cache_salt() -> str:
-    """A key for whatever else the one who is calling just now calls from the same client; "" without one."""
+    """Return the cache salt of the current API call: its user and client session; "" without a session."""
     request = LocalContext.request.get(None)
     session = getattr(request, "session_hash", None)
     return f"{user_id_of(request)} session {session}" if session else ""
 
 
 def current_user_id() -> str:
-    """The same for whatever is being called just now."""
+    """Return `user_id_of` the current API call."""
     return user_id_of(LocalContext.request.get(None))

@@ -1,4 +1,4 @@
-"""The end of the page: told by a signal, it takes no more stories and lets those that are written end."""
+"""Shut the server down gracefully: after a signal admit no story, and let running ones end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown:
-    """Hears SIGINT and SIGTERM inside its `with`, in the main thread. Before `wait` they interrupt."""
+    """Handles SIGINT and SIGTERM inside its `with`, in the main thread. Before `wait` they raise
+    KeyboardInterrupt."""
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
         self._limiter = limiter
@@ -33,7 +34,7 @@ class GracefulShutdown:
             signal.signal(number, handler)
 
     def wait(self) -> int:
-        """Until a signal comes; then no more stories begin. Returns how many are being written."""
+        """Wait for a signal, then stop admitting stories. Returns how many are still running."""
         self._accepting_signals = True
         while not self._requested.wait(_POLL_S):
             pass
@@ -41,7 +42,8 @@ class GracefulShutdown:
         return self._limiter.active
 
     def drain(self, grace_s: float = GRACE_S) -> int:
-        """Until all stories have ended, their time is over, or another signal comes; how many are left."""
+        """Wait until all stories have ended, `grace_s` is over, or another signal comes. Returns how many are
+        left."""
         deadline = time.monotonic() + grace_s
         had_active = self._limiter.active > 0
         while self._limiter.active and time.monotonic() < deadline and not self._forced.wait(_POLL_S):

@@ -1,6 +1,6 @@
-"""What one user, and all of them together, may ask of the page; and who is turned away when it is too much.
+"""Limit what users may ask for, each and all together.
 
-How the stories that are let in share the device is the engine's business, not decided here.
+How admitted stories share the device is the scheduler's business.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _TEXT_IS_SAFE = "Your text is still here."
 
 @dataclass(frozen=True)
 class Limits:
-    """The one place where the defaults stand: these are for a page of one's own. None is no limit.
+    """Admission limits. The defaults suit a private page; None is no limit.
 
-    A user is who has logged in or, where nobody does, one address.
+    A user is an account or, without accounts, an address.
 
     Attributes:
-        stories: being written or waiting in line at once, everybody's.
-        stories_per_user: the same of one user.
-        starts_per_minute: how often one user may have something written.
+        stories: admitted at once, of all users.
+        stories_per_user: admitted at once, of one user.
+        starts_per_minute: of one user.
         max_new_tokens: of one request.
-        characters: of a story that is to be continued.
+        characters: of a story to continue.
         deadline_s: from a request to its end, waiting included.
-        body_bytes: of anything that is sent at once. A story file may have 20 MB, and more as JSON.
-        calls_per_second: that one address may send for a while; ten times as many at once.
-        open_calls: that one address may have open. A tab has three or four.
-        logins_per_minute: that one address may try.
+        body_bytes: of one HTTP request. A story file may have 20 MB, and more as JSON.
+        calls_per_second: sustained, of one address; ten times as many in a burst.
+        open_calls: of one address. A tab has three or four.
+        logins_per_minute: attempts of one address.
     """
 
     stories: int | None = 256
@@ -64,7 +64,8 @@ PUBLIC = Limits(
 
 
 def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
-    """`base` with changes like "stories=8" or "deadline_s=none". Raises ValueError, which says why."""
+    """Return `base` changed by items like "stories=8" or "deadline_s=none". Raises ValueError with the
+    reason."""
     known = {field.name: "None" in str(field.type) for field in fields(Limits)}
     values: dict[str, int | None] = {}
     for change in changes:
@@ -81,10 +82,10 @@ def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
 
 
 class AdmissionLimiter:
-    """Lets stories begin within the limits. Used on the server's event loop only.
+    """Admits stories within the limits. Used on the server's event loop only.
 
     Attributes:
-        closing_reason: why no more stories may begin, from the moment on that the server is to end.
+        closing_reason: message for users once the server shuts down; None before.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,21 +97,21 @@ class AdmissionLimiter:
 
     @property
     def active(self) -> int:
-        """Stories that are being written or wait in line."""
+        """Number of stories that are admitted and have not ended."""
         return self._active.total()
 
     def update_interval_s(self) -> float:
-        """Seconds between two updates of a story: what all of them cost together has a bound."""
+        """Return the seconds between two updates of a story, which bound the cost of all updates together."""
         return self.active / MAX_UPDATES_PER_S
 
     def close(self) -> None:
-        """Let no more stories begin; those that have go on."""
+        """Admit no more stories; running ones continue."""
         self.closing_reason = (
             f"The server is about to be restarted: please try again in a minute. {_TEXT_IS_SAFE}"
         )
 
     def check(self, text: str, sampling: SamplingParams) -> None:
-        """Raises RequestError for what nobody may ask."""
+        """Raise RequestError if the text or the number of new tokens is beyond the limits."""
         max_new_tokens, max_characters = self.limits.max_new_tokens, self.limits.characters
         if max_new_tokens is not None and sampling.max_new_tokens > max_new_tokens:
             raise RequestError(
@@ -123,7 +124,8 @@ class AdmissionLimiter:
 
     @contextmanager
     def admit(self, user: str) -> Iterator[None]:
-        """A story of this user is written inside. Raises RequestError where it may not begin now."""
+        """Admit a story of this user for the duration of the context. Raises RequestError if a limit is
+        reached."""
         if self.closing_reason is not None:
             raise RequestError(self.closing_reason)
         if _reached(self.active, self.limits.stories):

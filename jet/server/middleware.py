@@ -1,7 +1,7 @@
-"""Stands in front of Gradio: what this page has no use for does not get through, nor what is too much.
+"""ASGI middleware in front of Gradio: a route allowlist, a body limit and per-address rate limits.
 
-Gradio serves much more than this page needs: uploads, files, a proxy, other people's components. Only what
-the page and its API use is let in. Bodies are read here, so that one that is too large costs nothing.
+Gradio serves much more than this page needs: uploads, files, a proxy, custom components. Only the routes of
+the page and its API pass. Bodies are read here, so that one that is too large costs nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _HEADER_PAIRS = [(name.lower().encode(), value.encode()) for name, value in HEAD
 
 
 class Rejected(Exception):
-    """A call that does not get through."""
+    """A call is rejected with a status and a message."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class Rejected(Exception):
 
 
 class AllowlistMiddleware:
-    """ASGI middleware. Used on the server's event loop only."""
+    """Passes allowed calls on and answers all others itself. Used on the server's event loop only."""
 
     def __init__(
         self,
@@ -74,8 +74,16 @@ class AllowlistMiddleware:
         on_reject: Callable[[int], object] = lambda status: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`proxies` is how many reverse proxies stand in front: only they are believed who is behind them.
-        `local` says that the page is meant for this machine alone. `on_reject` is told every status."""
+        """Wrap an ASGI app.
+
+        Args:
+            app: the app to protect.
+            limits: body size, call rates, open calls.
+            proxies: number of trusted reverse proxies in front, whose X-Forwarded-For is believed.
+            local: whether the page serves this machine only.
+            on_reject: called with the status of every rejected call.
+            clock: seconds, for tests.
+        """
         self._app = app
         self._limits = limits
         self._proxies = proxies
@@ -86,7 +94,7 @@ class AllowlistMiddleware:
         self._open_calls: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One call."""
+        """Handle one call."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -109,7 +117,7 @@ class AllowlistMiddleware:
                 del self._open_calls[client]
 
     def _resolve(self, scope: Scope) -> str:
-        """Who calls, and no more said about it in the headers than is to be believed. Changes the scope."""
+        """Return the client's address, and remove headers from `scope` that are not to be believed."""
         headers = scope["headers"]
         peer = str(scope["client"][0]) if scope.get("client") else "unknown"
         client = parse_address(peer) or peer
@@ -173,7 +181,8 @@ class AllowlistMiddleware:
             raise Rejected(429, f"That was very often: please wait {wait} s. Your text is still here.", wait)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> Receive:
-        """The whole body, as something to receive it from. Raises Refused if it is too large or slow."""
+        """Read the whole body and return a `receive` that yields it. Raises Rejected if it is too large or
+        slow."""
         max_bytes = self._limits.body_bytes
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > max_bytes:
@@ -198,14 +207,14 @@ class AllowlistMiddleware:
 
 
 class _TokenBuckets:
-    """How much each may still do: a bucket fills steadily and every call takes one out of it."""
+    """A token bucket for each client: it fills steadily, and every call takes one token."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str, rate: float, capacity: float) -> int:
-        """0 if it may, otherwise in how many seconds it may again."""
+        """Take a token. Returns 0, or the seconds until there is one."""
         now = self._clock()
         available, at = self._buckets.get(client, (capacity, now))
         available = min(capacity, available + (now - at) * rate)

@@ -1,7 +1,7 @@
-"""The terminal or log that a page is started from: told what there is to tell, and never needed.
+"""Write to the terminal or log without ever failing.
 
-Output may be closed, on a full disk, in a pipe that nobody reads any more, or in an encoding without emoji.
-What cannot be written is then left out, or written in the letters that there are.
+Output may be closed, on a full disk, in a broken pipe, or in an encoding without emoji. Text that cannot be
+written is left out, or written in the characters that the encoding has.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _ASCII_FALLBACK = str.maketrans(
 
 
 class _TolerantStream:
-    """A text stream whose writing never fails. Everything else is the stream's own."""
+    """A text stream whose methods never raise. All other attributes are the wrapped stream's."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written, without any secret."""
+        """Write text without secrets, as far as possible."""
         if self._stream is not None:
             # ValueError: the stream has been closed.
             with suppress(OSError, ValueError):
@@ -34,18 +34,18 @@ class _TolerantStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Write them all."""
+        """Write all lines."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Send on what has been written, if that is possible."""
+        """Flush the stream if possible."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 self._stream.flush()
 
     def isatty(self) -> bool:
-        """Whether somebody sits there."""
+        """Return whether the stream is a terminal."""
         if self._stream is not None:
             with suppress(OSError, ValueError):
                 return self._stream.isatty()
@@ -53,7 +53,7 @@ class _TolerantStream:
 
     @property
     def encoding(self) -> str:
-        """Of what is written."""
+        """Encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name: str) -> Any:
@@ -64,7 +64,7 @@ class _TolerantStream:
 
 @contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Inside, nothing that is printed or logged can fail. Nested ones change nothing."""
+    """Make stdout and stderr tolerant for the duration of the context. Nesting changes nothing."""
     if isinstance(sys.stdout, _TolerantStream):
         yield
         return
@@ -79,7 +79,7 @@ def tolerant_output() -> Iterator[None]:
 
 
 def _discard_unflushed(stream: TextIO | None) -> None:
-    """Python flushes its outputs at the end, and fails if they cannot be: then what is left is dropped."""
+    """Discard output that cannot be flushed, because Python would fail on it at exit."""
     if stream is None:
         return
     try:

@@ -1,9 +1,9 @@
-"""Which token of a stream brought which characters.
+"""Align a stream's tokens with the characters that they added to the text.
 
-A stream's text is final when it comes, and its tokens come with texts of their own, but the two need not add
-up: a token that ends inside a character has no proper text, some tokenizers drop a space, and text may be
-held back for a while. So tokens are found in the text again, and what is between two that were found belongs
-to the last token between them.
+The text of a stream is final when it arrives, but the texts of its tokens need not add up to it: a token that
+ends inside a character has no proper text, some tokenizers drop a space, and text may be held back for a
+while. So each token's text is searched in the stream's text; characters between two matches belong to the
+last unmatched token between them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _MAX_PENDING = 64  # tokens: as many that are not found in the text are given up
 
 
 class Aligner:
-    """Turns the details of one stream into tokens, piece by piece."""
+    """Aligns one stream incrementally."""
 
     def __init__(self) -> None:
         self._text = ""  # behind the last token that was found
         self._pending: list[TokenDetail] = []
 
     def add(self, text: str, details: Sequence[TokenDetail]) -> list[Token]:
-        """The tokens whose characters are certain now that this has come."""
+        """Add a chunk. Returns the tokens whose characters are certain now."""
         self._text += text
         self._pending += details
         lengths = align(self._text, [detail.drawn.text for detail in self._pending])
@@ -35,7 +35,7 @@ class Aligner:
         return self._release(lengths)
 
     def finish(self) -> list[Token]:
-        """All other tokens, when the stream ends: the last of them has the rest of the text."""
+        """Return all other tokens at the end of the stream; the last of them gets the rest of the text."""
         if not self._pending:
             return []
         lengths = align(self._text, [detail.drawn.text for detail in self._pending])
@@ -50,9 +50,9 @@ class Aligner:
 
 
 def align(text: str, tokens: Sequence[str]) -> list[int]:
-    """How many characters of the text each token brought, from the first token to the last one found.
+    """Return how many characters each token added to the text, up to the last token that is found in it.
 
-    A token can be found if its text is neither empty nor has a replacement character in it.
+    A token can be found if its text is not empty and has no replacement character.
     """
     lengths: list[int] = []
     at = unmatched = 0
@@ -76,5 +76,5 @@ def _token(detail: TokenDetail, length: int) -> Token:
 
 
 def _round(other: Alternative) -> Alternative:
-    """Four decimals are more than a page shows, and half the size in every file."""
+    """Round the log-probability to four decimals: more than the page shows, and half the size in files."""
     return Alternative(other.token_id, other.text, round(other.logprob, 4))

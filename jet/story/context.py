@@ -1,13 +1,12 @@
-"""What the model sees: memory, lore, story and author's note, inside a budget of tokens.
+"""Build the prompt within a token budget: memory, lore, story and author's note.
 
-From top to bottom: memory, the lore that the story calls up, the story up to where the model goes on, and,
-a few lines above its end, the author's note. A story that is too long loses its beginning.
+Order: memory, triggered lore, the story up to where the model continues, and the author's note a few lines
+above the end. A story that is too long loses its beginning.
 
-Where it is cut stays put while the story grows. An engine that still holds the state of a prompt only has to
-read what is new, but if the cut moved with every token it would have to read everything again each time. So
-the story may only be cut at marks, of which there is one about every eighth of the context; where they are
-follows from the text above them alone, not from what comes after. The cut rests at a mark until the story has
-grown past the budget again, and then jumps to the next one.
+The cut stays in place while the story grows. An engine that still has the state of the prompt then prefills
+only new tokens; a cut that moved with every token would invalidate its cache each time. So the story is cut
+only at fixed points, about one in every eighth of the context, which depend on the text before them alone.
+The cut rests at one point until the story has outgrown the budget again, and then moves to the next.
 """
 
 from __future__ import annotations
@@ -41,19 +40,19 @@ _SPACE = re.compile(r"\s+")
 
 
 class PromptError(RequestError):
-    """Guidance or settings that leave the story no room. The message says what to change."""
+    """Guidance or settings leave the story no room. The message says what to change."""
 
 
 @dataclass(frozen=True)
 class PromptPart:
-    """A stretch of the prompt.
+    """A part of the prompt.
 
     Attributes:
-        kind: what it is.
+        kind: memory, lore, about, story or note.
         title: for the writer: "Memory", the title of a lore entry, …
-        text: exactly what stands in the prompt, line breaks included.
-        tokens: what it costs.
-        start: for the story, the offset of its first character in the story; otherwise None.
+        text: exactly as in the prompt, line breaks included.
+        tokens: number of its tokens.
+        start: offset of its first character in the story; None for other parts.
     """
 
     kind: Kind
@@ -65,7 +64,7 @@ class PromptPart:
 
 @dataclass(frozen=True)
 class Omitted:
-    """What did not get into the prompt, its cost in tokens, and why, for the writer."""
+    """Guidance or story text that is not in the prompt: its tokens and the reason, for the writer."""
 
     kind: Kind
     title: str
@@ -75,15 +74,14 @@ class Omitted:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model sees, and how it came about.
+    """A prompt and how it was composed.
 
     Attributes:
-        parts: their texts in a row are the prompt.
-        omitted: what the writer asked for and the model does not see.
-        tokens: of the whole prompt, counted when it was finished. The sum over its parts may be less or more,
-            since a tokenizer can read the seams between them in another way.
-        budget: tokens that a prompt can have here: the context without the room for new tokens.
-        instruction_parts: how many of the parts are what a chat model is asked; the others begin its answer.
+        parts: their concatenated texts are the prompt.
+        omitted: guidance and story text that did not fit.
+        tokens: of the whole prompt. The sum over its parts may differ, since tokens can span two parts.
+        budget: maximum tokens of a prompt: the context minus the new tokens.
+        instruction_parts: number of parts that are a chat model's instruction; the others begin its answer.
     """
 
     parts: tuple[PromptPart, ...]
@@ -94,17 +92,17 @@ class Prompt:
 
     @property
     def instruction(self) -> str:
-        """What a chat model is asked; empty for a story that only goes on."""
+        """The instruction for a chat model; empty for a story that is only continued."""
         return "".join(part.text for part in self.parts[: self.instruction_parts])
 
     @property
     def text(self) -> str:
-        """The prompt, or the beginning of the answer."""
+        """The prompt, or the beginning of a chat model's answer."""
         return "".join(part.text for part in self.parts[self.instruction_parts :])
 
 
 def as_tokenized(prompt: Prompt, tokenized: Callable[[str], str]) -> Prompt:
-    """The prompt as the model reads it; `tokenized` says how it reads a text, of which only the end may
+    """Return the prompt as the tokenizer reads it. `tokenized` maps a text to that; only its end may
     differ."""
     text = prompt.text
     now = tokenized(text)
@@ -116,10 +114,10 @@ def as_tokenized(prompt: Prompt, tokenized: Callable[[str], str]) -> Prompt:
 
 
 class ContextBuilder:
-    """Builds prompts. Keep one per model: it remembers what each line of the story costs."""
+    """Builds prompts. Keep one per model: it caches the token counts of the story's lines."""
 
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
-        """`count_tokens` gives the tokens of a text, without any that a tokenizer adds around it."""
+        """`count_tokens` returns the tokens of a text, without special tokens around it."""
         self._count = lru_cache(maxsize=MAX_CACHED_COUNTS)(count_tokens)
         self._count_whole = count_tokens  # of texts too long to remember
         self._latest: tuple[str, list[_Unit]] = "", []
@@ -133,19 +131,19 @@ class ContextBuilder:
         chat_tokens: int | None = None,
         count_prompt: CountPrompt | None = None,
     ) -> Prompt:
-        """The prompt for going on behind the last character of `story`.
+        """Build the prompt for continuing behind the last character of `story`.
 
         Args:
-            story: the text up to where the model goes on, which may be in the middle of a document.
-            guidance: what stands around it.
-            context: tokens that prompt and continuation can have together.
-            max_new_tokens: tokens of them kept free for the continuation.
-            chat_tokens: that the model's chat template takes; None if it has none.
-            count_prompt: gives the tokens of a finished prompt, with all that stands around it, from its text
-                and what is asked. Left out, those of the text by itself.
+            story: the text up to where the model continues, which may be inside a document.
+            guidance: memory, note, lorebook and instruction.
+            context: maximum tokens of prompt and continuation together.
+            max_new_tokens: tokens of the context reserved for the continuation.
+            chat_tokens: tokens of the model's chat template; None if it has none.
+            count_prompt: returns the tokens of a finished prompt, template included, from its text and
+                instruction. Default: the tokens of the texts alone.
 
         Raises:
-            PromptError: nothing is left for a prompt, or memory leaves the story too little.
+            PromptError: the budget is empty, or memory leaves the story too little.
         """
         uses_chat = bool(guidance.about.strip()) and chat_tokens is not None
         budget = context - max_new_tokens - (chat_tokens or 0) * uses_chat
@@ -192,7 +190,7 @@ class ContextBuilder:
         return replace(prompt, omitted=tuple(omitted), tokens=tokens)
 
     def _measure(self, prompt: Prompt, chat_tokens: int, count_prompt: CountPrompt | None) -> int:
-        """How many tokens a finished prompt has, those of a chat template left out."""
+        """Return the tokens of a finished prompt without those of the chat template."""
         if count_prompt is None:
             return sum(map(self._count_whole, filter(None, (prompt.instruction, prompt.text))))
         return count_prompt(prompt.text, prompt.instruction) - (
@@ -200,7 +198,7 @@ class ContextBuilder:
         )
 
     def _units(self, story: str) -> list[_Unit]:
-        """Those of a story. The lines that the latest story began with as well are taken over."""
+        """Return the story's units. Units of the latest story's common prefix are reused."""
         before, known = self._latest
         same = common_prefix(before, story)
         index = max(0, bisect_left(known, same, key=_start_of) - 1)
@@ -212,7 +210,7 @@ class ContextBuilder:
         return units
 
     def _cut(self, units: list[_Unit], budget: int, interval: int) -> list[_Unit]:
-        """The story from the first mark on from which it fits."""
+        """Return the units from the first cut point on from which the story fits."""
         sums = list(accumulate((unit.tokens for unit in units), initial=0))
         overflow = sums[-1] - budget
         if overflow <= 0:
@@ -231,7 +229,7 @@ class ContextBuilder:
         return units[first:] if first < len(units) else self._end_of(units[-1], budget)
 
     def _end_of(self, unit: _Unit, budget: int) -> list[_Unit]:
-        """The longest end of a unit that fits. A count is taken to grow with the text."""
+        """Return the longest suffix of a unit that fits. Assumes that counts grow with the text."""
         too_few, enough = 0, len(unit.text)  # characters that are cut: too few, enough
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
@@ -255,7 +253,7 @@ _start_of = attrgetter("start")
 
 
 class ContextBudget:
-    """The guidance that gets in, first come, first served, while there are tokens for it."""
+    """Selects guidance in order of arrival while the token budget lasts."""
 
     def __init__(self, available: int, count: Callable[[str], int]) -> None:
         self.parts: list[PromptPart] = []
@@ -280,7 +278,7 @@ class ContextBudget:
         self._add(PromptPart("memory", "Memory", text, tokens))
 
     def add_note(self, note: AuthorsNote) -> None:
-        """The note as a part, paid for; where it stands is not known yet."""
+        """Add the author's note. Its place is not known yet."""
         if not note.text.strip():
             return
         text = f"[Author's note: {note.text.strip()}]\n"
@@ -288,7 +286,7 @@ class ContextBudget:
         self.note = part if self._reserve(part) else None
 
     def drop_last(self) -> bool:
-        """Leave out what came last and can be left out, a lore entry or the note; whether there was one."""
+        """Drop the last lore entry, or else the note. Returns whether there was one."""
         lore = [part for part in self.parts if part.kind == "lore"]
         part = lore[-1] if lore else self.note
         if part is None:
@@ -315,7 +313,7 @@ class ContextBudget:
                     self.parts.append(part)
 
     def add_about(self, about: str, budget: int, uses_chat: bool) -> None:
-        """What the story is to be about, where the model can be asked that."""
+        """Add the instruction for a chat model; omit it for other models."""
         text = f"Write me a story about {about.strip()}"
         tokens = self._count(text)
         if not uses_chat:
@@ -343,7 +341,7 @@ class ContextBudget:
 
 
 def is_triggered(entry: LoreEntry, story: str) -> bool:
-    """Whether the end of the story calls the entry up by its keywords, as far back as the entry looks."""
+    """Return whether the entry's keywords trigger it in the part of the story that it scans."""
     return _is_triggered(entry, KeywordSearch(story), story)
 
 
@@ -361,14 +359,14 @@ def _is_triggered(entry: LoreEntry, search: KeywordSearch, story: str) -> bool:
 
 
 def _as_paragraph(text: str) -> str:
-    """Guidance as a paragraph of its own."""
+    """Return guidance as a paragraph of its own."""
     return text.strip("\n") + "\n\n"
 
 
 def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
-    """The units of a story, from where a line begins on, with their offsets: lines, or parts of long ones.
+    """Split a story from a line's start into units with their offsets: lines, or parts of long ones.
 
-    An edit changes only the units it touches, and what is appended only the last one.
+    An edit changes only the units it touches, an append only the last one.
     """
     for line in _LINE.finditer(story, start):
         start, end = line.span()
@@ -380,7 +378,7 @@ def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
 
 
 def _find_split(story: str, start: int, limit: int) -> int:
-    """Where to part a long line: behind the last sentence that ends before `limit`, or word, or there."""
+    """Return where to split a long line before `limit`: behind a sentence, else a word, else there."""
     for pattern in (_SENTENCE_END, _SPACE):
         ends = [found.end() for found in pattern.finditer(story, start, limit) if found.end() > start]
         if ends:
@@ -389,7 +387,7 @@ def _find_split(story: str, start: int, limit: int) -> int:
 
 
 def _insert_note(units: list[_Unit], note: PromptPart | None, placement: AuthorsNote) -> list[PromptPart]:
-    """The story as one part, or as two with the note between them."""
+    """Return the story as one part, or as two with the note between them."""
     if not units:
         return [note] if note else []
     if note is None:
@@ -407,9 +405,9 @@ def _to_story_part(units: list[_Unit]) -> PromptPart:
 
 
 def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"]) -> int:
-    """Where the last `number` lines or paragraphs begin; 0 if there are no more than that.
+    """Return where the last `number` lines or paragraphs begin; 0 if there are no more than that.
 
-    Empty lines, also of blanks, are not counted. The end of the text needs no line break.
+    Blank lines are not counted. The end of the text needs no line break.
     """
     end, found, in_paragraph = len(text), 0, False
     while end > 0:

@@ -1,10 +1,10 @@
-"""Where two texts differ: the changed regions only, in time that grows with the texts' length.
+"""Compute the changed regions between two texts in linear time.
 
-A keystroke, a paste or a deletion changes one region, which the common start and end leave over. For what
-changes many places at once, such as a name replaced throughout, units (lines first, then words) that occur
-exactly once in both texts anchor the rest; between two anchors the same is done with what is left. Each level
-is linear, and there is a fixed number of them, so no text can make this slow. The price is that a region may
-come out larger than it must be.
+A keystroke, a paste or a deletion changes one region: what the common prefix and suffix leave. For changes in
+many places, such as a name replaced throughout, units (lines first, then words) that occur exactly once in
+both texts anchor the rest, and the gaps between anchors are compared in the same way. Each level is linear
+and their number is fixed, so no text makes this slow. The price is that a region may be larger than
+necessary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MIN_UNCHANGED = (
 
 
 class Change(NamedTuple):
-    """The old text from `start` to before `end` gives way to `text`."""
+    """Replace the old text from `start` up to `end` (exclusive) by `text`."""
 
     start: int
     end: int
@@ -35,7 +35,7 @@ class Change(NamedTuple):
 
 
 def changes(old: str, new: str) -> list[Change]:
-    """What turns `old` into `new`, in order, apart from each other; offsets are those of `old`."""
+    """Return the changes that turn `old` into `new`, in order and disjoint; offsets are those of `old`."""
     found: list[Change] = []
     for change in _changes(old, new, 0, 0):
         if found and change.start - found[-1].end < _MIN_UNCHANGED:
@@ -46,7 +46,7 @@ def changes(old: str, new: str) -> list[Change]:
 
 
 def _changes(old: str, new: str, at: int, level: int) -> list[Change]:
-    """`changes` of texts of which the old one begins at `at`."""
+    """Compute `changes` for a gap whose old text begins at offset `at`."""
     prefix = common_prefix(old, new)
     at, old, new = at + prefix, old[prefix:], new[prefix:]
     if suffix := common_suffix(old, new):
@@ -64,7 +64,7 @@ def _changes(old: str, new: str, at: int, level: int) -> list[Change]:
 
 
 def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, int]]:
-    """Units found once in each text, as many as stand in the same order: (offset, offset, length)."""
+    """Return the units that occur once in each text, in the same order: (old offset, new offset, length)."""
     places = {text: start for text, start in _unique_units(new, unit).items() if not text.isspace()}
     both = [
         (start, places[text], len(text)) for text, start in _unique_units(old, unit).items() if text in places
@@ -87,7 +87,7 @@ def _anchors(old: str, new: str, unit: re.Pattern[str]) -> list[tuple[int, int, 
 
 
 def _unique_units(text: str, unit: re.Pattern[str]) -> dict[str, int]:
-    """Where the units begin that occur exactly once."""
+    """Return the offsets of the units that occur exactly once."""
     units = [(match.group(), match.start()) for match in unit.finditer(text)]
     counts = Counter(found for found, _ in units)
     return {found: start for found, start in units if counts[found] == 1}

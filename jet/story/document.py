@@ -1,7 +1,7 @@
-"""The story that a page shows: its text, whose words are whose, its branches, Undo and Redo.
+"""The story that a page shows: its text with the author of every character, its branches, Undo and Redo.
 
-A `Document` belongs to one page and is used from one thread at a time. Everything it hands out is immutable.
-While the model is writing, nothing but the page's view can change: whoever wants to edit stops it first.
+A `Document` belongs to one page and is used from one thread at a time. Everything it returns is immutable.
+While the model is generating, only the page's view can change: to edit, stop it first.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _EDIT, _SELECT = "typing", "walking"
 class Document:
     """A story with all its branches, one of which is on the page.
 
-    Every method that changes something makes one step for `undo`, unless it says otherwise. A step that
-    cannot be made raises StoryError and leaves everything as it was. A `branch` argument left out means the
-    one on the page. Text from outside goes through `spans.clean`.
+    Every method that changes something makes one step for `undo`, unless it says otherwise. A step that is
+    not possible raises StoryError and changes nothing. An omitted `branch` argument means the branch on the
+    page. Text from outside goes through `pieces.clean`.
 
     Attributes:
-        guidance: what the model is told beside the story. To set it is no step; `set_guidance` makes one.
-        sampling: the settings that the page shows. Undo does not cover them.
-        stops: the texts that the model is to stop at. Undo does not cover them.
+        guidance: memory, note, lorebook and instruction. Setting it is no step; `set_guidance` makes one.
+        sampling: the page's settings. Undo does not cover them.
+        stops: the stop strings. Undo does not cover them.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Document:
         sampling: SamplingParams | None = None,
         stops: tuple[str, ...] = (),
     ) -> None:
-        """A new story, or one that was kept: `tree` as it was in `Document.tree`."""
+        """Create a new story, or restore one from its `tree`."""
         tree = tree or Tree({0: Branch(0)}, current=0)
         self.title = title
         self.sampling = sampling or SamplingParams()
@@ -90,7 +90,7 @@ class Document:
 
     @classmethod
     def from_text(cls, text: str, title: str = "") -> Document:
-        """A story of one branch, all of it the writer's, with nothing to undo."""
+        """Create a story of one branch, all of it the writer's, with nothing to undo."""
         document = cls(title=title)
         document.edit(text)
         return cls(document.tree, title=title)
@@ -99,7 +99,7 @@ class Document:
 
     @property
     def title(self) -> str:
-        """One line; empty if the story has none."""
+        """The title on one line; empty if the story has none."""
         return self._title
 
     @title.setter
@@ -108,7 +108,7 @@ class Document:
 
     @property
     def guidance(self) -> Guidance:
-        """What the model is told beside the story."""
+        """Memory, note, lorebook and instruction."""
         return self.tree.guidance
 
     @guidance.setter
@@ -118,7 +118,7 @@ class Document:
 
     @property
     def tree(self) -> Tree:
-        """All branches as they are now. The same object as long as nothing changes."""
+        """All branches now. The same object as long as nothing changes."""
         return self._history.present
 
     @property
@@ -128,12 +128,12 @@ class Document:
 
     @property
     def current(self) -> int:
-        """The branch on the page."""
+        """Id of the branch on the page."""
         return self.tree.current
 
     @property
     def generating(self) -> bool:
-        """Whether the model is writing on any branch."""
+        """Whether the model is generating on any branch."""
         return bool(self._running)
 
     @property
@@ -148,17 +148,17 @@ class Document:
 
     @property
     def can_retry(self) -> bool:
-        """Whether there is a continuation to retry now on the page's branch."""
+        """Whether the page's branch has a continuation to retry now."""
         written = any(piece.span.generation is not None for piece in self.tree.branch().pieces)
         return written and not self._running
 
     @property
     def retry_offset(self) -> int:
-        """The offset at which the latest continuation of the page's branch begins."""
+        """Offset at which the latest continuation of the page's branch begins."""
         return length_of(self.tree.branch().pieces[: self._latest_generation_index()])
 
     def _latest_generation_index(self) -> int:
-        """Which piece of the page's branch is the first one of its latest continuation."""
+        """Return the index of the first piece of the latest continuation on the page's branch."""
         pieces = self.tree.branch().pieces
         written = [piece.span.id for piece in pieces if piece.span.generation is not None]
         if not written:
@@ -166,40 +166,40 @@ class Document:
         return next(index for index, piece in enumerate(pieces) if piece.span.id == max(written))
 
     def ranges(self, branch: int | None = None) -> list[Range]:
-        """Whose words are whose, in order and without gaps."""
+        """Return the author of every range of the text, in order and without gaps."""
         return ranges(self.tree.branch(branch).pieces)
 
     def tokens(self, branch: int | None = None) -> list[TokenRange]:
-        """The tokens of the model that stand in the text with all their characters, in order."""
+        """Return the model's tokens that are in the text with all their characters, in order."""
         return list(token_ranges(self.tree.branch(branch).pieces))
 
     def token_at(self, offset: int) -> TokenRange | None:
-        """The token that the character at `offset` of the text on the page came with."""
+        """Return the token that added the character at `offset` of the text on the page."""
         return next((found for found in self.tokens() if found.start <= offset < found.end), None)
 
     def generation(self, span: int) -> Generation | None:
-        """How a span on the page came to be; None if it is the writer's or not there."""
+        """Return how a span on the page was generated; None if it is the writer's or not there."""
         return next((p.span.generation for p in self.tree.branch().pieces if p.span.id == span), None)
 
     def outline(self) -> list[BranchView]:
-        """All branches, each one followed by those made from it."""
+        """Return all branches, each followed by its children."""
         return self.tree.outline()
 
     def compare(self, first: int, second: int) -> Comparison:
-        """Two branches side by side."""
+        """Compare two branches."""
         return self.tree.compare(first, second)
 
     # --- the writer ------------------------------------------------------------------------------------
 
     def edit(self, text: str, join: bool = False) -> bool:
-        """Make this the text on the page. What differs is the writer's, all else keeps its author.
+        """Set the text on the page. Changed regions become the writer's, all others keep their author.
 
         Args:
-            text: all of it, as it now stands in the box.
-            join: go on with the step before if that was an edit, too, so that Undo takes back both.
+            text: the whole text of the editor.
+            join: merge into the previous step if that was an edit, so that Undo reverts both.
 
         Returns:
-            Whether anything differed.
+            Whether anything changed.
         """
         text = clean(text)
         branch = self.tree.branch()
@@ -214,14 +214,14 @@ class Document:
         return True
 
     def set_guidance(self, guidance: Guidance) -> None:
-        """Tell the model this beside the story from here on."""
+        """Set the guidance from here on."""
         if guidance == self.guidance:
             return
         self._check_idle()
         self._push(replace(self.tree, guidance=guidance))
 
     def fork(self, offset: int) -> int:
-        """A new branch with the text up to `offset`, put on the page. Returns its id."""
+        """Create a branch with the text up to `offset` and put it on the page. Returns its id."""
         self._check_idle()
         parent = self.tree.branch()
         self._check_offset(offset)
@@ -230,16 +230,17 @@ class Document:
         return branch.id
 
     def replace_token(self, offset: int, choice: int) -> int:
-        """Put another token in the place of the one at `offset`, on a new branch that goes on the page.
+        """Replace the token at `offset` by an alternative, on a new branch that goes on the page.
 
-        What followed stays on the old branch, except for what had stood behind when the model wrote there.
+        Text after the token stays on the old branch, except for the suffix that was there when the model
+        generated.
 
         Args:
             offset: of any character of the token.
-            choice: which of the token's alternatives, from 0.
+            choice: index of the alternative.
 
         Returns:
-            The offset behind the new word, from where `start_continuation` goes on.
+            The offset behind the new token, where `start_continuation` goes on.
         """
         self._check_idle()
         found = self.token_at(offset)
@@ -265,15 +266,16 @@ class Document:
     # --- the model -------------------------------------------------------------------------------------
 
     def start_continuation(self, model: str, sampling: SamplingParams, at: int | None = None) -> Continuation:
-        """Begin a continuation on the page, at an offset or at the end. What stands behind stays behind."""
+        """Start a continuation on the page at an offset, default the end. Text behind it stays behind it."""
         self._check_idle()
         before, after = self._split_at(at)
         return self._start(self.tree, [(self.current, before, after)], model, [sampling])[0]
 
     def retry(self, model: str, sampling: SamplingParams) -> Continuation:
-        """Begin another continuation where the latest one of this branch began, as a branch beside it.
+        """Start another continuation where this branch's latest one began, on a new branch beside it.
 
-        The new branch goes on the page.
+        The new branch goes on the page. Its prompt is the same, so for the engine a retry is an ordinary
+        prefix hit.
         """
         self._check_idle()
         old = self.tree.branch()
@@ -287,10 +289,9 @@ class Document:
     def start_variants(
         self, model: str, samplings: Sequence[SamplingParams], at: int | None = None
     ) -> list[Continuation]:
-        """Begin several continuations of the text on the page, each on a branch of its own.
+        """Start several continuations of the text on the page, each on a branch of its own.
 
-        The page keeps its branch; `select_branch` one of the new ones to pick it, and it stays even while
-        writing.
+        The page keeps its branch. `select_branch` puts one of them on the page, also while generating.
         """
         self._check_idle()
         if not 1 <= len(samplings) <= MAX_VARIANTS:
@@ -307,7 +308,8 @@ class Document:
     # --- branches and steps ----------------------------------------------------------------------------
 
     def select_branch(self, branch: int) -> None:
-        """Put a branch on the page. Walking over several is one step; none while the model is writing."""
+        """Put a branch on the page. Consecutive selections are one step; none while the model is
+        generating."""
         tree = self.tree.selecting(branch)
         if self._running:
             self._history.replace(tree)
@@ -315,7 +317,7 @@ class Document:
             self._push(tree, _SELECT, join=True)
 
     def rename(self, branch: int, name: str) -> None:
-        """Give a branch a name, on one line; an empty one takes it away."""
+        """Name a branch, on one line; an empty name removes it."""
         self._check_idle()
         old = self.tree.branch(branch)
         new = replace(old, name=check_name(clean(name)))
@@ -323,18 +325,18 @@ class Document:
             self._push(self.tree.with_branch(new))
 
     def delete_branch(self, branch: int) -> None:
-        """Remove a branch. Those made from it stay, with all their text. The last one cannot be removed."""
+        """Delete a branch. Its children keep all their text. The only branch cannot be deleted."""
         self._check_idle()
         self._push(self.tree.without(branch))
 
     def undo(self) -> bool:
-        """Take back the latest step; whether there was one."""
+        """Revert the latest step. Returns whether there was one."""
         self._check_idle()
         self._last_step = None
         return self._history.undo()
 
     def redo(self) -> bool:
-        """Make the step again that was taken back last; whether there was one."""
+        """Repeat the step that was reverted last. Returns whether there was one."""
         self._check_idle()
         self._last_step = None
         return self._history.redo()
@@ -355,7 +357,7 @@ class Document:
             raise StoryError(f"There is no place {offset} in a text of {length} characters.")
 
     def _split_at(self, at: int | None) -> tuple[Pieces, Pieces]:
-        """What stands before an offset of the text on the page, or before its end, and what behind."""
+        """Split the page's pieces at an offset, default the end."""
         pieces = self.tree.branch().pieces
         if at is None:
             return pieces, ()
@@ -374,7 +376,7 @@ class Document:
             self._last_step = kind
 
     def _keep_undone_generations(self, tree: Tree) -> Tree:
-        """What the model wrote and Undo took back becomes a branch, now that Redo will not reach it."""
+        """Turn generated text that Undo reverted into branches before Redo can no longer reach it."""
         if not self._history.future:
             return tree
         known = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
@@ -405,12 +407,12 @@ class Document:
         return list(self._running.values())
 
     def _replace_pieces(self, branch: int, pieces: Pieces) -> None:
-        """Text that came in while writing: part of the step that began it."""
+        """Set the pieces of a branch while generating, as part of the step that started it."""
         tree = self.tree
         self._history.replace(tree.with_branch(replace(tree.branch(branch), pieces=pieces)))
 
     def _remove_continuation(self, continuation: Continuation) -> None:
-        """A continuation without text leaves no branch behind, and if all are so, no step."""
+        """Drop an ended continuation. One without text leaves no branch; if all are empty, no step."""
         del self._running[continuation.branch]
         self._any_text = self._any_text or bool(continuation.text)
         if not continuation.text and continuation.branch not in self._state_before.present.branches:
@@ -420,13 +422,13 @@ class Document:
 
 
 class Continuation:
-    """What the model is writing at one place. Put it in a `with` block, so that it ends in any case.
+    """A continuation under way. Use it in a `with` block, so that it ends in any case.
 
     Attributes:
-        branch: where it is written.
+        branch: id of its branch.
         start: offset at which it begins.
-        text: what there is so far; it stands in the document already.
-        limit: how many characters of it stay when it ends; None for all.
+        text: generated so far; the document has it already.
+        limit: characters to keep when it ends; None for all.
     """
 
     def __init__(
@@ -452,28 +454,28 @@ class Continuation:
 
     @property
     def prompt(self) -> str:
-        """The text that it goes on from."""
+        """The text before it."""
         return text_of(self._prefix)
 
     @property
     def starts_at_token_boundary(self) -> bool:
-        """Whether that text ends where a token of the model ends, which the writer has not edited."""
+        """Whether the text before it ends at a token boundary that the writer has not edited."""
         return ends_at_token_boundary(self._prefix)
 
     @property
     def suffix(self) -> str:
-        """The text that stands behind it."""
+        """The text behind it."""
         return text_of(self._suffix)
 
     def add_chunk(self, chunk: TokenChunk) -> None:
-        """Add a chunk of the engine's stream; the last one ends this. Raises StoryError as `append` does."""
+        """Append a chunk of the engine's stream; a finish reason ends it. Raises StoryError like `append`."""
         chunk = self._breaks.chunk(chunk)
         self.append(chunk.text, self._aligner.add(chunk.text, chunk.details))
         if chunk.stats.finish_reason is not None:
             self.finish(chunk.stats.finish_reason)
 
     def append(self, text: str, tokens: Iterable[Token] = ()) -> None:
-        """Add a piece of the stream. Raises StoryError if this has ended or the story is full."""
+        """Append text. Raises StoryError if the continuation has ended or the story is full."""
         if self._document is None:
             raise StoryError("This continuation has ended.")
         generation = replace(self._generation, tokens=(*self._generation.tokens, *tokens))
@@ -482,7 +484,7 @@ class Continuation:
         self.text, self._generation = text, generation
 
     def finish(self, reason: str | None = None) -> None:
-        """End it; the text stays. Does nothing the second time.
+        """End the continuation; its text stays. A second call does nothing.
 
         Args:
             reason: as in `RequestStats.finish_reason`; None if it was interrupted.
@@ -515,15 +517,15 @@ class Continuation:
 
 
 def _tokens_within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
-    """The first tokens that together add no more than `limit` characters."""
+    """Return the first tokens that together add at most `limit` characters."""
     ends = accumulate(token.length for token in tokens)
     return tuple(token for token, end in zip(tokens, ends, strict=True) if end <= limit)
 
 
 def _suffix_of(pieces: Pieces, span: int) -> Pieces:
-    """What had stood behind a span when the model wrote it, and stands there still.
+    """Return the pieces that were behind a span when the model generated it, as far as they are still there.
 
-    Behind a continuation of the end there was nothing: what follows it now was written to go on from it.
+    A continuation at the end had no suffix: text that follows it now continues it.
     """
     last = max(index for index, piece in enumerate(pieces) if piece.span.id == span)
     generation = pieces[last].span.generation

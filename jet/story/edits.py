@@ -1,4 +1,4 @@
-"""What the writer changed, put between what stays and keeps its author."""
+"""Apply the writer's changes to pieces, which keep their authors elsewhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _MAX_SPAN_CHARACTERS = 16_000  # of one span of the writer: what is cut out of a
 
 
 def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int]) -> Pieces:
-    """The pieces with changes made to their text by the writer.
+    """Apply the writer's changes to the text of pieces.
 
-    A span of the model stays whole behind its pieces, since its tokens count from its start. One of the
-    writer is shortened, so that what was deleted is not carried along in every file.
+    A span of the model stays whole behind its pieces, since its tokens count from its start. A span of the
+    writer is shortened, so that deleted text does not end up in files.
 
     Args:
         pieces: the text to change.
-        changes: in order and apart from each other, as `diff.changes` gives them.
-        new_id: gives ids for new spans.
+        changes: in order and disjoint, as `diff.changes` returns them.
+        new_id: returns ids for new spans.
     """
     table = PieceTable(pieces)
     builder = _PieceBuilder(new_id)
@@ -36,7 +36,7 @@ def splice(pieces: Pieces, changes: Sequence[Change], new_id: Callable[[], int])
 
 
 class _PieceBuilder:
-    """Pieces put in a row, joined where they belong together."""
+    """Builds a row of pieces, merging neighbors where possible."""
 
     def __init__(self, new_id: Callable[[], int]) -> None:
         self.pieces: list[Piece] = []
@@ -46,12 +46,12 @@ class _PieceBuilder:
         )  # ids of spans made here: only those are joined with their neighbours
 
     def insert(self, text: str) -> None:
-        """Append words of the writer."""
+        """Append text of the writer."""
         for start in range(0, len(text), _MAX_SPAN_CHARACTERS):
             self._push(self._span(text[start : start + _MAX_SPAN_CHARACTERS]))
 
     def append(self, pieces: Pieces) -> None:
-        """Append pieces that were there."""
+        """Append existing pieces."""
         for piece in pieces:
             if piece.span.author == "writer" and piece != as_piece(piece.span):
                 self._push(self._span(piece.text))

@@ -1,9 +1,9 @@
-"""What cannot be done to a story, in words for the person who asked."""
+"""Errors of the story studio. All messages are written for the writer."""
 
 
 class StoryError(ValueError):
-    """Something that cannot be done to this story. The message is written for the person who asked."""
+    """An operation on the story is not possible."""
 
 
 class StoryFileError(StoryError):
-    """A file that cannot be read or written. The message says what is wrong, and where."""
+    """A file cannot be read or written. The message says what is wrong and where."""

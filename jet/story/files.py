@@ -1,7 +1,7 @@
-"""Stories out to files and in again: plain text, markdown, our JSON, and what KoboldAI saves.
+"""Export and import stories: plain text, Markdown, our JSON, and saves of KoboldAI.
 
-Plain text and markdown carry the branch on the page; JSON carries everything (see `format.py`). What is
-read is UTF-8; line breaks of any system become "\\n", which is what a text box makes of them anyway.
+Plain text and Markdown hold the branch on the page; JSON holds everything (see `format.py`). Input is UTF-8;
+line breaks of any system become "\\n", as in a text box.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _HEADING = re.compile(r"# ([^\n]*)\n(?:\n|\Z)")
 
 
 def to_txt(document: Document) -> str:
-    """The text on the page, as it is."""
+    """Export the text on the page as it is."""
     return document.text
 
 
 def to_markdown(document: Document) -> str:
-    """The title as a heading, an empty line, and the text on the page, as it is."""
+    """Export the title as a heading, an empty line, and the text on the page as it is."""
     return f"# {document.title or UNTITLED}\n\n{document.text}"
 
 
 def to_json(document: Document) -> str:
-    """The whole document.
+    """Export the whole document.
 
-    Should it be larger than a file may be (`MAX_BYTES`), the model's alternatives go first, the oldest ahead,
-    and then its tokens; text and branches never do. Raises StoryFileError if that is not enough.
+    Beyond `MAX_BYTES`, alternatives of tokens are dropped first, oldest ahead, then tokens; text and branches
+    never. Raises StoryFileError if that is not enough.
     """
     saved = shrink(document, MAX_BYTES, keep_branches=True)
     if not saved.fits:
@@ -51,7 +51,7 @@ def to_json(document: Document) -> str:
 
 
 def to_browser(document: Document, limit: int = BROWSER_BYTES) -> BoundedStory:
-    """The JSON that the browser keeps, with what had to be left out of it to stay below `limit` bytes.
+    """Encode the document for the browser's storage, in at most `limit` bytes where possible.
 
     `from_json` reads it. The text on the page is whole in any case.
     """
@@ -59,12 +59,12 @@ def to_browser(document: Document, limit: int = BROWSER_BYTES) -> BoundedStory:
 
 
 def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Document:
-    """The document in a file: .txt, .md, .markdown or .json, by the ending of its name.
+    """Import a file: .txt, .md, .markdown or .json, by its extension.
 
-    Of another program's file, what could not be kept is added to `remarks`.
+    Adds to `remarks` what is lost of another program's file.
 
     Raises:
-        StoryFileError: it cannot be read; the message says why. Nothing else is raised.
+        StoryFileError: the file cannot be read; the message says why. Nothing else is raised.
     """
     path = PurePath(name)
     ending = path.suffix.lower()
@@ -83,7 +83,7 @@ def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Docum
 
 
 def from_markdown(text: str, title: str = "") -> Document:
-    """A document from markdown. A heading of the first level on the first line is the title."""
+    """Import Markdown. A first-level heading on the first line is the title."""
     heading = _HEADING.match(text)
     if heading is None:
         return Document.from_text(text, title)
@@ -92,9 +92,9 @@ def from_markdown(text: str, title: str = "") -> Document:
 
 
 def from_json(text: str, remarks: list[str] | None = None) -> Document:
-    """A document from our JSON, or from KoboldAI's. Raises StoryFileError.
+    """Import our JSON or KoboldAI's. Raises StoryFileError.
 
-    Of KoboldAI's, what could not be kept is added to `remarks`.
+    Adds to `remarks` what is lost of KoboldAI's.
     """
     plain = load(text)
     if isinstance(plain, dict) and is_kobold(plain):
@@ -103,7 +103,7 @@ def from_json(text: str, remarks: list[str] | None = None) -> Document:
 
 
 def file_name(document: Document, ending: str) -> str:
-    """A name for a file to save under, which every system takes: "The_Tower.json". `ending` has no dot."""
+    """Return a file name that every system accepts: "The_Tower.json". `ending` has no dot."""
     name = "_".join(words(unicodedata.normalize("NFC", document.title)))
     if len(name) > MAX_FILE_NAME:
         end = MAX_FILE_NAME

@@ -56,17 +56,17 @@ T = TypeVar("T")
 
 
 def encode(document: Document) -> str:
-    """The document as JSON, on one line. The same document always gives the same text."""
+    """Encode the document as JSON on one line. Equal documents give equal text."""
     return dump(to_dict(document, document.tree))
 
 
 def dump(plain: object) -> str:
-    """JSON as short as it gets, and fit for UTF-8 whatever the page has put in."""
+    """Encode as compact JSON that is valid UTF-8 whatever the text holds."""
     return to_valid_unicode(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
-    """The document as JSON's dicts and lists, with this tree in place of its own."""
+    """Convert the document to JSON's dicts and lists, with `tree` in place of its own."""
     used = {p.span.id: p.span for branch in tree.branches.values() for p in branch.pieces}
     guidance_table: dict[Guidance, int] = {}
     spans = [
@@ -87,12 +87,12 @@ def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
 
 
 def decode(text: str) -> Document:
-    """The document that `encode` was given. Raises StoryFileError, whatever the text is."""
+    """Decode what `encode` returned. Raises StoryFileError for any other text."""
     return from_dict(load(text))
 
 
 def load(text: str) -> object:
-    """Any JSON. Raises StoryFileError if it is none."""
+    """Parse any JSON. Raises StoryFileError if it is invalid."""
     try:
         return json.loads(text, parse_constant=_reject_constant)
     except json.JSONDecodeError as error:
@@ -106,7 +106,7 @@ def load(text: str) -> object:
 
 
 def from_dict(plain: object) -> Document:
-    """The document from JSON's dicts and lists. Raises StoryFileError."""
+    """Convert JSON's dicts and lists to a document. Raises StoryFileError."""
     story = Fields(plain, TOP)
     if (found := story.take_text("format")) != FORMAT:
         raise StoryFileError(f"This is not a story of ours: its format is {found[:40]!r}, not {FORMAT!r}.")
@@ -149,19 +149,19 @@ def _guidance_to_dict(guidance: Guidance) -> dict[str, Any]:
 
 
 def lore_to_dict(entry: LoreEntry) -> dict[str, Any]:
-    """An entry of the lore as JSON's dicts and lists."""
+    """Convert a lore entry to JSON's dicts and lists."""
     plain = asdict(entry)
     return {name: value for name, value in plain.items() if value or name not in _OPTIONAL}
 
 
 def branch_to_dict(branch: Branch) -> dict[str, Any]:
-    """A branch as JSON's dicts and lists."""
+    """Convert a branch to JSON's dicts and lists."""
     pieces = [[piece.span.id, piece.start, piece.end] for piece in branch.pieces]
     return {"id": branch.id, "name": branch.name, "parent": branch.parent, "pieces": pieces}
 
 
 def span_to_dict(span: Span) -> dict[str, Any]:
-    """A span as JSON's dicts and lists, without its guidance, which several may share."""
+    """Convert a span to JSON's dicts and lists, without its guidance, which several spans may share."""
     plain: dict[str, Any] = {"id": span.id, "text": span.text}
     if (generation := span.generation) is not None:
         plain["model"] = generation.model
@@ -198,7 +198,7 @@ def _reject_constant(name: str) -> float:
 
 
 def _construct(where: str, construct: Callable[[], T]) -> T:
-    """What `construct` gives; what it objects to becomes an error that says where."""
+    """Call `construct`; an error gets the place in the file."""
     try:
         return construct()
     except (TypeError, ValueError, OverflowError) as error:
@@ -230,7 +230,7 @@ def _read_guidance(plain: Fields) -> Guidance:
 
 
 def read_lore(plain: Fields) -> LoreEntry:
-    """An entry of the lore from its fields. Raises StoryFileError."""
+    """Read a lore entry from its fields. Raises StoryFileError."""
     values: dict[str, Any] = {}
     for field in fields(LoreEntry):
         kind: Any = type(field.default)
@@ -296,7 +296,7 @@ def _read_alternative(plain: object, where: str) -> Alternative:
 
 
 def _has_no_bool(plain: Iterable[object]) -> bool:
-    """Whether no number is in truth a boolean."""
+    """Return whether no item is a boolean, which Python counts as an integer."""
     return not any(isinstance(value, bool) for value in plain)
 
 

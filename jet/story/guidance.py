@@ -1,4 +1,4 @@
-"""What a writer tells the model beside the story: memory, author's note, lorebook. Plain data."""
+"""Guidance for the model beside the story: memory, author's note, lorebook, instruction. Plain data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_ORDER = 1_000_000
 
 @dataclass(frozen=True)
 class AuthorsNote:
-    """A hint that stands close to where the model goes on, where it weighs most.
+    """A note that stands close to where the model continues, where it weighs most.
 
     Attributes:
-        text: without text there is no note.
-        depth: it stands before the last `depth` lines or paragraphs of the story; 1 to `MAX_DEPTH`.
-        unit: what is counted. Lines are those with something on them; paragraphs stand between empty lines.
+        text: empty for no note.
+        depth: the note stands before the last `depth` lines or paragraphs of the story; 1 to `MAX_DEPTH`.
+        unit: unit of `depth`. Blank lines do not count as lines; paragraphs are separated by blank lines.
     """
 
     text: str = ""
@@ -36,21 +36,21 @@ class AuthorsNote:
 
 @dataclass(frozen=True)
 class LoreEntry:
-    """Something the model is told when the story comes to speak of it.
+    """A text that the model is given when the story mentions one of its keywords.
 
     Attributes:
-        title: for the writer only; the model does not see it.
-        keywords: any of them calls the entry up. Empty ones call nothing.
-        content: what the model is told.
-        enabled: whether the entry takes part at all.
-        constant: it is told always, keyword or not.
+        title: for the writer only; not in the prompt.
+        keywords: any of them triggers the entry. Empty ones trigger nothing.
+        content: the text for the model.
+        enabled: whether the entry is used at all.
+        constant: always in the prompt, keyword or not.
         case_sensitive: whether "Rose" and "rose" differ.
-        whole_word: whether "rose" does not match in "roses"; `matching` says where words end in which script.
-        order: entries with a lower number come first, and are the last to be left out.
-        scan_depth: how much of the story's end is searched for keywords; 1 to `MAX_SCAN`.
-        scan_unit: what `scan_depth` counts.
-        secondary_keywords: if there are any, one of them must come up as well.
-        anti_keywords: the entry is not told where one of them comes up.
+        whole_word: whether "rose" does not match in "roses"; `matching` defines words for every script.
+        order: entries with a lower number come first, and are omitted last.
+        scan_depth: how much of the story's end is scanned for keywords; 1 to `MAX_SCAN`.
+        scan_unit: unit of `scan_depth`.
+        secondary_keywords: if there are any, one of them must match as well.
+        anti_keywords: a match of any of them suppresses the entry.
     """
 
     title: str = ""
@@ -74,10 +74,11 @@ class LoreEntry:
 
 @dataclass(frozen=True)
 class Guidance:
-    """All that the model is told beside the story. `memory` always stands at the very top.
+    """All guidance of a story. `memory` is at the top of the prompt.
 
     Attributes:
-        about: what a chat model was asked to write about; empty for a story that only goes on.
+        about: the subject that a chat model is asked to write about; empty for a story that is only
+            continued.
     """
 
     memory: str = ""

@@ -1,4 +1,4 @@
-"""Undo and Redo over immutable states, bounded, and without a way to lose a state before its time."""
+"""Bounded Undo and Redo over immutable states."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ State = TypeVar("State")
 
 
 class History(Generic[State]):
-    """The present state, those before it, and those that Undo took back.
+    """The present state, past states, and undone states.
 
-    After Undo, a new step usually throws away what was taken back. Here it is filed behind the present
-    instead: Undo then goes through it, too, before it reaches older states.
+    A new step after Undo usually discards the undone states. Here they are filed into the past instead, so
+    that Undo passes through them before it reaches older states.
     """
 
     def __init__(self, present: State, limit: int) -> None:
@@ -21,17 +21,18 @@ class History(Generic[State]):
         self.future: tuple[State, ...] = ()  # the next to redo stands last
 
     def step(self, state: State) -> None:
-        """A new present; Undo leads back to the old one."""
+        """Make `state` the present; Undo leads back to the old one."""
         undone = (self.present, *reversed(self.future)) if self.future else ()
         self.past = (*self.past, *undone, self.present)[-self._limit :]
         self.present, self.future = state, ()
 
     def replace(self, state: State) -> None:
-        """A new present in place of the old one, within the same step."""
+        """Replace the present state within the same step."""
         self.present = state
 
     def join(self, state: State) -> bool:
-        """The same; back at the state before the step, there is none left. Whether the step still stands."""
+        """Replace the present state; if that reverts the step, remove it. Returns whether the step still
+        stands."""
         if not self.past or self.past[-1] != state:
             self.present = state
             return True
@@ -39,7 +40,7 @@ class History(Generic[State]):
         return False
 
     def undo(self) -> bool:
-        """Back by one step; whether there was one."""
+        """Go back one step. Returns whether there was one."""
         if not self.past:
             return False
         self.future = (*self.future, self.present)
@@ -47,7 +48,7 @@ class History(Generic[State]):
         return True
 
     def redo(self) -> bool:
-        """Forward by one step that Undo took back; whether there was one."""
+        """Go forward one undone step. Returns whether there was one."""
         if not self.future:
             return False
         self.past = (*self.past, self.present)

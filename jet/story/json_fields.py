@@ -1,4 +1,4 @@
-"""JSON from anywhere, read field by field, with errors that say what is wrong and where."""
+"""Read untrusted JSON field by field, with errors that say what is wrong and where."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _NAMES: dict[type, str] = {
 
 
 class Fields:
-    """An object of a JSON file. Every field has to be taken, and there may be no other."""
+    """The fields of a JSON object. Every field has to be taken; any other is an error."""
 
     def __init__(self, plain: object, where: str) -> None:
-        """`where` names the place in messages. Raises StoryFileError if `plain` is no object."""
+        """`where` names the object in messages. Raises StoryFileError if `plain` is no object."""
         if not isinstance(plain, dict):
             raise StoryFileError(f"{where} must be an object with fields.")
         self.where = where
         self._remaining = dict(plain)
 
     def has(self, name: str) -> bool:
-        """Whether there still is a field of that name."""
+        """Return whether a field of that name is left."""
         return name in self._remaining
 
     def take(self, name: str, expected: type[Kind]) -> Kind:
-        """The value of a field. Raises StoryFileError if it is missing or of another type."""
+        """Take the value of a field. Raises StoryFileError if it is missing or of another type."""
         if name not in self._remaining:
             raise StoryFileError(f"{self.where} has no field {name!r}.")
         value: object = self._remaining.pop(name)
@@ -46,36 +46,36 @@ class Fields:
         return value
 
     def take_text(self, name: str) -> str:
-        """The same, for text, as `spans.clean` gives it."""
+        """Take a text field, normalized by `pieces.clean`."""
         return clean(self.take(name, str))
 
     def take_raw_text(self, name: str) -> str:
-        """The same with the line breaks that it has, so that offsets into it hold."""
+        """Take a text field with its line breaks, so that offsets into it hold."""
         return to_valid_unicode(self.take(name, str))
 
     def take_or_null(self, name: str, expected: type[Kind]) -> Kind | None:
-        """The same, or None for null."""
+        """Take a field, or None for null."""
         if name in self._remaining and self._remaining[name] is None:
             return self._remaining.pop(name)  # type: ignore[no-any-return]
         return self.take(name, expected)
 
     def take_items(self, name: str) -> Iterator[tuple[Any, str]]:
-        """The items of a list, each with the name of its place."""
+        """Take a list. Yields its items, each with the name of its place."""
         return items(self.take(name, list), self._place(name))
 
     def take_object(self, name: str) -> Fields:
-        """An object in this object."""
+        """Take a nested object."""
         return Fields(self.take(name, dict), self._place(name))
 
     def _place(self, name: str) -> str:
         return f"{self.where}.{name}" if self.where != TOP else name
 
     def expect_no_more(self) -> None:
-        """Raises StoryFileError if fields are left that nobody took."""
+        """Raise StoryFileError if unknown fields are left."""
         if self._remaining:
             raise StoryFileError(f"{self.where} has an unknown field {str(min(self._remaining))[:40]!r}.")
 
 
 def items(plain: list[Any], where: str) -> Iterator[tuple[Any, str]]:
-    """The items of a list, each with the name of its place."""
+    """Yield the items of a list, each with the name of its place."""
     return ((item, f"{where}[{index}]") for index, item in enumerate(plain))

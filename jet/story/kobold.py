@@ -1,9 +1,9 @@
-"""What KoboldAI Lite and KoboldAI United save, as a story of ours.
+"""Convert saves of KoboldAI Lite and KoboldAI United to documents.
 
-Both keep a story as a prompt and a list of actions, and beside it memory, an author's note and "world info".
-They look for keys as parts of words; Lite ignores case unless its settings say otherwise, United does not.
-Nothing is refused for one value that is missing, null or of a wrong type: that value is left out. What the
-file has and a story here cannot have is named in the remarks.
+Both store a story as a prompt and a list of actions, with memory, an author's note and "world info". They
+match keys as parts of words; Lite ignores case unless its settings say otherwise, United does not. A value
+that is missing, null or of a wrong type is left out, never an error. Remarks name what a document cannot
+hold.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _ALWAYS_PERCENT = 100  # percent
 
 
 def is_kobold(plain: object) -> bool:
-    """Whether JSON looks like a save of KoboldAI."""
+    """Return whether JSON looks like a save of KoboldAI."""
     if not isinstance(plain, dict) or "format" in plain:
         return False
     return {"prompt", "actions"} <= plain.keys()
 
 
 def from_kobold(plain: dict[str, Any], remarks: list[str]) -> Document:
-    """The story of a save. What could not be kept of it is added to `remarks`, a few words each."""
+    """Convert a save to a document. Adds a few words to `remarks` for everything that is lost."""
     save = _Save(plain, remarks)
     document = Document.from_text(save.text())
     document.title = save.string("story_name")
@@ -53,7 +53,7 @@ class _Save:
         self._settings: dict[str, Any] = settings if isinstance(settings, dict) else {}
 
     def string(self, *names: str) -> str:
-        """The first of these fields that has text; a field of another type is none."""
+        """Return the first of these fields that has text; a field of another type counts as empty."""
         for name in names:
             value = self._plain.get(name)
             if isinstance(value, str) and value:
@@ -63,7 +63,7 @@ class _Save:
         return ""
 
     def text(self) -> str:
-        """Prompt and actions in a row, without the marks that stand for pictures."""
+        """Return prompt and actions without picture placeholders."""
         parts = [self._plain.get("prompt"), *self._actions()]
         not_text = sum(part is not None and not isinstance(part, str) for part in parts)
         if not_text:
@@ -86,7 +86,7 @@ class _Save:
         return [action.get("Selected Text") if isinstance(action, dict) else action for action in row]
 
     def note(self) -> AuthorsNote:
-        """The author's note. Its own frame and place are not ours."""
+        """Return the author's note. Its template and position are not supported."""
         text = self.string("authorsnote", "authornote")
         template = self._plain.get("anotetemplate") or self._plain.get("authornotetemplate")
         if text and isinstance(template, str) and not _TEMPLATE.fullmatch(template):
@@ -96,7 +96,7 @@ class _Save:
         return AuthorsNote(text)
 
     def lore(self) -> tuple[LoreEntry, ...]:
-        """World info. An entry that cannot be read costs that entry."""
+        """Return the world info. An entry that cannot be read costs that entry only."""
         world = self._plain.get("worldinfo")
         entries: list[object] = world if isinstance(world, list) else []
         second = self._plain.get("worldinfo_v2")
@@ -146,7 +146,7 @@ class _Save:
         return replace(entry, scan_depth=int(min(characters, MAX_SCAN)) if characters >= 1 else MAX_SCAN)
 
     def stops(self) -> tuple[str, ...]:
-        """The texts to stop at, whose line breaks are written as "\\n"."""
+        """Return the stop strings, whose line breaks are written as "\\n"."""
         given = self._plain.get("extrastopseq") or self._settings.get("extrastopseq")
         if not isinstance(given, str):
             return ()
@@ -157,7 +157,7 @@ class _Save:
         return tuple(kept)
 
     def remark_rest(self) -> None:
-        """Name what a story here has no place for."""
+        """Remark on what a document has no place for."""
         branches = self._plain.get("altbranches")
         if isinstance(branches, list) and any(branches):
             self._remarks.append("its other branches")
@@ -173,7 +173,7 @@ class _Save:
 
 
 def _read_keys(given: object) -> tuple[str, ...]:
-    """Keys as a list or with commas between them; what is not text is none."""
+    """Return keys given as a list or a comma-separated text; ignore other types."""
     row = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
     return tuple(clean(key).strip() for key in row if isinstance(key, str) and key.strip())
 
@@ -185,7 +185,7 @@ def _entry_title(plain: dict[str, Any], keywords: tuple[str, ...]) -> str:
 
 
 def _read_number(given: object) -> float:
-    """A number that may be written as text; -1 if it is none."""
+    """Return a number that may be written as text; -1 if it is none."""
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         return -1
     try:

@@ -1,9 +1,8 @@
-"""Line breaks as a text box has them: "\\n" alone.
+"""Normalize line breaks to "\\n", as a text box does.
 
-A browser's text box turns CR LF and CR into LF, and holds everything else as it is. A text that still had
-them here would differ from the one on the page, and places in it would not be those that the page means. So
-whatever comes in is normalised: whole texts by `spans.clean`, streams by `StreamLineBreaks`, and stories that
-were kept before by `normalize_branches`.
+A browser's text box turns CR LF and CR into LF and keeps everything else. Text with other line breaks would
+differ from the text on the page, and offsets into it would be wrong. So all input is normalized: whole texts
+by `pieces.clean`, streams by `StreamLineBreaks`, and saved stories by `normalize_branches`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from jet.story.tree import Branch
 
 
 class LineBreaks:
-    """Turns the line breaks of a text into "\\n", piece by piece, also where one comes in two pieces."""
+    """Normalizes the line breaks of a text to "\\n" incrementally, also where one is split over two
+    pushes."""
 
     def __init__(self) -> None:
         self._after_cr = False
 
     def push(self, text: str) -> str:
-        """The next piece. An LF right behind a CR belongs to the line break that the CR has made."""
+        """Normalize the next piece. An LF right after a CR belongs to the CR's line break."""
         if not text:
             return text
         after_cr, self._after_cr = self._after_cr, text.endswith("\r")
@@ -33,13 +33,13 @@ class LineBreaks:
 
 
 class StreamLineBreaks:
-    """The same for the chunks of a stream, and for the texts of their tokens."""
+    """Normalizes the chunks of a stream and the texts of their tokens."""
 
     def __init__(self) -> None:
         self._text, self._tokens = LineBreaks(), LineBreaks()
 
     def chunk(self, chunk: TokenChunk) -> TokenChunk:
-        """The next chunk, with our line breaks."""
+        """Normalize the next chunk."""
         details = tuple(map(self._detail, chunk.details))
         return replace(chunk, text=self._text.push(chunk.text), details=details)
 
@@ -53,7 +53,7 @@ def _alternative(other: Alternative) -> Alternative:
 
 
 def normalize_branches(branches: Mapping[int, Branch]) -> dict[int, Branch]:
-    """Branches whose text has our line breaks; every character keeps its author and its token."""
+    """Normalize the text of branches; every character keeps its author and its token."""
     pieces_by_branch = {id: _merge_split_breaks(branch.pieces) for id, branch in branches.items()}
     spans = {piece.span.id: piece.span for joined in pieces_by_branch.values() for piece in joined}
     if not any("\r" in span.text for span in spans.values()):
@@ -73,7 +73,7 @@ def normalize_branches(branches: Mapping[int, Branch]) -> dict[int, Branch]:
 
 
 def _merge_split_breaks(pieces: Pieces) -> Pieces:
-    """The pieces without an LF that belongs to a CR at the end of the piece before."""
+    """Drop an LF that belongs to a CR at the end of the piece before."""
     joined: list[Piece] = []
     after_cr = False
     for span, start, end in pieces:
@@ -85,7 +85,7 @@ def _merge_split_breaks(pieces: Pieces) -> Pieces:
 
 
 class _NormalizedSpan:
-    """A span with our line breaks, and where its characters have gone."""
+    """A span with normalized line breaks, and the mapping of its offsets."""
 
     def __init__(self, span: Span, boundaries: set[int]) -> None:
         text = span.text
@@ -104,7 +104,7 @@ class _NormalizedSpan:
         self._span = span
 
     def piece(self, piece: Piece) -> Piece:
-        """A piece of the span as it was, as one of the span as it is."""
+        """Map a piece of the original span to one of the normalized span."""
         return Piece(self._span, self._new_offset(piece.start), self._new_offset(piece.end))
 
     def _new_offset(self, at: int) -> int:

@@ -1,13 +1,13 @@
-"""Where a keyword stands in a text, whatever script both are written in.
+"""Match keywords in text of any script.
 
-Keyword and text are folded first: what looks the same to a reader (composed and decomposed accents, straight
-and curly apostrophes, any white space, invisible characters) becomes the same characters. Then a whole word
-is looked for by the writing system of both neighbours at each end of the place found:
+Keyword and text are folded first: composed and decomposed accents, straight and curly apostrophes, white
+space and invisible characters compare equal. A whole word is then decided by the scripts on both sides of
+each end:
 
-- Combining marks belong to the letter before them, so nothing ends before a mark.
-- Scripts without spaces between words (Chinese, Japanese, Thai, Khmer and the like) have a border everywhere.
-- In Korean a word takes particles at its end, so it ends before a particle, too.
-- A letter of another script is a border, and so is everything that is neither letter, mark nor digit.
+- Combining marks belong to the letter before them, so a word never ends before a mark.
+- Scripts without spaces between words (Chinese, Japanese, Thai, Khmer and others) have a boundary everywhere.
+- A Korean word may be followed by particles.
+- Letters of another script, and everything that is not a letter, mark or digit, are boundaries.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _LOOKBEHIND = 64  # characters before the searched part that its first word may 
 
 
 def fold(text: str, case_sensitive: bool = False) -> str:
-    """The text as it is compared: alike for a reader is alike in it."""
+    """Fold a text for comparison: texts that look alike become equal."""
     if text.isascii():
         text = _SPACES.sub(" ", text.replace("`", "'"))
         return text if case_sensitive else text.lower()
@@ -74,7 +74,7 @@ def fold(text: str, case_sensitive: bool = False) -> str:
 
 
 class KeywordSearch:
-    """A story's end that many keywords are looked for in. Each way of folding it is done once."""
+    """Searches the end of a story for many keywords. Each folding is computed once."""
 
     def __init__(self, story: str) -> None:
         self._story = story
@@ -83,7 +83,7 @@ class KeywordSearch:
     def contains_any(
         self, keywords: Iterable[str], start: int, case_sensitive: bool, whole_word: bool
     ) -> bool:
-        """Whether one of the keywords stands in the story from `start` on. Empty ones never do."""
+        """Return whether one of the keywords is in the story from `start` on. Empty ones never are."""
         key = (start, case_sensitive)
         if key not in self._folded:
             before = fold(self._story[max(0, start - _LOOKBEHIND) : start], case_sensitive)
@@ -97,7 +97,7 @@ class KeywordSearch:
 def contains_keyword(
     keyword: str, folded: str, case_sensitive: bool = False, whole_word: bool = True, before: str = ""
 ) -> bool:
-    """Whether a keyword stands in a folded text; `before` is the folded text that stands before that."""
+    """Return whether a keyword is in a folded text; `before` is the folded text before that."""
     folded_keyword = fold(keyword, case_sensitive).strip()
     if not folded_keyword:
         return False
@@ -113,17 +113,17 @@ def contains_keyword(
 
 
 def is_word(character: str) -> bool:
-    """Whether a character is a part of words: a letter, a combining mark or a digit."""
+    """Return whether a character is part of words: a letter, a combining mark or a digit."""
     return unicodedata.category(character)[0] in "LMN"
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: what stands between characters of none. Marks stay with their letters."""
+    """Split a text into words. Marks stay with their letters."""
     return "".join(c if is_word(c) or c == "_" else " " for c in text).split()
 
 
 def _is_word_start(before: str, folded_keyword: str) -> bool:
-    """Whether a word can begin between a text and what was found behind it."""
+    """Return whether a word can start between a text and the keyword found behind it."""
     first = folded_keyword[0]
     if unicodedata.category(first)[0] == "M":
         return not before or not is_word(before[-1])
@@ -136,7 +136,7 @@ def _is_word_start(before: str, folded_keyword: str) -> bool:
 
 
 def _is_word_end(folded_keyword: str, text: str, end: int) -> bool:
-    """Whether a word that was found can end there."""
+    """Return whether the keyword found can end a word there."""
     if end == len(text):
         return True
     if unicodedata.category(text[end])[0] == "M" or text[end] in _VOWELS_BEHIND:
@@ -155,7 +155,7 @@ def _is_word_end(folded_keyword: str, text: str, end: int) -> bool:
 
 
 def _is_boundary(left: str, right: str) -> bool:
-    """Whether two letters or digits next to each other can belong to two words."""
+    """Return whether two adjacent letters or digits can belong to two words."""
     left_script, right_script = script(left), script(right)
     if (
         left_script in _UNSPACED
@@ -168,13 +168,13 @@ def _is_boundary(left: str, right: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def _folds_to_letters(sign: str) -> bool:
-    """Whether a sign, such as ™, is folded to letters: they are no part of the word before it."""
+    """Return whether a sign such as ™ is folded to letters, which are not part of the word before it."""
     return any(map(is_word, unicodedata.normalize("NFKC", sign)))
 
 
 @lru_cache(maxsize=8192)
 def script(character: str) -> str:
-    """The writing system of a letter, as its Unicode name begins; empty for digits and what has none."""
+    """Return the script of a letter, as its Unicode name begins; empty for digits and unnamed characters."""
     if unicodedata.category(character)[0] == "N" and character != "〇":
         return ""
     return unicodedata.name(character, "").partition(" ")[0]

@@ -1,10 +1,10 @@
-"""Places in a text: Python counts characters, a browser's `selectionStart` counts UTF-16 units."""
+"""Convert between Python's character offsets and a browser's UTF-16 offsets."""
 
 from __future__ import annotations
 
 
 def from_utf16(text: str, units: int) -> int:
-    """The offset in characters of a place that is `units` UTF-16 units into the text.
+    """Return the character offset of a place `units` UTF-16 units into the text.
 
     A place inside a character gives the offset before it; places outside the text give its ends.
     """
@@ -15,6 +15,6 @@ def from_utf16(text: str, units: int) -> int:
 
 
 def to_utf16(text: str, offset: int) -> int:
-    """How many UTF-16 units stand before the character at `offset`."""
+    """Return how many UTF-16 units precede the character at `offset`."""
     head = text[: max(0, offset)]
     return len(head) if head.isascii() else len(head.encode("utf-16-le", "surrogatepass")) // 2

@@ -1,6 +1,6 @@
-"""What a story is made of: spans of text, each by one author, and pieces of them put in a row.
+"""Spans of text by one author, and the pieces of them that make up a story (a piece table).
 
-All offsets in `jet.story` count characters as Python does (code points); see `offsets.py` for the browser's.
+All offsets in `jet.story` count characters as Python does (code points); `offsets.py` converts the browser's.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _OTHER_BREAKS = re.compile("[\v\f\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token that the model wrote.
+    """A token that the model generated.
 
     Attributes:
         id: in the model's vocabulary.
-        length: characters it added to the text; 0 for one that ends inside a character, or is silent.
-        logprob: natural logarithm of its probability, finite; None if it was not asked for.
-        alternatives: the likeliest tokens at this point, likeliest first; this one may be among them. Their
-            log-probabilities are finite.
+        length: characters it added to the text; 0 for one that ends inside a character or adds none.
+        logprob: natural logarithm of its probability, finite; None if not requested.
+        alternatives: the likeliest tokens at this position, likeliest first, with finite log-probabilities;
+            this token may be among them.
     """
 
     id: int
@@ -50,16 +50,16 @@ class Token:
 
 @dataclass(frozen=True)
 class Generation:
-    """How a span of the model came to be, so that it can be written again.
+    """How a span was generated, so that it can be generated again.
 
     Attributes:
-        model: its name, as `EngineInfo.model` gives it.
+        model: `EngineInfo.model`.
         sampling: with the seed that was used.
-        inserted: whether there was text behind it when it was written.
-        finish_reason: as in `RequestStats`; None while it is being written, or if that was interrupted.
+        inserted: whether text followed when it was generated.
+        finish_reason: as in `RequestStats`; None while generating, or if interrupted.
         tokens: in order, from the start of the span's text; may be missing.
-        stops: the texts it was to stop at.
-        guidance: what the model was told beside the story; None if nothing.
+        stops: the stop strings.
+        guidance: memory, note, lorebook and instruction; None if there were none.
     """
 
     model: str
@@ -73,7 +73,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Span:
-    """A text that one author wrote in one go. Never changes; edits use pieces of it."""
+    """A text that one author wrote in one go. Immutable; edits use pieces of it."""
 
     id: int
     text: str
@@ -81,12 +81,12 @@ class Span:
 
     @property
     def author(self) -> Author:
-        """Who wrote it."""
+        """The author of the span."""
         return "writer" if self.generation is None else "model"
 
 
 class Piece(NamedTuple):
-    """The characters of a span from `start` to before `end`."""
+    """The characters of a span from `start` up to `end` (exclusive)."""
 
     span: Span
     start: int
@@ -94,7 +94,7 @@ class Piece(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What stands there."""
+        """The characters of the piece."""
         text = self.span.text
         return text if self.end - self.start == len(text) else text[self.start : self.end]
 
@@ -103,7 +103,7 @@ Pieces: TypeAlias = tuple[Piece, ...]
 
 
 class Range(NamedTuple):
-    """Whose words stand from `start` to before `end` of a branch's text."""
+    """The author of a branch's text from `start` up to `end` (exclusive)."""
 
     start: int
     end: int
@@ -112,7 +112,7 @@ class Range(NamedTuple):
 
 
 class TokenRange(NamedTuple):
-    """Where a token stands, whole, in a branch's text."""
+    """The place of a whole token in a branch's text."""
 
     start: int
     end: int
@@ -121,9 +121,9 @@ class TokenRange(NamedTuple):
 
 
 def to_valid_unicode(text: str) -> str:
-    """The text as UTF-8 files and browsers can carry it: no NUL and no halves of surrogate pairs.
+    """Replace NUL and lone surrogates, which UTF-8 files and browsers cannot hold, by U+FFFD.
 
-    Each becomes U+FFFD, as HTML does it, so that offsets stay; two halves that stand together become whole.
+    Offsets stay as they are. Two surrogates that form a pair are joined.
     """
     try:
         text.encode()
@@ -133,12 +133,12 @@ def to_valid_unicode(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The same with the line breaks that a text box has."""
+    """Make a text valid and normalize its line breaks, as a text box does."""
     return normalize_line_breaks(to_valid_unicode(text))
 
 
 def normalize_line_breaks(text: str) -> str:
-    """The text with the line breaks that a text box has: CR LF and CR become LF."""
+    """Normalize CR LF and CR to LF, as a text box does."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -152,22 +152,22 @@ def normalize_file_line_breaks(text: str) -> str:
 
 
 def as_piece(span: Span) -> Piece:
-    """A span as one piece."""
+    """Return a whole span as a piece."""
     return Piece(span, 0, len(span.text))
 
 
 def text_of(pieces: Sequence[Piece]) -> str:
-    """The text of pieces in a row."""
+    """Return the text of pieces."""
     return "".join(piece.text for piece in pieces)
 
 
 def length_of(pieces: Sequence[Piece]) -> int:
-    """How many characters that text has."""
+    """Return the number of characters of pieces."""
     return sum(piece.end - piece.start for piece in pieces)
 
 
 def ends_at_token_boundary(pieces: Pieces) -> bool:
-    """Whether a text ends where a token of the model ends, which the writer has not edited."""
+    """Return whether the text ends at the end of a generated token that the writer has not edited."""
     if not pieces or (generation := pieces[-1].span.generation) is None:
         return False
     span, start, end = pieces[-1]
@@ -185,14 +185,14 @@ def ends_at_token_boundary(pieces: Pieces) -> bool:
 
 
 class PieceTable:
-    """Cuts ranges out of a row of pieces, in time that depends on the range and hardly on the row."""
+    """Slices a row of pieces, in time that depends on the slice and hardly on the row."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._ends = list(accumulate(piece.end - piece.start for piece in pieces))
 
     def slice(self, start: int, end: int | None = None) -> Pieces:
-        """The pieces that make up the text from `start` to before `end` (or to the end)."""
+        """Return the pieces of the text from `start` up to `end` (exclusive), default the end."""
         length = self._ends[-1] if self._ends else 0
         end = length if end is None else min(end, length)
         found: list[Piece] = []
@@ -207,7 +207,7 @@ class PieceTable:
 
 
 def ranges(pieces: Sequence[Piece]) -> list[Range]:
-    """Who wrote what, from the first character to the last; empty pieces give no range."""
+    """Return the author of every range of the text; empty pieces give no range."""
     found: list[Range] = []
     at = 0
     for span, start, end in pieces:
@@ -218,7 +218,7 @@ def ranges(pieces: Sequence[Piece]) -> list[Range]:
 
 
 def token_ranges(pieces: Sequence[Piece]) -> Iterator[TokenRange]:
-    """The tokens of the model that still stand in the text with all their characters."""
+    """Yield the generated tokens that are in the text with all their characters."""
     at = 0
     for span, start, end in pieces:
         offset = 0

@@ -1,4 +1,5 @@
-"""A document as JSON of bounded size: what matters least goes first, and what went is said."""
+"""Encode a document as JSON of bounded size, dropping the least important first and saying what was
+dropped."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ class BoundedStory:
     """A document as JSON, or as much of it as fits.
 
     Attributes:
-        text: the JSON, which `encoding.decode` reads.
-        dropped: what it lacks, for the writer; empty if nothing.
-        fits: whether it keeps to the limit. The text on the page is in it even if it does not.
+        text: the JSON, which `format.decode` reads.
+        dropped: descriptions of what it lacks, for the writer.
+        fits: whether it keeps to the limit. The text on the page is in it in any case.
     """
 
     text: str
@@ -28,12 +29,12 @@ class BoundedStory:
 
 
 def shrink(document: Document, limit: int, keep_branches: bool = False) -> BoundedStory:
-    """The document as JSON of at most `limit` bytes in UTF-8, if text and guidance leave it a chance.
+    """Encode the document as JSON of at most `limit` bytes of UTF-8, if text and guidance allow.
 
-    What goes, in this order and only as far as it must: the alternatives to the model's words, oldest span
-    first; the tokens; what the model was told beside the story; branches, oldest first, those that the
-    current one came from last; and what was deleted of the model's spans. With `keep_branches`, the last two
-    stay. Whose words are whose always stays.
+    Dropped in this order, as far as necessary: alternatives of tokens, oldest span first; tokens; guidance of
+        spans;
+    branches, oldest first, ancestors of the current one last; deleted text of the model's spans.
+    `keep_branches` spares the last two. Authorship is never dropped.
     """
     shrinker = _Shrinker(document, limit)
     shrinker.simplify_spans(_drop_alternatives, "the alternatives to the model's words in {} passages")
@@ -53,7 +54,7 @@ class _Shrinker:
         self._encode(document.tree)
 
     def simplify_spans(self, simplify: Callable[[Span], Span], what: str) -> None:
-        """Exchange spans, oldest first."""
+        """Simplify spans, oldest first."""
         if self.overflow <= 0:
             return
         spans = {p.span.id: p.span for branch in self._tree.branches.values() for p in branch.pieces}
@@ -91,7 +92,7 @@ class _Shrinker:
             self._encode(tree)
 
     def drop_deleted(self) -> None:
-        """Cut the spans of the only branch left down to what stands on the page."""
+        """Reduce the spans of the only branch left to the text on the page."""
         if self.overflow <= 0:
             return
         branch = self._tree.branch()

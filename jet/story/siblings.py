@@ -1,4 +1,4 @@
-"""What the other branches of a story have beside the one on the page."""
+"""Compare the branch on the page with the other branches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jet.story.tree import Tree, shared_length
 
 
 def seeds_at(tree: Tree, offset: int) -> set[int | None]:
-    """The seeds of all continuations that begin at an offset, behind the text that the page has before it."""
+    """Return the seeds of all continuations that begin at an offset behind the same text as the page's."""
     current_pieces = tree.branch().pieces
     seeds: set[int | None] = set()
     for branch in tree.branches.values():
@@ -27,7 +27,7 @@ def seeds_at(tree: Tree, offset: int) -> set[int | None]:
 
 
 def writer_text_missing_here(tree: Tree, branch: int) -> str:
-    """What the writer wrote on that branch and the one on the page does not have."""
+    """Return the writer's text on a branch that the branch on the page does not have."""
     current_pieces = set(tree.branch().pieces)
     other_pieces = tree.branch(branch).pieces
     return "".join(

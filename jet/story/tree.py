@@ -1,7 +1,7 @@
-"""The branches of a story. Immutable: every operation gives a new tree, which shares what it did not change.
+"""The branches of a story. Immutable: every operation returns a new tree that shares what did not change.
 
-Each branch has its whole text, as pieces of spans, so none depends on another: to edit the words that two
-branches share in one of them leaves the other alone. What they have in common is found by comparing.
+Each branch holds its whole text as pieces of spans, so no branch depends on another: an edit of text that two
+branches share changes one of them only. Common text is found by comparing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREVIEW = 80  # characters
 
 @dataclass(frozen=True)
 class Branch:
-    """One way the story goes, from its first word to its last."""
+    """One version of the story, from its first word to its last."""
 
     id: int
     pieces: Pieces = ()
@@ -38,14 +38,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class BranchView:
-    """A branch as a list or a small tree shows it.
+    """A branch as the page lists it.
 
     Attributes:
-        depth: 0 for a branch without parent, and one more than the parent's otherwise.
+        depth: 0 for a branch without parent, otherwise the parent's plus one.
         fork: offset where it parts from its parent; 0 without one.
         length: characters of the whole text.
         preview: the first words from the fork on, on one line.
-        current: whether it is the one on the page.
+        current: whether it is the branch on the page.
         number: its place among all branches by order of birth, from 1.
     """
 
@@ -62,7 +62,7 @@ class BranchView:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two branches side by side: what both begin with, and how each goes on."""
+    """The common beginning of two branches, and how each continues."""
 
     common: str
     first: str
@@ -71,9 +71,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tree:
-    """All branches by id, oldest first, which one is on the page, and what the model is told beside them.
+    """All branches by id, oldest first, the branch on the page, and the guidance.
 
-    Parents never form a circle.
+    Parents never form a cycle.
     """
 
     branches: Mapping[int, Branch]
@@ -81,14 +81,14 @@ class Tree:
     guidance: Guidance = field(default_factory=Guidance)
 
     def branch(self, branch: int | None = None) -> Branch:
-        """The branch with that id, or the current one. Raises StoryError if there is none."""
+        """Return the branch with that id, default the current one. Raises StoryError if there is none."""
         found = self.branches.get(self.current if branch is None else branch)
         if found is None:
             raise StoryError(f"This story has no branch {branch}: it may have been pruned.")
         return found
 
     def with_branch(self, branch: Branch, show: bool = False) -> Tree:
-        """The tree with a branch added or replaced. Raises StoryError beyond the limits."""
+        """Return the tree with a branch added or replaced. Raises StoryError beyond the limits."""
         if branch.id not in self.branches and len(self.branches) >= MAX_BRANCHES:
             raise StoryError(f"A story can have {MAX_BRANCHES} branches: prune some first.")
         check_length(length_of(branch.pieces))
@@ -96,11 +96,11 @@ class Tree:
         return replace(self, branches=branches, current=branch.id if show else self.current)
 
     def selecting(self, branch: int) -> Tree:
-        """The tree with another branch on the page."""
+        """Return the tree with another branch on the page."""
         return replace(self, current=self.branch(branch).id)
 
     def without(self, branch: int) -> Tree:
-        """The tree without one branch; those made from it now come from its parent."""
+        """Return the tree without one branch, whose parent adopts its children."""
         removed = self.branch(branch)
         rest = [other for other in self.branches.values() if other.id != removed.id]
         if not rest:
@@ -120,9 +120,9 @@ class Tree:
         return replace(self, branches=branches, current=current)
 
     def origin(self, branch: int, offset: int) -> int:
-        """The oldest ancestor, or the branch itself, with the same text up to the offset.
+        """Return the oldest ancestor, or the branch itself, that has the same text up to the offset.
 
-        What is made from there is that one's child, so that several tries at one point become siblings.
+        Branches made from there become its children, so that several attempts at one place are siblings.
         """
         found = self.branch(branch)
         while found.parent is not None:
@@ -133,7 +133,7 @@ class Tree:
         return found.id
 
     def ancestors(self, branch: int) -> list[int]:
-        """The parent, its parent and so on."""
+        """Return the parent, its parent and so on."""
         found: list[int] = []
         parent = self.branch(branch).parent
         while parent is not None:
@@ -142,7 +142,7 @@ class Tree:
         return found
 
     def outline(self) -> list[BranchView]:
-        """All branches, each one followed by those made from it."""
+        """Return all branches, each followed by its children."""
         children: dict[int | None, list[Branch]] = {}
         for branch in self.branches.values():
             children.setdefault(branch.parent, []).append(branch)
@@ -159,7 +159,7 @@ class Tree:
         return 1 + sum(id < branch for id in self.branches)
 
     def compare(self, first: int, second: int) -> Comparison:
-        """Two branches side by side."""
+        """Compare two branches."""
         a, b = self.branch(first).text, self.branch(second).text
         common = common_prefix(a, b)
         return Comparison(a[:common], a[common:], b[common:])
@@ -190,7 +190,7 @@ class Tree:
 
 
 def shared_length(a: Pieces, b: Pieces) -> int:
-    """How many characters two rows of pieces have in common at their start."""
+    """Return the number of characters that two rows of pieces have in common at their start."""
     shared = 0
     for one, other in zip(a, b, strict=False):
         if one is not other and one != other:
@@ -200,7 +200,7 @@ def shared_length(a: Pieces, b: Pieces) -> int:
 
 
 def check_length(characters: int) -> None:
-    """Raises StoryError if a branch cannot have that many."""
+    """Raise StoryError if a branch cannot have that many characters."""
     if characters > MAX_CHARACTERS:
         raise StoryError(
             f"A story can have {MAX_CHARACTERS:,} characters; this one would have {characters:,}."
@@ -208,5 +208,5 @@ def check_length(characters: int) -> None:
 
 
 def check_name(name: str) -> str:
-    """The name on one line and of bounded length."""
+    """Return the name on one line, shortened to `MAX_NAME`."""
     return " ".join(name.split())[:MAX_NAME].rstrip()
