@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from jet.engine.holder import Choice
+    from jet.engine.holder import EngineConfig
     from jet.server.hosting import Hosting
 
 _USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
@@ -59,12 +59,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-running-requests",
-        dest="writers",
         type=_positive_integer,
         help="stories generated at once; others wait in the queue (default: as many as memory allows)",
     )
     # The name that this option had in version 0.1.
-    parser.add_argument("--writers", dest="writers", type=_positive_integer, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--writers", dest="max_running_requests", type=_positive_integer, help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--engine-url",
         dest="url",
@@ -90,7 +91,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     local = {name: f"--{name}" for name in ("revision", "device", "dtype", "quantize", "attention")}
-    local["writers"] = "--max-running-requests"
+    local["max_running_requests"] = "--max-running-requests"
     given = [option for name, option in local.items() if name in options]
     if "url" in options and given:
         parser.error(f"{given[0]} says how a model runs here; with --engine-url it runs elsewhere")
@@ -135,7 +136,7 @@ def serve(options: dict[str, Any]) -> int:
     from jet.proxies import prepare_environment
 
     prepare_environment()  # which Gradio reads when it is imported
-    from jet.engine.holder import HOLDER
+    from jet.engine.holder import MODEL_HOLDER
     from jet.engine.progress import LOADING
     from jet.engine.remote.responses import RemoteError
     from jet.hardware import HardwareError
@@ -151,7 +152,7 @@ def serve(options: dict[str, Any]) -> int:
         hosting = _hosting(options)
     except (AccountsError, ValueError) as error:
         return _fail(str(error))
-    source = HOLDER.source(_choice(options, zerogpu))
+    source = MODEL_HOLDER.handle(_choice(options, zerogpu))
     demo = build(source, hosting)
     try:
         url = launch(demo, host, port, hosting)
@@ -167,7 +168,7 @@ def serve(options: dict[str, Any]) -> int:
             kind += f" with {info.quantization} weights" if info.quantization else ""
             line_start = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
             print(
-                f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.licence}.", flush=True
+                f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.license}.", flush=True
             )
             if active := shutdown.wait():
                 print(f"Waiting for stories to end: {active}. Ctrl+C again does not wait.", flush=True)
@@ -178,7 +179,7 @@ def serve(options: dict[str, Any]) -> int:
         pass
     finally:
         demo.close(verbose=False)
-    HOLDER.close()
+    MODEL_HOLDER.close()
     return 0
 
 
@@ -192,19 +193,19 @@ def _zerogpu_package() -> ModuleType | None:
     return spaces if Config.zero_gpu else None
 
 
-def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> Choice:
+def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig:
     """The engine that the options want: elsewhere, on a GPU that is lent for each request, or here."""
     if "url" in options:
-        from jet.engine.remote.client import RemoteChoice
+        from jet.engine.remote.client import RemoteConfig
 
-        return RemoteChoice(**options)
-    from jet.engine.loading import ModelChoice
+        return RemoteConfig(**options)
+    from jet.engine.loading import LocalConfig
 
     if zerogpu is not None:
-        from jet.engine.zerogpu import OnDemandChoice, seconds, write
+        from jet.engine.zerogpu import ZeroGpuConfig, seconds, write
 
-        return OnDemandChoice(ModelChoice(**options), zerogpu.GPU(duration=seconds)(write))
-    return ModelChoice(**options)
+        return ZeroGpuConfig(LocalConfig(**options), zerogpu.GPU(duration=seconds)(write))
+    return LocalConfig(**options)
 
 
 def _hosting(options: dict[str, Any]) -> Hosting:

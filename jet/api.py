@@ -88,7 +88,7 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
         raise RequestError(f"{name} must be from {low} to {high}, not {value}.")
 
 
-MAX_ALTERNATIVES = 20
+MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class Request:
     """One continuation to write: a prompt and how to sample.
 
     Attributes:
-        alternatives: for every token also say how likely it was, and this many of the likeliest tokens there.
+        top_logprobs: for every token also say how likely it was, and this many of the likeliest tokens there.
             0 says nothing and costs nothing.
-        user: a key that nobody else knows. What a user's requests have read stays in memory for the next ones
-            that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
-        asked: what a chat model is asked for; the prompt is then the beginning of its answer. Only where
-            `EngineInfo.chat_tokens` says that there is a chat template.
+        cache_salt: a key that nobody else knows. What a user's requests have read stays in memory for the
+            next ones that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
+        instruction: what a chat model is asked for; the prompt is then the beginning of its answer. Only
+            where `EngineInfo.chat_tokens` says that there is a chat template.
         healing: draw the last tokens of the prompt again, so that a story goes on as well from half a word or
             from a blank as from the end of a word. The answer never repeats them: it is what follows the
             prompt's last character. Set it where a person has typed the end of the prompt. Leave it off where
@@ -112,14 +112,14 @@ class Request:
 
     prompt: str
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    alternatives: int = 0
-    user: str = ""
-    asked: str = ""
+    top_logprobs: int = 0
+    cache_salt: str = ""
+    instruction: str = ""
     healing: bool = False
     min_tokens: int = 0
 
     def __post_init__(self) -> None:
-        _check_integer("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
+        _check_integer("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         _check_integer("min_tokens", self.min_tokens, 0, 1_000_000)
         if not isinstance(self.healing, bool):
             raise RequestError(f"healing must be true or false, not {self.healing!r}.")
@@ -140,7 +140,7 @@ class RequestStats:
     tokens: int = 0
     tokens_estimated: bool = False  # pieces of text were counted, since nobody says how many tokens they are
     prompt_tokens: int = 0  # healed ones included
-    resumed_tokens: int = 0  # of the prompt, that were in memory and did not have to be read
+    cached_tokens: int = 0  # of the prompt, that were in memory and did not have to be read
     tokens_per_second: float | None = None
     mean_tokens_per_second: float | None = None
     time_to_first_token_s: float | None = None
@@ -169,7 +169,7 @@ class RequestStats:
 
 
 @dataclass(frozen=True)
-class Alternative:
+class TokenLogprob:
     """A token that might have stood in a place, and its log-probability there.
 
     Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
@@ -184,11 +184,11 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class TokenDetail:
+class TokenLogprobs:
     """The token that was drawn, and the likeliest ones in its place, likeliest first."""
 
-    drawn: Alternative
-    alternatives: tuple[Alternative, ...]
+    sampled: TokenLogprob
+    top_logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True)
@@ -196,14 +196,14 @@ class TokenChunk:
     """A piece of a stream: text that is final (never half a character), its tokens, and the stats so far.
 
     The first chunk of a stream comes before prefill and is empty, so that a consumer can react at once;
-    the last one has `stats.finish_reason` set. `details` has an entry a token where the request asks for
+    the last one has `stats.finish_reason` set. `logprobs` has an entry a token where the request asks for
     alternatives, and none otherwise.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stats: RequestStats
-    details: tuple[TokenDetail, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Stream(Protocol):
@@ -220,7 +220,7 @@ class Stream(Protocol):
         ...
 
 
-Residence = Literal["resident", "on demand", "remote"]  # in this process, lent for each request, elsewhere
+Placement = Literal["local", "zerogpu", "remote"]  # in this process, lent for each request, elsewhere
 
 
 @dataclass(frozen=True)
@@ -235,15 +235,15 @@ class EngineInfo:
     attention: str | None  # "sdpa"
     kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
     context: int  # most tokens of one story, prompt and all
-    licence: str
+    license: str
     load_s: float | None
     warmup_s: float | None
-    residence: Residence = "resident"
-    writers: int | None = None  # stories written at once; others wait in line
-    tokens: int | None = None  # of all stories together that there is memory for
+    placement: Placement = "local"
+    max_running_requests: int | None = None  # stories written at once; others wait in line
+    max_total_tokens: int | None = None  # of all stories together that there is memory for
     footprint: Footprint | None = None  # the sizes that speed and memory follow from
     bandwidth: float | None = None  # bytes a second, read and written, of the best copy so far
-    bandwidth_sure: bool = True  # whether more than one copy was about as quick
+    bandwidth_confirmed: bool = True  # whether more than one copy was about as quick
     quantization: str | None = None  # how the weights are held: "int8", "int4"; None as they were
     chat_tokens: int | None = None  # of the chat template around what is asked for; None: there is none
     active_requests: int = 0
@@ -257,6 +257,11 @@ class EngineInfo:
 
 class Engine(Protocol):
     """The one interface the page knows: of the resident engine, of a remote one, of one lent on demand."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are taken."""
+        ...
 
     def submit(self, request: Request) -> Stream:
         """Queue a request. Raises RequestError at once if it can never be served."""
@@ -277,7 +282,7 @@ class Engine(Protocol):
         """
         ...
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
         ...
 

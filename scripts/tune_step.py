@@ -177,7 +177,7 @@ def short(config: JetNemotronConfig) -> JetNemotronConfig:
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device: torch.device) -> None:
     """Run every `workers`-th tiling once, in a short network: what is compiled stays in Triton's cache."""
     model = networks.draw_network(short(config), device, DTYPES[options.dtype], options.quantize)
-    parts = networks.make_runner(model, frozenset(), CONTEXT).fused_step.parts
+    parts = networks.make_runner(model, frozenset(), CONTEXT).decode_step.ops
     of_name = {name_of(part): part for part in parts}
     tried = [(choice.name, way) for choice in product_choices(config, parts) for way in choice.ways]
     for name, way in tried[options.share :: options.workers]:
@@ -199,7 +199,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> None:
         quantize=options.quantize,
     )
     network = networks.load(asked)
-    parts = network.runner.fused_step.parts
+    parts = network.runner.decode_step.ops
     prefetch = Choice(AHEAD, PREFETCH_BYTES, MANY_AHEAD)
     choices = [prefetch, *product_choices(network.model.config, parts), prefetch]
     with torch.inference_mode(), reached(network, asked):

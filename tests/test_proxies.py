@@ -15,7 +15,7 @@ import pytest
 
 from jet import proxies
 from jet.api import Request, SamplingParams
-from jet.engine.remote.client import RemoteChoice, RemoteEngine, RemoteOptions
+from jet.engine.remote.client import RemoteConfig, RemoteEngine, RemoteOptions
 from jet.engine.remote.responses import RemoteError
 from tests.engine.faulty_server import MODELS, FaultyServer, faulty_server
 from tests.engine.http_server import serving
@@ -75,7 +75,7 @@ def test_an_engine_of_this_machine_is_reached_without_a_proxy(
             socket, "getaddrinfo", lambda name, *more, **named: real("127.0.0.1", *more, **named)
         )
     monkeypatch.setenv(name, DEAD)
-    engine = RemoteEngine(RemoteChoice(f"http://{host}:{port}/v1"), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(f"http://{host}:{port}/v1"), OPTIONS)
     assert engine.info().model == MODELS["data"][0]["id"]
     chunks = list(engine.submit(Request("Once", SamplingParams(max_new_tokens=3))))
     engine.close()
@@ -87,7 +87,7 @@ def test_a_proxy_that_is_none_does_not_keep_a_local_engine_away(
     server: FaultyServer, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", broken)
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     assert engine.info().context == 500
     engine.close()
 
@@ -95,7 +95,7 @@ def test_a_proxy_that_is_none_does_not_keep_a_local_engine_away(
 def test_over_ipv6_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", DEAD)
     with pytest.raises(RemoteError, match=r"cannot be reached: ") as error:
-        RemoteEngine(RemoteChoice("http://[::1]:9/v1"), OPTIONS)
+        RemoteEngine(RemoteConfig("http://[::1]:9/v1"), OPTIONS)
     assert "proxy" not in str(error.value)
 
 
@@ -103,7 +103,7 @@ def test_over_ipv6_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_engine_elsewhere_keeps_its_proxy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with proxy() as (url, asked):
         monkeypatch.setenv(name, url.removeprefix("http://") if name == "HTTP_PROXY" else url)
-        engine = RemoteEngine(RemoteChoice("http://engine.invalid/v1"), OPTIONS)
+        engine = RemoteEngine(RemoteConfig("http://engine.invalid/v1"), OPTIONS)
         assert engine.info().model == "behind the proxy"
         assert asked == ["GET http://engine.invalid/v1/models"]
         engine.close()
@@ -115,7 +115,7 @@ def test_no_proxy_is_still_heeded(no_proxy: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("http_proxy", url)
         monkeypatch.setenv("NO_PROXY", no_proxy)
         with pytest.raises(RemoteError, match="cannot be reached: "):
-            RemoteEngine(RemoteChoice("http://engine.invalid/v1"), OPTIONS)
+            RemoteEngine(RemoteConfig("http://engine.invalid/v1"), OPTIONS)
         assert asked == []
 
 
@@ -149,7 +149,7 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(RemoteError) as error:
-        RemoteEngine(RemoteChoice(address), OPTIONS)
+        RemoteEngine(RemoteConfig(address), OPTIONS)
     said = str(error.value)
     assert words in said and "NO_PROXY=engine.invalid" in said
     assert "pw-of-the-proxy" not in said and error.value.__cause__ is None
@@ -165,7 +165,7 @@ def test_what_a_proxy_refuses_names_the_proxy(
     with proxy(status) as (url, asked):
         monkeypatch.setenv("all_proxy", url)
         with pytest.raises(RemoteError) as error:
-            RemoteEngine(RemoteChoice(f"{scheme}://engine.invalid/v1"), OPTIONS)
+            RemoteEngine(RemoteConfig(f"{scheme}://engine.invalid/v1"), OPTIONS)
         said = str(error.value)
         assert f"through the proxy {url} of all_proxy" in said
         assert words in said if scheme == "http" else str(status) in said

@@ -13,7 +13,7 @@ import jet  # noqa: F401  registers the network with transformers
 from jet.engine.loading import load_tokenizer
 from jet.engine.text.tokenizer import StoryTokenizer
 from jet.evaluate import to_tokens
-from jet.story.context import PromptBuilder
+from jet.story.context import ContextBuilder
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from scripts.training.data import END_OF_TEXT, TALE
 from scripts.training.voice import Voice
@@ -56,7 +56,7 @@ def test_every_text_has_one_start_in_front(text, tokenizer, story_tokenizer):
 
 def test_its_own_special_tokens_typed_by_a_reader_are_text(story_tokenizer):
     ids = story_tokenizer.encode(SPELT_OUT, 4096)
-    assert "".join(map(story_tokenizer.text_of, ids[1:])) == SPELT_OUT
+    assert "".join(map(story_tokenizer.token_text, ids[1:])) == SPELT_OUT
 
 
 def test_generate_is_forbidden_the_mark(model):
@@ -104,7 +104,7 @@ DIALOGUE = "".join(f"“Is that {n} already?” she asked. \n\n" for n in range(
     ],
 )
 def test_a_story_is_cut_for_the_model_and_never_refused(story_tokenizer, guidance):
-    builder = PromptBuilder(story_tokenizer.count)
+    builder = ContextBuilder(story_tokenizer.count)
     for story in (
         DIALOGUE,
         DIALOGUE.replace(" \n\n", "\t\n"),

@@ -167,7 +167,7 @@ def _by_torchao(network: Network, options: Options) -> Baseline:
         raise BenchError(
             "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
         )
-    parts, scheme = network.runner.fused_step.parts, str(options.quantize)
+    parts, scheme = network.runner.decode_step.ops, str(options.quantize)
     seconds = torchao_baseline.timer_of_products(parts, scheme, network.device, network.model.dtype)
     label = f"nothing but the products of a step, in {scheme} by torchao"
     return Baseline("torchao", label, lambda: TokenClock(times=[0.0, seconds()]))

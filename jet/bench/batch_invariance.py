@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jet.api import MAX_ALTERNATIVES, Engine, SamplingParams, TokenDetail
+from jet.api import MAX_TOP_LOGPROBS, Engine, SamplingParams, TokenLogprobs
 from jet.bench.options import BenchError
 from jet.bench.requests import finished, request
 
@@ -63,27 +63,27 @@ class Alone:
             )
         return {"differing": len(margins) / max(1, len(stories)), "margin": self.margin, "error": self.error}
 
-    def _write(self, story: Story) -> list[TokenDetail]:
+    def _write(self, story: Story) -> list[TokenLogprobs]:
         sampling = replace(self._sampling, max_new_tokens=len(story.tokens))
-        asked = replace(request(story.prompt, sampling), alternatives=MAX_ALTERNATIVES)
+        asked = replace(request(story.prompt, sampling), top_logprobs=MAX_TOP_LOGPROBS)
         chunks = list(self._engine.submit(asked))
         finished(chunks[-1], len(story.tokens))
-        return [detail for chunk in chunks for detail in chunk.details]
+        return [detail for chunk in chunks for detail in chunk.logprobs]
 
 
-def compare(story: Story, alone: Sequence[TokenDetail]) -> tuple[list[float], float | None]:
+def compare(story: Story, alone: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
     """How far log-probabilities are apart, token by token, before the first that is another one; its margin.
 
     That is how much less likely it is, alone, than the one written there; None where all are the same.
     """
     errors: list[float] = []
     for token, logprob, detail in zip(story.tokens, story.logprobs, alone, strict=True):
-        if detail.drawn.token_id != token:
-            return errors, detail.drawn.logprob - _logprob(token, detail)
-        errors.append(abs(detail.drawn.logprob - logprob))
+        if detail.sampled.token_id != token:
+            return errors, detail.sampled.logprob - _logprob(token, detail)
+        errors.append(abs(detail.sampled.logprob - logprob))
     return errors, None
 
 
-def _logprob(token: int, detail: TokenDetail) -> float:
+def _logprob(token: int, detail: TokenLogprobs) -> float:
     """Of a token in a place. One that is not among the likeliest there is taken for impossible."""
-    return next((one.logprob for one in detail.alternatives if one.token_id == token), -math.inf)
+    return next((one.logprob for one in detail.top_logprobs if one.token_id == token), -math.inf)

@@ -27,7 +27,7 @@ from jet.engine.text.detokenizer import Detokenizer
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
 from jet.modeling.finite import require_finite
 from jet.modeling.footprint import held_bytes
-from jet.modeling.quantized_loading import draw_quantized
+from jet.modeling.quantized_loading import random_quantized
 from jet.token_ids import Tokens
 
 _PREPARE_S = 3.0
@@ -73,25 +73,25 @@ class IdTokenizer:
     def __init__(self, words: Tokenizer | None = None) -> None:
         self._words = words
 
-    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
-        """The ids in `prompt`. Raises RequestError if there are none, or more than `most`."""
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
+        """The ids in `prompt`. Raises RequestError if there are none, or more than `max_tokens`."""
         ids = _parse(prompt)
-        if not 1 <= len(ids) <= most:
-            raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {most:,} can be read.")
+        if not 1 <= len(ids) <= max_tokens:
+            raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {max_tokens:,} can be read.")
         return ids
 
     def encode_healed(
-        self, prompt: str, most: int, asked: str = "", user: str = ""
+        self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, None, Detokenizer]:
         """As `encode`: ids are read as they are."""
-        ids = self.encode(prompt, most, asked, user)
+        ids = self.encode(prompt, max_tokens, instruction, cache_salt)
         return ids, None, self.detokenizer(ids)
 
-    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+    def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
         """How many ids stand in a prompt."""
         return len(_parse(prompt))
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """The ids as they are."""
         return prompt
 
@@ -103,9 +103,9 @@ class IdTokenizer:
         """How many ids stand in a text."""
         return len(_parse(text))
 
-    def text_of(self, token: int, skip: int = 0) -> str:
+    def token_text(self, token: int, skip: int = 0) -> str:
         """The text of a token by itself, without its first `skip` bytes."""
-        return f"t{token} "[skip:] if self._words is None else self._words.text_of(token, skip)
+        return f"t{token} "[skip:] if self._words is None else self._words.token_text(token, skip)
 
 
 @lru_cache(maxsize=16)
@@ -143,7 +143,7 @@ def load(options: Options) -> Network:
     runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
     if options.command != "start":  # which begins to write as soon as the page does
         prepare(runner)
-    info = replace(info, kernels=info.kernels | runner.kernels, writers=options.batch)
+    info = replace(info, kernels=info.kernels | runner.kernels, max_running_requests=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
 
@@ -186,15 +186,15 @@ def make_runner(
     except CapacityError as error:
         raise BenchError(str(error)) from None
     if not keeps:  # twice what they hold: memory is promised by the page, and one more than is needed
-        tokens = min(capacity.tokens, 2 * capacity.writers * capacity.context)
-        capacity = replace(capacity, kept=0, tokens=tokens)
+        tokens = min(capacity.max_total_tokens, 2 * capacity.max_running_requests * capacity.context)
+        capacity = replace(capacity, cache_slots=0, max_total_tokens=tokens)
     return loading.make_runner(model, stop_ids, capacity)
 
 
 def prepare(runner: ModelRunner) -> None:
     """Do what the engine does while nobody writes, which would fall into what is measured. It has seconds."""
     until = time.monotonic() + _PREPARE_S
-    while time.monotonic() < until and runner.prepare():
+    while time.monotonic() < until and runner.capture_next():
         pass
 
 
@@ -213,7 +213,9 @@ def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngin
     read_memory = partial(hardware.read_memory, network.device)
     if network.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(network.device)  # what it took to get here is not the engine's
-    options = EngineOptions(max_active=network.info.writers or 1, prefill_chunk=network.prefill_chunk)
+    options = EngineOptions(
+        max_running_requests=network.info.max_running_requests or 1, prefill_chunk_size=network.prefill_chunk
+    )
     engine = LocalEngine(runner or network.runner, network.tokenizer, network.info, options, read_memory)
     gc.collect()
     gc.freeze()
@@ -248,7 +250,7 @@ def draw_network(
     Not zeros: those some hardware multiplies faster than numbers. The device "meta" gives shapes alone.
     """
     if quantize is not None:
-        return draw_quantized(config, quantize, torch.device(device), dtype)
+        return random_quantized(config, quantize, torch.device(device), dtype)
     torch.manual_seed(0)
     with torch.device(device):
         model = cast(Any, JetNemotronForCausalLM)._from_config(config, dtype=dtype)

@@ -1,6 +1,6 @@
-"""Sessions: which beginning of whose story is resident, so that nobody reads it again.
+"""PrefixCache: which beginning of whose story is entry, so that nobody reads it again.
 
-A resident state has read certain tokens of a certain user. A request starts from the longest one whose
+A entry state has read certain tokens of a certain user. A request starts from the longest one whose
 tokens are the beginning of its own, all compared, none hashed. What one user wrote is never found by another:
 whether a text had been read before would show in the time to the first token.
 
@@ -29,27 +29,27 @@ Key = TypeVar("Key")
 
 
 @dataclass(eq=False)
-class Resident(Generic[State]):
+class CacheEntry(Generic[State]):
     """A state that has read `tokens`.
 
     Attributes:
-        complete: whether what comes next is known, so that not even the last token has to be read again.
-        origin: who has made it; states of a request that turned out to be broken can so be forgotten.
-        pins: how many need it just now; it stays where it is while there are any.
-        offloaded: whether it is in the second tier.
+        has_logits: whether what comes next is known, so that not even the last token has to be read again.
+        request: who has made it; states of a request that turned out to be broken can so be forgotten.
+        lock_ref: how many need it just now; it stays where it is while there are any.
+        on_host: whether it is in the second tier.
     """
 
-    user: str
+    cache_salt: str
     tokens: Tokens
     state: State
-    complete: bool
-    origin: object
-    pins: int = 0
-    offloaded: bool = False
+    has_logits: bool
+    request: object
+    lock_ref: int = 0
+    on_host: bool = False
 
 
-class Sessions(Generic[State]):
-    """Resident states by user, and which of them was not used for longest."""
+class PrefixCache(Generic[State]):
+    """CacheEntry states by user, and which of them was not used for longest."""
 
     def __init__(
         self,
@@ -61,97 +61,99 @@ class Sessions(Generic[State]):
         `offload` makes a copy for the second tier; None if there is no room even after `evict_offloaded`.
         """
         self._discard, self._offload = discard, offload
-        self._users: dict[str, list[Resident[State]]] = {}  # each user's, the longest first
-        self._origins: dict[int, list[Resident[State]]] = {}  # by the id of whoever has made them
-        self._near: OrderedDict[Resident[State], None] = OrderedDict()  # the first tier, by use
-        self._far: OrderedDict[Resident[State], None] = OrderedDict()  # the second
+        self._by_salt: dict[str, list[CacheEntry[State]]] = {}  # each user's, the longest first
+        self._by_request: dict[int, list[CacheEntry[State]]] = {}  # by the id of whoever has made them
+        self._device_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()  # the first tier, by use
+        self._host_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()  # the second
 
     def __len__(self) -> int:
-        return len(self._near) + len(self._far)
+        return len(self._device_lru) + len(self._host_lru)
 
     @property
-    def offloaded(self) -> int:
+    def num_on_host(self) -> int:
         """How many are in the second tier."""
-        return len(self._far)
+        return len(self._host_lru)
 
-    def find(self, user: str, tokens: Tokens, near: bool = False) -> Resident[State] | None:
+    def match_prefix(
+        self, cache_salt: str, tokens: Tokens, device_only: bool = False
+    ) -> CacheEntry[State] | None:
         """The longest that a story of these tokens can start from; it then counts as used.
 
-        `near`: only of those in the first tier.
+        `device_only`: only of those in the first tier.
         """
-        for resident in self._users.get(user, ()):
-            length = len(resident.tokens)
+        for entry in self._by_salt.get(cache_salt, ()):
+            length = len(entry.tokens)
             left = len(tokens) - length
-            enough = left > 0 or (left == 0 and resident.complete)
-            able = enough and not (near and resident.offloaded)
-            if able and np.array_equal(resident.tokens, tokens[:length]):
-                self._tier(resident).move_to_end(resident)
-                return resident
+            enough = left > 0 or (left == 0 and entry.has_logits)
+            able = enough and not (device_only and entry.on_host)
+            if able and np.array_equal(entry.tokens, tokens[:length]):
+                self._tier(entry).move_to_end(entry)
+                return entry
         return None
 
-    def keep(self, resident: Resident[State]) -> None:
+    def insert(self, entry: CacheEntry[State]) -> None:
         """Remember a state. One of the same user and tokens goes for it, unless it is needed just now."""
         same = [
             other
-            for other in self._users.get(resident.user, ())
-            if not other.pins and np.array_equal(other.tokens, resident.tokens)
+            for other in self._by_salt.get(entry.cache_salt, ())
+            if not other.lock_ref and np.array_equal(other.tokens, entry.tokens)
         ]
         for other in same:
-            self.forget(other)
-        mine = self._users.setdefault(resident.user, [])
-        mine.append(resident)
+            self.remove(other)
+        mine = self._by_salt.setdefault(entry.cache_salt, [])
+        mine.append(entry)
         mine.sort(key=lambda one: -len(one.tokens))
-        self._origins.setdefault(id(resident.origin), []).append(resident)
-        self._near[resident] = None
+        self._by_request.setdefault(id(entry.request), []).append(entry)
+        self._device_lru[entry] = None
 
     def evict(self) -> bool:
         """Let go of one in the midst of another, else offload one; False if none can go."""
-        midway = self._midway()
-        if midway is not None:
-            self.forget(midway)
+        interior = self._lru_interior()
+        if interior is not None:
+            self.remove(interior)
             return True
-        resident = _first_free(self._near)
-        if resident is None:
+        entry = _first_free(self._device_lru)
+        if entry is None:
             return False
-        copy = self._offload(resident.state)
+        copy = self._offload(entry.state)
         if copy is None:
-            self.forget(resident)
+            self.remove(entry)
         else:
-            self._move(resident, copy, offloaded=True)
+            self._move(entry, copy, offloaded=True)
         return True
 
-    def evict_offloaded(self) -> bool:
+    def evict_host(self) -> bool:
         """Let go of the one in the second tier that was not used for longest; False if there is none."""
-        resident = _first_free(self._far)
-        if resident is None:
+        entry = _first_free(self._host_lru)
+        if entry is None:
             return False
-        self.forget(resident)
+        self.remove(entry)
         return True
 
-    def bring_back(self, resident: Resident[State], state: State) -> None:
+    def load_back(self, entry: CacheEntry[State], state: State) -> None:
         """What was offloaded is in the first tier again, as this state."""
-        self._move(resident, state, offloaded=False)
+        self._move(entry, state, offloaded=False)
 
-    def forget(self, resident: Resident[State]) -> None:
+    def remove(self, entry: CacheEntry[State]) -> None:
         """Let go of a state; nothing happens if that has been done."""
-        tier = self._tier(resident)
-        if resident in tier:
-            del tier[resident]
-            _remove(self._users, resident.user, resident)
-            _remove(self._origins, id(resident.origin), resident)
-            self._discard(resident.state)
+        tier = self._tier(entry)
+        if entry in tier:
+            del tier[entry]
+            _remove(self._by_salt, entry.cache_salt, entry)
+            _remove(self._by_request, id(entry.request), entry)
+            self._discard(entry.state)
 
-    def forget_origin(self, origin: object) -> None:
+    def remove_request(self, request: object) -> None:
         """Let go of all that a request has left."""
-        for resident in self._of(origin):
-            self.forget(resident)
+        for entry in self._entries_of(request):
+            self.remove(entry)
 
-    def thin(self, origin: object, most: int) -> None:
+    def prune(self, request: object, most: int) -> None:
         """Leave a request no more than so many states, the closer together the nearer they are to its end.
 
         Its longest one stays, and those whose next token is known.
         """
-        mine = sorted(self._of(origin), key=lambda one: len(one.tokens))
+        mine = sorted(self._entries_of(request), key=lambda one: len(one.tokens))
         if len(mine) <= most:
             return
         lengths = [0, *(len(one.tokens) for one in mine)]
@@ -160,40 +162,40 @@ class Sessions(Generic[State]):
             """How far it would be to the state before, in relation to how far back that is."""
             return (lengths[place + 2] - lengths[place]) / (lengths[-1] - lengths[place + 1] + 1)
 
-        free = [place for place, one in enumerate(mine[:-1]) if not one.complete and not one.pins]
+        free = [place for place, one in enumerate(mine[:-1]) if not one.has_logits and not one.lock_ref]
         if free:
-            self.forget(mine[min(free, key=loss)])
+            self.remove(mine[min(free, key=loss)])
 
-    def _midway(self) -> Resident[State] | None:
+    def _lru_interior(self) -> CacheEntry[State] | None:
         """Of those whose request has left a longer one, and whose next token nobody may want to draw again,
         the one in the first tier that was not used for longest.
         """
-        free = (one for one in self._near if not one.pins and not one.complete)
-        return next((one for one in free if len(one.tokens) < self._longest(one.origin)), None)
+        free = (one for one in self._device_lru if not one.lock_ref and not one.has_logits)
+        return next((one for one in free if len(one.tokens) < self._longest(one.request)), None)
 
-    def _longest(self, origin: object) -> int:
-        return max(len(one.tokens) for one in self._of(origin))
+    def _longest(self, request: object) -> int:
+        return max(len(one.tokens) for one in self._entries_of(request))
 
-    def _of(self, origin: object) -> list[Resident[State]]:
-        return list(self._origins.get(id(origin), ()))
+    def _entries_of(self, request: object) -> list[CacheEntry[State]]:
+        return list(self._by_request.get(id(request), ()))
 
-    def _tier(self, resident: Resident[State]) -> OrderedDict[Resident[State], None]:
-        return self._far if resident.offloaded else self._near
+    def _tier(self, entry: CacheEntry[State]) -> OrderedDict[CacheEntry[State], None]:
+        return self._host_lru if entry.on_host else self._device_lru
 
-    def _move(self, resident: Resident[State], state: State, offloaded: bool) -> None:
+    def _move(self, entry: CacheEntry[State], state: State, offloaded: bool) -> None:
         """To the other tier, where it counts as used just now."""
-        del self._tier(resident)[resident]
-        before, resident.state, resident.offloaded = resident.state, state, offloaded
-        self._tier(resident)[resident] = None
+        del self._tier(entry)[entry]
+        before, entry.state, entry.on_host = entry.state, state, offloaded
+        self._tier(entry)[entry] = None
         self._discard(before)
 
 
-def _remove(lists: dict[Key, list[Resident[State]]], key: Key, resident: Resident[State]) -> None:
+def _remove(lists: dict[Key, list[CacheEntry[State]]], key: Key, entry: CacheEntry[State]) -> None:
     """Take it from its list, and away with a list that is empty."""
-    lists[key].remove(resident)
+    lists[key].remove(entry)
     if not lists[key]:
         del lists[key]
 
 
-def _first_free(tier: OrderedDict[Resident[State], None]) -> Resident[State] | None:
-    return next((resident for resident in tier if not resident.pins), None)
+def _first_free(tier: OrderedDict[CacheEntry[State], None]) -> CacheEntry[State] | None:
+    return next((entry for entry in tier if not entry.lock_ref), None)

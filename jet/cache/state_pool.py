@@ -1,4 +1,4 @@
-"""SlotPool: preallocated memory for many sequences at once, so that a step never allocates any.
+"""StatePool: preallocated memory for many sequences at once, so that a step never allocates any.
 
 A sequence has a slot: its place in every layer's states. Full-attention layers keep keys and values in pages
 that all slots share; which pages are a slot's, and in which order, stands in one table for all layers. The
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from jet.cache.page_allocator import PageLedger
+from jet.cache.page_allocator import PageAllocator
 from jet.cache.pinned import to_device
 from jet.modeling.cache import (
     FullAttentionCache,
@@ -31,11 +31,11 @@ from jet.modeling.cache import (
 from jet.modeling.config import JetNemotronConfig
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
 
-PAGE = 256  # tokens
+PAGE_SIZE = 256  # tokens
 
 
 @dataclass(frozen=True)
-class JetMemory:
+class JetState:
     """Of a jet layer: `recurrent` `[S, H, K, V]` float32, `conv` `[S, D, W]`, newest input last."""
 
     recurrent: Tensor
@@ -43,7 +43,7 @@ class JetMemory:
 
 
 @dataclass(frozen=True)
-class WindowMemory:
+class WindowKV:
     """Of a window layer: rings `[S, Hkv, WINDOW, D]`, token t at `t % WINDOW`."""
 
     keys: Tensor
@@ -51,20 +51,20 @@ class WindowMemory:
 
 
 @dataclass(frozen=True)
-class PageMemory:
-    """Of a full-attention layer: `pages` `[P, 2, Hkv, PAGE, D]`, keys and values of 256 tokens each."""
+class PagedKV:
+    """Of a full-attention layer: `pages` `[P, 2, Hkv, PAGE_SIZE, D]`, keys and values of 256 tokens each."""
 
     pages: Tensor
 
 
-class SlotPool:
+class StatePool:
     """The memory of up to `slots` sequences, which together have up to `tokens` tokens in full attention.
 
     Attributes:
         layers: each layer's memory.
-        table: `[slots + 1, pages]` int32, the pages of each slot.
-        idle: the slot that is nobody's.
-        ledger: who holds which page.
+        page_table: `[slots + 1, pages]` int32, the pages of each slot.
+        null_slot: the slot that is nobody's.
+        allocator: who holds which page.
     """
 
     def __init__(
@@ -75,50 +75,50 @@ class SlotPool:
         dtype: torch.dtype,
         device: torch.device | str,
         context: int | None = None,
-        spare: bool = False,
+        scratch: bool = False,
     ) -> None:
         """`context`: most tokens of one sequence, by default the network's.
 
-        `spare`: have one more place for states, for `put_aside` and `take_back`.
+        `scratch`: have one more place for states, for `put_aside` and `take_back`.
         """
         assert config.layer_types is not None
         context = context or config.max_position_embeddings
         self._config = config
-        self.idle = slots
-        pages = -(-tokens // PAGE)
-        self._stacks = _Stacks(config, slots + 1 + spare, 1 + pages, dtype, device)
+        self.null_slot = slots
+        pages = -(-tokens // PAGE_SIZE)
+        self._stacks = _LayerStacks(config, slots + 1 + scratch, 1 + pages, dtype, device)
         self.layers = self._stacks.layers(config.layer_types)
-        self.table = torch.zeros(slots + 1, -(-context // PAGE), dtype=torch.int32, device=device)
-        self.ledger = PageLedger(pages)
+        self.page_table = torch.zeros(slots + 1, -(-context // PAGE_SIZE), dtype=torch.int32, device=device)
+        self.allocator = PageAllocator(pages)
         self._free_slots = list(range(slots))
         self._pages: dict[int, list[int]] = {}
-        self._promised: dict[int, int] = {}  # live slots: pages they may still ask for
+        self._reserved_pages: dict[int, int] = {}  # live slots: pages they may still ask for
 
     @property
     def free_tokens(self) -> int:
         """For how many more tokens there are pages."""
-        return self.ledger.free * PAGE
+        return self.allocator.free * PAGE_SIZE
 
-    def open(self, promise: int = 0) -> int:
+    def allocate(self, reserved_pages: int = 0) -> int:
         """A slot for a new sequence, with as many pages promised. Raises MemoryError if there is no room."""
-        if promise > self.ledger.room:
+        if reserved_pages > self.allocator.available:
             raise MemoryError(
-                f"There is memory for {self.ledger.room * PAGE:,} more tokens now, and this story needs "
-                f"{promise * PAGE:,}: please wait until one of the others has ended."
+                f"There is memory for {self.allocator.available * PAGE_SIZE:,} more tokens now, and this "
+                f"story needs {reserved_pages * PAGE_SIZE:,}: please wait until one of the others has ended."
             )
-        slot = self._take_slot()
+        slot = self._allocate_slot()
         if slot is None:
             raise MemoryError("All places are taken: please wait until one of the other stories has ended.")
         self._pages[slot] = []
-        self._promised[slot] = promise
-        self.ledger.promised += promise
+        self._reserved_pages[slot] = reserved_pages
+        self.allocator.reserved_pages += reserved_pages
         self._stacks.clear(slot)
         return slot
 
-    def close(self, slot: int) -> None:
+    def free(self, slot: int) -> None:
         """Take back a live slot and its pages."""
-        self.ledger.release(self._pages.pop(slot))
-        self._end(slot)
+        self.allocator.unref(self._pages.pop(slot))
+        self._drop_reservation(slot)
         self._free_slots.append(slot)
 
     def reserve(self, slot: int, tokens: int, start: int = 0) -> None:
@@ -126,72 +126,72 @@ class SlotPool:
 
         Raises MemoryError if there are not enough pages.
         """
-        pages, needed = self._pages[slot], -(-tokens // PAGE)
-        if start % PAGE and start < tokens:
-            if self.ledger.shared(pages[start // PAGE]):
-                self._unshare(slot, start // PAGE)
-            self.ledger.version[pages[start // PAGE]] += 1
+        pages, needed = self._pages[slot], -(-tokens // PAGE_SIZE)
+        if start % PAGE_SIZE and start < tokens:
+            if self.allocator.is_shared(pages[start // PAGE_SIZE]):
+                self._copy_on_write(slot, start // PAGE_SIZE)
+            self.allocator.version[pages[start // PAGE_SIZE]] += 1
         missing = needed - len(pages)
         if missing <= 0:
             return
-        room = self.ledger.room + self._promised[slot]
-        if missing > room or needed > self.table.shape[1]:
-            most = min(len(pages) + room, self.table.shape[1]) * PAGE
+        room = self.allocator.available + self._reserved_pages[slot]
+        if missing > room or needed > self.page_table.shape[1]:
+            most = min(len(pages) + room, self.page_table.shape[1]) * PAGE_SIZE
             raise MemoryError(f"There is memory for {most:,} tokens of this story, and it needs {tokens:,}.")
-        self._append(slot, [self._take_page(slot) for _ in range(missing)])
+        self._append_pages(slot, [self._allocate_page(slot) for _ in range(missing)])
 
     def snapshot(self, slot: int, length: int) -> int | None:
         """A kept slot in the state of a live one of `length` tokens; None if there is no slot for it."""
-        kept = self._take_slot()
+        kept = self._allocate_slot()
         if kept is None:
             return None
         self._stacks.copy(slot, kept)
-        self._pages[kept] = self._pages[slot][: -(-length // PAGE)]
-        self.ledger.keep(self._pages[kept])
+        self._pages[kept] = self._pages[slot][: -(-length // PAGE_SIZE)]
+        self.allocator.ref_cached(self._pages[kept])
         return kept
 
-    def retain(self, slot: int, length: int) -> None:
+    def freeze(self, slot: int, length: int) -> None:
         """A live slot becomes a kept one, of `length` tokens."""
         pages = self._pages[slot]
-        self._pages[slot] = pages[: -(-length // PAGE)]
-        self.ledger.keep(self._pages[slot])
-        self.ledger.release(pages)
-        self._end(slot)
+        self._pages[slot] = pages[: -(-length // PAGE_SIZE)]
+        self.allocator.ref_cached(self._pages[slot])
+        self.allocator.unref(pages)
+        self._drop_reservation(slot)
 
-    def restore(self, kept: int, slot: int) -> None:
+    def restore(self, snapshot: int, slot: int) -> None:
         """A live slot in which nothing has been read takes on the state of a kept one."""
         assert not self._pages[slot]
-        self._stacks.copy(kept, slot)
-        self.ledger.hold(self._pages[kept])
-        self._append(slot, self._pages[kept])
+        self._stacks.copy(snapshot, slot)
+        self.allocator.ref(self._pages[snapshot])
+        self._append_pages(slot, self._pages[snapshot])
 
-    def discard(self, kept: int) -> None:
+    def free_snapshot(self, snapshot: int) -> None:
         """Take back a kept slot."""
-        self.ledger.forget(self._pages.pop(kept))
-        self._free_slots.append(kept)
+        self.allocator.unref_cached(self._pages.pop(snapshot))
+        self._free_slots.append(snapshot)
 
-    def put_aside(self, slot: int) -> None:
+    def save_scratch(self, slot: int) -> None:
         """Copy a slot's states, without its pages, to where one can be for a moment."""
-        self._stacks.copy(slot, self.idle + 1)
+        self._stacks.copy(slot, self.null_slot + 1)
 
-    def take_back(self, slot: int) -> None:
+    def restore_scratch(self, slot: int) -> None:
         """Copy them from there into the slot."""
-        self._stacks.copy(self.idle + 1, slot)
+        self._stacks.copy(self.null_slot + 1, slot)
 
-    def hold(self, kept: int) -> list[int]:
+    def ref_pages(self, snapshot: int) -> list[int]:
         """The pages of a kept slot, held until they are given back to the ledger."""
-        pages = list(self._pages[kept])
-        self.ledger.hold(pages)
+        pages = list(self._pages[snapshot])
+        self.allocator.ref(pages)
         return pages
 
     def pages(self, slot: int) -> list[int]:
         """The pages of a slot, in their order."""
         return list(self._pages[slot])
 
-    def receive(self, slot: int, count: int) -> list[int]:
+    def allocate_pages(self, slot: int, count: int) -> list[int]:
         """Pages for a live slot in which nothing has been read, to be filled. Raises MemoryError."""
         assert not self._pages[slot]
-        self.reserve(slot, count * PAGE)
+        self.reserve(slot, count * PAGE_SIZE)
         return self.pages(slot)
 
     def state_views(self, slot: int) -> list[Tensor]:
@@ -202,48 +202,48 @@ class SlotPool:
         """The memory of a page; the first dimension is the layers'."""
         return self._stacks.page(page)
 
-    def _take_slot(self) -> int | None:
+    def _allocate_slot(self) -> int | None:
         while not self._free_slots:
-            if not self.ledger.reclaim():
+            if not self.allocator.evict():
                 return None
         return self._free_slots.pop()
 
-    def _take_page(self, slot: int) -> int:
-        page = self.ledger.take()
-        self._use_promise(slot)
+    def _allocate_page(self, slot: int) -> int:
+        page = self.allocator.allocate()
+        self._use_reservation(slot)
         return page
 
-    def _use_promise(self, slot: int) -> None:
-        if self._promised[slot]:
-            self._promised[slot] -= 1
-            self.ledger.promised -= 1
+    def _use_reservation(self, slot: int) -> None:
+        if self._reserved_pages[slot]:
+            self._reserved_pages[slot] -= 1
+            self.allocator.reserved_pages -= 1
 
-    def _end(self, slot: int) -> None:
-        self.ledger.promised -= self._promised.pop(slot)
+    def _drop_reservation(self, slot: int) -> None:
+        self.allocator.reserved_pages -= self._reserved_pages.pop(slot)
 
-    def _unshare(self, slot: int, index: int) -> None:
+    def _copy_on_write(self, slot: int, index: int) -> None:
         """Give a slot a page of its own in the place of one that others hold too.
 
         Where those are kept states, that costs no promise: the page that they are left with can be had.
         """
         page = self._pages[slot][index]
         try:
-            own = self.ledger.take()
+            own = self.allocator.allocate()
         except MemoryError:
-            if self.ledger.shared(page):
+            if self.allocator.is_shared(page):
                 raise
             return  # who made room for it was who held the page
         self._stacks.copy_page(page, own)
-        self.ledger.release([page])
-        if self.ledger.live(page):
-            self._use_promise(slot)
+        self.allocator.unref([page])
+        if self.allocator.is_live(page):
+            self._use_reservation(slot)
         self._pages[slot][index] = own
-        self.table[slot, index] = own
+        self.page_table[slot, index] = own
 
-    def _append(self, slot: int, added: list[int]) -> None:
+    def _append_pages(self, slot: int, added: list[int]) -> None:
         pages = self._pages[slot]
         begin, end = len(pages), len(pages) + len(added)
-        self.table[slot, begin:end] = to_device(added, torch.int32, self.table.device)
+        self.page_table[slot, begin:end] = to_device(added, torch.int32, self.page_table.device)
         pages += added
 
     def cache(self, slot: int, length: int) -> SlotCache:
@@ -251,20 +251,20 @@ class SlotPool:
         assert self._config.layer_types is not None
         return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
 
-    def jet_rows(self, slot: Tensor) -> SlotCache:
+    def capturable_cache(self, slot: Tensor) -> SlotCache:
         """A cache whose jet layers are in the slot that a tensor `[1]` names when they are used.
 
         A captured graph then serves every slot. The other layers' parts are nobody's.
         """
         layers = [
-            _JetRow(memory, slot)
-            if isinstance(memory, JetMemory)
-            else self._layer_cache(memory, self.idle, 0)
+            _CapturableJetState(memory, slot)
+            if isinstance(memory, JetState)
+            else self._layer_cache(memory, self.null_slot, 0)
             for memory in self.layers
         ]
         return SlotCache(layers)
 
-    def memory(self, length: int) -> dict[str, int]:
+    def state_bytes(self, length: int) -> dict[str, int]:
         """Bytes in use by a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
         return self._stacks.in_use(length)
 
@@ -273,13 +273,13 @@ class SlotPool:
         return sum(tensor.nbytes for memory in self.layers for tensor in vars(memory).values())
 
     def _layer_cache(
-        self, memory: JetMemory | WindowMemory | PageMemory, slot: int, length: int
-    ) -> _JetSlot | _WindowSlot | _PageSlot:
-        if isinstance(memory, JetMemory):
-            return _JetSlot(memory, slot, length)
-        if isinstance(memory, WindowMemory):
+        self, memory: JetState | WindowKV | PagedKV, slot: int, length: int
+    ) -> _JetSlotState | _WindowSlot | _PageSlot:
+        if isinstance(memory, JetState):
+            return _JetSlotState(memory, slot, length)
+        if isinstance(memory, WindowKV):
             return _WindowSlot(memory, slot, length)
-        return _PageSlot(memory, self.table[slot], length)
+        return _PageSlot(memory, self.page_table[slot], length)
 
 
 class SlotCache(HybridCache):
@@ -292,8 +292,8 @@ class SlotCache(HybridCache):
         """Nothing to do: a pool is used in the mode that it was made in."""
 
 
-class _JetSlot(JetLayerCache):
-    def __init__(self, memory: JetMemory, slot: int, length: int) -> None:
+class _JetSlotState(JetLayerCache):
+    def __init__(self, memory: JetState, slot: int, length: int) -> None:
         super().__init__()
         self.length = length
         self.recurrent_state, self.conv_state = (x[slot : slot + 1] for x in (memory.recurrent, memory.conv))
@@ -305,10 +305,10 @@ class _JetSlot(JetLayerCache):
         self.length += tokens
 
 
-class _JetRow(JetLayerCache):
+class _CapturableJetState(JetLayerCache):
     tensor_names = ()
 
-    def __init__(self, memory: JetMemory, slot: Tensor) -> None:
+    def __init__(self, memory: JetState, slot: Tensor) -> None:
         super().__init__()
         self._memory, self._slot = memory, slot
 
@@ -326,7 +326,7 @@ class _JetRow(JetLayerCache):
 
 
 class _WindowSlot(WindowAttentionCache):
-    def __init__(self, memory: WindowMemory, slot: int, length: int) -> None:
+    def __init__(self, memory: WindowKV, slot: int, length: int) -> None:
         super().__init__(memory.keys.shape[2])
         self.length = length
         self._rings = memory.keys[slot], memory.values[slot]
@@ -346,7 +346,7 @@ class _WindowSlot(WindowAttentionCache):
 
 
 class _PageSlot(FullAttentionCache):
-    def __init__(self, memory: PageMemory, table_row: Tensor, length: int) -> None:
+    def __init__(self, memory: PagedKV, table_row: Tensor, length: int) -> None:
         super().__init__()
         self.length = length
         self._pages, self._table_row = memory.pages, table_row
@@ -360,7 +360,7 @@ class _PageSlot(FullAttentionCache):
         return keys[None], values[None]
 
 
-class _Stacks:
+class _LayerStacks:
     """The tensors of all layers of a kind in one, so that a slot or a page is copied by one call a kind.
 
     Not initialised where nothing is read before it has been written.
@@ -387,17 +387,17 @@ class _Stacks:
             self._jet = state, empty("jet", slots, jet.value_dim, jet.conv_size)
         window = config.sliding_window or 0
         self._windows = tuple(empty("swa", slots, heads, window, dim) for _ in range(2))
-        self._pages = empty("attn", pages, 2, heads, PAGE, dim)
+        self._pages = empty("attn", pages, 2, heads, PAGE_SIZE, dim)
         # The idle slot is read too, and numbers that are none would spread from it.
         self.clear(slots - 1)
         self.clear(slots - 2)
 
-    def layers(self, kinds: Sequence[str]) -> list[JetMemory | WindowMemory | PageMemory]:
+    def layers(self, kinds: Sequence[str]) -> list[JetState | WindowKV | PagedKV]:
         """Each layer's part, in the order of the layers."""
-        jets = iter([JetMemory(*parts) for parts in zip(*self._jet, strict=True)])
-        windows = iter([WindowMemory(*parts) for parts in zip(*self._windows, strict=True)])
-        pages = iter([PageMemory(part) for part in self._pages])
-        made: dict[str, Iterator[JetMemory | WindowMemory | PageMemory]] = {
+        jets = iter([JetState(*parts) for parts in zip(*self._jet, strict=True)])
+        windows = iter([WindowKV(*parts) for parts in zip(*self._windows, strict=True)])
+        pages = iter([PagedKV(part) for part in self._pages])
+        made: dict[str, Iterator[JetState | WindowKV | PagedKV]] = {
             "jet": jets,
             "swa": windows,
             "attn": pages,

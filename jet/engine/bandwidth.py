@@ -21,7 +21,7 @@ _POLL_S = 1.0  # how often an engine that is busy is looked at again
 Facts = dict[str, float | bool | None]
 
 
-class Learner(Protocol):
+class MeasuredEngine(Protocol):
     """An engine that can be told what has been measured since it was made."""
 
     @property
@@ -33,12 +33,12 @@ class Learner(Protocol):
         """What runs there."""
         ...
 
-    def learn(self, facts: Facts) -> None:
+    def update_info(self, facts: Facts) -> None:
         """Tell it of what `EngineInfo` says differently from now on."""
         ...
 
 
-class Bandwidth:
+class MemoryBandwidth:
     """Measurements of one machine, in bytes a second."""
 
     def __init__(self, measure: Callable[[], float]) -> None:
@@ -49,11 +49,11 @@ class Bandwidth:
         """Measure once more. Returns what `EngineInfo` says of all measurements so far."""
         self._rates.append(self._measure())
         best, *others = sorted(self._rates, reverse=True)
-        return {"bandwidth": best, "bandwidth_sure": bool(others) and others[0] >= NEAR * best}
+        return {"bandwidth": best, "bandwidth_confirmed": bool(others) and others[0] >= NEAR * best}
 
     def watch(
         self,
-        engine: Learner,
+        engine: MeasuredEngine,
         pauses_s: Sequence[float] = PAUSES_S,
         sleep: Callable[[float], object] = time.sleep,
     ) -> threading.Thread:
@@ -66,7 +66,7 @@ class Bandwidth:
 
     def _watch(
         self,
-        engine: Callable[[], Learner | None],
+        engine: Callable[[], MeasuredEngine | None],
         pauses_s: Sequence[float],
         sleep: Callable[[float], object],
     ) -> None:
@@ -79,10 +79,10 @@ class Bandwidth:
             facts = self.measure()  # a request that came meanwhile has slowed the copy, which does no harm
             if (found := engine()) is None:
                 return
-            found.learn(facts)
+            found.update_info(facts)
 
 
-def _is_idle(engine: Learner | None) -> bool | None:
+def _is_idle(engine: MeasuredEngine | None) -> bool | None:
     """Whether it has nothing to do; None if it is no more."""
     if engine is None or not engine.alive:
         return None

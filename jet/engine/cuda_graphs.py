@@ -1,4 +1,4 @@
-"""GraphStepper: the decode step as captured CUDA graphs, which run ahead of the host."""
+"""CudaGraphDecoder: the decode step as captured CUDA graphs, which run ahead of the host."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from jet.cache.pinned import pinned, to_host
-from jet.cache.state_pool import SlotPool
-from jet.engine.decode_step import FusedStep
-from jet.engine.sampler import Chooser, Special, draw
+from jet.cache.state_pool import StatePool
+from jet.engine.decode_step import DecodeStep
+from jet.engine.sampler import HostSampler, SpecialTokens, draw
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import Detail, Drawn, Pending, detail_of
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
@@ -30,10 +30,10 @@ CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, Sam
 MIN_TOKENS_SAMPLER = SamplerFlags(
     uses_min_tokens=True
 )  # besides, for batches in which a text may not end yet
-TIMED = 3  # replays
+TIMING_REPLAYS = 3  # replays
 
 
-class GraphStepper:
+class CudaGraphDecoder:
     """Steps as CUDA graphs: from tokens on the device to the next ones, no host in between.
 
     What a step needs to know stands in `DecodeBatch` on the device, and the last kernel of a step moves it
@@ -41,165 +41,173 @@ class GraphStepper:
     memory as they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
 
     To compile and capture takes longer than those who write should wait. So at first there are graphs of one
-    row and of as many as there can be; `prepare` makes the others while nobody writes, and until then a batch
-    takes the next larger ones.
+    row and of as many as there can be; `capture_next` makes the others while nobody writes, and until then a
+    batch takes the next larger ones.
     """
 
     def __init__(
         self,
         model: JetNemotronForCausalLM,
-        pool: SlotPool,
+        pool: StatePool,
         stop_ids: frozenset[int],
-        breakers: frozenset[int],
+        dry_sequence_breakers: frozenset[int],
         rows: int,
     ) -> None:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._model, self._pool, self._stop_ids = model, pool, stop_ids
-        self._seen = torch.zeros(pool.idle + 1, config.vocab_size, dtype=torch.uint8, device=model.device)
-        self._special = Special(config.vocab_size, stop_ids, breakers, model.device)
-        self._choosers: dict[Sequence, Chooser] = {}  # of those who ask for what the kernels do not do
-        self._owners: list[Sequence] = []  # whose rows they are, as their last step has left them
-        self._used: StepGraphs | None = None  # by that step
-        self._ends: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
-        self._shared = _GraphMemory()
-        self._sizes: dict[int, StepGraphs] = {}
-        self._rows = DecodeBatch.make(padded(rows), model.device, stop_ids, pool.idle)
-        self._largest: FusedStep | None = None
-        self._largest = self._of_size(padded(rows)).step
-        self.step = self._of_size(1).step
+        self._token_mask = torch.zeros(
+            pool.null_slot + 1, config.vocab_size, dtype=torch.uint8, device=model.device
+        )
+        self._special_tokens = SpecialTokens(config.vocab_size, stop_ids, dry_sequence_breakers, model.device)
+        self._host_samplers: dict[
+            Sequence, HostSampler
+        ] = {}  # of those who ask for what the kernels do not do
+        self._batch: list[Sequence] = []  # whose rows they are, as their last step has left them
+        self._batch_graphs: StepGraphs | None = None  # by that step
+        self._last_logits: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
+        self._shared = _SharedGraphPool()
+        self._graphs: dict[int, StepGraphs] = {}
+        self._rows = DecodeBatch.make(padded_size(rows), model.device, stop_ids, pool.null_slot)
+        self._largest: DecodeStep | None = None
+        self._largest = self._graphs_of_size(padded_size(rows)).step
+        self.step = self._graphs_of_size(1).step
         self.kernels = {"decode": f"{self._backend(1).name}, one CUDA graph", "sampling": "triton"}
         # For the first token of a request, which follows its prompt and no step.
-        self._first_row = DecodeBatch.make(1, model.device, stop_ids, pool.idle)
+        self._first_batch = DecodeBatch.make(1, model.device, stop_ids, pool.null_slot)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
-        self._first = _Sampler(self._first_logits, self._first_row, self._seen, self.step.read_first)
+        self._first_sampler = _Sampler(
+            self._first_logits, self._first_batch, self._token_mask, self.step.first_weight
+        )
         for flags in CAPTURED_SAMPLERS:
-            self._first.draw(flags)  # compiles; the row is nobody's
-            for size in dict.fromkeys((padded(rows), 1)):
-                self._of_size(size).prepare(flags)
-        self._left = self._prepare_all(padded(rows))
+            self._first_sampler.sample(flags)  # compiles; the row is nobody's
+            for size in dict.fromkeys((padded_size(rows), 1)):
+                self._graphs_of_size(size).capture(flags)
+        self._captures = self._capture_all(padded_size(rows))
 
-    def open(self, sequence: Sequence) -> None:
+    def add(self, sequence: Sequence) -> None:
         """A new request has come."""
         assert sequence.slot is not None
         if sequence.sampling.repetition_penalty != 1:
-            self._seen[sequence.slot].zero_()
+            self._token_mask[sequence.slot].zero_()
         sampling, barred = sequence.sampling, sequence.min_tokens > 0
         # The kernels bar tokens by their logits, and what is noted of tokens must not know of that.
-        if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.alternatives):
-            self._choosers[sequence] = Chooser(sampling, self._special, sequence.min_tokens)
+        if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.top_logprobs):
+            self._host_samplers[sequence] = HostSampler(sampling, self._special_tokens, sequence.min_tokens)
 
-    def have_read(self, sequence: Sequence, ids: Tensor) -> None:
+    def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
         """A piece of its prompt has been read."""
-        if sequence in self._choosers:
-            self._choosers[sequence].have_read(ids)
+        if sequence in self._host_samplers:
+            self._host_samplers[sequence].append_prompt(ids)
         if sequence.sampling.repetition_penalty != 1:
-            seen = self._seen[sequence.slot]
+            seen = self._token_mask[sequence.slot]
             # Not `seen[ids] = 1`, for which the host waits until the device has come so far.
             seen.index_fill_(0, ids, 1)
-            seen.index_fill_(0, self._special.stops, 0)
+            seen.index_fill_(0, self._special_tokens.stop_ids, 0)
 
-    def draw(self, sequence: Sequence) -> Pending:
+    def sample(self, sequence: Sequence) -> Pending:
         """The token that follows the sequence's `logits`."""
         assert sequence.logits is not None
-        if sequence in self._choosers:
-            return _drawn(self._choosers[sequence], sequence.logits.float(), sequence)
+        if sequence in self._host_samplers:
+            return _sampled(self._host_samplers[sequence], sequence.logits.float(), sequence)
         self._first_logits.copy_(sequence.logits)
-        write_rows(self._first_row, [sequence])
-        self._first.draw(sampler_flags([sequence]))
-        return self._landing(self._first_row, self._first_logits, [sequence], {})
+        write_batch(self._first_batch, [sequence])
+        self._first_sampler.sample(sampler_flags([sequence]))
+        return self._step_output(self._first_batch, self._first_logits, [sequence], {})
 
     @torch.inference_mode()
-    def prepare(self) -> bool:
+    def capture_next(self) -> bool:
         """Make a small part of what is still to be compiled or captured. False if nothing was."""
-        return next(self._left, False)
+        return next(self._captures, False)
 
-    def _prepare_all(self, largest: int) -> Generator[bool, None, None]:
+    def _capture_all(self, largest: int) -> Generator[bool, None, None]:
         sizes = [1 << bit for bit in reversed(range(largest.bit_length()))]
         for size in sizes:
-            graphs = self._of_size(size)
-            for part in graphs.step.parts if size not in (1, largest) else ():
+            graphs = self._graphs_of_size(size)
+            for part in graphs.step.ops if size not in (1, largest) else ():
                 graphs.compile(part.run)
                 yield True
             for flags in CAPTURED_SAMPLERS:
-                graphs.prepare(flags)
+                graphs.capture(flags)
                 yield True
-            graphs.prepare_reading()
+            graphs.capture_logits()
             yield True
-        self._first.draw(MIN_TOKENS_SAMPLER)
+        self._first_sampler.sample(MIN_TOKENS_SAMPLER)
         yield True
         for size in dict.fromkeys((largest, 1)):
-            self._of_size(size).prepare(MIN_TOKENS_SAMPLER)
+            self._graphs_of_size(size).capture(MIN_TOKENS_SAMPLER)
             yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
         """Start a step."""
         flags = sampler_flags(sequences)
-        graphs = self._ready(padded(len(sequences)), flags)
-        if self._owners != sequences or self._used is not graphs:
-            write_rows(graphs.rows, sequences, self._choosers)
-            self._owners, self._used = list(sequences), graphs
-        ending = [row for row, sequence in enumerate(sequences) if sequence.draws_its_last]
-        if not ending and not any(sequence in self._choosers for sequence in sequences):
+        graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
+        if self._batch != sequences or self._batch_graphs is not graphs:
+            write_batch(graphs.rows, sequences, self._host_samplers)
+            self._batch, self._batch_graphs = list(sequences), graphs
+        ending = [row for row, sequence in enumerate(sequences) if sequence.samples_last_token]
+        if not ending and not any(sequence in self._host_samplers for sequence in sequences):
             graphs.launch(flags)
-            return self._landing(graphs.rows, graphs.step.logits, sequences, {})
-        return self._choose(graphs, sequences, ending)
+            return self._step_output(graphs.rows, graphs.step.logits, sequences, {})
+        return self._sample_on_host(graphs, sequences, ending)
 
-    def read(self, sequence: Sequence) -> Tensor:
+    def compute_logits(self, sequence: Sequence) -> Tensor:
         """A step that ends at the logits."""
-        graphs = self._of_size(1)
-        write_rows(graphs.rows, [sequence])
-        self._owners = []  # the rows have to be told
-        graphs.read()
+        graphs = self._graphs_of_size(1)
+        write_batch(graphs.rows, [sequence])
+        self._batch = []  # the rows have to be told
+        graphs.compute_logits()
         return graphs.step.logits.clone()
 
-    def _choose(
+    def _sample_on_host(
         self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
     ) -> Pending:
         """A step of which some tokens are drawn by the host: nothing runs ahead of that.
 
         The logits of the rows in `ending` are put aside before penalties are written into them.
         """
-        graphs.read()
-        self._ends |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
-        others = [sequence for sequence in sequences if sequence not in self._choosers]
+        graphs.compute_logits()
+        self._last_logits |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
+        others = [sequence for sequence in sequences if sequence not in self._host_samplers]
         if others:
-            graphs.draw(sampler_flags(others))
+            graphs.sample(sampler_flags(others))
         chosen = {
-            row: _drawn(self._choosers[sequence], graphs.step.logits[row : row + 1], sequence)
+            row: _sampled(self._host_samplers[sequence], graphs.step.logits[row : row + 1], sequence)
             for row, sequence in enumerate(sequences)
-            if sequence in self._choosers
+            if sequence in self._host_samplers
         }
-        self._owners = []  # the rows have to be told
-        return self._landing(graphs.rows, graphs.step.logits, sequences, chosen)
+        self._batch = []  # the rows have to be told
+        return self._step_output(graphs.rows, graphs.step.logits, sequences, chosen)
 
-    def drawn_from(self, sequence: Sequence) -> Tensor | None:
+    def last_logits(self, sequence: Sequence) -> Tensor | None:
         """Those of the last token that the request may have."""
-        return self._ends.get(sequence)
+        return self._last_logits.get(sequence)
 
-    def may_run_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+    def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Whether the device draws all their tokens."""
-        return not any(sequence in self._choosers for sequence in sequences)
+        return not any(sequence in self._host_samplers for sequence in sequences)
 
-    def runs_ahead(self, sequences: abc.Sequence[Sequence]) -> bool:
+    def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Whether the rows on the device are theirs, in the graphs that are next."""
-        if self._owners != sequences or not self.may_run_ahead(sequences):
+        if self._batch != sequences or not self.can_overlap(sequences):
             return False
-        return self._ready(padded(len(sequences)), sampler_flags(sequences)) is self._used
+        return (
+            self._fastest_graphs(padded_size(len(sequences)), sampler_flags(sequences)) is self._batch_graphs
+        )
 
-    def release(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence) -> None:
         """The request is over."""
-        self._choosers.pop(sequence, None)
-        self._ends.pop(sequence, None)
-        if sequence in self._owners:
-            self._owners = []
+        self._host_samplers.pop(sequence, None)
+        self._last_logits.pop(sequence, None)
+        if sequence in self._batch:
+            self._batch = []
 
     def close(self) -> None:
         """Let go of the network."""
-        self._left.close()
-        del self.step, self._largest, self._sizes, self._used, self._model, self._pool
+        self._captures.close()
+        del self.step, self._largest, self._graphs, self._batch_graphs, self._model, self._pool
 
-    def _landing(
+    def _step_output(
         self,
         rows: DecodeBatch,
         logits: Tensor,
@@ -207,7 +215,7 @@ class GraphStepper:
         chosen: Mapping[int, Drawn],
     ) -> _Landing:
         """Have the tokens sent, and what the requests want to know of them."""
-        counts = [sequence.alternatives for sequence in sequences]
+        counts = [sequence.top_logprobs for sequence in sequences]
         size = len(sequences)
         noted = top_logprobs(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
         return _Landing(rows.first(size), noted, counts, chosen)
@@ -217,31 +225,31 @@ class GraphStepper:
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         return triton_backend(self._model.device, size, *sizes)
 
-    def _ready(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
+    def _fastest_graphs(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
         """The graphs that are fastest for so many rows, of those that are there.
 
         More rows can take less time, where other kernels multiply. As a batch may take any graphs that are
         large enough, it never takes longer than a larger one.
         """
-        ready = [other for other, graphs in self._sizes.items() if other >= size and graphs.has(flags)]
-        fastest = min(ready, default=size, key=lambda other: (self._sizes[other].seconds(flags), other))
-        return self._of_size(fastest)
+        ready = [other for other, graphs in self._graphs.items() if other >= size and graphs.has(flags)]
+        fastest = min(ready, default=size, key=lambda other: (self._graphs[other].seconds(flags), other))
+        return self._graphs_of_size(fastest)
 
-    def _of_size(self, size: int) -> StepGraphs:
+    def _graphs_of_size(self, size: int) -> StepGraphs:
         """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
-        if size not in self._sizes:
+        if size not in self._graphs:
             rows = self._rows.first(size)
-            step = FusedStep(self._model, self._pool, rows, self._backend(size), like=self._largest)
-            self._sizes[size] = StepGraphs(step, rows, self._seen, self._shared)
-        return self._sizes[size]
+            step = DecodeStep(self._model, self._pool, rows, self._backend(size), share_with=self._largest)
+            self._graphs[size] = StepGraphs(step, rows, self._token_mask, self._shared)
+        return self._graphs[size]
 
 
-def padded(rows: int) -> int:
+def padded_size(rows: int) -> int:
     """The number of rows that there are graphs for: the next power of two."""
     return 1 << (rows - 1).bit_length()
 
 
-def write_rows(
+def write_batch(
     rows: DecodeBatch, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()
 ) -> None:
     """Tell the rows whose they are. From then on only the device changes them.
@@ -261,22 +269,22 @@ def write_rows(
     write(rows.min_p, (sampling.min_p for sampling in samplings))
     write(rows.repetition_penalty, (sampling.repetition_penalty for sampling in samplings), 1)
     write(rows.seed, (sampling.seed or 0 for sampling in samplings))
-    write(rows.step, (sequence.steps for sequence in sequences))
+    write(rows.step, (sequence.num_generated for sequence in sequences))
     write(rows.min_tokens, (sequence.min_tokens for sequence in sequences))
-    write(rows.position, (sequence.length for sequence in sequences))
+    write(rows.position, (sequence.num_computed_tokens for sequence in sequences))
     write(rows.slot, (sequence.slot or 0 for sequence in sequences), rows.null_slot)
     write(rows.active, (sequence not in inactive for sequence in sequences))
-    write(rows.token, (sequence.last or 0 for sequence in sequences))
+    write(rows.token, (sequence.last_token or 0 for sequence in sequences))
     write(rows.status, (0 for _ in sequences))
 
 
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
-    """Which of `CAPTURED_SAMPLERS` does what requests ask of the sampler; None takes the likeliest tokens, no
+    """Which of `CAPTURED_SAMPLERS` does what requests ask of the sampler; None is greedy, no
     penalty.
 
     It is `MIN_TOKENS_SAMPLER` where the text of one may not end with its next token.
     """
-    if any(sequence.end_is_barred for sequence in sequences):
+    if any(sequence.stop_is_forbidden for sequence in sequences):
         return MIN_TOKENS_SAMPLER
     samplings = [sequence.sampling for sequence in sequences]
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
@@ -285,14 +293,14 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
 
 
-def _drawn(chooser: Chooser, logits: Tensor, sequence: Sequence) -> Drawn:
+def _sampled(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> Drawn:
     try:
-        return Drawn([draw(chooser, logits, sequence)])
+        return Drawn([draw(sampler, logits, sequence)])
     except FloatingPointError as error:
         return Drawn([error])
 
 
-class _GraphMemory:
+class _SharedGraphPool:
     """What all graphs share, of which only one runs at a time."""
 
     pool: Any = None
@@ -301,36 +309,38 @@ class _GraphMemory:
 class _Sampler:
     """Draws tokens from logits `[B, V]` into rows."""
 
-    def __init__(self, logits: Tensor, rows: DecodeBatch, seen: Tensor, following: Tensor) -> None:
-        """`following`: the matrix that the next step begins with."""
+    def __init__(self, logits: Tensor, rows: DecodeBatch, token_mask: Tensor, next_weight: Tensor) -> None:
+        """`next_weight`: the matrix that the next step begins with."""
         scratch = kernels.SamplerScratch.make(len(logits), logits.shape[1], logits.device)
-        self._given = logits, rows, seen, scratch
-        self._following = following
+        self._given = logits, rows, token_mask, scratch
+        self._next_weight = next_weight
 
-    def draw(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
+    def sample(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
         """Start it; `pdl`: as the end of a step in a graph."""
         if flags is None:
-            kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._following)
+            kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._next_weight)
         else:
-            kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._following)
+            kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._next_weight)
 
 
 class StepGraphs:
     """Graphs of so many rows, one for each kind of sampling, captured when somebody first asks for it."""
 
-    def __init__(self, step: FusedStep, rows: DecodeBatch, seen: Tensor, shared: _GraphMemory) -> None:
+    def __init__(
+        self, step: DecodeStep, rows: DecodeBatch, token_mask: Tensor, shared: _SharedGraphPool
+    ) -> None:
         self.step, self.rows = step, rows
-        self._sampler = _Sampler(step.logits, rows, seen, step.read_first)
+        self._sampler = _Sampler(step.logits, rows, token_mask, step.first_weight)
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
         self._graphs: dict[SamplerFlags | None, torch.cuda.CUDAGraph] = {}
         self._seconds: dict[SamplerFlags | None, float] = {}
-        self._reading: torch.cuda.CUDAGraph | None = None
+        self._logits_graph: torch.cuda.CUDAGraph | None = None
 
-    def prepare(self, flags: SamplerFlags | None) -> None:
+    def capture(self, flags: SamplerFlags | None) -> None:
         """Compile, capture and time, so that nobody has to wait for it later."""
         if flags not in self._graphs:
-            graph = self._capture(partial(self._read_and_draw, flags))
+            graph = self._capture(partial(self._decode_and_sample, flags))
             with _Parked(self.rows):
                 self._seconds[flags] = seconds_of(graph)
             self._graphs[flags] = graph
@@ -350,26 +360,26 @@ class StepGraphs:
 
     def launch(self, flags: SamplerFlags | None) -> None:
         """Start a step."""
-        self.prepare(flags)
+        self.capture(flags)
         self._graphs[flags].replay()
 
-    def prepare_reading(self) -> torch.cuda.CUDAGraph:
+    def capture_logits(self) -> torch.cuda.CUDAGraph:
         """The graph of a step that stops at the logits, captured if need be."""
-        if self._reading is None:
-            self._reading = self._capture(self.step.run)
-        return self._reading
+        if self._logits_graph is None:
+            self._logits_graph = self._capture(self.step.run)
+        return self._logits_graph
 
-    def read(self) -> None:
+    def compute_logits(self) -> None:
         """Start a step that stops at the logits."""
-        self.prepare_reading().replay()
+        self.capture_logits().replay()
 
-    def draw(self, flags: SamplerFlags | None) -> None:
+    def sample(self, flags: SamplerFlags | None) -> None:
         """Draw from the logits that are there."""
-        self._sampler.draw(flags)
+        self._sampler.sample(flags)
 
-    def _read_and_draw(self, flags: SamplerFlags | None) -> None:
+    def _decode_and_sample(self, flags: SamplerFlags | None) -> None:
         self.step.run()
-        self._sampler.draw(flags, self._pdl)
+        self._sampler.sample(flags, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Run once to compile what is new, on rows that are nobody's, then capture."""
@@ -385,7 +395,7 @@ def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
     """Return the seconds of a graph: the quickest of some replays, after one that warms up."""
     graph.replay()
     took: list[float] = []
-    for _ in range(TIMED):
+    for _ in range(TIMING_REPLAYS):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()

@@ -21,21 +21,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from jet.api import (
-    Alternative,
     EngineInfo,
     Request,
     RequestError,
     RequestStats,
     SamplingParams,
     TokenChunk,
-    TokenDetail,
+    TokenLogprob,
+    TokenLogprobs,
 )
-from jet.engine.prefill_policy import Pace
+from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
-from jet.engine.step_output import Detail, Outcome
+from jet.engine.step_output import Detail
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.detokenizer import Detokenizer
-from jet.engine.text.healing import Healing, Node, Way
+from jet.engine.text.healing import Healing, HealingPath, Node
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
 from jet.token_ids import Tokens
@@ -53,12 +53,12 @@ log = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
 
-    def prepare(self) -> bool:
+    def capture_next(self) -> bool:
         """Do a small part of what makes later steps quicker. False if nothing was left to do."""
         ...
 
-    def open(
-        self, sampling: SamplingParams, alternatives: int, prompt: Tokens, tokens: int, user: str
+    def allocate(
+        self, sampling: SamplingParams, top_logprobs: int, prompt: Tokens, max_tokens: int, cache_salt: str
     ) -> Any:
         """The state of a new request, which wants to know so many alternatives of every token.
 
@@ -66,47 +66,47 @@ class Runner(Protocol):
         """
         ...
 
-    def heal(self, handle: Any, healing: Healing) -> None:
+    def heal(self, sequence: Any, healing: Healing) -> None:
         """Draw these tokens again once the prompt, which ends before them, has been read."""
         ...
 
-    def healed(self, handle: Any) -> Way | None:
+    def healed_path(self, sequence: Any) -> HealingPath | None:
         """What they became; None as long as they have not been drawn."""
         ...
 
-    def bar_end(self, handle: Any, tokens: int) -> None:
+    def set_min_tokens(self, sequence: Any, tokens: int) -> None:
         """Let no token end the story among the first so many of the answer."""
         ...
 
-    def resume(self, handle: Any, prompt: Tokens) -> int:
+    def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
         """How many tokens of the prompt need not be read, because a state that has is resident."""
         ...
 
-    def prefill(self, handle: Any, tokens: Tokens) -> None:
+    def prefill(self, sequence: Any, tokens: Tokens) -> None:
         """Read one piece of the prompt."""
         ...
 
-    def settle(self, wait: bool) -> bool:
+    def synchronize(self, blocking: bool) -> bool:
         """Whether what was read is there, so that the time it took is known; if need be, wait for that."""
         ...
 
-    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+    def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
         """The next token of each, or what went wrong with it. What is raised concerns them all."""
         ...
 
-    def rewind(self, handle: Any) -> None:
+    def reset(self, sequence: Any) -> None:
         """The state has been lost: make it an empty one, which will read again and then go on."""
         ...
 
-    def detail(self, handle: Any) -> Detail | None:
+    def logprobs(self, sequence: Any) -> Detail | None:
         """Of the last token, if the request wants to know."""
         ...
 
-    def memory(self, handle: Any) -> dict[str, int]:
+    def state_bytes(self, sequence: Any) -> dict[str, int]:
         """Bytes of the state: recurrent, conv, window_kv, full_kv."""
         ...
 
-    def release(self, handle: Any, keep: bool) -> None:
+    def free(self, sequence: Any, keep_snapshot: bool) -> None:
         """Free the state, or keep it for requests that begin alike."""
         ...
 
@@ -123,21 +123,24 @@ class Tokenizer(Protocol):
         """Tokens that end a story."""
         ...
 
-    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
-        """1 to `most` tokens, or RequestError. `asked` is for chat models, `user` whose prompt it is."""
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
+        """1 to `max_tokens` tokens, or RequestError.
+
+        `instruction` is for chat models, `cache_salt` whose prompt it is.
+        """
         ...
 
     def encode_healed(
-        self, prompt: str, most: int, asked: str = "", user: str = ""
+        self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
         """As `encode`, without the tokens that are to be drawn again; those; and what follows the prompt."""
         ...
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as `encode_healed` reads it."""
         ...
 
-    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+    def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
         """How many tokens `encode` gives for a prompt of any length."""
         ...
 
@@ -145,7 +148,7 @@ class Tokenizer(Protocol):
         """A detokenizer for what follows these tokens."""
         ...
 
-    def text_of(self, token: int, skip: int = 0) -> str:
+    def token_text(self, token: int, skip: int = 0) -> str:
         """The text of a token by itself, without its first bytes."""
         ...
 
@@ -159,28 +162,28 @@ class EngineOptions:
     """How an engine shares itself out. The one place where the defaults stand.
 
     Attributes:
-        max_active: requests served at once; the others wait in line.
-        per_user: of one user's, so many at once.
-        line: requests that may wait. More are refused.
-        prefill_chunk: tokens of a prompt that are read at once.
-        pause_s: how long those who write may have to wait for a piece of a prompt to be read.
-        rest_s: seconds without any request before steps are prepared, so that neither somebody who comes back
-            at once nor the first visitor waits for one.
+        max_running_requests: requests served at once; the others wait in line.
+        max_running_per_user: of one user's, so many at once.
+        max_waiting: requests that may wait. More are refused.
+        prefill_chunk_size: tokens of a prompt that are read at once.
+        max_decode_stall_s: how long those who write may have to wait for a piece of a prompt to be read.
+        idle_before_capture_s: seconds without any request before steps are prepared, so that neither somebody
+            who comes back at once nor the first visitor waits for one.
     """
 
-    max_active: int = 16
-    per_user: int = 4
-    line: int = 256
-    prefill_chunk: int = 128
-    pause_s: float = 0.06
-    rest_s: float = 0.2
+    max_running_requests: int = 16
+    max_running_per_user: int = 4
+    max_waiting: int = 256
+    prefill_chunk_size: int = 128
+    max_decode_stall_s: float = 0.06
+    idle_before_capture_s: float = 0.2
 
 
 class WarmUpError(RuntimeError):
     """A model that loads and cannot write; the message is the request's."""
 
 
-class _Job:
+class _RequestState:
     """One request inside the engine. Once it is submitted, only the device thread writes to it."""
 
     def __init__(
@@ -192,26 +195,27 @@ class _Job:
         submitted: float,
     ) -> None:
         """`healing`: what the prompt ends in besides; it is drawn again."""
-        self.user = request.user
+        self.cache_salt = request.cache_salt
         self.min_tokens = request.min_tokens
         self.healing = healing  # None once it has been drawn
         self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
         self.sampling = request.sampling.with_seed()
-        self.alternatives = request.alternatives
-        self.prompt = prompt
+        self.top_logprobs = request.top_logprobs
+        self.prompt_ids = prompt
         self.detokenizer = detokenizer
         self.meter = DecodeMeter(submitted)
         self.throttle = Throttle(_MEMORY_INTERVAL_S)
         self.channel: Channel
         self.phase = "queued"
-        self.position = 0
-        self.handle: Any = None
-        self.text = self.prompt  # what is to be read before the next token: the prompt, or all so far
-        self.read: int | None = None  # tokens of the text; None before the first turn
-        self.resumed = 0  # tokens of the prompt that nobody had to read
-        self.written: list[int] = []
-        self.alone = 0  # tokens to be written alone, since a step has failed that it was a part of
-        self.limit, self.limit_reason = self.sampling.max_new_tokens, "length"
+        self.queue_position = 0
+        self.sequence: Any = None
+        # What is to be read before the next token: the prompt, or all so far.
+        self.input_ids = self.prompt_ids
+        self.num_prefilled: int | None = None  # tokens of the text; None before the first turn
+        self.cached_tokens = 0  # tokens of the prompt that nobody had to read
+        self.output_ids: list[int] = []
+        self.isolated_steps = 0  # tokens to be written alone, since a step has failed that it was a part of
+        self.max_new_tokens, self.length_reason = self.sampling.max_new_tokens, "length"
         self.state_bytes: dict[str, int] = {}
 
 
@@ -233,15 +237,21 @@ class LocalEngine:
         self._options = options or EngineOptions()
         self._read_memory = read_memory
         self._clock = clock
-        self._reading = read_memory()
+        self._memory_reading = read_memory()
         self._throttle = Throttle(_MEMORY_INTERVAL_S)
         self._changed = threading.Condition()  # guards the scheduler, and why it is closed
-        limits = (self._options.max_active, self._options.per_user, self._options.line)
-        self._scheduler: Scheduler[_Job] = Scheduler(*limits)
-        self._pace = Pace(self._options.prefill_chunk, self._options.pause_s)
-        self._full = False  # no memory for the next in line, as long as nobody leaves
-        self._prepared = False  # all that makes later steps quicker
-        self._rest_s = self._options.rest_s  # before more of it is
+        limits = (
+            self._options.max_running_requests,
+            self._options.max_running_per_user,
+            self._options.max_waiting,
+        )
+        self._scheduler: Scheduler[_RequestState] = Scheduler(*limits)
+        self._prefill_policy = ChunkedPrefillPolicy(
+            self._options.prefill_chunk_size, self._options.max_decode_stall_s
+        )
+        self._memory_full = False  # no memory for the next in line, as long as nobody leaves
+        self._all_captured = False  # all that makes later steps quicker
+        self._idle_timeout_s = self._options.idle_before_capture_s  # before more of it is
         self._closed: str | None = None  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
@@ -252,27 +262,27 @@ class LocalEngine:
         """Queue a request. Raises RequestError at once if it can never be served."""
         submitted = self._clock()
         most = self._info.context - 1
-        given = (request.prompt, most, request.asked, request.user)
+        given = (request.prompt, most, request.instruction, request.cache_salt)
         if request.healing:
             prompt, healing, detokenizer = self._tokenizer.encode_healed(*given)
         else:
             prompt, healing = self._tokenizer.encode(*given), None
             detokenizer = self._tokenizer.detokenizer(prompt)
-        job = _Job(request, prompt, healing, detokenizer, submitted)
-        room = self._info.context - job.prompt_tokens
-        if job.limit > room:
-            job.limit, job.limit_reason = room, "context"
+        req = _RequestState(request, prompt, healing, detokenizer, submitted)
+        room = self._info.context - req.prompt_tokens
+        if req.max_new_tokens > room:
+            req.max_new_tokens, req.length_reason = room, "context"
         with self._changed:
             if not self.alive:
                 raise RequestError(self._closed or _DIED)
             try:
-                self._scheduler.add(job, job.user)
+                self._scheduler.add(req, req.cache_salt)
             except QueueFullError as error:
                 raise RequestError(str(error)) from None
-            job.position = self._scheduler.position(job)
-            job.channel = Channel(TokenChunk("", (), self._stats(job)), self._thread.is_alive)
+            req.queue_position = self._scheduler.position(req)
+            req.channel = Channel(TokenChunk("", (), self._stats(req)), self._thread.is_alive)
             self._changed.notify()
-        return LocalStream(job.channel)
+        return LocalStream(req.channel)
 
     @property
     def alive(self) -> bool:
@@ -292,12 +302,12 @@ class LocalEngine:
 
     def count_prompt(self, request: Request) -> int:
         """How many tokens the prompt of a request has, with all that is put around it when it is read."""
-        prompt = self.as_read(request.prompt) if request.healing else request.prompt
-        return self._tokenizer.measure(prompt, request.asked, request.user)
+        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
+        return self._tokenizer.count_prompt(prompt, request.instruction, request.cache_salt)
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
-        return self._tokenizer.as_read(prompt)
+        return self._tokenizer.normalize_prompt(prompt)
 
     def warm_up(self, request: Request) -> None:
         """Run a request for its side effects and note how long that took. Raises WarmUpError if it fails."""
@@ -307,7 +317,7 @@ class LocalEngine:
                 raise WarmUpError(chunk.stats.error)
         self._info = replace(self._info, warmup_s=self._clock() - started)
 
-    def learn(self, facts: Mapping[str, Any]) -> None:
+    def update_info(self, facts: Mapping[str, Any]) -> None:
         """Say so in `info()` from now on."""
         self._info = replace(self._info, **facts)
 
@@ -324,7 +334,7 @@ class LocalEngine:
 
     def _run(self) -> None:
         try:
-            while self._turn():
+            while self._step():
                 pass
         except BaseException as error:
             log.exception("The device thread has died.")
@@ -333,274 +343,283 @@ class LocalEngine:
             self._fail_all()
             self._runner.close()
 
-    def _turn(self) -> bool:
+    def _step(self) -> bool:
         """Wait for work, then do one piece of it. False when the engine has been closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed is not None or self._scheduler.jobs,
-                timeout=None if self._prepared else self._rest_s,
+                lambda: self._closed is not None or self._scheduler.requests,
+                timeout=None if self._all_captured else self._idle_timeout_s,
             )
             if self._closed is not None:
                 return False
-            idle = not self._scheduler.jobs
-            abandoned = [job for job in self._scheduler.jobs if job.channel.aborted]
+            idle = not self._scheduler.requests
+            abandoned = [req for req in self._scheduler.requests if req.channel.aborted]
             line = list(self._scheduler.waiting)
-        self._rest_s = 0.0 if idle else self._options.rest_s
+        self._idle_timeout_s = 0.0 if idle else self._options.idle_before_capture_s
         if idle:
-            self._prepare()
-        for job in abandoned:
-            self._attempt(job, self._abort)
+            self._run_when_idle()
+        for req in abandoned:
+            self._attempt(req, self._abort)
         if (line and self._admit()) or abandoned:
             with self._changed:
                 line = list(self._scheduler.waiting)
-            self._tell_positions(line)
+            self._send_queue_positions(line)
         # Only this thread gives places and takes them away.
-        writing, reading = list(self._scheduler.writing), self._scheduler.reading
-        if reading and self._pace.may_read(self._clock(), bool(writing)):
-            self._attempt(reading[0], self._read)
+        writing, reading = list(self._scheduler.decoding), self._scheduler.prefilling
+        if reading and self._prefill_policy.may_prefill(self._clock(), bool(writing)):
+            self._attempt(reading[0], self._prefill)
         elif writing:
-            self._write(writing)
-            self._pace.have_written()
+            self._decode(writing)
+            self._prefill_policy.record_decode()
         return True
 
-    def _prepare(self) -> None:
+    def _run_when_idle(self) -> None:
         """While nobody waits. Whatever goes wrong with it, requests can do without."""
         try:
-            self._prepared = not self._runner.prepare()
+            self._all_captured = not self._runner.capture_next()
         except Exception:
             log.warning("Not all steps could be prepared: some will be slower.", exc_info=True)
-            self._prepared = True
+            self._all_captured = True
 
     def _admit(self) -> bool:
         """Give places to those whose turn it is, as far as there is memory. Whether anybody got one."""
         admitted = False
-        while not self._full:
+        while not self._memory_full:
             with self._changed:
-                job, others = self._scheduler.candidate(), self._scheduler.running
-            if job is None or not self._open(job, bool(others)):
+                req, others = self._scheduler.next_admissible(), self._scheduler.running
+            if req is None or not self._allocate(req, bool(others)):
                 break
             admitted = True
         return admitted
 
-    def _open(self, job: _Job, others: bool) -> bool:
+    def _allocate(self, req: _RequestState, others: bool) -> bool:
         """Whether there was room for a request, or none will ever be."""
-        tokens = min(job.prompt_tokens + job.limit, self._info.context)
+        tokens = min(req.prompt_tokens + req.max_new_tokens, self._info.context)
         try:
-            job.handle = self._runner.open(job.sampling, job.alternatives, job.prompt, tokens, job.user)
-            if job.healing is not None:
-                self._runner.heal(job.handle, job.healing)
-            if job.min_tokens:
-                self._runner.bar_end(job.handle, job.min_tokens)
+            req.sequence = self._runner.allocate(
+                req.sampling, req.top_logprobs, req.prompt_ids, tokens, req.cache_salt
+            )
+            if req.healing is not None:
+                self._runner.heal(req.sequence, req.healing)
+            if req.min_tokens:
+                self._runner.set_min_tokens(req.sequence, req.min_tokens)
         except MemoryError as error:
             if others:  # somebody will leave
-                self._full = True
+                self._memory_full = True
                 return False
-            self._finish(job, "error", error=_reason(error))
+            self._finish(req, "error", error=_reason(error))
             return True
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             log.warning("A request failed.", exc_info=True)
-            self._finish(job, "error", error=_reason(error))
+            self._finish(req, "error", error=_reason(error))
             return True
         with self._changed:
-            self._scheduler.admit(job)
-        self._attempt(job, self._start)
+            self._scheduler.admit(req)
+        self._attempt(req, self._start)
         return True
 
-    def _tell_positions(self, line: list[_Job]) -> None:
-        for position, job in enumerate(line, start=1):
-            if job.position != position:
-                job.position = position
-                self._attempt(job, self._send)
+    def _send_queue_positions(self, line: list[_RequestState]) -> None:
+        for position, req in enumerate(line, start=1):
+            if req.queue_position != position:
+                req.queue_position = position
+                self._attempt(req, self._send)
 
-    def _attempt(self, job: _Job, act: Callable[[_Job], None]) -> None:
+    def _attempt(self, req: _RequestState, act: Callable[[_RequestState], None]) -> None:
         """Do something for a request. What is raised is the end of this request, and of nothing else."""
         try:
-            act(job)
+            act(req)
         except (SystemExit, KeyboardInterrupt):
             raise
         except FloatingPointError as error:  # of the weights, not of this program: whoever asked is told
-            self._finish(job, "error", error=_reason(error))
+            self._finish(req, "error", error=_reason(error))
         except BaseException as error:  # a panic in the tokenizer is not an Exception
             log.warning("A request failed.", exc_info=True)
-            self._finish(job, "error", error=_reason(error))
+            self._finish(req, "error", error=_reason(error))
 
-    def _abort(self, job: _Job) -> None:
-        self._finish(job, "aborted")
+    def _abort(self, req: _RequestState) -> None:
+        self._finish(req, "aborted")
 
-    def _start(self, job: _Job) -> None:
-        job.phase, job.position = "prefill", 0
-        self._send(job)
+    def _start(self, req: _RequestState) -> None:
+        req.phase, req.queue_position = "prefill", 0
+        self._send(req)
 
-    def _read(self, job: _Job) -> None:
+    def _prefill(self, req: _RequestState) -> None:
         """One piece of the prompt. The first token comes with the last one."""
-        if job.read is None:
-            job.read = self._runner.resume(job.handle, job.text)
-            job.resumed = job.resumed or min(job.read, len(job.prompt))
+        if req.num_prefilled is None:
+            req.num_prefilled = self._runner.restore_prefix(req.sequence, req.input_ids)
+            req.cached_tokens = req.cached_tokens or min(req.num_prefilled, len(req.prompt_ids))
         with self._changed:
-            others = bool(self._scheduler.writing)
-        if job.read < len(job.text):
+            others = bool(self._scheduler.decoding)
+        if req.num_prefilled < len(req.input_ids):
             started = self._clock()
-            piece = job.text[job.read : job.read + self._pace.piece(others)]
-            self._runner.prefill(job.handle, piece)
-            settled = self._runner.settle(wait=others)  # the next step of others would wait in any case
-            job.read += len(piece)
+            piece = req.input_ids[
+                req.num_prefilled : req.num_prefilled + self._prefill_policy.chunk_size(others)
+            ]
+            self._runner.prefill(req.sequence, piece)
+            # The next step of others would wait in any case.
+            settled = self._runner.synchronize(blocking=others)
+            req.num_prefilled += len(piece)
             now = self._clock()
-            self._pace.have_read(len(piece), now - started, now, settled)
-        if job.read < len(job.text):
-            self._send(job)
+            self._prefill_policy.record_chunk(len(piece), now - started, now, settled)
+        if req.num_prefilled < len(req.input_ids):
+            self._send(req)
             return
-        self._full = False  # who begins alike now needs less
+        self._memory_full = False  # who begins alike now needs less
         with self._changed:
-            self._scheduler.has_read(job)
-        self._write([job])
+            self._scheduler.finish_prefill(req)
+        self._decode([req])
 
-    def _write(self, jobs: list[_Job]) -> None:
+    def _decode(self, reqs: list[_RequestState]) -> None:
         """The next token of each. Who was a part of a step that failed is tried alone."""
-        together = [job for job in jobs if not job.alone]
-        for part in [together, *([job] for job in jobs if job.alone)]:
+        together = [req for req in reqs if not req.isolated_steps]
+        for part in [together, *([req] for req in reqs if req.isolated_steps)]:
             if part:
-                self._step(part)
+                self._decode_batch(part)
 
-    def _step(self, jobs: list[_Job]) -> None:
+    def _decode_batch(self, reqs: list[_RequestState]) -> None:
         try:
-            outcomes = self._runner.decode([job.handle for job in jobs])
+            outcomes = self._runner.decode([req.sequence for req in reqs])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self._lost(jobs, error)
+            self._recover_batch(reqs, error)
             return
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            job.alone = max(0, job.alone - 1)
-            self._attempt(job, partial(self._take, outcome=outcome))
+        for req, outcome in zip(reqs, outcomes, strict=True):
+            req.isolated_steps = max(0, req.isolated_steps - 1)
+            self._attempt(req, partial(self._accept_token, outcome=outcome))
 
-    def _lost(self, jobs: list[_Job], error: BaseException) -> None:
+    def _recover_batch(self, reqs: list[_RequestState], error: BaseException) -> None:
         """A step has failed, and what it did to the states nobody knows.
 
         Of one request, that is its end. Several read their stories again, and write alone until it shows
         whose fault it was.
         """
-        if len(jobs) == 1:
+        if len(reqs) == 1:
             log.warning("A request failed.", exc_info=error)
-            self._finish(jobs[0], "error", error=_reason(error))
+            self._finish(reqs[0], "error", error=_reason(error))
             return
-        log.warning("A step of %d requests failed; they read again.", len(jobs), exc_info=error)
-        for job in reversed(jobs):
-            self._attempt(job, self._start_again)
+        log.warning("A step of %d requests failed; they read again.", len(reqs), exc_info=error)
+        for req in reversed(reqs):
+            self._attempt(req, self._recompute)
 
-    def _start_again(self, job: _Job) -> None:
-        self._runner.rewind(job.handle)
-        job.text, job.read = np.array([*job.prompt, *job.written], np.int32), None
-        job.alone = 2  # the first comes from what it reads now, the second from a step
+    def _recompute(self, req: _RequestState) -> None:
+        self._runner.reset(req.sequence)
+        req.input_ids, req.num_prefilled = np.array([*req.prompt_ids, *req.output_ids], np.int32), None
+        req.isolated_steps = 2  # the first comes from what it reads now, the second from a step
         with self._changed:
-            self._scheduler.read_again(job)
+            self._scheduler.preempt(req)
 
-    def _take(self, job: _Job, outcome: Outcome) -> None:
+    def _accept_token(self, req: _RequestState, outcome: int | Exception) -> None:
         """A token, or what kept the request from getting one."""
         if isinstance(outcome, Exception):
             raise outcome
-        job.phase = "decode"
-        if job.healing is not None:
-            self._take_healed(job)
+        req.phase = "decode"
+        if req.healing is not None:
+            self._accept_healed(req)
             return
         if outcome in self._tokenizer.stop_ids:
-            self._finish(job, "stop")
+            self._finish(req, "stop")
             return
-        job.written.append(outcome)
-        self._show(job, outcome, job.detokenizer.push(outcome), self._detail(job, outcome))
+        req.output_ids.append(outcome)
+        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req, outcome))
 
-    def _take_healed(self, job: _Job) -> None:
+    def _accept_healed(self, req: _RequestState) -> None:
         """The end of the prompt has been drawn again. What is new of it is shown, and counts as a token."""
-        way, job.healing = self._runner.healed(job.handle), None
+        way, req.healing = self._runner.healed_path(req.sequence), None
         assert way is not None
-        job.written += [*way.path, way.token]
+        req.output_ids += [*way.path, way.token]
         if way.adds:
-            text = job.detokenizer.push(way.token, skip=len(way.node.left))
-            self._show(job, way.token, text, self._detail(job, way.token, way.node))
+            text = req.detokenizer.push(way.token, skip=len(way.node.left))
+            self._emit(req, way.token, text, self._logprobs(req, way.token, way.node))
 
-    def _show(self, job: _Job, outcome: int, text: str, detail: tuple[TokenDetail, ...]) -> None:
+    def _emit(self, req: _RequestState, outcome: int, text: str, detail: tuple[TokenLogprobs, ...]) -> None:
         """Send a new token; after the last one that there may be, the request ends."""
-        job.meter.tick(self._clock())
-        if job.meter.tokens < job.limit:
-            self._send(job, text, (outcome,), detail)
+        req.meter.tick(self._clock())
+        if req.meter.tokens < req.max_new_tokens:
+            self._send(req, text, (outcome,), detail)
         else:
-            self._finish(job, job.limit_reason, text, (outcome,), detail)
+            self._finish(req, req.length_reason, text, (outcome,), detail)
 
-    def _detail(self, job: _Job, token: int, healed: Node | None = None) -> tuple[TokenDetail, ...]:
+    def _logprobs(
+        self, req: _RequestState, token: int, healed: Node | None = None
+    ) -> tuple[TokenLogprobs, ...]:
         """What the request wants to know of a token, which may begin with bytes of the prompt."""
-        found = self._runner.detail(job.handle) if job.alternatives else None
+        found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
         if found is None:
             return ()
         skip = 0 if healed is None else len(healed.left)
 
-        def alternative(token: int, logprob: float) -> Alternative:
-            text = self._tokenizer.text_of(token, skip) if skip else self._tokenizer.text_of(token)
-            return Alternative(token, text, logprob)
+        def alternative(token: int, logprob: float) -> TokenLogprob:
+            text = self._tokenizer.token_text(token, skip) if skip else self._tokenizer.token_text(token)
+            return TokenLogprob(token, text, logprob)
 
         others = tuple(map(alternative, found.ids, found.logprobs))
-        return (TokenDetail(alternative(token, found.logprob), others),)
+        return (TokenLogprobs(alternative(token, found.logprob), others),)
 
     def _send(
         self,
-        job: _Job,
+        req: _RequestState,
         text: str = "",
         tokens: tuple[int, ...] = (),
-        details: tuple[TokenDetail, ...] = (),
+        details: tuple[TokenLogprobs, ...] = (),
     ) -> None:
         now = self._clock()
-        if job.handle is not None and job.throttle.ready(now):
-            job.state_bytes = self._runner.memory(job.handle)
+        if req.sequence is not None and req.throttle.ready(now):
+            req.state_bytes = self._runner.state_bytes(req.sequence)
         # Before its prompt is on its way, the device would wait for that.
-        if (job.handle is None or job.read is not None) and self._throttle.ready(now):
-            self._reading = self._read_memory()
-        job.channel.put(TokenChunk(text, tokens, self._stats(job), details))
+        if (req.sequence is None or req.num_prefilled is not None) and self._throttle.ready(now):
+            self._memory_reading = self._read_memory()
+        req.channel.put(TokenChunk(text, tokens, self._stats(req), details))
 
     def _finish(
         self,
-        job: _Job,
+        req: _RequestState,
         reason: str,
         text: str = "",
         tokens: tuple[int, ...] = (),
-        details: tuple[TokenDetail, ...] = (),
+        details: tuple[TokenLogprobs, ...] = (),
         error: str | None = None,
     ) -> None:
         """Free what the request holds, then send its last chunk."""
         if error is None:
-            text += job.detokenizer.flush()
-            if job.handle is not None:
-                job.state_bytes = self._runner.memory(job.handle)
-            self._reading = self._read_memory()
-        handle, job.handle, self._full = job.handle, None, False
+            text += req.detokenizer.flush()
+            if req.sequence is not None:
+                req.state_bytes = self._runner.state_bytes(req.sequence)
+            self._memory_reading = self._read_memory()
+        handle, req.sequence, self._memory_full = req.sequence, None, False
         with self._changed:
-            self._scheduler.remove(job)
+            self._scheduler.remove(req)
         try:
             if handle is not None:
-                self._runner.release(handle, keep=error is None)
+                self._runner.free(handle, keep_snapshot=error is None)
         except Exception:
             log.exception("The state of a request could not be freed.")
-        job.phase, job.position = "done", 0
-        job.channel.put(TokenChunk(text, tokens, self._stats(job, reason, error), details))
+        req.phase, req.queue_position = "done", 0
+        req.channel.put(TokenChunk(text, tokens, self._stats(req, reason, error), details))
 
     def _fail_all(self) -> None:
         """End whatever is left when the engine ends."""
         with self._changed:
-            jobs = self._scheduler.jobs
-            for job in jobs:
-                self._scheduler.remove(job)
-        for job in jobs:
-            job.channel.fail(self._closed or _DIED)
+            reqs = self._scheduler.requests
+            for req in reqs:
+                self._scheduler.remove(req)
+        for req in reqs:
+            req.channel.fail(self._closed or _DIED)
 
-    def _stats(self, job: _Job, finish_reason: str | None = None, error: str | None = None) -> RequestStats:
-        state, reading, meter = job.state_bytes, self._reading, job.meter
+    def _stats(
+        self, req: _RequestState, finish_reason: str | None = None, error: str | None = None
+    ) -> RequestStats:
+        state, reading, meter = req.state_bytes, self._memory_reading, req.meter
         return RequestStats(
-            phase=job.phase,
-            queue_position=job.position,
+            phase=req.phase,
+            queue_position=req.queue_position,
             active_requests=len(self._scheduler.running),
             queued_requests=len(self._scheduler.waiting),
             tokens=meter.tokens,
-            prompt_tokens=job.prompt_tokens,
-            resumed_tokens=job.resumed,
+            prompt_tokens=req.prompt_tokens,
+            cached_tokens=req.cached_tokens,
             tokens_per_second=meter.tokens_per_second,
             mean_tokens_per_second=meter.mean_tokens_per_second,
             time_to_first_token_s=meter.time_to_first_token_s,
@@ -615,7 +634,7 @@ class LocalEngine:
             device_total_bytes=reading.device_total_bytes,
             finish_reason=finish_reason,
             error=error,
-            seed=job.sampling.seed,
+            seed=req.sampling.seed,
         )
 
 

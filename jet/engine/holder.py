@@ -13,7 +13,7 @@ from jet.api import Engine
 from jet.engine.progress import LOADING
 
 
-class EngineSource(Protocol):
+class EngineHandle(Protocol):
     """Where the page gets its engine from: the holder of the one resident model."""
 
     @property
@@ -31,43 +31,34 @@ class EngineSource(Protocol):
         ...
 
 
-class HeldEngine(Engine, Protocol):
-    """An engine that says whether it still is one."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether requests are taken."""
-        ...
-
-
-class Choice(Protocol):
+class EngineConfig(Protocol):
     """Which engine to have. Choices are compared: equal ones mean the same engine."""
 
-    def build(self) -> HeldEngine:
+    def create(self) -> Engine:
         """Make it. Raises an error with a message for people."""
         ...
 
 
 @dataclass(frozen=True)
-class Resident:
-    """A choice of engine and the holder to get it from: what a page needs."""
+class _ModelHandle:
+    """A config of engine and the holder to get it from: what a page needs."""
 
     holder: ModelHolder
-    choice: Choice
+    config: EngineConfig
 
     @property
     def ready(self) -> bool:
         """Whether `engine()` returns at once."""
-        return self.holder.has(self.choice)
+        return self.holder.has(self.config)
 
     @property
     def progress(self) -> str | None:
         """How far the loading is, in words; None if there is nothing to say."""
         return LOADING.said
 
-    def engine(self) -> HeldEngine:
+    def engine(self) -> Engine:
         """The resident engine; waits while the model is being loaded. Raises what loading raised."""
-        return self.holder.engine(self.choice)
+        return self.holder.engine(self.config)
 
 
 class ModelHolder:
@@ -78,32 +69,32 @@ class ModelHolder:
     an engine that has died, is tried again when it is asked for again.
     """
 
-    def __init__(self, build: Callable[[Choice], HeldEngine] | None = None) -> None:
-        """`build` makes engines in place of the choices, for tests."""
-        self._build = build or (lambda choice: choice.build())
+    def __init__(self, create: Callable[[EngineConfig], Engine] | None = None) -> None:
+        """`create` makes engines in place of the choices, for tests."""
+        self._create = create or (lambda config: config.create())
         self._lock = threading.Lock()
-        self._held: _Held | None = None
+        self._held: _LoadAttempt | None = None
 
-    def source(self, choice: Choice) -> Resident:
-        """This choice, to be loaded when somebody needs it."""
-        return Resident(self, choice)
+    def handle(self, config: EngineConfig) -> _ModelHandle:
+        """This config, to be loaded when somebody needs it."""
+        return _ModelHandle(self, config)
 
-    def has(self, choice: Choice) -> bool:
-        """Whether this choice is loaded and running."""
+    def has(self, config: EngineConfig) -> bool:
+        """Whether this config is loaded and running."""
         held = self._held
-        return held is not None and held.choice == choice and held.running
+        return held is not None and held.config == config and held.running
 
-    def engine(self, choice: Choice) -> HeldEngine:
-        """The engine for this choice; waits while it is being loaded. Raises what loading raised."""
+    def engine(self, config: EngineConfig) -> Engine:
+        """The engine for this config; waits while it is being loaded. Raises what loading raised."""
         with self._lock:
             before = held = self._held
-            if held is None or held.choice != choice or held.lost:
-                self._held = held = _Held(choice)
+            if held is None or held.config != config or held.lost:
+                self._held = held = _LoadAttempt(config)
         if held is not before:
             if before is not None:
                 wait([before.future])
                 before.close()
-            held.load(self._build)
+            held.load(self._create)
         return held.future.result()
 
     def close(self) -> None:
@@ -114,12 +105,12 @@ class ModelHolder:
             held.close()
 
 
-class _Held:
+class _LoadAttempt:
     """One attempt to load one model."""
 
-    def __init__(self, choice: Choice) -> None:
-        self.choice = choice
-        self.future: Future[HeldEngine] = Future()
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.future: Future[Engine] = Future()
 
     @property
     def running(self) -> bool:
@@ -129,9 +120,9 @@ class _Held:
     def lost(self) -> bool:
         return self.future.done() and not self.running
 
-    def load(self, build: Callable[[Choice], HeldEngine]) -> None:
+    def load(self, create: Callable[[EngineConfig], Engine]) -> None:
         try:
-            self.future.set_result(build(self.choice))
+            self.future.set_result(create(self.config))
         except BaseException as error:
             self.future.set_exception(error)
 
@@ -139,11 +130,11 @@ class _Held:
         self.future.add_done_callback(_close)
 
 
-def _close(future: Future[HeldEngine]) -> None:
+def _close(future: Future[Engine]) -> None:
     if future.exception() is None:
         future.result().close()
 
 
 # The holder of this process. Python must not end under a thread that is inside of torch.
-HOLDER = ModelHolder()
-atexit.register(HOLDER.close)
+MODEL_HOLDER = ModelHolder()
+atexit.register(MODEL_HOLDER.close)

@@ -74,7 +74,7 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     return Path(folder)
 
 
-def can_be_had(repository: str, revision: str | None = None) -> bool:
+def is_available(repository: str, revision: str | None = None) -> bool:
     """Whether a checkpoint is whole in the local cache, or the hub answers for it."""
     try:
         check_folder(Path(_cached(repository, revision)))

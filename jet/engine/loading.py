@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from jet import hardware
 from jet.api import EngineInfo, Request, SamplingParams
 from jet.engine import hub
-from jet.engine.bandwidth import Bandwidth
+from jet.engine.bandwidth import MemoryBandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
 from jet.engine.model_runner import ModelRunner
@@ -34,22 +34,22 @@ from jet.ops.sampling import NOT_A_NUMBER
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
 STORY_MODEL = "assets/story-model"
-OFFICIAL_LICENCE = "NVIDIA, research and evaluation only (non-commercial)"
-UNKNOWN_LICENCE = "see the checkpoint"
+OFFICIAL_LICENSE = "NVIDIA, research and evaluation only (non-commercial)"
+UNKNOWN_LICENSE = "see the checkpoint"
 
 _HOME = Path(__file__).resolve().parents[2]
 # 3.9 GB of weights, half or a third of it quantised; the state of a long story, and room to work.
 _OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
 _SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
-MOST_WRITERS = {"cpu": 16, "cuda": 128}
+MAX_BATCH = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
-_LICENCE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
+_LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 
 @dataclass(frozen=True)
-class ModelChoice:
+class LocalConfig:
     """Which model to run, and how. The one place where the defaults stand.
 
     Attributes:
@@ -59,7 +59,7 @@ class ModelChoice:
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         revision: branch, tag or commit of a hub repository; None, or a name like owner/name@revision.
         context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
-        writers: stories written at once; None is as many as the memory is good for.
+        max_running_requests: stories written at once; None is as many as the memory is good for.
         quantize: "int8" or "int4" to hold the weights in that; None as they are.
     """
 
@@ -68,34 +68,34 @@ class ModelChoice:
     dtype: str = "auto"
     attention: str | None = None
     context: int | None = None
-    writers: int | None = None
+    max_running_requests: int | None = None
     revision: str | None = None
     quantize: str | None = None
 
-    def build(self) -> LocalEngine:
-        """Load and warm it up; see `build_engine`."""
-        return build_engine(self)
+    def create(self) -> LocalEngine:
+        """Load and warm it up; see `create_engine`."""
+        return create_engine(self)
 
 
-def build_engine(choice: ModelChoice) -> LocalEngine:
+def create_engine(config: LocalConfig) -> LocalEngine:
     """Load the model, start an engine on it and warm it up.
 
     Raises CheckpointError or HardwareError, with a message for people, for what cannot be loaded or run.
     """
     started = time.monotonic()
     hardware.limit_threads()
-    device = hardware.choose_device(choice.device)
-    dtype = hardware.choose_dtype(choice.dtype, device)
-    name = choice.model or default_model(device, choice.quantize)
-    name, source = find(name, choice.revision)
+    device = hardware.choose_device(config.device)
+    dtype = hardware.choose_dtype(config.dtype, device)
+    name = config.model or default_model(device, config.quantize)
+    name, source = find(name, config.revision)
     try:
-        model = load_model(source, device, dtype, choice.attention, quantize=choice.quantize)
+        model = load_model(source, device, dtype, config.attention, quantize=config.quantize)
     except torch.OutOfMemoryError:
-        raise too_large(name, device, choice.quantize) from None
+        raise too_large(name, device, config.quantize) from None
     tokenizer = load_tokenizer(source, model)
     info = describe(name, model, load_s=time.monotonic() - started)
     try:
-        capacity = plan(model, min(choice.context or info.context, info.context), choice.writers)
+        capacity = plan(model, min(config.context or info.context, info.context), config.max_running_requests)
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
     LOADING.say("Preparing to write")  # minutes, where kernels have to be compiled
@@ -127,19 +127,21 @@ def start_engine(
 def _start_engine(
     model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
 ) -> LocalEngine:
-    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.breakers())
+    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.dry_sequence_breakers())
     kernels = {"gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype)}
     info = replace(info, kernels=info.kernels | kernels | runner.kernels, **as_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before anybody writes, so that the copy has the machine to itself.
     threads = hardware.decode_threads(held_bytes(model))
-    footprint = measure_footprint(model, runner.fused_step.saved_bytes)
+    footprint = measure_footprint(model, runner.decode_step.saved_bytes)
     copied = footprint.decode(1, 2).total
     device = model.device
-    bandwidth = Bandwidth(lambda: hardware.quick_bandwidth(copied, device, threads))
+    bandwidth = MemoryBandwidth(lambda: hardware.quick_bandwidth(copied, device, threads))
     facts: dict[str, Any] = {"footprint": footprint, **bandwidth.measure()}
     info = replace(info, **facts)
-    options = EngineOptions(max_active=capacity.writers, prefill_chunk=prefill_chunk(model.device))
+    options = EngineOptions(
+        max_running_requests=capacity.max_running_requests, prefill_chunk_size=prefill_chunk(model.device)
+    )
     read_memory = partial(hardware.read_memory, model.device)
     engine = LocalEngine(runner, tokenizer, info, options, read_memory)
     try:
@@ -147,7 +149,7 @@ def _start_engine(
     except BaseException:
         engine.close()
         raise
-    engine.learn(bandwidth.measure())
+    engine.update_info(bandwidth.measure())
     if device.type == "cpu":  # copies beside an engine's own work on a GPU would be in its way
         bandwidth.watch(engine)
     return engine
@@ -165,7 +167,7 @@ def default_model(device: torch.device, quantize: str | None = None) -> str:
     """The official 2B where a CUDA device has room for it and it can be had, otherwise the story model."""
     free = hardware.free_device_bytes(device)
     roomy = free is not None and free >= _OFFICIAL_BYTES.get(quantize, 0)
-    return OFFICIAL_MODEL if roomy and hub.can_be_had(OFFICIAL_MODEL) else STORY_MODEL
+    return OFFICIAL_MODEL if roomy and hub.is_available(OFFICIAL_MODEL) else STORY_MODEL
 
 
 def find(name: str, revision: str | None = None) -> tuple[str, str]:
@@ -214,29 +216,35 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
             "gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype),
         },
         context=model.config.max_position_embeddings,
-        licence=licence(name),
+        license=licence(name),
         load_s=load_s,
         warmup_s=0.0,
         quantization=model.quantization,
     )
 
 
-def plan(model: JetNemotronForCausalLM, context: int, writers: int | None = None) -> Capacity:
+def plan(model: JetNemotronForCausalLM, context: int, max_running_requests: int | None = None) -> Capacity:
     """How many stories of up to `context` tokens are served at once, and with how much memory."""
     device = model.device
-    most = MOST_WRITERS[device.type]
-    return plan_capacity(measure_footprint(model), hardware.free_bytes(device), context, most, writers)
+    most = MAX_BATCH[device.type]
+    return plan_capacity(
+        measure_footprint(model), hardware.free_bytes(device), context, most, max_running_requests
+    )
 
 
 def as_info(capacity: Capacity) -> dict[str, Any]:
     """What `EngineInfo` says of it."""
-    return {"context": capacity.context, "writers": capacity.writers, "tokens": capacity.tokens}
+    return {
+        "context": capacity.context,
+        "max_running_requests": capacity.max_running_requests,
+        "max_total_tokens": capacity.max_total_tokens,
+    }
 
 
 def prefill_chunk(device: torch.device) -> int:
     """How many tokens of a prompt are read at once."""
     # Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
-    return EngineOptions.prefill_chunk if device.type == "cpu" else SIZES[-1]
+    return EngineOptions.prefill_chunk_size if device.type == "cpu" else SIZES[-1]
 
 
 def make_runner(
@@ -252,12 +260,12 @@ def make_runner(
             model,
             stop_ids,
             threads,
-            slots=capacity.writers,
-            tokens=capacity.tokens,
+            slots=capacity.max_running_requests,
+            tokens=capacity.max_total_tokens,
             context=capacity.context,
-            breakers=breakers,
-            kept_slots=capacity.kept,
-            host_bytes=hardware.spare_host_bytes(model.device) if capacity.kept else 0,
+            dry_sequence_breakers=breakers,
+            cache_slots=capacity.cache_slots,
+            host_bytes=hardware.spare_host_bytes(model.device) if capacity.cache_slots else 0,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise hardware.HardwareError(
@@ -272,11 +280,11 @@ def make_runner(
 def licence(name: str) -> str:
     """The licence of a checkpoint in one line: the official one's, or what its model card says."""
     if _OFFICIAL_NAME.search(name):
-        return OFFICIAL_LICENCE
+        return OFFICIAL_LICENSE
     card = Path(locate(name)) / "README.md"
     try:
         data = ModelCard.load(card).data if card.is_file() else None
     except Exception:  # whatever makes it no model card
         data = None
     said = data and (data.get("license_name") or data.get("license"))
-    return _LICENCE_NAMES.get(said, said) if isinstance(said, str) else UNKNOWN_LICENCE
+    return _LICENSE_NAMES.get(said, said) if isinstance(said, str) else UNKNOWN_LICENSE

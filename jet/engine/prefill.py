@@ -1,6 +1,6 @@
 """Prefill: chunks of prompts into slots, on CUDA as one graph a chunk.
 
-A forward is a few thousand launches, which take the host longer than they take the device. `FusedChunk`
+A forward is a few thousand launches, which take the host longer than they take the device. `PrefillStep`
 needs some hundred, and nothing in them depends on where in a text a chunk stands: slot, position and length
 are read from the device. So a whole chunk is captured once for each of a few sizes; a chunk takes the next
 larger one, and what is missing at its end is padding, which leaves no trace in a state.
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from jet.cache.pinned import to_device
-from jet.cache.state_pool import PAGE, SlotPool
-from jet.engine.prefill_step import FusedChunk, jet_sizes
+from jet.cache.state_pool import PAGE_SIZE, StatePool
+from jet.engine.prefill_step import PrefillStep, jet_sizes
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.availability import has_triton
 from jet.ops.prefill_backends import triton_prefill_backend
@@ -37,14 +37,14 @@ class Prefill(Protocol):
 
     kernels: dict[str, str]
 
-    def read(self, slot: int, length: int, ids: Tensor) -> Tensor:
+    def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Logits `[1, V]` of what follows `ids` `[T]`, which follow the `length` tokens of a slot."""
         ...
 
 
-def make_prefill(model: JetNemotronForCausalLM, pool: SlotPool) -> Prefill:
+def make_prefill(model: JetNemotronForCausalLM, pool: StatePool) -> Prefill:
     """The fastest one here; plain calls where graphs cannot be had."""
-    plain = PlainPrefill(model, pool)
+    plain = EagerPrefill(model, pool)
     half = model.dtype in (torch.bfloat16, torch.float16)
     if model.device.type != "cuda" or not half or not has_triton():
         return plain
@@ -57,24 +57,24 @@ def make_prefill(model: JetNemotronForCausalLM, pool: SlotPool) -> Prefill:
         return plain
 
 
-def _graphs(model: JetNemotronForCausalLM, pool: SlotPool, most: int) -> GraphPrefill | None:
+def _graphs(model: JetNemotronForCausalLM, pool: StatePool, most: int) -> CudaGraphPrefill | None:
     """Graphs of up to `most` tokens; None if there is no memory for them."""
     try:
-        return GraphPrefill(model, pool, tuple(size for size in SIZES if size <= most))
+        return CudaGraphPrefill(model, pool, tuple(size for size in SIZES if size <= most))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
 
 
-class PlainPrefill:
+class EagerPrefill:
     """The network's forward on the pool's memory."""
 
     kernels = {"prefill": "forward"}  # noqa: RUF012
 
-    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool) -> None:
+    def __init__(self, model: JetNemotronForCausalLM, pool: StatePool) -> None:
         self._model, self._pool = model, pool
 
-    def read(self, slot: int, length: int, ids: Tensor) -> Tensor:
+    def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """One chunk."""
         cache = self._pool.cache(slot, length)
         output = self._model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -82,21 +82,23 @@ class PlainPrefill:
         return logits
 
 
-class GraphPrefill:
+class CudaGraphPrefill:
     """One CUDA graph for each size; longer chunks are read in several."""
 
     kernels = {"prefill": "triton and cuBLAS, one CUDA graph a chunk", "gated_delta": "triton"}  # noqa: RUF012
 
-    def __init__(self, model: JetNemotronForCausalLM, pool: SlotPool, sizes: tuple[int, ...] = SIZES) -> None:
-        longest = pool.table.shape[1] * PAGE
+    def __init__(
+        self, model: JetNemotronForCausalLM, pool: StatePool, sizes: tuple[int, ...] = SIZES
+    ) -> None:
+        longest = pool.page_table.shape[1] * PAGE_SIZE
         sizes = tuple(size for size in sizes if size < longest) + tuple(s for s in sizes if s >= longest)[:1]
         backend = triton_prefill_backend(sizes[-1], jet_sizes(model.config), model.dtype, model.device)
-        self.chunk = FusedChunk(model, pool, backend, sizes[-1])
+        self.chunk = PrefillStep(model, pool, backend, sizes[-1])
         self._memory: Any = None  # what all graphs share: only one runs at a time
         self._graphs = {size: self._capture(size) for size in reversed(sizes)}
         self._sizes = sizes
 
-    def read(self, slot: int, length: int, ids: Tensor) -> Tensor:
+    def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """One chunk."""
         for part in ids.split(self._sizes[-1]):
             count = len(part)

@@ -1,8 +1,8 @@
-"""FusedChunk: a chunk of a prompt through the network, in few launches and without allocating.
+"""PrefillStep: a chunk of a prompt through the network, in few launches and without allocating.
 
-The twin of `FusedStep` for many tokens of one sequence. Projections of the same input are one product, which
+The twin of `DecodeStep` for many tokens of one sequence. Projections of the same input are one product, which
 adds the residual where there is one; what lies between products is one pass (`jet.ops.prefill_backends`).
-States are updated in place in a `SlotPool`. Weights are the step's, merged once for both; quantized ones are
+States are updated in place in a `StatePool`. Weights are the step's, merged once for both; quantized ones are
 turned into numbers a part at a time, in the same place for all products.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jet.cache.state_pool import JetMemory, PageMemory, SlotPool, WindowMemory
-from jet.engine.decode_step import merge, merge_biases
+from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
+from jet.engine.decode_step import fuse_biases, fuse_projections
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
 from jet.ops.prefill_backends import PrefillBackend
@@ -30,7 +30,7 @@ def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
     return JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
 
 
-class FusedChunk:
+class PrefillStep:
     """Chunks of up to `tokens` tokens, bound to buffers that stay where they are.
 
     Attributes:
@@ -40,7 +40,7 @@ class FusedChunk:
     """
 
     def __init__(
-        self, model: JetNemotronForCausalLM, pool: SlotPool, backend: PrefillBackend, tokens: int
+        self, model: JetNemotronForCausalLM, pool: StatePool, backend: PrefillBackend, tokens: int
     ) -> None:
         config = model.config
         assert isinstance(config, JetNemotronConfig)
@@ -48,7 +48,7 @@ class FusedChunk:
         self._dtype, self._device = model.dtype, model.device
         self.tokens = tokens
         self.ids = torch.zeros(tokens, dtype=torch.int64, device=self._device)
-        self.chunk_meta = torch.tensor([pool.idle, 0, 1], dtype=torch.int32, device=self._device)
+        self.chunk_meta = torch.tensor([pool.null_slot, 0, 1], dtype=torch.int32, device=self._device)
         self.logits = self._empty(1, config.vocab_size)
         self._sizes = jet_sizes(config)
         self._numbers: Tensor | None = None
@@ -97,14 +97,17 @@ class FusedChunk:
             if isinstance(block, JetBlock):
                 generator = block.dynamic_conv1d.kernel_generator
                 parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
-                self._merged[index] = merge([*parts, block.g_proj, block.a_proj, block.b_proj]), None
+                self._merged[index] = (
+                    fuse_projections([*parts, block.g_proj, block.a_proj, block.b_proj]),
+                    None,
+                )
                 self._decays[index] = block.A_log.float(), block.dt_bias.float()
                 self._biases[index] = generator.w2.bias.view(-1, generator.width).T.contiguous()
             else:
                 assert isinstance(block, Attention)
                 parts = [block.q_proj, block.k_proj, block.v_proj]
-                self._merged[index] = merge(parts), merge_biases(parts)
-            self._gate_up.append(merge([layer.mlp.gate_proj, layer.mlp.up_proj]))
+                self._merged[index] = fuse_projections(parts), fuse_biases(parts)
+            self._gate_up.append(fuse_projections([layer.mlp.gate_proj, layer.mlp.up_proj]))
 
     def _embed(self, x: Tensor) -> None:
         embedding, ids = self._model.model.embed_tokens.weight, self.ids[: len(x)]
@@ -124,17 +127,17 @@ class FusedChunk:
         ops.swiglu(both, hidden)
         self._multiply(hidden, layer.mlp.down_proj.weight, x, add=True)
 
-    def _mix(self, layer: DecoderLayer, memory: JetMemory | WindowMemory | PageMemory, x: Tensor) -> None:
+    def _mix(self, layer: DecoderLayer, memory: JetState | WindowKV | PagedKV, x: Tensor) -> None:
         normed, block = self._normed[: len(x)], layer.self_attn
         self._backend.norm(x, layer.input_layernorm.weight, self._config.rms_norm_eps, normed)
-        if isinstance(memory, JetMemory):
+        if isinstance(memory, JetState):
             assert isinstance(block, JetBlock)
             self._mix_jet(block, memory, normed, x)
         else:
             assert isinstance(block, Attention)
             self._mix_attention(block, memory, normed, x)
 
-    def _mix_jet(self, block: JetBlock, memory: JetMemory, normed: Tensor, x: Tensor) -> None:
+    def _mix_jet(self, block: JetBlock, memory: JetState, normed: Tensor, x: Tensor) -> None:
         ops, sizes, tokens = self._backend, self._sizes, len(x)
         assert sizes is not None
         channels = sizes.num_heads * sizes.head_v_dim
@@ -156,9 +159,7 @@ class FusedChunk:
         ops.gated_norm(out, gate, block.o_norm.weight, self._config.jet.norm_eps, values)
         self._multiply(values, block.o_proj.weight, x, add=True)
 
-    def _mix_attention(
-        self, block: Attention, memory: WindowMemory | PageMemory, normed: Tensor, x: Tensor
-    ) -> None:
+    def _mix_attention(self, block: Attention, memory: WindowKV | PagedKV, normed: Tensor, x: Tensor) -> None:
         ops, tokens = self._backend, len(x)
         weight, bias = self._merged[block.layer_idx]
         projected = self._part(self._wide, tokens, len(weight))
@@ -166,8 +167,8 @@ class FusedChunk:
         queries = self._part(self._narrow, tokens, block.q_proj.out_features)
         out = self._part(self._narrow[queries.numel() :], tokens, block.q_proj.out_features)
         given = projected, self._frequencies, self.chunk_meta
-        if isinstance(memory, PageMemory):
-            ops.attend_pages(*given, self._pool.table, memory.pages, queries, out)
+        if isinstance(memory, PagedKV):
+            ops.attend_pages(*given, self._pool.page_table, memory.pages, queries, out)
         else:
             ops.attend_window(*given, memory.keys, memory.values, self._lane, queries, out)
         self._multiply(out, block.o_proj.weight, x, add=True)

@@ -1,4 +1,4 @@
-"""Chooser: the next token of one request from its logits, in plain PyTorch, with all that can be asked for.
+"""HostSampler: the next token of one request from its logits, in plain PyTorch, with every filter.
 
 The sampler in `jet.ops.triton.fused_sampling` does most of this on the device and without the host. What it
 leaves out, DRY and XTC, needs the story so far or is seldom asked for.
@@ -23,48 +23,56 @@ from jet.ops.sampling import penalize_repetition, sample, uniform
 _XTC_STREAM = 1  # its chance must not be that of the draw
 
 
-class Special:
+class SpecialTokens:
     """What the choosers of all requests share: the tokens that are not like others.
 
     Attributes:
-        stops: ids `[N]` that end a text, which are never penalised.
-        breaks: for every token whether repetitions end at it for DRY, `[V]`; the stops are among them.
-        spared: the same on the device: XTC excludes none of them.
+        stop_ids: ids `[N]` that end a text, which are never penalised.
+        dry_breakers: for every token whether repetitions end at it for DRY, `[V]`; the stops are among them.
+        xtc_special: the same on the device: XTC excludes none of them.
     """
 
     def __init__(
-        self, vocabulary: int, stop_ids: Iterable[int], breakers: Iterable[int], device: torch.device
+        self,
+        vocabulary: int,
+        stop_ids: Iterable[int],
+        dry_sequence_breakers: Iterable[int],
+        device: torch.device,
     ) -> None:
-        self.stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
-        self.breaks = np.zeros(vocabulary, dtype=bool)
-        self.breaks[[*stop_ids, *breakers]] = True
-        self.spared = torch.from_numpy(self.breaks).to(device)
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
+        self.dry_breakers = np.zeros(vocabulary, dtype=bool)
+        self.dry_breakers[[*stop_ids, *dry_sequence_breakers]] = True
+        self.xtc_special = torch.from_numpy(self.dry_breakers).to(device)
 
 
-class Chooser:
+class HostSampler:
     """Draws the tokens of one request and remembers what its penalties are about."""
 
-    def __init__(self, sampling: SamplingParams, special: Special, min_tokens: int = 0) -> None:
+    def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, min_tokens: int = 0) -> None:
         """`min_tokens`: of the first so many tokens none ends the text."""
         assert sampling.seed is not None
-        self._sampling, self._special, self._device = sampling, special, special.spared.device
+        self._sampling, self._special_tokens, self._device = (
+            sampling,
+            special_tokens,
+            special_tokens.xtc_special.device,
+        )
         self._min_tokens = min_tokens
-        self._seen = None
+        self._token_mask = None
         if sampling.repetition_penalty != 1:
-            self._seen = torch.zeros_like(special.spared)[None]
+            self._token_mask = torch.zeros_like(special_tokens.xtc_special)[None]
         self._history: list[int] = []
 
-    def have_read(self, ids: Tensor) -> None:
+    def append_prompt(self, ids: Tensor) -> None:
         """A piece of the prompt, `[T]`."""
-        if self._seen is not None:
-            # Not `self._seen[0, ids] = True`, for which the host waits until the device has come so far.
-            self._seen[0].index_fill_(0, ids, True)
+        if self._token_mask is not None:
+            # Not `_token_mask[0, ids] = True`, for which the host waits until the device has come so far.
+            self._token_mask[0].index_fill_(0, ids, True)
             # Penalising an end token for the one that a document started with would only make endings rare.
-            self._seen[0].index_fill_(0, self._special.stops, False)
+            self._token_mask[0].index_fill_(0, self._special_tokens.stop_ids, False)
         if self._sampling.dry_multiplier:
             self._history += ids.tolist()
 
-    def choose(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
+    def sample(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
         """The token that is drawn as number `step`, and the logits `[1, V]` after the penalties.
 
         Tokens that may not be drawn yet have their logits there all the same.
@@ -73,10 +81,10 @@ class Chooser:
         """
         sampling = self._sampling
         assert sampling.seed is not None
-        logits = self._penalise(logits)
+        logits = self._penalize(logits)
         allowed = logits
         if step < self._min_tokens:
-            allowed = logits.index_fill(1, self._special.stops, -math.inf)
+            allowed = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
         excludes = uniform(sampling.seed, step, _XTC_STREAM) < sampling.xtc_probability
         chance = torch.tensor([uniform(sampling.seed, step)], dtype=torch.float64).to(self._device)
         token = int(
@@ -88,23 +96,23 @@ class Chooser:
                 top_p=sampling.top_p,
                 min_p=sampling.min_p,
                 xtc_threshold=sampling.xtc_threshold if excludes else None,
-                xtc_special=self._special.spared,
+                xtc_special=self._special_tokens.xtc_special,
             )
         )
-        if self._seen is not None:
-            self._seen[0, token] = True
+        if self._token_mask is not None:
+            self._token_mask[0, token] = True
         if sampling.dry_multiplier:
             self._history.append(token)
         return token, logits
 
-    def _penalise(self, logits: Tensor) -> Tensor:
+    def _penalize(self, logits: Tensor) -> Tensor:
         sampling = self._sampling
-        if self._seen is not None:
-            logits = penalize_repetition(logits, self._seen, sampling.repetition_penalty)
+        if self._token_mask is not None:
+            logits = penalize_repetition(logits, self._token_mask, sampling.repetition_penalty)
         if sampling.dry_multiplier:
             ids, penalties = dry_penalties(
                 np.array(self._history),
-                self._special.breaks,
+                self._special_tokens.dry_breakers,
                 multiplier=sampling.dry_multiplier,
                 base=sampling.dry_base,
                 allowed_length=sampling.dry_allowed_length,
@@ -114,10 +122,10 @@ class Chooser:
         return logits
 
 
-def draw(chooser: Chooser, logits: Tensor, sequence: Sequence) -> _Token:
+def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> _Token:
     """The next token of a sequence, and of it what was asked for."""
-    token, logits = chooser.choose(logits, sequence.steps)
-    if not sequence.alternatives:
+    token, logits = sampler.sample(logits, sequence.num_generated)
+    if not sequence.top_logprobs:
         return _Token(token, None)
     drawn = torch.tensor([token], device=logits.device)
-    return _Token(token, detail_of(top_logprobs(logits, drawn, sequence.alternatives)))
+    return _Token(token, detail_of(top_logprobs(logits, drawn, sequence.top_logprobs)))

@@ -1,4 +1,4 @@
-"""Sequence: what the runner remembers of one request, and Kept, what restores its state."""
+"""Sequence: what the runner remembers of one request, and Snapshot, what restores its state."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from torch import Tensor
 
 from jet.api import SamplingParams
-from jet.cache.host_pool import Saved
-from jet.cache.prefix_cache import Resident
+from jet.cache.host_pool import HostSnapshot
+from jet.cache.prefix_cache import CacheEntry
 from jet.engine.step_output import Arriving, Detail
-from jet.engine.text.healing import Healing, Way
+from jet.engine.text.healing import Healing, HealingPath
 from jet.token_ids import Tokens
 
 
-class Kept(NamedTuple):
+class Snapshot(NamedTuple):
     """What restores a state: its slot, and the logits `[1, V]` of what comes next where they are known.
 
     Both are on the device, or both in the host's memory.
     """
 
-    place: int | Saved
+    location: int | HostSnapshot
     logits: Tensor | None
 
 
@@ -33,61 +33,61 @@ class Sequence:
 
     Attributes:
         slot: its place in all states; None once it has been released.
-        user: whose it is; states of the user "" are not kept.
-        promise: most tokens that it may come to have.
-        text: every token that has been read or drawn.
-        length: tokens in its state, the first ones of `text`.
-        steps: tokens drawn so far, which numbers their random numbers; those that healing drew only count
-            where they have new text.
+        cache_salt: whose it is; states of the user "" are not kept.
+        max_tokens: most tokens that it may come to have.
+        token_ids: every token that has been read or drawn.
+        num_computed_tokens: tokens in its state, the first ones of `token_ids`.
+        num_generated: tokens drawn so far, which numbers their random numbers; those that healing drew only
+            count where they have new text.
         logits: `[1, V]` of the next token, if it is to be drawn before anything else is read.
-        ahead: the step that has been launched before anybody asked for its token.
-        alternatives: how many to note for every token; 0 notes nothing.
-        detail: what was noted of the last token.
-        kept: the length at which its state was kept last.
-        claim: the state it is going to start from, and the pages of that.
+        in_flight: the step that has been launched before anybody asked for its token.
+        top_logprobs: how many to note for every token; 0 notes nothing.
+        logprobs: what was noted of the last token.
+        last_snapshot: the length at which its state was kept last.
+        cache_handle: the state it is going to start from, and the pages of that.
         healing: the end of its prompt, which is still to be drawn again.
-        healed: what that has become.
+        healed_path: what that has become.
         min_tokens: of the first so many tokens none may end the text.
-        begun: whether any token has been drawn.
-        known: how many of the drawn tokens the engine has been told of.
+        has_generated: whether any token has been drawn.
+        num_accepted: how many of the drawn tokens the engine has been told of.
     """
 
     sampling: SamplingParams
     slot: int | None
-    user: str = ""
-    promise: int = 0
-    text: array[int] = field(default_factory=lambda: array("i"))
-    length: int = 0
-    steps: int = 0
+    cache_salt: str = ""
+    max_tokens: int = 0
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    num_computed_tokens: int = 0
+    num_generated: int = 0
     logits: Tensor | None = None
-    ahead: Arriving | None = None
-    alternatives: int = 0
-    detail: Detail | None = None
-    kept: int = 0
-    claim: tuple[Resident[Kept], list[int]] | None = None
+    in_flight: Arriving | None = None
+    top_logprobs: int = 0
+    logprobs: Detail | None = None
+    last_snapshot: int = 0
+    cache_handle: tuple[CacheEntry[Snapshot], list[int]] | None = None
     healing: Healing | None = None
-    healed: Way | None = None
+    healed_path: HealingPath | None = None
     min_tokens: int = 0
-    begun: bool = False
-    known: int = 0
+    has_generated: bool = False
+    num_accepted: int = 0
 
     @property
-    def last(self) -> int | None:
+    def last_token(self) -> int | None:
         """The token drawn last; None before the first. It is read when the next one is wanted."""
-        return self.text[-1] if self.begun else None
+        return self.token_ids[-1] if self.has_generated else None
 
     @property
-    def draws_its_last(self) -> bool:
+    def samples_last_token(self) -> bool:
         """Whether the next token is the last that the request may have, and its state will be kept."""
-        return self.user != "" and self.steps + 1 == self.sampling.max_new_tokens
+        return self.cache_salt != "" and self.num_generated + 1 == self.sampling.max_new_tokens
 
     @property
-    def end_is_barred(self) -> bool:
+    def stop_is_forbidden(self) -> bool:
         """Whether the next token may not end the text."""
-        return self.steps < self.min_tokens
+        return self.num_generated < self.min_tokens
 
     @property
-    def tokens(self) -> Tokens:
+    def computed_tokens(self) -> Tokens:
         """Those in its state."""
-        tokens: Tokens = np.frombuffer(self.text, np.int32)[: self.length].copy()
+        tokens: Tokens = np.frombuffer(self.token_ids, np.int32)[: self.num_computed_tokens].copy()
         return tokens

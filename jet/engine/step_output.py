@@ -43,10 +43,6 @@ class Arriving(NamedTuple):
         return self.pending.detail(self.row)
 
 
-# A token, or what kept one request from getting one.
-Outcome = int | Exception
-
-
 class _Token(NamedTuple):
     token: int
     detail: Detail | None

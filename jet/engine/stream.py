@@ -115,5 +115,5 @@ def merge(chunks: Sequence[TokenChunk]) -> TokenChunk:
     if len(chunks) == 1:
         return chunks[0]
     tokens = tuple(token for chunk in chunks for token in chunk.token_ids)
-    details = tuple(detail for chunk in chunks for detail in chunk.details)
+    details = tuple(detail for chunk in chunks for detail in chunk.logprobs)
     return TokenChunk("".join(chunk.text for chunk in chunks), tokens, chunks[-1].stats, details)

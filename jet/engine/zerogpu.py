@@ -1,4 +1,4 @@
-"""OnDemandEngine: an engine whose GPU is lent for each request, as Hugging Face's ZeroGPU does it.
+"""ZeroGpuEngine: an engine whose GPU is lent for each request, as Hugging Face's ZeroGPU does it.
 
     this process     submit ── stream ── chunks
     one with a GPU   `write`: the resident engine of that process, a plain generator
@@ -21,11 +21,11 @@ from jet import hardware
 from jet.api import EngineInfo, Request, RequestError, RequestStats, TokenChunk
 from jet.engine import hub, loading
 from jet.engine.holder import ModelHolder
-from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, ModelChoice
+from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.checkpoint import check_folder, read_config
 
-Write = Callable[[ModelChoice, Request, float], Iterator[TokenChunk]]
+Write = Callable[[LocalConfig, Request, float], Iterator[TokenChunk]]
 
 _LONGEST_S = 120  # that a GPU is asked for: the shorter, the sooner it is lent
 _BEGIN_S = 40  # of it for loading the model and reading the prompt
@@ -36,54 +36,54 @@ _TOKENS_PER_S = 50  # a careful guess, for how long a request may take
 _HERE = ModelHolder()
 
 
-def write(choice: ModelChoice, request: Request, interval_s: float) -> Iterator[TokenChunk]:
+def write(config: LocalConfig, request: Request, interval_s: float) -> Iterator[TokenChunk]:
     """What runs where the GPU is: the chunks of one request. Left early, it ends the request."""
-    stream = _HERE.engine(choice).submit(request)
+    stream = _HERE.engine(config).submit(request)
     try:
         yield from stream.chunks(interval_s)
     finally:
         stream.abort()
 
 
-def seconds(choice: ModelChoice, request: Request, interval_s: float) -> int:
+def seconds(config: LocalConfig, request: Request, interval_s: float) -> int:
     """How long the GPU is to be lent for a request; takes what `write` takes."""
     return min(_LONGEST_S, _BEGIN_S + request.sampling.max_new_tokens // _TOKENS_PER_S)
 
 
 @dataclass(frozen=True)
-class OnDemandChoice:
+class ZeroGpuConfig:
     """A choice of model for a lent GPU, and `write` as its lender wraps it."""
 
-    choice: ModelChoice
+    config: LocalConfig
     write: Write = field(compare=False)
 
-    def build(self) -> OnDemandEngine:
+    def create(self) -> ZeroGpuEngine:
         """Find the checkpoint and read what is to be known without its weights. Raises CheckpointError."""
-        wanted = self.choice.model or (OFFICIAL_MODEL if hub.can_be_had(OFFICIAL_MODEL) else STORY_MODEL)
-        name, folder = loading.find(wanted, self.choice.revision)
-        return OnDemandEngine(replace(self.choice, model=folder, revision=None), name, self.write)
+        wanted = self.config.model or (OFFICIAL_MODEL if hub.is_available(OFFICIAL_MODEL) else STORY_MODEL)
+        name, folder = loading.find(wanted, self.config.revision)
+        return ZeroGpuEngine(replace(self.config, model=folder, revision=None), name, self.write)
 
 
-class OnDemandEngine:
+class ZeroGpuEngine:
     """`jet.api.Engine` says what its methods promise. It holds no weights."""
 
-    def __init__(self, choice: ModelChoice, name: str, write: Write) -> None:
-        self._choice = choice
+    def __init__(self, config: LocalConfig, name: str, write: Write) -> None:
+        self._config = config
         self._write = write
         self._closed = False
-        model = _outline(str(choice.model))
-        self._tokenizer = loading.load_tokenizer(str(choice.model), model)
+        model = _outline(str(config.model))
+        self._tokenizer = loading.load_tokenizer(str(config.model), model)
         info = loading.describe(name, model, load_s=0.0)
         self._info = replace(
             info,
             device="cuda",
             device_name="a GPU on demand",
-            dtype=None if choice.dtype == "auto" else choice.dtype,
+            dtype=None if config.dtype == "auto" else config.dtype,
             kernels={},
-            context=min(choice.context or info.context, info.context),
+            context=min(config.context or info.context, info.context),
             load_s=None,
             warmup_s=None,
-            residence="on demand",
+            placement="zerogpu",
             chat_tokens=self._tokenizer.chat_tokens,
         )
 
@@ -92,13 +92,15 @@ class OnDemandEngine:
         """Whether requests are taken."""
         return not self._closed
 
-    def submit(self, request: Request) -> OnDemandStream:
+    def submit(self, request: Request) -> ZeroGpuStream:
         """A stream that asks for the GPU when it is read. Raises RequestError if it can never be served."""
         if self._closed:
             raise RequestError("The engine has been closed.")
-        self._tokenizer.encode(request.prompt, self._info.context - 1, request.asked, request.user)
-        return OnDemandStream(
-            self._write, self._choice, replace(request, sampling=request.sampling.with_seed())
+        self._tokenizer.encode(
+            request.prompt, self._info.context - 1, request.instruction, request.cache_salt
+        )
+        return ZeroGpuStream(
+            self._write, self._config, replace(request, sampling=request.sampling.with_seed())
         )
 
     def info(self) -> EngineInfo:
@@ -112,24 +114,24 @@ class OnDemandEngine:
 
     def count_prompt(self, request: Request) -> int:
         """How many tokens the prompt of a request has, with all that is put around it when it is read."""
-        prompt = self.as_read(request.prompt) if request.healing else request.prompt
-        return self._tokenizer.measure(prompt, request.asked, request.user)
+        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
+        return self._tokenizer.count_prompt(prompt, request.instruction, request.cache_salt)
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
-        return self._tokenizer.as_read(prompt)
+        return self._tokenizer.normalize_prompt(prompt)
 
     def close(self) -> None:
         """Take no more requests. Those under way are their readers' to end."""
         self._closed = True
 
 
-class OnDemandStream:
+class ZeroGpuStream:
     """The chunks of one request; see `jet.api.Stream`. The reader's thread does the waiting."""
 
-    def __init__(self, write: Write, choice: ModelChoice, request: Request) -> None:
+    def __init__(self, write: Write, config: LocalConfig, request: Request) -> None:
         self._write = write
-        self._choice = choice
+        self._config = config
         self._request = request
         self._stats = RequestStats(seed=request.sampling.seed)
         self._aborted = False
@@ -152,7 +154,7 @@ class OnDemandStream:
             yield self._end("aborted" if self._aborted else "error", None if self._aborted else _BROKEN)
 
     def _lent(self, interval_s: float) -> Iterator[TokenChunk]:
-        with closing(self._write(self._choice, self._request, interval_s)) as chunks:  # type: ignore[type-var]
+        with closing(self._write(self._config, self._request, interval_s)) as chunks:  # type: ignore[type-var]
             for chunk in chunks:
                 self._stats = chunk.stats
                 yield chunk

@@ -65,7 +65,7 @@ def load_quantized(
     return model
 
 
-def draw_quantized(
+def random_quantized(
     config: JetNemotronConfig, scheme: str, device: torch.device, dtype: torch.dtype
 ) -> JetNemotronForCausalLM:
     """A network as it begins its training, with its weights quantised; the same for every process."""

@@ -26,7 +26,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _FREE = {"training", "gradient_checkpointing", "loss_type", "name_or_path"}
 
 
-def refuse_wrapped(model: JetNemotronForCausalLM) -> None:
+def check_not_wrapped(model: JetNemotronForCausalLM) -> None:
     """Raise `CheckpointError` naming the first module that is not as the configuration has it."""
     with torch.device("meta"), initialization.no_init_weights():
         expected = dict(JetNemotronForCausalLM(model.config).named_modules())
@@ -40,17 +40,17 @@ def refuse_wrapped(model: JetNemotronForCausalLM) -> None:
             raise _refusal(name, f"is a {_kind(module)}, which Jet-Nemotron does not have")
 
 
-class Unchanged:
+class StructureGuard:
     """Notices what is put around a module, or in the place of a weight, after a step was bound to it."""
 
     def __init__(self, model: JetNemotronForCausalLM) -> None:
         self._model, self._parts = model, _parts(model)
 
-    def require(self) -> None:
+    def check(self) -> None:
         """Raise `CheckpointError` if the network is another one than before, which a step would not be."""
         if (parts := _parts(self._model)) == self._parts:
             return
-        refuse_wrapped(self._model)
+        check_not_wrapped(self._model)
         raise CheckpointError(
             "Weights of the network have been replaced, which running stories would leave out: "
             f"make a new engine for it. {len(set(parts) ^ set(self._parts))} parts are not as they were."

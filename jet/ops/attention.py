@@ -2,8 +2,8 @@
 
 A row is a sequence that has a slot. `position` is the number of tokens it had before this one.
 
-Full attention keeps its keys and values in a pool of pages `[P, 2, Hkv, PAGE, D]` (0 keys, 1 values).
-Token t of slot s is in page `page_table[s, t // PAGE]`, at `t % PAGE`.
+Full attention keeps its keys and values in a pool of pages `[P, 2, Hkv, PAGE_SIZE, D]` (0 keys, 1 values).
+Token t of slot s is in page `page_table[s, t // PAGE_SIZE]`, at `t % PAGE_SIZE`.
 
 A sliding window keeps them in rings `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`. A query sees the
 last WINDOW tokens, itself included.
@@ -35,7 +35,7 @@ def attend_pages_reference(
         cos, sin: `[B, D]` float32, the rotation of each row's position.
         position, slots: `[B]` int32.
         page_table: `[slots, max_pages]` int32. The page of `position` has to be there.
-        pages: `[P, 2, Hkv, PAGE, D]` in the model's type.
+        pages: `[P, 2, Hkv, PAGE_SIZE, D]` in the model's type.
         out: `[B, Hq·D]` float32, overwritten.
     """
     queries, new_keys, new_values = _heads(projected, cos, sin, pages.shape[2])
@@ -74,7 +74,7 @@ def attend_window_reference(
 def gather_pages(pages: Tensor, page_table_row: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Keys and values of a sequence's first `length` tokens, each `[Hkv, length, D]`, copied.
 
-    `pages` is `[P, 2, Hkv, PAGE, D]`, `page_table_row` `[max_pages]` the slot's row of the table.
+    `pages` is `[P, 2, Hkv, PAGE_SIZE, D]`, `page_table_row` `[max_pages]` the slot's row of the table.
     """
     used = page_table_row[: -(-length // pages.shape[3])].long()
     keys, values = (pages[used, part].transpose(0, 1).flatten(1, 2)[:, :length] for part in (0, 1))

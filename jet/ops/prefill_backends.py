@@ -5,7 +5,7 @@ the device, in `chunk_meta`, `[3]` int32: the sequence's slot, the tokens before
 the chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what
 is computed for it does not matter.
 
-Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `SlotPool`.
+Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `StatePool`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from jet.credentials import clean
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.server.accounts import Accounts
 from jet.server.addresses import rate_limit_key
 from jet.server.limits import AdmissionLimiter, Limits
@@ -67,7 +67,7 @@ class Hosting:
         routes = [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
         return {"middleware": [guard], "routes": routes}
 
-    def add_engine_gauges(self, source: EngineSource) -> None:
+    def add_engine_gauges(self, source: EngineHandle) -> None:
         """Add gauges for what the page's engine does."""
 
         def read(name: str) -> Callable[[], float]:

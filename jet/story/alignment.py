@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jet.api import Alternative, TokenDetail
+from jet.api import TokenLogprob, TokenLogprobs
 from jet.story.pieces import REPLACEMENT, Token
 
 _MAX_UNMATCHED_CHARACTERS = 8  # characters that a token without proper text may stand for
@@ -23,13 +23,13 @@ class Aligner:
 
     def __init__(self) -> None:
         self._text = ""  # behind the last token that was found
-        self._pending: list[TokenDetail] = []
+        self._pending: list[TokenLogprobs] = []
 
-    def add(self, text: str, details: Sequence[TokenDetail]) -> list[Token]:
+    def add(self, text: str, details: Sequence[TokenLogprobs]) -> list[Token]:
         """Add a chunk. Returns the tokens whose characters are certain now."""
         self._text += text
         self._pending += details
-        lengths = align(self._text, [detail.drawn.text for detail in self._pending])
+        lengths = align(self._text, [detail.sampled.text for detail in self._pending])
         if len(self._pending) - len(lengths) > _MAX_PENDING:
             return self.finish()
         return self._release(lengths)
@@ -38,7 +38,7 @@ class Aligner:
         """Return all other tokens at the end of the stream; the last of them gets the rest of the text."""
         if not self._pending:
             return []
-        lengths = align(self._text, [detail.drawn.text for detail in self._pending])
+        lengths = align(self._text, [detail.sampled.text for detail in self._pending])
         if missing := len(self._pending) - len(lengths):
             lengths += [0] * (missing - 1) + [len(self._text) - sum(lengths)]
         return self._release(lengths)
@@ -69,12 +69,12 @@ def align(text: str, tokens: Sequence[str]) -> list[int]:
     return lengths
 
 
-def _token(detail: TokenDetail, length: int) -> Token:
-    alternatives = (_round(other) for other in detail.alternatives if math.isfinite(other.logprob))
-    logprob = round(detail.drawn.logprob, 4) if math.isfinite(detail.drawn.logprob) else None
-    return Token(detail.drawn.token_id, length, logprob, tuple(alternatives))
+def _token(detail: TokenLogprobs, length: int) -> Token:
+    alternatives = (_round(other) for other in detail.top_logprobs if math.isfinite(other.logprob))
+    logprob = round(detail.sampled.logprob, 4) if math.isfinite(detail.sampled.logprob) else None
+    return Token(detail.sampled.token_id, length, logprob, tuple(alternatives))
 
 
-def _round(other: Alternative) -> Alternative:
+def _round(other: TokenLogprob) -> TokenLogprob:
     """Round the log-probability to four decimals: more than the page shows, and half the size in files."""
-    return Alternative(other.token_id, other.text, round(other.logprob, 4))
+    return TokenLogprob(other.token_id, other.text, round(other.logprob, 4))

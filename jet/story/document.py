@@ -470,7 +470,7 @@ class Continuation:
     def add_chunk(self, chunk: TokenChunk) -> None:
         """Append a chunk of the engine's stream; a finish reason ends it. Raises StoryError like `append`."""
         chunk = self._breaks.chunk(chunk)
-        self.append(chunk.text, self._aligner.add(chunk.text, chunk.details))
+        self.append(chunk.text, self._aligner.add(chunk.text, chunk.logprobs))
         if chunk.stats.finish_reason is not None:
             self.finish(chunk.stats.finish_reason)
 

@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
-from jet.api import Alternative, SamplingParams
+from jet.api import SamplingParams, TokenLogprob
 from jet.story.document import Document
 from jet.story.errors import StoryFileError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
@@ -288,10 +288,10 @@ def _read_token(plain: object, where: str) -> Token:
     raise StoryFileError(f"{where} must be [id, length, log-probability, alternatives].")
 
 
-def _read_alternative(plain: object, where: str) -> Alternative:
+def _read_alternative(plain: object, where: str) -> TokenLogprob:
     match plain:
         case [int(id), str(text), float() | int() as logprob] if _has_no_bool(plain):
-            return Alternative(id, _read_text(text, where), logprob)
+            return TokenLogprob(id, _read_text(text, where), logprob)
     raise StoryFileError(f"{where} must be [id, text, log-probability].")
 
 

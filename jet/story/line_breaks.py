@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from jet.api import Alternative, TokenChunk, TokenDetail
+from jet.api import TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.pieces import Piece, Pieces, Span, clean
 from jet.story.tree import Branch
 
@@ -40,15 +40,15 @@ class StreamLineBreaks:
 
     def chunk(self, chunk: TokenChunk) -> TokenChunk:
         """Normalize the next chunk."""
-        details = tuple(map(self._detail, chunk.details))
-        return replace(chunk, text=self._text.push(chunk.text), details=details)
+        details = tuple(map(self._detail, chunk.logprobs))
+        return replace(chunk, text=self._text.push(chunk.text), logprobs=details)
 
-    def _detail(self, detail: TokenDetail) -> TokenDetail:
-        drawn = replace(detail.drawn, text=self._tokens.push(detail.drawn.text))
-        return TokenDetail(drawn, tuple(map(_alternative, detail.alternatives)))
+    def _detail(self, detail: TokenLogprobs) -> TokenLogprobs:
+        drawn = replace(detail.sampled, text=self._tokens.push(detail.sampled.text))
+        return TokenLogprobs(drawn, tuple(map(_alternative, detail.top_logprobs)))
 
 
-def _alternative(other: Alternative) -> Alternative:
+def _alternative(other: TokenLogprob) -> TokenLogprob:
     return replace(other, text=clean(other.text)) if "\r" in other.text else other
 
 

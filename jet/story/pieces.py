@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeAlias
 
-from jet.api import Alternative, SamplingParams
+from jet.api import SamplingParams, TokenLogprob
 from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 
@@ -38,7 +38,7 @@ class Token:
     id: int
     length: int
     logprob: float | None = None
-    alternatives: tuple[Alternative, ...] = ()
+    alternatives: tuple[TokenLogprob, ...] = ()
 
     def __post_init__(self) -> None:
         if self.length < 0:

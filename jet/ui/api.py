@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.events import api
 
 from jet.api import RequestError, RequestStats, SamplingParams
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting, current_cache_salt, current_user_id
 from jet.ui.inputs import parse_request
 from jet.ui.presets import PRESETS
@@ -30,16 +30,19 @@ PRESET_FIELDS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 # Fields of `RequestStats` and `EngineInfo` whose names in the API are older.
 _PUBLISHED_NAMES = {
     "cached_tokens": "resumed_tokens",
+    "placement": "residence",
     "license": "licence",
     "max_running_requests": "writers",
-    "placement": "residence",
+    "max_total_tokens": "tokens",
+    "bandwidth_confirmed": "bandwidth_sure",
 }
+_PUBLISHED_PLACEMENTS = {"local": "resident", "zerogpu": "on demand"}
 
 Stats = dict[str, Any]
 Settings = dict[str, float]
 
 
-def add_api(source: EngineSource, hosting: Hosting) -> None:
+def add_api(source: EngineHandle, hosting: Hosting) -> None:
     """Add the named endpoints to the Blocks that are being built."""
     limits, limiter = hosting.limits, hosting.limiter
 
@@ -78,7 +81,7 @@ def add_api(source: EngineSource, hosting: Hosting) -> None:
             limiter.check(request.prompt, request.sampling)
             with limiter.admit(current_user_id()):
                 story = request.prompt
-                request = replace(request, user=current_cache_salt(), healing=True)
+                request = replace(request, cache_salt=current_cache_salt(), healing=True)
                 stream = StreamedRequest(
                     source, request, deadline_s=limits.deadline_s, on_end=hosting.metrics.record_request
                 )
@@ -122,7 +125,10 @@ def stats_to_dict(stats: RequestStats) -> Stats:
 
 def _published(fields: Stats) -> Stats:
     """The fields under the names that the API has always given them, whatever they are called inside."""
-    return {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
+    published = {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
+    if "residence" in published:
+        published["residence"] = _PUBLISHED_PLACEMENTS.get(published["residence"], published["residence"])
+    return published
 
 
 def _annotate_outputs(function: Callable[..., object], outputs: object) -> None:

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from jet.api import MAX_SEED, Engine, EngineInfo, Request, RequestError, RequestStats, SamplingParams
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting
 from jet.story.context import ContextBuilder, Prompt, as_tokenized
 from jet.story.document import Continuation, Document
@@ -71,7 +71,7 @@ class GenerationState:
 class GenerationService:
     """Writes on the documents of all visits, with the one engine there is."""
 
-    def __init__(self, source: EngineSource, hosting: Hosting) -> None:
+    def __init__(self, source: EngineHandle, hosting: Hosting) -> None:
         self.info: EngineInfo | None = None  # once the model is loaded
         self._info_read_at = -math.inf
         self._source = source
@@ -103,13 +103,13 @@ class GenerationService:
         if not self._source.ready or self.info is None:
             return None
         healing = not ends_at_token_boundary(document.tree.branch().pieces)
-        request = Request(document.text, document.sampling, user=user, healing=healing)
+        request = Request(document.text, document.sampling, cache_salt=user, healing=healing)
         guidance = document.guidance
 
         def build() -> Prompt:
             engine = self._source.engine()
             prompt = self._build(engine, request, guidance)
-            return as_tokenized(prompt, engine.as_read) if healing else prompt
+            return as_tokenized(prompt, engine.normalize_prompt) if healing else prompt
 
         return await asyncio.to_thread(build)  # one way to a thread and back, as said at `recent_info`
 
@@ -252,7 +252,7 @@ class GenerationService:
 
         def prepare(engine: Engine, request: Request) -> Request:
             prompt = self._build(engine, request, guidance)
-            return replace(request, prompt=prompt.text, asked=prompt.instruction)
+            return replace(request, prompt=prompt.text, instruction=prompt.instruction)
 
         return [
             StreamedRequest(
@@ -278,7 +278,7 @@ class GenerationService:
         """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
 
         def count_prompt(text: str, asked: str) -> int:
-            return engine.count_prompt(replace(request, prompt=text, asked=asked))
+            return engine.count_prompt(replace(request, prompt=text, instruction=asked))
 
         if self._context_builder is None or self._context_builder[0] is not engine:
             self._context_builder = (engine, ContextBuilder(engine.count_tokens))

@@ -15,7 +15,7 @@ from contextlib import ExitStack, aclosing, suppress
 import gradio as gr
 
 from jet.api import RequestError, RequestStats, SamplingParams
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting, user_id_of
 from jet.story.errors import StoryError
 from jet.ui import finish_messages, highlights, panel, views
@@ -36,7 +36,7 @@ _IDLE_COMMANDS = ("look", "keep", "resume", "new")  # the panel of a long story 
 class PageController:
     """What the events of the page call."""
 
-    def __init__(self, source: EngineSource, hosting: Hosting | None = None) -> None:
+    def __init__(self, source: EngineHandle, hosting: Hosting | None = None) -> None:
         self._source = source
         self._hosting = hosting or Hosting()
         self._generation = GenerationService(source, self._hosting)

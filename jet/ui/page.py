@@ -8,7 +8,7 @@ from importlib import metadata
 
 import gradio as gr
 
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.proxies import prepare_environment
 from jet.server.binding import AddressError as AddressError
 from jet.server.binding import check_address, explain
@@ -50,7 +50,7 @@ MAX_THREADS = (
 )
 
 
-def build(source: EngineSource, hosting: Hosting | None = None) -> gr.Blocks:
+def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
     """The page and its API. `source` may still be loading its model: the page says so and waits."""
     hosting = hosting or Hosting()
     hosting.add_engine_gauges(source)

@@ -19,7 +19,7 @@ _CONSTANT = (  # of the memory of one story, what a longer story does not add to
     ("window", "KV, sliding windows", "window_kv_bytes"),
 )
 _GROWING = (("full", "KV, full attention", "full_kv_bytes"),)
-_WEIGHTS = {"on demand": "on demand, for each request", "remote": "on another server"}
+_WEIGHTS = {"zerogpu": "on demand, for each request", "remote": "on another server"}
 _WITHOUT_ACCELERATOR = {"cpu": "no accelerator", "remote": "not known: the model runs elsewhere"}
 _MATCH_CHARACTERS = 100  # characters at the end of what was written, by which it is known again
 _SPARKLINE_SIZE = (100, 24)  # width and height of the curve's own units
@@ -40,7 +40,7 @@ def about(info: EngineInfo) -> str:
         name=format.model_name(info.model),
         size=None if info.parameters is None else f"{_parameters(info.parameters)} parameters",
         runs_on=", ".join(fact for fact in (info.device_name, info.dtype, weights) if fact),
-        license=info.licence,
+        license=info.license,
         has_chat=info.chat_tokens is not None,
     )
 
@@ -123,7 +123,7 @@ def _speed(
     """Return the speed now, as a share of what memory bandwidth allows, and over time."""
     limit = bandwidth_limit(stats, info, stories, used)
     rate = stats.tokens_per_second
-    is_reliable = info is None or info.bandwidth_sure
+    is_reliable = info is None or info.bandwidth_confirmed
     width, height = _SPARKLINE_SIZE
     return {
         "rate": format.rate(rate),
@@ -184,7 +184,7 @@ def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> li
         ("Mean", f"{format.rate(stats.mean_tokens_per_second)} tok/s"),
         ("Time to first token", format.duration(stats.time_to_first_token_s)),
         ("Generated tokens", f"{'about ' if stats.tokens_estimated else ''}{format.count(stats.tokens)}"),
-        ("Prompt tokens", format.prefilled(stats.prompt_tokens, stats.resumed_tokens)),
+        ("Prompt tokens", format.prefilled(stats.prompt_tokens, stats.cached_tokens)),
         ("Context used", _context_used(info, used)),
         ("Running", format.running(source.active_requests, source.queued_requests)),
         ("Seed", format.UNKNOWN if stats.seed is None else str(stats.seed)),
@@ -208,7 +208,7 @@ def _memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: in
         return format.size(size if total else None)
 
     groups = (("Constant", constant), ("Grows with the story", growing))
-    is_remote = info is not None and info.residence == "remote"
+    is_remote = info is not None and info.placement == "remote"
     return {
         "total": "not known here" if is_remote else format.size(total or None),
         "label": ", ".join(f"{name} {text(size)}" for _, name, size in sizes),
@@ -268,12 +268,15 @@ def _device(stats: RequestStats, info: EngineInfo | None) -> dict[str, object]:
 
 
 def _model_rows(info: EngineInfo | None) -> list[tuple[str, str]]:
-    if info is not None and info.residence != "resident":
-        return [("Weights", _WEIGHTS[info.residence])]
+    if info is not None and info.placement != "local":
+        return [("Weights", _WEIGHTS[info.placement])]
     return [
         ("Loaded in", format.duration(info.load_s if info else None)),
         ("Warmed up in", format.duration(info.warmup_s if info else None)),
-        ("Maximum running", format.count(info.writers) if info and info.writers else format.UNKNOWN),
+        (
+            "Maximum running",
+            format.count(info.max_running_requests) if info and info.max_running_requests else format.UNKNOWN,
+        ),
     ]
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jet.api import EngineInfo
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 
 POLL_S = 0.5
 FILES = {"html": "text/html", "md": "text/markdown", "json": "application/json"}
@@ -61,7 +61,7 @@ class Reporter:
         state: of the report under way, or the last one.
     """
 
-    def __init__(self, source: EngineSource) -> None:
+    def __init__(self, source: EngineHandle) -> None:
         self.state = ReportState()
         self._source = source
         self._task: asyncio.Task[None] | None = None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from jet.api import TokenChunk, TokenDetail
+from jet.api import TokenChunk, TokenLogprobs
 from jet.story.alignment import align
 
 MAX_STOPS = 16
@@ -47,7 +47,7 @@ class StopStringFilter:
         self._stops = [stop for stop in stops if stop]
         self._withheld = ""
         self._at_start = True  # nothing but stop strings has come
-        self._pending: list[TokenDetail] = []  # tokens whose text has not been passed on whole
+        self._pending: list[TokenLogprobs] = []  # tokens whose text has not been passed on whole
         self._text = ""  # from the first of them on
         self._emitted = 0  # characters of it that have been passed on
 
@@ -59,11 +59,11 @@ class StopStringFilter:
         was_matched = self.matched
         text = self.push(chunk.text, last)
         if was_matched:
-            return replace(chunk, text="", details=())
-        self._pending += chunk.details
+            return replace(chunk, text="", logprobs=())
+        self._pending += chunk.logprobs
         self._text += chunk.text
         self._emitted += len(text)
-        return replace(chunk, text=text, details=self._release_tokens(last))
+        return replace(chunk, text=text, logprobs=self._release_tokens(last))
 
     def push(self, text: str, last: bool = False) -> str:
         """The same for the text alone; with `last`, all that is left."""
@@ -107,9 +107,9 @@ class StopStringFilter:
         )
         return max(lengths, default=0)
 
-    def _release_tokens(self, last: bool) -> tuple[TokenDetail, ...]:
+    def _release_tokens(self, last: bool) -> tuple[TokenLogprobs, ...]:
         """The tokens whose text has been passed on; at the end also one that is cut."""
-        lengths = align(self._text, [detail.drawn.text for detail in self._pending])
+        lengths = align(self._text, [detail.sampled.text for detail in self._pending])
         unaligned = len(self._pending) - len(lengths)
         number = at = 0
         if self.matched:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats, Stream, TokenChunk
-from jet.engine.holder import EngineSource
+from jet.engine.holder import EngineHandle
 from jet.engine.stream import merge
 from jet.story.line_breaks import StreamLineBreaks
 from jet.ui.stop_strings import StopStringFilter
@@ -52,7 +52,7 @@ class StreamedRequest:
 
     def __init__(
         self,
-        source: EngineSource,
+        source: EngineHandle,
         request: Request,
         prepare: PrepareRequest | None = None,
         stops: Sequence[str] = (),

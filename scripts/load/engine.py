@@ -75,7 +75,7 @@ class PacedEngine:
             attention=None,
             kernels={},
             context=1_000_000,
-            licence="none",
+            license="none",
             load_s=None,
             warmup_s=None,
             active_requests=active,
@@ -91,7 +91,7 @@ class PacedEngine:
         """Words."""
         return self.count_tokens(request.prompt)
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """As it is."""
         return prompt
 

@@ -20,39 +20,39 @@ class SteadyRunner:
     def clock(self) -> float:
         return self.now
 
-    def open(self, *request: object) -> object:
+    def allocate(self, *request: object) -> object:
         return object()
 
-    def prepare(self) -> bool:
+    def capture_next(self) -> bool:
         return False
 
-    def resume(self, handle: object, prompt: object) -> int:
+    def restore_prefix(self, handle: object, prompt: object) -> int:
         return 0
 
     def prefill(self, handle: object, tokens: list[int]) -> None:
         self.pieces.append(len(tokens))
         self.now += len(tokens) * self._prompt_s
 
-    def settle(self, wait: bool) -> bool:
+    def synchronize(self, blocking: bool) -> bool:
         return True
 
     def decode(self, handles: list[object]) -> list[int]:
         return [self.step(handle) for handle in handles]
 
-    def rewind(self, handle: object) -> None:
+    def reset(self, handle: object) -> None:
         raise AssertionError("nothing here fails")
 
     def step(self, handle: object) -> int:
         self.now += self._step_s
         return 7
 
-    def detail(self, handle: object) -> None:
+    def logprobs(self, handle: object) -> None:
         return None
 
-    def memory(self, handle: object) -> dict[str, int]:
+    def state_bytes(self, handle: object) -> dict[str, int]:
         return {"recurrent": 1, "conv": 2, "window_kv": 3, "full_kv": 4}
 
-    def release(self, handle: object, keep: bool = True) -> None:
+    def free(self, handle: object, keep_snapshot: bool = True) -> None:
         self.released += 1
 
     def close(self) -> None:

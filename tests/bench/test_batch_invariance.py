@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from jet.api import (
-    MAX_ALTERNATIVES,
-    Alternative,
+    MAX_TOP_LOGPROBS,
     EngineInfo,
     Request,
     RequestStats,
     SamplingParams,
     TokenChunk,
-    TokenDetail,
+    TokenLogprob,
+    TokenLogprobs,
 )
 from jet.bench import batch_invariance
 from jet.bench.batch_invariance import Alone, Story
@@ -38,10 +38,10 @@ class Written:
         return self.chunks()
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        likeliest, *_ = likely = tuple(Alternative(token, "", logprob) for token, logprob in LIKELY.items())
+        likeliest, *_ = likely = tuple(TokenLogprob(token, "", logprob) for token, logprob in LIKELY.items())
         for number in range(self._tokens):
             stats = RequestStats(tokens=number + 1)
-            yield TokenChunk("", (likeliest.token_id,), stats, (TokenDetail(likeliest, likely),))
+            yield TokenChunk("", (likeliest.token_id,), stats, (TokenLogprobs(likeliest, likely),))
         yield TokenChunk("", (), RequestStats(tokens=self._tokens, finish_reason="length", error=self._error))
 
     def abort(self) -> None:
@@ -90,7 +90,9 @@ def test_the_same_story_differs_by_nothing() -> None:
     assert figures == {"differing": 0.0, "margin": 0.0, "error": 0.0}
     (asked,) = engine.asked
     assert asked.prompt == "7 8" and asked.sampling.max_new_tokens == 2
-    assert asked.alternatives == MAX_ALTERNATIVES and asked.user == "", "afresh, by nobody who has been there"
+    assert asked.top_logprobs == MAX_TOP_LOGPROBS and asked.cache_salt == "", (
+        "afresh, by nobody who has been there"
+    )
 
 
 def test_the_error_is_the_largest_of_all_tokens_that_are_the_same() -> None:

@@ -61,7 +61,7 @@ def test_what_steps_need_is_prepared_before_they_are_measured(monkeypatch: pytes
         left[0] -= 1
         return "Preparing" if left[0] else None
 
-    monkeypatch.setattr(ModelRunner, "prepare", piece)
+    monkeypatch.setattr(ModelRunner, "capture_next", piece)
     load(Options("start", config=CONFIG, device="cpu", context=9)).runner.close()
     assert left == [10], "a start waits for none of it"
     load(Options("decode", config=CONFIG, device="cpu", context=9)).runner.close()
@@ -74,11 +74,11 @@ def test_what_steps_need_is_prepared_before_they_are_measured(monkeypatch: pytes
 
 def test_ids_are_read_and_named() -> None:
     tokenizer = IdTokenizer()
-    assert tokenizer.encode("3 1 2", most=3).tolist() == [3, 1, 2]
+    assert tokenizer.encode("3 1 2", max_tokens=3).tolist() == [3, 1, 2]
     assert tokenizer.detokenizer([]).push(12) == "t12 "
     for prompt in ("", "1 2 3 4"):
         with pytest.raises(RequestError, match="1 to 3 can be read"):
-            tokenizer.encode(prompt, most=3)
+            tokenizer.encode(prompt, max_tokens=3)
 
 
 def test_prompts_are_random_and_always_the_same() -> None:

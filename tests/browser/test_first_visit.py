@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from jet.engine.holder import ModelHolder
-from jet.engine.loading import STORY_MODEL, ModelChoice
+from jet.engine.loading import STORY_MODEL, LocalConfig
 from jet.ui.page import build, launch
 from tests.browser.notebook import STORY, best
 
@@ -38,7 +38,7 @@ addEventListener("DOMContentLoaded", () => {
 def real_page() -> Iterator[str]:
     """The page over the shipped model, loaded."""
     holder = ModelHolder()
-    source = holder.source(ModelChoice(STORY_MODEL, device="cpu"))
+    source = holder.handle(LocalConfig(STORY_MODEL, device="cpu"))
     source.engine()
     demo = build(source)
     yield launch(demo)

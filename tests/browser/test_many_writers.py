@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from jet.api import Request, SamplingParams
 from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHolder
-from jet.engine.loading import ModelChoice
+from jet.engine.loading import LocalConfig
 from jet.engine.model_runner import ModelRunner
 from jet.ui.page import build, launch
 from tests.browser.notebook import (
@@ -44,7 +44,7 @@ NAMES += ["Izquor", "Jumvar", "Krolux", "Lubnix", "Morvak", "Nuxbal", "Ozdrik", 
 def engine_and_url() -> Iterator[tuple[LocalEngine, str]]:
     """The page over the real engine."""
     holder = ModelHolder()
-    source = holder.source(ModelChoice(str(MODEL), device="cpu"))
+    source = holder.handle(LocalConfig(str(MODEL), device="cpu"))
     engine = source.engine()
     demo = build(source)
     url = launch(demo)
@@ -169,6 +169,6 @@ def nothing_is_left(engine: LocalEngine) -> None:
     wait_until(lambda: not engine.info().active_requests + engine.info().queued_requests, timeout_s=30)
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
-    ledger = runner._pool.ledger
-    assert ledger.promised == 0
-    assert ledger.room == ledger._count, "nobody holds a page but what is kept"
+    ledger = runner._pool.allocator
+    assert ledger.reserved_pages == 0
+    assert ledger.available == ledger._count, "nobody holds a page but what is kept"

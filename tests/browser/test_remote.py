@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from jet.engine.holder import ModelHolder
-from jet.engine.remote.client import RemoteChoice
+from jet.engine.remote.client import RemoteConfig
 from jet.ui.page import build, launch
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.notebook import (
@@ -31,7 +31,7 @@ from tests.engine.llama_server import llama_server
 @contextmanager
 def page_over(browser: Browser, url: str) -> Iterator[Page]:
     holder = ModelHolder()
-    source = holder.source(RemoteChoice(url))
+    source = holder.handle(RemoteConfig(url))
     demo = build(source)
     address = launch(demo)
     source.engine()

@@ -464,14 +464,14 @@ def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -
     page.press("#jet-about-what", "Enter")
     expect(page.locator(STORY)).to_have_value(words("X"))
     expect_unlocked(page)
-    assert served.engine.requests[-1].asked == "Write me a story about a <b>fox</b>"
+    assert served.engine.requests[-1].instruction == "Write me a story about a <b>fox</b>"
     open_drawer(page, "guidance")
     expect(page.locator("#jet-sees")).to_contain_text("What it is about")
     page.fill("#jet-about-what", "")  # from here on it only goes on
     page.press("#jet-about-what", "Tab")
     page.click("#jet-go")
     expect_unlocked(page)
-    assert served.engine.requests[-1].asked == ""
+    assert served.engine.requests[-1].instruction == ""
 
 
 def test_a_model_that_cannot_be_asked_is_not(quick: Page) -> None:

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from jet.cache import host_pool
 from jet.cache import state_pool as slots_module
-from jet.cache.host_pool import HostStore, Saved, _Supply
-from tests.cache.test_page_allocator import PAGE, Story, Writer, act
+from jet.cache.host_pool import HostPool, HostSnapshot, PinnedBufferPool
+from tests.cache.test_page_allocator import PAGE_SIZE, Story, Writer, act
 
 
 @dataclass
 class Offloaded:
     """A state in the host's memory, and the tokens it must have."""
 
-    saved: Saved
+    saved: HostSnapshot
     tokens: list[int]
 
 
@@ -33,10 +33,10 @@ class Offloader(Writer):
 
     def __init__(self, slots: int, pages: int, states: int, host_pages: int) -> None:
         super().__init__(slots, pages)
-        with mock.patch.object(slots_module, "PAGE", PAGE):
-            self.store = HostStore(self.pool, 0)
-        self.store._states.most, self.store._page_supply.most = states, host_pages
-        self.store.reclaim = self.drop
+        with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE):
+            self.store = HostPool(self.pool, 0)
+        self.store._state_buffers.capacity, self.store._page_buffers.capacity = states, host_pages
+        self.store.evict = self.drop
         self.offloaded: list[Offloaded] = []  # the longest unused first
 
     def reclaim(self) -> bool:
@@ -46,19 +46,19 @@ class Offloader(Writer):
         saved = self.store.save(story.slot)
         if saved is not None:
             self.offloaded.append(Offloaded(saved, story.tokens))
-        self.pool.discard(story.slot)
+        self.pool.free_snapshot(story.slot)
         return True
 
     def drop(self) -> bool:
         if not self.offloaded:
             return False
-        self.store.drop(self.offloaded.pop(0).saved)
+        self.store.free(self.offloaded.pop(0).saved)
         return True
 
     def load(self, number: int) -> None:
         """As a request does."""
         offloaded = self.offloaded.pop(number)  # nobody may drop it now
-        story = self.open(len(offloaded.tokens) + 2 * PAGE)
+        story = self.open(len(offloaded.tokens) + 2 * PAGE_SIZE)
         if story is not None:
             self.store.load(offloaded.saved, story.slot)
             story.tokens = list(offloaded.tokens)
@@ -66,10 +66,13 @@ class Offloader(Writer):
 
     def check(self) -> None:
         super().check()
-        supply = self.store._page_supply
+        supply = self.store._page_buffers
         held = {id(page) for one in self.offloaded for page in one.saved.pages}
         assert len(self.store._pages) == len(held) == supply._allocated - len(supply._free)
-        assert supply._allocated <= supply.most and self.store._states._allocated <= self.store._states.most
+        assert (
+            supply._allocated <= supply.capacity
+            and self.store._state_buffers._allocated <= self.store._state_buffers.capacity
+        )
         for one in self.offloaded:
             assert [int(states.flatten()[0]) for states in one.saved.states] == [one.tokens[-1]] * 4
             found = torch.cat([page.memory[0, 0, 0, :, 0] for page in one.saved.pages])
@@ -88,7 +91,7 @@ BACKENDS = st.lists(
     st.tuples(
         st.sampled_from(KINDS + OFTEN),
         st.integers(0, 100),
-        st.integers(1, 2 * PAGE),
+        st.integers(1, 2 * PAGE_SIZE),
     ),
     min_size=15,
     max_size=60,
@@ -106,7 +109,7 @@ BACKENDS = st.lists(
 def test_what_comes_back_is_what_went(
     operations: list[tuple[str, int, int]], slots: int, pages: int, states: int, host_pages: int
 ) -> None:
-    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+    with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE), torch.inference_mode():
         pool = Offloader(slots, pages, states, host_pages)
         for what, which, count in operations:
             if what == "open":
@@ -127,15 +130,15 @@ def test_what_comes_back_is_what_went(
 def offloader(states: int = 4, host_pages: int = 8) -> tuple[Offloader, Story]:
     """With a story of two pages and a half."""
     pool = Offloader(8, 40, states, host_pages)
-    story = pool.open(8 * PAGE)
+    story = pool.open(8 * PAGE_SIZE)
     assert story is not None
-    pool.write(story, 2 * PAGE + PAGE // 2)
+    pool.write(story, 2 * PAGE_SIZE + PAGE_SIZE // 2)
     return pool, story
 
 
 @pytest.fixture
 def pages_of_four() -> Iterator[None]:
-    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+    with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE), torch.inference_mode():
         yield
 
 
@@ -150,7 +153,7 @@ def test_states_share_the_copies_of_pages_that_they_share() -> None:
     pool.check()
     assert len(pool.offloaded) == 3
     assert len(pool.store._pages) == 2 + 3, "the whole ones once, of the last one a copy each"
-    assert pool.store.nbytes == pool.store._states.nbytes + 5 * pool.pool.page_view(0).nbytes
+    assert pool.store.nbytes == pool.store._state_buffers.nbytes + 5 * pool.pool.page_view(0).nbytes
 
 
 @pytest.mark.usefixtures("pages_of_four")
@@ -158,7 +161,7 @@ def test_what_can_never_fit_makes_nobody_leave() -> None:
     pool, story = offloader(host_pages=3)
     pool.snapshot(story)
     pool.reclaim()
-    pool.write(story, 2 * PAGE)
+    pool.write(story, 2 * PAGE_SIZE)
     pool.snapshot(story)
     assert pool.store.save(pool.kept[0].slot) is None
     assert len(pool.offloaded) == 1
@@ -178,7 +181,7 @@ def test_a_host_without_memory_keeps_what_it_has(error: Exception, monkeypatch: 
         return allocate(count, like)
 
     monkeypatch.setattr(host_pool, "_host_memory", full)
-    pool.write(story, 3 * PAGE)
+    pool.write(story, 3 * PAGE_SIZE)
     pool.snapshot(story)
     pool.reclaim()
     pool.check()
@@ -191,8 +194,8 @@ def test_a_host_without_memory_keeps_what_it_has(error: Exception, monkeypatch: 
 def test_a_limit_in_bytes_holds() -> None:
     pool, story = offloader()
     state = sum(view.nbytes for view in pool.pool.state_views(0))
-    pool.store = HostStore(pool.pool, 2 * (2 * state + 100))
-    pool.store.reclaim = pool.drop
+    pool.store = HostPool(pool.pool, 2 * (2 * state + 100))
+    pool.store.evict = pool.drop
     for _ in range(4):
         pool.snapshot(story)
         pool.write(story, 1)
@@ -219,14 +222,14 @@ def test_memory_is_allocated_before_it_is_needed_and_by_another_thread(
     mine, threads = torch.zeros(3), list[int]()
     before_allocating(monkeypatch, mine, lambda: threads.append(threading.get_ident()))
     with ThreadPoolExecutor(1) as worker:
-        supply = _Supply([mine], 5, 2, worker)
-        assert supply.room == 5
+        supply = PinnedBufferPool([mine], 5, 2, worker)
+        assert supply.available == 5
         for taken, allocated in enumerate([1, 2, 2, 3, 3], start=1):
-            assert supply.take() is not None
-            assert supply.room == 5 - taken and supply.nbytes == 12 * taken
+            assert supply.allocate() is not None
+            assert supply.available == 5 - taken and supply.nbytes == 12 * taken
             worker.submit(int).result()  # it has done what was ordered before
             assert len(threads) == allocated
-        assert supply.take() is None and supply._allocated == 5
+        assert supply.allocate() is None and supply._allocated == 5
     assert threading.get_ident() not in threads
 
 
@@ -241,26 +244,26 @@ def test_memory_that_cannot_be_had_ahead_is_missed_only_when_it_is_needed(
 
     before_allocating(monkeypatch, mine, scarce)
     with ThreadPoolExecutor(1) as worker:
-        supply = _Supply([mine], 5, 1, worker)
-        first = supply.take()
+        supply = PinnedBufferPool([mine], 5, 1, worker)
+        first = supply.allocate()
         assert first is not None
-        supply.give(first)
-        assert supply.take() is first, "what is free comes before what was ordered"
-        assert supply.take() is None and supply.most == 1 and supply.room == 0
+        supply.free(first)
+        assert supply.allocate() is first, "what is free comes before what was ordered"
+        assert supply.allocate() is None and supply.capacity == 1 and supply.available == 0
 
 
 def test_without_a_thread_there_is_no_more_memory_and_none_is_lost() -> None:
     worker = ThreadPoolExecutor(1)
-    supply = _Supply([torch.zeros(3)], 5, 2, worker)
-    first = supply.take()
+    supply = PinnedBufferPool([torch.zeros(3)], 5, 2, worker)
+    first = supply.allocate()
     assert first is not None
     worker.shutdown()
-    second = supply.take()
+    second = supply.allocate()
     assert second is not None, "the order after the last one of the first two fails, and is not missed yet"
-    assert supply.take() is None and supply.most == 2
-    supply.give(first)
-    supply.give(second)
-    assert supply.nbytes == 0 and supply.room == 2
+    assert supply.allocate() is None and supply.capacity == 2
+    supply.free(first)
+    supply.free(second)
+    assert supply.nbytes == 0 and supply.available == 2
 
 
 @pytest.mark.usefixtures("pages_of_four")

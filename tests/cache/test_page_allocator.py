@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jet.cache import state_pool as slots_module
-from jet.cache.page_allocator import PageLedger
-from jet.cache.state_pool import PageMemory, SlotPool
+from jet.cache.page_allocator import PageAllocator
+from jet.cache.state_pool import PagedKV, StatePool
 from tests.networks import small_config
 
-PAGE = 4
+PAGE_SIZE = 4
 CONFIG = small_config(num_hidden_layers=3, layer_types=["jet", "swa", "attn"])
 
 
@@ -32,27 +32,27 @@ class Writer:
     """A pool in which a token is written as its own number, in every memory."""
 
     def __init__(self, slots: int, pages: int) -> None:
-        with mock.patch.object(slots_module, "PAGE", PAGE):
-            self.pool = SlotPool(CONFIG, slots, pages * PAGE, torch.float32, "cpu", 10 * PAGE)
+        with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE):
+            self.pool = StatePool(CONFIG, slots, pages * PAGE_SIZE, torch.float32, "cpu", 10 * PAGE_SIZE)
         self.live: list[Story] = []
         self.kept: list[Story] = []  # the longest unused first
         self.pinned = 0
         self.number = 0
-        self.pool.ledger.reclaim = self.reclaim
+        self.pool.allocator.evict = self.reclaim
 
     def reclaim(self) -> bool:
         if not self.kept:
             return False
-        self.pool.discard(self.kept.pop(0).slot)
+        self.pool.free_snapshot(self.kept.pop(0).slot)
         return True
 
     def open(self, tokens: int, shared: int = 0) -> Story | None:
-        promise = -(-tokens // PAGE) - shared + 1
+        promise = -(-tokens // PAGE_SIZE) - shared + 1
         try:
-            story = Story(self.pool.open(promise), tokens)
+            story = Story(self.pool.allocate(promise), tokens)
         except MemoryError:
-            enough = promise <= self.pool.ledger.room
-            assert not enough or len(self.live) + self.pinned == self.pool.idle
+            enough = promise <= self.pool.allocator.available
+            assert not enough or len(self.live) + self.pinned == self.pool.null_slot
             return None
         self.live.append(story)
         return story
@@ -64,9 +64,9 @@ class Writer:
             self.number += 1
             story.tokens.append(self.number)
             for memory in self.pool.layers:
-                if isinstance(memory, PageMemory):
-                    page = int(self.pool.table[story.slot, place // PAGE])
-                    memory.pages[page, :, :, place % PAGE] = self.number
+                if isinstance(memory, PagedKV):
+                    page = int(self.pool.page_table[story.slot, place // PAGE_SIZE])
+                    memory.pages[page, :, :, place % PAGE_SIZE] = self.number
                 else:
                     for tensor in vars(memory).values():
                         tensor[story.slot] = self.number  # as a recurrent state: of the last token
@@ -78,40 +78,42 @@ class Writer:
 
     def retain(self, story: Story) -> None:
         self.live.remove(story)
-        self.pool.retain(story.slot, len(story.tokens))
+        self.pool.freeze(story.slot, len(story.tokens))
         self.kept.append(story)
 
     def restore(self, kept: Story) -> None:
         """As a request does: claim, open, restore, let go of the claim."""
-        pages = self.pool.hold(kept.slot)
+        pages = self.pool.ref_pages(kept.slot)
         self.kept.remove(kept)
         self.pinned = 1
-        story = self.open(len(kept.tokens) + 2 * PAGE, shared=len(kept.tokens) // PAGE)
+        story = self.open(len(kept.tokens) + 2 * PAGE_SIZE, shared=len(kept.tokens) // PAGE_SIZE)
         self.kept.append(kept)
         self.pinned = 0
         if story is not None:
             self.pool.restore(kept.slot, story.slot)
             story.tokens = list(kept.tokens)
-        self.pool.ledger.release(pages)
+        self.pool.allocator.unref(pages)
 
     def check(self) -> None:
-        ledger = self.pool.ledger
+        ledger = self.pool.allocator
         for story in [*self.live, *self.kept]:
             self.check_story(story)
         used = {page for story in [*self.live, *self.kept] for page in self.pool._pages[story.slot]}
         assert ledger.free + len(used) == ledger._count, "no page is lost"
         live = {page for story in self.live for page in self.pool._pages[story.slot]}
-        assert ledger.room == ledger.free + len(used - live) - ledger.promised
-        assert ledger.room >= 0, "what was promised is there"
+        assert ledger.available == ledger.free + len(used - live) - ledger.reserved_pages
+        assert ledger.available >= 0, "what was promised is there"
         slots = [story.slot for story in [*self.live, *self.kept]]
-        assert len(set(slots)) == len(slots) and len(slots) + len(self.pool._free_slots) == self.pool.idle
+        assert (
+            len(set(slots)) == len(slots) and len(slots) + len(self.pool._free_slots) == self.pool.null_slot
+        )
 
     def check_story(self, story: Story) -> None:
         pages = self.pool._pages[story.slot]
         for memory in self.pool.layers:
-            if isinstance(memory, PageMemory):
+            if isinstance(memory, PagedKV):
                 found = [
-                    int(memory.pages[pages[place // PAGE], 0, 0, place % PAGE, 0])
+                    int(memory.pages[pages[place // PAGE_SIZE], 0, 0, place % PAGE_SIZE, 0])
                     for place in range(len(story.tokens))
                 ]
                 assert found == story.tokens
@@ -124,7 +126,7 @@ BACKENDS = st.lists(
     st.tuples(
         st.sampled_from(["open", "write", "write", "snapshot", "restore", "restore", "retain", "close"]),
         st.integers(0, 100),
-        st.integers(1, 2 * PAGE),
+        st.integers(1, 2 * PAGE_SIZE),
     ),
     min_size=15,
     max_size=50,
@@ -136,7 +138,7 @@ BACKENDS = st.lists(
 def test_shared_pages_are_never_written_over_and_promises_are_kept(
     operations: list[tuple[str, int, int]], slots: int, pages: int
 ) -> None:
-    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+    with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE), torch.inference_mode():
         writer = Writer(slots, pages)
         for what, which, count in operations:
             if what == "open":
@@ -159,30 +161,30 @@ def act(writer: Writer, story: Story, what: str, count: int) -> None:
         writer.retain(story)
     else:
         writer.live.remove(story)
-        writer.pool.close(story.slot)
+        writer.pool.free(story.slot)
 
 
 def test_a_full_ledger_says_so() -> None:
-    ledger = PageLedger(2)
-    pages = [ledger.take(), ledger.take()]
+    ledger = PageAllocator(2)
+    pages = [ledger.allocate(), ledger.allocate()]
     with pytest.raises(MemoryError):
-        ledger.take()
-    ledger.release(pages)
-    assert ledger.free == ledger.room == 2
+        ledger.allocate()
+    ledger.unref(pages)
+    assert ledger.free == ledger.available == 2
 
 
 def test_branches_share_all_pages_but_the_one_they_write_to() -> None:
-    with mock.patch.object(slots_module, "PAGE", PAGE), torch.inference_mode():
+    with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE), torch.inference_mode():
         writer = Writer(8, 40)
-        story = writer.open(5 * PAGE)
+        story = writer.open(5 * PAGE_SIZE)
         assert story is not None
-        writer.write(story, 4 * PAGE + 1)
+        writer.write(story, 4 * PAGE_SIZE + 1)
         writer.snapshot(story)
-        free = writer.pool.ledger.free
+        free = writer.pool.allocator.free
         for _ in range(3):
             writer.restore(writer.kept[0])
-        assert writer.pool.ledger.free == free
+        assert writer.pool.allocator.free == free
         for branch in writer.live[1:]:
             writer.write(branch, 1)
-        assert writer.pool.ledger.free == free - 3
+        assert writer.pool.allocator.free == free - 3
         writer.check()

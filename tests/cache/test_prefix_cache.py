@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.cache.prefix_cache import Resident, Sessions
+from jet.cache.prefix_cache import CacheEntry, PrefixCache
 from jet.token_ids import Tokens
 
 STORIES = st.lists(st.integers(0, 1), max_size=6)  # alike enough to share beginnings
@@ -52,7 +52,7 @@ def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_
 
 
 class Model:
-    """Sessions, and beside them what they must be: two plain lists, the longest unused first.
+    """PrefixCache, and beside them what they must be: two plain lists, the longest unused first.
 
     A state is its number, and 1000 more in the second tier.
     """
@@ -61,14 +61,14 @@ class Model:
         self.room = room
         self.made: list[int] = []
         self.discarded: list[int] = []
-        self.near: list[Resident[int]] = []
-        self.far: list[Resident[int]] = []
-        self.sessions: Sessions[int] = Sessions(self.discarded.append, self.offload)
+        self.near: list[CacheEntry[int]] = []
+        self.far: list[CacheEntry[int]] = []
+        self.sessions: PrefixCache[int] = PrefixCache(self.discarded.append, self.offload)
 
     def offload(self, state: int) -> int | None:
         while len(self.far) >= self.room:
-            free = [r for r in self.far if not r.pins]
-            assert self.sessions.evict_offloaded() == bool(free)
+            free = [r for r in self.far if not r.lock_ref]
+            assert self.sessions.evict_host() == bool(free)
             if not free:
                 return None
             self.far.remove(free[0])
@@ -77,31 +77,31 @@ class Model:
 
     def keep(self, user: str, story: list[int], complete: bool, number: int) -> None:
         self.near, self.far = (
-            [r for r in tier if r.user != user or r.tokens.tolist() != story or r.pins]
+            [r for r in tier if r.cache_salt != user or r.tokens.tolist() != story or r.lock_ref]
             for tier in (self.near, self.far)
         )
-        resident = Resident(user, ids(*story), number, complete, origin=number % 3)
-        self.sessions.keep(resident)
+        resident = CacheEntry(user, ids(*story), number, complete, request=number % 3)
+        self.sessions.insert(resident)
         self.made.append(number)
         self.near.append(resident)
 
-    def find(self, user: str, story: list[int], near: bool, pin: bool) -> Resident[int] | None:
-        found = self.sessions.find(user, ids(*story), near)
+    def find(self, user: str, story: list[int], near: bool, pin: bool) -> CacheEntry[int] | None:
+        found = self.sessions.match_prefix(user, ids(*story), near)
         tiers = [self.near] if near else [self.near, self.far]
-        able = [r for tier in tiers for r in tier if r.user == user and starts(r, story)]
+        able = [r for tier in tiers for r in tier if r.cache_salt == user and starts(r, story)]
         assert (found is None) == (not able)
         if found is not None:
             assert found in able and len(found.tokens) == max(len(r.tokens) for r in able)
-            tier = self.far if found.offloaded else self.near
+            tier = self.far if found.on_host else self.near
             tier.remove(found)
             tier.append(found)
-            found.pins += pin
+            found.lock_ref += pin
         return found
 
     def evict(self) -> None:
-        free = [r for r in self.near if not r.pins]
+        free = [r for r in self.near if not r.lock_ref]
         midway = [
-            r for r in free if not r.complete and any(map(partial(is_in_midst, r), self.near + self.far))
+            r for r in free if not r.has_logits and any(map(partial(is_in_midst, r), self.near + self.far))
         ]
         if midway:
             self.near.remove(midway[0])
@@ -116,20 +116,20 @@ class Model:
 
     def bring_back(self, user: str, story: list[int]) -> None:
         found = self.find(user, story, near=False, pin=False)
-        if found is not None and found.offloaded:
+        if found is not None and found.on_host:
             self.made.append(found.state + 1000)
-            self.sessions.bring_back(found, found.state + 1000)
+            self.sessions.load_back(found, found.state + 1000)
             self.far.remove(found)
             self.near.append(found)
 
     def fail(self, origin: int) -> None:
-        self.sessions.forget_origin(origin)
-        self.near, self.far = ([r for r in tier if r.origin != origin] for tier in (self.near, self.far))
+        self.sessions.remove_request(origin)
+        self.near, self.far = ([r for r in tier if r.request != origin] for tier in (self.near, self.far))
 
     def check(self) -> None:
-        assert list(self.sessions._near) == self.near and not any(r.offloaded for r in self.near)
-        assert list(self.sessions._far) == self.far and all(r.offloaded for r in self.far)
-        assert (len(self.sessions), self.sessions.offloaded) == (
+        assert list(self.sessions._device_lru) == self.near and not any(r.on_host for r in self.near)
+        assert list(self.sessions._host_lru) == self.far and all(r.on_host for r in self.far)
+        assert (len(self.sessions), self.sessions.num_on_host) == (
             len(self.near) + len(self.far),
             len(self.far),
         )
@@ -138,31 +138,35 @@ class Model:
         assert sorted(self.discarded) == sorted(set(self.made) - set(held)), "each goes once"
 
 
-def is_in_midst(one: Resident[int], other: Resident[int]) -> bool:
-    return (one.user, one.origin) == (other.user, other.origin) and len(one.tokens) < len(other.tokens)
+def is_in_midst(one: CacheEntry[int], other: CacheEntry[int]) -> bool:
+    return (one.cache_salt, one.request) == (other.cache_salt, other.request) and len(one.tokens) < len(
+        other.tokens
+    )
 
 
-def starts(resident: Resident[int], story: list[int]) -> bool:
+def starts(resident: CacheEntry[int], story: list[int]) -> bool:
     """Whether a story can start from it: something must be left to read, unless what follows is known."""
     tokens = resident.tokens.tolist()
-    return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.complete)
+    return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.has_logits)
 
 
 def test_another_users_text_is_never_found() -> None:
-    sessions: Sessions[str] = Sessions(lambda state: None)
-    sessions.keep(Resident("ann", ids(1, 2, 3), "state", complete=True, origin=None))
-    assert sessions.find("bob", ids(1, 2, 3, 4)) is None
-    assert sessions.find("ann", ids(1, 2, 4, 4)) is None
-    found = sessions.find("ann", ids(1, 2, 3, 4))
+    sessions: PrefixCache[str] = PrefixCache(lambda state: None)
+    sessions.insert(CacheEntry("ann", ids(1, 2, 3), "state", has_logits=True, request=None))
+    assert sessions.match_prefix("bob", ids(1, 2, 3, 4)) is None
+    assert sessions.match_prefix("ann", ids(1, 2, 4, 4)) is None
+    found = sessions.match_prefix("ann", ids(1, 2, 3, 4))
     assert found is not None and found.state == "state"
 
 
 def test_a_long_story_keeps_states_the_closer_the_nearer_to_its_end() -> None:
-    sessions: Sessions[int] = Sessions(lambda state: None)
+    sessions: PrefixCache[int] = PrefixCache(lambda state: None)
     for length in range(100, 10_001, 100):
-        sessions.keep(Resident("ann", ids(*[7] * length), length, complete=length == 300, origin="story"))
-        sessions.thin("story", 12)
-    lengths = sorted(one.state for one in sessions._near)
+        sessions.insert(
+            CacheEntry("ann", ids(*[7] * length), length, has_logits=length == 300, request="story")
+        )
+        sessions.prune("story", 12)
+    lengths = sorted(one.state for one in sessions._device_lru)
     assert len(lengths) == 12 and 300 in lengths and lengths[-1] == 10_000
     gaps = [later - earlier for earlier, later in pairwise(lengths)]
     back = [10_000 - length for length in lengths[:-1]]
@@ -171,8 +175,8 @@ def test_a_long_story_keeps_states_the_closer_the_nearer_to_its_end() -> None:
 
 
 def test_another_request_of_the_same_user_is_not_thinned() -> None:
-    sessions: Sessions[int] = Sessions(lambda state: None)
+    sessions: PrefixCache[int] = PrefixCache(lambda state: None)
     for number in range(9):
-        sessions.keep(Resident("ann", ids(number), number, complete=False, origin=number % 2))
-    sessions.thin(0, 3)
-    assert sorted(one.state for one in sessions._near if one.origin == 1) == [1, 3, 5, 7]
+        sessions.insert(CacheEntry("ann", ids(number), number, has_logits=False, request=number % 2))
+    sessions.prune(0, 3)
+    assert sorted(one.state for one in sessions._device_lru if one.request == 1) == [1, 3, 5, 7]

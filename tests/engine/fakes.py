@@ -25,7 +25,7 @@ INFO = EngineInfo(
     attention="none",
     kernels={},
     context=200,
-    licence="none",
+    license="none",
     load_s=0.0,
     warmup_s=0.0,
 )
@@ -47,16 +47,16 @@ class ByteTokenizer:
 
     stop_ids = frozenset({END})
 
-    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
         ids = list(prompt.encode()) or [END]
-        if len(ids) > most:
-            raise RequestError(f"{len(ids)} tokens, {most} fit")
+        if len(ids) > max_tokens:
+            raise RequestError(f"{len(ids)} tokens, {max_tokens} fit")
         return np.array(ids, np.int32)
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> ByteDetokenizer:
         return ByteDetokenizer()
 
-    def text_of(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         return chr(token)
 
 
@@ -96,7 +96,7 @@ class FakeRunner:
         self.closed = False
         self._permits = threading.Semaphore(0) if gated else None
 
-    def prepare(self) -> bool:
+    def capture_next(self) -> bool:
         return False
 
     def allow(self, steps: int) -> None:
@@ -111,7 +111,7 @@ class FakeRunner:
     def calls(self) -> int:
         return sum(what in ("prefill", "step") for _, what in self.log)
 
-    def open(
+    def allocate(
         self, sampling: SamplingParams, alternatives: int, prompt: Sequence[int], tokens: int, user: str
     ) -> Handle:
         self._note("", "open")
@@ -120,7 +120,7 @@ class FakeRunner:
         self.handles.append(Handle(user=user, tokens=tokens))
         return self.handles[-1]
 
-    def resume(self, handle: Handle, prompt: Sequence[int]) -> int:
+    def restore_prefix(self, handle: Handle, prompt: Sequence[int]) -> int:
         read = bytes(token for token in prompt if token != END)
         self._note(read.decode(), "resume")
         beginning = max(
@@ -138,8 +138,8 @@ class FakeRunner:
             handle.prompt = bytearray(bytes(handle.prompt).removesuffix(written))
         self._note(handle.name, "prefill")
 
-    def settle(self, wait: bool) -> bool:
-        if wait:
+    def synchronize(self, blocking: bool) -> bool:
+        if blocking:
             self._note("", "settle")
         return True
 
@@ -160,22 +160,22 @@ class FakeRunner:
             return error
         return text[handle.written - 1] if handle.written <= len(text) else END
 
-    def rewind(self, handle: Handle) -> None:
+    def reset(self, handle: Handle) -> None:
         self._note(handle.name, "rewind")
         handle.prompt.clear()
         handle.rewound = True
 
-    def detail(self, handle: Handle) -> Detail | None:
+    def logprobs(self, handle: Handle) -> Detail | None:
         drawn = self.story(handle.name).encode()[handle.written - 1]
         return Detail(-0.5, [drawn, 63], [-0.5, -1.5])
 
-    def memory(self, handle: Handle) -> dict[str, int]:
+    def state_bytes(self, handle: Handle) -> dict[str, int]:
         self._note(handle.name, "memory")
         return {"recurrent": 100, "conv": 10, "window_kv": 5, "full_kv": len(handle.prompt) + handle.written}
 
-    def release(self, handle: Handle, keep: bool) -> None:
+    def free(self, handle: Handle, keep_snapshot: bool) -> None:
         assert not handle.released
-        handle.released, handle.kept = True, keep
+        handle.released, handle.kept = True, keep_snapshot
         self._note(handle.name, "release")
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ def make_engine(runner: FakeRunner, context: int = 200, **options: int) -> Local
 
 
 def ask(engine: LocalEngine, prompt: str, tokens: int = 100, user: str = "") -> LocalStream:
-    return engine.submit(Request(prompt, SamplingParams(max_new_tokens=tokens), user=user))
+    return engine.submit(Request(prompt, SamplingParams(max_new_tokens=tokens), cache_salt=user))
 
 
 def text_of(chunks: Sequence[TokenChunk]) -> str:

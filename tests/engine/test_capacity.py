@@ -29,8 +29,8 @@ THE_2B = Footprint(
 )
 def test_every_device_gets_as_many_writers_as_fit(free: float, most: int, writers: int, context: int) -> None:
     capacity = plan_capacity(THE_2B, int(free), 65_536, most)
-    assert (capacity.writers, capacity.context) == (writers, context)
-    assert capacity.kept >= 4
+    assert (capacity.max_running_requests, capacity.context) == (writers, context)
+    assert capacity.cache_slots >= 4
 
 
 @given(
@@ -43,19 +43,21 @@ def test_what_is_planned_fits(free: int, context: int, most: int, full_token: in
     footprint = Footprint(1, THE_2B.recurrent, THE_2B.conv, 1151, 2048, full_token, 1)
     capacity = plan_capacity(footprint, free, context, most)
     state = footprint.kept(1152) - 1152 * full_token
-    assert 1 <= capacity.writers <= most and capacity.kept >= 1
-    assert capacity.context == min(context, capacity.tokens)
-    planned = (capacity.writers + capacity.kept) * state + capacity.tokens * full_token
+    assert 1 <= capacity.max_running_requests <= most and capacity.cache_slots >= 1
+    assert capacity.context == min(context, capacity.max_total_tokens)
+    planned = (
+        capacity.max_running_requests + capacity.cache_slots
+    ) * state + capacity.max_total_tokens * full_token
     smallest = 2 * state + 4096 * full_token
     assert planned <= max(free * SHARE, smallest)
 
 
 def test_more_writers_than_fit_are_refused_with_how_many_do() -> None:
-    assert plan_capacity(THE_2B, 76 * GIB, 65_536, 128, writers=5).writers == 5
+    assert plan_capacity(THE_2B, 76 * GIB, 65_536, 128, max_running_requests=5).max_running_requests == 5
     with pytest.raises(CapacityError, match=r"memory for \d+ stories at once, and 500 were asked for"):
-        plan_capacity(THE_2B, 2 * GIB, 65_536, 128, writers=500)
+        plan_capacity(THE_2B, 2 * GIB, 65_536, 128, max_running_requests=500)
 
 
 def test_a_small_device_gives_a_story_less_than_the_networks_context() -> None:
     capacity = plan_capacity(THE_2B, GIB, 2**20, 128)
-    assert 4096 <= capacity.context < 2**20 and capacity.context == capacity.tokens
+    assert 4096 <= capacity.context < 2**20 and capacity.context == capacity.max_total_tokens

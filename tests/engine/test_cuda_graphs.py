@@ -1,4 +1,4 @@
-"""The graph stepper's bookkeeping without a GPU: graphs are calls, and the draws are interpreted."""
+"""The graph decoder's bookkeeping without a GPU: graphs are calls, and the draws are interpreted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from jet import JetNemotronForCausalLM
 from jet.api import SamplingParams
 from jet.engine import cuda_graphs
-from jet.engine.cuda_graphs import GraphStepper
+from jet.engine.cuda_graphs import CudaGraphDecoder
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
 from jet.ops.backends import reference_backend
@@ -57,8 +57,8 @@ def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRu
     stops: frozenset[int] = frozenset() if stop is None else frozenset({stop})
     runner = ModelRunner(model, stops, slots=5, tokens=2048)
     with torch.inference_mode():
-        stepper = GraphStepper(model, runner._pool, stops, frozenset(), 5)
-    runner._stepper = stepper
+        decoder = CudaGraphDecoder(model, runner._pool, stops, frozenset(), 5)
+    runner._decoder = decoder
     return runner
 
 
@@ -68,15 +68,15 @@ def runner() -> ModelRunner:
 
 
 def begin(runner: ModelRunner, sampling: SamplingParams, *prompt: int, alternatives: int = 0) -> Sequence:
-    sequence = runner.open(sampling, alternatives)
+    sequence = runner.allocate(sampling, alternatives)
     runner.prefill(sequence, list(prompt))
     return sequence
 
 
 def write(runner: ModelRunner, sampling: SamplingParams, *prompt: int) -> list[int]:
     sequence = begin(runner, sampling, *prompt)
-    tokens = [runner.step(sequence) for _ in range(sampling.max_new_tokens)]
-    runner.release(sequence)
+    tokens = [runner.decode_one(sequence) for _ in range(sampling.max_new_tokens)]
+    runner.free(sequence)
     return tokens
 
 
@@ -89,11 +89,13 @@ def test_greedy_tokens_are_golden(runner: ModelRunner) -> None:
 
 def test_the_next_step_is_under_way_before_its_token_is_asked_for(runner: ModelRunner) -> None:
     sequence = begin(runner, GREEDY, 1, 2, 3)
-    runner.step(sequence)
-    assert sequence.ahead is not None and sequence.length == 4
+    runner.decode_one(sequence)
+    assert sequence.in_flight is not None and sequence.num_computed_tokens == 4
     for _ in range(7):
-        runner.step(sequence)
-    assert sequence.ahead is None and sequence.length == 10, "nothing is launched beyond what was asked for"
+        runner.decode_one(sequence)
+    assert sequence.in_flight is None and sequence.num_computed_tokens == 10, (
+        "nothing is launched beyond what was asked for"
+    )
 
 
 def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> None:
@@ -118,20 +120,20 @@ def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> No
             assert isinstance(token, int)
             together[number].append(token)
             if len(together[number]) == samplings[number].max_new_tokens:
-                runner.release(writing.pop(number))
+                runner.free(writing.pop(number))
                 del sequence
     assert together == alone
-    stepper = runner._stepper
-    assert isinstance(stepper, GraphStepper)
-    assert set(stepper._sizes) == {1, 2, 4, 8}
+    decoder = runner._decoder
+    assert isinstance(decoder, CudaGraphDecoder)
+    assert set(decoder._graphs) == {1, 2, 4, 8}
 
 
 def test_a_batch_that_stays_the_same_runs_ahead(runner: ModelRunner) -> None:
     sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
     for _ in range(3):
         runner.decode(sequences)
-    assert [sequence.length for sequence in sequences] == [1 + 3] * 3
-    assert all(sequence.ahead is not None for sequence in sequences)
+    assert [sequence.num_computed_tokens for sequence in sequences] == [1 + 3] * 3
+    assert all(sequence.in_flight is not None for sequence in sequences)
 
 
 def test_a_row_without_numbers_leaves_the_others_theirs() -> None:
@@ -141,12 +143,12 @@ def test_a_row_without_numbers_leaves_the_others_theirs() -> None:
     runner = runner_on(model)
     expected = write(runner, GREEDY, 1, 2, 3)
     good, bad = begin(runner, GREEDY, 1, 2, 3), begin(runner, GREEDY, 1, 2, 4)
-    tokens = [runner.step(good), *[runner.step(good) for _ in range(2)]]
-    runner.step(bad)
-    bad.text[-1] = 13  # is read next
-    bad.ahead = None
-    bad.length -= 1
-    runner._stepper._owners = []  # type: ignore[attr-defined]
+    tokens = [runner.decode_one(good), *[runner.decode_one(good) for _ in range(2)]]
+    runner.decode_one(bad)
+    bad.token_ids[-1] = 13  # is read next
+    bad.in_flight = None
+    bad.num_computed_tokens -= 1
+    runner._decoder._batch = []  # type: ignore[attr-defined]
     for _ in range(3):
         token, error = runner.decode([good, bad])
         tokens.append(token)
@@ -155,7 +157,7 @@ def test_a_row_without_numbers_leaves_the_others_theirs() -> None:
 
 
 def test_graphs_are_for_powers_of_two() -> None:
-    assert [cuda_graphs.padded(rows) for rows in (1, 2, 3, 4, 5, 8, 9, 127, 128)] == [
+    assert [cuda_graphs.padded_size(rows) for rows in (1, 2, 3, 4, 5, 8, 9, 127, 128)] == [
         1, 2, 4, 4, 8, 8, 16, 128, 128,
     ]  # fmt: skip
 
@@ -164,17 +166,17 @@ def test_graphs_are_for_powers_of_two() -> None:
 def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays: bool) -> None:
     """A story that was stopped has read one token more than was seen drawn after it."""
     whole = begin(runner, replace(GREEDY, max_new_tokens=20), 1, 2, 3)
-    whole.user = "ann"
-    tokens = [runner.step(whole) for _ in range(6)]
-    assert whole.ahead is not None
-    runner.release(whole, keep=stays)
-    assert runner.resident == (2 if stays else 0)
+    whole.cache_salt = "ann"
+    tokens = [runner.decode_one(whole) for _ in range(6)]
+    assert whole.in_flight is not None
+    runner.free(whole, keep_snapshot=stays)
+    assert runner.num_cached == (2 if stays else 0)
     prompt = [1, 2, 3, *tokens, 9]
-    again = runner.open(GREEDY, prompt=prompt, user="ann")
-    read = runner.resume(again, prompt)
+    again = runner.allocate(GREEDY, prompt=prompt, cache_salt="ann")
+    read = runner.restore_prefix(again, prompt)
     assert read == (len(prompt) - 1 if stays else 0)
     runner.prefill(again, prompt[read:])
-    assert [runner.step(again) for _ in range(8)] == write(runner, GREEDY, *prompt)
+    assert [runner.decode_one(again) for _ in range(8)] == write(runner, GREEDY, *prompt)
 
 
 @pytest.mark.parametrize("user", ["ann", ""])
@@ -183,14 +185,14 @@ def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
     runner: ModelRunner, steps: int, user: str
 ) -> None:
     """Its last token, which ran ahead, arrives when it is over. Of nobody in particular nothing is kept."""
-    runner._keep_every, places = 4, len(runner._pool._free_slots)
+    runner._snapshot_interval, places = 4, len(runner._pool._free_slots)
     sequence = begin(runner, GREEDY, 1, 2, 3)
-    sequence.user = user
+    sequence.cache_salt = user
     for _ in range(steps):
-        runner.step(sequence)
-    assert sequence.ahead is not None
-    runner.release(sequence)
-    kept = [len(state.tokens) for state in runner._sessions._near]
+        runner.decode_one(sequence)
+    assert sequence.in_flight is not None
+    runner.free(sequence)
+    kept = [len(state.tokens) for state in runner._prefix_cache._device_lru]
     assert len(runner._pool._free_slots) == places - len(kept)
     assert max(kept, default=0) == (3 + steps if user else 0)
 
@@ -202,7 +204,7 @@ def test_requests_by_turns_write_what_each_writes_alone(runner: ModelRunner) -> 
     sequences = [begin(runner, sampling, *prompt) for sampling, prompt in zip(settings, prompts, strict=True)]
     together: list[list[int]] = [[], [], []]
     for turn in (0, 1, 1, 2, 0, 0, 1, 2, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2):
-        together[turn].append(runner.step(sequences[turn]))
+        together[turn].append(runner.decode_one(sequences[turn]))
     assert together == alone
 
 
@@ -213,9 +215,9 @@ def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
     runner = runner_on(model, stop=story[place])
     sequence = begin(runner, SAMPLED, 1, 2, 3)
     for _ in range(place):
-        runner.step(sequence)
+        runner.decode_one(sequence)
     states = [m.recurrent[sequence.slot].clone() for m in runner._pool.layers if hasattr(m, "recurrent")]
-    assert runner.step(sequence) == story[place]
+    assert runner.decode_one(sequence) == story[place]
     after = [m.recurrent[sequence.slot] for m in runner._pool.layers if hasattr(m, "recurrent")]
     assert all(torch.equal(*pair) for pair in zip(states, after, strict=True))
 
@@ -223,8 +225,8 @@ def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
 def test_alternatives_are_of_the_token_they_come_with(runner: ModelRunner) -> None:
     sequence = begin(runner, GREEDY, 1, 2, 3, alternatives=3)
     for _ in range(5):
-        token = runner.step(sequence)
-        detail = runner.detail(sequence)
+        token = runner.decode_one(sequence)
+        detail = runner.logprobs(sequence)
         assert detail is not None and detail.ids[0] == token
         assert detail.logprob == detail.logprobs[0] > detail.logprobs[1]
 
@@ -286,17 +288,17 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
 ) -> None:
     runner, captured = preparing
     samplings = [GREEDY, replace(SAMPLED, top_k=0), replace(SAMPLED, top_k=0, seed=6)]
-    parts = len(runner.fused_step.parts)
+    parts = len(runner.decode_step.ops)
     alone = [write(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
     pieces, together = 0, []
-    while runner.prepare():
+    while runner.capture_next():
         pieces += 1
         if pieces in (2, 10 + parts, 8 + 2 * parts):  # somebody comes in the midst of it
             sequences = [begin(runner, replace(one, max_new_tokens=3), 1, 2, 3) for one in samplings]
             written = [runner.decode(sequences) for _ in range(3)]
             together.append([list(story) for story in zip(*written, strict=True)])
             for sequence in sequences:
-                runner.release(sequence)
+                runner.free(sequence)
     assert pieces == 4 * 3 + 2 * parts + 3, (
         "each part of the sizes between, three graphs of all sizes, and barred ends"
     )
@@ -306,9 +308,9 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
     sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
     runner.decode(sequences)
     runner.decode(sequences)
-    stepper = runner._stepper
-    assert isinstance(stepper, GraphStepper) and stepper._used is stepper._sizes[4]
-    assert not runner.prepare() and len(captured) == 14
+    decoder = runner._decoder
+    assert isinstance(decoder, CudaGraphDecoder) and decoder._batch_graphs is decoder._graphs[4]
+    assert not runner.capture_next() and len(captured) == 14
 
 
 @pytest.mark.parametrize(
@@ -342,17 +344,17 @@ def test_a_batch_never_takes_longer_than_a_larger_one(
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", noting)
     runner = runner_on(golden_model("tiny-2b"))
     alone = write(runner, GREEDY, 1, 2, 3)
-    while runner.prepare():
+    while runner.capture_next():
         pass
-    stepper = runner._stepper
-    assert isinstance(stepper, GraphStepper)
+    decoder = runner._decoder
+    assert isinstance(decoder, CudaGraphDecoder)
     for count, size in used.items():
         sequences = [begin(runner, GREEDY, 1, 2, 3) for _ in range(count)]
         written = [runner.decode(sequences) for _ in range(4)]
-        assert stepper._used is stepper._sizes[size], f"{count} rows"
+        assert decoder._batch_graphs is decoder._graphs[size], f"{count} rows"
         assert [list(story) for story in zip(*written, strict=True)] == [alone[:4]] * count
         for sequence in sequences:
-            runner.release(sequence)
+            runner.free(sequence)
     times = [took[size] for size in used.values()]
     assert times == sorted(times)
 
@@ -368,9 +370,9 @@ def test_what_cannot_be_captured_is_done_by_larger_graphs(
 
     monkeypatch.setattr(cuda_graphs.StepGraphs, "_capture", full)
     with pytest.raises(torch.OutOfMemoryError):
-        while runner.prepare():
+        while runner.capture_next():
             pass
-    assert not runner.prepare()
+    assert not runner.capture_next()
     sequences = [begin(runner, GREEDY, 1, 2, 3) for _ in range(2)]
     written = [runner.decode(sequences) for _ in range(8)]
     assert [list(story) for story in zip(*written, strict=True)] == [alone] * 2

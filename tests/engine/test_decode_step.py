@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
-from jet.cache.state_pool import PAGE, SlotPool
-from jet.engine.decode_step import FusedStep
+from jet.cache.state_pool import PAGE_SIZE, StatePool
+from jet.engine.decode_step import DecodeStep
 from jet.ops.backends import OpBackend, numba_backend, reference_backend, triton_backend
 from jet.ops.decode_batch import DecodeBatch
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
@@ -43,13 +43,13 @@ class Stepped:
         self, model: JetNemotronForCausalLM, backend: str = "torch", rows: int = 1, slots: int = 3
     ) -> None:
         self.model = model
-        self.pool = SlotPool(model.config, slots, max(4, slots) * PAGE, model.dtype, DEVICE)
+        self.pool = StatePool(model.config, slots, max(4, slots) * PAGE_SIZE, model.dtype, DEVICE)
         for memory in self.pool.layers:
             for tensor in vars(memory).values():
                 tensor[:-1] = torch.nan
-        self.rows = DecodeBatch.make(rows, DEVICE, null_slot=self.pool.idle)
-        self.step = FusedStep(model, self.pool, self.rows, backend_called(backend, model, rows))
-        self.slots = [self.pool.open() for _ in range(rows)]
+        self.rows = DecodeBatch.make(rows, DEVICE, null_slot=self.pool.null_slot)
+        self.step = DecodeStep(model, self.pool, self.rows, backend_called(backend, model, rows))
+        self.slots = [self.pool.allocate() for _ in range(rows)]
         self.rows.slot.copy_(torch.tensor(self.slots))
 
     def prefill(self, row: int, ids: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_steps_equal_forwards(layers: str, backend: str) -> None:
         ours = stepped.read(int(token))
         theirs = reference(token.view(1, 1), past_key_values=expected).logits[:, -1]
         torch.testing.assert_close(ours.double(), theirs, atol=2e-4, rtol=2e-4)
-    assert stepped.pool.memory(300).keys() == expected.memory().keys()
+    assert stepped.pool.state_bytes(300).keys() == expected.memory().keys()
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 3, 5), (64, 65), (6, 1, 8), (200,)], ids=str)
@@ -186,8 +186,8 @@ def test_every_weight_but_the_first_is_fetched_while_the_part_before_runs() -> N
         return step
 
     backend = dataclasses.replace(reference_backend(), with_prefetch=note)
-    pool, rows = SlotPool(model.config, 1, PAGE, model.dtype, DEVICE), DecodeBatch.make(1, DEVICE)
-    parts = FusedStep(model, pool, rows, backend).parts
+    pool, rows = StatePool(model.config, 1, PAGE_SIZE, model.dtype, DEVICE), DecodeBatch.make(1, DEVICE)
+    parts = DecodeStep(model, pool, rows, backend).ops
     places = {id(part.run): number for number, part in enumerate(parts)}
     weights = [part.weight for part in parts if part.weight is not None]
     assert len(weights) == 4 * 5 + 1 - 2  # attention itself has none
@@ -216,29 +216,29 @@ def test_weights_are_shared_not_copied_and_unchanged() -> None:
 
 
 def test_slots_and_pages_are_handed_out_and_taken_back() -> None:
-    pool = SlotPool(small_model().config, 2, 3 * PAGE, torch.float32, "cpu")
-    first, second = pool.open(), pool.open()
+    pool = StatePool(small_model().config, 2, 3 * PAGE_SIZE, torch.float32, "cpu")
+    first, second = pool.allocate(), pool.allocate()
     with pytest.raises(MemoryError, match="taken"):
-        pool.open()
-    pool.reserve(first, PAGE + 1)
-    pool.reserve(first, PAGE + 2)
-    assert pool.free_tokens == PAGE
-    with pytest.raises(MemoryError, match=f"memory for {PAGE} tokens"):
-        pool.reserve(second, PAGE + 1)
-    pool.reserve(second, PAGE)
-    pages = [*pool.table[first, :2].tolist(), int(pool.table[second, 0])]
+        pool.allocate()
+    pool.reserve(first, PAGE_SIZE + 1)
+    pool.reserve(first, PAGE_SIZE + 2)
+    assert pool.free_tokens == PAGE_SIZE
+    with pytest.raises(MemoryError, match=f"memory for {PAGE_SIZE} tokens"):
+        pool.reserve(second, PAGE_SIZE + 1)
+    pool.reserve(second, PAGE_SIZE)
+    pages = [*pool.page_table[first, :2].tolist(), int(pool.page_table[second, 0])]
     assert sorted(pages) == [1, 2, 3]
-    pool.close(first)
-    assert pool.free_tokens == 2 * PAGE
-    third = pool.open()
+    pool.free(first)
+    assert pool.free_tokens == 2 * PAGE_SIZE
+    third = pool.allocate()
     assert third == first
     assert all(not memory.recurrent[third].any() for memory in pool.layers if hasattr(memory, "recurrent"))
 
 
 def test_a_sequence_cannot_be_longer_than_the_table() -> None:
-    pool = SlotPool(small_model().config, 1, 9 * PAGE, torch.float32, "cpu")
+    pool = StatePool(small_model().config, 1, 9 * PAGE_SIZE, torch.float32, "cpu")
     with pytest.raises(MemoryError, match="512 tokens"):
-        pool.reserve(pool.open(), 513)
+        pool.reserve(pool.allocate(), 513)
 
 
 def test_memory_is_counted_over_real_tensors() -> None:
@@ -248,6 +248,6 @@ def test_memory_is_counted_over_real_tensors() -> None:
     with torch.inference_mode():
         stepped.prefill(0, ids)
         model(ids[None], past_key_values=usual)
-    assert stepped.pool.memory(5) == usual.memory()
+    assert stepped.pool.state_bytes(5) == usual.memory()
     sizes = [tensor.nbytes for memory in stepped.pool.layers for tensor in vars(memory).values()]
     assert stepped.pool.nbytes() == sum(sizes)

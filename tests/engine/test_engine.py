@@ -56,7 +56,7 @@ def test_the_first_chunk_comes_before_the_prompt_is_read() -> None:
 
 
 def test_phases_come_in_order_and_every_chunk_has_the_seed() -> None:
-    with serving(FakeRunner(), prefill_chunk=2) as engine:
+    with serving(FakeRunner(), prefill_chunk_size=2) as engine:
         chunks = list(ask(engine, "seven b"))
     phases = [chunk.stats.phase for chunk in chunks]
     # Three pieces come before the last one, which already brings the first token.
@@ -108,7 +108,7 @@ class TimedRunner(FakeRunner):
 
 def test_who_writes_pauses_only_shortly_for_a_long_prompt_which_gets_half_of_the_time() -> None:
     runner = TimedRunner()
-    options = EngineOptions(prefill_chunk=512, pause_s=0.05)
+    options = EngineOptions(prefill_chunk_size=512, max_decode_stall_s=0.05)
     info = replace(INFO, context=6000)
     engine = LocalEngine(runner, ByteTokenizer(), info, options, clock=lambda: runner.now)
     runner.allow(2)
@@ -133,14 +133,14 @@ def test_where_nobody_writes_a_prompt_is_read_in_large_pieces() -> None:
             pieces.append(len(tokens))
             super().prefill(handle, tokens)
 
-    with serving(Counting(), prefill_chunk=100, context=300) as engine:
+    with serving(Counting(), prefill_chunk_size=100, context=300) as engine:
         list(ask(engine, "l" * 250))
     assert pieces == [100, 100, 50]
 
 
 def test_beyond_the_places_requests_wait_in_order_and_see_their_position() -> None:
     runner = FakeRunner(gated=True)
-    with serving(runner, max_active=2) as engine:
+    with serving(runner, max_running_requests=2) as engine:
         streams = {name: ask(engine, name) for name in "abcde"}
         assert [next(iter(streams[name])).stats.queue_position for name in "abcde"] == [0, 0, 1, 2, 3]
         assert (engine.info().active_requests, engine.info().queued_requests) in {(2, 3), (1, 4), (0, 5)}
@@ -256,7 +256,7 @@ def test_half_a_character_is_never_sent_and_all_text_comes() -> None:
 @pytest.mark.parametrize("allowed", [1, 2, 3, 10])
 def test_an_abort_takes_effect_within_one_step(allowed: int) -> None:
     runner = FakeRunner(gated=True)
-    with serving(runner, prefill_chunk=2) as engine:
+    with serving(runner, prefill_chunk_size=2) as engine:
         stream = ask(engine, "abcd")  # two pieces
         runner.allow(allowed)
         wait_for(lambda: runner.calls() == allowed)
@@ -275,7 +275,7 @@ def test_an_abort_takes_effect_within_one_step(allowed: int) -> None:
 
 def test_a_waiting_request_can_be_aborted() -> None:
     runner = FakeRunner(gated=True)
-    with serving(runner, max_active=1) as engine:
+    with serving(runner, max_running_requests=1) as engine:
         first, second, third = (ask(engine, name) for name in "abc")
         second.abort()
         runner.allow(2)
@@ -352,7 +352,7 @@ def test_a_request_that_fails_before_its_first_turn_gets_none() -> None:
 
 def test_close_ends_every_stream_visibly() -> None:
     runner = FakeRunner(gated=True)
-    engine = make_engine(runner, max_active=1)
+    engine = make_engine(runner, max_running_requests=1)
     streams = [ask(engine, name) for name in "abc"]
     runner.allow(3)
     closer = threading.Thread(target=engine.close)
@@ -384,7 +384,7 @@ def test_close_does_not_wait_forever_for_a_step_that_hangs(monkeypatch: pytest.M
 def test_nobody_waits_for_a_device_thread_that_died() -> None:
     runner = FakeRunner(gated=True)
     runner.faults["a", "step 2"] = SystemExit("the driver is gone")
-    engine = make_engine(runner, max_active=1)
+    engine = make_engine(runner, max_running_requests=1)
     streams = [ask(engine, name) for name in "ab"]
     runner.allow(3)
     for stream in streams:
@@ -471,7 +471,7 @@ def test_warm_up_is_timed_and_its_failure_is_raised() -> None:
 
 def test_the_engine_needs_a_place_to_serve() -> None:
     with pytest.raises(ValueError, match="not 0"):
-        LocalEngine(FakeRunner(), ByteTokenizer(), INFO, EngineOptions(max_active=0))
+        LocalEngine(FakeRunner(), ByteTokenizer(), INFO, EngineOptions(max_running_requests=0))
 
 
 def test_many_threads_get_their_own_stories() -> None:
@@ -499,7 +499,7 @@ def test_many_threads_get_their_own_stories() -> None:
             if not complete or reason not in ("stop", "aborted", "error"):
                 wrong.append(f"{name}: {reason} {text!r}")
 
-    with serving(runner, max_active=3) as engine:
+    with serving(runner, max_running_requests=3) as engine:
         threads = [threading.Thread(target=write, args=(engine, n)) for n in range(16)]
         for thread in threads:
             thread.start()
@@ -521,7 +521,7 @@ class PreparingRunner(FakeRunner):
         self.pieces = 0
         self._error = error
 
-    def prepare(self) -> bool:
+    def capture_next(self) -> bool:
         assert self.left.acquire(timeout=10)
         if self._error is not None:
             raise self._error
@@ -531,7 +531,7 @@ class PreparingRunner(FakeRunner):
 
 def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:
     runner = PreparingRunner()
-    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.0))
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(idle_before_capture_s=0.0))
     stream = ask(engine, "a")
     runner.left.release()  # the piece under way
     assert text_of(list(stream)) == "the story of a. "
@@ -545,7 +545,7 @@ def test_what_is_to_be_prepared_waits_for_idle_moments() -> None:
 
 def test_who_comes_back_soon_waits_for_nothing_that_is_prepared() -> None:
     runner = PreparingRunner()  # which would wait until it is let
-    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=1e6))
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(idle_before_capture_s=1e6))
     for _ in range(2):
         assert text_of(list(ask(engine, "a"))) == "the story of a. "
     assert runner.pieces == 0
@@ -554,7 +554,7 @@ def test_who_comes_back_soon_waits_for_nothing_that_is_prepared() -> None:
 
 def test_after_a_rest_all_is_prepared_without_another_one() -> None:
     runner = PreparingRunner()
-    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.01))
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(idle_before_capture_s=0.01))
     rests: list[float | None] = []
     wait_for_change = engine._changed.wait_for
 
@@ -571,7 +571,7 @@ def test_after_a_rest_all_is_prepared_without_another_one() -> None:
 
 def test_what_cannot_be_prepared_is_done_without() -> None:
     runner = PreparingRunner(RuntimeError("no memory for another graph"))
-    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(rest_s=0.0))
+    engine = LocalEngine(runner, ByteTokenizer(), INFO, EngineOptions(idle_before_capture_s=0.0))
     runner.left.release()
     assert text_of(list(ask(engine, "a"))) == "the story of a. "
     engine.close()

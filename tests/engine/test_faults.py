@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from jet.api import RequestError
-from jet.cache.state_pool import PAGE
+from jet.cache.state_pool import PAGE_SIZE
 from jet.engine.engine import LocalEngine
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
@@ -65,13 +65,13 @@ def runner_of(engine: LocalEngine) -> ModelRunner:
         close = runner.close
 
         def check_and_close() -> None:
-            while runner._sessions.evict():
+            while runner._prefix_cache.evict():
                 pass
-            ledger = runner._pool.ledger
+            ledger = runner._pool.allocator
             runner.closed_clean = (  # type: ignore[attr-defined]
                 ledger.free == ledger._count
-                and ledger.promised == 0
-                and len(runner._pool._free_slots) == runner._pool.idle
+                and ledger.reserved_pages == 0
+                and len(runner._pool._free_slots) == runner._pool.null_slot
             )
             close()
 
@@ -87,30 +87,30 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def poisoned(sequence: Sequence) -> bool:
-    return POISON in sequence.text
+    return POISON in sequence.token_ids
 
 
 @contextmanager
 def failing(engine: LocalEngine, name: str, error: Exception, after: int = 0) -> Iterator[None]:
-    """While it lasts, this part of the stepper fails whenever the poisoned request is a part of it.
+    """While it lasts, this part of the decoder fails whenever the poisoned request is a part of it.
 
     `after`: not before that request has drawn so many tokens.
     """
-    stepper = runner_of(engine)._stepper
-    real = getattr(stepper, name)
+    decoder = runner_of(engine)._decoder
+    real = getattr(decoder, name)
 
     def fail(sequences: Sequence | list[Sequence], *given: object) -> object:
         listed = [sequences] if isinstance(sequences, Sequence) else sequences
         result = real(sequences, *given)  # the states are then no longer what they were
-        if any(poisoned(one) and one.steps >= after for one in listed):
+        if any(poisoned(one) and one.num_generated >= after for one in listed):
             raise error
         return result
 
-    setattr(stepper, name, fail)
+    setattr(decoder, name, fail)
     try:
         yield
     finally:
-        setattr(stepper, name, real)
+        setattr(decoder, name, real)
 
 
 def check(
@@ -139,15 +139,15 @@ def test_a_kernel_that_fails_in_a_step_of_many(
     engine: LocalEngine, alone: list[list[int]], after: int
 ) -> None:
     """Nobody knows what it has done to the others' states: they read again, and write the same."""
-    stepper = runner_of(engine)._stepper
-    launch, sizes, together = stepper.launch, [], threading.Event()
+    decoder = runner_of(engine)._decoder
+    launch, sizes, together = decoder.launch, [], threading.Event()
 
     def launch_together(sequences: list[Sequence]) -> object:
         together.wait(10)  # on a busy machine the first could be at its end before the last is in line
         sizes.append(len(sequences))
         return launch(sequences)
 
-    stepper.launch = launch_together  # type: ignore[method-assign, assignment]
+    decoder.launch = launch_together  # type: ignore[method-assign, assignment]
     with failing(engine, "launch", RuntimeError("CUDA error: misaligned address"), after):
         # One came when it read again.
         check(engine, alone, "misaligned address", tokens=after + 1, submitted=together.set)
@@ -155,22 +155,22 @@ def test_a_kernel_that_fails_in_a_step_of_many(
 
 
 def test_a_kernel_that_fails_once_costs_nobody_the_story(engine: LocalEngine, alone: list[list[int]]) -> None:
-    stepper = runner_of(engine)._stepper
-    launch, failures = stepper.launch, [RuntimeError("a hiccup")]
+    decoder = runner_of(engine)._decoder
+    launch, failures = decoder.launch, [RuntimeError("a hiccup")]
 
     def fail_once(sequences: list[Sequence]) -> object:
         if len(sequences) > 1 and failures:
             raise failures.pop()
         return launch(sequences)
 
-    stepper.launch = fail_once  # type: ignore[method-assign, assignment]
+    decoder.launch = fail_once  # type: ignore[method-assign, assignment]
     streams = [submit(engine, *request, user="good") for request in GOOD]
     assert [finish(stream)[0] for stream in streams] == alone
     assert not failures
 
 
 def test_a_kernel_that_fails_at_the_first_token(engine: LocalEngine, alone: list[list[int]]) -> None:
-    with failing(engine, "draw", RuntimeError("no kernel image")):
+    with failing(engine, "sample", RuntimeError("no kernel image")):
         check(engine, alone, "no kernel image", tokens=0)
 
 
@@ -198,35 +198,35 @@ def test_a_prompt_that_cannot_be_read(engine: LocalEngine, alone: list[list[int]
 
 def test_memory_that_is_full_in_the_middle_of_a_story(engine: LocalEngine, alone: list[list[int]]) -> None:
     runner = runner_of(engine)
-    no_memory = runner._no_memory
+    no_memory = runner._reserve_next
 
     def full(sequence: Sequence) -> MemoryError | None:
-        if poisoned(sequence) and sequence.length == len(BAD) + 3:
-            return MemoryError(f"There is memory for {sequence.length} tokens of this story.")
+        if poisoned(sequence) and sequence.num_computed_tokens == len(BAD) + 3:
+            return MemoryError(f"There is memory for {sequence.num_computed_tokens} tokens of this story.")
         return no_memory(sequence)
 
-    runner._no_memory = full  # type: ignore[method-assign]
+    runner._reserve_next = full  # type: ignore[method-assign]
     check(engine, alone, "memory for 24 tokens", tokens=4)
 
 
 def test_numbers_that_are_none(engine: LocalEngine, alone: list[list[int]]) -> None:
     """From the fourth token on; what the broken request has left behind is not started from by another."""
     runner = runner_of(engine)
-    draw = runner._stepper._draw  # type: ignore[attr-defined]
+    draw = runner._decoder._sample  # type: ignore[attr-defined]
 
     def poison(sequence: Sequence, logits: torch.Tensor) -> object:
-        broken = poisoned(sequence) and sequence.steps >= 3
+        broken = poisoned(sequence) and sequence.num_generated >= 3
         return draw(sequence, logits * torch.nan if broken else logits)
 
-    runner._stepper._draw = poison  # type: ignore[attr-defined]
+    runner._decoder._sample = poison  # type: ignore[attr-defined]
     check(engine, alone, "not a number", tokens=3)
-    assert not [one for one in runner._sessions._near if one.user == "bad"]
+    assert not [one for one in runner._prefix_cache._device_lru if one.cache_salt == "bad"]
 
 
 def test_a_request_that_can_never_be_fitted_is_told_the_largest_that_can(
     model: JetNemotronForCausalLM,
 ) -> None:
-    small = engine_on(model, writers=2, kept=1, context=PAGE)
+    small = engine_on(model, writers=2, kept=1, context=PAGE_SIZE)
     with pytest.raises(RequestError, match="300 tokens, and 1 to 255 can be read"):
         submit(small, [1] * 300, GREEDY)
     assert len(finish(submit(small, [1] * 200, GREEDY))[0]) == 12
@@ -258,7 +258,7 @@ def test_a_storm_of_aborts(engine: LocalEngine, alone: list[list[int]]) -> None:
 
 def test_a_full_line_is_refused_and_those_in_it_are_served() -> None:
     runner = FakeRunner(gated=True)
-    engine = make_engine(runner, max_active=1, line=2)
+    engine = make_engine(runner, max_running_requests=1, max_waiting=2)
     streams = [ask(engine, name) for name in "abc"]
     with pytest.raises(RequestError, match="2 stories are waiting already"):
         ask(engine, "d")
@@ -270,7 +270,7 @@ def test_a_full_line_is_refused_and_those_in_it_are_served() -> None:
 
 def test_a_user_has_so_many_places_and_the_others_get_theirs() -> None:
     runner = FakeRunner(gated=True)
-    engine = make_engine(runner, max_active=3, per_user=2)
+    engine = make_engine(runner, max_running_requests=3, max_running_per_user=2)
     streams = [ask(engine, name, user="ann") for name in ("a1", "a2", "a3")]
     streams.append(ask(engine, "b", user="bob"))
     assert [next(iter(stream)).stats.queue_position for stream in streams] == [0, 0, 1, 0]
@@ -285,7 +285,7 @@ def test_a_user_has_so_many_places_and_the_others_get_theirs() -> None:
 def test_who_does_not_fit_yet_waits_and_who_never_will_is_told() -> None:
     runner = FakeRunner(gated=True)
     runner.room = 1
-    engine = make_engine(runner, max_active=3)
+    engine = make_engine(runner, max_running_requests=3)
     first, second = ask(engine, "a"), ask(engine, "b")
     runner.allow(100_000)
     assert text_of(list(first)) == "the story of a. "

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
-from jet.cache.state_pool import PAGE
+from jet.cache.state_pool import PAGE_SIZE
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
 from jet.engine.model_runner import ModelRunner
-from jet.engine.sampler import Chooser
+from jet.engine.sampler import HostSampler
 from jet.engine.stream import LocalStream
 from jet.engine.text.tokenizer import StoryTokenizer
 from jet.modeling import JetNemotronForCausalLM
@@ -43,12 +43,16 @@ def make_model() -> JetNemotronForCausalLM:
 def make_engine(model: JetNemotronForCausalLM, writers: int = 8, kept: int = 60) -> LocalEngine:
     tokenizer = StoryTokenizer(as_transformers(KINDS["byte_level"]), 0, frozenset([0]))
     runner = ModelRunner(
-        model, tokenizer.stop_ids, slots=writers, kept_slots=kept, tokens=30 * PAGE, context=2 * PAGE,
-        breakers=tokenizer.breakers(),
+        model, tokenizer.stop_ids, slots=writers, cache_slots=kept,
+        tokens=30 * PAGE_SIZE, context=2 * PAGE_SIZE,
+        dry_sequence_breakers=tokenizer.dry_sequence_breakers(),
     )  # fmt: skip
-    info = replace(describe("tiny", model, load_s=0.0), context=2 * PAGE)
+    info = replace(describe("tiny", model, load_s=0.0), context=2 * PAGE_SIZE)
     return LocalEngine(
-        runner, tokenizer, info, EngineOptions(max_active=writers, per_user=6, prefill_chunk=16)
+        runner,
+        tokenizer,
+        info,
+        EngineOptions(max_running_requests=writers, max_running_per_user=6, prefill_chunk_size=16),
     )
 
 
@@ -75,7 +79,7 @@ def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 def submit(
     engine: LocalEngine, prompt: str, sampling: SamplingParams = SAMPLED, user: str = "", **more: int
 ) -> LocalStream:
-    return engine.submit(Request(prompt, sampling, user=user, healing=True, **more))
+    return engine.submit(Request(prompt, sampling, cache_salt=user, healing=True, **more))
 
 
 def finish(stream: LocalStream) -> tuple[str, tuple[int, ...], RequestStats, list[TokenChunk]]:
@@ -126,9 +130,9 @@ def test_retry_reads_nothing_again_and_writes_what_a_fresh_engine_writes(
             other = replace(sampling, seed=seed)
             text, ids, stats, _ = finish(submit(engine, prompt, other, user))
             assert (text, ids) == write(fresh, prompt, other)
-            if seed != 3 or stats.resumed_tokens:
-                assert stats.prompt_tokens - stats.resumed_tokens == taken(engine, prompt)
-        assert stats.resumed_tokens
+            if seed != 3 or stats.cached_tokens:
+                assert stats.prompt_tokens - stats.cached_tokens == taken(engine, prompt)
+        assert stats.cached_tokens
 
 
 def test_going_on_reads_at_most_the_healed_tokens_again(engine: LocalEngine, fresh: LocalEngine) -> None:
@@ -138,10 +142,10 @@ def test_going_on_reads_at_most_the_healed_tokens_again(engine: LocalEngine, fre
         answer, _, stats, _ = finish(submit(engine, text, sampling, user))
         assert answer == write(fresh, text, sampling)[0]
         if own_tokens(engine, text) == left:  # otherwise its text has other tokens
-            assert stats.prompt_tokens - stats.resumed_tokens <= 8
+            assert stats.prompt_tokens - stats.cached_tokens <= 8
         text += answer
         left = entry_tokens(engine, user)
-    assert stats.resumed_tokens
+    assert stats.cached_tokens
 
 
 def own_tokens(engine: LocalEngine, text: str) -> list[int]:
@@ -150,7 +154,7 @@ def own_tokens(engine: LocalEngine, text: str) -> list[int]:
 
 def entry_tokens(engine: LocalEngine, user: str) -> list[int]:
     """The longest that the user has left."""
-    return engine._runner._sessions._users[user][0].tokens.tolist()
+    return engine._runner._prefix_cache._by_salt[user][0].tokens.tolist()
 
 
 def test_a_seed_gives_one_story_and_the_border_takes_no_number_from_it(fresh: LocalEngine) -> None:
@@ -169,31 +173,31 @@ def test_only_new_text_counts_and_each_token_once(fresh: LocalEngine) -> None:
     for prompt in CUTS:
         for seed in range(4):
             sampling = replace(SAMPLED, seed=seed, max_new_tokens=5)
-            text, ids, stats, chunks = finish(submit(fresh, prompt, sampling, alternatives=3))
-            details = [detail for chunk in chunks for detail in chunk.details]
+            text, ids, stats, chunks = finish(submit(fresh, prompt, sampling, top_logprobs=3))
+            details = [detail for chunk in chunks for detail in chunk.logprobs]
             assert len(ids) == len(details) == stats.tokens <= 5
             assert stats.finish_reason == "stop" or stats.tokens == 5
-            assert "".join(detail.drawn.text for detail in details) == text or "\ufffd" in text
+            assert "".join(detail.sampled.text for detail in details) == text or "\ufffd" in text
             # Where everything is drawn again, the token of an empty prompt is read before it.
-            whole = len(fresh._tokenizer.encode(fresh.as_read(prompt), 1000))
+            whole = len(fresh._tokenizer.encode(fresh.normalize_prompt(prompt), 1000))
             assert stats.prompt_tokens == whole + (prompt == "a")
 
 
 def test_probabilities_are_those_before_the_mask(fresh: LocalEngine, model: JetNemotronForCausalLM) -> None:
     prompt = "the sea and "
-    _, ids, _, chunks = finish(submit(fresh, prompt, replace(SAMPLED, seed=1), alternatives=4))
-    first = next(detail for chunk in chunks for detail in chunk.details)
+    _, ids, _, chunks = finish(submit(fresh, prompt, replace(SAMPLED, seed=1), top_logprobs=4))
+    first = next(detail for chunk in chunks for detail in chunk.logprobs)
     read, healing, _ = fresh._tokenizer.encode_healed(prompt, 1000)
     assert healing is not None and healing.root.left == b" "
     if ids[0] in healing.root.covers and ids[0] not in healing.root.exact:
         logits = model(input_ids=torch.from_numpy(read.astype(np.int64))[None]).logits[0, -1]
         logs = logits.double().log_softmax(-1)
-        assert first.drawn.logprob == pytest.approx(float(logs[ids[0]]), abs=1e-4)
-        for one in first.alternatives:
+        assert first.sampled.logprob == pytest.approx(float(logs[ids[0]]), abs=1e-4)
+        for one in first.top_logprobs:
             assert one.logprob == pytest.approx(float(logs[one.token_id]), abs=1e-4)
             assert one.token_id in healing.root.covers and one.text
-        assert [one.logprob for one in first.alternatives] == sorted(
-            (one.logprob for one in first.alternatives), reverse=True
+        assert [one.logprob for one in first.top_logprobs] == sorted(
+            (one.logprob for one in first.top_logprobs), reverse=True
         )
 
 
@@ -250,7 +254,7 @@ def test_an_aborted_story_leaves_nothing_behind(model: JetNemotronForCausalLM) -
     text, ids, _, _ = finish(submit(engine, CUTS[0], SAMPLED, "ann"))
     engine_fresh = make_engine(model, writers=1)
     assert (text, ids) == write(engine_fresh, CUTS[0], SAMPLED)
-    assert engine._runner.held_pages == 0
+    assert engine._runner.pages_in_use == 0
     engine.close()
     engine_fresh.close()
 
@@ -261,14 +265,14 @@ def test_no_story_ends_before_so_many_tokens(
     fresh: LocalEngine, sampling: SamplingParams, healing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a network that would always end at once."""
-    penalise = Chooser._penalise
+    penalise = HostSampler._penalize
 
-    def ending(chooser: Chooser, logits: torch.Tensor) -> torch.Tensor:
+    def ending(chooser: HostSampler, logits: torch.Tensor) -> torch.Tensor:
         found = penalise(chooser, logits).clone()
-        found[:, chooser._special.stops] += 50
+        found[:, chooser._special_tokens.stop_ids] += 50
         return found
 
-    monkeypatch.setattr(Chooser, "_penalise", ending)
+    monkeypatch.setattr(HostSampler, "_penalize", ending)
     for tokens in (0, 1, 7, 9, 20):
         request = Request(
             "the old w", replace(sampling, max_new_tokens=9), 2, healing=healing, min_tokens=tokens
@@ -278,8 +282,8 @@ def test_no_story_ends_before_so_many_tokens(
         assert len(ids) == min(tokens, 9) + drawn_at_border
         assert stats.finish_reason == ("length" if tokens >= 9 else "stop")
         # What is told of the tokens does not know of it.
-        told = [detail for chunk in chunks for detail in chunk.details][drawn_at_border:]
-        assert all(detail.alternatives[0].token_id == 0 for detail in told[int(healing) :])
+        told = [detail for chunk in chunks for detail in chunk.logprobs][drawn_at_border:]
+        assert all(detail.top_logprobs[0].token_id == 0 for detail in told[int(healing) :])
 
 
 def test_what_healing_must_be_is_said() -> None:

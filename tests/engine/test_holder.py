@@ -9,10 +9,10 @@ import pytest
 
 from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHolder
-from jet.engine.loading import ModelChoice
+from jet.engine.loading import LocalConfig
 from tests.engine.fakes import FakeRunner, ask, make_engine, text_of
 
-A, B = ModelChoice("a"), ModelChoice("b")
+A, B = LocalConfig("a"), LocalConfig("b")
 
 
 class Factory:
@@ -25,14 +25,14 @@ class Factory:
     """
 
     def __init__(self, takes_s: float = 0.0, failures: int = 0) -> None:
-        self.built: list[ModelChoice] = []
+        self.built: list[LocalConfig] = []
         self.engines: list[LocalEngine] = []
         self.others: list[int] = []
         self.building = 0
         self.failures = failures
         self._takes_s = takes_s
 
-    def __call__(self, choice: ModelChoice) -> LocalEngine:
+    def __call__(self, choice: LocalConfig) -> LocalEngine:
         self.built.append(choice)
         self.others.append(self.building + sum(engine.alive for engine in self.engines))
         self.building += 1
@@ -68,7 +68,7 @@ def together(count: int, act: object) -> list[object]:
 def test_the_same_choice_gives_the_same_engine() -> None:
     factory = Factory()
     holder = ModelHolder(factory)
-    assert holder.engine(A) is holder.engine(ModelChoice("a"))
+    assert holder.engine(A) is holder.engine(LocalConfig("a"))
     assert factory.built == [A]
     assert text_of(list(ask(holder.engine(A), "a"))) == "the story of a. "
     holder.close()
@@ -92,7 +92,7 @@ def test_another_model_closes_the_one_that_is_there_first() -> None:
     assert factory.others == [0, 0]
     third = holder.engine(A)
     assert third is not first and third.alive and not second.alive
-    assert holder.engine(ModelChoice("a", dtype="bfloat16")) is not third
+    assert holder.engine(LocalConfig("a", dtype="bfloat16")) is not third
     holder.close()
 
 
@@ -154,7 +154,7 @@ def test_an_engine_that_died_is_replaced() -> None:
 
 def test_a_source_is_ready_once_its_model_is_loaded() -> None:
     holder = ModelHolder(Factory())
-    source, other = holder.source(A), holder.source(B)
+    source, other = holder.handle(A), holder.handle(B)
     assert not source.ready
     engine = source.engine()
     assert source.ready and not other.ready

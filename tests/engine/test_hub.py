@@ -67,7 +67,7 @@ def test_a_public_repository_is_fetched_whatever_becomes_of_the_token(
     monkeypatch.setenv("HF_TOKEN", token)
     server.expired = TOKEN
     assert fetch(REPOSITORY).name == COMMIT
-    assert hub.can_be_had(REPOSITORY)
+    assert hub.is_available(REPOSITORY)
     (warning,) = {record.getMessage() for record in caplog.records if record.name == "jet.engine.hub"}
     assert "HF_TOKEN" in warning and "left out" in warning
     assert token.strip() not in caplog.text
@@ -75,8 +75,8 @@ def test_a_public_repository_is_fetched_whatever_becomes_of_the_token(
 
 def test_another_model_is_not_taken_because_a_token_has_expired(server: HubServer) -> None:
     server.expired = TOKEN
-    assert hub.can_be_had(REPOSITORY), "nothing of it is in the cache, so the hub has been asked"
-    assert not hub.can_be_had("ann/other")
+    assert hub.is_available(REPOSITORY), "nothing of it is in the cache, so the hub has been asked"
+    assert not hub.is_available("ann/other")
 
 
 @pytest.mark.parametrize("token", [TOKEN, "hf_schlüssel-mit-umlaut"])
@@ -129,7 +129,7 @@ def test_a_proxy_that_is_none_is_named_and_not_gone_around(
     assert fetch(REPOSITORY).name == COMMIT, "the cache will do"
     said = refusal("v1")
     assert "the proxy ftp://h:1 of all_proxy cannot be used" in said and "NO_PROXY=hub.invalid" in said
-    assert not hub.can_be_had(REPOSITORY, "v1")
+    assert not hub.is_available(REPOSITORY, "v1")
     assert server.asked == []
 
 
@@ -197,7 +197,7 @@ def test_offline_the_cache_will_do_and_nobody_is_asked(
     server.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(REPOSITORY) == folder
-    assert hub.can_be_had(REPOSITORY), "or the page would take another model"
+    assert hub.is_available(REPOSITORY), "or the page would take another model"
     assert server.asked == []
 
 

@@ -15,10 +15,10 @@ from jet.engine import hub as hub_module
 from jet.engine import loading
 from jet.engine.engine import LocalEngine
 from jet.engine.loading import (
-    OFFICIAL_LICENCE,
+    OFFICIAL_LICENSE,
     OFFICIAL_MODEL,
     STORY_MODEL,
-    UNKNOWN_LICENCE,
+    UNKNOWN_LICENSE,
     default_model,
     licence,
     locate,
@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
 GPU = torch.device("cuda", 0)
-SMALL = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2)
+SMALL = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2)
 
 
 @pytest.fixture
@@ -122,10 +122,10 @@ def test_what_comes_with_the_program_is_found_from_anywhere(
         ("---\nlicense: apache-2.0\n---\n# A model", "Apache-2.0"),
         ("---\nlicense: other\nlicense_name: my-own\n---\n# A model", "my-own"),
         ("---\nlicense: cc-by-4.0\n---\n", "cc-by-4.0"),
-        ("---\ntags: [x]\n---\n", UNKNOWN_LICENCE),
-        ("no front matter", UNKNOWN_LICENCE),
-        ("---\n: {broken\n---\n", UNKNOWN_LICENCE),
-        (None, UNKNOWN_LICENCE),
+        ("---\ntags: [x]\n---\n", UNKNOWN_LICENSE),
+        ("no front matter", UNKNOWN_LICENSE),
+        ("---\n: {broken\n---\n", UNKNOWN_LICENSE),
+        (None, UNKNOWN_LICENSE),
     ],
     ids=ascii,
 )
@@ -140,11 +140,11 @@ def test_the_licence_is_what_the_card_says(card: str | None, line: str, tmp_path
     ["jet-ai/Jet-Nemotron-2B", "jet-ai/Jet-Nemotron-4B", "/hub/models--jet-ai--Jet-Nemotron-2B/snapshots/1"],
 )
 def test_the_official_weights_are_under_nvidias_licence(name: str) -> None:
-    assert licence(name) == OFFICIAL_LICENCE
+    assert licence(name) == OFFICIAL_LICENSE
 
 
 def test_an_unknown_model_on_the_hub_has_an_unknown_licence() -> None:
-    assert licence("somebody/something") == UNKNOWN_LICENCE
+    assert licence("somebody/something") == UNKNOWN_LICENSE
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_a_model_too_large_for_its_device_is_a_message(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(loading, "load_model", full)
-    choice = loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu", quantize=quantize)
+    choice = loading.LocalConfig(str(GOLDEN / "tiny-2b"), device="cpu", quantize=quantize)
     with pytest.raises(hardware.HardwareError, match=rf"the memory of cpu.*{advice}.* device cpu"):
-        loading.build_engine(choice)
+        loading.create_engine(choice)
 
 
 def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("jet.modeling.quantized_loading.quantize", full)
     with pytest.raises(hardware.HardwareError, match="does not fit into the memory"):
-        loading.build_engine(loading.ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu", quantize="int8"))
+        loading.create_engine(loading.LocalConfig(str(GOLDEN / "tiny-2b"), device="cpu", quantize="int8"))
 
 
 def test_a_quantised_official_model_fits_a_smaller_gpu(
@@ -185,9 +185,9 @@ def test_a_quantised_official_model_fits_a_smaller_gpu(
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
-    choice = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2, quantize=quantize)
-    plain = loading.ModelChoice(STORY_MODEL, "cpu", context=512, writers=2)
-    engine = loading.build_engine(choice)
+    choice = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2, quantize=quantize)
+    plain = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2)
+    engine = loading.create_engine(choice)
     try:
         info = engine.info()
         assert info.quantization == quantize and info.parameters == 16_412_964
@@ -198,7 +198,7 @@ def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
         assert [c.text for c in engine.submit(request)][-1] is not None
     finally:
         engine.close()
-    whole = loading.build_engine(plain)
+    whole = loading.create_engine(plain)
     whole.close()
     before = whole.info().footprint
     assert before is not None and before.recurrent == info.footprint.recurrent
@@ -218,11 +218,11 @@ def test_until_the_first_words_can_be_written_it_is_said_and_then_no_more(
     monkeypatch.setattr(loading, "LOADING", progress)
     monkeypatch.setattr(LocalEngine, "warm_up", warmed)
     progress.listen(said.append)
-    loading.build_engine(SMALL).close()
+    loading.create_engine(SMALL).close()
     assert said == warming == ["Preparing to write"] and progress.said is None
     monkeypatch.setattr(loading, "make_runner", no_memory)
     with pytest.raises(hardware.HardwareError):
-        loading.build_engine(SMALL)
+        loading.create_engine(SMALL)
     assert progress.said is None
 
 
@@ -234,7 +234,7 @@ def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.Mo
     """Which has it done while nobody writes; before it is ready, nobody does."""
     preparing: list[str] = []
     monkeypatch.setattr(
-        ModelRunner, "prepare", lambda runner: preparing.append(threading.current_thread().name)
+        ModelRunner, "capture_next", lambda runner: preparing.append(threading.current_thread().name)
     )
-    loading.build_engine(SMALL).close()
+    loading.create_engine(SMALL).close()
     assert set(preparing) <= {"jet-device"}

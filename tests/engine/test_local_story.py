@@ -17,7 +17,7 @@ from jet import hardware
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.engine import decoder
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import ModelChoice, build_engine, describe
+from jet.engine.loading import LocalConfig, create_engine, describe
 from jet.engine.model_runner import ModelRunner
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint, weight_bytes
@@ -36,13 +36,13 @@ class IdTokenizer:
 
     stop_ids: frozenset[int] = frozenset()
 
-    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
         return np.array([int(word) for word in prompt.split()], np.int32)
 
     def detokenizer(self, prompt: object) -> IdTokenizer:
         return self
 
-    def text_of(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         return str(token)
 
     def push(self, token: int) -> str:
@@ -60,7 +60,7 @@ def model() -> JetNemotronForCausalLM:
 def engine_on(model: JetNemotronForCausalLM, prefill_chunk: int = 256, **changes: object) -> LocalEngine:
     info = replace(describe("tiny", model, load_s=0.0), **changes)
     runner = ModelRunner(model, frozenset())
-    return LocalEngine(runner, IdTokenizer(), info, EngineOptions(prefill_chunk=prefill_chunk))
+    return LocalEngine(runner, IdTokenizer(), info, EngineOptions(prefill_chunk_size=prefill_chunk))
 
 
 @pytest.fixture(scope="module")
@@ -144,21 +144,21 @@ def test_prompts_and_tokens_are_read_with_the_threads_given(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     runner = ModelRunner(model, frozenset(), decode_threads=1)
-    sequence = runner.open(replace(GREEDY, seed=0))
+    sequence = runner.allocate(replace(GREEDY, seed=0))
     runner.prefill(sequence, [1, 2])
     runner.prefill(sequence, [3, 4])
-    runner.step(sequence)
-    runner.step(sequence)
-    runner.prefill(runner.open(replace(GREEDY, seed=0)), [1])
+    runner.decode_one(sequence)
+    runner.decode_one(sequence)
+    runner.prefill(runner.allocate(replace(GREEDY, seed=0)), [1])
     assert threads == [4, 1, 4]
 
 
 def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
     """The document starts with one, which says nothing about how soon it should end."""
     runner = ModelRunner(model, stop_ids=frozenset({0}))
-    sequence = runner.open(SamplingParams(repetition_penalty=1.2, seed=0))
+    sequence = runner.allocate(SamplingParams(repetition_penalty=1.2, seed=0))
     runner.prefill(sequence, [0, 5, 9])
-    seen = runner._stepper._choosers[sequence]._seen  # type: ignore[attr-defined]
+    seen = runner._decoder._samplers[sequence]._token_mask  # type: ignore[attr-defined]
     assert seen.nonzero()[:, 1].tolist() == [5, 9]
 
 
@@ -196,13 +196,13 @@ def test_the_state_is_freed_with_the_request(model: JetNemotronForCausalLM, endi
 def test_on_cuda_the_engine_writes_what_the_bare_network_writes_and_frees_its_state() -> None:
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-2b", dtype=torch.float32).to("cuda")
     runner = ModelRunner(model, frozenset())
-    while runner.prepare():  # or else the engine does so between requests, which takes memory
+    while runner.capture_next():  # or else the engine does so between requests, which takes memory
         pass
     sampling = SamplingParams(seed=3, max_new_tokens=50)
-    sequence = runner.open(sampling)
+    sequence = runner.allocate(sampling)
     runner.prefill(sequence, [1, 2, 3])
-    bare = [runner.step(sequence) for _ in range(50)]
-    runner.release(sequence)
+    bare = [runner.decode_one(sequence) for _ in range(50)]
+    runner.free(sequence)
     read_memory = partial(hardware.read_memory, model.device)
     info = describe("tiny", model, load_s=0.0)
     engine = LocalEngine(runner, IdTokenizer(), info, read_memory=read_memory)
@@ -239,9 +239,9 @@ class Poisoned:
 def test_alternatives_are_told_to_those_who_ask(engine: LocalEngine, model: JetNemotronForCausalLM) -> None:
     sampling = SamplingParams(seed=4, max_new_tokens=6, temperature=1.0)
     plain = list(engine.submit(Request("5 9 2", sampling)))
-    asked = list(engine.submit(Request("5 9 2", sampling, alternatives=3)))
-    assert ids(plain) == ids(asked) and not any(chunk.details for chunk in plain)
-    details = [detail for chunk in asked for detail in chunk.details]
+    asked = list(engine.submit(Request("5 9 2", sampling, top_logprobs=3)))
+    assert ids(plain) == ids(asked) and not any(chunk.logprobs for chunk in plain)
+    details = [detail for chunk in asked for detail in chunk.logprobs]
     read = [5, 9, 2]
     for token, detail in zip(ids(asked), details, strict=True):
         with torch.no_grad():
@@ -249,11 +249,11 @@ def test_alternatives_are_told_to_those_who_ask(engine: LocalEngine, model: JetN
         seen = torch.zeros_like(logits, dtype=torch.bool)
         seen[read] = True
         logprobs = penalize_repetition(logits, seen, sampling.repetition_penalty).log_softmax(-1)
-        assert (detail.drawn.token_id, detail.drawn.text) == (token, str(token))
-        assert detail.drawn.logprob == pytest.approx(float(logprobs[token]), abs=1e-3)
+        assert (detail.sampled.token_id, detail.sampled.text) == (token, str(token))
+        assert detail.sampled.logprob == pytest.approx(float(logprobs[token]), abs=1e-3)
         top = logprobs.topk(3)
-        assert [other.token_id for other in detail.alternatives] == top.indices.tolist()
-        assert [other.logprob for other in detail.alternatives] == pytest.approx(
+        assert [other.token_id for other in detail.top_logprobs] == top.indices.tolist()
+        assert [other.logprob for other in detail.top_logprobs] == pytest.approx(
             top.values.tolist(), abs=1e-3
         )
         read.append(token)
@@ -274,7 +274,7 @@ def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
 
 
 def test_a_shorter_context_takes_less_memory_and_is_kept(checkpoint: Path) -> None:
-    engine = build_engine(ModelChoice(str(checkpoint), device="cpu", context=300))
+    engine = create_engine(LocalConfig(str(checkpoint), device="cpu", context=300))
     assert engine.info().context == 300
     last = list(engine.submit(Request("a", SamplingParams(max_new_tokens=1000, seed=1, min_p=0.0))))[-1].stats
     assert last.finish_reason in ("context", "stop") and last.tokens + last.prompt_tokens <= 300
@@ -297,9 +297,9 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
     pytest.importorskip("triton")
     monkeypatch.setattr("jet.ops.availability._recovery_attempts", [])
     monkeypatch.setenv("TRITON_CACHE_DIR", "")  # restored afterwards
-    monkeypatch.setattr(decoder, "HostStepper", lambda *given: "plain")
-    monkeypatch.setattr("jet.engine.cuda_graphs.GraphStepper", lambda *given: 1 / 0)
-    assert decoder.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
+    monkeypatch.setattr(decoder, "EagerDecoder", lambda *given: "plain")
+    monkeypatch.setattr("jet.engine.cuda_graphs.CudaGraphDecoder", lambda *given: 1 / 0)
+    assert decoder.make_decoder(OnCuda(), None, frozenset(), frozenset(), 1) == "plain"  # type: ignore[arg-type, comparison-overlap]
     assert "plain PyTorch is slower" in caplog.text
 
     monkeypatch.setattr("jet.ops.availability._recovery_attempts", [])
@@ -307,19 +307,19 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr("jet.engine.cuda_graphs.GraphStepper", full)
+    monkeypatch.setattr("jet.engine.cuda_graphs.CudaGraphDecoder", full)
     with pytest.raises(torch.OutOfMemoryError):
-        decoder.make_stepper(OnCuda(), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
+        decoder.make_decoder(OnCuda(), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
 
 
 def test_nothing_is_recorded_for_gradients() -> None:
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-4b")  # its weights want gradients
     runner = ModelRunner(model, frozenset())
-    sequence = runner.open(replace(GREEDY, seed=0))
+    sequence = runner.allocate(replace(GREEDY, seed=0))
     runner.prefill(sequence, [1, 2, 3])
-    runner.step(sequence)
-    runner.step(sequence)
-    assert runner._stepper.step.logits.is_inference()  # type: ignore[attr-defined]
+    runner.decode_one(sequence)
+    runner.decode_one(sequence)
+    assert runner._decoder.step.logits.is_inference()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -334,10 +334,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
-    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    engine = create_engine(LocalConfig(str(checkpoint), device="cpu"))
     info = engine.info()
     assert (info.model, info.device, info.dtype, info.context) == (str(checkpoint), "cpu", "float32", 4096)
-    assert info.licence == "Apache-2.0" and info.attention in ("sdpa", "eager")
+    assert info.license == "Apache-2.0" and info.attention in ("sdpa", "eager")
     assert info.kernels == {
         "gated_delta": "torch",
         "decode": numba_backend().name,
@@ -363,7 +363,7 @@ def test_the_same_story_through_the_engine_and_through_transformers(checkpoint: 
     from transformers import AutoTokenizer
 
     prompt = "Once upon a time <|endoftext|> é👩‍🚀"
-    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    engine = create_engine(LocalConfig(str(checkpoint), device="cpu"))
     text = text_of(list(engine.submit(Request(prompt, GREEDY))))
     engine.close()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -382,7 +382,7 @@ def test_the_same_story_through_the_engine_and_through_transformers(checkpoint: 
 
 
 def test_an_empty_prompt_starts_a_story(checkpoint: Path) -> None:
-    engine = build_engine(ModelChoice(str(checkpoint), device="cpu"))
+    engine = create_engine(LocalConfig(str(checkpoint), device="cpu"))
     last = list(engine.submit(Request("", GREEDY)))[-1].stats
     engine.close()
     assert last.finish_reason in ("length", "stop") and last.prompt_tokens == 1
@@ -390,7 +390,7 @@ def test_an_empty_prompt_starts_a_story(checkpoint: Path) -> None:
 
 def test_a_checkpoint_without_a_tokenizer_says_so() -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer of .*tiny-2b cannot be loaded"):
-        build_engine(ModelChoice(str(GOLDEN / "tiny-2b"), device="cpu"))
+        create_engine(LocalConfig(str(GOLDEN / "tiny-2b"), device="cpu"))
 
 
 def test_a_tokenizer_larger_than_the_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_tokenizer_larger_than_the_network_is_refused(checkpoint: Path, tmp_pa
     big.add_tokens([f"<{n}>" for n in range(512)])
     big.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"has \d+ tokens, the network 512"):
-        build_engine(ModelChoice(str(tmp_path), device="cpu"))
+        create_engine(LocalConfig(str(tmp_path), device="cpu"))
 
 
 def test_stats_can_travel_as_plain_data(engine: LocalEngine) -> None:

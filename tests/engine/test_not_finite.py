@@ -16,7 +16,7 @@ from jet.api import Request, SamplingParams
 from jet.bench.cli import main as bench
 from jet.bench.report import sections
 from jet.engine import loading
-from jet.engine.loading import ModelChoice, build_engine
+from jet.engine.loading import LocalConfig, create_engine
 from jet.modeling import CheckpointError
 from jet.ops import backends
 from jet.report.__main__ import main as report
@@ -62,19 +62,21 @@ def test_weights_that_are_not_numbers_are_named_when_the_model_is_started(name: 
     change, dtype, message = BAD[name]
     model = checkpoint(tmp_path / "bad", change)
     with pytest.raises(CheckpointError, match=message):
-        build_engine(ModelChoice(model, "cpu", dtype, context=64, writers=1))
+        create_engine(LocalConfig(model, "cpu", dtype, context=64, max_running_requests=1))
 
 
 def test_so_are_they_where_weights_are_quantised(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), NAN))
     with pytest.raises(CheckpointError, match=DOWN):
-        build_engine(ModelChoice(model, "cpu", quantize="int8", context=64, writers=1))
+        create_engine(LocalConfig(model, "cpu", quantize="int8", context=64, max_running_requests=1))
 
 
 def test_numbers_too_large_for_the_scales_of_int4_are_said_to_be(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), 1e6))
     with pytest.raises(CheckpointError, match=r"down_proj.weight \(infinite\).*without int4"):
-        build_engine(ModelChoice(model, "cpu", "float32", quantize="int4", context=64, writers=1))
+        create_engine(
+            LocalConfig(model, "cpu", "float32", quantize="int4", context=64, max_running_requests=1)
+        )
 
 
 def test_numbers_too_large_for_float16_are_said_to_be(
@@ -88,7 +90,7 @@ def test_numbers_too_large_for_float16_are_said_to_be(
     monkeypatch.setattr(loading, "_WARM_UP_TEXT", "Once upon a time")
     model = checkpoint(tmp_path / "bad", large)
     with pytest.raises(CheckpointError, match=r"too large for float16.*bfloat16 or float32"):
-        build_engine(ModelChoice(model, "cpu", "float16", context=64, writers=1))
+        create_engine(LocalConfig(model, "cpu", "float16", context=64, max_running_requests=1))
 
 
 def test_the_page_refuses_in_one_line_with_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +141,7 @@ def _without_bandwidth(options: object) -> list[object]:
 def test_a_request_that_meets_one_later_ends_with_a_clear_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine = build_engine(ModelChoice("assets/story-model", "cpu", context=128, writers=2))
+    engine = create_engine(LocalConfig("assets/story-model", "cpu", context=128, max_running_requests=2))
     try:
         embedding = engine._runner._model.model.embed_tokens.weight
         token = int(engine._tokenizer.encode("Zebra", 9)[-1])

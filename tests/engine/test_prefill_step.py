@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
-from jet.cache.state_pool import PAGE, SlotPool
-from jet.engine.prefill_step import FusedChunk, jet_sizes
+from jet.cache.state_pool import PAGE_SIZE, StatePool
+from jet.engine.prefill_step import PrefillStep, jet_sizes
 from jet.modeling.quantization import quantize_network
 from jet.ops.prefill_backends import PrefillBackend, reference_prefill_backend, triton_prefill_backend
 from tests.networks import GOLDEN_PROMPTS, golden_expectations, golden_model, random_ids, small_model
@@ -24,16 +24,16 @@ class Reader:
 
     def __init__(self, model: JetNemotronForCausalLM, tokens: int, backend: str = "torch") -> None:
         self.model = model
-        self.pool = SlotPool(model.config, 3, 8 * PAGE, model.dtype, DEVICE)
+        self.pool = StatePool(model.config, 3, 8 * PAGE_SIZE, model.dtype, DEVICE)
         for memory in self.pool.layers:
             for tensor in vars(memory).values():
                 tensor[:-1] = torch.nan
-        self.chunk = FusedChunk(model, self.pool, self._backend(backend, tokens), tokens)
+        self.chunk = PrefillStep(model, self.pool, self._backend(backend, tokens), tokens)
         for name in ("_x", "_normed", "_wide", "_narrow", "_lane", "logits"):
             if hasattr(self.chunk, name):
                 getattr(self.chunk, name).fill_(torch.nan)
-        self.other = self.pool.open()
-        self.slot = self.pool.open()
+        self.other = self.pool.allocate()
+        self.slot = self.pool.allocate()
         self.length = 0
 
     def _backend(self, name: str, tokens: int) -> PrefillBackend:

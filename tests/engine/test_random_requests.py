@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from jet.api import SamplingParams
 from jet.cache import state_pool as slots_module
-from jet.cache.host_pool import Saved
+from jet.cache.host_pool import HostSnapshot
 from jet.engine import model_runner as runner_module
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
@@ -35,7 +35,7 @@ from jet.engine.text.healing import Healing, Logits, Node, draw
 from jet.modeling import JetNemotronForCausalLM
 from tests.networks import small_model
 
-PAGE, CONTEXT, SLOTS, KEPT = 4, 40, 3, 4
+PAGE_SIZE, CONTEXT, SLOTS, KEPT = 4, 40, 3, 4
 END = 0
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_new_tokens=12, seed=0)
 PROMPTS = st.lists(st.integers(1, 3), min_size=1, max_size=14)  # alike enough to share beginnings
@@ -86,12 +86,15 @@ class Live:
 class Requests(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.patches = [mock.patch.object(module, "PAGE", PAGE) for module in (slots_module, runner_module)]
+        self.patches = [
+            mock.patch.object(module, "PAGE_SIZE", PAGE_SIZE) for module in (slots_module, runner_module)
+        ]
         for patch in self.patches:
             patch.start()
         self.runner = ModelRunner(
-            network(), frozenset([END]), slots=SLOTS, kept_slots=KEPT, tokens=14 * PAGE, context=CONTEXT,
-            keep_every=5, host_bytes=120_000,
+            network(), frozenset([END]), slots=SLOTS, cache_slots=KEPT,
+            tokens=14 * PAGE_SIZE, context=CONTEXT,
+            snapshot_interval=5, host_bytes=120_000,
         )  # fmt: skip
         self.live: list[Live] = []
         self.texts: dict[str, set[tuple[int, ...]]] = {"ann": set(), "bob": set(), "": set()}
@@ -128,12 +131,12 @@ class Requests(RuleBasedStateMachine):
             base = list(known[data.draw(st.integers(0, len(known) - 1))])
             prompt = (base[: data.draw(st.integers(0, len(base)))] + prompt)[: CONTEXT - 16]
         try:
-            sequence = self.runner.open(GREEDY, 0, prompt, min(len(prompt) + 14, CONTEXT), user)
+            sequence = self.runner.allocate(GREEDY, 0, prompt, min(len(prompt) + 14, CONTEXT), user)
         except MemoryError:
             return
         if healing is not None:
             self.runner.heal(sequence, healing)
-        self.runner.bar_end(sequence, barred)
+        self.runner.set_min_tokens(sequence, barred)
         self.live.append(Live(sequence, user, prompt, healing, list(prompt)))
 
     @precondition(lambda self: self.readers)
@@ -147,7 +150,7 @@ class Requests(RuleBasedStateMachine):
 
     def read_piece(self, one: Live, size: int) -> None:
         if one.read is None:
-            one.read = self.runner.resume(one.sequence, one.text)
+            one.read = self.runner.restore_prefix(one.sequence, one.text)
             if one.read and one.user:
                 # Only from what the very same user has read before.
                 assert any(text[: one.read] == tuple(one.text[: one.read]) for text in self.texts[one.user])
@@ -194,20 +197,20 @@ class Requests(RuleBasedStateMachine):
             self.check(one, outcome)
             if outcome == END or len(one.prompt + one.drawn) >= CONTEXT:
                 one.ended = True
-            if one.sequence.steps >= GREEDY.max_new_tokens:
+            if one.sequence.num_generated >= GREEDY.max_new_tokens:
                 one.ended = True
 
     def check(self, one: Live, outcome: int) -> None:
         before = (*one.prompt, *one.drawn)
         if one.healing is not None:
             expected = draw(one.healing.root, lambda path: logits(before + path), 0, 0.0)
-            way, one.healing = self.runner.healed(one.sequence), None
+            way, one.healing = self.runner.healed_path(one.sequence), None
             assert way is not None and (way.path, way.token) == (expected.path, expected.token)
-            assert outcome == way.token and one.sequence.steps == way.adds
+            assert outcome == way.token and one.sequence.num_generated == way.adds
             one.drawn += [*way.path, way.token]
         else:
             found = logits(before).copy()
-            if one.sequence.steps - 1 < one.sequence.min_tokens:
+            if one.sequence.num_generated - 1 < one.sequence.min_tokens:
                 found[END] = -np.inf
             assert outcome == int(found.argmax())
             one.drawn.append(outcome)
@@ -219,7 +222,7 @@ class Requests(RuleBasedStateMachine):
         """A step has failed: the request reads all of it again."""
         one = self.one(data, [one for one in self.live if one.read is not None])
         try:
-            self.runner.rewind(one.sequence)
+            self.runner.reset(one.sequence)
         except MemoryError:
             one.sequence.slot = None
             self.live.remove(one)
@@ -235,52 +238,54 @@ class Requests(RuleBasedStateMachine):
         one = self.one(data, self.live)
         self.end(one, keep)
         if not keep:
-            left = self.runner._sessions._origins
+            left = self.runner._prefix_cache._by_request
             assert id(one.sequence) not in left, "what failed leaves nothing"
 
     def end(self, one: Live, keep: bool) -> None:
         self.live.remove(one)
-        self.runner.release(one.sequence, keep)
+        self.runner.free(one.sequence, keep)
 
     @rule(far=st.booleans())
     def make_room(self, far: bool) -> None:
         """For others."""
         if far:
-            self.runner._sessions.evict_offloaded()
+            self.runner._prefix_cache.evict_host()
         else:
-            self.runner._sessions.evict()
+            self.runner._prefix_cache.evict()
 
     @invariant()
     def pages_add_up(self) -> None:
-        pool, ledger = self.runner._pool, self.runner._pool.ledger
-        live = Counter(page for slot in pool._promised for page in pool._pages[slot])
+        pool, ledger = self.runner._pool, self.runner._pool.allocator
+        live = Counter(page for slot in pool._reserved_pages for page in pool._pages[slot])
         kept = Counter(
-            page for slot in pool._pages if slot not in pool._promised for page in pool._pages[slot]
+            page for slot in pool._pages if slot not in pool._reserved_pages for page in pool._pages[slot]
         )
         for one in self.live:
-            if one.sequence.claim is not None:
-                live.update(one.sequence.claim[1])
-        for page in range(1, len(ledger._live)):
-            assert (ledger._live[page], ledger._kept[page]) == (live[page], kept[page])
-        assert sorted([*ledger._free, *(live | kept)]) == list(range(1, len(ledger._live)))
-        assert ledger.promised == sum(pool._promised.values()) >= 0
-        assert sorted([*pool._free_slots, *pool._pages]) == list(range(pool.idle))
+            if one.sequence.cache_handle is not None:
+                live.update(one.sequence.cache_handle[1])
+        for page in range(1, len(ledger._live_refs)):
+            assert (ledger._live_refs[page], ledger._cached_refs[page]) == (live[page], kept[page])
+        assert sorted([*ledger._free, *(live | kept)]) == list(range(1, len(ledger._live_refs)))
+        assert ledger.reserved_pages == sum(pool._reserved_pages.values()) >= 0
+        assert sorted([*pool._free_slots, *pool._pages]) == list(range(pool.null_slot))
 
     @invariant()
     def states_are_where_they_are_said_to_be(self) -> None:
-        runner, sessions = self.runner, self.runner._sessions
-        slots = {one.state.place for one in sessions._near}
-        assert slots == set(runner._pool._pages) - set(runner._pool._promised)
-        saved = [one.state.place for one in sessions._far]
-        holders = Counter(id(page) for one in saved if isinstance(one, Saved) for page in one.pages)
-        assert {id(page): page.holders for page in runner._store._pages.values()} == dict(holders)
-        assert runner._store.nbytes <= 120_000
-        pins = Counter(id(one.sequence.claim[0]) for one in self.live if one.sequence.claim is not None)
-        for resident in (*sessions._near, *sessions._far):
-            assert resident.pins == pins[id(resident)]
+        runner, sessions = self.runner, self.runner._prefix_cache
+        slots = {one.state.location for one in sessions._device_lru}
+        assert slots == set(runner._pool._pages) - set(runner._pool._reserved_pages)
+        saved = [one.state.location for one in sessions._host_lru]
+        holders = Counter(id(page) for one in saved if isinstance(one, HostSnapshot) for page in one.pages)
+        assert {id(page): page.ref_count for page in runner._host_pool._pages.values()} == dict(holders)
+        assert runner._host_pool.nbytes <= 120_000
+        pins = Counter(
+            id(one.sequence.cache_handle[0]) for one in self.live if one.sequence.cache_handle is not None
+        )
+        for resident in (*sessions._device_lru, *sessions._host_lru):
+            assert resident.lock_ref == pins[id(resident)]
             tokens = tuple(resident.tokens.tolist())
             # Nobody else's, and nothing that was read for a look and then taken back.
-            assert any(text[: len(tokens)] == tokens for text in self.texts[resident.user])
+            assert any(text[: len(tokens)] == tokens for text in self.texts[resident.cache_salt])
             if resident.state.logits is not None:
                 expected = logits(tokens)
                 assert np.abs(resident.state.logits[0].double().numpy() - expected).max() < 1e-3
@@ -289,11 +294,11 @@ class Requests(RuleBasedStateMachine):
         for one in list(self.live):
             self.end(one, keep=True)
         self.pages_add_up()
-        while self.runner._sessions.evict() or self.runner._sessions.evict_offloaded():
+        while self.runner._prefix_cache.evict() or self.runner._prefix_cache.evict_host():
             pass
-        ledger = self.runner._pool.ledger
-        assert ledger.free == len(ledger._live) - 1 and ledger.promised == 0
-        assert self.runner.offloaded == (0, 0) and self.runner.held_pages == 0
+        ledger = self.runner._pool.allocator
+        assert ledger.free == len(ledger._live_refs) - 1 and ledger.reserved_pages == 0
+        assert self.runner.num_on_host == (0, 0) and self.runner.pages_in_use == 0
         self.runner.close()
         for patch in self.patches:
             patch.stop()

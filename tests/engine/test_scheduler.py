@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.engine.prefill_policy import Pace
+from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
 
 EVENTS = st.lists(
@@ -45,19 +45,19 @@ def test_first_come_first_served_and_nobody_takes_all(
                 assert f"{line} stories are waiting" in str(error)
                 assert max(map(scheduler.position, scheduler.waiting), default=0) >= line
         elif event == "admit":
-            job = scheduler.candidate()
+            job = scheduler.next_admissible()
             able = [one for one in waiting if share(users[one])]
             assert job == (able[0] if able and len(placed) < places else None)
             if job is not None:
                 scheduler.admit(job)
                 waiting.remove(job)
                 placed.append(job)
-        elif event == "read" and scheduler.reading:
-            scheduler.has_read(scheduler.reading[0])
-        elif event == "lose" and scheduler.writing:
-            job = data.draw(st.sampled_from(scheduler.writing))
-            scheduler.read_again(job)
-            assert scheduler.reading[0] == job
+        elif event == "read" and scheduler.prefilling:
+            scheduler.finish_prefill(scheduler.prefilling[0])
+        elif event == "lose" and scheduler.decoding:
+            job = data.draw(st.sampled_from(scheduler.decoding))
+            scheduler.preempt(job)
+            assert scheduler.prefilling[0] == job
         elif event == "leave" and (waiting or placed):
             job = data.draw(st.sampled_from([*waiting, *placed]))
             (waiting if job in waiting else placed).remove(job)
@@ -70,14 +70,14 @@ def test_first_come_first_served_and_nobody_takes_all(
 def check(scheduler: Scheduler[int], waiting: list[int], placed: list[int], places: int) -> None:
     assert scheduler.waiting == waiting
     assert sorted(scheduler.running) == sorted(placed) and len(placed) <= places
-    assert sorted(scheduler.jobs) == sorted([*waiting, *placed])
+    assert sorted(scheduler.requests) == sorted([*waiting, *placed])
     assert all(scheduler.position(job) == 0 for job in placed)
     positions = [position for job in waiting if (position := scheduler.position(job))]
     assert positions == list(range(1, len(positions) + 1))
 
 
 def test_a_place_in_line_tells_how_many_come_before() -> None:
-    scheduler: Scheduler[str] = Scheduler(2, per_user=1)
+    scheduler: Scheduler[str] = Scheduler(2, max_running_per_user=1)
     for job, user in (("a", "ann"), ("b", "ann"), ("c", ""), ("d", "bob")):
         scheduler.add(job, user)
     assert [scheduler.position(job) for job in "abcd"] == [0, 1, 0, 2]
@@ -85,14 +85,14 @@ def test_a_place_in_line_tells_how_many_come_before() -> None:
 
 def test_nobody_is_served_without_a_place() -> None:
     scheduler: Scheduler[str] = Scheduler(1)
-    assert scheduler.candidate() is None
+    assert scheduler.next_admissible() is None
     scheduler.add("a")
     assert scheduler.running == []
-    assert scheduler.candidate() == "a" and scheduler.running == []
+    assert scheduler.next_admissible() == "a" and scheduler.running == []
     scheduler.admit("a")
-    assert (scheduler.reading, scheduler.writing) == (["a"], [])
-    scheduler.has_read("a")
-    assert (scheduler.reading, scheduler.writing) == ([], ["a"])
+    assert (scheduler.prefilling, scheduler.decoding) == (["a"], [])
+    scheduler.finish_prefill("a")
+    assert (scheduler.prefilling, scheduler.decoding) == ([], ["a"])
 
 
 def test_at_least_one_place() -> None:
@@ -101,31 +101,31 @@ def test_at_least_one_place() -> None:
 
 
 def test_pieces_become_shorter_where_others_wait_for_them() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
-    assert pace.piece(others_write=True) == 1024, "nothing is known yet"
-    pace.have_read(1024, seconds=0.512, now=0.0)
-    assert pace.piece(others_write=False) == 1024
-    assert pace.piece(others_write=True) == 64
-    pace.have_read(1024, seconds=0.001, now=0.0)
-    assert pace.piece(others_write=True) == 64, "one fast piece is not believed"
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
+    assert pace.chunk_size(others_decode=True) == 1024, "nothing is known yet"
+    pace.record_chunk(1024, seconds=0.512, now=0.0)
+    assert pace.chunk_size(others_decode=False) == 1024
+    assert pace.chunk_size(others_decode=True) == 64
+    pace.record_chunk(1024, seconds=0.001, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 64, "one fast piece is not believed"
     for _ in range(16):
-        pace.have_read(1024, seconds=0.001, now=0.0)
-    assert pace.piece(others_write=True) == 1024, "many are"
+        pace.record_chunk(1024, seconds=0.001, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 1024, "many are"
 
 
-def read_for_a_while(pace: Pace, fixed: float, each: float, pieces: int = 100) -> list[int]:
+def read_for_a_while(pace: ChunkedPrefillPolicy, fixed: float, each: float, pieces: int = 100) -> list[int]:
     """The pieces that are read while others write, where each takes `fixed + each * tokens`."""
     read = []
     for _ in range(pieces):
-        read.append(pace.piece(others_write=True))
-        pace.have_read(read[-1], fixed + each * read[-1], now=0.0)
+        read.append(pace.chunk_size(others_decode=True))
+        pace.record_chunk(read[-1], fixed + each * read[-1], now=0.0)
     return read
 
 
 @given(fixed=st.floats(0.001, 0.03), each=st.floats(1e-5, 1e-3), tail=st.integers(1, 1024))
 def test_the_longest_pieces_that_are_short_enough_are_found(fixed: float, each: float, tail: int) -> None:
-    pace = Pace(largest=1024, pause_s=0.06)
-    pace.have_read(tail, fixed + each * tail, now=0.0)  # of a prompt, which may be very short
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.06)
+    pace.record_chunk(tail, fixed + each * tail, now=0.0)  # of a prompt, which may be very short
     sizes = [1024 >> bit for bit in range(7)]
     longest = next(size for size in sizes if fixed + each * size <= 0.06)
     found = read_for_a_while(pace, fixed, each)[20:]
@@ -135,80 +135,80 @@ def test_the_longest_pieces_that_are_short_enough_are_found(fixed: float, each: 
 
 
 def test_the_short_end_of_a_prompt_does_not_make_the_next_pieces_short() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
     for tokens, seconds in [(1024, 0.02), (20, 0.007), (400, 0.01), (3, 0.007), (9, 0.007)]:
-        pace.have_read(tokens, seconds, now=0.0)
-        assert pace.piece(others_write=True) == 1024
+        pace.record_chunk(tokens, seconds, now=0.0)
+        assert pace.chunk_size(others_decode=True) == 1024
 
 
 def test_a_single_token_says_nothing_where_long_pieces_were_slow_for_other_reasons() -> None:
-    pace = Pace(largest=128, pause_s=0.06)
+    pace = ChunkedPrefillPolicy(max_chunk=128, max_decode_stall_s=0.06)
     for tokens, seconds in [(1, 0.014), (64, 0.04), (128, 0.11)]:  # the line would begin below nothing
-        pace.have_read(tokens, seconds, now=0.0)
-    assert pace.piece(others_write=True) == 64
+        pace.record_chunk(tokens, seconds, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 64
 
 
 def test_one_slow_short_piece_does_not_make_the_next_ones_long() -> None:
-    pace = Pace(largest=128, pause_s=0.06)
+    pace = ChunkedPrefillPolicy(max_chunk=128, max_decode_stall_s=0.06)
     for tokens, seconds in [*[(64, 0.061)] * 8, (5, 0.2)]:
-        pace.have_read(tokens, seconds, now=0.0)
+        pace.record_chunk(tokens, seconds, now=0.0)
     assert max(read_for_a_while(pace, 0.01, 0.0008)) <= 64
 
 
 def test_what_has_not_settled_says_nothing() -> None:
-    pace = Pace(largest=1024, pause_s=0.06)
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.06)
     for _ in range(20):
-        pace.have_read(1024, seconds=0.006, now=0.0, settled=False)
+        pace.record_chunk(1024, seconds=0.006, now=0.0, synchronized=False)
     read = read_for_a_while(pace, 0.01, 0.00019)
     assert read[0] == 1024 and max(read[1:]) <= 256
 
 
 @pytest.mark.parametrize("seconds", [0.03, 0.3])
 def test_ends_of_a_few_tokens_do_not_let_a_long_piece_pass(seconds: float) -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
     for _ in range(16):
-        pace.have_read(3, seconds, now=0.0)
-    assert pace.piece(others_write=True) == 16
+        pace.record_chunk(3, seconds, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 16
 
 
 @pytest.mark.parametrize("largest", [1000, 24, 16, 7])
 def test_a_largest_piece_of_any_length_is_found_again(largest: int) -> None:
-    pace = Pace(largest, pause_s=0.05)
-    pace.have_read(largest, seconds=3.0, now=0.0)
+    pace = ChunkedPrefillPolicy(largest, max_decode_stall_s=0.05)
+    pace.record_chunk(largest, seconds=3.0, now=0.0)
     read = read_for_a_while(pace, 0.006, 1e-5)
     assert read[-1] == largest and min(read) >= min(largest, 16)
 
 
 def test_a_piece_that_took_long_once_is_forgotten() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
-    pace.have_read(1024, seconds=3.0, now=0.0)  # a kernel had to be compiled
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
+    pace.record_chunk(1024, seconds=3.0, now=0.0)  # a kernel had to be compiled
     read = read_for_a_while(pace, 0.006, 1e-5)
     assert read[0] == 16 and read[-1] == 1024
 
 
 def test_longer_pieces_are_tried_step_by_step() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
     for tokens in (16, 17, 18, 20):
-        pace.have_read(tokens, seconds=0.01, now=0.0)
-    assert pace.piece(others_write=True) == 32, "what 1024 cost nobody knows"
+        pace.record_chunk(tokens, seconds=0.01, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 32, "what 1024 cost nobody knows"
 
 
 def test_where_none_is_short_enough_those_are_read_that_take_little_longer() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
-    pace.have_read(1024, seconds=0.5, now=0.0)
-    pace.have_read(16, seconds=0.2, now=0.0)
-    assert pace.piece(others_write=True) == 256
-    pace = Pace(largest=1024, pause_s=0.05)
-    pace.have_read(64, seconds=64.0, now=0.0)
-    assert pace.piece(others_write=True) == 16
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
+    pace.record_chunk(1024, seconds=0.5, now=0.0)
+    pace.record_chunk(16, seconds=0.2, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 256
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
+    pace.record_chunk(64, seconds=64.0, now=0.0)
+    assert pace.chunk_size(others_decode=True) == 16
 
 
 def test_reading_and_writing_take_the_same_time() -> None:
-    pace = Pace(largest=1024, pause_s=0.05)
-    assert pace.may_read(0.0, others_write=True)
-    pace.have_read(100, seconds=0.04, now=1.0)
-    assert pace.may_read(1.0, others_write=False)
-    assert not pace.may_read(2.0, others_write=True), "at least one step comes before the next piece"
-    pace.have_written()
-    assert not pace.may_read(1.039, others_write=True)
-    assert pace.may_read(1.041, others_write=True)
+    pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
+    assert pace.may_prefill(0.0, others_decode=True)
+    pace.record_chunk(100, seconds=0.04, now=1.0)
+    assert pace.may_prefill(1.0, others_decode=False)
+    assert not pace.may_prefill(2.0, others_decode=True), "at least one step comes before the next piece"
+    pace.record_decode()
+    assert not pace.may_prefill(1.039, others_decode=True)
+    assert pace.may_prefill(1.041, others_decode=True)

@@ -13,7 +13,7 @@ import torch
 from jet.api import Request, RequestStats, SamplingParams
 from jet.bench.networks import IdTokenizer
 from jet.cache import host_pool
-from jet.cache.state_pool import PAGE
+from jet.cache.state_pool import PAGE_SIZE
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
 from jet.engine.model_runner import ModelRunner
@@ -35,10 +35,12 @@ def model() -> JetNemotronForCausalLM:
 def engine_on(
     model: JetNemotronForCausalLM, writers: int = 12, kept: int = 80, **changes: int
 ) -> LocalEngine:
-    changes = {"tokens": 60 * PAGE, "context": 4 * PAGE} | changes
-    runner = ModelRunner(model, frozenset(), slots=writers, kept_slots=kept, keep_every=EVERY, **changes)
+    changes = {"tokens": 60 * PAGE_SIZE, "context": 4 * PAGE_SIZE} | changes
+    runner = ModelRunner(
+        model, frozenset(), slots=writers, cache_slots=kept, snapshot_interval=EVERY, **changes
+    )
     info = replace(describe("tiny", model, load_s=0.0), context=changes["context"])
-    options = EngineOptions(max_active=writers, per_user=6, prefill_chunk=16)
+    options = EngineOptions(max_running_requests=writers, max_running_per_user=6, prefill_chunk_size=16)
     return LocalEngine(runner, IdTokenizer(), info, options)
 
 
@@ -58,7 +60,7 @@ def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 
 def submit(engine: LocalEngine, prompt: list[int], sampling: SamplingParams, user: str = "") -> LocalStream:
-    return engine.submit(Request(" ".join(map(str, prompt)), sampling, user=user))
+    return engine.submit(Request(" ".join(map(str, prompt)), sampling, cache_salt=user))
 
 
 def finish(stream: LocalStream) -> tuple[list[int], RequestStats]:
@@ -72,7 +74,7 @@ def write(
     """The tokens, and how many of the prompt were resident."""
     tokens, stats = finish(submit(engine, prompt, sampling, user))
     assert stats.error is None and len(tokens) == sampling.max_new_tokens
-    return tokens, stats.resumed_tokens
+    return tokens, stats.cached_tokens
 
 
 def test_stories_of_all_kinds_written_together_are_those_written_alone(
@@ -138,9 +140,9 @@ def test_only_the_ends_of_prompt_and_answer_can_be_drawn_from_again(model: JetNe
     engine = engine_on(model)
     prompt = list(range(1, 61))
     write(engine, prompt, user="ann")
-    sessions = engine._runner._sessions
+    sessions = engine._runner._prefix_cache
     engine.close()
-    lengths = {len(one.tokens): one.complete for one in sessions._near}
+    lengths = {len(one.tokens): one.has_logits for one in sessions._device_lru}
     assert [length for length, complete in lengths.items() if complete] == [len(prompt), len(prompt) + 11]
     assert [length for length in lengths if length < len(prompt)] == [16, 32, 48]
 
@@ -153,7 +155,7 @@ def test_branches_are_written_together_and_share_what_came_before(
     branches = [replace(SAMPLED, seed=seed) for seed in range(4)]
     streams = [submit(engine, story, sampling, "branches") for sampling in branches]
     ended = [finish(stream) for stream in streams]
-    assert [stats.resumed_tokens for _, stats in ended] == [len(story)] * 4
+    assert [stats.cached_tokens for _, stats in ended] == [len(story)] * 4
     assert [tokens for tokens, _ in ended] == [write(fresh, story, sampling)[0] for sampling in branches]
     assert len({tuple(tokens) for tokens, _ in ended}) == 4
 
@@ -163,7 +165,7 @@ def test_ways_on_from_a_new_prompt_read_it_once(engine: LocalEngine, fresh: Loca
     branches = [replace(SAMPLED, seed=seed) for seed in range(3)]
     streams = [submit(engine, story, sampling, "ways") for sampling in branches]
     ended = [finish(stream) for stream in streams]
-    assert [stats.resumed_tokens for _, stats in ended] == [0, len(story), len(story)]
+    assert [stats.cached_tokens for _, stats in ended] == [0, len(story), len(story)]
     assert [tokens for tokens, _ in ended] == [write(fresh, story, sampling)[0] for sampling in branches]
 
 
@@ -199,7 +201,9 @@ def test_random_writers_in_little_memory_write_what_each_writes_alone(
 ) -> None:
     """States come and go all the time: few are kept, and the pages do not suffice for all."""
     chance = random.Random(seed)
-    tight = engine_on(model, writers=5, kept=4, tokens=3 * PAGE, context=2 * PAGE, host_bytes=host_bytes)
+    tight = engine_on(
+        model, writers=5, kept=4, tokens=3 * PAGE_SIZE, context=2 * PAGE_SIZE, host_bytes=host_bytes
+    )
     runner = tight._runner
     assert isinstance(runner, ModelRunner)
     stories: list[list[int]] = [[1], [2, 3]]
@@ -220,19 +224,21 @@ def test_random_writers_in_little_memory_write_what_each_writes_alone(
             assert tokens == expected[key]
             stories.append([*story, *tokens] * chance.choice([1, 1, 3]))
     pool = runner._pool
-    offloaded, taken = runner.offloaded
+    offloaded, taken = runner.num_on_host
     assert taken <= host_bytes and bool(offloaded) == bool(host_bytes)
-    while runner._sessions.evict() or runner._sessions.evict_offloaded():
-        assert runner.offloaded[1] <= host_bytes
-    assert runner.offloaded == (0, 0), "no memory of the host is lost"
-    assert pool.ledger.free == pool.ledger._count and pool.ledger.promised == 0, "no page is lost"
-    assert sorted(pool._free_slots) == list(range(pool.idle)), "no slot is lost"
+    while runner._prefix_cache.evict() or runner._prefix_cache.evict_host():
+        assert runner.num_on_host[1] <= host_bytes
+    assert runner.num_on_host == (0, 0), "no memory of the host is lost"
+    assert pool.allocator.free == pool.allocator._count and pool.allocator.reserved_pages == 0, (
+        "no page is lost"
+    )
+    assert sorted(pool._free_slots) == list(range(pool.null_slot)), "no slot is lost"
     tight.close()
 
 
 def test_memory_is_waited_for_in_line(model: JetNemotronForCausalLM, fresh: LocalEngine) -> None:
     """Two stories of two pages, and memory for one of them at a time."""
-    small = engine_on(model, writers=2, kept=1, tokens=0, context=2 * PAGE)
+    small = engine_on(model, writers=2, kept=1, tokens=0, context=2 * PAGE_SIZE)
     long = replace(GREEDY, max_new_tokens=300)
     streams = [submit(small, [n + 1, 2], long) for n in range(3)]
     assert [finish(stream)[0] for stream in streams] == [write(fresh, [n + 1, 2], long)[0] for n in range(3)]
@@ -242,7 +248,7 @@ def test_memory_is_waited_for_in_line(model: JetNemotronForCausalLM, fresh: Loca
 @pytest.fixture
 def small(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
     """Keeps two states on the device, and more in the host's memory."""
-    engine = engine_on(model, writers=2, kept=2, tokens=6 * PAGE, host_bytes=4_000_000)
+    engine = engine_on(model, writers=2, kept=2, tokens=6 * PAGE_SIZE, host_bytes=4_000_000)
     yield engine
     engine.close()
 
@@ -256,9 +262,9 @@ def make_leave(engine: LocalEngine) -> None:
     """Have everything that is kept on the device leave it, between two requests."""
     runner = runner_of(engine)
     with torch.inference_mode():
-        while runner._sessions.evict():
+        while runner._prefix_cache.evict():
             pass
-    assert runner.offloaded[0] == runner.resident
+    assert runner.num_on_host[0] == runner.num_cached
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -271,7 +277,9 @@ def test_what_left_the_device_comes_back_and_the_text_is_the_same(
     for _ in range(2):
         make_leave(small)
         assert write(small, story, sampling, user) == (written, len(story)), "trying again"
-        assert runner_of(small)._sessions.find(user, ids_of(story), near=True), "it is on the device again"
+        assert runner_of(small)._prefix_cache.match_prefix(user, ids_of(story), device_only=True), (
+            "it is on the device again"
+        )
     make_leave(small)
     longer = [*story, *written, 7, 8, 9]
     again, resumed = write(small, longer, sampling, user)
@@ -279,7 +287,7 @@ def test_what_left_the_device_comes_back_and_the_text_is_the_same(
     make_leave(small)
     streams = [submit(small, story, replace(sampling, seed=seed), user) for seed in range(3)]
     branches = [finish(stream) for stream in streams]
-    assert [stats.resumed_tokens for _, stats in branches] == [len(story)] * 3
+    assert [stats.cached_tokens for _, stats in branches] == [len(story)] * 3
     assert again == write(fresh, longer, sampling)[0]
     alone = [write(fresh, story, replace(sampling, seed=seed))[0] for seed in range(3)]
     assert [tokens for tokens, _ in branches] == alone
@@ -318,12 +326,12 @@ def test_a_copy_that_fails_costs_the_state_and_nothing_else(
     else:
         monkeypatch.setattr(host_pool, "_copy", fail)
         with torch.inference_mode():
-            while runner._sessions.evict():
+            while runner._prefix_cache.evict():
                 pass
-        assert runner.offloaded[0] == runner.resident, "what could not be copied is gone"
+        assert runner.num_on_host[0] == runner.num_cached, "what could not be copied is gone"
     again, stats = finish(submit(small, STORY * 8, GREEDY, "ann"))
     assert len(calls) > 3 and stats.error is None and again == written
-    assert stats.resumed_tokens < len(STORY * 8)
+    assert stats.cached_tokens < len(STORY * 8)
     monkeypatch.undo()
     make_leave(small)
     assert write(small, STORY * 8, user="ann") == (written, len(STORY * 8))

@@ -16,19 +16,19 @@ from gradio_client import Client
 
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.engine import zerogpu
-from jet.engine.loading import ModelChoice
-from jet.engine.zerogpu import OnDemandChoice, OnDemandEngine, seconds, write
+from jet.engine.loading import LocalConfig
+from jet.engine.zerogpu import ZeroGpuConfig, ZeroGpuEngine, seconds, write
 from tests.conftest import ROOT
 
-CHOICE = ModelChoice("assets/story-model", device="cpu")
+CHOICE = LocalConfig("assets/story-model", device="cpu")
 REQUEST = Request("The old man", SamplingParams(max_new_tokens=12, seed=3))
 
 
-def engine_over(write: zerogpu.Write) -> OnDemandEngine:
-    return OnDemandChoice(CHOICE, write).build()
+def engine_over(write: zerogpu.Write) -> ZeroGpuEngine:
+    return ZeroGpuConfig(CHOICE, write).create()
 
 
-def tell(choice: ModelChoice, request: Request, interval_s: float) -> Iterator[TokenChunk]:
+def tell(choice: LocalConfig, request: Request, interval_s: float) -> Iterator[TokenChunk]:
     for number in range(100):
         yield TokenChunk(f" w{number}", (number,), RequestStats(phase="decode", tokens=number + 1, seed=3))
 
@@ -53,9 +53,9 @@ def test_what_passes_can_be_pickled_and_the_numbers_travel_with_the_text() -> No
 def test_no_weights_are_here_and_the_panel_is_told() -> None:
     engine = engine_over(tell)
     info = engine.info()
-    assert (info.residence, info.device, info.load_s) == ("on demand", "cuda", None)
+    assert (info.placement, info.device, info.load_s) == ("zerogpu", "cuda", None)
     assert info.model == "assets/story-model" and info.parameters == 16_412_964
-    assert info.licence == "Apache-2.0"
+    assert info.license == "Apache-2.0"
     assert engine.count_tokens("Once upon a time") > 2
     assert zerogpu._HERE._held is None
 

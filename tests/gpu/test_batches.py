@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("triton")
 
 from jet import JetNemotronForCausalLM
-from jet.cache.state_pool import PAGE
-from jet.engine.cuda_graphs import GraphStepper
+from jet.cache.state_pool import PAGE_SIZE
+from jet.engine.cuda_graphs import CudaGraphDecoder
 from jet.engine.engine import LocalEngine
 from jet.engine.model_runner import ModelRunner
 from tests.engine.test_together import GREEDY, SAMPLED, STORY, engine_on, finish, submit, write
@@ -26,7 +26,7 @@ WRITERS = 21  # so that there are graphs of 32 rows
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / "tiny-2b", dtype=torch.float32).to("cuda").eval()
-    engine = engine_on(model, writers=WRITERS, tokens=100 * PAGE)
+    engine = engine_on(model, writers=WRITERS, tokens=100 * PAGE_SIZE)
     yield engine
     engine.close()
 
@@ -47,8 +47,8 @@ def test_stories_written_together_are_those_written_alone(engine: LocalEngine) -
     assert [finish(stream)[0] for stream in streams] == alone
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
-    if isinstance(runner._stepper, GraphStepper):
-        assert {1, 32} <= set(runner._stepper._sizes)
+    if isinstance(runner._decoder, CudaGraphDecoder):
+        assert {1, 32} <= set(runner._decoder._graphs)
 
 
 def test_going_on_trying_again_and_branching_start_from_resident_states(engine: LocalEngine) -> None:
@@ -62,7 +62,7 @@ def test_going_on_trying_again_and_branching_start_from_resident_states(engine: 
     assert resumed >= len(longer) - 2 and again == write(engine, longer)[0]
     streams = [submit(engine, story, replace(SAMPLED, seed=seed), "ann") for seed in range(4)]
     ended = [finish(stream) for stream in streams]
-    assert [stats.resumed_tokens for _, stats in ended] == [len(story)] * 4
+    assert [stats.cached_tokens for _, stats in ended] == [len(story)] * 4
     assert [tokens for tokens, _ in ended] == [
         write(engine, story, replace(SAMPLED, seed=seed))[0] for seed in range(4)
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM, load_model
 from jet.api import Request, SamplingParams
-from jet.cache.state_pool import SlotPool
+from jet.cache.state_pool import StatePool
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import describe
 from jet.engine.model_runner import ModelRunner
@@ -35,7 +35,9 @@ def serve(model: JetNemotronForCausalLM, stop: int | None = None) -> LocalEngine
     tokenizer = IdTokenizer()
     tokenizer.stop_ids = stops
     runner = ModelRunner(model, stops, slots=4, tokens=4 * 2048)
-    return LocalEngine(runner, tokenizer, describe("tiny", model, load_s=0.0), EngineOptions(max_active=4))
+    return LocalEngine(
+        runner, tokenizer, describe("tiny", model, load_s=0.0), EngineOptions(max_running_requests=4)
+    )
 
 
 def prompt_of(tokens: Tensor) -> str:
@@ -54,12 +56,12 @@ def test_float32_greedy_stories_are_golden(name: str) -> None:
 
 def decode(runner: ModelRunner, prompt: list[int], sampling: SamplingParams) -> tuple[list[int], Tensor]:
     """Tokens, and the logits that the last step left."""
-    sequence = runner.open(sampling)
+    sequence = runner.allocate(sampling)
     runner.prefill(sequence, prompt)
-    tokens = [runner.step(sequence) for _ in range(sampling.max_new_tokens)]
+    tokens = [runner.decode_one(sequence) for _ in range(sampling.max_new_tokens)]
     torch.cuda.synchronize()
-    logits = runner._stepper.step.logits.clone()  # type: ignore[attr-defined]
-    runner.release(sequence)
+    logits = runner._decoder.step.logits.clone()  # type: ignore[attr-defined]
+    runner.free(sequence)
     return tokens, logits
 
 
@@ -70,15 +72,15 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 ) -> None:
     runner = ModelRunner(load(GOLDEN / "tiny-2b", dtype), frozenset(), slots=2, tokens=2048)
     tokens, logits = decode(runner, [1, 2, 3], sampling)
-    graphs = runner._stepper._sizes[1]  # type: ignore[attr-defined]
+    graphs = runner._decoder._sizes[1]  # type: ignore[attr-defined]
 
     class Eager:
         def replay(self) -> None:
-            graphs._read_and_draw(plan)
+            graphs._decode_and_sample(plan)
 
     from jet.engine.cuda_graphs import sampler_flags  # needs Triton
 
-    plan = sampler_flags([runner.open(sampling)])
+    plan = sampler_flags([runner.allocate(sampling)])
     monkeypatch.setitem(graphs._graphs, plan, Eager())
     again, eager = decode(runner, [1, 2, 3], sampling)
     assert again == tokens
@@ -92,18 +94,18 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
     plain, exact = load(STORY_MODEL, dtype), load(STORY_MODEL, torch.float64)
     runner = ModelRunner(load(STORY_MODEL, dtype), frozenset(), slots=1, tokens=1024)
     # So few tokens that no step is launched ahead of the news: the logits are those of the last one.
-    sequence = runner.open(SamplingParams(seed=1, repetition_penalty=1.0, max_new_tokens=1))
+    sequence = runner.allocate(SamplingParams(seed=1, repetition_penalty=1.0, max_new_tokens=1))
     runner.prefill(sequence, [0])
     read, wrong = [0], torch.zeros(2, dtype=torch.float64, device=CUDA)
     caches = HybridCache(plain.config), HybridCache(exact.config)
     for _ in range(513):
-        token = runner.step(sequence)
+        token = runner.decode_one(sequence)
         fed = torch.tensor([read[-1:]], device=CUDA)
         usual, truth = (
             network(fed, past_key_values=cache).logits[0, -1].double()
             for network, cache in zip((plain, exact), caches, strict=True)
         )
-        ours = runner._stepper.step.logits[0].double()  # type: ignore[attr-defined]
+        ours = runner._decoder.step.logits[0].double()  # type: ignore[attr-defined]
         if len(read) > 1:  # the first ones come from the prompt
             wrong += torch.stack([(x - truth).square().sum() for x in (ours, usual)])
         read.append(token)
@@ -121,7 +123,7 @@ def test_quantised_steps_are_the_forward_of_their_codes(scheme: str, rows: int) 
     sampling = replace(GREEDY, max_new_tokens=1)
     runner = ModelRunner(model, frozenset(), slots=rows, tokens=rows * 1024)
     prompts = [[7 * row + 3, 11, 200 + row] for row in range(rows)]
-    sequences = [runner.open(sampling) for _ in prompts]
+    sequences = [runner.allocate(sampling) for _ in prompts]
     for sequence, prompt in zip(sequences, prompts, strict=True):
         runner.prefill(sequence, prompt)
     for _ in range(4):
@@ -139,7 +141,7 @@ def test_quantised_steps_are_the_forward_of_their_codes(scheme: str, rows: int) 
         assert read[: len(prompt)] == prompt
         assert story[0].tolist()[: len(read)] == read
     for sequence in sequences:
-        runner.release(sequence)
+        runner.free(sequence)
 
 
 def test_the_same_seed_gives_the_same_story_in_any_company() -> None:
@@ -158,10 +160,10 @@ def test_the_same_seed_gives_the_same_story_in_any_company() -> None:
 
 def test_alternatives_are_those_of_the_step() -> None:
     engine = serve(load(GOLDEN / "tiny-2b", torch.float32))
-    chunks = list(engine.submit(Request("1 2 3", GREEDY, alternatives=4)))
-    details = [detail for chunk in chunks for detail in chunk.details]
-    assert [detail.drawn.token_id for detail in details] == ids(chunks)
-    assert all(detail.alternatives[0] == detail.drawn for detail in details)
+    chunks = list(engine.submit(Request("1 2 3", GREEDY, top_logprobs=4)))
+    details = [detail for chunk in chunks for detail in chunk.logprobs]
+    assert [detail.sampled.token_id for detail in details] == ids(chunks)
+    assert all(detail.top_logprobs[0] == detail.sampled for detail in details)
     assert ids(list(engine.submit(Request("1 2 3", GREEDY)))) == ids(chunks)
     engine.close()
 
@@ -186,20 +188,20 @@ def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
     engine.close()
     place = next(i for i in range(1, 20) if story[i] not in story[:i])
     runner = ModelRunner(model, frozenset({story[place]}), slots=2, tokens=2048)
-    sequence = runner.open(SAMPLED)
+    sequence = runner.allocate(SAMPLED)
     runner.prefill(sequence, [1, 2, 3])
     for _ in range(place):
-        runner.step(sequence)
+        runner.decode_one(sequence)
     torch.cuda.synchronize()
     before = state_of(runner._pool, sequence.slot or 0)
-    assert runner.step(sequence) == story[place]
+    assert runner.decode_one(sequence) == story[place]
     torch.cuda.synchronize()
     assert all(
         torch.equal(a, b) for a, b in zip(before, state_of(runner._pool, sequence.slot or 0), strict=True)
     )
 
 
-def state_of(pool: SlotPool, slot: int) -> list[Tensor]:
+def state_of(pool: StatePool, slot: int) -> list[Tensor]:
     return [memory.recurrent[slot].clone() for memory in pool.layers if hasattr(memory, "recurrent")]
 
 
@@ -218,6 +220,6 @@ def test_the_pool_is_what_the_allocator_says() -> None:
     model = load(GOLDEN / "tiny-2b", torch.bfloat16)
     torch.cuda.empty_cache()  # of which a tensor would have all where it leaves little
     before = torch.cuda.memory_allocated()
-    pool = SlotPool(model.config, 64, 64 * 4096, torch.bfloat16, CUDA)
+    pool = StatePool(model.config, 64, 64 * 4096, torch.bfloat16, CUDA)
     taken = torch.cuda.memory_allocated() - before
-    assert taken == pytest.approx(pool.nbytes() + pool.table.nbytes, rel=0.02)
+    assert taken == pytest.approx(pool.nbytes() + pool.page_table.nbytes, rel=0.02)

@@ -12,10 +12,10 @@ pytest.importorskip("triton")
 
 from jet.api import Request, SamplingParams
 from jet.engine import model_runner as runner_module
-from jet.engine.cuda_graphs import MIN_TOKENS_SAMPLER, GraphStepper
-from jet.engine.decoder import HostStepper
+from jet.engine.cuda_graphs import MIN_TOKENS_SAMPLER, CudaGraphDecoder
+from jet.engine.decoder import EagerDecoder
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import ModelChoice
+from jet.engine.loading import LocalConfig
 from tests.engine.test_healed_stories import finish, submit, taken, write
 
 pytestmark = pytest.mark.gpu
@@ -35,15 +35,17 @@ CUTS = [
 
 
 def build() -> LocalEngine:
-    return ModelChoice(model="assets/story-model", device="cuda", dtype="float32", writers=8).build()
+    return LocalConfig(
+        model="assets/story-model", device="cuda", dtype="float32", max_running_requests=8
+    ).create()
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
     engine = build()
-    stepper = engine._runner._stepper
-    assert isinstance(stepper, GraphStepper)
-    while stepper.prepare():
+    decoder = engine._runner._stepper
+    assert isinstance(decoder, CudaGraphDecoder)
+    while decoder.capture_next():
         pass
     yield engine
     engine.close()
@@ -52,9 +54,9 @@ def engine() -> Iterator[LocalEngine]:
 @pytest.fixture(scope="module")
 def eager() -> Iterator[LocalEngine]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, "make_stepper", HostStepper)
+        patch.setattr(runner_module, "make_decoder", EagerDecoder)
         engine = build()
-    assert isinstance(engine._runner._stepper, HostStepper)
+    assert isinstance(engine._runner._stepper, EagerDecoder)
     yield engine
     engine.close()
 
@@ -88,15 +90,15 @@ def test_retry_and_going_on_read_at_most_the_healed_tokens(engine: LocalEngine) 
         user = f"reader {number}"
         expected = write(engine, prompt, SAMPLED)
         text, ids, stats, _ = finish(submit(engine, prompt, SAMPLED, user))
-        assert (text, ids) == expected and stats.resumed_tokens == 0
+        assert (text, ids) == expected and stats.cached_tokens == 0
         text, ids, stats, _ = finish(submit(engine, prompt, SAMPLED, user))
         assert (text, ids) == expected
-        assert stats.prompt_tokens - stats.resumed_tokens == taken(engine, prompt)
+        assert stats.prompt_tokens - stats.cached_tokens == taken(engine, prompt)
         longer = prompt.rstrip("\t") + text
         answer, _, stats, _ = finish(submit(engine, longer, SAMPLED, user))
         assert answer == write(engine, longer, SAMPLED)[0]
         if "\t" not in prompt:
-            assert stats.prompt_tokens - stats.resumed_tokens <= 8
+            assert stats.prompt_tokens - stats.cached_tokens <= 8
 
 
 def test_a_story_stopped_in_the_middle_goes_on_as_afresh(engine: LocalEngine) -> None:
@@ -110,7 +112,7 @@ def test_a_story_stopped_in_the_middle_goes_on_as_afresh(engine: LocalEngine) ->
         longer = CUTS[1] + text
         answer, _, stats, _ = finish(submit(engine, longer, SAMPLED, f"stops {place}"))
         assert answer == write(engine, longer, SAMPLED)[0]
-        assert stats.prompt_tokens - stats.resumed_tokens <= 24
+        assert stats.prompt_tokens - stats.cached_tokens <= 24
 
 
 @pytest.mark.parametrize("healing", [False, True])
@@ -147,7 +149,7 @@ def test_barred_ends_are_those_of_eager_steps(
 
 
 def test_the_graphs_of_barred_ends_are_ready_before_anybody_asks(engine: LocalEngine) -> None:
-    stepper = engine._runner._stepper
-    assert isinstance(stepper, GraphStepper)
-    assert stepper._of_size(1).has(MIN_TOKENS_SAMPLER)
+    decoder = engine._runner._stepper
+    assert isinstance(decoder, CudaGraphDecoder)
+    assert decoder._graphs_of_size(1).has(MIN_TOKENS_SAMPLER)
     assert torch.cuda.is_available()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
-from jet.cache.state_pool import SlotPool
-from jet.engine.prefill import SIZES, GraphPrefill, PlainPrefill, make_prefill
+from jet.cache.state_pool import StatePool
+from jet.engine.prefill import SIZES, CudaGraphPrefill, EagerPrefill, make_prefill
 from jet.modeling.quantization import quantize_network
 from jet.ops.gated_delta_rule import naive_recurrent_gated_delta_rule
 from jet.ops.prefill_backends import triton_prefill_backend
@@ -44,7 +44,7 @@ def exact() -> JetNemotronForCausalLM:
     return JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.float64).to(CUDA).eval()
 
 
-def states(pool: SlotPool, slot: int) -> list[Tensor]:
+def states(pool: StatePool, slot: int) -> list[Tensor]:
     return [memory.recurrent[slot].double() for memory in pool.layers if hasattr(memory, "recurrent")]
 
 
@@ -53,24 +53,24 @@ def states(pool: SlotPool, slot: int) -> list[Tensor]:
 def test_graphs_are_as_near_the_truth_as_the_forward(
     model: JetNemotronForCausalLM, exact: JetNemotronForCausalLM, pieces: tuple[int, ...]
 ) -> None:
-    pool = SlotPool(model.config, 3, 4 * 4096, model.dtype, CUDA)
-    plain = PlainPrefill(model, pool)
+    pool = StatePool(model.config, 3, 4 * 4096, model.dtype, CUDA)
+    plain = EagerPrefill(model, pool)
     graphs = make_prefill(model, pool)
-    assert isinstance(graphs, GraphPrefill)
+    assert isinstance(graphs, CudaGraphPrefill)
     total = sum(pieces)
     ids = torch.randint(2, 4000, (total,), generator=torch.Generator().manual_seed(total)).to(CUDA)
     # Somebody else's story stands in another slot, and must not notice.
-    other = pool.open()
+    other = pool.allocate()
     pool.reserve(other, 100)
-    graphs.read(other, 0, ids[:50].repeat(2)[:100])
+    graphs.run(other, 0, ids[:50].repeat(2)[:100])
     untouched = [state.clone() for state in states(pool, other)]
     results = []
     for reader in (graphs, plain):
-        slot = pool.open()
+        slot = pool.allocate()
         length = 0
         for piece in pieces:
             pool.reserve(slot, length + piece)
-            logits = reader.read(slot, length, ids[length : length + piece])
+            logits = reader.run(slot, length, ids[length : length + piece])
             length += piece
         results.append((logits[0].double(), states(pool, slot)))
     cache = HybridCache(exact.config)
@@ -93,18 +93,18 @@ def error(value: Tensor, truth: Tensor) -> float:
 def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype: torch.dtype) -> None:
     """Over all prompts together: random weights amplify rounding, of a single prompt by chance."""
     half = JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype).to(CUDA).eval()
-    pool = SlotPool(half.config, 3, 4096, dtype, CUDA)
+    pool = StatePool(half.config, 3, 4096, dtype, CUDA)
     graphs = make_prefill(half, pool)
-    assert isinstance(graphs, GraphPrefill)
-    plain, expected = PlainPrefill(half, pool), golden_expectations(name)
+    assert isinstance(graphs, CudaGraphPrefill)
+    plain, expected = EagerPrefill(half, pool), golden_expectations(name)
     squares = [0.0, 0.0, 0.0]
     for prompt in [i for other, i in GOLDEN_PROMPTS if other == name]:
         ids, truth = expected[f"{prompt}.input_ids"].to(CUDA), expected[f"{prompt}.logits"][-1].double()
         for index, reader in enumerate((graphs, plain)):
-            slot = pool.open()
+            slot = pool.allocate()
             pool.reserve(slot, len(ids))
             squares[index] += float((reader.read(slot, 0, ids)[0].double().cpu() - truth).square().sum())
-            pool.close(slot)
+            pool.free(slot)
         squares[2] += float(truth.square().sum())
     ours, theirs = ((part / squares[2]) ** 0.5 for part in squares[:2])
     print(f"{name}, {dtype}: {ours:.4f} in chunks, {theirs:.4f} by the forward")
@@ -116,15 +116,15 @@ def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype
 def test_quantized_weights_are_read_by_graphs(scheme: str) -> None:
     half = JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.bfloat16).to(CUDA).eval()
     quantize_network(half, scheme)
-    pool = SlotPool(half.config, 3, 4096, half.dtype, CUDA)
-    graphs, plain = make_prefill(half, pool), PlainPrefill(half, pool)
-    assert isinstance(graphs, GraphPrefill)
+    pool = StatePool(half.config, 3, 4096, half.dtype, CUDA)
+    graphs, plain = make_prefill(half, pool), EagerPrefill(half, pool)
+    assert isinstance(graphs, CudaGraphPrefill)
     ids = torch.randint(2, 4000, (300,), generator=torch.Generator().manual_seed(0)).to(CUDA)
     logits = []
     for reader in (graphs, plain):
-        slot = pool.open()
+        slot = pool.allocate()
         pool.reserve(slot, 300)
-        logits.append(reader.read(slot, 0, ids)[0].double())
+        logits.append(reader.run(slot, 0, ids)[0].double())
     assert error(*logits) < 2e-2
 
 

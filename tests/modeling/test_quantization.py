@@ -23,7 +23,7 @@ from jet.modeling.quantization import (
     is_tied,
     quantize_network,
 )
-from jet.modeling.quantized_loading import draw_quantized
+from jet.modeling.quantized_loading import random_quantized
 from jet.ops.backends import TENSOR_CORE_BATCH
 from jet.ops.quantization import CHUNK, SCHEMES, QuantizedTensor
 from tests.conftest import ROOT
@@ -83,7 +83,7 @@ def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
     layers = ["jet", "attn"] if operations == "triton" and SLOW else ["jet", "swa", "attn", "jet"]
     # So many columns between the products of an MLP are whole parts in either scheme.
     config = small_config(layer_types=layers, num_hidden_layers=len(layers), intermediate_size=96)
-    model = draw_quantized(config, scheme, CPU, torch.float32)
+    model = random_quantized(config, scheme, CPU, torch.float32)
     reference = with_numbers(model)
     ids = random_ids(model, rows, 12)
     stepped, caches = Stepped(model, operations, rows, slots=rows), []
@@ -126,7 +126,7 @@ def test_every_matrix_is_codes_and_nothing_is_held_twice(scheme: str) -> None:
     stepped = Stepped(model, "torch")
     assert stepped.step.saved_bytes == 0
     assert held_bytes(model) == before == weight_bytes(model)
-    moved = sum(part.weight.nbytes for part in stepped.step.parts if part.weight is not None)
+    moved = sum(part.weight.nbytes for part in stepped.step.ops if part.weight is not None)
     assert moved == pytest.approx(before, rel=0.01)
     mlp = model.model.layers[0].mlp
     for name in ("codes", "scales"):
@@ -137,12 +137,12 @@ def test_every_matrix_is_codes_and_nothing_is_held_twice(scheme: str) -> None:
 
 
 def test_what_a_step_fetches_ahead_is_codes() -> None:
-    model = draw_quantized(small_config(), "int4", CPU, torch.float32)
+    model = random_quantized(small_config(), "int4", CPU, torch.float32)
     step = Stepped(model).step
-    weights = [part.weight for part in step.parts if part.weight is not None]
+    weights = [part.weight for part in step.ops if part.weight is not None]
     assert all(isinstance(weight, QuantizedTensor) for weight in weights)
-    assert step.read_first is weights[0].qweight
-    assert [part.read_first.data_ptr() for part in step.parts if part.weight is not None] == [
+    assert step.first_weight is weights[0].qweight
+    assert [part.first_weight.data_ptr() for part in step.ops if part.weight is not None] == [
         weight.qweight.data_ptr() for weight in weights
     ]
 
@@ -181,7 +181,7 @@ def test_golden_logits_are_as_near_as_measured(name: str, scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_large_matrices_are_multiplied_part_by_part(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = draw_quantized(small_config(), scheme, CPU, torch.float32)
+    model = random_quantized(small_config(), scheme, CPU, torch.float32)
     ids = random_ids(model, 1, 9)
     whole = model(ids).logits
     monkeypatch.setattr("jet.modeling.quantization.MOST_NUMBERS", 7 * model.config.hidden_size)
@@ -204,7 +204,7 @@ def test_the_type_of_the_numbers_changes_and_the_codes_do_not() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_random_networks_are_the_same_in_every_process(scheme: str) -> None:
-    model, again = (draw_quantized(small_config(), scheme, CPU, torch.bfloat16) for _ in range(2))
+    model, again = (random_quantized(small_config(), scheme, CPU, torch.bfloat16) for _ in range(2))
     ids = random_ids(model, 1, 8)
     with torch.inference_mode():
         assert torch.equal(model(ids).logits, again(ids).logits)
@@ -215,7 +215,7 @@ def test_random_networks_are_the_same_in_every_process(scheme: str) -> None:
 
 
 def test_it_is_not_saved_and_not_trained(tmp_path: Path) -> None:
-    model = draw_quantized(small_config(), "int8", CPU, torch.float32)
+    model = random_quantized(small_config(), "int8", CPU, torch.float32)
     with pytest.raises(ValueError, match=r"int8 are not saved: keep the checkpoint"):
         model.save_pretrained(tmp_path)
     for part in (model, model.model):
@@ -228,7 +228,7 @@ def test_what_there_is_no_quantisation_for(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no quantisation 'int3': choose int8 or int4"):
         load_model(folder, quantize="int3")
     with pytest.raises(CheckpointError, match=r"no quantisation 'int3'"):
-        draw_quantized(small_config(), "int3", CPU, torch.float32)
+        random_quantized(small_config(), "int3", CPU, torch.float32)
 
 
 def test_checkpoints_are_checked_as_ever(folder: Path, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_what_is_changed_while_an_engine_runs_is_said_at_the_next_prompt() -> No
     for change, message in LATER.values():
         model = small_model()
         runner = make_runner(model)
-        sequence = runner.open(SamplingParams(max_new_tokens=4, seed=1), tokens=16)
+        sequence = runner.allocate(SamplingParams(max_new_tokens=4, seed=1), max_tokens=16)
         runner.prefill(sequence, [1, 2, 3])
         runner.decode([sequence])
         change(model)

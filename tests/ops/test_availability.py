@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("triton")
 
 from jet.engine import cuda_graphs, decoder
-from jet.engine.decoder import make_stepper
+from jet.engine.decoder import make_decoder
 
 GPU = torch.device("cuda", 0)
 
@@ -26,11 +26,11 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(availability, "_recovery_attempts", [], raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", "/nowhere/kept")
-    monkeypatch.setattr(decoder, "HostStepper", lambda *given: "plain")
+    monkeypatch.setattr(decoder, "EagerDecoder", lambda *given: "plain")
     yield
 
 
-def stepper(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
+def made(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
     """What is made where making CUDA graphs fails as `fails(folder of the cache)` says."""
 
     def make(*given: object) -> str:
@@ -39,8 +39,8 @@ def stepper(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
             raise error
         return "graphs"
 
-    monkeypatch.setattr(cuda_graphs, "GraphStepper", make)
-    return make_stepper(SimpleNamespace(device=GPU), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
+    monkeypatch.setattr(cuda_graphs, "CudaGraphDecoder", make)
+    return make_decoder(SimpleNamespace(device=GPU), None, frozenset(), frozenset(), 1)  # type: ignore[arg-type]
 
 
 ERRORS = [
@@ -58,8 +58,8 @@ def test_a_cache_that_fails_is_left_and_kernels_are_compiled_elsewhere(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        made = stepper(monkeypatch, lambda folder: error if folder == "/nowhere/kept" else None)
-    assert made == "graphs"
+        found = made(monkeypatch, lambda folder: error if folder == "/nowhere/kept" else None)
+    assert found == "graphs"
     assert os.path.isdir(os.environ["TRITON_CACHE_DIR"])
     assert len(caplog.records) == 1 and "compiled again" in caplog.text and "Traceback" not in caplog.text
 
@@ -70,7 +70,7 @@ def test_kernels_that_fail_everywhere_are_done_without(
     from jet.ops import availability, gated_delta_rule
 
     with caplog.at_level(logging.WARNING):
-        assert stepper(monkeypatch, lambda folder: RuntimeError("no C compiler")) == "plain"
+        assert made(monkeypatch, lambda folder: RuntimeError("no C compiler")) == "plain"
     assert not availability.has_triton()
     assert gated_delta_rule.prefill_implementation(GPU, torch.bfloat16) == "torch", (
         "prompts are read without them, too"
@@ -85,10 +85,10 @@ def test_a_full_disk_everywhere_is_plain_pytorch(monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
-    assert stepper(monkeypatch, lambda folder: OSError(28, "No space left on device")) == "plain"
+    assert made(monkeypatch, lambda folder: OSError(28, "No space left on device")) == "plain"
     assert not availability.has_triton()
 
 
 def test_memory_that_is_full_is_not_taken_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        stepper(monkeypatch, lambda folder: torch.OutOfMemoryError("full"))
+        made(monkeypatch, lambda folder: torch.OutOfMemoryError("full"))

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from jet.cache.state_pool import SlotPool
-from jet.engine.decode_step import FusedStep
+from jet.cache.state_pool import StatePool
+from jet.engine.decode_step import DecodeStep
 from jet.ops.backends import reference_backend
 from jet.ops.decode_batch import DecodeBatch
 from jet.ops.quantization import SCHEMES, QuantizedTensor, Weight
@@ -19,10 +19,10 @@ from tests.networks import golden_model, small_config
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_the_products_are_those_of_a_step(name: str) -> None:
     model = golden_model(name)
-    pool = SlotPool(model.config, 1, 256, torch.float32, "cpu")
+    pool = StatePool(model.config, 1, 256, torch.float32, "cpu")
     with torch.inference_mode():
-        step = FusedStep(model, pool, DecodeBatch.make(1, "cpu"), reference_backend())
-    rest = step.parts[1:]  # without the embedding
+        step = DecodeStep(model, pool, DecodeBatch.make(1, "cpu"), reference_backend())
+    rest = step.ops[1:]  # without the embedding
     states = 2 * sum(m.recurrent[0].nbytes + m.conv[0].nbytes for m in pool.layers if hasattr(m, "conv"))
     moved = sum(part.nbytes for part in rest) - states
     assert sum(p.layers * 4 * math.prod(weight_shape(p)) for p in products(model.config)) == moved

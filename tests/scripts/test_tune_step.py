@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from jet.bench.options import BenchError
-from jet.cache.state_pool import SlotPool
-from jet.engine.decode_step import FusedStep, Part
+from jet.cache.state_pool import StatePool
+from jet.engine.decode_step import DecodeStep, Part
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.backends import OpBackend, reference_backend, triton_backend
 from jet.ops.decode_batch import DecodeBatch
@@ -108,14 +108,14 @@ def test_a_choice_is_described_with_its_fastest_ways() -> None:
 # --- a real step -----------------------------------------------------------------------------------------
 
 
-def bound(model: JetNemotronForCausalLM, operations: OpBackend) -> FusedStep:
-    pool = SlotPool(model.config, 1, 256, model.dtype, "cpu")
-    pool.reserve(pool.open(), 1)
+def bound(model: JetNemotronForCausalLM, operations: OpBackend) -> DecodeStep:
+    pool = StatePool(model.config, 1, 256, model.dtype, "cpu")
+    pool.reserve(pool.allocate(), 1)
     with torch.inference_mode():
-        return FusedStep(model, pool, DecodeBatch.make(1, "cpu"), operations)
+        return DecodeStep(model, pool, DecodeBatch.make(1, "cpu"), operations)
 
 
-def with_kernels(model: JetNemotronForCausalLM) -> FusedStep:
+def with_kernels(model: JetNemotronForCausalLM) -> DecodeStep:
     pytest.importorskip("triton")
     config = model.config
     sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -125,7 +125,7 @@ def with_kernels(model: JetNemotronForCausalLM) -> FusedStep:
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_every_product_of_a_step_but_the_jet_step_is_a_choice(name: str) -> None:
     model = golden_model(name)
-    parts = with_kernels(model).parts
+    parts = with_kernels(model).ops
     choices = product_choices(model.config, parts)
     of_kind = {part.name: name_of(part) for part in parts if part.weight is not None}
     assert of_kind.pop("jet step").startswith("jet_step ")
@@ -137,10 +137,10 @@ def test_the_usual_way_is_what_the_kernels_take_and_large_products_come_first() 
 
     model = small_model(**WIDE, vocab_size=300)
     step = with_kernels(model)
-    choices = product_choices(model.config, step.parts)
+    choices = product_choices(model.config, step.ops)
     assert [choice.name for choice in choices[:2]] == ["norm_swiglu 2048 × 256", "linear_add 256 × 1024"]
     usual = {choice.name: choice.usual for choice in choices}
-    head = step.parts[-1].weight
+    head = step.ops[-1].weight
     assert head is not None and usual["norm_linear 300 × 256"] == gemv_config_for("norm_linear", 300, head)
     assert all(choice.ways for choice in choices)
 
@@ -149,7 +149,7 @@ def test_a_step_without_kernels_has_nothing_to_tune() -> None:
     pytest.importorskip("triton")
     model = golden_model("tiny-2b")
     with pytest.raises(BenchError, match="nothing to tune"):
-        product_choices(model.config, bound(model, reference_backend()).parts)
+        product_choices(model.config, bound(model, reference_backend()).ops)
 
 
 @pytest.mark.thorough
@@ -159,12 +159,12 @@ def test_a_step_that_is_cut_in_another_way_computes_the_same() -> None:
     logits = []
     for other in (False, True):
         step = with_kernels(small_model())
-        parts = step.parts
+        parts = step.ops
         if other:
             names = [choice.name for choice in product_choices(small_config(), parts)]
             ways = {name: GemvConfig(4, 16, 2) for name in names}
             parts = cut(parts, ways)
-            assert sum(new is not old for new, old in zip(parts, step.parts, strict=True)) > len(names)
+            assert sum(new is not old for new, old in zip(parts, step.ops, strict=True)) > len(names)
         for part in parts:
             part.run()
         logits.append(step.logits.clone())

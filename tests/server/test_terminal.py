@@ -77,7 +77,7 @@ OUTPUTS = {
 def test_the_page_opens_whatever_its_output_is(
     server: FaultyServer, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     urls: list[str] = []
     launch = page.launch
 
@@ -116,7 +116,7 @@ def test_the_page_opens_whatever_its_output_is(
 
 @pytest.mark.parametrize("kind", ["none", "full", "ASCII"])
 def test_what_is_wrong_is_told_by_the_code_at_least(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     errors = OUTPUTS[kind]()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", errors)
@@ -130,7 +130,7 @@ def test_what_is_wrong_is_told_by_the_code_at_least(kind: str, monkeypatch: pyte
 def test_a_port_that_is_taken_is_called_taken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         assert app.main(["--port", str(port)]) == 2
@@ -165,7 +165,7 @@ def test_a_page_that_cannot_be_opened_says_why(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     monkeypatch.setattr(
         *((socket, "create_server", fail) if where == "at once" else (gr.Blocks, "launch", fail))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from jet.api import Alternative, SamplingParams
+from jet.api import SamplingParams, TokenLogprob
 from jet.story.document import Continuation, Document
 from jet.story.pieces import Token
 
@@ -18,7 +18,7 @@ any_text = st.text(max_size=40)
 
 def tokens(*texts: str, alternatives: tuple[str, ...] = ()) -> list[Token]:
     """One token per text, each with these alternatives."""
-    others = tuple(Alternative(100 + n, text, -1.5 - n) for n, text in enumerate(alternatives))
+    others = tuple(TokenLogprob(100 + n, text, -1.5 - n) for n, text in enumerate(alternatives))
     return [Token(n, len(text), -0.25, others) for n, text in enumerate(texts)]
 
 

@@ -5,16 +5,16 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.alignment import Aligner, align
 from jet.story.document import Document
 from jet.story.pieces import Token
 from tests.story.made import MODEL, SAMPLING
 
 
-def detail(text: str, id: int = 1, *others: tuple[str, float]) -> TokenDetail:
-    alternatives = tuple(Alternative(9, other, logprob) for other, logprob in others)
-    return TokenDetail(Alternative(id, text, -0.123456), alternatives)
+def detail(text: str, id: int = 1, *others: tuple[str, float]) -> TokenLogprobs:
+    alternatives = tuple(TokenLogprob(9, other, logprob) for other, logprob in others)
+    return TokenLogprobs(TokenLogprob(id, text, -0.123456), alternatives)
 
 
 def test_examples() -> None:
@@ -86,7 +86,7 @@ def test_chunks_of_the_engine() -> None:
         (4, 9, 5, -0.1235),
         (9, 10, 7, -0.1235),
     ]
-    assert document.tokens()[0].token.alternatives == (Alternative(9, " in", -1.0),)
+    assert document.tokens()[0].token.alternatives == (TokenLogprob(9, " in", -1.0),)
     made = document.generation(document.ranges()[-1].span)
     assert made is not None
     assert made.finish_reason == "stop"

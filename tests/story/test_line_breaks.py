@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.document import Document
 from jet.story.files import from_json, read_file, to_json
 from tests.story.made import MODEL, SAMPLING, owners, story
@@ -21,9 +21,9 @@ def ours(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def detail(id: int, text: str) -> TokenDetail:
-    return TokenDetail(
-        Alternative(id, text, -0.5), (Alternative(id, text, -0.5), Alternative(99, "\r\n", -2))
+def detail(id: int, text: str) -> TokenLogprobs:
+    return TokenLogprobs(
+        TokenLogprob(id, text, -0.5), (TokenLogprob(id, text, -0.5), TokenLogprob(99, "\r\n", -2))
     )
 
 

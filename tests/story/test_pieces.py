@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.api import Alternative
+from jet.api import TokenLogprob
 from jet.story.errors import StoryError
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.pieces import (
@@ -96,6 +96,6 @@ def test_tokens_refuse_what_json_cannot_carry() -> None:
     with pytest.raises(StoryError, match="finite"):
         Token(1, 1, math.nan)
     with pytest.raises(StoryError, match="finite"):
-        Token(1, 1, None, (Alternative(1, "a", -math.inf),))
+        Token(1, 1, None, (TokenLogprob(1, "a", -math.inf),))
     with pytest.raises(StoryError, match="-1 characters"):
         Token(1, -1)

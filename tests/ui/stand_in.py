@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from math import log
 
 from jet.api import (
-    Alternative,
     Engine,
     EngineInfo,
     Request,
     RequestError,
     RequestStats,
     TokenChunk,
-    TokenDetail,
+    TokenLogprob,
+    TokenLogprobs,
 )
 from jet.roofline import Footprint
 
@@ -81,7 +81,7 @@ class StandInEngine:
             attention="sdpa",
             kernels={"gated_delta": "torch"},
             context=self.context,
-            licence="Apache-2.0",
+            license="Apache-2.0",
             load_s=1.25,
             warmup_s=0.5,
             footprint=FOOTPRINT,
@@ -98,11 +98,11 @@ class StandInEngine:
     def count_prompt(self, request: Request) -> int:
         return (
             len(request.prompt.split())
-            + len(request.asked.split())
-            + (self.chat_tokens or 0) * bool(request.asked)
+            + len(request.instruction.split())
+            + (self.chat_tokens or 0) * bool(request.instruction)
         )
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         return prompt.rstrip(" \t\u00a0") + " " if prompt.endswith((" ", "\t", "\u00a0")) else prompt
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class StandInStream:
 
     def _decode(self, interval_s: float) -> Iterator[TokenChunk]:
         speed, wanted = self._engine.tokens_per_second, self._request.sampling.max_new_tokens
-        letter, wants = (self._request.prompt.strip() or "X")[0], self._request.alternatives
+        letter, wants = (self._request.prompt.strip() or "X")[0], self._request.top_logprobs
         started = time.monotonic()
         written = 0
         if self._engine.closed and not self._request.min_tokens:
@@ -180,13 +180,13 @@ class StandInStream:
         reason = "aborted" if self._stopped else "length"
         yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
 
-    def _detail(self, letter: str, index: int) -> TokenDetail:
+    def _detail(self, letter: str, index: int) -> TokenLogprobs:
         """The word that was drawn, every fifth of them an unlikely one, and others that might have been."""
-        words = [Alternative(index, f" {letter}{index}", log(0.1 if index % 5 == 3 else 0.6))]
+        words = [TokenLogprob(index, f" {letter}{index}", log(0.1 if index % 5 == 3 else 0.6))]
         for other, probability in (("else", 0.2), ("never", 0.1), ("maybe", 0.05)):
-            words.append(Alternative(100_000 + len(words), f" {other}{index}", log(probability)))
+            words.append(TokenLogprob(100_000 + len(words), f" {other}{index}", log(probability)))
         likeliest = sorted(words, key=lambda word: -word.logprob)
-        return TokenDetail(words[0], tuple(likeliest[: self._request.alternatives]))
+        return TokenLogprobs(words[0], tuple(likeliest[: self._request.top_logprobs]))
 
     def _numbers(self, tokens: int, elapsed_s: float) -> RequestStats:
         return replace(

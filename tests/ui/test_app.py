@@ -18,7 +18,7 @@ import pytest
 import app
 from jet.engine import holder
 from jet.engine.holder import ModelHolder
-from jet.engine.loading import ModelChoice
+from jet.engine.loading import LocalConfig
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
 from jet.server.lifecycle import GracefulShutdown
@@ -28,14 +28,14 @@ from tests.ui.stand_in import StandInEngine
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModelChoice]]:
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LocalConfig]]:
     """Stands in for loading; returns what was chosen. Models called "bad" and devices called "bad" are."""
-    choices: list[ModelChoice] = []
+    choices: list[LocalConfig] = []
 
     class Engine(StandInEngine):
         alive = True
 
-    def build(choice: ModelChoice) -> StandInEngine:
+    def build(choice: LocalConfig) -> StandInEngine:
         choices.append(choice)
         if choice.model == "bad":
             raise CheckpointError("bad is no checkpoint.\nGive another.")
@@ -44,13 +44,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ModelChoice]]:
         return Engine()
 
     stand_in_holder = ModelHolder(build)  # type: ignore[arg-type]
-    monkeypatch.setattr(holder, "HOLDER", stand_in_holder)
+    monkeypatch.setattr(holder, "MODEL_HOLDER", stand_in_holder)
     yield choices
     stand_in_holder.close()
 
 
 def test_options_arrive_and_the_page_is_served(
-    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    loaded: list[LocalConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers: list[httpx.Response] = []
 
@@ -66,7 +66,7 @@ def test_options_arrive_and_the_page_is_served(
     options += ["--revision=R", "--quantize=int4"]
     assert app.main(options) == 0
     (choice,) = loaded
-    assert choice == ModelChoice("M", "D", "T", "A", context=99, revision="R", quantize="int4")
+    assert choice == LocalConfig("M", "D", "T", "A", context=99, revision="R", quantize="int4")
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
@@ -77,7 +77,7 @@ def test_options_arrive_and_the_page_is_served(
 def test_an_engine_elsewhere_is_written_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     with faulty_server() as server:
         assert app.main(["--engine-url", server.url, "--model", "stand-in"]) == 0
@@ -87,7 +87,7 @@ def test_an_engine_elsewhere_is_written_with(
 def test_an_engine_that_is_not_there_is_one_line_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(holder, "HOLDER", ModelHolder())
+    monkeypatch.setattr(holder, "MODEL_HOLDER", ModelHolder())
     assert app.main(["--engine-url", "http://127.0.0.1:9/v1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: The engine’s server cannot be reached: ")
@@ -95,14 +95,14 @@ def test_an_engine_that_is_not_there_is_one_line_and_code_2(
 
 
 def test_without_options_the_defaults_are_those_of_the_choice(
-    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
+    loaded: list[LocalConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     assert app.main([]) == 0
-    assert loaded == [ModelChoice()]
+    assert loaded == [LocalConfig()]
 
 
-def test_an_interrupt_is_a_good_end(loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_a_good_end(loaded: list[LocalConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(ending: GracefulShutdown) -> int:
         raise KeyboardInterrupt
 
@@ -118,14 +118,14 @@ def test_an_interrupt_is_a_good_end(loaded: list[ModelChoice], monkeypatch: pyte
     ],
 )
 def test_a_model_that_cannot_run_is_one_line_and_code_2(
-    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str], options: list[str], line: str
+    loaded: list[LocalConfig], capsys: pytest.CaptureFixture[str], options: list[str], line: str
 ) -> None:
     assert app.main(options) == 2
     assert capsys.readouterr().err == line
 
 
 def test_garbage_is_looked_for_as_soon_as_the_page_is_there(
-    loaded: list[ModelChoice], monkeypatch: pytest.MonkeyPatch
+    loaded: list[LocalConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enabled: list[bool] = []
     building = page.build
@@ -148,7 +148,7 @@ def test_garbage_is_looked_for_as_soon_as_the_page_is_there(
 
 
 def test_a_busy_port_is_one_line_and_code_2(
-    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str]
+    loaded: list[LocalConfig], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         assert app.main(["--port", str(busy.getsockname()[1])]) == 2
@@ -160,7 +160,7 @@ def test_a_busy_port_is_one_line_and_code_2(
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_a_host_elsewhere_is_one_line_and_code_2(
-    loaded: list[ModelChoice], capsys: pytest.CaptureFixture[str], host: str
+    loaded: list[LocalConfig], capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
     assert app.main(["--host", host]) == 2
     error = capsys.readouterr().err

@@ -8,7 +8,7 @@ from html import unescape
 
 import pytest
 
-from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.alignment import Aligner
 from jet.story.document import Document
 from jet.story.files import to_json
@@ -114,9 +114,9 @@ def test_a_word_that_is_completed_has_two_authors_and_its_token_stands_where_it_
     document = Document.from_text("the old lighth")
     stats = RequestStats(phase="decode")
 
-    def detail(id: int, text: str) -> TokenDetail:
-        return TokenDetail(
-            Alternative(id, text, -0.5), (Alternative(id, text, -0.5), Alternative(9, "earted", -2))
+    def detail(id: int, text: str) -> TokenLogprobs:
+        return TokenLogprobs(
+            TokenLogprob(id, text, -0.5), (TokenLogprob(id, text, -0.5), TokenLogprob(9, "earted", -2))
         )
 
     with document.start_continuation(MODEL, SAMPLING) as continuation:

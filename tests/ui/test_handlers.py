@@ -426,9 +426,9 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
         tab.text = "Mine"
         assert await tab.write("ask", about=" a fox ") == words("X", CONTROLS[0])
         asked = source.stand_in.requests[-1]
-        assert (asked.asked, asked.prompt) == ("Write me a story about a fox", "")
+        assert (asked.instruction, asked.prompt) == ("Write me a story about a fox", "")
         await tab.write()  # and it goes on as the answer to that
-        assert source.stand_in.requests[-1].asked == asked.asked
+        assert source.stand_in.requests[-1].instruction == asked.instruction
         assert source.stand_in.requests[-1].prompt == words("X", CONTROLS[0])
         for _ in range(3):
             await tab.act("undo")

@@ -30,7 +30,7 @@ REMOTE = replace(
     dtype=None,
     load_s=None,
     warmup_s=None,
-    residence="remote",
+    placement="remote",
 )
 DONE = RequestStats(
     phase="done",
@@ -80,7 +80,7 @@ def test_all_numbers_of_a_story_are_shown() -> None:
         "Maximum running –",
     ):
         assert expected in shown
-    resumed = text_of(panel(replace(DONE, resumed_tokens=50), replace(CPU, writers=16)))
+    resumed = text_of(panel(replace(DONE, cached_tokens=50), replace(CPU, max_running_requests=16)))
     assert "Prompt tokens 6 of 56" in resumed
     assert "Maximum running 16" in resumed
 
@@ -196,7 +196,7 @@ HOSTILE = "<script>alert(1)</script> \" ' ${value} {{value}}"
 
 def test_hostile_text_is_shown_as_text() -> None:
     failed = RequestStats(phase="done", finish_reason="error", error=HOSTILE)
-    hostile = replace(CPU, model=HOSTILE, device_name=HOSTILE, licence=HOSTILE)
+    hostile = replace(CPU, model=HOSTILE, device_name=HOSTILE, license=HOSTILE)
     for page in (panel(failed, CPU), about(hostile)):
         assert "<script" not in page
         assert "&lt;script&gt;" in page
@@ -258,7 +258,7 @@ def test_of_an_engine_elsewhere_it_says_what_cannot_be_known() -> None:
 
 
 def test_weights_that_come_on_demand_are_not_called_resident() -> None:
-    assert "Weights on demand, for each request" in text_of(panel(None, replace(CPU, residence="on demand")))
+    assert "Weights on demand, for each request" in text_of(panel(None, replace(CPU, placement="zerogpu")))
 
 
 def test_while_it_is_fetched_the_page_says_how_far() -> None:
@@ -269,7 +269,7 @@ def test_while_it_is_fetched_the_page_says_how_far() -> None:
 
 
 def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
-    unsure = replace(SMALL, bandwidth_sure=False)
+    unsure = replace(SMALL, bandwidth_confirmed=False)
     for stats in (None, replace(DONE, tokens_per_second=10.0)):
         shown = panel(stats, unsure)
         assert "Speed limit not well measured" in text_of(shown)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jet.api import Alternative, RequestStats, TokenChunk, TokenDetail
+from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.document import Document
 from jet.ui.stop_strings import StopStringFilter, format_stop, parse_stop
 from tests.story.made import MODEL, SAMPLING
@@ -52,7 +52,7 @@ def streamed(tokens: list[str], stops: list[str], sizes: list[int]) -> Document:
         at = 0
         for size in [*sizes, len(tokens)]:
             row = range(at, min(at + size, len(tokens)))
-            details = tuple(TokenDetail(Alternative(id, tokens[id], -0.5), ()) for id in row)
+            details = tuple(TokenLogprobs(TokenLogprob(id, tokens[id], -0.5), ()) for id in row)
             at = row.stop
             chunk = TokenChunk("".join(tokens[id] for id in row), tuple(row), stats, details)
             continuation.add_chunk(stop_filter.filter(chunk))
@@ -130,8 +130,8 @@ def test_a_line_break_can_be_said_and_so_can_a_backslash(line: str, stop: str) -
 def test_nothing_passes_after_a_stop() -> None:
     stop_filter = StopStringFilter(["x"])
     stats = RequestStats(phase="decode")
-    detail = TokenDetail(Alternative(1, "ax", -0.5), ())
+    detail = TokenLogprobs(TokenLogprob(1, "ax", -0.5), ())
     first = stop_filter.filter(TokenChunk("ax", (1,), stats, (detail,)))
-    assert (first.text, first.details, stop_filter.matched) == ("a", (detail,), True)
+    assert (first.text, first.logprobs, stop_filter.matched) == ("a", (detail,), True)
     after = stop_filter.filter(TokenChunk("more", (2,), replace(stats, finish_reason="length"), (detail,)))
-    assert (after.text, after.details) == ("", ())
+    assert (after.text, after.logprobs) == ("", ())

@@ -7,7 +7,7 @@ import re
 from html import unescape
 from math import log
 
-from jet.api import Alternative, SamplingParams
+from jet.api import SamplingParams, TokenLogprob
 from jet.story.context import ContextBuilder
 from jet.story.document import Document
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
@@ -40,9 +40,9 @@ def test_branches_words_and_guidance_are_escaped() -> None:
 def test_alternatives_carry_the_order_that_picks_them() -> None:
     document = Document.from_text("A")
     others = (
-        Alternative(1, " one", log(0.5)),
-        Alternative(2, HOSTILE, log(0.25)),
-        Alternative(3, "\N{REPLACEMENT CHARACTER}", log(0.1)),
+        TokenLogprob(1, " one", log(0.5)),
+        TokenLogprob(2, HOSTILE, log(0.25)),
+        TokenLogprob(3, "\N{REPLACEMENT CHARACTER}", log(0.1)),
     )
     with document.start_continuation("model", SamplingParams(seed=7)) as continuation:
         continuation.append(" one", [Token(1, 4, log(0.5), others)])
@@ -62,7 +62,7 @@ def test_words_tell_what_they_were_written_under() -> None:
     document.guidance = Guidance("Rain.", lore=(LoreEntry(content="x"), LoreEntry(enabled=False)))
     document.stops = (HOSTILE, "\nThe End")
     with document.start_continuation("model", SamplingParams(seed=7)) as continuation:
-        continuation.append(" one", [Token(1, 4, log(0.5), (Alternative(1, " one", log(0.5)),))])
+        continuation.append(" one", [Token(1, 4, log(0.5), (TokenLogprob(1, " one", log(0.5)),))])
     found = document.token_at(1)
     assert found is not None
     generation = document.generation(found.span)

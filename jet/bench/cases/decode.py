@@ -33,7 +33,7 @@ def measure(options: Options) -> Report:
     """Load the network, let everyone decode in turn, and compare them with the floor."""
     network = networks.load(options)
     floor = decode_floor(
-        network.model, options.context, options.tokens, network.runner.fused_step.saved_bytes
+        network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
     )
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     others = baselines(network, options) if options.baseline else []
@@ -85,7 +85,7 @@ def read_and_write(
     """
     handles: list[Any] = []
     try:
-        handles += [runner.open(sampling, 0) for _ in range(writers)]
+        handles += [runner.allocate(sampling, 0) for _ in range(writers)]
         started = clock()
         for handle in handles:
             for begin in range(0, len(prompt), prefill_chunk):
@@ -95,10 +95,10 @@ def read_and_write(
         for _ in range(sampling.max_new_tokens - 1):
             _step(runner, handles)
         ended = clock()
-        note(runner.memory(handles[0]))
+        note(runner.state_bytes(handles[0]))
     finally:
         for handle in handles:
-            runner.release(handle)
+            runner.free(handle)
     return {
         "prefill": writers * len(prompt) / (read - started),
         "decode": writers * (sampling.max_new_tokens - 1) / (ended - read),

@@ -32,9 +32,9 @@ WHOLE = "step"
 def measure(options: Options) -> Report:
     """Load the network, read the context, and time each kind of operation."""
     network = networks.load(options)
-    floor = decode_floor(network.model, options.context, 2, network.runner.fused_step.saved_bytes)
+    floor = decode_floor(network.model, options.context, 2, network.runner.decode_step.saved_bytes)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
-    parts = network.runner.fused_step.parts
+    parts = network.runner.decode_step.ops
     kinds = {WHOLE: parts, **by_kind(parts)}
     spreads = time_kinds(network, kinds, options)
     figures = {name: Figure(describe(name, kinds[name]), "s", spread) for name, spread in spreads.items()}
@@ -60,15 +60,15 @@ def time_kinds(
 @contextmanager
 def reached(network: networks.Network, options: Options) -> Iterator[None]:
     """A row at the prompt's length: attention then reads what it reads there."""
-    sequence = network.runner.open(options.sampling)
+    sequence = network.runner.allocate(options.sampling)
     try:
         for begin in range(0, len(network.prompt), network.prefill_chunk):
             network.runner.prefill(sequence, network.prompt[begin : begin + network.prefill_chunk])
         for _ in range(2):
-            network.runner.step(sequence)
+            network.runner.decode_one(sequence)
         yield
     finally:
-        network.runner.release(sequence)
+        network.runner.free(sequence)
 
 
 def by_kind(parts: list[Part]) -> dict[str, list[Part]]:

@@ -69,7 +69,7 @@ def write(
     user, other = next(users), next(users)
 
     def asking(prompt: Sequence[int], seed: int, user: str) -> Request:
-        asked = replace(request(prompt, replace(sampling, seed=seed)), user=user)
+        asked = replace(request(prompt, replace(sampling, seed=seed)), cache_salt=user)
         engine.count_tokens(asked.prompt)  # parses it
         return asked
 
@@ -79,8 +79,8 @@ def write(
     def finish(stream: Stream, resident: int) -> tuple[list[int], float]:
         chunks = list(stream)
         last = finished(chunks[-1], sampling.max_new_tokens)
-        if last.resumed_tokens < resident:
-            raise BenchError(f"{last.resumed_tokens:,} tokens were resident, and {resident:,} should be.")
+        if last.cached_tokens < resident:
+            raise BenchError(f"{last.cached_tokens:,} tokens were resident, and {resident:,} should be.")
         stats.append(last)
         return [token for chunk in chunks for token in chunk.token_ids], first_token(last)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from jet.api import Engine, Request, RequestStats, SamplingParams, TokenDetail
+from jet.api import Engine, Request, RequestStats, SamplingParams, TokenLogprobs
 from jet.bench import networks
 from jet.bench.batch_invariance import Alone, Story
 from jet.bench.options import BenchError, Options
@@ -29,7 +29,6 @@ from jet.bench.requests import request
 from jet.bench.result import Figure, Report
 from jet.bench.samples import alternate, percentile
 from jet.engine.model_runner import ModelRunner
-from jet.engine.step_output import Outcome
 
 PATIENCE_S = 120.0  # after a round, for the stories that are still being written
 COMPARED = 8  # stories of a round that are written again
@@ -54,7 +53,7 @@ class GapRunner:
         self._last: dict[Any, float] = {}
         self.gaps: list[float] = []
 
-    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+    def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
         """The next tokens, and a look at the clock."""
         outcomes = self._runner.decode(handles)
         now = self._clock()
@@ -67,7 +66,7 @@ class GapRunner:
     def release(self, handle: Any, keep: bool = True) -> None:
         """The request is over."""
         self._last.pop(handle, None)
-        self._runner.release(handle, keep)
+        self._runner.free(handle, keep)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -126,7 +125,7 @@ def write_all(engine: Engine, options: Options, number: int, vocabulary: int) ->
             sampling = replace(options.sampling, max_new_tokens=chance.randint(1, options.tokens))
             stop_after = chance.randint(0, sampling.max_new_tokens) if chance.random() < 0.2 else None
             noted = not mine or chance.random() < 0.25
-            asked = replace(request(prompt, sampling), user=user, alternatives=int(noted))
+            asked = replace(request(prompt, sampling), cache_salt=user, top_logprobs=int(noted))
             tokens, details, last = follow(engine, asked, stop_after)
             with lock:
                 result.tokens += len(tokens)
@@ -134,7 +133,7 @@ def write_all(engine: Engine, options: Options, number: int, vocabulary: int) ->
                 result.wrong += wrong_with(len(tokens), last, sampling, stop_after)
                 result.finished += last.finish_reason == "length"
                 if tokens and noted:
-                    logprobs = [detail.drawn.logprob for detail in details]
+                    logprobs = [detail.sampled.logprob for detail in details]
                     result.stories.append(Story(prompt, tokens, logprobs))
             mine = [*prompt, *tokens]
             time.sleep(chance.uniform(0, 0.2))
@@ -163,15 +162,15 @@ def choose_prompt(chance: random.Random, mine: list[int], context: int, vocabula
 
 def follow(
     engine: Engine, asked: Request, stop_after: int | None
-) -> tuple[list[int], list[TokenDetail], RequestStats]:
+) -> tuple[list[int], list[TokenLogprobs], RequestStats]:
     """The tokens of one story, which may be stopped, what is said of them, and its last stats."""
     stream = engine.submit(asked)
     tokens: list[int] = []
-    details: list[TokenDetail] = []
+    details: list[TokenLogprobs] = []
     last = RequestStats()
     for chunk in stream:
         tokens += chunk.token_ids
-        details += chunk.details
+        details += chunk.logprobs
         last = chunk.stats
         if stop_after is not None and len(tokens) >= stop_after:
             stream.abort()
@@ -198,7 +197,7 @@ def check_memory(engine: Engine, runner: ModelRunner) -> None:
         if time.monotonic() > deadline:
             raise BenchError("A request is stuck: nobody reads it, and it has not ended.")
         time.sleep(0.01)
-    lost = runner.held_pages
+    lost = runner.pages_in_use
     if lost:
         raise BenchError(f"{lost} pages of memory have not come back.")
 

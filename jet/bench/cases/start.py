@@ -42,7 +42,7 @@ from jet.bench.requests import finished, request
 from jet.bench.result import Figure, Report
 from jet.bench.samples import Contender, Spread, alternate
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import ModelChoice, build_engine, locate
+from jet.engine.loading import LocalConfig, create_engine, locate
 
 _HOME = Path(__file__).resolve().parents[2]
 _PROMPT = "Once upon a time"
@@ -196,8 +196,8 @@ def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
     """A warm engine, and the request to send to it."""
     one = SamplingParams(max_new_tokens=1, seed=0)
     if options.config is None:
-        engine = build_engine(
-            ModelChoice(options.model, options.device, options.dtype, quantize=options.quantize)
+        engine = create_engine(
+            LocalConfig(options.model, options.device, options.dtype, quantize=options.quantize)
         )
         try:
             yield engine, Request(_PROMPT, one)

@@ -20,7 +20,6 @@ from jet.bench.requests import PAGE_INTERVAL_S, finished, request
 from jet.bench.result import Figure, Report
 from jet.bench.samples import alternate, percentile
 from jet.engine.engine import Runner
-from jet.engine.step_output import Outcome
 
 _LABELS = {
     "tokens_per_second": ("tokens, from the first to the last", "tok/s"),
@@ -40,7 +39,7 @@ class ClockedRunner:
         self._clock = clock
         self.last_token = 0.0
 
-    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+    def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
         """The next tokens, and a look at the clock."""
         outcomes = self._runner.decode(handles)
         self.last_token = self._clock()
@@ -54,7 +53,7 @@ def measure(options: Options) -> Report:
     """Load the network and read its streams as the page does."""
     network = networks.load(options)
     floor = decode_floor(
-        network.model, options.context, options.tokens, network.runner.fused_step.saved_bytes
+        network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
     )
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     runner = ClockedRunner(network.runner)

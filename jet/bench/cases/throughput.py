@@ -30,7 +30,6 @@ from jet.bench.result import Figure, Report
 from jet.bench.samples import alternate
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence as Story
-from jet.engine.step_output import Outcome
 from jet.token_ids import Tokens
 
 
@@ -56,16 +55,16 @@ class FilledRunner:
         self.enough.clear()
 
     @torch.inference_mode()
-    def resume(self, handle: Story, prompt: Tokens) -> int:
+    def restore_prefix(self, handle: Story, prompt: Tokens) -> int:
         """All but the last token has been read, or so it seems."""
         assert handle.slot is not None
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
-        handle.text, handle.length = array("i", prompt[:length].tobytes()), length
-        handle.kept = length  # what was not read is not worth keeping
+        handle.token_ids, handle.num_computed_tokens = array("i", prompt[:length].tobytes()), length
+        handle.last_snapshot = length  # what was not read is not worth keeping
         return length
 
-    def decode(self, handles: Sequence[Any]) -> list[Outcome]:
+    def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
         """The next tokens."""
         outcomes = self._runner.decode(handles)
         if len(handles) == self._writers and not self.enough.is_set():
@@ -89,7 +88,7 @@ def fill(runner: ModelRunner) -> None:
 def measure(options: Options) -> Report:
     """Load the network, let all write at once, again and again, and compare a step with its floor."""
     network = networks.load(options)
-    saved = network.runner.fused_step.saved_bytes
+    saved = network.runner.decode_step.saved_bytes
     floor = together(decode_floor(network.model, options.context, options.tokens, saved), options.batch)
     ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
     runner = FilledRunner(network.runner, options.batch, options.tokens)

@@ -81,7 +81,7 @@ def _measure(
     figures, failed = compare(bench, sweep, {who: partial(run, who) for who in networks})
     failed |= {who: bench.failed[sweep, who] for who in LABELS if who not in networks}
     ours = bench.network
-    saved = ours.runner.fused_step.saved_bytes
+    saved = ours.runner.decode_step.saved_bytes
     floor = together(decode_floor(ours.model, context, bench.plan.tokens, saved), batch)
     if "ours" not in failed:
         _check(bench, figures, floor, batch)

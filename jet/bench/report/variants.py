@@ -119,17 +119,17 @@ def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
 def write_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
     """What ours writes after a text, and the log-probability it gives to each token."""
     sampling = SamplingParams(max_new_tokens=_WRITTEN, seed=0, temperature=0, repetition_penalty=1)
-    sequence = network.runner.open(sampling, 1)
+    sequence = network.runner.allocate(sampling, 1)
     try:
         network.runner.prefill(sequence, prompt)
         tokens, logprobs = [], []
         for _ in range(_WRITTEN):
-            tokens.append(network.runner.step(sequence))
-            detail = network.runner.detail(sequence)
+            tokens.append(network.runner.decode_one(sequence))
+            detail = network.runner.logprobs(sequence)
             assert detail is not None  # it was asked for
             logprobs.append(detail.logprob)
     finally:
-        network.runner.release(sequence)
+        network.runner.free(sequence)
     return tokens, logprobs
 
 

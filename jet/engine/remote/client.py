@@ -24,25 +24,32 @@ import httpx
 
 from jet.api import EngineInfo, Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.credentials import SecretError, describe, read_secret, redact
-from jet.engine.remote.boundary import Border
+from jet.engine.remote.boundary import WhitespaceBoundary
 from jet.engine.remote.models import CIRCLES, MOST_REDIRECTS, ask_models
-from jet.engine.remote.protocol import UNKNOWN_CONTEXT, Piece, ServedModel, ServerError, WireError, completion
+from jet.engine.remote.protocol import (
+    UNKNOWN_CONTEXT,
+    CompletionChunk,
+    ProtocolError,
+    ServedModel,
+    ServerError,
+    completion,
+)
 from jet.engine.remote.responses import (
     KEPT,
     KEY_VARIABLE,
     NOWHERE,
-    Passing,
+    ContextLengthError,
     RemoteError,
-    TooLong,
+    RetryableError,
     check,
+    iter_chunks,
     next_address,
-    pieces_of,
 )
 from jet.engine.remote.sse import StreamError
-from jet.engine.remote.token_limits import Budget, most_tokens, read_refusal
+from jet.engine.remote.token_limits import TokenBudget, estimate_tokens, read_refusal
 from jet.engine.remote.transport import Server, unreachable
 from jet.engine.stream import Channel, LocalStream
-from jet.engine.text.whitespace import strip_behind
+from jet.engine.text.whitespace import strip_trailing
 from jet.hardware import MemoryReading, read_process_memory
 from jet.telemetry import DecodeMeter, Throttle
 
@@ -79,7 +86,7 @@ class RemoteOptions:
 
 
 @dataclass(frozen=True)
-class RemoteChoice:
+class RemoteConfig:
     """A server to write with. The one place where the defaults stand.
 
     Attributes:
@@ -92,34 +99,34 @@ class RemoteChoice:
     model: str | None = None
     context: int | None = None
 
-    def build(self) -> RemoteEngine:
+    def create(self) -> RemoteEngine:
         """Ask the server what it offers. Raises RemoteError."""
         return RemoteEngine(self)
 
 
-class _Job:
+class _RemoteRequest:
     """One request, written to on the event loop only."""
 
     def __init__(self, request: Request, prompt: str) -> None:
         """`prompt`: as it is sent; blanks that are missing at its end have been typed already."""
         self.sampling: SamplingParams = request.sampling.with_seed()
         self.request = replace(request, sampling=self.sampling, prompt=prompt)
-        self.border = Border(request.prompt, prompt)
+        self.boundary = WhitespaceBoundary(request.prompt, prompt)
         self.meter = DecodeMeter(time.monotonic())
         self.phase = "queued"
         self.prompt_tokens = 0
-        self.counted = False  # whether the server says how many tokens there are
+        self.is_counted = False  # whether the server says how many tokens there are
         self.stopped = False
         self.reason: str | None = None  # why it has ended, as the server says
         self.most = self.sampling.max_new_tokens  # new tokens that the server was asked for
         self.wrote = False
         self.oddity = ""  # what was wrong with an event that had nothing in it
-        self.details_due = request.alternatives > 0
+        self.logprobs_due = request.top_logprobs > 0
         self.channel: Channel
         self.task: asyncio.Task[str] | None = None
 
     @property
-    def begun(self) -> bool:
+    def has_text(self) -> bool:
         """Whether text has come, so that another attempt would write it twice."""
         return self.wrote or self.meter.tokens > 0
 
@@ -131,34 +138,36 @@ class RemoteEngine:
     server where it does; otherwise the pieces are counted that they come in.
     """
 
-    def __init__(self, choice: RemoteChoice, options: RemoteOptions | None = None) -> None:
+    def __init__(self, config: RemoteConfig, options: RemoteOptions | None = None) -> None:
         self._options = options or RemoteOptions()
-        self._jobs: set[_Job] = set()
+        self._requests: set[_RemoteRequest] = set()
         self._closed = False
         self._throttle = Throttle(_MEMORY_INTERVAL_S)
-        self._reading = MemoryReading()
+        self._memory_reading = MemoryReading()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="jet-remote", daemon=True)
         self._thread.start()
         try:
-            self._server = Server.read(choice.url, _read_key())
+            self._server = Server.read(config.url, _read_key())
             self._client = self._call(self._open())
             started = time.monotonic()
-            asked = ask_models(self._server, self._client, choice.model, self._options.connect_s)
+            asked = ask_models(self._server, self._client, config.model, self._options.connect_s)
             self._model = self._call(asked)
         except BaseException:
             self.close()
             raise
-        self._info = _describe(self._model, choice, time.monotonic() - started)
-        self._budget = Budget(self._info.context if self._model.context or choice.context else None)
+        self._info = _describe(self._model, config, time.monotonic() - started)
+        self._budget = TokenBudget(self._info.context if self._model.context or config.context else None)
 
     # Called from any thread.
 
     def submit(self, request: Request) -> LocalStream:
         """Send a request. Raises RequestError at once if it can never be served."""
-        if request.asked:
+        if request.instruction:
             raise RequestError("Stories can be asked for only where the model runs on this page's machine.")
-        job = _Job(request, self.as_read(request.prompt) if request.healing else request.prompt)
+        job = _RemoteRequest(
+            request, self.normalize_prompt(request.prompt) if request.healing else request.prompt
+        )
         body = completion(job.request, self._model)
         if not self.alive:
             raise RequestError(_CLOSED)
@@ -176,20 +185,20 @@ class RemoteEngine:
         """What is known of the server."""
         context = self._budget.context or self._info.context  # a refusal may have told it only now
         return replace(
-            self._info, context=context, active_requests=len(self._jobs), **asdict(read_process_memory())
+            self._info, context=context, active_requests=len(self._requests), **asdict(read_process_memory())
         )
 
     def count_tokens(self, text: str) -> int:
         """An estimate: asking the server for every paragraph of a story would take longer than writing."""
-        return most_tokens(text)
+        return estimate_tokens(text)
 
     def count_prompt(self, request: Request) -> int:
         """An estimate for the prompt of a request."""
         return self.count_tokens(request.prompt)
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as it is sent with `Request.healing`: without blanks at its end."""
-        return strip_behind(prompt)
+        return strip_trailing(prompt)
 
     def close(self) -> None:
         """End every live stream visibly and close all connections."""
@@ -224,19 +233,19 @@ class RemoteEngine:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(act, *arguments)
 
-    def _begin(self, job: _Job, body: dict[str, object]) -> None:
-        self._jobs.add(job)
-        job.task = self._loop.create_task(self._write(job, body))
+    def _begin(self, job: _RemoteRequest, body: dict[str, object]) -> None:
+        self._requests.add(job)
+        job.task = self._loop.create_task(self._complete(job, body))
         job.task.add_done_callback(partial(self._ended, job))
 
-    def _cancel(self, job: _Job) -> None:
+    def _cancel(self, job: _RemoteRequest) -> None:
         if job.task is not None and not job.stopped:
             job.stopped = True  # a second time would end the closing of the connection, too
             job.task.cancel()
 
-    def _ended(self, job: _Job, task: asyncio.Task[str]) -> None:
+    def _ended(self, job: _RemoteRequest, task: asyncio.Task[str]) -> None:
         """The last chunk of a request, whatever has happened to it."""
-        self._jobs.discard(job)
+        self._requests.discard(job)
         if task.cancelled():
             closed = self._closed
             self._finish(job, "error" if closed else "aborted", _CLOSED if closed else None)
@@ -252,7 +261,7 @@ class RemoteEngine:
     async def _open(self) -> httpx.AsyncClient:
         return self._server.client(self._options.connect_s)
 
-    async def _write(self, job: _Job, body: dict[str, object]) -> str:
+    async def _complete(self, job: _RemoteRequest, body: dict[str, object]) -> str:
         """Send the request until it begins to be answered; the finish reason."""
         pause, shortened = self._options.pause_s, False
         job.most = self._budget.afford(job.request.prompt, job.sampling.max_new_tokens)
@@ -260,46 +269,46 @@ class RemoteEngine:
         while True:
             try:
                 return await self._attempt(job, {**body, "max_tokens": job.most})
-            except Passing as error:  # noqa: PERF203 - a request costs more than a try
+            except RetryableError as error:  # noqa: PERF203 - a request costs more than a try
                 left -= 1
                 wanted = pause if error.pause_s is None else error.pause_s
-                if job.begun or not left or wanted > self._options.most_pause_s:
+                if job.has_text or not left or wanted > self._options.most_pause_s:
                     raise
                 await asyncio.sleep(wanted)
                 pause *= 2
-            except TooLong as error:
+            except ContextLengthError as error:
                 fewer = self._budget.after(error.said, job.request.prompt, job.most)
-                if fewer is None or shortened or job.begun:
+                if fewer is None or shortened or job.has_text:
                     raise _too_long(error, self._budget) from None
                 job.most, shortened = fewer, True
 
-    async def _attempt(self, job: _Job, body: dict[str, object]) -> str:
+    async def _attempt(self, job: _RemoteRequest, body: dict[str, object]) -> str:
         try:
             with anyio.move_on_after(self._options.first_token_s) as patience:
                 await self._ask(job, body, patience)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Passing(_unreached(self._server, error)) from None
+            raise RetryableError(_unreached(self._server, error)) from None
         except httpx.ProxyError as error:
-            raise Passing(unreachable(self._server, error)) from None
+            raise RetryableError(unreachable(self._server, error)) from None
         except httpx.TransportError as error:
             if "location header" in str(error):  # which the library reads although it is not to follow it
                 raise RemoteError(NOWHERE) from None
             if job.reason is None:
                 raise _broken(job) from error
         except ServerError as error:
-            said = f"The engine’s server says: {error}. {KEPT if job.begun else ''}"
+            said = f"The engine’s server says: {error}. {KEPT if job.has_text else ''}"
             if read_refusal(str(error), job.most).anything:
-                raise TooLong(said, str(error)) from None
+                raise ContextLengthError(said, str(error)) from None
             raise RemoteError(said) from None
-        except (WireError, StreamError) as error:
+        except (ProtocolError, StreamError) as error:
             raise RemoteError(f"{_CANNOT_READ}{error}.") from None
         if job.reason is None:
-            if job.oddity and not job.begun:
+            if job.oddity and not job.has_text:
                 raise RemoteError(f"{_CANNOT_READ}{job.oddity}.")
             raise _silent(job) if patience.cancelled_caught else _broken(job)
         return _meaning(job, job.reason, self._budget.most_new)
 
-    async def _ask(self, job: _Job, body: dict[str, object], patience: anyio.CancelScope) -> None:
+    async def _ask(self, job: _RemoteRequest, body: dict[str, object], patience: anyio.CancelScope) -> None:
         """Send the request to where the server is, and pass on its answer."""
         there: httpx.URL | str = "completions"
         for _ in range(MOST_REDIRECTS):
@@ -307,81 +316,83 @@ class RemoteEngine:
                 moved = next_address(answer)
                 if moved is None:
                     job.phase = "prefill"
-                    self._send(job, Piece())
+                    self._send(job, CompletionChunk())
                     await check(answer, self._server.through)
                     await self._follow(job, answer, patience)
                     return
                 there = moved
         raise RemoteError(CIRCLES)
 
-    async def _follow(self, job: _Job, answer: httpx.Response, patience: anyio.CancelScope) -> None:
+    async def _follow(self, job: _RemoteRequest, answer: httpx.Response, patience: anyio.CancelScope) -> None:
         """Pass on what comes. After the finish reason, only the server's last count is waited for."""
-        async with aclosing(pieces_of(answer, job.details_due)) as pieces:
+        async with aclosing(iter_chunks(answer, job.logprobs_due)) as pieces:
             async for piece in pieces:
                 job.reason = piece.finish_reason or job.reason
                 job.oddity = piece.oddity or job.oddity
-                if self._send(job, piece) and job.begun:
+                if self._send(job, piece) and job.has_text:
                     wait = _LAST_COUNT_S if job.reason else self._options.silence_s
                     patience.deadline = anyio.current_time() + wait
 
-    def _send(self, job: _Job, piece: Piece) -> bool:
+    def _send(self, job: _RemoteRequest, piece: CompletionChunk) -> bool:
         """Pass on a piece; whether there is anything in it."""
         now = time.monotonic()
         new = min(self._count(job, piece), job.most)
         job.wrote = job.wrote or bool(piece.text)
         for _ in range(new):
             job.meter.tick(now)
-        if job.begun:
+        if job.has_text:
             job.phase = "decode"
-        ids = tuple(detail.drawn.token_id for detail in piece.details) or (0,) * new
-        details = piece.details if job.details_due else ()
-        text, details = job.border.cut(piece.text, details)
+        ids = tuple(detail.sampled.token_id for detail in piece.logprobs) or (0,) * new
+        details = piece.logprobs if job.logprobs_due else ()
+        text, details = job.boundary.cut(piece.text, details)
         job.channel.put(TokenChunk(text, ids, self._stats(job), details))
         return bool(new or piece.text or piece.finish_reason)
 
-    def _count(self, job: _Job, piece: Piece) -> int:
+    def _count(self, job: _RemoteRequest, piece: CompletionChunk) -> int:
         """How many tokens are new."""
         if piece.prompt_tokens and piece.prompt_tokens != job.prompt_tokens:
             job.prompt_tokens = piece.prompt_tokens
             self._budget.count(job.request.prompt, piece.prompt_tokens)
         if piece.tokens_so_far or (piece.tokens_so_far is not None and not piece.text):
-            job.counted = True
+            job.is_counted = True
             return max(0, piece.tokens_so_far - job.meter.tokens)
         if piece.tokens is not None:
-            job.counted = True
+            job.is_counted = True
             return piece.tokens
         return 1 if piece.text else 0
 
-    def _finish(self, job: _Job, reason: str, error: str | None = None) -> None:
+    def _finish(self, job: _RemoteRequest, reason: str, error: str | None = None) -> None:
         job.phase = "done"
         job.channel.put(TokenChunk("", (), self._stats(job, reason, error)))
 
-    def _stats(self, job: _Job, finish_reason: str | None = None, error: str | None = None) -> RequestStats:
+    def _stats(
+        self, job: _RemoteRequest, finish_reason: str | None = None, error: str | None = None
+    ) -> RequestStats:
         if self._throttle.ready(time.monotonic()):
-            self._reading = read_process_memory()
+            self._memory_reading = read_process_memory()
         return RequestStats(
             phase=job.phase,
             tokens=job.meter.tokens,
-            tokens_estimated=not job.counted,
+            tokens_estimated=not job.is_counted,
             prompt_tokens=job.prompt_tokens,
             tokens_per_second=job.meter.tokens_per_second,
             mean_tokens_per_second=job.meter.mean_tokens_per_second,
             time_to_first_token_s=job.meter.time_to_first_token_s,
-            process_memory_bytes=self._reading.process_memory_bytes,
+            process_memory_bytes=self._memory_reading.process_memory_bytes,
             finish_reason=finish_reason,
             error=error,
             seed=job.sampling.seed,
         )
 
 
-def _broken(job: _Job) -> RemoteError:
-    if job.begun:
+def _broken(job: _RemoteRequest) -> RemoteError:
+    if job.has_text:
         return RemoteError(f"The engine’s server broke off in the middle of the story. {KEPT}")
-    return Passing("The engine’s server broke off before it wrote anything.")
+    return RetryableError("The engine’s server broke off before it wrote anything.")
 
 
-def _silent(job: _Job) -> RemoteError:
-    if job.begun:
+def _silent(job: _RemoteRequest) -> RemoteError:
+    if job.has_text:
         return RemoteError(f"The engine’s server has fallen silent. {KEPT}")
     return RemoteError("The engine’s server does not answer. Please try again later.")
 
@@ -390,8 +401,11 @@ def _unreached(server: Server, error: Exception) -> str:
     return unreachable(server, error) if server.proxy else "The engine’s server cannot be reached."
 
 
-def _too_long(error: TooLong, budget: Budget) -> RemoteError:
-    """A refusal that fewer new tokens do not help. What it says about the context holds from now on."""
+def _too_long(error: ContextLengthError, budget: TokenBudget) -> RemoteError:
+    """A refusal that fewer new tokens do not help.
+
+    What it says about the context holds from now on.
+    """
     if budget.context is None or not read_refusal(error.said, 0).anything:
         return RemoteError(str(error))
     return RemoteError(
@@ -400,14 +414,14 @@ def _too_long(error: TooLong, budget: Budget) -> RemoteError:
     )
 
 
-def _meaning(job: _Job, reason: str, most_new: int | None) -> str:
+def _meaning(job: _RemoteRequest, reason: str, most_new: int | None) -> str:
     """The finish reason in the engine's words. Servers call it a length, too, when their context is full."""
     word = reason.lower()
     if word in _FAILED:
         raise RemoteError(f"The engine’s server ended the story: {redact(reason)[:40]}. {KEPT}")
     if word != "length":
         return "stop"  # by a name of the server's own
-    if job.counted and job.meter.tokens < job.most:
+    if job.is_counted and job.meter.tokens < job.most:
         return "context"
     return "length" if job.most in (job.sampling.max_new_tokens, most_new) else "context"
 
@@ -419,7 +433,7 @@ def _read_key() -> str | None:
         raise RemoteError(str(error)) from None
 
 
-def _describe(model: ServedModel, choice: RemoteChoice, took_s: float) -> EngineInfo:
+def _describe(model: ServedModel, choice: RemoteConfig, took_s: float) -> EngineInfo:
     said = model.context or UNKNOWN_CONTEXT
     return EngineInfo(
         model=redact(model.name),
@@ -430,8 +444,8 @@ def _describe(model: ServedModel, choice: RemoteChoice, took_s: float) -> Engine
         attention=None,
         kernels={},
         context=min(choice.context or said, said) if model.context else choice.context or said,
-        licence=LICENCE,
+        license=LICENCE,
         load_s=None,
         warmup_s=None,
-        residence="remote",
+        placement="remote",
     )

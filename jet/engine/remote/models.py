@@ -8,8 +8,8 @@ from dataclasses import replace
 import anyio
 import httpx
 
-from jet.engine.remote.protocol import ServedModel, WireError, read_models, read_properties
-from jet.engine.remote.responses import RemoteError, next_address, refusal
+from jet.engine.remote.protocol import ProtocolError, ServedModel, read_models, read_properties
+from jet.engine.remote.responses import RemoteError, error_from_status, next_address
 from jet.engine.remote.transport import Server, unreachable
 
 MOST_REDIRECTS = 5
@@ -29,13 +29,13 @@ async def ask_models(
     except (httpx.HTTPError, TimeoutError) as error:
         raise RemoteError(f"{unreachable(server, error)} Is it running, and is this its address?") from None
     if answer.status_code != 200:
-        raise refusal(answer.status_code, answer.text, through=server.through)
+        raise error_from_status(answer.status_code, answer.text, through=server.through)
     there = answer.request.url.copy_with(query=None)
     if there.path.rstrip("/").endswith("/models"):
         client.base_url = there.copy_with(path=there.path.rstrip("/").removesuffix("models"))
     try:
         model = read_models(answer.text, wanted)
-    except WireError as error:
+    except ProtocolError as error:
         raise RemoteError(f"The engine’s server cannot be used: {error}.") from None
     return model if model.context else replace(model, context=await _ask_context(client, patience_s))
 

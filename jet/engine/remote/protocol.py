@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jet.api import Alternative, Request, RequestError, SamplingParams, TokenDetail
+from jet.api import Request, RequestError, SamplingParams, TokenLogprob, TokenLogprobs
 from jet.credentials import redact
 
 UNKNOWN_CONTEXT = 4096  # tokens, of a server that does not say how many it reads
@@ -48,11 +48,11 @@ _STOPPED = {
 _FULL = {"length", "max_tokens", "max_length", "max_new_tokens", "token_limit", "limit"}
 
 
-class WireError(ValueError):
+class ProtocolError(ValueError):
     """A server's answer that is not what OpenAI's interface says. The message says what is wrong with it."""
 
 
-class ServerError(WireError):
+class ServerError(ProtocolError):
     """What the server itself says has gone wrong."""
 
 
@@ -74,7 +74,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Piece:
+class CompletionChunk:
     """One event of a completion.
 
     Attributes:
@@ -85,7 +85,7 @@ class Piece:
     """
 
     text: str = ""
-    details: tuple[TokenDetail, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
     tokens: int | None = None
     tokens_so_far: int | None = None
     prompt_tokens: int | None = None
@@ -94,7 +94,7 @@ class Piece:
 
 
 def read_models(answer: str, wanted: str | None) -> ServedModel:
-    """The model `wanted`, or the first there is, from the answer to `/models`. Raises WireError."""
+    """The model `wanted`, or the first there is, from the answer to `/models`. Raises ProtocolError."""
     models = _object(answer).get("data")
     known = [
         m
@@ -102,10 +102,12 @@ def read_models(answer: str, wanted: str | None) -> ServedModel:
         if isinstance(m, dict) and isinstance(m.get("id"), str)
     ]
     if not known:
-        raise WireError("it offers no model")
+        raise ProtocolError("it offers no model")
     chosen = next((model for model in known if wanted in (None, model["id"])), None)
     if chosen is None:
-        raise WireError(f"it does not offer {wanted}, but {', '.join(model['id'] for model in known[:5])}")
+        raise ProtocolError(
+            f"it does not offer {wanted}, but {', '.join(model['id'] for model in known[:5])}"
+        )
     said = {**chosen, **(chosen["meta"] if isinstance(chosen.get("meta"), dict) else {})}
     server = said.get("owned_by")
     return ServedModel(
@@ -120,7 +122,7 @@ def read_properties(answer: str) -> int | None:
     """The context that llama.cpp's server tells at `/props`; None where it does not."""
     try:
         said = _object(answer)
-    except WireError:
+    except ProtocolError:
         return None
     settings = said.get("default_generation_settings")
     return _context({**said, **(settings if isinstance(settings, dict) else {})})
@@ -159,24 +161,24 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
             "please set DRY strength and XTC probability to 0."
         )
     body.update({name: getattr(sampling, name) for name in wanted})
-    if request.alternatives:
-        body["logprobs"] = request.alternatives
+    if request.top_logprobs:
+        body["logprobs"] = request.top_logprobs
     if request.min_tokens:
         body["min_tokens"] = request.min_tokens  # vLLM and SGLang know it; others pass over it
     return body
 
 
-def read_piece(data: str, details_due: bool = True) -> Piece:
-    """One event of a completion. Raises WireError, or ServerError if it tells of an error.
+def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
+    """One event of a completion. Raises ProtocolError, or ServerError if it tells of an error.
 
     Servers send events of other kinds between those of a story: words, lists, usage without choices. They
-    have nothing in them. Log-probabilities have to be readable only where they are `details_due`.
+    have nothing in them. Log-probabilities have to be readable only where they are `logprobs_due`.
     """
     if not data.strip() or data.lstrip()[0] not in "{[":
-        return Piece(oddity="it is not JSON" if data.strip() else "")
+        return CompletionChunk(oddity="it is not JSON" if data.strip() else "")
     said = _json(data)
     if not isinstance(said, dict):
-        return Piece(oddity="it is no JSON object")
+        return CompletionChunk(oddity="it is no JSON object")
     if said.get("error") or said.get("object") == "error":
         raise ServerError(error_message(data))
     choices, usage = said.get("choices"), said.get("usage")
@@ -186,15 +188,15 @@ def read_piece(data: str, details_due: bool = True) -> Piece:
         else (None, None)
     )
     if choices is None and "choices" not in said and not isinstance(usage, dict):
-        return Piece(oddity="an event has no choices")
+        return CompletionChunk(oddity="an event has no choices")
     if choices is not None and not isinstance(choices, list):
-        raise WireError("an event has no choices")
+        raise ProtocolError("an event has no choices")
     choice = (choices[0] if choices else None) or {}
     text = _text_of(choice)
     if text is None:
-        raise WireError("a choice has no text")
-    details = _details(choice.get("logprobs"), details_due)
-    return Piece(
+        raise ProtocolError("a choice has no text")
+    details = _details(choice.get("logprobs"), logprobs_due)
+    return CompletionChunk(
         text,
         details or (),
         len(details) if details else None,
@@ -229,7 +231,7 @@ def error_message(answer: str) -> str:
     """What a server says has gone wrong, in one line, from any of the forms in use."""
     try:
         said: object = _object(answer)
-    except WireError:
+    except ProtocolError:
         said = answer
     for name in ("error", "message", "detail"):
         if isinstance(said, dict) and said.get(name):
@@ -242,7 +244,7 @@ def error_sizes(answer: str) -> str:
     """Numbers of tokens that llama.cpp’s server tells beside its words, as words; "" of other servers."""
     try:
         said = _object(answer).get("error")
-    except WireError:
+    except ProtocolError:
         return ""
     found = (
         {name: _count(said.get(name)) for name in ("n_ctx", "n_prompt_tokens")}
@@ -252,7 +254,7 @@ def error_sizes(answer: str) -> str:
     return "".join(f" ({name} {count})" for name, count in found.items() if count)
 
 
-def _details(logprobs: object, due: bool) -> tuple[TokenDetail, ...] | None:
+def _details(logprobs: object, due: bool) -> tuple[TokenLogprobs, ...] | None:
     """OpenAI's form for completions, or the one for chats, which llama.cpp uses for both."""
     if not isinstance(logprobs, dict) or not any(logprobs.values()):
         return None
@@ -261,25 +263,25 @@ def _details(logprobs: object, due: bool) -> tuple[TokenDetail, ...] | None:
         return _chat_form(content) if content is not None else _completions_form(logprobs)
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         if due:
-            raise WireError("its log-probabilities cannot be read") from error
+            raise ProtocolError("its log-probabilities cannot be read") from error
         return None
 
 
-def _chat_form(content: list[Mapping[str, Any]]) -> tuple[TokenDetail, ...]:
-    def read(said: Mapping[str, Any]) -> Alternative:
+def _chat_form(content: list[Mapping[str, Any]]) -> tuple[TokenLogprobs, ...]:
+    def read(said: Mapping[str, Any]) -> TokenLogprob:
         return _alternative(said["token"], said["logprob"], said.get("id"))
 
     return tuple(
-        TokenDetail(read(said), tuple(map(read, said.get("top_logprobs") or ()))) for said in content
+        TokenLogprobs(read(said), tuple(map(read, said.get("top_logprobs") or ()))) for said in content
     )
 
 
-def _completions_form(logprobs: Mapping[str, Any]) -> tuple[TokenDetail, ...]:
+def _completions_form(logprobs: Mapping[str, Any]) -> tuple[TokenLogprobs, ...]:
     tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
     others = logprobs.get("top_logprobs") or [None] * len(tokens)
-    by_likelihood: Callable[[Alternative], float] = lambda other: -other.logprob  # noqa: E731 - typed
+    by_likelihood: Callable[[TokenLogprob], float] = lambda other: -other.logprob  # noqa: E731 - typed
     return tuple(
-        TokenDetail(
+        TokenLogprobs(
             _alternative(token, value),
             tuple(sorted((_alternative(*other) for other in (top or {}).items()), key=by_likelihood)),
         )
@@ -287,10 +289,10 @@ def _completions_form(logprobs: Mapping[str, Any]) -> tuple[TokenDetail, ...]:
     )
 
 
-def _alternative(text: str, logprob: float | None, token: int | None = None) -> Alternative:
+def _alternative(text: str, logprob: float | None, token: int | None = None) -> TokenLogprob:
     """Where a server does not name a token's number, its text does."""
     number = zlib.crc32(text.encode("utf-8", "surrogatepass")) if token is None else int(token)
-    return Alternative(number, whole(text), float("-inf") if logprob is None else float(logprob))
+    return TokenLogprob(number, whole(text), float("-inf") if logprob is None else float(logprob))
 
 
 def whole(text: str) -> str:
@@ -302,13 +304,13 @@ def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise WireError("it is not JSON") from error
+        raise ProtocolError("it is not JSON") from error
 
 
 def _object(text: str) -> dict[str, Any]:
     said = _json(text)
     if not isinstance(said, dict):
-        raise WireError("it is no JSON object")
+        raise ProtocolError("it is no JSON object")
     return said
 
 

@@ -12,12 +12,12 @@ import httpx
 from jet.api import RequestError
 from jet.credentials import redact
 from jet.engine.remote.protocol import (
-    Piece,
+    CompletionChunk,
+    ProtocolError,
     ServerError,
-    WireError,
     error_message,
     error_sizes,
-    read_piece,
+    read_chunk,
     whole,
 )
 from jet.engine.remote.sse import read_events
@@ -32,7 +32,7 @@ _STREAMS = ("text/event-stream", "text/plain", "application/octet-stream")  # th
 _WHOLE = "application/json"  # of servers that do not stream
 _MOST_WHOLE = 2**20  # bytes of an answer in one
 
-_PASSING = {429, 500, 502, 503, 504}
+_RETRYABLE = {429, 500, 502, 503, 504}
 _END = "[DONE]"
 
 
@@ -46,7 +46,7 @@ class RemoteError(RequestError):
         super().__init__(redact(whole(message)))
 
 
-class Passing(RemoteError):
+class RetryableError(RemoteError):
     """The same, where another attempt may do better."""
 
     def __init__(self, message: str, pause_s: float | None = None) -> None:
@@ -54,7 +54,7 @@ class Passing(RemoteError):
         self.pause_s = pause_s  # what the server asks for
 
 
-class TooLong(RemoteError):
+class ContextLengthError(RemoteError):
     """The server does not take as many tokens as were asked for, or so it seems.
 
     Attributes:
@@ -66,14 +66,16 @@ class TooLong(RemoteError):
         self.said = said
 
 
-async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGenerator[Piece, None]:
+async def iter_chunks(
+    answer: httpx.Response, logprobs_due: bool = True
+) -> AsyncGenerator[CompletionChunk, None]:
     """The pieces of a completion, up to the word that ends it or the end of the connection.
 
     A character whose halves come in two events is kept for the second one. A server that says that the story
-    has ended, but not how, is taken to have stopped. Raises WireError and StreamError.
+    has ended, but not how, is taken to have stopped. Raises ProtocolError and StreamError.
     """
     if _kind(answer) == _WHOLE:
-        piece = read_piece(await _beginning(answer, _MOST_WHOLE, None), details_due)
+        piece = read_chunk(await _beginning(answer, _MOST_WHOLE, None), logprobs_due)
         yield replace(piece, text=whole(piece.text), finish_reason=piece.finish_reason or "stop")
         return
     half, began, ended = "", False, False
@@ -81,15 +83,15 @@ async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGe
         async for event in events:
             if event.data.strip().strip('"') == _END:
                 if began and not ended:
-                    yield Piece(whole(half), finish_reason="stop")
+                    yield CompletionChunk(whole(half), finish_reason="stop")
                 return
             if event.name == "error":
                 raise ServerError(error_message(event.data))
             try:
-                piece = read_piece(event.data, details_due)
+                piece = read_chunk(event.data, logprobs_due)
             except ServerError:
                 raise
-            except WireError:
+            except ProtocolError:
                 if event.whole:
                     raise
                 break  # broken off in the middle
@@ -99,7 +101,7 @@ async def pieces_of(answer: httpx.Response, details_due: bool = True) -> AsyncGe
             half = "" if ended or not _is_high_half(text[-1:]) else text[-1]
             yield replace(piece, text=whole(text.removesuffix(half)))
     if half:
-        yield Piece(whole(half))
+        yield CompletionChunk(whole(half))
 
 
 def _is_high_half(character: str) -> bool:
@@ -113,8 +115,8 @@ async def check(answer: httpx.Response, through: str = "") -> None:
         return
     text = await _beginning(answer)
     if answer.status_code != 200:
-        raise refusal(answer.status_code, text, answer.headers.get("retry-after"), through)
-    raise WireError(f"it sends {kind or 'something without a type'} instead of a stream")
+        raise error_from_status(answer.status_code, text, answer.headers.get("retry-after"), through)
+    raise ProtocolError(f"it sends {kind or 'something without a type'} instead of a stream")
 
 
 def _kind(answer: httpx.Response) -> str:
@@ -165,18 +167,22 @@ def _port(url: httpx.URL) -> int:
     return url.port or {"http": 80, "https": 443}[url.scheme]
 
 
-def refusal(status: int, text: str, retry_after: str | None = None, through: str = "") -> RemoteError:
+def error_from_status(
+    status: int, text: str, retry_after: str | None = None, through: str = ""
+) -> RemoteError:
     """What a status other than 200 means, and what to do about it. `through` names a proxy in between."""
     said = error_message(text) if text.lstrip().startswith("{") else ""
     words = f"{said}{error_sizes(text)}" if said else whole(text)
     message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
     if status == 500 and read_refusal(words, 0).anything:  # of servers that take a long prompt for a failure
-        return TooLong(message, words)
-    if status in _PASSING:
+        return ContextLengthError(message, words)
+    if status in _RETRYABLE:
         pause = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
         wait = f" It asks to try again in {pause:.0f} s." if pause else " Please try again later."
         busy = "is busy" if status in (429, 503) else f"has failed ({status})"
-        return Passing(f"The engine’s server {busy}{': ' + said if said else ''}.{wait}{through}", pause)
+        return RetryableError(
+            f"The engine’s server {busy}{': ' + said if said else ''}.{wait}{through}", pause
+        )
     if status == 407:
         return RemoteError(f"The proxy wants a name and a password (407).{through}")
     if status in (401, 403):
@@ -185,4 +191,4 @@ def refusal(status: int, text: str, retry_after: str | None = None, through: str
         return RemoteError(
             "The engine’s server has nothing at this address; it should end in /v1." + f" {said}".rstrip()
         )
-    return TooLong(message, words) if status in (400, 413, 422) else RemoteError(message)
+    return ContextLengthError(message, words) if status in (400, 413, 422) else RemoteError(message)

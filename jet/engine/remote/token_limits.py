@@ -52,7 +52,7 @@ _MOST_NEW = [
 
 
 @dataclass(frozen=True)
-class Said:
+class RefusedLimits:
     """What a refusal says, in tokens; None for what it does not say.
 
     Attributes:
@@ -71,17 +71,17 @@ class Said:
         return (self.context or self.most_new) is not None
 
 
-def read_refusal(words: str, max_tokens: int) -> Said:
+def read_refusal(words: str, max_tokens: int) -> RefusedLimits:
     """What the words of a refusal say about lengths, where `max_tokens` were asked for."""
     text = " ".join(words.split()).lower()
     if not re.search(r"context|token|length|n_ctx", text):
-        return Said()
+        return RefusedLimits()
     context, prompt = _first(_CONTEXT, text), _first(_PROMPT, text)
     total = _first(_TOTAL, text)
     if prompt is None and total is not None:
         prompt = total - max_tokens if total > max_tokens else total
     most_new = None if context is not None else _first(_MOST_NEW, text)
-    return Said(context if context and context >= _LEAST_CONTEXT else None, prompt, most_new)
+    return RefusedLimits(context if context and context >= _LEAST_CONTEXT else None, prompt, most_new)
 
 
 def _first(patterns: list[str], text: str) -> int | None:
@@ -91,12 +91,12 @@ def _first(patterns: list[str], text: str) -> int | None:
     return None
 
 
-def most_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """At least as many tokens as a text has, as far as an estimate goes."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-class Budget:
+class TokenBudget:
     """What is known of one server's limits, and of how many tokens its tokenizer makes of a story."""
 
     def __init__(self, context: int | None) -> None:
@@ -129,7 +129,7 @@ class Budget:
         if said.context is None and said.most_new is not None:
             room = said.most_new
         elif self.context is not None:
-            room = self.context - (most_tokens(prompt) if said.prompt is None else said.prompt)
+            room = self.context - (estimate_tokens(prompt) if said.prompt is None else said.prompt)
             if not said.anything and room >= asked:
                 return None  # the refusal is about something else
         else:
@@ -141,4 +141,4 @@ class Budget:
         if self._counted is None:
             return size // _MOST_BYTES_PER_TOKEN
         counted, tokens = self._counted
-        return min(-(-size * tokens // counted) + _MARGIN, most_tokens(prompt))
+        return min(-(-size * tokens // counted) + _MARGIN, estimate_tokens(prompt))

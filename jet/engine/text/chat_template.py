@@ -18,7 +18,7 @@ from jet.token_ids import Tokens
 
 _ASKED = "What is asked for stands here."  # looked for in the rendered template
 
-Piece = int | str  # a special token, or plain text
+TemplatePart = int | str  # a special token, or plain text
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class ChatTemplate:
         before, between: special tokens and plain texts, in a row.
     """
 
-    before: tuple[Piece, ...]
-    between: tuple[Piece, ...]
+    before: tuple[TemplatePart, ...]
+    between: tuple[TemplatePart, ...]
 
-    def encode(self, asked: str, answer: str, ids: Callable[[str], Tokens]) -> Tokens:
+    def encode(self, instruction: str, answer: str, ids: Callable[[str], Tokens]) -> Tokens:
         """The tokens of a request and the beginning of its answer. `ids` gives those of a plain text.
 
         Texts next to each other are read as one, since a tokenizer may join across the seam.
         """
-        pieces = [*self.before, asked.strip(), *self.between, answer]
+        pieces = [*self.before, instruction.strip(), *self.between, answer]
         found: list[Tokens] = []
         for plain, group in groupby(pieces, lambda piece: isinstance(piece, str)):
             row = list(group)
@@ -62,7 +62,7 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
     return ChatTemplate(_pieces(before, special), _pieces(between, special))
 
 
-def _pieces(text: str, special: dict[str, int]) -> tuple[Piece, ...]:
+def _pieces(text: str, special: dict[str, int]) -> tuple[TemplatePart, ...]:
     """A stretch of the template, its special tokens told from its text."""
     longest_first = sorted(special, key=len, reverse=True)
     parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if special else [text]

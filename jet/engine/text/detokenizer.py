@@ -19,7 +19,7 @@ from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
 
-from jet.engine.text.whitespace import strip_before
+from jet.engine.text.whitespace import strip_leading
 from jet.token_ids import Tokens
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -118,7 +118,7 @@ class _ContextDetokenizer:
         return self._tokenizer.decode(self._window, skip_special_tokens=True)
 
 
-class WithoutBlanks:
+class WithoutLeadingWhitespace:
     """A detokenizer whose text begins without blanks, since the writer has typed some before it."""
 
     def __init__(self, detokenizer: Detokenizer) -> None:
@@ -135,7 +135,7 @@ class WithoutBlanks:
 
     def _without(self, text: str) -> str:
         if not self._begun:
-            text = strip_before(text)
+            text = strip_leading(text)
             self._begun = text != ""
         return text
 

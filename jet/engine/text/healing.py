@@ -28,13 +28,13 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders
 
 from jet.engine.text.detokenizer import BYTE_NAMES, TokenBytes
-from jet.engine.text.whitespace import LINE_BREAKS, strip_behind
+from jet.engine.text.whitespace import LINE_BREAKS, strip_trailing
 from jet.token_ids import Tokens
 
-MOST_TOKENS = 8  # taken back
-MOST_LOOKS = 8  # tokens read to learn how likely a way is
+MAX_HEALED_TOKENS = 8  # taken back
+MAX_LOOKAHEAD = 8  # tokens read to learn how likely a way is
 NEGLIGIBLE = 0.01  # ways that are less likely than this share of the known ones are not looked at
-_MOST_NODES = 16
+_MAX_NODES = 16
 _TRIED = 64  # tokens, the commonest, by which a way is judged
 _ENOUGH = 0.1  # times as many tokens as begin with a space and a letter make another blank a beginning, too
 
@@ -71,7 +71,7 @@ class Healing:
     root: Node
 
 
-class Way(NamedTuple):
+class HealingPath(NamedTuple):
     """A way that was chosen: `path`, tokens that only write again, and the one that writes what is left.
 
     That token begins with the bytes that are left at `node`; often it is nothing more.
@@ -124,7 +124,7 @@ class Vocabulary:
         for node, canonical in nodes:
             for end in range(1, len(node.left)):
                 token = self._first.get(node.left[:end])
-                if token is None or len(nodes) == _MOST_NODES:
+                if token is None or len(nodes) == _MAX_NODES:
                     continue
                 on_path = len(canonical) > 1 and canonical[0] == token
                 child = self._node(node.left[end:])
@@ -160,13 +160,13 @@ class Healer:
         """None where tokens are no bytes. Made when it is first needed."""
         return Vocabulary(*self._given) if self.by_bytes else None
 
-    def as_read(self, text: str) -> str:
+    def normalize_prompt(self, text: str) -> str:
         """A text as it is read: blanks at its end that no token continues are one space.
 
         Which ones are is for the vocabulary to say. At the beginning of a line hardly a token that begins
         with a blank ever stands, so there they are not read at all; nor where tokens are no bytes.
         """
-        bare = strip_behind(text)
+        bare = strip_trailing(text)
         if len(bare) == len(text):
             return text
         if not bare or bare[-1] in LINE_BREAKS or not self.by_bytes:
@@ -179,7 +179,7 @@ class Healer:
         vocabulary = self.vocabulary
         if vocabulary is None:
             return None
-        tail = ids[kept:][-MOST_TOKENS:].tolist()
+        tail = ids[kept:][-MAX_HEALED_TOKENS:].tolist()
         while tail and not self._can_be_taken(vocabulary, tail, most):
             tail.pop(0)
         return Healing(np.array(tail, np.int32), vocabulary.tree(tuple(tail))) if tail else None
@@ -209,7 +209,7 @@ def draw(
     chance: float,
     top_k: int = 0,
     top_p: float = 1.0,
-) -> Way:
+) -> HealingPath:
     """One of the ways to write the bytes again, each as likely as the network says.
 
     Args:
@@ -226,7 +226,7 @@ def draw(
     found: list[Logits] = []  # the logarithms of the ways that end at each place
     waiting: list[tuple[float, tuple[int, ...], Node]] = [(0.0, (), root)]
     known = -math.inf
-    while waiting and len(places) <= MOST_LOOKS:
+    while waiting and len(places) <= MAX_LOOKAHEAD:
         waiting.sort(key=lambda one: one[0])
         weight, path, node = waiting.pop()
         if weight < known + math.log(NEGLIGIBLE):
@@ -240,7 +240,7 @@ def draw(
     counts = np.cumsum([len(some) for some in found])
     number = int(np.searchsorted(counts, index, side="right"))
     path, node = places[number]
-    return Way(path, int(node.covers[index - counts[number] + len(node.covers)]), node)
+    return HealingPath(path, int(node.covers[index - counts[number] + len(node.covers)]), node)
 
 
 def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jet.api import RequestError
 from jet.engine.text.chat_template import chat_template
-from jet.engine.text.detokenizer import Detokenizer, TokenBytes, WithoutBlanks, make_detokenizer
+from jet.engine.text.detokenizer import Detokenizer, TokenBytes, WithoutLeadingWhitespace, make_detokenizer
 from jet.engine.text.healing import Healer, Healing
 from jet.engine.text.incremental import IncrementalTokenizer
 from jet.token_ids import Tokens
@@ -61,8 +61,8 @@ class StoryTokenizer:
         """How many tokens the chat template takes around what is asked for; None if there is none."""
         return None if self.chat is None else len(self.chat.encode("", "", self._incremental.ids))
 
-    def encode(self, prompt: str, most: int, asked: str = "", user: str = "") -> Tokens:
-        """The tokens of a prompt, 1 to `most` of them, behind what a chat model is asked for, if anything.
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
+        """The tokens of a prompt, 1 to `max_tokens` of them, behind the instruction to a chat model, if any.
 
         What the user has had tokenised before and stands in it again takes no time. Raises RequestError if
         there are more, or the prompt cannot be read.
@@ -70,17 +70,17 @@ class StoryTokenizer:
         _check_text(prompt)
         try:
             prompt.encode()
-            asked.encode()
+            instruction.encode()
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
             ) from None
-        if asked:
-            return self._encode_answer(asked, prompt, most, user)
-        self._refuse_huge(prompt, most - len(self.start))
-        ids = self._incremental.ids(prompt, user)
-        if len(ids) > most - len(self.start):
-            raise _too_long(f"{len(ids):,} tokens", most - len(self.start))
+        if instruction:
+            return self._encode_answer(instruction, prompt, max_tokens, cache_salt)
+        self._check_size(prompt, max_tokens - len(self.start))
+        ids = self._incremental.ids(prompt, cache_salt)
+        if len(ids) > max_tokens - len(self.start):
+            raise _too_long(f"{len(ids):,} tokens", max_tokens - len(self.start))
         if len(ids):
             return np.concatenate([np.array(self.start, np.int32), ids])
         if not self._empty:
@@ -88,7 +88,7 @@ class StoryTokenizer:
         return np.array(self._empty, np.int32)
 
     def encode_healed(
-        self, prompt: str, most: int, asked: str = "", user: str = ""
+        self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
         """As `encode`, without the tokens at the end that are to be drawn again; those; and what follows.
 
@@ -96,12 +96,12 @@ class StoryTokenizer:
         prompt starts from.
         """
         _check_text(prompt)
-        read = self.as_read(prompt)
-        ids = self.encode(read, most, asked, user)
+        read = self.normalize_prompt(prompt)
+        ids = self.encode(read, max_tokens, instruction, cache_salt)
         normalizer = self._backend.normalizer
         taken = len((read if normalizer is None else normalizer.normalize_str(read)).encode())  # at most
-        kept = 0 if asked else len(self.start)
-        if not kept and (not self._empty or len(ids) == most):
+        kept = 0 if instruction else len(self.start)
+        if not kept and (not self._empty or len(ids) == max_tokens):
             kept = 1
         healing = self._healer.heal(ids, kept, taken)
         if healing is not None:
@@ -110,43 +110,43 @@ class StoryTokenizer:
         detokenizer = self.detokenizer(ids)
         if not self._healer.by_bytes and read != prompt:
             # Tokens of this kind begin with the blank that has been typed already.
-            detokenizer = WithoutBlanks(detokenizer)
+            detokenizer = WithoutLeadingWhitespace(detokenizer)
         return ids, healing, detokenizer
 
-    def measure(self, prompt: str, asked: str = "", user: str = "") -> int:
+    def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
         """How many tokens `encode` gives for a prompt of any length. Raises RequestError as it does."""
-        ids = partial(self._incremental.ids, user=user)
-        if asked and self.chat is not None:
-            return len(self.chat.encode(asked, prompt, ids))
+        ids = partial(self._incremental.ids, user=cache_salt)
+        if instruction and self.chat is not None:
+            return len(self.chat.encode(instruction, prompt, ids))
         return len(ids(prompt)) + len(self.start)
 
-    def as_read(self, prompt: str) -> str:
+    def normalize_prompt(self, prompt: str) -> str:
         """A prompt as `encode_healed` reads it: blanks at its end may be one space, or none."""
-        return self._healer.as_read(prompt)
+        return self._healer.normalize_prompt(prompt)
 
-    def _encode_answer(self, asked: str, prompt: str, most: int, user: str) -> Tokens:
+    def _encode_answer(self, instruction: str, prompt: str, max_tokens: int, cache_salt: str) -> Tokens:
         if self.chat is None:
             raise RequestError(
                 "This model has no chat template: it goes on with a story, and cannot be asked."
             )
-        self._refuse_huge(asked + prompt, most)
-        ids = self.chat.encode(asked, prompt, partial(self._incremental.ids, user=user))
-        if len(ids) > most:
-            raise _too_long(f"{len(ids):,} tokens", most)
+        self._check_size(instruction + prompt, max_tokens)
+        ids = self.chat.encode(instruction, prompt, partial(self._incremental.ids, user=cache_salt))
+        if len(ids) > max_tokens:
+            raise _too_long(f"{len(ids):,} tokens", max_tokens)
         return ids
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
         return make_detokenizer(self._backend, prompt, self._bytes)
 
-    def text_of(self, token: int, skip: int = 0) -> str:
+    def token_text(self, token: int, skip: int = 0) -> str:
         """The text of a token by itself, without its first `skip` bytes; U+FFFD for parts of characters."""
         return self._bytes[token][skip:].decode("utf-8", "replace")
 
-    def breakers(self) -> frozenset[int]:
+    def dry_sequence_breakers(self) -> frozenset[int]:
         """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
         ids = set(self._backend.get_vocab(with_added_tokens=True).values())
-        return frozenset(token for token in ids if _BREAKING & set(self.text_of(token)))
+        return frozenset(token for token in ids if _BREAKING & set(self.token_text(token)))
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""
@@ -163,18 +163,18 @@ class StoryTokenizer:
             raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
         return [one.ids for one in found]
 
-    def _refuse_huge(self, text: str, most: int) -> None:
+    def _check_size(self, text: str, max_tokens: int) -> None:
         """Spare the machine from tokenising what cannot fit, or could only if it were no language."""
-        if len(text) <= most:
+        if len(text) <= max_tokens:
             return
-        if self._longest and _NFC_GROWTH * len(text.encode()) > most * self._longest:
+        if self._longest and _NFC_GROWTH * len(text.encode()) > max_tokens * self._longest:
             normalizer = self._backend.normalizer
             normal = text if normalizer is None else normalizer.normalize_str(text)
             at_least = -(-len(normal.encode()) // self._longest)
-            if at_least > most:
-                raise _too_long(f"at least {at_least:,} tokens", most)
-        if len(text) > most * _CHARACTERS_PER_TOKEN:
-            raise _too_long(f"{len(text):,} characters", most)
+            if at_least > max_tokens:
+                raise _too_long(f"at least {at_least:,} tokens", max_tokens)
+        if len(text) > max_tokens * _CHARACTERS_PER_TOKEN:
+            raise _too_long(f"{len(text):,} characters", max_tokens)
 
     def _longest_token(self) -> int | None:
         """Most bytes of text that one token can stand for; None if there is no such bound."""

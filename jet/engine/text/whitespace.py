@@ -12,7 +12,7 @@ def is_blank(character: str) -> bool:
     return character == "\t" or unicodedata.category(character) == "Zs"
 
 
-def strip_behind(text: str) -> str:
+def strip_trailing(text: str) -> str:
     """A text without the blanks at its end."""
     end = len(text)
     while end and is_blank(text[end - 1]):
@@ -20,6 +20,6 @@ def strip_behind(text: str) -> str:
     return text[:end]
 
 
-def strip_before(text: str) -> str:
+def strip_leading(text: str) -> str:
     """A text without the blanks at its beginning."""
-    return strip_behind(text[::-1])[::-1]
+    return strip_trailing(text[::-1])[::-1]

@@ -25,15 +25,15 @@ from tests.networks import GOLDEN
 def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
     """All but norms, biases and decays, which are vectors."""
     network = networks.load(Options("kernels", model=str(GOLDEN / name), context=40))
-    parts = network.runner.fused_step.parts
+    parts = network.runner.decode_step.ops
     kinds = kernels.by_kind(parts)
     assert sum(map(len, kinds.values())) == len(parts)
-    state = network.runner.memory(network.runner.open(Options("kernels").sampling))
+    state = network.runner.state_bytes(network.runner.allocate(Options("kernels").sampling))
     vectors = sum(p.nbytes for p in network.model.parameters() if p.ndim == 1)
     moved = sum(part.nbytes for part in parts) - 2 * (state["recurrent"] + state["conv"])
     tied = network.model.lm_head.weight is network.model.model.embed_tokens.weight
     row = network.model.model.embed_tokens.weight[0].nbytes if tied else 0
-    expected = weight_bytes(network.model) - network.runner.fused_step.saved_bytes - vectors + row
+    expected = weight_bytes(network.model) - network.runner.decode_step.saved_bytes - vectors + row
     assert moved == expected
 
 

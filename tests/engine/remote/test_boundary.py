@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.api import Alternative, Request, TokenDetail
-from jet.engine.remote.boundary import Border
-from jet.engine.remote.client import RemoteChoice, RemoteEngine
+from jet.api import Request, TokenLogprob, TokenLogprobs
+from jet.engine.remote.boundary import WhitespaceBoundary
+from jet.engine.remote.client import RemoteConfig, RemoteEngine
 from tests.engine.faulty_server import Answer, faulty_server
 from tests.engine.remote.test_client import OPTIONS, PLAIN, begin, text_of
 
@@ -26,9 +26,9 @@ def test_a_server_gets_no_blanks_at_the_end_and_its_answer_begins_without(
 
     with faulty_server() as server:
         server.answer(tell)
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         prompt = f"Once{blanks}"
-        assert engine.as_read(prompt) == "Once"
+        assert engine.normalize_prompt(prompt) == "Once"
         text = text_of(list(engine.submit(Request(prompt, PLAIN, healing=True, min_tokens=3))))
         (body,) = server.bodies
         engine.close()
@@ -40,7 +40,7 @@ def test_a_server_gets_no_blanks_at_the_end_and_its_answer_begins_without(
 def test_all_other_answers_begin_as_they_do(prompt: str) -> None:
     with faulty_server() as server:
         server.answer(lambda answer: (begin(answer, " upon"), answer.done("stop", tokens=1)))
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         text = text_of(list(engine.submit(Request(prompt, PLAIN, healing=prompt != "Once "))))
         (body,) = server.bodies
         engine.close()
@@ -50,12 +50,12 @@ def test_all_other_answers_begin_as_they_do(prompt: str) -> None:
 
 @given(pieces=PIECES, sent=st.booleans())
 def test_text_and_tokens_lose_the_same(pieces: list[str], sent: bool) -> None:
-    border = Border("a ", "a " if sent else "a")
+    border = WhitespaceBoundary("a ", "a " if sent else "a")
     shown, told = "", ""
     for piece in pieces:
-        detail = TokenDetail(Alternative(1, piece, -0.1), (Alternative(2, " x", -1.0),))
+        detail = TokenLogprobs(TokenLogprob(1, piece, -0.1), (TokenLogprob(2, " x", -1.0),))
         text, details = border.cut(piece, (detail,))
         shown += text
-        told += "".join(one.drawn.text for one in details)
+        told += "".join(one.sampled.text for one in details)
     whole = "".join(pieces)
     assert shown == told == (whole if sent else whole.lstrip(" \t\N{NO-BREAK SPACE}"))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from jet.api import Request, RequestError, SamplingParams, TokenChunk
-from jet.engine.remote.client import RemoteChoice, RemoteEngine, RemoteOptions
+from jet.engine.remote.client import RemoteConfig, RemoteEngine, RemoteOptions
 from jet.engine.remote.responses import KEY_VARIABLE, RemoteError
 from tests.engine.faulty_server import MODELS, Answer, FaultyServer, Script, faulty_server
 
@@ -27,7 +27,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def engine(server: FaultyServer) -> Iterator[RemoteEngine]:
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     yield engine
     engine.close()
 
@@ -100,7 +100,7 @@ def test_what_a_server_is_known_not_to_do_is_refused(
 
 def test_the_server_says_what_it_offers(server: FaultyServer, engine: RemoteEngine) -> None:
     info = engine.info()
-    assert (info.model, info.context, info.residence) == ("stand-in", 500, "remote")
+    assert (info.model, info.context, info.placement) == ("stand-in", 500, "remote")
     assert (info.parameters, info.dtype, info.load_s) == (None, None, None)
     assert info.device_name == "another server (sglang)"
     assert "127.0.0.1" not in repr(info), "visitors need not know the addresses behind the page"
@@ -117,12 +117,12 @@ def test_log_probabilities_in_the_form_of_completions(server: FaultyServer, engi
     server.answer(tell)
     chunks = read(engine, alternatives=2)
     assert server.bodies[0]["logprobs"] == 2
-    details = [detail for chunk in chunks for detail in chunk.details]
-    assert [detail.drawn.text for detail in details] == [" upon", " a"]
-    assert [other.text for other in details[0].alternatives] == [" upon", " there"]
-    assert details[0].drawn == details[0].alternatives[0]
-    assert details[0].alternatives[0].token_id != details[0].alternatives[1].token_id
-    assert details[1].drawn.logprob == -math.inf
+    details = [detail for chunk in chunks for detail in chunk.logprobs]
+    assert [detail.sampled.text for detail in details] == [" upon", " a"]
+    assert [other.text for other in details[0].top_logprobs] == [" upon", " there"]
+    assert details[0].sampled == details[0].top_logprobs[0]
+    assert details[0].top_logprobs[0].token_id != details[0].top_logprobs[1].token_id
+    assert details[1].sampled.logprob == -math.inf
     assert chunks[-1].stats.tokens == 2 and not chunks[-1].stats.tokens_estimated
 
 
@@ -134,7 +134,7 @@ def test_log_probabilities_nobody_asked_for_only_count(server: FaultyServer, eng
 
     server.answer(tell)
     chunks = read(engine)
-    assert not any(chunk.details for chunk in chunks)
+    assert not any(chunk.logprobs for chunk in chunks)
     assert chunks[-1].stats.tokens == 2
 
 
@@ -168,7 +168,7 @@ def test_a_full_context_is_told_from_enough_tokens(server: FaultyServer, engine:
 
 def test_the_key_is_sent_and_never_said(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "very-secret")
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     server.answer(lambda answer: (answer.head(403, "application/json"), answer.send(b"{}")))
     last = read(engine)[-1].stats
     engine.close()
@@ -515,7 +515,7 @@ def test_many_stories_at_once(server: FaultyServer, engine: RemoteEngine) -> Non
 def test_an_address_where_nothing_is(url: str, message: str) -> None:
     before = threading.active_count()
     with pytest.raises(RemoteError, match=message):
-        RemoteChoice(url).build()
+        RemoteConfig(url).create()
     assert threading.active_count() == before
 
 
@@ -536,17 +536,17 @@ def test_an_address_where_nothing_is(url: str, message: str) -> None:
 def test_a_server_that_offers_nothing(server: FaultyServer, models: object, message: str) -> None:
     server.models = models
     with pytest.raises(RemoteError, match=message):
-        RemoteEngine(RemoteChoice(server.url), replace(OPTIONS, connect_s=0.3))
+        RemoteEngine(RemoteConfig(server.url), replace(OPTIONS, connect_s=0.3))
 
 
 def test_the_model_that_is_wanted(server: FaultyServer) -> None:
     server.models = {"data": [*MODELS["data"], {"id": "other", "meta": {"n_ctx": 99, "n_params": 7}}]}
-    engine = RemoteEngine(RemoteChoice(server.url, model="other", context=1000), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url, model="other", context=1000), OPTIONS)
     info = engine.info()
     engine.close()
     assert (info.model, info.context, info.parameters, info.device_name) == ("other", 99, 7, "another server")
     with pytest.raises(RemoteError, match="it does not offer third, but stand-in, other"):
-        RemoteEngine(RemoteChoice(server.url, model="third"), OPTIONS)
+        RemoteEngine(RemoteConfig(server.url, model="third"), OPTIONS)
 
 
 @pytest.mark.parametrize(("wanted", "context"), [(None, 4096), (100, 100), (10_000, 10_000)])
@@ -554,6 +554,6 @@ def test_the_context_of_a_server_that_does_not_say(
     server: FaultyServer, wanted: int | None, context: int
 ) -> None:
     server.models = {"data": [{"id": "m"}]}
-    engine = RemoteEngine(RemoteChoice(server.url, context=wanted), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url, context=wanted), OPTIONS)
     assert engine.info().context == context
     engine.close()

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from jet.api import Request, SamplingParams
-from jet.engine.remote.client import RemoteChoice, RemoteEngine
+from jet.engine.remote.client import RemoteConfig, RemoteEngine
 from tests.engine.llama_server import CONTEXT, llama_server
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteEngine]:
     with llama_server(tmp_path_factory.mktemp("llama")) as url:
-        engine = RemoteChoice(url).build()
+        engine = RemoteConfig(url).create()
         yield engine
         engine.close()
 
@@ -31,17 +31,17 @@ def test_it_says_what_it_is(engine: RemoteEngine) -> None:
 
 def test_a_story_with_everything_that_is_known(engine: RemoteEngine) -> None:
     sampling = SamplingParams(max_new_tokens=30, seed=3, top_k=20, dry_multiplier=0.5, xtc_probability=0.1)
-    chunks = list(engine.submit(Request("ba be bi", sampling, alternatives=4)))
+    chunks = list(engine.submit(Request("ba be bi", sampling, top_logprobs=4)))
     stats = chunks[-1].stats
     assert (stats.finish_reason, stats.error) == ("length", None)
     assert stats.tokens == 30 and not stats.tokens_estimated
     assert stats.prompt_tokens >= 3
     assert stats.mean_tokens_per_second is not None and stats.time_to_first_token_s is not None
-    details = [detail for chunk in chunks for detail in chunk.details]
+    details = [detail for chunk in chunks for detail in chunk.logprobs]
     assert len(details) == 30
-    assert "".join(detail.drawn.text for detail in details) == "".join(chunk.text for chunk in chunks)
+    assert "".join(detail.sampled.text for detail in details) == "".join(chunk.text for chunk in chunks)
     for detail in details:
-        logprobs = [other.logprob for other in detail.alternatives]
+        logprobs = [other.logprob for other in detail.top_logprobs]
         assert len(logprobs) == 4 and logprobs == sorted(logprobs, reverse=True)
         assert sum(map(math.exp, logprobs)) <= 1.001
 

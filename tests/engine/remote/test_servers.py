@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jet.api import Request, SamplingParams, TokenChunk
-from jet.engine.remote.client import RemoteChoice, RemoteEngine, RemoteOptions
+from jet.engine.remote.client import RemoteConfig, RemoteEngine, RemoteOptions
 from jet.engine.remote.responses import KEY_VARIABLE, RemoteError
 from tests.engine.faulty_server import Answer, FaultyServer, Script, faulty_server
 
@@ -32,7 +32,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture(scope="module")
 def engine(server: FaultyServer) -> Iterator[RemoteEngine]:
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     yield engine
     engine.close()
 
@@ -360,7 +360,7 @@ def test_a_server_that_counts_prompt_and_new_tokens_goes_on(message: str, known:
     with faulty_server() as server:
         server.models = {"data": [{"id": "m", **({"max_model_len": 300} if known else {})}]}
         server.answer(counts_both(300, message, 422 if "inputs" in message else 400))
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         try:
             prompt = "once upon a time " * 20
             text, chunks = write(engine, replace(PLAIN, max_new_tokens=290), prompt)
@@ -396,7 +396,7 @@ def test_a_bound_on_new_tokens_alone_is_kept_to(server: FaultyServer) -> None:
                     b'tokens, whereas you provided 200."}')  # fmt: skip
 
     server.answer(tell)
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     text, chunks = write(engine, replace(PLAIN, max_new_tokens=200))
     assert (text, chunks[-1].stats.finish_reason, chunks[-1].stats.tokens) == (" on", "length", 64)
     write(engine, replace(PLAIN, max_new_tokens=200))
@@ -408,7 +408,7 @@ def test_a_prompt_that_is_too_long_by_itself_is_told_in_words_after_one_attempt(
     with faulty_server() as server:
         server.models = {"data": [{"id": "m"}]}
         server.answer(counts_both(100, REFUSALS[0]))
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         last = write(engine, PLAIN, "word " * 400)[1][-1].stats
         assert last.error is not None and "longer than the 100 tokens that the server reads" in last.error
         assert len(server.bodies) == 1
@@ -440,7 +440,7 @@ def test_the_context_is_asked_for_where_llama_cpp_tells_it() -> None:
 
     with faulty_server() as server:
         server.models = tell
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         assert engine.info().context == 777
         assert asked == ["/v1/models", "/props"]
         engine.close()
@@ -467,7 +467,7 @@ def test_a_story_follows_to_another_path_of_the_same_server(status: int) -> None
             status, "/api/v1", lambda answer: (answer.head(kind="application/json"), answer.send(models))
         )
         server.answer(moved(status, "/api/v1", sent(events(*STORY, DONE))))
-        engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+        engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
         text, chunks = write(engine)
         assert (text, chunks[-1].stats.error) == (" upon a time", None)
         assert server.bodies[-1]["prompt"] == "Once", "also after 301 and 302, the body is sent again"
@@ -492,7 +492,7 @@ def test_neither_a_story_nor_a_key_goes_to_another_server(
         for to in (other.url, elsewhere, f"http://ann:pw-of-ann@{elsewhere.removeprefix('http://')}"):
             server.models = faulty_models = {"data": [{"id": "m", "max_model_len": 500}]}
             server.answer(moved(status, to, sent(b"")))
-            engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+            engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
             error = str(write(engine)[1][-1].stats.error)
             engine.close()
             shown = to.replace("ann:pw-of-ann@", "")
@@ -500,7 +500,7 @@ def test_neither_a_story_nor_a_key_goes_to_another_server(
             assert KEY not in error and "pw-of-ann" not in error
             server.models = moved(status, to, sent(b""))
             with pytest.raises(RemoteError, match="is elsewhere"):
-                RemoteEngine(RemoteChoice(server.url), OPTIONS)
+                RemoteEngine(RemoteConfig(server.url), OPTIONS)
             assert faulty_models and other.keys == [] and other.bodies == []
 
 
@@ -569,7 +569,7 @@ def test_whatever_the_key_is_nobody_repeats_it(server: FaultyServer, secret: str
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, secret + behind)
         try:
-            engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+            engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
             said += [repr(write(engine)[1][-1].stats) for _ in range(4)]
             said += [repr(engine.info()), repr(vars(engine)), repr(getattr(engine, "_server", ""))]
             engine.close()
@@ -603,7 +603,7 @@ def test_no_password_in_an_address_is_repeated(server: FaultyServer, address: st
     secret, host = "p%40ss-w0rd", server.url.removeprefix("http://").removesuffix("/v1")
     places = address.count("{}")
     url = address.format(*([secret] * (places - 1)), host) if places > 1 else address.format(secret)
-    choice = RemoteChoice(url)
+    choice = RemoteConfig(url)
     said = [repr(choice)]
     server.answer(lambda answer: (answer.head(400), answer.send(repr(answer._handler.headers).encode())))
     try:

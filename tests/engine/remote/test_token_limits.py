@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from jet.engine.remote.client import RemoteChoice, RemoteEngine
+from jet.engine.remote.client import RemoteConfig, RemoteEngine
 from jet.engine.remote.token_limits import read_refusal
 from tests.engine.faulty_server import Answer, FaultyServer, faulty_server
 from tests.engine.remote.test_servers import OPTIONS, PLAIN, write
@@ -145,7 +145,7 @@ def test_sizes_beside_the_words_are_read_whatever_the_status(server: FaultyServe
         answer.send(json.dumps({"error": {"message": words, "n_ctx": 100, "n_prompt_tokens": 10}}).encode())
 
     server.answer(tell)
-    engine = RemoteEngine(RemoteChoice(server.url), OPTIONS)
+    engine = RemoteEngine(RemoteConfig(server.url), OPTIONS)
     text, chunks = write(engine, replace(PLAIN, max_new_tokens=200))
     assert (text, chunks[-1].stats.error, server.bodies[-1]["max_tokens"]) == (" on", None, 90)
     assert engine.info().context == 100 and len(server.bodies) == 2

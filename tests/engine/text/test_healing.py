@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from jet.api import RequestError
-from jet.engine.text.healing import MOST_LOOKS, MOST_TOKENS, Healing, Logits, Node, draw, log_softmax, nodes
+from jet.engine.text.healing import (
+    MAX_HEALED_TOKENS,
+    MAX_LOOKAHEAD,
+    Healing,
+    Logits,
+    Node,
+    draw,
+    log_softmax,
+    nodes,
+)
 from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
-from jet.engine.text.whitespace import strip_before, strip_behind
+from jet.engine.text.whitespace import strip_leading, strip_trailing
 from tests.engine.small_tokenizers import KINDS, as_transformers
 
 SCRIPTS = [
@@ -110,7 +119,7 @@ def check_every_place(name: str, number: int) -> None:
     for text in texts(number):
         for place in range(1, len(text)):
             prompt = text[:place]
-            if tokens.as_read(prompt) != prompt:
+            if tokens.normalize_prompt(prompt) != prompt:
                 continue  # nothing of what follows is then known
             assert continued(name, prompt, text) == text[place:]
 
@@ -130,7 +139,7 @@ def check_tree(tokens: StoryTokenizer, ids: list[int], healing: Healing) -> None
     """Every way writes the bytes again in ordinary tokens, and the tokens taken back are one of them."""
     taken = spelled(tokens, healing.tokens)
     special = set(tokens._backend.get_added_tokens_decoder()) | tokens.stop_ids
-    assert 1 <= len(healing.tokens) <= MOST_TOKENS
+    assert 1 <= len(healing.tokens) <= MAX_HEALED_TOKENS
     assert not special & set(healing.tokens.tolist())
     ways = set()
     for path, node in nodes(healing.root):
@@ -160,7 +169,7 @@ def test_any_draw_writes_the_bytes_again(
 ) -> None:
     tokens = tokenizer(name)
     try:
-        whole = tokens.encode(tokens.as_read(text), 1000).tolist()
+        whole = tokens.encode(tokens.normalize_prompt(text), 1000).tolist()
     except RequestError:  # half a character
         return
     ids, healing, _ = tokens.encode_healed(text, 1000)
@@ -180,7 +189,7 @@ def test_any_draw_writes_the_bytes_again(
     way = draw(healing.root, look, temperature, chance)
     assert spelled(tokens, (*way.path, way.token)).startswith(spelled(tokens, healing.tokens))
     assert way.adds == (spelled(tokens, (*way.path, way.token)) != spelled(tokens, healing.tokens))
-    assert looked[0] == () and len(looked) <= 1 + MOST_LOOKS
+    assert looked[0] == () and len(looked) <= 1 + MAX_LOOKAHEAD
 
 
 def test_every_way_is_as_likely_as_the_network_says() -> None:
@@ -233,7 +242,7 @@ def test_logits_that_are_no_numbers_are_an_error(bad: float) -> None:
 @pytest.mark.parametrize("blanks", BLANKS)
 def test_blanks_that_no_token_continues_are_read_as_one_space(blanks: str) -> None:
     tokens = tokenizer("assets/story-model")
-    assert tokens.as_read(f"The door and{blanks}") == "The door and "
+    assert tokens.normalize_prompt(f"The door and{blanks}") == "The door and "
     ids, healing, _ = tokens.encode_healed(f"The door and{blanks}", 100)
     other, same, _ = tokens.encode_healed("The door and ", 100)
     assert ids.tolist() == other.tolist() and healing is not None and same is not None
@@ -243,14 +252,14 @@ def test_blanks_that_no_token_continues_are_read_as_one_space(blanks: str) -> No
 @pytest.mark.parametrize("blanks", [" ", *BLANKS])
 @pytest.mark.parametrize("line", ["", "The end.\n\n", "“No.”\n", "A\u2028", "A\r\n", "one \n"])
 def test_blanks_at_the_beginning_of_a_line_are_not_read(line: str, blanks: str) -> None:
-    assert tokenizer("assets/story-model").as_read(line + blanks) == line
+    assert tokenizer("assets/story-model").normalize_prompt(line + blanks) == line
 
 
 @pytest.mark.parametrize(
     "text", ["The door and ", "The door", "a  b", "\tb", "The end.\n\n", "", "a\u200d", "日本"]
 )
 def test_all_other_texts_are_read_as_they_are(text: str) -> None:
-    assert tokenizer("assets/story-model").as_read(text) == text
+    assert tokenizer("assets/story-model").normalize_prompt(text) == text
 
 
 def test_half_a_word_can_become_each_word_that_begins_so() -> None:
@@ -309,16 +318,16 @@ def test_what_is_asked_for_is_never_taken_back() -> None:
     plain = AutoTokenizer.from_pretrained("assets/story-model")
     plain.chat_template = "<|tale|>{{ messages[0]['content'] }}<|tale|>the lighth"
     tokens = StoryTokenizer(plain, 0, frozenset([0]))
-    ids, healing, _ = tokens.encode_healed("", 100, asked="A tale")
+    ids, healing, _ = tokens.encode_healed("", 100, instruction="A tale")
     assert healing is None and ids.tolist() == tokens.encode("", 100, "A tale").tolist()
-    ids, healing, _ = tokens.encode_healed("ouse kee", 100, asked="A tale")
+    ids, healing, _ = tokens.encode_healed("ouse kee", 100, instruction="A tale")
     assert healing is not None and len(spelled(tokens, healing.tokens)) <= len("ouse kee")
 
 
 def test_only_blanks_are_stripped() -> None:
-    assert strip_behind("a \t\u3000\N{NO-BREAK SPACE}") == "a"
-    assert strip_before(" \ta ") == "a "
-    assert strip_behind("a\n ") == "a\n" and strip_behind(" \t") == ""
+    assert strip_trailing("a \t\u3000\N{NO-BREAK SPACE}") == "a"
+    assert strip_leading(" \ta ") == "a "
+    assert strip_trailing("a\n ") == "a\n" and strip_trailing(" \t") == ""
 
 
 def test_a_character_that_is_cut_by_tokens_comes_out_whole() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from jet.api import Request, SamplingParams
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import ModelChoice
+from jet.engine.loading import LocalConfig
 from jet.engine.model_runner import ModelRunner
 from jet.engine.text.tokenizer import StoryTokenizer
 
@@ -28,7 +28,7 @@ NEAR = 1.0  # of the median of openings as they are
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
-    engine = ModelChoice(model="assets/story-model", device="cpu").build()
+    engine = LocalConfig(model="assets/story-model", device="cpu").create()
     yield engine
     engine.close()
 
@@ -62,7 +62,7 @@ def typical(engine: LocalEngine, prompts: list[str], seeds: range, healing: bool
     found = [
         logprob_of_next_word(
             engine,
-            engine.as_read(prompt) if healing else prompt,
+            engine.normalize_prompt(prompt) if healing else prompt,
             write(engine, prompt, replace(SAMPLING, seed=seed * len(prompts) + number), healing),
         )
         for number, prompt in enumerate(prompts)
@@ -88,7 +88,9 @@ def test_the_next_word_is_as_likely_behind_a_blank(engine: LocalEngine, uncut: f
 
 @pytest.mark.parametrize("behind", BEHIND)
 def test_all_blanks_are_as_good_as_one(engine: LocalEngine, behind: str) -> None:
-    assert {engine.as_read(opening + behind) for opening in OPENINGS} == {one + " " for one in OPENINGS}
+    assert {engine.normalize_prompt(opening + behind) for opening in OPENINGS} == {
+        one + " " for one in OPENINGS
+    }
     assert write(engine, OPENINGS[0] + behind) == write(engine, OPENINGS[0] + " ")
 
 
