@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import gradio as gr
@@ -55,8 +55,11 @@ class Hosting:
         """Whether the page is private, so that its visitors may keep the machine busy."""
         return self.accounts is None and self.limits == Limits()
 
-    def app_kwargs(self, local: bool) -> dict[str, object]:
-        """What Gradio's server is made with. `local` says that it listens on this machine's own address."""
+    def app_kwargs(self, local: bool, routes: Sequence[Route] = ()) -> dict[str, object]:
+        """What Gradio's server is made with. `local` says that it listens on this machine's own address.
+
+        `routes` come beside those for load balancers and Prometheus.
+        """
         guard = Middleware(
             AllowlistMiddleware,
             limits=self.limits,
@@ -64,8 +67,8 @@ class Hosting:
             local=local,
             on_reject=self.metrics.record_rejection,
         )
-        routes = [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
-        return {"middleware": [guard], "routes": routes}
+        ours = [Route("/healthz", self._healthz), Route("/metrics", self._metrics), *routes]
+        return {"middleware": [guard], "routes": ours}
 
     def add_engine_gauges(self, source: EngineHandle) -> None:
         """Add gauges for what the page's engine does."""

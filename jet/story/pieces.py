@@ -146,7 +146,7 @@ def normalize_file_line_breaks(text: str) -> str:
     """A text from a file with every kind of line break as a text box has it.
 
     Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
-    lines, too: a text box would show them as boxes. assets/breaks.js does the same to what is pasted.
+    lines, too: a text box would show them as boxes. `line_breaks.js` does the same to what is pasted.
     """
     return _OTHER_BREAKS.sub("\n", clean(text))
 

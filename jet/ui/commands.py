@@ -1,4 +1,4 @@
-"""What page.js asks for: a JSON object whose field `type` says what, read field by field."""
+"""What the browser asks for: a JSON object whose field `type` says what, read field by field."""
 
 from __future__ import annotations
 

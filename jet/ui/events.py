@@ -1,5 +1,5 @@
 """Which event of the page calls what. What is called is in `handlers`; what the browser does itself, in
-page.js.
+`assets/web`.
 
 Locking the page while a story is written happens in the browser, in the same instant as the click, and the
 text is read after that: so no keystroke falls between the two. Whatever ends the writing, the page is
@@ -7,12 +7,11 @@ unlocked by the event that follows it.
 
 Whenever the server has news for an event, Gradio copies the components that show its progress and, once it
 has ended, those that it read from, with a story of a megabyte in them. So one that is not on the page stands
-for the progress, and what the desk has to know page.js puts into one order.
+for the progress, and what the desk has to know the script puts into one command.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import gradio as gr
@@ -21,6 +20,7 @@ from jet.ui.handlers import PageController
 from jet.ui.inputs import NOT_IN_PRESETS
 from jet.ui.layout import Page
 from jet.ui.outputs import OUTPUTS
+from jet.ui.web import call
 
 
 def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> None:
@@ -38,6 +38,7 @@ def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> N
         controller.load,
         None,
         [page.model_info, page.panel],
+        js=call("waitForStart"),
         concurrency_limit=None,
         **options,
     )
@@ -48,7 +49,7 @@ def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> N
         None,
         list(preset_controls.values()),
         None,
-        js=f"(...values) => (jetStories.keepPreset({json.dumps(list(preset_controls))}, values), [])",
+        js=call("keepSettings"),
         **options,
     )
     gr.on(
@@ -56,28 +57,20 @@ def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> N
         None,
         list(page.controls.values()),
         None,
-        js=f"(...values) => (jetStories.keepTaste({json.dumps(list(page.controls))}, values), [])",
+        js=call("keepControls"),
         **options,
     )
-    page.story.change(None, [page.story], None, js="(story) => jetStories.changed(story)", **options)
-    demo.load(None, None, [page.story], js="() => jetStories.begun()", **options)
-    demo.load(
-        None,
-        None,
-        list(page.controls.values()),
-        js=f"() => jetStories.tasted({json.dumps(list(page.controls))})",
-        **options,
-    )
+    page.story.change(None, [page.story], None, js=call("textChanged"), **options)
+    demo.load(None, None, [page.story], js=call("openPage"), **options)
+    demo.load(None, None, list(page.controls.values()), js=call("restoreControls"), **options)
 
 
 def _connect_generation(page: Page, controller: PageController, options: dict[str, Any]) -> None:
-    names = json.dumps(list(page.controls))
-    on, off = _js_update(interactive=True), _js_update(interactive=False)
     start = page.continue_button.click(
         None,
         list(page.controls.values()),
         [page.continue_button, page.stop],
-        js=f"(...values) => (jetStories.begin({names}, values), [{off}, {on}])",
+        js=call("startGeneration"),
         **options,
     )
     generation = start.then(
@@ -85,7 +78,7 @@ def _connect_generation(page: Page, controller: PageController, options: dict[st
         [page.command],
         [getattr(page, name) for name in OUTPUTS],
         # What was ordered before is done first; then the box is read, which nobody can change any more.
-        js="() => jetStories.writeOrder()",
+        js=call("generationCommand"),
         api_name="generate_on_page",  # the API has a `generate` of its own
         concurrency_limit=None,
         **options,
@@ -94,7 +87,7 @@ def _connect_generation(page: Page, controller: PageController, options: dict[st
         None,
         [page.result],
         [page.continue_button, page.stop],
-        js=f"(wrote) => (jetStories.end(wrote), [{on}, {off}])",
+        js=call("endGeneration"),
         **options,
     )
     page.stop.click(
@@ -102,7 +95,7 @@ def _connect_generation(page: Page, controller: PageController, options: dict[st
         [page.command],
         queue=False,
         trigger_mode="multiple",
-        js="() => jetStories.stopOrder()",
+        js=call("stopCommand"),
         **options,
     )
 
@@ -112,7 +105,7 @@ def _connect_commands(page: Page, controller: PageController, options: dict[str,
         controller.run_command,
         [page.command],
         [page.reply],
-        js="() => jetStories.actOrder()",
+        js=call("commandToSend"),
         queue=False,
         trigger_mode="multiple",
         **options,
@@ -120,17 +113,12 @@ def _connect_commands(page: Page, controller: PageController, options: dict[str,
         None,
         [page.reply],
         [page.story],
-        js="(reply) => jetStories.brought(reply)",
+        js=call("applyText"),
         **options,
     ).then(
         None,
         [page.reply],
         [page.panel, *page.controls.values()],
-        js=f"(reply) => jetStories.acted(reply, {json.dumps(list(page.controls))})",
+        js=call("finishCommand"),
         **options,
     )
-
-
-def _js_update(**properties: object) -> str:
-    """A change of properties for an output, as JavaScript source."""
-    return json.dumps({"__type__": "update", **properties})

@@ -1,4 +1,4 @@
-"""What page.js needs to paint the sheet: whose words are whose, and how sure the model was of its own.
+"""What the browser needs to paint the sheet: whose words are whose, and how sure the model was of its own.
 
 Flat lists of `start, end, level`, in the browser's UTF-16 units; level 0 means the model's words.
 """

@@ -34,8 +34,8 @@ class Page:
 
     `controls` are named as in `SamplingParams`, in the order of the arguments of `parse_settings`.
     `last_seed` is what the last story was drawn from. `refresh` asks anew what runs here. `save_preset` gives
-    page.js the controls' values, `delta` brings it what is new in a long story. `send_command`, `command` and
-    `reply` are how page.js talks to the desk.
+    the script the controls' values, `delta` brings it what is new in a long story. `send_command`, `command`
+    and `reply` are how the script talks to the server.
     """
 
     model_info: gr.HTML
@@ -134,7 +134,7 @@ def _story() -> gr.Textbox:
         placeholder=PLACEHOLDER,
         lines=14,
         max_lines=14,
-        autoscroll=False,  # page.js does it: Gradio stops following after the first lines
+        autoscroll=False,  # web/autoscroll.js does it: Gradio stops following after the first lines
         elem_id="jet-story",
         html_attributes=InputHTMLAttributes(autocapitalize="sentences", spellcheck=True),
     )

@@ -13,7 +13,7 @@ OUTPUTS = ("story", "panel", "stop", "last_seed", "variants", "delta", "result")
 _PER_GENERATION = (
     "delta",
     "result",
-)  # nobody else fills these, and page.js only looks at what this writing says there
+)  # nobody else fills these, and the page only looks at what this writing says there
 _NOT_CACHED = "story"  # a way that is picked meanwhile may bring another
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from importlib import metadata
 
@@ -15,36 +14,16 @@ from jet.server.binding import check_address, explain
 from jet.server.connections import configure_server
 from jet.server.hosting import Hosting
 from jet.server.terminal import tolerant_output
+from jet.ui import web
 from jet.ui.actions import ALLOWED_WHILE_GENERATING
 from jet.ui.api import add_api
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
 from jet.ui.events import connect_events
 from jet.ui.handlers import PageController
-from jet.ui.layout import ASSETS, build_layout
+from jet.ui.inputs import NOT_IN_PRESETS
+from jet.ui.layout import Page, build_layout
 from jet.ui.theme import make_theme
 
-# In this order: each may use what stands above it.
-SCRIPTS = (
-    "connection.js",
-    "notices.js",
-    "tabs.js",
-    "parts.js",
-    "sheet.js",
-    "caret.js",
-    "live.js",
-    "library.js",
-    "presets.js",
-    "taste.js",
-    "whereabouts.js",
-    "keys.js",
-    "takeover.js",
-    "typing.js",
-    "breaks.js",
-    "words.js",
-    "print.js",
-    "offers.js",
-    "page.js",
-)
 MAX_THREADS = (
     256  # stories that may be written or wait in line at once; the engine decides who is served when
 )
@@ -56,8 +35,11 @@ def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
     hosting.add_engine_gauges(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
     with demo:
-        connect_events(demo, build_layout(), PageController(source, hosting))
+        page = build_layout()
+        connect_events(demo, page, PageController(source, hosting))
         add_api(source, hosting)
+    demo.head = web.head()  # type: ignore[assignment]
+    demo.js = web.loader(_settings(page))  # type: ignore[assignment]
     return demo
 
 
@@ -88,16 +70,17 @@ def launch(
                 show_error=True,
                 max_threads=MAX_THREADS,
                 auth=hosting.accounts,
-                app_kwargs=hosting.app_kwargs(_is_local(listening)),
+                app_kwargs=hosting.app_kwargs(_is_local(listening), [web.ROUTE]),
                 footer_links=["api"],
                 mcp_server=mcp_available(),
                 theme=make_theme(),
-                css_paths=ASSETS / "styles.css",
-                js=_script(),
+                css_paths=web.WEB / "styles.css",
+                head=demo.head,
+                js=demo.js,
             )
     except OSError as error:
         raise AddressError(explain(error, listening, port)) from error
-    # The line by which the server knows that a tab is open lays connection.js, again and again if it must.
+    # web/connection.js opens the heartbeat by which the server knows that a tab is open, and keeps it.
     demo.config["connect_heartbeat"] = False
     configure_server(demo.server)
     return url
@@ -116,8 +99,11 @@ def mcp_available() -> bool:
         return False
 
 
-def _script() -> str:
-    """What the page does in the browser, as one function that Gradio calls when it is there."""
-    parts = [f"const MEANWHILE = {json.dumps(ALLOWED_WHILE_GENERATING)}, LONG = {DELTA_MIN_CHARACTERS};"]
-    parts += [(ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS]
-    return "\n".join(["() => {", *parts, "}"])
+def _settings(page: Page) -> dict[str, object]:
+    """What the script in the browser has to know of the page."""
+    return {
+        "whileGenerating": ALLOWED_WHILE_GENERATING,
+        "deltaMinimum": DELTA_MIN_CHARACTERS,
+        "controls": list(page.controls),
+        "presetControls": [name for name in page.controls if name not in NOT_IN_PRESETS],
+    }

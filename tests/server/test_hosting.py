@@ -29,6 +29,7 @@ from jet.server.hosting import Hosting
 from jet.server.limits import PUBLIC, Limits
 from jet.server.metrics import OLD_NAMES
 from jet.ui.page import build, launch
+from jet.ui.web import script
 from tests.conftest import ROOT
 from tests.engine.faulty_server import Answer, faulty_server
 from tests.ui.served import wait_until
@@ -197,6 +198,18 @@ def test_nothing_is_served_from_the_disk(public: tuple[str, StandInSource, Hosti
     for path in ("README.md", str(ROOT / "README.md"), "/etc/passwd", "assets/prompts.json"):
         for route in ("gradio_api/file=", "gradio_api/file/", "file=", "static/", "assets/"):
             assert httpx.get(f"{public[0]}{route}{path}").status_code == 404
+
+
+def test_browsers_keep_the_script_until_it_changes(public: tuple[str, StandInSource, Hosting]) -> None:
+    text, address = script()
+    current = httpx.get(public[0] + address)
+    assert current.text == text and current.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in current.headers["cache-control"]
+    assert f'href=\\"{address}\\"' in httpx.get(public[0]).text  # fetched early
+    older = httpx.get(
+        f"{public[0]}web/0123456789abcdef/app.js"
+    )  # which a page from before an update asks for
+    assert older.text == text and older.headers["cache-control"] == "no-store"
 
 
 def test_nobody_is_watched(public: tuple[str, StandInSource, Hosting]) -> None:

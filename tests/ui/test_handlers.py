@@ -1,4 +1,4 @@
-"""Orders of the page and the writing on its stories, without a browser: what page.js says and is told."""
+"""Orders of the page and the writing on its stories, without a browser: what the browser says and is told."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Tab:
         return self.text
 
     def sent(self) -> dict[str, object]:
-        """What page.js sends of the text: nothing where the desk has it."""
+        """What the browser sends of the text: nothing where the desk has it."""
         return {} if self.reply.get("same") else {"story": self.text}
 
     def _take(self, story: object) -> None:

@@ -1,0 +1,120 @@
+// The commands that wait for the server, and which of them goes next. One is under way at a time. No DOM.
+
+/**
+ * A command as the server reads it; `do` says what it does.
+ * @typedef {{ do: string, [field: string]: any }} Command
+ */
+
+/**
+ * A command in the queue.
+ *
+ * `story`, `at` and `steps` are the text, the caret and the undo steps at the time of the command, where they
+ * matter; `typed` is what was typed since the text-replacing command before it.
+ * @typedef {{
+ *   order: Command,
+ *   after?: (reply: any) => void,
+ *   story?: string | null,
+ *   at?: number,
+ *   steps?: { origin: string | null, steps: import("./text_edits.js").Edit[] },
+ *   typed?: { edit: import("./text_edits.js").Edit, was: number },
+ * }} Entry
+ */
+
+const READ_ONLY = new Set([
+  "look",
+  "keep",
+  "export",
+  "history",
+  "word",
+  "compare",
+  "preset",
+  "own-preset",
+  "reuse",
+  "resume",
+  "restore",
+]);
+const REPLACES_TEXT = new Set([
+  "undo",
+  "redo",
+  "opening",
+  "fork",
+  "show",
+  "prune",
+  "new",
+  "import",
+  "restore",
+]);
+const OPENS_STORY = new Set(["new", "import", "restore"]);
+const AUTOMATIC = new Set(["look", "keep", "resume", "restore", "guide", "title"]);
+
+/** Tells whether a command leaves the story as it is. @param {Command} order */
+export const isReadOnly = (order) => READ_ONLY.has(order.do);
+/** Tells whether a command's reply brings a text. @param {Command} order */
+export const replacesText = (order) => REPLACES_TEXT.has(order.do);
+/** Tells whether a command brings another story. @param {Command} order */
+export const opensStory = (order) => OPENS_STORY.has(order.do);
+/** Tells whether the page gives a command by itself, so that no reader waits for it. @param {Command} order */
+export const isAutomatic = (order) => AUTOMATIC.has(order.do);
+
+export class CommandQueue {
+  /** @type {Entry[]} */
+  #waiting = [];
+  /** @type {Entry | null} the command under way */
+  current = null;
+
+  /** @param {Entry} entry */
+  push(entry) {
+    this.#waiting.push(entry);
+  }
+
+  get length() {
+    return this.#waiting.length;
+  }
+
+  /** Whether a command with this `do` waits. @param {string} name */
+  has(name) {
+    return this.#waiting.some(({ order }) => order.do === name);
+  }
+
+  /** The waiting commands that bring a text, oldest first. */
+  get replacing() {
+    return this.#waiting.filter(({ order }) => replacesText(order));
+  }
+
+  /**
+   * Makes the next command the current one, and returns it; null while one is under way or none may go.
+   *
+   * Commands go in order, with one exception: a command that brings a text overtakes read-only ones, which would
+   * otherwise take along what was typed after it.
+   * @param {readonly string[] | null} [allowed] while the model writes, the commands that the server takes then,
+   *   first things first; null for all
+   */
+  next(allowed = null) {
+    if (this.current) return null;
+    const index = allowed ? this.#firstAllowed(allowed) : this.#first();
+    if (index < 0 || index >= this.#waiting.length) return null;
+    [this.current] = this.#waiting.splice(index, 1);
+    return this.current;
+  }
+
+  /** Ends the current command, and returns it. */
+  finish() {
+    const done = this.current;
+    this.current = null;
+    return done;
+  }
+
+  /** @param {readonly string[]} allowed */
+  #firstAllowed(allowed) {
+    const places = allowed.map((name) => this.#waiting.findIndex(({ order }) => order.do === name));
+    return places.find((place) => place >= 0) ?? -1;
+  }
+
+  #first() {
+    const first = Math.max(
+      0,
+      this.#waiting.findIndex(({ order }) => replacesText(order)),
+    );
+    return this.#waiting.slice(0, first).every(({ order }) => isReadOnly(order)) ? first : 0;
+  }
+}

@@ -1,0 +1,23 @@
+// Which buttons can be pressed just now.
+
+import { all, field } from "./dom.js";
+import { state } from "./page_state.js";
+
+const COMMANDS = "[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask";
+
+/** Locks what cannot be done while the model writes, and steps that there are none of. */
+export function refreshButtons() {
+  for (const button of /** @type {HTMLButtonElement[]} */ (all(COMMANDS))) {
+    const canBePicked = button.classList.contains("jet-take");
+    if (!button.closest("#jet-popover")) button.disabled = state.generating && !canBePicked;
+  }
+  field("jet-undo").disabled = state.generating || !state.steps.undo;
+  field("jet-redo").disabled = state.generating || !state.steps.redo;
+  field("jet-retry").disabled = state.generating || !state.steps.retry;
+}
+
+/** Presses a button, if it can be pressed. @param {string} id */
+export function press(id) {
+  const button = field(id);
+  if (button && !button.disabled) button.click();
+}

@@ -1,0 +1,192 @@
+// Marks behind the words of the story: a mirror of the text box, laid over it and invisible, whose words get highlights.
+// The box stays what it is, so that typing, selecting and reading aloud work as everywhere.
+
+import { make } from "./dom.js";
+import { editor } from "./editor.js";
+import { lastAtMost, shiftMarks } from "./mark_ranges.js";
+import { findEdit } from "./text_edits.js";
+
+const LEVELS = ["jet-model", "jet-doubt-1", "jet-doubt-2", "jet-doubt-3"];
+const POINTED = "jet-pointed";
+const MARGIN_PX = 200; // painted above and below what can be seen
+const isSupported = () => typeof Highlight === "function" && Boolean(CSS.highlights);
+
+let text = "";
+/** @type {number[]} */
+let marks = [];
+/** @type {string[]} */
+let lines = []; // as they stand in the mirror, one element each
+/** @type {number[]} */
+let starts = []; // where each line begins
+/** @type {[number, number] | null} */
+let pointed = null;
+/** @type {HTMLElement} */
+let mirror;
+let frame = 0;
+
+const paintLater = () => {
+  frame = frame || requestAnimationFrame(() => paint());
+};
+
+function ensureMirror() {
+  if (mirror?.isConnected) return;
+  mirror = make("div", { id: "jet-mirror" }, { "aria-hidden": "true" });
+  editor().parentElement?.append(mirror);
+  lines = [];
+  new ResizeObserver(paintLater).observe(editor());
+}
+
+/** @param {Element} element @param {string} line */
+function fillLine(element, line) {
+  if (line) element.textContent = line;
+  else element.replaceChildren(make("br"));
+}
+
+/** Brings the mirror's lines up to date. Only lines that differ are touched, so a long story costs no more. */
+function copyText() {
+  const now = text.split("\n");
+  let first = 0;
+  while (first < lines.length && first < now.length && lines[first] === now[first]) first += 1;
+  let [oldEnd, newEnd] = [lines.length, now.length];
+  while (oldEnd > first && newEnd > first && lines[oldEnd - 1] === now[newEnd - 1]) {
+    oldEnd -= 1;
+    newEnd -= 1;
+  }
+  const shared = Math.min(oldEnd, newEnd);
+  for (let index = first; index < shared; index += 1) fillLine(mirror.children[index], now[index]);
+  for (let index = oldEnd - 1; index >= shared; index -= 1) mirror.children[index].remove();
+  if (newEnd > shared) {
+    const added = document.createDocumentFragment();
+    for (const line of now.slice(shared, newEnd)) {
+      const element = make("div");
+      fillLine(element, line);
+      added.append(element);
+    }
+    mirror.insertBefore(added, mirror.children[shared] ?? null);
+  }
+  lines = now;
+  starts = [];
+  for (let index = 0, at = 0; index < now.length; at += now[index].length + 1, index += 1) starts.push(at);
+}
+
+function placeMirror() {
+  const from = editor();
+  const style = getComputedStyle(from);
+  const { font, letterSpacing, paddingTop, paddingRight, paddingBottom, paddingLeft } = style;
+  Object.assign(mirror.style, { font, letterSpacing, paddingTop, paddingRight, paddingBottom, paddingLeft });
+  mirror.style.left = `${from.offsetLeft + from.clientLeft}px`;
+  mirror.style.top = `${from.offsetTop + from.clientTop}px`;
+  mirror.style.width = `${from.clientWidth}px`;
+  mirror.style.height = `${from.clientHeight}px`;
+  mirror.scrollTop = from.scrollTop;
+}
+
+/** The line that an offset is in. @param {number} at */
+const lineAt = (at) => lastAtMost(starts.length, (index) => starts[index], at);
+/** @param {number} index */
+const lineElement = (index) => /** @type {HTMLElement} */ (mirror.children[index]);
+
+/** @param {number} index of a line @param {number} start @param {number} end @returns {Range | null} */
+function rangeIn(index, start, end) {
+  const node = lineElement(index).firstChild;
+  if (node?.nodeType !== Node.TEXT_NODE) return null;
+  const range = document.createRange();
+  range.setStart(node, Math.max(0, start - starts[index]));
+  range.setEnd(node, Math.min(/** @type {Text} */ (node).length, end - starts[index]));
+  return range;
+}
+
+/** Paints marks where they can be seen, and nowhere else. */
+function paintVisible() {
+  /** @type {Range[][]} */
+  const found = LEVELS.map(() => []);
+  /** @param {number} index */
+  const offset = (index) => lineElement(index).offsetTop;
+  const from = lastAtMost(lines.length, offset, mirror.scrollTop - MARGIN_PX);
+  const to = lastAtMost(lines.length, offset, mirror.scrollTop + mirror.clientHeight + MARGIN_PX);
+  const end = starts[to] + lines[to].length;
+  let mark = lastAtMost(marks.length / 3, (index) => marks[3 * index], starts[from]) * 3;
+  for (; mark < marks.length && marks[mark] < end; mark += 3) {
+    const [start, stop] = [Math.max(marks[mark], starts[from]), Math.min(marks[mark + 1], end)];
+    for (let line = lineAt(start); line <= to && starts[line] < stop; line += 1) {
+      if (start > starts[line] + lines[line].length) continue;
+      const range = rangeIn(line, start, stop);
+      if (range) found[marks[mark + 2]].push(range);
+    }
+  }
+  found.forEach((ranges, level) => {
+    CSS.highlights.set(LEVELS[level], new Highlight(...ranges));
+  });
+}
+
+/** @param {boolean} [always] lay the mirror even if nothing is marked */
+function paint(always = false) {
+  frame = 0;
+  if (!editor()) return;
+  ensureMirror();
+  mirror.hidden = !always && ((!marks.length && !pointed) || !isSupported());
+  if (mirror.hidden) {
+    if (isSupported()) for (const name of [...LEVELS, POINTED]) CSS.highlights.delete(name);
+    return;
+  }
+  copyText();
+  placeMirror();
+  if (!isSupported()) return;
+  paintVisible();
+  const range = pointed && rangeIn(lineAt(pointed[0]), ...pointed);
+  if (range) CSS.highlights.set(POINTED, new Highlight(range));
+  else CSS.highlights.delete(POINTED);
+}
+
+/**
+ * Follows a change of the text: marks move along with their words.
+ * @param {string} now
+ * @param {boolean} byModel mark new words as the model's
+ * @param {number} [cursor] where the writer who typed is now
+ */
+export function updateText(now, byModel, cursor = now.length) {
+  if (now === text) return;
+  const { from, to, text: added } = findEdit(text, now, cursor);
+  if (marks.length || byModel) marks = shiftMarks(marks, from, to - from, added.length, byModel);
+  text = now;
+  paintLater();
+}
+
+/** The text as it was told last. */
+export const shownText = () => text;
+
+/** Takes the marks of a text, which may have been typed in since. @param {number[]} found @param {string} [of] */
+export function setMarks(found, of = editor().value) {
+  marks = found;
+  text = of;
+  if (of !== editor().value) updateText(editor().value, false, editor().selectionEnd);
+  paintLater();
+}
+
+/** Points at a part of the text, or at nothing. @param {number} [start] @param {number} [end] */
+export function pointAt(start = 0, end = 0) {
+  pointed = end > start ? [start, end] : null;
+  paintLater();
+}
+
+/** Follows the box's scrolling. */
+export function followScroll() {
+  if (!mirror || mirror.hidden) return;
+  mirror.scrollTop = editor().scrollTop;
+  paintLater();
+}
+
+/** Where on the screen the caret would be at an offset. @param {number} at @returns {DOMRect} */
+export function caretRect(at) {
+  paint(true);
+  const index = lineAt(at);
+  const range = rangeIn(index, Math.max(starts[index], at - 1), Math.max(at, starts[index] + 1));
+  paintLater();
+  return [...(range?.getClientRects() ?? [])].at(-1) ?? lineElement(index).getBoundingClientRect();
+}
+
+/** Where on the screen a part of the text is. @param {number} start @param {number} end @returns {DOMRect} */
+export function rectOf(start, end) {
+  paint(true);
+  return (rangeIn(lineAt(start), start, end) ?? mirror).getBoundingClientRect();
+}

@@ -1,0 +1,48 @@
+// The list of the stories that this browser keeps.
+
+import { byId, make, makeButton } from "./dom.js";
+import { replaceStory } from "./replace_story.js";
+import * as storage from "./storage.js";
+import { nameOf } from "./story_index.js";
+import { isOpenElsewhere } from "./tab_lock.js";
+
+/** @param {string} id */
+function open(id) {
+  replaceStory({ do: "restore", ...storage.load(id) }, () => {
+    storage.switchTo(id);
+    showStories();
+  });
+}
+
+/** @param {string} id */
+function remove(id) {
+  if (!confirm("Remove this story from the browser for good?")) return;
+  storage.remove(id);
+  showStories();
+}
+
+/** @param {[string, import("./story_index.js").StoryInfo]} story */
+function row([id, info]) {
+  const isHere = id === storage.storyId();
+  const elsewhere = isOpenElsewhere(id) ? ", open in another tab" : "";
+  const openButton = make("button", { className: "jet-branch", disabled: isHere, onclick: () => open(id) });
+  openButton.append(
+    make("b", { textContent: nameOf(info) }),
+    make("span", { textContent: ` ${new Date(info.saved ?? 0).toLocaleString()}${elsewhere}` }),
+  );
+  if (isHere) openButton.setAttribute("aria-current", "true");
+  const properties = {
+    className: "jet-quiet",
+    textContent: "Remove",
+    disabled: isHere,
+    onclick: () => remove(id),
+  };
+  const item = make("li");
+  item.append(openButton, makeButton(properties));
+  return item;
+}
+
+/** Draws the list. */
+export function showStories() {
+  byId("jet-library").replaceChildren(...storage.stories().map(row));
+}

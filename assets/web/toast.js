@@ -1,0 +1,38 @@
+// One line that is said for some seconds, with at most one button; and what a screen reader is told.
+
+import { byId, make, makeButton } from "./dom.js";
+
+const [SHORT_MS, ERROR_MS, OFFER_MS] = [5000, 9000, 30_000];
+let timer = 0;
+
+/**
+ * Says something.
+ * @param {string} text
+ * @param {{ bad?: boolean, offer?: { label: string, write: object } | null }} [options] `offer` is a button that starts
+ *   a generation; its click is handled where all commands are
+ */
+export function say(text, { bad = false, offer = null } = {}) {
+  const line = document.getElementById("jet-say") ?? make("div", { id: "jet-say" });
+  line.setAttribute("role", bad ? "alert" : "status");
+  line.textContent = text;
+  if (offer) {
+    const button = makeButton({ className: "jet-offer", textContent: offer.label });
+    button.dataset.write = JSON.stringify(offer.write);
+    line.append(button);
+  }
+  line.className = bad ? "jet-bad" : "";
+  byId("jet-page").append(line);
+  clearTimeout(timer);
+  timer = setTimeout(() => line.remove(), offer ? OFFER_MS : bad ? ERROR_MS : SHORT_MS);
+}
+
+/** Tells a screen reader how things stand. @param {string} text */
+export function announce(text) {
+  byId("jet-state").textContent = text;
+}
+
+/** Tells a screen reader how a generation has ended. */
+export function announceEnd() {
+  const status = document.querySelector(".jet-status")?.textContent ?? "";
+  announce(/^(Done|Stopped|That did not|Connection)/.test(status) ? status : `Done. ${status}`);
+}

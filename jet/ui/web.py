@@ -1,0 +1,116 @@
+"""Serves the page's half in the browser: the ES modules of `assets/web`, joined into one script.
+
+A browser would fetch forty modules over six connections in seven rounds, just while Gradio fetches its own.
+Joined, they take one request beside those. The script's address names its content: browsers keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+WEB = Path(__file__).resolve().parents[2] / "assets" / "web"
+MAIN = "app.js"
+_IMPORT = re.compile(r'^import\s+(?:\*\s+as\s+(\w+)|\{([^}]*)\})\s+from\s+"\./(\w+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export\s+((?:async\s+)?function|class|const)\s+(\w+)", re.MULTILINE)
+_LEFT = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
+_COMMENT = re.compile(r"^[ ]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_LASTING = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+
+class ModuleError(ValueError):
+    """Raised for modules that `join` cannot join: an unknown form, or a circle of imports."""
+
+
+def join(main: str, sources: dict[str, str]) -> str:
+    """Join ES modules into one that exports what `main` exports.
+
+    Each module becomes a function that returns its exports. Known are `import { a, b as c } from "./x.js"`,
+    `import * as x from "./x.js"`, and `export` before a function, class or const. Comments are left out.
+
+    Raises:
+        ModuleError: for any other form, a missing module, or a circle.
+    """
+    joined: dict[str, str] = {}
+
+    def add(name: str, ahead: tuple[str, ...]) -> None:
+        if name in ahead:
+            raise ModuleError(f"Modules import each other: {' -> '.join((*ahead, name))}")
+        if name in joined:
+            return
+        if name not in sources:
+            raise ModuleError(f"{ahead[-1] if ahead else 'The page'} imports {name}, which does not exist.")
+        for _, names, other in _IMPORT.findall(sources[name]):
+            add(other, (*ahead, name))
+            wanted = {word.split()[0] for word in names.split(",") if word.strip()}
+            if missing := wanted - set(_exports(sources[other])):
+                raise ModuleError(f"{name} imports {min(missing)!r} from {other}, which does not export it.")
+        joined[name] = _as_function(name, sources[name])
+
+    add(main, ())
+    exports = (
+        f"export const {name} = {_variable(main)}.{name};" for _, name in _EXPORT.findall(sources[main])
+    )
+    return "\n".join((*joined.values(), *exports, ""))
+
+
+def _variable(name: str) -> str:
+    return f"${name.removesuffix('.js')}"
+
+
+def _exports(source: str) -> list[str]:
+    return [name for _, name in _EXPORT.findall(source)]
+
+
+def _as_function(name: str, source: str) -> str:
+    def bind(match: re.Match[str]) -> str:
+        names = match[1] or f"{{ {match[2].replace(' as ', ': ').strip()} }}"
+        return f"const {names} = {_variable(match[3])};\n"
+
+    body = _COMMENT.sub("", _EXPORT.sub(r"\1 \2", _IMPORT.sub(bind, source)))
+    if left := _LEFT.search(body):
+        raise ModuleError(f"{name}: {left[0]!r} is in a form that cannot be joined.")
+    return f"const {_variable(name)} = (() => {{\n{body}return {{ {', '.join(_exports(source))} }};\n}})();"
+
+
+@cache
+def script() -> tuple[str, str]:
+    """The page's script, and its address relative to the page's."""
+    text = join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
+    return text, f"web/{hashlib.sha256(text.encode()).hexdigest()[:16]}/{MAIN}"
+
+
+def head() -> str:
+    """HTML that makes the browser fetch the script while Gradio still draws the page."""
+    return f'<link rel="modulepreload" href="{script()[1]}">'
+
+
+def loader(settings: dict[str, object]) -> str:
+    """JavaScript that starts the script with these settings. Handlers wait for `jetReady`."""
+    address, given = json.dumps(script()[1]), json.dumps(settings)
+    return (
+        f"() => {{ globalThis.jetReady = import(new URL({address}, document.baseURI))"
+        f".then(({{ start }}) => start({given})); }}"
+    )
+
+
+def call(name: str) -> str:
+    """JavaScript by which an event of Gradio's calls a function of the script, once that is there."""
+    return f"async (...given) => (await jetReady).{name}(...given)"
+
+
+async def _answer(request: Request) -> Response:
+    text, address = script()
+    # After an update, an older page may ask for the script by its old address.
+    headers = _LASTING if request.url.path.endswith(address) else {"Cache-Control": "no-store"}
+    return Response(text, media_type="text/javascript", headers=headers)
+
+
+ROUTE = Route(f"/web/{{version}}/{MAIN}", _answer)
