@@ -60,15 +60,17 @@ bench: setup ## how fast it writes here, beside transformers; ARGS="prefill --mo
 report: setup ## what this machine does with the model; ARGS="--full --model …"
 	$(BIN)/python -m jet.report $(ARGS)
 
-check: setup ## lint, formatting, types
+check: setup ## lint, formatting, types, of Python and JavaScript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -n auto jet app.py scripts
+	@$(BIN)/python -m scripts.check_web
 
 format: setup ## put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	@$(BIN)/python -m scripts.check_web --write
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .gradio *.egg-info
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .gradio *.egg-info assets/web/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,6 +18,7 @@ else:
     import tomli as tomllib
 
 FOLDERS = (".ci", "assets", "deploy", "docs", "jet", "scripts", "tests")
+FOREIGN = {"__pycache__", "node_modules"}  # made here, and not the project's own
 
 
 def project_files() -> list[Path]:
@@ -25,7 +26,7 @@ def project_files() -> list[Path]:
     beside = (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")
     inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
     relative = (path.relative_to(ROOT) for path in (*beside, *inside))
-    return sorted(path for path in relative if "__pycache__" not in path.parts)
+    return sorted(path for path in relative if not FOREIGN & set(path.parts))
 
 
 FILES = project_files()

@@ -1,0 +1,65 @@
+"""Checks the JavaScript of `assets/web`: lint and format by Biome, types by TypeScript.
+
+python -m scripts.check_web           checks; exits with 1 if something is wrong
+python -m scripts.check_web --write   mends what can be mended by itself
+
+Both tools are fetched from npm, in the versions of `assets/web/package-lock.json`. Where npm or its registry
+cannot be reached, this says so loudly and checks nothing: the page needs neither.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+WEB = Path(__file__).resolve().parents[1] / "assets" / "web"
+TOOLS = WEB / "node_modules"
+FETCH_S = 120  # an unreachable registry must not hold the checks up for longer
+
+
+def fetch() -> str | None:
+    """Bring both tools, unless they are there. Returns why that could not be done."""
+    lock = WEB / "package-lock.json"
+    have = TOOLS / ".package-lock.json"
+    if have.exists() and have.stat().st_mtime >= lock.stat().st_mtime:
+        return None
+    npm = shutil.which("npm")
+    if npm is None:
+        return "npm is not installed"
+    quiet = ["--no-audit", "--no-fund", "--fetch-retries=1", "--loglevel=error"]
+    try:
+        subprocess.run([npm, "ci", *quiet], cwd=WEB, check=True, timeout=FETCH_S, stdout=subprocess.DEVNULL)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        return f"npm could not fetch Biome and TypeScript ({error})"
+    os.utime(have)
+    return None
+
+
+def check(write: bool) -> bool:
+    """Run both tools; what they find they print. Returns whether all is well."""
+    linted = run(["biome", *(["check", "--write"] if write else ["ci"]), ".", "../../tests/web"])
+    typed = run(["tsc", "--project", "tsconfig.json"])
+    return linted and typed
+
+
+def run(command: Sequence[str]) -> bool:
+    """Run one of the tools in the folder of the modules. Returns whether it is content."""
+    tool = TOOLS / ".bin" / command[0]
+    return subprocess.run([tool, *command[1:]], cwd=WEB).returncode == 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check or mend. Returns the exit code."""
+    if reason := fetch():
+        rule = "!" * 78
+        print(f"{rule}\nJAVASCRIPT IS NOT CHECKED: {reason}.\n{rule}", file=sys.stderr)
+        return 0
+    return 0 if check("--write" in arguments) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
