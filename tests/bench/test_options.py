@@ -57,7 +57,7 @@ def test_sampling_is_the_pages_or_greedy() -> None:
 
 
 def test_chunks_are_asked_for_as_often_as_by_the_page() -> None:
-    assert PAGE_INTERVAL_S == streamed_request.INTERVAL_S
+    assert PAGE_INTERVAL_S == streamed_request.UPDATE_INTERVAL_S
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_quantised_steps_are_the_forward_of_their_codes(scheme: str, rows: int) 
         runner.decode(sequences)
     torch.cuda.synchronize()
     for sequence, prompt in zip(sequences, prompts, strict=True):
-        read = list(sequence.text)
+        read = list(sequence.token_ids)
         story = model.generate(
             torch.tensor([prompt], device=CUDA),
             max_new_tokens=4,

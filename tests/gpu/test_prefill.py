@@ -103,7 +103,7 @@ def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype
         for index, reader in enumerate((graphs, plain)):
             slot = pool.allocate()
             pool.reserve(slot, len(ids))
-            squares[index] += float((reader.read(slot, 0, ids)[0].double().cpu() - truth).square().sum())
+            squares[index] += float((reader.run(slot, 0, ids)[0].double().cpu() - truth).square().sum())
             pool.free(slot)
         squares[2] += float(truth.square().sum())
     ours, theirs = ((part / squares[2]) ** 0.5 for part in squares[:2])

@@ -112,5 +112,5 @@ def test_gradients_pass_the_numerical_check() -> None:
 
 
 def test_the_cpu_uses_torch() -> None:
-    assert module.implementation("cpu", torch.bfloat16) == "torch"
-    assert module.implementation("cpu", torch.float32) == "torch"
+    assert module.prefill_implementation("cpu", torch.bfloat16) == "torch"
+    assert module.prefill_implementation("cpu", torch.float32) == "torch"
