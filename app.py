@@ -26,14 +26,15 @@ _USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Repeats what is wrong with the command line, but no password in it."""
+    """Reports errors of the command line without passwords in URLs."""
 
     def error(self, message: str) -> NoReturn:
         super().error(_USER_IN_URL.sub("…@", message))
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. What was not given is absent, so that every default stands where it is used."""
+    """Parse the command line. Options that are not given are absent, so that every default stands where it is
+    used."""
     parser = _Parser(
         description="Write stories with NVIDIA's Jet-Nemotron in the browser.",
         argument_default=argparse.SUPPRESS,
@@ -99,7 +100,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and do what it says. Returns the exit code."""
+    """Run the command line. Returns the exit code."""
     options = vars(read_options(arguments))
     if options.pop("offline"):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tolerant_output():
             try:
                 return serve(options)
-            except Exception as error:  # nobody's fault but ours; it may hold what nobody is to read
+            except Exception as error:  # a bug: the tolerant output redacts secrets in its traceback
                 if __name__ == "__main__":
                     _restart_without_damaged_bytecode(error)
                 traceback.print_exc()
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(options: dict[str, Any]) -> int:
-    """Open the page, load the model behind it, and serve until told to end. Returns the exit code."""
+    """Open the page, load the model behind it, and serve until told to stop. Returns the exit code."""
     host, port = options.pop("host"), options.pop("port")
     if (problem := _check_environment()) is not None:
         return _fail(problem)
@@ -184,7 +185,7 @@ def serve(options: dict[str, Any]) -> int:
 
 
 def _zerogpu_package() -> ModuleType | None:
-    """The package `spaces` on a Space whose GPUs are lent; it has to be imported before torch is."""
+    """Import and return the package `spaces` on a ZeroGPU Space, before torch is imported; None elsewhere."""
     if "SPACES_ZERO_GPU" not in os.environ:
         return None
     import spaces
@@ -194,7 +195,7 @@ def _zerogpu_package() -> ModuleType | None:
 
 
 def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig:
-    """The engine that the options want: elsewhere, on a GPU that is lent for each request, or here."""
+    """Return the engine's configuration: remote, on a ZeroGPU Space, or local."""
     if "url" in options:
         from jet.engine.remote.client import RemoteConfig
 
@@ -209,7 +210,7 @@ def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig
 
 
 def _hosting(options: dict[str, Any]) -> Hosting:
-    """What of the options says how the page is hosted; takes it out of them. A Space is always public."""
+    """Take the hosting options out of `options`. A Space is always public."""
     from jet.credentials import read_secret
     from jet.server.accounts import Accounts
     from jet.server.hosting import TOKEN_VARIABLE, Hosting
@@ -252,7 +253,7 @@ def _context(text: str) -> int:
 
 
 def _silence_libraries() -> None:
-    """What is wrong with a model is said once, in our words, not also by every library on the way."""
+    """Silence libraries' progress bars and warnings; the app reports errors once, in its own words."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -261,7 +262,7 @@ def _silence_libraries() -> None:
 
 
 def _progress(interval_s: float = 5.0) -> Callable[[str], None]:
-    """Prints words now and then: on a terminal on one line, in a log on lines of their own."""
+    """Print loading progress now and then: on one line of a terminal, on lines of their own in a log."""
     last_shown, terminal = -interval_s, sys.stdout.isatty()
 
     def show(words: str) -> None:
@@ -275,7 +276,7 @@ def _progress(interval_s: float = 5.0) -> Callable[[str], None]:
 
 
 def _reopen_closed_streams() -> None:
-    """Keep sockets and files from getting the number of a closed output, which libraries write into."""
+    """Open closed standard streams on the null device, so that no socket or file gets their numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -285,10 +286,7 @@ def _reopen_closed_streams() -> None:
 
 
 def _restart_without_damaged_bytecode(error: Exception) -> None:
-    """Where an import has met a damaged .pyc file, a cache of Python's: start again without that file.
-
-    Returns where it was something else.
-    """
+    """Restart without the damaged .pyc file that an import has met. Returns if the error is another."""
     damaged, one = None, error.__cause__ or error
     if isinstance(one, (EOFError, TypeError, ValueError)):
         for frame, _ in traceback.walk_tb(one.__traceback__):
@@ -306,7 +304,7 @@ def _restart_without_damaged_bytecode(error: Exception) -> None:
 
 
 def _check_environment() -> str | None:
-    """What is wrong with a variable that Gradio reads when it is imported; None if nothing is."""
+    """Return what is wrong with a variable that Gradio reads on import; None if nothing is."""
     port = os.environ.get("GRADIO_SERVER_PORT")
     if port is None or (port.isdecimal() and 1 <= int(port) <= 65535):
         return None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _COST = {"n": 2**14, "r": 8, "p": 1}
-_KIND = "scrypt"
+_ALGORITHM = "scrypt"
 
 
 class AccountsError(ValueError):
@@ -26,14 +26,14 @@ class Accounts:
 
     def __init__(self, hashes: dict[str, str]) -> None:
         self._hashes = hashes
-        self._nobody = hash_password(secrets.token_hex())
+        self._dummy_hash = hash_password(secrets.token_hex())
 
     @classmethod
     def read(cls, path: Path) -> Accounts:
         """Read accounts from a file. Raises AccountsError."""
         hashes: dict[str, str] = {}
         for number, line in enumerate(_read_lines(path), start=1):
-            name, hashed = _read_line(line)
+            name, hashed = _parse_line(line)
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             if not name or name in hashes or not _is_hash(hashed):
@@ -43,19 +43,19 @@ class Accounts:
                 )
             hashes[name] = hashed
         if not hashes:
-            raise AccountsError(f"{path} has no account: nobody could log in.")
+            raise AccountsError(f"{path} has no account: add one before you use it.")
         return cls(hashes)
 
     def __call__(self, name: str, password: str) -> bool:
         """Return whether the password belongs to the name, in the same time for unknown names."""
         hashed = self._hashes.get(name)
-        return _matches(password, hashed or self._nobody) and hashed is not None
+        return _matches(password, hashed or self._dummy_hash) and hashed is not None
 
 
 def hash_password(password: str) -> str:
     """Hash a password with a random salt, as the accounts file stores it."""
     salt = secrets.token_bytes(16)
-    return f"{_KIND}${_base64(salt)}${_base64(_derive(password, salt))}"
+    return f"{_ALGORITHM}${_base64(salt)}${_base64(_derive(password, salt))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = _read_lines(options.file) if options.file.exists() else []
     except AccountsError as error:
         parser.error(str(error))
-    others = [line for line in lines if _read_line(line)[0] != options.name]
+    others = [line for line in lines if _parse_line(line)[0] != options.name]
     options.file.touch(mode=0o600)
     options.file.write_text("\n".join([*others, f"{options.name}:{hash_password(password)}", ""]), "utf-8")
     return 0
@@ -93,8 +93,8 @@ def _read_lines(path: Path) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
-def _read_line(line: str) -> tuple[str, str]:
-    """The name and the hash of a line, without blanks around them."""
+def _parse_line(line: str) -> tuple[str, str]:
+    """Split a line into name and hash, without blanks around them."""
     name, _, hashed = line.partition(":")
     return name.strip(), hashed.strip()
 
@@ -105,9 +105,12 @@ def _matches(password: str, hashed: str) -> bool:
 
 
 def _is_hash(text: str) -> bool:
-    kind, *parts = text.split("$")
+    algorithm, *parts = text.split("$")
     try:
-        return kind == _KIND and [len(base64.b64decode(part, validate=True)) for part in parts] == [16, 32]
+        return algorithm == _ALGORITHM and [len(base64.b64decode(part, validate=True)) for part in parts] == [
+            16,
+            32,
+        ]
     except ValueError:
         return False
 

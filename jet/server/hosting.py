@@ -56,9 +56,11 @@ class Hosting:
         return self.accounts is None and self.limits == Limits()
 
     def app_kwargs(self, local: bool, routes: Sequence[Route] = ()) -> dict[str, object]:
-        """What Gradio's server is made with. `local` says that it listens on this machine's own address.
+        """Return the arguments for Gradio's server.
 
-        `routes` come beside those for load balancers and Prometheus.
+        Args:
+            local: whether it listens on a loopback address.
+            routes: beside /healthz and /metrics.
         """
         guard = Middleware(
             AllowlistMiddleware,

@@ -146,7 +146,7 @@ class AllowlistMiddleware:
                 421,
                 "This page is for this machine alone: open it as localhost, or start it with --proxies 1.",
             )
-        # Whoever counts its length in the other way takes what follows for a call of its own.
+        # Both length headers at once allow request smuggling.
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             raise Rejected(400, "This call says its length in two ways.")
         patterns = {

@@ -1,6 +1,7 @@
-"""What an order does to a story, the model aside: one function an order.
+"""Commands that need no model: one function each.
 
-Each returns what the page is to be told beyond what it is told anyway (see `handlers.PageController.act`).
+A function changes the session's document and returns the fields of the reply beyond those that every command
+gets (see `handlers.PageController.run_command`).
 """
 
 from __future__ import annotations
@@ -38,71 +39,70 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 ALLOWED_WHILE_GENERATING = ("show", "look", "keep", "export", "history")
 
 
-async def sync(session: Session, command: Fields) -> Reply:
-    """Nothing but what every order does: take over what is in the box, and say how things stand."""
+async def sync(session: Session, fields: Fields) -> Reply:
+    """Do nothing but what every command does: take the editor's text, and return the state."""
     return {}
 
 
-async def resume(session: Session, command: Fields) -> Reply:
-    """The same, once the connection is back: nothing is being written then (see
-    `handlers.PageController.act`)."""
+async def resume(session: Session, fields: Fields) -> Reply:
+    """Do the same after the connection is back; the handler has stopped the generation by then."""
     return {}
 
 
-async def undo(session: Session, command: Fields) -> Reply:
-    """Take the latest step back."""
+async def undo(session: Session, fields: Fields) -> Reply:
+    """Revert the latest step."""
     return _step_reply(session.document, session.document.undo)
 
 
-async def redo(session: Session, command: Fields) -> Reply:
-    """Make a step again."""
+async def redo(session: Session, fields: Fields) -> Reply:
+    """Repeat an undone step."""
     return _step_reply(session.document, session.document.redo)
 
 
-async def set_opening(session: Session, command: Fields) -> Reply:
-    """Put a beginning on the sheet. One after the other is one step: the writer is trying them out."""
-    session.document.edit(command.take_text("text"), join=command.take("again", bool))
+async def set_opening(session: Session, fields: Fields) -> Reply:
+    """Put a beginning into the editor. Consecutive ones are one step."""
+    session.document.edit(fields.take_text("text"), join=fields.take("again", bool))
     return {}
 
 
-async def fork(session: Session, command: Fields) -> Reply:
-    """A new branch with the text up to the cursor."""
+async def fork(session: Session, fields: Fields) -> Reply:
+    """Create a branch with the text up to the caret."""
     document = session.document
-    at = from_utf16(document.text, command.take("at", int))
+    at = from_utf16(document.text, fields.take("at", int))
     document.fork(at)
     return {"cursor": to_utf16(document.text, at)}
 
 
-async def select_branch(session: Session, command: Fields) -> Reply:
-    """Put a branch on the sheet. While ways are being written that picks one, and ends the others."""
-    session.document.select_branch(command.take("branch", int))
+async def select_branch(session: Session, fields: Fields) -> Reply:
+    """Put a branch into the editor. While variants are generated, select one and stop the others."""
+    session.document.select_branch(fields.take("branch", int))
     session.stop()
     return {}
 
 
-async def rename(session: Session, command: Fields) -> Reply:
-    """Give a branch a name."""
-    session.document.rename(command.take("branch", int), command.take_text("name"))
+async def rename(session: Session, fields: Fields) -> Reply:
+    """Name a branch."""
+    session.document.rename(fields.take("branch", int), fields.take_text("name"))
     return {}
 
 
-async def delete_branch(session: Session, command: Fields) -> Reply:
-    """Remove a branch."""
-    session.document.delete_branch(command.take("branch", int))
+async def delete_branch(session: Session, fields: Fields) -> Reply:
+    """Delete a branch."""
+    session.document.delete_branch(fields.take("branch", int))
     return {}
 
 
-async def compare(session: Session, command: Fields) -> Reply:
-    """Show another branch beside the one on the sheet."""
+async def compare(session: Session, fields: Fields) -> Reply:
+    """Compare another branch with the one in the editor."""
     document = session.document
-    other = command.take("branch", int)
+    other = fields.take("branch", int)
     return {"html": {"jet-compare": views.comparison(document.compare(document.current, other))}}
 
 
-async def alternatives(session: Session, command: Fields) -> Reply:
-    """What else might have stood at a place."""
+async def alternatives(session: Session, fields: Fields) -> Reply:
+    """Return the alternatives of the token at an offset."""
     document = session.document
-    found = document.token_at(from_utf16(document.text, command.take("at", int)))
+    found = document.token_at(from_utf16(document.text, fields.take("at", int)))
     if found is None or not found.token.alternatives:
         return {"say": "No other words are known here. They are remembered for what the model writes."}
     start, end = (to_utf16(document.text, place) for place in (found.start, found.end))
@@ -110,10 +110,10 @@ async def alternatives(session: Session, command: Fields) -> Reply:
     return {"word": {"start": start, "end": end, "html": card}}
 
 
-async def reuse_settings(session: Session, command: Fields) -> Reply:
-    """The settings, the seed and the stops of the words at a place, and the guidance if it is wanted."""
+async def reuse_settings(session: Session, fields: Fields) -> Reply:
+    """Return the settings, seed and stop strings of a generation, and restore its guidance if asked."""
     document = session.document
-    found = document.token_at(from_utf16(document.text, command.take("at", int)))
+    found = document.token_at(from_utf16(document.text, fields.take("at", int)))
     generation = None if found is None else document.generation(found.span)
     if generation is None:
         raise StoryError("These words are not the model’s: nothing is known of their settings.")
@@ -121,50 +121,50 @@ async def reuse_settings(session: Session, command: Fields) -> Reply:
         "controls": to_controls(generation.sampling),
         "stops": list(map(format_stop, generation.stops)),
     }
-    if not command.take("guidance", bool):
+    if not fields.take("guidance", bool):
         return {**reply, "say": "The settings are those of these words now."}
     document.set_guidance(generation.guidance or Guidance())
     message = "Settings and guidance are those of these words now."
     return {**reply, "html": views.guidance(document.guidance), "say": message}
 
 
-async def set_guidance(session: Session, command: Fields) -> Reply:
-    """Take over memory, author's note and lorebook."""
+async def set_guidance(session: Session, fields: Fields) -> Reply:
+    """Set memory, author's note and lorebook."""
     document = session.document
-    document.set_guidance(parse_guidance(command, document.guidance))
+    document.set_guidance(parse_guidance(fields, document.guidance))
     return {}
 
 
-async def set_title(session: Session, command: Fields) -> Reply:
-    """Give the story a title."""
-    session.document.title = command.take_text("text")
+async def set_title(session: Session, fields: Fields) -> Reply:
+    """Set the title."""
+    session.document.title = fields.take_text("text")
     return {}
 
 
-async def apply_preset(session: Session, command: Fields) -> Reply:
-    """Settings under a plain name. How much is written, and from which seed, stays as it is."""
-    name = command.take("name", str)
+async def apply_preset(session: Session, fields: Fields) -> Reply:
+    """Return the settings of a preset, without length and seed."""
+    name = fields.take("name", str)
     if name not in PRESETS:
         raise StoryError(f"There is no preset {name[:40]!r}.")
     return _settings_reply(PRESETS[name])
 
 
-async def apply_own_preset(session: Session, command: Fields) -> Reply:
-    """The same with settings that the browser has kept."""
-    return _settings_reply(parse_preset(command.take("settings", dict)))
+async def apply_own_preset(session: Session, fields: Fields) -> Reply:
+    """Return the settings of a preset that the browser has saved."""
+    return _settings_reply(parse_preset(fields.take("settings", dict)))
 
 
-async def new_story(session: Session, command: Fields) -> Reply:
-    """Begin an empty story."""
+async def new_story(session: Session, fields: Fields) -> Reply:
+    """Open an empty story."""
     return {**_open_document(session, Document()), "fresh": True}
 
 
-async def restore(session: Session, command: Fields) -> Reply:
-    """Open what the browser has kept: the story as it was sent to it, and what was typed since then.
+async def restore(session: Session, fields: Fields) -> Reply:
+    """Open the story that the browser has saved: its copy, and the text typed since then.
 
-    With `again` it is on the page already, and only the server had forgotten it.
+    With `again` the page shows it already, and only the server had lost it.
     """
-    saved, draft = command.take_or_null("copy", str), command.take_or_null("draft", str)
+    saved, draft = fields.take_or_null("copy", str), fields.take_or_null("draft", str)
     reply: Reply = {}
     document = Document()
     try:
@@ -176,14 +176,14 @@ async def restore(session: Session, command: Fields) -> Reply:
     if session.generating:
         return reply
     opened = _open_document(session, document)
-    return reply if command.has("again") else {**reply, **opened}
+    return reply if fields.has("again") else {**reply, **opened}
 
 
-async def import_file(session: Session, command: Fields) -> Reply:
+async def import_file(session: Session, fields: Fields) -> Reply:
     """Open a file."""
-    name = command.take_text("name")
+    name = fields.take_text("name")
     try:
-        data = base64.b64decode(command.take("data", str), validate=True)
+        data = base64.b64decode(fields.take("data", str), validate=True)
     except (binascii.Error, ValueError):
         raise StoryError("The file did not arrive whole: please try again.") from None
     remarks: list[str] = []
@@ -200,9 +200,9 @@ async def import_file(session: Session, command: Fields) -> Reply:
     }
 
 
-async def export(session: Session, command: Fields) -> Reply:
-    """The story as a file."""
-    extension = command.take("as", str)
+async def export(session: Session, fields: Fields) -> Reply:
+    """Return the story as a file."""
+    extension = fields.take("as", str)
     writers: dict[str, tuple[Callable[[Document], str], str]] = {
         "txt": (to_txt, "text/plain"),
         "md": (to_markdown, "text/markdown"),
@@ -215,8 +215,8 @@ async def export(session: Session, command: Fields) -> Reply:
     return {"download": {"name": file_name(session.document, extension), "text": text, "type": media_type}}
 
 
-async def autosave(session: Session, command: Fields) -> Reply:
-    """The story for the browser to keep."""
+async def autosave(session: Session, fields: Fields) -> Reply:
+    """Return the story for the browser's storage."""
     document = session.document
     empty = not (document.text or document.title or len(document.tree.branches) > 1)
     empty = empty and document.guidance == Guidance()
@@ -224,8 +224,8 @@ async def autosave(session: Session, command: Fields) -> Reply:
     return {"kept": {"copy": saved.text, "dropped": saved.dropped, "empty": empty}}
 
 
-async def export_history(session: Session, command: Fields) -> Reply:
-    """The requests of this tab as a table for other programs."""
+async def export_history(session: Session, fields: Fields) -> Reply:
+    """Return the requests of this tab as CSV."""
     table = io.StringIO()
     writer = csv.writer(table)
     columns = (
@@ -269,7 +269,7 @@ COMMANDS: dict[str, CommandHandler] = {
 
 
 def to_controls(sampling: SamplingParams) -> dict[str, object]:
-    """The values of the page's controls by name, the seed as text."""
+    """Return the values of the page's controls by name, the seed as text."""
     return asdict(sampling) | {"seed": "" if sampling.seed is None else str(sampling.seed)}
 
 
@@ -279,7 +279,7 @@ def _settings_reply(sampling: SamplingParams) -> Reply:
 
 
 def _step_reply(document: Document, step: Callable[[], bool]) -> Reply:
-    """Undo or Redo, and where the text does not show what that did, in words."""
+    """Undo or redo, with a message where the text does not show what changed."""
     before = document.tree
     step()
     after = document.tree
@@ -292,7 +292,7 @@ def _step_reply(document: Document, step: Callable[[], bool]) -> Reply:
 
 
 def _open_document(session: Session, document: Document) -> Reply:
-    """Another story comes on the sheet, with its seed, stops and guidance. The rest is the browser's."""
+    """Replace the session's story. The reply carries its seed, stop strings and guidance."""
     if session.generating:
         raise StoryError("The model is still writing: stop it first.")
     session.document, session.last_generation = document, None

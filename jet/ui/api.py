@@ -1,6 +1,6 @@
-"""What programs call: `/generate`, which streams, `/stats` and `/presets`.
+"""The API for programs: `/generate`, which streams, `/stats` and `/presets`.
 
-The docstrings in here are what those programs, and models that use them as MCP tools, get to read.
+Docstrings of the endpoints are shown to those programs, and to models that use them as MCP tools.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Settings = dict[str, float]
 
 
 def add_api(source: EngineHandle, hosting: Hosting) -> None:
-    """Add the named endpoints to the Blocks that are being built."""
+    """Add the named endpoints to the current Blocks."""
     limits, limiter = hosting.limits, hosting.limiter
 
     async def generate(
@@ -96,7 +96,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             raise _to_gradio_error(stream.stats.error)
 
     async def stats() -> Stats:
-        """What runs here: model, device, dtype, kernels, licence, times of loading and warm-up, memory."""
+        """Describe what runs here: model, device, dtype, kernels, license, load and warm-up times, memory."""
         try:
             engine = await asyncio.to_thread(source.engine)
             return _published(asdict(await asyncio.to_thread(engine.info)))
@@ -119,12 +119,12 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
 
 
 def stats_to_dict(stats: RequestStats) -> Stats:
-    """Everything measured about a request, with the two sums that callers want most."""
+    """Return all measurements of a request, with the two sums that clients ask for most."""
     return _published(asdict(stats)) | {"state_bytes": stats.state_bytes, "kv_bytes": stats.kv_bytes}
 
 
 def _published(fields: Stats) -> Stats:
-    """The fields under the names that the API has always given them, whatever they are called inside."""
+    """Rename fields to their names in the API, which stay when names change inside."""
     published = {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
     if "residence" in published:
         published["residence"] = _PUBLISHED_PLACEMENTS.get(published["residence"], published["residence"])
@@ -132,7 +132,7 @@ def _published(fields: Stats) -> Stats:
 
 
 def _annotate_outputs(function: Callable[..., object], outputs: object) -> None:
-    """Gradio reads the outputs off the return annotation: of a generator it must be shown what is yielded."""
+    """Set the return annotation that Gradio reads, since a generator's does not name what it yields."""
     signature = inspect.signature(function).replace(return_annotation=outputs)
     setattr(function, "__signature__", signature)  # noqa: B010 - functions declare no such attribute
 

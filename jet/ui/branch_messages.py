@@ -1,4 +1,4 @@
-"""What is said when words of the writer leave the sheet with the branch that they are on."""
+"""Messages about the writer's text that leaves the editor with a branch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|
 
 
 def describe_left_behind(document: Document, branch: int) -> list[str]:
-    """Where the writer's words are that stood on that branch and are not on the sheet; nothing if none."""
+    """Say which branch keeps the writer's text that is not in the editor; empty if there is none."""
     tree = document.tree
     text = writer_text_missing_here(tree, branch) if branch in tree.branches else ""
     if not text:

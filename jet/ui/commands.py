@@ -23,15 +23,15 @@ MAX_GUIDANCE = 200_000  # characters of memory, of the note, and of each entry
 
 @dataclass(frozen=True)
 class Command:
-    """One order.
+    """A command of the page.
 
     Attributes:
-        type: what is to be done.
-        fields: what else belongs to it.
-        highlight: how the sheet is to be painted.
-        tab: which drawer is open below the sheet.
-        number: what the answer names, so that the page knows what it answers.
-        story_known: whether the page has reason to think that its story is in memory here.
+        type: name of the command.
+        fields: all other fields.
+        highlight: how words are highlighted.
+        tab: the open tab.
+        number: repeated in the reply, so that the page can match it.
+        story_known: whether the page expects its story to be in the server's memory.
     """
 
     type: str
@@ -43,7 +43,7 @@ class Command:
 
 
 def parse_command(command_text: object) -> Command:
-    """An order from untrusted text. Raises StoryError."""
+    """Parse an untrusted command. Raises StoryError."""
     try:
         parsed = json.loads(command_text) if isinstance(command_text, str) else None
     except (ValueError, RecursionError):  # the latter for what is nested without end
@@ -60,14 +60,14 @@ def parse_command(command_text: object) -> Command:
 
 
 def parse_story(fields: Fields, current: str) -> str:
-    """The text on the page: the order's own, or `current` with the changes it names. Raises StoryError."""
+    """Return the editor's text: the command's own, or `current` with its edit applied. Raises StoryError."""
     if fields.has("edit"):
         return apply_patch(current, fields.take_object("edit"))
     return fields.take("story", str) if fields.has("story") else current
 
 
 def parse_stops(fields: Fields) -> tuple[str, ...]:
-    """The stop strings of an order, none if it has none. Raises StoryError."""
+    """Parse the stop strings of a command, none if it has none. Raises StoryError."""
     if not fields.has("stops"):
         return ()
     lines = (text for text, _ in fields.take_items("stops") if isinstance(text, str) and text)
@@ -80,7 +80,8 @@ def parse_stops(fields: Fields) -> tuple[str, ...]:
 
 
 def parse_guidance(fields: Fields, current: Guidance = NO_GUIDANCE) -> Guidance:
-    """What the guidance drawer holds; what it cannot show stays as it is `current`. Raises StoryError."""
+    """Parse the guidance tab's fields. Guidance that the tab does not show is taken from `current`. Raises
+    StoryError."""
     memory, note = _take_limited(fields, "memory"), _take_limited(fields, "note")
     depth, unit = fields.take("depth", int), cast(NoteUnit, fields.take("unit", str))
     entries = list(fields.take_items("lore"))
@@ -97,7 +98,7 @@ def parse_guidance(fields: Fields, current: Guidance = NO_GUIDANCE) -> Guidance:
 
 
 def parse_about(fields: Fields) -> str:
-    """What a chat model is asked to write about. Raises StoryError."""
+    """Parse the subject for a chat model. Raises StoryError."""
     about = _take_limited(fields, "about").strip()
     if not about:
         raise StoryError("Say what the story is to be about.")
@@ -105,7 +106,7 @@ def parse_about(fields: Fields) -> str:
 
 
 def _parse_lore(entry: Fields, order: int) -> LoreEntry:
-    """One entry of the form. It may carry along the whole entry that it was made from."""
+    """Parse an entry of the form, which may carry the original entry for fields that it does not show."""
     base = LoreEntry(order=order)
     if entry.has("kept") and (kept := entry.take("kept", dict)):
         base = read_lore(Fields(kept, f"{entry.where}.kept"))

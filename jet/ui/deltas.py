@@ -1,6 +1,6 @@
-"""What has changed in a long story since it was sent, so that it need not be sent again: either way.
+"""Send only the changes of a long text, in both directions.
 
-A browser takes tenths of a second to lay out a long text anew, and new words come many times a second.
+A browser takes tenths of a second to lay out a long text, and new words come many times a second.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Patch = dict[str, int | str]
 
 
 class TextDelta:
-    """The text that the page has."""
+    """Tracks the text that the page has."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def diff(self, current: str) -> tuple[str | None, Patch | None]:
-        """What the page is to be told of the text as it is now: all of it, or of a long one a patch.
+        """Return the whole text, or for a long one a patch, as (text, patch).
 
-        A patch says which of the browser's UTF-16 units give way to a text: those from `from` to before `to`.
+        A patch replaces the UTF-16 units from `from` up to `to` (exclusive) by `text`.
         """
         previous = self._text
         if len(previous) < DELTA_MIN_CHARACTERS:
@@ -43,9 +43,9 @@ class TextDelta:
 
 
 def apply_patch(text: str, patch: Fields) -> str:
-    """What the page has made of a text, by its patch; `of` says how many units the page's text had before.
+    """Apply a patch of the page to a text. `of` is the length in units of the page's text before.
 
-    Raises StoryError if that was another text than this.
+    Raises StoryError if that was another text.
     """
     encoded = text.encode("utf-16-le", "surrogatepass")
     start, end = 2 * patch.take("from", int), 2 * patch.take("to", int)

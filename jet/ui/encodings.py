@@ -1,4 +1,4 @@
-"""Text files of any usual encoding, as UTF-8: old ones from Windows and those of other scripts."""
+"""Detect the encoding of text files, including old Windows and East Asian ones, and convert to UTF-8."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _SAMPLE_BYTES = 200_000  # bytes by which the encoding is told
 
 
 def to_utf8(data: bytes) -> tuple[bytes, str | None]:
-    """The bytes of a text file in UTF-8, and what they were read as if they were not in it.
+    """Convert a text file to UTF-8. Returns its bytes, and the name of its encoding if that was another.
 
-    Raises StoryError if nobody can tell.
+    Raises StoryError if the encoding cannot be detected.
     """
     for bom, encoding in _BOMS:
         if data.startswith(bom):
@@ -75,7 +75,7 @@ def _decode(data: bytes, encoding: str) -> str:
 
 
 def _detect_utf16(data: bytes) -> str | None:
-    """UTF-16 without its mark: every other byte of plain letters is zero."""
+    """Detect UTF-16 without a byte order mark: every other byte of ASCII letters is zero."""
     sample = data[: _SAMPLE_BYTES & ~1]
     half = len(sample) // 2
     if len(data) % 2 or half == 0:
@@ -88,7 +88,7 @@ def _detect_utf16(data: bytes) -> str | None:
 
 
 def _detect(data: bytes) -> str:
-    """What the bytes are most likely in. Raises StoryError if that is no text."""
+    """Return the most likely encoding. Raises StoryError if the bytes are no text."""
     if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_SAMPLE_BYTES]):
         raise StoryError(SAVE_AS)
     for encoding in ("cp932", "euc_jp"):
@@ -123,7 +123,7 @@ def _try_decode(data: bytes, encoding: str) -> str:
 
 
 def _fraction_in(text: str, ranges: Iterable[tuple[int, int]]) -> float:
-    """The part of a text's characters beyond ASCII that lie in some ranges."""
+    """Return the fraction of non-ASCII characters that lie in some ranges."""
     beyond = [ord(char) for char in text if char > "\x7f"]
     found = sum(any(low <= code <= high for low, high in ranges) for code in beyond)
     return found / len(beyond) if beyond else 0.0
@@ -133,12 +133,12 @@ _WESTERN_CHARACTERS = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûá�
 
 
 def _is_western_european(text: str, known: set[str] = _WESTERN_CHARACTERS) -> bool:
-    """Whether all that is beyond ASCII is what Western European languages write."""
+    """Return whether all non-ASCII characters are Western European."""
     return bool(text) and all(char <= "\x7f" or char in known for char in text)
 
 
 def _is_russian(text: str) -> bool:
-    """Whether nearly all letters are Cyrillic and small, and a good part of them vowels."""
+    """Return whether nearly all letters are lower-case Cyrillic with a usual share of vowels."""
     letters = [char for char in text if char.isalpha()]
     small = sum("а" <= char <= "я" or char == "ё" for char in letters)
     vowels = sum(char in "аеёиоуыэюя" for char in letters)

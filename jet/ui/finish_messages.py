@@ -1,4 +1,4 @@
-"""What is said when writing has ended: what there is to know of it, and why where nothing came."""
+"""Messages at the end of a generation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTINUE_LABEL = "Yes, continue"
 
 
 def end_reply(state: GenerationState, command: Command, document: Document) -> dict[str, Any]:
-    """The fields of the reply: what is said, and an offer to go on where the model has closed the story."""
+    """Return the reply's message, with an offer to continue where the model has ended the story."""
     messages, reply = list(state.remarks), dict[str, Any]()
     stats = state.stats
     if not state.characters and stats.finish_reason is not None and stats.error is None:
@@ -25,7 +25,7 @@ def end_reply(state: GenerationState, command: Command, document: Document) -> d
 
 
 def _continue_command(state: GenerationState, command: Command, document: Document) -> dict[str, object]:
-    """The order that writes on at the same place, and does not let the model end the story at once."""
+    """Return the command that generates at the same place without letting the model end at once."""
     if command.type in ("retry", "ways"):
         return {"do": command.type, "beyond": True}
     if state.start is not None and state.start < len(document.text):

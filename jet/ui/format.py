@@ -1,4 +1,4 @@
-"""Numbers and states in words, as the page says them. Plain text: whoever builds HTML escapes it."""
+"""Format numbers and states for the page, as plain text."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def model_name(model: str) -> str:
 
 
 def describe_empty_result(stats: RequestStats) -> str:
-    """Why a request has ended without a single character."""
+    """Say why a request has ended without text."""
     return _EMPTY.get(stats.finish_reason or "", f"Nothing was written: {stats.finish_reason}.")
 
 
 def size(size: int | None) -> str:
-    """Bytes for people: 27.0 MiB."""
+    """Format bytes: 27.0 MiB."""
     if size is None:
         return UNKNOWN
     if size < 1024:
@@ -61,7 +61,7 @@ def size(size: int | None) -> str:
 
 
 def duration(value: float | None) -> str:
-    """A duration: 83 ms, 1.42 s, 37 s."""
+    """Format seconds: 83 ms, 1.42 s, 37 s."""
     if value is None:
         return UNKNOWN
     if value < 0.9995:
@@ -70,19 +70,19 @@ def duration(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Tokens a second: 63.2, 540."""
+    """Format tokens per second: 63.2, 540."""
     if value is None:
         return UNKNOWN
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
 def count(value: int | None) -> str:
-    """A count with thousands set apart: 1,024."""
+    """Format a count with thousands separators: 1,024."""
     return UNKNOWN if value is None else f"{value:,}"
 
 
 def prefilled(all_tokens: int, cached: int) -> str:
-    """How much of the prompt had to be read: 512; or 32 of 512, where the rest was still in memory."""
+    """Format prefilled of all prompt tokens: 512, or 32 of 512 where the rest was cached."""
     return f"{count(all_tokens - cached)} of {count(all_tokens)}" if cached else count(all_tokens)
 
 
@@ -94,7 +94,7 @@ def running(active: int | None, queued: int | None) -> str:
 
 
 def status(stats: RequestStats) -> str:
-    """What a request is doing, or how it ended."""
+    """Say what a request is doing, or how it ended."""
     if stats.finish_reason is not None:
         return _FINISHED.get(stats.finish_reason, stats.finish_reason)
     if stats.phase == "queued":

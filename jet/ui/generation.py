@@ -1,4 +1,4 @@
-"""Writing on a document: prompt, requests, and the text they bring, from the first word to the last."""
+"""Generate text on a document: build the prompt, submit requests, append what they stream."""
 
 from __future__ import annotations
 
@@ -36,22 +36,21 @@ _POLL_S = 0.05  # how soon a stop is noticed while the model is being loaded for
 
 
 class GenerationError(Exception):
-    """The writing could not begin. The message is for the writer."""
+    """The generation could not start. The message is for the writer."""
 
 
 @dataclass(frozen=True)
 class GenerationState:
-    """How the writing stands.
+    """State of a generation.
 
     Attributes:
-        stats: of the request, or of all of them together.
-        rates: tokens a second, from a while ago to now.
-        variants: the continuations, where there are several.
-        characters: how many have been written.
-        start: where the first of them stands in the text.
-        remarks: what the writer is to be told of it.
-        suffix_units: how much stands behind the new words, in the browser's units; None where there are
-            several.
+        stats: of the request, or of all variants together.
+        rates: tokens per second, oldest first.
+        variants: the continuations, if there are several.
+        characters: generated so far.
+        start: offset of the first of them.
+        remarks: messages for the writer.
+        suffix_units: UTF-16 units behind the new text; None for variants.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
@@ -64,12 +63,12 @@ class GenerationState:
 
     @classmethod
     def failed(cls, message: str) -> GenerationState:
-        """What stands where nothing could be written."""
+        """Return the state of a generation that could not start."""
         return cls(RequestStats(phase="done", finish_reason="error", error=message))
 
 
 class GenerationService:
-    """Writes on the documents of all visits, with the one engine there is."""
+    """Generates on the documents of all sessions, with the one engine there is."""
 
     def __init__(self, source: EngineHandle, hosting: Hosting) -> None:
         self.info: EngineInfo | None = None  # once the model is loaded
@@ -99,7 +98,7 @@ class GenerationService:
         return self.info
 
     async def build_prompt(self, document: Document, user: str = "") -> Prompt | None:
-        """What the model would see if it went on from the end; None before it is loaded."""
+        """Build the prompt for continuing at the end; None before the model is loaded."""
         if not self._source.ready or self.info is None:
             return None
         healing = not ends_at_token_boundary(document.tree.branch().pieces)
@@ -114,7 +113,7 @@ class GenerationService:
         return await asyncio.to_thread(build)  # one way to a thread and back, as said at `recent_info`
 
     def precount_tokens(self, document: Document, user: str = "") -> None:
-        """Count the tokens of a long story in the background, so that writing need not wait for that."""
+        """Count the tokens of a long story in the background, so that the next generation starts sooner."""
         if len(document.text) >= DELTA_MIN_CHARACTERS and self._precounting is None:
             self._precounting = asyncio.create_task(self._precount_tokens(copy(document), user))
 
@@ -129,9 +128,9 @@ class GenerationService:
     async def generate(
         self, session: Session, command: Command, sampling: SamplingParams
     ) -> AsyncGenerator[GenerationState, None]:
-        """Do what an order wants written. The text is in the document when a state comes.
+        """Run a command that generates. The document has the text when a state is yielded.
 
-        Raises Failed if it cannot begin. However this is left, the requests are freed and the text stays.
+        Raises GenerationError if it cannot start. However it is left, requests are freed and the text stays.
         """
         async for waiting in self._wait_until_loaded(session):
             yield waiting
@@ -198,7 +197,7 @@ class GenerationService:
                 )
 
     async def _wait_until_loaded(self, session: Session) -> AsyncGenerator[GenerationState, None]:
-        """States until the model has been loaded once, so that its name is known, or a stop."""
+        """Yield states until the model is loaded, or a stop is requested."""
         while self.info is None:
             self._loading = self._loading or asyncio.create_task(self.load())
             await asyncio.wait({self._loading}, timeout=_POLL_S)
@@ -275,7 +274,8 @@ class GenerationService:
         ]
 
     def _build(self, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
-        """The prompt. No more than half the context is kept free for new tokens: it may end sooner."""
+        """Build the prompt. Reserves at most half of the context for new tokens: generation may end
+        sooner."""
 
         def count_prompt(text: str, asked: str) -> int:
             return engine.count_prompt(replace(request, prompt=text, instruction=asked))
@@ -289,7 +289,7 @@ class GenerationService:
 
 
 def _start_story_about(document: Document, about: str) -> Document:
-    """Begin a story about something. What is on the sheet stays, as a branch."""
+    """Prepare a story about a subject. The text in the editor stays as a branch."""
     document.guidance = replace(document.guidance, about=about)
     if document.text:
         document.fork(0)
@@ -297,7 +297,7 @@ def _start_story_about(document: Document, about: str) -> Document:
 
 
 def merge_stats(stats: list[RequestStats]) -> RequestStats:
-    """The numbers of several requests as one: sums where that makes sense, else those of the slowest."""
+    """Merge the stats of several requests: sums where they make sense, else those of the slowest."""
     if len(stats) == 1:
         return stats[0]
     running = [one for one in stats if one.finish_reason is None]
@@ -321,7 +321,7 @@ def merge_stats(stats: list[RequestStats]) -> RequestStats:
 def _with_unused_seed(
     document: Document, command: Command, sampling: SamplingParams, remarks: list[str]
 ) -> SamplingParams:
-    """The settings; with another seed where this one would only write again what is there already."""
+    """Return the settings, with another seed if this one would only repeat an existing continuation."""
     if command.type == "retry" and document.can_retry:
         at = document.retry_offset
     elif command.type == "ways":
@@ -342,7 +342,7 @@ def _seeds(command: Command, sampling: SamplingParams) -> set[int | None]:
 
 
 def _samplings(command: Command, sampling: SamplingParams) -> list[SamplingParams]:
-    """One per continuation. Several ways have seeds in a row, so that the first names them all."""
+    """Return the settings of each continuation. Variants have consecutive seeds."""
     if command.type != "ways":
         return [sampling]
     seed = sampling.seed or 0

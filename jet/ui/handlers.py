@@ -1,7 +1,7 @@
-"""Serves the page: greets, carries out orders, and writes. One `PageController` serves all visitors.
+"""Event handlers of the page: load, run commands, generate. One `PageController` serves all sessions.
 
-Everything here runs on the server's event loop, hence without locks; what takes long runs in threads, on
-values that never change.
+Everything here runs on the server's event loop, hence without locks; slow work runs in threads, on immutable
+values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IDLE_COMMANDS = ("look", "keep", "resume", "new")  # the panel of a long story 
 
 
 class PageController:
-    """What the events of the page call."""
+    """The event handlers."""
 
     def __init__(self, source: EngineHandle, hosting: Hosting | None = None) -> None:
         self._source = source
@@ -44,7 +44,7 @@ class PageController:
         self._reporter = Reporter(source)
 
     async def load(self, request: gr.Request) -> AsyncIterator[Update]:
-        """On opening the page. Yields (about, panel): loading, and then what runs here."""
+        """Handle opening the page. Yields (model info, panel) while loading, and once the model is loaded."""
         while not self._source.ready:
             yield panel.loading(self._source.progress), gr.skip()
             await asyncio.sleep(HEARTBEAT_S)
@@ -53,11 +53,11 @@ class PageController:
         yield panel.about(info), gr.skip() if busy else panel.panel(None, info)
 
     def disconnect(self, request: gr.Request) -> None:
-        """The tab is closed, or has lost its connection."""
+        """Handle a closed tab or a lost connection."""
         self._sessions.disconnect(tab_key(request))
 
     async def stop(self, request: gr.Request, command_text: str = "") -> None:
-        """Stop what this page is writing, or an order of it that is still on its way here."""
+        """Stop this tab's generation, or a command that is still on its way."""
         try:
             command = parse_command(command_text) if command_text else None
         except StoryError:
@@ -70,7 +70,7 @@ class PageController:
             )
 
     async def report(self) -> AsyncIterator[str]:
-        """Make a performance report. Yields how it stands, and then the report, as HTML."""
+        """Make a performance report. Yields its progress and then the report, as HTML."""
         if not self._hosting.is_private:
             message = "This page is open to others, who would wait for it: run `make report` on the machine."
             yield views.report(ReportState("failed", message=message))
@@ -83,11 +83,11 @@ class PageController:
                     yield views.report(state)
 
     async def stop_report(self) -> None:
-        """End the report under way; what it has measured stays."""
+        """Stop the report under way; what it has measured stays."""
         self._reporter.stop()
 
     async def run_command(self, request: gr.Request, command_text: str) -> str:
-        """Carry out an order that needs no model. Returns the reply, with the story in it if that changes."""
+        """Run a command that needs no model. Returns the reply, with the story if that has changed."""
         try:
             command = parse_command(command_text)
         except StoryError as error:
@@ -113,9 +113,9 @@ class PageController:
         return _to_json(reply if unchanged else {**reply, "story": text})
 
     async def generate(self, request: gr.Request, command_text: str) -> AsyncIterator[Update]:
-        """Go on with the story. Yields what becomes of `updates.OUTPUTS` until it ends.
+        """Generate text. Yields the values of `outputs.OUTPUTS` until it ends.
 
-        Of a long story only what changes is sent, and the page puts it in its place.
+        Of a long story only changes are sent, and the page applies them.
         """
         with ExitStack() as stack:
             try:
@@ -177,14 +177,14 @@ class PageController:
         yield outputs.update(story=story, result=_to_json(reply), panel=rest)
 
     def _record(self, session: Session, state: GenerationState) -> None:
-        """Remember what the panel is to show until something else is on the sheet."""
+        """Keep the last generation for the panel."""
         stories = max(1, len(state.variants))
         session.last_generation = panel.GenerationSummary(
             state.stats, tuple(state.rates), stories, session.document.text
         )
 
     async def _idle_panel(self, session: Session, command: Command) -> str | None:
-        """The panel of the sheet as it is now; None where that waits for a pause: counting takes long."""
+        """Return the panel for the editor's text; None where counting its tokens waits for a pause."""
         document = session.document
         is_long = len(document.text) >= DELTA_MIN_CHARACTERS and command.type not in _IDLE_COMMANDS
         if session.generating or is_long or self._generation.info is None or not self._source.ready:
@@ -201,7 +201,7 @@ class PageController:
         )
 
     async def _stopped_update(self, session: Session, command: Command) -> Update:
-        """What the page is told of an order that was to be stopped before it came: nothing was written."""
+        """Return the update for a command that was stopped before it arrived."""
         stats = RequestStats(phase="done", finish_reason="aborted")
         reply = await self._with_views(session, command, {"wrote": True, "patch": None})
         return OutputCache().update(panel=panel.panel(stats, self._generation.info), result=_to_json(reply))
@@ -227,11 +227,11 @@ class PageController:
         return {"panel": panel.panel(GenerationState.failed(message).stats, self._generation.info)}
 
     def _is_story_missing(self, request: gr.Request, command: Command) -> bool:
-        """Whether the page means a story that is not here: then it sends its own copy again."""
+        """Return whether the page expects a story that is not in memory, so that it must send it again."""
         return command.story_known and command.type != "restore" and not self._sessions.has(tab_key(request))
 
     async def _with_views(self, session: Session, command: Command, reply: Reply) -> Reply:
-        """The reply with how things stand, as far as the page shows it."""
+        """Return the reply with the state that the page shows."""
         document = session.document
         view: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
         view["retry"] = document.can_retry
@@ -270,7 +270,8 @@ async def _execute(session: Session, story: str, command: Command) -> Reply:
 
 
 def tab_key(request: gr.Request) -> TabKey:
-    """Whose page it is. Browsers make up the names of their tabs, so another user's may have the same."""
+    """Return the key of a tab: its account and session. Browsers choose session names, so accounts keep them
+    apart."""
     return user_id_of(request) if getattr(request, "username", None) else "", request.session_hash
 
 
@@ -292,5 +293,5 @@ def _to_json(reply: Reply) -> str:
 
 
 def _warn(message: str) -> None:
-    """The panel says it too, but on a phone it is below the fold."""
+    """Show a warning, since on a phone the panel is below the fold."""
     gr.Warning(html.escape(message), title="That did not work", duration=6)

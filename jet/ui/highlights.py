@@ -16,13 +16,13 @@ _CONFIDENCE_LEVELS = (0.5, 0.2, 0.05)
 
 
 def authorship(document: Document) -> list[int]:
-    """The model's words. Neighbouring spans count as one."""
+    """Return the model's text. Adjacent spans are joined."""
     model = ((start, end, 0) for start, end, author, _ in document.ranges() if author == "model")
     return _flatten(document.text, model)
 
 
 def confidence(document: Document) -> list[int]:
-    """The model's tokens by how unlikely they were: level 1 to 3, those it was sure of left out."""
+    """Return the model's tokens by how unlikely they were: level 1 to 3; likely ones are left out."""
     found = []
     for start, end, _, token in document.tokens():
         level = (
@@ -36,7 +36,7 @@ def confidence(document: Document) -> list[int]:
 
 
 def _flatten(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
-    """Neighbours of one level joined, offsets in UTF-16 units. The ranges are in order."""
+    """Join neighbors of one level and convert offsets to UTF-16 units. The ranges are in order."""
     joined: list[list[int]] = []
     for start, end, level in ranges:
         if joined and joined[-1][1:] == [start, level]:

@@ -1,4 +1,4 @@
-"""What a person or a program sent, turned into a `Request`, or into a message that says what to change."""
+"""Validate untrusted settings and prompts, with messages that say what to change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def parse_request(
     repetition_penalty: object,
     seed: object,
 ) -> Request:
-    """A request from untrusted values of any type, its seed drawn if none was given. Raises RequestError."""
+    """Build a request from untrusted values of any type; draws a seed if none is given. Raises
+    RequestError."""
     sampling = parse_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
     return Request(_text(prompt), sampling.with_seed())
 
@@ -41,7 +42,7 @@ def parse_settings(
     xtc_probability: object = DEFAULTS.xtc_probability,
     xtc_threshold: object = DEFAULTS.xtc_threshold,
 ) -> SamplingParams:
-    """The same for the settings alone, without a seed if none was given. Raises RequestError."""
+    """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError."""
     return SamplingParams(
         temperature=_number("temperature", temperature),
         top_p=_number("top_p", top_p),
@@ -59,7 +60,7 @@ def parse_settings(
 
 
 def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULTS) -> SamplingParams:
-    """The same by name; what is not named is as it is in `defaults`. Raises RequestError."""
+    """Build sampling parameters by name; missing ones come from `defaults`. Raises RequestError."""
     known: dict[str, object] = asdict(defaults)
     if unknown := values.keys() - known.keys():
         raise RequestError(f"There is no setting {min(unknown)[:MAX_QUOTED_CHARACTERS]!r}.")
@@ -67,7 +68,7 @@ def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULT
 
 
 def parse_preset(values: dict[str, object]) -> SamplingParams:
-    """The same for settings as a browser has kept them. Raises RequestError."""
+    """Build sampling parameters from a preset that the browser has saved. Raises RequestError."""
     if unknown := values.keys() & set(NOT_IN_PRESETS):
         raise RequestError(f"A preset has no setting {min(unknown)!r}.")
     return parse_controls(values)
@@ -92,7 +93,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _integer(name: str, value: object) -> int:
-    """JSON and sliders know no difference between 40 and 40.0, so both are 40."""
+    """Accept integral floats too, since JSON and sliders do not tell 40 from 40.0."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -101,7 +102,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def _seed(value: object) -> int | None:
-    """None and an empty field mean: draw one."""
+    """Parse a seed. None and an empty field mean that one is drawn."""
     if isinstance(value, str):
         digits = value.strip()
         if not digits:

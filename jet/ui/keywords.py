@@ -1,4 +1,4 @@
-"""Keywords in one line of a form: with commas between them, and in quotation marks where one has a comma."""
+"""Format keywords in one line of a form: separated by commas, in quotation marks where one has a comma."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _BREAKS = re.compile(r"[\r\n]")
 
 
 def one_line(text: str) -> str:
-    """The text as a one-line field of a browser has it: without line breaks."""
+    """Remove line breaks, as a browser's one-line field does."""
     return _BREAKS.sub("", text)
 
 
 def format_keywords(keywords: Iterable[str]) -> str:
-    """The line for keywords, which `parse_keywords` reads back."""
+    """Format keywords as a line that `parse_keywords` reads back."""
     return ", ".join(map(_format_keyword, keywords))
 
 
 def parse_keywords(line: str) -> tuple[str, ...]:
-    """The keywords of a line. Quotation marks count only where they stand around a whole keyword."""
+    """Parse the keywords of a line. Quotation marks count only around a whole keyword."""
     found: list[str] = []
     at = 0
     while at < len(line):
@@ -45,7 +45,8 @@ def _take_plain(line: str, at: int) -> tuple[str, int]:
 
 
 def _take_quoted(line: str, at: int) -> tuple[str, int] | None:
-    """A keyword in quotation marks, a doubled one of which is one; None if nothing but a comma can end it."""
+    """Take a quoted keyword, in which a doubled quotation mark is one; None if it is not closed before a
+    comma."""
     closing = _QUOTES.get(line[at : at + 1])
     if closing is None:
         return None

@@ -1,7 +1,7 @@
-"""The live panel and the line under the title: `RequestStats` and `EngineInfo` as HTML.
+"""Render the live panel and the line about the model from `RequestStats` and `EngineInfo`.
 
-Every row is always there, with a dash until its number is known, so that nothing moves while a story is
-being written. All text is escaped, braces too, since Gradio passes it through a template.
+Every row is always there, with a dash until its number is known, so that nothing moves while text is
+generated.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def about(info: EngineInfo) -> str:
 
 @dataclass(frozen=True)
 class GenerationSummary:
-    """What a panel shows of a writing that is over, for as long as its words are on the sheet.
+    """The last generation, as the panel shows it while its text is in the editor.
 
     Attributes:
-        stats: the last ones.
-        rates: tokens a second, from its beginning to its end.
-        stories: how many were written at once.
-        text: the sheet as it was left.
+        stats: the final ones.
+        rates: tokens per second, oldest first.
+        stories: number of continuations generated at once.
+        text: the editor's text at the end.
     """
 
     stats: RequestStats
@@ -62,7 +62,7 @@ class GenerationSummary:
     text: str
 
     def is_part_of(self, text: str) -> bool:
-        """Whether its words are still on a sheet with this text."""
+        """Return whether its text is still in the editor."""
         end = self.text[-_MATCH_CHARACTERS:]
         return text == self.text or (bool(end.strip()) and end in text)
 
@@ -70,9 +70,9 @@ class GenerationSummary:
 def idle_panel(
     summary: GenerationSummary | None, text: str, info: EngineInfo | None, used: int | None
 ) -> str:
-    """The panel while nothing is written: what it knows of the last writing, and the sheet as it is now.
+    """Render the panel while nothing is generated: the last generation, and the editor's text now.
 
-    `used` is what its text takes of the context; None where that is not known.
+    `used` is the number of tokens of the text; None if unknown.
     """
     if summary is None or not summary.is_part_of(text):
         return panel(None, info, used=used)
@@ -90,10 +90,14 @@ def panel(
     stories: int = 1,
     used: int | None = None,
 ) -> str:
-    """The panel of one story; without stats, that of a page on which nothing has been written yet.
+    """Render the panel of a generation; without stats, that of a page on which nothing was generated yet.
 
-    `rates` are tokens a second, from a while ago to now. Where several `stories` are written at once, the
-    stats are those of all of them together. `used` is what is used of the context, if they do not know that.
+    Args:
+        stats: of the request, or merged stats of several `stories`.
+        info: the engine's.
+        rates: tokens per second, oldest first.
+        stories: number of continuations generated at once.
+        used: tokens of the context in use; default as the stats say.
     """
     shown = stats or RequestStats(phase="idle")
     if used is None:
@@ -138,10 +142,11 @@ def _speed(
 def bandwidth_limit(
     stats: RequestStats, info: EngineInfo | None, stories: int = 1, used: int | None = None
 ) -> float | None:
-    """Tokens a second of `stories` together if nothing but moving their bytes took time; None if not known.
+    """Return the tokens per second of `stories` together if memory bandwidth were the only limit; None if
+    unknown.
 
-    `used` is the length of each where the stats do not know. All that are being written share one reading of
-    the weights; the others are taken to be as long as these.
+    `used` is the length of each, default as the stats say. All running requests share one read of the
+    weights; the others are assumed to be as long as these.
     """
     if info is None or info.footprint is None or info.bandwidth is None:
         return None
@@ -153,7 +158,7 @@ def bandwidth_limit(
 
 
 def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> str:
-    """In as few words as stand on one line."""
+    """Return the share of the limit on one line."""
     if limit is None:
         return "Speed limit unknown"
     # Nothing is faster than its ceiling: a copy that says so was disturbed.
@@ -192,7 +197,7 @@ def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> li
 
 
 def _context_used(info: EngineInfo | None, used: int) -> str:
-    """What of it is used. Several stories have one each; this is their mean."""
+    """Return the part of the context in use; for several stories their mean."""
     if info is None:
         return format.UNKNOWN
     return f"{format.count(used)} of {format.count(info.context)}, {used / info.context:.0%}"

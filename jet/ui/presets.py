@@ -1,4 +1,4 @@
-"""Settings under plain names, for people who want to write and not to tune."""
+"""Presets: sampling parameters under plain names."""
 
 from __future__ import annotations
 

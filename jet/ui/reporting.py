@@ -1,8 +1,7 @@
-"""The performance report, made by a process of its own while the page goes on serving.
+"""Make the performance report in a process of its own while the page goes on serving.
 
-It waits until nobody's story is being written. Stories that begin later are written as ever; they cost the
-report some of its quiet, which its figures of load and spread show. One report is made at a time, and whoever
-looks sees the same one.
+The report waits until no story is running. Stories that start later disturb its measurements, which its load
+and spread figures show. One report is made at a time, and all visitors watch the same one.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ _STOP_TIMEOUT_S = 20.0  # for what is being measured to end after a stop
 
 @dataclass(frozen=True)
 class ReportState:
-    """How a report stands.
+    """State of a report.
 
     Attributes:
         phase: idle · loading · waiting · measuring · done · failed.
-        part: what is being measured.
-        done, total: how many parts are, of how many.
-        message: the verdict, or why there is no report.
-        files: the report by ending, once there is one.
+        part: the part being measured.
+        done, total: number of parts measured, and of all.
+        message: the verdict, or the reason for the failure.
+        files: the report by file extension, once it is done.
     """
 
     phase: str = "idle"
@@ -50,7 +49,7 @@ class ReportState:
 
     @property
     def running(self) -> bool:
-        """Whether there is more to come."""
+        """Whether the report is not finished."""
         return self.phase in ("loading", "waiting", "measuring")
 
 
@@ -58,7 +57,7 @@ class Reporter:
     """Makes reports. Used on the server's event loop only.
 
     Attributes:
-        state: of the report under way, or the last one.
+        state: of the current or latest report.
     """
 
     def __init__(self, source: EngineHandle) -> None:
@@ -71,7 +70,7 @@ class Reporter:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def watch(self) -> AsyncGenerator[ReportState, None]:
-        """Begin a report if none is being made, and say how it stands until it has ended."""
+        """Start a report unless one is running. Yields its state until it has ended."""
         if self._task is None or self._task.done():
             self._stopped, self.state = False, ReportState("loading")
             self._task = asyncio.create_task(self._run())
@@ -82,7 +81,7 @@ class Reporter:
         yield self.state
 
     def stop(self) -> None:
-        """End the report under way. What it has measured by now becomes the report."""
+        """Stop the report. What it has measured becomes the report."""
         if self._stopped:
             return  # a second signal would cut short the writing of what there is
         self._stopped = True
@@ -104,7 +103,7 @@ class Reporter:
                 self.state = ReportState()
                 return
             await self._measure(info)
-        except Exception as error:  # whatever it is, whoever looks is told
+        except Exception as error:  # every visitor sees it
             self._fail(str(error) or type(error).__name__)
 
     async def _measure(self, info: EngineInfo) -> None:
@@ -131,7 +130,7 @@ class Reporter:
         self.state = replace(self.state, phase="done", files=files)
 
     def _record_progress(self, line: bytes) -> None:
-        """A line of the process: a part begins, or the verdict."""
+        """Take in a line of the process: a part starts, or the verdict."""
         with suppress(ValueError):
             progress = json.loads(line)
             if isinstance(progress, dict):
@@ -145,7 +144,7 @@ class Reporter:
 
 
 def arguments(info: EngineInfo, folder: Path) -> list[str]:
-    """Python's, for a report on the model that runs here, on its device and in its type."""
+    """Return Python's arguments for a report on the running model, its device and dtype."""
     options = {
         "model": info.model,
         "device": info.device,
@@ -157,7 +156,7 @@ def arguments(info: EngineInfo, folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with this program where Python looks for it."""
+    """Return the environment of the process, with this program on Python's path."""
     path = os.pathsep.join(filter(None, [str(_PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 

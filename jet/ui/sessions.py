@@ -1,4 +1,4 @@
-"""Who has the page open: one story a tab, kept while the tab is there."""
+"""Sessions: one story for each open tab, kept in memory while the tab is there."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_POLLS, _STOP_POLL_S = 100, 0.05
 
 @dataclass(frozen=True)
 class FinishedRequest:
-    """A request that is over, for the history."""
+    """A finished request, for the history."""
 
     model: str
     stats: RequestStats
@@ -39,18 +39,17 @@ class Session:
 
     Attributes:
         document: its story.
-        requests: the requests under way; more than one where several ways are written at once.
-        generating: from the start of writing to its end. Nothing else may change the story then.
-        stop_requested: whether the writer has asked for the end of it.
-        command_number: of the order that is being carried out while `generating`.
-        stopped_through: number of the latest order that the writer wants stopped, whether or not it has
-            arrived.
-        visible_end: where the new words ended on the sheet when it was stopped, in the browser's units; None
-            if all of them stay.
-        variant_selected: whether one of several ways has been put on the sheet before they ended.
-        request_log: the requests that are over, oldest first.
-        last_generation: the last writing, for the panel.
-        cache_salt: names the tab to the engine, and nobody else can know it.
+        requests: requests under way; several for variants.
+        generating: from the start of a generation to its end. The story is not changed otherwise meanwhile.
+        stop_requested: whether the writer has asked to stop.
+        command_number: of the generating command.
+        stopped_through: number of the latest command to stop, arrived or not.
+        visible_end: UTF-16 offset at which the new text ended on the page when it was stopped; None to keep
+            all.
+        variant_selected: whether a variant was selected before all ended.
+        request_log: finished requests, oldest first.
+        last_generation: for the panel.
+        cache_salt: secret name of the tab for the engine's prefix cache.
     """
 
     document: Document = field(default_factory=Document)
@@ -66,16 +65,15 @@ class Session:
     cache_salt: str = field(default_factory=secrets.token_hex)
 
     def stop(self) -> None:
-        """Stop whatever is being written."""
+        """Stop the generation."""
         self.stop_requested = True
         for request in self.requests:
             request.stop()
 
     def stop_command(self, command_number: int, visible_end: int | None = None) -> None:
-        """Stop what an order has written, also if that order comes later than this; 0 means any.
+        """Stop a command, also if it arrives later; 0 means any.
 
-        A stop that is late does not stop what was ordered after it. Of the new words, those beyond
-        `visible_end` go.
+        A late stop does not stop later commands. New text beyond `visible_end` is dropped.
         """
         self.stopped_through = max(self.stopped_through, command_number or -1)
         if self.generating and (not command_number or self.command_number <= command_number):
@@ -83,7 +81,7 @@ class Session:
             self.stop()
 
     async def stop_and_wait(self) -> None:
-        """Stop whatever is being written, and wait until it has ended."""
+        """Stop the generation and wait until it has ended."""
         self.stop()
         for _ in range(_STOP_POLLS):
             if not self.generating:
@@ -92,10 +90,9 @@ class Session:
 
 
 class SessionStore:
-    """All tabs. The longest unused one is forgotten when there are too many.
+    """All sessions. Evicts the least recently used one when there are too many.
 
-    A tab that seems closed may only have lost its connection: its story stays for `SESSION_TTL_S`, Undo and
-        all.
+    A tab that seems closed may only have lost its connection: its story stays for `SESSION_TTL_S`, with Undo.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -104,12 +101,12 @@ class SessionStore:
         self._clock = clock
 
     def has(self, tab: TabKey) -> bool:
-        """Whether this tab's story is here: not after a restart, nor when it was forgotten."""
+        """Return whether a tab's story is in memory: not after a restart or an eviction."""
         self._expire()
         return tab in self._sessions
 
     def get(self, tab: TabKey) -> Session:
-        """The visit of a tab, which begins with the first call."""
+        """Return the session of a tab; the first call creates it."""
         self._expire()
         self._disconnected_at.pop(tab, None)
         session = self._sessions.setdefault(tab, Session())
@@ -124,13 +121,13 @@ class SessionStore:
         return session
 
     def disconnect(self, tab: TabKey) -> None:
-        """The tab has been closed, or cannot be reached: nobody waits for what is being written there."""
+        """Note that a tab is closed or unreachable, and stop its generation."""
         if tab in self._sessions:
             self._sessions[tab].stop()
             self._disconnected_at[tab] = self._clock()
 
     def _expire(self) -> None:
-        """Let go of the tabs that went away long ago."""
+        """Remove sessions that were disconnected long ago."""
         now = self._clock()
         for tab in [tab for tab, since in self._disconnected_at.items() if now - since > SESSION_TTL_S]:
             self._remove(tab)

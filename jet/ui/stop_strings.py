@@ -1,4 +1,4 @@
-"""Stop strings: a continuation ends in front of the first of them, and how the page writes them down."""
+"""Stop strings: filter a stream up to the first one, and parse and format them for the page."""
 
 from __future__ import annotations
 
@@ -20,26 +20,24 @@ _UNESCAPES = {character: escape for escape, character in _ESCAPES.items()}
 
 
 def parse_stop(line: str) -> str:
-    """The stop string that a line of the page's field means: "\\\\n" is a line break, "\\\\t" a tab.
-
-    "\\\\\\\\" is a backslash where one of them would be meant otherwise.
-    """
+    """Parse a line of the page's field: "\\\\n" is a line break, "\\\\t" a tab, "\\\\\\\\" a backslash where
+    needed."""
     return _ESCAPE.sub(lambda escape: _ESCAPES[escape.group()], line)
 
 
 def format_stop(stop: str) -> str:
-    """The line for a stop string, which `parse_stop` reads back."""
+    """Format a stop string as a line that `parse_stop` reads back."""
     return _TO_ESCAPE.sub(lambda character: _UNESCAPES[character.group()], stop)
 
 
 class StopStringFilter:
     """Passes a stream on up to the first stop string, each token with its text.
 
-    Text that may turn out to be the beginning of one is held back until that is known. Stop strings at the
-    very beginning, one behind the other, end nothing: a story that stopped at one could never go on.
+    Text that may be the beginning of a stop string is withheld until that is known. Stop strings at the very
+    beginning end nothing: a story that stopped at one could never continue.
 
     Attributes:
-        matched: whether a stop string has come. Nothing is passed on after that.
+        matched: whether a stop string was found. Nothing is passed on after that.
     """
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
@@ -52,7 +50,7 @@ class StopStringFilter:
         self._emitted = 0  # characters of it that have been passed on
 
     def filter(self, chunk: TokenChunk) -> TokenChunk:
-        """What can be shown of a stream now that this has come."""
+        """Return the part of the stream that can be shown after this chunk."""
         last = chunk.stats.finish_reason is not None
         if not self._stops:
             return chunk
@@ -66,7 +64,7 @@ class StopStringFilter:
         return replace(chunk, text=text, logprobs=self._release_tokens(last))
 
     def push(self, text: str, last: bool = False) -> str:
-        """The same for the text alone; with `last`, all that is left."""
+        """Do the same for text alone; with `last`, return all that is left."""
         if self.matched:
             return ""
         text = self._withheld + text
@@ -84,7 +82,7 @@ class StopStringFilter:
         return text[: len(text) - withheld]
 
     def _skip_leading_stops(self, text: str, last: bool) -> int:
-        """How many characters at the beginning are stop strings; notes whether the beginning is over."""
+        """Return how many leading characters are stop strings; note whether the beginning is over."""
         at = 0
         while at < len(text):
             rest = text[at:]
@@ -98,7 +96,7 @@ class StopStringFilter:
         return at
 
     def _partial_match_length(self, text: str) -> int:
-        """How many characters at the end of the text begin a stop string."""
+        """Return how many trailing characters begin a stop string."""
         lengths = (
             length
             for stop in self._stops
@@ -108,7 +106,7 @@ class StopStringFilter:
         return max(lengths, default=0)
 
     def _release_tokens(self, last: bool) -> tuple[TokenLogprobs, ...]:
-        """The tokens whose text has been passed on; at the end also one that is cut."""
+        """Return the tokens whose text has been emitted; at the end also one that is cut."""
         lengths = align(self._text, [detail.sampled.text for detail in self._pending])
         unaligned = len(self._pending) - len(lengths)
         number = at = 0

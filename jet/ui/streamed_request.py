@@ -1,9 +1,8 @@
-"""One request as the page follows it: chunks as they come, a heartbeat while none do, and a way to stop.
+"""Follow a request on the event loop: its chunks, a heartbeat between them, and a way to stop.
 
-The engine is waited for in a thread of the request's own, and the thread hands everything to the event loop.
-So a stop, a cancelled job or a closed tab takes effect at once, also during a long prefill, while the model
-is still being loaded and in the waiting line: a generator that waited for the engine itself could only be
-stopped between two of its chunks.
+A thread of the request waits for the engine and hands everything to the event loop. So a stop, a canceled job
+or a closed tab takes effect at once, also during a long prefill, while the model is loading, and in the
+queue: a generator that waited for the engine itself could only be stopped between two chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _EndOfRequest:
-    """What ends a request here and not in the engine."""
+    """An end of the request that does not come from the engine."""
 
     reason: str
     error: str | None = None
@@ -43,11 +42,11 @@ PrepareRequest = Callable[[Engine, Request], Request]
 
 
 class StreamedRequest:
-    """One request under way. Made and used on the event loop of the server.
+    """A request under way. Created and used on the server's event loop.
 
     Attributes:
-        info: what runs the request; None until the model is loaded.
-        stats: the latest numbers. What goes wrong ends up in them too: finish reason "error" and the message.
+        info: the engine's info; None until the model is loaded.
+        stats: the latest. A failure is finish reason "error" with its message.
     """
 
     def __init__(
@@ -60,10 +59,18 @@ class StreamedRequest:
         on_end: Callable[[RequestStats], object] = lambda stats: None,
         min_interval: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`prepare` makes the request ready once there is an engine, in the request's thread; what it raises
-        ends the request. The text ends before the first of `stops`, and `deadline_s` after the beginning.
-        `on_end` is told the last numbers, however the request ends. `min_interval` says how many seconds
-        should lie between two chunks just now."""
+        """Create the request; `chunks` starts it.
+
+        Args:
+            source: waits for the engine.
+            request: as far as it is known without an engine.
+            prepare: completes the request once there is an engine, in the request's thread. An error ends the
+                request.
+            stops: stop strings.
+            deadline_s: seconds from the start to the end.
+            on_end: called with the final stats, however the request ends.
+            min_interval: returns the seconds between two chunks now.
+        """
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
         self._source = source
@@ -81,9 +88,9 @@ class StreamedRequest:
         self._stream: Stream | None = None
 
     async def chunks(self) -> AsyncGenerator[TokenChunk, None]:
-        """Chunks until one has a finish reason; an empty one whenever nothing came for `HEARTBEAT_S`.
+        """Yield chunks until one has a finish reason; an empty one after `HEARTBEAT_S` without any.
 
-        Never raises for what happens to the request. However it is left, the request is freed.
+        Never raises for a failure of the request. However it is left, the request is freed.
         """
         # In this context, since on some hosts it says whose request this is.
         run = partial(contextvars.copy_context().run, self._run)
@@ -103,7 +110,7 @@ class StreamedRequest:
             self._on_end(self.stats)
 
     async def _next(self) -> TokenChunk:
-        """Everything that has come since the last time, as one chunk; an empty one if that is nothing."""
+        """Return all chunks since the last call as one; an empty one if there are none."""
         min_interval = self._min_interval()
         if (
             min_interval > UPDATE_INTERVAL_S
@@ -139,7 +146,7 @@ class StreamedRequest:
         self._end("deadline")
 
     def stop(self) -> None:
-        """End the request now. The text so far stands; the last chunk comes within `STOP_GRACE_S`."""
+        """End the request now. Its text stays; the last chunk comes within `STOP_GRACE_S`."""
         self._abort()
         self._loop.call_later(STOP_GRACE_S, self._end, "aborted")
 
@@ -160,7 +167,7 @@ class StreamedRequest:
                 self._stream.abort()
 
     def _run(self) -> None:
-        """What the thread does: submit, pass chunks on, and turn whatever is raised into a last chunk."""
+        """Submit the request and pass its chunks on, in the thread. An error becomes the last chunk."""
         try:
             stream = self._submit()
             if stream is None:
@@ -189,7 +196,7 @@ class StreamedRequest:
         return stream
 
     def _call_on_loop(self, function: Callable[..., None], *arguments: object) -> None:
-        """Run something on the event loop. A loop that is gone has no page left to tell."""
+        """Call a function on the event loop. A closed loop aborts the request."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
@@ -199,9 +206,9 @@ class StreamedRequest:
 async def merge_streams(
     requests: Sequence[StreamedRequest],
 ) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
-    """The chunks of several requests as they come, each with its number, until all have ended.
+    """Yield the chunks of several requests as they come, each with its request's index, until all have ended.
 
-    No more updates a second than one request has. However it is left, all of them are freed.
+    Yields no more often than one request does. However it is left, all requests are freed.
     """
     inbox: asyncio.Queue[tuple[int, TokenChunk]] = asyncio.Queue()
 

@@ -1,4 +1,4 @@
-"""Colours and type of the page: ink on paper, with the fonts that the reader's system has."""
+"""Colors and fonts of the page: ink on paper, with the system's fonts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _VARIABLES = {
 
 
 def make_theme() -> gr.themes.Base:
-    """The theme of the page. Names fonts only; nothing is fetched."""
+    """Create the theme. It names fonts only; none is fetched."""
     theme = gr.themes.Base(font=SANS, font_mono=MONO, radius_size=gr.themes.sizes.radius_sm)
     variables = {}
     for name, (light, dark) in _VARIABLES.items():

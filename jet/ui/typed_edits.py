@@ -1,7 +1,7 @@
-"""Takes over what the writer typed, in the steps that Undo is to take back one by one.
+"""Apply what the writer typed, in the steps that Undo reverts one by one.
 
-The page says where each step ends, since only the page knows: at the end of a sentence, before and after a
-paste, where typing gives way to deleting, where the writer goes on at another place.
+The page marks the steps: at the end of a sentence, around a paste, between typing and deleting, at another
+place.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ MAX_STEPS = 200  # of one order: as many as Undo remembers
 
 
 def apply_typed_edits(document: Document, fields: Fields, text: str) -> None:
-    """Make `text` the text on the page, by way of the steps in `typed`, if the order has any.
+    """Set the document's text to `text`, by way of the steps in `typed` if there are any.
 
-    A step that does not fit the text here ends the steps, not the order: `text` decides. Raises StoryError
-    where `text` itself cannot be taken over.
+    A step that does not fit ends the steps, not the command: `text` decides. Raises StoryError if `text`
+        itself cannot
+    be taken.
     """
     if fields.has("typed"):
         with suppress(StoryError):

@@ -84,7 +84,7 @@ def test_a_name_that_cannot_stand_in_the_file(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "nobody could log in"),
+        ("", "has no account"),
         ("ann:password\n", "line 1, is no account: make one with"),
         ("ann\n", "line 1"),
         (f"ann:{hash_password('x')}\nann:{hash_password('y')}\n", "line 2"),
