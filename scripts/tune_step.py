@@ -31,7 +31,7 @@ import torch
 from jet.bench import networks
 from jet.bench.cases.kernels import reached, timer
 from jet.bench.options import BenchError, Options
-from jet.engine.decode_step import Part
+from jet.engine.decode_step import StepOp
 from jet.hardware import DTYPES, HardwareError, choose_device
 from jet.modeling import JetNemotronConfig
 from scripts.tune_kernels import compile_in_parallel, gemv_configs, make_parser, products, weight_shape
@@ -95,7 +95,7 @@ def descend(
     return {name: way for name, way in kept.items() if way != usual[name]}
 
 
-def name_of(part: Part) -> str:
+def name_of(part: StepOp) -> str:
     """The kernel and the shape of its weight, which are what a tiling depends on."""
     if part.weight is None or not isinstance(part.run, partial):
         return part.name
@@ -107,7 +107,7 @@ def name_of_product(kind: str, shape: Sequence[int]) -> str:
     return f"{kind} {shape[0]} × {shape[1]}"
 
 
-def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Choice]:
+def product_choices(config: JetNemotronConfig, parts: Sequence[StepOp]) -> list[Choice]:
     """The tilings of every product of a step but the jet steps, those that move most bytes first.
 
     A program of one row would read its whole input for that row alone: it is not tried.
@@ -131,7 +131,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[Part]) -> list[Ch
     return sorted(found.values(), key=lambda choice: -moved[choice.name])
 
 
-def cut(parts: Sequence[Part], ways: Ways) -> list[Part]:
+def cut(parts: Sequence[StepOp], ways: Ways) -> list[StepOp]:
     """A step whose products are cut in these ways."""
     return [
         part._replace(run=partial(part.run, config=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
@@ -152,7 +152,7 @@ def fetching(most: int) -> Iterator[None]:
         common.PREFETCH_BYTES = usual
 
 
-def step_timer(parts: Sequence[Part], device: torch.device, prefetch: int) -> Callable[[Ways], float]:
+def step_timer(parts: Sequence[StepOp], device: torch.device, prefetch: int) -> Callable[[Ways], float]:
     """Gives the seconds of a step that is done in some ways; `prefetch` bytes are usually fetched."""
 
     def seconds(ways: Ways) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from jet.bench.cases.kernels import timer
 from jet.bench.options import BenchError
-from jet.engine.decode_step import Part
+from jet.engine.decode_step import StepOp
 
 
 def quantize(model: nn.Module, scheme: str) -> None:
@@ -40,7 +40,7 @@ def quantize(model: nn.Module, scheme: str) -> None:
 
 
 def timer_of_products(
-    parts: Iterable[Part], scheme: str, device: torch.device, dtype: torch.dtype
+    parts: Iterable[StepOp], scheme: str, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
     """A function that gives the seconds of the products in `parts`, of one row, done by torchao.
 
@@ -61,4 +61,4 @@ def timer_of_products(
 
     # Each shape is one more compilation of the same function, and PyTorch gives up after a few of those.
     with torch._dynamo.config.patch(recompile_limit=len(set(shapes)) + 1):
-        return timer([Part("products", run, 0)], device)
+        return timer([StepOp("products", run, 0)], device)

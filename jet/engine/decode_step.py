@@ -28,7 +28,7 @@ from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 
-class Part(NamedTuple):
+class StepOp(NamedTuple):
     """One operation of a step: what it is, the function that does it, and the bytes it must move.
 
     `weight`: the matrix that it multiplies by, if it does.
@@ -96,7 +96,7 @@ class DecodeStep:
         """What a step reads first of all weights."""
         return next(part.first_weight for part in self.ops if part.weight is not None)
 
-    def _prefetch_weights(self, parts: list[Part]) -> list[Part]:
+    def _prefetch_weights(self, parts: list[StepOp]) -> list[StepOp]:
         """Have each part's weight fetched while the one before runs.
 
         A part without a weight takes over the one after: the next is being fetched already.
@@ -126,7 +126,7 @@ class DecodeStep:
         self._buffers.append(larger[:rows])
         return self._buffers[-1]
 
-    def _bind(self, model: JetNemotronForCausalLM) -> list[Part]:
+    def _bind(self, model: JetNemotronForCausalLM) -> list[StepOp]:
         config, rows, ops = self._config, self._rows, self._backend
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         frequencies = config.rope_theta ** -(exponents / config.head_dim)
@@ -134,29 +134,29 @@ class DecodeStep:
         if is_tied(model):
             embedding = head
         embed = ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)
-        parts = [Part("embedding", embed, embedding[:1].nbytes * len(rows.token))]
+        parts = [StepOp("embedding", embed, embedding[:1].nbytes * len(rows.token))]
         for layer, memory in zip(model.model.layers, self._pool.layers, strict=True):
             parts += self._bind_mixer(layer, memory) + self._bind_mlp(layer)
         norm = model.model.norm.weight
         call = ops.norm_linear(self._x, norm, config.rms_norm_eps, head, None, self.logits)
-        return [*parts, Part("head", call, head.nbytes, head)]
+        return [*parts, StepOp("head", call, head.nbytes, head)]
 
-    def _bind_mlp(self, layer: DecoderLayer) -> list[Part]:
+    def _bind_mlp(self, layer: DecoderLayer) -> list[StepOp]:
         ops = self._backend
         gate_up = self._weight(fuse_projections([layer.mlp.gate_proj, layer.mlp.up_proj]))
         down = self._weight(layer.mlp.down_proj.weight)
         norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
         return [
-            Part(
+            StepOp(
                 "gate and up",
                 ops.norm_swiglu(self._x, norm, eps, gate_up, self._hidden),
                 gate_up.nbytes,
                 gate_up,
             ),
-            Part("down", ops.linear_add(self._hidden, down, self._x), down.nbytes, down),
+            StepOp("down", ops.linear_add(self._hidden, down, self._x), down.nbytes, down),
         ]
 
-    def _bind_mixer(self, layer: DecoderLayer, memory: JetState | WindowKV | PagedKV) -> list[Part]:
+    def _bind_mixer(self, layer: DecoderLayer, memory: JetState | WindowKV | PagedKV) -> list[StepOp]:
         norm = layer.input_layernorm.weight
         if isinstance(memory, JetState):
             assert isinstance(layer.self_attn, JetBlock)
@@ -164,7 +164,7 @@ class DecodeStep:
         assert isinstance(layer.self_attn, Attention)
         return self._bind_attention(layer.self_attn, norm, memory)
 
-    def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetState) -> list[Part]:
+    def _bind_jet(self, block: JetBlock, norm: Tensor, memory: JetState) -> list[StepOp]:
         jet, ops = self._config.jet, self._backend
         sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
         generator = block.dynamic_conv1d.kernel_generator
@@ -191,12 +191,12 @@ class DecodeStep:
         block_ops = ops.jet_block(tensors)
         moved = 2 * len(self._rows.token) * sum(state[0].nbytes for state in states)
         return [
-            Part("projections of a jet layer", block_ops.project_in, weight.nbytes, weight),
-            Part("jet step", block_ops.step, kernels.nbytes + moved, kernels),
-            Part("output of a jet layer", block_ops.project_out, output.nbytes, output),
+            StepOp("projections of a jet layer", block_ops.project_in, weight.nbytes, weight),
+            StepOp("jet step", block_ops.step, kernels.nbytes + moved, kernels),
+            StepOp("output of a jet layer", block_ops.project_out, output.nbytes, output),
         ]
 
-    def _bind_attention(self, block: Attention, norm: Tensor, memory: WindowKV | PagedKV) -> list[Part]:
+    def _bind_attention(self, block: Attention, norm: Tensor, memory: WindowKV | PagedKV) -> list[StepOp]:
         ops, rows = self._backend, self._rows
         parts = [block.q_proj, block.k_proj, block.v_proj]
         weight, bias = self._weight(fuse_projections(parts)), fuse_biases(parts)
@@ -213,9 +213,9 @@ class DecodeStep:
         project = ops.norm_linear(self._x, norm, self._config.rms_norm_eps, weight, bias, projected)
         back = ops.linear_add(out, output, self._x)
         return [
-            Part("projections of an attention layer", project, weight.nbytes, weight),
-            Part(name, attend, 0),
-            Part("output of an attention layer", back, output.nbytes, output),
+            StepOp("projections of an attention layer", project, weight.nbytes, weight),
+            StepOp(name, attend, 0),
+            StepOp("output of an attention layer", back, output.nbytes, output),
         ]
 
 

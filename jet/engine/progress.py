@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-class Progress:
+class LoadProgress:
     """What is going on, in words. Written by the thread that loads, read by any."""
 
     def __init__(self) -> None:
@@ -55,4 +55,4 @@ def _size(size: float) -> str:
 
 
 # The progress of this process, which loads one model at a time.
-LOADING = Progress()
+LOADING = LoadProgress()

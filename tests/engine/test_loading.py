@@ -24,7 +24,7 @@ from jet.engine.loading import (
     locate,
 )
 from jet.engine.model_runner import ModelRunner
-from jet.engine.progress import Progress
+from jet.engine.progress import LoadProgress
 from tests.conftest import ROOT
 from tests.networks import GOLDEN
 
@@ -208,7 +208,7 @@ def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
 def test_until_the_first_words_can_be_written_it_is_said_and_then_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    progress, said, warming = Progress(), list[str](), list[str | None]()
+    progress, said, warming = LoadProgress(), list[str](), list[str | None]()
     warm_up = LocalEngine.warm_up
 
     def warmed(engine: LocalEngine, request: Request) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from jet.bench.options import BenchError
 from jet.cache.state_pool import StatePool
-from jet.engine.decode_step import DecodeStep, Part
+from jet.engine.decode_step import DecodeStep, StepOp
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.backends import OpBackend, reference_backend, triton_backend
 from jet.ops.decode_batch import DecodeBatch
@@ -190,7 +190,7 @@ def test_a_step_is_timed_as_it_is_asked_for() -> None:
         seen.append((config, options["prefetch_bytes"]))
 
     weight = torch.empty(3, 5)
-    parts = [Part("down", partial(linear_add), 60, weight)]
+    parts = [StepOp("down", partial(linear_add), 60, weight)]
     seconds = tune_step.step_timer(parts, torch.device("cpu"), usual)
     config = gemv_config.GemvConfig(2, 128, 1)
     assert seconds({}) > 0 and seconds({"linear_add 3 × 5": config}) > 0

@@ -22,7 +22,7 @@ from jet.bench.bytes_moved import decode_floor
 from jet.bench.options import Options
 from jet.bench.result import Figure, Report
 from jet.bench.samples import Spread, alternate
-from jet.engine.decode_step import Part
+from jet.engine.decode_step import StepOp
 from jet.hardware import synchronize
 
 REPEATS = 20  # of one measurement: a clock is then far finer than what it measures
@@ -48,7 +48,7 @@ def measure(options: Options) -> Report:
 
 
 def time_kinds(
-    network: networks.Network, kinds: Mapping[str, list[Part]], options: Options
+    network: networks.Network, kinds: Mapping[str, list[StepOp]], options: Options
 ) -> dict[str, Spread]:
     """Seconds of one token in each kind of operations, after the network's prompt."""
     with torch.inference_mode(), reached(network, options):
@@ -71,21 +71,21 @@ def reached(network: networks.Network, options: Options) -> Iterator[None]:
         network.runner.free(sequence)
 
 
-def by_kind(parts: list[Part]) -> dict[str, list[Part]]:
+def by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
     """The operations of each kind, in the order in which the kinds first occur."""
-    kinds: dict[str, list[Part]] = {}
+    kinds: dict[str, list[StepOp]] = {}
     for part in parts:
         kinds.setdefault(part.name, []).append(part)
     return kinds
 
 
-def describe(name: str, parts: list[Part]) -> str:
+def describe(name: str, parts: list[StepOp]) -> str:
     """The kind, how many there are, and what they move."""
     size = sum(part.nbytes for part in parts)
     return f"{name}, {len(parts)} calls{f', {size / 1e6:,.1f} MB' if size else ''}"
 
 
-def timer(parts: list[Part], device: torch.device) -> Callable[[], float]:
+def timer(parts: list[StepOp], device: torch.device) -> Callable[[], float]:
     """A function that gives the seconds of one run of these operations, the mean of a few."""
 
     def run() -> None:
@@ -100,7 +100,7 @@ def timer(parts: list[Part], device: torch.device) -> Callable[[], float]:
             run()
         launch = graph.replay
 
-    def seconds(read: list[Part] = parts) -> float:  # kept with it: a graph does not keep what it reads
+    def seconds(read: list[StepOp] = parts) -> float:  # kept with it: a graph does not keep what it reads
         synchronize(device)
         started = time.perf_counter()
         for _ in range(REPEATS):

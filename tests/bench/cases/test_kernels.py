@@ -16,7 +16,7 @@ from jet.bench.cases import kernels
 from jet.bench.cli import main
 from jet.bench.options import Options
 from jet.bench.samples import Spread
-from jet.engine.decode_step import Part
+from jet.engine.decode_step import StepOp
 from jet.modeling.footprint import weight_bytes
 from tests.networks import GOLDEN
 
@@ -39,7 +39,7 @@ def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
 
 def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
     called: list[str] = []
-    parts = [Part(name, lambda name=name: called.append(name), 0) for name in ("a", "b")]  # type: ignore[misc]
+    parts = [StepOp(name, lambda name=name: called.append(name), 0) for name in ("a", "b")]  # type: ignore[misc]
     seconds = kernels.timer(parts, torch.device("cpu"))
     called.clear()
     assert seconds() > 0
@@ -54,7 +54,7 @@ def test_what_a_graph_reads_is_kept_with_its_timer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "synchronize", lambda device: None)
     numbers = torch.zeros(3)
     there = weakref.ref(numbers)
-    seconds = kernels.timer([Part("sum", numbers.sum, 12)], torch.device("cuda"))  # type: ignore[arg-type]
+    seconds = kernels.timer([StepOp("sum", numbers.sum, 12)], torch.device("cuda"))  # type: ignore[arg-type]
     del numbers
     gc.collect()
     assert there() is not None and seconds() > 0
