@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Floor:
+class BytesMoved:
     """Bytes that must be moved, by what they are; means over the tokens where they grow with the text."""
 
     weights: int
@@ -47,27 +47,27 @@ class Footprint:
     full_token: int
     full_attention_token: int
 
-    def decode(self, context: int, tokens: int) -> Floor:
+    def decode(self, context: int, tokens: int) -> BytesMoved:
         """Per token of decoding `tokens` tokens after `context`, the first left out: it is the prompt's."""
-        return Floor(
+        return BytesMoved(
             self.weights, 2 * self.recurrent, 2 * self.conv, *self._kv(context, context + max(tokens - 1, 1))
         )
 
-    def prefill(self, context: int) -> Floor:
+    def prefill(self, context: int) -> BytesMoved:
         """Of reading `context` tokens, however many at once."""
-        return Floor(self.weights, self.recurrent, self.conv, *self._kv(context, context + 1))
+        return BytesMoved(self.weights, self.recurrent, self.conv, *self._kv(context, context + 1))
 
-    def kept(self, tokens: int) -> int:
+    def cache_bytes(self, tokens: int) -> int:
         """What a story of so many tokens keeps."""
         window = min(tokens, self.window + 1) * self.window_token  # the ring has a place for the newest, too
         return self.recurrent + self.conv + window + tokens * self.full_token
 
-    def kept_by_full_attention(self, tokens: int) -> int:
+    def full_attention_cache_bytes(self, tokens: int) -> int:
         """What it would keep if every layer had full attention."""
         return self.full_attention_token * tokens
 
     def _kv(self, first: int, end: int) -> tuple[int, int]:
         """Window and full keys and values, the mean over the lengths from `first` to `end` - 1."""
-        kept = sum(min(length, self.window) for length in range(first, end)) / (end - first)
+        cache_bytes = sum(min(length, self.window) for length in range(first, end)) / (end - first)
         whole = (first + end - 1) / 2
-        return round(kept * self.window_token), round(whole * self.full_token)
+        return round(cache_bytes * self.window_token), round(whole * self.full_token)

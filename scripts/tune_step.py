@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Union
 import torch
 
 from jet.bench import networks
-from jet.bench.cases.kernels import reached, timer
+from jet.bench.cases.kernels import make_timer, prefilled
 from jet.bench.options import BenchError, Options
 from jet.engine.decode_step import StepOp
 from jet.hardware import DTYPES, HardwareError, choose_device
@@ -159,7 +159,7 @@ def step_timer(parts: Sequence[StepOp], device: torch.device, prefetch: int) -> 
         most = ways.get(AHEAD, prefetch)
         assert isinstance(most, int)
         with fetching(most):  # a graph keeps what it was captured with
-            run = timer(cut(parts, ways), device)
+            run = make_timer(cut(parts, ways), device)
         return statistics.median(run() for _ in range(RUNS))
 
     return seconds
@@ -176,7 +176,7 @@ def short(config: JetNemotronConfig) -> JetNemotronConfig:
 @torch.inference_mode()
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device: torch.device) -> None:
     """Run every `workers`-th tiling once, in a short network: what is compiled stays in Triton's cache."""
-    model = networks.draw_network(short(config), device, DTYPES[options.dtype], options.quantize)
+    model = networks.random_network(short(config), device, DTYPES[options.dtype], options.quantize)
     parts = networks.make_runner(model, frozenset(), CONTEXT).decode_step.ops
     of_name = {name_of(part): part for part in parts}
     tried = [(choice.name, way) for choice in product_choices(config, parts) for way in choice.ways]
@@ -202,7 +202,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> None:
     parts = network.runner.decode_step.ops
     prefetch = Choice(AHEAD, PREFETCH_BYTES, MANY_AHEAD)
     choices = [prefetch, *product_choices(network.model.config, parts), prefetch]
-    with torch.inference_mode(), reached(network, asked):
+    with torch.inference_mode(), prefilled(network, asked):
         seconds = step_timer(parts, device, PREFETCH_BYTES)
         kept = descend(choices, seconds, lambda outcome: print(describe(outcome, options.top), flush=True))
         before, after = seconds({}), seconds(kept)

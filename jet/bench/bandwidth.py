@@ -13,77 +13,83 @@ import torch
 
 from jet import hardware
 from jet.bench.options import ImpossibleError
-from jet.bench.samples import Spread
-from jet.roofline import Floor
+from jet.bench.samples import Samples
+from jet.roofline import BytesMoved
 
 # Bytes moved by one large copy: the caches of the largest processors hold less than half. A GPU reaches its
 # speed only with more of them.
-LARGE, LARGE_ON_GPU = 2**30, 2**32
+LARGE_COPY_BYTES, LARGE_GPU_COPY_BYTES = 2**30, 2**32
 _RUNS = 15
 # A copy of the network's size that is this much quicker than a large one did not go through memory.
-_IN_CACHE = 1.15
+_CACHE_SPEEDUP = 1.15
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Bandwidth:
     """What moving a floor's bytes takes here, at best.
 
     Attributes:
-        floor: the bytes.
-        large: bytes a second of the large copy.
-        own_size: of a copy that touches as many bytes as the floor; None where the large one does.
+        bytes_moved: the bytes.
+        large_copy: bytes a second of the large copy.
+        same_size_copy: of a copy that touches as many bytes as the floor; None where the large one does.
     """
 
-    floor: Floor
-    large: Spread
-    own_size: Spread | None
+    bytes_moved: BytesMoved
+    large_copy: Samples
+    same_size_copy: Samples | None
 
     @property
     def in_cache(self) -> bool:
         """Whether a cache of this device holds what one token touches, at least in part."""
-        return self.own_size is not None and self.own_size.median > _IN_CACHE * self.large.median
+        return (
+            self.same_size_copy is not None
+            and self.same_size_copy.median > _CACHE_SPEEDUP * self.large_copy.median
+        )
 
     @property
-    def bandwidth(self) -> float:
+    def best(self) -> float:
         """Bytes a second of the best copy: the slower ones were disturbed."""
-        return max(self.large.most, 0.0 if self.own_size is None else self.own_size.most)
+        return max(
+            self.large_copy.maximum, 0.0 if self.same_size_copy is None else self.same_size_copy.maximum
+        )
 
     @property
     def seconds(self) -> float:
         """Time to move the floor's bytes."""
-        return self.floor.total / self.bandwidth
+        return self.bytes_moved.total / self.best
 
-    def share(self, seconds: float) -> float:
+    def utilization(self, seconds: float) -> float:
         """The floor's time in `seconds`. Raises ImpossibleError above 1, which nothing can be."""
-        share = self.seconds / seconds
-        if share > 1:
+        reached = self.seconds / seconds
+        if reached > 1:
             raise ImpossibleError(
-                f"The measurement is wrong: it says {share:.1%} of what moving {self.floor.total:,} bytes at "
-                f"{self.bandwidth / 1e9:,.1f} GB/s allows. Was the machine busy while the copy was timed?"
+                f"The measurement is wrong: it says {reached:.1%} of what moving "
+                f"{self.bytes_moved.total:,} bytes at "
+                f"{self.best / 1e9:,.1f} GB/s allows. Was the machine busy while the copy was timed?"
             )
-        return share
+        return reached
 
 
-def measure_ceiling(floor: Floor, device: torch.device, threads: int) -> Ceiling:
+def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: int) -> Bandwidth:
     """Time copies on `device`, on a CPU with that many threads, and free the buffers again."""
     try:
         with hardware.using_threads(threads):
-            size = large_copy(device)
-            large = copy_bandwidth(size, device)
-            own_size = copy_bandwidth(floor.total, device) if floor.total < size else None
+            size = large_copy_bytes(device)
+            large_copy = copy_bandwidth(size, device)
+            same_size_copy = copy_bandwidth(bytes_moved.total, device) if bytes_moved.total < size else None
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return Ceiling(floor, large, own_size)
+    return Bandwidth(bytes_moved, large_copy, same_size_copy)
 
 
-def copy_bandwidth(size: int, device: torch.device) -> Spread:
+def copy_bandwidth(size: int, device: torch.device) -> Samples:
     """Bytes a second, read and written together, of copies that touch `size` bytes."""
-    moved = LARGE_ON_GPU if device.type == "cuda" else LARGE // 4
-    return Spread(hardware.copy_rates(size, device, _RUNS, moved))
+    moved = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES // 4
+    return Samples(hardware.copy_rates(size, device, _RUNS, moved))
 
 
-def large_copy(device: torch.device) -> int:
+def large_copy_bytes(device: torch.device) -> int:
     """Bytes of a large copy: fewer where the network has nearly filled the memory."""
-    most = LARGE_ON_GPU if device.type == "cuda" else LARGE
+    most = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES
     return min(most, hardware.free_bytes(device) // 4)

@@ -35,7 +35,7 @@ from jet.bench.networks import Network
 from jet.bench.options import BenchError, Options
 from jet.modeling import JetNemotronForCausalLM
 
-_QWEN: dict[str, Any] = {
+_QWEN25_1_5B: dict[str, Any] = {
     "hidden_size": 1536,
     "num_hidden_layers": 28,
     "num_attention_heads": 12,
@@ -50,7 +50,7 @@ _QWEN: dict[str, Any] = {
 
 
 # What a plain transformer and ours both have.
-_SHARED = (
+_SHARED_KEYS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -103,44 +103,44 @@ class Baseline:
 def baselines(network: Network, options: Options) -> list[Baseline]:
     """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
     if options.baseline == "torchao":
-        return [_by_torchao(network, options)]
-    plain = partial(generate, network.model, network.prompt, options.sampling)
+        return [_torchao_baseline(network, options)]
+    run_ours = partial(generate, network.model, network.prompt, options.sampling)
     if network.device.type == "cpu":
         counts = sorted({networks.decode_threads(network.model), network.threads})
         return [
-            Baseline(f"generate_{count}", f"generate(), threads: {count}", partial(plain, threads=count))
+            Baseline(f"generate_{count}", f"generate(), threads: {count}", partial(run_ours, threads=count))
             for count in counts
         ]
-    qwen = draw_qwen(network)
-    return [Baseline("generate", "generate()", plain), _compiled(qwen, network, options)]
+    qwen = random_qwen(network)
+    return [Baseline("generate", "generate()", run_ours), _compiled_baseline(qwen, network, options)]
 
 
 def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
     """What `--baseline` stands for where prompts are read."""
     threads = network.threads if network.device.type == "cpu" else None
-    plain = partial(generate, network.model, network.prompt, options.sampling, threads)
+    run_ours = partial(generate, network.model, network.prompt, options.sampling, threads)
     how = ["sdpa"]
     if network.device.type == "cuda" and is_flash_attn_2_available():
         how.append("flash_attention_2")
-    found = [Baseline("generate", "generate()", plain)]
+    chosen = [Baseline("generate", "generate()", run_ours)]
     for attention in how:
         name = "transformer" if attention == "sdpa" else f"transformer_{attention}"
-        model = draw_transformer(network.model, attention)
+        model = random_transformer(network.model, attention)
         label = f"a plain transformer of these sizes, {attention}"
-        found.append(Baseline(name, label, partial(read_plainly, model, network.prompt, threads)))
-    return found
+        chosen.append(Baseline(name, label, partial(prefill_forward, model, network.prompt, threads)))
+    return chosen
 
 
-def draw_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
+def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
     """A Qwen2 of our sizes with random weights, where ours is and of its type."""
-    config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED})
+    config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED_KEYS})
     with torch.device(ours.device):
         model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
-def read_plainly(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
+def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
     """One forward over the prompt, with a cache, until the likeliest next token is known."""
     if threads is not None:
         torch.set_num_threads(threads)
@@ -152,31 +152,31 @@ def read_plainly(model: PreTrainedModel, prompt: list[int], threads: int | None 
     return clock
 
 
-def _compiled(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
+def _compiled_baseline(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
     """A transformer with a static cache and a compiled step."""
     compiled: dict[str, Any] = {
         "cache_implementation": "static",
         "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
     }
-    run = partial(generate, qwen, _within(network.prompt, qwen), options.sampling, **compiled)
+    run = partial(generate, qwen, _clip_to_vocabulary(network.prompt, qwen), options.sampling, **compiled)
     return Baseline("qwen2.5-1.5b", "Qwen2.5-1.5B's shape, static cache, compiled", run)
 
 
-def _by_torchao(network: Network, options: Options) -> Baseline:
+def _torchao_baseline(network: Network, options: Options) -> Baseline:
     if network.device.type != "cuda":
         raise BenchError(
             "--baseline torchao is for CUDA: on a CPU it is slower than weights that are numbers."
         )
     parts, scheme = network.runner.decode_step.ops, str(options.quantize)
-    seconds = torchao_baseline.timer_of_products(parts, scheme, network.device, network.model.dtype)
+    seconds = torchao_baseline.make_product_timer(parts, scheme, network.device, network.model.dtype)
     label = f"nothing but the products of a step, in {scheme} by torchao"
     return Baseline("torchao", label, lambda: TokenClock(times=[0.0, seconds()]))
 
 
-def draw_qwen(network: Network) -> PreTrainedModel:
+def random_qwen(network: Network) -> PreTrainedModel:
     """A network of Qwen2.5-1.5B's shape with random weights, where ours is and of its type."""
     with torch.device(network.device):
-        model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN), dtype=network.model.dtype)
+        model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN25_1_5B), dtype=network.model.dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -197,7 +197,7 @@ def generate(
     # No token ends the text, whatever the checkpoint says: what is left out here would be taken from there.
     model.generation_config = GenerationConfig(pad_token_id=0)
     config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens, pad_token_id=0, **_how(sampling), **more
+        max_new_tokens=sampling.max_new_tokens, pad_token_id=0, **_generation_kwargs(sampling), **more
     )
     ids = torch.tensor([prompt] * batch, device=model.device)
     clock = TokenClock()
@@ -210,7 +210,7 @@ def generate(
     return clock
 
 
-def _how(sampling: SamplingParams) -> dict[str, Any]:
+def _generation_kwargs(sampling: SamplingParams) -> dict[str, Any]:
     """The sampling parameters in transformers' words."""
     if sampling.temperature == 0:
         return {"do_sample": False, "repetition_penalty": sampling.repetition_penalty}
@@ -224,5 +224,5 @@ def _how(sampling: SamplingParams) -> dict[str, Any]:
     }
 
 
-def _within(prompt: list[int], model: PreTrainedModel) -> list[int]:
+def _clip_to_vocabulary(prompt: list[int], model: PreTrainedModel) -> list[int]:
     return [token % model.config.vocab_size for token in prompt]

@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 
 from jet.api import MAX_TOP_LOGPROBS, Engine, SamplingParams, TokenLogprobs
 from jet.bench.options import BenchError
-from jet.bench.requests import finished, request
+from jet.bench.requests import check_finished, token_request
 
-LEAST_SHARED = 100  # tokens, of which the largest error is known well enough
-NEAR_TIE = 3  # times that
+MIN_SHARED_TOKENS = 100  # tokens, of which the largest error is known well enough
+NEAR_TIE_FACTOR = 3  # times that
 
 
 @dataclass(frozen=True)
-class Story:
+class Completion:
     """What was written after a prompt, and the log-probability of every token of it."""
 
     prompt: list[int]
@@ -31,7 +31,7 @@ class Story:
     logprobs: list[float]
 
 
-class Alone:
+class BatchInvarianceCheck:
     """Writes stories again, alone and afresh.
 
     Attributes, of all stories so far:
@@ -44,40 +44,44 @@ class Alone:
         self._engine, self._sampling = engine, sampling
         self.error, self.shared, self.margin = 0.0, 0, 0.0
 
-    def compare(self, stories: Sequence[Story]) -> dict[str, float]:
+    def compare(self, completions: Sequence[Completion]) -> dict[str, float]:
         """The share of stories that differ, the largest margin of those, and the error.
 
         Raises BenchError if a margin is more than rounding explains.
         """
         margins = []
-        for story in stories:
-            errors, margin = compare(story, self._write(story))
+        for completion in completions:
+            errors, margin = compare(completion, self._regenerate(completion))
             self.error, self.shared = max([self.error, *errors]), self.shared + len(errors)
             margins += [] if margin is None else [margin]
         self.margin = max([self.margin, *margins])
-        if self.shared >= LEAST_SHARED and self.margin > NEAR_TIE * self.error:
+        if self.shared >= MIN_SHARED_TOKENS and self.margin > NEAR_TIE_FACTOR * self.error:
             raise BenchError(
                 "A story differs from the same one written alone, and not by a near tie: its first other "
                 f"token is {self.margin:.3g} less likely there (log-probability), where rounding explains "
-                f"{NEAR_TIE} x {self.error:.3g}."
+                f"{NEAR_TIE_FACTOR} x {self.error:.3g}."
             )
-        return {"differing": len(margins) / max(1, len(stories)), "margin": self.margin, "error": self.error}
+        return {
+            "differing": len(margins) / max(1, len(completions)),
+            "margin": self.margin,
+            "error": self.error,
+        }
 
-    def _write(self, story: Story) -> list[TokenLogprobs]:
-        sampling = replace(self._sampling, max_new_tokens=len(story.tokens))
-        asked = replace(request(story.prompt, sampling), top_logprobs=MAX_TOP_LOGPROBS)
-        chunks = list(self._engine.submit(asked))
-        finished(chunks[-1], len(story.tokens))
+    def _regenerate(self, completion: Completion) -> list[TokenLogprobs]:
+        sampling = replace(self._sampling, max_new_tokens=len(completion.tokens))
+        repeat = replace(token_request(completion.prompt, sampling), top_logprobs=MAX_TOP_LOGPROBS)
+        chunks = list(self._engine.submit(repeat))
+        check_finished(chunks[-1], len(completion.tokens))
         return [detail for chunk in chunks for detail in chunk.logprobs]
 
 
-def compare(story: Story, alone: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
+def compare(completion: Completion, reference: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
     """How far log-probabilities are apart, token by token, before the first that is another one; its margin.
 
     That is how much less likely it is, alone, than the one written there; None where all are the same.
     """
     errors: list[float] = []
-    for token, logprob, detail in zip(story.tokens, story.logprobs, alone, strict=True):
+    for token, logprob, detail in zip(completion.tokens, completion.logprobs, reference, strict=True):
         if detail.sampled.token_id != token:
             return errors, detail.sampled.logprob - _logprob(token, detail)
         errors.append(abs(detail.sampled.logprob - logprob))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint
-from jet.roofline import Floor
+from jet.roofline import BytesMoved
 
 
-def decode_floor(model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0) -> Floor:
+def decode_bytes_moved(
+    model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0
+) -> BytesMoved:
     """Bytes per token of decoding `tokens` tokens after `context`, the first left out: it is the prompt's.
 
     `saved`: by how many bytes the weights that a step reads are smaller than the network's.
@@ -15,14 +17,14 @@ def decode_floor(model: JetNemotronForCausalLM, context: int, tokens: int, saved
     return measure_footprint(model, saved).decode(context, tokens)
 
 
-def prefill_floor(model: JetNemotronForCausalLM, context: int) -> Floor:
+def prefill_bytes_moved(model: JetNemotronForCausalLM, context: int) -> BytesMoved:
     """Bytes of reading `context` tokens, however many at once."""
     return measure_footprint(model).prefill(context)
 
 
-def together(one: Floor, writers: int) -> Floor:
+def batched(one: BytesMoved, writers: int) -> BytesMoved:
     """The bytes of one step of so many writers."""
-    return Floor(
+    return BytesMoved(
         one.weights,
         *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),
     )

@@ -44,8 +44,8 @@ def _measure(options: Options) -> str:
         from jet.bench.cases import start
 
         return json.dumps(start.child(options))
-    report = import_module(f"jet.bench.cases.{options.command}").measure(options)
-    return str(report.text())
+    result = import_module(f"jet.bench.cases.{options.command}").measure(options)
+    return str(result.text())
 
 
 def _hush() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from jet import hardware
 from jet.api import EngineInfo, RequestError
-from jet.bench.options import RETURNING, BenchError, Options
+from jet.bench.options import PREFIX_CACHING, BenchError, Options
 from jet.engine import loading
 from jet.engine.capacity import CapacityError
 from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
@@ -30,7 +30,7 @@ from jet.modeling.footprint import held_bytes
 from jet.modeling.quantized_loading import random_quantized
 from jet.token_ids import Tokens
 
-_PREPARE_S = 3.0
+_CAPTURE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class IdTokenizer:
 
     stop_ids: frozenset[int] = frozenset()
 
-    def __init__(self, words: Tokenizer | None = None) -> None:
-        self._words = words
+    def __init__(self, text_tokenizer: Tokenizer | None = None) -> None:
+        self._text_tokenizer = text_tokenizer
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
         """The ids in `prompt`. Raises RequestError if there are none, or more than `max_tokens`."""
@@ -97,7 +97,7 @@ class IdTokenizer:
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
         """A detokenizer for what follows these tokens."""
-        return _Names() if self._words is None else self._words.detokenizer(prompt)
+        return _IdDetokenizer() if self._text_tokenizer is None else self._text_tokenizer.detokenizer(prompt)
 
     def count(self, text: str) -> int:
         """How many ids stand in a text."""
@@ -105,7 +105,11 @@ class IdTokenizer:
 
     def token_text(self, token: int, skip: int = 0) -> str:
         """The text of a token by itself, without its first `skip` bytes."""
-        return f"t{token} "[skip:] if self._words is None else self._words.token_text(token, skip)
+        return (
+            f"t{token} "[skip:]
+            if self._text_tokenizer is None
+            else self._text_tokenizer.token_text(token, skip)
+        )
 
 
 @lru_cache(maxsize=16)
@@ -113,7 +117,7 @@ def _parse(text: str) -> Tokens:
     return np.array(text.split(), np.int32)
 
 
-class _Names:
+class _IdDetokenizer:
     def push(self, token: int, skip: int = 0) -> str:
         return f"t{token} "[skip:]
 
@@ -129,20 +133,20 @@ def load(options: Options) -> Network:
     dtype = hardware.choose_dtype(options.dtype, device)
     name = options.model or str(options.config)
     try:
-        model, words = _load_model(options, device, dtype)
+        model, text_tokenizer = _load_model(options, device, dtype)
     except torch.OutOfMemoryError:
         raise loading.too_large(name, device, options.quantize) from None
     if options.model is not None:
         require_finite(model, name)
-    tokenizer = IdTokenizer(words)
+    tokenizer = IdTokenizer(text_tokenizer)
     info = loading.describe(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
-    wanted = options.context + max(options.tokens, options.new_tokens)
-    longest = min(wanted, model.config.max_position_embeddings)
-    keeps = options.command in RETURNING
-    runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps)
+    needed = options.context + max(options.tokens, options.new_tokens)
+    longest = min(needed, model.config.max_position_embeddings)
+    keeps_prefixes = options.command in PREFIX_CACHING
+    runner = make_runner(model, tokenizer.stop_ids, longest, options.batch, keeps_prefixes)
     if options.command != "start":  # which begins to write as soon as the page does
-        prepare(runner)
+        capture_graphs(runner)
     info = replace(info, kernels=info.kernels | runner.kernels, max_running_requests=options.batch)
     return Network(model, tokenizer, runner, info, prompt, threads)
 
@@ -156,7 +160,7 @@ def _load_model(
         if options.full_attention:
             config.layer_types = ["attn"] * config.num_hidden_layers
         check_length(options, config.max_position_embeddings)
-        return draw_network(config, device, dtype, options.quantize), None
+        return random_network(config, device, dtype, options.quantize), None
     source = loading.locate(str(options.model))
     model = load_model(source, device, dtype, quantize=options.quantize)
     check_length(options, model.config.max_position_embeddings)
@@ -175,25 +179,28 @@ def make_runner(
     stop_ids: frozenset[int],
     context: int | None = None,
     writers: int = 1,
-    keeps: bool = False,
+    keeps_prefixes: bool = False,
 ) -> ModelRunner:
     """The page's runner for so many stories of `context` tokens, or of all that the model can.
 
-    Unless it `keeps`, no memory is set aside for states that somebody might come back to: nobody does.
+    Unless it `keeps_prefixes`, no memory is set aside for states that somebody might come back to: nobody
+    does.
     """
     try:
         capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
     except CapacityError as error:
         raise BenchError(str(error)) from None
-    if not keeps:  # twice what they hold: memory is promised by the page, and one more than is needed
+    if (
+        not keeps_prefixes
+    ):  # twice what they hold: memory is promised by the page, and one more than is needed
         tokens = min(capacity.max_total_tokens, 2 * capacity.max_running_requests * capacity.context)
         capacity = replace(capacity, cache_slots=0, max_total_tokens=tokens)
     return loading.make_runner(model, stop_ids, capacity)
 
 
-def prepare(runner: ModelRunner) -> None:
+def capture_graphs(runner: ModelRunner) -> None:
     """Do what the engine does while nobody writes, which would fall into what is measured. It has seconds."""
-    until = time.monotonic() + _PREPARE_S
+    until = time.monotonic() + _CAPTURE_S
     while time.monotonic() < until and runner.capture_next():
         pass
 
@@ -242,7 +249,7 @@ def read_config(path: Path) -> JetNemotronConfig:
     return config
 
 
-def draw_network(
+def random_network(
     config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype, quantize: str | None = None
 ) -> JetNemotronForCausalLM:
     """A network as it begins its training, drawn on `device` in `dtype`; the same for every process.
@@ -259,7 +266,7 @@ def draw_network(
 
 def check_length(options: Options, most: int) -> None:
     """Raise BenchError if the network was not made for that many tokens."""
-    new = options.least_new_tokens
+    new = options.min_new_tokens
     if options.context + new > most:
         raise BenchError(
             f"{options.context:,} tokens of context and {new:,} new ones are more than the {most:,} "

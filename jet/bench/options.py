@@ -20,11 +20,11 @@ COMMANDS = {
     "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
-RETURNING = ("sessions", "soak")  # in these, writers come back to what they wrote
+PREFIX_CACHING = ("sessions", "soak")  # in these, writers come back to what they wrote
 BASELINES = ("transformers", "torchao")
-LEAD = 32  # tokens that a writer may write while another one joins, in `throughput`
-NEW_WORDS = 27  # tokens of about 20 words, with which `sessions` goes on
-LEAST_RUNS = 5  # fewer say nothing about the spread
+JOIN_TOKENS = 32  # tokens that a writer may write while another one joins, in `throughput`
+CONTINUE_TOKENS = 27  # tokens of about 20 words, with which `sessions` goes on
+MIN_RUNS = 5  # fewer say nothing about the spread
 
 
 class BenchError(ValueError):
@@ -79,13 +79,13 @@ class Options:
     def new_tokens(self) -> int:
         """By how many tokens a story grows that is measured."""
         if self.command == "sessions":
-            return 2 * self.tokens + NEW_WORDS
+            return 2 * self.tokens + CONTINUE_TOKENS
         if self.command == "throughput":
-            return self.tokens + LEAD * self.batch
+            return self.tokens + JOIN_TOKENS * self.batch
         return self.tokens if self.command in ("decode", "stream", "soak") else 1
 
     @property
-    def least_new_tokens(self) -> int:
+    def min_new_tokens(self) -> int:
         """By how many it must be able to grow; writers who join quickly need not write until all have."""
         return self.tokens if self.command == "throughput" else self.new_tokens
 
@@ -124,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, does in COMMANDS.items():
+    for name, description in COMMANDS.items():
         # Left out is absent, so that every default stands in Options alone.
         command = commands.add_parser(
             name,
-            help=does,
-            description=f"Measures {does}.",
+            help=description,
+            description=f"Measures {description}.",
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
@@ -139,11 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         else:
             _add_request(command, greedy=name == "soak")
         if name in ("decode", "stream", "throughput", "sessions", "soak"):
-            command.add_argument("--tokens", type=_from(2), help=f"decoded in a run ({Options.tokens})")
+            command.add_argument("--tokens", type=_int_from(2), help=f"decoded in a run ({Options.tokens})")
         if name == "soak":
-            command.add_argument("--seconds", type=_from(1), help=f"of one run ({Options.seconds})")
+            command.add_argument("--seconds", type=_int_from(1), help=f"of one run ({Options.seconds})")
         if name in ("throughput", "soak"):
-            command.add_argument("--batch", type=_from(1), help=f"writers at once ({Options.batch})")
+            command.add_argument("--batch", type=_int_from(1), help=f"writers at once ({Options.batch})")
         if name in ("decode", "prefill"):
             choices = BASELINES if name == "decode" else BASELINES[:1]
             command.add_argument("--baseline", choices=choices, help="what to measure in turn with ours")
@@ -162,27 +162,29 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
     command.add_argument("--quantize", choices=["int8", "int4"], help="hold the weights in whole numbers")
     command.add_argument(
-        "--runs", type=_from(LEAST_RUNS), help=f"that count, {LEAST_RUNS} or more ({Options.runs})"
+        "--runs", type=_int_from(MIN_RUNS), help=f"that count, {MIN_RUNS} or more ({Options.runs})"
     )
-    command.add_argument("--warm-up", type=_from(1), help=f"runs before those ({Options.warm_up})")
+    command.add_argument("--warm-up", type=_int_from(1), help=f"runs before those ({Options.warm_up})")
 
 
 def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
     """What is asked for; where it always is the likeliest token, there is no choice."""
-    command.add_argument("--context", type=_from(1), help=f"tokens of the prompt ({Options.context})")
+    command.add_argument("--context", type=_int_from(1), help=f"tokens of the prompt ({Options.context})")
     if greedy:
         return
-    how = command.add_mutually_exclusive_group()
-    how.add_argument("--greedy", action="store_true", help="take the likeliest token")
-    how.add_argument("--sampled", action="store_true", help="sample with the page's defaults (the default)")
+    sampling = command.add_mutually_exclusive_group()
+    sampling.add_argument("--greedy", action="store_true", help="take the likeliest token")
+    sampling.add_argument(
+        "--sampled", action="store_true", help="sample with the page's defaults (the default)"
+    )
 
 
-def _from(least: int) -> Callable[[str], int]:
-    """Reads a whole number that is at least `least`."""
+def _int_from(minimum: int) -> Callable[[str], int]:
+    """Reads a whole number that is at least `minimum`."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, not {text!r}")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} on, not {text!r}")
         return int(text)
 
     return read

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from jet.api import Engine, Request, RequestStats, SamplingParams, TokenChunk
 from jet.bench.options import BenchError
 
-PAGE_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
+POLL_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
 
 
-def request(prompt: Sequence[int], sampling: SamplingParams) -> Request:
+def token_request(prompt: Sequence[int], sampling: SamplingParams) -> Request:
     """A request as `IdTokenizer` reads it."""
     return Request(" ".join(map(str, prompt)), sampling)
 
 
-def write(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RequestStats:
+def run_request(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RequestStats:
     """Have a story written and return its last stats. Raises BenchError unless it is as long as asked for."""
-    (*_, last) = engine.submit(request(prompt, sampling)).chunks(PAGE_INTERVAL_S)
-    return finished(last, sampling.max_new_tokens)
+    (*_, last) = engine.submit(token_request(prompt, sampling)).chunks(POLL_INTERVAL_S)
+    return check_finished(last, sampling.max_new_tokens)
 
 
-def finished(last: TokenChunk, tokens: int | None) -> RequestStats:
+def check_finished(last: TokenChunk, tokens: int | None) -> RequestStats:
     """The stats of a stream's last chunk.
 
     Raises BenchError if it failed, or unless `tokens` tokens were written; None is any number.

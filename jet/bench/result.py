@@ -14,7 +14,7 @@ The line is an object with these members, all of them always there:
                seconds: the time that moving them takes at best; null where nothing is compared with it
     bandwidth  copy, own_size (bytes a second, figures as below; own_size may be null); best: the fastest copy
                seen, which the floor's seconds are for; in_cache: whether a cache holds at least part of it;
-               null with `floor`
+               null with `bytes_moved`
     figures    what was measured, by name: {label, unit, median, q1, q3, min, max, values}
     shares     of the floor's speed that a figure's median reaches, by the name of the figure; at most 1
     ratios     one figure over another, round by round, by name: as in figures
@@ -34,9 +34,9 @@ from typing import Any
 import torch
 
 from jet.api import EngineInfo, RequestStats
-from jet.bench.bandwidth import Ceiling
+from jet.bench.bandwidth import Bandwidth
 from jet.bench.options import Options
-from jet.bench.samples import Spread
+from jet.bench.samples import Samples
 from jet.bench.system import describe_machine
 
 SCHEMA = 1
@@ -46,51 +46,51 @@ _SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s")}
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One quantity that was measured: its name for people, its unit, and its values."""
 
     label: str
     unit: str
-    spread: Spread
+    samples: Samples
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in the line of JSON."""
-        q1, q3 = self.spread.quartiles
+        q1, q3 = self.samples.quartiles
         return {
             "label": self.label,
             "unit": self.unit,
-            "median": self.spread.median,
+            "median": self.samples.median,
             "q1": q1,
             "q3": q3,
-            "min": self.spread.least,
-            "max": self.spread.most,
-            "values": list(self.spread.values),
+            "min": self.samples.minimum,
+            "max": self.samples.maximum,
+            "values": list(self.samples.values),
         }
 
     def as_row(self) -> tuple[str, ...]:
         """As it stands in the table: label, unit, median, quartiles, extremes."""
         scale, unit = _SCALES.get(self.unit, (1.0, self.unit))
-        spread = self.spread.map(lambda value: value * scale)
-        q1, q3 = spread.quartiles
+        samples = self.samples.map(lambda value: value * scale)
+        q1, q3 = samples.quartiles
         return (
             self.label,
             unit,
-            _number(spread.median),
+            _number(samples.median),
             f"{_number(q1)} … {_number(q3)}",
-            f"{_number(spread.least)} … {_number(spread.most)}",
+            f"{_number(samples.minimum)} … {_number(samples.maximum)}",
         )
 
 
 @dataclass(frozen=True)
-class Report:
+class CaseResult:
     """What one command found out."""
 
     options: Options
     info: EngineInfo
-    figures: dict[str, Figure]
-    ceiling: Ceiling | None = None
-    shares: dict[str, float] = field(default_factory=dict)
-    ratios: dict[str, Figure] = field(default_factory=dict)
+    metrics: dict[str, Metric]
+    bandwidth: Bandwidth | None = None
+    utilization: dict[str, float] = field(default_factory=dict)
+    ratios: dict[str, Metric] = field(default_factory=dict)
     stats: RequestStats | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -108,21 +108,21 @@ class Report:
                 "full_attention": options.full_attention,
             },
             "settings": {name: getattr(options, name) for name in names},
-            "floor": _floor(self.ceiling),
-            "bandwidth": _bandwidth(self.ceiling),
-            "figures": {name: figure.as_json() for name, figure in self.figures.items()},
-            "shares": self.shares,
+            "floor": _bytes_moved_json(self.bandwidth),
+            "bandwidth": _bandwidth_json(self.bandwidth),
+            "figures": {name: metric.as_json() for name, metric in self.metrics.items()},
+            "shares": self.utilization,
             "ratios": {name: ratio.as_json() for name, ratio in self.ratios.items()},
-            "memory": _memory(self.stats),
+            "memory": _memory_json(self.stats),
         }
 
     def text(self) -> str:
         """The table, and the JSON in its last line."""
-        told = self.as_json()
-        return "\n".join([*self._lines(told), "", json.dumps(told)])
+        document = self.as_json()
+        return "\n".join([*self._lines(document), "", json.dumps(document)])
 
-    def _lines(self, told: dict[str, Any]) -> Iterator[str]:
-        info, options, machine = self.info, self.options, told["machine"]
+    def _lines(self, document: dict[str, Any]) -> Iterator[str]:
+        info, options, machine = self.info, self.options, document["machine"]
         weights = f" with {info.quantization} weights" if info.quantization else ""
         weights += ", random weights" if options.config is not None else ""
         yield f"{options.command}: {info.model}, {info.parameters:,} parameters, {info.dtype}{weights}"
@@ -134,52 +134,56 @@ class Report:
             f"{options.runs} runs after {options.warm_up} to warm up"
         )
         yield ""
-        figures = [figure.as_row() for figure in (*self.figures.values(), *self.ratios.values())]
-        yield from _table([("", "", "median", "quartiles", "least … most"), *figures])
-        if self.ceiling is not None:
+        metrics = [metric.as_row() for metric in (*self.metrics.values(), *self.ratios.values())]
+        yield from _table([("", "", "median", "quartiles", "least … most"), *metrics])
+        if self.bandwidth is not None:
             yield ""
-            yield from _about_floor(self.ceiling)
-        for name, share in self.shares.items():
-            yield f"{share:.1%} of the floor's speed: {self.figures[name].label}"
+            yield from _bandwidth_lines(self.bandwidth)
+        for name, value in self.utilization.items():
+            yield f"{value:.1%} of the floor's speed: {self.metrics[name].label}"
 
 
-def _floor(ceiling: Ceiling | None) -> dict[str, float] | None:
-    if ceiling is None:
+def _bytes_moved_json(bandwidth: Bandwidth | None) -> dict[str, float] | None:
+    if bandwidth is None:
         return None
-    return {**asdict(ceiling.floor), "total": ceiling.floor.total, "seconds": ceiling.seconds}
-
-
-def _bandwidth(ceiling: Ceiling | None) -> dict[str, Any] | None:
-    if ceiling is None:
-        return None
-    large, own_size = _copies(ceiling)
     return {
-        "copy": large.as_json(),
-        "own_size": None if own_size is None else own_size.as_json(),
-        "best": ceiling.bandwidth,
-        "in_cache": ceiling.in_cache,
+        **asdict(bandwidth.bytes_moved),
+        "total": bandwidth.bytes_moved.total,
+        "seconds": bandwidth.seconds,
     }
 
 
-def _copies(ceiling: Ceiling) -> tuple[Figure, Figure | None]:
-    own = ceiling.own_size
+def _bandwidth_json(bandwidth: Bandwidth | None) -> dict[str, Any] | None:
+    if bandwidth is None:
+        return None
+    large_copy, same_size_copy = _copies(bandwidth)
+    return {
+        "copy": large_copy.as_json(),
+        "own_size": None if same_size_copy is None else same_size_copy.as_json(),
+        "best": bandwidth.best,
+        "in_cache": bandwidth.in_cache,
+    }
+
+
+def _copies(bandwidth: Bandwidth) -> tuple[Metric, Metric | None]:
+    own = bandwidth.same_size_copy
     return (
-        Figure("copy on the device, large", "B/s", ceiling.large),
-        None if own is None else Figure("copy on the device, of the floor's size", "B/s", own),
+        Metric("copy on the device, large", "B/s", bandwidth.large_copy),
+        None if own is None else Metric("copy on the device, of the floor's size", "B/s", own),
     )
 
 
-def _about_floor(ceiling: Ceiling) -> Iterator[str]:
-    yield from _table([figure.as_row() for figure in _copies(ceiling) if figure is not None])
-    floor = ceiling.floor
-    parts = ", ".join(f"{name} {_number(size / 1e6)}" for name, size in asdict(floor).items())
-    yield f"floor: {_number(floor.total / 1e6)} MB ({parts})"
-    yield f"which take {_number(ceiling.seconds * 1e3)} ms at the best copy's speed"
-    if ceiling.in_cache:
+def _bandwidth_lines(bandwidth: Bandwidth) -> Iterator[str]:
+    yield from _table([metric.as_row() for metric in _copies(bandwidth) if metric is not None])
+    bytes_moved = bandwidth.bytes_moved
+    parts = ", ".join(f"{name} {_number(size / 1e6)}" for name, size in asdict(bytes_moved).items())
+    yield f"floor: {_number(bytes_moved.total / 1e6)} MB ({parts})"
+    yield f"which take {_number(bandwidth.seconds * 1e3)} ms at the best copy's speed"
+    if bandwidth.in_cache:
         yield "in cache: a copy of that size is faster than memory, so the floor is partly a cache's"
 
 
-def _memory(stats: RequestStats | None) -> dict[str, int | None]:
+def _memory_json(stats: RequestStats | None) -> dict[str, int | None]:
     kinds = ("recurrent", "conv", "window_kv", "full_kv")
     fields = {kind: f"{kind}_bytes" for kind in kinds} | {
         "process": "process_memory_bytes",

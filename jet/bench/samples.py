@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 # One run of something: what it measured, by name.
-Contender = Callable[[], Mapping[str, float]]
+Case = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Spread:
+class Samples:
     """Repeated measurements of one quantity, in the order they were taken."""
 
     values: tuple[float, ...]
@@ -33,36 +33,36 @@ class Spread:
         return low, high
 
     @property
-    def least(self) -> float:
+    def minimum(self) -> float:
         """The smallest value."""
         return min(self.values)
 
     @property
-    def most(self) -> float:
+    def maximum(self) -> float:
         """The largest value."""
         return max(self.values)
 
-    def map(self, change: Callable[[float], float]) -> Spread:
+    def map(self, change: Callable[[float], float]) -> Samples:
         """The same measurements in other words, such as a rate for a time."""
-        return Spread(tuple(change(value) for value in self.values))
+        return Samples(tuple(change(value) for value in self.values))
 
-    def per(self, other: Spread) -> Spread:
+    def ratio_to(self, other: Samples) -> Samples:
         """This over another, round by round: what slowed both down in a round is in neither's favour."""
-        return Spread(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+        return Samples(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 
-def alternate(contenders: Sequence[Contender], warm_up: int, runs: int) -> dict[str, Spread]:
+def run_interleaved(cases: Sequence[Case], warm_up: int, runs: int) -> dict[str, Samples]:
     """Let everyone run once, then everyone again, so that all see the same machine.
 
     Returns what each figure was in the `runs` rounds after the first `warm_up`.
     """
     found: dict[str, list[float]] = {}
     for number in tqdm(range(warm_up + runs), unit="round", disable=None, leave=False):
-        for contender in contenders:
-            for name, value in contender().items():
+        for case in cases:
+            for name, value in case().items():
                 if number >= warm_up:
                     found.setdefault(name, []).append(value)
-    return {name: Spread(tuple(values)) for name, values in found.items()}
+    return {name: Samples(tuple(values)) for name, values in found.items()}
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

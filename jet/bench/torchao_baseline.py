@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from jet.bench.cases.kernels import timer
+from jet.bench.cases.kernels import make_timer
 from jet.bench.options import BenchError
 from jet.engine.decode_step import StepOp
 
@@ -39,7 +39,7 @@ def quantize(model: nn.Module, scheme: str) -> None:
         raise BenchError(f"torchao cannot hold these weights in {scheme}: {error}") from error
 
 
-def timer_of_products(
+def make_product_timer(
     parts: Iterable[StepOp], scheme: str, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
     """A function that gives the seconds of the products in `parts`, of one row, done by torchao.
@@ -61,4 +61,4 @@ def timer_of_products(
 
     # Each shape is one more compilation of the same function, and PyTorch gives up after a few of those.
     with torch._dynamo.config.patch(recompile_limit=len(set(shapes)) + 1):
-        return timer([StepOp("products", run, 0)], device)
+        return make_timer([StepOp("products", run, 0)], device)

@@ -22,9 +22,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from jet.bench.options import BenchError
 from jet.bench.report.compare import compare
-from jet.bench.report.data import Progress, Report, load
-from jet.bench.report.export import write
-from jet.bench.report.plan import Comparison, ReportOptions, read_options
+from jet.bench.report.data import Report, ReportProgress, load
+from jet.bench.report.export import export
+from jet.bench.report.plan import CompareOptions, ReportOptions, read_options
 from jet.bench.report.render import verdict
 from jet.bench.report.runner import run
 from jet.hardware import HardwareError
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         options = read_options(arguments)
-        if isinstance(options, Comparison):
+        if isinstance(options, CompareOptions):
             print(compare(load(options.first), load(options.second)))  # noqa: T201
             return 0
         return _report(options)
@@ -51,19 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(options: ReportOptions) -> int:
     report = run(options, _tell) if options.progress else _run_with_bar(options)
-    write(report, options.output)
-    said = verdict(report)
+    export(report, options.output)
+    summary = verdict(report)
     if options.progress:
-        print(json.dumps({"message": said or ""}), flush=True)  # noqa: T201
+        print(json.dumps({"message": summary or ""}), flush=True)  # noqa: T201
     else:
-        print("\n".join(filter(None, [said, f"Written to {options.output}."])))  # noqa: T201
+        print("\n".join(filter(None, [summary, f"Written to {options.output}."])))  # noqa: T201
     return 130 if report.document["stopped"] else 0
 
 
 def _run_with_bar(options: ReportOptions) -> Report:
     with tqdm(unit="part", disable=None, leave=False) as bar:
 
-        def show(progress: Progress) -> None:
+        def show(progress: ReportProgress) -> None:
             bar.total = progress.total
             bar.set_description(progress.part, refresh=False)
             bar.update(progress.done - bar.n)
@@ -72,7 +72,7 @@ def _run_with_bar(options: ReportOptions) -> Report:
         return run(options, show)
 
 
-def _tell(progress: Progress) -> None:
+def _tell(progress: ReportProgress) -> None:
     print(json.dumps(asdict(progress)), flush=True)  # noqa: T201
 
 

@@ -234,8 +234,11 @@ def _full_attention_comparison(info: EngineInfo | None, stories: int, used: int)
     """Return the rows about a model with full attention in every layer, now and with the context full."""
     current = hybrid = full_attention = None
     if info is not None and (footprint := info.footprint) is not None:
-        current = footprint.kept_by_full_attention(stories * used) or None
-        hybrid, full_attention = footprint.kept(info.context), footprint.kept_by_full_attention(info.context)
+        current = footprint.full_attention_cache_bytes(stories * used) or None
+        hybrid, full_attention = (
+            footprint.cache_bytes(info.context),
+            footprint.full_attention_cache_bytes(info.context),
+        )
     return [
         ("With full attention in every layer", format.size(current)),
         ("… and the context full", format.size(full_attention)),

@@ -10,7 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jet.api import SamplingParams
 from jet.bench import networks
-from jet.bench.baselines import TokenClock, baselines, draw_transformer, generate, read_plainly
+from jet.bench.baselines import TokenClock, baselines, generate, prefill_forward, random_transformer
 from jet.bench.options import BenchError, Options
 from tests.networks import GOLDEN, small_model
 
@@ -54,7 +54,7 @@ def test_torchao_has_the_products_of_our_step(monkeypatch: pytest.MonkeyPatch) -
     """The package and the card are stood in for; what is asked of them is not."""
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
-        "jet.bench.torchao_baseline.timer_of_products", lambda *given: asked.append(given) or (lambda: 0.25)
+        "jet.bench.torchao_baseline.make_product_timer", lambda *given: asked.append(given) or (lambda: 0.25)
     )
     network = SimpleNamespace(
         device=torch.device("cuda"),
@@ -97,12 +97,12 @@ def test_on_a_cpu_generate_runs_with_the_engines_threads_and_with_all() -> None:
 
 def test_prompts_are_compared_with_a_plain_transformer_of_our_sizes() -> None:
     ours = small_model()
-    model = draw_transformer(ours, "sdpa")
+    model = random_transformer(ours, "sdpa")
     assert isinstance(model, Qwen2ForCausalLM)
     for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "rope_theta"):
         found = getattr(model.config, name, None) or model.config.rope_parameters["rope_theta"]
         assert found == getattr(ours.config, name)
-    clock = read_plainly(model, [1, 2, 3])
+    clock = prefill_forward(model, [1, 2, 3])
     assert len(clock.times) == 1 and clock.first_token_s > 0
     with torch.no_grad():
         logits = model(torch.tensor([[1, 2, 3]])).logits

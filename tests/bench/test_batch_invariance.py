@@ -18,8 +18,8 @@ from jet.api import (
     TokenLogprobs,
 )
 from jet.bench import batch_invariance
-from jet.bench.batch_invariance import Alone, Story
-from jet.bench.cases.soak import Round, choose_stories
+from jet.bench.batch_invariance import BatchInvarianceCheck, Completion
+from jet.bench.cases.soak import Round, choose_completions
 from jet.bench.options import BenchError
 from tests.engine.fakes import INFO
 
@@ -69,24 +69,24 @@ class LoneEngine:
         pass
 
 
-def story(*written: tuple[int, float]) -> Story:
+def story(*written: tuple[int, float]) -> Completion:
     """What many wrote: tokens, and how likely they were there."""
-    return Story([7, 8], [token for token, _ in written], [logprob for _, logprob in written])
+    return Completion([7, 8], [token for token, _ in written], [logprob for _, logprob in written])
 
 
-def compare(*stories: Story) -> dict[str, float]:
-    return Alone(LoneEngine(), GREEDY).compare(stories)
+def compare(*stories: Completion) -> dict[str, float]:
+    return BatchInvarianceCheck(LoneEngine(), GREEDY).compare(stories)
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """One token is enough to judge by."""
-    monkeypatch.setattr(batch_invariance, "LEAST_SHARED", 1)
+    monkeypatch.setattr(batch_invariance, "MIN_SHARED_TOKENS", 1)
 
 
 def test_the_same_story_differs_by_nothing() -> None:
     engine = LoneEngine()
-    figures = Alone(engine, GREEDY).compare([story((1, -0.5), (1, -0.5))])
+    figures = BatchInvarianceCheck(engine, GREEDY).compare([story((1, -0.5), (1, -0.5))])
     assert figures == {"differing": 0.0, "margin": 0.0, "error": 0.0}
     (asked,) = engine.asked
     assert asked.prompt == "7 8" and asked.sampling.max_new_tokens == 2
@@ -124,8 +124,8 @@ def test_a_token_that_is_not_among_the_likeliest_cannot_be_a_near_tie() -> None:
 
 
 def test_of_few_tokens_nothing_is_said_until_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_invariance, "LEAST_SHARED", 3)
-    judge = Alone(LoneEngine(), GREEDY)
+    monkeypatch.setattr(batch_invariance, "MIN_SHARED_TOKENS", 3)
+    judge = BatchInvarianceCheck(LoneEngine(), GREEDY)
     assert judge.compare([]) == {"differing": 0.0, "margin": 0.0, "error": 0.0}
     assert judge.compare([story((1, -0.5), (2, -9.0))]) == {"differing": 1.0, "margin": 0.25, "error": 0.0}
     assert judge.compare([story((1, -0.5))])["margin"] == 0.25
@@ -134,7 +134,7 @@ def test_of_few_tokens_nothing_is_said_until_there_are_more(monkeypatch: pytest.
 
 
 def test_the_error_of_earlier_rounds_counts() -> None:
-    judge = Alone(LoneEngine(), GREEDY)
+    judge = BatchInvarianceCheck(LoneEngine(), GREEDY)
     judge.compare([story((1, -0.25))])
     assert judge.compare([story((2, -0.5))]) == {"differing": 1.0, "margin": 0.25, "error": 0.25}
     assert judge.compare([story((1, -0.5))])["error"] == 0.25
@@ -149,12 +149,12 @@ def test_the_error_of_earlier_rounds_counts() -> None:
 )
 def test_a_story_that_cannot_be_written_again_is_said(engine: LoneEngine, message: str) -> None:
     with pytest.raises(BenchError, match=message):
-        Alone(engine, GREEDY).compare([story((1, -0.5), (1, -0.5))])
+        BatchInvarianceCheck(engine, GREEDY).compare([story((1, -0.5), (1, -0.5))])
 
 
 @pytest.mark.parametrize(("written", "chosen"), [(1, 1), (5, 5), (30, 8)])
 def test_few_stories_of_a_round_are_compared_but_at_least_one(written: int, chosen: int) -> None:
     stories = [story(*[(1, -0.5)] * (number + 1)) for number in range(written)]
-    found: Sequence[Story] = choose_stories(Round(stories=stories))
+    found: Sequence[Completion] = choose_completions(Round(completions=stories))
     assert len({len(one.tokens) for one in found}) == len(found) == chosen
-    assert found == choose_stories(Round(stories=stories))
+    assert found == choose_completions(Round(completions=stories))

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 
 from jet import HybridCache, JetNemotronConfig
-from jet.bench.bytes_moved import decode_floor, prefill_floor
-from jet.bench.networks import draw_network
+from jet.bench.bytes_moved import decode_bytes_moved, prefill_bytes_moved
+from jet.bench.networks import random_network
 from jet.modeling.footprint import weight_bytes
 from tests.networks import GOLDEN, GOLDEN_NAMES, golden_model, small_model
 
@@ -72,7 +72,7 @@ def test_state_is_that_of_a_real_cache(name: str, context: int, tokens: int) -> 
     for _ in range(tokens - 1):  # the first token comes from the prompt
         before.append(cache.memory())
         model(input_ids=ids[:, :1], past_key_values=cache)
-    floor = decode_floor(model, context, tokens)
+    floor = decode_bytes_moved(model, context, tokens)
     assert (floor.recurrent, floor.conv) == (2 * once["recurrent"], 2 * once["conv"])
     assert floor.window_kv == round(mean(memory["window_kv"] for memory in before))
     assert floor.full_kv == round(mean(memory["full_kv"] for memory in before))
@@ -80,13 +80,13 @@ def test_state_is_that_of_a_real_cache(name: str, context: int, tokens: int) -> 
         (floor.recurrent, floor.conv, floor.window_kv, floor.full_kv)
     )
 
-    written = prefill_floor(model, context)
+    written = prefill_bytes_moved(model, context)
     assert written.weights == floor.weights
     assert {kind: getattr(written, kind) for kind in once} == once
 
 
 def test_the_official_2b_by_hand() -> None:
-    model = draw_network(JetNemotronConfig(**OFFICIAL_2B), "meta", torch.bfloat16)
+    model = random_network(JetNemotronConfig(**OFFICIAL_2B), "meta", torch.bfloat16)
     mlp = 3 * 1536 * 8960
     norms = 2 * 1536
     jet = 1536 * (2 * 1152 + 2 * 3072 + 2 * 12) + 3072 * 1536  # q, k, v, g, a, b; o
@@ -97,7 +97,7 @@ def test_the_official_2b_by_hand() -> None:
     assert weight_bytes(model) == 2 * weights
     assert 3.92e9 < weight_bytes(model) < 3.94e9
 
-    floor = decode_floor(model, context=8192, tokens=3)  # lengths 8192 and 8193
+    floor = decode_bytes_moved(model, context=8192, tokens=3)  # lengths 8192 and 8193
     assert floor.recurrent == 2 * 27 * 2**20
     assert floor.conv == 2 * 24 * 12 * 256 * 4 * 2
     assert floor.window_kv == 2 * 1151 * 2 * 256 * 2  # layers, tokens, keys and values, 2 heads of 128, bytes
@@ -106,5 +106,5 @@ def test_the_official_2b_by_hand() -> None:
 
 def test_a_network_without_windows_has_no_window_bytes() -> None:
     model = small_model(layer_types=["jet", "attn", "jet", "attn"])
-    assert decode_floor(model, 5, 5).window_kv == 0
-    assert decode_floor(model, 5, 5).full_kv > 0
+    assert decode_bytes_moved(model, 5, 5).window_kv == 0
+    assert decode_bytes_moved(model, 5, 5).full_kv > 0

@@ -20,7 +20,7 @@ RANDOM = ("--config", str(GOLDEN / "tiny-2b" / "config.json"), "--random-weights
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
     # A copy that something else slows down would make what is measured look impossible.
-    monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: bandwidth.Spread((1e15,)))
+    monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: bandwidth.Samples((1e15,)))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -143,7 +143,7 @@ def test_errors_are_one_line_and_exit_code_2(
 def test_a_share_above_everything_ends_with_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = bandwidth.Spread((1.0,))
+    slow = bandwidth.Samples((1.0,))
     monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: slow)
     assert main(("prefill", *MODEL, "--context", "5")) == 2
     assert "The measurement is wrong" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from jet import CheckpointError, JetNemotronConfig
 from jet.api import RequestError
 from jet.bench import networks
-from jet.bench.networks import IdTokenizer, check_length, draw_network, load, random_prompt, read_config
+from jet.bench.networks import IdTokenizer, check_length, load, random_network, random_prompt, read_config
 from jet.bench.options import BenchError, Options
 from jet.engine.model_runner import ModelRunner
 from jet.hardware import HardwareError
@@ -22,7 +22,7 @@ CONFIG = GOLDEN / "tiny-2b" / "config.json"
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_random_weights_are_of_the_networks_type_and_never_zeros(dtype: torch.dtype) -> None:
-    model, again = (draw_network(small_config(), "cpu", dtype) for _ in range(2))
+    model, again = (random_network(small_config(), "cpu", dtype) for _ in range(2))
     for (name, weight), same in zip(model.named_parameters(), again.parameters(), strict=True):
         assert weight.dtype == dtype and not weight.requires_grad
         assert torch.equal(weight, same)
@@ -33,7 +33,7 @@ def test_random_weights_are_of_the_networks_type_and_never_zeros(dtype: torch.dt
 
 
 def test_a_tied_head_is_drawn_once() -> None:
-    model = draw_network(read_config(CONFIG), "meta", torch.bfloat16)
+    model = random_network(read_config(CONFIG), "meta", torch.bfloat16)
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
@@ -67,7 +67,7 @@ def test_what_steps_need_is_prepared_before_they_are_measured(monkeypatch: pytes
     load(Options("decode", config=CONFIG, device="cpu", context=9)).runner.close()
     assert left == [0]
     left[0] = 10
-    monkeypatch.setattr(networks, "_PREPARE_S", 0.0)
+    monkeypatch.setattr(networks, "_CAPTURE_S", 0.0)
     load(Options("decode", config=CONFIG, device="cpu", context=9)).runner.close()
     assert left == [10], "what takes too long is left to the engine"
 

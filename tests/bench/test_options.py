@@ -9,7 +9,7 @@ import pytest
 
 from jet.api import SamplingParams
 from jet.bench.options import COMMANDS, BenchError, Options, read_options
-from jet.bench.requests import PAGE_INTERVAL_S
+from jet.bench.requests import POLL_INTERVAL_S
 from jet.ops.quantization import SCHEMES
 from jet.ui import streamed_request
 
@@ -57,7 +57,7 @@ def test_sampling_is_the_pages_or_greedy() -> None:
 
 
 def test_chunks_are_asked_for_as_often_as_by_the_page() -> None:
-    assert PAGE_INTERVAL_S == streamed_request.UPDATE_INTERVAL_S
+    assert POLL_INTERVAL_S == streamed_request.UPDATE_INTERVAL_S
 
 
 @pytest.mark.parametrize(

@@ -7,24 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from jet.api import RequestStats
-from jet.bench.bandwidth import Ceiling
+from jet.bench.bandwidth import Bandwidth
 from jet.bench.options import Options
-from jet.bench.result import Figure, Report
-from jet.bench.samples import Spread
-from jet.roofline import Floor
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import Samples
+from jet.roofline import BytesMoved
 from tests.engine.fakes import INFO
 
-CEILING = Ceiling(Floor(90_000_000, 4, 3, 2, 1), Spread((1e9, 2e9, 3e9)), Spread((8e9, 9e9, 9e9)))
-REPORT = Report(
+CEILING = Bandwidth(BytesMoved(90_000_000, 4, 3, 2, 1), Samples((1e9, 2e9, 3e9)), Samples((8e9, 9e9, 9e9)))
+REPORT = CaseResult(
     options=Options("decode", config=Path("c.json")),
     info=replace(INFO, parameters=1234567),
-    figures={
-        "engine": Figure("through the engine", "tok/s", Spread((10.0, 30.0, 20.0))),
-        "wait": Figure("waiting", "s", Spread((0.25,))),
+    metrics={
+        "engine": Metric("through the engine", "tok/s", Samples((10.0, 30.0, 20.0))),
+        "wait": Metric("waiting", "s", Samples((0.25,))),
     },
-    ceiling=CEILING,
-    shares={"engine": 0.5},
-    ratios={"overhead": Figure("the engine's share", "", Spread((0.01, 0.02, 0.03)))},
+    bandwidth=CEILING,
+    utilization={"engine": 0.5},
+    ratios={"overhead": Metric("the engine's share", "", Samples((0.01, 0.02, 0.03)))},
     stats=RequestStats(full_kv_bytes=77, process_memory_bytes=88),
 )
 
@@ -69,7 +69,7 @@ def test_the_documentation_names_every_member() -> None:
 
 
 def test_what_was_not_compared_is_null() -> None:
-    told = replace(REPORT, ceiling=None, shares={}, stats=None).as_json()
+    told = replace(REPORT, bandwidth=None, utilization={}, stats=None).as_json()
     assert told["floor"] is None and told["bandwidth"] is None
     assert set(told["memory"].values()) == {None}
 

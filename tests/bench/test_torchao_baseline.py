@@ -15,7 +15,7 @@ from torch import nn
 from jet.bench import networks
 from jet.bench.cases.kernels import REPEATS
 from jet.bench.options import BenchError, Options
-from jet.bench.torchao_baseline import quantize, timer_of_products
+from jet.bench.torchao_baseline import make_product_timer, quantize
 from tests.networks import GOLDEN
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_the_products_are_those_of_a_step(quantised: list[Any], monkeypatch: pyt
     monkeypatch.setattr(torch, "compile", compiled)
     options = Options("decode", str(GOLDEN / "tiny-2b"), device="cpu", context=3, tokens=4, quantize="int8")
     network = networks.load(options)
-    seconds = timer_of_products(network.runner.decode_step.ops, "int8", CPU, torch.float32)
+    seconds = make_product_timer(network.runner.decode_step.ops, "int8", CPU, torch.float32)
     network.runner.close()
     ((shapes, _),) = quantised
     # All weights but those that no product reads: of norms, decays, convolutions and biases.

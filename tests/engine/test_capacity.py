@@ -42,7 +42,7 @@ def test_every_device_gets_as_many_writers_as_fit(free: float, most: int, writer
 def test_what_is_planned_fits(free: int, context: int, most: int, full_token: int) -> None:
     footprint = Footprint(1, THE_2B.recurrent, THE_2B.conv, 1151, 2048, full_token, 1)
     capacity = plan_capacity(footprint, free, context, most)
-    state = footprint.kept(1152) - 1152 * full_token
+    state = footprint.cache_bytes(1152) - 1152 * full_token
     assert 1 <= capacity.max_running_requests <= most and capacity.cache_slots >= 1
     assert capacity.context == min(context, capacity.max_total_tokens)
     planned = (

@@ -172,8 +172,8 @@ def test_memory_is_that_of_what_is_remembered(model: JetNemotronForCausalLM) -> 
     assert last.full_kv_bytes == 2 * 2 * 16 * read * 4
     assert last.window_kv_bytes == 2 * 2 * 16 * window * 4
     footprint = measure_footprint(model)
-    assert footprint.kept(read) == last.state_bytes + last.full_kv_bytes
-    assert footprint.kept_by_full_attention(read) == len(model.config.layer_types) * 2 * 2 * 16 * read * 4
+    assert footprint.cache_bytes(read) == last.state_bytes + last.full_kv_bytes
+    assert footprint.full_attention_cache_bytes(read) == len(model.config.layer_types) * 2 * 2 * 16 * read * 4
 
 
 @pytest.mark.parametrize("ending", ["aborted", "length"])

@@ -23,7 +23,7 @@ from jet.report.__main__ import main as report
 from tests.conftest import ROOT
 
 DOWN = "model.layers.3.mlp.down_proj.weight"
-_PARTS = sections.all_parts
+_PARTS = sections.all_sections
 Change = Callable[[dict[str, torch.Tensor]], object]
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -118,7 +118,7 @@ def test_the_tools_refuse_with_code_2(
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), NAN))
     text = tmp_path / "text.txt"
     text.write_text("Once upon a time there was a house.")
-    monkeypatch.setattr("jet.bench.report.sections.all_parts", lambda options: _without_bandwidth(options))
+    monkeypatch.setattr("jet.bench.report.sections.all_sections", lambda options: _without_bandwidth(options))
     given = ["--model", model, "--device", "cpu"]
     try:
         if tool == "evaluate":

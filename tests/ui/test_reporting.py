@@ -170,15 +170,15 @@ def test_the_program_is_asked_for_the_model_that_runs_here(tmp_path: Path) -> No
 def test_progress_is_told_in_lines_of_json(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from jet.bench.report.data import Progress, Report
+    from jet.bench.report.data import Report, ReportProgress
     from jet.report import __main__ as program
 
-    def run(options: object, on_progress: Callable[[Progress], None]) -> Report:
-        on_progress(Progress("bandwidth", 0, 1))
+    def run(options: object, on_progress: Callable[[ReportProgress], None]) -> Report:
+        on_progress(ReportProgress("bandwidth", 0, 1))
         return Report({"stopped": None, "parts": {}})
 
     monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr(program, "write", lambda report, folder: None)
+    monkeypatch.setattr(program, "export", lambda report, folder: None)
     monkeypatch.setattr(program, "verdict", lambda report: "so and so")
     assert program.main(["--progress", "--output", str(tmp_path)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -18,48 +18,50 @@ from typing import Any
 
 from jet.api import Engine, RequestStats, SamplingParams
 from jet.bench import networks
-from jet.bench.bandwidth import Ceiling, measure_ceiling
+from jet.bench.bandwidth import Bandwidth, measure_bandwidth
 from jet.bench.baselines import Baseline, baselines
-from jet.bench.bytes_moved import decode_floor
+from jet.bench.bytes_moved import decode_bytes_moved
 from jet.bench.networks import Network
 from jet.bench.options import Options
-from jet.bench.requests import write
-from jet.bench.result import Figure, Report
-from jet.bench.samples import Contender, Spread, alternate
+from jet.bench.requests import run_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import Case, Samples, run_interleaved
 from jet.engine.model_runner import ModelRunner
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network, let everyone decode in turn, and compare them with the floor."""
     network = networks.load(options)
-    floor = decode_floor(
+    bytes_moved = decode_bytes_moved(
         network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
     )
-    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
-    others = baselines(network, options) if options.baseline else []
+    bandwidth = measure_bandwidth(bytes_moved, network.device, networks.decode_threads(network.model))
+    compared = baselines(network, options) if options.baseline else []
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
-        bare = partial(decode_bare, network.runner, network.prompt, options.sampling, network.prefill_chunk)
-        contenders: list[Contender] = [
+        bare = partial(
+            decode_with_runner, network.runner, network.prompt, options.sampling, network.prefill_chunk
+        )
+        cases: list[Case] = [
             lambda: decode_engine(engine, network.prompt, options.sampling, stats.append),
             lambda: {"bare": bare()},
-            *(partial(_decode_baseline, other) for other in others),
+            *(partial(_decode_baseline, other) for other in compared),
         ]
-        spreads = alternate(contenders, options.warm_up, options.runs)
-    return _report(options, network, spreads, others, ceiling, stats[-1])
+        samples_by_name = run_interleaved(cases, options.warm_up, options.runs)
+    return _report(options, network, samples_by_name, compared, bandwidth, stats[-1])
 
 
 def decode_engine(
-    engine: Engine, prompt: list[int], sampling: SamplingParams, note: Callable[[RequestStats], None]
+    engine: Engine, prompt: list[int], sampling: SamplingParams, on_stats: Callable[[RequestStats], None]
 ) -> Mapping[str, float]:
-    """Tokens a second of one request, as the engine says; its last stats go to `note`."""
-    stats = write(engine, prompt, sampling)
-    note(stats)
+    """Tokens a second of one request, as the engine says; its last stats go to `on_stats`."""
+    stats = run_request(engine, prompt, sampling)
+    on_stats(stats)
     assert stats.mean_tokens_per_second is not None  # there are two tokens or more
     return {"engine": stats.mean_tokens_per_second}
 
 
-def decode_bare(
+def decode_with_runner(
     runner: ModelRunner,
     prompt: list[int],
     sampling: SamplingParams,
@@ -67,47 +69,47 @@ def decode_bare(
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Tokens a second of a runner alone, from the first token to the last."""
-    return read_and_write(runner, prompt, sampling, prefill_chunk, clock)["decode"]
+    return time_prefill_and_decode(runner, prompt, sampling, prefill_chunk, clock)["decode"]
 
 
-def read_and_write(
+def time_prefill_and_decode(
     runner: ModelRunner,
     prompt: list[int],
     sampling: SamplingParams,
     prefill_chunk: int,
     clock: Callable[[], float] = time.perf_counter,
-    note: Callable[[Mapping[str, int]], None] = lambda memory: None,
-    writers: int = 1,
+    on_memory: Callable[[Mapping[str, int]], None] = lambda memory: None,
+    batch: int = 1,
 ) -> dict[str, float]:
     """Tokens a second of reading a prompt, its first token included, and of the tokens after that.
 
     With several writers each reads the prompt, one after the other, and all write together.
     """
-    handles: list[Any] = []
+    sequences: list[Any] = []
     try:
-        handles += [runner.allocate(sampling, 0) for _ in range(writers)]
+        sequences += [runner.allocate(sampling, 0) for _ in range(batch)]
         started = clock()
-        for handle in handles:
+        for sequence in sequences:
             for begin in range(0, len(prompt), prefill_chunk):
-                runner.prefill(handle, prompt[begin : begin + prefill_chunk])
-        _step(runner, handles)
+                runner.prefill(sequence, prompt[begin : begin + prefill_chunk])
+        _step(runner, sequences)
         read = clock()
         for _ in range(sampling.max_new_tokens - 1):
-            _step(runner, handles)
+            _step(runner, sequences)
         ended = clock()
-        note(runner.state_bytes(handles[0]))
+        on_memory(runner.state_bytes(sequences[0]))
     finally:
-        for handle in handles:
-            runner.free(handle)
+        for sequence in sequences:
+            runner.free(sequence)
     return {
-        "prefill": writers * len(prompt) / (read - started),
-        "decode": writers * (sampling.max_new_tokens - 1) / (ended - read),
+        "prefill": batch * len(prompt) / (read - started),
+        "decode": batch * (sampling.max_new_tokens - 1) / (ended - read),
     }
 
 
-def _step(runner: ModelRunner, handles: list[Any]) -> None:
+def _step(runner: ModelRunner, sequences: list[Any]) -> None:
     """A token of each; raises what kept one of them from it."""
-    for outcome in runner.decode(handles):
+    for outcome in runner.decode(sequences):
         if isinstance(outcome, Exception):
             raise outcome
 
@@ -119,28 +121,28 @@ def _decode_baseline(other: Baseline) -> Mapping[str, float]:
 def _report(
     options: Options,
     network: Network,
-    spreads: dict[str, Spread],
-    others: list[Baseline],
-    ceiling: Ceiling,
+    samples_by_name: dict[str, Samples],
+    compared: list[Baseline],
+    bandwidth: Bandwidth,
     stats: RequestStats,
-) -> Report:
+) -> CaseResult:
     labels = {
         "engine": "through the engine",
         "bare": "bare loop",
-        **{other.name: other.label for other in others},
+        **{other.name: other.label for other in compared},
     }
-    engine = spreads["engine"]
-    overhead = engine.per(spreads["bare"]).map(lambda part: 1 - part)
-    ratios = {"overhead": Figure("the engine's share: 1 - engine / bare", "", overhead)}
-    for other in others:
+    engine = samples_by_name["engine"]
+    overhead = engine.ratio_to(samples_by_name["bare"]).map(lambda part: 1 - part)
+    ratios = {"overhead": Metric("the engine's share: 1 - engine / bare", "", overhead)}
+    for other in compared:
         label = f"engine / {other.label}"
-        ratios[f"engine/{other.name}"] = Figure(label, "", engine.per(spreads[other.name]))
-    return Report(
+        ratios[f"engine/{other.name}"] = Metric(label, "", engine.ratio_to(samples_by_name[other.name]))
+    return CaseResult(
         options,
         network.info,
-        {name: Figure(labels[name], "tok/s", spread) for name, spread in spreads.items()},
-        ceiling,
-        {name: ceiling.share(1 / spreads[name].median) for name in ("engine", "bare")},
+        {name: Metric(labels[name], "tok/s", samples) for name, samples in samples_by_name.items()},
+        bandwidth,
+        {name: bandwidth.utilization(1 / samples_by_name[name].median) for name in ("engine", "bare")},
         ratios,
         stats,
     )

@@ -17,48 +17,52 @@ from operator import truediv
 import torch
 
 from jet.bench import networks
-from jet.bench.bandwidth import measure_ceiling
-from jet.bench.bytes_moved import decode_floor
+from jet.bench.bandwidth import measure_bandwidth
+from jet.bench.bytes_moved import decode_bytes_moved
 from jet.bench.options import Options
-from jet.bench.result import Figure, Report
-from jet.bench.samples import Spread, alternate
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import Samples, run_interleaved
 from jet.engine.decode_step import StepOp
 from jet.hardware import synchronize
 
 REPEATS = 20  # of one measurement: a clock is then far finer than what it measures
-WHOLE = "step"
+WHOLE_STEP = "step"
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network, read the context, and time each kind of operation."""
     network = networks.load(options)
-    floor = decode_floor(network.model, options.context, 2, network.runner.decode_step.saved_bytes)
-    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
+    bytes_moved = decode_bytes_moved(
+        network.model, options.context, 2, network.runner.decode_step.saved_bytes
+    )
+    bandwidth = measure_bandwidth(bytes_moved, network.device, networks.decode_threads(network.model))
     parts = network.runner.decode_step.ops
-    kinds = {WHOLE: parts, **by_kind(parts)}
-    spreads = time_kinds(network, kinds, options)
-    figures = {name: Figure(describe(name, kinds[name]), "s", spread) for name, spread in spreads.items()}
+    kinds = {WHOLE_STEP: parts, **group_by_kind(parts)}
+    samples_by_name = time_op_kinds(network, kinds, options)
+    metrics = {
+        name: Metric(describe(name, kinds[name]), "s", samples) for name, samples in samples_by_name.items()
+    }
     speeds = {
-        name: Figure(f"{name}, moved at", "B/s", spread.map(partial(truediv, size)))
-        for name, spread in spreads.items()
+        name: Metric(f"{name}, moved at", "B/s", samples.map(partial(truediv, size)))
+        for name, samples in samples_by_name.items()
         if (size := sum(part.nbytes for part in kinds[name]))
     }
-    share = ceiling.share(spreads[WHOLE].median)
-    return Report(options, network.info, figures, ceiling, {WHOLE: share}, speeds)
+    utilization = bandwidth.utilization(samples_by_name[WHOLE_STEP].median)
+    return CaseResult(options, network.info, metrics, bandwidth, {WHOLE_STEP: utilization}, speeds)
 
 
-def time_kinds(
+def time_op_kinds(
     network: networks.Network, kinds: Mapping[str, list[StepOp]], options: Options
-) -> dict[str, Spread]:
+) -> dict[str, Samples]:
     """Seconds of one token in each kind of operations, after the network's prompt."""
-    with torch.inference_mode(), reached(network, options):
-        runs = {name: timer(parts, network.device) for name, parts in kinds.items()}
-        contenders = [lambda: {name: run() for name, run in runs.items()}]
-        return alternate(contenders, options.warm_up, options.runs)
+    with torch.inference_mode(), prefilled(network, options):
+        runs = {name: make_timer(parts, network.device) for name, parts in kinds.items()}
+        cases = [lambda: {name: run() for name, run in runs.items()}]
+        return run_interleaved(cases, options.warm_up, options.runs)
 
 
 @contextmanager
-def reached(network: networks.Network, options: Options) -> Iterator[None]:
+def prefilled(network: networks.Network, options: Options) -> Iterator[None]:
     """A row at the prompt's length: attention then reads what it reads there."""
     sequence = network.runner.allocate(options.sampling)
     try:
@@ -71,7 +75,7 @@ def reached(network: networks.Network, options: Options) -> Iterator[None]:
         network.runner.free(sequence)
 
 
-def by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
+def group_by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
     """The operations of each kind, in the order in which the kinds first occur."""
     kinds: dict[str, list[StepOp]] = {}
     for part in parts:
@@ -85,7 +89,7 @@ def describe(name: str, parts: list[StepOp]) -> str:
     return f"{name}, {len(parts)} calls{f', {size / 1e6:,.1f} MB' if size else ''}"
 
 
-def timer(parts: list[StepOp], device: torch.device) -> Callable[[], float]:
+def make_timer(parts: list[StepOp], device: torch.device) -> Callable[[], float]:
     """A function that gives the seconds of one run of these operations, the mean of a few."""
 
     def run() -> None:

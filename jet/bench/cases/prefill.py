@@ -13,41 +13,43 @@ from functools import partial
 
 from jet.api import RequestStats
 from jet.bench import networks
-from jet.bench.bandwidth import measure_ceiling
+from jet.bench.bandwidth import measure_bandwidth
 from jet.bench.baselines import Baseline, prefill_baselines
-from jet.bench.bytes_moved import prefill_floor
+from jet.bench.bytes_moved import prefill_bytes_moved
 from jet.bench.options import Options
-from jet.bench.requests import write
-from jet.bench.result import Figure, Report
-from jet.bench.samples import Contender, alternate
+from jet.bench.requests import run_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import Case, run_interleaved
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network, have the prompt read again and again, and compare that with the floor."""
     options = replace(options, tokens=1)
     network = networks.load(options)
-    floor = prefill_floor(network.model, options.context)
-    ceiling = measure_ceiling(floor, network.device, network.threads)
-    others = prefill_baselines(network, options) if options.baseline else []
+    bytes_moved = prefill_bytes_moved(network.model, options.context)
+    bandwidth = measure_bandwidth(bytes_moved, network.device, network.threads)
+    baselines = prefill_baselines(network, options) if options.baseline else []
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
 
-        def read() -> Mapping[str, float]:
-            stats.append(write(engine, network.prompt, options.sampling))
+        def prefill() -> Mapping[str, float]:
+            stats.append(run_request(engine, network.prompt, options.sampling))
             return {"engine": first_token(stats[-1])}
 
-        contenders: list[Contender] = [read, *(partial(_read_baseline, other) for other in others)]
-        spreads = alternate(contenders, options.warm_up, options.runs)
-    figures, ratios = {}, {}
-    for name, label in {"engine": "through the engine", **{o.name: o.label for o in others}}.items():
-        rate = spreads[name].map(lambda seconds: options.context / seconds)
-        figures[name] = Figure(label, "tok/s", rate)
-        figures[f"{name}.first_token"] = Figure(f"{label}: time to first token", "s", spreads[name])
+        cases: list[Case] = [prefill, *(partial(_prefill_baseline, baseline) for baseline in baselines)]
+        samples_by_name = run_interleaved(cases, options.warm_up, options.runs)
+    metrics, ratios = {}, {}
+    for name, label in {"engine": "through the engine", **{o.name: o.label for o in baselines}}.items():
+        rate = samples_by_name[name].map(lambda seconds: options.context / seconds)
+        metrics[name] = Metric(label, "tok/s", rate)
+        metrics[f"{name}.first_token"] = Metric(f"{label}: time to first token", "s", samples_by_name[name])
         if name != "engine":
             # Of speeds, as in `decode`: above 1 where the engine is faster.
-            ratios[f"engine/{name}"] = Figure(f"engine / {label}", "", spreads[name].per(spreads["engine"]))
-    shares = {"engine": ceiling.share(spreads["engine"].median)}
-    return Report(options, network.info, figures, ceiling, shares, ratios, stats[-1])
+            ratios[f"engine/{name}"] = Metric(
+                f"engine / {label}", "", samples_by_name[name].ratio_to(samples_by_name["engine"])
+            )
+    utilization = {"engine": bandwidth.utilization(samples_by_name["engine"].median)}
+    return CaseResult(options, network.info, metrics, bandwidth, utilization, ratios, stats[-1])
 
 
 def first_token(stats: RequestStats) -> float:
@@ -56,5 +58,5 @@ def first_token(stats: RequestStats) -> float:
     return stats.time_to_first_token_s
 
 
-def _read_baseline(other: Baseline) -> Mapping[str, float]:
-    return {other.name: other.run().first_token_s}
+def _prefill_baseline(baseline: Baseline) -> Mapping[str, float]:
+    return {baseline.name: baseline.run().first_token_s}

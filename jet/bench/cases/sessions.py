@@ -21,10 +21,10 @@ from itertools import count
 from jet.api import Engine, Request, RequestStats, SamplingParams, Stream
 from jet.bench import networks
 from jet.bench.cases.prefill import first_token
-from jet.bench.options import NEW_WORDS, BenchError, Options
-from jet.bench.requests import finished, request
-from jet.bench.result import Figure, Report
-from jet.bench.samples import alternate
+from jet.bench.options import CONTINUE_TOKENS, BenchError, Options
+from jet.bench.requests import check_finished, token_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import run_interleaved
 
 BRANCHES = 4
 _LABELS = {
@@ -37,28 +37,30 @@ _LABELS = {
 }
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network and let one user after the other write."""
     network = networks.load(replace(options, batch=BRANCHES))
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
         users = (f"user {number}" for number in count())
-        spreads = alternate(
-            [lambda: write(engine, network.prompt, options.sampling, users, stats)],
+        samples_by_name = run_interleaved(
+            [lambda: run_round(engine, network.prompt, options.sampling, users, stats)],
             options.warm_up,
             options.runs,
         )
-    figures = {name: Figure(_LABELS[name], "s", spread) for name, spread in spreads.items()}
+    metrics = {name: Metric(_LABELS[name], "s", samples) for name, samples in samples_by_name.items()}
     ratios = {
-        f"afresh/{name}": Figure(
-            f"{_LABELS['afresh']} / {_LABELS[name]}", "", spreads["afresh"].per(spreads[name])
+        f"afresh/{name}": Metric(
+            f"{_LABELS['afresh']} / {_LABELS[name]}",
+            "",
+            samples_by_name["afresh"].ratio_to(samples_by_name[name]),
         )
         for name in ("continue", "retry", "undo", "branches")
     }
-    return Report(options, network.info, figures, ratios=ratios, stats=stats[-1])
+    return CaseResult(options, network.info, metrics, ratios=ratios, stats=stats[-1])
 
 
-def write(
+def run_round(
     engine: Engine,
     story: Sequence[int],
     sampling: SamplingParams,
@@ -68,34 +70,36 @@ def write(
     """Seconds to the first token of everything that a user does; the last stats go to `stats`."""
     user, other = next(users), next(users)
 
-    def asking(prompt: Sequence[int], seed: int, user: str) -> Request:
-        asked = replace(request(prompt, replace(sampling, seed=seed)), cache_salt=user)
-        engine.count_tokens(asked.prompt)  # parses it
-        return asked
+    def build(prompt: Sequence[int], seed: int, user: str) -> Request:
+        request = replace(token_request(prompt, replace(sampling, seed=seed)), cache_salt=user)
+        engine.count_tokens(request.prompt)  # parses it
+        return request
 
-    def ask(prompt: Sequence[int], seed: int, user: str) -> Stream:
-        return engine.submit(asking(prompt, seed, user))
+    def submit(prompt: Sequence[int], seed: int, user: str) -> Stream:
+        return engine.submit(build(prompt, seed, user))
 
-    def finish(stream: Stream, resident: int) -> tuple[list[int], float]:
+    def finish(stream: Stream, expected_cached: int) -> tuple[list[int], float]:
         chunks = list(stream)
-        last = finished(chunks[-1], sampling.max_new_tokens)
-        if last.cached_tokens < resident:
-            raise BenchError(f"{last.cached_tokens:,} tokens were resident, and {resident:,} should be.")
+        last = check_finished(chunks[-1], sampling.max_new_tokens)
+        if last.cached_tokens < expected_cached:
+            raise BenchError(
+                f"{last.cached_tokens:,} tokens were resident, and {expected_cached:,} should be."
+            )
         stats.append(last)
         return [token for chunk in chunks for token in chunk.token_ids], first_token(last)
 
-    written, new = finish(ask(story, 0, user), 0)
-    longer = [*story, *written, *story[:NEW_WORDS]]
-    _, going_on = finish(ask(longer, 0, user), len(longer) - NEW_WORDS - 1)
-    _, retry = finish(ask(longer, 1, user), len(longer))
-    _, undo = finish(ask(story, 1, user), len(story))
-    ways = [asking(longer, 2 + way, user) for way in range(BRANCHES)]
-    streams = [engine.submit(way) for way in ways]
+    written, new = finish(submit(story, 0, user), 0)
+    longer = [*story, *written, *story[:CONTINUE_TOKENS]]
+    _, continued = finish(submit(longer, 0, user), len(longer) - CONTINUE_TOKENS - 1)
+    _, retry = finish(submit(longer, 1, user), len(longer))
+    _, undo = finish(submit(story, 1, user), len(story))
+    variants = [build(longer, 2 + variant, user) for variant in range(BRANCHES)]
+    streams = [engine.submit(variant) for variant in variants]
     branches = max(finish(stream, len(longer))[1] for stream in streams)
-    _, afresh = finish(ask(longer, 0, other), 0)
+    _, afresh = finish(submit(longer, 0, other), 0)
     return {
         "new": new,
-        "continue": going_on,
+        "continue": continued,
         "retry": retry,
         "undo": undo,
         "branches": branches,

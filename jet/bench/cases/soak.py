@@ -23,15 +23,15 @@ from typing import Any
 
 from jet.api import Engine, Request, RequestStats, SamplingParams, TokenLogprobs
 from jet.bench import networks
-from jet.bench.batch_invariance import Alone, Story
+from jet.bench.batch_invariance import BatchInvarianceCheck, Completion
 from jet.bench.options import BenchError, Options
-from jet.bench.requests import request
-from jet.bench.result import Figure, Report
-from jet.bench.samples import alternate, percentile
+from jet.bench.requests import token_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import percentile, run_interleaved
 from jet.engine.model_runner import ModelRunner
 
-PATIENCE_S = 120.0  # after a round, for the stories that are still being written
-COMPARED = 8  # stories of a round that are written again
+JOIN_TIMEOUT_S = 120.0  # after a round, for the stories that are still being written
+NUM_RECHECKED = 8  # stories of a round that are written again
 _LABELS = {
     "rate": ("all writers together", "tok/s"),
     "stories": ("stories that were finished", "1/s"),
@@ -39,7 +39,7 @@ _LABELS = {
     "gap_p99": ("gap between tokens, 99 % are below", "s"),
     "gap_max": ("gap between tokens, the longest", "s"),
     "first_p99": ("first token, 99 % are below", "s"),
-    "differing": (f"of {COMPARED} written again alone, those that differ", ""),
+    "differing": (f"of {NUM_RECHECKED} written again alone, those that differ", ""),
     "margin": ("  how much less likely their tokens are there, at most", ""),
     "error": ("  how far the same tokens before those are off, at most", ""),
 }
@@ -77,94 +77,96 @@ class Round:
     """What all writers of a round did.
 
     Attributes:
-        stories: those that have told how likely their tokens were, of at least one.
-        finished: how many came to their end and were not stopped.
+        completions: those that have told how likely their tokens were, of at least one.
+        num_finished: how many came to their end and were not stopped.
         tokens: all that were written.
         stats: of the last chunk of each story.
-        wrong: what must not happen, in words.
+        violations: what must not happen, in words.
     """
 
-    stories: list[Story] = field(default_factory=list)
-    finished: int = 0
+    completions: list[Completion] = field(default_factory=list)
+    num_finished: int = 0
     tokens: int = 0
     stats: list[RequestStats] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network and let the writers go."""
     options = replace(options, greedy=True)
     network = networks.load(options)
     runner = GapRunner(network.runner)
     numbers, done = count(), list[Round]()
     with networks.serve(network, runner) as engine:
-        alone = Alone(engine, options.sampling)
+        check = BatchInvarianceCheck(engine, options.sampling)
 
         def soak() -> Mapping[str, float]:
             runner.gaps.clear()
-            done.append(write_all(engine, options, next(numbers), network.model.config.vocab_size))
+            done.append(run_round(engine, options, next(numbers), network.model.config.vocab_size))
             check_memory(engine, network.runner)
-            figures = describe(done[-1], runner.gaps, options.seconds)
-            return figures | alone.compare(choose_stories(done[-1]))
+            metrics = describe(done[-1], runner.gaps, options.seconds)
+            return metrics | check.compare(choose_completions(done[-1]))
 
-        spreads = alternate([soak], options.warm_up, options.runs)
-    figures = {name: Figure(*_LABELS[name], spread) for name, spread in spreads.items()}
-    return Report(options, network.info, figures, stats=done[-1].stats[-1])
+        samples_by_name = run_interleaved([soak], options.warm_up, options.runs)
+    metrics = {name: Metric(*_LABELS[name], samples) for name, samples in samples_by_name.items()}
+    return CaseResult(options, network.info, metrics, stats=done[-1].stats[-1])
 
 
-def write_all(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
+def run_round(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
     """One round. Raises BenchError for what must not happen."""
     result, lock = Round(), threading.Lock()
     until = time.monotonic() + options.seconds
 
     def write(writer: int) -> None:
-        chance = random.Random(f"{number} {writer}")
-        user, mine = f"{number} {writer}", list[int]()
+        rng = random.Random(f"{number} {writer}")
+        user, story = f"{number} {writer}", list[int]()
         while time.monotonic() < until:
-            prompt = choose_prompt(chance, mine, options.context, vocabulary)
-            sampling = replace(options.sampling, max_new_tokens=chance.randint(1, options.tokens))
-            stop_after = chance.randint(0, sampling.max_new_tokens) if chance.random() < 0.2 else None
-            noted = not mine or chance.random() < 0.25
-            asked = replace(request(prompt, sampling), cache_salt=user, top_logprobs=int(noted))
-            tokens, details, last = follow(engine, asked, stop_after)
+            prompt = choose_prompt(rng, story, options.context, vocabulary)
+            sampling = replace(options.sampling, max_new_tokens=rng.randint(1, options.tokens))
+            stop_after = rng.randint(0, sampling.max_new_tokens) if rng.random() < 0.2 else None
+            wants_logprobs = not story or rng.random() < 0.25
+            request = replace(
+                token_request(prompt, sampling), cache_salt=user, top_logprobs=int(wants_logprobs)
+            )
+            tokens, details, last = follow(engine, request, stop_after)
             with lock:
                 result.tokens += len(tokens)
                 result.stats.append(last)
-                result.wrong += wrong_with(len(tokens), last, sampling, stop_after)
-                result.finished += last.finish_reason == "length"
-                if tokens and noted:
+                result.violations += violations_of(len(tokens), last, sampling, stop_after)
+                result.num_finished += last.finish_reason == "length"
+                if tokens and wants_logprobs:
                     logprobs = [detail.sampled.logprob for detail in details]
-                    result.stories.append(Story(prompt, tokens, logprobs))
-            mine = [*prompt, *tokens]
-            time.sleep(chance.uniform(0, 0.2))
+                    result.completions.append(Completion(prompt, tokens, logprobs))
+            story = [*prompt, *tokens]
+            time.sleep(rng.uniform(0, 0.2))
 
     threads = [threading.Thread(target=write, args=(writer,), daemon=True) for writer in range(options.batch)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()) + PATIENCE_S)
+        thread.join(max(0.0, until - time.monotonic()) + JOIN_TIMEOUT_S)
     stuck = sum(thread.is_alive() for thread in threads)
-    if stuck or result.wrong or not result.stats:
-        said = [f"{stuck} writers are stuck"] * bool(stuck) + result.wrong[:3]
-        raise BenchError(f"What must not happen did: {'; '.join(said) or 'nothing was written'}.")
+    if stuck or result.violations or not result.stats:
+        messages = [f"{stuck} writers are stuck"] * bool(stuck) + result.violations[:3]
+        raise BenchError(f"What must not happen did: {'; '.join(messages) or 'nothing was written'}.")
     return result
 
 
-def choose_prompt(chance: random.Random, mine: list[int], context: int, vocabulary: int) -> list[int]:
+def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary: int) -> list[int]:
     """One's own story with a few words more or a few taken back, or a new one."""
-    if mine and chance.random() < 0.5:
-        kept = mine[: chance.randint(1, len(mine))] if chance.random() < 0.3 else mine
+    if story and rng.random() < 0.5:
+        kept = story[: rng.randint(1, len(story))] if rng.random() < 0.3 else story
         if len(kept) + 9 <= context:
-            return [*kept, *chance.choices(range(vocabulary), k=9)]
-    length = context if chance.random() < 0.25 else chance.randint(1, context)
-    return chance.choices(range(vocabulary), k=length)
+            return [*kept, *rng.choices(range(vocabulary), k=9)]
+    length = context if rng.random() < 0.25 else rng.randint(1, context)
+    return rng.choices(range(vocabulary), k=length)
 
 
 def follow(
-    engine: Engine, asked: Request, stop_after: int | None
+    engine: Engine, request: Request, stop_after: int | None
 ) -> tuple[list[int], list[TokenLogprobs], RequestStats]:
     """The tokens of one story, which may be stopped, what is said of them, and its last stats."""
-    stream = engine.submit(asked)
+    stream = engine.submit(request)
     tokens: list[int] = []
     details: list[TokenLogprobs] = []
     last = RequestStats()
@@ -177,7 +179,7 @@ def follow(
     return tokens, details, last
 
 
-def wrong_with(
+def violations_of(
     tokens: int, last: RequestStats, sampling: SamplingParams, stop_after: int | None
 ) -> list[str]:
     """What is wrong with a story, if anything."""
@@ -197,9 +199,9 @@ def check_memory(engine: Engine, runner: ModelRunner) -> None:
         if time.monotonic() > deadline:
             raise BenchError("A request is stuck: nobody reads it, and it has not ended.")
         time.sleep(0.01)
-    lost = runner.pages_in_use
-    if lost:
-        raise BenchError(f"{lost} pages of memory have not come back.")
+    leaked = runner.pages_in_use
+    if leaked:
+        raise BenchError(f"{leaked} pages of memory have not come back.")
 
 
 def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, float]:
@@ -209,7 +211,7 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
         raise BenchError("Too little was written to say anything: measure longer with --seconds.")
     return {
         "rate": result.tokens / seconds,
-        "stories": result.finished / seconds,
+        "stories": result.num_finished / seconds,
         "gap_p50": percentile(gaps, 50),
         "gap_p99": percentile(gaps, 99),
         "gap_max": max(gaps),
@@ -217,6 +219,6 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
     }
 
 
-def choose_stories(result: Round) -> list[Story]:
+def choose_completions(result: Round) -> list[Completion]:
     """Some stories of a round, the same each time."""
-    return random.Random(0).sample(result.stories, min(COMPARED, len(result.stories)))
+    return random.Random(0).sample(result.completions, min(NUM_RECHECKED, len(result.completions)))

@@ -38,9 +38,9 @@ from jet import hardware
 from jet.api import EngineInfo, Request, SamplingParams
 from jet.bench import networks
 from jet.bench.options import BenchError, Options
-from jet.bench.requests import finished, request
-from jet.bench.result import Figure, Report
-from jet.bench.samples import Contender, Spread, alternate
+from jet.bench.requests import check_finished, token_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import Case, Samples, run_interleaved
 from jet.engine.engine import LocalEngine
 from jet.engine.loading import LocalConfig, create_engine, locate
 
@@ -60,10 +60,10 @@ try:
 finally:
     gc.unfreeze()
 """
-COLD_S = 100.0  # of cold starts, after which there is no other: on CUDA, compiling takes minutes
-PIECE = 2**24  # bytes read at once
+MAX_COLD_S = 100.0  # of cold starts, after which there is no other: on CUDA, compiling takes minutes
+READ_BYTES = 2**24  # bytes read at once
 _CACHE_VARIABLES = ("TRITON_CACHE_DIR", "NUMBA_CACHE_DIR")
-_PARTS = {
+_PHASES = {
     "total": "from process start to first token",
     "imports": "  imports",
     "load": "  weights and tokenizer",
@@ -73,13 +73,16 @@ _PARTS = {
 }
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Start processes and take their times apart."""
-    told: list[dict[str, Any]] = []
+    timings: list[dict[str, Any]] = []
     if options.config is None:
-        read_through(Path(locate(str(options.model))))
+        warm_page_cache(Path(locate(str(options.model))))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
-        start, spreads = partial(_start, options, told, compiled_python(folder)), dict[str, Spread]()
+        start, samples_by_name = (
+            partial(_start, options, timings, bytecode_environment(folder)),
+            dict[str, Samples](),
+        )
         if compiles_kernels(hardware.choose_device(options.device)):
             caches: list[str] = []
 
@@ -87,42 +90,42 @@ def measure(options: Options) -> Report:
                 caches.append(tempfile.mkdtemp(dir=folder))
                 return start("cold", caches[-1])
 
-            spreads = cold_starts(cold, options.runs, COLD_S)
+            samples_by_name = cold_starts(cold, options.runs, MAX_COLD_S)
             start = partial(start, "warm", caches[-1])
-        spreads |= alternate([start], options.warm_up, options.runs)
-    figures = {}
-    for name, spread in spreads.items():
+        samples_by_name |= run_interleaved([start], options.warm_up, options.runs)
+    metrics = {}
+    for name, samples in samples_by_name.items():
         cache, _, part = name.rpartition(".")
-        figures[name] = Figure(_PARTS[part] + (f", {cache} kernel cache" if cache else ""), "s", spread)
-    info = EngineInfo(**told[-1]["info"])
-    return Report(replace(options, context=told[-1]["prompt_tokens"], tokens=1), info, figures)
+        metrics[name] = Metric(_PHASES[part] + (f", {cache} kernel cache" if cache else ""), "s", samples)
+    info = EngineInfo(**timings[-1]["info"])
+    return CaseResult(replace(options, context=timings[-1]["prompt_tokens"], tokens=1), info, metrics)
 
 
-def read_through(folder: Path) -> None:
+def warm_page_cache(folder: Path) -> None:
     """Read the files in a folder, if it is one, which leaves them in the system's memory."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_file():
             with path.open("rb", buffering=0) as file:
-                while file.read(PIECE):
+                while file.read(READ_BYTES):
                     pass
 
 
-def compiled_python(folder: str) -> dict[str, str]:
+def bytecode_environment(folder: str) -> dict[str, str]:
     """The environment whose processes keep compiled Python in `folder`; empty if they keep it anyway."""
     if not sys.dont_write_bytecode:
         return {}
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
 
 
-def cold_starts(start: Contender, runs: int, most: float) -> dict[str, Spread]:
-    """Up to `runs` starts, and none after those that took `most` seconds together."""
+def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples]:
+    """Up to `runs` starts, and none after those that took `max_total_s` seconds together."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
         for name, value in start().items():
             found.setdefault(name, []).append(value)
-        if sum(found["cold.total"]) >= most:
+        if sum(found["cold.total"]) >= max_total_s:
             break
-    return {name: Spread(tuple(values)) for name, values in found.items()}
+    return {name: Samples(tuple(values)) for name, values in found.items()}
 
 
 def compiles_kernels(device: torch.device) -> bool:
@@ -132,30 +135,31 @@ def compiles_kernels(device: torch.device) -> bool:
 
 def _start(
     options: Options,
-    told: list[dict[str, Any]],
+    timings: list[dict[str, Any]],
     environment: Mapping[str, str],
     kind: str = "",
     cache: str | None = None,
 ) -> Mapping[str, float]:
-    """One start; what the process told is added to `told`. Its kernels are cached in the folder `cache`."""
+    """One start; what the process told is added to `timings`. Its kernels are cached in the folder
+    `cache`."""
     if cache is not None:
         environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
     started = time.monotonic()
-    told.append(spawn(options.arguments, environment))
-    parts = times(started, told[-1])
+    timings.append(spawn(options.arguments, environment))
+    parts = times(started, timings[-1])
     return {f"{kind}.{name}" if kind else name: value for name, value in parts.items()}
 
 
-def times(started: float, told: Mapping[str, Any]) -> dict[str, float]:
+def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of a start and of each part of it, from when it was started and what the process told."""
-    load, warm_up = told["info"]["load_s"], told["info"]["warmup_s"]
+    load, warm_up = timings["info"]["load_s"], timings["info"]["warmup_s"]
     return {
-        "total": told["first_token"] - started,
-        "imports": told["imported"] - started,
+        "total": timings["first_token"] - started,
+        "imports": timings["imported"] - started,
         "load": load,
-        "engine": told["asked"] - told["imported"] - load - warm_up,
+        "engine": timings["asked"] - timings["imported"] - load - warm_up,
         "warm_up": warm_up,
-        "first_token": told["first_token"] - told["asked"],
+        "first_token": timings["first_token"] - timings["asked"],
     }
 
 
@@ -171,8 +175,8 @@ def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[st
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"The process ended with {done.returncode}."]
         raise BenchError(lines[-1].removeprefix("Error: "))
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    timings: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return timings
 
 
 def child(options: Options) -> dict[str, Any]:
@@ -186,7 +190,7 @@ def child(options: Options) -> dict[str, Any]:
             "imported": imported,
             "asked": asked,
             "first_token": first_token,
-            "prompt_tokens": finished(last, 1).prompt_tokens,
+            "prompt_tokens": check_finished(last, 1).prompt_tokens,
             "info": asdict(engine.info()),
         }
 
@@ -206,5 +210,5 @@ def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
         return
     network = networks.load(replace(options, context=_WARM_UP_TOKENS))
     with networks.serve(network) as engine:
-        engine.warm_up(request(network.prompt, _WARM_UP))
-        yield engine, request(network.prompt[: len(_PROMPT.split())], one)
+        engine.warm_up(token_request(network.prompt, _WARM_UP))
+        yield engine, token_request(network.prompt[: len(_PROMPT.split())], one)

@@ -13,12 +13,12 @@ from typing import Any
 
 from jet.api import RequestStats, SamplingParams, Stream
 from jet.bench import networks
-from jet.bench.bandwidth import measure_ceiling
-from jet.bench.bytes_moved import decode_floor
+from jet.bench.bandwidth import measure_bandwidth
+from jet.bench.bytes_moved import decode_bytes_moved
 from jet.bench.options import BenchError, Options
-from jet.bench.requests import PAGE_INTERVAL_S, finished, request
-from jet.bench.result import Figure, Report
-from jet.bench.samples import alternate, percentile
+from jet.bench.requests import POLL_INTERVAL_S, check_finished, token_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import percentile, run_interleaved
 from jet.engine.engine import Runner
 
 _LABELS = {
@@ -31,7 +31,7 @@ _LABELS = {
 }
 
 
-class ClockedRunner:
+class TimedRunner:
     """A runner that notes when its last token was there."""
 
     def __init__(self, runner: Runner, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,36 +49,38 @@ class ClockedRunner:
         return getattr(self._runner, name)
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network and read its streams as the page does."""
     network = networks.load(options)
-    floor = decode_floor(
+    bytes_moved = decode_bytes_moved(
         network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
     )
-    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
-    runner = ClockedRunner(network.runner)
+    bandwidth = measure_bandwidth(bytes_moved, network.device, networks.decode_threads(network.model))
+    runner = TimedRunner(network.runner)
     stats: list[RequestStats] = []
     with networks.serve(network, runner) as engine:
 
-        def follow() -> Mapping[str, float]:
-            stream = engine.submit(request(network.prompt, options.sampling))
-            seen, last = read(stream, options.sampling)
+        def run_stream() -> Mapping[str, float]:
+            stream = engine.submit(token_request(network.prompt, options.sampling))
+            arrivals, last = read(stream, options.sampling)
             stats.append(last)
-            return describe(seen, last, runner.last_token)
+            return describe(arrivals, last, runner.last_token)
 
-        spreads = alternate([follow], options.warm_up, options.runs)
-    figures = {name: Figure(*_LABELS[name], spread) for name, spread in spreads.items()}
-    share = ceiling.share(1 / spreads["tokens_per_second"].median)
-    return Report(options, network.info, figures, ceiling, {"tokens_per_second": share}, stats=stats[-1])
+        samples_by_name = run_interleaved([run_stream], options.warm_up, options.runs)
+    metrics = {name: Metric(*_LABELS[name], samples) for name, samples in samples_by_name.items()}
+    utilization = bandwidth.utilization(1 / samples_by_name["tokens_per_second"].median)
+    return CaseResult(
+        options, network.info, metrics, bandwidth, {"tokens_per_second": utilization}, stats=stats[-1]
+    )
 
 
 def read(
     stream: Stream, sampling: SamplingParams, clock: Callable[[], float] = time.monotonic
 ) -> tuple[list[float], RequestStats]:
     """When each chunk with text came, and the last stats."""
-    arrivals = [(clock(), chunk) for chunk in stream.chunks(PAGE_INTERVAL_S)]
+    arrivals = [(clock(), chunk) for chunk in stream.chunks(POLL_INTERVAL_S)]
     with_text = [moment for moment, chunk in arrivals if chunk.token_ids]
-    return with_text, finished(arrivals[-1][1], sampling.max_new_tokens)
+    return with_text, check_finished(arrivals[-1][1], sampling.max_new_tokens)
 
 
 def describe(arrivals: list[float], stats: RequestStats, last_token: float) -> dict[str, float]:

@@ -22,14 +22,14 @@ import torch
 
 from jet.api import EngineInfo, RequestStats
 from jet.bench import networks
-from jet.bench.bandwidth import measure_ceiling
-from jet.bench.bytes_moved import decode_floor, together
+from jet.bench.bandwidth import measure_bandwidth
+from jet.bench.bytes_moved import batched, decode_bytes_moved
 from jet.bench.options import BenchError, Options
-from jet.bench.requests import PAGE_INTERVAL_S, finished, request
-from jet.bench.result import Figure, Report
-from jet.bench.samples import alternate
+from jet.bench.requests import POLL_INTERVAL_S, check_finished, token_request
+from jet.bench.result import CaseResult, Metric
+from jet.bench.samples import run_interleaved
 from jet.engine.model_runner import ModelRunner
-from jet.engine.sequence import Sequence as Story
+from jet.engine.sequence import Sequence as EngineSequence
 from jet.token_ids import Tokens
 
 
@@ -37,25 +37,25 @@ class FilledRunner:
     """A runner that takes prompts for read but for their last token, and notes when steps of all ended.
 
     Attributes:
-        ends: when they did.
-        enough: that there have been `steps` of them.
+        step_ends: when they did.
+        done: that there have been `steps` of them.
     """
 
     def __init__(
         self, runner: ModelRunner, writers: int, steps: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self._runner, self._writers, self._steps, self._clock = runner, writers, steps, clock
-        self.ends: list[float] = []
-        self.enough = threading.Event()
-        fill(runner)
+        self.step_ends: list[float] = []
+        self.done = threading.Event()
+        fill_with_noise(runner)
 
     def begin(self) -> None:
         """Count anew."""
-        self.ends.clear()
-        self.enough.clear()
+        self.step_ends.clear()
+        self.done.clear()
 
     @torch.inference_mode()
-    def restore_prefix(self, handle: Story, prompt: Tokens) -> int:
+    def restore_prefix(self, handle: EngineSequence, prompt: Tokens) -> int:
         """All but the last token has been read, or so it seems."""
         assert handle.slot is not None
         length = len(prompt) - 1
@@ -67,10 +67,10 @@ class FilledRunner:
     def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
         """The next tokens."""
         outcomes = self._runner.decode(handles)
-        if len(handles) == self._writers and not self.enough.is_set():
-            self.ends.append(self._clock())
-            if len(self.ends) > self._steps:
-                self.enough.set()
+        if len(handles) == self._writers and not self.done.is_set():
+            self.step_ends.append(self._clock())
+            if len(self.step_ends) > self._steps:
+                self.done.set()
         return outcomes
 
     def __getattr__(self, name: str) -> Any:
@@ -78,56 +78,66 @@ class FilledRunner:
 
 
 @torch.inference_mode()
-def fill(runner: ModelRunner) -> None:
+def fill_with_noise(runner: ModelRunner) -> None:
     """Give memory that was never written numbers of the size that a network leaves there."""
     for memory in runner._pool.layers:
         for tensor in vars(memory).values():
             tensor.normal_(std=0.1)
 
 
-def measure(options: Options) -> Report:
+def measure(options: Options) -> CaseResult:
     """Load the network, let all write at once, again and again, and compare a step with its floor."""
     network = networks.load(options)
     saved = network.runner.decode_step.saved_bytes
-    floor = together(decode_floor(network.model, options.context, options.tokens, saved), options.batch)
-    ceiling = measure_ceiling(floor, network.device, networks.decode_threads(network.model))
+    bytes_moved = batched(
+        decode_bytes_moved(network.model, options.context, options.tokens, saved), options.batch
+    )
+    bandwidth = measure_bandwidth(bytes_moved, network.device, networks.decode_threads(network.model))
     runner = FilledRunner(network.runner, options.batch, options.tokens)
-    room = network.model.config.max_position_embeddings - options.context
-    sampling = replace(options.sampling, max_new_tokens=min(options.new_tokens, room))
-    asked, stats = request(network.prompt, sampling), list[RequestStats]()
+    max_new_tokens = network.model.config.max_position_embeddings - options.context
+    sampling = replace(options.sampling, max_new_tokens=min(options.new_tokens, max_new_tokens))
+    prompt_request, stats = token_request(network.prompt, sampling), list[RequestStats]()
     with networks.serve(network, runner) as engine:
 
         def write() -> Mapping[str, float]:
             runner.begin()
-            streams = [engine.submit(asked) for _ in range(options.batch)]
-            while not runner.enough.wait(PAGE_INTERVAL_S) and _going_on(engine.info()):
+            streams = [engine.submit(prompt_request) for _ in range(options.batch)]
+            while not runner.done.wait(POLL_INTERVAL_S) and _has_requests(engine.info()):
                 pass
             for stream in streams:
                 stream.abort()
             for stream in streams:
                 (*_, last) = stream
-                stats.append(finished(last, None))
-            return {"step": seconds_a_step(runner.ends)}
+                stats.append(check_finished(last, None))
+            return {"step": mean_step_s(runner.step_ends)}
 
-        steps = alternate([write], options.warm_up, options.runs)["step"]
+        steps = run_interleaved([write], options.warm_up, options.runs)["step"]
     rate = steps.map(lambda seconds: options.batch / seconds)
-    figures = {
-        "engine": Figure(f"{options.batch} writers together", "tok/s", rate),
-        "writer": Figure("each of them", "tok/s", steps.map(lambda seconds: 1 / seconds)),
-        "step": Figure("one step", "s", steps),
+    metrics = {
+        "engine": Metric(f"{options.batch} writers together", "tok/s", rate),
+        "writer": Metric("each of them", "tok/s", steps.map(lambda seconds: 1 / seconds)),
+        "step": Metric("one step", "s", steps),
     }
-    return Report(
-        options, network.info, figures, ceiling, {"engine": ceiling.share(steps.median)}, {}, stats[-1]
+    return CaseResult(
+        options,
+        network.info,
+        metrics,
+        bandwidth,
+        {"engine": bandwidth.utilization(steps.median)},
+        {},
+        stats[-1],
     )
 
 
-def _going_on(info: EngineInfo) -> bool:
+def _has_requests(info: EngineInfo) -> bool:
     """Whether anybody writes, or waits to: who was just submitted does not write yet."""
     return bool(info.active_requests or info.queued_requests)
 
 
-def seconds_a_step(ends: Sequence[float]) -> float:
+def mean_step_s(step_ends: Sequence[float]) -> float:
     """The mean time between two ends. Raises BenchError if there are too few to say."""
-    if len(ends) < 10:
-        raise BenchError(f"All writers were writing for {len(ends)} steps only: measure more with --tokens.")
-    return float(np.mean(np.diff(ends)))
+    if len(step_ends) < 10:
+        raise BenchError(
+            f"All writers were writing for {len(step_ends)} steps only: measure more with --tokens."
+        )
+    return float(np.mean(np.diff(step_ends)))

@@ -55,7 +55,7 @@ td:nth-child(2):last-child, td.words { white-space: normal; text-align: left; mi
 figure { margin: 1.5rem 0; } img { max-width: 100%; background: #fff; border-radius: 4px; }
 figcaption { font-size: .9rem; opacity: .8; }
 """
-_LONG = 40  # characters; longer cells are words, not figures
+_MAX_NUMBER_LENGTH = 40  # characters; longer cells are words, not figures
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
@@ -102,5 +102,5 @@ def _html(block: Block, pictures: dict[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    kind = ' class="words"' if len(text) > _LONG else ""
+    kind = ' class="words"' if len(text) > _MAX_NUMBER_LENGTH else ""
     return f"<td{kind}>{html.escape(text)}</td>"

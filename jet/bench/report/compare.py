@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from jet.bench.options import BenchError
 from jet.bench.report.data import Report
-from jet.bench.report.format import amount, median
+from jet.bench.report.format import median, quantity
 
 
 def compare(first: Report, second: Report) -> str:
     """A table of medians and their ratio. Raises BenchError if the reports have no figure in common."""
-    others = dict(second.figures())
+    others = dict(second.metrics())
     rows = [("", "A", "B", "B / A")]
-    for path, figure in first.figures():
+    for path, figure in first.metrics():
         other = others.get(path)
         if other is not None and figure["median"]:
             ratio = f"{other['median'] / figure['median']:.3f}"
-            rows.append((path, median(figure), amount(other["median"], other["unit"]), ratio))
+            rows.append((path, median(figure), quantity(other["median"], other["unit"]), ratio))
     if len(rows) == 1:
         raise BenchError("These reports have no figure in common.")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -14,7 +14,7 @@ from jet import hardware
 from jet.bench import networks
 from jet.bench.networks import Network
 from jet.bench.report.data import Report
-from jet.bench.report.full_attention import draw_full_attention
+from jet.bench.report.full_attention import random_full_attention
 from jet.bench.report.plan import Plan, ReportOptions
 from jet.engine import loading
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM, load_model
@@ -38,7 +38,7 @@ def memory_is_full(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class Bench:
+class RunContext:
     """Loads what is asked for when it is asked for, and keeps it until `release`."""
 
     def __init__(self, options: ReportOptions, device: torch.device, report: Report) -> None:
@@ -72,7 +72,7 @@ class Bench:
     @cached_property
     def elements(self) -> int:
         """Weights that one token reads."""
-        return weight_bytes(networks.draw_network(self.config, "meta", torch.float32)) // 4
+        return weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
         """A context as near to `context` as leaves room for `tokens` more."""
@@ -87,7 +87,7 @@ class Bench:
     def network(self) -> Network:
         """The network with the runner that the engine would use."""
         if self._network is None:
-            options = self.options.bench(context=self._longest, tokens=self.plan.tokens)
+            options = self.options.bench_options(context=self._longest, tokens=self.plan.tokens)
             self._network = networks.load(options)
         return self._network
 
@@ -95,7 +95,7 @@ class Bench:
     def full(self) -> Network:
         """A network of full attention, as large as ours, with a runner like ours."""
         if self._full is None:
-            full = draw_full_attention(self.network.model)
+            full = random_full_attention(self.network.model)
             self._full = self.with_runner(full, self._longest + self.plan.tokens)
         return self._full
 
@@ -123,7 +123,7 @@ class Bench:
         if self.options.config is None:
             source = loading.locate(self.options.name)
             return load_model(source, self.device, dtype, attention, quantize=quantize)
-        model = networks.draw_network(self.config, self.device, self.dtype)
+        model = networks.random_network(self.config, self.device, self.dtype)
         model.set_attn_implementation(attention)
         model = cast(JetNemotronForCausalLM, model.to(dtype))  # type: ignore[arg-type]
         return model if quantize is None else quantize_network(model, quantize)

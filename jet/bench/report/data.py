@@ -50,7 +50,7 @@ MEASURED, NOT_MEASURED = "measured", "not measured"
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReportProgress:
     """How far a run is: the part that begins, its place from 0 on, and how many there are."""
 
     part: str
@@ -83,7 +83,7 @@ class Report:
         """The parts whose name begins so, by the rest of it."""
         return {name[len(prefix) :]: part for name, part in self.parts.items() if name.startswith(prefix)}
 
-    def figures(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every measured figure with its path, as "context.512/ours.decode"."""
         for name, part in self.parts.items():
             for key, figure in ((part["data"] or {}).get("figures") or {}).items():
@@ -109,4 +109,4 @@ def save(report: Report, path: Path) -> None:
     fresh.replace(path)
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[ReportProgress], None]

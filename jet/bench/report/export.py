@@ -11,7 +11,7 @@ from jet.bench.report.data import Report, save
 from jet.bench.report.render import blocks
 
 
-def write(report: Report, folder: Path) -> None:
+def export(report: Report, folder: Path) -> None:
     """Write report.json, *.png, report.md and report.html into a folder."""
     save(report, folder / "report.json")
     pictures = plots.draw(report, folder)

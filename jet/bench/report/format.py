@@ -13,7 +13,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def amount(value: float, unit: str) -> str:
+def quantity(value: float, unit: str) -> str:
     """A figure with the unit people use; short times in milliseconds."""
     if unit == "s":
         return f"{number(value)} s" if value >= 1 else f"{number(value * 1e3)} ms"
@@ -25,15 +25,15 @@ def amount(value: float, unit: str) -> str:
 
 def median(figure: dict[str, Any]) -> str:
     """The median of a figure."""
-    return amount(figure["median"], figure["unit"])
+    return quantity(figure["median"], figure["unit"])
 
 
 def quartiles(figure: dict[str, Any]) -> str:
     """Between what half of its values lie."""
-    return f"{amount(figure['q1'], figure['unit'])} … {amount(figure['q3'], figure['unit'])}"
+    return f"{quantity(figure['q1'], figure['unit'])} … {quantity(figure['q3'], figure['unit'])}"
 
 
-def size(count: float | None) -> str:
+def byte_size(count: float | None) -> str:
     """Bytes as people say them."""
     if count is None:
         return "–"

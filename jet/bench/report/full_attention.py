@@ -12,22 +12,22 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from jet.bench.networks import draw_network
+from jet.bench.networks import random_network
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 
 _STEP = 16  # widths are multiples of this
 
 
-def draw_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
+def random_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
     """Such a network, where ours is and of its type."""
     config = ours.config
     assert isinstance(config, JetNemotronConfig)
-    return draw_network(full_attention_config(config, count(ours)), ours.device, ours.dtype)
+    return random_network(full_attention_config(config, count(ours)), ours.device, ours.dtype)
 
 
 def full_attention_config(config: JetNemotronConfig, parameters: int) -> JetNemotronConfig:
     """The shape of a network like ours with about so many parameters and full attention in every layer."""
-    narrow = count(draw_network(_shape(config, _STEP), "meta", torch.float32))
+    narrow = count(random_network(_shape(config, _STEP), "meta", torch.float32))
     per_step = 3 * config.hidden_size * config.num_hidden_layers * _STEP
     return _shape(config, _STEP * (1 + max(0, round((parameters - narrow) / per_step))))
 

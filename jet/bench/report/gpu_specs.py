@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuSpec:
     """Bytes a second of its memory, bytes of it, and dense half-precision operations a second."""
 
     name: str
@@ -15,17 +15,17 @@ class Card:
     throughput: float
 
 
-CARDS = (
-    Card("RTX 3060 Laptop", 336e9, 6e9, 51e12),
-    Card("RTX 4090", 1008e9, 24e9, 165e12),
-    Card("T4", 320e9, 16e9, 65e12),
-    Card("L4", 300e9, 24e9, 121e12),
-    Card("A100 80GB", 2039e9, 80e9, 312e12),
-    Card("H100 SXM", 3350e9, 80e9, 989e12),
-    Card("H200", 4800e9, 141e9, 989e12),
+GPU_SPECS = (
+    GpuSpec("RTX 3060 Laptop", 336e9, 6e9, 51e12),
+    GpuSpec("RTX 4090", 1008e9, 24e9, 165e12),
+    GpuSpec("T4", 320e9, 16e9, 65e12),
+    GpuSpec("L4", 300e9, 24e9, 121e12),
+    GpuSpec("A100 80GB", 2039e9, 80e9, 312e12),
+    GpuSpec("H100 SXM", 3350e9, 80e9, 989e12),
+    GpuSpec("H200", 4800e9, 141e9, 989e12),
 )
 # What drivers call these cards; the first whose words all occur in a device's name is it.
-_WORDS = {
+_NAME_PARTS = {
     "RTX 3060 Laptop": ("3060", "Laptop"),
     "RTX 4090": ("RTX 4090",),
     "T4": ("Tesla T4",),
@@ -36,11 +36,11 @@ _WORDS = {
 }
 
 
-def find_card(device_name: str) -> Card | None:
+def find_gpu_spec(device_name: str) -> GpuSpec | None:
     """The data sheet of a device; None if it is not among ours."""
     if "Laptop" in device_name and "3060" not in device_name:
         return None
-    for card in CARDS:
-        if all(word in device_name for word in _WORDS[card.name]):
-            return None if card.name == "L4" and not device_name.strip().endswith("L4") else card
+    for spec in GPU_SPECS:
+        if all(word in device_name for word in _NAME_PARTS[spec.name]):
+            return None if spec.name == "L4" and not device_name.strip().endswith("L4") else spec
     return None

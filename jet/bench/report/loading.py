@@ -11,10 +11,10 @@ from typing import Any
 
 from jet.api import RequestStats, SamplingParams
 from jet.bench import networks
-from jet.bench.report.context import Bench
-from jet.bench.requests import request, write
-from jet.bench.result import Figure
-from jet.bench.samples import Spread
+from jet.bench.report.context import RunContext
+from jet.bench.requests import run_request, token_request
+from jet.bench.result import Metric
+from jet.bench.samples import Samples
 from jet.engine.engine import LocalEngine
 
 REQUESTS = 4
@@ -29,27 +29,27 @@ _LABELS = {
 }
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(ctx: RunContext) -> dict[str, Any]:
     """Load, warm up and serve a request, again and again; the last time serve all of them."""
-    bench.release()
-    room = bench.config.max_position_embeddings // 2
+    ctx.release()
+    room = ctx.config.max_position_embeddings // 2
     tokens, context = min(TOKENS, room), min(CONTEXT, room)
     sampling = SamplingParams(max_new_tokens=tokens, seed=0)
     rounds: list[dict[str, float]] = []
     for number in range(REQUESTS):
-        with _engine(bench, context) as (engine, prompt):
-            stats = write(engine, prompt, sampling)
+        with _engine(ctx, context) as (engine, prompt):
+            stats = run_request(engine, prompt, sampling)
             rounds.append(_times(engine, stats))
             if number == REQUESTS - 1:
-                later = [total(write(engine, prompt, sampling)) for _ in range(REQUESTS - 1)]
-    figures = {
-        name: Figure(*label, Spread(tuple(found[name] for found in rounds))).as_json()
+                later = [total(run_request(engine, prompt, sampling)) for _ in range(REQUESTS - 1)]
+    metrics = {
+        name: Metric(*label, Samples(tuple(found[name] for found in rounds))).as_json()
         for name, label in _LABELS.items()
     }
     each = [sum(found[name] for name in ("load", "warm_up", "generation")) for found in rounds]
     once = [each[-1], *later]
     return {
-        "figures": figures,
+        "figures": metrics,
         "tokens": tokens,
         "context": context,
         "requests": REQUESTS,
@@ -61,10 +61,10 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 @contextmanager
-def _engine(bench: Bench, context: int) -> Iterator[tuple[LocalEngine, list[int]]]:
-    network = networks.load(bench.options.bench(context=context))
+def _engine(ctx: RunContext, context: int) -> Iterator[tuple[LocalEngine, list[int]]]:
+    network = networks.load(ctx.options.bench_options(context=context))
     with networks.serve(network) as engine:
-        engine.warm_up(request(network.prompt, _WARM_UP))
+        engine.warm_up(token_request(network.prompt, _WARM_UP))
         yield engine, network.prompt
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import psutil
 import torch
 
-from jet.bench.bandwidth import copy_bandwidth, large_copy
-from jet.bench.report.context import Bench
-from jet.bench.result import Figure
-from jet.bench.samples import Spread
+from jet.bench.bandwidth import copy_bandwidth, large_copy_bytes
+from jet.bench.report.context import RunContext
+from jet.bench.result import Metric
+from jet.bench.samples import Samples
 from jet.bench.system import describe_machine
 from jet.hardware import synchronize
 
 _ACCELERATORS = ("numba", "triton", "flash-linear-attention", "flash-attn", "matplotlib")
 _RUNS = 25  # a ceiling is the best of them, and must be seen on a busy machine too
-_SIDE = {"cpu": 1024, "cuda": 8192}
-_PRODUCTS = {"cpu": 2, "cuda": 10}  # in one measurement
+_MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+_NUM_PRODUCTS = {"cpu": 2, "cuda": 10}  # in one measurement
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -56,20 +56,20 @@ def _driver() -> str | None:
     return done.stdout.split()[0] if done.stdout.split() else None
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(ctx: RunContext) -> dict[str, Any]:
     """Time large copies and square matrix products."""
-    copy = copy_bandwidth(large_copy(bench.device), bench.device)
-    figures = {"copy": Figure("copy on the device, read and write", "B/s", copy)}
-    for dtype in {torch.float32: None, bench.dtype: None}:
+    copy = copy_bandwidth(large_copy_bytes(ctx.device), ctx.device)
+    metrics = {"copy": Metric("copy on the device, read and write", "B/s", copy)}
+    for dtype in {torch.float32: None, ctx.dtype: None}:
         name = str(dtype).removeprefix("torch.")
-        spread = product_throughput(bench.device, dtype)
-        figures[f"product_{name}"] = Figure(f"matrix product, {name}", "FLOP/s", spread)
-    return {"figures": {name: figure.as_json() for name, figure in figures.items()}}
+        samples = product_throughput(ctx.device, dtype)
+        metrics[f"product_{name}"] = Metric(f"matrix product, {name}", "FLOP/s", samples)
+    return {"figures": {name: metric.as_json() for name, metric in metrics.items()}}
 
 
-def product_throughput(device: torch.device, dtype: torch.dtype) -> Spread:
+def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
     """Floating-point operations a second of a large square product."""
-    side, times = _SIDE[device.type], _PRODUCTS[device.type]
+    side, times = _MATRIX_SIZE[device.type], _NUM_PRODUCTS[device.type]
     left = torch.randn(side, side, device=device).to(dtype)
     right = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(left)
@@ -82,12 +82,14 @@ def product_throughput(device: torch.device, dtype: torch.dtype) -> Spread:
     return rate(multiply, 2 * side**3 * times)
 
 
-def rate(run: Callable[[], object], amount: float, clock: Callable[[], float] = time.perf_counter) -> Spread:
-    """How much a second, where each run does `amount`; the first run warms up."""
+def rate(
+    run: Callable[[], object], quantity: float, clock: Callable[[], float] = time.perf_counter
+) -> Samples:
+    """How much a second, where each run does `quantity`; the first run warms up."""
     run()
     values = []
     for _ in range(_RUNS):
         started = clock()
         run()
-        values.append(amount / (clock() - started))
-    return Spread(tuple(values))
+        values.append(quantity / (clock() - started))
+    return Samples(tuple(values))

@@ -21,15 +21,15 @@ class Plan:
         runs: that count, of everything.
         tokens: decoded in one run of a sweep or of a variant.
         contexts, batches: points of the sweeps; those that do not fit are left out, and that is said.
-        standing_tokens, standing_runs: of the one figure that is compared with the floor.
+        efficiency_tokens, efficiency_runs: of the one figure that is compared with the floor.
     """
 
     runs: int
     tokens: int
     contexts: tuple[int, ...]
     batches: tuple[int, ...]
-    standing_tokens: int
-    standing_runs: int
+    efficiency_tokens: int
+    efficiency_runs: int
 
 
 QUICK = Plan(3, 24, (512, 1024), (1, 4), 128, 7)
@@ -68,8 +68,8 @@ class ReportOptions:
         """Of the model."""
         return self.model or str(self.config or STORY_MODEL)
 
-    def bench(self, command: str = "decode", **more: Any) -> Options:
-        """The same network, for a command of `jet.bench`."""
+    def bench_options(self, command: str = "decode", **more: Any) -> Options:
+        """The same network, for a command of `jet.bench_options`."""
         model = None if self.config else self.name
         more = {"device": self.device, "dtype": self.dtype, "quantize": self.quantize, **more}
         return Options(command, model, self.config, **more)
@@ -83,14 +83,14 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CompareOptions:
     """Two reports, the second to be divided by the first."""
 
     first: Path
     second: Path
 
 
-def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | Comparison:
+def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | CompareOptions:
     """The command line. Ends the program where it cannot be understood, as argparse does.
 
     Raises BenchError for what can be understood but not measured.
@@ -98,7 +98,7 @@ def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | Comp
     values = vars(_parser().parse_args(arguments))
     compare = values.pop("compare", None)
     if compare is not None:
-        return Comparison(*compare)
+        return CompareOptions(*compare)
     values.pop("quick", None)
     random_weights = values.pop("random_weights", False)
     options = ReportOptions(**values)

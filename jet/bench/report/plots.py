@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jet.bench.report.data import Report
-from jet.bench.report.efficiency import time_parts
-from jet.bench.report.sweeps import LABELS
+from jet.bench.report.efficiency import time_breakdown
+from jet.bench.report.sweeps import NETWORK_LABELS
 
 _OURS, _FULL, _PALE = "#0072b2", "#d55e00", "#999999"
 
@@ -49,8 +49,8 @@ def _sweep(report: Report, figure: Any, prefix: str, label: str) -> str | None:
     if not points:
         return None
     for axes, what in zip(figure.subplots(1, 3), ("decode", "prefill", "memory"), strict=True):
-        for who, colour in (("ours", _OURS), ("full", _FULL)):
-            _line(axes, {n: d for n, d in points.items() if who not in d["failed"]}, who, what, colour)
+        for who, color in (("ours", _OURS), ("full", _FULL)):
+            _line(axes, {n: d for n, d in points.items() if who not in d["failed"]}, who, what, color)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(points), [_short(n) for n in points])
         axes.set(xlabel=label, title="memory kept, MB" if what == "memory" else f"{what}, tok/s")
@@ -65,8 +65,8 @@ def _short(n: int) -> str:
     return f"{n // 1024}K" if n % 1024 == 0 else str(n)
 
 
-def _line(axes: Any, points: dict[int, dict[str, Any]], who: str, what: str, colour: str) -> None:
-    style = {"fmt": "o-", "color": colour, "capsize": 3, "label": LABELS[who]}
+def _line(axes: Any, points: dict[int, dict[str, Any]], who: str, what: str, color: str) -> None:
+    style = {"fmt": "o-", "color": color, "capsize": 3, "label": NETWORK_LABELS[who]}
     if what == "memory":
         axes.errorbar(list(points), [d["memory"][who] / 1e6 for d in points.values()], **style)
         return
@@ -76,24 +76,26 @@ def _line(axes: Any, points: dict[int, dict[str, Any]], who: str, what: str, col
 
 
 def _roofline(report: Report, figure: Any) -> str | None:
-    bandwidth, standing = report.data("bandwidth"), report.data("standing")
-    if bandwidth is None or standing is None:
+    bandwidth, efficiency = report.data("bandwidth"), report.data("standing")
+    if bandwidth is None or efficiency is None:
         return None
     peak = max(f["median"] for name, f in bandwidth["figures"].items() if name != "copy")
-    speed = standing["bandwidth"]["best"]
+    speed = efficiency["bandwidth"]["best"]
     axes = figure.subplots()
     # Two operations a weight; the floor's bytes for decoding, every weight once for a whole prompt.
-    work = 2 * standing["elements"]
+    work = 2 * efficiency["elements"]
     least, most = 0.1, 40 * max(peak / speed, 10)
-    widest = max(map(int, report.under("context.")), default=0) * work / standing["floor"]["total"]
+    widest = max(map(int, report.under("context.")), default=0) * work / efficiency["floor"]["total"]
     most = max(most, 3 * widest)
     axes.plot([least, peak / speed, most], [least * speed / 1e12, peak / 1e12, peak / 1e12], color="black")
-    rate = standing["figures"]["engine"]["median"]
-    axes.plot(work / standing["floor"]["total"], work * rate / 1e12, "o", color=_OURS, label="decode, engine")
+    rate = efficiency["figures"]["engine"]["median"]
+    axes.plot(
+        work / efficiency["floor"]["total"], work * rate / 1e12, "o", color=_OURS, label="decode, engine"
+    )
     for n, part in report.under("context.").items():
         if part["data"] and "ours" not in part["data"]["failed"]:
             rate = part["data"]["figures"]["ours.prefill"]["median"]
-            intensity = work * int(n) / standing["floor"]["total"]
+            intensity = work * int(n) / efficiency["floor"]["total"]
             axes.plot(intensity, work * rate / 1e12, "s", color=_FULL)
             axes.annotate(f"{int(n):,}", (intensity, work * rate / 1e12), xytext=(4, -10),
                           textcoords="offset points", fontsize=8)  # fmt: skip
@@ -105,12 +107,12 @@ def _roofline(report: Report, figure: Any) -> str | None:
 
 
 def _waterfall(report: Report, figure: Any) -> str | None:
-    standing, step = report.data("standing"), report.data("kernels")
-    if standing is None or step is None:
+    efficiency, step = report.data("standing"), report.data("kernels")
+    if efficiency is None or step is None:
         return None
     kinds = {name: f["median"] * 1e3 for name, f in step["figures"].items() if name != "step"}
     whole = step["figures"]["step"]["median"] * 1e3
-    token = 1e3 / standing["figures"]["engine"]["median"]
+    token = 1e3 / efficiency["figures"]["engine"]["median"]
     steps = {**kinds, "together in a step": whole - sum(kinds.values()), "around the step": token - whole}
     axes, reached = figure.subplots(), 0.0
     for place, (name, length) in enumerate(steps.items()):
@@ -119,7 +121,7 @@ def _waterfall(report: Report, figure: Any) -> str | None:
         reached += length
     axes.barh(len(steps), token, color="black")
     axes.text(token, len(steps), f" {token:.3g}", va="center", fontsize=8)
-    floor = time_parts(standing, step)["floor"] * 1e3
+    floor = time_breakdown(efficiency, step)["floor"] * 1e3
     axes.axvline(floor, color=_FULL, linestyle="--", label=f"floor, {floor:.3g} ms")
     axes.set_yticks(range(len(steps) + 1), [*steps, "one token"])
     axes.invert_yaxis()

@@ -9,24 +9,24 @@ from __future__ import annotations
 from typing import Any
 
 from jet.bench.options import BenchError
-from jet.bench.report.context import Bench
-from jet.bench.report.gpu_specs import CARDS
+from jet.bench.report.context import RunContext
+from jet.bench.report.gpu_specs import GPU_SPECS
 
 _MIB = 2**20
 # Bytes of a token of Jet-Nemotron-2B, bfloat16, after 512: weights, states, half a window, keys and values.
 OFFICIAL_2B = round(3.93e9 + 2 * (27 + 0.56) * _MIB + 2.25 * _MIB / 2 + 512 * 2 * 1024)
 
 
-def measure(bench: Bench) -> dict[str, Any]:
+def measure(ctx: RunContext) -> dict[str, Any]:
     """Project this network, the same with a byte a weight, and the official 2B."""
-    standing = bench.report.data("standing")
-    if standing is None:
-        raise BenchError(f"there is nothing to project from: {bench.report.reason('standing')}")
-    share = standing["shares"]["engine"] if bench.device.type == "cuda" else None
-    floor = standing["floor"]
+    efficiency = ctx.report.data("standing")
+    if efficiency is None:
+        raise BenchError(f"there is nothing to project from: {ctx.report.reason('efficiency')}")
+    share = efficiency["shares"]["engine"] if ctx.device.type == "cuda" else None
+    floor = efficiency["floor"]
     sizes = {
         "this network as it runs here": floor["total"],
-        "this network, one byte a weight": floor["total"] - floor["weights"] + standing["elements"],
+        "this network, one byte a weight": floor["total"] - floor["weights"] + efficiency["elements"],
         "Jet-Nemotron-2B, bfloat16": OFFICIAL_2B,
     }
     return {"share": share, "networks": {name: project(size, share) for name, size in sizes.items()}}
@@ -36,12 +36,12 @@ def project(size: int, share: float | None) -> dict[str, Any]:
     """Tokens a second on every card whose token moves `size` bytes."""
     rows = [
         {
-            "card": card.name,
-            "bandwidth": card.bandwidth,
-            "fits": size < card.memory,
-            "ceiling": card.bandwidth / size,
-            "projected": None if share is None else share * card.bandwidth / size,
+            "card": spec.name,
+            "bandwidth": spec.bandwidth,
+            "fits": size < spec.memory,
+            "ceiling": spec.bandwidth / size,
+            "projected": None if share is None else share * spec.bandwidth / size,
         }
-        for card in CARDS
+        for spec in GPU_SPECS
     ]
     return {"bytes": size, "rows": rows}

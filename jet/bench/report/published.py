@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-SEED_HARDWARE = "RTX 3060 Laptop, Jet-Nemotron-2B, bfloat16"
+BASELINE_REPORT_HARDWARE = "RTX 3060 Laptop, Jet-Nemotron-2B, bfloat16"
 # The table of the report that this project began with.
-SEED = {
+BASELINE_REPORT = {
     "load": "37 … 57 s",
     "warm_up": "16 … 18 s",
     "first_token": "not given",

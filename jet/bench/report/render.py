@@ -8,9 +8,9 @@ from typing import Any
 from jet.bench.report import published
 from jet.bench.report.blocks import Block, Heading, Paragraph, Picture, Table
 from jet.bench.report.data import Report
-from jet.bench.report.efficiency import int8_gain, time_parts
-from jet.bench.report.format import amount, median, number, quartiles, size
-from jet.bench.report.gpu_specs import find_card
+from jet.bench.report.efficiency import int8_speedup, time_breakdown
+from jet.bench.report.format import byte_size, median, number, quantity, quartiles
+from jet.bench.report.gpu_specs import find_gpu_spec
 from jet.bench.report.sweeps import BATCH_CONTEXT
 from jet.modeling.quantization import SCHEMES
 
@@ -21,10 +21,10 @@ BUSY = 0.5  # processes that wait for a processor, over processors, before the r
 def blocks(report: Report, pictures: dict[str, str]) -> list[Block]:
     """All of it. `pictures`: file → caption."""
     return [
-        *_opening(report),
+        *_summary(report),
         *_machine(report),
         *_loading(report),
-        *_standing(report),
+        *_efficiency(report),
         *_variants(report),
         *_context_sweep(report),
         *_batch_sweep(report),
@@ -38,7 +38,7 @@ def _missing(report: Report, name: str) -> Paragraph:
     return Paragraph(f"Not measured: {report.reason(name)}.")
 
 
-def _opening(report: Report) -> Iterator[Block]:
+def _summary(report: Report) -> Iterator[Block]:
     options, machine = report.document["options"], report.document["machine"]
     yield Heading("Performance report", 1)
     weights = ", random weights" if options["config"] else ""
@@ -54,11 +54,11 @@ def _opening(report: Report) -> Iterator[Block]:
     yield from _noise(report)
 
 
-def noisy(report: Report) -> list[str]:
+def noisy_metrics(report: Report) -> list[str]:
     """The figures whose quartiles are far apart."""
     return [
         path
-        for path, figure in report.figures()
+        for path, figure in report.metrics()
         if figure["median"] and (figure["q3"] - figure["q1"]) / figure["median"] > NOISY_SPREAD
     ]
 
@@ -72,7 +72,7 @@ def _noise(report: Report) -> Iterator[Block]:
             "the figures are those of a machine that did other things too.",
             strong=True,
         )
-    found, every = noisy(report), len(list(report.figures()))
+    found, every = noisy_metrics(report), len(list(report.metrics()))
     if found:
         yield Paragraph(
             f"Noisy: of {every} figures, {len(found)} have quartiles more than {NOISY_SPREAD:.0%} of the "
@@ -86,14 +86,14 @@ def _machine(report: Report) -> Iterator[Block]:
     machine = report.document["machine"]
     yield Heading("1. Hardware and software")
     accelerators = ", ".join(f"{name} {version}" for name, version in machine["accelerators"].items())
-    standing = report.data("standing")
-    kernels = standing["network"]["kernels"] if standing else {}
+    efficiency = report.data("standing")
+    kernels = efficiency["network"]["kernels"] if efficiency else {}
     rows = [
         ("device", f"{machine['device_name']} ({machine['device']})"),
         ("compute capability", machine["capability"] or "not measured: no CUDA device"),
         ("driver, CUDA", f"{machine['driver']}, {machine['cuda']}" if machine["driver"] else "–"),
-        ("memory", size(machine["memory"])),
-        ("device memory", size(machine["device_memory"])),
+        ("memory", byte_size(machine["memory"])),
+        ("device memory", byte_size(machine["device_memory"])),
         ("system", f"{machine['system']}, {machine['processors']} processors, load {machine['load']}"),
         ("python, torch, transformers", ", ".join(map(str, (machine[n] for n in _VERSIONS)))),
         ("optional packages found", accelerators or "none"),
@@ -104,11 +104,11 @@ def _machine(report: Report) -> Iterator[Block]:
     if data is None:
         yield _missing(report, "bandwidth")
         return
-    card = find_card(machine["device_name"])
+    spec = find_gpu_spec(machine["device_name"])
     yield Table(
         ("measured", "median", "quartiles", "data sheet"),
         [
-            (figure["label"], median(figure), quartiles(figure), _sheet(card, name))
+            (figure["label"], median(figure), quartiles(figure), _sheet(spec, name))
             for name, figure in data["figures"].items()
         ],
     )
@@ -117,12 +117,12 @@ def _machine(report: Report) -> Iterator[Block]:
 _VERSIONS = ("python", "torch", "transformers")
 
 
-def _sheet(card: Any, name: str) -> str:
-    if card is None:
+def _sheet(spec: Any, name: str) -> str:
+    if spec is None:
         return "not known"
     if name == "copy":
-        return amount(card.bandwidth, "B/s")
-    return "–" if name == "product_float32" else amount(card.throughput, "FLOP/s")
+        return quantity(spec.bandwidth, "B/s")
+    return "–" if name == "product_float32" else quantity(spec.throughput, "FLOP/s")
 
 
 def _loading(report: Report) -> Iterator[Block]:
@@ -132,19 +132,18 @@ def _loading(report: Report) -> Iterator[Block]:
         yield _missing(report, "loading")
         return
     rows = [
-        (figure["label"], median(figure), quartiles(figure), published.SEED[name])
+        (figure["label"], median(figure), quartiles(figure), published.BASELINE_REPORT[name])
         for name, figure in data["figures"].items()
     ]
-    rows.append(("memory of the process", size(data["process_bytes"]), "–", "–"))
-    device = size(data["device_bytes"]) if data["device_bytes"] else "not measured: no CUDA device"
-    rows.append(("most memory on the device", device, "–", published.SEED["memory"]))
-    yield Table(("", "median", "quartiles", f"the seed's report: {published.SEED_HARDWARE}"), rows)
+    rows.append(("memory of the process", byte_size(data["process_bytes"]), "–", "–"))
+    device = byte_size(data["device_bytes"]) if data["device_bytes"] else "not measured: no CUDA device"
+    rows.append(("most memory on the device", device, "–", published.BASELINE_REPORT["memory"]))
+    yield Table(("", "median", "quartiles", f"original report: {published.BASELINE_REPORT_HARDWARE}"), rows)
     once, reload = data["once"]["total"], data["reload"]["total"]
     yield Paragraph(
-        f"{data['requests']} requests of {data['tokens']} tokens take {amount(once, 's')} where the network "
-        f"is loaded once and {amount(reload, 's')} where it is loaded for each, {reload / once:.2f} times as "
-        "long. Importing the libraries is left out; the seed's figures are of another machine, and of the "
-        "network that its heading names."
+        f"{data['requests']} requests of {data['tokens']} tokens take {quantity(once, 's')} with one load, "
+        f"{quantity(reload, 's')} with a load for each, {reload / once:.2f} times as long. Imports are not "
+        "counted. The original report's figures are of another machine and of the network in its heading."
     )
     if report.document["options"]["config"]:
         yield Paragraph("Random weights are drawn where they are used, which is quicker than reading them.")
@@ -152,23 +151,25 @@ def _loading(report: Report) -> Iterator[Block]:
 
 def verdict(report: Report) -> str:
     """Where this machine stands, in one sentence that the figures support."""
-    standing = report.data("standing")
-    if standing is None:
+    efficiency = report.data("standing")
+    if efficiency is None:
         return ""
-    share = standing["shares"]["engine"]
-    said = f"{share:.0%} of what this {'card' if _on_gpu(report) else 'machine'} can do at these bytes"
-    gain, measured = int8_gain(standing), _measured_int8(report)
-    if gain is None:
-        return f"{said}."
+    share = efficiency["shares"]["engine"]
+    summary = f"{share:.0%} of what this {'spec' if _on_gpu(report) else 'machine'} can do at these bytes"
+    speedup, measured = int8_speedup(efficiency), _measured_int8(report)
+    if speedup is None:
+        return f"{summary}."
     if measured is None:
-        return f"{said}; one byte a weight would give about {gain:.1f}× at the same share."
-    return f"{said}; int8 writes {measured:.1f}× as fast, of the {gain:.1f}× that its bytes would allow."
+        return f"{summary}; one byte a weight would give about {speedup:.1f}× at the same share."
+    return (
+        f"{summary}; int8 writes {measured:.1f}× as fast, of the {speedup:.1f}× that its bytes would allow."
+    )
 
 
 def _measured_int8(report: Report) -> float | None:
     """How fast int8 weights write, over those of the type that the network runs in; None if not measured."""
-    standing = report.data("standing")
-    names = ("int8", standing["network"]["dtype"]) if standing else ()
+    efficiency = report.data("standing")
+    names = ("int8", efficiency["network"]["dtype"]) if efficiency else ()
     found = [report.data(f"variant.{name}.ours") for name in names]
     speeds = [data["figures"]["decode"]["median"] for data in found if data is not None]
     return speeds[0] / speeds[1] if len(speeds) == 2 else None
@@ -178,33 +179,34 @@ def _on_gpu(report: Report) -> bool:
     return str(report.document["machine"]["device"]).startswith("cuda")
 
 
-def _standing(report: Report) -> Iterator[Block]:
+def _efficiency(report: Report) -> Iterator[Block]:
     yield Heading("3. Where we stand")
-    standing = report.data("standing")
-    if standing is None:
+    efficiency = report.data("standing")
+    if efficiency is None:
         yield _missing(report, "standing")
         yield from _kernels(report)
         return
     yield Paragraph(verdict(report), strong=True)
-    settings, floor, engine = standing["settings"], standing["floor"], standing["figures"]["engine"]
+    settings, floor, engine = efficiency["settings"], efficiency["floor"], efficiency["figures"]["engine"]
     parts = ", ".join(
-        f"{name} {size(floor[name])}" for name in ("weights", "recurrent", "conv", "window_kv", "full_kv")
+        f"{name} {byte_size(floor[name])}"
+        for name in ("weights", "recurrent", "conv", "window_kv", "full_kv")
     )
-    held = standing["network"].get("quantization")
+    held = efficiency["network"].get("quantization")
     weights = f" with {held} weights" if held else ""
-    cache = " That copy is partly a cache's: the network fits." if standing["bandwidth"]["in_cache"] else ""
+    cache = " That copy is partly a cache's: the network fits." if efficiency["bandwidth"]["in_cache"] else ""
     yield Paragraph(
-        f"{standing['network']['dtype']}{weights}, batch {settings['batch']}, "
-        f"{settings['context']:,} tokens of context: one token moves {size(floor['total'])} ({parts}). "
-        f"The best copy here runs at {amount(standing['bandwidth']['best'], 'B/s')}, so a token takes "
-        f"{amount(floor['seconds'], 's')} or more: the ceiling is {number(1 / floor['seconds'])} tok/s."
+        f"{efficiency['network']['dtype']}{weights}, batch {settings['batch']}, "
+        f"{settings['context']:,} tokens of context: one token moves {byte_size(floor['total'])} ({parts}). "
+        f"The best copy here runs at {quantity(efficiency['bandwidth']['best'], 'B/s')}, so a token takes "
+        f"{quantity(floor['seconds'], 's')} or more: the ceiling is {number(1 / floor['seconds'])} tok/s."
         f"{cache}"
     )
     yield Table(
         ("", "median", "quartiles", "share of the ceiling"),
         [
-            (standing["figures"][n]["label"], median(standing["figures"][n]),
-             quartiles(standing["figures"][n]), f"{standing['shares'][n]:.1%}")
+            (efficiency["figures"][n]["label"], median(efficiency["figures"][n]),
+             quartiles(efficiency["figures"][n]), f"{efficiency['shares'][n]:.1%}")
             for n in ("engine", "bare")
         ],
     )  # fmt: skip
@@ -212,8 +214,8 @@ def _standing(report: Report) -> Iterator[Block]:
     yield Table(
         ("where the time of a token goes", "time", "share"),
         [
-            (name, amount(seconds, "s"), f"{seconds / token:.1%}")
-            for name, seconds in time_parts(standing, report.data("kernels")).items()
+            (name, quantity(seconds, "s"), f"{seconds / token:.1%}")
+            for name, seconds in time_breakdown(efficiency, report.data("kernels")).items()
         ],
     )
     yield from _kernels(report)
@@ -300,11 +302,11 @@ def _sweep(report: Report, prefix: str, title: str) -> Table:
         ratio = "–"
         if not data["failed"]:
             ratio = f"{f['ours.decode']['median'] / f['full.decode']['median']:.2f}"
-        spread = quartiles(f["ours.decode"]) if "ours.decode" in f else "–"
+        samples = quartiles(f["ours.decode"]) if "ours.decode" in f else "–"
         rows.append((
-            f"{data[title]:,}", found["ours.decode"], spread, found["full.decode"], ratio,
+            f"{data[title]:,}", found["ours.decode"], samples, found["full.decode"], ratio,
             found["ours.prefill"], found["full.prefill"],
-            size(data["memory"]["ours"]), size(data["memory"]["full"]),
+            byte_size(data["memory"]["ours"]), byte_size(data["memory"]["full"]),
         ))  # fmt: skip
     head = (title, "decode, ours", "quartiles", "full attention", "ours / full", "prefill, ours",
             "full attention", "memory, ours", "full attention")  # fmt: skip
@@ -329,8 +331,8 @@ def _published() -> Iterator[Block]:
         "that hardly falls. What does not: the factors. The paper's compare networks of unlike size, each at "
         "the largest batch that one H100 holds; with one sequence and a short text both read their weights "
         "once a token, and the networks allow about the same speed, as the two columns above show. The "
-        "seed's 10.7 tok/s "
-        f"({published.SEED_HARDWARE}) was 12 % of what that card's bandwidth allows."
+        "original report's 10.7 tok/s "
+        f"({published.BASELINE_REPORT_HARDWARE}) was 12 % of what that card's bandwidth allows."
     )
 
 
@@ -350,9 +352,9 @@ def _projections(report: Report) -> Iterator[Block]:
         "out of reach."
     )
     networks = data["networks"]
-    titles = [f"{name} ({size(network['bytes'])})" for name, network in networks.items()]
+    titles = [f"{name} ({byte_size(network['bytes'])})" for name, network in networks.items()]
     rows = [
-        [row[0]["card"], amount(row[0]["bandwidth"], "B/s"), *map(_projected, row)]
+        [row[0]["card"], quantity(row[0]["bandwidth"], "B/s"), *map(_projected, row)]
         for row in zip(*(network["rows"] for network in networks.values()), strict=True)
     ]
     yield Table(("card", "bandwidth", *titles), rows)

@@ -14,8 +14,17 @@ import torch
 from jet import hardware
 from jet.bench.options import ImpossibleError
 from jet.bench.report import sections
-from jet.bench.report.context import Bench, memory_is_full
-from jet.bench.report.data import MEASURED, NOT_MEASURED, SCHEMA, OnProgress, Progress, Report, load, save
+from jet.bench.report.context import RunContext, memory_is_full
+from jet.bench.report.data import (
+    MEASURED,
+    NOT_MEASURED,
+    SCHEMA,
+    OnProgress,
+    Report,
+    ReportProgress,
+    load,
+    save,
+)
 from jet.bench.report.machine import describe
 from jet.bench.report.plan import ReportOptions
 from jet.modeling.finite import NotFiniteError
@@ -23,7 +32,7 @@ from jet.modeling.finite import NotFiniteError
 PARTIAL = "report.partial.json"
 INTERRUPTED = "interrupted"
 # Of a machine's description, what may differ between two runs that are still one.
-_PASSING = ("load", "device_name")
+_VOLATILE = ("load", "device_name")
 
 
 def run(
@@ -42,47 +51,47 @@ def run(
     device = hardware.choose_device(options.device)
     partial = options.output / PARTIAL
     report = _resume(partial, options, device)
-    bench = Bench(options, device, report)
-    todo = sections.all_parts(options)
+    ctx = RunContext(options, device, report)
+    planned = sections.all_sections(options)
     try:
-        for number, part in enumerate(todo):
+        for number, section in enumerate(planned):
             if cancelled():
                 raise KeyboardInterrupt
-            on_progress(Progress(part.name, number, len(todo)))
-            if part.name not in report.parts:
-                report.parts[part.name] = _measure(part, bench)
+            on_progress(ReportProgress(section.name, number, len(planned)))
+            if section.name not in report.parts:
+                report.parts[section.name] = _measure(section, ctx)
                 save(report, partial)
     except ImpossibleError:
         partial.unlink(missing_ok=True)  # the yardstick may be what is wrong: a new run measures it anew
         raise
     except KeyboardInterrupt:
         report.document["stopped"] = INTERRUPTED
-        return _with_rest(report, todo)
+        return _with_missing(report, planned)
     finally:
-        bench.release()
-    on_progress(Progress("", len(todo), len(todo)))
+        ctx.release()
+    on_progress(ReportProgress("", len(planned), len(planned)))
     partial.unlink(missing_ok=True)
     return report
 
 
-def _measure(part: sections.Part, bench: Bench) -> dict[str, Any]:
+def _measure(section: sections.Section, ctx: RunContext) -> dict[str, Any]:
     """What comes of one part. Nothing that goes wrong in it ends the run, but what cannot be."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     started = time.monotonic()
     data, reason = None, None
     try:
-        data = part.measure(bench)
+        data = section.measure(ctx)
     except (ImpossibleError, NotFiniteError):  # of this network nothing can be measured
         raise
     except Exception as error:
-        bench.release()
-        reason = f"out of memory: {_line(error)}" if memory_is_full(error) else _line(error)
+        ctx.release()
+        reason = f"out of memory: {_one_line(error)}" if memory_is_full(error) else _one_line(error)
     status = MEASURED if reason is None else NOT_MEASURED
     seconds = time.monotonic() - started
     return {"status": status, "reason": reason, "seconds": seconds, "load": load, "data": data}
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """An error in one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 300 else words[:300] + " …"
@@ -110,15 +119,21 @@ def _resume(partial: Path, options: ReportOptions, device: torch.device) -> Repo
 
 
 def _identity(report: Report) -> tuple[Any, ...]:
-    machine = {name: value for name, value in report.document["machine"].items() if name not in _PASSING}
+    machine = {name: value for name, value in report.document["machine"].items() if name not in _VOLATILE}
     return report.document["options"], machine
 
 
-def _with_rest(report: Report, todo: list[sections.Part]) -> Report:
+def _with_missing(report: Report, planned: list[sections.Section]) -> Report:
     """The report with an entry for each part that the run did not get to; the kept file has none."""
     rest = {
-        part.name: {"status": NOT_MEASURED, "reason": INTERRUPTED, "seconds": 0.0, "load": None, "data": None}
-        for part in todo
-        if part.name not in report.parts
+        section.name: {
+            "status": NOT_MEASURED,
+            "reason": INTERRUPTED,
+            "seconds": 0.0,
+            "load": None,
+            "data": None,
+        }
+        for section in planned
+        if section.name not in report.parts
     }
     return Report({**report.document, "parts": {**report.parts, **rest}})

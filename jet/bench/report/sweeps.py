@@ -15,137 +15,158 @@ from typing import Any
 import torch
 
 from jet.api import SamplingParams
-from jet.bench.bytes_moved import decode_floor, together
-from jet.bench.cases.decode import read_and_write
+from jet.bench.bytes_moved import batched, decode_bytes_moved
+from jet.bench.cases.decode import time_prefill_and_decode
 from jet.bench.networks import Network
 from jet.bench.options import BenchError, ImpossibleError
-from jet.bench.report.context import Bench, memory_is_full
+from jet.bench.report.context import RunContext, memory_is_full
 from jet.bench.report.full_attention import count
-from jet.bench.result import Figure
-from jet.bench.samples import alternate
-from jet.roofline import Floor
+from jet.bench.result import Metric
+from jet.bench.samples import run_interleaved
+from jet.roofline import BytesMoved
 
 BATCH_CONTEXT = 512
-LABELS = {"ours": "ours", "full": "full attention"}
-_ENOUGH_S = 20.0  # of a point's runs: where one takes long, there are fewer, but one
+NETWORK_LABELS = {"ours": "ours", "full": "full attention"}
+_MAX_POINT_S = 20.0  # of a point's runs: where one takes long, there are fewer, but one
 
 
-def measure_context(bench: Bench, context: int) -> dict[str, Any]:
+def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
     """Read so many tokens and decode a few, with one sequence; a little less where that is all there is."""
-    most = bench.config.max_position_embeddings
+    most = ctx.config.max_position_embeddings
     if context > most:
         raise BenchError(f"this network holds {most:,} tokens")
-    context = bench.within(context, bench.plan.tokens)
-    return _measure(bench, "context", {"ours": bench.network, "full": bench.full}, context, 1)
+    context = ctx.within(context, ctx.plan.tokens)
+    return _measure(ctx, "context", {"ours": ctx.network, "full": ctx.full}, context, 1)
 
 
-def measure_batch(bench: Bench, batch: int) -> dict[str, Any]:
+def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
     """Read a prompt in so many rows and decode a few tokens of each."""
-    context = bench.within(BATCH_CONTEXT, bench.plan.tokens)
+    context = ctx.within(BATCH_CONTEXT, ctx.plan.tokens)
     networks: dict[str, Network] = {}
     with ExitStack() as closing:
-        for who in LABELS:
-            networks |= _with_writers(bench, who, context, batch, closing)
-        return _measure(bench, "batch", networks, context, batch)
+        for network_name in NETWORK_LABELS:
+            networks |= _with_batch(ctx, network_name, context, batch, closing)
+        return _measure(ctx, "batch", networks, context, batch)
 
 
-def _with_writers(bench: Bench, who: str, context: int, batch: int, closing: ExitStack) -> dict[str, Network]:
+def _with_batch(
+    ctx: RunContext, network_name: str, context: int, batch: int, closing: ExitStack
+) -> dict[str, Network]:
     """A network by its name, with a runner for so many; nothing if it had or has no memory for that."""
-    model = (bench.network if who == "ours" else bench.full).model
-    if ("batch", who) in bench.failed:
+    model = (ctx.network if network_name == "ours" else ctx.full).model
+    if ("batch", network_name) in ctx.failed:
         return {}
     try:
-        network = bench.with_runner(model, context + bench.plan.tokens, batch)
+        network = ctx.with_runner(model, context + ctx.plan.tokens, batch)
     except BenchError as error:
-        bench.failed["batch", who] = str(error)
+        ctx.failed["batch", network_name] = str(error)
         return {}
     closing.callback(network.runner.close)
-    return {who: network}
+    return {network_name: network}
 
 
 def _measure(
-    bench: Bench, sweep: str, networks: dict[str, Network], context: int, batch: int
+    ctx: RunContext, sweep: str, networks: dict[str, Network], context: int, batch: int
 ) -> dict[str, Any]:
-    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0)
-    prompt = bench.prompt(context)
-    kept: dict[str, int] = {}
+    sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0)
+    prompt = ctx.prompt(context)
+    cache_bytes: dict[str, int] = {}
 
-    def run(who: str) -> dict[str, float]:
-        def note(memory: Mapping[str, int]) -> None:
-            kept[who] = batch * sum(memory.values())
+    def run(network_name: str) -> dict[str, float]:
+        def on_memory(memory: Mapping[str, int]) -> None:
+            cache_bytes[network_name] = batch * sum(memory.values())
 
-        network = networks[who]
+        network = networks[network_name]
         chunk = network.prefill_chunk
-        return read_and_write(network.runner, prompt, sampling, chunk, note=note, writers=batch)
+        return time_prefill_and_decode(
+            network.runner, prompt, sampling, chunk, on_memory=on_memory, batch=batch
+        )
 
-    figures, failed = compare(bench, sweep, {who: partial(run, who) for who in networks})
-    failed |= {who: bench.failed[sweep, who] for who in LABELS if who not in networks}
-    ours = bench.network
+    metrics, failed = run_networks(
+        ctx, sweep, {network_name: partial(run, network_name) for network_name in networks}
+    )
+    failed |= {
+        network_name: ctx.failed[sweep, network_name]
+        for network_name in NETWORK_LABELS
+        if network_name not in networks
+    }
+    ours = ctx.network
     saved = ours.runner.decode_step.saved_bytes
-    floor = together(decode_floor(ours.model, context, bench.plan.tokens, saved), batch)
+    bytes_moved = batched(decode_bytes_moved(ours.model, context, ctx.plan.tokens, saved), batch)
     if "ours" not in failed:
-        _check(bench, figures, floor, batch)
+        _check_plausible(ctx, metrics, bytes_moved, batch)
     return {
-        "figures": {name: figure.as_json() for name, figure in figures.items()},
+        "figures": {name: metric.as_json() for name, metric in metrics.items()},
         "failed": failed,
-        "floor": floor.total,
-        "memory": {who: None if who in failed else kept[who] for who in LABELS},
+        "floor": bytes_moved.total,
+        "memory": {
+            network_name: None if network_name in failed else cache_bytes[network_name]
+            for network_name in NETWORK_LABELS
+        },
         "context": context,
         "batch": batch,
-        "parameters": {"ours": count(ours.model), "full": count(bench.full.model)},
+        "parameters": {"ours": count(ours.model), "full": count(ctx.full.model)},
     }
 
 
-def compare(
-    bench: Bench, sweep: str, contenders: dict[str, Callable[[], dict[str, float]]]
-) -> tuple[dict[str, Figure], dict[str, str]]:
+def run_networks(
+    ctx: RunContext, sweep: str, cases: dict[str, Callable[[], dict[str, float]]]
+) -> tuple[dict[str, Metric], dict[str, str]]:
     """Run everyone in turn. Returns the figures, and why there are none of those whom memory did not suffice.
 
     They are left out of the larger points that follow in this sweep. Raises MemoryError if nobody is left.
     """
     seconds = 0.0
-    running = {who: run for who, run in contenders.items() if (sweep, who) not in bench.failed}
-    for who, run in list(running.items()):  # warms up
+    running = {
+        network_name: run for network_name, run in cases.items() if (sweep, network_name) not in ctx.failed
+    }
+    for network_name, run in list(running.items()):  # warms up
         started = time.monotonic()
         try:
             run()
         except (MemoryError, RuntimeError) as error:
             if not memory_is_full(error):
                 raise
-            bench.failed[sweep, who] = f"out of memory: {' '.join(str(error).split())[:200]}"
-            del running[who]
-            if bench.device.type == "cuda":
+            ctx.failed[sweep, network_name] = f"out of memory: {' '.join(str(error).split())[:200]}"
+            del running[network_name]
+            if ctx.device.type == "cuda":
                 torch.cuda.empty_cache()
         seconds += time.monotonic() - started
     if not running:
         raise MemoryError("for both ours and full attention")
-    rounds = [partial(_named, who, run) for who, run in running.items()]
-    runs = max(1, min(bench.plan.runs, int(_ENOUGH_S / max(seconds, 1e-9))))
-    spreads = alternate(rounds, 0, runs)
-    figures = {
-        name: Figure(f"{LABELS[name.partition('.')[0]]}: {name.partition('.')[2]}", "tok/s", spread)
-        for name, spread in spreads.items()
+    rounds = [partial(_named, network_name, run) for network_name, run in running.items()]
+    runs = max(1, min(ctx.plan.runs, int(_MAX_POINT_S / max(seconds, 1e-9))))
+    samples_by_name = run_interleaved(rounds, 0, runs)
+    metrics = {
+        name: Metric(f"{NETWORK_LABELS[name.partition('.')[0]]}: {name.partition('.')[2]}", "tok/s", samples)
+        for name, samples in samples_by_name.items()
     }
-    return figures, {who: bench.failed[sweep, who] for who in contenders if who not in running}
+    return metrics, {
+        network_name: ctx.failed[sweep, network_name] for network_name in cases if network_name not in running
+    }
 
 
-def _named(who: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
-    return {f"{who}.{what}": value for what, value in run().items()}
+def _named(network_name: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+    return {f"{network_name}.{what}": value for what, value in run().items()}
 
 
-def _check(bench: Bench, figures: dict[str, Figure], floor: Floor, batch: int) -> None:
+def _check_plausible(
+    ctx: RunContext, metrics: dict[str, Metric], bytes_moved: BytesMoved, batch: int
+) -> None:
     """Hold ours against the fastest copy and the fastest matrix product that were seen in this run."""
-    standing, bandwidth = bench.report.data("standing"), bench.report.data("bandwidth")
-    if standing is not None:
-        moved = figures["ours.decode"].spread.median / batch * floor.total
-        check("decoding", moved, standing["bandwidth"]["best"], "bytes")
+    efficiency, bandwidth = ctx.report.data("standing"), ctx.report.data("bandwidth")
+    if efficiency is not None:
+        moved = metrics["ours.decode"].samples.median / batch * bytes_moved.total
+        refuse_impossible("decoding", moved, efficiency["bandwidth"]["best"], "bytes")
     if bandwidth is not None:
-        products = [figure["max"] for name, figure in bandwidth["figures"].items() if name != "copy"]
-        work = 2 * (bench.elements - bench.config.vocab_size * bench.config.hidden_size)
-        check("reading", figures["ours.prefill"].spread.median * work, max(products), "operations")
+        products = [metric["max"] for name, metric in bandwidth["figures"].items() if name != "copy"]
+        work = 2 * (ctx.elements - ctx.config.vocab_size * ctx.config.hidden_size)
+        refuse_impossible(
+            "reading", metrics["ours.prefill"].samples.median * work, max(products), "operations"
+        )
 
 
-def check(doing: str, found: float, most: float, what: str) -> None:
+def refuse_impossible(doing: str, found: float, most: float, what: str) -> None:
     """Raise ImpossibleError if `found` bytes or operations a second are more than the most that was seen."""
     if found > most:
         raise ImpossibleError(

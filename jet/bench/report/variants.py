@@ -16,18 +16,18 @@ from torch import Tensor
 
 from jet.api import SamplingParams
 from jet.bench import baselines, networks
-from jet.bench.cases.decode import decode_bare
+from jet.bench.cases.decode import decode_with_runner
 from jet.bench.networks import Network
 from jet.bench.options import BenchError
-from jet.bench.report.context import Bench
-from jet.bench.result import Figure
-from jet.bench.samples import alternate
+from jet.bench.report.context import RunContext
+from jet.bench.result import Metric
+from jet.bench.samples import run_interleaved
 from jet.modeling import JetNemotronForCausalLM
 
 OURS = "ours"
 _FLASH = "flash_attention_2"
 IMPLEMENTATIONS = ("eager", "sdpa", _FLASH, OURS)
-_WRITTEN = 32
+_NUM_GENERATED = 32
 
 
 class Deviation(NamedTuple):
@@ -39,74 +39,74 @@ class Deviation(NamedTuple):
     positions: int
 
 
-def measure(bench: Bench, dtype: torch.dtype, implementation: str) -> dict[str, Any]:
+def measure(ctx: RunContext, dtype: torch.dtype, implementation: str) -> dict[str, Any]:
     """Speed and deviation of one combination."""
-    bench.release()
-    prompt = bench.text
-    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
+    ctx.release()
+    prompt = ctx.text
+    sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
     if implementation == _FLASH and importlib.util.find_spec("flash_attn") is None:
         raise BenchError("the package flash-attn is not installed")
     if implementation == OURS:
-        figure, deviation = _measure_ours(bench, dtype, prompt, sampling)
+        metric, deviation = _measure_ours(ctx, dtype, prompt, sampling)
     else:
-        model = bench.variant(dtype, implementation)
+        model = ctx.variant(dtype, implementation)
         threads = networks.decode_threads(model)
-        deviation = deviate(logits(model, prompt), _exact(bench), prompt)
-        run = partial(baselines.generate, model, prompt, sampling, threads=_threads(bench, threads))
-        found = alternate([lambda: {"decode": run().tokens_per_second}], 1, bench.plan.runs)
-        figure = Figure(f"{implementation}, generate()", "tok/s", found["decode"])
-    return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
+        deviation = deviation_of_logits(logits(model, prompt), _exact(ctx), prompt)
+        run = partial(baselines.generate, model, prompt, sampling, threads=_threads(ctx, threads))
+        found = run_interleaved([lambda: {"decode": run().tokens_per_second}], 1, ctx.plan.runs)
+        metric = Metric(f"{implementation}, generate()", "tok/s", found["decode"])
+    return {"figures": {"decode": metric.as_json()}, "deviation": deviation._asdict()}
 
 
-def measure_quantised(bench: Bench, quantize: str) -> dict[str, Any]:
+def measure_quantized(ctx: RunContext, quantize: str) -> dict[str, Any]:
     """Speed of the path that stories take, and deviation of the logits of the fixed text."""
-    bench.release()
-    prompt = bench.text
-    sampling = SamplingParams(max_new_tokens=bench.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
-    model = bench.variant(bench.dtype, "sdpa", quantize)
-    deviation = deviate(logits(model, prompt), _exact(bench), prompt)
-    network = bench.with_runner(model, len(prompt) + sampling.max_new_tokens)
+    ctx.release()
+    prompt = ctx.text
+    sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
+    model = ctx.variant(ctx.dtype, "sdpa", quantize)
+    deviation = deviation_of_logits(logits(model, prompt), _exact(ctx), prompt)
+    network = ctx.with_runner(model, len(prompt) + sampling.max_new_tokens)
     try:
-        figure = _bare_speed(bench, network, prompt, sampling)
+        metric = _runner_speed(ctx, network, prompt, sampling)
     finally:
         network.runner.close()
-    return {"figures": {"decode": figure.as_json()}, "deviation": deviation._asdict()}
+    return {"figures": {"decode": metric.as_json()}, "deviation": deviation._asdict()}
 
 
-def _bare_speed(bench: Bench, network: Network, prompt: list[int], sampling: SamplingParams) -> Figure:
-    run = partial(decode_bare, network.runner, prompt, sampling, network.prefill_chunk)
-    found = alternate([lambda: {"decode": run()}], 1, bench.plan.runs)
-    return Figure("ours, bare loop", "tok/s", found["decode"])
+def _runner_speed(ctx: RunContext, network: Network, prompt: list[int], sampling: SamplingParams) -> Metric:
+    run = partial(decode_with_runner, network.runner, prompt, sampling, network.prefill_chunk)
+    found = run_interleaved([lambda: {"decode": run()}], 1, ctx.plan.runs)
+    return Metric("ours, bare loop", "tok/s", found["decode"])
 
 
-def _threads(bench: Bench, threads: int) -> int | None:
-    return threads if bench.device.type == "cpu" else None
+def _threads(ctx: RunContext, threads: int) -> int | None:
+    return threads if ctx.device.type == "cpu" else None
 
 
 def _measure_ours(
-    bench: Bench, dtype: torch.dtype, prompt: list[int], sampling: SamplingParams
-) -> tuple[Figure, Deviation]:
-    room = len(prompt) + max(_WRITTEN, sampling.max_new_tokens)
-    network = bench.with_runner(bench.variant(dtype, "sdpa"), room)
+    ctx: RunContext, dtype: torch.dtype, prompt: list[int], sampling: SamplingParams
+) -> tuple[Metric, Deviation]:
+    room = len(prompt) + max(_NUM_GENERATED, sampling.max_new_tokens)
+    network = ctx.with_runner(ctx.variant(dtype, "sdpa"), room)
     try:
-        figure = _bare_speed(bench, network, prompt, sampling)
-        tokens, logprobs = write_greedily(network, prompt)
+        metric = _runner_speed(ctx, network, prompt, sampling)
+        tokens, logprobs = generate_greedily(network, prompt)
     finally:
         network.runner.close()
     del network
-    exact = logits(_in_float64(bench), prompt + tokens)[len(prompt) - 1 : -1]
-    return figure, deviate_written(exact, tokens, logprobs)
+    exact = logits(_in_float64(ctx), prompt + tokens)[len(prompt) - 1 : -1]
+    return metric, deviation_of_tokens(exact, tokens, logprobs)
 
 
-def _exact(bench: Bench) -> Tensor:
+def _exact(ctx: RunContext) -> Tensor:
     """The float64 network's logits of the text; it is loaded for that once."""
-    if bench.exact is None:
-        bench.exact = logits(_in_float64(bench), bench.text)
-    return bench.exact
+    if ctx.exact is None:
+        ctx.exact = logits(_in_float64(ctx), ctx.text)
+    return ctx.exact
 
 
-def _in_float64(bench: Bench) -> JetNemotronForCausalLM:
-    return bench.variant(torch.float64, "eager")
+def _in_float64(ctx: RunContext) -> JetNemotronForCausalLM:
+    return ctx.variant(torch.float64, "eager")
 
 
 @torch.inference_mode()
@@ -116,14 +116,14 @@ def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
     return out.double().cpu()  # type: ignore[no-any-return]
 
 
-def write_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
+def generate_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
     """What ours writes after a text, and the log-probability it gives to each token."""
-    sampling = SamplingParams(max_new_tokens=_WRITTEN, seed=0, temperature=0, repetition_penalty=1)
+    sampling = SamplingParams(max_new_tokens=_NUM_GENERATED, seed=0, temperature=0, repetition_penalty=1)
     sequence = network.runner.allocate(sampling, 1)
     try:
         network.runner.prefill(sequence, prompt)
         tokens, logprobs = [], []
-        for _ in range(_WRITTEN):
+        for _ in range(_NUM_GENERATED):
             tokens.append(network.runner.decode_one(sequence))
             detail = network.runner.logprobs(sequence)
             assert detail is not None  # it was asked for
@@ -133,7 +133,7 @@ def write_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list
     return tokens, logprobs
 
 
-def deviate(found: Tensor, exact: Tensor, tokens: list[int]) -> Deviation:
+def deviation_of_logits(found: Tensor, exact: Tensor, tokens: list[int]) -> Deviation:
     """Compare logits `[T, V]` at every position, log-probabilities of the tokens that follow."""
     following = torch.tensor(tokens[1:])[:, None]
     differences = (found.log_softmax(-1) - exact.log_softmax(-1))[:-1].gather(1, following)
@@ -142,7 +142,7 @@ def deviate(found: Tensor, exact: Tensor, tokens: list[int]) -> Deviation:
     return Deviation(float(relative), float(differences.abs().max()), float(same), len(tokens))
 
 
-def deviate_written(exact: Tensor, tokens: list[int], logprobs: list[float]) -> Deviation:
+def deviation_of_tokens(exact: Tensor, tokens: list[int], logprobs: list[float]) -> Deviation:
     """Compare what was written greedily with logits `[T, V]` of the positions that it was written at."""
     ids = torch.tensor(tokens)
     differences = exact.log_softmax(-1).gather(1, ids[:, None])[:, 0] - torch.tensor(logprobs).double()

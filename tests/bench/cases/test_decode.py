@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jet.api import RequestStats, SamplingParams
-from jet.bench.cases.decode import decode_bare, decode_engine
+from jet.bench.cases.decode import decode_engine, decode_with_runner
 from jet.bench.options import BenchError
-from jet.bench.requests import write
+from jet.bench.requests import run_request
 from tests.bench.stand_in import SteadyRunner, engine_on
 
 SAMPLING = SamplingParams(max_new_tokens=33, seed=0)
@@ -25,7 +25,7 @@ def test_the_engines_rate_is_the_runners_without_the_prompt() -> None:
 
 def test_the_bare_rate_is_the_runners_without_the_prompt() -> None:
     runner = SteadyRunner(step_s=1 / 64, prompt_s=1.0)
-    assert decode_bare(runner, [1] * 10, SAMPLING, prefill_chunk=4, clock=runner.clock) == 64.0
+    assert decode_with_runner(runner, [1] * 10, SAMPLING, prefill_chunk=4, clock=runner.clock) == 64.0
     assert runner.pieces == [4, 4, 2]  # as the engine reads it
     assert runner.released == 1
 
@@ -37,7 +37,7 @@ def test_the_state_is_freed_when_a_bare_run_fails() -> None:
 
     runner = Broken()
     with pytest.raises(MemoryError):
-        decode_bare(runner, [1], SAMPLING, prefill_chunk=4)
+        decode_with_runner(runner, [1], SAMPLING, prefill_chunk=4)
     assert runner.released == 1
 
 
@@ -48,9 +48,9 @@ def test_a_failed_or_short_request_is_no_measurement() -> None:
 
     engine = engine_on(Broken())
     with pytest.raises(BenchError, match=r"The engine failed: The device is full\."):
-        write(engine, [1], SAMPLING)
+        run_request(engine, [1], SAMPLING)
     engine.close()
     engine = engine_on(SteadyRunner())
     with pytest.raises(BenchError, match=r"wrote 10 of 33 tokens \(context\)"):
-        write(engine, [1] * 190, SAMPLING)  # the stand-in's context is 200
+        run_request(engine, [1] * 190, SAMPLING)  # the stand-in's context is 200
     engine.close()

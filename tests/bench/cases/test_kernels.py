@@ -15,7 +15,7 @@ from jet.bench import bandwidth, networks
 from jet.bench.cases import kernels
 from jet.bench.cli import main
 from jet.bench.options import Options
-from jet.bench.samples import Spread
+from jet.bench.samples import Samples
 from jet.engine.decode_step import StepOp
 from jet.modeling.footprint import weight_bytes
 from tests.networks import GOLDEN
@@ -26,7 +26,7 @@ def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
     """All but norms, biases and decays, which are vectors."""
     network = networks.load(Options("kernels", model=str(GOLDEN / name), context=40))
     parts = network.runner.decode_step.ops
-    kinds = kernels.by_kind(parts)
+    kinds = kernels.group_by_kind(parts)
     assert sum(map(len, kinds.values())) == len(parts)
     state = network.runner.state_bytes(network.runner.allocate(Options("kernels").sampling))
     vectors = sum(p.nbytes for p in network.model.parameters() if p.ndim == 1)
@@ -40,7 +40,7 @@ def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
 def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
     called: list[str] = []
     parts = [StepOp(name, lambda name=name: called.append(name), 0) for name in ("a", "b")]  # type: ignore[misc]
-    seconds = kernels.timer(parts, torch.device("cpu"))
+    seconds = kernels.make_timer(parts, torch.device("cpu"))
     called.clear()
     assert seconds() > 0
     assert called == ["a", "b"] * kernels.REPEATS
@@ -54,7 +54,7 @@ def test_what_a_graph_reads_is_kept_with_its_timer(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernels, "synchronize", lambda device: None)
     numbers = torch.zeros(3)
     there = weakref.ref(numbers)
-    seconds = kernels.timer([StepOp("sum", numbers.sum, 12)], torch.device("cuda"))  # type: ignore[arg-type]
+    seconds = kernels.make_timer([StepOp("sum", numbers.sum, 12)], torch.device("cuda"))  # type: ignore[arg-type]
     del numbers
     gc.collect()
     assert there() is not None and seconds() > 0
@@ -67,7 +67,7 @@ def test_kernels_of_a_golden_network(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A copy that something else slows down would make the step look impossible.
-    monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: Spread((1e15,)))
+    monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: Samples((1e15,)))
     assert main(["kernels", "--model", str(GOLDEN / "tiny-2b"), "--context", "20", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"step", "jet step", "head", "full attention", "window attention"} <= told["figures"].keys()

@@ -45,7 +45,7 @@ def test_without_a_compiler_there_is_no_kernel_cache(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     report = start.measure(Options("start", "m", device="cpu", runs=5, warm_up=1, arguments=("start",)))
     assert environments == [{}] * 6
-    assert list(report.figures) == ["total", "imports", "load", "engine", "warm_up", "first_token"]
+    assert list(report.metrics) == ["total", "imports", "load", "engine", "warm_up", "first_token"]
     assert report.options.context == 4 and report.info.load_s == 3.0
     json.dumps(report.as_json())
 
@@ -68,8 +68,8 @@ def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.Monkey
     assert len({folder for folder, _ in cold}) == 5 and not any(files for _, files in cold)
     assert warm == [(cold[-1][0], ["kernel"])] * 6  # the first of them does not count
     assert not any(Path(folder).exists() for folder, _ in found)
-    assert {"cold.total", "warm.total", "warm.imports"} <= set(report.figures)
-    assert len(report.figures["warm.total"].spread.values) == 5
+    assert {"cold.total", "warm.total", "warm.imports"} <= set(report.metrics)
+    assert len(report.metrics["warm.total"].samples.values) == 5
 
 
 def test_python_is_compiled_once_where_it_may_not_be_kept(
@@ -77,11 +77,11 @@ def test_python_is_compiled_once_where_it_may_not_be_kept(
 ) -> None:
     """And what is kept is not among the installed packages, and goes with the measurement."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    assert start.compiled_python(str(tmp_path)) == {}
+    assert start.bytecode_environment(str(tmp_path)) == {}
 
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    environment = {**os.environ, **start.compiled_python(str(tmp_path))}
+    environment = {**os.environ, **start.bytecode_environment(str(tmp_path))}
     module = "import colorsys; print(colorsys.__spec__.cached)"
     compiled = subprocess.check_output([sys.executable, "-c", module], env=environment, text=True).strip()
     assert Path(compiled).is_file() and Path(compiled).is_relative_to(tmp_path)
@@ -110,14 +110,14 @@ def test_where_compiling_takes_minutes_there_are_fewer_cold_starts(each: float, 
         asked.append(1)
         return {"cold.total": each, "cold.imports": each / 2}
 
-    spreads = start.cold_starts(cold, runs=5, most=100.0)
+    samples_by_name = start.cold_starts(cold, runs=5, max_total_s=100.0)
     assert len(asked) == runs
-    assert spreads["cold.total"].values == (each,) * runs
-    assert spreads["cold.imports"].values == (each / 2,) * runs
+    assert samples_by_name["cold.total"].values == (each,) * runs
+    assert samples_by_name["cold.imports"].values == (each / 2,) * runs
 
 
 def test_a_checkpoint_is_read_through_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "PIECE", 3)
+    monkeypatch.setattr(start, "READ_BYTES", 3)
     (tmp_path / "model.safetensors").write_bytes(bytes(10))
     (tmp_path / "folder").mkdir()
     read: list[int] = []
@@ -141,18 +141,18 @@ def test_a_checkpoint_is_read_through_before(tmp_path: Path, monkeypatch: pytest
         return Counted()
 
     monkeypatch.setattr(Path, "open", opened)
-    start.read_through(tmp_path)
+    start.warm_page_cache(tmp_path)
     assert read == [3, 3, 3, 1, 0]
-    start.read_through(tmp_path / "jet-ai" / "Jet-Nemotron-2B")  # a name of the hub
+    start.warm_page_cache(tmp_path / "jet-ai" / "Jet-Nemotron-2B")  # a name of the hub
     assert len(read) == 5
 
 
 def test_a_fresh_process_tells_its_times() -> None:
-    told = start.spawn(RANDOM, {})
-    assert told["imported"] < told["asked"] < told["first_token"]
-    assert told["info"]["load_s"] > 0 and told["info"]["warmup_s"] > 0
-    assert told["prompt_tokens"] == 4
-    parts = start.times(told["imported"] - 1.0, told)
+    timings = start.spawn(RANDOM, {})
+    assert timings["imported"] < timings["asked"] < timings["first_token"]
+    assert timings["info"]["load_s"] > 0 and timings["info"]["warmup_s"] > 0
+    assert timings["prompt_tokens"] == 4
+    parts = start.times(timings["imported"] - 1.0, timings)
     assert parts["engine"] > 0, "the others are less than what they are taken from"
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from jet.api import RequestStats, SamplingParams, TokenChunk
-from jet.bench.cases.stream import ClockedRunner, describe, read
+from jet.bench.cases.stream import TimedRunner, describe, read
 from jet.bench.options import BenchError
-from jet.bench.requests import PAGE_INTERVAL_S
+from jet.bench.requests import POLL_INTERVAL_S
 from tests.bench.stand_in import SteadyRunner
 
 
@@ -31,7 +31,7 @@ class Paced:
         pass
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        assert interval_s == PAGE_INTERVAL_S
+        assert interval_s == POLL_INTERVAL_S
         yield TokenChunk("", (), RequestStats())
         for moment in self._moments:
             self.now = moment
@@ -65,7 +65,7 @@ def test_a_stream_that_ends_early_is_no_measurement() -> None:
 
 def test_the_runner_notes_its_last_token() -> None:
     steady = SteadyRunner(step_s=0.5)
-    runner = ClockedRunner(steady, steady.clock)
+    runner = TimedRunner(steady, steady.clock)
     handle = runner.open(SamplingParams())
     assert runner.decode([handle]) == runner.decode([handle]) == [7]
     assert runner.last_token == 1.0

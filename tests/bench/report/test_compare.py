@@ -11,8 +11,8 @@ import pytest
 from jet.bench.options import BenchError
 from jet.bench.report.compare import compare
 from jet.bench.report.data import MEASURED, NOT_MEASURED, SCHEMA, Report, load, save
-from jet.bench.result import Figure
-from jet.bench.samples import Spread
+from jet.bench.result import Metric
+from jet.bench.samples import Samples
 from jet.report.__main__ import main
 
 
@@ -23,8 +23,10 @@ def report(name: str, **parts: dict[str, float] | None) -> Report:
         told = {"status": MEASURED, "reason": None, "seconds": 1.0, "load": 0.0, "data": None}
         if figures is None:
             return {**told, "status": NOT_MEASURED, "reason": "out of memory"}
-        spreads = {key: Spread((value, 0.9 * value, 1.1 * value)) for key, value in figures.items()}
-        figures_json = {key: Figure(key, "tok/s", spread).as_json() for key, spread in spreads.items()}
+        samples_by_name = {key: Samples((value, 0.9 * value, 1.1 * value)) for key, value in figures.items()}
+        figures_json = {
+            key: Metric(key, "tok/s", samples).as_json() for key, samples in samples_by_name.items()
+        }
         return {**told, "data": {"figures": figures_json}}
 
     return Report(

@@ -11,7 +11,7 @@ import torch
 from jet.bench import bandwidth
 from jet.bench.report import machine, plan
 from jet.bench.report.data import MEASURED, Report, load
-from jet.bench.report.export import write
+from jet.bench.report.export import export
 from jet.bench.report.plan import Plan
 from jet.report.__main__ import main
 from tests.networks import GOLDEN
@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "QUICK", Plan(2, 4, (16, 32), (1, 2), 4, 2))
-        patch.setattr(bandwidth, "LARGE", 2**24)
-        patch.setitem(machine._SIDE, "cpu", 256)
+        patch.setattr(bandwidth, "LARGE_COPY_BYTES", 2**24)
+        patch.setitem(machine._MATRIX_SIZE, "cpu", 256)
         arguments = ["--config", str(CONFIG), "--random-weights", "--device", "cpu", "--output", str(output)]
         assert main(arguments) == 0
     torch.set_num_threads(threads)
@@ -72,7 +72,7 @@ def test_nothing_is_left_over_and_nothing_is_missing(folder: Path) -> None:
 
 
 def test_text_and_page_follow_from_the_json(folder: Path, report: Report, tmp_path: Path) -> None:
-    write(report, tmp_path)
+    export(report, tmp_path)
     for name in ("report.json", "report.md"):
         assert (tmp_path / name).read_text(encoding="utf-8") == (folder / name).read_text(encoding="utf-8")
 
@@ -92,6 +92,6 @@ def test_without_matplotlib_the_report_says_so(
     from jet.bench.report import plots
 
     monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
-    write(report, tmp_path)
+    export(report, tmp_path)
     assert not list(tmp_path.glob("*.png"))
     assert "matplotlib is not installed" in (tmp_path / "report.md").read_text(encoding="utf-8")

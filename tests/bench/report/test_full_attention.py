@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from jet import JetNemotronConfig
-from jet.bench.networks import draw_network
-from jet.bench.report.full_attention import count, draw_full_attention, full_attention_config
+from jet.bench.networks import random_network
+from jet.bench.report.full_attention import count, full_attention_config, random_full_attention
 from tests.bench.test_bytes_moved import OFFICIAL_2B
 from tests.networks import GOLDEN_NAMES, golden_model
 
@@ -15,7 +15,7 @@ from tests.networks import GOLDEN_NAMES, golden_model
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_it_has_our_depth_and_width_and_type(name: str) -> None:
     ours = golden_model(name)
-    full = draw_full_attention(ours)
+    full = random_full_attention(ours)
     for size in (
         "num_hidden_layers",
         "hidden_size",
@@ -31,7 +31,7 @@ def test_it_has_our_depth_and_width_and_type(name: str) -> None:
 
 def test_the_parameter_counts_of_the_official_2b_meet() -> None:
     config = JetNemotronConfig(**OFFICIAL_2B)
-    wanted = count(draw_network(config, "meta", torch.bfloat16))
+    wanted = count(random_network(config, "meta", torch.bfloat16))
     shape = full_attention_config(config, wanted)
     layer = 1536 * (1536 + 2 * 256) + 1536 + 2 * 256 + 1536 * 1536 + 2 * 1536
     by_hand = 28 * (layer + 3 * 1536 * shape.intermediate_size) + 151936 * 1536 + 1536

@@ -7,7 +7,7 @@ from itertools import chain, repeat
 import torch
 
 from jet.bench.report import machine
-from jet.bench.report.gpu_specs import CARDS, find_card
+from jet.bench.report.gpu_specs import GPU_SPECS, find_gpu_spec
 
 CPU = torch.device("cpu")
 
@@ -28,8 +28,8 @@ def test_a_device_of_known_speed_gives_that_speed() -> None:
     def work() -> None:
         clock.now += 0.25
 
-    spread = machine.rate(work, 2e9, clock)
-    assert len(spread.values) >= 5 and set(spread.values) == {8e9}
+    samples = machine.rate(work, 2e9, clock)
+    assert len(samples.values) >= 5 and set(samples.values) == {8e9}
 
 
 def test_the_first_run_warms_up_and_does_not_count() -> None:
@@ -38,7 +38,7 @@ def test_the_first_run_warms_up_and_does_not_count() -> None:
     def work() -> None:
         clock.now += next(durations)
 
-    assert machine.rate(work, 1.0, clock).least == 2.0
+    assert machine.rate(work, 1.0, clock).minimum == 2.0
 
 
 def test_without_a_gpu_nothing_is_said_of_one() -> None:
@@ -58,13 +58,13 @@ def test_every_card_is_found_by_the_name_its_driver_gives() -> None:
         "NVIDIA H100 80GB HBM3": "H100 SXM",
         "NVIDIA H200": "H200",
     }
-    assert set(names.values()) == {card.name for card in CARDS}
+    assert set(names.values()) == {card.name for card in GPU_SPECS}
     for device, name in names.items():
-        card = find_card(device)
+        card = find_gpu_spec(device)
         assert card is not None and card.name == name
 
 
 def test_other_devices_have_no_data_sheet_here() -> None:
     others = ("AMD EPYC 9654, 2 threads", "NVIDIA L40S", "NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB")
     for name in (*others, "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3060"):
-        assert find_card(name) is None, name
+        assert find_gpu_spec(name) is None, name

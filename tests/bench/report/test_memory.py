@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from jet.bench.report.sweeps import compare
+from jet.bench.report.sweeps import run_networks
 
 SPEEDS = {"decode": 10.0, "prefill": 20.0}
 
 
-class Contender:
+class Case:
     """Runs until its memory is full, and counts how often it was asked."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -29,15 +29,15 @@ class Contender:
 
 
 @pytest.fixture
-def bench() -> Any:
+def ctx() -> Any:
     return SimpleNamespace(failed={}, plan=SimpleNamespace(runs=5), device=torch.device("cpu"))
 
 
-def test_everyone_runs_once_to_warm_up_and_then_in_turn(bench: Any) -> None:
-    ours, full = Contender(), Contender()
-    figures, failed = compare(bench, "context", {"ours": ours, "full": full})
+def test_everyone_runs_once_to_warm_up_and_then_in_turn(ctx: Any) -> None:
+    ours, full = Case(), Case()
+    figures, failed = run_networks(ctx, "context", {"ours": ours, "full": full})
     assert set(figures) == {"ours.decode", "ours.prefill", "full.decode", "full.prefill"}
-    assert figures["full.prefill"].spread.values == (20.0,) * 5
+    assert figures["full.prefill"].samples.values == (20.0,) * 5
     assert (ours.runs, full.runs, failed) == (6, 6, {})
 
 
@@ -49,28 +49,28 @@ def test_everyone_runs_once_to_warm_up_and_then_in_turn(bench: Any) -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 17 bytes"),
     ],
 )
-def test_a_full_memory_leaves_the_other_network_and_is_remembered(bench: Any, error: Exception) -> None:
-    ours, full = Contender(), Contender(error)
-    figures, failed = compare(bench, "context", {"ours": ours, "full": full})
+def test_a_full_memory_leaves_the_other_network_and_is_remembered(ctx: Any, error: Exception) -> None:
+    ours, full = Case(), Case(error)
+    figures, failed = run_networks(ctx, "context", {"ours": ours, "full": full})
     assert set(figures) == {"ours.decode", "ours.prefill"}
     assert list(failed) == ["full"] and "memory" in failed["full"]
 
-    again: Callable[[], dict[str, float]] = Contender()
-    _, failed = compare(bench, "context", {"ours": Contender(), "full": again})
+    again: Callable[[], dict[str, float]] = Case()
+    _, failed = run_networks(ctx, "context", {"ours": Case(), "full": again})
     assert list(failed) == ["full"] and again.runs == 0
 
-    _, failed = compare(bench, "batch", {"ours": Contender(), "full": Contender()})
+    _, failed = run_networks(ctx, "batch", {"ours": Case(), "full": Case()})
     assert failed == {}  # another sweep, which begins small
 
 
-def test_nobody_left_is_an_error_that_says_so(bench: Any) -> None:
-    nobody = {"ours": Contender(MemoryError()), "full": Contender(MemoryError())}
+def test_nobody_left_is_an_error_that_says_so(ctx: Any) -> None:
+    nobody = {"ours": Case(MemoryError()), "full": Case(MemoryError())}
     with pytest.raises(MemoryError, match="both"):
-        compare(bench, "batch", nobody)
+        run_networks(ctx, "batch", nobody)
     with pytest.raises(MemoryError, match="both"):
-        compare(bench, "batch", {"ours": Contender(), "full": Contender()})
+        run_networks(ctx, "batch", {"ours": Case(), "full": Case()})
 
 
-def test_other_errors_are_not_taken_for_a_full_memory(bench: Any) -> None:
+def test_other_errors_are_not_taken_for_a_full_memory(ctx: Any) -> None:
     with pytest.raises(RuntimeError, match="broken"):
-        compare(bench, "context", {"ours": Contender(RuntimeError("broken")), "full": Contender()})
+        run_networks(ctx, "context", {"ours": Case(RuntimeError("broken")), "full": Case()})

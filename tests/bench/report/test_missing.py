@@ -15,8 +15,8 @@ from jet.report.__main__ import main
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bandwidth, "LARGE", 2**24)
-    monkeypatch.setitem(machine._SIDE, "cpu", 64)
+    monkeypatch.setattr(bandwidth, "LARGE_COPY_BYTES", 2**24)
+    monkeypatch.setitem(machine._MATRIX_SIZE, "cpu", 64)
 
 
 def test_a_missing_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jet.bench.options import BenchError
-from jet.bench.report.plan import FULL, QUICK, STORY_MODEL, Comparison, ReportOptions, read_options
+from jet.bench.report.plan import FULL, QUICK, STORY_MODEL, CompareOptions, ReportOptions, read_options
 
 
 def test_left_out_is_the_quick_report_of_the_story_model() -> None:
@@ -24,10 +24,10 @@ def test_everything_can_be_said() -> None:
 
 
 def test_the_same_network_in_the_words_of_the_benchmarks() -> None:
-    bench = ReportOptions(model="folder", device="cpu", dtype="float16").bench(context=7, tokens=3)
-    assert (bench.command, bench.model, bench.config) == ("decode", "folder", None)
-    assert (bench.device, bench.dtype, bench.context, bench.tokens) == ("cpu", "float16", 7, 3)
-    drawn = ReportOptions(config=Path("c.json")).bench("kernels")
+    ctx = ReportOptions(model="folder", device="cpu", dtype="float16").bench_options(context=7, tokens=3)
+    assert (ctx.command, ctx.model, ctx.config) == ("decode", "folder", None)
+    assert (ctx.device, ctx.dtype, ctx.context, ctx.tokens) == ("cpu", "float16", 7, 3)
+    drawn = ReportOptions(config=Path("c.json")).bench_options("kernels")
     assert (drawn.command, drawn.model, drawn.config) == ("kernels", None, Path("c.json"))
 
 
@@ -38,7 +38,7 @@ def test_where_it_is_written_makes_no_difference_to_a_report() -> None:
 
 
 def test_two_files_are_compared() -> None:
-    assert read_options(["--compare", "a.json", "b.json"]) == Comparison(Path("a.json"), Path("b.json"))
+    assert read_options(["--compare", "a.json", "b.json"]) == CompareOptions(Path("a.json"), Path("b.json"))
 
 
 @pytest.mark.parametrize("arguments", [["--config", "c.json"], ["--random-weights"]])

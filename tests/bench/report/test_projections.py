@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from jet import JetNemotronConfig
-from jet.bench.bytes_moved import decode_floor
-from jet.bench.networks import draw_network
-from jet.bench.report.gpu_specs import CARDS
+from jet.bench.bytes_moved import decode_bytes_moved
+from jet.bench.networks import random_network
+from jet.bench.report.gpu_specs import GPU_SPECS
 from jet.bench.report.projections import OFFICIAL_2B as OFFICIAL_BYTES
 from jet.bench.report.projections import project
 from tests.bench.test_bytes_moved import OFFICIAL_2B
 
 
 def test_the_official_2b_moves_what_its_tensors_say() -> None:
-    model = draw_network(JetNemotronConfig(**OFFICIAL_2B), "meta", torch.bfloat16)
-    assert pytest.approx(decode_floor(model, 512, 2).total, rel=2e-3) == OFFICIAL_BYTES
+    model = random_network(JetNemotronConfig(**OFFICIAL_2B), "meta", torch.bfloat16)
+    assert pytest.approx(decode_bytes_moved(model, 512, 2).total, rel=2e-3) == OFFICIAL_BYTES
 
 
 def test_a_card_moves_its_bandwidth() -> None:
     found = project(2 * 10**9, 0.5)
     by_name = {row["card"]: row for row in found["rows"]}
-    assert set(by_name) == {card.name for card in CARDS}
+    assert set(by_name) == {card.name for card in GPU_SPECS}
     assert by_name["RTX 3060 Laptop"]["ceiling"] == 168.0
     assert by_name["RTX 3060 Laptop"]["projected"] == 84.0
     assert all(row["fits"] for row in by_name.values())

@@ -10,7 +10,7 @@ import pytest
 
 from jet.bench.report.blocks import to_html, to_markdown
 from jet.bench.report.data import Report, load
-from jet.bench.report.efficiency import int8_gain, time_parts
+from jet.bench.report.efficiency import int8_speedup, time_breakdown
 from jet.bench.report.render import blocks, verdict
 from tests.conftest import ROOT
 
@@ -57,29 +57,29 @@ def test_medians_and_spreads_are_those_of_the_values(report: Report) -> None:
 
 
 def test_the_floor_and_the_shares_follow_from_bytes_and_bandwidth(report: Report) -> None:
-    standing = report.data("standing")
-    assert standing is not None
-    floor, bandwidth = standing["floor"], standing["bandwidth"]
+    efficiency = report.data("standing")
+    assert efficiency is not None
+    floor, bandwidth = efficiency["floor"], efficiency["bandwidth"]
     assert floor["total"] == sum(floor[n] for n in ("weights", "recurrent", "conv", "window_kv", "full_kv"))
     best = max(bandwidth["copy"]["values"] + (bandwidth["own_size"] or {"values": []})["values"])
     assert bandwidth["best"] == best
     assert floor["seconds"] == pytest.approx(floor["total"] / best)
-    for name, share in standing["shares"].items():
-        speed = statistics.median(standing["figures"][name]["values"])
+    for name, share in efficiency["shares"].items():
+        speed = statistics.median(efficiency["figures"][name]["values"])
         assert share == pytest.approx(speed * floor["total"] / best)
         assert 0 < share <= 1
 
 
 def test_what_is_derived_adds_up(report: Report) -> None:
-    standing = report.data("standing")
-    assert standing is not None
-    token = 1 / standing["figures"]["engine"]["median"]
-    assert sum(time_parts(standing, report.data("kernels")).values()) == pytest.approx(token)
-    assert f"{standing['shares']['engine']:.0%}" in verdict(report)
-    gain = int8_gain(standing)
+    efficiency = report.data("standing")
+    assert efficiency is not None
+    token = 1 / efficiency["figures"]["engine"]["median"]
+    assert sum(time_breakdown(efficiency, report.data("kernels")).values()) == pytest.approx(token)
+    assert f"{efficiency['shares']['engine']:.0%}" in verdict(report)
+    gain = int8_speedup(efficiency)
     if gain is not None:
-        others = standing["floor"]["total"] - standing["floor"]["weights"]
-        assert gain == pytest.approx(standing["floor"]["total"] / (others + standing["elements"]))
+        others = efficiency["floor"]["total"] - efficiency["floor"]["weights"]
+        assert gain == pytest.approx(efficiency["floor"]["total"] / (others + efficiency["elements"]))
         assert f"{gain:.1f}×" in verdict(report)
     loading = report.data("loading")
     if loading is not None:

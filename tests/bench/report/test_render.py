@@ -10,9 +10,9 @@ import pytest
 
 from jet.bench.report.blocks import Heading, Paragraph, Picture, Table, to_html, to_markdown
 from jet.bench.report.data import Report, load
-from jet.bench.report.export import write
+from jet.bench.report.export import export
 from jet.bench.report.plots import draw
-from jet.bench.report.render import blocks, noisy, verdict
+from jet.bench.report.render import blocks, noisy_metrics, verdict
 from tests.conftest import ROOT
 
 
@@ -26,12 +26,12 @@ def text(report: Report) -> str:
 
 
 def test_a_steady_machine_is_steady_and_a_noisy_one_noisy(report: Report) -> None:
-    for _, figure in report.figures():
+    for _, figure in report.metrics():
         figure["q1"] = figure["q3"] = figure["median"]
-    assert noisy(report) == [] and "Steady" in text(report)
-    figure = dict(report.figures())["loading/speed"]
+    assert noisy_metrics(report) == [] and "Steady" in text(report)
+    figure = dict(report.metrics())["loading/speed"]
     figure["q3"] = 1.11 * figure["median"]
-    assert noisy(report) == ["loading/speed"]
+    assert noisy_metrics(report) == ["loading/speed"]
     assert "Noisy: of" in text(report)
 
 
@@ -42,19 +42,19 @@ def test_a_busy_machine_is_said_to_be_busy(report: Report, load: float, busy: bo
 
 
 def test_the_verdict_has_the_share_and_what_int8_would_give(report: Report) -> None:
-    standing = report.data("standing")
-    assert standing is not None
-    standing["shares"]["engine"] = 0.62
-    standing["floor"] |= {"total": 1900, "weights": 1800}
-    standing["elements"] = 900
-    said = "62% of what this machine can do at these bytes; "
+    efficiency = report.data("standing")
+    assert efficiency is not None
+    efficiency["shares"]["engine"] = 0.62
+    efficiency["floor"] |= {"total": 1900, "weights": 1800}
+    efficiency["elements"] = 900
+    summary = "62% of what this machine can do at these bytes; "
     int8, plain = report.parts["variant.int8.ours"]["data"], report.data("variant.float32.ours")
     assert plain is not None
     int8["figures"]["decode"]["median"] = 1.5 * plain["figures"]["decode"]["median"]
-    assert verdict(report) == f"{said}int8 writes 1.5× as fast, of the 1.9× that its bytes would allow."
+    assert verdict(report) == f"{summary}int8 writes 1.5× as fast, of the 1.9× that its bytes would allow."
     report.parts["variant.int8.ours"]["data"] = None
-    assert verdict(report) == f"{said}one byte a weight would give about 1.9× at the same share."
-    standing["elements"] = 1800  # a byte a weight already
+    assert verdict(report) == f"{summary}one byte a weight would give about 1.9× at the same share."
+    efficiency["elements"] = 1800  # a byte a weight already
     assert verdict(report) == "62% of what this machine can do at these bytes."
 
 
@@ -62,9 +62,9 @@ def test_what_was_not_measured_is_said_and_why(report: Report) -> None:
     for part in report.parts.values():
         part |= {"status": "not measured", "reason": "the cat sat on it", "data": None}
     report.document["stopped"] = "interrupted"
-    said = text(report)
-    assert "The run was interrupted" in said
-    assert said.count("the cat sat on it") >= len(report.parts)
+    summary = text(report)
+    assert "The run was interrupted" in summary
+    assert summary.count("the cat sat on it") >= len(report.parts)
     assert verdict(report) == ""
 
 
@@ -82,7 +82,7 @@ def test_a_contender_without_memory_leaves_the_others_figures(report: Report, tm
 def test_the_page_needs_nothing_else(report: Report, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     before = copy.deepcopy(report.document)
-    write(report, tmp_path)
+    export(report, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     drawn = {file.name for file in tmp_path.glob("*.png")}
     assert drawn == {"context.png", "batch.png", "roofline.png", "waterfall.png"}
@@ -95,7 +95,7 @@ def test_without_matplotlib_there_are_no_plots_and_that_is_said(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    write(report, tmp_path)
+    export(report, tmp_path)
     assert not list(tmp_path.glob("*.png"))
     assert "None: matplotlib is not installed" in (tmp_path / "report.md").read_text(encoding="utf-8")
 

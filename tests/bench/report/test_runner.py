@@ -11,7 +11,7 @@ import torch
 
 from jet.bench.options import BenchError, ImpossibleError
 from jet.bench.report import runner, sections
-from jet.bench.report.data import Progress
+from jet.bench.report.data import ReportProgress
 from jet.bench.report.plan import ReportOptions
 from jet.bench.report.runner import PARTIAL, run
 
@@ -25,26 +25,26 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def use(**measures: Measure) -> list[str]:
         calls: list[str] = []
 
-        def noted(name: str, measure: Measure) -> sections.Part:
-            def call(bench: Any) -> dict[str, Any]:
+        def noted(name: str, measure: Measure) -> sections.Section:
+            def call(ctx: Any) -> dict[str, Any]:
                 calls.append(name)
-                return measure(bench)
+                return measure(ctx)
 
-            return sections.Part(name, call)
+            return sections.Section(name, call)
 
         todo = [noted(name, measure) for name, measure in measures.items()]
-        monkeypatch.setattr(sections, "all_parts", lambda options: todo)
+        monkeypatch.setattr(sections, "all_sections", lambda options: todo)
         return calls
 
     return use
 
 
-def fine(bench: Any) -> dict[str, Any]:
+def fine(ctx: Any) -> dict[str, Any]:
     return {"figures": {}}
 
 
 def raising(error: BaseException) -> Measure:
-    def measure(bench: Any) -> dict[str, Any]:
+    def measure(ctx: Any) -> dict[str, Any]:
         raise error
 
     return measure
@@ -131,7 +131,7 @@ def test_an_impossible_figure_stops_the_run_and_says_so(plan: Any, tmp_path: Pat
 
 def test_progress_is_told_before_each_part_and_at_the_end(plan: Any, tmp_path: Path) -> None:
     plan(first=fine, second=fine)
-    told: list[Progress] = []
+    told: list[ReportProgress] = []
     run(options(tmp_path), told.append)
     assert [(progress.done, progress.total) for progress in told] == [(0, 2), (1, 2), (2, 2)]
     assert [progress.part for progress in told[:2]] == ["first", "second"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jet.api import SamplingParams
-from jet.bench.cases.decode import read_and_write
+from jet.bench.cases.decode import time_prefill_and_decode
 from jet.bench.options import ImpossibleError
-from jet.bench.report.sweeps import check
+from jet.bench.report.sweeps import refuse_impossible
 from tests.bench.stand_in import SteadyRunner
 
 
@@ -15,7 +15,7 @@ def test_a_runner_of_known_speed_gives_that_speed() -> None:
     runner = SteadyRunner(step_s=1 / 64, prompt_s=1 / 1024)
     noted: dict[str, int] = {}
     sampling = SamplingParams(max_new_tokens=9, seed=0)
-    found = read_and_write(runner, [1] * 496, sampling, 128, runner.clock, noted.update)
+    found = time_prefill_and_decode(runner, [1] * 496, sampling, 128, runner.clock, noted.update)
     assert found["decode"] == 64
     assert found["prefill"] == 496 / (496 / 1024 + 1 / 64)  # with the first token
     assert runner.pieces == [128, 128, 128, 112]
@@ -31,7 +31,7 @@ def test_writers_read_one_after_the_other_and_write_together() -> None:
 
     runner = Together(step_s=1 / 64, prompt_s=1 / 1024)
     sampling = SamplingParams(max_new_tokens=9, seed=0)
-    found = read_and_write(runner, [1] * 48, sampling, 128, runner.clock, writers=5)
+    found = time_prefill_and_decode(runner, [1] * 48, sampling, 128, runner.clock, batch=5)
     assert found["decode"] == 5 * 64
     assert found["prefill"] == 5 * 48 / (5 * 48 / 1024 + 1 / 64)
     assert runner.pieces == [48] * 5 and runner.released == 5
@@ -44,11 +44,11 @@ def test_a_runner_that_fails_gives_its_slot_back() -> None:
 
     runner = Full()
     with pytest.raises(MemoryError):
-        read_and_write(runner, [1], SamplingParams(max_new_tokens=2, seed=0), 8, runner.clock)
+        time_prefill_and_decode(runner, [1], SamplingParams(max_new_tokens=2, seed=0), 8, runner.clock)
     assert runner.released == 1
 
 
 def test_more_than_was_seen_is_impossible() -> None:
-    check("decoding", 1e9, 1e9, "bytes")
+    refuse_impossible("decoding", 1e9, 1e9, "bytes")
     with pytest.raises(ImpossibleError, match=r"decoding would have done 1\.01e\+09 bytes a second"):
-        check("decoding", 1.01e9, 1e9, "bytes")
+        refuse_impossible("decoding", 1.01e9, 1e9, "bytes")
