@@ -66,7 +66,7 @@ def test_a_stream_that_ends_early_is_no_measurement() -> None:
 def test_the_runner_notes_its_last_token() -> None:
     steady = SteadyRunner(step_s=0.5)
     runner = TimedRunner(steady, steady.clock)
-    handle = runner.open(SamplingParams())
+    handle = runner.allocate(SamplingParams())
     assert runner.decode([handle]) == runner.decode([handle]) == [7]
     assert runner.last_token == 1.0
     assert runner.memory(handle)["conv"] == 2
