@@ -77,12 +77,12 @@ async def flood(url: str) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=50)) as client:
         page = Page((await client.get("config")).json())
         visitor = Visitor(client, page, Findings())
-        await visitor.act("look")
+        await visitor.act("sync")
         before = visitor.story
 
         async def call() -> int:
             try:
-                await visitor.act("look")
+                await visitor.act("sync")
             except Refusal as refusal:
                 assert "Your text is still here" in str(refusal)
                 return refusal.status
@@ -90,7 +90,7 @@ async def flood(url: str) -> dict[str, Any]:
 
         statuses = await asyncio.gather(*(call() for _ in range(FLOOD)))
         await asyncio.sleep(2)
-        await visitor.act("look")
+        await visitor.act("sync")
     counted = {str(status): statuses.count(status) for status in sorted(set(statuses))}
     return {"answers": counted, "story_kept": visitor.story == before}
 

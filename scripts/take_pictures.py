@@ -22,7 +22,7 @@ def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False)
         viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
     ).new_page()
     page.goto(url)
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     page.click("[data-opening]")
     return page
 
@@ -38,7 +38,7 @@ def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
         arg=tokens,
     )
     if tokens == most:
-        page.wait_for_selector("#jet-go:enabled")
+        page.wait_for_selector("#jet-continue:enabled")
 
 
 def save(page: Page, name: str) -> None:
@@ -51,13 +51,13 @@ def save(page: Page, name: str) -> None:
 def take_all(browser: Browser, url: str, seed: int) -> None:
     """A story being written, its branches, another word by night, and a phone."""
     page = begin(browser, url, WIDE)
-    press(page, "#jet-go", seed, 150, 400)
+    press(page, "#jet-continue", seed, 150, 400)
     page.evaluate("scrollTo(0, 0)")
     save(page, "page")
     page.click("#jet-stop")
 
     page = begin(browser, url, WIDE)
-    for more, button in enumerate(("#jet-go", "#jet-go", "#jet-retry")):
+    for more, button in enumerate(("#jet-continue", "#jet-continue", "#jet-retry")):
         press(page, button, seed + more, 120, 120)
     page.click("#jet-tab-branches")
     page.wait_for_selector("#jet-tree li >> nth=1")
@@ -65,16 +65,16 @@ def take_all(browser: Browser, url: str, seed: int) -> None:
     save(page, "branches")
 
     page = begin(browser, url, WIDE, dark=True)
-    press(page, "#jet-go", seed, 120, 120)
+    press(page, "#jet-continue", seed, 120, 120)
     words = page.input_value(STORY)
     at = words.index(" ", len(words) // 3) + 1
     page.eval_on_selector(STORY, "(box, at) => box.setSelectionRange(at, at)", at)
-    page.click("#jet-word")
+    page.click("#jet-other-words")
     page.wait_for_selector("#jet-popover")
     save(page, "word")
 
     page = begin(browser, url, NARROW)
-    press(page, "#jet-go", seed, 100, 400)
+    press(page, "#jet-continue", seed, 100, 400)
     page.evaluate("document.querySelector('#jet-story').scrollIntoView()")
     save(page, "phone")
     page.click("#jet-stop")

@@ -1,4 +1,4 @@
-// What clicks and keys do. Elements of the page carry their command in `data-do`, `data-write` or `data-opening`.
+// What clicks and keys do. Elements of the page carry their command in `data-command`, `data-generate` or `data-opening`.
 
 import * as alternatives from "./alternatives_popover.js";
 import { order } from "./commands.js";
@@ -18,7 +18,8 @@ import { markPicked } from "./variants.js";
 
 /** @import { Command } from "./command_queue.js" */
 
-const CLICKABLE = "[data-do], [data-write], [data-opening], [data-drawer], [data-lore-remove], button[id]";
+const CLICKABLE =
+  "[data-command], [data-generate], [data-opening], [data-tab], [data-lore-remove], button[id]";
 
 let presetName = ""; // what the settings are to be called
 
@@ -27,41 +28,41 @@ export const chosenPresetName = () => presetName;
 
 /** @param {Command} plain @param {HTMLElement} button */
 function act(plain, button) {
-  if (plain.do === "word") alternatives.ask();
-  else if (plain.do === "ask-name") {
+  if (plain.type === "alternatives") alternatives.ask();
+  else if (plain.type === "ask_name") {
     const branch = /** @type {HTMLElement} */ (button.closest("li")?.querySelector(".jet-branch"));
     askName(branch, "A name for this branch", plain.name, (name) =>
-      order({ do: "rename", branch: plain.branch, name }),
+      order({ type: "rename", branch: plain.branch, name }),
     );
   } else {
-    if (plain.do === "show") markPicked();
+    if (plain.type === "select_branch") markPicked();
     order(withCaret(plain));
   }
 }
 
-const writeAbout = () => generate({ do: "ask", about: field("jet-about-what").value });
+const writeAbout = () => generate({ type: "write_about", about: field("jet-about-what").value });
 
 /** @param {string} text */
 function putOpening(text) {
   const before = editor().value;
   const again = all("[data-opening]").some(({ dataset }) => dataset.opening === before);
-  order({ do: "opening", before, text, again });
+  order({ type: "set_opening", before, text, again });
 }
 
 /** @param {HTMLElement} button */
 function nameSettings(button) {
   askName(button, "A name for these settings", "", (name) => {
     presetName = name;
-    byId("jet-keep-preset").click();
+    byId("jet-save-preset").click();
   });
 }
 
 /** @type {Record<string, (button: HTMLElement) => void>} */
 const BUTTONS = {
   "jet-lore-add": addLoreEntry,
-  "jet-ask": writeAbout,
+  "jet-write-about": writeAbout,
   "jet-name-preset": nameSettings,
-  "jet-new": () => replaceStory({ do: "new" }),
+  "jet-new": () => replaceStory({ type: "new_story" }),
 };
 
 /** @param {MouseEvent} event */
@@ -74,14 +75,14 @@ function onClick(event) {
   const button = /** @type {HTMLButtonElement | null} */ (target.closest(CLICKABLE));
   if (!button || button.disabled) return;
   const { dataset } = button;
-  if (dataset.do) {
-    act(JSON.parse(dataset.do), button);
+  if (dataset.command) {
+    act(JSON.parse(dataset.command), button);
     if (button.closest("#jet-popover")) alternatives.close();
-  } else if (dataset.write) {
-    button.closest("#jet-say")?.remove(); // the offer is taken
-    generate(JSON.parse(dataset.write));
+  } else if (dataset.generate) {
+    button.closest("#jet-toast")?.remove(); // the offer is taken
+    generate(JSON.parse(dataset.generate));
   } else if (dataset.opening) putOpening(dataset.opening);
-  else if (dataset.drawer) openDrawer(dataset.drawer);
+  else if (dataset.tab) openDrawer(dataset.tab);
   else if (dataset.loreRemove !== undefined) {
     button.closest(".jet-entry")?.remove();
     sendGuidance();
@@ -94,8 +95,8 @@ function onClick(event) {
  * @param {PointerEvent} event
  */
 function onPointerDown(event) {
-  const take = /** @type {HTMLElement | null} */ (targetOf(event).closest(".jet-take"));
-  if (take && state.generating && event.button === 0) act(JSON.parse(take.dataset.do ?? "{}"), take);
+  const take = /** @type {HTMLElement | null} */ (targetOf(event).closest(".jet-select-variant"));
+  if (take && state.generating && event.button === 0) act(JSON.parse(take.dataset.command ?? "{}"), take);
 }
 
 /** Undo and Redo as menus and phones ask for them. @param {InputEvent} event */
@@ -123,10 +124,10 @@ const SHORTCUTS = {
   undo: () => step("undo"),
   redo: () => step("redo"),
   word: () => alternatives.ask({ enter: true }),
-  go: () => generate({ do: "continue" }),
-  cursor: () => generateByButton("jet-cursor", { do: "cursor", at: -1 }),
-  ask: () => press("jet-ask"),
-  retry: () => generateByButton("jet-retry", { do: "retry" }),
+  go: () => generate({ type: "continue" }),
+  cursor: () => generateByButton("jet-continue-at", { type: "continue_at", at: -1 }),
+  ask: () => press("jet-write-about"),
+  retry: () => generateByButton("jet-retry", { type: "retry" }),
   fork: () => press("jet-fork"),
 };
 

@@ -82,7 +82,7 @@ export function ask({ at = editor().selectionStart, quiet = false, enter = false
   close();
   asked = selection();
   entering = enter;
-  order({ do: "word", at, quiet }, ({ word }) => {
+  order({ type: "alternatives", at, quiet }, ({ word }) => {
     if (word) requestAnimationFrame(() => show(word));
   });
 }

@@ -76,10 +76,10 @@ const MODULES = [
   forms,
 ];
 
-const isMarkedByAuthor = () => field("jet-tint").value === "whose";
+const isMarkedByAuthor = () => field("jet-highlight").value === "authorship";
 const showOwnPresets = () =>
   showPresets((chosen) => {
-    if (!state.generating) order({ do: "own-preset", settings: chosen });
+    if (!state.generating) order({ type: "apply_own_preset", settings: chosen });
   });
 
 /** @param {string} why */
@@ -95,10 +95,10 @@ function onConnectionBack(wasLost) {
   notices.clear("connection");
   if (wasLost) {
     say("Connected again.");
-    byId("jet-greet").click(); // it may be another server, with another model
+    byId("jet-refresh").click(); // it may be another server, with another model
   }
   if (state.restore) state.restore();
-  else if (state.known) order({ do: "resume" }, resend);
+  else if (state.known) order({ type: "resume" }, resend);
   else bringBack(resend);
 }
 
@@ -145,7 +145,7 @@ function openPage() {
   else {
     state.restore = () => {
       const now = draft === null ? null : editor().value || draft;
-      order({ do: "restore", copy, draft: now }, finish);
+      order({ type: "restore", copy, draft: now }, finish);
     };
     state.restore();
   }
@@ -202,7 +202,7 @@ export function start(given) {
   for (const { install } of MODULES) install();
   document.addEventListener("input", (event) => onInput(/** @type {InputEvent} */ (event)));
   document.addEventListener("change", (event) => {
-    if (targetOf(event).id === "jet-tint") sync();
+    if (targetOf(event).id === "jet-highlight") sync();
   });
   showOwnPresets();
   // Gradio puts the label of a field that has buttons beside it and not around it.

@@ -1,8 +1,8 @@
 // The commands that wait for the server, and which of them goes next. One is under way at a time. No DOM.
 
 /**
- * A command as the server reads it; `do` says what it does.
- * @typedef {{ do: string, [field: string]: any }} Command
+ * A command as the server reads it; `type` says what it does.
+ * @typedef {{ type: string, [field: string]: any }} Command
  */
 
 /**
@@ -21,40 +21,40 @@
  */
 
 const READ_ONLY = new Set([
-  "look",
-  "keep",
+  "sync",
+  "autosave",
   "export",
-  "history",
-  "word",
+  "export_history",
+  "alternatives",
   "compare",
-  "preset",
-  "own-preset",
-  "reuse",
+  "apply_preset",
+  "apply_own_preset",
+  "reuse_settings",
   "resume",
   "restore",
 ]);
 const REPLACES_TEXT = new Set([
   "undo",
   "redo",
-  "opening",
+  "set_opening",
   "fork",
-  "show",
-  "prune",
-  "new",
-  "import",
+  "select_branch",
+  "delete_branch",
+  "new_story",
+  "import_file",
   "restore",
 ]);
-const OPENS_STORY = new Set(["new", "import", "restore"]);
-const AUTOMATIC = new Set(["look", "keep", "resume", "restore", "guide", "title"]);
+const OPENS_STORY = new Set(["new_story", "import_file", "restore"]);
+const AUTOMATIC = new Set(["sync", "autosave", "resume", "restore", "set_guidance", "set_title"]);
 
 /** Tells whether a command leaves the story as it is. @param {Command} order */
-export const isReadOnly = (order) => READ_ONLY.has(order.do);
+export const isReadOnly = (order) => READ_ONLY.has(order.type);
 /** Tells whether a command's reply brings a text. @param {Command} order */
-export const replacesText = (order) => REPLACES_TEXT.has(order.do);
+export const replacesText = (order) => REPLACES_TEXT.has(order.type);
 /** Tells whether a command brings another story. @param {Command} order */
-export const opensStory = (order) => OPENS_STORY.has(order.do);
+export const opensStory = (order) => OPENS_STORY.has(order.type);
 /** Tells whether the page gives a command by itself, so that no reader waits for it. @param {Command} order */
-export const isAutomatic = (order) => AUTOMATIC.has(order.do);
+export const isAutomatic = (order) => AUTOMATIC.has(order.type);
 
 export class CommandQueue {
   /** @type {Entry[]} */
@@ -71,9 +71,9 @@ export class CommandQueue {
     return this.#waiting.length;
   }
 
-  /** Whether a command with this `do` waits. @param {string} name */
+  /** Whether a command with this `type` waits. @param {string} name */
   has(name) {
-    return this.#waiting.some(({ order }) => order.do === name);
+    return this.#waiting.some(({ order }) => order.type === name);
   }
 
   /** The waiting commands that bring a text, oldest first. */
@@ -106,7 +106,7 @@ export class CommandQueue {
 
   /** @param {readonly string[]} allowed */
   #firstAllowed(allowed) {
-    const places = allowed.map((name) => this.#waiting.findIndex(({ order }) => order.do === name));
+    const places = allowed.map((name) => this.#waiting.findIndex(({ order }) => order.type === name));
     return places.find((place) => place >= 0) ?? -1;
   }
 

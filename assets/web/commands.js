@@ -51,12 +51,12 @@ export function watch(asked) {
 function seal(order) {
   lastNumber += 1;
   const tab = /** @type {HTMLElement | null} */ (document.querySelector(".jet-tabs [aria-selected=true]"));
-  const drawer = tab?.dataset.drawer ?? "";
+  const openTab = tab?.dataset.tab ?? "";
   return JSON.stringify({
     ...order,
     n: lastNumber,
-    tint: field("jet-tint").value,
-    drawer,
+    highlight: field("jet-highlight").value,
+    tab: openTab,
     known: state.known,
   });
 }
@@ -68,7 +68,7 @@ export function send() {
   if (!entry) return;
   cancelSync(); // the text goes with every command
   if (opensStory(entry.order)) storage.hold(true);
-  byId("jet-act").click();
+  byId("jet-send-command").click();
 }
 
 /**
@@ -123,7 +123,7 @@ export const isKept = () => !stale && isSettled();
 /** Gives the server the text. Undo goes back to where the writer paused. */
 export function sync() {
   cancelSync();
-  if (!state.generating && !queue.has("look")) order({ do: "look" });
+  if (!state.generating && !queue.has("sync")) order({ type: "sync" });
 }
 /** The same when the writer pauses. @param {number} [pause] milliseconds; longer for a very long text */
 export function syncSoon(pause = editor().value.length > VERY_LONG ? LONG_TYPING_PAUSE_MS : TYPING_PAUSE_MS) {
@@ -146,14 +146,14 @@ export function keepSoon() {
       return;
     }
     stale = false;
-    order({ do: "keep" });
+    order({ type: "autosave" });
   }, KEEP_MS);
 }
 
 /** Gives the server the story again, as it stands here: nothing on the page changes by that. @param {() => void} [after] */
 export function bringBack(after) {
   state.known = false;
-  order({ do: "restore", copy: storage.load().copy, draft: editor().value, again: true }, after);
+  order({ type: "restore", copy: storage.load().copy, draft: editor().value, again: true }, after);
 }
 
 /** Does again what could not be done without a connection. */
@@ -166,7 +166,7 @@ export function resend() {
 
 /** Says what could not be done, where the writer asked for it; the rest is done again later. @param {Command} [done] */
 function noteUnanswered(done) {
-  if (done?.do === "guide" || done?.do === "title") state.unsent.add(done.do);
+  if (done?.type === "set_guidance" || done?.type === "set_title") state.unsent.add(done.type);
   if (done && isAutomatic(done)) return;
   const what = done ? "That could not be done." : "The model could not go on.";
   if (!done) {

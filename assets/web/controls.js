@@ -3,12 +3,12 @@
 import { all, field } from "./dom.js";
 import { state } from "./page_state.js";
 
-const COMMANDS = "[data-do], [data-write], [data-opening], #jet-new, #jet-import, #jet-ask";
+const COMMANDS = "[data-command], [data-generate], [data-opening], #jet-new, #jet-import, #jet-write-about";
 
 /** Locks what cannot be done while the model writes, and steps that there are none of. */
 export function refreshButtons() {
   for (const button of /** @type {HTMLButtonElement[]} */ (all(COMMANDS))) {
-    const canBePicked = button.classList.contains("jet-take");
+    const canBePicked = button.classList.contains("jet-select-variant");
     if (!button.closest("#jet-popover")) button.disabled = state.generating && !canBePicked;
   }
   field("jet-undo").disabled = state.generating || !state.steps.undo;

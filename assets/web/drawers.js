@@ -11,15 +11,15 @@ const tabs = () => all(".jet-tabs [role=tab]");
 /** Opens a drawer, and closes the others. @param {string} name */
 export function openDrawer(name) {
   for (const tab of tabs()) {
-    const chosen = tab.dataset.drawer === name;
+    const chosen = tab.dataset.tab === name;
     tab.setAttribute("aria-selected", `${chosen}`);
     tab.tabIndex = chosen ? 0 : -1;
     byId(tab.getAttribute("aria-controls") ?? "").hidden = !chosen;
   }
   for (const drawn of DRAWN_BY_GRADIO)
-    byId(`jet-drawer-${drawn}`).classList.toggle("jet-closed", name !== drawn);
+    byId(`jet-tab-panel-${drawn}`).classList.toggle("jet-tab-closed", name !== drawn);
   if (name === "stories") showStories();
-  else if (!WITHOUT_SERVER.includes(name)) order({ do: "look" });
+  else if (!WITHOUT_SERVER.includes(name)) order({ type: "sync" });
 }
 
 /** Moves to another tab by arrow, Home or End, and returns whether the key does that. @param {KeyboardEvent} event */
@@ -35,6 +35,6 @@ export function moveByKey({ key, target }) {
   if (index < 0 || to === undefined) return false;
   const next = /** @type {HTMLElement} */ (tabs().at(to % tabs().length));
   next.focus();
-  openDrawer(next.dataset.drawer ?? "");
+  openDrawer(next.dataset.tab ?? "");
   return true;
 }

@@ -31,13 +31,13 @@ export function sendGuidance() {
     unit: field("jet-unit").value,
     lore: all("#jet-lore .jet-entry").map(readLoreEntry),
   };
-  order({ do: "guide", ...guidance }, () => Object.assign(state.sentFields, typed));
+  order({ type: "set_guidance", ...guidance }, () => Object.assign(state.sentFields, typed));
 }
 
 /** Gives the server the title. */
 export function sendTitle() {
   const [typed, text] = [halfTyped(), field("jet-title").value];
-  order({ do: "title", text }, () => {
+  order({ type: "set_title", text }, () => {
     Object.assign(state.sentFields, { "jet-title": typed["jet-title"] });
     storage.save(showStories);
   });
@@ -45,8 +45,8 @@ export function sendTitle() {
 
 /** Gives the server again what it has yet to hear. */
 export function resendForms() {
-  if (state.unsent.delete("guide")) sendGuidance();
-  if (state.unsent.delete("title")) sendTitle();
+  if (state.unsent.delete("set_guidance")) sendGuidance();
+  if (state.unsent.delete("set_title")) sendTitle();
 }
 
 /** Notes that the browser has what the server was sent. */
@@ -59,7 +59,7 @@ export function noteKept() {
 export function install() {
   document.addEventListener("change", (event) => {
     const target = targetOf(event);
-    if (target.closest("#jet-drawer-guidance, #jet-about-field")) sendGuidance();
+    if (target.closest("#jet-tab-panel-guidance, #jet-about-field")) sendGuidance();
     else if (target.id === "jet-title") sendTitle();
   });
 }

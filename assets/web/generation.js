@@ -33,7 +33,7 @@ const UNLOCK_POLL_MS = 20;
 /** @type {Command | null} */
 let wanted = null; // what Continue is to do
 /** @type {Command} */
-let asked = { do: "continue" }; // what is being done
+let asked = { type: "continue" }; // what is being done
 /** @type {Record<string, unknown>} */
 let sampling = {};
 let settleTimer = 0;
@@ -43,19 +43,19 @@ function begin() {
   clearTimeout(settleTimer);
   state.settling = false;
   cancelSync();
-  asked = wanted ?? { do: "continue" };
+  asked = wanted ?? { type: "continue" };
   wanted = null;
   stopOnTyping.begin(asked);
   state.generating = true;
   announce("Writing");
   state.generation = 0;
-  autoscroll.begin(asked.do !== "ways");
+  autoscroll.begin(asked.type !== "variants");
   alternatives.close();
   variants.markPast();
   field("jet-stop").disabled = false;
   setTimeout(() => {
     // A button that is disabled during its click has none.
-    if (state.generating) field("jet-go").disabled = true;
+    if (state.generating) field("jet-continue").disabled = true;
     refreshButtons();
     focusIfLost();
   });
@@ -63,7 +63,7 @@ function begin() {
 
 /** Takes in the new words of a long story. */
 function showPatch() {
-  const carried = byId("jet-live").querySelector(".jet-carried")?.textContent;
+  const carried = byId("jet-delta").querySelector(".jet-payload")?.textContent;
   if (!state.generating || !carried) return;
   const patch = JSON.parse(carried);
   if (patch.n !== state.generation) return; // of a generation before
@@ -77,7 +77,7 @@ function showPatch() {
 /** @param {MouseEvent} event */
 function onClick(event) {
   const target = /** @type {Element} */ (event.target);
-  if (target.closest?.("#jet-go") && !field("jet-go").disabled) {
+  if (target.closest?.("#jet-continue") && !field("jet-continue").disabled) {
     if (!state.generating) {
       begin();
       return;
@@ -91,7 +91,7 @@ function onClick(event) {
 /** Starts watching Continue and Stop, and the new words. */
 export function install() {
   const everything = { subtree: true, childList: true, characterData: true };
-  new MutationObserver(showPatch).observe(byId("jet-live"), everything);
+  new MutationObserver(showPatch).observe(byId("jet-delta"), everything);
   document.addEventListener("click", onClick, true);
 }
 
@@ -119,7 +119,7 @@ export function generationCommand() {
 /** The command that Gradio sends on Stop. */
 export function stopCommand() {
   const { generation, known } = state;
-  return JSON.stringify({ do: "stop", n: generation || -1, known, ...stopOnTyping.seenField() });
+  return JSON.stringify({ type: "stop", n: generation || -1, known, ...stopOnTyping.seenField() });
 }
 
 /** Puts caret and view where a writer expects them once the box has the new words. @param {number} below how far the reader was from the end @param {boolean} follows the caret */
@@ -167,7 +167,7 @@ export const withCaret = (plain) => (plain.at === -1 ? { ...plain, at: editor().
 
 /** Gradio unlocks Continue a moment after the end. @param {() => void} what */
 function whenUnlocked(what) {
-  if (field("jet-go").disabled) setTimeout(() => whenUnlocked(what), UNLOCK_POLL_MS);
+  if (field("jet-continue").disabled) setTimeout(() => whenUnlocked(what), UNLOCK_POLL_MS);
   else what();
 }
 
@@ -176,7 +176,7 @@ export function generate(plain) {
   const command = withCaret(plain);
   if (!state.generating) {
     wanted = command;
-    press("jet-go");
+    press("jet-continue");
   } else if (stopOnTyping.isStopping()) {
     stopOnTyping.afterEnd(() => whenUnlocked(() => generate(command)));
   }
@@ -202,6 +202,6 @@ export function step(what) {
   stopOnTyping.requestStop();
   const takenOver = stopOnTyping.isTakenOver();
   stopOnTyping.afterEnd((wrote) => {
-    if (wrote || takenOver) order({ do: "undo" });
+    if (wrote || takenOver) order({ type: "undo" });
   });
 }

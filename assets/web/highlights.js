@@ -6,7 +6,7 @@ import { editor } from "./editor.js";
 import { lastAtMost, shiftMarks } from "./mark_ranges.js";
 import { findEdit } from "./text_edits.js";
 
-const LEVELS = ["jet-model", "jet-doubt-1", "jet-doubt-2", "jet-doubt-3"];
+const LEVELS = ["jet-model", "jet-confidence-1", "jet-confidence-2", "jet-confidence-3"];
 const POINTED = "jet-pointed";
 const MARGIN_PX = 200; // painted above and below what can be seen
 const isSupported = () => typeof Highlight === "function" && Boolean(CSS.highlights);

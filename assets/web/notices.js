@@ -33,10 +33,10 @@ export function show(topic, text, { action, closable = false } = {}) {
   line.append(make("span", { textContent: text }));
   if (action)
     line.append(
-      makeButton({ className: "jet-quiet", textContent: action[0], onclick: action[1] }, action[0]),
+      makeButton({ className: "jet-text-button", textContent: action[0], onclick: action[1] }, action[0]),
     );
   if (closable) {
-    const close = { className: "jet-quiet", textContent: "×", onclick: () => clear(topic) };
+    const close = { className: "jet-text-button", textContent: "×", onclick: () => clear(topic) };
     line.append(makeButton(close, "Put this line away"));
   }
   list().append(line);

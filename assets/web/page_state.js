@@ -19,7 +19,7 @@ export const state = {
   restore: null,
   /** Fields that the server has as they stand here, and the browser has yet to keep. @type {Record<string, unknown>} */
   sentFields: {},
-  /** Forms that the server has yet to hear. @type {Set<"guide" | "title">} */
+  /** Forms that the server has yet to hear. @type {Set<"set_guidance" | "set_title">} */
   unsent: new Set(),
 };
 

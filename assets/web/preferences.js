@@ -5,6 +5,9 @@ import { openStorage } from "./browser_storage.js";
 import { field, targetOf } from "./dom.js";
 
 const KEY = "taste";
+// What words are marked by, and the names that the browser's storage has had for it from the first.
+/** @type {Record<string, string>} */
+const STORED_NAMES = { plain: "plain", authorship: "whose", confidence: "doubt" };
 const storage = openStorage("localStorage");
 /** @type {Record<string, any>} */
 let now = {};
@@ -24,12 +27,12 @@ export function install() {
     const target = targetOf(event);
     if (target.id === "jet-stops") put({ stops: target.value });
     else if (target.id === "jet-alternatives") put({ alternatives: target.checked });
-    else if (target.id === "jet-tint") put({ tint: target.value });
+    else if (target.id === "jet-highlight") put({ tint: STORED_NAMES[target.value] });
   });
   field("jet-stops").value = stops();
   if (typeof now.alternatives === "boolean") field("jet-alternatives").checked = now.alternatives;
-  const tint = /** @type {HTMLSelectElement} */ (/** @type {unknown} */ (field("jet-tint")));
-  tint.value = [...tint.options].some(({ value }) => value === now.tint) ? now.tint : "whose";
+  const highlight = /** @type {HTMLSelectElement} */ (/** @type {unknown} */ (field("jet-highlight")));
+  highlight.value = Object.keys(STORED_NAMES).find((name) => STORED_NAMES[name] === now.tint) ?? "authorship";
 }
 
 /** What a control was set to last; undefined if it never was. @param {string} name */

@@ -23,7 +23,7 @@ function showStops({ opened, stops }) {
 
 /** @param {string} title */
 function showTitle(title) {
-  if (document.activeElement !== byId("jet-title") && !state.unsent.has("title"))
+  if (document.activeElement !== byId("jet-title") && !state.unsent.has("set_title"))
     field("jet-title").value = title;
 }
 
@@ -40,7 +40,7 @@ export function showReply(reply, done) {
     showStories();
   }
   if (reply.download) download(reply.download);
-  if (done?.do === "export") storage.noteFiled();
+  if (done?.type === "export") storage.noteFiled();
   if (reply.kept) {
     storage.saveCopy(reply.kept);
     forms.noteKept();

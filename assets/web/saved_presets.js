@@ -19,12 +19,12 @@ export function showPresets(use) {
     const both = make("span");
     both.append(
       makeButton({
-        className: "jet-opening",
+        className: "jet-chip",
         textContent: name,
         title: "One of your own presets",
         onclick: () => use(settings),
       }),
-      makeButton({ className: "jet-quiet", textContent: "×", title, onclick: remove }, title),
+      makeButton({ className: "jet-text-button", textContent: "×", title, onclick: remove }, title),
     );
     return both;
   });

@@ -41,7 +41,7 @@ function fieldOf(name) {
   return entries()[Number(index)]?.querySelector(`[data-lore="${key}"]`);
 }
 
-const accordion = () => /** @type {HTMLElement | null} */ (document.querySelector("#jet-further button"));
+const accordion = () => /** @type {HTMLElement | null} */ (document.querySelector("#jet-advanced button"));
 const isAccordionOpen = () => accordion()?.classList.contains("open") ?? false;
 const seedField = () => /** @type {HTMLInputElement | null} */ (document.querySelector("#jet-seed input"));
 
@@ -57,9 +57,9 @@ function keep() {
     page: scrollY,
     focused: document.activeElement === editor(),
     typed,
-    drawer: tab?.dataset.drawer,
+    drawer: tab?.dataset.tab,
     further: isAccordionOpen(),
-    numbers: field("jet-unfold").checked,
+    numbers: field("jet-show-all-numbers").checked,
     parts: allOpenParts(),
     seed: seedField()?.value ?? "",
   };
@@ -95,7 +95,7 @@ export function begin(text, openDrawer) {
   }
   rememberOpenParts(before.parts ?? []);
   if (before.drawer) openDrawer(before.drawer);
-  if (before.numbers) field("jet-unfold").checked = true;
+  if (before.numbers) field("jet-show-all-numbers").checked = true;
   if (before.further && !isAccordionOpen()) accordion()?.click();
   if (text) goBack(text);
   else restored = true;

@@ -21,7 +21,7 @@ import { applyEdit, findEdit, overlayEdit } from "./text_edits.js";
 
 const [REPEAT_MS, LATE_MS] = [1500, 1000];
 const OTHER_FIELDS =
-  "input, textarea, select, summary, [contenteditable], [role=tab], #jet-popover, #jet-below button";
+  "input, textarea, select, summary, [contenteditable], [role=tab], #jet-popover, #jet-tabs-column button";
 
 let takenOver = false; // the writer's words stand; the model's are no longer wanted
 let stopping = false;
@@ -69,7 +69,7 @@ function show(text) {
     const { from, text: added } = findEdit(shownText(), text);
     placeCaret(from + added.length);
   }
-  updateText(text, field("jet-tint").value === "whose");
+  updateText(text, field("jet-highlight").value === "authorship");
   noteCaret();
 }
 
@@ -150,7 +150,7 @@ function onBeforeInput(event) {
 }
 
 /** @param {DragEvent} event */
-const isOverOverlay = (event) => Boolean(targetOf(event).closest?.("#jet-leaf"));
+const isOverOverlay = (event) => Boolean(targetOf(event).closest?.("#jet-overlay"));
 /** @param {DragEvent} event */
 function onDrop(event) {
   const text = event.dataTransfer?.getData("text/plain");
@@ -180,15 +180,15 @@ export function afterEnd(what) {
 }
 
 /** A generation begins. @param {import("./command_queue.js").Command} order */
-export function begin({ do: what, at }) {
+export function begin({ type: what, at }) {
   takenOver = stopping = false;
   seenUntil = null;
   afterwards = [];
   lastIncoming = null;
   commitComposition();
   baseText = editor().value;
-  suffixLength = what === "continue" ? 0 : what === "cursor" ? Math.max(0, baseText.length - at) : null;
-  caretMoves = what !== "ways";
+  suffixLength = what === "continue" ? 0 : what === "continue_at" ? Math.max(0, baseText.length - at) : null;
+  caretMoves = what !== "variants";
   if (suffixLength !== null) placeCaret(baseText.length - suffixLength);
   noteCaret();
 }

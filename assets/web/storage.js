@@ -55,7 +55,7 @@ const rememberId = () => ofTab.tryWrite("id", id); // without it, every load is 
 
 /** @param {string} text @param {boolean} [bad] */
 function tell(text, bad = false) {
-  const line = byId("jet-kept");
+  const line = byId("jet-save-status");
   if (line.textContent === text) return;
   line.textContent = text;
   line.classList.toggle("jet-bad", bad);

@@ -16,7 +16,7 @@ function openFile(file) {
   const reader = new FileReader();
   reader.onload = () => {
     const url = /** @type {string} */ (reader.result);
-    replaceStory({ do: "import", name: file.name, data: url.split(",", 2)[1] ?? "" });
+    replaceStory({ type: "import_file", name: file.name, data: url.split(",", 2)[1] ?? "" });
   };
   reader.onerror = () => say("This file could not be read.", { bad: true });
   reader.readAsDataURL(file);

@@ -8,7 +8,7 @@ import { isOpenElsewhere } from "./tab_lock.js";
 
 /** @param {string} id */
 function open(id) {
-  replaceStory({ do: "restore", ...storage.load(id) }, () => {
+  replaceStory({ type: "restore", ...storage.load(id) }, () => {
     storage.switchTo(id);
     showStories();
   });
@@ -32,7 +32,7 @@ function row([id, info]) {
   );
   if (isHere) openButton.setAttribute("aria-current", "true");
   const properties = {
-    className: "jet-quiet",
+    className: "jet-text-button",
     textContent: "Remove",
     disabled: isHere,
     onclick: () => remove(id),

@@ -25,7 +25,7 @@ function lay({ from, to }) {
   const story = box.value;
   const start = story.lastIndexOf("\n", Math.max(0, from - AROUND)) + 1;
   const { font, letterSpacing, padding } = getComputedStyle(box);
-  overlay = make("div", { id: "jet-leaf" }, { "aria-hidden": "true" });
+  overlay = make("div", { id: "jet-overlay" }, { "aria-hidden": "true" });
   Object.assign(overlay.style, {
     font,
     letterSpacing,
@@ -36,7 +36,10 @@ function lay({ from, to }) {
     height: `${box.offsetHeight}px`,
   });
   words = document.createTextNode("");
-  const byModel = make("span", field("jet-tint").value === "whose" ? { className: "jet-new-words" } : {});
+  const byModel = make(
+    "span",
+    field("jet-highlight").value === "authorship" ? { className: "jet-new-words" } : {},
+  );
   byModel.append(words);
   overlay.append(story.slice(start, from), byModel, story.slice(to, to + AROUND));
   box.parentElement?.append(overlay);

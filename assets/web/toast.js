@@ -12,12 +12,12 @@ let timer = 0;
  *   a generation; its click is handled where all commands are
  */
 export function say(text, { bad = false, offer = null } = {}) {
-  const line = document.getElementById("jet-say") ?? make("div", { id: "jet-say" });
+  const line = document.getElementById("jet-toast") ?? make("div", { id: "jet-toast" });
   line.setAttribute("role", bad ? "alert" : "status");
   line.textContent = text;
   if (offer) {
     const button = makeButton({ className: "jet-offer", textContent: offer.label });
-    button.dataset.write = JSON.stringify(offer.write);
+    button.dataset.generate = JSON.stringify(offer.write);
     line.append(button);
   }
   line.className = bad ? "jet-bad" : "";

@@ -6,14 +6,15 @@ import { state } from "./page_state.js";
 let shownFor = 0; // the generation whose variants came last; the first of them may come after its end
 
 /** @returns {number[]} the branches that the variants are */
-const branches = () => all("#jet-ways .jet-take").map(({ dataset }) => JSON.parse(dataset.do ?? "{}").branch);
+const branches = () =>
+  all("#jet-variants .jet-select-variant").map(({ dataset }) => JSON.parse(dataset.command ?? "{}").branch);
 
 /** Marks the variants as those of a story or a generation before: none can be picked. */
-export const markPicked = () => byId("jet-ways").classList.add("jet-picked");
+export const markPicked = () => byId("jet-variants").classList.add("jet-variant-chosen");
 /** A generation begins: the last one's variants cannot be picked in it. */
-export const markPast = () => byId("jet-ways").classList.add("jet-before");
+export const markPast = () => byId("jet-variants").classList.add("jet-previous-variants");
 /** It has ended. */
-export const unmarkPast = () => byId("jet-ways").classList.remove("jet-before");
+export const unmarkPast = () => byId("jet-variants").classList.remove("jet-previous-variants");
 
 /** Drops variants whose branches the story no longer has. @param {number[]} existing */
 export function keepOnly(existing) {
@@ -23,13 +24,13 @@ export function keepOnly(existing) {
 /** Starts watching for the first variant of a generation. */
 export function install() {
   new MutationObserver(() => {
-    const place = byId("jet-ways");
-    const three = /** @type {HTMLElement | null} */ (place.querySelector(".jet-three"));
+    const place = byId("jet-variants");
+    const three = /** @type {HTMLElement | null} */ (place.querySelector(".jet-variant-columns"));
     const generation = Number(three?.dataset.n);
     if (generation !== state.generation || generation === shownFor) return;
     shownFor = generation;
-    place.classList.remove("jet-before", "jet-picked");
-  }).observe(byId("jet-ways"), {
+    place.classList.remove("jet-previous-variants", "jet-variant-chosen");
+  }).observe(byId("jet-variants"), {
     subtree: true,
     childList: true,
     characterData: true,

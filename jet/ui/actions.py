@@ -36,7 +36,7 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 
 # What may be asked for while the model writes, the first of them before all others. The box has nothing new
 # in it then.
-ALLOWED_WHILE_GENERATING = ("show", "look", "keep", "export", "history")
+ALLOWED_WHILE_GENERATING = ("select_branch", "sync", "autosave", "export", "export_history")
 
 
 async def sync(session: Session, fields: Fields) -> Reply:
@@ -243,28 +243,28 @@ async def export_history(session: Session, fields: Fields) -> Reply:
 
 
 COMMANDS: dict[str, CommandHandler] = {
-    "look": sync,
+    "sync": sync,
     "resume": resume,
     "undo": undo,
     "redo": redo,
-    "opening": set_opening,
+    "set_opening": set_opening,
     "fork": fork,
-    "show": select_branch,
+    "select_branch": select_branch,
     "rename": rename,
-    "prune": delete_branch,
+    "delete_branch": delete_branch,
     "compare": compare,
-    "word": alternatives,
-    "reuse": reuse_settings,
-    "guide": set_guidance,
-    "title": set_title,
-    "preset": apply_preset,
-    "own-preset": apply_own_preset,
-    "new": new_story,
+    "alternatives": alternatives,
+    "reuse_settings": reuse_settings,
+    "set_guidance": set_guidance,
+    "set_title": set_title,
+    "apply_preset": apply_preset,
+    "apply_own_preset": apply_own_preset,
+    "new_story": new_story,
     "restore": restore,
-    "import": import_file,
+    "import_file": import_file,
     "export": export,
-    "keep": autosave,
-    "history": export_history,
+    "autosave": autosave,
+    "export_history": export_history,
 }
 
 

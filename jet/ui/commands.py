@@ -15,7 +15,7 @@ from jet.ui.deltas import apply_patch
 from jet.ui.keywords import format_keywords, one_line, parse_keywords
 from jet.ui.stop_strings import MAX_STOP_CHARACTERS, MAX_STOPS, parse_stop
 
-Highlight = Literal["plain", "whose", "doubt"]
+Highlight = Literal["plain", "authorship", "confidence"]
 MAX_LORE = 500
 NO_GUIDANCE = Guidance()
 MAX_GUIDANCE = 200_000  # characters of memory, of the note, and of each entry
@@ -49,9 +49,9 @@ def parse_command(command_text: object) -> Command:
     except (ValueError, RecursionError):  # the latter for what is nested without end
         parsed = None
     fields = Fields(parsed, "the order")
-    type = fields.take("do", str)
-    highlight = fields.take("tint", str) if fields.has("tint") else "plain"
-    tab = fields.take("drawer", str) if fields.has("drawer") else ""
+    type = fields.take("type", str)
+    highlight = fields.take("highlight", str) if fields.has("highlight") else "plain"
+    tab = fields.take("tab", str) if fields.has("tab") else ""
     story_known = fields.take("known", bool) if fields.has("known") else False
     number = fields.take("n", int) if fields.has("n") else 0
     if highlight not in get_args(Highlight):

@@ -26,8 +26,8 @@ def end_reply(state: GenerationState, command: Command, document: Document) -> d
 
 def _continue_command(state: GenerationState, command: Command, document: Document) -> dict[str, object]:
     """Return the command that generates at the same place without letting the model end at once."""
-    if command.type in ("retry", "ways"):
-        return {"do": command.type, "beyond": True}
+    if command.type in ("retry", "variants"):
+        return {"type": command.type, "beyond": True}
     if state.start is not None and state.start < len(document.text):
-        return {"do": "cursor", "at": to_utf16(document.text, state.start), "beyond": True}
-    return {"do": "continue", "beyond": True}
+        return {"type": "continue_at", "at": to_utf16(document.text, state.start), "beyond": True}
+    return {"type": "continue", "beyond": True}

@@ -145,7 +145,7 @@ class GenerationService:
                 )
                 before = session.document.current
                 continuations = self._start_continuations(session.document, command, samplings)
-                if command.type in ("retry", "pick"):
+                if command.type in ("retry", "replace_token"):
                     remarks += branch_messages.describe_left_behind(session.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
@@ -218,16 +218,16 @@ class GenerationService:
         model, sampling, fields = self.info.model, samplings[0], command.fields
         if command.type == "retry":
             return [document.retry(model, sampling)]
-        if command.type == "ways":
+        if command.type == "variants":
             return document.start_variants(model, samplings)
-        if command.type == "cursor":
+        if command.type == "continue_at":
             at = from_utf16(document.text, fields.take("at", int))
             return [document.start_continuation(model, sampling, at=at)]
-        if command.type == "pick":
+        if command.type == "replace_token":
             offset = from_utf16(document.text, fields.take("at", int))
             at = document.replace_token(offset, fields.take("choice", int))
             return [document.start_continuation(model, sampling, at=at)]
-        if command.type == "ask":
+        if command.type == "write_about":
             return [
                 _start_story_about(document, parse_about(command.fields)).start_continuation(model, sampling)
             ]
@@ -324,7 +324,7 @@ def _with_unused_seed(
     """Return the settings, with another seed if this one would only repeat an existing continuation."""
     if command.type == "retry" and document.can_retry:
         at = document.retry_offset
-    elif command.type == "ways":
+    elif command.type == "variants":
         at = len(document.text)
     else:
         return sampling
@@ -343,7 +343,7 @@ def _seeds(command: Command, sampling: SamplingParams) -> set[int | None]:
 
 def _samplings(command: Command, sampling: SamplingParams) -> list[SamplingParams]:
     """Return the settings of each continuation. Variants have consecutive seeds."""
-    if command.type != "ways":
+    if command.type != "variants":
         return [sampling]
     seed = sampling.seed or 0
     return [replace(sampling, seed=(seed + index) % (MAX_SEED + 1)) for index in range(NUM_VARIANTS)]

@@ -30,7 +30,12 @@ from jet.ui.sessions import Session, SessionStore, TabKey
 from jet.ui.streamed_request import HEARTBEAT_S
 from jet.ui.typed_edits import apply_typed_edits
 
-_IDLE_COMMANDS = ("look", "keep", "resume", "new")  # the panel of a long story is drawn anew with these
+_IDLE_COMMANDS = (
+    "sync",
+    "autosave",
+    "resume",
+    "new_story",
+)  # the panel of a long story is drawn anew with these
 
 
 class PageController:
@@ -107,7 +112,7 @@ class PageController:
         reply = await self._with_views(session, command, {**reply, "same": text == story})
         reply["panel"] = await self._idle_panel(session, command)
         # What could not be taken over stays in the box.
-        unchanged = failed or text == story or (session.generating and command.type != "show")
+        unchanged = failed or text == story or (session.generating and command.type != "select_branch")
         session.variant_selected = session.variant_selected or not unchanged
         self._generation.precount_tokens(session.document, session.cache_salt)
         return _to_json(reply if unchanged else {**reply, "story": text})
@@ -242,9 +247,9 @@ class PageController:
         if command.tab == "branches":
             html["jet-tree"] = views.branches(document.outline())
         elif command.tab == "guidance":
-            html["jet-sees"] = await self._context_view(session)
+            html["jet-context"] = await self._context_view(session)
         elif command.tab == "history":
-            html["jet-past"] = views.history(session.request_log)
+            html["jet-request-history"] = views.history(session.request_log)
         return {**view, **reply, "n": command.number, "html": {**html, **reply.get("html", {})}}
 
     async def _context_view(self, session: Session) -> str:

@@ -58,6 +58,6 @@ def _flatten(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
 
 HIGHLIGHTS: dict[Highlight, Callable[[Document], list[int]]] = {
     "plain": lambda _: [],
-    "whose": authorship,
-    "doubt": confidence,
+    "authorship": authorship,
+    "confidence": confidence,
 }

@@ -71,28 +71,28 @@ def build_layout() -> Page:
     with gr.Column(elem_id="jet-page"):
         _html(tabs.header())
         model_info = _html(panel.loading())
-        with gr.Row(elem_id="jet-desk"):
-            with gr.Column(elem_id="jet-left", min_width=0):
+        with gr.Row(elem_id="jet-main"):
+            with gr.Column(elem_id="jet-editor-column", min_width=0):
                 _html(tabs.opening_buttons(beginnings), "jet-openings")
                 story = _story()
                 continue_button, stop = _generation_buttons()
                 _html(tabs.action_buttons(), "jet-more")
-                variants, delta = _html("", "jet-ways"), _html("", "jet-live")
-            with gr.Column(elem_id="jet-right", min_width=0):
+                variants, delta = _html("", "jet-variants"), _html("", "jet-delta")
+            with gr.Column(elem_id="jet-panel-column", min_width=0):
                 live_panel = _html(panel.panel(None, None))
                 _html(panel.expand_toggle())
-            with gr.Column(elem_id="jet-below", min_width=0):
+            with gr.Column(elem_id="jet-tabs-column", min_width=0):
                 _html(tabs.tab_list())
-                with gr.Column(elem_id="jet-drawer-settings", min_width=0):
+                with gr.Column(elem_id="jet-tab-panel-settings", min_width=0):
                     _html(tabs.preset_buttons())
                     with gr.Column(elem_id="jet-controls", min_width=0):
                         controls, last_seed, reuse_seed = _controls()
                     _html(tabs.extra_settings())
                 _html(tabs.tab_panels())
                 report = _report()
-        save_preset = gr.Button("", visible="hidden", elem_id="jet-keep-preset")
-        refresh = gr.Button("", visible="hidden", elem_id="jet-greet")
-        send_command = gr.Button("", visible="hidden", elem_id="jet-act")
+        save_preset = gr.Button("", visible="hidden", elem_id="jet-save-preset")
+        refresh = gr.Button("", visible="hidden", elem_id="jet-refresh")
+        send_command = gr.Button("", visible="hidden", elem_id="jet-send-command")
         command, reply, result = (gr.Textbox(visible=False) for _ in range(3))
     return Page(
         model_info,
@@ -116,10 +116,10 @@ def build_layout() -> Page:
 
 
 def _report() -> tuple[gr.Button, gr.Button, gr.HTML]:
-    with gr.Column(elem_id="jet-drawer-report", elem_classes="jet-drawer jet-closed", min_width=0):
+    with gr.Column(elem_id="jet-tab-panel-report", elem_classes="jet-tab-panel jet-tab-closed", min_width=0):
         with gr.Row(elem_id="jet-report-actions"):
-            start_report = gr.Button("Measure this machine", elem_id="jet-measure", min_width=0)
-            stop_report = gr.Button("Stop measuring", elem_id="jet-halt", min_width=0)
+            start_report = gr.Button("Measure this machine", elem_id="jet-start-report", min_width=0)
+            stop_report = gr.Button("Stop measuring", elem_id="jet-stop-report", min_width=0)
         return start_report, stop_report, _html(views.report(ReportState()), "jet-report")
 
 
@@ -142,7 +142,7 @@ def _story() -> gr.Textbox:
 
 def _generation_buttons() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
-        continue_button = gr.Button("Continue", variant="primary", elem_id="jet-go", min_width=0)
+        continue_button = gr.Button("Continue", variant="primary", elem_id="jet-continue", min_width=0)
         stop = gr.Button(STOP_LABEL, interactive=False, elem_id="jet-stop", min_width=0)
         _html(tabs.undo_redo_buttons(), "jet-steps")
         _html(tabs.shortcut_hint())
@@ -172,7 +172,7 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
 
 def _advanced_controls() -> dict[str, gr.Component]:
     """What is off until it is wanted."""
-    with gr.Accordion("Avoid repeats and clichés", open=False, elem_id="jet-further"):
+    with gr.Accordion("Avoid repeats and clichés", open=False, elem_id="jet-advanced"):
         return {
             "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),
             "dry_base": _slider("DRY base", 1, 4, DEFAULTS.dry_base, 0.05),

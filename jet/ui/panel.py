@@ -269,7 +269,7 @@ def _device(stats: RequestStats, info: EngineInfo | None) -> dict[str, object]:
     reserved = max(0, (source.device_reserved_bytes or 0) - used)
     return {
         "rows": rows,
-        "parts": (("used", used / total), ("spare", reserved / total)),
+        "parts": (("used", used / total), ("reserved", reserved / total)),
         "label": f"{format.size(source.device_memory_bytes)} of "
         f"{format.size(source.device_total_bytes)} in use",
     }

@@ -1,7 +1,7 @@
 """Renders the HTML of the page that does not change: openings, actions, and the tabs below the editor.
 
-Each function returns HTML made by `templates/tabs.html`. Buttons carry their command in `data-do` or
-`data-write`; the page's script sends it when one is pressed.
+Each function returns HTML made by `templates/tabs.html`. Buttons carry their command in `data-command` or
+`data-generate`; the page's script sends it when one is pressed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ TABS = {
     "keys": "Keys",
 }
 
-HIGHLIGHT_OPTIONS = (("plain", "plain"), ("whose", "whose words"), ("doubt", "how sure"))
+HIGHLIGHT_OPTIONS = (("plain", "plain"), ("authorship", "whose words"), ("confidence", "how sure"))
 
 # Drawn in a square of 16 units, so that the actions are told apart without reading.
 ICONS = {
     "undo": "M6 3 2.5 6.5 6 10M3 6.5h6.5a4 4 0 0 1 0 8H7",
     "redo": "M10 3l3.5 3.5L10 10M13 6.5H6.5a4 4 0 0 0 0 8H9",
     "retry": "M13.5 8a5.5 5.5 0 1 1-1.7-4M13.5 1.5V5H10",
-    "three": "M2 8h3M5 8c3 0 3-5 7-5M5 8h7M5 8c3 0 3 5 7 5M12 1.5 13.7 3 12 4.5M12 6.5 13.7 8 12 9.5",
-    "cursor": "M2.5 3h3M2.5 13h3M4 3v10M8 8h5.5M11 5.5 13.5 8 11 10.5",
+    "write-variants": "M2 8h3M5 8c3 0 3-5 7-5M5 8h7M5 8c3 0 3 5 7 5"
+    "M12 1.5 13.7 3 12 4.5M12 6.5 13.7 8 12 9.5",
+    "continue-at": "M2.5 3h3M2.5 13h3M4 3v10M8 8h5.5M11 5.5 13.5 8 11 10.5",
     "fork": "M5 4.5v7M5 9c0-2 6-1 6-4.5M5 4.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3zM11 4.5a1.5 1.5 0 1 0 0-3 "
     "1.5 1.5 0 0 0 0 3zM5 14.5a1.5 1.5 0 1 0 0-3 1.5 1.5 0 0 0 0 3z",
-    "word": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
+    "other-words": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
 }
 
 SHORTCUTS = (

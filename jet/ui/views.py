@@ -1,7 +1,7 @@
 """Renders what changes around the editor: versions, options, other words, guidance, the prompt, the history.
 
-Each function returns HTML made by `templates/views.html`. Buttons in it carry their command in `data-do` or
-`data-write`; the page's script sends it when one is pressed.
+Each function returns HTML made by `templates/views.html`. Buttons in it carry their command in `data-command`
+or `data-generate`; the page's script sends it when one is pressed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def alternatives(
         (
             _show_whitespace(other.text),
             math.exp(min(other.logprob, 0.0)),
-            {"do": "pick", "at": at, "choice": index},
+            {"type": "replace_token", "at": at, "choice": index},
             other.token_id == found.token.id,
             not other.text or REPLACEMENT in other.text,
         )

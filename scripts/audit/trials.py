@@ -190,9 +190,9 @@ def bad_orders(target: Target) -> None:
         "",
         "[]",
         "{}",
-        '{"do": 5}',
-        '{"do": "__class__"}',
-        '{"do": "look", "n": 1e400}',
+        '{"type": 5}',
+        '{"type": "__class__"}',
+        '{"type": "sync", "n": 1e400}',
         "[" * 9999,
     ):
         answer = tab.raw([order])
@@ -297,13 +297,13 @@ def story_scripts(target: Target) -> None:
     """In every drawer that shows them."""
     tab = Tab(target)
     lore = [{"title": HOSTILE, "keywords": HOSTILE, "content": HOSTILE, "enabled": True, "constant": True}]
-    tab.act("title", HOSTILE, text=HOSTILE)
+    tab.act("set_title", HOSTILE, text=HOSTILE)
     tab.act("fork", HOSTILE, at=5)
     for branch in range(4):
         tab.act("rename", HOSTILE, branch=branch, name=HOSTILE)
-    tab.act("guide", HOSTILE, memory=HOSTILE, note=HOSTILE, depth=1, unit="paragraphs", lore=lore)
+    tab.act("set_guidance", HOSTILE, memory=HOSTILE, note=HOSTILE, depth=1, unit="paragraphs", lore=lore)
     for drawer in ("branches", "guidance", "history", "settings", HOSTILE):
-        harmless(drawer, tab.act("look", HOSTILE, drawer=drawer))
+        harmless(drawer, tab.act("sync", HOSTILE, drawer=drawer))
     for branch in range(4):
         harmless("compare", tab.act("compare", HOSTILE, branch=branch))
 
@@ -321,8 +321,8 @@ def file_names(target: Target) -> None:
         "\u202etxt.exe",
         "x" * 5000 + ".txt",
     ):
-        harmless(name, tab.act("import", name=name, data=data))
-        tab.act("title", text=name)
+        harmless(name, tab.act("import_file", name=name, data=data))
+        tab.act("set_title", text=name)
         for kind in ("txt", "md", "json"):
             said = tab.export(kind, "Once")["download"]["name"]
             must(
@@ -335,7 +335,7 @@ def file_names(target: Target) -> None:
 def imports(target: Target) -> None:
     """They are read as text, or refused in words."""
     tab = Tab(target)
-    tab.act("title", HOSTILE, text=HOSTILE)
+    tab.act("set_title", HOSTILE, text=HOSTILE)
     good = json.loads(tab.export("json", HOSTILE)["download"]["text"])
     bombs: list[object] = [
         "[" * 50_000,
@@ -349,12 +349,12 @@ def imports(target: Target) -> None:
             for value in (None, HOSTILE, -1, [HOSTILE], {HOSTILE: HOSTILE}, 10**40)
         ]
     for text in bombs:
-        reply = tab.act("import", name="story.json", data=base64.b64encode(str(text).encode()).decode())
+        reply = tab.act("import_file", name="story.json", data=base64.b64encode(str(text).encode()).decode())
         harmless("an import", reply)
     for name in ("story.json", "story.exe", "story.zip", "story"):
         for data in (b"\x00" * 1000, b"PK\x03\x04", b"\xff" * 100, b""):
-            tab.act("import", name=name, data=base64.b64encode(data).decode())
-    must("error" in tab.act("import", name="a.txt", data="no base64!"), "a file that is none was taken")
+            tab.act("import_file", name=name, data=base64.b64encode(data).decode())
+    must("error" in tab.act("import_file", name="a.txt", data="no base64!"), "a file that is none was taken")
 
 
 @trial("injection", "scripts in what is refused")
@@ -376,7 +376,7 @@ def other_stories(target: Target) -> None:
     """Guessed, empty and hostile sessions find nothing."""
     secret = "the butler did it 8261"
     mine = Tab(target)
-    mine.act("look", secret)
+    mine.act("sync", secret)
     for session in (
         "",
         "0",
@@ -402,11 +402,11 @@ def other_stories(target: Target) -> None:
 def other_writing(target: Target) -> None:
     """A stop, an end or a cancellation reaches only its own tab."""
     mine, other = Tab(target), Tab(target)
-    mine.act("look", "mine")
+    mine.act("sync", "mine")
     other.raw([], "stop")
     target.post("/gradio_api/cancel", {"session_hash": other.session, "fn_index": 1, "event_id": "x"})
     target.post("/gradio_api/reset", {"event_id": "x"})
-    must("lost" not in mine.act("look", "mine", known=True), "another tab has closed it")
+    must("lost" not in mine.act("sync", "mine", known=True), "another tab has closed it")
 
 
 # --- limits ----------------------------------------------------------------------------------------------

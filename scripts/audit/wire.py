@@ -103,7 +103,15 @@ class Tab:
         self, do: str, story: str = "", drawer: str = "", known: bool = False, **more: object
     ) -> dict[str, Any]:
         """Carry out an order; the reply. Raises Breach if the server fails over it."""
-        plain = {"do": do, "n": 1, "tint": "whose", "drawer": drawer, "known": known, "story": story, **more}
+        plain = {
+            "type": do,
+            "n": 1,
+            "highlight": "authorship",
+            "tab": drawer,
+            "known": known,
+            "story": story,
+            **more,
+        }
         answer = self.raw([json.dumps(plain)])
         if answer.status != 200:
             raise Breach(f"{do} was answered with {answer.status}")

@@ -143,7 +143,7 @@ class Visitor:
 
     def _order(self, do: str, **more: object) -> str:
         self._number += 1
-        order = {"do": do, "n": self._number, "tint": "plain", "drawer": "", "known": self._known, **more}
+        order = {"type": do, "n": self._number, "highlight": "plain", "tab": "", "known": self._known, **more}
         return json.dumps(order)
 
     def _body(self, name: str, data: list[Any]) -> dict[str, Any]:
@@ -164,11 +164,11 @@ async def stay(visitor: Visitor, seconds: float, think: Callable[[], float], fin
         while time.monotonic() < until:
             await asyncio.sleep(think())
             visitor.story += f" {random.randrange(1000)} and then."
-            await visitor.act("look")
+            await visitor.act("sync")
             await asyncio.sleep(think() / 4)
             if not await visitor.write(60, stop_after=random.choice((None, None, 3))):
                 findings.errors.append("a story was not written")
-            await visitor.act("keep")
+            await visitor.act("autosave")
             if random.random() < 0.2:
                 await visitor.act("undo")
     except Refusal as refusal:

@@ -101,12 +101,12 @@ def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Pag
         page.goto(served.url)
     page.set_viewport_size(VIEWPORT)  # type: ignore[arg-type]
     page.emulate_media(color_scheme="light")
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     empty_sheet(page)
     yield page
     try:
         expect_unlocked(page)
     finally:
         page.evaluate("sessionStorage.clear(); localStorage.clear()")
-        if page.is_disabled("#jet-go"):
+        if page.is_disabled("#jet-continue"):
             page.goto("about:blank")

@@ -8,7 +8,9 @@ from itertools import pairwise
 from playwright.sync_api import Page, expect
 
 STORY = "#jet-story textarea"
-WAYS = "#jet-ways:not(.jet-before)"  # of this writing, and not those that stood there before it
+WAYS = (
+    "#jet-variants:not(.jet-previous-variants)"  # of this writing, and not those that stood there before it
+)
 ATTEMPTS = 6
 # Settings belong to the browser and stay where they were: here they go back to what the page came with.
 DEFAULTS = """() => {
@@ -24,7 +26,7 @@ DEFAULTS = """() => {
     }
     put(document.querySelector("#jet-seed input"), "value", "");
     put(document.getElementById("jet-stops"), "value", "");
-    put(document.getElementById("jet-tint"), "value", "whose");
+    put(document.getElementById("jet-highlight"), "value", "authorship");
     put(document.getElementById("jet-alternatives"), "checked", true);
 }"""
 
@@ -49,14 +51,14 @@ def story(page: Page) -> str:
 def reload(page: Page) -> None:
     """Load the page again, up to where it has nothing more to ask of the server."""
     page.reload()
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     page.wait_for_load_state("load")
 
 
 def open_drawer(page: Page, name: str) -> None:
     """Unfold one of the drawers below the sheet."""
     page.click(f"#jet-tab-{name}")
-    expect(page.locator(f"#jet-drawer-{name}")).to_be_visible()
+    expect(page.locator(f"#jet-tab-panel-{name}")).to_be_visible()
 
 
 def empty_sheet(page: Page) -> None:
@@ -84,7 +86,7 @@ def status(page: Page) -> str:
 def begin(page: Page, text: str) -> None:
     """Type a beginning, press Continue, and wait for the model's first words."""
     page.fill(STORY, text)
-    page.click("#jet-go")
+    page.click("#jet-continue")
     wait_for_words(page, text)
 
 
@@ -116,7 +118,7 @@ def wait_for_status(page: Page, text: str) -> None:
 def expect_unlocked(page: Page) -> None:
     """The story can be edited and continued, and there is nothing to stop."""
     expect(page.locator(STORY)).to_be_enabled()
-    expect(page.locator("#jet-go")).to_be_enabled()
+    expect(page.locator("#jet-continue")).to_be_enabled()
     expect(page.locator("#jet-stop")).to_be_disabled()
 
 
@@ -124,7 +126,7 @@ def expect_locked(page: Page) -> None:
     """The story can be stopped, and typed into, which stops it, too."""
     expect(page.locator("#jet-stop")).to_be_enabled()
     expect(page.locator(STORY)).to_be_enabled()
-    for selector in ("#jet-go", "#jet-undo", "#jet-retry", "#jet-new"):
+    for selector in ("#jet-continue", "#jet-undo", "#jet-retry", "#jet-new"):
         expect(page.locator(selector)).to_be_disabled()
     for opening in page.locator("#jet-openings button").all():
         expect(opening).to_be_disabled()

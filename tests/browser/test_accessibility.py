@@ -32,7 +32,7 @@ def test_nothing_keeps_anybody_out(tab: Page, served: Served, scheme: str, width
     tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     tab.set_viewport_size({"width": width, "height": 900})
     tab.reload()
-    tab.wait_for_selector(".jet-about b")
+    tab.wait_for_selector(".jet-model-info b")
     assert not findings(tab)
     begin(tab, "A")
     assert not findings(tab)
@@ -48,7 +48,7 @@ def test_no_drawer_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None
     set_most_tokens(tab, 6)
     begin(tab, "A")
     expect_unlocked(tab)
-    press(tab, "#jet-three")
+    press(tab, "#jet-write-variants")
     expect_unlocked(tab)
     for drawer in ("guidance", "stories", "history", "report", "keys", "branches"):
         open_drawer(tab, drawer)

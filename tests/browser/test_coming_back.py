@@ -43,7 +43,7 @@ def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
     tab.get_by_label("number input for Top-p").fill("0.7")
     set_most_tokens(tab, 33)
     tab.fill("#jet-stops", "The End\n* * *")
-    tab.select_option("#jet-tint", "doubt")
+    tab.select_option("#jet-highlight", "confidence")
     tab.uncheck("#jet-alternatives")
     tab.fill(STORY, "A story.")
     tab.wait_for_function("jetStories.isKept()")
@@ -54,7 +54,7 @@ def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
         shown = [number(tab, label) for label in ("Top-p", "Maximum new tokens")]
         assert shown == ["0.7", "33"]
         assert tab.input_value("#jet-stops") == "The End\n* * *"
-        assert tab.input_value("#jet-tint") == "doubt" and not tab.is_checked("#jet-alternatives")
+        assert tab.input_value("#jet-highlight") == "confidence" and not tab.is_checked("#jet-alternatives")
 
     reload(tab)
     expect(tab.locator(STORY)).to_have_value("A story.")
@@ -77,7 +77,7 @@ def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     tab.fill(STORY, DELTA_MIN_CHARACTERS)
     tab.wait_for_function("jetStories.isKept()")
     open_drawer(tab, "guidance")
-    tab.locator("#jet-sees summary").first.click()
+    tab.locator("#jet-context summary").first.click()
     tab.fill("#jet-note", "Be calm")
     place_cursor(tab, 5000)
     tab.eval_on_selector(STORY, "(sheet) => { sheet.scrollTop = 3000; }")
@@ -94,7 +94,7 @@ def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     place = tab.eval_on_selector(STORY, "(sheet) => [sheet.scrollTop, sheet.selectionStart]")
     assert place == [3000, 5000]
     assert abs(tab.evaluate("scrollY") - 200) < 2
-    expect(tab.locator("#jet-sees details[open]").first).to_be_visible()
+    expect(tab.locator("#jet-context details[open]").first).to_be_visible()
     tab.wait_for_function("jetStories.isSettled()")
 
 
@@ -137,15 +137,15 @@ def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
     tab.fill("#jet-memory", "It rains.")
     tab.press("#jet-memory", "Tab")
     tab.fill(STORY, "A story.")
-    expect(tab.locator("#jet-sees details")).to_have_count(2)
+    expect(tab.locator("#jet-context details")).to_have_count(2)
     tab.wait_for_function("jetStories.isSettled()")
-    tab.evaluate("for (const part of document.querySelectorAll('#jet-sees details')) part.open = false")
-    tab.locator("#jet-sees summary").nth(1).click()
+    tab.evaluate("for (const part of document.querySelectorAll('#jet-context details')) part.open = false")
+    tab.locator("#jet-context summary").nth(1).click()
     place_cursor(tab, 8)
     for text in (" One.", " Two."):
         tab.keyboard.type(text)
-        expect(tab.locator("#jet-sees details[open] pre")).to_contain_text(text)
-    expect(tab.locator("#jet-sees details[open]")).to_have_count(1)
+        expect(tab.locator("#jet-context details[open] pre")).to_contain_text(text)
+    expect(tab.locator("#jet-context details[open]")).to_have_count(1)
     expect(tab.locator(STORY)).to_be_focused()
 
 
@@ -161,7 +161,7 @@ def test_the_panel_tells_of_what_is_on_the_sheet(tab: Page, served: Served) -> N
     expect(used).to_contain_text("300 of 1,000")
     expect(used).not_to_contain_text("Generated tokens\t6")
     expect(tab.locator(".jet-status")).to_have_text("Ready")
-    press(tab, "#jet-three")
+    press(tab, "#jet-write-variants")
     expect_unlocked(tab)
     expect(used).to_contain_text(re.compile(r"Running\s*0"))
     tab.evaluate("document.getElementById('jet-new').click()")
@@ -216,7 +216,7 @@ def test_a_screen_reader_is_told_of_writing_and_its_end_once(tab: Page, served: 
             telling.observe(document.body, { subtree: true, childList: true, characterData: true });
         }"""
     )
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     expect_unlocked(tab)
     tab.wait_for_function("jetStories.isKept()")
     tab.wait_for_timeout(400)
@@ -224,7 +224,7 @@ def test_a_screen_reader_is_told_of_writing_and_its_end_once(tab: Page, served: 
     assert [text for text in told if text == "Writing"] == ["Writing"]
     assert len([text for text in told if text.startswith("Done")]) == 1
     assert not [text for text in told if "Kept" in text] and len(told) == 2, told
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     tab.click("#jet-stop")
     expect_unlocked(tab)
     expect(tab.locator("#jet-state")).to_have_text("Stopped")

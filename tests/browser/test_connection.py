@@ -33,7 +33,7 @@ def page(browser: Browser, server: Process) -> Iterator[Page]:
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(server.url)
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     page.evaluate("window.sameLoad = true")
     yield page
     assert page.evaluate("window.sameLoad"), "the page was loaded again"
@@ -80,7 +80,7 @@ def test_a_lost_network_changes_nothing_under_the_writers_hands(page: Page) -> N
     page.focus("#jet-memory")
     page.keyboard.type("It rai")  # and the field is not left
     page.click("#jet-undo")
-    expect(page.locator("#jet-say")).to_contain_text("could not be done")
+    expect(page.locator("#jet-toast")).to_contain_text("could not be done")
     page.focus("#jet-memory")
     network.set(offline=False)
     expect_back(page)
@@ -109,7 +109,7 @@ def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Pa
     begin(page, "A fine day.")
     server.kill()
     expect_lost(page)
-    expect(page.locator("#jet-go")).to_be_enabled(timeout=SOON_MS)
+    expect(page.locator("#jet-continue")).to_be_enabled(timeout=SOON_MS)
     expect(page.locator(".jet-status")).to_have_text("Connection lost")
     written = story(page)
     assert re.fullmatch(r"A fine day\.( A\d+)+", written)
@@ -117,10 +117,10 @@ def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Pa
     page.focus(STORY)
     page.keyboard.press("Control+End")
     page.keyboard.type(" And mine.")
-    for action in ("#jet-go", "#jet-undo", "#jet-fork"):
-        page.evaluate("document.getElementById('jet-say')?.remove()")
+    for action in ("#jet-continue", "#jet-undo", "#jet-fork"):
+        page.evaluate("document.getElementById('jet-toast')?.remove()")
         page.click(action)
-        expect(page.locator("#jet-say")).to_contain_text("There is no connection to the server")
+        expect(page.locator("#jet-toast")).to_contain_text("There is no connection to the server")
         expect_unlocked(page)
     open_drawer(page, "guidance")
     page.fill("#jet-memory", "It rains.")
@@ -129,7 +129,7 @@ def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Pa
     expect_back(page)
     assert story(page) == written + " And mine."
     assert page.input_value("#jet-memory") == "It rains."
-    page.click("#jet-go")
+    page.click("#jet-continue")
     page.wait_for_function(
         "([selector, length]) => document.querySelector(selector).value.length > length",
         arg=[STORY, len(written) + 10],
@@ -144,7 +144,7 @@ def test_a_server_that_hangs_unlocks_the_page_within_seconds(page: Page, server:
     server.hold()
     try:
         expect_lost(page)
-        expect(page.locator("#jet-go")).to_be_enabled(timeout=2000)
+        expect(page.locator("#jet-continue")).to_be_enabled(timeout=2000)
     finally:
         server.go_on()
     expect_back(page)
@@ -153,7 +153,7 @@ def test_a_server_that_hangs_unlocks_the_page_within_seconds(page: Page, server:
     page.keyboard.press("Control+End")
     page.keyboard.type(" Mine")
     begun = story(page)
-    page.click("#jet-go")
+    page.click("#jet-continue")
     page.wait_for_function(
         "([selector, length]) => document.querySelector(selector).value.length > length",
         arg=[STORY, len(begun)],
@@ -176,10 +176,10 @@ def test_however_long_the_network_is_away(page: Page, seconds: float, writes: bo
     network.set(offline=True)
     page.wait_for_timeout(seconds * 1000)
     network.set(offline=False)
-    expect(page.locator("#jet-go")).to_be_enabled()
+    expect(page.locator("#jet-continue")).to_be_enabled()
     expect_back(page)
     before = story(page)
-    page.click("#jet-go")
+    page.click("#jet-continue")
     page.wait_for_function("([s, l]) => document.querySelector(s).value.length > l", arg=[STORY, len(before)])
     page.click("#jet-stop")
     expect_unlocked(page)
@@ -218,7 +218,7 @@ def test_a_title_and_guidance_changed_meanwhile_reach_the_server(page: Page, ser
     page.wait_for_timeout(800)
     network.set(offline=False)
     expect_back(page)
-    expect(page.locator("#jet-sees")).to_contain_text("note", ignore_case=True)
+    expect(page.locator("#jet-context")).to_contain_text("note", ignore_case=True)
     page.wait_for_function("jetStories.isKept()")
     kept = page.evaluate("Object.entries(localStorage).filter(([key]) => key.includes(':copy:'))[0][1]")
     assert "The Tower" in kept and "Be calm." in kept

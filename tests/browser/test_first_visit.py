@@ -21,7 +21,8 @@ STREAMING_S = 2.0
 ONE_CLICK = """
 addEventListener("DOMContentLoaded", () => {
     const look = () => {
-        const [sheet, go] = ["#jet-story textarea", "#jet-go"].map((one) => document.querySelector(one));
+        const [sheet, go] = ["#jet-story textarea", "#jet-continue"].map(
+            (one) => document.querySelector(one));
         if (!window.clicked && window.jetStories && go && !go.disabled) {
             window.clicked = performance.now();
             go.click();
@@ -64,7 +65,7 @@ def test_a_story_streams_two_seconds_after_the_page_was_asked_for(browser: Brows
 def test_retry_and_branch_are_seen_and_say_what_they_do(browser: Browser, real_page: str) -> None:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(real_page)
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     expect(page.locator(STORY)).to_be_visible()
     assert page.locator("#jet-retry svg, #jet-fork svg").count() == 2  # told apart without reading
     for name in ("Continue", "Retry", "New version from here", "3 options", "Undo"):

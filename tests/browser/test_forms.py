@@ -38,7 +38,7 @@ def saved(page: Page) -> dict[str, Any]:
     """The story as the page saves it."""
     open_drawer(page, "stories")
     with page.expect_download() as download:
-        page.click("[data-do*=json]")
+        page.click("[data-command*=json]")
     found: dict[str, Any] = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     return found
 
@@ -68,7 +68,7 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     settle(tab)
     open_drawer(tab, "settings")
     set_most_tokens(tab, 2)
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     expect_unlocked(tab)
     kept = saved(tab)
     assert kept["guidance"]["lore"] == [json.loads(json.dumps(asdict(LORE)))]
@@ -80,21 +80,21 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     # Retry is there now; the writer's sentence behind it is said to be kept, and so is another seed.
     open_drawer(tab, "settings")
     tab.locator("#jet-seed").locator("input, textarea").fill("7")
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     expect_unlocked(tab)
     tab.click(STORY)
     tab.keyboard.press("Control+End")
     tab.keyboard.type(" I wept.")
     tab.click("#jet-retry")
     expect_unlocked(tab)
-    expect(tab.locator("#jet-say")).to_contain_text("another seed")
-    expect(tab.locator("#jet-say")).to_contain_text("Your last sentence is on “Version 1”.")
+    expect(tab.locator("#jet-toast")).to_contain_text("another seed")
+    expect(tab.locator("#jet-toast")).to_contain_text("Your last sentence is on “Version 1”.")
 
     # A story that the model has closed goes on with one click.
     served.engine.closed = True
     before = story(tab)
-    tab.click("#jet-go")
-    expect(tab.locator("#jet-say")).to_contain_text("The model has ended this story. Continue anyway?")
+    tab.click("#jet-continue")
+    expect(tab.locator("#jet-toast")).to_contain_text("The model has ended this story. Continue anyway?")
     assert story(tab) == before
     tab.click(".jet-offer")
     expect_unlocked(tab)
@@ -136,7 +136,7 @@ def test_typed_stops_retry_and_kobold_saves(tab: Page, served: Served, tmp_path:
     open_drawer(tab, "stories")
     tab.set_input_files("#jet-import", tmp_path / "kobold.json")
     expect(tab.locator(STORY)).to_have_value("A tale of\nold")
-    expect(tab.locator("#jet-say")).to_contain_text("Not kept of this file: 1 picture.")
+    expect(tab.locator("#jet-toast")).to_contain_text("Not kept of this file: 1 picture.")
     open_drawer(tab, "guidance")
     expect(tab.locator("#jet-lore [data-lore=enabled]")).not_to_be_checked()
     open_drawer(tab, "settings")
@@ -146,7 +146,7 @@ def test_typed_stops_retry_and_kobold_saves(tab: Page, served: Served, tmp_path:
     expect_unlocked(tab)
     expect(tab.locator(STORY)).to_have_value("A A0 A1")
     tab.fill("#jet-stops", " A0")
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     expect_unlocked(tab)
     expect(tab.locator(STORY)).to_have_value(
         "A A0 A1 A0 A1 A2 A3"

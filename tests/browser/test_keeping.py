@@ -79,7 +79,7 @@ def http_context(http_browser: Browser) -> Iterator[BrowserContext]:
 def open_page(context: BrowserContext, url: str) -> Page:
     page = context.new_page()
     page.goto(url)
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     return page
 
 
@@ -87,7 +87,7 @@ def duplicate(page: Page) -> Page:
     """A second tab as "Duplicate" makes it: with the first one's session storage."""
     with page.expect_popup() as opened:
         page.evaluate("window.open(location.href)")
-    opened.value.wait_for_selector(".jet-about b")
+    opened.value.wait_for_selector(".jet-model-info b")
     return opened.value
 
 
@@ -207,7 +207,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     if how == "full":
         page.evaluate("fill()")
     page.fill(STORY, "Kept nowhere")
-    expect(page.locator("#jet-kept")).to_contain_text("Not kept")
+    expect(page.locator("#jet-save-status")).to_contain_text("Not kept")
     asked: list[str] = []
     answer = threading.Event()
 
@@ -237,7 +237,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     page.click("#jet-new")  # it is in a file now
     expect(page.locator(STORY)).to_have_value("")
     page.fill(STORY, "Kept nowhere, too")
-    expect(page.locator("#jet-kept")).to_contain_text("Not kept")
+    expect(page.locator("#jet-save-status")).to_contain_text("Not kept")
     answer.set()
     page.click("#jet-new")
     expect(page.locator(STORY)).to_have_value("")
@@ -257,7 +257,7 @@ def test_a_forgetful_server_empties_no_sheet_that_is_kept_nowhere(
     page.wait_for_function("jetStories.isKept()")
     served.forget()
     page.click("#jet-fork")
-    expect(page.locator("#jet-say")).to_contain_text("it has it back now")
+    expect(page.locator("#jet-toast")).to_contain_text("it has it back now")
     page.wait_for_function("jetStories.isSettled()")
     assert story(page) == "Only here"
     context.close()
@@ -286,7 +286,7 @@ def test_a_file_dropped_on_the_sheet_is_opened(tab: Page) -> None:
     drop_file(tab, "“It’s café time” – she said…".encode("cp1252"), "windows.txt")
     expect(tab.locator(STORY)).to_have_value("“It’s café time” – she said…")
     drop_file(tab, b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "picture.txt")
-    expect(tab.locator("#jet-say")).to_contain_text("UTF-8")
+    expect(tab.locator("#jet-toast")).to_contain_text("UTF-8")
     assert story(tab).startswith("“It’s")
     tab.wait_for_function("jetStories.isSettled()")
 

@@ -188,7 +188,7 @@ def test_stop_before_the_first_answer_writes_nothing(slow: Page, hands: Hands) -
     slow.fill(STORY, "A")
     settle(slow)
     with hands.latency(300):
-        for start in ("#jet-go", "#jet-three", "#jet-cursor"):
+        for start in ("#jet-continue", "#jet-write-variants", "#jet-continue-at"):
             assert (
                 stopped(slow, lambda start=start: slow.click(start), lambda: slow.keyboard.press("Escape"))
                 == ""
@@ -209,7 +209,7 @@ def test_stop_at_any_moment_and_pressed_twice(slow: Page, hands: Hands) -> None:
 
     with hands.latency(400):
         for wait in (0, 100, 250, 500):
-            slow.dblclick("#jet-go")
+            slow.dblclick("#jet-continue")
             slow.wait_for_timeout(wait)
             escape()
             expect_unlocked(slow)
@@ -387,13 +387,13 @@ def test_undo_by_menu_by_cut_and_by_paste(quick: Page) -> None:
 def test_the_caret_stands_behind_the_new_words(quick: Page) -> None:
     quick.fill(STORY, "One. Two.")
     place_cursor(quick, 4)
-    quick.click("#jet-cursor")
+    quick.click("#jet-continue-at")
     expect_unlocked(quick)
     settle(quick)
     words = "".join(f" O{index}" for index in range(6))
     assert story(quick) == "One." + words + " Two."
     assert caret(quick) == [4 + len(words)] * 2
-    quick.click("#jet-cursor")  # and there the second goes on
+    quick.click("#jet-continue-at")  # and there the second goes on
     expect_unlocked(quick)
     settle(quick)
     assert story(quick) == "One." + 2 * words + " Two."
@@ -447,7 +447,7 @@ def test_caret_and_view_follow_in_a_story_that_is_sent_in_patches(quick: Page, s
     ):
         before = story(quick)
         quick.keyboard.press("Control+Enter")
-        expect(quick.locator("#jet-leaf .jet-new-words")).to_contain_text("3")
+        expect(quick.locator("#jet-overlay .jet-new-words")).to_contain_text("3")
         act()
         expect_unlocked(quick)
         settle(quick)

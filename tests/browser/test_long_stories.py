@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 # What we promise, and what an idle machine keeps in one of a few attempts (it is printed, `pytest -s`).
 KEYSTROKE_S, CONTINUE_S = 0.05, 0.1
 BUSY_S = 0.15  # either on a busy one, where every attempt may have to share the processors
-NEW_WORDS = "#jet-leaf .jet-new-words"
+NEW_WORDS = "#jet-overlay .jet-new-words"
 WORDS = ("the", "old", "keeper", "opened", "door", "and", "sea", "came", "in", "with", "salt", "wind")
 
 
@@ -158,7 +158,7 @@ def test_continue_costs_no_more_than_in_a_short_story(
                     if (document.querySelector(selector)?.textContent) resolve(performance.now() - clicked);
                     else requestAnimationFrame(look);
                 };
-                document.querySelector("#jet-go").click();
+                document.querySelector("#jet-continue").click();
                 look();
             })""",
             NEW_WORDS,
@@ -180,7 +180,7 @@ def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
     long.keyboard.press("Backspace")
     long.keyboard.insert_text("\N{DRAGON FACE}")
     set_most_tokens(long, 2)
-    long.click("#jet-go")
+    long.click("#jet-continue")
     expect_unlocked(long)
     long.wait_for_function("jetStories.isKept()", timeout=30_000)
     changed = NOVEL.replace("\N{DRAGON}", "\N{DRAGON FACE}", 1)
@@ -192,9 +192,9 @@ def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
 
 
 def test_continue_undo_and_retry_leave_every_word_in_its_place(longest: Page, served: Served) -> None:
-    longest.click("#jet-go")
+    longest.click("#jet-continue")
     expect_unlocked(longest)
-    expect(longest.locator("#jet-leaf")).to_have_count(0)
+    expect(longest.locator("#jet-overlay")).to_have_count(0)
     letter = letter_of(served)
     assert story(longest) == MEGABYTE + written(letter=letter)
     set_most_tokens(longest, 2)
@@ -219,7 +219,7 @@ def units(text: str, words: int, letter: str) -> int:
 def test_going_on_in_the_middle_exchanges_nothing_else(long: Page, served: Served) -> None:
     at = NOVEL.index("\n\n", len(NOVEL) // 3)
     place_cursor(long, len(NOVEL[:at].encode("utf-16-le")) // 2)
-    long.click("#jet-cursor")
+    long.click("#jet-continue-at")
     wait_until(lambda: bool(served.engine.requests))
     expect_unlocked(long)
     assert story(long) == NOVEL[:at] + written(letter=letter_of(served)) + NOVEL[at:]
@@ -228,7 +228,7 @@ def test_going_on_in_the_middle_exchanges_nothing_else(long: Page, served: Serve
 def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Served) -> None:
     served.engine.tokens_per_second = 30
     set_most_tokens(long, 500)
-    long.click("#jet-go")
+    long.click("#jet-continue")
     expect(long.locator(NEW_WORDS)).to_contain_text("3")
     long.click("#jet-stop")
     wait_for_status(long, "Stopped")
@@ -236,30 +236,30 @@ def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Ser
     kept = story(long)
     assert kept.startswith(NOVEL + written(0, 3, letter_of(served)))
     served.engine.fail_after = 5
-    long.click("#jet-go")
+    long.click("#jet-continue")
     wait_for_status(long, "That did not work")
     expect_unlocked(long)
     assert story(long).startswith(kept + written(0, 2, letter_of(served)))
 
 
 def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
-    long.click("#jet-go")
+    long.click("#jet-continue")
     expect_unlocked(long)
     letter = letter_of(served)
-    expect(long.locator("#jet-leaf")).to_have_count(0)
+    expect(long.locator("#jet-overlay")).to_have_count(0)
     place_cursor(long, units(NOVEL, 1, letter) + 2)
-    long.click("#jet-word")
+    long.click("#jet-other-words")
     long.click("#jet-popover button >> text=else1")
     exchanged = " else1" + written(letter=letter)
     ends = "([story, end]) => document.querySelector(story).value.endsWith(end)"
     long.wait_for_function(ends, arg=[STORY, exchanged])
     expect_unlocked(long)
     assert story(long) == NOVEL + written(0, 1, letter) + exchanged
-    long.click("#jet-three")
+    long.click("#jet-write-variants")
     expect(long.locator(f"{WAYS} pre")).to_have_count(3)
     expect_unlocked(long)
     before = story(long)
-    long.click(f"{WAYS} .jet-take >> nth=0")
+    long.click(f"{WAYS} .jet-select-variant >> nth=0")
     long.wait_for_function(
         "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(NOVEL, 7, letter) + 6]
     )
@@ -275,16 +275,16 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
     """Also one without a word yet: what it has when it is stopped comes on the sheet with the last answer."""
     served.engine.tokens_per_second, served.engine.prefill_s = 15, 0 if words else 60
     set_most_tokens(long, 600)
-    long.click("#jet-three")
+    long.click("#jet-write-variants")
     expect(long.locator(f"{WAYS} pre >> nth=2")).to_contain_text(re.compile(r"\w1") if words else "…")
-    long.click(f"{WAYS} .jet-take >> nth=2")
+    long.click(f"{WAYS} .jet-select-variant >> nth=2")
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
     long.wait_for_function("jetStories.isKept()")
     added = story(long).removeprefix(NOVEL)
     assert added == written(0, added.count(" "), letter_of(served))
     assert bool(added) == bool(words)
-    expect(long.locator("#jet-say")).to_have_count(0)
+    expect(long.locator("#jet-toast")).to_have_count(0)
     open_drawer(long, "branches")
     expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One branch so far")
 
@@ -293,6 +293,6 @@ def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
     far_too_long = "word " * 820_000
     put(tab, far_too_long)
     tab.evaluate("document.getElementById('jet-fork').click()")
-    expect(tab.locator("#jet-say")).to_contain_text("4,000,000 characters", timeout=30_000)
+    expect(tab.locator("#jet-toast")).to_contain_text("4,000,000 characters", timeout=30_000)
     assert len(story(tab)) == len(far_too_long)
     put(tab, "x")

@@ -112,7 +112,7 @@ def test_many_clients_and_tabs_get_each_their_own_story(
         users = [pool.submit(use, url, user, start) for user in range(USERS)]
         start.wait(60)
         for tab in tabs:
-            tab.click("#jet-go", no_wait_after=True)
+            tab.click("#jet-continue", no_wait_after=True)
         wrong = {
             (user, turn): text
             for user, future in enumerate(users)
@@ -156,7 +156,7 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
     expect_unlocked(tab)
     kept = story(tab)
     set_most_tokens(tab, 20)
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_words(tab, kept)
     expect_unlocked(tab)
     assert story(tab).startswith(kept) and ends[0] == "aborted" and len(ends) == 2

@@ -58,7 +58,7 @@ def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: S
     tab.click("text=Lighthouse")
     expect(tab.locator(STORY)).to_have_value(re.compile("^The old lighthouse keeper"))
     beginning = story(tab)
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_words(tab, beginning)
     earlier = story(tab)
     wait_for_words(tab, earlier)
@@ -76,21 +76,21 @@ def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: S
     time.sleep(0.3)
     assert story(tab) == kept
 
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_words(tab, kept)
     tab.click("#jet-stop")
     expect_unlocked(tab)
 
 
 def test_the_page_names_what_runs(tab: Page) -> None:
-    about = tab.inner_text(".jet-about")
+    about = tab.inner_text(".jet-model-info")
     assert "stand-in <model>, 22.0 million parameters" in about
     assert "a processor, 2 threads, float32" in about
     assert "license: Apache-2.0" in about
 
 
 def test_an_empty_page_begins_a_story(tab: Page) -> None:
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_words(tab, "")
     tab.click("#jet-stop")
     expect_unlocked(tab)
@@ -108,7 +108,7 @@ def test_stop_acts_at_once_whatever_the_engine_does(tab: Page, served: Served, m
         if moment == "loading":
             served.source.unload()
         tab.fill(STORY, "A beginning")
-        tab.click("#jet-go")
+        tab.click("#jet-continue")
         expect_locked(tab)
         if moment == "writing":
             wait_for_words(tab, "A beginning")
@@ -155,7 +155,7 @@ def test_closing_the_tab_frees_the_request(open_tab: OpenTab, served: Served, mo
     def time_to_free() -> float:
         page = open_tab()
         page.fill(STORY, "A")
-        page.click("#jet-go")
+        page.click("#jet-continue")
         expect_locked(page)
         wait_until(lambda: bool(served.engine.live))
         aborted = len(served.engine.aborted_at)
@@ -172,7 +172,7 @@ def test_two_tabs_do_not_mix(open_tab: OpenTab, served: Served) -> None:
     tabs = {letter: open_tab() for letter in "AB"}
     for letter, page in tabs.items():
         page.fill(STORY, letter)
-        page.click("#jet-go")
+        page.click("#jet-continue")
     for letter, page in tabs.items():
         wait_for_words(page, letter)
     tabs["A"].click("#jet-stop")
@@ -218,7 +218,7 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
     tab.evaluate("scrollTo(0, 0)")
     watched = [
         STORY,
-        "#jet-go",
+        "#jet-continue",
         "#jet-stop",
         ".jet-panel",
         ".jet-panel h2 + .jet-bar",
@@ -300,7 +300,7 @@ def test_a_failure_is_shown_in_its_place_and_the_text_stays(tab: Page, served: S
     kept = story(tab)
     assert kept.startswith("A A0")
     served.engine.fail_after = None
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_words(tab, kept)
     tab.click("#jet-stop")
     expect_unlocked(tab)
@@ -319,7 +319,7 @@ def test_a_text_beyond_the_context_loses_its_beginning_for_the_model_only(tab: P
 def test_a_bad_seed_is_refused_in_words(tab: Page, seed: str) -> None:
     tab.fill(STORY, "A")
     tab.fill("#jet-seed input", seed)
-    tab.click("#jet-go")
+    tab.click("#jet-continue")
     wait_for_status(tab, "That did not work")
     expect_unlocked(tab)
     assert tab.inner_text(".jet-detail").endswith(f"not '{seed}'.")
@@ -373,13 +373,13 @@ def test_a_reload_keeps_the_text(tab: Page) -> None:
 def test_the_page_is_there_before_its_model(open_tab: OpenTab, served: Served) -> None:
     served.source.unload()
     page = open_tab()
-    expect(page.locator(".jet-about")).to_contain_text("Loading the model")
+    expect(page.locator(".jet-model-info")).to_contain_text("Loading the model")
     page.fill(STORY, "A")
-    page.click("#jet-go")
+    page.click("#jet-continue")
     wait_for_status(page, "Waiting for the model")
     served.source.load()
     wait_for_words(page, "A")
-    expect(page.locator(".jet-about")).to_contain_text("stand-in <model>")
+    expect(page.locator(".jet-model-info")).to_contain_text("stand-in <model>")
     page.click("#jet-stop")
     expect_unlocked(page)
 
@@ -389,7 +389,7 @@ def test_a_place_in_line_is_shown(open_tab: OpenTab, served: Served) -> None:
     first, second = open_tab(), open_tab()
     begin(first, "A")
     second.fill(STORY, "B")
-    second.click("#jet-go")
+    second.click("#jet-continue")
     wait_for_status(second, "Queued: 1 ahead")
     first.click("#jet-stop")
     wait_for_words(second, "B")
@@ -433,7 +433,7 @@ def test_on_a_phone_the_panel_is_one_line_until_it_is_unfolded(tab: Page) -> Non
     assert box is not None and box["height"] < 60
     tab.click("#jet-stop")
     wait_for_status(tab, "Stopped")
-    tab.check("#jet-unfold")
+    tab.check("#jet-show-all-numbers")
     expect(memory).to_be_visible()
-    tab.uncheck("#jet-unfold")
+    tab.uncheck("#jet-show-all-numbers")
     expect(memory).to_be_hidden()

@@ -69,7 +69,7 @@ def test_a_printer_gets_the_whole_story_and_nothing_else(tab: Page) -> None:
     finally:
         tab.emulate_media(media="screen")
     expect(tab.locator("#jet-print")).to_have_count(0)
-    expect(tab.locator("#jet-go")).to_be_visible()
+    expect(tab.locator("#jet-continue")).to_be_visible()
 
 
 def test_every_button_can_be_seen_in_forced_colors(tab: Page) -> None:
@@ -77,7 +77,7 @@ def test_every_button_can_be_seen_in_forced_colors(tab: Page) -> None:
     try:
         tab.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
         bare = tab.evaluate(
-            """() => [...document.querySelectorAll("#jet-page button, #jet-page .jet-opening")]
+            """() => [...document.querySelectorAll("#jet-page button, #jet-page .jet-chip")]
                 .filter((one) => one.offsetWidth > 2 && getComputedStyle(one).visibility === "visible")
                 .filter((one) => { const { borderTopStyle, borderTopWidth } = getComputedStyle(one);
                     return borderTopStyle === "none" || parseFloat(borderTopWidth) < 1; })

@@ -42,7 +42,7 @@ def page_over(browser: Browser, url: str) -> Iterator[Page]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     try:
         page.goto(address)
-        page.wait_for_selector(".jet-about b")
+        page.wait_for_selector(".jet-model-info b")
         yield page
         assert errors == []
     finally:
@@ -73,7 +73,7 @@ def test_a_real_server_writes_a_story(browser: Browser, tmp_path: Path) -> None:
         words = story(page).removeprefix("ba be bi").split()
         assert len(words) > 30 and all(len(word) >= 2 for word in words)
         panel = page.inner_text(".jet-panel")
-        assert "another server (llamacpp)" in page.inner_text(".jet-about")
+        assert "another server (llamacpp)" in page.inner_text(".jet-model-info")
         for said in ("60", "not known here", "not known: the model runs elsewhere", "on another server"):
             assert said in panel
 
@@ -125,13 +125,13 @@ def test_a_server_that_dies_in_the_middle_costs_no_text(server: FaultyServer, st
 
     server.answer(die)
     page.fill(STORY, "A new one")
-    page.click("#jet-go")
+    page.click("#jet-continue")
     wait_for_status(page, "That did not work")
     expect(page.locator(".jet-detail")).to_contain_text("broke off in the middle of the story")
     expect_unlocked(page)
     assert story(page) == "A new one and then"
     server.answer(lambda answer: (answer.head(), answer.word(" it went on"), answer.done("stop")))
-    page.click("#jet-go")
+    page.click("#jet-continue")
     wait_for_status(page, "The story has ended")
     assert story(page) == "A new one and then it went on"
     assert status(page) != "That did not work"

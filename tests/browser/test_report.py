@@ -43,7 +43,7 @@ def test_one_click_makes_the_report(
         reporting, "arguments", lambda info, folder: ["-c", MEASURES, str(REPORT), str(folder)]
     )
     open_drawer(tab, "report")
-    tab.click("#jet-measure")
+    tab.click("#jet-start-report")
     progress = tab.locator("#jet-report")
     expect(progress).to_contain_text("Measuring: bandwidth, 0 of 2 done")
     open_drawer(tab, "settings")

@@ -25,7 +25,7 @@ WATCH = """([selector, last]) => new Promise((resolve) => {
         if (!sheet.value.endsWith(last)) return requestAnimationFrame(look);
         return resolve([frames.length / (frames.at(-1) - frames[0]) * 1000, Date.now() / 1000]);
     };
-    document.querySelector("#jet-go").click();
+    document.querySelector("#jet-continue").click();
     look();
 })"""
 

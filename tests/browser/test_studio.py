@@ -82,7 +82,7 @@ def test_retry_makes_a_branch_and_the_tree_leads_back(quick: Page) -> None:
     expect(quick.locator(STORY)).to_have_value("A A0 A1")
     expect_unlocked(quick)
     expect(quick.locator("#jet-tree li")).to_have_count(2)
-    quick.click("#jet-tree li:first-child [data-do]:first-child")
+    quick.click("#jet-tree li:first-child [data-command]:first-child")
     expect(quick.locator(STORY)).to_have_value(written)
     quick.click("#jet-tree li:nth-child(2) >> text=Compare")
     expect(quick.locator("#jet-compare")).to_contain_text("A2 A3 A4 A5")
@@ -135,7 +135,7 @@ def test_going_on_from_the_cursor(quick: Page) -> None:
     quick.fill(STORY, "\N{DRAGON} flew. The end.")
     set_most_tokens(quick, 2)
     place_cursor(quick, len("\N{DRAGON} flew.") + 1)  # the dragon has two of the browser's units
-    quick.click("#jet-cursor")
+    quick.click("#jet-continue-at")
     expect(quick.locator(STORY)).to_have_value("\N{DRAGON} flew. \N{DRAGON}0 \N{DRAGON}1 The end.")
     expect_unlocked(quick)
 
@@ -144,7 +144,7 @@ def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: 
     served.engine.tokens_per_second = 4
     set_most_tokens(tab, 12)
     tab.fill(STORY, "A")
-    tab.click("#jet-three")
+    tab.click("#jet-write-variants")
     wait_until(lambda: len(served.engine.live) == 3)  # at once
     columns = tab.locator(f"{WAYS} pre")
     expect(columns).to_have_count(3)
@@ -152,18 +152,18 @@ def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: 
         expect(column).to_contain_text("A1")
     expect_unlocked(tab)
     assert story(tab) == "A"
-    tab.click(f"{WAYS} .jet-take >> nth=1")
+    tab.click(f"{WAYS} .jet-select-variant >> nth=1")
     expect(tab.locator(STORY)).to_have_value("A" + words("A", 12))
 
 
 def test_ways_that_undo_takes_back_are_gone(quick: Page) -> None:
     quick.fill(STORY, "A")
-    quick.click("#jet-three")
+    quick.click("#jet-write-variants")
     expect(quick.locator(f"{WAYS} pre")).to_have_count(3)
     expect_unlocked(quick)
     quick.click("#jet-undo")
-    expect(quick.locator("#jet-ways")).to_be_hidden()
-    quick.click("#jet-three")
+    expect(quick.locator("#jet-variants")).to_be_hidden()
+    quick.click("#jet-write-variants")
     expect(quick.locator(f"{WAYS} pre >> nth=2")).to_be_visible()
     expect_unlocked(quick)
 
@@ -171,9 +171,9 @@ def test_ways_that_undo_takes_back_are_gone(quick: Page) -> None:
 def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
     tab.fill(STORY, "A")
-    tab.click("#jet-three")
+    tab.click("#jet-write-variants")
     expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
-    tab.click(f"{WAYS} .jet-take >> nth=2")
+    tab.click(f"{WAYS} .jet-select-variant >> nth=2")
     wait_for_status(tab, "Stopped")
     expect_unlocked(tab)
     assert re.fullmatch(r"A( A\d+)+", story(tab))
@@ -183,10 +183,10 @@ def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
 def test_a_way_is_picked_at_once_whatever_else_was_pressed(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
     tab.fill(STORY, "A")
-    tab.click("#jet-three")
+    tab.click("#jet-write-variants")
     expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
     tab.click("#jet-tab-branches")  # asks for the tree, which waits
-    tab.click(f"{WAYS} .jet-take >> nth=2")
+    tab.click(f"{WAYS} .jet-select-variant >> nth=2")
     wait_for_status(tab, "Stopped")
     expect_unlocked(tab)
     expect(tab.locator("#jet-tree li")).to_have_count(4)
@@ -194,20 +194,20 @@ def test_a_way_is_picked_at_once_whatever_else_was_pressed(tab: Page, served: Se
 
 def test_the_ways_of_a_story_go_with_it(quick: Page) -> None:
     quick.fill(STORY, "A")
-    quick.click("#jet-three")
+    quick.click("#jet-write-variants")
     expect_unlocked(quick)
-    expect(quick.locator(f"{WAYS} .jet-take").first).to_be_visible()
+    expect(quick.locator(f"{WAYS} .jet-select-variant").first).to_be_visible()
     open_drawer(quick, "stories")
     quick.click("#jet-new")
     expect(quick.locator(STORY)).to_have_value("")
-    expect(quick.locator("#jet-ways .jet-take").first).to_be_hidden()
+    expect(quick.locator("#jet-variants .jet-select-variant").first).to_be_hidden()
 
 
 def test_another_word_goes_on_as_a_branch(quick: Page) -> None:
     written = write(quick, "A")
     place_cursor(quick, 5)
-    quick.click("#jet-word")
-    choices = quick.locator("#jet-popover button[data-write]")
+    quick.click("#jet-other-words")
+    choices = quick.locator("#jet-popover button[data-generate]")
     expect(choices.first).to_contain_text("A1")
     expect(choices.nth(1)).to_contain_text("20.0 %")
     quick.wait_for_function("jetStories.isKept()")  # which takes an order, and leaves the words there
@@ -228,7 +228,7 @@ def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served
     quick.click("text=Steady")
     expect(temperature).to_have_value("0.6")
     place_cursor(quick, 5)
-    quick.click("#jet-word")
+    quick.click("#jet-other-words")
     expect(quick.locator("#jet-popover")).to_contain_text(
         f"top-k 33, min-p 0.05, repetition penalty 1.05, at most 6, seed {drawn.seed}"
     )
@@ -237,7 +237,7 @@ def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served
     expect(temperature).to_have_value("1.35")
     quick.click("#jet-undo")
     expect(quick.locator(STORY)).to_have_value("A")
-    quick.click("#jet-go")
+    quick.click("#jet-continue")
     expect_unlocked(quick)
     assert served.engine.requests[-1].sampling == drawn
 
@@ -248,7 +248,7 @@ def test_stops_and_guidance_of_words_can_be_had_again(quick: Page, served: Serve
     open_drawer(quick, "settings")
     quick.fill("#jet-stops", "I5")
     quick.fill(STORY, "A")
-    quick.click("#jet-go")
+    quick.click("#jet-continue")
     expect_unlocked(quick)
     expect(quick.locator(STORY)).to_have_value("A" + words("I", 5) + " ")
     quick.fill("#jet-stops", "")
@@ -256,7 +256,7 @@ def test_stops_and_guidance_of_words_can_be_had_again(quick: Page, served: Serve
     quick.fill("#jet-memory", "It snows.")
     open_drawer(quick, "settings")
     place_cursor(quick, 5)
-    quick.click("#jet-word")
+    quick.click("#jet-other-words")
     expect(quick.locator("#jet-popover")).to_contain_text("stops at “I5”")
     expect(quick.locator("#jet-popover")).to_contain_text("With memory")
     quick.click("#jet-popover .jet-reuse >> nth=1")
@@ -287,17 +287,17 @@ def test_the_models_words_are_marked_and_can_be_unmarked(quick: Page) -> None:
     place_cursor(quick, len("Mine M0"))
     quick.keyboard.type(" my own word")
     assert marked(quick, "jet-model") == words("M")  # and not what was put between them
-    quick.select_option("#jet-tint", "plain")
+    quick.select_option("#jet-highlight", "plain")
     quick.wait_for_function("!CSS.highlights.has('jet-model')")
-    quick.select_option("#jet-tint", "whose")
+    quick.select_option("#jet-highlight", "authorship")
 
 
 def test_how_sure_the_model_was_is_a_tint(quick: Page) -> None:
     write(quick, "A")
-    quick.select_option("#jet-tint", "doubt")
-    quick.wait_for_function("CSS.highlights.get('jet-doubt-2')?.size > 0")
-    assert marked(quick, "jet-doubt-2") == " A3"  # a tenth
-    quick.select_option("#jet-tint", "whose")
+    quick.select_option("#jet-highlight", "confidence")
+    quick.wait_for_function("CSS.highlights.get('jet-confidence-2')?.size > 0")
+    assert marked(quick, "jet-confidence-2") == " A3"  # a tenth
+    quick.select_option("#jet-highlight", "authorship")
 
 
 def test_the_mirror_lies_exactly_on_the_text(quick: Page) -> None:
@@ -330,7 +330,7 @@ def test_a_drawer_can_be_opened_while_the_model_writes(tab: Page, served: Served
     open_drawer(tab, "branches")
     expect(tab.locator("#jet-tree")).to_contain_text("One version so far")
     open_drawer(tab, "guidance")
-    expect(tab.locator("#jet-sees")).to_contain_text("What the model sees")
+    expect(tab.locator("#jet-context")).to_contain_text("What the model sees")
     assert status(tab) == "Writing"
     tab.click("#jet-stop")
     expect_unlocked(tab)
@@ -345,7 +345,7 @@ def test_what_is_ordered_just_before_the_writing_goes_before_it(quick: Page, ser
             const memory = document.getElementById("jet-memory");
             memory.value = "It rains.";
             memory.dispatchEvent(new Event("change", { bubbles: true }));
-            document.getElementById("jet-go").click();
+            document.getElementById("jet-continue").click();
         }"""
     )
     expect(quick.locator(STORY)).to_have_value(re.compile(r"^A I0 I1"))
@@ -360,7 +360,7 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     quick.click("#jet-name-preset")
     quick.fill(".jet-presets input", " Odd <b>dreams</b> ")
     quick.press(".jet-presets input", "Enter")
-    mine = quick.locator("#jet-own-presets button.jet-opening")
+    mine = quick.locator("#jet-own-presets button.jet-chip")
     expect(mine).to_have_text("Odd <b>dreams</b>")
     quick.click("text=Steady")
     expect(temperature).to_have_value("0.6")
@@ -369,7 +369,7 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     mine.click()
     expect(temperature).to_have_value("1.35")
     expect(quick.get_by_label("number input for Maximum new tokens")).to_have_value("6")
-    quick.click("#jet-own-presets .jet-quiet")
+    quick.click("#jet-own-presets .jet-text-button")
     expect(mine).to_have_count(0)
     reload(quick)
     expect(mine).to_have_count(0)
@@ -403,7 +403,7 @@ def test_guidance_is_what_the_model_sees(quick: Page) -> None:
     begin(quick, "A Rose")
     expect(quick.locator(STORY)).to_have_value("A Rose" + words("M"))  # the first letter of what it sees
     expect_unlocked(quick)
-    seen = quick.locator("#jet-sees")
+    seen = quick.locator("#jet-context")
     expect(seen).to_contain_text("Memory")
     expect(seen).to_contain_text(re.compile(r"\d+ of \d+ tokens"))
     seen.locator("summary").first.click()
@@ -416,7 +416,7 @@ def test_what_is_pressed_does_not_move_away(quick: Page) -> None:
     quick.fill("#jet-memory", "Memory.")
     begin(quick, "A")
     expect_unlocked(quick)
-    quick.locator("#jet-sees summary").first.click()
+    quick.locator("#jet-context summary").first.click()
     quick.fill("#jet-memory", "")  # the desk hears of it when the field is left, and the page becomes shorter
     tab = quick.locator("#jet-tab-settings")
     tab.hover()
@@ -424,7 +424,7 @@ def test_what_is_pressed_does_not_move_away(quick: Page) -> None:
     quick.wait_for_timeout(500)  # as long as a hand may take, and the answer seldom does
     quick.mouse.up()
     expect(tab).to_have_attribute("aria-selected", "true")
-    expect(quick.locator("#jet-sees")).not_to_contain_text("Memory.")  # and is drawn then
+    expect(quick.locator("#jet-context")).not_to_contain_text("Memory.")  # and is drawn then
 
 
 def test_the_authors_note_stands_as_deep_as_it_is_told_to(quick: Page, served: Served) -> None:
@@ -458,7 +458,7 @@ def test_a_story_of_kobold_ai_can_be_opened(quick: Page, tmp_path: Path) -> None
 def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -> None:
     served.engine.tokens_per_second, served.engine.chat_tokens = 400, 7
     page = open_tab()
-    page.wait_for_selector(".jet-about b")
+    page.wait_for_selector(".jet-model-info b")
     set_most_tokens(page, 6)
     page.fill("#jet-about-what", "a <b>fox</b>")
     page.press("#jet-about-what", "Enter")
@@ -466,10 +466,10 @@ def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -
     expect_unlocked(page)
     assert served.engine.requests[-1].instruction == "Write me a story about a <b>fox</b>"
     open_drawer(page, "guidance")
-    expect(page.locator("#jet-sees")).to_contain_text("What it is about")
+    expect(page.locator("#jet-context")).to_contain_text("What it is about")
     page.fill("#jet-about-what", "")  # from here on it only goes on
     page.press("#jet-about-what", "Tab")
-    page.click("#jet-go")
+    page.click("#jet-continue")
     expect_unlocked(page)
     assert served.engine.requests[-1].instruction == ""
 
@@ -481,12 +481,12 @@ def test_a_model_that_cannot_be_asked_is_not(quick: Page) -> None:
 def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
     write(quick, "A")
     open_drawer(quick, "history")
-    expect(quick.locator("#jet-past tbody tr").first).to_contain_text("length")
-    time = quick.locator("#jet-past time").first
+    expect(quick.locator("#jet-request-history tbody tr").first).to_contain_text("length")
+    time = quick.locator("#jet-request-history time").first
     here = time.evaluate("(time) => new Date(time.dateTime).toLocaleTimeString()")
     expect(time).to_have_text(here)
     with quick.expect_download() as download:
-        quick.click("#jet-drawer-history >> text=Save as csv")
+        quick.click("#jet-tab-panel-history >> text=Save as csv")
     assert download.value.suggested_filename == "requests.csv"
 
 
@@ -513,7 +513,7 @@ def test_garbage_is_refused_in_words(quick: Page, tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.json"
     garbage.write_text('{"format": "something else"}')
     quick.set_input_files("#jet-import", garbage)
-    expect(quick.locator("#jet-say")).to_contain_text("format")
+    expect(quick.locator("#jet-toast")).to_contain_text("format")
     assert story(quick) == "Mine"
 
 
@@ -539,7 +539,7 @@ def test_a_server_that_has_forgotten_the_story_is_sent_it_again(quick: Page, ser
     wait_until_kept(quick)
     served.forget()
     quick.click("#jet-fork")
-    expect(quick.locator("#jet-say")).to_contain_text("it has it back now")
+    expect(quick.locator("#jet-toast")).to_contain_text("it has it back now")
     expect(quick.locator(STORY)).to_have_value(written)
     quick.click("#jet-retry")  # it knows what the model had written
     expect(quick.locator(STORY)).to_have_value("A" + words("A"))
@@ -581,13 +581,13 @@ def test_storage_that_is_full_is_said(quick: Page) -> None:
         }"""
     )
     quick.fill(STORY, "There is no room for this")
-    expect(quick.locator("#jet-kept")).to_contain_text("storage is full")
+    expect(quick.locator("#jet-save-status")).to_contain_text("storage is full")
     quick.evaluate("() => { Storage.prototype.setItem = window.realSetItem; }")
 
 
 def test_the_drawers_fit_every_screen(quick: Page) -> None:
     write(quick, "A")
-    quick.click("#jet-three")
+    quick.click("#jet-write-variants")
     expect_unlocked(quick)
     for width in (390, 1600):
         quick.set_viewport_size({"width": width, "height": 900})

@@ -72,7 +72,7 @@ def test_a_border_that_the_writer_typed_is_healed_and_one_of_the_models_is_not(s
         assert healed()
         await tab.write(controls=(3, *CONTROLS[1:]), alternatives=True)
         assert not healed()
-        await tab.write("ways", (1, *CONTROLS[1:]))
+        await tab.write("variants", (1, *CONTROLS[1:]))
         assert not healed()
         await tab.write("retry", (3, *CONTROLS[1:]), alternatives=True)
         assert not healed()
@@ -83,12 +83,12 @@ def test_a_border_that_the_writer_typed_is_healed_and_one_of_the_models_is_not(s
         await tab.write(controls=(3, *CONTROLS[1:]), alternatives=True)
         assert healed()
         at = tab.text.index("A1") + 1
-        await tab.write("cursor", (1, *CONTROLS[1:]), at=at)
+        await tab.write("continue_at", (1, *CONTROLS[1:]), at=at)
         assert healed()
         at = tab.text.rindex(" A2")
-        await tab.write("cursor", (1, *CONTROLS[1:]), at=at)
+        await tab.write("continue_at", (1, *CONTROLS[1:]), at=at)
         assert not healed()
-        await tab.write("pick", (1, *CONTROLS[1:]), at=tab.text.index("A0") + 1, choice=1)
+        await tab.write("replace_token", (1, *CONTROLS[1:]), at=tab.text.index("A0") + 1, choice=1)
         assert not healed()
 
     at_a_desk(source, play)
@@ -136,9 +136,9 @@ def test_the_sheet_keeps_typed_blanks_and_the_meter_shows_what_is_read(source: S
         tab.text = "A"
         await tab.write(controls=(1, *CONTROLS[1:]))
         tab.text = "A door\t\u00a0"
-        reply = await tab.act("look", drawer="guidance")
-        assert "A door </pre>" in reply["html"]["jet-sees"]
-        await tab.write(controls=(1, *CONTROLS[1:]), drawer="guidance")
+        reply = await tab.act("sync", tab="guidance")
+        assert "A door </pre>" in reply["html"]["jet-context"]
+        await tab.write(controls=(1, *CONTROLS[1:]), tab="guidance")
         assert tab.text.startswith("A door\t\u00a0 A0")
         assert source.stand_in.requests[-1].prompt == "A door\t\u00a0"  # the engine reads it in its own way
 
@@ -157,7 +157,7 @@ def test_beyond_the_end_of_a_closed_story_in_one_click(scripted: StandInSource) 
         await tab.write()
         assert tab.reply["say"] == "The model has ended this story. Continue anyway?"
         again = tab.reply["offer"]["write"]
-        assert again == {"do": "continue", "beyond": True}
+        assert again == {"type": "continue", "beyond": True}
         await tab.write(**again)
         assert tab.text == "A The end. Beyond"
         assert engine.requests[-1].min_tokens > 0 and engine.requests[0].min_tokens == 0
@@ -169,9 +169,9 @@ def test_beyond_the_end_of_a_closed_story_in_one_click(scripted: StandInSource) 
 @pytest.mark.parametrize(
     ("do", "fields", "again"),
     [
-        ("cursor", {"at": 3}, {"do": "cursor", "at": 3, "beyond": True}),
-        ("ways", {}, {"do": "ways", "beyond": True}),
-        ("continue", {}, {"do": "continue", "beyond": True}),
+        ("continue_at", {"at": 3}, {"type": "continue_at", "at": 3, "beyond": True}),
+        ("variants", {}, {"type": "variants", "beyond": True}),
+        ("continue", {}, {"type": "continue", "beyond": True}),
     ],
 )
 def test_beyond_at_every_place(
@@ -236,11 +236,11 @@ def test_retry_with_a_seed_draws_another_and_says_so(source: StandInSource) -> N
         assert len(set(seeds())) == 3 and seeds()[0] == 7
         await tab.write("retry", (*CONTROLS[:-1], "8"))  # one that was not used here
         assert seeds()[-1] == 8 and "say" not in tab.reply
-        await tab.write("ways", SEED)
-        await tab.write("ways", SEED)
+        await tab.write("variants", SEED)
+        await tab.write("variants", SEED)
         assert "another seed" in tab.reply["say"]
         assert len(set(seeds()[-6:])) == 6
-        await tab.write("ways", (*CONTROLS[:-1], "5"))  # and 6 and 7
+        await tab.write("variants", (*CONTROLS[:-1], "5"))  # and 6 and 7
         assert "another seed" in tab.reply["say"]
         assert len(set(seeds()[-9:])) == 9
 
@@ -255,7 +255,7 @@ def test_retry_says_where_the_writers_sentences_are(source: StandInSource) -> No
         await tab.write("retry", (2, *CONTROLS[1:]))
         assert tab.text == "A" + words("A", 2)
         assert tab.reply["say"] == "Your last sentence is on “Version 1”."
-        await tab.act("show", branch=0)
+        await tab.act("select_branch", branch=0)
         assert tab.text.endswith(" And so I wept.")
         await tab.act("rename", branch=0, name="Tears")
         tab.reply = {}  # so that the text is sent
@@ -273,7 +273,7 @@ def test_another_word_says_it_too_and_nothing_where_nothing_is_lost(source: Stan
         tab.text = "A"
         await tab.write(controls=(3, *CONTROLS[1:]), alternatives=True)
         tab.text += " I wept."
-        await tab.write("pick", (1, *CONTROLS[1:]), at=2, choice=1)
+        await tab.write("replace_token", (1, *CONTROLS[1:]), at=2, choice=1)
         assert tab.reply["say"] == "Your last sentence is on “Version 1”."
         tab.text += "  \n"
         await tab.write("retry", (1, *CONTROLS[1:]))
@@ -285,12 +285,12 @@ def test_another_word_says_it_too_and_nothing_where_nothing_is_lost(source: Stan
 def test_retry_is_off_where_there_is_nothing_to_retry(source: StandInSource) -> None:
     async def play(tab: Tab) -> None:
         tab.text = "A"
-        assert (await tab.act("look"))["retry"] is False
+        assert (await tab.act("sync"))["retry"] is False
         await tab.write(controls=(1, *CONTROLS[1:]))
         assert tab.reply["retry"] is True
         assert (await tab.act("undo"))["retry"] is False
         assert (await tab.act("redo"))["retry"] is True
-        assert (await tab.act("new"))["retry"] is False
+        assert (await tab.act("new_story"))["retry"] is False
 
     at_a_desk(source, play)
 
@@ -315,14 +315,14 @@ def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
         row = {"kept": lore_to_dict(LORE), "keywords": '"Doe, John", say "hi", fox', "content": LORE.content}
         row |= {"enabled": True, "constant": False}
         fresh = {"kept": {}, "keywords": "rose", "content": "Red.", "enabled": True, "constant": False}
-        reply = await tab.act("guide", memory="Other.", lore=[row, fresh], **GUIDANCE)
+        reply = await tab.act("set_guidance", memory="Other.", lore=[row, fresh], **GUIDANCE)
         assert "error" not in reply
         file = await tab.act("export", **{"as": "json"})
         reply = await tab.act("restore", copy=file["download"]["text"], draft=None)
         assert 'value=""Doe, John", say "hi", fox"' in unescape(reply["html"]["jet-lore"])
         row["keywords"] = '"Doe, John", wolf'
-        await tab.act("guide", memory="Other.", lore=[row, fresh], **GUIDANCE)
-        await tab.write(controls=(1, *CONTROLS[1:]), drawer="guidance")
+        await tab.act("set_guidance", memory="Other.", lore=[row, fresh], **GUIDANCE)
+        await tab.write(controls=(1, *CONTROLS[1:]), tab="guidance")
         kept = (await tab.act("export", **{"as": "json"}))["download"]["text"]
         document = Document(
             guidance=Guidance("Other.", lore=(replace(LORE, keywords=("Doe, John", "wolf")),))

@@ -13,7 +13,7 @@ from jet.ui.sessions import MAX_SESSIONS, SESSION_TTL_S, SessionStore
 from jet.ui.stop_strings import MAX_STOP_CHARACTERS, MAX_STOPS
 
 LORE = {"title": "", "keywords": " rose, ,fox ", "content": "Red.", "enabled": True, "constant": False}
-GUIDE = {"do": "guide", "memory": "M", "note": "N", "depth": 2, "unit": "paragraphs", "lore": [LORE]}
+GUIDE = {"type": "set_guidance", "memory": "M", "note": "N", "depth": 2, "unit": "paragraphs", "lore": [LORE]}
 
 
 def test_guidance_arrives_where_it_belongs() -> None:
@@ -39,20 +39,22 @@ def test_other_guidance_is_refused(change: dict[str, object]) -> None:
         parse_guidance(parse_command(json.dumps(GUIDE | change)).fields)
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"do": 1}', '{"do": "look", "tint": "red"}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "{}", '{"type": 1}', '{"type": "sync", "highlight": "red"}']
+)
 def test_other_orders_are_refused(text: object) -> None:
     with pytest.raises(StoryError):
         parse_command(text)
 
 
 def test_stops_are_bounded_and_empty_ones_are_none() -> None:
-    assert parse_stops(parse_command('{"do": "continue", "stops": ["", "The End", 5]}').fields) == (
+    assert parse_stops(parse_command('{"type": "continue", "stops": ["", "The End", 5]}').fields) == (
         "The End",
     )
-    assert parse_stops(parse_command('{"do": "continue"}').fields) == ()
+    assert parse_stops(parse_command('{"type": "continue"}').fields) == ()
     for stops in (["x"] * (MAX_STOPS + 1), ["x" * (MAX_STOP_CHARACTERS + 1)]):
         with pytest.raises(StoryError, match="texts to stop at"):
-            parse_stops(parse_command(json.dumps({"do": "continue", "stops": stops})).fields)
+            parse_stops(parse_command(json.dumps({"type": "continue", "stops": stops})).fields)
 
 
 def test_only_so_many_tabs_are_remembered_and_no_busy_one_is_forgotten() -> None:

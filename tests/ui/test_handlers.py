@@ -48,7 +48,7 @@ class Tab:
         self.request: Any = SimpleNamespace(session_hash=session)
 
     async def act(self, do: str, **fields: object) -> dict[str, Any]:
-        order = {"do": do, **({} if "edit" in fields else self.sent()), **fields}
+        order = {"type": do, **({} if "edit" in fields else self.sent()), **fields}
         self.reply = json.loads(await self._controller.run_command(self.request, json.dumps(order)))
         self._take(self.reply.get("story"))
         return self.reply
@@ -57,7 +57,7 @@ class Tab:
         self, do: str = "continue", controls: tuple[object, ...] = CONTROLS, **fields: object
     ) -> str:
         settings = dict(zip(SETTINGS, controls, strict=True))
-        order = {"do": do, "settings": settings, **self.sent(), **fields}
+        order = {"type": do, "settings": settings, **self.sent(), **fields}
         async for updates in self._controller.generate(self.request, json.dumps(order)):
             story, panel, _, _, ways, live, wrote = updates
             self._take(story)
@@ -113,7 +113,7 @@ def test_retry_is_a_branch_beside_and_the_old_one_stays(source: StandInSource) -
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab.write()
-        await tab.write("retry", (5, *CONTROLS[1:]), drawer="branches")
+        await tab.write("retry", (5, *CONTROLS[1:]), tab="branches")
         assert tab.text == "A" + words("A", 5)
         assert tab.reply["html"]["jet-tree"].count("<li") == 2
         await tab.act("undo")
@@ -125,7 +125,7 @@ def test_retry_is_a_branch_beside_and_the_old_one_stays(source: StandInSource) -
 def test_going_on_from_the_cursor_keeps_what_stands_behind(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "\N{DRAGON}A end"
-        await tab.write("cursor", (2, *CONTROLS[1:]), at=3)  # the dragon has two of the browser's units
+        await tab.write("continue_at", (2, *CONTROLS[1:]), at=3)  # the dragon has two of the browser's units
         assert tab.text == "\N{DRAGON}A \N{DRAGON}0 \N{DRAGON}1 end"
 
     at_a_desk(source, story)
@@ -134,11 +134,11 @@ def test_going_on_from_the_cursor_keeps_what_stands_behind(source: StandInSource
 def test_three_ways_are_written_at_once_and_one_is_picked(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
-        await tab.write("ways", (3, *CONTROLS[1:]), drawer="branches")
+        await tab.write("variants", (3, *CONTROLS[1:]), tab="branches")
         assert tab.text == "A"  # the page keeps its branch
         assert tab.ways.count("A0 A1 A2") == 3
         assert tab.reply["html"]["jet-tree"].count("<li") == 4
-        await tab.act("show", branch=2)
+        await tab.act("select_branch", branch=2)
         assert tab.text == "A A0 A1 A2"
 
     at_a_desk(source, story)
@@ -148,12 +148,12 @@ def test_another_word_goes_on_from_there(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab.write(controls=(5, *CONTROLS[1:]), alternatives=True)
-        shown = await tab.act("word", at=5)  # within " A1"
+        shown = await tab.act("alternatives", at=5)  # within " A1"
         assert (shown["word"]["start"], shown["word"]["end"]) == (4, 7)
         assert "·else1" in shown["word"]["html"] and "20.0 %" in shown["word"]["html"]
-        await tab.write("pick", (1, *CONTROLS[1:]), at=5, choice=1)
+        await tab.write("replace_token", (1, *CONTROLS[1:]), at=5, choice=1)
         assert tab.text == "A A0 else1 A0"
-        assert "No other words" in (await tab.act("word", at=0))["say"]
+        assert "No other words" in (await tab.act("alternatives", at=0))["say"]
 
     at_a_desk(source, story)
 
@@ -162,7 +162,7 @@ def test_without_alternatives_none_are_kept(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab.write()
-        assert "No other words" in (await tab.act("word", at=5))["say"]
+        assert "No other words" in (await tab.act("alternatives", at=5))["say"]
 
     at_a_desk(source, story)
 
@@ -181,11 +181,11 @@ def test_a_stop_string_ends_the_story_before_it(source: StandInSource) -> None:
 def test_marks_say_whose_words_are_whose_in_the_browsers_units(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "\N{DRAGON} A"
-        await tab.write(controls=(1, *CONTROLS[1:]), tint="whose", alternatives=True)
+        await tab.write(controls=(1, *CONTROLS[1:]), highlight="authorship", alternatives=True)
         assert tab.text == "\N{DRAGON} A \N{DRAGON}0"
         assert tab.reply["marks"] == [4, 8, 0]
-        assert (await tab.act("look", tint="plain"))["marks"] == []
-        assert (await tab.act("look", tint="doubt"))["marks"] == []  # it was sure of the first
+        assert (await tab.act("sync", highlight="plain"))["marks"] == []
+        assert (await tab.act("sync", highlight="confidence"))["marks"] == []  # it was sure of the first
 
     at_a_desk(source, story)
 
@@ -201,12 +201,18 @@ def test_guidance_reaches_the_model_and_the_meter_shows_it(source: StandInSource
             "constant": False,
         }
         reply = await tab.act(
-            "guide", memory="Memory first.", note="", depth=3, unit="lines", lore=[lore], drawer="guidance"
+            "set_guidance",
+            memory="Memory first.",
+            note="",
+            depth=3,
+            unit="lines",
+            lore=[lore],
+            tab="guidance",
         )
         assert "error" not in reply
-        await tab.write(controls=(1, *CONTROLS[1:]), drawer="guidance")
+        await tab.write(controls=(1, *CONTROLS[1:]), tab="guidance")
         assert tab.text == "A Rose M0"  # the stand-in repeats the first letter of what it sees
-        seen = tab.reply["html"]["jet-sees"]
+        seen = tab.reply["html"]["jet-context"]
         assert "Memory first." in seen and "Rose is a fox." in seen
 
     at_a_desk(source, story)
@@ -216,15 +222,15 @@ def test_guidance_reaches_the_model_and_the_meter_shows_it(source: StandInSource
 def test_what_is_exported_can_be_imported(source: StandInSource, ending: str) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A <b>story</b>"
-        await tab.act("title", text="The Tower")
+        await tab.act("set_title", text="The Tower")
         await tab.write(controls=(3, *CONTROLS[1:]))
         written = tab.text
         download = (await tab.act("export", **{"as": ending}))["download"]
         assert download["name"] == f"The_Tower.{ending}"
-        await tab.act("new")
+        await tab.act("new_story")
         assert tab.text == ""
         data = base64.b64encode(download["text"].encode()).decode()
-        await tab.act("import", name=download["name"], data=data)
+        await tab.act("import_file", name=download["name"], data=data)
         assert tab.text == written
         await tab.act("undo")
         assert tab.text == written  # another story is no step of this one
@@ -245,7 +251,7 @@ def test_garbage_is_refused_in_words_and_the_story_stays(
 ) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "Mine"
-        reply = await tab.act("import", name=name, data=base64.b64encode(data).decode())
+        reply = await tab.act("import_file", name=name, data=base64.b64encode(data).decode())
         assert message in reply["error"]
         assert tab.text == "Mine"
 
@@ -256,10 +262,10 @@ def test_what_the_browser_keeps_brings_everything_back(source: StandInSource) ->
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab.write(controls=(3, *CONTROLS[1:]))
-        kept = (await tab.act("keep"))["kept"]
+        kept = (await tab.act("autosave"))["kept"]
         assert kept["dropped"] == []
         other = Tab(tab._controller, "another")
-        await other.act("restore", copy=kept["copy"], draft=tab.text + " typed since", tint="whose")
+        await other.act("restore", copy=kept["copy"], draft=tab.text + " typed since", highlight="authorship")
         assert other.text == "A A0 A1 A2 typed since"
         assert other.reply["marks"] == [1, 10, 0]
         await other.act("restore", copy="garbage", draft="only text")
@@ -281,7 +287,7 @@ def test_a_story_that_is_not_in_memory_is_asked_for_again(source: StandInSource)
 def test_presets_set_the_sliders_but_neither_seed_nor_length(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         for name, sampling in PRESETS.items():
-            chosen = (await tab.act("preset", name=name))["controls"]
+            chosen = (await tab.act("apply_preset", name=name))["controls"]
             assert chosen["temperature"] == sampling.temperature
             assert not {"max_new_tokens", "seed"} & set(chosen)
             assert set(chosen) < set(asdict(SamplingParams()))
@@ -302,14 +308,16 @@ def test_a_preset_that_makes_no_sense_is_refused(
     source: StandInSource, settings: dict[str, object], message: str
 ) -> None:
     async def story(tab: Tab) -> None:
-        assert message in (await tab.act("own-preset", settings=settings))["error"]
-        chosen = (await tab.act("own-preset", settings={"temperature": 1.5, "top_k": 7.0}))["controls"]
+        assert message in (await tab.act("apply_own_preset", settings=settings))["error"]
+        chosen = (await tab.act("apply_own_preset", settings={"temperature": 1.5, "top_k": 7.0}))["controls"]
         assert (chosen["temperature"], chosen["top_k"], chosen["top_p"]) == (1.5, 7, SamplingParams().top_p)
 
     at_a_desk(source, story)
 
 
-@pytest.mark.parametrize("order", ["", "[]", "{}", '{"do": 1}', '{"do": "dance"}', '{"do": "show"}'])
+@pytest.mark.parametrize(
+    "order", ["", "[]", "{}", '{"type": 1}', '{"type": "dance"}', '{"type": "select_branch"}']
+)
 def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
         assert json.loads(await tab._controller.run_command(tab.request, order))["error"]
@@ -344,7 +352,7 @@ def test_a_closed_tabs_request_is_freed_and_its_story_stays_for_a_while(source: 
         tab._controller.disconnect(tab.request)
         await writing
         assert source.stand_in.live == []
-        assert "lost" not in await tab.act("look", known=True)
+        assert "lost" not in await tab.act("sync", known=True)
 
     at_a_desk(source, story)
 
@@ -353,7 +361,7 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
     async def story(tab: Tab) -> None:
         tab.text = long = "A \N{DRAGON} " + "word " * (DELTA_MIN_CHARACTERS // 5)
         source.stand_in.context = 10 * DELTA_MIN_CHARACTERS
-        await tab.act("look")
+        await tab.act("sync")
         assert tab.sent() == {}
         assert await tab.write() == long  # nothing comes for the box
         added = words("A", CONTROLS[0])
@@ -362,14 +370,14 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
         assert patch == {"from": place, "to": place, "text": added}
         assert added[:10] in tab.live[-1] and len(tab.live[-1]) < 1000
         tab.text, tab.reply = long + added, {}
-        assert (await tab.act("look"))["same"]
+        assert (await tab.act("sync"))["same"]
         assert (await tab.act("undo"))["undo"]
         assert tab.text == long
         units = len(long.encode("utf-16-le")) // 2
         edit = {"of": units, "from": units - 1, "to": units, "text": "!"}
         tab.text = long[:-1] + "!"
-        assert (await tab.act("look", edit=edit))["same"]  # what was put together is what was meant
-        assert "reload the page" in (await tab.act("look", edit={**edit, "of": 7}))["error"]
+        assert (await tab.act("sync", edit=edit))["same"]  # what was put together is what was meant
+        assert "reload the page" in (await tab.act("sync", edit={**edit, "of": 7}))["error"]
 
     at_a_desk(source, story)
 
@@ -377,7 +385,7 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
 def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = far_too_long = "x" * 4_000_001
-        assert "4,000,000 characters" in (await tab.act("look"))["error"]
+        assert "4,000,000 characters" in (await tab.act("sync"))["error"]
         assert tab.text == far_too_long and tab.sent() == {"story": far_too_long}
 
     at_a_desk(source, story)
@@ -392,7 +400,7 @@ def test_updates_leave_out_as_little_as_they_can(
     async def story(tab: Tab) -> None:
         tab.text = "A" * length
         order = {
-            "do": "continue",
+            "type": "continue",
             "n": 7,
             "settings": dict(zip(SETTINGS, CONTROLS, strict=True)),
             **tab.sent(),
@@ -424,7 +432,7 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
     async def story(tab: Tab) -> None:
         source.stand_in.chat_tokens = 7
         tab.text = "Mine"
-        assert await tab.write("ask", about=" a fox ") == words("X", CONTROLS[0])
+        assert await tab.write("write_about", about=" a fox ") == words("X", CONTROLS[0])
         asked = source.stand_in.requests[-1]
         assert (asked.instruction, asked.prompt) == ("Write me a story about a fox", "")
         await tab.write()  # and it goes on as the answer to that
@@ -434,7 +442,7 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
             await tab.act("undo")
         assert tab.text == "Mine"
         tab.text = ""
-        await tab.write("ask", about=" ")
+        await tab.write("write_about", about=" ")
         assert "Say what the story is to be about" in tab.panel
 
     at_a_desk(source, story)
@@ -443,13 +451,13 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
 def test_a_stop_that_overtakes_its_order_holds_and_one_that_is_late_does_not(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
-        await tab._controller.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": False}))
+        await tab._controller.stop(tab.request, json.dumps({"type": "stop", "n": 5, "known": False}))
         assert await tab.write(n=5) == "A"
         assert tab.reply["wrote"] and "Stopped" in tab.panel
         assert not source.stand_in.requests
         writing = asyncio.create_task(tab.write(n=6))
         await asyncio.sleep(0.01)
-        await tab._controller.stop(tab.request, json.dumps({"do": "stop", "n": 5, "known": True}))
+        await tab._controller.stop(tab.request, json.dumps({"type": "stop", "n": 5, "known": True}))
         assert await writing == "A" + words("A", 40)
         assert await tab.write(n=7, unwanted=True) == "A" + words("A", 40)
 
@@ -464,7 +472,7 @@ def test_what_is_typed_in_steps_is_undone_in_steps(source: StandInSource) -> Non
             {"of": 5, "from": 5, "to": 5, "text": "Two. "},
             {"of": 99, "from": 0, "to": 99, "text": "of another text"},
         ]
-        await tab.act("look", typed=steps)
+        await tab.act("sync", typed=steps)
         for left in ("One. Two. ", "One. ", ""):
             await tab.act("undo")
             assert tab.text == left

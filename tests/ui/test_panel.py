@@ -95,7 +95,7 @@ def test_the_gauge_is_the_speed_over_that_of_moving_the_bytes() -> None:
     assert bandwidth_limit(stats, SMALL) == pytest.approx(30_000 / moved)
     shown = panel(stats, SMALL)
     assert "29% of the 170 that memory bandwidth allows" in text_of(shown)
-    assert f'class="jet-reached" style="width:{100 * 50 * moved / 30_000:.2f}%"' in shown
+    assert f'class="jet-utilization" style="width:{100 * 50 * moved / 30_000:.2f}%"' in shown
 
 
 def test_who_write_together_share_one_reading_of_the_weights() -> None:
@@ -112,7 +112,7 @@ def test_more_than_the_copy_allowed_is_said_and_not_drawn() -> None:
     stats = RequestStats(phase="decode", prompt_tokens=8, tokens=2, tokens_per_second=400.0)
     shown = panel(stats, SMALL)
     assert "Speed limit not well measured" in text_of(shown)
-    assert 'class="jet-reached" style="width:100.00%"' in shown
+    assert 'class="jet-utilization" style="width:100.00%"' in shown
 
 
 @pytest.mark.parametrize("unknown", [{"footprint": None}, {"bandwidth": None}])
@@ -148,7 +148,7 @@ def test_an_accelerator_shows_its_memory() -> None:
     assert "in use 4.0 GiB reserved 5.0 GiB peak 6.0 GiB total 80.0 GiB" in shown
     bar = panel(None, GPU).partition("Memory of this machine")[2]
     assert 'aria-label="4.0 GiB of 80.0 GiB in use"' in bar
-    assert 'class="jet-used" style="width:5.00%"' in bar and 'class="jet-spare" style="width:1.25%"' in bar
+    assert 'class="jet-used" style="width:5.00%"' in bar and 'class="jet-reserved" style="width:1.25%"' in bar
 
 
 @pytest.mark.parametrize("info", [CPU, GPU])
@@ -273,7 +273,7 @@ def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
     for stats in (None, replace(DONE, tokens_per_second=10.0)):
         shown = panel(stats, unsure)
         assert "Speed limit not well measured" in text_of(shown)
-        assert 'class="jet-reached" style="width:0.00%"' in shown
+        assert 'class="jet-utilization" style="width:0.00%"' in shown
 
 
 def test_a_panel_at_rest_tells_of_the_sheet_and_of_who_writes_now() -> None:

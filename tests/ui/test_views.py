@@ -51,8 +51,8 @@ def test_alternatives_carry_the_order_that_picks_them() -> None:
     html = views.alternatives(found, document.generation(found.span), 1, document.guidance)
     assert "50.0 %" in html and "seed 7" in html and "<img" not in html
     assert "temperature 0.8, top-p 0.95, min-p 0.05, repetition penalty 1.05, at most 400, seed 7" in html
-    orders = [json.loads(unescape(order)) for order in re.findall(r'data-write="([^"]+)"', html)]
-    assert orders[1] == {"do": "pick", "at": 1, "choice": 1}
+    orders = [json.loads(unescape(order)) for order in re.findall(r'data-generate="([^"]+)"', html)]
+    assert orders[1] == {"type": "replace_token", "at": 1, "choice": 1}
     disabled = ["disabled" in button for button in re.findall(r"<button[^>]*>", html)]
     assert disabled == [True, False, True, False]  # what stands there, a part of a character, the settings
 
