@@ -6,7 +6,7 @@ import * as stopOnTyping from "./stop_on_typing.js";
 import { isUnkept } from "./storage.js";
 
 const LEAVE =
-  "This story is kept nowhere: the browser’s storage is full or forbidden. Once another is on the sheet it is gone, " +
+  "This story is saved nowhere: the browser’s storage is full or forbidden. Once another is opened it is gone, " +
   "unless you save it as a file first. Go on without it?";
 
 /**

@@ -46,5 +46,5 @@ export function keepPreset(asked, settings) {
   }
   return storage.tryWrite(KEY, JSON.stringify({ ...kept, [name]: settings }))
     ? null
-    : "Not kept: this browser’s storage is full or forbidden.";
+    : "Not saved: this browser’s storage is full or forbidden.";
 }

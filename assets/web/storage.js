@@ -1,7 +1,7 @@
 // Stories in this browser: the text at once, the whole story with its branches a moment later.
 //
 // Each tab has a story of its own, which a reload, a crash or a restarted server leaves as it was. A tab whose story
-// another tab has only shows it: once something is written there, that is kept as a copy.
+// another tab has only shows it: once something is written there, that is saved as a copy.
 
 import { openStorage } from "./browser_storage.js";
 import { byId, field } from "./dom.js";
@@ -15,13 +15,13 @@ import * as tabLock from "./tab_lock.js";
 
 const LONG = 100_000; // units; a longer text takes the browser a while to put away
 const [SOON_MS, PAUSE_MS, PATIENCE_MS] = [300, 700, 3000];
-const OWNER = "This story is open in another tab, too. What is written there is kept as a copy.";
-const GUEST = "This story is open in another tab. What you write here is kept as a copy.";
+const OWNER = "This story is open in another tab, too. What is written there is saved as a copy.";
+const GUEST = "This story is open in another tab. What you write here is saved as a copy.";
 const COPY = "This is a copy: the story is open in another tab.";
 const FULL =
-  "Not kept: this browser’s storage is full or forbidden. Save the story as a file, or remove old ones under Stories.";
+  "Not saved: this browser’s storage is full or forbidden. Save the story as a file, or remove old ones under Stories.";
 const TEXT_ONLY =
-  "Only the text is kept: this browser’s storage is full. Save the story as a file to keep its branches.";
+  "Only the text is saved: this browser’s storage is full. Save the story as a file to keep its branches.";
 const KEPT = "Saved on this device";
 
 const local = openStorage("localStorage");

@@ -83,7 +83,7 @@ def _read_lines(path: Path) -> list[str]:
     """Return the lines of a text file in UTF-8 or UTF-16. Raises AccountsError."""
     try:
         data = path.read_bytes()
-        # Windows' PowerShell writes UTF-16 where it is not told otherwise.
+        # Windows PowerShell writes UTF-16 by default.
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except OSError as error:

@@ -148,7 +148,7 @@ class AllowlistMiddleware:
             )
         # Both length headers at once allow request smuggling.
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
-            raise Rejected(400, "This call says its length in two ways.")
+            raise Rejected(400, "This call has two length headers.")
         patterns = {
             "GET": _GET_PATHS,
             "HEAD": _GET_PATHS,

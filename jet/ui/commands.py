@@ -1,4 +1,4 @@
-"""What the browser asks for: a JSON object whose field `type` says what, read field by field."""
+"""Commands of the page: JSON objects whose field `type` names the command, parsed field by field."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def parse_command(command_text: object) -> Command:
         parsed = json.loads(command_text) if isinstance(command_text, str) else None
     except (ValueError, RecursionError):  # the latter for what is nested without end
         parsed = None
-    fields = Fields(parsed, "the order")
+    fields = Fields(parsed, "the command")
     type = fields.take("type", str)
     highlight = fields.take("highlight", str) if fields.has("highlight") else "plain"
     tab = fields.take("tab", str) if fields.has("tab") else ""
     story_known = fields.take("known", bool) if fields.has("known") else False
     number = fields.take("n", int) if fields.has("n") else 0
     if highlight not in get_args(Highlight):
-        raise StoryError("The sheet cannot be painted like that.")
+        raise StoryError("There is no such highlight.")
     return Command(type, fields, cast(Highlight, highlight), tab, number, story_known)
 
 

@@ -38,7 +38,7 @@ SAVE_AS = (
     "This is not a text file in UTF-8, nor in another encoding that is known here: "
     "save it as UTF-8 in your editor, and open it again."
 )
-_SAMPLE_BYTES = 200_000  # bytes by which the encoding is told
+_SAMPLE_BYTES = 200_000  # bytes that are examined
 
 
 def to_utf8(data: bytes) -> tuple[bytes, str | None]:

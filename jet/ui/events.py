@@ -1,13 +1,11 @@
-"""Which event of the page calls what. What is called is in `handlers`; what the browser does itself, in
-`assets/web`.
+"""Connect the page's events to `handlers`, and to the script in `assets/web`.
 
-Locking the page while a story is written happens in the browser, in the same instant as the click, and the
-text is read after that: so no keystroke falls between the two. Whatever ends the writing, the page is
-unlocked by the event that follows it.
+The script starts a generation in the same instant as the click, and reads the text after that, so that no
+keystroke falls between the two. However the generation ends, the event after it tells the script.
 
-Whenever the server has news for an event, Gradio copies the components that show its progress and, once it
-has ended, those that it read from, with a story of a megabyte in them. So one that is not on the page stands
-for the progress, and what the desk has to know the script puts into one command.
+Whenever an event has news, Gradio copies the components that show its progress and, at its end, those that it
+read, with a story of a megabyte in them. So a hidden component stands for the progress, and the script puts
+all input of an event into one command.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ from jet.ui.web import call
 
 
 def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> None:
-    """Connect the components to what they do."""
+    """Connect the components."""
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     options["show_progress_on"] = page.command
-    # The desk takes and gives what components hold; for each of them Gradio would ask in a thread.
+    # The controller takes and returns what components hold; Gradio would convert each in a thread.
     options["preprocess"] = options["postprocess"] = False
     _connect_generation(page, controller, options)
     _connect_commands(page, controller, options)
@@ -77,7 +75,7 @@ def _connect_generation(page: Page, controller: PageController, options: dict[st
         controller.generate,
         [page.command],
         [getattr(page, name) for name in OUTPUTS],
-        # What was ordered before is done first; then the box is read, which nobody can change any more.
+        # Commands given before come first; then the script reads the text.
         js=call("generationCommand"),
         api_name="generate_on_page",  # the API has a `generate` of its own
         concurrency_limit=None,

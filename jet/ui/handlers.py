@@ -67,7 +67,7 @@ class PageController:
             command = parse_command(command_text) if command_text else None
         except StoryError:
             command = None
-        # Whose story is known elsewhere sends it again with the order that is to be stopped.
+        # A page with its story in another server's memory sends it again with the command to stop.
         if self._sessions.has(tab_key(request)) or (command is not None and not command.story_known):
             session = self._sessions.get(tab_key(request))
             session.stop_command(

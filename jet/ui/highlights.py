@@ -1,6 +1,6 @@
-"""What the browser needs to paint the sheet: whose words are whose, and how sure the model was of its own.
+"""Compute the page's highlights: the author of words, and the model's confidence in its own.
 
-Flat lists of `start, end, level`, in the browser's UTF-16 units; level 0 means the model's words.
+Highlights are flat lists of `start, end, level` in UTF-16 units; level 0 is the model's text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is on the page, and where. What it does is in `events`."""
+"""Lay out the page's components. `events` connects them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or ju
 
 @dataclass(frozen=True)
 class Opening:
-    """A first sentence to begin with, under the name of its genre."""
+    """A first sentence to begin with, and its genre."""
 
     genre: str
     text: str
@@ -32,10 +32,14 @@ class Opening:
 class Page:
     """The components that events read and write.
 
-    `controls` are named as in `SamplingParams`, in the order of the arguments of `parse_settings`.
-    `last_seed` is what the last story was drawn from. `refresh` asks anew what runs here. `save_preset` gives
-    the script the controls' values, `delta` brings it what is new in a long story. `send_command`, `command`
-    and `reply` are how the script talks to the server.
+    Attributes:
+        controls: by the names in `SamplingParams`, in the order of `parse_settings`' arguments.
+        last_seed: the seed of the last generation.
+        refresh: hidden button that loads the model info again.
+        save_preset: hidden button that gives the script the controls' values.
+        delta: patches of a long text.
+        send_command, command, reply: hidden components through which the script sends commands.
+        result: the reply to a generation.
     """
 
     model_info: gr.HTML
@@ -60,13 +64,13 @@ class Page:
 
 
 def load_openings() -> list[Opening]:
-    """The beginnings that the page offers, from `assets/prompts.json`."""
+    """Load the beginnings from `assets/prompts.json`."""
     entries = json.loads((ASSETS / "prompts.json").read_text(encoding="utf-8"))
     return [Opening(entry["genre"], entry["text"]) for entry in entries]
 
 
 def build_layout() -> Page:
-    """Place everything in the Blocks that are being built."""
+    """Place all components in the current Blocks."""
     beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
         _html(tabs.header())
@@ -171,7 +175,7 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
 
 
 def _advanced_controls() -> dict[str, gr.Component]:
-    """What is off until it is wanted."""
+    """Create the controls that are off by default."""
     with gr.Accordion("Avoid repeats and clichés", open=False, elem_id="jet-advanced"):
         return {
             "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),

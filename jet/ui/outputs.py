@@ -1,4 +1,4 @@
-"""What `handlers.PageController.write` tells the page, as one value per output."""
+"""The outputs of `handlers.PageController.generate`, one value for each."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ OUTPUTS = ("story", "panel", "stop", "last_seed", "variants", "delta", "result")
 _PER_GENERATION = (
     "delta",
     "result",
-)  # nobody else fills these, and the page only looks at what this writing says there
+)  # filled by one generation only
 _NOT_CACHED = "story"  # a way that is picked meanwhile may bring another
 
 
 class OutputCache:
-    """What the page has been told in one writing.
+    """The values that the page has received in one generation.
 
-    For a gr.skip() Gradio makes the component anew, which takes it a millisecond. For a value that was sent
-    before it does next to nothing, and sends nothing: so that says "as it is" wherever it can.
+    For a gr.skip() Gradio creates the component anew, which takes a millisecond. For a value that was sent
+    before it does next to nothing and sends nothing: so a repeated value means "unchanged" wherever possible.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class OutputCache:
         }
 
     def update(self, **changes: object) -> Update:
-        """The next update: what is given, by the names in `OUTPUTS`; all else and None is as it is."""
+        """Return the next update: changes by the names in `OUTPUTS`; None and missing ones are unchanged."""
         changed = {name: value for name, value in changes.items() if value is not None}
         update = tuple({**self._values, **changed}.values())
         changed.pop(_NOT_CACHED, None)

@@ -1,4 +1,4 @@
-"""The page as a whole: built over a source of engines, and launched with its looks."""
+"""Build the page over an engine source, and launch it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_THREADS = (
 
 
 def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
-    """The page and its API. `source` may still be loading its model: the page says so and waits."""
+    """Build the page and its API. `source` may still be loading its model."""
     hosting = hosting or Hosting()
     hosting.add_engine_gauges(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
@@ -48,8 +48,8 @@ def launch(
 ) -> str:
     """Open the page and return its address, at once; the server runs in a thread until `demo.close()`.
 
-    Without a host, only this machine is served; without a port, a free one from 7860 is taken. The variables
-    GRADIO_SERVER_NAME and GRADIO_SERVER_PORT stand in for them. Raises AddressError.
+    Without a host only this machine is served, without a port the first free one from 7860 is taken. The
+    variables GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are the defaults. Raises AddressError.
     """
     if host and ":" in host:
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
@@ -87,12 +87,12 @@ def launch(
 
 
 def _is_local(host: str | None) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
+    """Return whether only this machine can reach an address."""
     return not host or host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
 
 
 def mcp_available() -> bool:
-    """Whether the endpoints are offered as MCP tools, too: where the package for that is installed."""
+    """Return whether the endpoints are offered as MCP tools, too: the package for that is optional."""
     try:
         return metadata.version("mcp").startswith("1.")  # the one that Gradio knows
     except metadata.PackageNotFoundError:
@@ -100,7 +100,7 @@ def mcp_available() -> bool:
 
 
 def _settings(page: Page) -> dict[str, object]:
-    """What the script in the browser has to know of the page."""
+    """Return the settings that the script in the browser needs."""
     return {
         "whileGenerating": ALLOWED_WHILE_GENERATING,
         "deltaMinimum": DELTA_MIN_CHARACTERS,

@@ -83,7 +83,7 @@ class Reporter:
     def stop(self) -> None:
         """Stop the report. What it has measured becomes the report."""
         if self._stopped:
-            return  # a second signal would cut short the writing of what there is
+            return  # a second signal would interrupt saving the report
         self._stopped = True
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGINT)

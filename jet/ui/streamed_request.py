@@ -92,9 +92,9 @@ class StreamedRequest:
 
         Never raises for a failure of the request. However it is left, the request is freed.
         """
-        # In this context, since on some hosts it says whose request this is.
+        # In this context: on ZeroGPU it identifies the user.
         run = partial(contextvars.copy_context().run, self._run)
-        threading.Thread(target=run, name="jet-writing", daemon=True).start()
+        threading.Thread(target=run, name="jet-request", daemon=True).start()
         deadline = (
             None if self._deadline_s is None else self._loop.call_later(self._deadline_s, self._on_deadline)
         )

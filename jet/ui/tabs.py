@@ -22,9 +22,9 @@ TABS = {
     "keys": "Keys",
 }
 
-HIGHLIGHT_OPTIONS = (("plain", "plain"), ("authorship", "whose words"), ("confidence", "how sure"))
+HIGHLIGHT_OPTIONS = (("plain", "plain"), ("authorship", "author"), ("confidence", "confidence"))
 
-# Drawn in a square of 16 units, so that the actions are told apart without reading.
+# SVG paths in a square of 16 units.
 ICONS = {
     "undo": "M6 3 2.5 6.5 6 10M3 6.5h6.5a4 4 0 0 1 0 8H7",
     "redo": "M10 3l3.5 3.5L10 10M13 6.5H6.5a4 4 0 0 0 0 8H9",

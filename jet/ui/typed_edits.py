@@ -14,7 +14,7 @@ from jet.story.errors import StoryError
 from jet.story.json_fields import Fields
 from jet.ui.deltas import apply_patch
 
-MAX_STEPS = 200  # of one order: as many as Undo remembers
+MAX_STEPS = 200  # of one command: as many as Undo keeps
 
 
 def apply_typed_edits(document: Document, fields: Fields, text: str) -> None:

@@ -66,18 +66,18 @@ def comparison(pair: Comparison) -> str:
     )
 
 
-def variants(continuations: Sequence[Continuation], writing: bool, number: int) -> str:
+def variants(continuations: Sequence[Continuation], generating: bool, number: int) -> str:
     """Render several continuations side by side, each with a button that selects it.
 
     Args:
-        continuations: at most three; those without text are left out unless `writing`.
-        writing: whether the model still generates.
+        continuations: at most three; those without text are left out unless `generating`.
+        generating: whether the model still generates.
         number: the number of their command.
     """
     columns = [
         (label, variant.branch, variant.text.lstrip())
         for label, variant in zip(("First", "Second", "Third"), continuations, strict=False)
-        if variant.text or writing
+        if variant.text or generating
     ]
     return render("views.html", "variants", columns=columns, number=number)
 

@@ -207,7 +207,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     if how == "full":
         page.evaluate("fill()")
     page.fill(STORY, "Kept nowhere")
-    expect(page.locator("#jet-save-status")).to_contain_text("Not kept")
+    expect(page.locator("#jet-save-status")).to_contain_text("Not saved")
     asked: list[str] = []
     answer = threading.Event()
 
@@ -219,7 +219,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     open_drawer(page, "stories")
     page.click("#jet-new")
     page.wait_for_function("jetStories.isSettled()")
-    assert len(asked) == 1 and asked[0].startswith("confirm: This story is kept nowhere")
+    assert len(asked) == 1 and asked[0].startswith("confirm: This story is saved nowhere")
     file = tmp_path / "other.txt"
     file.write_text("Another story")
     page.set_input_files("#jet-import", file)
@@ -237,7 +237,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     page.click("#jet-new")  # it is in a file now
     expect(page.locator(STORY)).to_have_value("")
     page.fill(STORY, "Kept nowhere, too")
-    expect(page.locator("#jet-save-status")).to_contain_text("Not kept")
+    expect(page.locator("#jet-save-status")).to_contain_text("Not saved")
     answer.set()
     page.click("#jet-new")
     expect(page.locator(STORY)).to_have_value("")
