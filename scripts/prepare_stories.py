@@ -130,7 +130,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, context: int) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def tokenise(tokenizer: Tokenizer, documents: list[str], raw: list[str]) -> dict[str, np.ndarray]:
+def tokenize(tokenizer: Tokenizer, documents: list[str], raw: list[str]) -> dict[str, np.ndarray]:
     """Documents as one token stream.
 
     Returns `tokens` (uint16, no end-of-text inside), `starts` (int64, documents + 1 boundaries), `bodies`
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     save_tokenizer(tokenizer, options.tokenizer, options.context)
     arrays: dict[str, np.ndarray] = {}
     for name, documents in cleaned.items():
-        parts = tokenise(tokenizer, documents, raw[name])
+        parts = tokenize(tokenizer, documents, raw[name])
         arrays |= {f"{name}_{key}": value for key, value in parts.items()}
         size, count = int(parts["bytes"].sum()), len(parts["tokens"])
         print(

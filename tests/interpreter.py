@@ -63,7 +63,7 @@ def _known(np_dtype: Any) -> Any:
 
 
 def reduce_in_pairs(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """Neighbours first, then their results, as a GPU does; all places of the other axes at once."""
+    """Neighbors first, then their results, as a GPU does; all places of the other axes at once."""
     assert self.axis is not None, "Triton's interpreter cannot reduce a tuple over all its axes"
     kinds = [one.dtype for one in inputs]
     parts = [np.moveaxis(one.handle.data, self.axis, 0) for one in inputs]

@@ -110,7 +110,7 @@ def test_equals_a_straightforward_computation(name, request, tmp_path, capsys):
     assert score["bytes_per_token"] == 1.0
 
 
-def test_quantised_weights_cost_a_little_and_are_for_our_networks(golden, transformer, tmp_path, capsys):
+def test_quantized_weights_cost_a_little_and_are_for_our_networks(golden, transformer, tmp_path, capsys):
     given = [str(write(tmp_path, STORIES)), "--device", "cpu", "--dtype", "float32"]
     scores = {}
     for scheme in (None, "int8", "int4"):

@@ -43,7 +43,7 @@ def test_front_matter_names_tested_versions(front_matter: dict[str, object]) -> 
     assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
 
 
-def test_front_matter_does_not_promise_more_than_the_licences(front_matter: dict[str, object]) -> None:
+def test_front_matter_does_not_promise_more_than_the_licenses(front_matter: dict[str, object]) -> None:
     assert front_matter["license"] == "other"
     assert re.fullmatch(r"[a-z0-9.-]+", front_matter["license_name"])
     assert (ROOT / front_matter["license_link"]).is_file()
@@ -87,7 +87,7 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[0].split())
 
 
-# --- versions and licences -------------------------------------------------------------------------------
+# --- versions and licenses -------------------------------------------------------------------------------
 
 
 # Each CUDA build of PyTorch asks for one version of these; a pin could not be met beside it.

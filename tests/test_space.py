@@ -16,7 +16,7 @@ from scripts.check_space import make_environment, resolve, wanted
 from tests.conftest import ROOT
 from tests.tree import requirements, text_of
 
-COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 HARDWARE = {
     *("cpu-basic", "cpu-upgrade", "zero-a10g", "t4-small", "t4-medium", "l4x1", "l4x4"),
     *("l40sx1", "l40sx4", "l40sx8", "a10g-small", "a10g-large", "a10g-largex2", "a10g-largex4", "a100-large"),
@@ -25,8 +25,8 @@ HARDWARE = {
 REFERENCE = {
     "title": lambda value: isinstance(value, str) and value,
     "emoji": lambda value: isinstance(value, str) and not value.isascii(),
-    "colorFrom": lambda value: value in COLOURS,
-    "colorTo": lambda value: value in COLOURS,
+    "colorFrom": lambda value: value in COLORS,
+    "colorTo": lambda value: value in COLORS,
     "sdk": lambda value: value == "gradio",
     "sdk_version": lambda value: isinstance(value, str) and Version(value),
     "python_version": lambda value: isinstance(value, str) and re.fullmatch(r"3\.\d+(\.\d+)?", value),

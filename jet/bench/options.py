@@ -112,7 +112,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         raise BenchError("--full-attention is for the network of a --config: a checkpoint has its layers.")
     if options.baseline == "torchao" and options.quantize is None:
         raise BenchError(
-            "--baseline torchao is compared with quantised weights: add --quantize int8 or int4."
+            "--baseline torchao is compared with quantized weights: add --quantize int8 or int4."
         )
     return options
 

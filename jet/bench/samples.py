@@ -47,7 +47,7 @@ class Samples:
         return Samples(tuple(change(value) for value in self.values))
 
     def ratio_to(self, other: Samples) -> Samples:
-        """This over another, round by round: what slowed both down in a round is in neither's favour."""
+        """This over another, round by round: what slowed both down in a round is in neither's favor."""
         return Samples(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 

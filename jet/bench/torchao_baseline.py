@@ -1,7 +1,7 @@
 """The products of a step with weights in whole numbers by torchao, and nothing else.
 
 A step of a network is more than its products by weights, so a network that did nothing else would be the
-fastest that this library's kernels could make. The products are given what favours them: each matrix as
+fastest that this library's kernels could make. The products are given what favors them: each matrix as
 large as our own kernels read it, several layers' inputs ready at the start, the whole in one CUDA graph.
 """
 

@@ -363,7 +363,7 @@ class _PageSlot(FullAttentionCache):
 class _LayerStacks:
     """The tensors of all layers of a kind in one, so that a slot or a page is copied by one call a kind.
 
-    Not initialised where nothing is read before it has been written.
+    Not initialized where nothing is read before it has been written.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ are one product, norms and activations are part of the products, the residual st
 everything between two operations, and all states are updated in place in a `StatePool`.
 
 The merged weights are the network's own storage, whose parameters become views into it: nothing is held
-twice. Do not move or convert the network while a step is in use. Quantised weights are merged alike.
+twice. Do not move or convert the network while a step is in use. Quantized weights are merged alike.
 """
 
 from __future__ import annotations

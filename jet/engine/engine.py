@@ -1,6 +1,6 @@
 """LocalEngine: many requests, one model, one thread that touches the device.
 
-    writer's thread   submit ─ tokenise, check ─┐                        ┌─ Stream ─ chunks
+    writer's thread   submit ─ tokenize, check ─┐                        ┌─ Stream ─ chunks
     device thread                               └─ schedule → run → send ┘
 
 A turn is one piece of a prompt, or one token for everybody who writes. Requests join and leave between two

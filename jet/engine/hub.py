@@ -233,7 +233,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
         return f"{error} Without it: {_explain(repository, revision, error.__cause__)}"
     if isinstance(error, GatedRepoError):
         return (
-            f"{repository} is gated: accept its licence at {constants.ENDPOINT}/{repository}, "
+            f"{repository} is gated: accept its license at {constants.ENDPOINT}/{repository}, "
             "then set HF_TOKEN to a token of that account, or log in with hf auth login."
         )
     if isinstance(error, RevisionNotFoundError):

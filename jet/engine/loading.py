@@ -1,4 +1,4 @@
-"""From a choice of model to a running engine: which checkpoint, on what, under which licence."""
+"""From a choice of model to a running engine: which checkpoint, on what, under which license."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OFFICIAL_LICENSE = "NVIDIA, research and evaluation only (non-commercial)"
 UNKNOWN_LICENSE = "see the checkpoint"
 
 _HOME = Path(__file__).resolve().parents[2]
-# 3.9 GB of weights, half or a third of it quantised; the state of a long story, and room to work.
+# 3.9 GB of weights, half or a third of it quantized; the state of a long story, and room to work.
 _OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
 _SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
@@ -216,7 +216,7 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
             "gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype),
         },
         context=model.config.max_position_embeddings,
-        license=licence(name),
+        license=license_of(name),
         load_s=load_s,
         warmup_s=0.0,
         quantization=model.quantization,
@@ -277,8 +277,8 @@ def make_runner(
     return runner
 
 
-def licence(name: str) -> str:
-    """The licence of a checkpoint in one line: the official one's, or what its model card says."""
+def license_of(name: str) -> str:
+    """The license of a checkpoint in one line: the official one's, or what its model card says."""
     if _OFFICIAL_NAME.search(name):
         return OFFICIAL_LICENSE
     card = Path(locate(name)) / "README.md"

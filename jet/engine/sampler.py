@@ -27,7 +27,7 @@ class SpecialTokens:
     """What the choosers of all requests share: the tokens that are not like others.
 
     Attributes:
-        stop_ids: ids `[N]` that end a text, which are never penalised.
+        stop_ids: ids `[N]` that end a text, which are never penalized.
         dry_breakers: for every token whether repetitions end at it for DRY, `[V]`; the stops are among them.
         xtc_special: the same on the device: XTC excludes none of them.
     """
@@ -67,7 +67,7 @@ class HostSampler:
         if self._token_mask is not None:
             # Not `_token_mask[0, ids] = True`, for which the host waits until the device has come so far.
             self._token_mask[0].index_fill_(0, ids, True)
-            # Penalising an end token for the one that a document started with would only make endings rare.
+            # Penalizing an end token for the one that a document started with would only make endings rare.
             self._token_mask[0].index_fill_(0, self._special_tokens.stop_ids, False)
         if self._sampling.dry_multiplier:
             self._history += ids.tolist()

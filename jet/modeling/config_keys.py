@@ -153,7 +153,7 @@ def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> 
                 raise ValueError(f"use_sliding_window is {value!r}, but layer_types says otherwise.")
         elif key == "quantization_config":
             raise ValueError(
-                "quantization_config: checkpoints quantised by other programs are not read. Take the "
+                "quantization_config: checkpoints quantized by other programs are not read. Take the "
                 "checkpoint that it was made from, and have it held in int8 or int4 here."
             )
         elif key in _ONLY:

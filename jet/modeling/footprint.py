@@ -40,6 +40,6 @@ def weight_bytes(model: JetNemotronForCausalLM) -> int:
 
 
 def held_bytes(model: JetNemotronForCausalLM) -> int:
-    """Bytes of all weights, tied ones once; quantised ones are buffers."""
+    """Bytes of all weights, tied ones once; quantized ones are buffers."""
     numbers: int = sum(weight.nbytes for weight in model.parameters())
     return numbers + sum(buffer.nbytes for buffer in model.buffers())

@@ -337,19 +337,19 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         return (model, info) if want_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a quantised network cannot be saved. Raises ValueError then."""
+        """As in transformers; a quantized network cannot be saved. Raises ValueError then."""
         if self.quantization is not None:
             raise ValueError(
                 f"Weights in {self.quantization} are not saved: keep the checkpoint that they were made "
-                "from, which is quantised while it is loaded."
+                "from, which is quantized while it is loaded."
             )
         super().save_pretrained(*args, **kwargs)
 
     def train(self, mode: bool = True) -> JetNemotronPreTrainedModel:
-        """As in PyTorch; a quantised network cannot be trained. Raises ValueError then."""
+        """As in PyTorch; a quantized network cannot be trained. Raises ValueError then."""
         if mode and self.quantization is not None:
             raise ValueError(
-                f"Weights in {self.quantization} cannot be trained: load the network without quantisation."
+                f"Weights in {self.quantization} cannot be trained: load the network without quantization."
             )
         super().train(mode)
         return self

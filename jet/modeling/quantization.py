@@ -1,4 +1,4 @@
-"""A network whose weights are quantised: what stands in it for linear layers and the embedding.
+"""A network whose weights are quantized: what stands in it for linear layers and the embedding.
 
 Forward turns weights into numbers a piece at a time and multiplies as ever, which suits prompts, where a
 weight is used for many tokens. Single tokens are for `FusedStep`, which multiplies by the codes themselves.
@@ -108,7 +108,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 def is_tied(model: JetNemotronForCausalLM) -> bool:
-    """Whether head and embedding are one matrix, in a network of numbers as in a quantised one."""
+    """Whether head and embedding are one matrix, in a network of numbers as in a quantized one."""
     head, embedding = model.lm_head, model.model.embed_tokens
     return head.weight is embedding.weight or getattr(head, "held", None) is getattr(embedding, "held", head)
 
@@ -128,7 +128,7 @@ def scheme_of(scheme: str, name: str) -> str:
 
 
 def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronForCausalLM:
-    """The same network with its weights quantised where it is; `load_model` does that while it loads."""
+    """The same network with its weights quantized where it is; `load_model` does that while it loads."""
     check_scheme(scheme)
 
     def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
@@ -146,13 +146,13 @@ def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronF
 def check_scheme(scheme: str) -> None:
     """Raise CheckpointError if there is no such way to hold weights."""
     if scheme not in SCHEMES:
-        raise CheckpointError(f"There is no quantisation {scheme!r}: choose {' or '.join(SCHEMES)}, or none.")
+        raise CheckpointError(f"There is no quantization {scheme!r}: choose {' or '.join(SCHEMES)}, or none.")
 
 
 def replace_weights(
     model: JetNemotronForCausalLM, weight_of: Callable[[str, nn.Module], QuantizedTensor], scheme: str
 ) -> None:
-    """Have quantised weights stand for those of all linear layers and of the embedding, in their order.
+    """Have quantized weights stand for those of all linear layers and of the embedding, in their order.
 
     `weight_of`: from a module and its name to its weight. It is not asked for that of a head that is tied.
     """

@@ -1,7 +1,7 @@
-"""Quantised networks, made tensor by tensor: in memory besides is but a part of a layer.
+"""Quantized networks, made tensor by tensor: in memory besides is but a part of a layer.
 
 The network is outlined without memory first. Then the rows of each matrix come from the checkpoint's files,
-or from a random generator, are quantised where the network is to be, and are forgotten.
+or from a random generator, are quantized where the network is to be, and are forgotten.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_quantized(
     revision: str | None = None,
     variant: str | None = None,
 ) -> JetNemotronForCausalLM:
-    """A checkpoint with its weights quantised; arguments as for `load_model`. Raises CheckpointError."""
+    """A checkpoint with its weights quantized; arguments as for `load_model`. Raises CheckpointError."""
     check_scheme(scheme)
     with checkpoint.explained(source, {"revision": revision, "variant": variant}), ExitStack() as files:
         folder = Path(source)
@@ -68,7 +68,7 @@ def load_quantized(
 def random_quantized(
     config: JetNemotronConfig, scheme: str, device: torch.device, dtype: torch.dtype
 ) -> JetNemotronForCausalLM:
-    """A network as it begins its training, with its weights quantised; the same for every process."""
+    """A network as it begins its training, with its weights quantized; the same for every process."""
     check_scheme(scheme)
     torch.manual_seed(0)
     model = _outline(config, dtype, None)

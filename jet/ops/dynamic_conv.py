@@ -71,7 +71,7 @@ def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:
 
 
 def _without_gaps(inputs: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Padding moved to the front, so that real tokens are neighbours, and where each one's oldest tap is."""
+    """Padding moved to the front, so that real tokens are neighbors, and where each one's oldest tap is."""
     keep = torch.cat([mask.new_ones(mask.shape[0], width), mask], dim=1)
     order = keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
     place = order.argsort(dim=1)  # where each input went

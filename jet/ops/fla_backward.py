@@ -29,7 +29,7 @@ def chunk_bwd_dqkwg_torch(
     scale: float,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients inside each chunk, its neighbours being known through `h` and `dh`.
+    """Gradients inside each chunk, its neighbors being known through `h` and `dh`.
 
     With G the decay since the chunk's start, the chunk's outputs and the state behind it are
 

@@ -7,7 +7,7 @@ Per head, with a state S of shape `[K, V]` that maps keys to values:
     S ← S + k_t uᵀ                    is corrected
     o_t = Sᵀ q_t
 
-Keys and queries are L2-normalised first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh,
+Keys and queries are L2-normalized first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh,
 "Gated Delta Networks" (arXiv 2412.06464), whose section 3.3 gives the chunked form used below.
 
 All three functions take the same arguments and agree; they work in float32, or in float64 if given that.
@@ -128,7 +128,7 @@ def fla_gated_delta_rule(
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-    """Heads before time, at least float32, q and k normalised and q scaled."""
+    """Heads before time, at least float32, q and k normalized and q scaled."""
     q, k, v, g, beta = (upcast(x.transpose(1, 2)) for x in (q, k, v, g, beta))
     q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + EPS) * q.shape[-1] ** -0.5
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + EPS)

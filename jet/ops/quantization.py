@@ -20,7 +20,7 @@ from torch.nn import functional as F
 INT8, INT4 = "int8", "int4"
 SCHEMES = (INT8, INT4)
 GROUP_SIZE = 64  # inputs of an int4 row that share a scale
-CHUNK = 2**20  # weights that are quantised at once; some twenty bytes each are needed meanwhile
+CHUNK = 2**20  # weights that are quantized at once; some twenty bytes each are needed meanwhile
 
 # What the code of a group's largest weight would be without bounds, which are -8 and 7. More hardly help.
 _INT4_PEAKS = (-8.0, -9.0, 7.0, 7.5)

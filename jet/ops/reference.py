@@ -1,7 +1,7 @@
 """The decode step's fused operations in plain torch: what the kernels in `jet.ops.triton` must compute.
 
 Activations are float32 throughout, `[B, …]` with one row a sequence; weights are float32, bfloat16, float16
-or quantised and enter as the numbers they are. Results are written into the tensors given for them.
+or quantized and enter as the numbers they are. Results are written into the tensors given for them.
 """
 
 from __future__ import annotations

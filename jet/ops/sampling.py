@@ -108,7 +108,7 @@ def candidates(
     """The tokens that the filters keep, likeliest first.
 
     Takes logits `[B, V]` whose largest in each row is 0. Returns ids `[B, N]` and their weights `[B, N]`
-    (float64, not normalised, the likeliest is 1): N is enough for every row, and rows that keep fewer end in
+    (float64, not normalized, the likeliest is 1): N is enough for every row, and rows that keep fewer end in
     weights of 0. Equal logits at the edge of top-k are all kept, as in transformers.
     """
     vocabulary = logits.shape[-1]

@@ -43,7 +43,7 @@ class _PieceBuilder:
         self._new_id = new_id
         self._new_spans: set[int] = (
             set()
-        )  # ids of spans made here: only those are joined with their neighbours
+        )  # ids of spans made here: only those are joined with their neighbors
 
     def insert(self, text: str) -> None:
         """Append text of the writer."""

@@ -1,1 +1,1 @@
-"""The parts of `scripts.train_story_model`: recipe, data, network, optimiser, run."""
+"""The parts of `scripts.train_story_model`: recipe, data, network, optimizer, run."""

@@ -21,7 +21,7 @@ LAYER_TYPES = {"j": "jet", "a": "attn", "s": "swa"}
 
 
 def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """A Jet-Nemotron network of the recipe's shape, freshly initialised."""
+    """A Jet-Nemotron network of the recipe's shape, freshly initialized."""
     config = JetNemotronConfig(
         layer_types=[LAYER_TYPES[letter] for letter in recipe.pattern],
         intermediate_size=recipe.intermediate,

@@ -1,4 +1,4 @@
-"""Muon for the matrices inside the network, AdamW for embeddings and vectors, as one optimiser."""
+"""Muon for the matrices inside the network, AdamW for embeddings and vectors, as one optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the quintic of Jordan et al., 2024, 
 ITERATIONS = 5
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrices, nearly: `[N, rows, columns]`, singular values pulled towards 1.
 
     Newton-Schulz iterations, in bfloat16 on a GPU; all matrices of one shape go through together.
@@ -34,7 +34,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised, with decoupled weight decay.
+    """Momentum whose update is orthogonalized, with decoupled weight decay.
 
     Matrices of one shape are stacked, so that a step is a few dozen large operations, not thousands of small
     ones.
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         averages = [self._average(parameter) for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov
-        updates = orthogonalise(torch.stack(list(ahead)))
+        updates = orthogonalize(torch.stack(list(ahead)))
         rows, columns = parameters[0].shape
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         scale = max(1.0, rows / columns) ** 0.5
@@ -76,7 +76,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class StoryOptimizer:
-    """Both optimisers behind one `step`, their rates following the recipe."""
+    """Both optimizers behind one `step`, their rates following the recipe."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -59,7 +59,7 @@ def test_torchao_has_the_products_of_our_step(monkeypatch: pytest.MonkeyPatch) -
     network = SimpleNamespace(
         device=torch.device("cuda"),
         model=SimpleNamespace(dtype=torch.bfloat16),
-        runner=SimpleNamespace(decode_step=SimpleNamespace(parts=["a part"])),
+        runner=SimpleNamespace(decode_step=SimpleNamespace(ops=["a part"])),
     )
     options = Options("decode", "model", baseline="torchao", quantize="int4")
     (other,) = baselines(network, options)  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_torchao_where_it_cannot_be_had(device: str, message: str, monkeypatch: 
     network = SimpleNamespace(
         device=torch.device(device),
         model=SimpleNamespace(dtype=torch.bfloat16),
-        runner=SimpleNamespace(decode_step=SimpleNamespace(parts=[])),
+        runner=SimpleNamespace(decode_step=SimpleNamespace(ops=[])),
     )
     options = Options("decode", "model", baseline="torchao", quantize="int8")
     with pytest.raises(BenchError, match=message):

@@ -43,7 +43,7 @@ def test_everything_can_be_said() -> None:
     )
 
 
-def test_every_command_can_quantise_in_every_way() -> None:
+def test_every_command_can_quantize_in_every_way() -> None:
     for command in COMMANDS:
         for scheme in SCHEMES:
             assert read_options([command, "--model", "m", "--quantize", scheme]).quantize == scheme

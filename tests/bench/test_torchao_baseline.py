@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def quantised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], str]]:
+def quantized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], str]]:
     """The shapes that torchao was given, and how it was to hold them."""
     seen: list[tuple[list[tuple[int, ...]], str]] = []
 
@@ -42,12 +42,12 @@ def quantised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...
 
 
 @pytest.mark.parametrize(("scheme", "how"), [("int8", "int8"), ("int4", "int4 by 64")])
-def test_weights_are_held_as_ours_are(scheme: str, how: str, quantised: list[Any]) -> None:
+def test_weights_are_held_as_ours_are(scheme: str, how: str, quantized: list[Any]) -> None:
     quantize(nn.Sequential(nn.Linear(3, 5)), scheme)
-    assert quantised == [([(5, 3)], how)]
+    assert quantized == [([(5, 3)], how)]
 
 
-@pytest.mark.usefixtures("quantised")
+@pytest.mark.usefixtures("quantized")
 @pytest.mark.parametrize("error", [ImportError, ValueError, AssertionError])
 def test_what_it_cannot_hold_is_said(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def quantize_(model: nn.Module, how: str) -> None:
@@ -58,7 +58,7 @@ def test_what_it_cannot_hold_is_said(error: type[Exception], monkeypatch: pytest
         quantize(nn.Linear(2, 2), "int4")
 
 
-def test_the_products_are_those_of_a_step(quantised: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_products_are_those_of_a_step(quantized: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     multiplied: list[tuple[int, ...]] = []
 
     def compiled(product: Callable[..., torch.Tensor], **how: object) -> Callable[..., torch.Tensor]:
@@ -74,7 +74,7 @@ def test_the_products_are_those_of_a_step(quantised: list[Any], monkeypatch: pyt
     network = networks.load(options)
     seconds = make_product_timer(network.runner.decode_step.ops, "int8", CPU, torch.float32)
     network.runner.close()
-    ((shapes, _),) = quantised
+    ((shapes, _),) = quantized
     # All weights but those that no product reads: of norms, decays, convolutions and biases.
     assert 0.99 < sum(rows * columns for rows, columns in shapes) / network.info.parameters < 1
     assert multiplied == shapes

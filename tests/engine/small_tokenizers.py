@@ -93,7 +93,7 @@ def metaspace() -> Tokenizer:
 
 
 def nested_byte_level() -> Tokenizer:
-    """Byte-level, but with its decoder wrapped up so that it cannot be recognised."""
+    """Byte-level, but with its decoder wrapped up so that it cannot be recognized."""
     tokenizer = byte_level()
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel()])
     return tokenizer

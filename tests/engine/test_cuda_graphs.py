@@ -252,10 +252,10 @@ def test_logits_that_are_no_numbers_fail_their_request_and_no_other() -> None:
 
 
 def test_the_penalty_starts_anew_with_every_request(runner: ModelRunner) -> None:
-    penalised = replace(GREEDY, repetition_penalty=5.0)
-    first = write(runner, penalised, 1, 2, 3)
+    penalized = replace(GREEDY, repetition_penalty=5.0)
+    first = write(runner, penalized, 1, 2, 3)
     assert len(set(first)) == len(first)
-    assert all(write(runner, penalised, 1, 2, 3) == first for _ in range(3))  # in every slot
+    assert all(write(runner, penalized, 1, 2, 3) == first for _ in range(3))  # in every slot
 
 
 @pytest.fixture

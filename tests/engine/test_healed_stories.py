@@ -265,10 +265,10 @@ def test_no_story_ends_before_so_many_tokens(
     fresh: LocalEngine, sampling: SamplingParams, healing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a network that would always end at once."""
-    penalise = HostSampler._penalize
+    penalize = HostSampler._penalize
 
     def ending(chooser: HostSampler, logits: torch.Tensor) -> torch.Tensor:
-        found = penalise(chooser, logits).clone()
+        found = penalize(chooser, logits).clone()
         found[:, chooser._special_tokens.stop_ids] += 50
         return found
 

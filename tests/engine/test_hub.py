@@ -218,7 +218,7 @@ def test_an_unreachable_hub_and_the_cache_will_do(server: HubServer, monkeypatch
 @pytest.mark.parametrize(
     ("refuse", "words"),
     [
-        ((403, "GatedRepo"), ["is gated: accept its licence at http://127.0.0.1", "HF_TOKEN"]),
+        ((403, "GatedRepo"), ["is gated: accept its license at http://127.0.0.1", "HF_TOKEN"]),
         ((404, "RepoNotFound"), ["is not on the hub, or not for everybody", "HF_TOKEN"]),
         ((401, ""), ["is not on the hub, or not for everybody", "HF_TOKEN"]),
         (

@@ -20,7 +20,7 @@ from jet.engine.loading import (
     STORY_MODEL,
     UNKNOWN_LICENSE,
     default_model,
-    licence,
+    license_of,
     locate,
 )
 from jet.engine.model_runner import ModelRunner
@@ -129,22 +129,22 @@ def test_what_comes_with_the_program_is_found_from_anywhere(
     ],
     ids=ascii,
 )
-def test_the_licence_is_what_the_card_says(card: str | None, line: str, tmp_path: Path) -> None:
+def test_the_license_is_what_the_card_says(card: str | None, line: str, tmp_path: Path) -> None:
     if card is not None:
         (tmp_path / "README.md").write_text(card)
-    assert licence(str(tmp_path)) == line
+    assert license_of(str(tmp_path)) == line
 
 
 @pytest.mark.parametrize(
     "name",
     ["jet-ai/Jet-Nemotron-2B", "jet-ai/Jet-Nemotron-4B", "/hub/models--jet-ai--Jet-Nemotron-2B/snapshots/1"],
 )
-def test_the_official_weights_are_under_nvidias_licence(name: str) -> None:
-    assert licence(name) == OFFICIAL_LICENSE
+def test_the_official_weights_are_under_nvidias_license(name: str) -> None:
+    assert license_of(name) == OFFICIAL_LICENSE
 
 
-def test_an_unknown_model_on_the_hub_has_an_unknown_licence() -> None:
-    assert licence("somebody/something") == UNKNOWN_LICENSE
+def test_an_unknown_model_on_the_hub_has_an_unknown_license() -> None:
+    assert license_of("somebody/something") == UNKNOWN_LICENSE
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.Monke
         loading.create_engine(loading.LocalConfig(str(GOLDEN / "tiny-2b"), device="cpu", quantize="int8"))
 
 
-def test_a_quantised_official_model_fits_a_smaller_gpu(
+def test_a_quantized_official_model_fits_a_smaller_gpu(
     hub: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub["answers"] = True
@@ -184,7 +184,7 @@ def test_a_quantised_official_model_fits_a_smaller_gpu(
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
-def test_stories_are_written_with_quantised_weights(quantize: str) -> None:
+def test_stories_are_written_with_quantized_weights(quantize: str) -> None:
     choice = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2, quantize=quantize)
     plain = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2)
     engine = loading.create_engine(choice)

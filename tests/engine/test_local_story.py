@@ -153,7 +153,7 @@ def test_prompts_and_tokens_are_read_with_the_threads_given(
     assert threads == [4, 1, 4]
 
 
-def test_end_tokens_are_not_penalised(model: JetNemotronForCausalLM) -> None:
+def test_end_tokens_are_not_penalized(model: JetNemotronForCausalLM) -> None:
     """The document starts with one, which says nothing about how soon it should end."""
     runner = ModelRunner(model, stop_ids=frozenset({0}))
     sequence = runner.allocate(SamplingParams(repetition_penalty=1.2, seed=0))

@@ -65,7 +65,7 @@ def test_weights_that_are_not_numbers_are_named_when_the_model_is_started(name: 
         create_engine(LocalConfig(model, "cpu", dtype, context=64, max_running_requests=1))
 
 
-def test_so_are_they_where_weights_are_quantised(tmp_path: Path) -> None:
+def test_so_are_they_where_weights_are_quantized(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), NAN))
     with pytest.raises(CheckpointError, match=DOWN):
         create_engine(LocalConfig(model, "cpu", quantize="int8", context=64, max_running_requests=1))

@@ -117,7 +117,7 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
-def test_quantised_steps_are_the_forward_of_their_codes(scheme: str, rows: int) -> None:
+def test_quantized_steps_are_the_forward_of_their_codes(scheme: str, rows: int) -> None:
     """In float32, by graphs; few rows multiply by codes, many by numbers made of them."""
     model = load_model(STORY_MODEL, CUDA, torch.float32, quantize=scheme)
     sampling = replace(GREEDY, max_new_tokens=1)

@@ -105,7 +105,7 @@ def test_library_gradients_agree_with_torch(length: int) -> None:
     given = [x.to(CUDA) for x in inputs((2, length, 2, 64, 128))]
     given[3] = given[3] * 0.2
     # A sum of random multiples. The square of the state, say, has a gradient nearly along the keys, of which
-    # their normalisation leaves a tenth, and all of the rounding errors.
+    # their normalization leaves a tenth, and all of the rounding errors.
     chance = torch.Generator().manual_seed(length)
     weights, state_weights = (
         torch.randn(x.shape, generator=chance, dtype=torch.float64).to(CUDA) for x in (given[2], given[5])

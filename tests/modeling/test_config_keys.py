@@ -57,7 +57,7 @@ REFUSED = {
     "multiplier": ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
     "normed queries": ({"use_qk_norm": True}, "use_qk_norm"),
     "layers of their own": ({"per_layer_config": {"1": {"hidden_size": 8}}}, "per_layer_config"),
-    "quantised elsewhere": (
+    "quantized elsewhere": (
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         "quantization_config",
     ),

@@ -82,8 +82,8 @@ def test_a_streamer_gets_every_token_in_order(model: JetNemotronForCausalLM, ids
 
 
 def test_repetition_penalty_changes_the_text(model: JetNemotronForCausalLM, ids: Tensor) -> None:
-    plain, penalised = write(model, ids)[0].tolist(), write(model, ids, repetition_penalty=1.8)[0].tolist()
-    assert len(set(penalised)) > len(set(plain))
+    plain, penalized = write(model, ids)[0].tolist(), write(model, ids, repetition_penalty=1.8)[0].tolist()
+    assert len(set(penalized)) > len(set(plain))
 
 
 def test_stops_at_either_end_token(model: JetNemotronForCausalLM, ids: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Networks whose weights are quantised: from the checkpoint to the token, and what they refuse."""
+"""Networks whose weights are quantized: from the checkpoint to the token, and what they refuse."""
 
 from __future__ import annotations
 
@@ -224,10 +224,10 @@ def test_it_is_not_saved_and_not_trained(tmp_path: Path) -> None:
     assert not model.training and not list(tmp_path.iterdir())
 
 
-def test_what_there_is_no_quantisation_for(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no quantisation 'int3': choose int8 or int4"):
+def test_what_there_is_no_quantization_for(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no quantization 'int3': choose int8 or int4"):
         load_model(folder, quantize="int3")
-    with pytest.raises(CheckpointError, match=r"no quantisation 'int3'"):
+    with pytest.raises(CheckpointError, match=r"no quantization 'int3'"):
         random_quantized(small_config(), "int3", CPU, torch.float32)
 
 
@@ -294,7 +294,7 @@ print(most - before, held_bytes(model))
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_loading_takes_the_quantised_size_and_less_than_a_layer(scheme: str, tmp_path: Path) -> None:
+def test_loading_takes_the_quantized_size_and_less_than_a_layer(scheme: str, tmp_path: Path) -> None:
     """Of memory that no file backs; while the checkpoint's files stay in the system's cache, or do not."""
     sizes: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 4096, "vocab_size": 16384}
     model = small_model(num_attention_heads=8, num_hidden_layers=8, layer_types=["jet"] * 8, **sizes)

@@ -18,7 +18,7 @@ from jet.evaluate import evaluate
 from scripts import prepare_stories, train_story_model
 from scripts.training import network, run
 from scripts.training.data import TALE, Mixture, read_stories, validation_rows
-from scripts.training.optimizer import orthogonalise
+from scripts.training.optimizer import orthogonalize
 from scripts.training.recipe import Recipe
 from tests.scripts.stories import write_stories
 
@@ -224,9 +224,9 @@ def test_window_attention_is_masked_attention(length):
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 48), (2, 48, 20)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+def test_orthogonalized_matrices_have_singular_values_near_one(shape):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
     assert values.min() > 0.6 and values.max() < 1.3
 
 

@@ -1,4 +1,4 @@
-"""Text that a text box cannot hold is normalised wherever it comes in, and keeps its authors."""
+"""Text that a text box cannot hold is normalized wherever it comes in, and keeps its authors."""
 
 from __future__ import annotations
 

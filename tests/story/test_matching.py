@@ -1,4 +1,4 @@
-"""Where keywords are found: borders follow the script of both neighbours; what looks alike is alike."""
+"""Where keywords are found: borders follow the script of both neighbors; what looks alike is alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sheet is painted with: ranges in the browser's units, neighbours joined."""
+"""What the sheet is painted with: ranges in the browser's units, neighbors joined."""
 
 from __future__ import annotations
 

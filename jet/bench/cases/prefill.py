@@ -2,7 +2,7 @@
 
 Time to the first token is from submitting the request until the engine has the token: reading the prompt in
 the engine's pieces, and choosing one token. Tokens a second are those of the prompt over that time. The
-prompt comes as ids, so tokenising is no part of it.
+prompt comes as ids, so tokenizing is no part of it.
 """
 
 from __future__ import annotations

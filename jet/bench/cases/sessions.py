@@ -9,7 +9,7 @@ Every round is a new user's, who has the story read and goes on with it:
 - `branches`: several ways on from there at once, until the last of them has its first token;
 - `afresh`: `continue` for a user of whom nothing is resident: what it takes without sessions.
 
-The prompts come as ids, which are parsed before: tokenising is no part of this.
+The prompts come as ids, which are parsed before: tokenizing is no part of this.
 """
 
 from __future__ import annotations

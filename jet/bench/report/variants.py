@@ -1,4 +1,4 @@
-"""Section 4: data types, attention implementations and quantised weights: speed, and deviation from float64.
+"""Section 4: data types, attention implementations and quantized weights: speed, and deviation from float64.
 
 Networks that are run plainly read a fixed text, and their logits are compared with those of the same network
 in float64; their speed is that of `generate()`. Ours, the path that stories take, writes greedily after the

@@ -53,7 +53,7 @@ from jet.engine.text.whitespace import strip_trailing
 from jet.hardware import MemoryReading, read_process_memory
 from jet.telemetry import DecodeMeter, Throttle
 
-LICENCE = "see the engine’s operator"
+LICENSE = "see the engine’s operator"
 
 _FAILED = {"abort", "aborted", "cancelled", "canceled", "content_filter", "error", "safety", "timeout"}
 _MEMORY_INTERVAL_S = 0.5
@@ -444,7 +444,7 @@ def _describe(model: ServedModel, choice: RemoteConfig, took_s: float) -> Engine
         attention=None,
         kernels={},
         context=min(choice.context or said, said) if model.context else choice.context or said,
-        license=LICENCE,
+        license=LICENSE,
         load_s=None,
         warmup_s=None,
         placement="remote",

@@ -5,7 +5,7 @@ tokenizer, and each has its own way to know what is final:
 
 - Byte-level (GPT-2, Qwen, our story model): a token is some bytes, and text is final as soon as its
   bytes are whole characters.
-- All others (SentencePiece style and the like): a token's text depends on its neighbour, a leading space
+- All others (SentencePiece style and the like): a token's text depends on its neighbor, a leading space
   for instance is dropped at the very start only, so each token is decoded behind the one before it; and
   a run of byte tokens such as `<0xE2>` is only known to be text or rubbish when the run is over.
 """

@@ -260,7 +260,7 @@ def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
 
 
 def _choose(logs: Logits, temperature: float, chance: float) -> int:
-    """An index `[N]`, each as likely as its logarithm says, which need not be normalised."""
+    """An index `[N]`, each as likely as its logarithm says, which need not be normalized."""
     if temperature == 0 or not math.isfinite(logs.max()):
         return int(logs.argmax())
     cumulative = np.exp(logs - logs.max()).cumsum()

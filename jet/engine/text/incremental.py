@@ -1,8 +1,8 @@
-"""Token ids of texts that are mostly those of a moment ago: only what is new is tokenised.
+"""Token ids of texts that are mostly those of a moment ago: only what is new is tokenized.
 
 A byte-level tokenizer parts a text into words and looks at each by itself. Where two words part whatever
-else stands in the text, both sides can be tokenised alone, and the tokens of the whole are those of one side
-and of the other. So a text is tokenised in pieces that end at such places; and of a text that begins or ends
+else stands in the text, both sides can be tokenized alone, and the tokens of the whole are those of one side
+and of the other. So a text is tokenized in pieces that end at such places; and of a text that begins or ends
 like one that the same user has had read before, the pieces that both have are taken over.
 
 Which places those are follows from the expression that parts words, so it was thought through for the few
@@ -96,7 +96,7 @@ class IncrementalTokenizer:
         return read.ids
 
     def _most_alike(self, text: str, user: str) -> _Read:
-        """Of what the user has had tokenised, the text that has most in common with this one."""
+        """Of what the user has had tokenized, the text that has most in common with this one."""
         with self._lock:
             mine = self._users.get(user, [])[::-1]
         found, most = _NOTHING, 0

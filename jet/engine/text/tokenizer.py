@@ -19,7 +19,7 @@ from jet.token_ids import Tokens
 
 # No language comes near this many characters a token; English has four or five.
 _CHARACTERS_PER_TOKEN = 32
-_NFC_GROWTH = 3  # no text has more times as many bytes once it is normalised
+_NFC_GROWTH = 3  # no text has more times as many bytes once it is normalized
 _BREAKING = set('\n:"“”*')
 
 
@@ -64,7 +64,7 @@ class StoryTokenizer:
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
         """The tokens of a prompt, 1 to `max_tokens` of them, behind the instruction to a chat model, if any.
 
-        What the user has had tokenised before and stands in it again takes no time. Raises RequestError if
+        What the user has had tokenized before and stands in it again takes no time. Raises RequestError if
         there are more, or the prompt cannot be read.
         """
         _check_text(prompt)
@@ -164,7 +164,7 @@ class StoryTokenizer:
         return [one.ids for one in found]
 
     def _check_size(self, text: str, max_tokens: int) -> None:
-        """Spare the machine from tokenising what cannot fit, or could only if it were no language."""
+        """Spare the machine from tokenizing what cannot fit, or could only if it were no language."""
         if len(text) <= max_tokens:
             return
         if self._longest and _NFC_GROWTH * len(text.encode()) > max_tokens * self._longest:

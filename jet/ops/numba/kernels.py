@@ -6,7 +6,7 @@ those of the functions that the kernel calls.
 
 Weights and memories are float32, or half precision in integers that tell the two kinds apart: bfloat16 as
 uint16, float16 as int16. They are widened on the way from memory, which is what bounds a decode step; sums
-and activations are float32. Activations are C-contiguous, one row a sequence. A quantised weight is a tuple
+and activations are float32. Activations are C-contiguous, one row a sequence. A quantized weight is a tuple
 of codes and scales, as `jet.ops.quantization` describes them; the type of its codes tells which kind it is.
 """
 
@@ -75,7 +75,7 @@ def from_bits(bits):
 
 @contracted
 def exp(x):
-    """e to the power of x within 2e-7, x being held in -87 … 88; without a call, so that loops vectorise."""
+    """e to the power of x within 2e-7, x being held in -87 … 88; without a call, so that loops vectorize."""
     x = EXP_LOWEST if x < EXP_LOWEST else x  # written so that NaN stays
     x = EXP_HIGHEST if x > EXP_HIGHEST else x
     shifted = x * LOG2_E + ROUNDER
@@ -231,7 +231,7 @@ def _dot_int4(matrix, row, x):
     both, total = x.shape[0] - row_bytes, ZERO
     for group in range(groups):
         start, low, high = group * GROUP_SIZE, ZERO, ZERO
-        # Unsigned, for what may be negative counts from the end, and such loops do not vectorise.
+        # Unsigned, for what may be negative counts from the end, and such loops do not vectorize.
         for j in range(start, min(start + GROUP_SIZE, row_bytes)):
             low += low_nibble(qweight[row, np.uint64(j)]) * x[np.uint64(j)]
         for j in range(start, min(start + GROUP_SIZE, both)):

@@ -3,7 +3,7 @@
 """The decode step's operations for many rows: products on tensor cores, by our kernel or cuBLAS.
 
 With many rows a product is a product of matrices. Its inputs are then rounded to the weights' type, as the
-network's forward rounds them; sums stay in float32. Quantised weights are turned into numbers first, one
+network's forward rounds them; sums stay in float32. Quantized weights are turned into numbers first, one
 matrix at a time or a part of a large one, in memory that all share. The jet step does not read the kernel
 generator's weight once a row, but is given the kernels of all rows, which are one product too.
 
@@ -52,7 +52,7 @@ class Workspace:
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
     def dequantized(self, weight: QuantizedTensor) -> Tensor:
-        """Some rows of a quantised weight, in its type: the same memory for all."""
+        """Some rows of a quantized weight, in its type: the same memory for all."""
         size = max(MAX_DEQUANTIZED, weight.columns)
         buffer = self._get("dequantized", 1, size, weight.dtype, weight.device)[0]
         return buffer[: weight.numel()].view(weight.shape)
@@ -201,7 +201,7 @@ def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bo
     """`out = x @ weight.T`, or with `add` that much more.
 
     Args:
-        workspace: for quantised weights, and for sums of several programs.
+        workspace: for quantized weights, and for sums of several programs.
         x: `[B, C]` in the type of `weight`.
         weight: `[N, C]`.
         out: `[B, N]` float32.

@@ -54,7 +54,7 @@ DRAW_WARPS = 8  # of the only program of a row
 
 @dataclass(frozen=True)
 class SamplerScratch:
-    """What the kernels of one step leave for each other; need not be initialised.
+    """What the kernels of one step leave for each other; need not be initialized.
 
     Attributes:
         maxima: `[B, groups]` float32, the largest logit of every group, +inf where one is NaN.

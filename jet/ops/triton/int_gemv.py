@@ -13,7 +13,7 @@ inputs are `BLOCK_K` columns each. Sizes are those of `jet.ops.triton.weight_til
 
 Between the products of an MLP there may be whole numbers as well, written once by those who have the results
 instead of by everybody who needs them (`PACKED_INT16`): of N numbers N / 4 words of 64 bits, whose parts are
-16 neighbours each, and then what a one of each part stands for, in float32.
+16 neighbors each, and then what a one of each part stands for, in float32.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def jet_step(
         )
     layout = row_layout(kernels_weight)
     block_k = min(config.block_k, triton.next_power_of_2(layout["ROW_SIZE"]))
-    # Rows of a batch are neighbours in the grid: those after the first find the generator's weights in cache.
+    # Rows of a batch are neighbors in the grid: those after the first find the generator's weights in cache.
     _jet_step[(projected.shape[0], blocks, sizes.num_heads)](
         projected,
         *kernel_tensors(kernels_weight),

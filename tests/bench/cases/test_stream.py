@@ -69,4 +69,4 @@ def test_the_runner_notes_its_last_token() -> None:
     handle = runner.allocate(SamplingParams())
     assert runner.decode([handle]) == runner.decode([handle]) == [7]
     assert runner.last_token == 1.0
-    assert runner.memory(handle)["conv"] == 2
+    assert runner.state_bytes(handle)["conv"] == 2

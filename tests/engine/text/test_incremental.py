@@ -1,4 +1,4 @@
-"""Tokenised in pieces, and from what is remembered: exactly the tokens of the whole text, for any text."""
+"""Tokenized in pieces, and from what is remembered: exactly the tokens of the whole text, for any text."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Counting:
         return [one.ids for one in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def of(self, tokenizer: IncrementalTokenizer, text: str, user: str = "ann") -> int:
-        """How many characters it takes to tokenise a text."""
+        """How many characters it takes to tokenize a text."""
         before = self.characters
         assert tokenizer.ids(text, user).tolist() == whole(self._backend, text)
         return self.characters - before
