@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-thorough test-all bench report check format clean
+.PHONY: help setup run test test-thorough test-all bench report check docs-check format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ check: setup ## lint, formatting, types, of Python and JavaScript
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -n auto jet app.py scripts
 	@$(BIN)/python -m scripts.check_web
+
+docs-check: setup ## links, paths and commands in the documents, and their marked examples
+	$(BIN)/python -m scripts.check_docs
 
 format: setup ## put the code in order
 	$(BIN)/ruff check --fix .

@@ -65,18 +65,6 @@ def assigned(name: str, path: Path) -> Iterator[ast.expr]:
             yield node.value
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_links_in_documents_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text_of(document))
-    local = [link for link in links if "://" not in link]
-    assert not [link for link in local if not (ROOT / document.parent / link).exists()]
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_make_commands_in_documents_exist(document: Path) -> None:
-    assert set(re.findall(r"`make ([a-z-]+)", text_of(document))) <= make_targets()
-
-
 def test_make_help_lists_every_command() -> None:
     described = re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE)
     assert set(described) == make_targets()
