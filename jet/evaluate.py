@@ -46,7 +46,7 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Score:
-    """What was measured.
+    """Score of a model on a set of documents.
 
     Attributes:
         bits_per_byte: total nats / ln 2 / `bytes`.
@@ -213,7 +213,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="auto: the faster of float32 and bfloat16 here",
     )
-    parser.add_argument("--quantize", choices=SCHEMES, help="hold the weights in whole numbers")
+    parser.add_argument("--quantize", choices=SCHEMES, help="quantize the weights to int8 or int4")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""What this machine is: its device, the number format that suits it, its threads and its memory."""
+"""Query this machine: device, dtype, threads and memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person would call it: "NVIDIA H100 80GB HBM3", "AMD EPYC 9654, 2 threads"."""
+    """Return the device's common name: "NVIDIA H100 80GB HBM3", "AMD EPYC 9654, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""What a network reads for a token and keeps for a story, in bytes: plain arithmetic, no torch.
+"""Bytes that a network reads for a token and caches for a story: plain arithmetic, no torch.
 
 One decoded token reads every weight once (of an embedding that is not the head as well only one row), reads
 and writes the recurrent and convolution state, and reads the keys and values of all tokens before it. Reading
@@ -54,16 +54,16 @@ class Footprint:
         )
 
     def prefill(self, context: int) -> BytesMoved:
-        """Of reading `context` tokens, however many at once."""
+        """Bytes moved by a prefill of `context` tokens, in any number of chunks."""
         return BytesMoved(self.weights, self.recurrent, self.conv, *self._kv(context, context + 1))
 
     def cache_bytes(self, tokens: int) -> int:
-        """What a story of so many tokens keeps."""
+        """Bytes cached for a story of so many tokens."""
         window = min(tokens, self.window + 1) * self.window_token  # the ring has a place for the newest, too
         return self.recurrent + self.conv + window + tokens * self.full_token
 
     def full_attention_cache_bytes(self, tokens: int) -> int:
-        """What it would keep if every layer had full attention."""
+        """Bytes cached for it if every layer had full attention."""
         return self.full_attention_token * tokens
 
     def _kv(self, first: int, end: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from scripts.audit.wire import Breach, Target
 
 
 def breach_of(trial: Trial, target: Target) -> str | None:
-    """What got through; None where nothing did."""
+    """Return what got through; None where nothing did."""
     try:
         trial.run(target)
     except Breach as breach:

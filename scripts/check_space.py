@@ -35,7 +35,7 @@ print(story)
 
 
 def wanted(readme: Path = ROOT / "README.md") -> list[str]:
-    """What pip is asked for."""
+    """Return pip's arguments."""
     version = re.findall(r"^sdk_version: (\S+)$", readme.read_text(encoding="utf-8"), re.MULTILINE)[0]
     return [f"gradio=={version}", "spaces", "-r", str(ROOT / "requirements.txt")]
 

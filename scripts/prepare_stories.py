@@ -166,7 +166,7 @@ def write_compressed(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 def tokenizer_texts(modern: list[str], classics: list[str]) -> Iterator[str]:
-    """What the vocabulary is fitted to: all modern stories and every second classic."""
+    """Yield the texts of the vocabulary: all modern stories and every second classic."""
     yield from modern
     yield from classics[::2]
 

@@ -110,7 +110,7 @@ def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | Non
 
 
 def between(size: int, hidden: int, weight: Weight) -> Tensor:
-    """What lies between the products of an MLP with such weights."""
+    """Allocate the hidden vector of an MLP with such weights."""
     from jet.ops.backends import triton_mlp_hidden_format
 
     scheme = weight.scheme if isinstance(weight, QuantizedTensor) else None
@@ -201,7 +201,7 @@ def seconds(calls: list[Callable[[], None]]) -> float:
 
 
 def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
-    """What every tiling takes, the fastest first; the default one is marked."""
+    """Time every configuration, the fastest first; the default one is marked."""
     from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
 
     calls = bind(product, weights, pdl)
@@ -218,7 +218,7 @@ def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, A
 
 
 def weight_shape(product: Product) -> tuple[int, int]:
-    """Of one layer."""
+    """Return the weight shape of one layer."""
     width = product.sizes.conv_size if product.sizes else 1
     rows = {"norm_swiglu": 2 * product.n, "jet_step": product.n * width}.get(product.kind, product.n)
     return rows, product.c
@@ -255,7 +255,7 @@ def compile_in_parallel(module: str, arguments: list[str], workers: int) -> None
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """What every tuning script can be asked: which network, and how much of what was found is shown."""
+    """Return the parser that all tuning scripts share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

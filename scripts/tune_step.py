@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a choice: the seconds of a step before it and with every other way, and the way kept."""
+    """Outcome of a choice: seconds of a step before it and with each alternative, and the one kept."""
 
     choice: Choice
     before: float

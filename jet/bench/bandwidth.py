@@ -26,7 +26,7 @@ _CACHE_SPEEDUP = 1.15
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What moving a floor's bytes takes here, at best.
+    """Measured copy bandwidth, and the least time that a number of bytes takes at it.
 
     Attributes:
         bytes_moved: the bytes.

@@ -1,4 +1,4 @@
-"""What ours is compared with: transformers' `generate()`, on this network and on a transformer of its size.
+"""Baselines: transformers' `generate()`, on this network and on a transformer of its size.
 
 Both are given a streamer that looks at the clock at every token. `generate()` hands a token over when it has
 brought it to the host, so the time from the first to the last is that of decoding alone, as in the engine's
@@ -116,7 +116,7 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
-    """What `--baseline` stands for where prompts are read."""
+    """Return the baselines for prefill."""
     threads = network.threads if network.device.type == "cpu" else None
     run_ours = partial(generate, network.model, network.prompt, options.sampling, threads)
     how = ["sdpa"]

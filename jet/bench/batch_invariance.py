@@ -24,7 +24,7 @@ NEAR_TIE_FACTOR = 3  # times that
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written after a prompt, and the log-probability of every token of it."""
+    """A generated completion: its prompt, its tokens and their log-probabilities."""
 
     prompt: list[int]
     tokens: list[int]
@@ -89,5 +89,5 @@ def compare(completion: Completion, reference: Sequence[TokenLogprobs]) -> tuple
 
 
 def _logprob(token: int, detail: TokenLogprobs) -> float:
-    """Of a token in a place. One that is not among the likeliest there is taken for impossible."""
+    """Return a token's log-probability at a position; -inf where it is not in the top logprobs."""
     return next((one.logprob for one in detail.top_logprobs if one.token_id == token), -math.inf)

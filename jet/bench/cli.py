@@ -49,7 +49,7 @@ def _measure(options: Options) -> str:
 
 
 def _hush() -> None:
-    """What is wrong with a model is said once, in our words, not also by every library on the way."""
+    """Silence the libraries' logs: errors of a model are reported once, by us."""
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)

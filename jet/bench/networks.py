@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint or a config with random weights, and the engine that serves it."""
+"""Load the measured network, a checkpoint or a config with random weights, and serve it."""
 
 from __future__ import annotations
 
@@ -181,10 +181,9 @@ def make_runner(
     writers: int = 1,
     keeps_prefixes: bool = False,
 ) -> ModelRunner:
-    """The page's runner for so many stories of `context` tokens, or of all that the model can.
+    """Build the page's runner for so many stories of `context` tokens, by default the model's longest.
 
-    Unless it `keeps_prefixes`, no memory is set aside for states that somebody might come back to: nobody
-    does.
+    Memory for cached prefixes is reserved with `keeps_prefixes` only.
     """
     try:
         capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
@@ -199,7 +198,7 @@ def make_runner(
 
 
 def capture_graphs(runner: ModelRunner) -> None:
-    """Do what the engine does while nobody writes, which would fall into what is measured. It has seconds."""
+    """Capture graphs as the idle engine does, for some seconds, so that none falls into a measurement."""
     until = time.monotonic() + _CAPTURE_S
     while time.monotonic() < until and runner.capture_next():
         pass

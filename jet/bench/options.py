@@ -37,7 +37,7 @@ class ImpossibleError(BenchError):
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, and how. The one place where the defaults stand.
+    """Options of a benchmark, the single place of their defaults.
 
     Attributes:
         command: one of COMMANDS.
@@ -160,7 +160,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    command.add_argument("--quantize", choices=["int8", "int4"], help="hold the weights in whole numbers")
+    command.add_argument("--quantize", choices=["int8", "int4"], help="quantize the weights to int8 or int4")
     command.add_argument(
         "--runs", type=_int_from(MIN_RUNS), help=f"that count, {MIN_RUNS} or more ({Options.runs})"
     )
@@ -168,7 +168,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
-    """What is asked for; where it always is the likeliest token, there is no choice."""
+    """Add the options of a request; `greedy` leaves out the choice of sampling."""
     command.add_argument("--context", type=_int_from(1), help=f"tokens of the prompt ({Options.context})")
     if greedy:
         return

@@ -83,7 +83,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one command found out."""
+    """Result of one benchmark."""
 
     options: Options
     info: EngineInfo

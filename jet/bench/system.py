@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "transformers", "triton", "flash-linear-attention")
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int | float | None]:
-    """What stands in every report; None where there is no such thing here."""
+    """Describe device, system and versions; None for what this machine lacks."""
     described: dict[str, str | int | float | None] = {
         "device": str(device),
         "device_name": hardware.device_name(device),

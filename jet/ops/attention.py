@@ -92,7 +92,7 @@ def write_pages(pages: Tensor, page_table_row: Tensor, start: int, keys: Tensor,
 
 
 def gather_window(window: Tensor, position: int) -> Tensor:
-    """What the token at `position` sees before itself, in order: `[Hkv, min(position, WINDOW - 1), D]`.
+    """Gather the window before the token at `position`, in order: `[Hkv, min(position, WINDOW - 1), D]`.
 
     `window` is the ring of one slot, `[Hkv, WINDOW, D]`, keys or values. The result is a copy.
     """

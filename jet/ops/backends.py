@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TENSOR_CORE_BATCH = 8  # rows from which tensor cores multiply
-MAX_COPIED_BYTES = 2**28  # bytes: of a network with such matrices nobody wants another half in memory
+MAX_COPIED_BYTES = 2**28  # bytes: larger matrices are not copied, which would take half as much memory again
 
 BoundOp = Callable[[], None]
 OpBinder = Callable[..., BoundOp]  # takes the operation's arguments
@@ -44,7 +44,7 @@ class JetBlockOps(NamedTuple):
 
 
 class JetBlockTensors(NamedTuple):
-    """What a jet layer works on; shapes as in `jet.ops.reference`."""
+    """Tensors of a jet layer; shapes as in `jet.ops.reference`."""
 
     x: Tensor
     norm: tuple[Tensor, float]  # weight and epsilon

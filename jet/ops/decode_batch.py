@@ -24,7 +24,7 @@ class SamplerFlags:
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """What each row of a batch asks for and gets; all are `[B]` but `stop_ids`.
+    """Sampling parameters and state of each row; all are `[B]` but `stop_ids`.
 
     Attributes:
         temperature: float32; 0 takes the likeliest token, the first of equal ones.
@@ -42,7 +42,7 @@ class DecodeBatch:
         token: int64, what is drawn.
         status: int32; becomes 1 if the logits are no numbers, and the row is then otherwise left as it is.
         stop_ids: int64 `[N]`, the tokens that end a text; -1 is none.
-        null_slot: a slot that is nobody's.
+        null_slot: the slot of padding rows.
     """
 
     temperature: Tensor
@@ -69,8 +69,7 @@ class DecodeBatch:
         stop_ids: Iterable[int] = (),
         null_slot: int | None = None,
     ) -> DecodeBatch:
-        """Inactive rows, every filter off, each in the slot of its number; `null_slot` is by default one
-        more."""
+        """Make inactive rows without filters, row i in slot i; `null_slot` is `batch` by default."""
 
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((batch,), value, dtype=dtype, device=device)

@@ -65,7 +65,7 @@ def _last_inputs(inputs: Tensor, mask: Tensor | None, width: int) -> Tensor:
 
 
 def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:
-    """On CUDA, in the types it sums exactly enough for, and where nobody wants a gradient."""
+    """Whether the Triton kernel applies: CUDA, no float64, no gradient."""
     trains = torch.is_grad_enabled() and (x.requires_grad or kernels.requires_grad)
     return x.is_cuda and x.dtype != torch.float64 and not trains and has_triton()
 

@@ -41,7 +41,7 @@ def load_chunk_gated_delta_rule() -> Callable[..., Any]:
 
 @contextmanager
 def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[None]:
-    """As long as it lasts, those of these packages that nobody has imported are nothing but their folders.
+    """Replace the packages that are not imported yet by empty ones, for the duration of the context.
 
     Afterwards who imports them gets all of them. What is imported meanwhile stays imported, but for those
     who ask a package for it as an attribute.

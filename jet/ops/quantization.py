@@ -61,7 +61,7 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Of codes and scales."""
+        """Bytes of quantized values and scales."""
         return self.qweight.nbytes + self.scales.nbytes
 
     @property

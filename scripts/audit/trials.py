@@ -1,4 +1,4 @@
-"""What is tried: one function a trial, which raises Breach where something gets through."""
+"""The trials: one function each, which raises Breach where something gets through."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scripts.audit.wire import Answer, Breach, Tab, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<img src=x onerror=harm()><script>harm()</script>\"'`${harm()}{{harm()}}</textarea>"
-SECRETS = ("root:x:0:0", "[project]", "def main(", "sdk: gradio")  # of files that nobody may read
+SECRETS = ("root:x:0:0", "[project]", "def main(", "sdk: gradio")  # of files that no visitor may read
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried, in a few words, and how."""
+    """A trial: its name and its function."""
 
     group: str
     what: str
@@ -224,7 +224,7 @@ def hosts(target: Target) -> None:
 
 @trial("headers", "headers that only a reverse proxy may send")
 def forwarded(target: Target) -> None:
-    """Without a proxy in front nobody is believed, neither about hosts nor about who calls."""
+    """Without a proxy, forwarded headers are ignored, both for hosts and for callers."""
     lies = ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Forwarded-For: 8.8.8.8"]
     more = ["Forwarded: for=8.8.8.8;host=evil.example", "X-Real-IP: 8.8.8.8", "X-Original-URL: /monitoring"]
     text = target.call("/config", headers=[*lies, *more]).text
@@ -236,7 +236,7 @@ def forwarded(target: Target) -> None:
 
 @trial("headers", "line breaks in paths and queries")
 def line_breaks(target: Target) -> None:
-    """What comes back in headers has none."""
+    """Response headers contain no line breaks."""
     for path in (
         "/%0d%0aX-Harm:%201",
         "/login?next=%0d%0aX-Harm:1",
@@ -420,8 +420,8 @@ def flood(target: Target) -> None:
     answers = [flooding.post("/gradio_api/reset", {"event_id": "x"}) for _ in range(400)]
     turned_away = [answer for answer in answers if answer.status == 429]
     must(bool(turned_away), "four hundred calls in a row were all taken")
-    must(all("retry-after" in answer.headers for answer in turned_away), "nobody said when to come back")
-    must(target.call("/healthz").status == 200, "nobody else gets through")
+    must(all("retry-after" in answer.headers for answer in turned_away), "no retry-after header was sent")
+    must(target.call("/healthz").status == 200, "others are refused")
 
 
 @trial("limits", "passwords by the hundred")

@@ -19,7 +19,7 @@ class Breach(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; status 0 where the connection was closed without a word."""
+    """A response; status 0 where the connection was closed without one."""
 
     status: int
     headers: dict[str, str]

@@ -64,7 +64,7 @@ class PacedEngine:
         return LocalStream(job.channel)
 
     def info(self) -> EngineInfo:
-        """What there is to say."""
+        """Return the engine's description."""
         active = min(self._places, len(self._jobs))
         return EngineInfo(
             model="paced",

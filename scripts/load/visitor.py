@@ -24,7 +24,7 @@ class Refusal(Exception):
 
 @dataclass
 class Findings:
-    """What all visitors have seen.
+    """Measurements of all visitors.
 
     Attributes:
         seconds: durations, by what was done.
@@ -73,7 +73,7 @@ class Visitor:
         self._findings.took("open", time.monotonic() - started)
 
     async def heartbeat(self) -> None:
-        """What a tab keeps open as long as it is there. Ends when it is cancelled."""
+        """Keep a tab's heartbeat stream open until cancelled."""
         async with self._client.stream("GET", f"gradio_api/heartbeat/{self.session}") as answer:
             async for _ in answer.aiter_bytes():
                 pass
@@ -156,7 +156,7 @@ class Visitor:
 
 
 async def stay(visitor: Visitor, seconds: float, think: Callable[[], float], findings: Findings) -> None:
-    """What a writer does: types, has something written, stops it now and then, undoes it."""
+    """Act as a writer: type, generate, stop now and then, undo."""
     heartbeat = asyncio.create_task(visitor.heartbeat())
     try:
         await visitor.arrive()

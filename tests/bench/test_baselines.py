@@ -1,4 +1,4 @@
-"""What ours is compared with: all tokens, one by one, timed from the first to the last."""
+"""Baselines time every token, from the first to the last."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_no_token_ends_the_text(sampling: SamplingParams) -> None:
 
 
 def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None:
-    """What is compiled there needs a GPU; that its arguments are understood does not."""
+    """Compiling needs a GPU; checking its arguments does not."""
     config = Qwen2Config(
         vocab_size=50,
         hidden_size=16,

@@ -70,7 +70,7 @@ class LoneEngine:
 
 
 def story(*written: tuple[int, float]) -> Completion:
-    """What many wrote: tokens, and how likely they were there."""
+    """A completion of a batch: tokens and their log-probabilities."""
     return Completion([7, 8], [token for token, _ in written], [logprob for _, logprob in written])
 
 
@@ -90,9 +90,7 @@ def test_the_same_story_differs_by_nothing() -> None:
     assert figures == {"differing": 0.0, "margin": 0.0, "error": 0.0}
     (asked,) = engine.asked
     assert asked.prompt == "7 8" and asked.sampling.max_new_tokens == 2
-    assert asked.top_logprobs == MAX_TOP_LOGPROBS and asked.cache_salt == "", (
-        "afresh, by nobody who has been there"
-    )
+    assert asked.top_logprobs == MAX_TOP_LOGPROBS and asked.cache_salt == "", "afresh, by a new user"
 
 
 def test_the_error_is_the_largest_of_all_tokens_that_are_the_same() -> None:

@@ -1,4 +1,4 @@
-"""What is measured: drawn or loaded networks, prompts of exact length, and errors for people."""
+"""Random and loaded networks, prompts of exact length, and readable errors."""
 
 from __future__ import annotations
 

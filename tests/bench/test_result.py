@@ -1,4 +1,4 @@
-"""What is printed: a table that can be read, and a last line that a program can."""
+"""The output: a table for people and a last line of JSON."""
 
 from __future__ import annotations
 

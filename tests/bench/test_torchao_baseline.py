@@ -1,4 +1,4 @@
-"""What is asked of torchao, which is stood in for: the package is nothing that the tests install."""
+"""Calls to torchao, which is replaced by a stub: the tests do not install it."""
 
 from __future__ import annotations
 

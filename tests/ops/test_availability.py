@@ -31,7 +31,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
-    """What is made where making CUDA graphs fails as `fails(folder of the cache)` says."""
+    """Build a decoder where capturing CUDA graphs fails as `fails(cache folder)` says."""
 
     def make(*given: object) -> str:
         error = fails(os.environ["TRITON_CACHE_DIR"])

@@ -1,4 +1,4 @@
-"""What is imported of flash-linear-attention, by a library of that shape which is made here."""
+"""Imports of flash-linear-attention, tried on a package of its shape that is made here."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_without_the_library(installed: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_with_gradients_the_rule_is_imported_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What mends its gradients imports packages of the library, which then import all that is in them."""
+    """The gradient fix imports whole packages of the library, hence the order."""
     called: list[str] = []
 
     def rule(**given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

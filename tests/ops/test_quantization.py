@@ -1,4 +1,4 @@
-"""What int8 and int4 mean: codes, scales, bytes, and how near they come."""
+"""int8 and int4: quantized values, scales, bytes and error."""
 
 from __future__ import annotations
 

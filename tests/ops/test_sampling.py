@@ -60,7 +60,7 @@ def draw(logits: Tensor, seed: int, **setting: float) -> Tensor:
 
 
 def p_value(counts: Tensor, probabilities: Tensor) -> float:
-    """Of Pearson's chi-square test; categories expected fewer than five times are taken together."""
+    """Return the p-value of Pearson's chi-square test; rare categories (expected below 5) are pooled."""
     wanted = probabilities * counts.sum()
     rare = wanted < 5
     pairs = [(counts[~rare], wanted[~rare])]

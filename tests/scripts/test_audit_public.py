@@ -1,4 +1,4 @@
-"""Nothing gets through to a public page, and the trials would notice if it did."""
+"""No trial gets through to a public page, and each would notice if it did."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_with_accounts_a_tab_belongs_to_its_account_too() -> None:
         assert "8261" not in json.dumps(bob.act("autosave"))
         assert "8261" in ann.export("txt", "the butler did it 8261")["download"]["text"]
         assert bob.target.post("/gradio_api/run/predict", {"data": []}).status == 401, (
-            "and without one nobody gets in"
+            "and without one every caller is refused"
         )
     finally:
         demo.close(verbose=False)

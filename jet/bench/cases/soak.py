@@ -74,7 +74,7 @@ class GapRunner:
 
 @dataclass
 class Round:
-    """What all writers of a round did.
+    """Results of all requests of one round.
 
     Attributes:
         completions: those that have told how likely their tokens were, of at least one.
@@ -182,7 +182,7 @@ def follow(
 def violations_of(
     tokens: int, last: RequestStats, sampling: SamplingParams, stop_after: int | None
 ) -> list[str]:
-    """What is wrong with a story, if anything."""
+    """Return what is wrong with a finished request; empty where nothing is."""
     if last.tokens != tokens:
         return [f"{tokens} of {last.tokens} tokens arrived"]
     if last.finish_reason == "length" and tokens == sampling.max_new_tokens:
@@ -193,11 +193,11 @@ def violations_of(
 
 
 def check_memory(engine: Engine, runner: ModelRunner) -> None:
-    """Raise BenchError if somebody still holds memory when nobody writes."""
+    """Raise BenchError if pages are still in use when no request runs."""
     deadline = time.monotonic() + 10
     while engine.info().active_requests + engine.info().queued_requests:
         if time.monotonic() > deadline:
-            raise BenchError("A request is stuck: nobody reads it, and it has not ended.")
+            raise BenchError("A request is stuck: its stream is closed, and it has not ended.")
         time.sleep(0.01)
     leaked = runner.pages_in_use
     if leaked:

@@ -140,8 +140,7 @@ def _start(
     kind: str = "",
     cache: str | None = None,
 ) -> Mapping[str, float]:
-    """One start; what the process told is added to `timings`. Its kernels are cached in the folder
-    `cache`."""
+    """Start once, kernels cached in the folder `cache`; the process's timings are added to `timings`."""
     if cache is not None:
         environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
     started = time.monotonic()
@@ -180,7 +179,7 @@ def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[st
 
 
 def child(options: Options) -> dict[str, Any]:
-    """What the fresh process does, and the moments it remembers, on the clock that all processes share."""
+    """Run in the fresh process: return its timestamps, on the clock that all processes share."""
     imported = time.monotonic()
     with _engine(options) as (engine, prompt):
         asked = time.monotonic()

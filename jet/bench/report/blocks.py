@@ -1,4 +1,4 @@
-"""What a report is made of when it is shown: headings, paragraphs, tables and pictures."""
+"""Blocks of a rendered report: headings, paragraphs, tables and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of one run share: the options, the network while several need it, and the report so far."""
+"""State shared by the sections of one run: options, loaded networks, and the report so far."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunContext:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of the weights. Raises HardwareError for one that there is not."""
+        """Return the dtype of the weights. Raises HardwareError for an unknown one."""
         return hardware.choose_dtype(self.options.dtype, self.device)
 
     @cached_property

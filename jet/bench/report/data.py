@@ -60,13 +60,13 @@ class ReportProgress:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found out: the object that the module describes."""
+    """Wraps the document that the module describes."""
 
     document: dict[str, Any]
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
-        """What came of every part."""
+        """Return the outcome of each section by its name."""
         parts: dict[str, dict[str, Any]] = self.document["parts"]
         return parts
 

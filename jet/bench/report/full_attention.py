@@ -1,4 +1,4 @@
-"""What the sweeps compare with: a transformer of full attention, of our depth, width and parameter count.
+"""Baseline of the sweeps: a full-attention transformer of our depth, width and parameter count.
 
 Ours with full attention in every layer, which is the shape of Qwen2.5, its MLP as wide as makes the parameter
 counts meet. It has random weights and runs through the same runner and the same kernels, so that what is left

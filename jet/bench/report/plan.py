@@ -38,7 +38,7 @@ FULL = Plan(5, 32, tuple(512 * 2**n for n in range(10)), tuple(4**n for n in ran
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What to report on. The one place where the defaults stand.
+    """Options of a report, the single place of their defaults.
 
     Attributes:
         model: folder or hub id of a checkpoint; the story model where neither this nor `config` is given.
@@ -65,7 +65,7 @@ class ReportOptions:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Return the model's name."""
         return self.model or str(self.config or STORY_MODEL)
 
     def bench_options(self, command: str = "decode", **more: Any) -> Options:
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--random-weights", action="store_true", help="as the network begins its training")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--quantize", choices=["int8", "int4"], help="hold the weights in whole numbers")
+    parser.add_argument("--quantize", choices=["int8", "int4"], help="quantize the weights to int8 or int4")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="about a minute (the default)")
     length.add_argument("--full", action="store_true", help="some minutes: more points, more runs")

@@ -1,4 +1,4 @@
-"""What others have published, with the hardware it was measured on. It is quoted, never mixed with ours."""
+"""Published figures and the hardware they were measured on. They are quoted, never mixed with ours."""
 
 from __future__ import annotations
 

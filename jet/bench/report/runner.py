@@ -75,7 +75,7 @@ def run(
 
 
 def _measure(section: sections.Section, ctx: RunContext) -> dict[str, Any]:
-    """What comes of one part. Nothing that goes wrong in it ends the run, but what cannot be."""
+    """Measure one section. Its errors are recorded; only an impossible figure ends the run."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     started = time.monotonic()
     data, reason = None, None
@@ -98,7 +98,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _resume(partial: Path, options: ReportOptions, device: torch.device) -> Report:
-    """What an earlier run left, if it was of the same options on the same machine; else an empty report."""
+    """Load an interrupted run of the same options on the same machine; otherwise start empty."""
     fresh = Report(
         {
             "schema": SCHEMA,

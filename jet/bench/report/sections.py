@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 
 def all_sections(options: ReportOptions) -> list[Section]:
-    """What a run of these options measures."""
+    """Return the sections that a run measures, in order."""
     plan = options.plan
     return [
         Section("bandwidth", machine.measure),

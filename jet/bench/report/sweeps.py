@@ -114,7 +114,7 @@ def run_networks(
 ) -> tuple[dict[str, Metric], dict[str, str]]:
     """Run everyone in turn. Returns the figures, and why there are none of those whom memory did not suffice.
 
-    They are left out of the larger points that follow in this sweep. Raises MemoryError if nobody is left.
+    They are left out of the larger points that follow in this sweep. Raises MemoryError if none is left.
     """
     seconds = 0.0
     running = {

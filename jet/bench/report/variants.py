@@ -111,13 +111,13 @@ def _in_float64(ctx: RunContext) -> JetNemotronForCausalLM:
 
 @torch.inference_mode()
 def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
-    """Of every position, `[T, V]` float64, on the CPU."""
+    """Return the logits of every position, `[T, V]` float64, on the CPU."""
     out = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
     return out.double().cpu()  # type: ignore[no-any-return]
 
 
 def generate_greedily(network: Network, prompt: list[int]) -> tuple[list[int], list[float]]:
-    """What ours writes after a text, and the log-probability it gives to each token."""
+    """Generate greedily after a text; return the tokens and their log-probabilities."""
     sampling = SamplingParams(max_new_tokens=_NUM_GENERATED, seed=0, temperature=0, repetition_penalty=1)
     sequence = network.runner.allocate(sampling, 1)
     try:

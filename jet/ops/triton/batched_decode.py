@@ -37,18 +37,18 @@ BoundOp = Callable[[], None]
 
 
 class Workspace:
-    """What lies between two kernels, for operations that run one after the other: all layers share it."""
+    """Buffers between two kernels, shared by all layers, which run one after the other."""
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
         self.split_k_workspace = skinny.SplitKWorkspace()  # of our own products
 
     def input(self, weight: Weight, rows: int) -> Tensor:
-        """What a weight is multiplied with, in its type."""
+        """Return the input buffer of a product, in the weight's dtype."""
         return self._get("input", rows, weight.shape[1], weight.dtype, weight.device)
 
     def output(self, weight: Weight, rows: int) -> Tensor:
-        """What comes out, in float32."""
+        """Return the output buffer of a product, float32."""
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
     def dequantized(self, weight: QuantizedTensor) -> Tensor:

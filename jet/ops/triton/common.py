@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""What the kernels of a step share: launches that depend on each other, and small functions.
+"""Shared parts of the decode kernels: dependent launches and small functions.
 
 Under programmatic dependent launch a kernel's programs start as soon as those before them leave room.
 They read their weights, and then `prefetch_and_wait` for what the kernels before have written. Meanwhile they
@@ -50,8 +50,7 @@ def launch_dependents(PDL: tl.constexpr):
 
 @triton.jit
 def prefetch_and_wait(program, programs, prefetch, prefetch_bytes, PDL: tl.constexpr):
-    """Wait for the kernels before; first fetch this program's share of `prefetch` into the cache (sm_90
-    on)."""
+    """Fetch this program's part of `prefetch` into L2 (sm_90 on), then wait for the kernels before."""
     if prefetch is not None:
         THREADS: tl.constexpr = tl.extra.cuda.num_threads()
         per_program = tl.cdiv(prefetch_bytes, programs * 128) * 128

@@ -33,7 +33,7 @@ MIN_SPLITS = 8
 
 @dataclass(frozen=True)
 class AttentionScratch:
-    """What the shares of a step leave for the kernel that puts them together; need not be initialized.
+    """Partial softmax results of the KV splits; need not be initialized.
 
     Attributes:
         maximum: `[B, Hq, splits]` float32, the largest score, in powers of two.

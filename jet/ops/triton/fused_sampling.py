@@ -54,7 +54,7 @@ DRAW_WARPS = 8  # of the only program of a row
 
 @dataclass(frozen=True)
 class SamplerScratch:
-    """What the kernels of one step leave for each other; need not be initialized.
+    """Buffers between the sampling kernels; need not be initialized.
 
     Attributes:
         maxima: `[B, groups]` float32, the largest logit of every group, +inf where one is NaN.
@@ -702,7 +702,7 @@ def _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHER
 
 @triton.jit
 def _bits(distance):
-    """What orders numbers from 0 on as the numbers themselves."""
+    """Return bits whose order is that of the non-negative numbers."""
     return distance.to(tl.int32, bitcast=True) & MAGNITUDE
 
 

@@ -150,7 +150,7 @@ def heads_linear_add(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """What is left of `gated_norm_linear_add_reference` behind `jet_step`: divisors, product, residual.
+    """Finish `gated_norm_linear_add_reference` after `jet_step`: divisors, product, residual.
 
     Args:
         o: a norm's inputs times its scale and the gate, `[B, H * V]` float32.

@@ -72,7 +72,7 @@ _LOAD_SCALE = tl.constexpr("""
 
 
 def packed_columns(size: int) -> int:
-    """Of `PACKED_INT16`, for `size` numbers: a multiple of `SEGMENT`."""
+    """Return the columns of `PACKED_INT16` that hold `size` numbers, a multiple of `SEGMENT`."""
     parts: int = size // SEGMENT.value
     return size // 4 + (parts + 1) // 2
 
@@ -261,7 +261,7 @@ def _load_words(qweight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
 def _load_scales(
     scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Of rows `[R]`: of int8 one `[R]`; of int4 those of parts, `[R, BLOCK_K / SEGMENT]`, half after half."""
+    """Load the scales of rows `[R]`: int8 `[R]`; int4 `[R, BLOCK_K / SEGMENT]` a tile, half after half."""
     loaded = ()
     if HALVES == 2:
         GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE
@@ -302,7 +302,7 @@ def _load_segments(x, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.conste
 
 @triton.jit
 def _load_packed(h, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
-    """What `_store_packed` has written of `[C]`, as `_quantize_inputs` gives it, with ones for every tile."""
+    """Load what `_store_packed` wrote of `[C]`: packed inputs, and their scales for every tile."""
     inputs = ()
     input_scales = ()
     scales = (h + C // 4).to(tl.pointer_type(tl.float32))

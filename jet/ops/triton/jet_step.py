@@ -3,8 +3,8 @@
 """One token through a JetBlock's memory: kernel generator, dynamic convolution, gated delta rule.
 
 A program owns some value channels of one head of one row: their kernels, their convolution inputs and their
-columns of the recurrent state, which nobody else reads or writes. With S' = decay · S, one pass over the old
-state is enough, because the sums with the key and the query do not depend on the value:
+columns of the recurrent state, which no other program reads or writes. With S' = decay · S, one pass over the
+old state is enough, because the sums with the key and the query do not depend on the value:
 
     error = beta · (v − S'ᵀk)
     o = (S' + k errorᵀ)ᵀ q = S'ᵀq + (k·q) error
@@ -237,7 +237,7 @@ def _convolve(
 def _state_products(
     states, keys, queries, BLOCK_V: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr
 ):
-    """What the old state holds for the key and for the query, `[BLOCK_V]` each; and k·k, q·q, k·q."""
+    """Multiply the old state by key and query, `[BLOCK_V]` each; also return k·k, q·q, k·q."""
     with_key = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
     with_query = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
     kk = tl.zeros([BLOCK_KEY], tl.float32)

@@ -61,8 +61,7 @@ def attend_window(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Twin of `attend_window_reference`; `window_buffer` is scratch `[2, Hkv, WINDOW + T, D]`, keys and
-    values."""
+    """Twin of `attend_window_reference`; `window_buffer` is scratch `[2, Hkv, WINDOW + T, D]`."""
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}

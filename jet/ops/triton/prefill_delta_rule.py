@@ -35,7 +35,7 @@ _EPS = tl.constexpr(EPS)
 
 @dataclass(frozen=True)
 class DeltaRuleScratch:
-    """What `_prepare` leaves for `_scan`, for `blocks` blocks of `BLOCK` tokens.
+    """Results of `_prepare` for `_scan`, for `blocks` blocks of `BLOCK` tokens.
 
     Attributes:
         w_keys: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, BLOCK_KEY]`; first faded keys.

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""What lies between the products of a chunk: norms, activations and the dynamic convolution, a pass each.
+"""Elementwise prefill kernels: norms, activations and the dynamic convolution, one pass each.
 
 Fast twins of `jet.ops.prefill_backends`. All compute in float32 and read and write the network's own type.
 """

@@ -81,8 +81,7 @@ def row_layout(weight: Weight) -> dict[str, Any]:
 
 @triton.jit
 def load_rows(weight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """`weight[row]` `[ROW_SIZE]` for rows `[R]`, as a tuple of tiles `[R, BLOCK_K]` with zeros behind the
-    end."""
+    """Load `weight[row]` for rows `[R]`, as a tuple of tiles `[R, BLOCK_K]`, zero behind the end."""
     tiles = ()
     start = row.to(tl.int64)[:, None] * ROW_SIZE
     for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
@@ -99,7 +98,7 @@ def load_rows(weight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
 def load_scales(
     scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Of rows `[R]`: of int8 one `[R]`, of int4 one a tile and half, `[R, BLOCK_K / SEGMENT]`."""
+    """Load the scales of rows `[R]`: int8 `[R]`; int4 one a tile and half, `[R, BLOCK_K / SEGMENT]`."""
     loaded = ()
     if GROUP_SIZE > 0:
         GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE
@@ -112,13 +111,13 @@ def load_scales(
     elif scales is not None:
         loaded = loaded + (tl.load(scales + row),)  # noqa: RUF005
     else:
-        loaded = loaded + (row,)  # noqa: RUF005 (so that the tuple is not empty; nobody looks)
+        loaded = loaded + (row,)  # noqa: RUF005 (so that the tuple is not empty; it is unused)
     return loaded
 
 
 @triton.jit
 def to_float32(tile, HALF: tl.constexpr):
-    """What a tile of weights stands for in float32, factors aside; of int4 that of one half."""
+    """Convert a tile of weights to float32, without its scales; for int4, one half of it."""
     if tile.dtype == tl.int8:
         return _biased_float32(tile, HALF) - _INT8_ZERO
     elif tile.dtype == tl.uint8:  # noqa: RET505 (of a return Triton only compiles what stands in a branch)
@@ -149,13 +148,13 @@ def _biased_float32(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _expand_four(assembly: tl.constexpr, tile):
-    """Of every four elements of 8 bits four of 32."""
+    """Expand every four 8-bit elements to four of 32 bits."""
     return tl.inline_asm_elementwise(assembly, "=r,=r,=r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=4)
 
 
 @triton.jit
 def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.constexpr):
-    """What products are added to: of int4 by parts."""
+    """Return a zero accumulator; int4 accumulates by segments."""
     if GROUP_SIZE > 0:
         return tl.zeros([ROWS, BLOCK_K // SEGMENT], tl.float32)
     else:  # noqa: RET505

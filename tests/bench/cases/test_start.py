@@ -29,7 +29,7 @@ RANDOM = ("start", "--config", str(GOLDEN / "tiny-2b" / "config.json"), "--rando
 
 def test_the_parts_of_a_start() -> None:
     parts = start.times(10.0, TOLD)
-    assert parts.pop("total") == 8.5 == sum(parts.values()), "no time is nobody's"
+    assert parts.pop("total") == 8.5 == sum(parts.values()), "the parts add up to the total"
     assert parts == {"imports": 3.0, "load": 3.0, "engine": 0.5, "warm_up": 1.5, "first_token": 0.5}
 
 

@@ -1,4 +1,4 @@
-"""What a machine of known speed is said to do, and how it is described."""
+"""A machine of known speed is measured and described correctly."""
 
 from __future__ import annotations
 

@@ -64,9 +64,9 @@ def test_a_full_memory_leaves_the_other_network_and_is_remembered(ctx: Any, erro
 
 
 def test_nobody_left_is_an_error_that_says_so(ctx: Any) -> None:
-    nobody = {"ours": Case(MemoryError()), "full": Case(MemoryError())}
+    both_fail = {"ours": Case(MemoryError()), "full": Case(MemoryError())}
     with pytest.raises(MemoryError, match="both"):
-        run_networks(ctx, "batch", nobody)
+        run_networks(ctx, "batch", both_fail)
     with pytest.raises(MemoryError, match="both"):
         run_networks(ctx, "batch", {"ours": Case(), "full": Case()})
 

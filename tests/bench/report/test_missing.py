@@ -1,4 +1,4 @@
-"""What can be measured without a checkpoint is, and the report says what could not be and why."""
+"""Without a checkpoint the rest is measured, and the report says what was not and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report says must be what its figures support."""
+"""The report's sentences follow from its figures."""
 
 from __future__ import annotations
 

@@ -406,7 +406,7 @@ def test_bound_operations_together_are_a_layer_of_the_network() -> None:
         for call in step:
             call()
         torch.testing.assert_close(x, expected[:, 0], rtol=1e-4, atol=1e-4)
-    assert not states[1][1].any(), "nobody's slot"
+    assert not states[1][1].any(), "the null slot"
 
 
 # --- attention -------------------------------------------------------------------------------------------

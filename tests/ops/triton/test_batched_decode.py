@@ -130,7 +130,7 @@ SIZES = [JetSizes(3, 12, 18, 24, 4), JetSizes(1, 96, 20, 7, 3)]
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_the_jet_step(sizes: JetSizes, dtype: torch.dtype) -> None:
-    """Three tokens of every row, in slots of any order, among slots that nobody may touch."""
+    """Three tokens of every row, in slots of any order, among slots that must stay untouched."""
     rows, places, channels = 5, 8, sizes.num_heads * sizes.head_v_dim
     slots = torch.randperm(places)[:rows].int().to(DEVICE)
     generator = (

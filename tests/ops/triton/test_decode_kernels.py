@@ -154,7 +154,7 @@ class TestQuantizedProducts:
 
 
 def numbers_between(hidden: Tensor, size: int) -> Tensor:
-    """What whole numbers between two products stand for."""
+    """Dequantize the packed vector between two products."""
     words, ones = hidden[:, : size // 4].contiguous(), hidden[:, size // 4 :].contiguous()
     low, high = words.view(torch.uint8).unflatten(1, (-1, 2, 4)).unbind(2)
     whole = high.contiguous().view(torch.int8).int() * 256 + low.int()
@@ -265,7 +265,7 @@ def test_heads_linear_add_quantized(heads, scheme, config) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 class TestInputsInWholeNumbers:
-    """What products with codes make of their inputs."""
+    """Quantization of the inputs of integer products."""
 
     def product(self, scheme: str, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`h` times some weights, how far that is off, and how far roundings can bring it."""

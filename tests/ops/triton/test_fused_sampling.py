@@ -100,7 +100,7 @@ class Batch:
         )
 
     def kept(self, row: int) -> Tensor:
-        """What the kernels keep, `[V]` bool."""
+        """Tokens that the kernels keep, `[V]` bool."""
         scaled = self.scaled(row)
         key = scaled.view(torch.int32) & 0x7FFFFFFF
         edge, ties = self.scratch.edge[row].item(), self.scratch.ties[row].item()
@@ -108,7 +108,7 @@ class Batch:
         return ((key < edge) | (on_edge & (on_edge.cumsum(0) <= ties))) & (scaled > NEVER_DRAWN)
 
     def expected(self, row: int) -> Tensor:
-        """What `candidates` keeps; of equal ones at the edge as many, the first."""
+        """Tokens that `candidates` keeps; at the edge as many of the equal ones, the first."""
         logits, scaled = self.logits[row].cpu(), self.scaled(row)
         ids, weights = candidates((logits - logits.max())[None], **self.setting(row))
         ids = ids[0, weights[0] > 0]
