@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 
 from jet.affixes import common_prefix, common_suffix
-from tests.story.made import texts
+from tests.story.factory import texts
 
 
 @given(texts, texts)

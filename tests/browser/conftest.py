@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.browser.notebook import STORY, empty_sheet, expect_unlocked
+from tests.browser.page_actions import STORY, empty_editor, expect_unlocked
 from tests.ui.served import Served, page_server, served
 
 __all__ = ["page_server", "served"]
@@ -102,7 +102,7 @@ def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Pag
     page.set_viewport_size(VIEWPORT)  # type: ignore[arg-type]
     page.emulate_media(color_scheme="light")
     page.wait_for_selector(".jet-model-info b")
-    empty_sheet(page)
+    empty_editor(page)
     yield page
     try:
         expect_unlocked(page)

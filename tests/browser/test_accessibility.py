@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.notebook import begin, expect_unlocked, open_drawer, press, set_most_tokens
+from tests.browser.page_actions import begin, expect_unlocked, press, select_tab, set_most_tokens
 from tests.ui.served import Served
 
 pytestmark = pytest.mark.thorough
@@ -42,7 +42,7 @@ def test_nothing_keeps_anybody_out(tab: Page, served: Served, scheme: str, width
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_no_drawer_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None:
+def test_no_tab_blocks_the_page(tab: Page, scheme: str, width: int) -> None:
     tab.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     tab.set_viewport_size({"width": width, "height": 900})
     set_most_tokens(tab, 6)
@@ -51,7 +51,7 @@ def test_no_drawer_keeps_anybody_out(tab: Page, scheme: str, width: int) -> None
     press(tab, "#jet-write-variants")
     expect_unlocked(tab)
     for drawer in ("guidance", "stories", "history", "report", "keys", "branches"):
-        open_drawer(tab, drawer)
+        select_tab(tab, drawer)
         assert not findings(tab), drawer
     tab.click("#jet-tree >> text=Compare >> nth=0")  # where the pointer stays
     expect(tab.locator("#jet-compare pre").first).to_be_visible()

@@ -7,14 +7,14 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     expect_unlocked,
-    open_drawer,
     place_cursor,
     press,
     reload,
+    select_tab,
     set_most_tokens,
     story,
 )
@@ -65,18 +65,18 @@ def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
     expect_taste()
     tab.fill(STORY, "B")
     tab.wait_for_function("jetStories.isKept()")
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.click("#jet-library >> text=A story.")
     expect(tab.locator(STORY)).to_have_value("A story.")
     tab.wait_for_function("jetStories.isSettled()")
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")
     expect_taste()
 
 
 def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     tab.fill(STORY, DELTA_MIN_CHARACTERS)
     tab.wait_for_function("jetStories.isKept()")
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     tab.locator("#jet-context summary").first.click()
     tab.fill("#jet-note", "Be calm")
     place_cursor(tab, 5000)
@@ -133,7 +133,7 @@ def test_keys_before_the_page_is_ready_stand_behind_the_story(tab: Page) -> None
 
 
 def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     tab.fill("#jet-memory", "It rains.")
     tab.press("#jet-memory", "Tab")
     tab.fill(STORY, "A story.")
@@ -149,7 +149,7 @@ def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
     expect(tab.locator(STORY)).to_be_focused()
 
 
-def test_the_panel_tells_of_what_is_on_the_sheet(tab: Page, served: Served) -> None:
+def test_the_panel_tells_of_what_is_in_the_editor(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     begin(tab, "A")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, CDPSession, Page, expect
 
 from tests.browser.conftest import PATIENCE_MS, VIEWPORT
-from tests.browser.notebook import STORY, begin, expect_unlocked, open_drawer, place_cursor, story
+from tests.browser.page_actions import STORY, begin, expect_unlocked, place_cursor, select_tab, story
 from tests.ui.process import Process, process
 
 pytestmark = pytest.mark.browser
@@ -67,7 +67,7 @@ def test_a_lost_network_changes_nothing_under_the_writers_hands(page: Page) -> N
     page.fill("#jet-stops", "The End")
     page.fill(STORY, DELTA_MIN_CHARACTERS)
     page.wait_for_timeout(1100)  # a step of Undo
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     page.click("#jet-lore-add")
     page.locator("#jet-lore [data-lore=keywords]").press_sequentially("half a keyw")
     place_cursor(page, 600)
@@ -122,7 +122,7 @@ def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Pa
         page.click(action)
         expect(page.locator("#jet-toast")).to_contain_text("There is no connection to the server")
         expect_unlocked(page)
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     page.fill("#jet-memory", "It rains.")
     page.press("#jet-memory", "Tab")
     server.start()
@@ -209,10 +209,10 @@ def test_a_title_and_guidance_changed_meanwhile_reach_the_server(page: Page, ser
     network = Network(page)
     network.set(offline=True)
     expect_lost(page)
-    open_drawer(page, "stories")
+    select_tab(page, "stories")
     page.fill("#jet-title", "The Tower")
     page.press("#jet-title", "Tab")
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     page.fill("#jet-note", "Be calm.")
     page.press("#jet-note", "Tab")
     page.wait_for_timeout(800)

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import STORY_MODEL, LocalConfig
 from jet.ui.page import build, launch
-from tests.browser.notebook import STORY, best
+from tests.browser.page_actions import STORY, best
 
 pytestmark = [pytest.mark.browser, pytest.mark.alone]
 

@@ -14,7 +14,7 @@ from jet.api import SamplingParams
 from jet.story.document import Document
 from jet.story.files import to_json
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from tests.browser.notebook import STORY, begin, expect_unlocked, open_drawer, set_most_tokens, story
+from tests.browser.page_actions import STORY, begin, expect_unlocked, select_tab, set_most_tokens, story
 from tests.ui.served import Served
 
 pytestmark = pytest.mark.browser
@@ -36,7 +36,7 @@ STOPS = ("\n\n", "\nThe End", r"C:\new", "\t")
 
 def saved(page: Page) -> dict[str, Any]:
     """The story as the page saves it."""
-    open_drawer(page, "stories")
+    select_tab(page, "stories")
     with page.expect_download() as download:
         page.click("[data-command*=json]")
     found: dict[str, Any] = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
@@ -56,17 +56,17 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     document.guidance = Guidance("\n\nMemory.\n", AuthorsNote("\nNote"), (LORE,), "one\ntwo")
     document.stops = STOPS
     (tmp_path / "a.json").write_text(to_json(document), encoding="utf-8")
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.set_input_files("#jet-import", tmp_path / "a.json")
     expect(tab.locator(STORY)).to_have_value("A fox")
     settle(tab)
     expect(tab.locator("#jet-stops")).to_have_value("\n".join((r"\n\n", r"\nThe End", r"C:\\new", r"\t")))
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     expect(tab.locator("#jet-memory")).to_have_value("\n\nMemory.\n")
     tab.fill("#jet-note", "Other")
     tab.press("#jet-note", "Tab")
     settle(tab)
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")
     set_most_tokens(tab, 2)
     tab.click("#jet-continue")
     expect_unlocked(tab)
@@ -78,7 +78,7 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     assert kept["sampling"] == asdict(SamplingParams()) | {"max_new_tokens": 2}  # those of the browser
 
     # Retry is there now; the writer's sentence behind it is said to be kept, and so is another seed.
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")
     tab.locator("#jet-seed").locator("input, textarea").fill("7")
     tab.click("#jet-continue")
     expect_unlocked(tab)
@@ -102,21 +102,21 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     assert story(tab).startswith(before)
 
 
-def test_a_long_story_with_line_breaks_of_windows_takes_every_order(
+def test_a_long_story_with_windows_line_breaks_takes_every_command(
     tab: Page, served: Served, tmp_path: Path
 ) -> None:
     served.engine.tokens_per_second = 400
     served.engine.context = 100_000
     lines = [f"Line {n} of it." for n in range(3_500)]
     (tmp_path / "a.txt").write_bytes("\r\n".join(lines).encode())
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.set_input_files("#jet-import", tmp_path / "a.txt")
     expect(tab.locator(STORY)).to_have_value("\n".join(lines))
     settle(tab)
     tab.click(STORY)
     tab.keyboard.press("Control+End")
     tab.keyboard.type("Then")
-    open_drawer(tab, "branches")
+    select_tab(tab, "branches")
     settle(tab)
     expect(tab.locator(".jet-bad")).to_have_count(0)
     tab.click("#jet-undo")
@@ -133,13 +133,13 @@ def test_typed_stops_retry_and_kobold_saves(tab: Page, served: Served, tmp_path:
         "worldinfo": [{"key": "tale", "content": "Long.", "widisabled": True}, None],
     }
     (tmp_path / "kobold.json").write_text(json.dumps(save), encoding="utf-8")
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.set_input_files("#jet-import", tmp_path / "kobold.json")
     expect(tab.locator(STORY)).to_have_value("A tale of\nold")
     expect(tab.locator("#jet-toast")).to_contain_text("Not kept of this file: 1 picture.")
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     expect(tab.locator("#jet-lore [data-lore=enabled]")).not_to_be_checked()
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")
     set_most_tokens(tab, 4)
     tab.fill("#jet-stops", r" A2\n" + "\n A2")
     begin(tab, "A")

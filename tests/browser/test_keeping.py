@@ -13,12 +13,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from jet.ui.page import build, launch
 from tests.browser.conftest import PATIENCE_MS, QUIET, VIEWPORT
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     expect_unlocked,
-    open_drawer,
     reload,
+    select_tab,
     set_most_tokens,
     story,
 )
@@ -121,7 +121,7 @@ def test_two_tabs_of_one_story_over_plain_http_never_overwrite_each_other(
     write(second, "One story. Second.")
     write(first, "One story. First.")
     assert sorted(kept(first).values()) == ["One story. First.", "One story. Second."]
-    open_drawer(first, "stories")
+    select_tab(first, "stories")
     rows = first.locator("#jet-library li").all_inner_texts()
     assert len(rows) == 2 and sum("(copy)" in row for row in rows) == 1
     assert sum("open in another tab" in row for row in rows) == 1
@@ -146,7 +146,7 @@ def test_a_story_opened_from_the_library_of_another_tab_is_said_and_copied(
     first = open_page(http_context, http_url)
     write(first, "The tower.")
     second = open_page(http_context, http_url)
-    open_drawer(second, "stories")
+    select_tab(second, "stories")
     second.click("#jet-library >> text=The tower.")
     expect(second.locator(STORY)).to_have_value("The tower.")
     expect(second.locator("#jet-notices")).to_contain_text("open in another tab")
@@ -168,7 +168,7 @@ def test_a_tab_that_crashed_leaves_its_story_to_the_next(http_context: BrowserCo
     first.close()
     # As a crash leaves it: word of a tab that answers no more.
     second.evaluate("([id, lease]) => localStorage.setItem(`jet-stories:tab:${id}`, lease)", [key, lease])
-    open_drawer(second, "stories")
+    select_tab(second, "stories")
     second.click("#jet-library >> text=Before the crash.")
     expect(second.locator(STORY)).to_have_value("Before the crash.")
     second.wait_for_timeout(2500)
@@ -216,7 +216,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
         dialog.accept() if answer.is_set() else dialog.dismiss()  # type: ignore[attr-defined]
 
     page.on("dialog", on_dialog)
-    open_drawer(page, "stories")
+    select_tab(page, "stories")
     page.click("#jet-new")
     page.wait_for_function("jetStories.isSettled()")
     assert len(asked) == 1 and asked[0].startswith("confirm: This story is saved nowhere")
@@ -245,7 +245,7 @@ def test_what_is_kept_nowhere_is_never_dropped_without_a_question(
     context.close()
 
 
-def test_a_forgetful_server_empties_no_sheet_that_is_kept_nowhere(
+def test_a_forgetful_server_empties_no_editor_that_is_kept_nowhere(
     browser: Browser, served: Served, standing_tab: Page
 ) -> None:
     standing_tab.goto("about:blank")  # the server forgets its story, too
@@ -268,19 +268,19 @@ def test_a_memory_without_a_text_is_kept(browser: Browser, served: Served) -> No
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     page = open_page(context, served.url)
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     page.fill("#jet-memory", "It rains.")
     page.press("#jet-memory", "Tab")
     page.wait_for_function("jetStories.isKept()")
     index = json.loads(page.evaluate("localStorage.getItem('jet-stories:index')"))
     assert len(index) == 1
     reload(page)
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     expect(page.locator("#jet-memory")).to_have_value("It rains.")
     context.close()
 
 
-def test_a_file_dropped_on_the_sheet_is_opened(tab: Page) -> None:
+def test_a_file_dropped_in_the_editor_is_opened(tab: Page) -> None:
     drop_file(tab, "Dropped, with ä.\r\nAnd on.".encode(), "dropped.txt")
     expect(tab.locator(STORY)).to_have_value("Dropped, with ä.\nAnd on.")
     drop_file(tab, "“It’s café time” – she said…".encode("cp1252"), "windows.txt")
@@ -301,7 +301,7 @@ def test_a_story_opened_while_the_model_writes_comes_alone(tab: Page, served: Se
     begin(tab, "B")
     tab.keyboard.type(" typed")
     written = story(tab)
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.locator("#jet-library .jet-branch:enabled").first.click()
     expect(tab.locator(STORY)).to_have_value(re.compile(r"A( A\d+)+"))
     expect_unlocked(tab)

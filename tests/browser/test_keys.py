@@ -1,4 +1,4 @@
-"""Keys, caret, words and wishes under a writer's hands, in Chromium: nothing typed or wished is lost."""
+"""Keys, caret, words and wishes under a writer's devices, in Chromium: nothing typed or wished is lost."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.hands import (
+from tests.browser.input_devices import (
     ALT,
     CONTROL,
-    Hands,
+    InputDevices,
     caret,
     in_sight,
     put_on_clipboard,
     settle,
 )
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     expect_unlocked,
-    open_drawer,
     place_cursor,
+    select_tab,
     set_most_tokens,
     story,
     wait_for_words,
@@ -34,10 +34,10 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def hands(tab: Page) -> Iterator[Hands]:
-    hands = Hands(tab)
-    yield hands
-    hands.session.detach()
+def devices(tab: Page) -> Iterator[InputDevices]:
+    devices = InputDevices(tab)
+    yield devices
+    devices.session.detach()
 
 
 @pytest.fixture
@@ -95,26 +95,26 @@ def test_keys_typed_while_it_writes_stop_it_and_stand_behind_its_words(slow: Pag
     assert taken_over(slow, without_focus) == " to nobody"
 
 
-def test_paste_drop_input_methods_and_autocorrection_stop_it_too(slow: Page, hands: Hands) -> None:
+def test_paste_drop_input_methods_and_autocorrection_stop_it_too(slow: Page, devices: InputDevices) -> None:
     put_on_clipboard(slow, " pasted words")
     assert taken_over(slow, lambda: slow.keyboard.press("Control+v")) == " pasted words"
-    assert taken_over(slow, lambda: hands.commit(" corrected")) == " corrected"
+    assert taken_over(slow, lambda: devices.commit(" corrected")) == " corrected"
 
     def compose() -> None:
-        hands.compose("n", "ni", "nih")
+        devices.compose("n", "ni", "nih")
         slow.wait_for_timeout(300)  # more words would come
-        hands.compose("你好")
-        hands.commit("你好")
+        devices.compose("你好")
+        devices.commit("你好")
 
     assert taken_over(slow, compose) == "你好"
     box = slow.locator(STORY).bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] - 30
-    assert taken_over(slow, lambda: hands.drop(" dropped", x, y)) == " dropped"
+    assert taken_over(slow, lambda: devices.drop(" dropped", x, y)) == " dropped"
 
 
 @pytest.mark.thorough
-def test_typing_goes_where_the_caret_was_put_while_it_writes(slow: Page, hands: Hands) -> None:
+def test_typing_goes_where_the_caret_was_put_while_it_writes(slow: Page, devices: InputDevices) -> None:
     begin(slow, "A first sentence.")
     place_cursor(slow, 7)
     words = story(slow)
@@ -138,7 +138,7 @@ def test_typing_goes_where_the_caret_was_put_while_it_writes(slow: Page, hands: 
     expect_unlocked(slow)
     settle(slow)
     assert re.fullmatch(r"A( A\d+)+ A\d*", story(slow)), story(slow)
-    with hands.latency(300):
+    with devices.latency(300):
         slow.fill(STORY, "A")
         slow.keyboard.press("Control+Enter")
         slow.keyboard.type(" before anything came")
@@ -148,11 +148,11 @@ def test_typing_goes_where_the_caret_was_put_while_it_writes(slow: Page, hands: 
 
 
 @pytest.mark.thorough
-def test_what_was_never_on_the_sheet_does_not_come_back_by_undo(
-    slow: Page, hands: Hands, served: Served
+def test_what_was_never_in_the_editor_does_not_come_back_by_undo(
+    slow: Page, devices: InputDevices, served: Served
 ) -> None:
     served.engine.tokens_per_second = 100
-    with hands.latency(300):
+    with devices.latency(300):
         begin(slow, "A")
         slow.keyboard.type(" mine")
         seen = story(slow)
@@ -184,10 +184,10 @@ def stopped(page: Page, start: Callable[[], object], stop: Callable[[], object],
     return story(page).removeprefix(before)
 
 
-def test_stop_before_the_first_answer_writes_nothing(slow: Page, hands: Hands) -> None:
+def test_stop_before_the_first_answer_writes_nothing(slow: Page, devices: InputDevices) -> None:
     slow.fill(STORY, "A")
     settle(slow)
-    with hands.latency(300):
+    with devices.latency(300):
         for start in ("#jet-continue", "#jet-write-variants", "#jet-continue-at"):
             assert (
                 stopped(slow, lambda start=start: slow.click(start), lambda: slow.keyboard.press("Escape"))
@@ -198,7 +198,7 @@ def test_stop_before_the_first_answer_writes_nothing(slow: Page, hands: Hands) -
 
 
 @pytest.mark.thorough
-def test_stop_at_any_moment_and_pressed_twice(slow: Page, hands: Hands) -> None:
+def test_stop_at_any_moment_and_pressed_twice(slow: Page, devices: InputDevices) -> None:
     written = stopped(slow, lambda: begin(slow, "A"), lambda: slow.keyboard.press("Escape"))
     assert written
     whole = story(slow)
@@ -207,7 +207,7 @@ def test_stop_at_any_moment_and_pressed_twice(slow: Page, hands: Hands) -> None:
         for _ in range(3):
             slow.keyboard.press("Escape")
 
-    with hands.latency(400):
+    with devices.latency(400):
         for wait in (0, 100, 250, 500):
             slow.dblclick("#jet-continue")
             slow.wait_for_timeout(wait)
@@ -271,9 +271,9 @@ def test_undo_puts_caret_and_view_where_the_change_was(quick: Page) -> None:
     settle(quick)
 
 
-def test_typing_right_behind_undo_loses_no_letter(quick: Page, hands: Hands) -> None:
+def test_typing_right_behind_undo_loses_no_letter(quick: Page, devices: InputDevices) -> None:
     written = write(quick, "A")
-    with hands.latency(400):
+    with devices.latency(400):
         quick.keyboard.type(" one")
         settle(quick)
         quick.wait_for_timeout(1000)
@@ -323,7 +323,7 @@ def test_undo_takes_back_a_sentence_and_not_an_hour(quick: Page) -> None:
 
 def test_undo_takes_back_the_last_thing_of_any_kind(quick: Page) -> None:
     written = write(quick, "A")
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.click("#jet-lore-add")
     quick.fill("#jet-lore [data-lore=keywords]", "rose")
     quick.fill("#jet-lore [data-lore=content]", "Rose is a fox.")
@@ -341,7 +341,7 @@ def test_undo_takes_back_the_last_thing_of_any_kind(quick: Page) -> None:
     expect(quick.locator("#jet-memory")).to_have_value("")
     settle(quick)
     assert story(quick) == written
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     place_cursor(quick, 4)
     quick.click("#jet-fork")
     expect(quick.locator(STORY)).to_have_value(written[:4])
@@ -458,11 +458,11 @@ def test_caret_and_view_follow_in_a_story_that_is_sent_in_patches(quick: Page, s
 # --- shortcuts -------------------------------------------------------------------------------------------
 
 
-def test_altgr_writes_and_is_no_shortcut(quick: Page, hands: Hands) -> None:
+def test_altgr_writes_and_is_no_shortcut(quick: Page, devices: InputDevices) -> None:
     written = write(quick, "A")
     place_cursor(quick, 4)
     for key, code in (("”", "KeyB"), ("ł", "KeyW"), ("¶", "KeyR"), ("ż", "KeyZ"), ("ü", "KeyY")):
-        hands.key(key, code, ALT | CONTROL, key)
+        devices.key(key, code, ALT | CONTROL, key)
         quick.evaluate(
             """([selector, told]) => document.querySelector(selector).dispatchEvent(
                 new KeyboardEvent("keydown", { ...told, modifierAltGraph: true, bubbles: true }))""",
@@ -471,14 +471,14 @@ def test_altgr_writes_and_is_no_shortcut(quick: Page, hands: Hands) -> None:
     settle(quick)
     assert story(quick) == written
     assert quick.locator("#jet-popover").count() == 0
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     settle(quick)
     expect(quick.locator("#jet-tree li")).to_have_count(0)
 
 
 @pytest.mark.thorough
 def test_shortcuts_go_by_the_letter_and_on_a_mac_leave_option_to_the_keyboard(
-    quick: Page, hands: Hands
+    quick: Page, devices: InputDevices
 ) -> None:
     written = write(quick, "A")
     place_cursor(quick, 4)

@@ -10,14 +10,14 @@ import time
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
-    WAYS,
+    VARIANTS,
     best,
     expect_unlocked,
-    open_drawer,
     place_cursor,
     reload,
+    select_tab,
     set_most_tokens,
     story,
     wait_for_status,
@@ -256,28 +256,28 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
     expect_unlocked(long)
     assert story(long) == NOVEL + written(0, 1, letter) + exchanged
     long.click("#jet-write-variants")
-    expect(long.locator(f"{WAYS} pre")).to_have_count(3)
+    expect(long.locator(f"{VARIANTS} pre")).to_have_count(3)
     expect_unlocked(long)
     before = story(long)
-    long.click(f"{WAYS} .jet-select-variant >> nth=0")
+    long.click(f"{VARIANTS} .jet-select-variant >> nth=0")
     long.wait_for_function(
         "([s, n]) => document.querySelector(s).value.length > n", arg=[STORY, units(NOVEL, 7, letter) + 6]
     )
     assert story(long) == before + written(letter=letter)
-    open_drawer(long, "branches")
+    select_tab(long, "branches")
     expect(long.locator("#jet-tree li")).to_have_count(5)
 
 
 @pytest.mark.parametrize("words", [2, 0])
-def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
+def test_a_variant_of_a_long_story_picked_early_is_in_the_editor_once(
     long: Page, served: Served, words: int
 ) -> None:
     """Also one without a word yet: what it has when it is stopped comes on the sheet with the last answer."""
     served.engine.tokens_per_second, served.engine.prefill_s = 15, 0 if words else 60
     set_most_tokens(long, 600)
     long.click("#jet-write-variants")
-    expect(long.locator(f"{WAYS} pre >> nth=2")).to_contain_text(re.compile(r"\w1") if words else "…")
-    long.click(f"{WAYS} .jet-select-variant >> nth=2")
+    expect(long.locator(f"{VARIANTS} pre >> nth=2")).to_contain_text(re.compile(r"\w1") if words else "…")
+    long.click(f"{VARIANTS} .jet-select-variant >> nth=2")
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
     long.wait_for_function("jetStories.isKept()")
@@ -285,7 +285,7 @@ def test_a_way_of_a_long_story_picked_early_is_on_the_sheet_once(
     assert added == written(0, added.count(" "), letter_of(served))
     assert bool(added) == bool(words)
     expect(long.locator("#jet-toast")).to_have_count(0)
-    open_drawer(long, "branches")
+    select_tab(long, "branches")
     expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One branch so far")
 
 

@@ -20,7 +20,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import LocalConfig
 from jet.engine.model_runner import ModelRunner
 from jet.ui.page import build, launch
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     expect_unlocked,

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenTab
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     best,
@@ -54,7 +54,7 @@ FILLED = (
 STOP_S, CLOSED_S = 0.3, 1.0  # what the page promises
 
 
-def test_continue_fills_sheet_and_panel_and_stop_keeps_both(tab: Page, served: Served) -> None:
+def test_continue_fills_editor_and_panel_and_stop_keeps_both(tab: Page, served: Served) -> None:
     tab.click("text=Lighthouse")
     expect(tab.locator(STORY)).to_have_value(re.compile("^The old lighthouse keeper"))
     beginning = story(tab)
@@ -249,7 +249,7 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
     assert len(tab.evaluate("[...heights]")) == 1
 
 
-def test_the_sheet_follows_the_text(tab: Page, served: Served) -> None:
+def test_the_editor_follows_the_text(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 600
     set_most_tokens(tab, 2000)
     begin(tab, "A")
@@ -414,7 +414,7 @@ def test_it_fits_every_screen_by_day_and_by_night(tab: Page, scheme: Literal["li
         )
 
 
-def test_the_sheet_is_light_by_day_and_dark_by_night(tab: Page) -> None:
+def test_the_editor_is_light_by_day_and_dark_by_night(tab: Page) -> None:
     for scheme, least, most in (("light", 200, 255), ("dark", 0, 60)):
         tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         reload(tab)

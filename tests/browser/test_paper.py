@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.hands import caret, settle
-from tests.browser.notebook import STORY, open_drawer, story
+from tests.browser.input_devices import caret, settle
+from tests.browser.page_actions import STORY, select_tab, story
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +26,7 @@ def test_text_from_right_to_left_stands_on_the_right(tab: Page) -> None:
     tab.fill(STORY, "The old keeper.\n" + HEBREW)
     assert tab.eval_on_selector(STORY, "(sheet) => sheet.matches(':dir(ltr)')")
     assert tab.eval_on_selector(STORY, "(sheet) => getComputedStyle(sheet).unicodeBidi") == "plaintext"
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     tab.fill("#jet-memory", HEBREW)
     assert tab.eval_on_selector("#jet-memory", "(field) => field.matches(':dir(rtl)')")
     tab.fill("#jet-memory", "")
@@ -46,7 +46,7 @@ def test_line_breaks_of_other_programs_are_line_breaks(tab: Page, tmp_path: Path
     settle(tab)
     file = tmp_path / "word.txt"
     file.write_bytes(SOFT.encode())
-    open_drawer(tab, "stories")
+    select_tab(tab, "stories")
     tab.set_input_files("#jet-import", file)
     expect(tab.locator(STORY)).to_have_value(even)
     settle(tab)

@@ -15,7 +15,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.remote.client import RemoteConfig
 from jet.ui.page import build, launch
 from tests.browser.conftest import PATIENCE_MS
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
     begin,
     expect_unlocked,

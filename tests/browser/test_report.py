@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from jet.ui import reporting
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     begin,
     expect_nothing_outside,
     expect_unlocked,
-    open_drawer,
+    select_tab,
     set_most_tokens,
     story,
 )
@@ -42,16 +42,16 @@ def test_one_click_makes_the_report(
     monkeypatch.setattr(
         reporting, "arguments", lambda info, folder: ["-c", MEASURES, str(REPORT), str(folder)]
     )
-    open_drawer(tab, "report")
+    select_tab(tab, "report")
     tab.click("#jet-start-report")
     progress = tab.locator("#jet-report")
     expect(progress).to_contain_text("Measuring: bandwidth, 0 of 2 done")
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")
     set_most_tokens(tab, 6)
     begin(tab, "A")  # a story in the middle of it
     expect_unlocked(tab)
     assert story(tab) == "A A0 A1 A2 A3 A4 A5"
-    open_drawer(tab, "report")
+    select_tab(tab, "report")
     expect(progress).to_contain_text("Measuring: context.512, 1 of 2 done")
     expect(progress).to_contain_text("40% of what this machine can do")
     frame = tab.frame_locator(".jet-report")
@@ -65,4 +65,4 @@ def test_one_click_makes_the_report(
         tab.click("#jet-report a >> text=json")
     download.value.save_as(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["schema"] == 1
-    open_drawer(tab, "settings")
+    select_tab(tab, "settings")

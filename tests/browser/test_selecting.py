@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.hands import Hands, caret, place_of, settle
-from tests.browser.notebook import STORY, begin, expect_unlocked, place_cursor, set_most_tokens, story
+from tests.browser.input_devices import InputDevices, caret, place_of, settle
+from tests.browser.page_actions import STORY, begin, expect_unlocked, place_cursor, set_most_tokens, story
 from tests.ui.served import Served
 
 pytestmark = pytest.mark.browser
@@ -30,10 +30,10 @@ def written(tab: Page, served: Served) -> Page:
 
 
 @pytest.fixture
-def hands(tab: Page) -> Iterator[Hands]:
-    hands = Hands(tab)
-    yield hands
-    hands.session.detach()
+def devices(tab: Page) -> Iterator[InputDevices]:
+    devices = InputDevices(tab)
+    yield devices
+    devices.session.detach()
 
 
 def double_click(page: Page, start: int, end: int) -> None:
@@ -65,8 +65,10 @@ def test_a_double_click_selects_and_what_is_typed_takes_its_place(written: Page)
 
 
 @pytest.mark.thorough
-def test_letters_typed_before_the_other_words_have_come_are_not_lost(written: Page, hands: Hands) -> None:
-    with hands.latency(300):
+def test_letters_typed_before_the_other_words_have_come_are_not_lost(
+    written: Page, devices: InputDevices
+) -> None:
+    with devices.latency(300):
         double_click(written, 5, 7)
         end = caret(written)[1]
         written.keyboard.type("x y")
@@ -75,8 +77,8 @@ def test_letters_typed_before_the_other_words_have_come_are_not_lost(written: Pa
         assert story(written) == "A A0 x y" + ("A" + WORDS)[end:]
         expect(written.locator(CARD)).to_have_count(0)
         expect(written.locator(STORY)).to_be_focused()
-    hands.compose("n")
-    hands.commit("你")
+    devices.compose("n")
+    devices.commit("你")
     settle(written)
     assert story(written) == "A A0 x y你" + ("A" + WORDS)[end:]
 
@@ -140,15 +142,15 @@ def test_another_word_is_chosen_by_keys_of_their_own(written: Page) -> None:
     expect(written.locator(STORY)).to_be_focused()
 
 
-def test_a_double_tap_on_a_phone_offers_other_words(written: Page, hands: Hands) -> None:
-    hands.session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
+def test_a_double_tap_on_a_phone_offers_other_words(written: Page, devices: InputDevices) -> None:
+    devices.session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
     try:
-        hands.tap(*place_of(written, 5, 7), times=2)
+        devices.tap(*place_of(written, 5, 7), times=2)
         expect(written.locator(CARD)).to_contain_text("else1")
         choice = written.locator(f"{CARD} >> text=else1").bounding_box()
         assert choice is not None
-        hands.tap(choice["x"] + 5, choice["y"] + choice["height"] / 2)
+        devices.tap(choice["x"] + 5, choice["y"] + choice["height"] / 2)
         expect(written.locator(STORY)).to_have_value("A A0 else1" + WORDS)
         expect_unlocked(written)
     finally:
-        hands.session.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        devices.session.send("Emulation.setTouchEmulationEnabled", {"enabled": False})

@@ -7,7 +7,7 @@ import time
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.notebook import STORY, best, expect_unlocked, set_most_tokens, story
+from tests.browser.page_actions import STORY, best, expect_unlocked, set_most_tokens, story
 from tests.ui.served import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.alone]

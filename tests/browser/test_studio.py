@@ -10,15 +10,15 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenTab
-from tests.browser.notebook import (
+from tests.browser.page_actions import (
     STORY,
-    WAYS,
+    VARIANTS,
     begin,
     expect_nothing_outside,
     expect_unlocked,
-    open_drawer,
     place_cursor,
     reload,
+    select_tab,
     set_most_tokens,
     status,
     story,
@@ -77,7 +77,7 @@ def test_undo_by_key_is_the_same_undo(quick: Page) -> None:
 def test_retry_makes_a_branch_and_the_tree_leads_back(quick: Page) -> None:
     written = write(quick, "A")
     set_most_tokens(quick, 2)
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     quick.click("#jet-retry")
     expect(quick.locator(STORY)).to_have_value("A A0 A1")
     expect_unlocked(quick)
@@ -90,7 +90,7 @@ def test_retry_makes_a_branch_and_the_tree_leads_back(quick: Page) -> None:
 
 def test_on_a_phone_a_branch_has_the_whole_width(quick: Page) -> None:
     write(quick, "A")
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     quick.click("#jet-retry")
     expect(quick.locator("#jet-tree li")).to_have_count(2)
     quick.set_viewport_size({"width": 390, "height": 900})
@@ -99,9 +99,9 @@ def test_on_a_phone_a_branch_has_the_whole_width(quick: Page) -> None:
     expect_unlocked(quick)
 
 
-def test_branches_can_be_named_and_pruned(quick: Page) -> None:
+def test_branches_can_be_named_and_deleted(quick: Page) -> None:
     write(quick, "A")
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     quick.click("#jet-retry")
     expect(quick.locator("#jet-tree li")).to_have_count(2)
     expect_unlocked(quick)
@@ -122,7 +122,7 @@ def test_branches_can_be_named_and_pruned(quick: Page) -> None:
 
 def test_a_branch_begins_at_the_cursor(quick: Page) -> None:
     written = write(quick, "A")
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     place_cursor(quick, 4)
     quick.click("#jet-fork")
     expect(quick.locator(STORY)).to_have_value(written[:4])
@@ -140,64 +140,64 @@ def test_going_on_from_the_cursor(quick: Page) -> None:
     expect_unlocked(quick)
 
 
-def test_three_ways_on_stream_side_by_side_and_one_is_picked(tab: Page, served: Served) -> None:
+def test_three_variants_stream_side_by_side_and_one_is_picked(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 4
     set_most_tokens(tab, 12)
     tab.fill(STORY, "A")
     tab.click("#jet-write-variants")
     wait_until(lambda: len(served.engine.live) == 3)  # at once
-    columns = tab.locator(f"{WAYS} pre")
+    columns = tab.locator(f"{VARIANTS} pre")
     expect(columns).to_have_count(3)
     for column in columns.all():
         expect(column).to_contain_text("A1")
     expect_unlocked(tab)
     assert story(tab) == "A"
-    tab.click(f"{WAYS} .jet-select-variant >> nth=1")
+    tab.click(f"{VARIANTS} .jet-select-variant >> nth=1")
     expect(tab.locator(STORY)).to_have_value("A" + words("A", 12))
 
 
-def test_ways_that_undo_takes_back_are_gone(quick: Page) -> None:
+def test_variants_that_undo_takes_back_are_gone(quick: Page) -> None:
     quick.fill(STORY, "A")
     quick.click("#jet-write-variants")
-    expect(quick.locator(f"{WAYS} pre")).to_have_count(3)
+    expect(quick.locator(f"{VARIANTS} pre")).to_have_count(3)
     expect_unlocked(quick)
     quick.click("#jet-undo")
     expect(quick.locator("#jet-variants")).to_be_hidden()
     quick.click("#jet-write-variants")
-    expect(quick.locator(f"{WAYS} pre >> nth=2")).to_be_visible()
+    expect(quick.locator(f"{VARIANTS} pre >> nth=2")).to_be_visible()
     expect_unlocked(quick)
 
 
-def test_a_way_picked_early_ends_the_others(tab: Page, served: Served) -> None:
+def test_a_variant_picked_early_ends_the_others(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
     tab.fill(STORY, "A")
     tab.click("#jet-write-variants")
-    expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
-    tab.click(f"{WAYS} .jet-select-variant >> nth=2")
+    expect(tab.locator(f"{VARIANTS} pre >> nth=2")).to_contain_text("A1")
+    tab.click(f"{VARIANTS} .jet-select-variant >> nth=2")
     wait_for_status(tab, "Stopped")
     expect_unlocked(tab)
     assert re.fullmatch(r"A( A\d+)+", story(tab))
     assert not served.engine.live
 
 
-def test_a_way_is_picked_at_once_whatever_else_was_pressed(tab: Page, served: Served) -> None:
+def test_a_variant_is_picked_at_once_whatever_else_was_pressed(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 15
     tab.fill(STORY, "A")
     tab.click("#jet-write-variants")
-    expect(tab.locator(f"{WAYS} pre >> nth=2")).to_contain_text("A1")
+    expect(tab.locator(f"{VARIANTS} pre >> nth=2")).to_contain_text("A1")
     tab.click("#jet-tab-branches")  # asks for the tree, which waits
-    tab.click(f"{WAYS} .jet-select-variant >> nth=2")
+    tab.click(f"{VARIANTS} .jet-select-variant >> nth=2")
     wait_for_status(tab, "Stopped")
     expect_unlocked(tab)
     expect(tab.locator("#jet-tree li")).to_have_count(4)
 
 
-def test_the_ways_of_a_story_go_with_it(quick: Page) -> None:
+def test_the_variants_of_a_story_go_with_it(quick: Page) -> None:
     quick.fill(STORY, "A")
     quick.click("#jet-write-variants")
     expect_unlocked(quick)
-    expect(quick.locator(f"{WAYS} .jet-select-variant").first).to_be_visible()
-    open_drawer(quick, "stories")
+    expect(quick.locator(f"{VARIANTS} .jet-select-variant").first).to_be_visible()
+    select_tab(quick, "stories")
     quick.click("#jet-new")
     expect(quick.locator(STORY)).to_have_value("")
     expect(quick.locator("#jet-variants .jet-select-variant").first).to_be_hidden()
@@ -243,18 +243,18 @@ def test_what_words_were_drawn_with_can_be_set_again(quick: Page, served: Served
 
 
 def test_stops_and_guidance_of_words_can_be_had_again(quick: Page, served: Served) -> None:
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.fill("#jet-memory", "It rains.")
-    open_drawer(quick, "settings")
+    select_tab(quick, "settings")
     quick.fill("#jet-stops", "I5")
     quick.fill(STORY, "A")
     quick.click("#jet-continue")
     expect_unlocked(quick)
     expect(quick.locator(STORY)).to_have_value("A" + words("I", 5) + " ")
     quick.fill("#jet-stops", "")
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.fill("#jet-memory", "It snows.")
-    open_drawer(quick, "settings")
+    select_tab(quick, "settings")
     place_cursor(quick, 5)
     quick.click("#jet-other-words")
     expect(quick.locator("#jet-popover")).to_contain_text("stops at “I5”")
@@ -292,7 +292,7 @@ def test_the_models_words_are_marked_and_can_be_unmarked(quick: Page) -> None:
     quick.select_option("#jet-highlight", "authorship")
 
 
-def test_how_sure_the_model_was_is_a_tint(quick: Page) -> None:
+def test_the_models_confidence_is_a_highlight(quick: Page) -> None:
     write(quick, "A")
     quick.select_option("#jet-highlight", "confidence")
     quick.wait_for_function("CSS.highlights.get('jet-confidence-2')?.size > 0")
@@ -323,13 +323,13 @@ def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page)
     expect(temperature).to_have_value("0.8")
 
 
-def test_a_drawer_can_be_opened_while_the_model_writes(tab: Page, served: Served) -> None:
+def test_a_tab_can_be_opened_while_the_model_writes(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 20
     set_most_tokens(tab, 2000)
     begin(tab, "A")
-    open_drawer(tab, "branches")
+    select_tab(tab, "branches")
     expect(tab.locator("#jet-tree")).to_contain_text("One version so far")
-    open_drawer(tab, "guidance")
+    select_tab(tab, "guidance")
     expect(tab.locator("#jet-context")).to_contain_text("What the model sees")
     assert status(tab) == "Writing"
     tab.click("#jet-stop")
@@ -337,7 +337,7 @@ def test_a_drawer_can_be_opened_while_the_model_writes(tab: Page, served: Served
     assert re.fullmatch(r"A( A\d+)+", story(tab)), "what the box had meanwhile was not taken for the story"
 
 
-def test_what_is_ordered_just_before_the_writing_goes_before_it(quick: Page, served: Served) -> None:
+def test_a_command_just_before_a_generation_goes_before_it(quick: Page, served: Served) -> None:
     quick.fill(STORY, "A")
     quick.evaluate(
         """() => {
@@ -395,7 +395,7 @@ def test_a_stop_string_ends_the_continuation(quick: Page) -> None:
 
 
 def test_guidance_is_what_the_model_sees(quick: Page) -> None:
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.fill("#jet-memory", "Memory: <i>it rains</i>.")
     quick.click("#jet-lore-add")
     quick.fill("#jet-lore [data-lore=keywords]", "rose")
@@ -412,7 +412,7 @@ def test_guidance_is_what_the_model_sees(quick: Page) -> None:
 
 
 def test_what_is_pressed_does_not_move_away(quick: Page) -> None:
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.fill("#jet-memory", "Memory.")
     begin(quick, "A")
     expect_unlocked(quick)
@@ -428,7 +428,7 @@ def test_what_is_pressed_does_not_move_away(quick: Page) -> None:
 
 
 def test_the_authors_note_stands_as_deep_as_it_is_told_to(quick: Page, served: Served) -> None:
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     quick.fill("#jet-note", "Be calm.")
     quick.fill("#jet-depth", "2")
     begin(quick, "One.\nTwo.\nThree.\nFour.")
@@ -447,10 +447,10 @@ def test_a_story_of_kobold_ai_can_be_opened(quick: Page, tmp_path: Path) -> None
     }
     file = tmp_path / "saved_story.json"
     file.write_text(json.dumps(saved))
-    open_drawer(quick, "stories")
+    select_tab(quick, "stories")
     quick.set_input_files("#jet-import", file)
     expect(quick.locator(STORY)).to_have_value("Once upon a time")
-    open_drawer(quick, "guidance")
+    select_tab(quick, "guidance")
     expect(quick.locator("#jet-memory")).to_have_value("A tale.")
     expect(quick.locator("#jet-lore [data-lore=keywords]")).to_have_value("tower")
 
@@ -465,7 +465,7 @@ def test_a_model_that_can_be_asked_is_asked(open_tab: OpenTab, served: Served) -
     expect(page.locator(STORY)).to_have_value(words("X"))
     expect_unlocked(page)
     assert served.engine.requests[-1].instruction == "Write me a story about a <b>fox</b>"
-    open_drawer(page, "guidance")
+    select_tab(page, "guidance")
     expect(page.locator("#jet-context")).to_contain_text("What it is about")
     page.fill("#jet-about-what", "")  # from here on it only goes on
     page.press("#jet-about-what", "Tab")
@@ -480,7 +480,7 @@ def test_a_model_that_cannot_be_asked_is_not(quick: Page) -> None:
 
 def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
     write(quick, "A")
-    open_drawer(quick, "history")
+    select_tab(quick, "history")
     expect(quick.locator("#jet-request-history tbody tr").first).to_contain_text("length")
     time = quick.locator("#jet-request-history time").first
     here = time.evaluate("(time) => new Date(time.dateTime).toLocaleTimeString()")
@@ -493,7 +493,7 @@ def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
 @pytest.mark.parametrize("ending", ["txt", "md", "json"])
 def test_a_saved_file_can_be_opened_again(quick: Page, tmp_path: Path, ending: str) -> None:
     written = write(quick, "A <b>bold</b> story")
-    open_drawer(quick, "stories")
+    select_tab(quick, "stories")
     quick.fill("#jet-title", "The Tower")
     quick.press("#jet-title", "Tab")
     label = {"txt": "Text", "md": "Markdown", "json": "Everything"}[ending]
@@ -509,7 +509,7 @@ def test_a_saved_file_can_be_opened_again(quick: Page, tmp_path: Path, ending: s
 
 def test_garbage_is_refused_in_words(quick: Page, tmp_path: Path) -> None:
     quick.fill(STORY, "Mine")
-    open_drawer(quick, "stories")
+    select_tab(quick, "stories")
     garbage = tmp_path / "garbage.json"
     garbage.write_text('{"format": "something else"}')
     quick.set_input_files("#jet-import", garbage)
@@ -524,7 +524,7 @@ def test_a_reload_brings_back_branches_and_undo_goes_on(quick: Page) -> None:
     wait_until_kept(quick, branches=2)
     reload(quick)
     expect(quick.locator(STORY)).to_have_value(written)
-    open_drawer(quick, "branches")
+    select_tab(quick, "branches")
     expect(quick.locator("#jet-tree li")).to_have_count(2)
 
 
@@ -551,13 +551,13 @@ def test_kept_stories_are_listed_in_a_new_tab(quick: Page, open_tab: OpenTab) ->
     wait_until_kept(quick)
     other = open_tab()
     assert story(other) == ""
-    open_drawer(other, "stories")
+    select_tab(other, "stories")
     other.click("#jet-library >> text=A story to find again")
     expect(other.locator(STORY)).to_have_value(re.compile(r"^A story to find again\. A0 .*"))
 
 
 def test_a_story_come_back_to_is_not_kept_twice(quick: Page) -> None:
-    open_drawer(quick, "stories")
+    select_tab(quick, "stories")
     for text in ("The first story.", "The second story."):
         quick.click("#jet-new")
         expect(quick.locator(STORY)).to_have_value("")
@@ -585,14 +585,14 @@ def test_storage_that_is_full_is_said(quick: Page) -> None:
     quick.evaluate("() => { Storage.prototype.setItem = window.realSetItem; }")
 
 
-def test_the_drawers_fit_every_screen(quick: Page) -> None:
+def test_the_tabs_fit_every_screen(quick: Page) -> None:
     write(quick, "A")
     quick.click("#jet-write-variants")
     expect_unlocked(quick)
     for width in (390, 1600):
         quick.set_viewport_size({"width": width, "height": 900})
         for drawer in ("guidance", "branches", "stories", "history", "report", "keys", "settings"):
-            open_drawer(quick, drawer)
+            select_tab(quick, drawer)
             expect_nothing_outside(quick, width)
 
 

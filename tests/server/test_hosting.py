@@ -212,7 +212,7 @@ def test_browsers_keep_the_script_until_it_changes(public: tuple[str, StandInSou
     assert older.text == text and older.headers["cache-control"] == "no-store"
 
 
-def test_nobody_is_watched(public: tuple[str, StandInSource, Hosting]) -> None:
+def test_analytics_are_off(public: tuple[str, StandInSource, Hosting]) -> None:
     config = httpx.get(f"{public[0]}config").json()
     assert config["analytics_enabled"] is False
 

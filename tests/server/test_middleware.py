@@ -208,7 +208,7 @@ def test_hosts_of_a_page_for_others() -> None:
     assert Call(make(proxies=1), headers=headers).run().status == 200
 
 
-def test_nobody_is_believed_where_no_proxy_stands() -> None:
+def test_forwarded_headers_are_ignored_without_a_proxy() -> None:
     lies = [HOST, ("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Host", "evil"), ("Forwarded", "for=1.2.3.4")]
     call = Call(headers=[*lies, ("X-Real-IP", "10.0.0.1")]).run()
     assert call.seen is not None
@@ -259,7 +259,7 @@ def test_a_body_that_never_ends_does_not(monkeypatch: pytest.MonkeyPatch) -> Non
     assert call.run().status == 408
 
 
-def test_a_flood_is_refused_politely_and_nobody_else_with_it() -> None:
+def test_a_flood_is_refused_politely_and_no_one_else_with_it() -> None:
     now = [0.0]
     told: list[int] = []
     limits = Limits(calls_per_second=2)

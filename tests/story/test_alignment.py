@@ -9,7 +9,7 @@ from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.alignment import Aligner, align
 from jet.story.document import Document
 from jet.story.pieces import Token
-from tests.story.made import MODEL, SAMPLING
+from tests.story.factory import MODEL, SAMPLING
 
 
 def detail(text: str, id: int = 1, *others: tuple[str, float]) -> TokenLogprobs:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jet.story.context import ContextBuilder, Prompt, PromptError, _split, _start_of_last, is_triggered
 from jet.story.errors import StoryError
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from tests.story.made import texts
+from tests.story.factory import texts
 
 
 def words(text: str) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jet.story.diff import Change, changes
-from tests.story.made import any_text, texts
+from tests.story.factory import any_text, texts
 
 
 def apply(old: str, found: list[Change]) -> str:

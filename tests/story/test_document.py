@@ -16,7 +16,7 @@ from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.pieces import Token, clean
 from jet.story.tree import MAX_BRANCHES, MAX_CHARACTERS
-from tests.story.made import MODEL, SAMPLING, any_text, fill, owners, story, texts
+from tests.story.factory import MODEL, SAMPLING, any_text, fill, owners, story, texts
 
 # --- edits -----------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ def test_retry_leaves_what_was_written_on_from_there() -> None:
         story("only mine").retry(MODEL, SAMPLING)
 
 
-def test_three_ways_on() -> None:
+def test_three_options() -> None:
     document = story("Once")
     ways = document.start_variants(MODEL, [SamplingParams(seed=seed) for seed in range(3)])
     for text in (" upon", " there", " in"):  # all at once
@@ -263,7 +263,7 @@ def test_three_ways_on() -> None:
             document.start_variants(MODEL, samplings)
 
 
-def test_of_three_ways_one_may_fail() -> None:
+def test_of_three_variants_one_may_fail() -> None:
     document = story("Once. The end.")
     ways = document.start_variants(MODEL, [SAMPLING] * 3, at=5)
     document.select_branch(ways[1].branch)
@@ -356,7 +356,7 @@ def test_editing_a_branch_leaves_the_others_alone() -> None:
     assert document.tree.branch(fork).text == "Uno t"
 
 
-def test_prune_keeps_what_was_made_from_the_branch() -> None:
+def test_deleting_a_branch_keeps_its_children() -> None:
     document = story("One two three")
     first = document.fork(7)
     document.edit("One two four")
@@ -431,7 +431,7 @@ def test_branches_made_by_undone_steps_come_back_too() -> None:
     assert found == {"Once in", "Once upon", "Once there"}
 
 
-def test_a_pruned_branch_does_not_come_back_by_itself() -> None:
+def test_a_deleted_branch_does_not_come_back_by_itself() -> None:
     document = story("Once", " upon")
     fill(document.retry(MODEL, SAMPLING), " there")
     document.delete_branch(0)

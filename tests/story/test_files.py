@@ -24,7 +24,7 @@ from jet.story.files import (
 )
 from jet.story.format import decode, encode
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from tests.story.made import MODEL, SAMPLING, any_text, fill, story
+from tests.story.factory import MODEL, SAMPLING, any_text, fill, story
 
 # What a text box can hold: line breaks are "\n" there.
 box_text = any_text.map(lambda text: text.replace("\0", "").replace("\r", "\n"))
@@ -338,7 +338,7 @@ def test_copies_lose_what_matters_least() -> None:
     assert any("branches" in dropped[-1] for dropped in seen if dropped)
 
 
-def test_copies_keep_the_way_to_the_current_branch_longest() -> None:
+def test_copies_keep_the_ancestors_of_the_current_branch_longest() -> None:
     document = story("One two three. " * 20)
     side = document.fork(3)
     document.edit("One" + "x" * 2_000)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.document import Document
 from jet.story.files import from_json, read_file, to_json
-from tests.story.made import MODEL, SAMPLING, owners, story
+from tests.story.factory import MODEL, SAMPLING, owners, story
 
 broken = st.text(st.sampled_from("ab\r\n語"), max_size=10)
 

@@ -22,7 +22,7 @@ from jet.story.pieces import (
     to_valid_unicode,
     token_ranges,
 )
-from tests.story.made import SAMPLING, any_text, tokens
+from tests.story.factory import SAMPLING, any_text, tokens
 
 
 @st.composite

@@ -10,7 +10,7 @@ from jet.story.document import MAX_UNDO, Continuation, Document
 from jet.story.format import decode, encode
 from jet.story.shrink import shrink
 from jet.story.tree import Tree
-from tests.story.made import MODEL, SAMPLING, texts, tokens
+from tests.story.factory import MODEL, SAMPLING, texts, tokens
 
 
 class Walk(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ import pytest
 
 from jet.story.document import Document
 from jet.story.files import from_json, to_browser, to_json
-from tests.story.made import MODEL, SAMPLING, fill
+from tests.story.factory import MODEL, SAMPLING, fill
 
 SPANS = 400
 MANY = 30  # times everything is done

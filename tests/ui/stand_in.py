@@ -220,7 +220,8 @@ class StandInStream:
 
 
 class StandInSource:
-    """Hands out the engine, unless it is told that the model is still being loaded, or could not be."""
+    """InputDevices out the engine, unless it is told that the model is still being loaded, or could not
+    be."""
 
     def __init__(self) -> None:
         self.stand_in = StandInEngine()

@@ -15,9 +15,9 @@ from jet.story.files import to_json
 from jet.story.format import lore_to_dict
 from jet.story.guidance import Guidance, LoreEntry
 from jet.story.pieces import ends_at_token_boundary
-from tests.story.made import MODEL, SAMPLING, fill, owners, story
+from tests.story.factory import MODEL, SAMPLING, fill, owners, story
 from tests.ui.stand_in import StandInEngine, StandInSource, StandInStream
-from tests.ui.test_handlers import CONTROLS, Tab, at_a_desk, words
+from tests.ui.test_handlers import CONTROLS, Tab, run_in_tab, words
 
 SEED = (*CONTROLS[:-1], "7")
 
@@ -91,7 +91,7 @@ def test_a_border_that_the_writer_typed_is_healed_and_one_of_the_models_is_not(s
         await tab.write("replace_token", (1, *CONTROLS[1:]), at=tab.text.index("A0") + 1, choice=1)
         assert not healed()
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_what_ends_in_a_token() -> None:
@@ -131,7 +131,7 @@ def test_a_word_that_is_completed_has_two_authors_and_its_token_stands_where_it_
     assert Aligner().finish() == []
 
 
-def test_the_sheet_keeps_typed_blanks_and_the_meter_shows_what_is_read(source: StandInSource) -> None:
+def test_the_editor_keeps_typed_blanks_and_the_context_view_shows_what_is_read(source: StandInSource) -> None:
     async def play(tab: Tab) -> None:
         tab.text = "A"
         await tab.write(controls=(1, *CONTROLS[1:]))
@@ -142,7 +142,7 @@ def test_the_sheet_keeps_typed_blanks_and_the_meter_shows_what_is_read(source: S
         assert tab.text.startswith("A door\t\u00a0 A0")
         assert source.stand_in.requests[-1].prompt == "A door\t\u00a0"  # the engine reads it in its own way
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_beyond_the_end_of_a_closed_story_in_one_click(scripted: StandInSource) -> None:
@@ -163,7 +163,7 @@ def test_beyond_the_end_of_a_closed_story_in_one_click(scripted: StandInSource) 
         assert engine.requests[-1].min_tokens > 0 and engine.requests[0].min_tokens == 0
         assert "offer" not in tab.reply
 
-    at_a_desk(scripted, play)
+    run_in_tab(scripted, play)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_beyond_at_every_place(
         await tab.write(**again)
         assert "offer" not in tab.reply
 
-    at_a_desk(scripted, play)
+    run_in_tab(scripted, play)
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "context", "aborted", "deadline"])
@@ -203,7 +203,7 @@ def test_where_nothing_came_it_is_said(scripted: StandInSource, reason: str) -> 
         assert tab.text == "A tale"
         assert len(tab.reply["say"].split()) > 3
 
-    at_a_desk(scripted, play)
+    run_in_tab(scripted, play)
 
 
 def test_a_stop_at_the_very_beginning_does_not_end_it_again(scripted: StandInSource) -> None:
@@ -220,7 +220,7 @@ def test_a_stop_at_the_very_beginning_does_not_end_it_again(scripted: StandInSou
         await tab.write(stops=[r"\nThe", r"\nmore"])
         assert tab.text == "A went. And then\nThe End"
 
-    at_a_desk(scripted, play)
+    run_in_tab(scripted, play)
 
 
 def test_retry_with_a_seed_draws_another_and_says_so(source: StandInSource) -> None:
@@ -244,7 +244,7 @@ def test_retry_with_a_seed_draws_another_and_says_so(source: StandInSource) -> N
         assert "another seed" in tab.reply["say"]
         assert len(set(seeds()[-9:])) == 9
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_retry_says_where_the_writers_sentences_are(source: StandInSource) -> None:
@@ -265,7 +265,7 @@ def test_retry_says_where_the_writers_sentences_are(source: StandInSource) -> No
         await tab.write("retry", (2, *CONTROLS[1:]))
         assert "say" not in tab.reply
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_another_word_says_it_too_and_nothing_where_nothing_is_lost(source: StandInSource) -> None:
@@ -279,7 +279,7 @@ def test_another_word_says_it_too_and_nothing_where_nothing_is_lost(source: Stan
         await tab.write("retry", (1, *CONTROLS[1:]))
         assert "say" not in tab.reply
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_retry_is_off_where_there_is_nothing_to_retry(source: StandInSource) -> None:
@@ -292,7 +292,7 @@ def test_retry_is_off_where_there_is_nothing_to_retry(source: StandInSource) -> 
         assert (await tab.act("redo"))["retry"] is True
         assert (await tab.act("new_story"))["retry"] is False
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 LORE = LoreEntry(
@@ -330,7 +330,7 @@ def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
         assert to_json(document).split('"lore":[')[1].split("}")[0] in kept
         assert '"order":8' in kept  # the new entry stands behind the one that was there
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_stop_strings_with_line_breaks_stay_what_they_are(source: StandInSource) -> None:
@@ -343,7 +343,7 @@ def test_stop_strings_with_line_breaks_stay_what_they_are(source: StandInSource)
         kept = (await tab.act("export", **{"as": "json"}))["download"]["text"]
         assert r'"stops":["\n\n","\nThe End","a\\nb","C:\\dir"]' in kept
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)
 
 
 def test_settings_that_no_control_shows_stay(source: StandInSource) -> None:
@@ -355,4 +355,4 @@ def test_settings_that_no_control_shows_stay(source: StandInSource) -> None:
         sampling = source.stand_in.requests[-1].sampling
         assert (sampling.dry_base, sampling.xtc_threshold) == (2.5, 0.2)
 
-    at_a_desk(source, play)
+    run_in_tab(source, play)

@@ -42,7 +42,7 @@ def test_other_guidance_is_refused(change: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "{}", '{"type": 1}', '{"type": "sync", "highlight": "red"}']
 )
-def test_other_orders_are_refused(text: object) -> None:
+def test_other_commands_are_refused(text: object) -> None:
     with pytest.raises(StoryError):
         parse_command(text)
 
@@ -66,7 +66,7 @@ def test_only_so_many_tabs_are_remembered_and_no_busy_one_is_forgotten() -> None
     assert not visits.has("tab 0")
 
 
-def test_what_is_nested_without_end_is_no_order() -> None:
+def test_json_nested_without_end_is_no_command() -> None:
     with pytest.raises(StoryError):
         parse_command("[" * 100_000)
 

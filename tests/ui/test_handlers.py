@@ -76,7 +76,7 @@ class Tab:
         self.text = story if isinstance(story, str) else self.text
 
 
-def at_a_desk(source: StandInSource, story: Callable[[Tab], Coroutine[Any, Any, None]]) -> None:
+def run_in_tab(source: StandInSource, story: Callable[[Tab], Coroutine[Any, Any, None]]) -> None:
     """Play a tab's story."""
 
     async def play() -> None:
@@ -106,7 +106,7 @@ def test_undo_and_redo_cover_the_writers_edits_and_the_models_words(source: Stan
         await tab.act("redo")
         assert tab.text == written + " and my own end."
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_retry_is_a_branch_beside_and_the_old_one_stays(source: StandInSource) -> None:
@@ -119,7 +119,7 @@ def test_retry_is_a_branch_beside_and_the_old_one_stays(source: StandInSource) -
         await tab.act("undo")
         assert tab.text == "A" + words("A", 40)
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_going_on_from_the_cursor_keeps_what_stands_behind(source: StandInSource) -> None:
@@ -128,10 +128,10 @@ def test_going_on_from_the_cursor_keeps_what_stands_behind(source: StandInSource
         await tab.write("continue_at", (2, *CONTROLS[1:]), at=3)  # the dragon has two of the browser's units
         assert tab.text == "\N{DRAGON}A \N{DRAGON}0 \N{DRAGON}1 end"
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
-def test_three_ways_are_written_at_once_and_one_is_picked(source: StandInSource) -> None:
+def test_three_variants_are_written_at_once_and_one_is_picked(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab.write("variants", (3, *CONTROLS[1:]), tab="branches")
@@ -141,7 +141,7 @@ def test_three_ways_are_written_at_once_and_one_is_picked(source: StandInSource)
         await tab.act("select_branch", branch=2)
         assert tab.text == "A A0 A1 A2"
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_another_word_goes_on_from_there(source: StandInSource) -> None:
@@ -155,7 +155,7 @@ def test_another_word_goes_on_from_there(source: StandInSource) -> None:
         assert tab.text == "A A0 else1 A0"
         assert "No other words" in (await tab.act("alternatives", at=0))["say"]
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_without_alternatives_none_are_kept(source: StandInSource) -> None:
@@ -164,7 +164,7 @@ def test_without_alternatives_none_are_kept(source: StandInSource) -> None:
         await tab.write()
         assert "No other words" in (await tab.act("alternatives", at=5))["say"]
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_a_stop_string_ends_the_story_before_it(source: StandInSource) -> None:
@@ -174,11 +174,11 @@ def test_a_stop_string_ends_the_story_before_it(source: StandInSource) -> None:
         assert tab.text == "A" + words("A", 7) + " "
         assert "Stop string found" in tab.panel
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
     wait_until(lambda: not source.stand_in.live)
 
 
-def test_marks_say_whose_words_are_whose_in_the_browsers_units(source: StandInSource) -> None:
+def test_highlights_give_the_author_of_words_in_utf16_units(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "\N{DRAGON} A"
         await tab.write(controls=(1, *CONTROLS[1:]), highlight="authorship", alternatives=True)
@@ -187,10 +187,10 @@ def test_marks_say_whose_words_are_whose_in_the_browsers_units(source: StandInSo
         assert (await tab.act("sync", highlight="plain"))["marks"] == []
         assert (await tab.act("sync", highlight="confidence"))["marks"] == []  # it was sure of the first
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
-def test_guidance_reaches_the_model_and_the_meter_shows_it(source: StandInSource) -> None:
+def test_guidance_reaches_the_model_and_the_context_view_shows_it(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A Rose"
         lore = {
@@ -215,7 +215,7 @@ def test_guidance_reaches_the_model_and_the_meter_shows_it(source: StandInSource
         seen = tab.reply["html"]["jet-context"]
         assert "Memory first." in seen and "Rose is a fox." in seen
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 @pytest.mark.parametrize("ending", ["txt", "md", "json"])
@@ -235,7 +235,7 @@ def test_what_is_exported_can_be_imported(source: StandInSource, ending: str) ->
         await tab.act("undo")
         assert tab.text == written  # another story is no step of this one
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_garbage_is_refused_in_words_and_the_story_stays(
         assert message in reply["error"]
         assert tab.text == "Mine"
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_what_the_browser_keeps_brings_everything_back(source: StandInSource) -> None:
@@ -271,7 +271,7 @@ def test_what_the_browser_keeps_brings_everything_back(source: StandInSource) ->
         await other.act("restore", copy="garbage", draft="only text")
         assert other.text == "only text" and "only the text" in other.reply["error"].lower()
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_a_story_that_is_not_in_memory_is_asked_for_again(source: StandInSource) -> None:
@@ -281,7 +281,7 @@ def test_a_story_that_is_not_in_memory_is_asked_for_again(source: StandInSource)
         await tab.write(known=True)
         assert tab.reply["lost"] is True and tab.text == "A"
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_presets_set_the_sliders_but_neither_seed_nor_length(source: StandInSource) -> None:
@@ -292,7 +292,7 @@ def test_presets_set_the_sliders_but_neither_seed_nor_length(source: StandInSour
             assert not {"max_new_tokens", "seed"} & set(chosen)
             assert set(chosen) < set(asdict(SamplingParams()))
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 @pytest.mark.parametrize(
@@ -312,17 +312,17 @@ def test_a_preset_that_makes_no_sense_is_refused(
         chosen = (await tab.act("apply_own_preset", settings={"temperature": 1.5, "top_k": 7.0}))["controls"]
         assert (chosen["temperature"], chosen["top_k"], chosen["top_p"]) == (1.5, 7, SamplingParams().top_p)
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 @pytest.mark.parametrize(
     "order", ["", "[]", "{}", '{"type": 1}', '{"type": "dance"}', '{"type": "select_branch"}']
 )
-def test_orders_that_make_no_sense_change_nothing(source: StandInSource, order: str) -> None:
+def test_invalid_commands_change_nothing(source: StandInSource, order: str) -> None:
     async def story(tab: Tab) -> None:
         assert json.loads(await tab._controller.run_command(tab.request, order))["error"]
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_nothing_else_changes_a_story_that_is_being_written(source: StandInSource) -> None:
@@ -339,7 +339,7 @@ def test_nothing_else_changes_a_story_that_is_being_written(source: StandInSourc
         text = await writing
         assert text.startswith("A A0") and "typed" not in text
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_a_closed_tabs_request_is_freed_and_its_story_stays_for_a_while(source: StandInSource) -> None:
@@ -354,7 +354,7 @@ def test_a_closed_tabs_request_is_freed_and_its_story_stays_for_a_while(source: 
         assert source.stand_in.live == []
         assert "lost" not in await tab.act("sync", known=True)
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> None:
@@ -379,7 +379,7 @@ def test_of_a_long_story_only_the_new_words_are_sent(source: StandInSource) -> N
         assert (await tab.act("sync", edit=edit))["same"]  # what was put together is what was meant
         assert "reload the page" in (await tab.act("sync", edit={**edit, "of": 7}))["error"]
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> None:
@@ -388,7 +388,7 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
         assert "4,000,000 characters" in (await tab.act("sync"))["error"]
         assert tab.text == far_too_long and tab.sent() == {"story": far_too_long}
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 @pytest.mark.parametrize("length, skipped", [(1, set()), (DELTA_MIN_CHARACTERS, {"story"})])
@@ -415,7 +415,7 @@ def test_updates_leave_out_as_little_as_they_can(
             assert update["result"] == "" and update["stop"] == STOP_LABEL
         assert json.loads(updates[-1]["result"])["n"] == 7
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_what_was_told_stands_but_for_the_story() -> None:
@@ -445,10 +445,10 @@ def test_a_story_that_is_asked_for_begins_on_a_branch_of_its_own(source: StandIn
         await tab.write("write_about", about=" ")
         assert "Say what the story is to be about" in tab.panel
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
-def test_a_stop_that_overtakes_its_order_holds_and_one_that_is_late_does_not(source: StandInSource) -> None:
+def test_a_stop_that_overtakes_its_command_holds_and_a_late_one_does_not(source: StandInSource) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A"
         await tab._controller.stop(tab.request, json.dumps({"type": "stop", "n": 5, "known": False}))
@@ -461,7 +461,7 @@ def test_a_stop_that_overtakes_its_order_holds_and_one_that_is_late_does_not(sou
         assert await writing == "A" + words("A", 40)
         assert await tab.write(n=7, unwanted=True) == "A" + words("A", 40)
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)
 
 
 def test_what_is_typed_in_steps_is_undone_in_steps(source: StandInSource) -> None:
@@ -477,4 +477,4 @@ def test_what_is_typed_in_steps_is_undone_in_steps(source: StandInSource) -> Non
             await tab.act("undo")
             assert tab.text == left
 
-    at_a_desk(source, story)
+    run_in_tab(source, story)

@@ -276,7 +276,7 @@ def test_a_ceiling_that_is_not_sure_is_not_shown() -> None:
         assert 'class="jet-utilization" style="width:0.00%"' in shown
 
 
-def test_a_panel_at_rest_tells_of_the_sheet_and_of_who_writes_now() -> None:
+def test_a_panel_at_rest_tells_of_the_editor_and_of_who_writes_now() -> None:
     stats = replace(DONE, prompt_tokens=8, tokens=2, active_requests=2, queued_requests=1)
     written = GenerationSummary(stats, (1.0, 2.0), 1, "A story. Its end.")
     info = replace(CPU, active_requests=0, queued_requests=0)

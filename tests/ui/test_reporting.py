@@ -146,7 +146,7 @@ def test_where_the_model_runs_elsewhere_that_is_said(monkeypatch: pytest.MonkeyP
     play(story)
 
 
-def test_strangers_cannot_keep_the_machine_busy() -> None:
+def test_the_public_cannot_keep_the_machine_busy() -> None:
     async def story() -> None:
         controller = PageController(StandInSource(), Hosting(limits=PUBLIC))
         (shown,) = [shown async for shown in controller.report()]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.document import Document
 from jet.ui.stop_strings import StopStringFilter, format_stop, parse_stop
-from tests.story.made import MODEL, SAMPLING
+from tests.story.factory import MODEL, SAMPLING
 
 VOCABULARY = [
     " **",

@@ -37,7 +37,7 @@ def test_branches_words_and_guidance_are_escaped() -> None:
     expect_harmless(views.context_view(built))
 
 
-def test_alternatives_carry_the_order_that_picks_them() -> None:
+def test_alternatives_carry_the_command_that_selects_them() -> None:
     document = Document.from_text("A")
     others = (
         TokenLogprob(1, " one", log(0.5)),

@@ -1,4 +1,4 @@
-"""What a reader does on the page and sees there."""
+"""Actions on the page, and what can be seen of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from playwright.sync_api import Page, expect
 
 STORY = "#jet-story textarea"
-WAYS = (
+VARIANTS = (
     "#jet-variants:not(.jet-previous-variants)"  # of this writing, and not those that stood there before it
 )
 ATTEMPTS = 6
@@ -55,15 +55,15 @@ def reload(page: Page) -> None:
     page.wait_for_load_state("load")
 
 
-def open_drawer(page: Page, name: str) -> None:
+def select_tab(page: Page, name: str) -> None:
     """Unfold one of the drawers below the sheet."""
     page.click(f"#jet-tab-{name}")
     expect(page.locator(f"#jet-tab-panel-{name}")).to_be_visible()
 
 
-def empty_sheet(page: Page) -> None:
+def empty_editor(page: Page) -> None:
     """Begin a new story, the settings at their defaults, as in a browser that has kept nothing."""
-    open_drawer(page, "settings")
+    select_tab(page, "settings")
     page.fill(STORY, "x")
     expect(page.locator("#jet-undo")).to_be_enabled()
     page.evaluate("document.getElementById('jet-new').click()")

@@ -1,4 +1,4 @@
-"""What hands do that Playwright has no call for: input methods, autocorrection, drops, slow lines, thumbs."""
+"""Input that Playwright has no call for: input methods, autocorrection, drops, slow lines, touch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from playwright.sync_api import CDPSession, Page
 
-from tests.browser.notebook import STORY
+from tests.browser.page_actions import STORY
 
 ALT, CONTROL, META = 1, 2, 4  # modifiers as the protocol counts them
 
 
-class Hands:
-    """One page under a writer's hands, by Chromium's debugging protocol."""
+class InputDevices:
+    """The input devices of one page, driven by Chromium's debugging protocol."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
