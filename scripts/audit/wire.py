@@ -123,7 +123,7 @@ class Tab:
         fields: dict[str, Any] = {"as": kind}
         return self.act("export", story, **fields)
 
-    def raw(self, data: list[Any], function: str = "act") -> Answer:
+    def raw(self, data: list[Any], function: str = "run_command") -> Answer:
         """The same with any data at all."""
         body = {"data": data, "fn_index": self.target.function(function), "session_hash": self.session}
         return self.target.post("/gradio_api/run/predict", body, self.headers)

@@ -67,7 +67,7 @@ class Visitor:
         started = time.monotonic()
         await self._get("")
         await self._get("theme.css")
-        async with aclosing(self._events("greet", [])) as events:
+        async with aclosing(self._events("load", [])) as events:
             async for _ in events:
                 pass
         self._findings.took("open", time.monotonic() - started)
@@ -81,7 +81,7 @@ class Visitor:
     async def act(self, do: str, **more: object) -> dict[str, Any]:
         """An order that needs no model; its reply."""
         started = time.monotonic()
-        body = self._body("act", [self._order(do, story=self.story, **more)])
+        body = self._body("run_command", [self._order(do, story=self.story, **more)])
         answer = await self._client.post("gradio_api/run/predict", json=body)
         if answer.status_code != 200:
             raise Refusal(answer.status_code, answer.text)
@@ -94,7 +94,7 @@ class Visitor:
         """Continue the story, and stop it after so many updates; whether the server let it begin."""
         data = [self._order("continue", story=self.story, settings={"max_new_tokens": tokens})]
         started, updates, begun, reply = time.monotonic(), 0, False, ""
-        async with aclosing(self._events("write", data)) as events:
+        async with aclosing(self._events("generate_on_page", data)) as events:
             async for outputs in events:
                 updates += 1
                 if not begun:
