@@ -371,7 +371,7 @@ def refusals(target: Target) -> None:
 # --- other users -----------------------------------------------------------------------------------------
 
 
-@trial("other users", "the story of another tab, by any session but its own")
+@trial("other users", "the story of another tab, from any other session")
 def other_stories(target: Target) -> None:
     """Guessed, empty and hostile sessions find nothing."""
     secret = "the butler did it 8261"

@@ -36,7 +36,7 @@ def test_nothing_gets_through(url: str, number: int) -> None:
 
 
 def test_without_the_guard_the_trials_find_holes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Hosting, "app_kwargs", lambda hosting, local: {})
+    monkeypatch.setattr(Hosting, "app_kwargs", lambda hosting, local, routes: {"routes": routes})
     demo = build(StandInSource(), Hosting(PUBLIC))
     target = Target(launch(demo, hosting=Hosting(PUBLIC)), "127.0.3.1")
 
