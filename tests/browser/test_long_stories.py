@@ -286,7 +286,7 @@ def test_a_variant_of_a_long_story_picked_early_is_in_the_editor_once(
     assert bool(added) == bool(words)
     expect(long.locator("#jet-toast")).to_have_count(0)
     select_tab(long, "branches")
-    expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One branch so far")
+    expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One version so far")
 
 
 def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
