@@ -12,7 +12,7 @@ pytestmark = pytest.mark.thorough
 def test_twenty_tabs_and_a_flood() -> None:
     found = run(tabs=20, seconds=6)
     assert found["errors"] == [] and found["refused"] == []
-    assert {"open", "look", "continue", "keep"} <= set(found["by_action"])
+    assert {"open", "sync", "continue", "autosave"} <= set(found["by_action"])
     assert found["by_action"]["open"]["count"] == 20
     assert found["memory_growth_mb_per_tab"] < 10
     answers = found["flood"]["answers"]
