@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jet.api import TokenLogprobs
 from jet.cache.pinned import pinned, to_host
 from jet.cache.state_pool import StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.sampler import HostSampler, SpecialTokens, draw
 from jet.engine.sequence import Sequence
-from jet.engine.step_output import Detail, Drawn, Pending, detail_of
+from jet.engine.step_output import StepFuture, token_logprobs
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.ops.backends import OpBackend, has_dependent_launch, triton_backend
 from jet.ops.decode_batch import DecodeBatch, SamplerFlags
@@ -105,15 +107,17 @@ class CudaGraphDecoder:
             seen.index_fill_(0, ids, 1)
             seen.index_fill_(0, self._special_tokens.stop_ids, 0)
 
-    def sample(self, sequence: Sequence) -> Pending:
+    def sample(self, sequence: Sequence) -> StepFuture:
         """The token that follows the sequence's `logits`."""
         assert sequence.logits is not None
         if sequence in self._host_samplers:
-            return _sampled(self._host_samplers[sequence], sequence.logits.float(), sequence)
+            logits = sequence.logits.float()
+            return StepFuture.completed(partial(draw, self._host_samplers[sequence], logits, sequence))
         self._first_logits.copy_(sequence.logits)
         write_batch(self._first_batch, [sequence])
         self._first_sampler.sample(sampler_flags([sequence]))
-        return self._step_output(self._first_batch, self._first_logits, [sequence], {})
+        (future,) = self._step_output(self._first_batch, self._first_logits, [sequence], {})
+        return future
 
     @torch.inference_mode()
     def capture_next(self) -> bool:
@@ -138,7 +142,7 @@ class CudaGraphDecoder:
             self._graphs_of_size(size).capture(MIN_TOKENS_SAMPLER)
             yield True
 
-    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
+    def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
         """Start a step."""
         flags = sampler_flags(sequences)
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
@@ -161,7 +165,7 @@ class CudaGraphDecoder:
 
     def _sample_on_host(
         self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
-    ) -> Pending:
+    ) -> list[StepFuture]:
         """A step of which some tokens are drawn by the host: nothing runs ahead of that.
 
         The logits of the rows in `ending` are put aside before penalties are written into them.
@@ -171,13 +175,13 @@ class CudaGraphDecoder:
         others = [sequence for sequence in sequences if sequence not in self._host_samplers]
         if others:
             graphs.sample(sampler_flags(others))
-        chosen = {
-            row: _sampled(self._host_samplers[sequence], graphs.step.logits[row : row + 1], sequence)
-            for row, sequence in enumerate(sequences)
-            if sequence in self._host_samplers
-        }
+        host_sampled = {}
+        for row, sequence in enumerate(sequences):
+            if sequence in self._host_samplers:
+                given = self._host_samplers[sequence], graphs.step.logits[row : row + 1], sequence
+                host_sampled[row] = StepFuture.completed(partial(draw, *given))
         self._batch = []  # the rows have to be told
-        return self._step_output(graphs.rows, graphs.step.logits, sequences, chosen)
+        return self._step_output(graphs.rows, graphs.step.logits, sequences, host_sampled)
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
         """Those of the last token that the request may have."""
@@ -212,13 +216,36 @@ class CudaGraphDecoder:
         rows: DecodeBatch,
         logits: Tensor,
         sequences: abc.Sequence[Sequence],
-        chosen: Mapping[int, Drawn],
-    ) -> _Landing:
-        """Have the tokens sent, and what the requests want to know of them."""
+        host_sampled: Mapping[int, StepFuture],
+    ) -> list[StepFuture]:
+        """Copy tokens and log-probabilities to pinned memory, behind everything launched so far.
+
+        `host_sampled`: the futures of rows whose tokens are known already.
+        """
         counts = [sequence.top_logprobs for sequence in sequences]
         size = len(sequences)
-        noted = top_logprobs(logits[:size], rows.token[:size], max(counts)) if any(counts) else ()
-        return _Landing(rows.first(size), noted, counts, chosen)
+        noted: tuple[Tensor, Tensor, Tensor] | None = None
+        if any(counts):
+            noted = top_logprobs(logits[:size], rows.token[:size], max(counts))
+        tokens, status = to_host(rows.token[:size]), to_host(rows.status[:size])
+        if noted is not None:
+            noted = to_host(noted[0]), to_host(noted[1]), to_host(noted[2])
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait(row: int) -> tuple[int, TokenLogprobs | None]:
+            copied.synchronize()
+            if status[row]:
+                raise FloatingPointError(NOT_A_NUMBER)
+            token = int(tokens[row])
+            if noted is None or not counts[row]:
+                return token, None
+            return token, token_logprobs(token, noted, row, counts[row])
+
+        return [
+            host_sampled[row] if row in host_sampled else StepFuture(partial(wait, row))
+            for row in range(size)
+        ]
 
     def _backend(self, size: int) -> OpBackend:
         config = self._model.config
@@ -293,13 +320,6 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
 
 
-def _sampled(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> Drawn:
-    try:
-        return Drawn([draw(sampler, logits, sequence)])
-    except FloatingPointError as error:
-        return Drawn([error])
-
-
 class _SharedGraphPool:
     """What all graphs share, of which only one runs at a time."""
 
@@ -341,7 +361,7 @@ class StepGraphs:
         """Compile, capture and time, so that nobody has to wait for it later."""
         if flags not in self._graphs:
             graph = self._capture(partial(self._decode_and_sample, flags))
-            with _Parked(self.rows):
+            with dummy_batch(self.rows):
                 self._seconds[flags] = seconds_of(graph)
             self._graphs[flags] = graph
 
@@ -355,7 +375,7 @@ class StepGraphs:
 
     def compile(self, run: Callable[[], None]) -> None:
         """Do a part of a step on rows that are nobody's."""
-        with _Parked(self.rows):
+        with dummy_batch(self.rows):
             run()
 
     def launch(self, flags: SamplerFlags | None) -> None:
@@ -405,53 +425,16 @@ def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
     return min(took)
 
 
-class _Parked:
-    """While it lasts, all rows are idle ones; afterwards they are as before."""
-
-    def __init__(self, rows: DecodeBatch) -> None:
-        self._rows = rows
-        self._tensors = [value for value in vars(rows).values() if isinstance(value, Tensor)]
-
-    def __enter__(self) -> None:
-        self._kept = [tensor.clone() for tensor in self._tensors]
-        self._rows.slot.fill_(self._rows.null_slot)
-        self._rows.position.fill_(0)
-        self._rows.token.fill_(0)
-
-    def __exit__(self, *exception: object) -> None:
-        for tensor, kept in zip(self._tensors, self._kept, strict=True):
-            tensor.copy_(kept)
-
-
-class _Landing:
-    """Where a step's tokens arrive: pinned memory, and the event that says when they are there."""
-
-    def __init__(
-        self, rows: DecodeBatch, noted: tuple[Tensor, ...], counts: list[int], chosen: Mapping[int, Drawn]
-    ) -> None:
-        """Have the tokens sent, and what was noted of them, behind everything launched so far.
-
-        `counts`: how much of it each row wants to know; `chosen`: the rows whose tokens are known already.
-        """
-        self._tokens, self._status = to_host(rows.token), to_host(rows.status)
-        self._noted = tuple(map(to_host, noted))
-        self._counts, self._chosen = counts, chosen
-        self._arrived = torch.cuda.Event()
-        self._arrived.record()
-
-    def token(self, row: int) -> int:
-        """The token of a row, waited for. Raises FloatingPointError if its logits are NaN."""
-        if row in self._chosen:
-            return self._chosen[row].token(0)
-        self._arrived.synchronize()
-        if self._status[row]:
-            raise FloatingPointError(NOT_A_NUMBER)
-        return int(self._tokens[row])
-
-    def detail(self, row: int) -> Detail | None:
-        """What was noted of it."""
-        if row in self._chosen:
-            return self._chosen[row].detail(0)
-        if not self._counts[row]:
-            return None
-        return detail_of((self._noted[0], self._noted[1], self._noted[2]), row, self._counts[row])
+@contextmanager
+def dummy_batch(rows: DecodeBatch) -> Iterator[None]:
+    """Point all rows at the null slot, token 0 and position 0; restore them on exit."""
+    tensors = [value for value in vars(rows).values() if isinstance(value, Tensor)]
+    saved = [tensor.clone() for tensor in tensors]
+    rows.slot.fill_(rows.null_slot)
+    rows.position.fill_(0)
+    rows.token.fill_(0)
+    try:
+        yield
+    finally:
+        for tensor, values in zip(tensors, saved, strict=True):
+            tensor.copy_(values)

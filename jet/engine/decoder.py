@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from jet.cache.state_pool import StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.sampler import HostSampler, SpecialTokens, draw
 from jet.engine.sequence import Sequence
-from jet.engine.step_output import Drawn, Pending, _Token
+from jet.engine.step_output import StepFuture
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.ops.availability import has_triton, recover_triton
 from jet.ops.backends import numba_backend, reference_backend
@@ -41,16 +42,16 @@ class Decoder(Protocol):
         """Do a small part of what makes later steps quicker. False if nothing was left to do."""
         ...
 
-    def sample(self, sequence: Sequence) -> Pending:
-        """The token that follows the sequence's `logits`, as row 0."""
+    def sample(self, sequence: Sequence) -> StepFuture:
+        """Draw the token that follows the sequence's `logits`."""
         ...
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
         """Read the sequence's last token into its state; the logits `[1, V]` of what follows."""
         ...
 
-    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
-        """Start a step: read the last token of each into its state, then draw the next."""
+    def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
+        """Start a decode step: run each sequence's last token, then draw its next one: one future each."""
         ...
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
@@ -130,10 +131,10 @@ class EagerDecoder:
         """Nothing has to be prepared."""
         return False
 
-    def sample(self, sequence: Sequence) -> Pending:
-        """The token that follows the sequence's `logits`."""
+    def sample(self, sequence: Sequence) -> StepFuture:
+        """Draw the token that follows the sequence's `logits`."""
         assert sequence.logits is not None
-        return Drawn([self._sample(sequence, sequence.logits)])
+        return self._sample(sequence, sequence.logits)
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
         """A step that ends at the logits."""
@@ -148,11 +149,11 @@ class EagerDecoder:
         step.run()
         return step.logits
 
-    def launch(self, sequences: abc.Sequence[Sequence]) -> Pending:
-        """A step."""
+    def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
+        """Run a decode step and draw the tokens; the futures are complete."""
         logits = self._run(sequences).split(1)
         self._last_logits = dict(zip(sequences, logits, strict=True))
-        return Drawn([self._sample(*row) for row in zip(sequences, logits, strict=True)])
+        return [self._sample(*row) for row in zip(sequences, logits, strict=True)]
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
         """Those of the last step of all."""
@@ -184,11 +185,8 @@ class EagerDecoder:
             self._batches[size] = _Batch(rows, step)
         return self._batches[size]
 
-    def _sample(self, sequence: Sequence, logits: Tensor) -> _Token | FloatingPointError:
-        try:
-            return draw(self._samplers[sequence], logits, sequence)
-        except FloatingPointError as error:
-            return error
+    def _sample(self, sequence: Sequence, logits: Tensor) -> StepFuture:
+        return StepFuture.completed(partial(draw, self._samplers[sequence], logits, sequence))
 
 
 class _Batch(NamedTuple):

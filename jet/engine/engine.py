@@ -32,7 +32,6 @@ from jet.api import (
 )
 from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
-from jet.engine.step_output import Detail
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.detokenizer import Detokenizer
 from jet.engine.text.healing import Healing, HealingPath, Node
@@ -98,8 +97,8 @@ class Runner(Protocol):
         """The state has been lost: make it an empty one, which will read again and then go on."""
         ...
 
-    def logprobs(self, sequence: Any) -> Detail | None:
-        """Of the last token, if the request wants to know."""
+    def logprobs(self, sequence: Any) -> TokenLogprobs | None:
+        """Return the last token's log-probabilities, without texts; None if the request wants none."""
         ...
 
     def state_bytes(self, sequence: Any) -> dict[str, int]:
@@ -523,7 +522,7 @@ class LocalEngine:
             self._finish(req, "stop")
             return
         req.output_ids.append(outcome)
-        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req, outcome))
+        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
 
     def _accept_healed(self, req: _RequestState) -> None:
         """The end of the prompt has been drawn again. What is new of it is shown, and counts as a token."""
@@ -532,7 +531,7 @@ class LocalEngine:
         req.output_ids += [*way.path, way.token]
         if way.adds:
             text = req.detokenizer.push(way.token, skip=len(way.node.left))
-            self._emit(req, way.token, text, self._logprobs(req, way.token, way.node))
+            self._emit(req, way.token, text, self._logprobs(req, way.node))
 
     def _emit(self, req: _RequestState, outcome: int, text: str, detail: tuple[TokenLogprobs, ...]) -> None:
         """Send a new token; after the last one that there may be, the request ends."""
@@ -542,21 +541,19 @@ class LocalEngine:
         else:
             self._finish(req, req.length_reason, text, (outcome,), detail)
 
-    def _logprobs(
-        self, req: _RequestState, token: int, healed: Node | None = None
-    ) -> tuple[TokenLogprobs, ...]:
+    def _logprobs(self, req: _RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
         """What the request wants to know of a token, which may begin with bytes of the prompt."""
         found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
         if found is None:
             return ()
         skip = 0 if healed is None else len(healed.left)
 
-        def alternative(token: int, logprob: float) -> TokenLogprob:
-            text = self._tokenizer.token_text(token, skip) if skip else self._tokenizer.token_text(token)
-            return TokenLogprob(token, text, logprob)
+        def with_text(one: TokenLogprob) -> TokenLogprob:
+            id = one.token_id
+            text = self._tokenizer.token_text(id, skip) if skip else self._tokenizer.token_text(id)
+            return TokenLogprob(id, text, one.logprob)
 
-        others = tuple(map(alternative, found.ids, found.logprobs))
-        return (TokenLogprobs(alternative(token, found.logprob), others),)
+        return (TokenLogprobs(with_text(found.sampled), tuple(map(with_text, found.top_logprobs))),)
 
     def _send(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jet.api import SamplingParams
+from jet.api import SamplingParams, TokenLogprob, TokenLogprobs
 from jet.cache.host_pool import HostPool, HostSnapshot
 from jet.cache.pinned import to_device, to_host
 from jet.cache.prefix_cache import CacheEntry, PrefixCache
@@ -28,7 +28,7 @@ from jet.engine.decode_step import DecodeStep
 from jet.engine.decoder import Decoder, make_decoder
 from jet.engine.prefill import make_prefill
 from jet.engine.sequence import Sequence, Snapshot
-from jet.engine.step_output import Arriving, Detail
+from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath, Logits, log_softmax
 from jet.engine.text.healing import draw as sample_path
 from jet.hardware import synchronize
@@ -261,8 +261,8 @@ class ModelRunner:
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
 
-    def logprobs(self, sequence: Sequence) -> Detail | None:
-        """How likely the last token was and what else might have stood there, if the request asked."""
+    def logprobs(self, sequence: Sequence) -> TokenLogprobs | None:
+        """Return the last token's log-probabilities, without texts; None if the request wants none."""
         return sequence.logprobs
 
     def state_bytes(self, sequence: Sequence) -> dict[str, int]:
@@ -392,9 +392,9 @@ class ModelRunner:
             if sequence.logits is not None and sequence.healing is not None:
                 outcomes[sequence] = self._sample_healing(sequence, sequence.healing)
             elif sequence.logits is not None:
-                drawn = Arriving(self._decoder.sample(sequence), 0)
+                step = self._decoder.sample(sequence)
                 sequence.num_generated += 1
-                outcome = outcomes[sequence] = self._accept(sequence, drawn)
+                outcome = outcomes[sequence] = self._accept(sequence, step)
                 if isinstance(outcome, int) and sequence.num_computed_tokens > sequence.last_snapshot:
                     self._snapshot(sequence)
                 sequence.logits = None
@@ -461,23 +461,22 @@ class ModelRunner:
             return error
         return None
 
-    def _launch(self, sequences: abc.Sequence[Sequence]) -> list[Arriving]:
+    def _launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
         """Start a step: read the last token of each, then draw the next."""
         if not sequences:
             return []
-        pending = self._decoder.launch(sequences)
+        steps = self._decoder.launch(sequences)
         for sequence in sequences:
             sequence.num_computed_tokens += 1
             sequence.num_generated += 1
-        return [Arriving(pending, row) for row in range(len(sequences))]
+        return steps
 
-    def _accept(self, sequence: Sequence, step: Arriving) -> int | Exception:
+    def _accept(self, sequence: Sequence, step: StepFuture) -> int | Exception:
         """Wait for a token, and note it."""
         try:
-            token = step.token()
+            token, sequence.logprobs = step.result()
         except FloatingPointError as error:
             return error
-        sequence.logprobs = step.detail() if sequence.top_logprobs else None
         sequence.has_generated = True
         sequence.token_ids.append(token)
         if sequence.in_flight is not None and token in self._stop_ids:
@@ -542,12 +541,13 @@ class _Lookahead:
             self._known[self._path] = _to_numpy(logits)
         return self._known[path]
 
-    def logprobs(self, way: HealingPath) -> Detail:
+    def logprobs(self, way: HealingPath) -> TokenLogprobs:
         """Of the last token of a way, and of the others that have new text there."""
         logprobs = log_softmax(self(way.path), 1.0)
         ids = np.array([one for one in way.node.covers.tolist() if one not in way.node.exact], np.int32)
         ids = ids[np.argsort(-logprobs[ids], kind="stable")][: self._sequence.top_logprobs]
-        return Detail(float(logprobs[way.token]), ids.tolist(), logprobs[ids].tolist())
+        top = tuple(TokenLogprob(id, "", float(logprobs[id])) for id in ids.tolist())
+        return TokenLogprobs(TokenLogprob(way.token, "", float(logprobs[way.token])), top)
 
 
 def _to_numpy(logits: Tensor) -> Logits:

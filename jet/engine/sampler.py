@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jet.api import SamplingParams
+from jet.api import SamplingParams, TokenLogprobs
 from jet.engine.sequence import Sequence
-from jet.engine.step_output import _Token, detail_of
+from jet.engine.step_output import token_logprobs
 from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import penalize_repetition, sample, uniform
@@ -122,10 +122,13 @@ class HostSampler:
         return logits
 
 
-def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> _Token:
-    """The next token of a sequence, and of it what was asked for."""
+def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int, TokenLogprobs | None]:
+    """Draw a sequence's next token from `logits` `[1, V]`; with log-probabilities if it requests them.
+
+    Raises FloatingPointError if the logits are NaN.
+    """
     token, logits = sampler.sample(logits, sequence.num_generated)
     if not sequence.top_logprobs:
-        return _Token(token, None)
+        return token, None
     drawn = torch.tensor([token], device=logits.device)
-    return _Token(token, detail_of(top_logprobs(logits, drawn, sequence.top_logprobs)))
+    return token, token_logprobs(token, top_logprobs(logits, drawn, sequence.top_logprobs))

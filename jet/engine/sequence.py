@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from jet.api import SamplingParams
+from jet.api import SamplingParams, TokenLogprobs
 from jet.cache.host_pool import HostSnapshot
 from jet.cache.prefix_cache import CacheEntry
-from jet.engine.step_output import Arriving, Detail
+from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath
 from jet.token_ids import Tokens
 
@@ -60,9 +60,9 @@ class Sequence:
     num_computed_tokens: int = 0
     num_generated: int = 0
     logits: Tensor | None = None
-    in_flight: Arriving | None = None
+    in_flight: StepFuture | None = None
     top_logprobs: int = 0
-    logprobs: Detail | None = None
+    logprobs: TokenLogprobs | None = None
     last_snapshot: int = 0
     cache_handle: tuple[CacheEntry[Snapshot], list[int]] | None = None
     healing: Healing | None = None

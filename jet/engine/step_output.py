@@ -1,75 +1,53 @@
-"""What a decode step gives: the token of each row, and what was noted of it."""
+"""StepFuture: the next token of one row of a launched decode step, with its log-probabilities."""
 
 from __future__ import annotations
 
-from collections import abc
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 from torch import Tensor
 
-
-class Detail(NamedTuple):
-    """The log-probability of a token, and the likeliest tokens in its place with theirs, likeliest first."""
-
-    logprob: float
-    ids: list[int]
-    logprobs: list[float]
+from jet.api import TokenLogprob, TokenLogprobs
 
 
-class Pending(Protocol):
-    """A step of some rows that has been launched."""
+class StepFuture:
+    """The next token of one sequence, which the device may still be computing."""
 
-    def token(self, row: int) -> int:
-        """The token of a row; waits for it. Raises FloatingPointError if the network's output is NaN."""
-        ...
+    def __init__(self, wait: Callable[[], tuple[int, TokenLogprobs | None]]) -> None:
+        """`wait` blocks until the step has finished and returns what `result` returns."""
+        self._wait = wait
 
-    def detail(self, row: int) -> Detail | None:
-        """What was noted of the token; None if nothing. Only after `token()`."""
-        ...
+    @classmethod
+    def completed(cls, compute: Callable[[], tuple[int, TokenLogprobs | None]]) -> StepFuture:
+        """Call `compute` at once and keep its result, or the FloatingPointError that it raises."""
+        try:
+            result = compute()
+        except FloatingPointError as error:
+            return cls(partial(_raise, error))
+        return cls(lambda: result)
 
+    def result(self) -> tuple[int, TokenLogprobs | None]:
+        """Wait for the token and return it with its log-probabilities, None where none were requested.
 
-class Arriving(NamedTuple):
-    """One row of a step."""
-
-    pending: Pending
-    row: int
-
-    def token(self) -> int:
-        """As of the step."""
-        return self.pending.token(self.row)
-
-    def detail(self) -> Detail | None:
-        """As of the step."""
-        return self.pending.detail(self.row)
+        Raises FloatingPointError if the sequence's logits are NaN.
+        """
+        return self._wait()
 
 
-class _Token(NamedTuple):
-    token: int
-    detail: Detail | None
+def token_logprobs(
+    token: int, noted: tuple[Tensor, Tensor, Tensor], row: int = 0, count: int | None = None
+) -> TokenLogprobs:
+    """Convert one row of what `jet.ops.logprobs.top_logprobs` returned to plain numbers.
 
-
-class Drawn:
-    """A step that is over."""
-
-    def __init__(self, rows: abc.Sequence[_Token | FloatingPointError]) -> None:
-        self._rows = rows
-
-    def token(self, row: int) -> int:
-        """The token of a row."""
-        return self._of(row).token
-
-    def detail(self, row: int) -> Detail | None:
-        """What was noted of it."""
-        return self._of(row).detail
-
-    def _of(self, row: int) -> _Token:
-        found = self._rows[row]
-        if isinstance(found, FloatingPointError):
-            raise found
-        return found
-
-
-def detail_of(noted: tuple[Tensor, Tensor, Tensor], row: int = 0, count: int | None = None) -> Detail:
-    """What `jet.ops.logprobs.alternatives` says of a row, the first `count` of it, as plain numbers."""
+    Keeps the `count` likeliest tokens, by default all. Texts are left empty: token ids are all that is known
+    here, and the engine fills in their texts.
+    """
     logprob, ids, logprobs = noted
-    return Detail(float(logprob[row]), ids[row, :count].tolist(), logprobs[row, :count].tolist())
+    pairs = zip(ids[row, :count].tolist(), logprobs[row, :count].tolist(), strict=True)
+    top = tuple(TokenLogprob(id, "", value) for id, value in pairs)
+    return TokenLogprobs(TokenLogprob(token, "", float(logprob[row])), top)
+
+
+def _raise(error: FloatingPointError) -> NoReturn:
+    raise error

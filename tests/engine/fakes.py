@@ -9,9 +9,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from jet.api import EngineInfo, Request, RequestError, SamplingParams, TokenChunk
+from jet.api import (
+    EngineInfo,
+    Request,
+    RequestError,
+    SamplingParams,
+    TokenChunk,
+    TokenLogprob,
+    TokenLogprobs,
+)
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.step_output import Detail
 from jet.engine.stream import LocalStream
 from jet.token_ids import Tokens
 
@@ -165,9 +172,10 @@ class FakeRunner:
         handle.prompt.clear()
         handle.rewound = True
 
-    def logprobs(self, handle: Handle) -> Detail | None:
+    def logprobs(self, handle: Handle) -> TokenLogprobs | None:
         drawn = self.story(handle.name).encode()[handle.written - 1]
-        return Detail(-0.5, [drawn, 63], [-0.5, -1.5])
+        likely = TokenLogprob(drawn, "", -0.5)
+        return TokenLogprobs(likely, (likely, TokenLogprob(63, "", -1.5)))
 
     def state_bytes(self, handle: Handle) -> dict[str, int]:
         self._note(handle.name, "memory")

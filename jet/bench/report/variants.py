@@ -125,9 +125,9 @@ def generate_greedily(network: Network, prompt: list[int]) -> tuple[list[int], l
         tokens, logprobs = [], []
         for _ in range(_NUM_GENERATED):
             tokens.append(network.runner.decode_one(sequence))
-            detail = network.runner.logprobs(sequence)
-            assert detail is not None  # it was asked for
-            logprobs.append(detail.logprob)
+            found = network.runner.logprobs(sequence)
+            assert found is not None  # `allocate` requested them
+            logprobs.append(found.sampled.logprob)
     finally:
         network.runner.free(sequence)
     return tokens, logprobs
