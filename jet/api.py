@@ -1,7 +1,6 @@
-"""The words the engine and its callers share: plain data, no torch.
+"""The interface between engines and their callers: requests, results and protocols. Plain data, no torch.
 
-Everything a request carries in and everything that comes back out is defined here, so that a local
-engine, a forked one and a remote one look the same to the page.
+Local, ZeroGPU and remote engines all implement `Engine`, so the page does not depend on where a model runs.
 """
 
 from __future__ import annotations
@@ -18,26 +17,26 @@ MAX_SEED = 2**63 - 1
 
 
 class RequestError(ValueError):
-    """A request that cannot be served. The message is written for the person who sent it."""
+    """A request that cannot be served. The message is for the user who sent it."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen. The one place where the defaults stand.
+    """How to sample the next token, with the defaults.
 
     Attributes:
-        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        temperature: 0 is greedy; otherwise logits are divided by it.
         top_p: keep the smallest set of tokens whose probabilities sum to at least this.
-        top_k: keep this many tokens; 0 keeps all.
+        top_k: keep the k likeliest tokens; 0 keeps all.
         min_p: keep tokens at least this fraction as likely as the likeliest one.
-        repetition_penalty: divides positive (multiplies negative) logits of tokens already in the story.
-        dry_multiplier: strength of DRY, which punishes carrying on a repetition of earlier text; 0 is off.
-        dry_base: by what factor a repetition is punished harder for each token that it is longer.
-        dry_allowed_length: repetitions of fewer tokens are not punished.
-        xtc_probability: how often XTC excludes top choices; 0 is off.
-        xtc_threshold: of the tokens that are at least this likely it leaves only the least likely.
+        repetition_penalty: divides positive (multiplies negative) logits of tokens already in the text.
+        dry_multiplier: strength of DRY, which penalizes continuing a repetition of earlier text; 0 is off.
+        dry_base: factor by which DRY's penalty grows with each further token of a repetition.
+        dry_allowed_length: DRY ignores repetitions of fewer tokens.
+        xtc_probability: probability that XTC excludes top choices for a token; 0 is off.
+        xtc_threshold: of the tokens at least this likely, XTC keeps only the least likely.
         max_new_tokens: stop after this many tokens.
-        seed: same prompt, parameters and seed give the same story; None draws one.
+        seed: the same prompt, parameters and seed give the same text; None draws a seed.
     """
 
     temperature: float = 0.8
@@ -69,7 +68,7 @@ class SamplingParams:
             _check_integer("seed", self.seed, 0, MAX_SEED)
 
     def with_seed(self) -> SamplingParams:
-        """The same parameters with a seed drawn if there was none."""
+        """Return the same parameters, with a random seed if there was none."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**31))
 
 
@@ -93,21 +92,23 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class Request:
-    """One continuation to write: a prompt and how to sample.
+    """A prompt to continue and how to sample.
 
     Attributes:
-        top_logprobs: for every token also say how likely it was, and this many of the likeliest tokens there.
-            0 says nothing and costs nothing.
-        cache_salt: a key that nobody else knows. What a user's requests have read stays in memory for the
-            next ones that begin alike, and for nobody else's; one user has only so many places. "" is nobody.
-        instruction: what a chat model is asked for; the prompt is then the beginning of its answer. Only
-            where `EngineInfo.chat_tokens` says that there is a chat template.
-        healing: draw the last tokens of the prompt again, so that a story goes on as well from half a word or
-            from a blank as from the end of a word. The answer never repeats them: it is what follows the
-            prompt's last character. Set it where a person has typed the end of the prompt. Leave it off where
-            the prompt's tokens must be read as they are, and where the prompt ends in words that the model
-            wrote and nobody edited. `Engine.as_read` says how the end of a prompt is read.
-        min_tokens: forbid the tokens that end a story for the first so many tokens of the answer.
+        prompt: the text to continue; with `instruction`, the beginning of the answer.
+        sampling: the sampling parameters.
+        top_logprobs: return each token's log-probability and those of this many likeliest tokens; 0 returns
+            none and costs nothing.
+        cache_salt: a secret of the user. Prefixes that a user's requests have computed are cached for later
+            requests with the same salt only, and running requests are limited per salt. "" caches nothing
+            and has no limit of its own.
+        instruction: the user's turn for a chat model; only if `EngineInfo.chat_tokens` is not None.
+        healing: draw the last tokens of the prompt again, so that a text continues as well after half a word
+            or a space as after a word. The answer never repeats them: it starts after the prompt's last
+            character. Set it if a person typed the end of the prompt. Leave it off if the prompt's tokens
+            must be kept, or if the prompt ends in unedited output of the model. `Engine.normalize_prompt`
+            returns the prompt as the model gets it.
+        min_tokens: forbid stop tokens for this many tokens of the answer.
     """
 
     prompt: str
@@ -127,20 +128,20 @@ class Request:
 
 @dataclass(frozen=True)
 class RequestStats:
-    """What was measured about one request so far. Written by the engine; None means not measurable here.
+    """Measurements of one request so far, made by the engine; None if not measurable here.
 
-    Bytes of the request's own state are summed over its real tensors. Speeds are of decoding alone: the
-    time from the first token on, prefill excluded. `tokens_per_second` looks at the last second or so.
+    State bytes are summed over the request's tensors. Speeds are of decoding alone: they count from the first
+    token, without prefill. `tokens_per_second` covers about the last second.
     """
 
     phase: str = "queued"  # queued · prefill · decode · done
-    queue_position: int = 0  # 0: being served
-    active_requests: int | None = None  # being served, everybody's
-    queued_requests: int | None = None  # waiting, everybody's
+    queue_position: int = 0  # 0: running
+    active_requests: int | None = None  # of all users
+    queued_requests: int | None = None  # of all users
     tokens: int = 0
-    tokens_estimated: bool = False  # pieces of text were counted, since nobody says how many tokens they are
-    prompt_tokens: int = 0  # healed ones included
-    cached_tokens: int = 0  # of the prompt, that were in memory and did not have to be read
+    tokens_estimated: bool = False  # counted in chunks of text, since the server reports no tokens
+    prompt_tokens: int = 0  # including those drawn again by healing
+    cached_tokens: int = 0  # tokens of the prompt restored from the prefix cache
     tokens_per_second: float | None = None
     mean_tokens_per_second: float | None = None
     time_to_first_token_s: float | None = None
@@ -159,23 +160,23 @@ class RequestStats:
 
     @property
     def state_bytes(self) -> int:
-        """The part that does not grow with the story: recurrent state, convolution, window KV."""
+        """Return the bytes that do not grow with the text: recurrent state, convolution, window KV."""
         return self.recurrent_bytes + self.conv_bytes + self.window_kv_bytes
 
     @property
     def kv_bytes(self) -> int:
-        """All key/value memory: the windows' and the full-attention layers'."""
+        """Return the key/value bytes of window and full-attention layers."""
         return self.window_kv_bytes + self.full_kv_bytes
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token that might have stood in a place, and its log-probability there.
+    """A candidate token at one position, with its text and log-probability.
 
     Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
-    replacement characters where a token is a part of a character. Where a token begins with what the writer
-    has typed (`Request.healing`), `text` is what comes behind that. Alternatives are then the likeliest
-    tokens that begin so, too, and go on; a probability is still one among all tokens.
+    U+FFFD where a token is part of a character. For a token drawn by healing (`Request.healing`), `text`
+    leaves out the bytes that the prompt has already, and the alternatives are the likeliest tokens that begin
+    with these bytes and add text; probabilities are still among all tokens.
     """
 
     token_id: int
@@ -185,7 +186,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """The token that was drawn, and the likeliest ones in its place, likeliest first."""
+    """The sampled token and the likeliest tokens at its position, likeliest first."""
 
     sampled: TokenLogprob
     top_logprobs: tuple[TokenLogprob, ...]
@@ -193,11 +194,11 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """A piece of a stream: text that is final (never half a character), its tokens, and the stats so far.
+    """A part of a stream: final text (never half a character), its tokens and the stats so far.
 
-    The first chunk of a stream comes before prefill and is empty, so that a consumer can react at once;
-    the last one has `stats.finish_reason` set. `logprobs` has an entry a token where the request asks for
-    alternatives, and none otherwise.
+    The first chunk of a stream is empty and comes before prefill, so that a consumer can react at once; the
+    last one has `stats.finish_reason`. `logprobs` has an entry for each token if the request has
+    `top_logprobs`, and none otherwise.
     """
 
     text: str
@@ -207,45 +208,47 @@ class TokenChunk:
 
 
 class Stream(Protocol):
-    """What `Engine.submit` returns: iterate it for chunks, from any one thread."""
+    """The chunks of one request, returned by `Engine.submit`; iterate it from a single thread."""
 
     def __iter__(self) -> Iterator[TokenChunk]: ...
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        """Chunks merged so that at most one comes per `interval_s`; the first and the last come at once."""
+        """Yield merged chunks, at most one per `interval_s`; the first and the last come at once."""
         ...
 
     def abort(self) -> None:
-        """Ask the engine to drop the request; takes effect within one step. Safe to call twice."""
+        """Abort the request; takes effect within one step. Safe to call twice."""
         ...
 
 
-Placement = Literal["local", "zerogpu", "remote"]  # in this process, lent for each request, elsewhere
+Placement = Literal[
+    "local", "zerogpu", "remote"
+]  # in this process, on a GPU lent per request, on another server
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What runs here, for the page and for `/stats`; None where that cannot be known."""
+    """An engine's model, device and load, for the page and `/stats`; None for what is unknown."""
 
-    model: str  # how a person would name it: "jet-ai/Jet-Nemotron-2B", "assets/story-model"
+    model: str  # name for people: "jet-ai/Jet-Nemotron-2B", "assets/story-model"
     parameters: int | None
     device: str  # "cpu", "cuda:0", "remote"
     device_name: str  # "NVIDIA H100 80GB HBM3", "AMD EPYC …, 2 threads"
-    dtype: str | None  # "bfloat16"; of what is computed, if weights are held otherwise
+    dtype: str | None  # "bfloat16"; of activations, if weights are quantized
     attention: str | None  # "sdpa"
     kernels: dict[str, str]  # operation → implementation in use, e.g. {"gated_delta": "torch"}
-    context: int  # most tokens of one story, prompt and all
+    context: int  # most tokens of a request, prompt included
     license: str
     load_s: float | None
     warmup_s: float | None
     placement: Placement = "local"
-    max_running_requests: int | None = None  # stories written at once; others wait in line
-    max_total_tokens: int | None = None  # of all stories together that there is memory for
-    footprint: Footprint | None = None  # the sizes that speed and memory follow from
-    bandwidth: float | None = None  # bytes a second, read and written, of the best copy so far
-    bandwidth_confirmed: bool = True  # whether more than one copy was about as quick
-    quantization: str | None = None  # how the weights are held: "int8", "int4"; None as they were
-    chat_tokens: int | None = None  # of the chat template around what is asked for; None: there is none
+    max_running_requests: int | None = None  # requests served at once; others wait
+    max_total_tokens: int | None = None  # of all running requests, as memory allows
+    footprint: Footprint | None = None  # bytes per token and request, from which speed and memory follow
+    bandwidth: float | None = None  # bytes read and written per second, of the fastest copy measured
+    bandwidth_confirmed: bool = True  # whether another copy was about as fast
+    quantization: str | None = None  # "int8" or "int4"; None if weights are not quantized
+    chat_tokens: int | None = None  # tokens of an empty chat prompt; None without chat template
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None
@@ -256,36 +259,37 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """The one interface the page knows: of the resident engine, of a remote one, of one lent on demand."""
+    """The interface of local, ZeroGPU and remote engines."""
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken."""
+        """Return whether requests are accepted."""
         ...
 
     def submit(self, request: Request) -> Stream:
-        """Queue a request. Raises RequestError at once if it can never be served."""
+        """Queue a request and return its stream. Raises RequestError if it can never be served."""
         ...
 
     def info(self) -> EngineInfo:
-        """What runs here, measured now."""
+        """Return the engine's properties, with load and memory measured now."""
         ...
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
+        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
         ...
 
     def count_prompt(self, request: Request) -> int:
-        """How many tokens the prompt of a request has, with all that is put around it when it is read.
+        """Return the number of tokens of a request's prompt, with chat template and start token.
 
-        What the same user has had read before takes no time. Raises RequestError if it cannot be read.
+        Text that the same user has tokenized before is not tokenized again. Raises RequestError if the prompt
+        cannot be tokenized.
         """
         ...
 
     def normalize_prompt(self, prompt: str) -> str:
-        """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
+        """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
         ...
 
     def close(self) -> None:
-        """End every live stream visibly and stop the device thread."""
+        """End every stream with an error and stop the engine's thread."""
         ...

@@ -139,7 +139,7 @@ def load(options: Options) -> Network:
     if options.model is not None:
         require_finite(model, name)
     tokenizer = IdTokenizer(text_tokenizer)
-    info = loading.describe(name, model, load_s=time.monotonic() - started)
+    info = loading.engine_info(name, model, load_s=time.monotonic() - started)
     prompt = random_prompt(model.config.vocab_size, options.context)
     needed = options.context + max(options.tokens, options.new_tokens)
     longest = min(needed, model.config.max_position_embeddings)
@@ -161,7 +161,7 @@ def _load_model(
             config.layer_types = ["attn"] * config.num_hidden_layers
         check_length(options, config.max_position_embeddings)
         return random_network(config, device, dtype, options.quantize), None
-    source = loading.locate(str(options.model))
+    source = loading.resolve_path(str(options.model))
     model = load_model(source, device, dtype, quantize=options.quantize)
     check_length(options, model.config.max_position_embeddings)
     return model, _tokenizer(source, model)
@@ -186,7 +186,7 @@ def make_runner(
     Memory for cached prefixes is reserved with `keeps_prefixes` only.
     """
     try:
-        capacity = loading.plan(model, context or model.config.max_position_embeddings, writers)
+        capacity = loading.capacity_for(model, context or model.config.max_position_embeddings, writers)
     except CapacityError as error:
         raise BenchError(str(error)) from None
     if (

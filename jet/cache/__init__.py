@@ -1,1 +1,1 @@
-"""States of requests: pages of keys and values, recurrent states, copies in host memory, prefix cache."""
+"""Memory for request states: state pool, page allocator, pinned host pool and prefix cache."""

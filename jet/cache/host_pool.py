@@ -1,9 +1,9 @@
-"""HostPool: states of a StatePool in the host's memory, while there is no room for them on the device.
+"""HostPool: copies of snapshots in host memory, for those that a StatePool has no room for.
 
-Copies are queued behind what the device has been given to do, and nobody waits for them: on CUDA the memory
-is pinned. As that takes long, what has been allocated is kept, and from the first time on a thread of the
-store's own allocates one ahead: who needs several at once waits for the others. Half of it is for keys and
-values. States that share pages share their copies, too.
+Copies are asynchronous: they are queued behind the device's other work, and on CUDA the host memory is
+pinned. Pinning is slow, so buffers are reused, and a thread of the pool allocates one buffer ahead; only a
+snapshot that needs several at once waits. Half of the memory is for pages of keys and values. Snapshots that
+share pages on the device share their copies, too.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from jet.cache.page_allocator import NULL_PAGE
 from jet.cache.state_pool import StatePool
 
-PAGES_AT_ONCE = 32  # that memory is allocated for
+PAGES_AT_ONCE = 32  # pages in one allocation of pinned memory
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class HostPage:
-    """Keys and values of a page.
+    """A copy of one page of keys and values.
 
     Attributes:
-        source: the page on the device that has the same content, and its version then.
-        ref_count: how many states have it.
+        source: the device page with the same content, and its version when it was copied.
+        ref_count: the number of snapshots that share this copy.
     """
 
     memory: Tensor
@@ -39,23 +40,23 @@ class HostPage:
 
 @dataclass(eq=False)
 class HostSnapshot:
-    """A state in the host's memory: one tensor for each kind of memory, and pages."""
+    """A snapshot in host memory: one tensor for each kind of state, and its pages."""
 
     states: list[Tensor]
     pages: list[HostPage] = field(default_factory=list)
 
 
 class HostPool:
-    """Up to `limit` bytes of states.
+    """Holds up to `limit` bytes of snapshots.
 
     Attributes:
-        evict: drops one saved state; False if there is none. Set by whoever has them.
+        evict: frees one saved snapshot; returns False if there is none. Set by the owner of the cache.
     """
 
     def __init__(self, pool: StatePool, limit: int) -> None:
         self._pool = pool
         self.evict: Callable[[], bool] = lambda: False
-        views, page = pool.state_views(pool.null_slot), pool.page_view(0)
+        views, page = pool.state_views(pool.null_slot), pool.page_view(NULL_PAGE)
         state_bytes = sum(view.nbytes for view in views)
         for_pages = limit // 2 if page.nbytes and state_bytes else limit
         self._worker = ThreadPoolExecutor(1, "jet-host-memory", _use_device, (page.device,))
@@ -67,15 +68,15 @@ class HostPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are in use."""
+        """Return the bytes in use."""
         return self._state_buffers.nbytes + self._page_buffers.nbytes
 
     def close(self) -> None:
-        """Allocate no more. Nothing of the pool is in use here afterwards."""
+        """Stop the allocating thread; afterwards the pool uses nothing of the StatePool."""
         self._worker.shutdown(cancel_futures=True)
 
     def save(self, slot: int) -> HostSnapshot | None:
-        """A copy of a kept slot; others make room for it. None if that does not suffice."""
+        """Copy a snapshot to host memory, evicting others to make room; None if that does not suffice."""
         sources = [(page, self._pool.allocator.version[page]) for page in self._pool.pages(slot)]
         if len(sources) > self._page_buffers.capacity:
             return None
@@ -96,7 +97,7 @@ class HostPool:
         return saved if complete else None
 
     def _fill(self, saved: HostSnapshot, sources: list[tuple[int, int]], slot: int) -> bool:
-        """Copy a slot's states and pages. Whether there was memory for all of them."""
+        """Copy a slot's states and pages; return whether there was memory for all of them."""
         for source in sources:
             page = self._page(source)
             if page is None:
@@ -108,7 +109,7 @@ class HostPool:
         return True
 
     def load(self, saved: HostSnapshot, slot: int) -> None:
-        """Into a live slot in which nothing has been read. Raises MemoryError if it cannot have the pages."""
+        """Copy a saved snapshot into an empty live slot. Raises MemoryError if there are not enough pages."""
         numbers = self._pool.allocate_pages(slot, len(saved.pages))
         for page, number in zip(saved.pages, numbers, strict=True):
             _copy(page.memory, self._pool.page_view(number))
@@ -119,7 +120,7 @@ class HostPool:
             _copy(here, there)
 
     def free(self, saved: HostSnapshot) -> None:
-        """Free its memory for others."""
+        """Free a saved snapshot; pages that it shares with others stay."""
         self._state_buffers.free(saved.states)
         for page in saved.pages:
             page.ref_count -= 1
@@ -128,11 +129,11 @@ class HostPool:
                 self._page_buffers.free([page.memory])
 
     def _missing(self, sources: list[tuple[int, int]]) -> int:
-        """How many pages have no copy here."""
+        """Count the pages that have no copy here."""
         return sum(source not in self._pages for source in sources)
 
     def _page(self, source: tuple[int, int]) -> HostPage | None:
-        """A page's copy: the one that is there, or a new one."""
+        """Return the copy of a device page, made now if there is none; None if memory is full."""
         if source not in self._pages:
             memory = self._page_buffers.allocate()
             if memory is None:
@@ -147,36 +148,36 @@ class HostPool:
 
 
 class PinnedBufferPool:
-    """Memory for up to `most` things shaped like some tensors, allocated by `worker` for so many at once."""
+    """Up to `capacity` buffers shaped like `shapes`, allocated by `worker`, `batch` at a time."""
 
     def __init__(self, shapes: list[Tensor], capacity: int, batch: int, worker: Executor) -> None:
         self._shapes, self.capacity, self._batch, self._worker = shapes, capacity, batch, worker
         self._allocated = 0
         self._free: list[list[Tensor]] = []
-        self._pending: Future[list[list[Tensor]]] | None = None  # what the worker allocates, or has
+        self._pending: Future[list[list[Tensor]]] | None = None  # the worker's current allocation
 
     @property
     def available(self) -> int:
-        """How many more there can be."""
+        """Return how many more buffers can be allocated."""
         return len(self._free) + self.capacity - self._allocated
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use."""
+        """Return the bytes in use."""
         return (self._allocated - len(self._free)) * sum(one.nbytes for one in self._shapes)
 
     def allocate(self) -> list[Tensor] | None:
-        """Memory for one; None if there is none."""
+        """Return a buffer; None if memory is full."""
         if not self._free:
             self._prefetch()
             self._await()
         taken = self._free.pop() if self._free else None
         if not self._free:
-            self._prefetch()  # for the next one, who need not wait then
+            self._prefetch()  # so that the next call need not wait
         return taken
 
     def free(self, tensors: list[Tensor]) -> None:
-        """Take it back."""
+        """Return a buffer to the pool."""
         self._free.append(tensors)
 
     def _prefetch(self) -> None:
@@ -184,21 +185,21 @@ class PinnedBufferPool:
         if self._pending is None and count > 0:
             try:
                 self._pending = self._worker.submit(_allocate, self._shapes, count)
-            except RuntimeError:  # there is no thread to be had either
+            except RuntimeError:  # no thread can be started either
                 self._stop_growing()
 
     def _await(self) -> None:
-        """Wait for what was ordered, if anything was."""
+        """Wait for the allocation under way, if there is one."""
         if self._pending is None:
             return
         coming, self._pending = self._pending, None
         try:
-            things = coming.result()
-        except (MemoryError, RuntimeError):  # torch says it in either way
+            buffers = coming.result()
+        except (MemoryError, RuntimeError):  # torch raises either
             self._stop_growing()
             return
-        self._allocated += len(things)
-        self._free += things
+        self._allocated += len(buffers)
+        self._free += buffers
 
     def _stop_growing(self) -> None:
         log.warning("The host has no more memory for stories that are not being written.", exc_info=True)
@@ -206,13 +207,13 @@ class PinnedBufferPool:
 
 
 def _allocate(like: list[Tensor], count: int) -> list[list[Tensor]]:
-    """Memory for so many things, each of a tensor for each of `like`."""
+    """Allocate `count` buffers, each with one tensor for each of `like`."""
     stacks = [_host_memory(count, one) for one in like]
     return list(map(list, zip(*(stack.unbind() for stack in stacks), strict=True)))
 
 
 def _use_device(device: torch.device) -> None:
-    """In a new thread: what it pins is pinned for this device, and no other is woken for it."""
+    """Initialize the worker thread: pin memory for this device, without initializing another."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -222,6 +223,6 @@ def _host_memory(count: int, like: Tensor) -> Tensor:
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
-    """Layer by layer, since each lies in one piece on either side and need not be gathered first."""
+    """Copy layer by layer: each layer is contiguous on both sides, so no temporary is needed."""
     for here, there in zip(source.unbind(), target.unbind(), strict=True):
         there.copy_(here, non_blocking=True)

@@ -1,27 +1,29 @@
-"""PageAllocator: who holds which page of keys and values. Plain numbers; the pages themselves are in a pool.
+"""PageAllocator: reference counts for pages of keys and values. Plain integers; `StatePool` owns the memory.
 
-A page is held by stories that are being written (live) and by states that are kept for later (kept). Several
-may hold the same page, where they share a beginning. What only kept states hold can be had for the asking:
-whoever keeps them lets go of the one that was not used for longest.
+Running sequences hold pages (live references) and so do cached snapshots (cached references). Sequences and
+snapshots with a common prefix share its pages. Pages that only snapshots hold count as available: allocating
+evicts the least recently used snapshots until a page is free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+NULL_PAGE = 0  # padding rows write to it; never allocated
+
 
 class PageAllocator:
-    """Pages 1 to `count`; page 0 is nobody's.
+    """Allocates pages 1 to `count`; page 0 is `NULL_PAGE`.
 
     Attributes:
-        reserved_pages: pages that live stories may still ask for.
-        version: of each page, another number whenever something else may have come to stand in it.
-        evict: lets go of one kept state; False if there is none. Set by whoever keeps them.
+        reserved_pages: pages reserved by running sequences and not allocated yet.
+        version: a number for each page that changes whenever its content may have changed.
+        evict: frees one cached snapshot; returns False if none can be freed. Set by the owner of the cache.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._free = list(range(count, 0, -1))
+        self._free = list(range(count, NULL_PAGE, -1))
         self._live_refs = [0] * (count + 1)
         self._cached_refs = [0] * (count + 1)
         self._only_cached = 0
@@ -31,21 +33,24 @@ class PageAllocator:
 
     @property
     def free(self) -> int:
-        """Pages that nobody holds."""
+        """Return the number of pages without any reference."""
         return len(self._free)
 
     @property
     def available(self) -> int:
-        """How many pages can be promised to a new story."""
+        """Return how many pages a new sequence can reserve: free or evictable, and not reserved yet."""
         return self.free + self._only_cached - self.reserved_pages
 
     @property
     def in_use(self) -> int:
-        """Pages that live stories hold, or may still ask for."""
+        """Return the number of pages that running sequences hold or have reserved."""
         return self._count - self.available
 
     def allocate(self) -> int:
-        """A page for a live story; kept states make room. Raises MemoryError if all are in use."""
+        """Allocate a page with one live reference, evicting snapshots if none is free.
+
+        Raises MemoryError if running sequences hold all pages.
+        """
         while not self._free:
             if not self.evict():
                 raise MemoryError("Every page of memory is in use.")
@@ -55,41 +60,41 @@ class PageAllocator:
         return page
 
     def is_shared(self, page: int) -> bool:
-        """Whether more than one holds the page, so that nobody may write to it."""
+        """Return whether a page has several references, so that writing to it needs a copy."""
         return self._live_refs[page] + self._cached_refs[page] > 1
 
     def is_live(self, page: int) -> bool:
-        """Whether a live story holds the page."""
+        """Return whether a running sequence holds the page."""
         return self._live_refs[page] > 0
 
     def ref(self, pages: Iterable[int]) -> None:
-        """Another live story holds these pages, which somebody holds already."""
+        """Add a live reference to each of these pages, which must have a reference already."""
         for page in pages:
             self._only_cached -= self._live_refs[page] == 0
             self._live_refs[page] += 1
 
     def unref(self, pages: Iterable[int]) -> None:
-        """A live story lets go of these pages."""
+        """Drop a live reference to each of these pages."""
         for page in pages:
             self._live_refs[page] -= 1
             if self._live_refs[page] == 0:
                 self._only_cached += self._cached_refs[page] > 0
-                self._free_if_unheld(page)
+                self._free_if_unused(page)
 
     def ref_cached(self, pages: Iterable[int]) -> None:
-        """A kept state holds these pages, which somebody holds already."""
+        """Add a cached reference to each of these pages, which must have a reference already."""
         for page in pages:
             self._cached_refs[page] += 1
             self._only_cached += self._cached_refs[page] == 1 and self._live_refs[page] == 0
 
     def unref_cached(self, pages: Iterable[int]) -> None:
-        """A kept state lets go of these pages."""
+        """Drop a cached reference to each of these pages."""
         for page in pages:
             self._cached_refs[page] -= 1
             if self._cached_refs[page] == 0 and self._live_refs[page] == 0:
                 self._only_cached -= 1
-                self._free_if_unheld(page)
+                self._free_if_unused(page)
 
-    def _free_if_unheld(self, page: int) -> None:
+    def _free_if_unused(self, page: int) -> None:
         if self._live_refs[page] == 0 and self._cached_refs[page] == 0:
             self._free.append(page)

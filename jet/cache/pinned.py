@@ -1,4 +1,7 @@
-"""Between a GPU and the host without waiting: from and to pinned memory, in the order of the GPU's work."""
+"""Copies between host and GPU through pinned memory, which neither side waits for.
+
+Copies are queued on the current stream, in order with the GPU's other work.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 def pinned(
     values: Sequence[float] | npt.NDArray[np.generic], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Numbers in memory of the host from which they reach `device` without anybody waiting."""
+    """Return values as a host tensor, pinned if `device` is a GPU, for an asynchronous copy to it."""
     tensor = torch.tensor(values, dtype=dtype)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
@@ -21,11 +24,11 @@ def pinned(
 def to_device(
     values: Sequence[float] | npt.NDArray[np.generic], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Numbers on `device`, there once it has come so far."""
+    """Copy values to `device` without blocking; they are valid for work launched afterwards."""
     return pinned(values, dtype, device).to(device, non_blocking=True)
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in the host's memory, which is there once the device has come so far."""
+    """Copy a tensor to pinned host memory without blocking; valid once the device has reached the copy."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return copy.copy_(tensor, non_blocking=True)

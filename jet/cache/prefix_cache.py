@@ -1,16 +1,14 @@
-"""PrefixCache: which beginning of whose story is entry, so that nobody reads it again.
+"""PrefixCache: snapshots of computed prefixes, so that no prefix is prefilled twice.
 
-A entry state has read certain tokens of a certain user. A request starts from the longest one whose
-tokens are the beginning of its own, all compared, none hashed. What one user wrote is never found by another:
-whether a text had been read before would show in the time to the first token.
+An entry is a state after certain tokens of one user. A request starts from the longest entry whose tokens
+are a prefix of its prompt; tokens are compared, not hashed. Entries are isolated by `cache_salt`: one user's
+prefix never serves another, whose time to first token would tell that the text had been computed before.
 
-There are two tiers: what lies where it is used, and what had to make room there and was offloaded. In each
-the least recently used goes first, from the first tier to the second and from there away. States in the midst
-of a longer one go before all others and are not offloaded: they only make an edit cheaper, and a long story
-has dozens.
+There are two tiers, device and host. Each evicts its least recently used entry: from the device to the host,
+from the host for good. Interior entries, prefixes of a longer entry of the same request, are evicted before
+all others and never offloaded: they only make an edit cheaper, and a long story has dozens.
 
-What a state is, and what it costs, only its owner knows. Here stand their tokens, and the order in which they
-were used.
+The cache knows tokens and recency only; states are opaque to it, and their owner frees and copies them.
 """
 
 from __future__ import annotations
@@ -30,13 +28,14 @@ Key = TypeVar("Key")
 
 @dataclass(eq=False)
 class CacheEntry(Generic[State]):
-    """A state that has read `tokens`.
+    """A state after `tokens`.
 
     Attributes:
-        has_logits: whether what comes next is known, so that not even the last token has to be read again.
-        request: who has made it; states of a request that turned out to be broken can so be forgotten.
-        lock_ref: how many need it just now; it stays where it is while there are any.
-        on_host: whether it is in the second tier.
+        cache_salt: the user whose requests may match it.
+        has_logits: whether the logits of the next token are stored, so that no token has to be recomputed.
+        request: the request that made it; removing a broken request's entries needs it.
+        lock_ref: how many requests are about to use it; a locked entry is neither evicted nor moved.
+        on_host: whether it is in the host tier.
     """
 
     cache_salt: str
@@ -49,37 +48,37 @@ class CacheEntry(Generic[State]):
 
 
 class PrefixCache(Generic[State]):
-    """CacheEntry states by user, and which of them was not used for longest."""
+    """Entries by user, in two tiers ordered by last use."""
 
     def __init__(
         self,
         discard: Callable[[State], None],
         offload: Callable[[State], State | None] = lambda state: None,
     ) -> None:
-        """`discard` frees what a state occupies; called for each that is let go, or lies elsewhere now.
+        """`discard` frees a state's memory; it is called for each state that is removed or has moved.
 
-        `offload` makes a copy for the second tier; None if there is no room even after `evict_offloaded`.
+        `offload` copies a state to the host; it returns None if `evict_host` cannot make enough room.
         """
         self._discard, self._offload = discard, offload
-        self._by_salt: dict[str, list[CacheEntry[State]]] = {}  # each user's, the longest first
-        self._by_request: dict[int, list[CacheEntry[State]]] = {}  # by the id of whoever has made them
-        self._device_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()  # the first tier, by use
-        self._host_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()  # the second
+        self._by_salt: dict[str, list[CacheEntry[State]]] = {}  # longest first
+        self._by_request: dict[int, list[CacheEntry[State]]] = {}  # by id(request)
+        self._device_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()  # least recently used first
+        self._host_lru: OrderedDict[CacheEntry[State], None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._device_lru) + len(self._host_lru)
 
     @property
     def num_on_host(self) -> int:
-        """How many are in the second tier."""
+        """Return the number of entries in the host tier."""
         return len(self._host_lru)
 
     def match_prefix(
         self, cache_salt: str, tokens: Tokens, device_only: bool = False
     ) -> CacheEntry[State] | None:
-        """The longest that a story of these tokens can start from; it then counts as used.
+        """Return the longest entry that a prompt of these tokens can start from, and mark it as used.
 
-        `device_only`: only of those in the first tier.
+        An entry as long as the prompt matches only if it has logits. `device_only`: skip the host tier.
         """
         for entry in self._by_salt.get(cache_salt, ()):
             length = len(entry.tokens)
@@ -92,7 +91,7 @@ class PrefixCache(Generic[State]):
         return None
 
     def insert(self, entry: CacheEntry[State]) -> None:
-        """Remember a state. One of the same user and tokens goes for it, unless it is needed just now."""
+        """Add an entry. It replaces unlocked entries of the same user and tokens."""
         same = [
             other
             for other in self._by_salt.get(entry.cache_salt, ())
@@ -107,7 +106,7 @@ class PrefixCache(Generic[State]):
         self._device_lru[entry] = None
 
     def evict(self) -> bool:
-        """Let go of one in the midst of another, else offload one; False if none can go."""
+        """Remove an interior entry, or else offload the least recently used one; False if all are locked."""
         interior = self._lru_interior()
         if interior is not None:
             self.remove(interior)
@@ -123,7 +122,7 @@ class PrefixCache(Generic[State]):
         return True
 
     def evict_host(self) -> bool:
-        """Let go of the one in the second tier that was not used for longest; False if there is none."""
+        """Remove the least recently used host entry; False if there is none."""
         entry = _first_free(self._host_lru)
         if entry is None:
             return False
@@ -131,11 +130,11 @@ class PrefixCache(Generic[State]):
         return True
 
     def load_back(self, entry: CacheEntry[State], state: State) -> None:
-        """What was offloaded is in the first tier again, as this state."""
+        """Move an offloaded entry back to the device tier, with `state` as its copy there."""
         self._move(entry, state, offloaded=False)
 
     def remove(self, entry: CacheEntry[State]) -> None:
-        """Let go of a state; nothing happens if that has been done."""
+        """Remove an entry and discard its state; does nothing if it has been removed."""
         tier = self._tier(entry)
         if entry in tier:
             del tier[entry]
@@ -144,31 +143,31 @@ class PrefixCache(Generic[State]):
             self._discard(entry.state)
 
     def remove_request(self, request: object) -> None:
-        """Let go of all that a request has left."""
+        """Remove all entries that a request has made."""
         for entry in self._entries_of(request):
             self.remove(entry)
 
     def prune(self, request: object, most: int) -> None:
-        """Leave a request no more than so many states, the closer together the nearer they are to its end.
+        """Remove one entry if a request has more than `most`, so that entries get denser toward its end.
 
-        Its longest one stays, and those whose next token is known.
+        Its longest entry, entries with logits and locked ones stay.
         """
         mine = sorted(self._entries_of(request), key=lambda one: len(one.tokens))
         if len(mine) <= most:
             return
         lengths = [0, *(len(one.tokens) for one in mine)]
 
-        def loss(place: int) -> float:
-            """How far it would be to the state before, in relation to how far back that is."""
-            return (lengths[place + 2] - lengths[place]) / (lengths[-1] - lengths[place + 1] + 1)
+        def loss(index: int) -> float:
+            """Return the gap that removing an entry leaves, relative to its distance from the end."""
+            return (lengths[index + 2] - lengths[index]) / (lengths[-1] - lengths[index + 1] + 1)
 
-        free = [place for place, one in enumerate(mine[:-1]) if not one.has_logits and not one.lock_ref]
+        free = [index for index, one in enumerate(mine[:-1]) if not one.has_logits and not one.lock_ref]
         if free:
             self.remove(mine[min(free, key=loss)])
 
     def _lru_interior(self) -> CacheEntry[State] | None:
-        """Of those whose request has left a longer one, and whose next token nobody may want to draw again,
-        the one in the first tier that was not used for longest.
+        """Return the least recently used device entry that is shorter than another entry of its request and
+        has no logits; None if there is none.
         """
         free = (one for one in self._device_lru if not one.lock_ref and not one.has_logits)
         return next((one for one in free if len(one.tokens) < self._longest(one.request)), None)
@@ -183,7 +182,7 @@ class PrefixCache(Generic[State]):
         return self._host_lru if entry.on_host else self._device_lru
 
     def _move(self, entry: CacheEntry[State], state: State, offloaded: bool) -> None:
-        """To the other tier, where it counts as used just now."""
+        """Move an entry to the other tier as its most recently used one, and discard its state here."""
         del self._tier(entry)[entry]
         before, entry.state, entry.on_host = entry.state, state, offloaded
         self._tier(entry)[entry] = None
@@ -191,7 +190,7 @@ class PrefixCache(Generic[State]):
 
 
 def _remove(lists: dict[Key, list[CacheEntry[State]]], key: Key, entry: CacheEntry[State]) -> None:
-    """Take it from its list, and away with a list that is empty."""
+    """Remove an entry from its list, and the list once it is empty."""
     lists[key].remove(entry)
     if not lists[key]:
         del lists[key]

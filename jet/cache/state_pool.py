@@ -1,13 +1,13 @@
-"""StatePool: preallocated memory for many sequences at once, so that a step never allocates any.
+"""StatePool: preallocated state memory for many sequences, so that a step allocates nothing.
 
-A sequence has a slot: its place in every layer's states. Full-attention layers keep keys and values in pages
-that all slots share; which pages are a slot's, and in which order, stands in one table for all layers. The
-tensors stay where they are for as long as the pool lives, as a captured CUDA graph needs.
+A sequence has a slot: an index into every layer's states. Full-attention layers keep keys and values in pages
+that all slots share; one page table, the same for all layers, lists each slot's pages in order. Tensors never
+move while the pool lives, as captured CUDA graphs require.
 
-A slot is live while its sequence is written, or kept for sequences that begin alike. Those share its pages: a
-page that others hold too is copied before it is written to.
+A slot is live while its sequence runs, or holds a snapshot for later sequences with the same prefix. They
+share its pages: a page with several references is copied on write.
 
-One slot more than asked for, the last, is nobody's: what has nothing to do writes there. So is page 0.
+The slot after the requested ones is `null_slot`, which padding rows use; their page is `NULL_PAGE`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from jet.cache.page_allocator import PageAllocator
+from jet.cache.page_allocator import NULL_PAGE, PageAllocator
 from jet.cache.pinned import to_device
 from jet.modeling.cache import (
     FullAttentionCache,
@@ -36,7 +36,7 @@ PAGE_SIZE = 256  # tokens
 
 @dataclass(frozen=True)
 class JetState:
-    """Of a jet layer: `recurrent` `[S, H, K, V]` float32, `conv` `[S, D, W]`, newest input last."""
+    """State of a jet layer: `recurrent` `[S, H, K, V]` float32, `conv` `[S, D, W]`, newest input last."""
 
     recurrent: Tensor
     conv: Tensor
@@ -44,7 +44,7 @@ class JetState:
 
 @dataclass(frozen=True)
 class WindowKV:
-    """Of a window layer: rings `[S, Hkv, WINDOW, D]`, token t at `t % WINDOW`."""
+    """Keys and values of a window layer: rings `[S, Hkv, WINDOW, D]`, token t at `t % WINDOW`."""
 
     keys: Tensor
     values: Tensor
@@ -52,19 +52,19 @@ class WindowKV:
 
 @dataclass(frozen=True)
 class PagedKV:
-    """Of a full-attention layer: `pages` `[P, 2, Hkv, PAGE_SIZE, D]`, keys and values of 256 tokens each."""
+    """Keys and values of a full-attention layer: `pages` `[P, 2, Hkv, PAGE_SIZE, D]`, 256 tokens each."""
 
     pages: Tensor
 
 
 class StatePool:
-    """The memory of up to `slots` sequences, which together have up to `tokens` tokens in full attention.
+    """Memory of up to `slots` sequences, with up to `tokens` tokens in full attention among them.
 
     Attributes:
-        layers: each layer's memory.
+        layers: the memory of each layer.
         page_table: `[slots + 1, pages]` int32, the pages of each slot.
-        null_slot: the slot that is nobody's.
-        allocator: who holds which page.
+        null_slot: the slot of padding rows.
+        allocator: the reference counts of pages.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StatePool:
     ) -> None:
         """`context`: most tokens of one sequence, by default the network's.
 
-        `scratch`: have one more place for states, for `put_aside` and `take_back`.
+        `scratch`: allocate one more slot, for `save_scratch` and `restore_scratch`.
         """
         assert config.layer_types is not None
         context = context or config.max_position_embeddings
@@ -88,19 +88,23 @@ class StatePool:
         pages = -(-tokens // PAGE_SIZE)
         self._stacks = _LayerStacks(config, slots + 1 + scratch, 1 + pages, dtype, device)
         self.layers = self._stacks.layers(config.layer_types)
-        self.page_table = torch.zeros(slots + 1, -(-context // PAGE_SIZE), dtype=torch.int32, device=device)
+        table = slots + 1, -(-context // PAGE_SIZE)
+        self.page_table = torch.full(table, NULL_PAGE, dtype=torch.int32, device=device)
         self.allocator = PageAllocator(pages)
         self._free_slots = list(range(slots))
         self._pages: dict[int, list[int]] = {}
-        self._reserved_pages: dict[int, int] = {}  # live slots: pages they may still ask for
+        self._reserved_pages: dict[int, int] = {}  # of live slots, not allocated yet
 
     @property
     def free_tokens(self) -> int:
-        """For how many more tokens there are pages."""
+        """Return how many more tokens fit in free pages."""
         return self.allocator.free * PAGE_SIZE
 
     def allocate(self, reserved_pages: int = 0) -> int:
-        """A slot for a new sequence, with as many pages promised. Raises MemoryError if there is no room."""
+        """Allocate a slot for a new sequence and reserve pages for it.
+
+        Raises MemoryError if there are too few of either.
+        """
         if reserved_pages > self.allocator.available:
             raise MemoryError(
                 f"There is memory for {self.allocator.available * PAGE_SIZE:,} more tokens now, and this "
@@ -108,7 +112,7 @@ class StatePool:
             )
         slot = self._allocate_slot()
         if slot is None:
-            raise MemoryError("All places are taken: please wait until one of the other stories has ended.")
+            raise MemoryError("All slots are in use: please wait until one of the other stories has ended.")
         self._pages[slot] = []
         self._reserved_pages[slot] = reserved_pages
         self.allocator.reserved_pages += reserved_pages
@@ -116,13 +120,13 @@ class StatePool:
         return slot
 
     def free(self, slot: int) -> None:
-        """Take back a live slot and its pages."""
+        """Free a live slot and its pages."""
         self.allocator.unref(self._pages.pop(slot))
         self._drop_reservation(slot)
         self._free_slots.append(slot)
 
     def reserve(self, slot: int, tokens: int, start: int = 0) -> None:
-        """Make sure that a sequence can have `tokens` tokens, and write those from `start` on.
+        """Give a slot pages for `tokens` tokens, the ones from `start` on writable (copied if shared).
 
         Raises MemoryError if there are not enough pages.
         """
@@ -141,7 +145,7 @@ class StatePool:
         self._append_pages(slot, [self._allocate_page(slot) for _ in range(missing)])
 
     def snapshot(self, slot: int, length: int) -> int | None:
-        """A kept slot in the state of a live one of `length` tokens; None if there is no slot for it."""
+        """Copy the state of a live slot of `length` tokens to a new snapshot slot; None if none is free."""
         kept = self._allocate_slot()
         if kept is None:
             return None
@@ -151,7 +155,7 @@ class StatePool:
         return kept
 
     def freeze(self, slot: int, length: int) -> None:
-        """A live slot becomes a kept one, of `length` tokens."""
+        """Turn a live slot into a snapshot of `length` tokens, without a copy."""
         pages = self._pages[slot]
         self._pages[slot] = pages[: -(-length // PAGE_SIZE)]
         self.allocator.ref_cached(self._pages[slot])
@@ -159,47 +163,47 @@ class StatePool:
         self._drop_reservation(slot)
 
     def restore(self, snapshot: int, slot: int) -> None:
-        """A live slot in which nothing has been read takes on the state of a kept one."""
+        """Copy a snapshot's state into an empty live slot, and share its pages."""
         assert not self._pages[slot]
         self._stacks.copy(snapshot, slot)
         self.allocator.ref(self._pages[snapshot])
         self._append_pages(slot, self._pages[snapshot])
 
     def free_snapshot(self, snapshot: int) -> None:
-        """Take back a kept slot."""
+        """Free a snapshot slot."""
         self.allocator.unref_cached(self._pages.pop(snapshot))
         self._free_slots.append(snapshot)
 
     def save_scratch(self, slot: int) -> None:
-        """Copy a slot's states, without its pages, to where one can be for a moment."""
+        """Copy a slot's states, without its pages, to the scratch slot."""
         self._stacks.copy(slot, self.null_slot + 1)
 
     def restore_scratch(self, slot: int) -> None:
-        """Copy them from there into the slot."""
+        """Copy the states in the scratch slot back to a slot."""
         self._stacks.copy(self.null_slot + 1, slot)
 
     def ref_pages(self, snapshot: int) -> list[int]:
-        """The pages of a kept slot, held until they are given back to the ledger."""
+        """Add a live reference to each page of a snapshot, for the caller to drop, and return the pages."""
         pages = list(self._pages[snapshot])
         self.allocator.ref(pages)
         return pages
 
     def pages(self, slot: int) -> list[int]:
-        """The pages of a slot, in their order."""
+        """Return the pages of a slot, in order."""
         return list(self._pages[slot])
 
     def allocate_pages(self, slot: int, count: int) -> list[int]:
-        """Pages for a live slot in which nothing has been read, to be filled. Raises MemoryError."""
+        """Allocate `count` pages for an empty live slot and return them. Raises MemoryError."""
         assert not self._pages[slot]
         self.reserve(slot, count * PAGE_SIZE)
         return self.pages(slot)
 
     def state_views(self, slot: int) -> list[Tensor]:
-        """The memory of a slot's states, one tensor a kind; the first dimension is the layers'."""
+        """Return views of a slot's states, one tensor a kind; the first dimension is layers."""
         return self._stacks.states(slot)
 
     def page_view(self, page: int) -> Tensor:
-        """The memory of a page; the first dimension is the layers'."""
+        """Return a view of a page; the first dimension is layers."""
         return self._stacks.page(page)
 
     def _allocate_slot(self) -> int | None:
@@ -222,9 +226,9 @@ class StatePool:
         self.allocator.reserved_pages -= self._reserved_pages.pop(slot)
 
     def _copy_on_write(self, slot: int, index: int) -> None:
-        """Give a slot a page of its own in the place of one that others hold too.
+        """Replace a slot's shared page by a copy of its own.
 
-        Where those are kept states, that costs no promise: the page that they are left with can be had.
+        If only snapshots hold the original afterwards, this uses no reservation: the original is evictable.
         """
         page = self._pages[slot][index]
         try:
@@ -232,7 +236,7 @@ class StatePool:
         except MemoryError:
             if self.allocator.is_shared(page):
                 raise
-            return  # who made room for it was who held the page
+            return  # the snapshot that shared the page was evicted
         self._stacks.copy_page(page, own)
         self.allocator.unref([page])
         if self.allocator.is_live(page):
@@ -247,14 +251,14 @@ class StatePool:
         pages += added
 
     def cache(self, slot: int, length: int) -> SlotCache:
-        """A sequence of `length` tokens as the cache that the network's forward reads and writes."""
+        """Return a slot with `length` tokens as the cache that the network's forward updates."""
         assert self._config.layer_types is not None
         return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
 
     def capturable_cache(self, slot: Tensor) -> SlotCache:
-        """A cache whose jet layers are in the slot that a tensor `[1]` names when they are used.
+        """Return a cache whose jet layers use the slot in the tensor `[1]` at the time of each call.
 
-        A captured graph then serves every slot. The other layers' parts are nobody's.
+        A captured graph can so serve every slot. The other layers use `null_slot`.
         """
         layers = [
             _CapturableJetState(memory, slot)
@@ -265,11 +269,11 @@ class StatePool:
         return SlotCache(layers)
 
     def state_bytes(self, length: int) -> dict[str, int]:
-        """Bytes in use by a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
+        """Return the bytes of a sequence of `length` tokens, by kind: recurrent, conv, window_kv, full_kv."""
         return self._stacks.in_use(length)
 
     def nbytes(self) -> int:
-        """Bytes of the whole pool."""
+        """Return the bytes of the whole pool."""
         return sum(tensor.nbytes for memory in self.layers for tensor in vars(memory).values())
 
     def _layer_cache(
@@ -283,13 +287,13 @@ class StatePool:
 
 
 class SlotCache(HybridCache):
-    """One slot as `past_key_values` of the network; its tensors are the pool's."""
+    """One slot as the network's `past_key_values`; its tensors are views into the pool."""
 
     def __init__(self, layers: Sequence[_LayerCache]) -> None:
         Cache.__init__(self, layers=list(layers))
 
     def leave_inference_mode(self) -> None:
-        """Nothing to do: a pool is used in the mode that it was made in."""
+        """Do nothing: a pool is used in the mode that it was created in."""
 
 
 class _JetSlotState(JetLayerCache):
@@ -337,7 +341,7 @@ class _WindowSlot(WindowAttentionCache):
         return self._extend(0, key_states), self._extend(1, value_states, key_states.shape[2])
 
     def _extend(self, part: int, states: Tensor, moved: int = 0) -> Tensor:
-        """What these tokens may see; the ring then ends with them. `moved`: by how many to count on."""
+        """Append states to a ring and return all that their tokens attend to; `length` grows by `moved`."""
         ring = self._rings[part]
         seen = torch.cat([gather_window(ring, self.length), states[0]], dim=1)
         write_window(ring, self.length, states[0])
@@ -361,9 +365,9 @@ class _PageSlot(FullAttentionCache):
 
 
 class _LayerStacks:
-    """The tensors of all layers of a kind in one, so that a slot or a page is copied by one call a kind.
+    """One tensor for all layers of a kind, so that copying a slot or a page takes one call a kind.
 
-    Not initialized where nothing is read before it has been written.
+    Only recurrent and convolution states are initialized: windows and pages are written before they are read.
     """
 
     def __init__(
@@ -388,12 +392,12 @@ class _LayerStacks:
         window = config.sliding_window or 0
         self._windows = tuple(empty("swa", slots, heads, window, dim) for _ in range(2))
         self._pages = empty("attn", pages, 2, heads, PAGE_SIZE, dim)
-        # The idle slot is read too, and numbers that are none would spread from it.
+        # Padding rows read the null slot, and NaN would spread from it.
         self.clear(slots - 1)
         self.clear(slots - 2)
 
     def layers(self, kinds: Sequence[str]) -> list[JetState | WindowKV | PagedKV]:
-        """Each layer's part, in the order of the layers."""
+        """Return each layer's views, in the order of the layers."""
         jets = iter([JetState(*parts) for parts in zip(*self._jet, strict=True)])
         windows = iter([WindowKV(*parts) for parts in zip(*self._windows, strict=True)])
         pages = iter([PagedKV(part) for part in self._pages])
@@ -405,7 +409,7 @@ class _LayerStacks:
         return [next(made[kind]) for kind in kinds]
 
     def in_use(self, length: int) -> dict[str, int]:
-        """Bytes that a sequence of `length` tokens has in use, by kind."""
+        """Return the bytes of a sequence of `length` tokens, by kind."""
         recurrent, conv = (stack[:, 0].nbytes for stack in self._jet) if self._jet else (0, 0)
         window = self._windows[0].shape[3]
         return {
@@ -416,23 +420,23 @@ class _LayerStacks:
         }
 
     def clear(self, slot: int) -> None:
-        """Of a sequence without tokens; its windows and pages are not read before they are written."""
+        """Zero a slot's recurrent and convolution states, as for a sequence without tokens."""
         for stack in self._jet:
             stack[:, slot].zero_()
 
     def states(self, slot: int) -> list[Tensor]:
-        """One slot's states."""
+        """Return views of a slot's states."""
         return [stack[:, slot] for stack in (*self._jet, *self._windows)]
 
     def page(self, page: int) -> Tensor:
-        """One page's keys and values."""
+        """Return a view of a page's keys and values."""
         return self._pages[:, page]
 
     def copy(self, source: int, target: int) -> None:
-        """One slot's states into another slot."""
+        """Copy a slot's states to another slot."""
         for there, here in zip(self.states(target), self.states(source), strict=True):
             there.copy_(here)
 
     def copy_page(self, source: int, target: int) -> None:
-        """One page's keys and values into another page."""
+        """Copy a page's keys and values to another page."""
         self.page(target).copy_(self.page(source))

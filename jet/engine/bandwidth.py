@@ -1,7 +1,7 @@
-"""How fast memory is here, measured more than once: one copy in a busy moment would say too little for good.
+"""MemoryBandwidth: this machine's memory bandwidth, measured repeatedly.
 
-The best of all measurements counts, since whatever disturbs a copy only slows it. It counts as well measured
-once another one came near it.
+A single copy may run while the machine is busy. The fastest of all measurements counts, since disturbances
+only slow a copy down; it is confirmed once a second one comes within `NEAR` of it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import Protocol
 
 from jet.api import EngineInfo
 
-NEAR = 0.9  # of the best: as near another measurement has to come
-PAUSES_S = (2.0, 10.0, 60.0, 300.0, 900.0)  # between measurements after the start
-_POLL_S = 1.0  # how often an engine that is busy is looked at again
+NEAR = 0.9  # fraction of the fastest that a second measurement must reach to confirm it
+PAUSES_S = (2.0, 10.0, 60.0, 300.0, 900.0)  # between measurements
+_POLL_S = 1.0  # between checks whether a busy engine is idle
 
 Facts = dict[str, float | bool | None]
 
 
 class MeasuredEngine(Protocol):
-    """An engine that can be told what has been measured since it was made."""
+    """An engine whose info can be updated with measurements."""
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
+        """Return whether requests are accepted."""
         ...
 
     def info(self) -> EngineInfo:
-        """What runs there."""
+        """Return the engine's properties and load."""
         ...
 
     def update_info(self, facts: Facts) -> None:
-        """Tell it of what `EngineInfo` says differently from now on."""
+        """Replace fields of `info()` from now on."""
         ...
 
 
 class MemoryBandwidth:
-    """Measurements of one machine, in bytes a second."""
+    """Bandwidth measurements of one machine, in bytes per second."""
 
     def __init__(self, measure: Callable[[], float]) -> None:
         self._measure = measure
         self._rates: list[float] = []
 
     def measure(self) -> Facts:
-        """Measure once more. Returns what `EngineInfo` says of all measurements so far."""
+        """Measure once more; return the fields of `EngineInfo` from all measurements so far."""
         self._rates.append(self._measure())
         best, *others = sorted(self._rates, reverse=True)
         return {"bandwidth": best, "bandwidth_confirmed": bool(others) and others[0] >= NEAR * best}
@@ -57,7 +57,7 @@ class MemoryBandwidth:
         pauses_s: Sequence[float] = PAUSES_S,
         sleep: Callable[[float], object] = time.sleep,
     ) -> threading.Thread:
-        """Measure again after each of the pauses, as soon as the engine has nothing to do then."""
+        """Measure after each pause, once the engine is idle, in a thread that ends with the engine."""
         thread = threading.Thread(
             target=self._watch, args=(weakref.ref(engine), pauses_s, sleep), name="jet-bandwidth", daemon=True
         )
@@ -76,14 +76,14 @@ class MemoryBandwidth:
                 sleep(_POLL_S)
             if idle is None:
                 return
-            facts = self.measure()  # a request that came meanwhile has slowed the copy, which does no harm
+            facts = self.measure()  # a request during the copy only slows it, which is harmless
             if (found := engine()) is None:
                 return
             found.update_info(facts)
 
 
 def _is_idle(engine: MeasuredEngine | None) -> bool | None:
-    """Whether it has nothing to do; None if it is no more."""
+    """Return whether the engine is idle; None if it is closed or gone."""
     if engine is None or not engine.alive:
         return None
     info = engine.info()

@@ -1,4 +1,4 @@
-"""How many stories fit a device at once, from its free memory: plain arithmetic, no torch."""
+"""Capacity: how many requests and tokens fit in a device's free memory. Plain arithmetic, no torch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from dataclasses import dataclass
 
 from jet.roofline import Footprint
 
-# Of the free memory; prompts need some to be read with, and so may others.
-SHARE = 0.7
-CACHE_SHARE = 0.2  # of that, for states that are kept for later
+SHARE = 0.7  # of free memory; prefill and other programs need the rest
+CACHE_SHARE = 0.2  # of that, for snapshots
 CACHE_SLOTS_PER_REQUEST = 4  # at most
-_SHORT_STORY = 4096  # tokens that every writer should have memory for
+_SHORT_STORY = 4096  # tokens that every running request should have memory for
 
 
 class CapacityError(ValueError):
-    """More was asked for than there is memory for. Says how much there is."""
+    """More requests than memory allows; the message says how many it allows."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What memory is set aside for.
+    """The sizes to allocate memory for.
 
     Attributes:
-        max_running_requests: stories that are written at once.
-        cache_slots: states kept besides, for going on, trying again and branching.
-        max_total_tokens: whose keys and values in full attention fit, of all stories together.
-        context: most tokens of one story, prompt included.
+        max_running_requests: requests that run at once.
+        cache_slots: snapshots kept for continuing, retrying and branching.
+        max_total_tokens: tokens of all requests and snapshots whose keys and values fit.
+        context: most tokens of a request, prompt included.
     """
 
     max_running_requests: int
@@ -37,11 +36,10 @@ class Capacity:
 def plan_capacity(
     footprint: Footprint, free: int, context: int, max_batch: int, max_running_requests: int | None = None
 ) -> Capacity:
-    """Share out `free` bytes.
+    """Divide `free` bytes among running requests, snapshots and tokens.
 
-    Raises CapacityError if `max_running_requests`, where they are given, do not fit.
-
-    Up to `max_batch`, a power of two of them, as long as half of the memory holds a short story of each.
+    By default the number of requests is a power of two up to `max_batch`, such that half of the memory holds
+    a short text of each. Raises CapacityError if the given `max_running_requests` do not fit.
     """
     usable = int(free * SHARE)
     state = footprint.recurrent + footprint.conv + (footprint.window + 1) * footprint.window_token
@@ -54,11 +52,9 @@ def plan_capacity(
         )
     max_running_requests = max_running_requests or min(max_batch, 1 << (fit.bit_length() - 1))
     kept = min(CACHE_SLOTS_PER_REQUEST * max_batch, max(1, int(usable * CACHE_SHARE) // max(1, state)))
-    # What is kept has keys and values, too: where those have no room on the device, they go to the host.
+    # Snapshots have keys and values, too; those without room on the device move to the host.
     tokens = (max_running_requests + kept) * context
     if footprint.full_token:
-        left = (
-            usable - (max_running_requests + kept + 1) * state
-        )  # one is put aside while the end of a prompt is drawn again
+        left = usable - (max_running_requests + kept + 1) * state  # one is the scratch slot of healing
         tokens = min(tokens, max(left // footprint.full_token, _SHORT_STORY))
     return Capacity(max_running_requests, kept, tokens, min(context, tokens))

@@ -1,4 +1,4 @@
-"""CudaGraphDecoder: the decode step as captured CUDA graphs, which run ahead of the host."""
+"""CudaGraphDecoder: the decode step as captured CUDA graphs that overlap with the host."""
 
 from __future__ import annotations
 
@@ -25,26 +25,25 @@ from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import NOT_A_NUMBER
 from jet.ops.triton import fused_sampling as kernels
 
-# Every batch is of one of these kinds, which may do more than it asks for: the page's settings, the likeliest
-# tokens, and all filters. So there are few kernels to compile and few graphs to capture.
+# Each batch uses the variant that has all filters it needs: the page's defaults, greedy, or all filters.
+# Three variants keep the number of kernels to compile and of graphs to capture small.
 DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=True)
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
-MIN_TOKENS_SAMPLER = SamplerFlags(
-    uses_min_tokens=True
-)  # besides, for batches in which a text may not end yet
+# Used while a request in the batch has not generated its `min_tokens` yet.
+MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
 TIMING_REPLAYS = 3  # replays
 
 
 class CudaGraphDecoder:
-    """Steps as CUDA graphs: from tokens on the device to the next ones, no host in between.
+    """Runs decode steps as CUDA graphs: from tokens on the device to the next ones, without the host.
 
-    What a step needs to know stands in `DecodeBatch` on the device, and the last kernel of a step moves it
-    on. So the next step of the same requests can be launched at once; the host reads tokens from pinned
-    memory as they arrive. There are graphs for 1, 2, 4, 8 … rows; rows that are too many are nobody's.
+    A step's inputs are in a `DecodeBatch` on the device, which the last kernel of the step updates. So the
+    next step of the same requests can be launched at once, and the host reads tokens from pinned memory as
+    they arrive. There are graphs for 1, 2, 4, 8 … rows; padding rows use the null slot.
 
-    To compile and capture takes longer than those who write should wait. So at first there are graphs of one
-    row and of as many as there can be; `capture_next` makes the others while nobody writes, and until then a
-    batch takes the next larger ones.
+    Compiling and capturing takes too long to do while requests run. The constructor makes the graphs of one
+    row and of the largest batch; `capture_next` makes the others when the engine is idle, and until then a
+    batch uses the next larger ones.
     """
 
     def __init__(
@@ -62,12 +61,11 @@ class CudaGraphDecoder:
             pool.null_slot + 1, config.vocab_size, dtype=torch.uint8, device=model.device
         )
         self._special_tokens = SpecialTokens(config.vocab_size, stop_ids, dry_sequence_breakers, model.device)
-        self._host_samplers: dict[
-            Sequence, HostSampler
-        ] = {}  # of those who ask for what the kernels do not do
-        self._batch: list[Sequence] = []  # whose rows they are, as their last step has left them
-        self._batch_graphs: StepGraphs | None = None  # by that step
-        self._last_logits: dict[Sequence, Tensor] = {}  # what the last tokens of requests are drawn from
+        # Of requests with settings that the kernels do not support.
+        self._host_samplers: dict[Sequence, HostSampler] = {}
+        self._batch: list[Sequence] = []  # sequences whose rows are on the device, as of their last step
+        self._batch_graphs: StepGraphs | None = None  # the graphs that ran that step
+        self._last_logits: dict[Sequence, Tensor] = {}  # logits of requests' last tokens
         self._shared = _SharedGraphPool()
         self._graphs: dict[int, StepGraphs] = {}
         self._rows = DecodeBatch.make(padded_size(rows), model.device, stop_ids, pool.null_slot)
@@ -75,40 +73,40 @@ class CudaGraphDecoder:
         self._largest = self._graphs_of_size(padded_size(rows)).step
         self.step = self._graphs_of_size(1).step
         self.kernels = {"decode": f"{self._backend(1).name}, one CUDA graph", "sampling": "triton"}
-        # For the first token of a request, which follows its prompt and no step.
+        # Samples the first token of a request, which follows a prefill and not a step.
         self._first_batch = DecodeBatch.make(1, model.device, stop_ids, pool.null_slot)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
         self._first_sampler = _Sampler(
             self._first_logits, self._first_batch, self._token_mask, self.step.first_weight
         )
         for flags in CAPTURED_SAMPLERS:
-            self._first_sampler.sample(flags)  # compiles; the row is nobody's
+            self._first_sampler.sample(flags)  # compiles; the row uses the null slot
             for size in dict.fromkeys((padded_size(rows), 1)):
                 self._graphs_of_size(size).capture(flags)
         self._captures = self._capture_all(padded_size(rows))
 
     def add(self, sequence: Sequence) -> None:
-        """A new request has come."""
+        """Prepare the sampler state of a new request."""
         assert sequence.slot is not None
         if sequence.sampling.repetition_penalty != 1:
             self._token_mask[sequence.slot].zero_()
         sampling, barred = sequence.sampling, sequence.min_tokens > 0
-        # The kernels bar tokens by their logits, and what is noted of tokens must not know of that.
+        # The kernels bar tokens by changing logits, which log-probabilities must not show.
         if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.top_logprobs):
             self._host_samplers[sequence] = HostSampler(sampling, self._special_tokens, sequence.min_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """A piece of its prompt has been read."""
+        """Add prefilled tokens `[T]` to what the request's penalties cover."""
         if sequence in self._host_samplers:
             self._host_samplers[sequence].append_prompt(ids)
         if sequence.sampling.repetition_penalty != 1:
-            seen = self._token_mask[sequence.slot]
-            # Not `seen[ids] = 1`, for which the host waits until the device has come so far.
-            seen.index_fill_(0, ids, 1)
-            seen.index_fill_(0, self._special_tokens.stop_ids, 0)
+            token_mask = self._token_mask[sequence.slot]
+            # Not `token_mask[ids] = 1`, which would synchronize.
+            token_mask.index_fill_(0, ids, 1)
+            token_mask.index_fill_(0, self._special_tokens.stop_ids, 0)
 
     def sample(self, sequence: Sequence) -> StepFuture:
-        """The token that follows the sequence's `logits`."""
+        """Draw the token that follows the sequence's `logits`."""
         assert sequence.logits is not None
         if sequence in self._host_samplers:
             logits = sequence.logits.float()
@@ -121,7 +119,7 @@ class CudaGraphDecoder:
 
     @torch.inference_mode()
     def capture_next(self) -> bool:
-        """Make a small part of what is still to be compiled or captured. False if nothing was."""
+        """Compile or capture the next missing kernel or graph; False if none is missing."""
         return next(self._captures, False)
 
     def _capture_all(self, largest: int) -> Generator[bool, None, None]:
@@ -143,7 +141,7 @@ class CudaGraphDecoder:
             yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Start a step."""
+        """Start a decode step; it overlaps with the host unless the host samples a token of it."""
         flags = sampler_flags(sequences)
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
         if self._batch != sequences or self._batch_graphs is not graphs:
@@ -156,19 +154,19 @@ class CudaGraphDecoder:
         return self._sample_on_host(graphs, sequences, ending)
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
-        """A step that ends at the logits."""
+        """Run the sequence's last token and return the logits `[1, V]`; draw nothing."""
         graphs = self._graphs_of_size(1)
         write_batch(graphs.rows, [sequence])
-        self._batch = []  # the rows have to be told
+        self._batch = []  # the rows have to be written again
         graphs.compute_logits()
         return graphs.step.logits.clone()
 
     def _sample_on_host(
         self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
     ) -> list[StepFuture]:
-        """A step of which some tokens are drawn by the host: nothing runs ahead of that.
+        """Run a step in which the host draws some tokens, so that the next step cannot overlap.
 
-        The logits of the rows in `ending` are put aside before penalties are written into them.
+        Logits of the rows in `ending` are copied before the sampler writes penalties into them.
         """
         graphs.compute_logits()
         self._last_logits |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
@@ -180,19 +178,19 @@ class CudaGraphDecoder:
             if sequence in self._host_samplers:
                 given = self._host_samplers[sequence], graphs.step.logits[row : row + 1], sequence
                 host_sampled[row] = StepFuture.completed(partial(draw, *given))
-        self._batch = []  # the rows have to be told
+        self._batch = []  # the rows have to be written again
         return self._step_output(graphs.rows, graphs.step.logits, sequences, host_sampled)
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """Those of the last token that the request may have."""
+        """Return the logits that the request's last allowed token was drawn from; None before that."""
         return self._last_logits.get(sequence)
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Whether the device draws all their tokens."""
+        """Return whether the device draws the tokens of all these sequences."""
         return not any(sequence in self._host_samplers for sequence in sequences)
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Whether the rows on the device are theirs, in the graphs that are next."""
+        """Return whether the device holds the rows of exactly these sequences, for the graphs to use next."""
         if self._batch != sequences or not self.can_overlap(sequences):
             return False
         return (
@@ -200,14 +198,14 @@ class CudaGraphDecoder:
         )
 
     def remove(self, sequence: Sequence) -> None:
-        """The request is over."""
+        """Forget a request."""
         self._host_samplers.pop(sequence, None)
         self._last_logits.pop(sequence, None)
         if sequence in self._batch:
             self._batch = []
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Release the network, the pool and all graphs."""
         self._captures.close()
         del self.step, self._largest, self._graphs, self._batch_graphs, self._model, self._pool
 
@@ -253,17 +251,17 @@ class CudaGraphDecoder:
         return triton_backend(self._model.device, size, *sizes)
 
     def _fastest_graphs(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
-        """The graphs that are fastest for so many rows, of those that are there.
+        """Return the fastest captured graphs for at least `size` rows.
 
-        More rows can take less time, where other kernels multiply. As a batch may take any graphs that are
-        large enough, it never takes longer than a larger one.
+        More rows can be faster, where other kernels multiply. A batch may use any graphs that are large
+        enough, so it is never slower than a larger batch.
         """
         ready = [other for other, graphs in self._graphs.items() if other >= size and graphs.has(flags)]
         fastest = min(ready, default=size, key=lambda other: (self._graphs[other].seconds(flags), other))
         return self._graphs_of_size(fastest)
 
     def _graphs_of_size(self, size: int) -> StepGraphs:
-        """The graphs of so many rows, made when they are first needed; all share weights and buffers."""
+        """Return the graphs of `size` rows, made on first use; all share weights and buffers."""
         if size not in self._graphs:
             rows = self._rows.first(size)
             step = DecodeStep(self._model, self._pool, rows, self._backend(size), share_with=self._largest)
@@ -272,16 +270,16 @@ class CudaGraphDecoder:
 
 
 def padded_size(rows: int) -> int:
-    """The number of rows that there are graphs for: the next power of two."""
+    """Round a number of rows up to a power of two, for which there are graphs."""
     return 1 << (rows - 1).bit_length()
 
 
 def write_batch(
     rows: DecodeBatch, sequences: abc.Sequence[Sequence], inactive: abc.Container[Sequence] = ()
 ) -> None:
-    """Tell the rows whose they are. From then on only the device changes them.
+    """Copy the sequences' inputs to the rows; afterwards only the device updates them.
 
-    Those beyond the sequences are nobody's. Of those in `inactive` no token is drawn.
+    Rows beyond the sequences use the null slot. The device draws no token for those in `inactive`.
     """
     missing = len(rows.token) - len(sequences)
 
@@ -306,10 +304,9 @@ def write_batch(
 
 
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
-    """Which of `CAPTURED_SAMPLERS` does what requests ask of the sampler; None is greedy, no
-    penalty.
+    """Choose the sampler for a batch, one of `CAPTURED_SAMPLERS`; None is greedy without penalty.
 
-    It is `MIN_TOKENS_SAMPLER` where the text of one may not end with its next token.
+    It is `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
     """
     if any(sequence.stop_is_forbidden for sequence in sequences):
         return MIN_TOKENS_SAMPLER
@@ -321,22 +318,22 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
 
 
 class _SharedGraphPool:
-    """What all graphs share, of which only one runs at a time."""
+    """The memory pool that all graphs share, since only one runs at a time."""
 
     pool: Any = None
 
 
 class _Sampler:
-    """Draws tokens from logits `[B, V]` into rows."""
+    """Draws a token from each row of logits `[B, V]` and updates the batch."""
 
     def __init__(self, logits: Tensor, rows: DecodeBatch, token_mask: Tensor, next_weight: Tensor) -> None:
-        """`next_weight`: the matrix that the next step begins with."""
+        """`next_weight`: the first matrix of the next step, to be prefetched."""
         scratch = kernels.SamplerScratch.make(len(logits), logits.shape[1], logits.device)
         self._given = logits, rows, token_mask, scratch
         self._next_weight = next_weight
 
     def sample(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
-        """Start it; `pdl`: as the end of a step in a graph."""
+        """Launch the kernels; `pdl`: with programmatic dependent launch, at the end of a step in a graph."""
         if flags is None:
             kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._next_weight)
         else:
@@ -344,7 +341,7 @@ class _Sampler:
 
 
 class StepGraphs:
-    """Graphs of so many rows, one for each kind of sampling, captured when somebody first asks for it."""
+    """The graphs for one number of rows, one for each sampler, captured on first use."""
 
     def __init__(
         self, step: DecodeStep, rows: DecodeBatch, token_mask: Tensor, shared: _SharedGraphPool
@@ -358,7 +355,7 @@ class StepGraphs:
         self._logits_graph: torch.cuda.CUDAGraph | None = None
 
     def capture(self, flags: SamplerFlags | None) -> None:
-        """Compile, capture and time, so that nobody has to wait for it later."""
+        """Compile, capture and time the graph for a sampler, unless that has been done."""
         if flags not in self._graphs:
             graph = self._capture(partial(self._decode_and_sample, flags))
             with dummy_batch(self.rows):
@@ -366,35 +363,35 @@ class StepGraphs:
             self._graphs[flags] = graph
 
     def seconds(self, flags: SamplerFlags | None) -> float:
-        """Return the seconds that a step took on padding rows."""
+        """Return the seconds that a step took on padding rows when it was captured."""
         return self._seconds[flags]
 
     def has(self, flags: SamplerFlags | None) -> bool:
-        """Whether that has been done."""
+        """Return whether the graph for a sampler has been captured."""
         return flags in self._graphs
 
     def compile(self, run: Callable[[], None]) -> None:
-        """Do a part of a step on rows that are nobody's."""
+        """Run a part of a step on padding rows, which compiles its kernels."""
         with dummy_batch(self.rows):
             run()
 
     def launch(self, flags: SamplerFlags | None) -> None:
-        """Start a step."""
+        """Start a step, capturing its graph first if need be."""
         self.capture(flags)
         self._graphs[flags].replay()
 
     def capture_logits(self) -> torch.cuda.CUDAGraph:
-        """The graph of a step that stops at the logits, captured if need be."""
+        """Return the graph of a step that ends at the logits, captured on first use."""
         if self._logits_graph is None:
             self._logits_graph = self._capture(self.step.run)
         return self._logits_graph
 
     def compute_logits(self) -> None:
-        """Start a step that stops at the logits."""
+        """Start a step that ends at the logits."""
         self.capture_logits().replay()
 
     def sample(self, flags: SamplerFlags | None) -> None:
-        """Draw from the logits that are there."""
+        """Draw tokens from the current logits."""
         self._sampler.sample(flags)
 
     def _decode_and_sample(self, flags: SamplerFlags | None) -> None:
@@ -402,7 +399,7 @@ class StepGraphs:
         self._sampler.sample(flags, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """Run once to compile what is new, on rows that are nobody's, then capture."""
+        """Run once on padding rows to compile, then capture."""
         self.compile(run)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):
@@ -412,7 +409,7 @@ class StepGraphs:
 
 
 def seconds_of(graph: torch.cuda.CUDAGraph) -> float:
-    """Return the seconds of a graph: the quickest of some replays, after one that warms up."""
+    """Return the seconds of the fastest of `TIMING_REPLAYS` replays, after one that warms up."""
     graph.replay()
     took: list[float] = []
     for _ in range(TIMING_REPLAYS):

@@ -1,11 +1,11 @@
 """DecodeStep: one token of every row through the network, in few operations and without allocating.
 
-The fast twin of `JetNemotronForCausalLM.forward` for single tokens. The projections that read the same input
-are one product, norms and activations are part of the products, the residual stream is float32, as nearly
-everything between two operations, and all states are updated in place in a `StatePool`.
+The fast twin of `JetNemotronForCausalLM.forward` for single tokens. Projections of the same input are fused
+into one product; norms and activations are fused into the products. The residual stream and nearly all values
+between two operations are float32, and states are updated in place in a `StatePool`.
 
-The merged weights are the network's own storage, whose parameters become views into it: nothing is held
-twice. Do not move or convert the network while a step is in use. Quantized weights are merged alike.
+Fused weights replace the network's own storage: its parameters become views into them, so no weight is stored
+twice. Do not move or convert the network while a step is in use. Quantized weights are fused in the same way.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from jet.ops.reference import JetSizes
 
 
 class StepOp(NamedTuple):
-    """One operation of a step: what it is, the function that does it, and the bytes it must move.
+    """One operation of a step: its name, its function and the bytes that it must move.
 
-    `weight`: the matrix that it multiplies by, if it does.
+    `weight`: the matrix that it multiplies by; None if there is none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class StepOp(NamedTuple):
 
     @property
     def first_weight(self) -> Tensor:
-        """What it reads of its weight before anything else: the matrix, or the codes of it."""
+        """Return the tensor of the weight that it reads first: the matrix, or its `qweight`."""
         assert self.weight is not None
         return self.weight.qweight if isinstance(self.weight, QuantizedTensor) else self.weight
 
@@ -50,10 +50,10 @@ class DecodeStep:
     """A step of all rows, bound to its tensors.
 
     Attributes:
-        logits: `[B, vocabulary]` float32, what the last step or prefill left for the sampler.
-        saved_bytes: by how much the weights that a step reads are smaller than the network's.
-        ops: the operations in their order. Their bytes are those of weights and, read and written for each
-            row, of recurrent and convolution state; keys and values, which grow, are left out.
+        logits: `[B, vocabulary]` float32, the output of the last step.
+        saved_bytes: how many bytes fewer a step reads than the network's weights have.
+        ops: the operations in order. Their bytes are those of weights and of recurrent and convolution
+            states (read and written for each row); keys and values, which grow, are left out.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class DecodeStep:
         backend: OpBackend,
         share_with: DecodeStep | None = None,
     ) -> None:
-        """`share_with`: a step of at least as many rows, whose weights and buffers this one then uses too.
+        """`share_with`: a step of at least as many rows, whose weights and buffers this one uses.
 
-        Raises `CheckpointError` where something has been put around a module, or in its place.
+        Raises `CheckpointError` if a module of the network has been wrapped or replaced.
         """
         if share_with is None:
             check_not_wrapped(model)
@@ -87,19 +87,20 @@ class DecodeStep:
         self.saved_bytes = sum(self._saved.values())
 
     def run(self) -> None:
-        """Read every row's `token` at its `position` into its `slot`; `logits` are then of the next one."""
+        """Run each row's `token` at its `position`, update the state in its `slot` and write `logits`."""
         for part in self.ops:
             part.run()
 
     @property
     def first_weight(self) -> Tensor:
-        """What a step reads first of all weights."""
+        """Return the weight that a step reads first."""
         return next(part.first_weight for part in self.ops if part.weight is not None)
 
     def _prefetch_weights(self, parts: list[StepOp]) -> list[StepOp]:
-        """Have each part's weight fetched while the one before runs.
+        """Let each operation prefetch the weight of the following one into the cache.
 
-        A part without a weight takes over the one after: the next is being fetched already.
+        An operation without a weight prefetches the second next weight: the operation before it has
+        prefetched the next one already.
         """
         chained = []
         for number, part in enumerate(parts):
@@ -112,12 +113,12 @@ class DecodeStep:
         return chained
 
     def _weight(self, weight: Weight) -> Weight:
-        """A matrix in the form that is read fastest here."""
-        place = weight.data_ptr()
-        if place not in self._weights:
-            self._weights[place] = self._backend.prepare_weight(weight)
-        self._saved[place] = weight.nbytes - self._weights[place].nbytes
-        return self._weights[place]
+        """Return a matrix in the backend's fastest layout, prepared once."""
+        address = weight.data_ptr()
+        if address not in self._weights:
+            self._weights[address] = self._backend.prepare_weight(weight)
+        self._saved[address] = weight.nbytes - self._weights[address].nbytes
+        return self._weights[address]
 
     def _buffer(self, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         rows, larger = len(self._rows.token), next(self._shared_buffers, None)
@@ -220,7 +221,7 @@ class DecodeStep:
 
 
 def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> Weight:
-    """Several layers' weights as one matrix, `[sum of outputs, inputs]`, of which each becomes a view."""
+    """Concatenate layers' weights to `[sum of outputs, inputs]` and make each a view of the result."""
     held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
     if not held:
         return _fuse([part.weight for part in parts if isinstance(part, nn.Linear)])
@@ -229,12 +230,12 @@ def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> 
 
 
 def fuse_biases(parts: Sequence[nn.Linear]) -> Tensor:
-    """The biases of several layers as one vector, of which each becomes a view."""
+    """Concatenate layers' biases to one vector and make each a view of it."""
     return _fuse([part.bias for part in parts])
 
 
 def _fuse(tensors: Sequence[Tensor]) -> Tensor:
-    """All rows of tensors as one, of which each becomes a view."""
+    """Concatenate tensors along their rows and make each a view of the result."""
     merged = _as_fused([tensor.data for tensor in tensors])
     if merged is None:
         merged = torch.cat([tensor.data for tensor in tensors])
@@ -244,11 +245,11 @@ def _fuse(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _as_fused(tensors: Sequence[Tensor]) -> Tensor | None:
-    """The tensor whose views these are, if they lie behind each other as in one that was merged before."""
-    first, place = tensors[0], tensors[0].data_ptr()
+    """Return the tensor of which these are consecutive views, as after an earlier fusion; None otherwise."""
+    first, address = tensors[0], tensors[0].data_ptr()
     for tensor in tensors:
         same = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not same or tensor.data_ptr() != place or not tensor.is_contiguous():
+        if not same or tensor.data_ptr() != address or not tensor.is_contiguous():
             return None
-        place += tensor.nbytes
+        address += tensor.nbytes
     return first.as_strided((sum(map(len, tensors)), *first.shape[1:]), first.stride())

@@ -1,4 +1,4 @@
-"""Steppers: one token in, the next token out; on a CPU at once, on CUDA as one graph that runs ahead."""
+"""Decoder: one decode step for a batch. Eager on a CPU; CUDA graphs that overlap with the host on a GPU."""
 
 from __future__ import annotations
 
@@ -21,25 +21,29 @@ from jet.ops.decode_batch import DecodeBatch
 
 
 class Decoder(Protocol):
-    """What the runner needs to draw tokens."""
+    """The interface through which `ModelRunner` runs decode steps and draws tokens.
+
+    Attributes:
+        step: the decode step of one row.
+    """
 
     step: DecodeStep
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What computes: operation → implementation, in words for people."""
+        """Return operation → implementation, in words for people."""
         ...
 
     def add(self, sequence: Sequence) -> None:
-        """A new request has come."""
+        """Prepare the sampler state of a new request."""
         ...
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """A piece of its prompt, `[T]`, has been read."""
+        """Add prefilled tokens `[T]` to what the request's penalties cover."""
         ...
 
     def capture_next(self) -> bool:
-        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
+        """Compile or capture a small part of later steps; False if nothing is left."""
         ...
 
     def sample(self, sequence: Sequence) -> StepFuture:
@@ -47,7 +51,7 @@ class Decoder(Protocol):
         ...
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
-        """Read the sequence's last token into its state; the logits `[1, V]` of what follows."""
+        """Run the sequence's last token and return the logits `[1, V]`; draw nothing."""
         ...
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
@@ -55,23 +59,23 @@ class Decoder(Protocol):
         ...
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """The logits `[1, V]` that the sequence's last step ended with, if they are still there."""
+        """Return the logits `[1, V]` of the sequence's last step; None if they are gone."""
         ...
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Whether a step of these may be launched before it is wanted."""
+        """Return whether the next step of these sequences may be launched before its tokens are requested."""
         ...
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Whether the next step of these can be launched before the tokens of this one are known."""
+        """Return whether their next step can be launched before the host knows the tokens of this one."""
         ...
 
     def remove(self, sequence: Sequence) -> None:
-        """The request is over."""
+        """Forget a request."""
         ...
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Release the network."""
         ...
 
 
@@ -82,7 +86,7 @@ def make_decoder(
     dry_sequence_breakers: frozenset[int],
     rows: int,
 ) -> Decoder:
-    """The fastest one here, for up to so many rows: CUDA graphs of Triton kernels, or else plain calls."""
+    """Make the fastest decoder available for up to `rows` rows: CUDA graphs of Triton kernels, or eager."""
     while model.device.type == "cuda" and has_triton():
         try:
             from jet.engine.cuda_graphs import CudaGraphDecoder
@@ -96,7 +100,7 @@ def make_decoder(
 
 
 class EagerDecoder:
-    """Steps one after the other, each finished when it returns."""
+    """Runs each decode step to its end before it returns."""
 
     def __init__(
         self,
@@ -120,15 +124,15 @@ class EagerDecoder:
         self.step = self._batch(1).step
 
     def add(self, sequence: Sequence) -> None:
-        """A new request has come."""
+        """Make the request's sampler."""
         self._samplers[sequence] = HostSampler(sequence.sampling, self._special_tokens, sequence.min_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """A piece of its prompt has been read."""
+        """Add prefilled tokens `[T]` to what the request's penalties cover."""
         self._samplers[sequence].append_prompt(ids)
 
     def capture_next(self) -> bool:
-        """Nothing has to be prepared."""
+        """Return False: eager steps need no preparation."""
         return False
 
     def sample(self, sequence: Sequence) -> StepFuture:
@@ -137,7 +141,7 @@ class EagerDecoder:
         return self._sample(sequence, sequence.logits)
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
-        """A step that ends at the logits."""
+        """Run the sequence's last token and return the logits `[1, V]`; draw nothing."""
         self._last_logits = {}
         return self._run([sequence]).clone()
 
@@ -156,29 +160,29 @@ class EagerDecoder:
         return [self._sample(*row) for row in zip(sequences, logits, strict=True)]
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """Those of the last step of all."""
+        """Return the sequence's logits `[1, V]` if it took part in the last step."""
         logits = self._last_logits.get(sequence)
         return None if logits is None else logits.clone()
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Nothing does."""
+        """Return False: eager steps do not overlap with the host."""
         return False
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Nothing does."""
+        """Return False: eager steps do not overlap with the host."""
         return False
 
     def remove(self, sequence: Sequence) -> None:
-        """The request is over."""
+        """Forget a request."""
         self._samplers.pop(sequence, None)
         self._last_logits.pop(sequence, None)
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Release the network and the pool."""
         del self.step, self._largest, self._batches, self._last_logits, self._model, self._pool
 
     def _batch(self, size: int) -> _Batch:
-        """A step of so many rows, made when it is first needed; all share weights and buffers."""
+        """Return the step of `size` rows, made on first use; all share weights and buffers."""
         if size not in self._batches:
             rows = DecodeBatch.make(size, self._model.device, null_slot=self._pool.null_slot)
             step = DecodeStep(self._model, self._pool, rows, self._backend, share_with=self._largest)

@@ -1,11 +1,11 @@
-"""LocalEngine: many requests, one model, one thread that touches the device.
+"""LocalEngine: many requests, one model, one thread that uses the device.
 
-    writer's thread   submit ─ tokenize, check ─┐                        ┌─ Stream ─ chunks
+    caller's thread   submit ─ tokenize, check ─┐                        ┌─ Stream ─ chunks
     device thread                               └─ schedule → run → send ┘
 
-A turn is one piece of a prompt, or one token for everybody who writes. Requests join and leave between two
-turns, and an abort takes effect before the next one. Whatever goes wrong with a request ends that one,
-visibly, and no other.
+A step is one prefill chunk, or one token for each decoding request. Requests join and leave between steps,
+and an abort takes effect before the next one. An error of one request ends that request, with a message, and
+no other.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
 from jet.token_ids import Tokens
 
-# Reading memory figures costs more than a token may; the panel cannot show more of them than this anyway.
+# Reading memory figures takes longer than a token may, and the page shows no more of them than this.
 _MEMORY_INTERVAL_S = 0.1
-# How long close() waits for the step under way before it gives up on the device thread.
+# How long close() waits for the device thread to finish its step.
 _CLOSE_PATIENCE_S = 30.0
 
 _DIED = "The engine has died."
@@ -50,51 +50,52 @@ log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """What the engine needs of a model. A handle is the state of one request, opaque to the engine."""
+    """The model as the engine uses it. `sequence` is the state of one request, opaque to the engine."""
 
     def capture_next(self) -> bool:
-        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
+        """Compile or capture a small part of later steps; False if nothing is left."""
         ...
 
     def allocate(
         self, sampling: SamplingParams, top_logprobs: int, prompt: Tokens, max_tokens: int, cache_salt: str
     ) -> Any:
-        """The state of a new request, which wants to know so many alternatives of every token.
+        """Allocate the state of a new request of up to `max_tokens` tokens, prompt included.
 
-        It may come to have so many tokens. Raises MemoryError if there is no room for it now.
+        `top_logprobs`: how many log-probabilities to keep for each token. Raises MemoryError if there is no
+        room now.
         """
         ...
 
     def heal(self, sequence: Any, healing: Healing) -> None:
-        """Draw these tokens again once the prompt, which ends before them, has been read."""
+        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
         ...
 
     def healed_path(self, sequence: Any) -> HealingPath | None:
-        """What they became; None as long as they have not been drawn."""
+        """Return the tokens drawn by healing; None before that."""
         ...
 
     def set_min_tokens(self, sequence: Any, tokens: int) -> None:
-        """Let no token end the story among the first so many of the answer."""
+        """Forbid stop tokens among the first `tokens` of the answer."""
         ...
 
     def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
-        """How many tokens of the prompt need not be read, because a state that has is resident."""
+        """Restore the longest cached prefix of the prompt; return its number of tokens."""
         ...
 
     def prefill(self, sequence: Any, tokens: Tokens) -> None:
-        """Read one piece of the prompt."""
+        """Run one chunk of the prompt."""
         ...
 
     def synchronize(self, blocking: bool) -> bool:
-        """Whether what was read is there, so that the time it took is known; if need be, wait for that."""
+        """Return whether the prefill has finished; with `blocking`, wait first, so that its time is real."""
         ...
 
     def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
-        """The next token of each, or what went wrong with it. What is raised concerns them all."""
+        """Return each sequence's next token, or its own error. An exception that is raised concerns all."""
         ...
 
     def reset(self, sequence: Any) -> None:
-        """The state has been lost: make it an empty one, which will read again and then go on."""
+        """Empty a lost state; the engine then prefills prompt and output again and continues."""
         ...
 
     def logprobs(self, sequence: Any) -> TokenLogprobs | None:
@@ -102,72 +103,73 @@ class Runner(Protocol):
         ...
 
     def state_bytes(self, sequence: Any) -> dict[str, int]:
-        """Bytes of the state: recurrent, conv, window_kv, full_kv."""
+        """Return the bytes of the state by kind: recurrent, conv, window_kv, full_kv."""
         ...
 
     def free(self, sequence: Any, keep_snapshot: bool) -> None:
-        """Free the state, or keep it for requests that begin alike."""
+        """Free the state, or keep it in the prefix cache."""
         ...
 
     def close(self) -> None:
-        """Free the model."""
+        """Release the model."""
         ...
 
 
 class Tokenizer(Protocol):
-    """What the engine needs of a tokenizer."""
+    """The tokenizer as the engine uses it."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a story."""
+        """Return the tokens that end a text."""
         ...
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """1 to `max_tokens` tokens, or RequestError.
+        """Tokenize a prompt to 1 to `max_tokens` tokens. Raises RequestError if that is impossible.
 
-        `instruction` is for chat models, `cache_salt` whose prompt it is.
+        `instruction`: the user's turn for a chat model. `cache_salt`: the user, whose earlier texts are
+        remembered.
         """
         ...
 
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
-        """As `encode`, without the tokens that are to be drawn again; those; and what follows the prompt."""
+        """Return the tokens to prefill, the tokens to draw again (None for none) and a detokenizer."""
         ...
 
     def normalize_prompt(self, prompt: str) -> str:
-        """A prompt as `encode_healed` reads it."""
+        """Return a prompt as `encode_healed` tokenizes it."""
         ...
 
     def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
-        """How many tokens `encode` gives for a prompt of any length."""
+        """Return the number of tokens that `encode` returns, for a prompt of any length."""
         ...
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
-        """A detokenizer for what follows these tokens."""
+        """Return a detokenizer for the tokens after `prompt`."""
         ...
 
     def token_text(self, token: int, skip: int = 0) -> str:
-        """The text of a token by itself, without its first bytes."""
+        """Return the text of a single token, without its first `skip` bytes."""
         ...
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, or RequestError."""
+        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
         ...
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine shares itself out. The one place where the defaults stand.
+    """Limits and timing of an engine, with their defaults.
 
     Attributes:
-        max_running_requests: requests served at once; the others wait in line.
-        max_running_per_user: of one user's, so many at once.
-        max_waiting: requests that may wait. More are refused.
-        prefill_chunk_size: tokens of a prompt that are read at once.
-        max_decode_stall_s: how long those who write may have to wait for a piece of a prompt to be read.
-        idle_before_capture_s: seconds without any request before steps are prepared, so that neither somebody
-            who comes back at once nor the first visitor waits for one.
+        max_running_requests: requests served at once; the others wait.
+        max_running_per_user: requests of one user served at once.
+        max_waiting: most waiting requests; further ones are rejected.
+        prefill_chunk_size: most tokens of a prefill chunk.
+        max_decode_stall_s: most seconds that a prefill chunk may delay decoding requests.
+        idle_before_capture_s: seconds without requests before graphs are captured, so that a request that
+            follows soon does not wait for a capture.
     """
 
     max_running_requests: int = 16
@@ -179,11 +181,11 @@ class EngineOptions:
 
 
 class WarmUpError(RuntimeError):
-    """A model that loads and cannot write; the message is the request's."""
+    """The warm-up request failed; the message is that request's error."""
 
 
 class _RequestState:
-    """One request inside the engine. Once it is submitted, only the device thread writes to it."""
+    """One request inside the engine. Once submitted, only the device thread modifies it."""
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class _RequestState:
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
-        """`healing`: what the prompt ends in besides; it is drawn again."""
+        """`healing`: the tokens after `prompt`, which are drawn again."""
         self.cache_salt = request.cache_salt
         self.min_tokens = request.min_tokens
         self.healing = healing  # None once it has been drawn
@@ -208,18 +210,18 @@ class _RequestState:
         self.phase = "queued"
         self.queue_position = 0
         self.sequence: Any = None
-        # What is to be read before the next token: the prompt, or all so far.
+        # The tokens to prefill: the prompt, or after a lost state prompt and output.
         self.input_ids = self.prompt_ids
-        self.num_prefilled: int | None = None  # tokens of the text; None before the first turn
-        self.cached_tokens = 0  # tokens of the prompt that nobody had to read
+        self.num_prefilled: int | None = None  # tokens of `input_ids`; None before the first chunk
+        self.cached_tokens = 0  # tokens of the prompt restored from the prefix cache
         self.output_ids: list[int] = []
-        self.isolated_steps = 0  # tokens to be written alone, since a step has failed that it was a part of
+        self.isolated_steps = 0  # steps to run alone, since a batch with it has failed
         self.max_new_tokens, self.length_reason = self.sampling.max_new_tokens, "length"
         self.state_bytes: dict[str, int] = {}
 
 
 class LocalEngine:
-    """The engine of this process. `jet.api.Engine` says what its methods promise."""
+    """The engine that runs a model in this process; implements `jet.api.Engine`."""
 
     def __init__(
         self,
@@ -238,7 +240,7 @@ class LocalEngine:
         self._clock = clock
         self._memory_reading = read_memory()
         self._throttle = Throttle(_MEMORY_INTERVAL_S)
-        self._changed = threading.Condition()  # guards the scheduler, and why it is closed
+        self._changed = threading.Condition()  # guards the scheduler and `_closed`
         limits = (
             self._options.max_running_requests,
             self._options.max_running_per_user,
@@ -248,10 +250,10 @@ class LocalEngine:
         self._prefill_policy = ChunkedPrefillPolicy(
             self._options.prefill_chunk_size, self._options.max_decode_stall_s
         )
-        self._memory_full = False  # no memory for the next in line, as long as nobody leaves
-        self._all_captured = False  # all that makes later steps quicker
-        self._idle_timeout_s = self._options.idle_before_capture_s  # before more of it is
-        self._closed: str | None = None  # why no more requests are taken
+        self._memory_full = False  # no memory for the next request until another ends
+        self._all_captured = False  # whether `capture_next` has nothing left to do
+        self._idle_timeout_s = self._options.idle_before_capture_s  # until the next capture
+        self._closed: str | None = None  # why no more requests are accepted
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
 
@@ -285,31 +287,31 @@ class LocalEngine:
 
     @property
     def alive(self) -> bool:
-        """Whether requests are taken."""
+        """Return whether requests are accepted."""
         return self._closed is None and self._thread.is_alive()
 
     def info(self) -> EngineInfo:
-        """What runs here, measured now."""
+        """Return the engine's properties, with load and memory measured now."""
         with self._changed:
             active, queued = len(self._scheduler.running), len(self._scheduler.waiting)
         reading = asdict(self._read_memory())
         return replace(self._info, active_requests=active, queued_requests=queued, **reading)
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens a text has by itself. Raises RequestError if it cannot be read."""
+        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
         return self._tokenizer.count(text)
 
     def count_prompt(self, request: Request) -> int:
-        """How many tokens the prompt of a request has, with all that is put around it when it is read."""
+        """Return the number of tokens of a request's prompt, with chat template and start token."""
         prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
         return self._tokenizer.count_prompt(prompt, request.instruction, request.cache_salt)
 
     def normalize_prompt(self, prompt: str) -> str:
-        """A prompt as the model reads it with `Request.healing`: blanks at its end may be read as another."""
+        """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
         return self._tokenizer.normalize_prompt(prompt)
 
     def warm_up(self, request: Request) -> None:
-        """Run a request for its side effects and note how long that took. Raises WarmUpError if it fails."""
+        """Run a request and record its duration as `EngineInfo.warmup_s`. Raises WarmUpError if it fails."""
         started = self._clock()
         for chunk in self.submit(request):
             if chunk.stats.error is not None:
@@ -317,11 +319,11 @@ class LocalEngine:
         self._info = replace(self._info, warmup_s=self._clock() - started)
 
     def update_info(self, facts: Mapping[str, Any]) -> None:
-        """Say so in `info()` from now on."""
+        """Replace fields of `info()` from now on."""
         self._info = replace(self._info, **facts)
 
     def close(self) -> None:
-        """End every live stream visibly, stop the device thread and let go of the model."""
+        """End every stream with an error, stop the device thread and release the model."""
         with self._changed:
             self._closed = self._closed or "The engine has been closed."
             self._changed.notify()
@@ -343,7 +345,7 @@ class LocalEngine:
             self._runner.close()
 
     def _step(self) -> bool:
-        """Wait for work, then do one piece of it. False when the engine has been closed."""
+        """Wait for work and run one step; False once the engine is closed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed is not None or self._scheduler.requests,
@@ -353,35 +355,35 @@ class LocalEngine:
                 return False
             idle = not self._scheduler.requests
             abandoned = [req for req in self._scheduler.requests if req.channel.aborted]
-            line = list(self._scheduler.waiting)
+            waiting = list(self._scheduler.waiting)
         self._idle_timeout_s = 0.0 if idle else self._options.idle_before_capture_s
         if idle:
             self._run_when_idle()
         for req in abandoned:
             self._attempt(req, self._abort)
-        if (line and self._admit()) or abandoned:
+        if (waiting and self._admit()) or abandoned:
             with self._changed:
-                line = list(self._scheduler.waiting)
-            self._send_queue_positions(line)
-        # Only this thread gives places and takes them away.
-        writing, reading = list(self._scheduler.decoding), self._scheduler.prefilling
-        if reading and self._prefill_policy.may_prefill(self._clock(), bool(writing)):
-            self._attempt(reading[0], self._prefill)
-        elif writing:
-            self._decode(writing)
+                waiting = list(self._scheduler.waiting)
+            self._send_queue_positions(waiting)
+        # No lock: only this thread admits and removes running requests.
+        decoding, prefilling = list(self._scheduler.decoding), self._scheduler.prefilling
+        if prefilling and self._prefill_policy.may_prefill(self._clock(), bool(decoding)):
+            self._attempt(prefilling[0], self._prefill)
+        elif decoding:
+            self._decode(decoding)
             self._prefill_policy.record_decode()
         return True
 
     def _run_when_idle(self) -> None:
-        """While nobody waits. Whatever goes wrong with it, requests can do without."""
+        """Capture one more graph while there are no requests; after an error, do without the rest."""
         try:
             self._all_captured = not self._runner.capture_next()
         except Exception:
-            log.warning("Not all steps could be prepared: some will be slower.", exc_info=True)
+            log.warning("Not all graphs could be captured: some steps will be slower.", exc_info=True)
             self._all_captured = True
 
     def _admit(self) -> bool:
-        """Give places to those whose turn it is, as far as there is memory. Whether anybody got one."""
+        """Admit waiting requests as limits and memory allow; return whether any was admitted."""
         admitted = False
         while not self._memory_full:
             with self._changed:
@@ -392,7 +394,7 @@ class LocalEngine:
         return admitted
 
     def _allocate(self, req: _RequestState, others: bool) -> bool:
-        """Whether there was room for a request, or none will ever be."""
+        """Allocate a request's state and admit it; end it if that fails. False: wait for others to end."""
         tokens = min(req.prompt_tokens + req.max_new_tokens, self._info.context)
         try:
             req.sequence = self._runner.allocate(
@@ -403,7 +405,7 @@ class LocalEngine:
             if req.min_tokens:
                 self._runner.set_min_tokens(req.sequence, req.min_tokens)
         except MemoryError as error:
-            if others:  # somebody will leave
+            if others:  # they will free memory
                 self._memory_full = True
                 return False
             self._finish(req, "error", error=_reason(error))
@@ -419,19 +421,19 @@ class LocalEngine:
         self._attempt(req, self._start)
         return True
 
-    def _send_queue_positions(self, line: list[_RequestState]) -> None:
-        for position, req in enumerate(line, start=1):
+    def _send_queue_positions(self, waiting: list[_RequestState]) -> None:
+        for position, req in enumerate(waiting, start=1):
             if req.queue_position != position:
                 req.queue_position = position
                 self._attempt(req, self._send)
 
     def _attempt(self, req: _RequestState, act: Callable[[_RequestState], None]) -> None:
-        """Do something for a request. What is raised is the end of this request, and of nothing else."""
+        """Do something for a request; an exception ends this request and no other."""
         try:
             act(req)
         except (SystemExit, KeyboardInterrupt):
             raise
-        except FloatingPointError as error:  # of the weights, not of this program: whoever asked is told
+        except FloatingPointError as error:  # a fault of the weights, not worth a traceback
             self._finish(req, "error", error=_reason(error))
         except BaseException as error:  # a panic in the tokenizer is not an Exception
             log.warning("A request failed.", exc_info=True)
@@ -445,7 +447,7 @@ class LocalEngine:
         self._send(req)
 
     def _prefill(self, req: _RequestState) -> None:
-        """One piece of the prompt. The first token comes with the last one."""
+        """Run one chunk of a request's prompt; after the last one, draw its first token."""
         if req.num_prefilled is None:
             req.num_prefilled = self._runner.restore_prefix(req.sequence, req.input_ids)
             req.cached_tokens = req.cached_tokens or min(req.num_prefilled, len(req.prompt_ids))
@@ -453,29 +455,28 @@ class LocalEngine:
             others = bool(self._scheduler.decoding)
         if req.num_prefilled < len(req.input_ids):
             started = self._clock()
-            piece = req.input_ids[
-                req.num_prefilled : req.num_prefilled + self._prefill_policy.chunk_size(others)
-            ]
-            self._runner.prefill(req.sequence, piece)
-            # The next step of others would wait in any case.
-            settled = self._runner.synchronize(blocking=others)
-            req.num_prefilled += len(piece)
+            end = req.num_prefilled + self._prefill_policy.chunk_size(others)
+            chunk = req.input_ids[req.num_prefilled : end]
+            self._runner.prefill(req.sequence, chunk)
+            # Blocking costs nothing if others decode: their next step would wait for the chunk anyway.
+            synchronized = self._runner.synchronize(blocking=others)
+            req.num_prefilled += len(chunk)
             now = self._clock()
-            self._prefill_policy.record_chunk(len(piece), now - started, now, settled)
+            self._prefill_policy.record_chunk(len(chunk), now - started, now, synchronized)
         if req.num_prefilled < len(req.input_ids):
             self._send(req)
             return
-        self._memory_full = False  # who begins alike now needs less
+        self._memory_full = False  # a waiting request with the same prefix needs fewer pages now
         with self._changed:
             self._scheduler.finish_prefill(req)
         self._decode([req])
 
     def _decode(self, reqs: list[_RequestState]) -> None:
-        """The next token of each. Who was a part of a step that failed is tried alone."""
-        together = [req for req in reqs if not req.isolated_steps]
-        for part in [together, *([req] for req in reqs if req.isolated_steps)]:
-            if part:
-                self._decode_batch(part)
+        """Run a decode step; requests whose batch has failed run in batches of their own."""
+        shared = [req for req in reqs if not req.isolated_steps]
+        for batch in [shared, *([req] for req in reqs if req.isolated_steps)]:
+            if batch:
+                self._decode_batch(batch)
 
     def _decode_batch(self, reqs: list[_RequestState]) -> None:
         try:
@@ -490,28 +491,28 @@ class LocalEngine:
             self._attempt(req, partial(self._accept_token, outcome=outcome))
 
     def _recover_batch(self, reqs: list[_RequestState], error: BaseException) -> None:
-        """A step has failed, and what it did to the states nobody knows.
+        """Handle a failed step, after which the states of its requests are unknown.
 
-        Of one request, that is its end. Several read their stories again, and write alone until it shows
-        whose fault it was.
+        A single request ends. Several are recomputed and then decode one by one, so that the request at fault
+        fails alone.
         """
         if len(reqs) == 1:
             log.warning("A request failed.", exc_info=error)
             self._finish(reqs[0], "error", error=_reason(error))
             return
-        log.warning("A step of %d requests failed; they read again.", len(reqs), exc_info=error)
+        log.warning("A step of %d requests failed; they are recomputed.", len(reqs), exc_info=error)
         for req in reversed(reqs):
             self._attempt(req, self._recompute)
 
     def _recompute(self, req: _RequestState) -> None:
         self._runner.reset(req.sequence)
         req.input_ids, req.num_prefilled = np.array([*req.prompt_ids, *req.output_ids], np.int32), None
-        req.isolated_steps = 2  # the first comes from what it reads now, the second from a step
+        req.isolated_steps = 2  # the first token follows its prefill, the second a decode step
         with self._changed:
             self._scheduler.preempt(req)
 
     def _accept_token(self, req: _RequestState, outcome: int | Exception) -> None:
-        """A token, or what kept the request from getting one."""
+        """Accept the outcome of a step: a token, or the error that ends the request."""
         if isinstance(outcome, Exception):
             raise outcome
         req.phase = "decode"
@@ -525,24 +526,24 @@ class LocalEngine:
         self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
 
     def _accept_healed(self, req: _RequestState) -> None:
-        """The end of the prompt has been drawn again. What is new of it is shown, and counts as a token."""
-        way, req.healing = self._runner.healed_path(req.sequence), None
-        assert way is not None
-        req.output_ids += [*way.path, way.token]
-        if way.adds:
-            text = req.detokenizer.push(way.token, skip=len(way.node.left))
-            self._emit(req, way.token, text, self._logprobs(req, way.node))
+        """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
+        healed, req.healing = self._runner.healed_path(req.sequence), None
+        assert healed is not None
+        req.output_ids += [*healed.path, healed.token]
+        if healed.adds:
+            text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
+            self._emit(req, healed.token, text, self._logprobs(req, healed.node))
 
-    def _emit(self, req: _RequestState, outcome: int, text: str, detail: tuple[TokenLogprobs, ...]) -> None:
-        """Send a new token; after the last one that there may be, the request ends."""
+    def _emit(self, req: _RequestState, token: int, text: str, logprobs: tuple[TokenLogprobs, ...]) -> None:
+        """Send a new token; the last one allowed ends the request."""
         req.meter.tick(self._clock())
         if req.meter.tokens < req.max_new_tokens:
-            self._send(req, text, (outcome,), detail)
+            self._send(req, text, (token,), logprobs)
         else:
-            self._finish(req, req.length_reason, text, (outcome,), detail)
+            self._finish(req, req.length_reason, text, (token,), logprobs)
 
     def _logprobs(self, req: _RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
-        """What the request wants to know of a token, which may begin with bytes of the prompt."""
+        """Return the last token's log-probabilities with texts; those of `healed` skip the prompt's bytes."""
         found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
         if found is None:
             return ()
@@ -560,15 +561,15 @@ class LocalEngine:
         req: _RequestState,
         text: str = "",
         tokens: tuple[int, ...] = (),
-        details: tuple[TokenLogprobs, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
     ) -> None:
         now = self._clock()
         if req.sequence is not None and req.throttle.ready(now):
             req.state_bytes = self._runner.state_bytes(req.sequence)
-        # Before its prompt is on its way, the device would wait for that.
+        # Not between admission and the first chunk: it would delay the prefill.
         if (req.sequence is None or req.num_prefilled is not None) and self._throttle.ready(now):
             self._memory_reading = self._read_memory()
-        req.channel.put(TokenChunk(text, tokens, self._stats(req), details))
+        req.channel.put(TokenChunk(text, tokens, self._stats(req), logprobs))
 
     def _finish(
         self,
@@ -576,28 +577,28 @@ class LocalEngine:
         reason: str,
         text: str = "",
         tokens: tuple[int, ...] = (),
-        details: tuple[TokenLogprobs, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
         error: str | None = None,
     ) -> None:
-        """Free what the request holds, then send its last chunk."""
+        """Free a request's state, then send its last chunk."""
         if error is None:
             text += req.detokenizer.flush()
             if req.sequence is not None:
                 req.state_bytes = self._runner.state_bytes(req.sequence)
             self._memory_reading = self._read_memory()
-        handle, req.sequence, self._memory_full = req.sequence, None, False
+        sequence, req.sequence, self._memory_full = req.sequence, None, False
         with self._changed:
             self._scheduler.remove(req)
         try:
-            if handle is not None:
-                self._runner.free(handle, keep_snapshot=error is None)
+            if sequence is not None:
+                self._runner.free(sequence, keep_snapshot=error is None)
         except Exception:
             log.exception("The state of a request could not be freed.")
         req.phase, req.queue_position = "done", 0
-        req.channel.put(TokenChunk(text, tokens, self._stats(req, reason, error), details))
+        req.channel.put(TokenChunk(text, tokens, self._stats(req, reason, error), logprobs))
 
     def _fail_all(self) -> None:
-        """End whatever is left when the engine ends."""
+        """End all requests with an error when the engine ends."""
         with self._changed:
             reqs = self._scheduler.requests
             for req in reqs:

@@ -1,4 +1,4 @@
-"""ModelHolder: the one engine of this process, made once for everybody; resident, if it runs here."""
+"""ModelHolder: keeps the one engine of this process, shared by all users."""
 
 from __future__ import annotations
 
@@ -14,78 +14,78 @@ from jet.engine.progress import LOADING
 
 
 class EngineHandle(Protocol):
-    """Where the page gets its engine from: the holder of the one resident model."""
+    """Gives the page its engine, which may still be loading."""
 
     @property
     def ready(self) -> bool:
-        """Whether `engine()` returns at once."""
+        """Return whether `engine()` returns at once."""
         ...
 
     @property
     def progress(self) -> str | None:
-        """How far the loading is, in words; None if there is nothing to say."""
+        """Return the progress of loading in words; None if there is none."""
         ...
 
     def engine(self) -> Engine:
-        """The resident engine; waits while the model is being loaded. Raises what loading raised."""
+        """Return the engine, waiting while it is loaded. Raises what loading raises."""
         ...
 
 
 class EngineConfig(Protocol):
-    """Which engine to have. Choices are compared: equal ones mean the same engine."""
+    """The configuration of an engine. Equal configurations share one engine."""
 
     def create(self) -> Engine:
-        """Make it. Raises an error with a message for people."""
+        """Create the engine. Raises an error with a message for the user."""
         ...
 
 
 @dataclass(frozen=True)
 class _ModelHandle:
-    """A config of engine and the holder to get it from: what a page needs."""
+    """An engine configuration and the holder that creates its engine."""
 
     holder: ModelHolder
     config: EngineConfig
 
     @property
     def ready(self) -> bool:
-        """Whether `engine()` returns at once."""
+        """Return whether `engine()` returns at once."""
         return self.holder.has(self.config)
 
     @property
     def progress(self) -> str | None:
-        """How far the loading is, in words; None if there is nothing to say."""
+        """Return the progress of loading in words; None if there is none."""
         return LOADING.said
 
     def engine(self) -> Engine:
-        """The resident engine; waits while the model is being loaded. Raises what loading raised."""
+        """Return the engine, waiting while it is loaded. Raises what loading raises."""
         return self.holder.engine(self.config)
 
 
 class ModelHolder:
-    """Loads a model when it is first asked for, and keeps it.
+    """Creates an engine on first use and keeps it.
 
-    Whoever asks for the same model gets the same engine, however many ask at once. Whoever asks for
-    another has the one that is there closed first, since memory seldom holds two. A load that failed, or
-    an engine that has died, is tried again when it is asked for again.
+    Concurrent callers with equal configurations share one engine. Asking for another configuration closes the
+    current engine first, since memory seldom holds two. After a failed load or an engine that has died, the
+    next call tries again.
     """
 
     def __init__(self, create: Callable[[EngineConfig], Engine] | None = None) -> None:
-        """`create` makes engines in place of the choices, for tests."""
+        """`create` replaces `EngineConfig.create`, for tests."""
         self._create = create or (lambda config: config.create())
         self._lock = threading.Lock()
         self._held: _LoadAttempt | None = None
 
     def handle(self, config: EngineConfig) -> _ModelHandle:
-        """This config, to be loaded when somebody needs it."""
+        """Return a handle that loads this configuration on first use."""
         return _ModelHandle(self, config)
 
     def has(self, config: EngineConfig) -> bool:
-        """Whether this config is loaded and running."""
+        """Return whether this configuration is loaded and running."""
         held = self._held
         return held is not None and held.config == config and held.running
 
     def engine(self, config: EngineConfig) -> Engine:
-        """The engine for this config; waits while it is being loaded. Raises what loading raised."""
+        """Return the engine of this configuration, waiting while it is loaded. Raises what loading raises."""
         with self._lock:
             before = held = self._held
             if held is None or held.config != config or held.lost:
@@ -98,7 +98,7 @@ class ModelHolder:
         return held.future.result()
 
     def close(self) -> None:
-        """Close the engine that is there, or that is being loaded as soon as it is."""
+        """Close the engine; one that is still loading is closed once it is loaded."""
         with self._lock:
             held, self._held = self._held, None
         if held is not None:
@@ -135,6 +135,6 @@ def _close(future: Future[Engine]) -> None:
         future.result().close()
 
 
-# The holder of this process. Python must not end under a thread that is inside of torch.
+# The holder of this process, closed at exit: Python must not end while a thread runs torch.
 MODEL_HOLDER = ModelHolder()
 atexit.register(MODEL_HOLDER.close)

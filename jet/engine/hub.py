@@ -1,4 +1,4 @@
-"""Checkpoints from the model hub: fetched whole, with progress, or refused in clear words."""
+"""Fetches checkpoints from the Hugging Face hub, with progress and clear errors."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ from jet.engine.progress import LOADING, Transfer
 from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
 from jet.proxies import prepare_environment, proxy_of_url
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "README.md"]  # of a repository, what a model needs
+FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.jinja",
+    "README.md",
+]  # files of a repository that a model needs
 
-_TIMEOUT_S = 3.0  # for the question whether the hub answers at all
+_TIMEOUT_S = 3.0  # to check whether the hub has a model
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 Result = TypeVar("Result")
@@ -40,11 +46,11 @@ log = logging.getLogger(__name__)
 
 
 class _TokenRefused(Exception):
-    """Neither with the token nor without it can something be had. Its cause is the answer without it."""
+    """The hub rejects the token, and the request fails without it, too; `__cause__` is the latter error."""
 
 
 def split(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """The repository and revision of "owner/name" or "owner/name@revision". Raises CheckpointError."""
+    """Split "owner/name" or "owner/name@revision" into repository and revision. Raises CheckpointError."""
     repository, at, pinned = name.rpartition("@")
     if not at:
         return name, revision
@@ -54,16 +60,15 @@ def split(name: str, revision: str | None = None) -> tuple[str, str | None]:
 
 
 def is_repository(name: str) -> bool:
-    """Whether a model is meant to come from the hub."""
+    """Return whether a model name is a hub id rather than a folder."""
     return not (Path(name).exists() or looks_like_path(name))
 
 
 def fetch(repository: str, revision: str | None = None) -> Path:
-    """The folder of a whole checkpoint, from the local cache or the hub; progress goes to `LOADING`.
+    """Return the folder of a complete checkpoint, from the local cache or the hub.
 
-    A connection that breaks off is taken up again where it was, and files that have come whole are kept for
-    the next attempt. A token that the hub does not accept is left out where it is not needed.
-    Raises CheckpointError.
+    Reports progress to `LOADING`. Broken downloads resume, and complete files are kept for the next attempt.
+    If the hub rejects the token, the request is repeated without it. Raises CheckpointError.
     """
     _reach_mirrors()
     with _explained(repository, revision):
@@ -75,11 +80,11 @@ def fetch(repository: str, revision: str | None = None) -> Path:
 
 
 def is_available(repository: str, revision: str | None = None) -> bool:
-    """Whether a checkpoint is whole in the local cache, or the hub answers for it."""
+    """Return whether a checkpoint is complete in the local cache, or the hub has it."""
     try:
         check_folder(Path(_cached(repository, revision)))
         return True
-    except (OSError, ValueError):  # not there, or not whole
+    except (OSError, ValueError):  # missing or incomplete
         pass
     if constants.HF_HUB_OFFLINE or _broken_proxy():
         return False
@@ -92,19 +97,19 @@ def is_available(repository: str, revision: str | None = None) -> bool:
     try:
         _with_token(ask)
         return True
-    except Exception:  # whatever keeps the hub from answering
+    except Exception:  # the hub does not answer
         return False
 
 
 def _cached(repository: str, revision: str | None) -> str:
-    """The folder in the local cache, with every file that a model needs. Raises OSError or ValueError."""
+    """Return the folder in the local cache. Raises OSError or ValueError if files are missing."""
     return str(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
 
 
 def _cached_if_cut_off(repository: str, revision: str | None) -> str | None:
-    """What the local cache has, where the way to the hub leads through a proxy that cannot be used; or None.
+    """Return the cached folder if the hub's proxy cannot be used; None if it can.
 
-    Raises CheckpointError where it is not whole there: nothing goes another way than the environment says.
+    Raises CheckpointError if the checkpoint is not cached: the proxy is never bypassed.
     """
     if constants.HF_HUB_OFFLINE or not (trouble := _broken_proxy()):
         return None
@@ -119,7 +124,7 @@ def _cached_if_cut_off(repository: str, revision: str | None) -> str | None:
 
 
 def _broken_proxy() -> str:
-    """What is wrong with the proxy on the way to the hub; "" if nothing is."""
+    """Return what is wrong with the hub's proxy; "" if nothing is."""
     proxy = proxy_of_url(constants.ENDPOINT)
     return f"the proxy {proxy.shown} of {proxy.variable} {proxy.trouble}" if proxy and proxy.trouble else ""
 
@@ -141,7 +146,7 @@ def _download(repository: str, revision: str | None, token: bool | None) -> str:
 
 
 def _with_token(ask: Callable[[bool | None], Result]) -> Result:
-    """What `ask` returns with this machine’s token (None) or, if the hub does not accept it, without (False).
+    """Call `ask` with this machine’s token (None) or, if the hub rejects it, without token (False).
 
     Raises what `ask` raises, or _TokenRefused if it fails both ways.
     """
@@ -166,17 +171,17 @@ def _with_token(ask: Callable[[bool | None], Result]) -> Result:
 
 
 def _token_name() -> str:
-    """What names the token that `get_token` finds."""
+    """Return the name of the variable or file that `get_token` reads."""
     return next((name for name in _TOKEN_VARIABLES if os.environ.get(name)), "the token of hf auth login")
 
 
 def _reach_mirrors() -> None:
-    """A hub on this machine is not asked for through a proxy."""
+    """Bypass proxies for a hub on this machine."""
     prepare_environment(urlsplit(constants.ENDPOINT).hostname)
 
 
 def _missing(repository: str, revision: str | None, token: bool | None) -> int:
-    """Bytes that are still to come; 0 if that cannot be known. Raises CheckpointError if they do not fit."""
+    """Return the bytes to download; 0 if unknown. Raises CheckpointError if the disk is too full."""
     try:
         files = snapshot_download(
             repository,
@@ -186,7 +191,7 @@ def _missing(repository: str, revision: str | None, token: bool | None) -> int:
             dry_run=True,
             tqdm_class=_meter(None),
         )
-    except Exception:  # said better by the attempt itself, which may find everything in the cache
+    except Exception:  # the download reports it, or finds everything in the cache
         return 0
     missing = sum(file.file_size or 0 for file in files if file.will_download)
     cache = Path(constants.HF_HUB_CACHE)
@@ -201,11 +206,11 @@ def _missing(repository: str, revision: str | None, token: bool | None) -> int:
 
 
 def _meter(words: Callable[[int], str] | None) -> type[Any]:
-    """What the hub's library shows its progress with; this one tells it in words and prints nothing."""
+    """Return a tqdm class for the hub's library that reports to `LOADING` and prints nothing."""
 
     class Meter(tqdm):  # type: ignore[misc] # it ships no types
         def display(self, *_: Any, **__: Any) -> None:
-            """Called some times a second while bytes arrive."""
+            """Report progress; called a few times a second."""
             if words is not None and self.unit == "B" and self.n:
                 LOADING.say(words(int(self.n)))
 
@@ -214,7 +219,7 @@ def _meter(words: Callable[[int], str] | None) -> type[Any]:
 
 @contextmanager
 def _explained(repository: str, revision: str | None) -> Iterator[None]:
-    """Turns whatever the hub and its library raise into a message that says what to do."""
+    """Turn errors of the hub and its library into CheckpointError, with a message that says what to do."""
     try:
         yield
     except CheckpointError:
@@ -265,7 +270,7 @@ def _explain(repository: str, revision: str | None, error: Exception) -> str:
 
 
 def _status(error: BaseException) -> int | None:
-    """What the hub answered, where the error or its cause is about that."""
+    """Return the HTTP status of the hub's answer that caused an error; None if there is none."""
     for one in (error, error.__cause__):
         if isinstance(one, HfHubHTTPError):
             return one.response.status_code

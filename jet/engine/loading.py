@@ -1,4 +1,4 @@
-"""From a choice of model to a running engine: which checkpoint, on what, under which license."""
+"""Loading: from a `LocalConfig` to a running engine: checkpoint, device, dtype, capacity and license."""
 
 from __future__ import annotations
 
@@ -38,29 +38,34 @@ OFFICIAL_LICENSE = "NVIDIA, research and evaluation only (non-commercial)"
 UNKNOWN_LICENSE = "see the checkpoint"
 
 _HOME = Path(__file__).resolve().parents[2]
-# 3.9 GB of weights, half or a third of it quantized; the state of a long story, and room to work.
+# 3.9 GB of weights (half or a third of that quantized), the state of a long text and work space.
 _OFFICIAL_BYTES = {None: 5 * 2**30, INT8: 3 * 2**30, INT4: 2.5 * 2**30}
-_SMALLER = {None: f"hold its weights in {INT8} or {INT4}, ", INT8: f"hold its weights in {INT4}, ", INT4: ""}
+_SMALLER = {
+    None: f"quantize its weights to {INT8} or {INT4}, ",
+    INT8: f"quantize its weights to {INT4}, ",
+    INT4: "",
+}
 _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MAX_BATCH = {"cpu": 16, "cuda": 128}
-_WARM_UP_TEXT = "Once upon a time " * 20  # long enough for every path that prompts take
+_WARM_UP_TEXT = "Once upon a time " * 20  # long enough to run every code path of prefill
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """Which model to run, and how. The one place where the defaults stand.
+    """Which model to run in this process and how, with the defaults.
 
     Attributes:
-        model: folder or hub id; None takes what suits this machine, see `default_model`.
+        model: folder or hub id; None for `default_model`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
-        revision: branch, tag or commit of a hub repository; None, or a name like owner/name@revision.
-        context: most tokens of one story, prompt included; None, or more than that, is what the model can do.
-        max_running_requests: stories written at once; None is as many as the memory is good for.
-        quantize: "int8" or "int4" to hold the weights in that; None as they are.
+        context: most tokens of a request, prompt included; at most the model's limit, which None stands for.
+        max_running_requests: requests served at once; None for as many as memory allows.
+        revision: branch, tag or commit of a hub repository; None if `model` is owner/name@revision, or for
+            the latest.
+        quantize: "int8" or "int4" to quantize the weights; None to leave them.
     """
 
     model: str | None = None
@@ -73,32 +78,34 @@ class LocalConfig:
     quantize: str | None = None
 
     def create(self) -> LocalEngine:
-        """Load and warm it up; see `create_engine`."""
+        """Load the model and start an engine; see `create_engine`."""
         return create_engine(self)
 
 
 def create_engine(config: LocalConfig) -> LocalEngine:
     """Load the model, start an engine on it and warm it up.
 
-    Raises CheckpointError or HardwareError, with a message for people, for what cannot be loaded or run.
+    Raises CheckpointError or HardwareError, with a message for the user, if it cannot be loaded or run.
     """
     started = time.monotonic()
     hardware.limit_threads()
     device = hardware.choose_device(config.device)
     dtype = hardware.choose_dtype(config.dtype, device)
     name = config.model or default_model(device, config.quantize)
-    name, source = find(name, config.revision)
+    name, source = resolve_model(name, config.revision)
     try:
         model = load_model(source, device, dtype, config.attention, quantize=config.quantize)
     except torch.OutOfMemoryError:
         raise too_large(name, device, config.quantize) from None
     tokenizer = load_tokenizer(source, model)
-    info = describe(name, model, load_s=time.monotonic() - started)
+    info = engine_info(name, model, load_s=time.monotonic() - started)
     try:
-        capacity = plan(model, min(config.context or info.context, info.context), config.max_running_requests)
+        capacity = capacity_for(
+            model, min(config.context or info.context, info.context), config.max_running_requests
+        )
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
-    LOADING.say("Preparing to write")  # minutes, where kernels have to be compiled
+    LOADING.say("Preparing to write")  # takes minutes if kernels have to be compiled
     try:
         return start_engine(model, tokenizer, info, capacity)
     finally:
@@ -108,9 +115,9 @@ def create_engine(config: LocalConfig) -> LocalEngine:
 def start_engine(
     model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
 ) -> LocalEngine:
-    """An engine on a loaded model, warmed up.
+    """Start an engine on a loaded model and warm it up.
 
-    Raises HardwareError if there is no memory for it, CheckpointError if its numbers are none.
+    Raises HardwareError if there is no memory for it, CheckpointError if its logits are NaN.
     """
     while True:
         try:
@@ -129,9 +136,9 @@ def _start_engine(
 ) -> LocalEngine:
     runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.dry_sequence_breakers())
     kernels = {"gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype)}
-    info = replace(info, kernels=info.kernels | kernels | runner.kernels, **as_info(capacity))
+    info = replace(info, kernels=info.kernels | kernels | runner.kernels, **capacity_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
-    # Before anybody writes, so that the copy has the machine to itself.
+    # Before the engine starts, so that nothing slows the copy.
     threads = hardware.decode_threads(held_bytes(model))
     footprint = measure_footprint(model, runner.decode_step.saved_bytes)
     copied = footprint.decode(1, 2).total
@@ -150,13 +157,13 @@ def _start_engine(
         engine.close()
         raise
     engine.update_info(bandwidth.measure())
-    if device.type == "cpu":  # copies beside an engine's own work on a GPU would be in its way
+    if device.type == "cpu":  # on a GPU, copies would slow the engine
         bandwidth.watch(engine)
     return engine
 
 
 def too_large(name: str, device: torch.device, quantize: str | None) -> hardware.HardwareError:
-    """What to say where the weights do not fit."""
+    """Return the error for weights that do not fit in memory."""
     return hardware.HardwareError(
         f"{name} does not fit into the memory of {device}: close what else runs there, "
         f"{_SMALLER.get(quantize, '')}take a smaller model, or choose the device cpu."
@@ -164,15 +171,15 @@ def too_large(name: str, device: torch.device, quantize: str | None) -> hardware
 
 
 def default_model(device: torch.device, quantize: str | None = None) -> str:
-    """The official 2B where a CUDA device has room for it and it can be had, otherwise the story model."""
+    """Return the official 2B if it is available and fits on a CUDA device, otherwise the story model."""
     free = hardware.free_device_bytes(device)
     roomy = free is not None and free >= _OFFICIAL_BYTES.get(quantize, 0)
     return OFFICIAL_MODEL if roomy and hub.is_available(OFFICIAL_MODEL) else STORY_MODEL
 
 
-def find(name: str, revision: str | None = None) -> tuple[str, str]:
-    """What to call a model, and the folder that it is in, fetched from the hub if need be."""
-    source = locate(name)
+def resolve_model(name: str, revision: str | None = None) -> tuple[str, str]:
+    """Return a model's name and folder, fetched from the hub if need be. Raises CheckpointError."""
+    source = resolve_path(name)
     if not hub.is_repository(source):
         if revision is not None:
             raise CheckpointError(f"{name} is a folder: a revision is for a hub id like owner/name.")
@@ -182,14 +189,14 @@ def find(name: str, revision: str | None = None) -> tuple[str, str]:
     return repository if revision is None else f"{repository}@{revision}", folder
 
 
-def locate(name: str) -> str:
-    """Where to load `name` from. Folders that come with this program are found from anywhere."""
+def resolve_path(name: str) -> str:
+    """Return the path or hub id of a model; paths in this repository resolve from any working directory."""
     shipped = _HOME / name
     return str(shipped) if shipped.is_dir() and not Path(name).exists() else name
 
 
 def load_tokenizer(source: str, model: JetNemotronForCausalLM) -> StoryTokenizer:
-    """The tokenizer that belongs to a checkpoint. Raises CheckpointError if there is none that fits."""
+    """Load a checkpoint's tokenizer. Raises CheckpointError if there is none that fits the network."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
@@ -203,8 +210,8 @@ def load_tokenizer(source: str, model: JetNemotronForCausalLM) -> StoryTokenizer
     return StoryTokenizer(tokenizer, start_id(tokenizer, *configs), stop_ids(tokenizer, *configs))
 
 
-def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineInfo:
-    """What is to be known about a loaded model."""
+def engine_info(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineInfo:
+    """Return the `EngineInfo` of a loaded model, without capacity and measurements."""
     return EngineInfo(
         model=name,
         parameters=count_parameters(model),
@@ -223,8 +230,13 @@ def describe(name: str, model: JetNemotronForCausalLM, load_s: float) -> EngineI
     )
 
 
-def plan(model: JetNemotronForCausalLM, context: int, max_running_requests: int | None = None) -> Capacity:
-    """How many stories of up to `context` tokens are served at once, and with how much memory."""
+def capacity_for(
+    model: JetNemotronForCausalLM, context: int, max_running_requests: int | None = None
+) -> Capacity:
+    """Plan how many requests of up to `context` tokens run at once, from the device's free memory.
+
+    Raises CapacityError if `max_running_requests` do not fit.
+    """
     device = model.device
     most = MAX_BATCH[device.type]
     return plan_capacity(
@@ -232,8 +244,8 @@ def plan(model: JetNemotronForCausalLM, context: int, max_running_requests: int 
     )
 
 
-def as_info(capacity: Capacity) -> dict[str, Any]:
-    """What `EngineInfo` says of it."""
+def capacity_info(capacity: Capacity) -> dict[str, Any]:
+    """Return a capacity as fields of `EngineInfo`."""
     return {
         "context": capacity.context,
         "max_running_requests": capacity.max_running_requests,
@@ -242,8 +254,8 @@ def as_info(capacity: Capacity) -> dict[str, Any]:
 
 
 def prefill_chunk(device: torch.device) -> int:
-    """How many tokens of a prompt are read at once."""
-    # Short pieces leave a GPU idle. A CPU they do not, and there they keep the pauses of the others short.
+    """Return the most tokens of a prefill chunk."""
+    # Short chunks leave a GPU idle, but not a CPU, where they keep stalls of decoding requests short.
     return EngineOptions.prefill_chunk_size if device.type == "cpu" else SIZES[-1]
 
 
@@ -253,7 +265,7 @@ def make_runner(
     capacity: Capacity,
     breakers: frozenset[int] = frozenset(),
 ) -> ModelRunner:
-    """What serves a model. Raises HardwareError if that does not fit into memory."""
+    """Make a model's runner. Raises HardwareError if its states do not fit in memory."""
     threads = hardware.decode_threads(held_bytes(model))
     try:
         runner = ModelRunner(
@@ -273,18 +285,18 @@ def make_runner(
             "model: close what else runs there, or ask for a shorter context."
         ) from None
     if model.device.type == "cuda":
-        torch.cuda.empty_cache()  # what loading needed besides the network, others may need now
+        torch.cuda.empty_cache()  # return what loading needed
     return runner
 
 
 def license_of(name: str) -> str:
-    """The license of a checkpoint in one line: the official one's, or what its model card says."""
+    """Return a checkpoint's license in one line: the official model's, or that of its model card."""
     if _OFFICIAL_NAME.search(name):
         return OFFICIAL_LICENSE
-    card = Path(locate(name)) / "README.md"
+    card = Path(resolve_path(name)) / "README.md"
     try:
         data = ModelCard.load(card).data if card.is_file() else None
-    except Exception:  # whatever makes it no model card
+    except Exception:  # not a model card
         data = None
     said = data and (data.get("license_name") or data.get("license"))
     return _LICENSE_NAMES.get(said, said) if isinstance(said, str) else UNKNOWN_LICENSE

@@ -1,8 +1,8 @@
-"""ModelRunner: the network with the state of each request in a slot; pieces of prompts in, tokens out.
+"""ModelRunner: the network with a state slot for each request; prompt chunks in, tokens out.
 
-A request of a user leaves states behind: where its prompt ended, every so many tokens, and where it ended
-itself. The next one that begins with the same tokens starts from there. What there is no room for any more on
-the device goes to the host's memory, and comes back from there.
+A request leaves snapshots behind: at the end of its prompt, every `snapshot_interval` tokens and at its own
+end. The same user's next request with a common prefix starts from the longest one. Snapshots that the device
+has no room for move to host memory, and are loaded back from there.
 
 Everything here runs on the engine's device thread.
 """
@@ -37,17 +37,15 @@ from jet.modeling.structure_check import StructureGuard
 from jet.ops.sampling import uniform
 from jet.token_ids import Tokens
 
-SNAPSHOT_INTERVAL = 256  # tokens: no edit has more than these read again, as long as the states are there
-# Tokens: most that are read again before the end of what was written, if it was written alone.
-DECODE_SNAPSHOT_INTERVAL = 8
-HEALING_STEP = 2**62  # the number of the draw at the border, which no token of a story has
-
+SNAPSHOT_INTERVAL = 256  # tokens: an edit recomputes at most so many before it, while the snapshots last
+DECODE_SNAPSHOT_INTERVAL = 8  # tokens between snapshots of a request that decodes alone
+HEALING_STEP = 2**62  # the random step of healing, which no token has
 
 log = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """Runs requests on a network, those that write together."""
+    """Runs requests on a network: prefill one at a time, decode in batches."""
 
     def __init__(
         self,
@@ -62,12 +60,19 @@ class ModelRunner:
         snapshot_interval: int = SNAPSHOT_INTERVAL,
         host_bytes: int = 0,
     ) -> None:
-        """Memory for `slots` requests, each of up to `context` tokens and all together of up to `tokens`.
+        """Allocate memory for `slots` requests of up to `context` tokens each and `tokens` in total.
 
-        Besides, `cache_slots` states can be kept; their keys and values share the memory for `tokens`. Those
-        that have to make room there may have `host_bytes` of the host's memory.
-        `dry_sequence_breakers` are the tokens at which repetitions end for DRY. `decode_threads` is for
-        single tokens on a CPU; prompts always get all of torch's threads.
+        Args:
+            model: the network; its weights are fused in place.
+            stop_ids: tokens that end a text.
+            decode_threads: threads for decode steps on a CPU; prefill uses all of torch's threads.
+            slots: requests that run at once.
+            tokens: tokens of all requests and snapshots in full attention; None for `slots * context`.
+            context: most tokens of a request; None for the network's limit.
+            dry_sequence_breakers: tokens at which DRY ends a repetition.
+            cache_slots: snapshots on the device; their keys and values share the memory for `tokens`.
+            snapshot_interval: tokens between snapshots of a request.
+            host_bytes: host memory for snapshots that the device has no room for.
         """
         config = model.config
         assert isinstance(config, JetNemotronConfig)
@@ -76,15 +81,14 @@ class ModelRunner:
         self._stop_ids = stop_ids
         self._snapshot_interval = snapshot_interval
         self._max_snapshots = max(3, cache_slots // 8)
-        self._batch_size = 1  # sequences of the last step: as many tokens apart, one state is kept a step
+        self._batch_size = 1  # of the last step; snapshots so many tokens apart cost one copy a step
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
         tokens = slots * self._context if tokens is None else tokens
         with torch.inference_mode():
-            places = slots + cache_slots
-            tokens += slots * 2 * PAGE_SIZE  # each may have begun a page, and another may be copied for it
+            tokens += slots * 2 * PAGE_SIZE  # each may have a partly filled page, and one copied on write
             self._pool = StatePool(
-                config, places, tokens, model.dtype, model.device, self._context, scratch=True
+                config, slots + cache_slots, tokens, model.dtype, model.device, self._context, scratch=True
             )
             self._decoder: Decoder = make_decoder(model, self._pool, stop_ids, dry_sequence_breakers, slots)
             self._prefill = make_prefill(model, self._pool)
@@ -96,31 +100,31 @@ class ModelRunner:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What computes a step: operation → implementation, in words for people."""
+        """Return operation → implementation, in words for people."""
         return self._decoder.kernels | self._prefill.kernels
 
     @property
     def decode_step(self) -> DecodeStep:
-        """What reads a token of one row, to be looked at."""
+        """Return the decode step of one row, for inspection."""
         return self._decoder.step
 
     @property
     def num_cached(self) -> int:
-        """How many states are kept."""
+        """Return the number of snapshots in the prefix cache."""
         return len(self._prefix_cache)
 
     @property
     def num_on_host(self) -> tuple[int, int]:
-        """How many of them are in the host's memory, and their bytes there."""
+        """Return how many snapshots are in host memory, and their bytes."""
         return self._prefix_cache.num_on_host, self._host_pool.nbytes
 
     @property
     def pages_in_use(self) -> int:
-        """Pages of memory that somebody's story holds; those of kept states can be had for the asking."""
+        """Return the pages that running requests hold or have reserved; those of snapshots are evictable."""
         return self._pool.allocator.in_use
 
     def capture_next(self) -> bool:
-        """Do a small part of what makes later steps quicker. False if nothing was left to do."""
+        """Compile or capture a small part of later steps; False if nothing is left."""
         return self._decoder.capture_next()
 
     @torch.inference_mode()
@@ -132,10 +136,10 @@ class ModelRunner:
         max_tokens: int = 0,
         cache_salt: str = "",
     ) -> Sequence:
-        """The state of a new request. Its seed must be set.
+        """Allocate a slot for a new request, whose seed must be set.
 
-        Memory for `max_tokens` tokens is promised to it, prompt and all; less what is resident of the prompt.
-        Raises MemoryError if there is no room for it now.
+        Reserves pages for `max_tokens` tokens, prompt included, less those of the cached prefix.
+        Raises MemoryError if there is no room now.
         """
         assert sampling.seed is not None
         handle = self._lock_prefix(cache_salt, np.asarray(prompt, np.int32))
@@ -151,26 +155,27 @@ class ModelRunner:
         return sequence
 
     def heal(self, sequence: Sequence, healing: Healing) -> None:
-        """Draw these tokens again once the prompt, which ends before them, has been read."""
+        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
         sequence.healing = healing
 
     def healed_path(self, sequence: Sequence) -> HealingPath | None:
-        """What they have become; None as long as they have not been drawn."""
+        """Return the tokens drawn by healing; None before that."""
         return sequence.healed_path
 
     @torch.inference_mode()
     def set_min_tokens(self, sequence: Sequence, tokens: int) -> None:
-        """Let no token end the text among the first so many; before anything has been read."""
+        """Forbid stop tokens among the first `tokens` of the answer; call before any prefill."""
         sequence.min_tokens = tokens
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
 
     @torch.inference_mode()
     def restore_prefix(self, sequence: Sequence, prompt: abc.Sequence[int] | Tokens) -> int:
-        """Start from what is resident of the prompt, just before it is read: how many tokens need not be."""
+        """Restore the longest cached prefix of the prompt, before its prefill; return its token count."""
         assert sequence.slot is not None and not sequence.num_computed_tokens
         tokens = np.asarray(prompt, np.int32)
-        # Others may have read more of it in the meantime. For what is shared, no pages were promised.
+        # A longer prefix may have been cached since `allocate`. Shared pages were not reserved, so then only
+        # device entries, which share theirs, will do.
         shares = sequence.cache_handle is not None and not sequence.cache_handle[0].on_host
         found = (
             self._prefix_cache.match_prefix(sequence.cache_salt, tokens, device_only=shares)
@@ -190,10 +195,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens) -> None:
-        """Read one piece of the prompt."""
+        """Run one chunk of the prompt. Raises MemoryError if there is no memory for it."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
-        # Only now is it known that this was not the end, whose next token somebody may want again.
+        # More of the prompt follows, so the last chunk's logits are never sampled: snapshot without them.
         if sequence.num_computed_tokens - sequence.last_snapshot >= self._snapshot_interval:
             sequence.logits = None
             self._snapshot(sequence)
@@ -202,7 +207,7 @@ class ModelRunner:
                 sequence.slot, sequence.num_computed_tokens + len(tokens), sequence.num_computed_tokens
             )
             ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
-            self._guard.check()  # or it would be read by another network than it is written with
+            self._guard.check()  # prefill and decode must run the same network
             logits = self._prefill.run(sequence.slot, sequence.num_computed_tokens, ids)
         sequence.num_computed_tokens += len(tokens)
         sequence.token_ids.extend(map(int, tokens))
@@ -210,16 +215,16 @@ class ModelRunner:
         self._decoder.append_prompt(sequence, ids)
 
     def synchronize(self, blocking: bool) -> bool:
-        """Whether what was read is there, as it always is on a CPU; if need be, wait for that."""
+        """Return whether the prefill has finished, as always on a CPU; with `blocking`, wait for it first."""
         if blocking:
             synchronize(self._model.device)
         return blocking or self._model.device.type == "cpu"
 
     @torch.inference_mode()
     def decode(self, sequences: abc.Sequence[Sequence]) -> list[int | Exception]:
-        """The next token of each, or what went wrong with it alone: MemoryError, FloatingPointError.
+        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends it alone.
 
-        Something must have been read before. What is raised concerns all of them, whose states are then lost.
+        Each must have been prefilled. An exception that is raised concerns all: their states are lost.
         """
         _use_threads(self._decode_threads)
         sequences, outcomes = list(sequences), dict[Sequence, int | Exception]()
@@ -229,21 +234,21 @@ class ModelRunner:
         with _memory_errors("writing"):
             in_flight = [(one, one.in_flight) for one in sequences if one.in_flight is not None]
             all_go_on = len(in_flight) == len(sequences) and all(map(self._continues, sequences))
-            # Where the device already holds the tokens, it need not wait for us to have seen them.
-            ahead = all_go_on and self._decoder.batch_is_on_device(sequences)
-            if ahead:
+            # If the device holds this batch already, launch the next step before reading this one's tokens.
+            overlap = all_go_on and self._decoder.batch_is_on_device(sequences)
+            if overlap:
                 self._launch_next(sequences)
             for sequence, step in in_flight:
-                sequence.in_flight = sequence.in_flight if ahead else None
+                sequence.in_flight = sequence.in_flight if overlap else None
                 outcomes[sequence] = self._accept(sequence, step)
-            if not ahead:
+            if not overlap:
                 self._sample_first([one for one in sequences if one not in outcomes], outcomes)
                 self._decode_step([one for one in sequences if one not in outcomes], outcomes)
                 self._launch_next([one for one in sequences if isinstance(outcomes[one], int)])
         return [outcomes[sequence] for sequence in sequences]
 
     def decode_one(self, sequence: Sequence) -> int:
-        """The next token of one request; raises what went wrong with it."""
+        """Return the next token of one request, or raise the error that `decode` returns."""
         (outcome,) = self.decode([sequence])
         if isinstance(outcome, Exception):
             raise outcome
@@ -251,7 +256,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def reset(self, sequence: Sequence) -> None:
-        """A state that was lost: it is empty again, to be read once more with all that has been drawn."""
+        """Empty a lost state, for the engine to prefill the prompt and the accepted tokens again."""
         assert sequence.slot is not None
         self._pool.free(sequence.slot)
         sequence.slot = self._pool.allocate(self._pages_to_reserve(sequence.max_tokens, None))
@@ -266,14 +271,14 @@ class ModelRunner:
         return sequence.logprobs
 
     def state_bytes(self, sequence: Sequence) -> dict[str, int]:
-        """Bytes of the request's state: recurrent, conv, window_kv, full_kv."""
+        """Return the bytes of the request's state by kind: recurrent, conv, window_kv, full_kv."""
         if sequence.slot is None:
             return {}
         return self._pool.state_bytes(sequence.num_computed_tokens)
 
     @torch.inference_mode()
     def free(self, sequence: Sequence, keep_snapshot: bool = True) -> None:
-        """The request is over. Its state may be kept for those that begin alike, unless it is broken."""
+        """Free a finished request; keep its state as a snapshot unless it is broken."""
         if sequence.slot is not None and sequence.in_flight is not None and keep_snapshot:
             step, sequence.in_flight = sequence.in_flight, None
             keep_snapshot = isinstance(self._accept(sequence, step), int)
@@ -282,7 +287,7 @@ class ModelRunner:
         self._unlock_prefix(handle)
         if slot is None:
             return
-        # Whoever takes the last token back, to draw it again, then has nothing to read.
+        # With these logits, a request that draws the last token again has nothing to prefill.
         logits = (
             self._decoder.last_logits(sequence)
             if len(sequence.token_ids) == sequence.num_computed_tokens + 1
@@ -299,7 +304,7 @@ class ModelRunner:
         sequence.in_flight = sequence.logits = None
 
     def close(self) -> None:
-        """Let go of the network and of all states, so that their memory is free for others."""
+        """Release the network and all states, and return their memory to the device."""
         self._decoder.close()
         self._host_pool.close()
         del (
@@ -315,18 +320,18 @@ class ModelRunner:
             torch.cuda.empty_cache()
 
     def _restore(self, found: CacheEntry[Snapshot], sequence: Sequence) -> bool:
-        """Put a sequence in a resident state. Whether that went well; otherwise it is empty as before."""
+        """Restore a sequence from a cache entry. Returns False, with the sequence empty, if that failed."""
         assert sequence.slot is not None
-        place = found.state.location
-        if not isinstance(place, HostSnapshot):
-            self._pool.restore(place, sequence.slot)
+        location = found.state.location
+        if not isinstance(location, HostSnapshot):
+            self._pool.restore(location, sequence.slot)
             return True
         found.lock_ref += 1
         try:
-            self._host_pool.load(place, sequence.slot)
+            self._host_pool.load(location, sequence.slot)
             self._load_back(found, sequence.slot)
         except Exception:
-            log.warning("A story is read again, since its state could not be restored.", exc_info=True)
+            log.warning("A cached state could not be restored; its prompt is prefilled again.", exc_info=True)
             self._prefix_cache.remove(found)
             self.reset(sequence)
             return False
@@ -335,7 +340,7 @@ class ModelRunner:
         return True
 
     def _load_back(self, found: CacheEntry[Snapshot], slot: int) -> None:
-        """What was just restored from the host into a slot is kept on the device again, if it has room."""
+        """Move an entry that was just restored from the host back to the device tier, if that has room."""
         kept = self._pool.snapshot(slot, len(found.tokens))
         if kept is not None:
             self._prefix_cache.load_back(found, Snapshot(kept, self._on_device(found.state.logits)))
@@ -344,14 +349,14 @@ class ModelRunner:
         return None if logits is None else logits.to(self._model.device, non_blocking=True)
 
     def _offload(self, snapshot: Snapshot) -> Snapshot | None:
-        """A copy in the host's memory, if that has room. What goes wrong costs this state, nothing else."""
+        """Copy a snapshot to the host; None if there is no room or the copy failed."""
         assert isinstance(snapshot.location, int)
         try:
             saved = self._host_pool.save(snapshot.location)
             logits = None if snapshot.logits is None else to_host(snapshot.logits)
             return None if saved is None else Snapshot(saved, logits)
         except Exception:
-            log.warning("A state could not be offloaded; its story will be read again.", exc_info=True)
+            log.warning("A state could not be offloaded; its text will be prefilled again.", exc_info=True)
             return None
 
     def _free_snapshot(self, snapshot: Snapshot) -> None:
@@ -361,13 +366,13 @@ class ModelRunner:
             self._pool.free_snapshot(snapshot.location)
 
     def _lock_prefix(self, cache_salt: str, prompt: Tokens) -> tuple[CacheEntry[Snapshot], list[int]] | None:
-        """Make sure that what is resident of a prompt stays until it is needed."""
+        """Lock the longest cached prefix of a prompt, so that it is not evicted before its prefill."""
         found = self._prefix_cache.match_prefix(cache_salt, prompt) if cache_salt else None
         if found is None:
             return None
         found.lock_ref += 1
-        place = found.state.location
-        return found, [] if isinstance(place, HostSnapshot) else self._pool.ref_pages(place)
+        location = found.state.location
+        return found, [] if isinstance(location, HostSnapshot) else self._pool.ref_pages(location)
 
     def _unlock_prefix(self, handle: tuple[CacheEntry[Snapshot], list[int]] | None) -> None:
         if handle is not None:
@@ -375,9 +380,9 @@ class ModelRunner:
             self._pool.allocator.unref(handle[1])
 
     def _pages_to_reserve(self, tokens: int, handle: tuple[CacheEntry[Snapshot], list[int]] | None) -> int:
-        """Pages to be promised: those of a handle are there but for the last, and one may be copied.
+        """Return the pages to reserve: those of `tokens`, less the full pages of the matched prefix.
 
-        What lies in the host's memory shares none.
+        The prefix's last page is copied on write, hence one more. An entry on the host shares no pages.
         """
         if not tokens:
             return 0
@@ -387,7 +392,7 @@ class ModelRunner:
     def _sample_first(
         self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
     ) -> None:
-        """The tokens of those who have just read their prompts, whose states can then be kept."""
+        """Draw the first token of sequences that have just been prefilled, and snapshot their states."""
         for sequence in sequences:
             if sequence.logits is not None and sequence.healing is not None:
                 outcomes[sequence] = self._sample_healing(sequence, sequence.healing)
@@ -400,33 +405,33 @@ class ModelRunner:
                 sequence.logits = None
 
     def _sample_healing(self, sequence: Sequence, healing: Healing) -> int | Exception:
-        """The tokens at the end of the prompt. The state before them is kept for whoever comes back there."""
+        """Draw the end of the prompt again. The state before it is kept as a snapshot."""
         if sequence.num_computed_tokens > sequence.last_snapshot:
             self._snapshot(sequence)
         logits, sequence.logits, sequence.has_generated = sequence.logits, None, True
         assert logits is not None
-        look = _Lookahead(self, sequence, logits)
+        lookahead = _Lookahead(self, sequence, logits)
         sampling = sequence.sampling
         try:
             chance = uniform(sampling.seed or 0, HEALING_STEP)
-            way = sample_path(
-                healing.root, look, sampling.temperature, chance, sampling.top_k, sampling.top_p
-            )
-            look.advance(way.path)
+            filters = sampling.top_k, sampling.top_p
+            healed = sample_path(healing.root, lookahead, sampling.temperature, chance, *filters)
+            lookahead.advance(healed.path)
         except (MemoryError, FloatingPointError) as error:
             return error
         if sequence.top_logprobs:
-            sequence.logprobs = look.logprobs(way)
-        sequence.healing, sequence.healed_path = None, way
-        sequence.num_generated += way.adds
-        sequence.token_ids.append(way.token)
-        self._decoder.append_prompt(sequence, torch.tensor([*way.path, way.token], device=self._model.device))
-        return way.token
+            sequence.logprobs = lookahead.logprobs(healed)
+        sequence.healing, sequence.healed_path = None, healed
+        sequence.num_generated += healed.adds
+        sequence.token_ids.append(healed.token)
+        ids = torch.tensor([*healed.path, healed.token], device=self._model.device)
+        self._decoder.append_prompt(sequence, ids)
+        return healed.token
 
     def _decode_step(
         self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
     ) -> None:
-        """One step of those whose last token is known, and no step of theirs under way."""
+        """Run one step of sequences without a step in flight."""
         full = {one: error for one in sequences if (error := self._reserve_next(one)) is not None}
         outcomes.update(full)
         able = [one for one in sequences if one not in full]
@@ -434,15 +439,15 @@ class ModelRunner:
             outcomes[sequence] = self._accept(sequence, step)
 
     def _launch_next(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Start a step that may turn out not to be wanted: nothing is said if it cannot be."""
+        """Launch the next step ahead, if all that will continue can overlap; does nothing otherwise."""
         for sequence in sequences:
             sequence.in_flight = None
-        going = [one for one in sequences if self._continues(one)]
-        if not going or not self._decoder.can_overlap(going):
+        continuing = [one for one in sequences if self._continues(one)]
+        if not continuing or not self._decoder.can_overlap(continuing):
             return
-        if any(map(self._reserve_next, going)):
+        if any(map(self._reserve_next, continuing)):
             return
-        for sequence, step in zip(going, self._launch(going), strict=True):
+        for sequence, step in zip(continuing, self._launch(continuing), strict=True):
             sequence.in_flight = step
 
     def _continues(self, sequence: Sequence) -> bool:
@@ -453,7 +458,7 @@ class ModelRunner:
         return more and sequence.last_token not in self._stop_ids
 
     def _reserve_next(self, sequence: Sequence) -> MemoryError | None:
-        """See to it that there is memory for one more token; why there is none."""
+        """Reserve memory for one more token; return the MemoryError if there is none."""
         assert sequence.slot is not None
         try:
             self._pool.reserve(sequence.slot, sequence.num_computed_tokens + 1, sequence.num_computed_tokens)
@@ -462,7 +467,7 @@ class ModelRunner:
         return None
 
     def _launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Start a step: read the last token of each, then draw the next."""
+        """Launch a step of these sequences: one future each."""
         if not sequences:
             return []
         steps = self._decoder.launch(sequences)
@@ -472,7 +477,7 @@ class ModelRunner:
         return steps
 
     def _accept(self, sequence: Sequence, step: StepFuture) -> int | Exception:
-        """Wait for a token, and note it."""
+        """Wait for a token and append it; return it, or the FloatingPointError of NaN logits."""
         try:
             token, sequence.logprobs = step.result()
         except FloatingPointError as error:
@@ -480,7 +485,7 @@ class ModelRunner:
         sequence.has_generated = True
         sequence.token_ids.append(token)
         if sequence.in_flight is not None and token in self._stop_ids:
-            sequence.in_flight = None  # the device has seen to it that the token was not read
+            sequence.in_flight = None  # the step in flight skips sequences that have stopped
             sequence.num_computed_tokens -= 1
         if sequence.num_computed_tokens - sequence.last_snapshot >= min(
             self._snapshot_interval, max(DECODE_SNAPSHOT_INTERVAL, self._batch_size)
@@ -489,7 +494,7 @@ class ModelRunner:
         return token
 
     def _snapshot(self, sequence: Sequence) -> None:
-        """Keep a copy of the state for requests that begin alike."""
+        """Copy the state to a snapshot in the prefix cache, if a slot is free."""
         assert sequence.slot is not None
         if not sequence.cache_salt:
             return
@@ -498,16 +503,16 @@ class ModelRunner:
             self._insert(sequence, Snapshot(kept, sequence.logits))
 
     def _insert(self, sequence: Sequence, snapshot: Snapshot) -> None:
-        complete = snapshot.logits is not None
+        has_logits = snapshot.logits is not None
         self._prefix_cache.insert(
-            CacheEntry(sequence.cache_salt, sequence.computed_tokens, snapshot, complete, sequence)
+            CacheEntry(sequence.cache_salt, sequence.computed_tokens, snapshot, has_logits, sequence)
         )
         self._prefix_cache.prune(sequence, self._max_snapshots)
         sequence.last_snapshot = sequence.num_computed_tokens
 
 
 class _Lookahead:
-    """What the network says behind some tokens that may follow a state, and that state in between."""
+    """Computes logits after candidate tokens of healing, moving one sequence's state along."""
 
     def __init__(self, runner: ModelRunner, sequence: Sequence, logits: Tensor) -> None:
         self._runner, self._sequence = runner, sequence
@@ -515,13 +520,13 @@ class _Lookahead:
         self._known: dict[tuple[int, ...], Logits] = {(): _to_numpy(logits)}
 
     def __call__(self, path: tuple[int, ...]) -> Logits:
-        """Logits `[V]`."""
+        """Return the logits `[V]` after a path of tokens."""
         if path not in self._known:
             self._known[path] = self.advance(path)
         return self._known[path]
 
     def advance(self, path: tuple[int, ...]) -> Logits:
-        """Have these tokens read, from the state on. Raises MemoryError."""
+        """Move the state to the end of a path and return its logits `[V]`. Raises MemoryError."""
         runner, sequence = self._runner, self._sequence
         assert sequence.slot is not None
         if not self._path and path:
@@ -541,13 +546,14 @@ class _Lookahead:
             self._known[self._path] = _to_numpy(logits)
         return self._known[path]
 
-    def logprobs(self, way: HealingPath) -> TokenLogprobs:
-        """Of the last token of a way, and of the others that have new text there."""
-        logprobs = log_softmax(self(way.path), 1.0)
-        ids = np.array([one for one in way.node.covers.tolist() if one not in way.node.exact], np.int32)
+    def logprobs(self, healed: HealingPath) -> TokenLogprobs:
+        """Return log-probabilities of a path's last token and of the likeliest tokens that add text there."""
+        logprobs = log_softmax(self(healed.path), 1.0)
+        node = healed.node
+        ids = np.array([one for one in node.covers.tolist() if one not in node.exact], np.int32)
         ids = ids[np.argsort(-logprobs[ids], kind="stable")][: self._sequence.top_logprobs]
         top = tuple(TokenLogprob(id, "", float(logprobs[id])) for id in ids.tolist())
-        return TokenLogprobs(TokenLogprob(way.token, "", float(logprobs[way.token])), top)
+        return TokenLogprobs(TokenLogprob(healed.token, "", float(logprobs[healed.token])), top)
 
 
 def _to_numpy(logits: Tensor) -> Logits:
@@ -556,14 +562,14 @@ def _to_numpy(logits: Tensor) -> Logits:
 
 
 def _use_threads(count: int) -> None:
-    """For this thread, from now on. Asking is free, changing is not."""
+    """Set torch's threads for this thread; reading the number is free, setting it is not."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 
 
 @contextmanager
 def _memory_errors(doing: str) -> Iterator[None]:
-    """Turn torch's ways of saying that memory is full into MemoryError, in words for the writer."""
+    """Turn torch's out-of-memory errors into MemoryError, with a message for the user."""
     try:
         yield
     except RuntimeError as error:

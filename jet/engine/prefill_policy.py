@@ -1,4 +1,4 @@
-"""ChunkedPrefillPolicy: how much of a prompt is read at once, and when. Plain data, as the scheduler."""
+"""ChunkedPrefillPolicy: how large a prefill chunk is, and when it runs. Plain data, like the scheduler."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import deque
 from collections.abc import Collection
 from statistics import fmean, linear_regression
 
-# Pieces of prompts are this many tokens at least: shorter ones cost more than they help.
-_MIN_CHUNK = 16
-_WINDOW = 16  # pieces
-_WORTHWHILE = 1.5  # times as long as the shortest chunk
+_MIN_CHUNK = 16  # tokens; shorter chunks take about as long
+_WINDOW = 16  # chunks that the cost model remembers
+_WORTHWHILE = 1.5  # times the seconds of the shortest chunk
 
 
 class ChunkedPrefillPolicy:
-    """How much of a prompt is read at once, and when, so that those who write do not pause for long.
+    """Chooses size and time of prefill chunks, so that decoding requests do not stall for long.
 
-    Where nobody writes, the largest pieces are read one after the other. Otherwise a chunk takes `pause_s` at
-    most, by what the last ones took, and a third more once in a while, when a longer one is tried. As much
-    time or a step goes to writing before the next one.
+    While no request decodes, chunks of the largest size run one after the other. Otherwise a chunk's expected
+    time, by the cost of the last chunks, is at most `max_decode_stall_s`; occasionally a longer one is tried
+    and takes about a third more. Between two chunks, decoding gets as much time as the chunk took, and at
+    least one step.
     """
 
     def __init__(self, max_chunk: int, max_decode_stall_s: float) -> None:
@@ -28,16 +28,16 @@ class ChunkedPrefillPolicy:
         self._prefilled_last = False
 
     def may_prefill(self, now: float, others_decode: bool) -> bool:
-        """Whether it is the readers' turn."""
+        """Return whether a prefill chunk may run now, rather than a decode step."""
         return not others_decode or (not self._prefilled_last and now >= self._next_prefill)
 
     def chunk_size(self, others_decode: bool) -> int:
-        """Tokens to read at once: the largest chunk, halved until it is short enough."""
+        """Return the tokens of the next chunk: the largest size, halved until its expected time fits."""
         chunk = self._max_chunk
         if not others_decode or not self._cost.is_known:
             return chunk
         most_s, shortest_s = self._max_decode_stall_s, self._cost.seconds(_MIN_CHUNK)
-        # Where even the quickest took too long, a chunk that takes little longer is the better bargain.
+        # If even the shortest chunk exceeds the limit, allow a longer one that takes little more time.
         if self._cost.quickest > most_s and math.isfinite(shortest_s):
             most_s = max(most_s, _WORTHWHILE * shortest_s)
         while chunk > _MIN_CHUNK and self._cost.seconds(chunk) > most_s:
@@ -45,28 +45,25 @@ class ChunkedPrefillPolicy:
         return chunk
 
     def record_chunk(self, tokens: int, seconds: float, now: float, synchronized: bool = True) -> None:
-        """A chunk has been read, which ended now.
-
-        Before it has `synchronized`, nobody knows what it costs.
-        """
+        """Record a chunk that ended at `now`. Its time counts as its cost only if it was `synchronized`."""
         if synchronized:
             self._cost.add(tokens, seconds)
         self._next_prefill = now + seconds
         self._prefilled_last = True
 
     def record_decode(self) -> None:
-        """A step has been made."""
+        """Record a decode step."""
         self._prefilled_last = False
 
 
 class PrefillCostModel:
-    """How long a chunk of a prompt takes: so much in any case, and so much a token, by the last pieces.
+    """Predicts the seconds of a prefill chunk: a fixed cost plus a cost per token, fitted to the last chunks.
 
-    What is fixed is most of it for short ones, on a GPU and on a CPU. So the short end of a prompt must not
-    be taken for the cost of its tokens. As much as the worst of the last pieces was off, the next may be.
+    The fixed cost dominates short chunks, on GPUs and on CPUs; a purely proportional model would overrate
+    tokens after the short last chunk of a prompt. Predictions include the largest error of the last chunks.
 
     Attributes:
-        quickest: what the quickest of the last pieces took, however short it was.
+        quickest: the seconds of the fastest of the last chunks, whatever its size.
     """
 
     def __init__(self) -> None:
@@ -76,22 +73,23 @@ class PrefillCostModel:
 
     @property
     def is_known(self) -> bool:
-        """Whether anything is."""
+        """Return whether any chunk has been recorded."""
         return bool(self._chunks)
 
     def add(self, tokens: int, seconds: float) -> None:
-        """A chunk has taken so long."""
+        """Record the seconds of a chunk."""
         self._chunks.append((tokens, seconds))
         self._fixed, self._per_token = fit_affine(self._chunks)
-        self.quickest = min(took for _, took in self._chunks)  # nothing takes less, whatever the line says
+        self.quickest = min(took for _, took in self._chunks)  # a lower bound for predictions
         self._margin = max(
             took / (max(self._affine(size), self.quickest) or 1.0) for size, took in self._chunks
         )
 
     def seconds(self, tokens: int) -> float:
-        """What a chunk may take; infinity if it is more than twice as long as any that is known.
+        """Predict the seconds of a chunk; infinity if it is more than twice as long as any recorded one.
 
-        Where all were of one length, nobody knows what is fixed; for a longer one that is taken to be half.
+        If all recorded chunks have one size, the fixed cost is unknown; for longer chunks it is taken to be
+        half of the total.
         """
         sizes = {size for size, _ in self._chunks}
         if tokens > 2 * max(sizes) + 1:  # halves are rounded down
@@ -106,7 +104,7 @@ class PrefillCostModel:
 
 
 def fit_affine(points: Collection[tuple[float, float]]) -> tuple[float, float]:
-    """`(a, b)` of the line a + b x through points of positive numbers, by least squares, neither negative."""
+    """Fit y = a + b x to points of positive numbers by least squares; return (a, b), neither negative."""
     xs, ys = zip(*points, strict=True)
     proportional = 0.0, fmean(ys) / fmean(xs)
     if min(xs) == max(xs):

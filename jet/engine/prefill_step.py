@@ -1,9 +1,9 @@
 """PrefillStep: a chunk of a prompt through the network, in few launches and without allocating.
 
-The twin of `DecodeStep` for many tokens of one sequence. Projections of the same input are one product, which
-adds the residual where there is one; what lies between products is one pass (`jet.ops.prefill_backends`).
-States are updated in place in a `StatePool`. Weights are the step's, merged once for both; quantized ones are
-turned into numbers a part at a time, in the same place for all products.
+The twin of `DecodeStep` for many tokens of one sequence. Projections of the same input are fused into one
+product, which also adds the residual; operations between products are one kernel each
+(`jet.ops.prefill_backends`). States are updated in place in a `StatePool`. The fused weights are those of the
+decode step; quantized ones are dequantized a part at a time into one buffer that all products share.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jet.ops.prefill_backends import PrefillBackend
 from jet.ops.quantization import QuantizedTensor, Weight, row_ranges
 from jet.ops.reference import JetSizes
 
-MOST_NUMBERS = 2**25  # weights of a product that are numbers at once: of a large head a part
+MAX_DEQUANTIZED = 2**25  # weights dequantized at once; larger matrices are multiplied in parts
 
 
 def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
-    """Sizes of the jet layers; None where there are none."""
+    """Return the sizes of the jet layers; None if the network has none."""
     if "jet" not in (config.layer_types or []):
         return None
     jet = config.jet
@@ -31,12 +31,12 @@ def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
 
 
 class PrefillStep:
-    """Chunks of up to `tokens` tokens, bound to buffers that stay where they are.
+    """A step of up to `tokens` tokens, bound to buffers that never move.
 
     Attributes:
-        ids: `[tokens]` int64, the chunk; behind its end any ids.
+        ids: `[tokens]` int64, the chunk's tokens, padded with any ids.
         chunk_meta: `[3]` int32: slot, tokens before the chunk, tokens in it.
-        logits: `[1, vocabulary]` in the network's type, of what follows the chunk.
+        logits: `[1, vocabulary]` in the network's dtype, of the token after the chunk.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PrefillStep:
         self._bind()
 
     def run(self, tokens: int) -> None:
-        """Read the first `tokens` of `ids`, of which those that count are the first `chunk_meta[2]`."""
+        """Run the first `tokens` of `ids`; those from `chunk_meta[2]` on are padding."""
         x = self._x[:tokens]
         self._embed(x)
         layers = zip(self._model.model.layers, self._pool.layers, self._gate_up, strict=True)
@@ -68,7 +68,7 @@ class PrefillStep:
         self._multiply(normed, self._model.lm_head.weight, self.logits)
 
     def _bind(self) -> None:
-        """Merge weights and make the buffers, of which those that are never needed together share memory."""
+        """Fuse weights and allocate buffers; buffers that are never needed together share memory."""
         config, tokens = self._config, self.tokens
         hidden, heads = config.hidden_size, config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
@@ -117,7 +117,7 @@ class PrefillStep:
             x.copy_(embedding[ids].dequantize(self._dtype))
 
     def _transform(self, layer: DecoderLayer, gate_up: Weight, x: Tensor) -> None:
-        """The MLP."""
+        """Add the MLP's output to the residual stream."""
         ops, tokens = self._backend, len(x)
         normed = self._normed[:tokens]
         ops.norm(x, layer.post_attention_layernorm.weight, self._config.rms_norm_eps, normed)
@@ -176,9 +176,9 @@ class PrefillStep:
     def _multiply(
         self, given: Tensor, weight: Weight, out: Tensor, bias: Tensor | None = None, add: bool = False
     ) -> None:
-        """`out = given @ weight.T + bias`, or with `add` that much more."""
+        """Compute `out = given @ weight.T + bias`; with `add`, add it to `out` (without bias)."""
         if isinstance(weight, QuantizedTensor):
-            for begin, end in row_ranges((len(weight), weight.columns), MOST_NUMBERS):
+            for begin, end in row_ranges((len(weight), weight.columns), MAX_DEQUANTIZED):
                 numbers = self._dequantize(weight[begin:end])
                 part = None if bias is None else bias[begin:end]
                 self._multiply(given, numbers, out[:, begin:end], part, add)
@@ -190,9 +190,9 @@ class PrefillStep:
             torch.addmm(bias, given, weight.T, out=out)
 
     def _generate(self, activated: Tensor, weight: Weight, kernels: Tensor) -> None:
-        """The convolution's kernels `[W, T, D]` without their bias: a product for each tap.
+        """Compute the convolution's kernels `[W, T, D]`, without bias, as one product for each tap.
 
-        A channel's taps lie beside each other in the weight. Apart, each is read and written as it lies.
+        The weight interleaves a channel's taps; a product for each tap reads and writes contiguous memory.
         """
         if isinstance(weight, QuantizedTensor):
             weight = self._dequantize(weight)
@@ -200,13 +200,13 @@ class PrefillStep:
         torch.bmm(activated.expand(len(kernels), -1, -1), taps, out=kernels)
 
     def _dequantize(self, weight: QuantizedTensor) -> Tensor:
-        """Its numbers, until the next product."""
+        """Dequantize into the shared buffer; valid until the next product."""
         if self._numbers is None or self._numbers.numel() < weight.numel():
             self._numbers = self._empty(weight.numel())
         return weight.dequantize(out=self._part(self._numbers, *weight.shape))
 
     def _part(self, buffer: Tensor, rows: int, columns: int) -> Tensor:
-        """The beginning of a buffer as a matrix."""
+        """View the beginning of a buffer as a matrix."""
         return buffer[: rows * columns].view(rows, columns)
 
     def _empty(self, *shape: int) -> Tensor:

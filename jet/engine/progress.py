@@ -1,4 +1,4 @@
-"""How far the loading is, for whoever wants to show it."""
+"""LoadProgress: the progress of loading a model, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class LoadProgress:
-    """What is going on, in words. Written by the thread that loads, read by any."""
+    """The current loading step in words, set by the loading thread and readable from any."""
 
     def __init__(self) -> None:
         self._said: str | None = None
@@ -15,23 +15,23 @@ class LoadProgress:
 
     @property
     def said(self) -> str | None:
-        """The latest words; None where there is nothing to say."""
+        """Return the latest message; None if there is none."""
         return self._said
 
     def say(self, words: str | None) -> None:
-        """Replace the words, and tell everybody who listens."""
+        """Set the message and pass it to all listeners."""
         self._said = words
         if words is not None:
             for listener in self._listeners:
                 listener(words)
 
     def listen(self, listener: Callable[[str], object]) -> None:
-        """Call `listener` with all words from now on."""
+        """Call `listener` with every message from now on."""
         self._listeners.append(listener)
 
 
 class Transfer:
-    """The words for bytes on their way: how many of how many, and how fast."""
+    """Formats the progress of a download: bytes, total and rate."""
 
     def __init__(self, what: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._what = what
@@ -40,7 +40,7 @@ class Transfer:
         self._began = (clock(), 0)
 
     def words(self, done: int) -> str:
-        """How things stand when so many bytes are there. The first call may find some from earlier."""
+        """Return the message for `done` bytes; those of the first call do not count for the rate."""
         started, before = self._began
         if not before and done:
             self._began = started, before = self._clock(), done

@@ -1,7 +1,7 @@
 """HostSampler: the next token of one request from its logits, in plain PyTorch, with every filter.
 
-The sampler in `jet.ops.triton.fused_sampling` does most of this on the device and without the host. What it
-leaves out, DRY and XTC, needs the story so far or is seldom asked for.
+`jet.ops.triton.fused_sampling` does most of this on the device, without the host. It leaves out DRY, which
+needs the whole text, and XTC, which is seldom used.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import penalize_repetition, sample, uniform
 
-_XTC_STREAM = 1  # its chance must not be that of the draw
+_XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
 
 class SpecialTokens:
-    """What the choosers of all requests share: the tokens that are not like others.
+    """The tokens that samplers treat specially, shared by all requests.
 
     Attributes:
-        stop_ids: ids `[N]` that end a text, which are never penalized.
-        dry_breakers: for every token whether repetitions end at it for DRY, `[V]`; the stops are among them.
-        xtc_special: the same on the device: XTC excludes none of them.
+        stop_ids: ids `[N]` that end a text; never penalized.
+        dry_breakers: bool `[V]`, the tokens at which DRY ends a repetition, stop tokens included.
+        xtc_special: the same on the device; XTC excludes none of them.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class SpecialTokens:
 
 
 class HostSampler:
-    """Draws the tokens of one request and remembers what its penalties are about."""
+    """Draws the tokens of one request and keeps the history that its penalties need."""
 
     def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, min_tokens: int = 0) -> None:
-        """`min_tokens`: of the first so many tokens none ends the text."""
+        """`min_tokens`: no stop token is drawn before this many tokens."""
         assert sampling.seed is not None
         self._sampling, self._special_tokens, self._device = (
             sampling,
@@ -63,19 +63,19 @@ class HostSampler:
         self._history: list[int] = []
 
     def append_prompt(self, ids: Tensor) -> None:
-        """A piece of the prompt, `[T]`."""
+        """Add prefilled tokens `[T]` to the history."""
         if self._token_mask is not None:
-            # Not `_token_mask[0, ids] = True`, for which the host waits until the device has come so far.
+            # Not `_token_mask[0, ids] = True`, which would synchronize.
             self._token_mask[0].index_fill_(0, ids, True)
-            # Penalizing an end token for the one that a document started with would only make endings rare.
+            # Documents may start with the stop token: penalizing it for that would only make endings rare.
             self._token_mask[0].index_fill_(0, self._special_tokens.stop_ids, False)
         if self._sampling.dry_multiplier:
             self._history += ids.tolist()
 
     def sample(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
-        """The token that is drawn as number `step`, and the logits `[1, V]` after the penalties.
+        """Draw token number `step`; return it and the logits `[1, V]` after penalties.
 
-        Tokens that may not be drawn yet have their logits there all the same.
+        The returned logits keep the values of stop tokens that are forbidden by `min_tokens`.
 
         Raises FloatingPointError if the logits are NaN.
         """

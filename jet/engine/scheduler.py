@@ -1,7 +1,7 @@
-"""Scheduler: who is served when. Plain data; the engine holds its lock around every call.
+"""Scheduler: which request runs when. Plain data; the engine holds its lock around every call.
 
-A request waits for a place, reads its prompt, and writes. Prompts are read one after the other, in pieces;
-all who write do so together, one token a step.
+A request waits, is admitted, prefills and decodes. Prompts are prefilled one after the other, in chunks; all
+decoding requests form one batch, one token a step.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ RequestT = TypeVar("RequestT", bound=Hashable)
 
 
 class QueueFullError(Exception):
-    """There is no room in the waiting line. The message is for who wanted to join it."""
+    """The waiting queue is full. The message is for the user."""
 
 
 class Scheduler(Generic[RequestT]):
-    """First come, first served into `places`, but to each user no more than their share of them.
+    """First come, first served, up to a number of running requests in total and per user.
 
     Attributes:
-        decoding: the jobs whose prompt has been read, in the order in which that happened.
-        prefilling: the others that have a place; the first one is read.
-        waiting: those without a place, in order of arrival.
+        decoding: requests whose prompt has been prefilled, in that order.
+        prefilling: admitted requests whose prompt has not; the first one runs.
+        waiting: requests that have not been admitted, in order of arrival.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Scheduler(Generic[RequestT]):
         max_running_per_user: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
-        """`max_waiting`: how many may wait. Jobs of the user "" are nobody's, and not counted together."""
+        """`max_waiting`: most requests in the queue. The per-user limit does not apply to the user ""."""
         if max_running_requests < 1:
             raise ValueError(f"At least one request must be served at a time, not {max_running_requests}.")
         self._max_running_requests = max_running_requests
@@ -47,16 +47,16 @@ class Scheduler(Generic[RequestT]):
 
     @property
     def running(self) -> list[RequestT]:
-        """Everyone who has a place."""
+        """Return all admitted requests."""
         return [*self.decoding, *self.prefilling]
 
     @property
     def requests(self) -> list[RequestT]:
-        """Everyone here."""
+        """Return all requests."""
         return [*self.running, *self.waiting]
 
     def add(self, request: RequestT, user: str = "") -> None:
-        """A new request, at the end of the line. Raises QueueFullError if that is full."""
+        """Append a request to the queue. Raises QueueFullError if the queue is full."""
         self._user_of[request] = user
         self.waiting.append(request)
         if self._max_waiting is not None and self.position(request) > self._max_waiting:
@@ -67,33 +67,33 @@ class Scheduler(Generic[RequestT]):
             )
 
     def remove(self, request: RequestT) -> None:
-        """A request that is done, wherever it stands; nothing happens if it is not here."""
+        """Remove a request from whichever list it is in; does nothing if it is in none."""
         self._user_of.pop(request, None)
-        for line in (self.decoding, self.prefilling, self.waiting):
-            if request in line:
-                line.remove(request)
+        for requests in (self.decoding, self.prefilling, self.waiting):
+            if request in requests:
+                requests.remove(request)
 
     def next_admissible(self) -> RequestT | None:
-        """Who may have a place now: of those whose user has not got enough, the one who waits longest."""
+        """Return the oldest waiting request that is admissible under the per-user limit; None if none is."""
         return next(self._admissible(), None)
 
     def admit(self, request: RequestT) -> None:
-        """Give the candidate its place."""
+        """Move a request from waiting to prefilling."""
         self.waiting.remove(request)
         self.prefilling.append(request)
 
     def finish_prefill(self, request: RequestT) -> None:
-        """The request's prompt has been read: it writes from now on."""
+        """Move a request whose prompt has been prefilled to decoding."""
         self.prefilling.remove(request)
         self.decoding.append(request)
 
     def preempt(self, request: RequestT) -> None:
-        """What the request had read is lost: it is the first to read."""
+        """Move a request whose state is lost to the front of prefilling."""
         self.decoding.remove(request)
         self.prefilling.insert(0, request)
 
     def position(self, request: RequestT) -> int:
-        """0 for a request that has a place or finds one free, otherwise its place in line, from 1."""
+        """Return a request's position in the queue, from 1; 0 if it runs or can be admitted now."""
         if request not in self.waiting:
             return 0
         admitted = set(self._admissible())
@@ -101,8 +101,8 @@ class Scheduler(Generic[RequestT]):
         return behind.index(request) + 1 if request in behind else 0
 
     def _admissible(self) -> Iterator[RequestT]:
-        """All who may have a place, if one after the other gets theirs."""
-        if not self.waiting:  # as it is nearly always when this is asked
+        """Yield the waiting requests that can all be admitted now, oldest first."""
+        if not self.waiting:  # the usual case, once a step
             return
         free = self._max_running_requests - len(self.decoding) - len(self.prefilling)
         running = Counter(self._user_of[request] for request in self.running)

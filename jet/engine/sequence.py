@@ -1,4 +1,4 @@
-"""Sequence: what the runner remembers of one request, and Snapshot, what restores its state."""
+"""Sequence: one request in the model runner. Snapshot: a stored state and its logits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jet.token_ids import Tokens
 
 
 class Snapshot(NamedTuple):
-    """What restores a state: its slot, and the logits `[1, V]` of what comes next where they are known.
+    """A stored state: its slot or host copy, and the logits `[1, V]` of the next token, None if not stored.
 
-    Both are on the device, or both in the host's memory.
+    Both are on the device, or both in host memory.
     """
 
     location: int | HostSnapshot
@@ -29,27 +29,27 @@ class Snapshot(NamedTuple):
 
 @dataclass(eq=False)
 class Sequence:
-    """What the runner remembers of one request.
+    """One request in the model runner.
 
     Attributes:
-        slot: its place in all states; None once it has been released.
-        cache_salt: whose it is; states of the user "" are not kept.
-        max_tokens: most tokens that it may come to have.
-        token_ids: every token that has been read or drawn.
-        num_computed_tokens: tokens in its state, the first ones of `token_ids`.
-        num_generated: tokens drawn so far, which numbers their random numbers; those that healing drew only
-            count where they have new text.
-        logits: `[1, V]` of the next token, if it is to be drawn before anything else is read.
-        in_flight: the step that has been launched before anybody asked for its token.
-        top_logprobs: how many to note for every token; 0 notes nothing.
-        logprobs: what was noted of the last token.
-        last_snapshot: the length at which its state was kept last.
-        cache_handle: the state it is going to start from, and the pages of that.
-        healing: the end of its prompt, which is still to be drawn again.
-        healed_path: what that has become.
-        min_tokens: of the first so many tokens none may end the text.
+        slot: its slot in the state pool; None once it has been freed.
+        cache_salt: isolates its snapshots from other users; "" takes none.
+        max_tokens: most tokens it may have, prompt included.
+        token_ids: all tokens of the prompt so far and all drawn tokens.
+        num_computed_tokens: the number of tokens in its state, the first ones of `token_ids`.
+        num_generated: tokens drawn so far, the step of their random numbers; tokens drawn by healing count
+            only where they add text.
+        logits: `[1, V]` after a prefill, to draw the next token from; None otherwise.
+        in_flight: the next token's step, if it was launched ahead.
+        top_logprobs: how many log-probabilities to keep for each token; 0 keeps none.
+        logprobs: log-probabilities of the last token.
+        last_snapshot: its length at the last snapshot.
+        cache_handle: the cache entry that it will start from, locked, and that entry's pages.
+        healing: the tokens at the end of its prompt that are still to be drawn again.
+        healed_path: the tokens drawn instead.
+        min_tokens: no stop token is drawn before this many tokens.
         has_generated: whether any token has been drawn.
-        num_accepted: how many of the drawn tokens the engine has been told of.
+        num_accepted: drawn tokens that the engine has received.
     """
 
     sampling: SamplingParams
@@ -73,21 +73,21 @@ class Sequence:
 
     @property
     def last_token(self) -> int | None:
-        """The token drawn last; None before the first. It is read when the next one is wanted."""
+        """Return the token drawn last; None before the first. The next step computes its state."""
         return self.token_ids[-1] if self.has_generated else None
 
     @property
     def samples_last_token(self) -> bool:
-        """Whether the next token is the last that the request may have, and its state will be kept."""
+        """Return whether the next token is the request's last allowed one and a snapshot will be kept."""
         return self.cache_salt != "" and self.num_generated + 1 == self.sampling.max_new_tokens
 
     @property
     def stop_is_forbidden(self) -> bool:
-        """Whether the next token may not end the text."""
+        """Return whether `min_tokens` forbids a stop token now."""
         return self.num_generated < self.min_tokens
 
     @property
     def computed_tokens(self) -> Tokens:
-        """Those in its state."""
+        """Return the tokens in its state."""
         tokens: Tokens = np.frombuffer(self.token_ids, np.int32)[: self.num_computed_tokens].copy()
         return tokens

@@ -396,7 +396,7 @@ def test_nobody_waits_for_a_device_thread_that_died() -> None:
 
 def test_a_reader_notices_that_nobody_will_send_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a forked process, where the device thread does not exist."""
-    monkeypatch.setattr("jet.engine.stream._PATIENCE_S", 0.01)
+    monkeypatch.setattr("jet.engine.stream._POLL_S", 0.01)
     runner = FakeRunner(gated=True)
     with serving(runner) as engine:
         stream = ask(engine, "a")

@@ -12,7 +12,7 @@ import torch
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.cache.state_pool import PAGE_SIZE
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import describe
+from jet.engine.loading import engine_info
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sampler import HostSampler
 from jet.engine.stream import LocalStream
@@ -47,7 +47,7 @@ def make_engine(model: JetNemotronForCausalLM, writers: int = 8, kept: int = 60)
         tokens=30 * PAGE_SIZE, context=2 * PAGE_SIZE,
         dry_sequence_breakers=tokenizer.dry_sequence_breakers(),
     )  # fmt: skip
-    info = replace(describe("tiny", model, load_s=0.0), context=2 * PAGE_SIZE)
+    info = replace(engine_info("tiny", model, load_s=0.0), context=2 * PAGE_SIZE)
     return LocalEngine(
         runner,
         tokenizer,

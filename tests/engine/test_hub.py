@@ -135,8 +135,8 @@ def test_a_proxy_that_is_none_is_named_and_not_gone_around(
 
 def test_a_revision_can_be_pinned(server: HubServer) -> None:
     assert fetch(REPOSITORY, "v1").name == TAGGED
-    assert loading.find(f"{REPOSITORY}@v1")[0] == f"{REPOSITORY}@v1"
-    name, folder = loading.find(REPOSITORY, "v1")
+    assert loading.resolve_model(f"{REPOSITORY}@v1")[0] == f"{REPOSITORY}@v1"
+    name, folder = loading.resolve_model(REPOSITORY, "v1")
     assert (name, Path(folder).name) == (f"{REPOSITORY}@v1", TAGGED)
     said = refusal("v9")
     assert said.startswith(f"{REPOSITORY} has no revision v9: look it up at http://127.0.0.1:")
@@ -304,9 +304,9 @@ def test_names_that_are_none(name: str, revision: str | None) -> None:
 
 def test_a_folder_has_no_revisions() -> None:
     with pytest.raises(CheckpointError, match="is a folder"):
-        loading.find(str(GOLDEN), "v1")
+        loading.resolve_model(str(GOLDEN), "v1")
     with pytest.raises(CheckpointError, match="is a folder"):
-        loading.find("assets/story-model", "v1")
+        loading.resolve_model("assets/story-model", "v1")
 
 
 def test_a_network_straight_from_the_hub_is_checked_as_a_folder_is(

@@ -21,7 +21,7 @@ from jet.engine.loading import (
     UNKNOWN_LICENSE,
     default_model,
     license_of,
-    locate,
+    resolve_path,
 )
 from jet.engine.model_runner import ModelRunner
 from jet.engine.progress import LoadProgress
@@ -110,10 +110,10 @@ def test_what_comes_with_the_program_is_found_from_anywhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Path(locate("tests/golden")) == ROOT / "tests" / "golden"
-    assert locate("jet-ai/Jet-Nemotron-2B") == "jet-ai/Jet-Nemotron-2B"
+    assert Path(resolve_path("tests/golden")) == ROOT / "tests" / "golden"
+    assert resolve_path("jet-ai/Jet-Nemotron-2B") == "jet-ai/Jet-Nemotron-2B"
     (tmp_path / "tests" / "golden").mkdir(parents=True)
-    assert locate("tests/golden") == "tests/golden"
+    assert resolve_path("tests/golden") == "tests/golden"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,11 @@ def test_an_unknown_model_on_the_hub_has_an_unknown_license() -> None:
 
 @pytest.mark.parametrize(
     ("quantize", "advice"),
-    [(None, "hold its weights in int8 or int4, take"), ("int8", "in int4, take"), ("int4", "there, take")],
+    [
+        (None, "quantize its weights to int8 or int4, take"),
+        ("int8", "to int4, take"),
+        ("int4", "there, take"),
+    ],
 )
 def test_a_model_too_large_for_its_device_is_a_message(
     quantize: str | None, advice: str, monkeypatch: pytest.MonkeyPatch

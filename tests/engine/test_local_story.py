@@ -17,7 +17,7 @@ from jet import hardware
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.engine import decoder
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import LocalConfig, create_engine, describe
+from jet.engine.loading import LocalConfig, create_engine, engine_info
 from jet.engine.model_runner import ModelRunner
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from jet.modeling.footprint import measure_footprint, weight_bytes
@@ -58,7 +58,7 @@ def model() -> JetNemotronForCausalLM:
 
 
 def engine_on(model: JetNemotronForCausalLM, prefill_chunk: int = 256, **changes: object) -> LocalEngine:
-    info = replace(describe("tiny", model, load_s=0.0), **changes)
+    info = replace(engine_info("tiny", model, load_s=0.0), **changes)
     runner = ModelRunner(model, frozenset())
     return LocalEngine(runner, IdTokenizer(), info, EngineOptions(prefill_chunk_size=prefill_chunk))
 
@@ -163,7 +163,9 @@ def test_end_tokens_are_not_penalized(model: JetNemotronForCausalLM) -> None:
 
 
 def test_memory_is_that_of_what_is_remembered(model: JetNemotronForCausalLM) -> None:
-    engine = LocalEngine(ModelRunner(model, frozenset()), IdTokenizer(), describe("tiny", model, load_s=0.0))
+    engine = LocalEngine(
+        ModelRunner(model, frozenset()), IdTokenizer(), engine_info("tiny", model, load_s=0.0)
+    )
     last = write(engine, "1 2 3 4 5", max_new_tokens=40)[-1].stats
     engine.close()
     heads, key, value, window, read = 6, 12, 32, 24, 5 + 40 - 1  # the last token is not read any more
@@ -180,7 +182,7 @@ def test_memory_is_that_of_what_is_remembered(model: JetNemotronForCausalLM) -> 
 def test_the_state_is_freed_with_the_request(model: JetNemotronForCausalLM, ending: str) -> None:
     runner = ModelRunner(model, frozenset(), slots=2)
     free = runner._pool.free_tokens
-    engine = LocalEngine(runner, IdTokenizer(), describe("tiny", model, load_s=0.0))
+    engine = LocalEngine(runner, IdTokenizer(), engine_info("tiny", model, load_s=0.0))
     tokens = 1000 if ending == "aborted" else 9
     for _ in range(3):  # more than there are slots
         stream = engine.submit(Request("1 2 3", replace(GREEDY, max_new_tokens=tokens)))
@@ -204,7 +206,7 @@ def test_on_cuda_the_engine_writes_what_the_bare_network_writes_and_frees_its_st
     bare = [runner.decode_one(sequence) for _ in range(50)]
     runner.free(sequence)
     read_memory = partial(hardware.read_memory, model.device)
-    info = describe("tiny", model, load_s=0.0)
+    info = engine_info("tiny", model, load_s=0.0)
     engine = LocalEngine(runner, IdTokenizer(), info, read_memory=read_memory)
     # A thread's first products allocate a workspace, which stays.
     list(engine.submit(Request("1 2 3", sampling)))
@@ -263,7 +265,7 @@ def test_poisoned_requests_fail_alone(model: JetNemotronForCausalLM) -> None:
     runner = ModelRunner(model, frozenset())
     runner._prefill._model = Poisoned(model)  # type: ignore[assignment, attr-defined]
     free = runner._pool.free_tokens
-    engine = LocalEngine(runner, IdTokenizer(), describe("tiny", model, load_s=0.0))
+    engine = LocalEngine(runner, IdTokenizer(), engine_info("tiny", model, load_s=0.0))
     streams = [engine.submit(Request(prompt, GREEDY)) for prompt in ("1 2 3", "1 13", "1 17")]
     good, nan, full = (list(stream)[-1].stats for stream in streams)
     assert runner._pool.free_tokens == free

@@ -15,7 +15,7 @@ from jet.bench.networks import IdTokenizer
 from jet.cache import host_pool
 from jet.cache.state_pool import PAGE_SIZE
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import describe
+from jet.engine.loading import engine_info
 from jet.engine.model_runner import ModelRunner
 from jet.engine.stream import LocalStream
 from jet.modeling import JetNemotronForCausalLM
@@ -39,7 +39,7 @@ def engine_on(
     runner = ModelRunner(
         model, frozenset(), slots=writers, cache_slots=kept, snapshot_interval=EVERY, **changes
     )
-    info = replace(describe("tiny", model, load_s=0.0), context=changes["context"])
+    info = replace(engine_info("tiny", model, load_s=0.0), context=changes["context"])
     options = EngineOptions(max_running_requests=writers, max_running_per_user=6, prefill_chunk_size=16)
     return LocalEngine(runner, IdTokenizer(), info, options)
 

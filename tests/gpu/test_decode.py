@@ -13,7 +13,7 @@ from jet import HybridCache, JetNemotronForCausalLM, load_model
 from jet.api import Request, SamplingParams
 from jet.cache.state_pool import StatePool
 from jet.engine.engine import EngineOptions, LocalEngine
-from jet.engine.loading import describe
+from jet.engine.loading import engine_info
 from jet.engine.model_runner import ModelRunner
 from tests.engine.test_local_story import IdTokenizer, ids
 from tests.networks import GOLDEN, GOLDEN_PROMPTS, golden_expectations
@@ -36,7 +36,7 @@ def serve(model: JetNemotronForCausalLM, stop: int | None = None) -> LocalEngine
     tokenizer.stop_ids = stops
     runner = ModelRunner(model, stops, slots=4, tokens=4 * 2048)
     return LocalEngine(
-        runner, tokenizer, describe("tiny", model, load_s=0.0), EngineOptions(max_running_requests=4)
+        runner, tokenizer, engine_info("tiny", model, load_s=0.0), EngineOptions(max_running_requests=4)
     )
 
 

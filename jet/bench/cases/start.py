@@ -42,7 +42,7 @@ from jet.bench.requests import check_finished, token_request
 from jet.bench.result import CaseResult, Metric
 from jet.bench.samples import Case, Samples, run_interleaved
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import LocalConfig, create_engine, locate
+from jet.engine.loading import LocalConfig, create_engine, resolve_path
 
 _HOME = Path(__file__).resolve().parents[2]
 _PROMPT = "Once upon a time"
@@ -77,7 +77,7 @@ def measure(options: Options) -> CaseResult:
     """Start processes and take their times apart."""
     timings: list[dict[str, Any]] = []
     if options.config is None:
-        warm_page_cache(Path(locate(str(options.model))))
+        warm_page_cache(Path(resolve_path(str(options.model))))
     with tempfile.TemporaryDirectory(prefix="jet-bench-") as folder:
         start, samples_by_name = (
             partial(_start, options, timings, bytecode_environment(folder)),

@@ -66,7 +66,7 @@ class RunContext:
         """The network's. Raises BenchError, CheckpointError or OSError where there is none."""
         if self.options.config is not None:
             return networks.read_config(self.options.config)
-        config: JetNemotronConfig = JetNemotronConfig.from_pretrained(loading.locate(self.options.name))
+        config: JetNemotronConfig = JetNemotronConfig.from_pretrained(loading.resolve_path(self.options.name))
         return config
 
     @cached_property
@@ -110,7 +110,7 @@ class RunContext:
         if self.options.config is not None:
             return self.prompt(most)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(loading.locate(self.options.name))
+            tokenizer = AutoTokenizer.from_pretrained(loading.resolve_path(self.options.name))
         except Exception:  # whatever keeps a tokenizer from being there: a network can be measured without
             return self.prompt(most)
         ids: list[int] = tokenizer(_TEXT)["input_ids"]
@@ -121,7 +121,7 @@ class RunContext:
     ) -> JetNemotronForCausalLM:
         """The network in another type or with another attention; the weights are of the same numbers."""
         if self.options.config is None:
-            source = loading.locate(self.options.name)
+            source = loading.resolve_path(self.options.name)
             return load_model(source, self.device, dtype, attention, quantize=quantize)
         model = networks.random_network(self.config, self.device, self.dtype)
         model.set_attn_implementation(attention)
@@ -130,7 +130,7 @@ class RunContext:
 
     def with_runner(self, model: JetNemotronForCausalLM, context: int, writers: int = 1) -> Network:
         """A network with a runner of its own, ready to be measured as the engine would run it."""
-        info = loading.describe(self.options.name, model, 0.0)
+        info = loading.engine_info(self.options.name, model, 0.0)
         tokenizer = networks.IdTokenizer()
         runner = networks.make_runner(model, tokenizer.stop_ids, context, writers)
         threads = hardware.limit_threads()

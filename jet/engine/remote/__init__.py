@@ -1,1 +1,1 @@
-"""RemoteEngine: any OpenAI-compatible server as an engine of the page."""
+"""RemoteEngine: an engine on any OpenAI-compatible server."""

@@ -1,4 +1,4 @@
-"""Blanks at the border between a prompt and what another server writes: sent to nobody, shown once."""
+"""WhitespaceBoundary: blanks between a prompt and the server's answer, which must not appear twice."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from jet.engine.text.whitespace import strip_leading
 
 
 class WhitespaceBoundary:
-    """Takes the blanks off an answer's beginning where the prompt was sent without those at its end."""
+    """Strips leading blanks from an answer whose prompt was sent without its trailing blanks."""
 
     def __init__(self, typed: str, sent: str) -> None:
-        self._begun = typed == sent  # from then on blanks are the answer's own
+        self._begun = typed == sent  # whether blanks belong to the answer now
 
-    def cut(self, text: str, details: tuple[TokenLogprobs, ...]) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """What to show of a piece and its tokens."""
+    def strip(self, text: str, logprobs: tuple[TokenLogprobs, ...]) -> tuple[str, tuple[TokenLogprobs, ...]]:
+        """Return a chunk's text and log-probabilities without the blanks that the prompt ends in."""
         if self._begun or not text:
-            return text, details
+            return text, logprobs
         shown = strip_leading(text)
         self._begun = shown != ""
         off, changed = len(text) - len(shown), []
-        for detail in details:
-            drawn, others = detail.sampled, detail.top_logprobs
+        for one in logprobs:
+            drawn, others = one.sampled, one.top_logprobs
             known = text.startswith(drawn.text)
             less = min(off, len(drawn.text)) if known else 0
             if less:
-                others = tuple(replace(one, text=strip_leading(one.text)) for one in others)
+                others = tuple(replace(other, text=strip_leading(other.text)) for other in others)
             changed.append(TokenLogprobs(replace(drawn, text=drawn.text[less:]), others))
             text, off = text[len(drawn.text) :] if known else "", off - less
         return shown, tuple(changed)

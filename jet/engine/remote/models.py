@@ -1,4 +1,4 @@
-"""What a server offers, asked once when it is chosen: its models, its context, and where it has moved to."""
+"""Asks a server once for its models, their context and the address that it redirects to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CIRCLES = "The engine’s server sends this page in circles: give the address th
 async def ask_models(
     server: Server, client: httpx.AsyncClient, wanted: str | None, patience_s: float
 ) -> ServedModel:
-    """The model `wanted`, or the first there is. Afterwards `client` calls where the server has moved to.
+    """Return the model `wanted`, or the server's first. Sets `client.base_url` to a redirect's target.
 
     Raises RemoteError.
     """
@@ -41,7 +41,7 @@ async def ask_models(
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
-    """The answer to a question, wherever the server has moved to, as far as that is safe."""
+    """Send a GET request, following redirects that `next_address` allows."""
     answer = await client.get(path)
     for _ in range(MOST_REDIRECTS):
         if (there := next_address(answer)) is None:
@@ -51,7 +51,7 @@ async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
 
 
 async def _ask_context(client: httpx.AsyncClient, patience_s: float) -> int | None:
-    """What llama.cpp says of its context, beside the interface; None of other servers."""
+    """Ask llama.cpp's `/props` for the context; None for other servers."""
     root = client.base_url
     if root.path.endswith("/v1/"):
         root = root.copy_with(path=root.path.removesuffix("v1/"))

@@ -1,7 +1,7 @@
-"""What is said to an OpenAI-compatible server and what it says back: JSON there, plain data here.
+"""The JSON of OpenAI-compatible servers: request bodies, model lists and completion events as plain data.
 
-Completions are the same everywhere as far as OpenAI defined them. Beyond that servers differ: how they call
-the settings that story writers use, whether they have them at all, and how they tell log-probabilities.
+Servers agree on completions as far as OpenAI has defined them. They differ in further sampling settings,
+which they name differently or lack, and in the format of log-probabilities.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from jet.api import Request, RequestError, SamplingParams, TokenLogprob, TokenLogprobs
 from jet.credentials import redact
 
-UNKNOWN_CONTEXT = 4096  # tokens, of a server that does not say how many it reads
-SHOWN_CHARACTERS = 300  # of a server's own message
+UNKNOWN_CONTEXT = 4096  # tokens, for servers that do not report their context
+SHOWN_CHARACTERS = 300  # most characters shown of a server's message
 
 _CONTEXT_NAMES = (
     "max_model_len",
@@ -27,14 +27,14 @@ _CONTEXT_NAMES = (
     "max_seq_len",
 )
 _NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
-# Settings that OpenAI does not know. A server that does not either might ignore them and say nothing, so they
-# are sent only where they do something.
+# Settings that OpenAI does not have. A server without them may ignore them silently, so they are sent only if
+# they have an effect.
 _FURTHER = ("top_k", "min_p", "repetition_penalty")
 _DRY = ("dry_multiplier", "dry_base", "dry_allowed_length")
 _XTC = ("xtc_probability", "xtc_threshold")
 _OTHER_NAMES = {"llamacpp": {"repetition_penalty": "repeat_penalty"}}
 _WITHOUT_DRY_AND_XTC = {"sglang", "vllm"}
-# How servers call the two ends of a story. "" and null mean that it goes on.
+# Servers' names for the two finish reasons. "" and null mean that the text continues.
 _STOPPED = {
     "stop",
     "eos",
@@ -49,11 +49,11 @@ _FULL = {"length", "max_tokens", "max_length", "max_new_tokens", "token_limit", 
 
 
 class ProtocolError(ValueError):
-    """A server's answer that is not what OpenAI's interface says. The message says what is wrong with it."""
+    """An answer that does not follow OpenAI's API. The message says what is wrong with it."""
 
 
 class ServerError(ProtocolError):
-    """What the server itself says has gone wrong."""
+    """An error that the server reports; the message is the server's."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class ServedModel:
     """A model that a server offers.
 
     Attributes:
-        name: as the server calls it.
-        server: what kind of server says it is: "sglang", "vllm", "llamacpp"; empty if it does not say.
-        context: tokens of prompt and story together; None if the server does not say.
-        parameters: None if the server does not say.
+        name: the server's name for it.
+        server: the kind of server: "sglang", "vllm", "llamacpp"; "" if unknown.
+        context: most tokens of prompt and answer together; None if unknown.
+        parameters: the number of weights; None if unknown.
     """
 
     name: str
@@ -78,10 +78,13 @@ class CompletionChunk:
     """One event of a completion.
 
     Attributes:
-        tokens: how many tokens came with it, as far as log-probabilities tell; None if they do not.
-        tokens_so_far, prompt_tokens: what the server has counted; None if it does not say here.
-        finish_reason: set in the last piece that has text: "stop", "length", or the server's own word.
-        oddity: what is wrong with an event that has nothing in it; "" of one that is only there to be there.
+        text: the new text, possibly ending in half a character.
+        logprobs: log-probabilities of the new tokens, if requested and sent.
+        tokens: the number of new tokens, from log-probabilities; None if unknown.
+        tokens_so_far: the server's count of generated tokens; None if not in this event.
+        prompt_tokens: the server's count of prompt tokens; None if not in this event.
+        finish_reason: set in the last event with text: "stop", "length", or the server's own word.
+        oddity: what is wrong with an event without content; "" for keep-alive events.
     """
 
     text: str = ""
@@ -94,7 +97,7 @@ class CompletionChunk:
 
 
 def read_models(answer: str, wanted: str | None) -> ServedModel:
-    """The model `wanted`, or the first there is, from the answer to `/models`. Raises ProtocolError."""
+    """Parse the answer to `/models`; return the model `wanted`, or the first. Raises ProtocolError."""
     models = _object(answer).get("data")
     known = [
         m
@@ -119,7 +122,7 @@ def read_models(answer: str, wanted: str | None) -> ServedModel:
 
 
 def read_properties(answer: str) -> int | None:
-    """The context that llama.cpp's server tells at `/props`; None where it does not."""
+    """Parse llama.cpp's answer to `/props`; return the context in tokens, None if it has none."""
     try:
         said = _object(answer)
     except ProtocolError:
@@ -134,9 +137,9 @@ def _context(said: Mapping[str, Any]) -> int | None:
 
 
 def completion(request: Request, model: ServedModel, max_tokens: int | None = None) -> dict[str, object]:
-    """The body of a request to `/completions`, for at most `max_tokens` (None: as many as it asks for).
+    """Build the body of a request to `/completions`; `max_tokens` None stands for the request's own limit.
 
-    Raises RequestError for what the server is known not to do.
+    Raises RequestError for settings that the server is known not to support.
     """
     sampling = request.sampling
     body: dict[str, object] = {
@@ -164,15 +167,15 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
     if request.top_logprobs:
         body["logprobs"] = request.top_logprobs
     if request.min_tokens:
-        body["min_tokens"] = request.min_tokens  # vLLM and SGLang know it; others pass over it
+        body["min_tokens"] = request.min_tokens  # supported by vLLM and SGLang, ignored by others
     return body
 
 
 def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
-    """One event of a completion. Raises ProtocolError, or ServerError if it tells of an error.
+    """Parse one event of a completion. Raises ProtocolError, or ServerError if it reports an error.
 
-    Servers send events of other kinds between those of a story: words, lists, usage without choices. They
-    have nothing in them. Log-probabilities have to be readable only where they are `logprobs_due`.
+    Servers send other events, too: words, lists, usage without choices. They become chunks without content.
+    Unreadable log-probabilities raise only if `logprobs_due`.
     """
     if not data.strip() or data.lstrip()[0] not in "{[":
         return CompletionChunk(oddity="it is not JSON" if data.strip() else "")
@@ -195,11 +198,11 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
     text = _text_of(choice)
     if text is None:
         raise ProtocolError("a choice has no text")
-    details = _details(choice.get("logprobs"), logprobs_due)
+    logprobs = _logprobs(choice.get("logprobs"), logprobs_due)
     return CompletionChunk(
         text,
-        details or (),
-        len(details) if details else None,
+        logprobs or (),
+        len(logprobs) if logprobs else None,
         tokens_so_far,
         prompt_tokens,
         _finish_reason(choice.get("finish_reason")),
@@ -207,7 +210,7 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
 
 
 def _text_of(choice: object) -> str | None:
-    """The text of a choice, "" if it has none, None if it is something else. Halves of characters stay."""
+    """Return the text of a choice, "" if it has none, None if it is malformed. Half characters stay."""
     if not isinstance(choice, dict):
         return None
     text = choice.get("text")
@@ -228,7 +231,7 @@ def _finish_reason(said: object) -> str | None:
 
 
 def error_message(answer: str) -> str:
-    """What a server says has gone wrong, in one line, from any of the forms in use."""
+    """Return the message of a server's error answer, in one line, from any format in use."""
     try:
         said: object = _object(answer)
     except ProtocolError:
@@ -241,7 +244,7 @@ def error_message(answer: str) -> str:
 
 
 def error_sizes(answer: str) -> str:
-    """Numbers of tokens that llama.cpp’s server tells beside its words, as words; "" of other servers."""
+    """Return the token counts in llama.cpp’s error answers as text; "" for other servers."""
     try:
         said = _object(answer).get("error")
     except ProtocolError:
@@ -254,8 +257,8 @@ def error_sizes(answer: str) -> str:
     return "".join(f" ({name} {count})" for name, count in found.items() if count)
 
 
-def _details(logprobs: object, due: bool) -> tuple[TokenLogprobs, ...] | None:
-    """OpenAI's form for completions, or the one for chats, which llama.cpp uses for both."""
+def _logprobs(logprobs: object, due: bool) -> tuple[TokenLogprobs, ...] | None:
+    """Parse log-probabilities in OpenAI's completions or chat format; llama.cpp uses chat for both."""
     if not isinstance(logprobs, dict) or not any(logprobs.values()):
         return None
     try:
@@ -290,13 +293,13 @@ def _completions_form(logprobs: Mapping[str, Any]) -> tuple[TokenLogprobs, ...]:
 
 
 def _alternative(text: str, logprob: float | None, token: int | None = None) -> TokenLogprob:
-    """Where a server does not name a token's number, its text does."""
+    """Make a candidate token; without an id from the server, the id is a checksum of the text."""
     number = zlib.crc32(text.encode("utf-8", "surrogatepass")) if token is None else int(token)
     return TokenLogprob(number, whole(text), float("-inf") if logprob is None else float(logprob))
 
 
 def whole(text: str) -> str:
-    """The text with halves of characters, which JSON can spell, joined; U+FFFD for those that are alone."""
+    """Join surrogate pairs, which JSON can spell as two halves; U+FFFD for unpaired ones."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,4 +1,4 @@
-"""What the answer of an OpenAI-compatible server is: pieces of a story, or what has gone wrong, in words."""
+"""Responses of OpenAI-compatible servers: completion chunks, or errors with messages for the user."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from jet.engine.remote.protocol import (
 from jet.engine.remote.sse import read_events
 from jet.engine.remote.token_limits import read_refusal
 
-KEY_VARIABLE = "JET_ENGINE_KEY"  # a key belongs neither on a command line nor into a message
+KEY_VARIABLE = "JET_ENGINE_KEY"  # keys never appear on command lines or in messages
 KEPT = "What it has written is kept."
 NOWHERE = "The engine’s server is elsewhere, but does not say where: give its new address."
 REDIRECTS = (301, 302, 303, 307, 308)
 
-_STREAMS = ("text/event-stream", "text/plain", "application/octet-stream")  # the latter by servers in between
-_WHOLE = "application/json"  # of servers that do not stream
-_MOST_WHOLE = 2**20  # bytes of an answer in one
+_STREAMS = ("text/event-stream", "text/plain", "application/octet-stream")  # the last two from proxies
+_WHOLE = "application/json"  # from servers that do not stream
+_MOST_WHOLE = 2**20  # most bytes of an answer that is not streamed
 
 _RETRYABLE = {429, 500, 502, 503, 504}
 _END = "[DONE]"
 
 
 class RemoteError(RequestError):
-    """What a server did that ends a request, or cannot be reached at all. The message is for people.
+    """An error of a server or of the connection to it. The message is for the user.
 
-    Servers repeat what they were sent, and libraries put it into their errors: no message has a secret in it.
+    Secrets are redacted: servers repeat request headers, and libraries put them into their errors.
     """
 
     def __init__(self, message: str) -> None:
@@ -47,18 +47,18 @@ class RemoteError(RequestError):
 
 
 class RetryableError(RemoteError):
-    """The same, where another attempt may do better."""
+    """A RemoteError after which another attempt may succeed."""
 
     def __init__(self, message: str, pause_s: float | None = None) -> None:
         super().__init__(message)
-        self.pause_s = pause_s  # what the server asks for
+        self.pause_s = pause_s  # the wait that the server asks for
 
 
 class ContextLengthError(RemoteError):
-    """The server does not take as many tokens as were asked for, or so it seems.
+    """The server rejected a request, probably for its number of tokens.
 
     Attributes:
-        said: the server's own words.
+        said: the server's own message.
     """
 
     def __init__(self, message: str, said: str) -> None:
@@ -69,14 +69,14 @@ class ContextLengthError(RemoteError):
 async def iter_chunks(
     answer: httpx.Response, logprobs_due: bool = True
 ) -> AsyncGenerator[CompletionChunk, None]:
-    """The pieces of a completion, up to the word that ends it or the end of the connection.
+    """Yield the chunks of a completion until `[DONE]` or the end of the connection.
 
-    A character whose halves come in two events is kept for the second one. A server that says that the story
-    has ended, but not how, is taken to have stopped. Raises ProtocolError and StreamError.
+    Half a character at the end of an event is joined with the next one. `[DONE]` without a finish reason
+    counts as "stop". Raises ProtocolError and StreamError.
     """
     if _kind(answer) == _WHOLE:
-        piece = read_chunk(await _beginning(answer, _MOST_WHOLE, None), logprobs_due)
-        yield replace(piece, text=whole(piece.text), finish_reason=piece.finish_reason or "stop")
+        chunk = read_chunk(await _beginning(answer, _MOST_WHOLE, None), logprobs_due)
+        yield replace(chunk, text=whole(chunk.text), finish_reason=chunk.finish_reason or "stop")
         return
     half, began, ended = "", False, False
     async with aclosing(read_events(answer.aiter_bytes())) as events:
@@ -88,18 +88,18 @@ async def iter_chunks(
             if event.name == "error":
                 raise ServerError(error_message(event.data))
             try:
-                piece = read_chunk(event.data, logprobs_due)
+                chunk = read_chunk(event.data, logprobs_due)
             except ServerError:
                 raise
             except ProtocolError:
                 if event.whole:
                     raise
-                break  # broken off in the middle
-            began = began or bool(piece.text)
-            ended = ended or piece.finish_reason is not None
-            text = half + piece.text
+                break  # the connection broke inside of an event
+            began = began or bool(chunk.text)
+            ended = ended or chunk.finish_reason is not None
+            text = half + chunk.text
             half = "" if ended or not _is_high_half(text[-1:]) else text[-1]
-            yield replace(piece, text=whole(text.removesuffix(half)))
+            yield replace(chunk, text=whole(text.removesuffix(half)))
     if half:
         yield CompletionChunk(whole(half))
 
@@ -109,7 +109,7 @@ def _is_high_half(character: str) -> bool:
 
 
 async def check(answer: httpx.Response, through: str = "") -> None:
-    """Raise what an answer is that is no stream of events. `through` names a proxy that may have sent it."""
+    """Raise the error of an answer that is no completion. `through` names a proxy that may have sent it."""
     kind = _kind(answer)
     if answer.status_code == 200 and kind in (*_STREAMS, _WHOLE):
         return
@@ -125,21 +125,21 @@ def _kind(answer: httpx.Response) -> str:
 
 
 async def _beginning(answer: httpx.Response, most: int = 65_536, wait_s: float | None = 2.0) -> str:
-    """Enough of an answer to say what it is, and no more than that; also of one that never ends."""
+    """Read up to `most` bytes of an answer, for at most `wait_s`, since some never end."""
     found = bytearray()
     with anyio.move_on_after(wait_s), suppress(httpx.HTTPError):
-        async for piece in answer.aiter_bytes():
-            found += piece
+        async for data in answer.aiter_bytes():
+            found += data
             if len(found) >= most:
                 break
     return found[:most].decode("utf-8", "replace")
 
 
 def next_address(answer: httpx.Response) -> httpx.URL | None:
-    """Where a redirect leads, if a story and a key may follow it there; None where it is none.
+    """Return the target of a redirect, if text and key may be sent there; None if it is no redirect.
 
-    They follow on the same host and port, and from http to https on the same host. Raises RemoteError, which
-    says where else it leads.
+    Allowed are the same host and port, and http to https on the same host. Raises RemoteError with the target
+    otherwise.
     """
     if answer.status_code not in REDIRECTS:
         return None
@@ -170,11 +170,11 @@ def _port(url: httpx.URL) -> int:
 def error_from_status(
     status: int, text: str, retry_after: str | None = None, through: str = ""
 ) -> RemoteError:
-    """What a status other than 200 means, and what to do about it. `through` names a proxy in between."""
+    """Return the error for a status other than 200. `through` names a proxy in between."""
     said = error_message(text) if text.lstrip().startswith("{") else ""
     words = f"{said}{error_sizes(text)}" if said else whole(text)
     message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."
-    if status == 500 and read_refusal(words, 0).anything:  # of servers that take a long prompt for a failure
+    if status == 500 and read_refusal(words, 0).anything:  # some servers answer 500 to a long prompt
         return ContextLengthError(message, words)
     if status in _RETRYABLE:
         pause = float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None

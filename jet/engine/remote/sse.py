@@ -1,4 +1,4 @@
-"""Server-sent events from a stream of bytes, as the HTML standard frames them; httpx-sse reads fields."""
+"""Server-sent events from a byte stream: framing by the HTML standard here, fields by httpx-sse."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import cast
 import httpx
 from httpx_sse import EventSource
 
-MAX_EVENT = 2**20  # characters of one event; no completion has a piece as long as that
+MAX_EVENT = 2**20  # characters; far longer than any event of a completion
 
 
 class StreamError(ValueError):
-    """Bytes that are no server-sent events."""
+    """The bytes are no server-sent events."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Event:
     """One event.
 
     Attributes:
-        data: its data; "" where it has none, as in an event that only keeps the connection open.
-        name: of its kind; "message" where it does not say.
-        whole: whether the empty line came that ends an event, and not only the end of the stream.
+        data: its data; "" if it has none, as in keep-alive events.
+        name: its type; "message" if it has none.
+        whole: whether an empty line ended it, rather than the end of the stream.
     """
 
     data: str
@@ -34,11 +34,11 @@ class Event:
 
 
 async def read_events(stream: AsyncIterable[bytes]) -> AsyncGenerator[Event, None]:
-    """Yield each event as soon as it is complete; comments are none.
+    """Yield each event as soon as it is complete; skip comments.
 
     Lines end in LF, CR or CR LF, a byte order mark may come first, and bytes may be split anywhere. The
-    standard drops what has no empty line after it; here that comes as not `whole`, also when the connection
-    breaks off, whose error is raised afterwards. Raises StreamError.
+    standard drops an event without an empty line after it; here it comes as not `whole`. If the connection
+    breaks, that comes first and then the connection's error. Raises StreamError.
     """
     text = _Text(stream)
     async with aclosing(EventSource(cast(httpx.Response, text)).aiter_sse()) as events:
@@ -49,7 +49,7 @@ async def read_events(stream: AsyncIterable[bytes]) -> AsyncGenerator[Event, Non
 
 
 class _Text:
-    """A stream as text for the library, which takes what has headers and text to be a response."""
+    """A byte stream as a response for httpx-sse, which uses only `headers` and `aiter_text`."""
 
     headers = httpx.Headers({"content-type": "text/event-stream"})
 
@@ -59,18 +59,18 @@ class _Text:
         self.broken: httpx.TransportError | None = None
 
     async def aiter_text(self) -> AsyncGenerator[str, None]:
-        """The text with LF for every line end, and an empty line behind it."""
-        # What is no UTF-8 is an error in data only: comments and other fields may hold anything.
+        """Yield the text with LF for every line end, and an empty line at the end."""
+        # Invalid UTF-8 is an error in data only; comments and other fields may hold any bytes.
         decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         after_cr, last, size = False, "", 0
         try:
-            async for piece in self._stream:
-                text = decoder.decode(piece)
+            async for data in self._stream:
+                text = decoder.decode(data)
                 if not text:
                     continue
                 if after_cr:
                     text = text.removeprefix("\n")
-                # The library would wait for what follows a CR, and with it the writer for this event.
+                # The library would hold back the event until it sees what follows a CR.
                 after_cr = text.endswith("\r")
                 text = text.replace("\r\n", "\n").replace("\r", "\n")
                 _, blank, rest = (last + text).rpartition("\n\n")
@@ -87,7 +87,7 @@ class _Text:
 
 
 def _whole(data: str) -> str:
-    """Data as text. Halves of characters stay, which some servers send as bytes instead of spelling them."""
+    """Decode surrogates that some servers send as UTF-8 bytes. Raises StreamError if it is not UTF-8."""
     if data.isascii():
         return data
     try:

@@ -1,7 +1,7 @@
-"""How many tokens a server takes: what is known before a request, and what its refusal says.
+"""TokenBudget: how many tokens a server accepts, learned from its counts and from its error messages.
 
-Some servers shorten an answer to what their context has room for; others refuse a request whose prompt and
-`max_tokens` together are more. How many tokens a prompt has, only the server knows for sure.
+Some servers shorten an answer to fit their context; others reject a request whose prompt and `max_tokens`
+together exceed it. Only the server knows a prompt's exact number of tokens.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-BYTES_PER_TOKEN = 3  # of an estimate that is rather too high: English has more, other scripts about as many
+BYTES_PER_TOKEN = 3  # for a high estimate: English has more, other scripts about as many
 
-_MOST_BYTES_PER_TOKEN = 8  # of one that is rather too low
-_LEAST_CONTEXT = 16  # tokens; a smaller number in a refusal means something else
-_MARGIN = 8  # tokens beyond what a prompt like the last one would have
+_MOST_BYTES_PER_TOKEN = 8  # for a low estimate
+_LEAST_CONTEXT = 16  # tokens; a smaller number in an error message means something else
+_MARGIN = 8  # tokens added to a prediction from the last prompt
 _NUMBER = r"(\d[\d,_]*)"
 _CONTEXT = [
     rf"\d \+ \d[\d,_]* > {_NUMBER}",
@@ -53,12 +53,12 @@ _MOST_NEW = [
 
 @dataclass(frozen=True)
 class RefusedLimits:
-    """What a refusal says, in tokens; None for what it does not say.
+    """The limits in a server's error message, in tokens; None for those it does not contain.
 
     Attributes:
-        context: of prompt and continuation together.
-        prompt: of the prompt that was sent.
-        most_new: of one continuation, whatever the prompt.
+        context: most tokens of prompt and answer together.
+        prompt: tokens of the prompt that was sent.
+        most_new: most tokens of an answer, whatever the prompt.
     """
 
     context: int | None = None
@@ -67,12 +67,12 @@ class RefusedLimits:
 
     @property
     def anything(self) -> bool:
-        """Whether the refusal is about lengths at all."""
+        """Return whether the message is about lengths at all."""
         return (self.context or self.most_new) is not None
 
 
 def read_refusal(words: str, max_tokens: int) -> RefusedLimits:
-    """What the words of a refusal say about lengths, where `max_tokens` were asked for."""
+    """Parse the limits in an error message to a request for `max_tokens`."""
     text = " ".join(words.split()).lower()
     if not re.search(r"context|token|length|n_ctx", text):
         return RefusedLimits()
@@ -92,34 +92,34 @@ def _first(patterns: list[str], text: str) -> int | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """At least as many tokens as a text has, as far as an estimate goes."""
+    """Estimate the tokens of a text, rather too high."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 class TokenBudget:
-    """What is known of one server's limits, and of how many tokens its tokenizer makes of a story."""
+    """The known limits of one server, and the token count of its last prompt."""
 
     def __init__(self, context: int | None) -> None:
         self.context = context
         self.most_new: int | None = None
-        self._counted: tuple[int, int] | None = None  # bytes and tokens of the last prompt that it counted
+        self._counted: tuple[int, int] | None = None  # bytes and tokens of the last counted prompt
 
     def count(self, prompt: str, tokens: int) -> None:
-        """The server says that this prompt has so many tokens."""
+        """Record the server's token count of a prompt."""
         if tokens > 0 and prompt:
             self._counted = len(prompt.encode("utf-8", "replace")), tokens
 
     def afford(self, prompt: str, wanted: int) -> int:
-        """How many of the `wanted` new tokens to ask for; at least 1, since the server may know better."""
+        """Return how many of the `wanted` new tokens to ask for; at least 1, since estimates may be wrong."""
         most = wanted if self.most_new is None else min(wanted, self.most_new)
         if self.context is not None:
             most = min(most, self.context - self._expected(prompt))
         return max(1, most)
 
     def after(self, words: str, prompt: str, asked: int) -> int | None:
-        """How many new tokens to ask for after a refusal in these words; None if fewer would not help.
+        """Return how many new tokens to ask for after this error message; None if fewer would not help.
 
-        Remembers what the refusal says about the server.
+        Remembers the server's limits in the message.
         """
         said = read_refusal(words, asked)
         self.context = said.context or self.context
@@ -131,7 +131,7 @@ class TokenBudget:
         elif self.context is not None:
             room = self.context - (estimate_tokens(prompt) if said.prompt is None else said.prompt)
             if not said.anything and room >= asked:
-                return None  # the refusal is about something else
+                return None  # the message is about something else
         else:
             return None
         return room if 1 <= room < asked else None

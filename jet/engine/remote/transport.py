@@ -1,4 +1,4 @@
-"""How a server is reached: its address, the key that goes with it, and the proxy in between, if any."""
+"""Server: a server's address, its key or login, and the proxy to reach it through."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server's interface begins, and what every call to it carries.
+    """A server's base address and the credentials that every call carries.
 
     Attributes:
-        address: without a name, a password, a query or a fragment; ends in a slash.
-        query: of the given address, for every call.
-        login: the name and password that stood in the address.
-        key: sent as a bearer token where there is no `login`.
-        proxy: None where the server is reached directly, as this machine always is.
+        address: without user info, query or fragment; ends in a slash.
+        query: query parameters of the given address, sent with every call.
+        login: name and password from the address; None if it has none.
+        key: sent as a bearer token if there is no `login`.
+        proxy: None for a direct connection, as always to this machine.
     """
 
     address: httpx.URL
@@ -35,7 +35,7 @@ class Server:
 
     @classmethod
     def read(cls, url: str, key: str | None) -> Server:
-        """From an address as somebody gives it. Raises RemoteError, which never repeats the address."""
+        """Parse an address from the user. Raises RemoteError, which never contains the address."""
         try:
             given = httpx.URL(url.strip())
             login = (given.username, given.password) if given.userinfo else None
@@ -55,16 +55,16 @@ class Server:
 
     @property
     def through(self) -> str:
-        """A sentence about the proxy in between; "" without one."""
+        """Return a sentence that names the proxy; "" without one."""
         if self.proxy is None:
             return ""
         return f" It was asked through the proxy {self.proxy.shown} of {self.proxy.variable}."
 
     def client(self, connect_s: float) -> httpx.AsyncClient:
-        """What calls the server. Raises RemoteError if the proxy cannot be used."""
+        """Make an HTTP client for the server. Raises RemoteError if the proxy cannot be used."""
         bearer = {"Authorization": f"Bearer {self.key}"} if self.key and self.login is None else {}
         try:
-            # A transport of its own keeps the library from looking for proxies in the environment once more.
+            # With an explicit transport, httpx does not look for proxies in the environment.
             transport = httpx.AsyncHTTPTransport(
                 limits=_LIMITS, proxy=None if self.proxy is None else httpx.Proxy(self.proxy.url)
             )
@@ -80,13 +80,13 @@ class Server:
             params=dict(self.query) or None,
             headers=bearer,
             auth=self.login,
-            timeout=httpx.Timeout(None, connect=connect_s),  # the rest is timed by the engine
+            timeout=httpx.Timeout(None, connect=connect_s),  # the engine handles other timeouts
             transport=transport,
         )
 
 
 def unreachable(server: Server, error: Exception) -> str:
-    """Why no connection came about: one reason, which is the proxy's where one stands in between."""
+    """Return the message for a failed connection; it names the proxy if there is one."""
     if server.proxy is None:
         return f"The engine’s server cannot be reached: {redact(str(error)) or 'it does not answer'}."
     said = redact(str(error)) or "it does not answer"

@@ -1,13 +1,12 @@
-"""Tokens to text, one token at a time, in pieces that never have to be taken back.
+"""Detokenizer: tokens to text, one token at a time; text that has been returned never changes.
 
-What the pieces add up to is exactly what decoding all tokens at once would give. There are two kinds of
-tokenizer, and each has its own way to know what is final:
+The returned texts concatenated are what decoding all tokens at once gives. There are two kinds of tokenizer:
 
-- Byte-level (GPT-2, Qwen, our story model): a token is some bytes, and text is final as soon as its
-  bytes are whole characters.
-- All others (SentencePiece style and the like): a token's text depends on its neighbor, a leading space
-  for instance is dropped at the very start only, so each token is decoded behind the one before it; and
-  a run of byte tokens such as `<0xE2>` is only known to be text or rubbish when the run is over.
+- Byte-level (GPT-2, Qwen, the story model): a token is a byte string, and text is final as soon as its bytes
+  are complete characters.
+- All others (SentencePiece and similar): a token's text depends on the token before it (a leading space is
+  dropped at the start only), so each token is decoded together with the previous one. A run of byte tokens
+  such as `<0xE2>` is decoded once it has ended.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer(Protocol):
-    """Turns the tokens of one continuation into text."""
+    """Converts the tokens of one continuation to text."""
 
     def push(self, token: int, skip: int = 0) -> str:
-        """The text that became final with this token, often that of the token, sometimes nothing.
+        """Add a token and return the text that became final with it, possibly none.
 
-        Its first `skip` bytes are not shown: they stand in the prompt already.
+        `skip`: leave out the token's first bytes, which the prompt has already.
         """
         ...
 
     def flush(self) -> str:
-        """Whatever is still held back, at the end of the stream; half a character becomes U+FFFD."""
+        """Return the text still held back at the end; an incomplete character becomes U+FFFD."""
         ...
 
 
 class TokenBytes(dict[int, bytes]):
-    """The bytes that the tokens of a byte-level tokenizer stand for, found out when they are first needed."""
+    """The bytes of each token of a byte-level tokenizer, computed on first use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -55,9 +54,9 @@ class TokenBytes(dict[int, bytes]):
 def make_detokenizer(
     tokenizer: Tokenizer, prompt: Sequence[int] | Tokens = (), known: TokenBytes | None = None
 ) -> Detokenizer:
-    """A detokenizer for what follows the tokens of `prompt`, as `tokenizer` decodes it.
+    """Make a detokenizer for the tokens after `prompt`.
 
-    `known` is what all detokenizers of this tokenizer may share.
+    `known`: the bytes of tokens, shared by all detokenizers of this tokenizer.
     """
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
         return _ByteDetokenizer(tokenizer, TokenBytes(tokenizer) if known is None else known)
@@ -81,29 +80,29 @@ class _ContextDetokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] | Tokens) -> None:
         self._tokenizer = tokenizer
         self._silent = silent_tokens(tokenizer)
-        # The last token that stands for text of its own, and all after it: what the next one may depend on.
+        # The last token with text of its own and all after it, on which the next token's text may depend.
         self._window: list[int] = []
         for token in map(int, reversed(prompt)):
             if self._is_visible(token):
                 self._window.insert(0, token)
                 if not self._is_byte(token):
                     break
-        self._shown = len(self._decode())  # characters of the window's text that are out
+        self._shown = len(self._decode())  # characters of the window's text that have been returned
 
     def push(self, token: int, skip: int = 0) -> str:
-        assert not skip, "tokens of this kind are not bytes, and are not healed"
+        assert not skip, "tokens that are not bytes are not healed"
         if not self._is_visible(token):
             return ""
         self._window.append(token)
         if self._is_byte(token):
             return ""
         text = self._decode()
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):  # perhaps a character that is not whole yet
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):  # perhaps an incomplete character
             return ""
-        piece = text[self._shown :]
+        new = text[self._shown :]
         self._window = [token]
         self._shown = len(self._decode())
-        return piece
+        return new
 
     def flush(self) -> str:
         return self._decode()[self._shown :]
@@ -119,18 +118,18 @@ class _ContextDetokenizer:
 
 
 class WithoutLeadingWhitespace:
-    """A detokenizer whose text begins without blanks, since the writer has typed some before it."""
+    """Removes leading blanks from a detokenizer's text, since the prompt ends in a blank already."""
 
     def __init__(self, detokenizer: Detokenizer) -> None:
         self._detokenizer = detokenizer
         self._begun = False
 
     def push(self, token: int, skip: int = 0) -> str:
-        """As of any detokenizer."""
+        """See `Detokenizer.push`."""
         return self._without(self._detokenizer.push(token, skip))
 
     def flush(self) -> str:
-        """As of any detokenizer."""
+        """See `Detokenizer.flush`."""
         return self._without(self._detokenizer.flush())
 
     def _without(self, text: str) -> str:
@@ -141,12 +140,12 @@ class WithoutLeadingWhitespace:
 
 
 def silent_tokens(tokenizer: Tokenizer) -> frozenset[int]:
-    """The special tokens: those that never appear in text."""
+    """Return the special tokens, which have no text."""
     return frozenset(token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special)
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """The bytes that a token of a byte-level tokenizer stands for; none if there is no such token."""
+    """Return the bytes of a token of a byte-level tokenizer; b"" if there is no such token."""
     name = tokenizer.id_to_token(token)
     if name is None:  # the network's vocabulary is often padded beyond the tokenizer's
         return b""
@@ -157,7 +156,7 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable Latin-1 stands for itself, the rest follow from U+0100 on."""
+    """Return GPT-2's characters for bytes: printable Latin-1 as itself, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

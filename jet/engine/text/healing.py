@@ -1,14 +1,14 @@
-"""Token healing: the border between a writer's text and the model's is no border of tokens.
+"""Token healing: draw the last tokens of a prompt again, since a prompt may end inside of a token.
 
-A tokenizer reads "The lighth" as " light", "h" and "the door and " as " and", " ", and no model has often
-seen what follows such tokens. So the last tokens of a prompt that together are a proper beginning of some
-token are taken back, and their bytes are drawn again, in whichever tokens the model finds likely. The answer
-is what comes behind those bytes.
+A tokenizer splits "The lighth" into " light", "h" and "the door and " into " and", " ", which models have
+rarely seen in training. So the last tokens of a prompt that together are a proper prefix of some token are
+removed, and their bytes are drawn again, as whichever tokens the model finds likely. The answer starts after
+those bytes.
 
-How likely a way to write the bytes again is must be known before it is chosen. " light" is likelier than
-" lighthouse" in most places, but not where "h" follows; only a look behind " light" tells. A `Healing` holds
-the ways worth a look, as a tree made when a request is submitted, and `draw` chooses among all of them at
-once. The last token of a way begins with all bytes that are left, so one choice is all that healing takes.
+A path, a sequence of tokens that spells the bytes, can only be chosen once its probability is known. In most
+contexts " light" is likelier than " lighthouse", but not if "h" follows, as a lookahead after " light" shows.
+A `Healing` holds the paths worth a lookahead as a tree, made when a request is submitted, and `draw` samples
+from all of them at once. A path's last token begins with all bytes that are left, so healing takes one draw.
 
 References: Lundberg, "The art of prompt design: prompt boundaries and token healing", 2023; Vieira et al.,
 "From language models over tokens to language models over characters", 2024.
@@ -31,25 +31,25 @@ from jet.engine.text.detokenizer import BYTE_NAMES, TokenBytes
 from jet.engine.text.whitespace import LINE_BREAKS, strip_trailing
 from jet.token_ids import Tokens
 
-MAX_HEALED_TOKENS = 8  # taken back
-MAX_LOOKAHEAD = 8  # tokens read to learn how likely a way is
-NEGLIGIBLE = 0.01  # ways that are less likely than this share of the known ones are not looked at
-_MAX_NODES = 16
-_TRIED = 64  # tokens, the commonest, by which a way is judged
-_ENOUGH = 0.1  # times as many tokens as begin with a space and a letter make another blank a beginning, too
+MAX_HEALED_TOKENS = 8  # tokens removed from a prompt
+MAX_LOOKAHEAD = 8  # tokens computed to learn the probabilities of paths
+NEGLIGIBLE = 0.01  # paths less likely than this fraction of the known ones get no lookahead
+_MAX_NODES = 16  # of a tree
+_TRIED = 64  # the most common following tokens, which decide whether a split is worth a node
+_ENOUGH = 0.1  # a blank begins words if this fraction as many tokens begin with it as with a space
 
 Logits = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A place on a way to write the bytes again.
+    """A node in the tree of paths that spell the bytes again.
 
     Attributes:
-        left: the bytes that are still to be written, at least one.
-        covers: ids `[N]` of the ordinary tokens that begin with all of them.
-        exact: those of them that are these bytes and nothing more.
-        shorter: ordinary tokens that are a proper beginning of them, and the place behind each.
+        left: the bytes still to be spelled, at least one.
+        covers: ids `[N]` of ordinary tokens that begin with all of `left`.
+        exact: those of `covers` that are exactly `left`.
+        shorter: ordinary tokens that are a proper prefix of `left`, and the node after each.
     """
 
     left: bytes
@@ -60,11 +60,11 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Healing:
-    """What is to be drawn again at the end of a prompt.
+    """The end of a prompt that is to be drawn again.
 
     Attributes:
-        tokens: those taken back, `[K]`, K from 1 to 8.
-        root: the ways to write their bytes again.
+        tokens: the removed tokens `[K]`, K from 1 to `MAX_HEALED_TOKENS`.
+        root: the tree of paths that spell their bytes.
     """
 
     tokens: Tokens
@@ -72,9 +72,9 @@ class Healing:
 
 
 class HealingPath(NamedTuple):
-    """A way that was chosen: `path`, tokens that only write again, and the one that writes what is left.
+    """A drawn path: tokens `path` up to `node`, and the last `token`, which begins with `node.left`.
 
-    That token begins with the bytes that are left at `node`; often it is nothing more.
+    Often the last token is exactly these bytes.
     """
 
     path: tuple[int, ...]
@@ -83,12 +83,12 @@ class HealingPath(NamedTuple):
 
     @property
     def adds(self) -> bool:
-        """Whether the last token has new text behind the bytes."""
+        """Return whether the last token adds text after the prompt's bytes."""
         return self.token not in self.node.exact
 
 
 class Vocabulary:
-    """The ordinary tokens of a byte-level tokenizer by their bytes: none that are added or end texts."""
+    """The ordinary tokens of a byte-level tokenizer, sorted by bytes; no added tokens, no stop tokens."""
 
     def __init__(self, tokenizer: Tokenizer, known: TokenBytes, stop_ids: frozenset[int]) -> None:
         self._model, self.bytes = tokenizer.model, known
@@ -97,16 +97,16 @@ class Vocabulary:
         pairs = sorted((known[token], token) for token in ids if known[token])
         self._sorted = [spelling for spelling, _ in pairs]
         self._ids = np.array([token for _, token in pairs], np.int32)
-        self._first = dict(reversed(pairs))  # of tokens that are the same bytes, one
+        self._first = dict(reversed(pairs))  # one of the tokens with the same bytes
         self.ordinary = frozenset(ids)
         self.tree = lru_cache(1024)(self._tree)
 
     def beginning_with(self, start: bytes) -> Tokens:
-        """The tokens that begin with these bytes, by their bytes."""
+        """Return the tokens that begin with these bytes, sorted by bytes."""
         return self._ids[slice(*self._range(start))]
 
     def is_proper_beginning(self, start: bytes) -> bool:
-        """Whether a token begins with these bytes and goes on."""
+        """Return whether these bytes are a proper prefix of some token."""
         low, high = self._range(start)
         return high > low and self._sorted[high - 1] != start
 
@@ -117,10 +117,10 @@ class Vocabulary:
         return low, bisect_left(self._sorted, behind, low) if behind else len(self._sorted)
 
     def _tree(self, path: tuple[int, ...]) -> Node:
-        """The ways to write the bytes of `path` again, `path` itself among them."""
+        """Build the tree of paths that spell the bytes of `path`; it contains `path` itself."""
         whole = b"".join(self.bytes[token] for token in path)
         root = self._node(whole)
-        nodes = [(root, path)]  # and what `path` has there, if it leads there
+        nodes = [(root, path)]  # with the rest of `path` from there, if it leads there
         for node, canonical in nodes:
             for end in range(1, len(node.left)):
                 token = self._first.get(node.left[:end])
@@ -128,7 +128,7 @@ class Vocabulary:
                     continue
                 on_path = len(canonical) > 1 and canonical[0] == token
                 child = self._node(node.left[end:])
-                if on_path or self._is_parted(token, child.covers):
+                if on_path or self._splits(token, child.covers):
                     node.shorter[token] = child
                     nodes.append((child, canonical[1:] if on_path else ()))
         return root
@@ -137,8 +137,8 @@ class Vocabulary:
         covers = self.beginning_with(left)
         return Node(left, covers, frozenset(one for one in covers.tolist() if self.bytes[one] == left))
 
-    def _is_parted(self, token: int, following: Tokens) -> bool:
-        """Whether the tokenizer itself ever puts one of those tokens behind this one, in one word."""
+    def _splits(self, token: int, following: Tokens) -> bool:
+        """Return whether the tokenizer itself splits some word into `token` and one of `following`."""
         for other in np.sort(following)[:_TRIED].tolist():
             name = "".join(BYTE_NAMES[byte] for byte in self.bytes[token] + self.bytes[other])
             if [one.id for one in self._model.tokenize(name)] == [token, other]:
@@ -147,7 +147,7 @@ class Vocabulary:
 
 
 class Healer:
-    """Takes back the ends of prompts; for one tokenizer, from any thread."""
+    """Finds the tokens to heal at the end of prompts, for one tokenizer; thread-safe."""
 
     def __init__(
         self, tokenizer: Tokenizer, known: TokenBytes, stop_ids: frozenset[int] = frozenset()
@@ -157,14 +157,14 @@ class Healer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """None where tokens are no bytes. Made when it is first needed."""
+        """Return the vocabulary, made on first use; None if tokens are not bytes."""
         return Vocabulary(*self._given) if self.by_bytes else None
 
     def normalize_prompt(self, text: str) -> str:
-        """A text as it is read: blanks at its end that no token continues are one space.
+        """Return a text with trailing blanks that begin no words replaced by one space.
 
-        Which ones are is for the vocabulary to say. At the beginning of a line hardly a token that begins
-        with a blank ever stands, so there they are not read at all; nor where tokens are no bytes.
+        The vocabulary tells which blanks begin words. After a line break, where tokens rarely begin with a
+        blank, and if tokens are not bytes, trailing blanks are removed.
         """
         bare = strip_trailing(text)
         if len(bare) == len(text):
@@ -175,16 +175,16 @@ class Healer:
         return text if self._begins_words(blanks) else f"{bare} "
 
     def heal(self, ids: Tokens, kept: int, most: int) -> Healing | None:
-        """What to take back of a prompt, up to `most` bytes; the first `kept` tokens stay. None: nothing."""
+        """Choose the tokens to draw again: up to `most` bytes, not the first `kept` tokens; None for none."""
         vocabulary = self.vocabulary
         if vocabulary is None:
             return None
         tail = ids[kept:][-MAX_HEALED_TOKENS:].tolist()
-        while tail and not self._can_be_taken(vocabulary, tail, most):
+        while tail and not self._is_healable(vocabulary, tail, most):
             tail.pop(0)
         return Healing(np.array(tail, np.int32), vocabulary.tree(tuple(tail))) if tail else None
 
-    def _can_be_taken(self, vocabulary: Vocabulary, tail: list[int], most: int) -> bool:
+    def _is_healable(self, vocabulary: Vocabulary, tail: list[int], most: int) -> bool:
         whole = b"".join(vocabulary.bytes[token] for token in tail)
         ordinary = len(whole) <= most and vocabulary.ordinary.issuperset(tail)
         return ordinary and vocabulary.is_proper_beginning(whole)
@@ -193,7 +193,7 @@ class Healer:
         return blanks == " " or self._words(blanks) >= max(1, _ENOUGH * self._words(" "))
 
     def _words(self, blanks: str) -> int:
-        """How many tokens are these blanks with a letter behind them."""
+        """Count the tokens that are these blanks and then a letter."""
         vocabulary = self.vocabulary
         assert vocabulary is not None
         start = blanks.encode()
@@ -210,41 +210,42 @@ def draw(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> HealingPath:
-    """One of the ways to write the bytes again, each as likely as the network says.
+    """Draw a path that spells the bytes again, by the probabilities of the network.
 
     Args:
-        look: the logits `[V]` behind a path of tokens; a path that is looked at follows from one before.
-        temperature: as of `jet.ops.sampling.sample`; 0 takes the likeliest way.
+        root: the tree of paths.
+        look: returns the logits `[V]` after a path; each path extends one that was asked for before.
+        temperature: as in `jet.ops.sampling.sample`; 0 takes the likeliest path.
         chance: uniform in [0, 1).
-        top_k: how many of the likeliest ways may be chosen; 0 for all.
-        top_p: the likeliest ways that together have this part of the probability may be.
+        top_k: draw from this many likeliest paths; 0 for all.
+        top_p: draw from the likeliest paths that together have this probability.
 
     Raises:
         FloatingPointError: the logits are NaN.
     """
-    places: list[tuple[tuple[int, ...], Node]] = []
-    found: list[Logits] = []  # the logarithms of the ways that end at each place
+    ends: list[tuple[tuple[int, ...], Node]] = []
+    found: list[Logits] = []  # log-probabilities of the paths that end at each of `ends`
     waiting: list[tuple[float, tuple[int, ...], Node]] = [(0.0, (), root)]
     known = -math.inf
-    while waiting and len(places) <= MAX_LOOKAHEAD:
+    while waiting and len(ends) <= MAX_LOOKAHEAD:
         waiting.sort(key=lambda one: one[0])
         weight, path, node = waiting.pop()
         if weight < known + math.log(NEGLIGIBLE):
             break
         chances = weight + log_softmax(look(path), temperature or 1.0)
-        places.append((path, node))
+        ends.append((path, node))
         found.append(chances[node.covers])
         known = float(np.logaddexp(known, np.logaddexp.reduce(found[-1], initial=-math.inf)))
         waiting += [(float(chances[token]), (*path, token), child) for token, child in node.shorter.items()]
     index = _choose(_kept(np.concatenate(found), top_k, top_p), temperature, chance)
     counts = np.cumsum([len(some) for some in found])
     number = int(np.searchsorted(counts, index, side="right"))
-    path, node = places[number]
+    path, node = ends[number]
     return HealingPath(path, int(node.covers[index - counts[number] + len(node.covers)]), node)
 
 
 def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
-    """The logarithms `[N]`, -inf for what the filters take out; the likeliest always stays."""
+    """Return log-probabilities `[N]` with -inf for filtered paths; the likeliest always stays."""
     if not math.isfinite(logs.max()) or (top_k == 0 and top_p == 1):
         return logs
     order = (-logs).argsort(kind="stable")
@@ -260,17 +261,17 @@ def _kept(logs: Logits, top_k: int, top_p: float) -> Logits:
 
 
 def _choose(logs: Logits, temperature: float, chance: float) -> int:
-    """An index `[N]`, each as likely as its logarithm says, which need not be normalized."""
+    """Draw an index by unnormalized log-probabilities `[N]`."""
     if temperature == 0 or not math.isfinite(logs.max()):
         return int(logs.argmax())
     cumulative = np.exp(logs - logs.max()).cumsum()
     index = int(np.searchsorted(cumulative, chance * cumulative[-1], side="right"))
-    last = int(np.flatnonzero(np.diff(cumulative, prepend=0.0))[-1])  # rounding must not go beyond it
+    last = int(np.flatnonzero(np.diff(cumulative, prepend=0.0))[-1])  # not beyond it by rounding
     return min(index, last)
 
 
 def log_softmax(logits: Logits, temperature: float) -> Logits:
-    """Logarithms of probabilities `[V]`. Raises FloatingPointError if there are none."""
+    """Return log-probabilities `[V]`. Raises FloatingPointError if logits are NaN or infinite."""
     peak = logits.max()
     if not math.isfinite(peak):
         raise FloatingPointError("The network's output is not a number (NaN or infinite logits).")
@@ -280,7 +281,7 @@ def log_softmax(logits: Logits, temperature: float) -> Logits:
 
 
 def nodes(root: Node, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Node]]:
-    """Every place of a tree with the tokens that lead there."""
+    """Yield every node of a tree with the path to it."""
     yield path, root
     for token, child in root.shorter.items():
         yield from nodes(child, (*path, token))

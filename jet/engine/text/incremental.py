@@ -1,12 +1,12 @@
-"""Token ids of texts that are mostly those of a moment ago: only what is new is tokenized.
+"""IncrementalTokenizer: tokenize only the new part of a text that shares most with an earlier one.
 
-A byte-level tokenizer parts a text into words and looks at each by itself. Where two words part whatever
-else stands in the text, both sides can be tokenized alone, and the tokens of the whole are those of one side
-and of the other. So a text is tokenized in pieces that end at such places; and of a text that begins or ends
-like one that the same user has had read before, the pieces that both have are taken over.
+A byte-level tokenizer splits a text into words and tokenizes each separately. At a position where words split
+whatever the rest of the text is, both sides can be tokenized separately, and their tokens concatenated are
+those of the whole. So a text is tokenized in segments that end at such positions, and segments that it shares
+with an earlier text of the same user, at its beginning or end, are reused.
 
-Which places those are follows from the expression that parts words, so it was thought through for the few
-that are listed here. Other tokenizers read every text whole.
+These positions depend on the regular expression that splits words, so they were derived for the few
+expressions listed here. With other tokenizers every text is tokenized whole.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tokenizers import Tokenizer
 from jet.affixes import common_prefix, common_suffix
 from jet.token_ids import Tokens
 
-PIECE = 1_000  # characters of a piece, at least; what an edit costs
-TEXTS = 4  # of one user that are remembered: a story before and after an edit, and beside it another
-CHARACTERS = 2**24  # of all of them together
+SEGMENT = 1_000  # fewest characters of a segment, and about what an edit tokenizes
+TEXTS = 4  # texts remembered for each user: two stories, before and after an edit
+CHARACTERS = 2**24  # characters remembered for all users
 
-# How words are parted. In all of these a word with a space in it begins with that space or is nothing but
-# white space, and behind letters and digits none goes on with a line break or a mark: so words part before
-# a space that follows anything but white space, and before the marks below where they follow a letter. What
-# comes before such a place parts alike without what comes after, since no expression looks further than
-# whether a letter or white space follows.
+# Regular expressions that split words. In all of them, a word that contains a space begins with it or is all
+# white space, and no word continues with a line break or a mark after a letter or digit. So words split
+# before a space that follows anything but white space, and before the marks below after a letter. The text
+# before such a position splits in the same way without the text after it, since no expression looks ahead
+# further than whether a letter or white space follows.
 _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -46,20 +46,18 @@ _STORY = (
 )
 _PLAIN = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 EXPRESSIONS = frozenset({_QWEN, _STORY, _PLAIN})
-# Letters that every version of Unicode has had for long, and marks that do not compose with one.
+# Letters in all versions of Unicode in use, and marks that do not compose with them.
 _MARKS = "\n。，、！？；："
-_PARTING = re.compile(
-    rf"(?<=\S) |(?<=[a-zA-Z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3])[{_MARKS}]"
-)
+_SPLIT = re.compile(rf"(?<=\S) |(?<=[a-zA-Z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3])[{_MARKS}]")
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """A text and its tokens.
+class _TokenizedText:
+    """A tokenized text.
 
     Attributes:
-        cuts: places where it may be parted, in ascending order, from 0 to its length.
-        counts: how many of the tokens stand before each.
+        cuts: positions where it may be split, ascending, from 0 to its length.
+        counts: the number of tokens before each of `cuts`.
     """
 
     text: str
@@ -68,35 +66,35 @@ class _Read:
     counts: list[int]
 
 
-_NOTHING = _Read("", np.empty(0, np.int32), [0], [0])
+_NOTHING = _TokenizedText("", np.empty(0, np.int32), [0], [0])
 
 
 class IncrementalTokenizer:
-    """The ids of texts, for any thread. What one user's texts have left is never used for another's."""
+    """Tokenizes texts, reusing earlier ones of the same user only; thread-safe."""
 
     def __init__(
         self, backend: Tokenizer, encode: Callable[[list[str]], list[list[int]]], characters: int = CHARACTERS
     ) -> None:
-        """`encode` gives the ids of texts, each by itself. As many `characters` are remembered at most."""
+        """`encode` tokenizes each of several texts. At most `characters` are remembered."""
         self._encode = encode
-        self._parts = can_be_parted(backend)
+        self._can_split = can_be_split(backend)
         self._most = characters
         self._lock = threading.Lock()
-        self._remembered: OrderedDict[_Read, str] = OrderedDict()  # and whose it is; the latest last
-        self._users: dict[str, list[_Read]] = {}  # in the same order
+        self._remembered: OrderedDict[_TokenizedText, str] = OrderedDict()  # text → user, the latest last
+        self._users: dict[str, list[_TokenizedText]] = {}  # in the same order
         self._characters = 0
 
     def ids(self, text: str, user: str = "") -> Tokens:
-        """All ids of a text. Of the user "" nothing is remembered."""
-        if not self._parts:
+        """Return the token ids of a text. Nothing is remembered for the user ""."""
+        if not self._can_split:
             return np.array(self._encode([text])[0], np.int32)
-        read = self._read(text, self._most_alike(text, user))
+        read = self._tokenize(text, self._most_alike(text, user))
         if user:
             self._remember(user, read)
         return read.ids
 
-    def _most_alike(self, text: str, user: str) -> _Read:
-        """Of what the user has had tokenized, the text that has most in common with this one."""
+    def _most_alike(self, text: str, user: str) -> _TokenizedText:
+        """Return the user's earlier text that shares most with this one."""
         with self._lock:
             mine = self._users.get(user, [])[::-1]
         found, most = _NOTHING, 0
@@ -105,26 +103,26 @@ class IncrementalTokenizer:
             alike += common_suffix(one.text[alike:], text[alike:])
             if alike >= most:
                 found, most = one, alike
-            if alike == len(one.text) > len(text) - PIECE:
-                break  # there can be no better one
+            if alike == len(one.text) > len(text) - SEGMENT:
+                break  # none can share more
         return found
 
-    def _read(self, text: str, known: _Read) -> _Read:
-        """A text of which some beginning and some end may be those of a known one."""
+    def _tokenize(self, text: str, known: _TokenizedText) -> _TokenizedText:
+        """Tokenize a text, reusing the segments that it shares with a known one."""
         if text == known.text:
             return known
-        # A place is the same in both if what stands before it is, and the character behind it.
+        # A position splits both texts if the text before it and the character after it are the same.
         same = common_prefix(text, known.text)
         first = max(0, bisect_left(known.cuts, same) - 1)
         start = known.cuts[first]
         same = common_suffix(text[start:], known.text[start:])
-        last = bisect_right(known.cuts, len(known.text) - same)  # one character before it is the same too
+        last = bisect_right(known.cuts, len(known.text) - same)  # the character before it is the same, too
         longer = len(text) - len(known.text)
         end = known.cuts[last] + longer if last < len(known.cuts) else len(text)
-        new = self._read_new(text, start, end)
+        new = self._tokenize_new(text, start, end)
         counts = [known.counts[first] + count for count in new.counts]
         behind = known.counts[last] if last < len(known.cuts) else len(known.ids)
-        return _Read(
+        return _TokenizedText(
             text,
             np.concatenate([known.ids[: counts[0]], new.ids, known.ids[behind:]]),
             [*known.cuts[:first], *new.cuts, *(cut + longer for cut in known.cuts[last + 1 :])],
@@ -135,19 +133,21 @@ class IncrementalTokenizer:
             ],
         )
 
-    def _read_new(self, text: str, start: int, end: int) -> _Read:
-        """A stretch of a text, between two places where it may be parted, in pieces."""
+    def _tokenize_new(self, text: str, start: int, end: int) -> _TokenizedText:
+        """Tokenize text[start:end], which begins and ends where it may be split, in segments."""
         cuts = [start]
-        while (found := _PARTING.search(text, cuts[-1] + PIECE, end)) is not None:
+        while (found := _SPLIT.search(text, cuts[-1] + SEGMENT, end)) is not None:
             cuts.append(found.start())
         if end > start:
             cuts.append(end)
-        pieces = [text[begin:stop] for begin, stop in pairwise(cuts)]
-        ids = self._encode(pieces) if pieces else []
+        segments = [text[begin:stop] for begin, stop in pairwise(cuts)]
+        ids = self._encode(segments) if segments else []
         counts = list(accumulate(map(len, ids), initial=0))
-        return _Read("", np.array([token for piece in ids for token in piece], np.int32), cuts, counts)
+        return _TokenizedText(
+            "", np.array([token for segment in ids for token in segment], np.int32), cuts, counts
+        )
 
-    def _remember(self, user: str, read: _Read) -> None:
+    def _remember(self, user: str, read: _TokenizedText) -> None:
         with self._lock:
             self._forget(read)
             mine = self._users.setdefault(user, [])
@@ -159,7 +159,7 @@ class IncrementalTokenizer:
             while self._characters > self._most:
                 self._forget(next(iter(self._remembered)))
 
-    def _forget(self, read: _Read) -> None:
+    def _forget(self, read: _TokenizedText) -> None:
         user = self._remembered.pop(read, None)
         if user is not None:
             self._characters -= len(read.text)
@@ -168,8 +168,8 @@ class IncrementalTokenizer:
                 del self._users[user]
 
 
-def can_be_parted(backend: Tokenizer) -> bool:
-    """Whether a tokenizer reads texts as this module takes for granted."""
+def can_be_split(backend: Tokenizer) -> bool:
+    """Return whether a tokenizer works as this module assumes."""
     plan: dict[str, Any] = json.loads(backend.to_str())
     match plan["pre_tokenizer"]:
         case {
@@ -188,6 +188,6 @@ def can_be_parted(backend: Tokenizer) -> bool:
 
 
 def _stays_whole(token: dict[str, Any]) -> bool:
-    """Whether an added token is found wherever its text stands, and never lies across a parting place."""
+    """Return whether an added token is always recognized and never crosses a splitting position."""
     picky = token["single_word"] or token["lstrip"] or token["rstrip"]
     return not picky and not set(token["content"]) & {" ", *_MARKS}

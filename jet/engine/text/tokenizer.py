@@ -1,4 +1,4 @@
-"""StoryTokenizer: the writer's text to tokens and back, with what an engine must know about both."""
+"""StoryTokenizer: text to tokens and back, with stop tokens, chat template and healing."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ from jet.engine.text.healing import Healer, Healing
 from jet.engine.text.incremental import IncrementalTokenizer
 from jet.token_ids import Tokens
 
-# No language comes near this many characters a token; English has four or five.
+# More characters per token than in any language; English has four or five.
 _CHARACTERS_PER_TOKEN = 32
-_NFC_GROWTH = 3  # no text has more times as many bytes once it is normalized
+_NFC_GROWTH = 3  # the most that NFC normalization multiplies the bytes of a text by
 _BREAKING = set('\n:"“”*')
 
 
 class StoryTokenizer:
-    """A transformers tokenizer in the service of stories.
+    """A transformers tokenizer for prompts that users type.
 
-    What a person typed is always plain text: `<|endoftext|>` in a story is thirteen characters, not the
-    end. A document-start token stands in front of every prompt if the tokenizer has a template that puts it
-    there, or names a `bos_token` without `add_bos_token: false`; where there is no prompt, there is always
-    one to start from.
+    Users' text is always plain text: `<|endoftext|>` in a prompt is thirteen characters, not a special token.
+    Every prompt gets a start token if the tokenizer's template adds one, or if it has a `bos_token` without
+    `add_bos_token: false`. An empty prompt always gets one.
 
     Attributes:
-        start: tokens in front of every prompt, none or one.
-        stop_ids: tokens that end a story.
+        start: tokens before every prompt, none or one.
+        stop_ids: tokens that end a text.
         chat: the chat template; None if there is none.
 
-    The tokenizer passed in is taken over: it must not be used elsewhere afterwards.
+    The tokenizer passed in is modified and must not be used elsewhere afterwards.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, start_id: int | None, stop_ids: frozenset[int]
     ) -> None:
-        """`start_id` is the token that an empty prompt starts from, if any."""
+        """`start_id`: the token that an empty prompt starts from; None if there is none."""
         self._backend = tokenizer.backend_tokenizer
         self.start = _tokens_in_front(tokenizer)
         self.stop_ids = stop_ids
@@ -58,14 +57,14 @@ class StoryTokenizer:
 
     @property
     def chat_tokens(self) -> int | None:
-        """How many tokens the chat template takes around what is asked for; None if there is none."""
+        """Return the number of tokens of an empty chat prompt; None without chat template."""
         return None if self.chat is None else len(self.chat.encode("", "", self._incremental.ids))
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """The tokens of a prompt, 1 to `max_tokens` of them, behind the instruction to a chat model, if any.
+        """Tokenize a prompt to 1 to `max_tokens` tokens, after the instruction to a chat model if given.
 
-        What the user has had tokenized before and stands in it again takes no time. Raises RequestError if
-        there are more, or the prompt cannot be read.
+        Text that the same user has tokenized before is not tokenized again. Raises RequestError if the prompt
+        is too long or cannot be tokenized.
         """
         _check_text(prompt)
         try:
@@ -90,10 +89,10 @@ class StoryTokenizer:
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, Healing | None, Detokenizer]:
-        """As `encode`, without the tokens at the end that are to be drawn again; those; and what follows.
+        """Return the tokens to prefill, those at the end to draw again, and the answer's detokenizer.
 
-        At least one token stays. Where the whole prompt is to be drawn again, it is the one that an empty
-        prompt starts from.
+        At least one token is prefilled: if the whole prompt is drawn again, the one that an empty prompt
+        starts from. Raises RequestError as `encode` does.
         """
         _check_text(prompt)
         read = self.normalize_prompt(prompt)
@@ -109,19 +108,19 @@ class StoryTokenizer:
             ids = before if len(before) else np.array(self._empty, np.int32)
         detokenizer = self.detokenizer(ids)
         if not self._healer.by_bytes and read != prompt:
-            # Tokens of this kind begin with the blank that has been typed already.
+            # Such tokens begin with the blank that the user has typed already.
             detokenizer = WithoutLeadingWhitespace(detokenizer)
         return ids, healing, detokenizer
 
     def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
-        """How many tokens `encode` gives for a prompt of any length. Raises RequestError as it does."""
+        """Return the number of tokens of a prompt of any length, as `encode` counts. Raises RequestError."""
         ids = partial(self._incremental.ids, user=cache_salt)
         if instruction and self.chat is not None:
             return len(self.chat.encode(instruction, prompt, ids))
         return len(ids(prompt)) + len(self.start)
 
     def normalize_prompt(self, prompt: str) -> str:
-        """A prompt as `encode_healed` reads it: blanks at its end may be one space, or none."""
+        """Return a prompt as `encode_healed` tokenizes it: trailing blanks may be one space or none."""
         return self._healer.normalize_prompt(prompt)
 
     def _encode_answer(self, instruction: str, prompt: str, max_tokens: int, cache_salt: str) -> Tokens:
@@ -136,35 +135,35 @@ class StoryTokenizer:
         return ids
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
-        """A detokenizer for what follows these tokens."""
+        """Return a detokenizer for the tokens after `prompt`."""
         return make_detokenizer(self._backend, prompt, self._bytes)
 
     def token_text(self, token: int, skip: int = 0) -> str:
-        """The text of a token by itself, without its first `skip` bytes; U+FFFD for parts of characters."""
+        """Return a token's text without its first `skip` bytes; U+FFFD for parts of characters."""
         return self._bytes[token][skip:].decode("utf-8", "replace")
 
     def dry_sequence_breakers(self) -> frozenset[int]:
-        """Tokens at which a repetition ends: line breaks, quotation marks, colons and asterisks."""
+        """Return the tokens that end a repetition for DRY: with line breaks, quotes, colons, asterisks."""
         ids = set(self._backend.get_vocab(with_added_tokens=True).values())
         return frozenset(token for token in ids if _BREAKING & set(self.token_text(token)))
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, without one in front. Raises RequestError if it cannot be read."""
+        """Return the number of tokens of a text, without start token. Raises RequestError."""
         return len(self._encode([text])[0])
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
-            # The tokenizer's regular expressions give up on some texts (millions of spaces in a row) with a
-            # panic, which Python sees as a BaseException of a type that cannot be imported.
+            # The tokenizer panics on some texts (millions of spaces in a row). Python sees a panic as a
+            # BaseException of a type that cannot be imported.
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
             raise RequestError(f"The tokenizer cannot read this prompt: {error}") from None
         return [one.ids for one in found]
 
     def _check_size(self, text: str, max_tokens: int) -> None:
-        """Spare the machine from tokenizing what cannot fit, or could only if it were no language."""
+        """Raise RequestError without tokenizing if a text is certainly or almost certainly too long."""
         if len(text) <= max_tokens:
             return
         if self._longest and _NFC_GROWTH * len(text.encode()) > max_tokens * self._longest:
@@ -177,7 +176,7 @@ class StoryTokenizer:
             raise _too_long(f"{len(text):,} characters", max_tokens)
 
     def _longest_token(self) -> int | None:
-        """Most bytes of text that one token can stand for; None if there is no such bound."""
+        """Return the most bytes of text in one token; None if there is no bound."""
         if not isinstance(self._backend.decoder, decoders.ByteLevel):
             return None
         ids = self._backend.get_vocab(with_added_tokens=True).values()
@@ -185,7 +184,7 @@ class StoryTokenizer:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
-    """Every token that ends a text: each eos of the configs and the tokenizer, and the end of a chat turn."""
+    """Return the tokens that end a text: all eos of configs and tokenizer, and the end of a chat turn."""
     found: set[int] = set()
     for source in (*configs, tokenizer):
         eos = getattr(source, "eos_token_id", None)
@@ -195,7 +194,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
-    """The token that starts a text: the first bos that the tokenizer or a config names, or else eos."""
+    """Return the token that starts a text: the first bos of tokenizer and configs, or else eos; or None."""
     for name in ("bos_token_id", "eos_token_id"):
         for source in (tokenizer, *configs):
             value = getattr(source, name, None)

@@ -1,4 +1,4 @@
-"""Blanks at the borders of texts: spaces of any width and tabs. Line breaks are none."""
+"""Blanks at the ends of texts: spaces of any width and tabs, not line breaks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ LINE_BREAKS = "\n\r\v\f\x85\u2028\u2029"
 
 
 def is_blank(character: str) -> bool:
-    """Whether a character is a space of any width, or a tab."""
+    """Return whether a character is a space of any width or a tab."""
     return character == "\t" or unicodedata.category(character) == "Zs"
 
 
 def strip_trailing(text: str) -> str:
-    """A text without the blanks at its end."""
+    """Return a text without trailing blanks."""
     end = len(text)
     while end and is_blank(text[end - 1]):
         end -= 1
@@ -21,5 +21,5 @@ def strip_trailing(text: str) -> str:
 
 
 def strip_leading(text: str) -> str:
-    """A text without the blanks at its beginning."""
+    """Return a text without leading blanks."""
     return strip_trailing(text[::-1])[::-1]

@@ -54,7 +54,7 @@ def test_text_and_tokens_lose_the_same(pieces: list[str], sent: bool) -> None:
     shown, told = "", ""
     for piece in pieces:
         detail = TokenLogprobs(TokenLogprob(1, piece, -0.1), (TokenLogprob(2, " x", -1.0),))
-        text, details = border.cut(piece, (detail,))
+        text, details = border.strip(piece, (detail,))
         shown += text
         told += "".join(one.sampled.text for one in details)
     whole = "".join(pieces)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from transformers.models.qwen2 import tokenization_qwen2
 
 from jet.engine.text import incremental
-from jet.engine.text.incremental import IncrementalTokenizer, can_be_parted
+from jet.engine.text.incremental import IncrementalTokenizer, can_be_split
 from tests.conftest import ROOT
 from tests.engine.small_tokenizers import END, KINDS, byte_level
 
@@ -76,7 +76,7 @@ def test_after_any_edits_the_tokens_are_those_of_the_whole_text(
     name: str, text: str, edits: list[tuple[int, int, str]]
 ) -> None:
     backend = BACKENDS[name]
-    with mock.patch.object(incremental, "PIECE", 3):
+    with mock.patch.object(incremental, "SEGMENT", 3):
         tokenizer = incremental_of(backend)
         assert tokenizer.ids(text, "ann").tolist() == whole(backend, text)
         for place, taken, put in edits:
@@ -125,7 +125,7 @@ def counting(request: pytest.FixtureRequest) -> tuple[Counting, IncrementalToken
 
 def test_what_is_read_again_is_what_is_new(counting: tuple[Counting, IncrementalTokenizer]) -> None:
     encode, tokenizer = counting
-    some = 2 * incremental.PIECE + 200
+    some = 2 * incremental.SEGMENT + 200
     assert encode.of(tokenizer, STORY) == len(STORY)
     assert encode.of(tokenizer, STORY) == 0, "trying again"
     longer = STORY + "And then? Nothing."
@@ -138,11 +138,11 @@ def test_what_is_read_again_is_what_is_new(counting: tuple[Counting, Incremental
     assert encode.of(tokenizer, longer) < some
 
 
-def test_a_story_without_spaces_is_parted_too(counting: tuple[Counting, IncrementalTokenizer]) -> None:
+def test_a_story_without_spaces_is_split_too(counting: tuple[Counting, IncrementalTokenizer]) -> None:
     encode, tokenizer = counting
     story = "老人打开了门，大海涌了进来。“谁在那里？”他问道。\n" * 500
     encode.of(tokenizer, story)
-    assert encode.of(tokenizer, story + "没有人回答。") < 1.1 * incremental.PIECE + 100
+    assert encode.of(tokenizer, story + "没有人回答。") < 1.1 * incremental.SEGMENT + 100
 
 
 def test_another_users_texts_are_not_used(counting: tuple[Counting, IncrementalTokenizer]) -> None:
@@ -182,14 +182,14 @@ def test_many_threads_at_once(counting: tuple[Counting, IncrementalTokenizer]) -
 
 
 def test_what_reads_texts_in_another_way_reads_them_whole() -> None:
-    assert can_be_parted(like_qwen()) and can_be_parted(shipped())
-    assert not any(map(can_be_parted, (KINDS["sentencepiece"], KINDS["metaspace"])))
+    assert can_be_split(like_qwen()) and can_be_split(shipped())
+    assert not any(map(can_be_split, (KINDS["sentencepiece"], KINDS["metaspace"])))
     for token in ("New York", "end。", AddedToken("x", lstrip=True), AddedToken("x", single_word=True)):
         other = byte_level()
         other.add_tokens([token])
-        assert not can_be_parted(other)
+        assert not can_be_split(other)
     other = byte_level(normalizers.NFKC())
-    assert not can_be_parted(other)
+    assert not can_be_split(other)
     other = byte_level()
     other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    assert not can_be_parted(other)
+    assert not can_be_split(other)
