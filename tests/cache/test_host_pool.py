@@ -57,7 +57,7 @@ class Offloader(Writer):
 
     def load(self, number: int) -> None:
         """As a request does."""
-        offloaded = self.offloaded.pop(number)  # nobody may drop it now
+        offloaded = self.offloaded.pop(number)  # it must not be evicted now
         story = self.open(len(offloaded.tokens) + 2 * PAGE_SIZE)
         if story is not None:
             self.store.load(offloaded.saved, story.slot)
@@ -157,7 +157,7 @@ def test_states_share_the_copies_of_pages_that_they_share() -> None:
 
 
 @pytest.mark.usefixtures("pages_of_four")
-def test_what_can_never_fit_makes_nobody_leave() -> None:
+def test_a_snapshot_that_can_never_fit_evicts_nothing() -> None:
     pool, story = offloader(host_pages=3)
     pool.snapshot(story)
     pool.reclaim()

@@ -1,4 +1,4 @@
-"""Slots that share pages, against plain lists of tokens: nobody ever reads what another has written over."""
+"""Slots that share pages, against plain lists of tokens: none ever sees what another has overwritten."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_shared_pages_are_never_written_over_and_promises_are_kept(
 
 def act(writer: Writer, story: Story, what: str, count: int) -> None:
     if what == "write":
-        # What was promised can always be had; more, nobody asks for.
+        # Reserved pages are always available, and no more are needed.
         writer.write(story, min(count, story.promise - len(story.tokens)))
     elif what == "snapshot":
         writer.snapshot(story)

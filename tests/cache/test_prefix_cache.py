@@ -1,4 +1,4 @@
-"""What is resident, against a plain list, under random sequences of what requests do."""
+"""PrefixCache against a plain list, under random sequences of operations."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def is_in_midst(one: CacheEntry[int], other: CacheEntry[int]) -> bool:
 
 
 def starts(resident: CacheEntry[int], story: list[int]) -> bool:
-    """Whether a story can start from it: something must be left to read, unless what follows is known."""
+    """Return whether a request can start from it: a token is left to compute, or its logits are stored."""
     tokens = resident.tokens.tolist()
     return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.has_logits)
 

@@ -49,7 +49,7 @@ class Answer:
         self._handler.connection.close()
 
     def closed_by_reader(self, timeout_s: float = 5.0) -> bool:
-        """Whether the other side closes the connection in time; until then nothing is sent."""
+        """Return whether the client closes the connection in time; sends nothing until then."""
         self._handler.connection.settimeout(timeout_s)
         try:
             return self._handler.connection.recv(1) == b""

@@ -1,4 +1,4 @@
-"""What small and large devices hold of the 2B, and what is asked for is had or refused."""
+"""Capacity of small and large devices for the 2B, and errors for more than fits."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_the_next_step_is_under_way_before_its_token_is_asked_for(runner: ModelR
 
 
 def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> None:
-    """They come and go, so that there are graphs of 1, 2, 4 and 8 rows with rows that are nobody's."""
+    """They come and go, so that graphs of 1, 2, 4 and 8 rows run with padding rows."""
     samplings = [
         GREEDY,
         SAMPLED,
@@ -184,7 +184,7 @@ def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays
 def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
     runner: ModelRunner, steps: int, user: str
 ) -> None:
-    """Its last token, which ran ahead, arrives when it is over. Of nobody in particular nothing is kept."""
+    """Its last step is in flight when it ends. Without cache salt no snapshot is kept."""
     runner._snapshot_interval, places = 4, len(runner._pool._free_slots)
     sequence = begin(runner, GREEDY, 1, 2, 3)
     sequence.cache_salt = user
@@ -282,7 +282,7 @@ def test_one_row_and_all_rows_are_there_from_the_start(
     sequences = [begin(runner, GREEDY, n + 1) for n in range(3)]
     for _ in range(3):
         runner.decode(sequences)
-    assert len(captured) == 4, "three rows take the graphs of eight: nobody waits for others"
+    assert len(captured) == 4, "three rows take the graphs of eight: no capture is needed"
 
 
 def test_the_rest_is_prepared_piece_by_piece_and_then_used(

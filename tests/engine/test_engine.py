@@ -125,7 +125,7 @@ def test_who_writes_pauses_only_shortly_for_a_long_prompt_which_gets_half_of_the
     assert long.time_to_first_token_s == pytest.approx(2 * 2.0, rel=0.1)
 
 
-def test_where_nobody_writes_a_prompt_is_read_in_large_pieces() -> None:
+def test_chunks_are_large_while_no_request_decodes() -> None:
     pieces = []
 
     class Counting(FakeRunner):
@@ -212,7 +212,7 @@ def test_memory_is_read_ten_times_a_second_at_most() -> None:
     assert chunks[-1].stats.process_memory_bytes == len(reads) and reads[-1] == now[0]  # at the very end
 
 
-def test_nobody_looks_at_memory_before_a_prompt_is_on_its_way() -> None:
+def test_memory_is_not_read_before_the_first_chunk() -> None:
     """It takes a millisecond, for which the device would have nothing to do."""
     runner = FakeRunner()
 
@@ -316,7 +316,7 @@ def test_a_failure_ends_its_request_alone(where: str, error: Exception) -> None:
 
 def test_failures_to_open_to_release_and_to_decode_are_the_requests_own() -> None:
     class Panic(BaseException):
-        """What a panic in compiled code looks like: not an Exception."""
+        """A panic in compiled code, which is no Exception."""
 
     class Tokenizer(ByteTokenizer):
         def detokenizer(self, prompt):  # type: ignore[no-untyped-def]
@@ -381,7 +381,7 @@ def test_close_does_not_wait_forever_for_a_step_that_hangs(monkeypatch: pytest.M
     runner.allow(1)
 
 
-def test_nobody_waits_for_a_device_thread_that_died() -> None:
+def test_streams_end_when_the_device_thread_has_died() -> None:
     runner = FakeRunner(gated=True)
     runner.faults["a", "step 2"] = SystemExit("the driver is gone")
     engine = make_engine(runner, max_running_requests=1)
@@ -394,7 +394,7 @@ def test_nobody_waits_for_a_device_thread_that_died() -> None:
         ask(engine, "c")
 
 
-def test_a_reader_notices_that_nobody_will_send_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_consumer_notices_a_dead_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a forked process, where the device thread does not exist."""
     monkeypatch.setattr("jet.engine.stream._POLL_S", 0.01)
     runner = FakeRunner(gated=True)

@@ -1,4 +1,4 @@
-"""What goes wrong with a request hurts that one only, says what happened, and the engine goes on."""
+"""A fault ends its own request with a message; the engine goes on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model() -> JetNemotronForCausalLM:
 
 @pytest.fixture(scope="module")
 def alone(model: JetNemotronForCausalLM) -> list[list[int]]:
-    """What the good requests write where nothing goes wrong."""
+    """The outputs of the good requests without faults."""
     engine = engine_on(model)
     written = [write(engine, *request)[0] for request in GOOD]
     engine.close()
@@ -138,7 +138,7 @@ def check(
 def test_a_kernel_that_fails_in_a_step_of_many(
     engine: LocalEngine, alone: list[list[int]], after: int
 ) -> None:
-    """Nobody knows what it has done to the others' states: they read again, and write the same."""
+    """The states of its batch are unknown: the others are recomputed and write the same."""
     decoder = runner_of(engine)._decoder
     launch, sizes, together = decoder.launch, [], threading.Event()
 
@@ -154,7 +154,7 @@ def test_a_kernel_that_fails_in_a_step_of_many(
     assert max(sizes) > 1
 
 
-def test_a_kernel_that_fails_once_costs_nobody_the_story(engine: LocalEngine, alone: list[list[int]]) -> None:
+def test_a_kernel_that_fails_once_ends_no_request(engine: LocalEngine, alone: list[list[int]]) -> None:
     decoder = runner_of(engine)._decoder
     launch, failures = decoder.launch, [RuntimeError("a hiccup")]
 
@@ -290,7 +290,7 @@ def test_who_does_not_fit_yet_waits_and_who_never_will_is_told() -> None:
     runner.allow(100_000)
     assert text_of(list(first)) == "the story of a. "
     assert text_of(list(second)) == "the story of b. "
-    assert runner.log.count(("", "open")) <= 5, "nobody asks again until somebody has left or read"
+    assert runner.log.count(("", "open")) <= 5, "no retry until a request has ended or prefilled"
     runner.room = 0
     last = list(ask(engine, "c"))[-1].stats
     assert (last.finish_reason, last.error) == ("error", "no room for another")

@@ -94,7 +94,7 @@ def write(engine: LocalEngine, *request: object, **more: int) -> tuple[str, tupl
 
 
 def taken(engine: LocalEngine, prompt: str) -> int:
-    """How many tokens are drawn again."""
+    """Return how many tokens are drawn again."""
     healing = engine._tokenizer.encode_healed(prompt, 1000)[1]
     return 0 if healing is None else len(healing.tokens)
 
@@ -264,7 +264,7 @@ def test_an_aborted_story_leaves_nothing_behind(model: JetNemotronForCausalLM) -
 def test_no_story_ends_before_so_many_tokens(
     fresh: LocalEngine, sampling: SamplingParams, healing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a network that would always end at once."""
+    """Healing with a network that would always stop at once."""
     penalize = HostSampler._penalize
 
     def ending(chooser: HostSampler, logits: torch.Tensor) -> torch.Tensor:

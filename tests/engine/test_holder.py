@@ -46,7 +46,7 @@ class Factory:
 
 
 def together(count: int, act: object) -> list[object]:
-    """What `act` returns or raises in each of `count` threads that call it at once."""
+    """Return what `act` returns or raises in each of `count` concurrent threads."""
     results: list[object] = []
     barrier = threading.Barrier(count)
 

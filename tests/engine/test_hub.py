@@ -190,7 +190,7 @@ def test_words_of_progress() -> None:
     assert transfer.words(2_000_000_000) == "Fetching a/b: 2.00 GB of 4.00 GB (50 %), 100.0 MB/s"
 
 
-def test_offline_the_cache_will_do_and_nobody_is_asked(
+def test_offline_the_cache_suffices(
     server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = fetch(REPOSITORY)

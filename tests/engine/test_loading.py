@@ -1,4 +1,4 @@
-"""Which model runs where, and what is said about it."""
+"""Loading: default models, names, licenses and error messages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return state
 
 
-def test_a_cpu_runs_the_story_model_and_asks_nobody(hub: dict[str, object]) -> None:
+def test_a_cpu_runs_the_story_model_without_asking_the_hub(hub: dict[str, object]) -> None:
     hub["answers"] = True
     assert default_model(torch.device("cpu")) == STORY_MODEL
     assert hub["asked"] == 0
@@ -83,7 +83,7 @@ def test_a_gpu_runs_the_official_model_if_the_hub_answers(hub: dict[str, object]
 
 
 @pytest.mark.usefixtures("roomy_gpu")
-def test_offline_means_that_nobody_is_asked(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_the_hub_is_not_asked(hub: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     hub["answers"] = True
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert default_model(GPU) == STORY_MODEL
@@ -235,7 +235,7 @@ def no_memory(*given: object) -> None:
 
 
 def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which has it done while nobody writes; before it is ready, nobody does."""
+    """The device thread captures while the engine is idle; loading does not."""
     preparing: list[str] = []
     monkeypatch.setattr(
         ModelRunner, "capture_next", lambda runner: preparing.append(threading.current_thread().name)

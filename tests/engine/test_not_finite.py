@@ -30,7 +30,7 @@ NAN, INFINITE = float("nan"), float("inf")
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is compiled for a network that cannot write."""
+    """Compile nothing for a network whose logits are NaN."""
     monkeypatch.setattr("jet.engine.decoder.numba_backend", backends.reference_backend)
 
 

@@ -1,7 +1,7 @@
 """Any sequence of what requests do to prefix cache, host memory and page pool, on a tiny network.
 
 What a request draws must be what the network says of its tokens when it reads them afresh, whatever it
-started from. Nobody's states are anybody else's, no state stays of what has been taken back, and every page,
+started from. States are isolated between users, no state stays of what has been taken back, and every page,
 slot and byte is accounted for.
 """
 
@@ -48,7 +48,7 @@ def network() -> JetNemotronForCausalLM:
 
 @cache
 def logits(tokens: tuple[int, ...]) -> Logits:
-    """Of what follows, read afresh."""
+    """Return the logits of what follows, computed afresh."""
     with torch.inference_mode():
         return network()(input_ids=torch.tensor([tokens])).logits[0, -1].double().numpy()
 
@@ -284,7 +284,7 @@ class Requests(RuleBasedStateMachine):
         for resident in (*sessions._device_lru, *sessions._host_lru):
             assert resident.lock_ref == pins[id(resident)]
             tokens = tuple(resident.tokens.tolist())
-            # Nobody else's, and nothing that was read for a look and then taken back.
+            # Only its own tokens, none from lookaheads of healing.
             assert any(text[: len(tokens)] == tokens for text in self.texts[resident.cache_salt])
             if resident.state.logits is not None:
                 expected = logits(tokens)

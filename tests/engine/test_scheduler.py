@@ -23,7 +23,7 @@ EVENTS = st.lists(
     events=EVENTS,
     data=st.data(),
 )
-def test_first_come_first_served_and_nobody_takes_all(
+def test_first_come_first_served_up_to_a_limit_per_user(
     places: int, per_user: int, line: int, events: list[str], data: st.DataObject
 ) -> None:
     scheduler: Scheduler[int] = Scheduler(places, per_user, line)
@@ -32,7 +32,7 @@ def test_first_come_first_served_and_nobody_takes_all(
     placed: list[int] = []
 
     def share(user: str) -> bool:
-        """Whether the user may have one more place."""
+        """Return whether the user may run one more request."""
         return not user or sum(users[job] == user for job in placed) < per_user
 
     for number, event in enumerate(events):
@@ -83,7 +83,7 @@ def test_a_place_in_line_tells_how_many_come_before() -> None:
     assert [scheduler.position(job) for job in "abcd"] == [0, 1, 0, 2]
 
 
-def test_nobody_is_served_without_a_place() -> None:
+def test_no_request_runs_beyond_the_limit() -> None:
     scheduler: Scheduler[str] = Scheduler(1)
     assert scheduler.next_admissible() is None
     scheduler.add("a")
@@ -190,7 +190,7 @@ def test_longer_pieces_are_tried_step_by_step() -> None:
     pace = ChunkedPrefillPolicy(max_chunk=1024, max_decode_stall_s=0.05)
     for tokens in (16, 17, 18, 20):
         pace.record_chunk(tokens, seconds=0.01, now=0.0)
-    assert pace.chunk_size(others_decode=True) == 32, "what 1024 cost nobody knows"
+    assert pace.chunk_size(others_decode=True) == 32, "the cost of 1024 is unknown"
 
 
 def test_where_none_is_short_enough_those_are_read_that_take_little_longer() -> None:

@@ -169,7 +169,7 @@ def test_ways_on_from_a_new_prompt_read_it_once(engine: LocalEngine, fresh: Loca
     assert [tokens for tokens, _ in ended] == [write(fresh, story, sampling)[0] for sampling in branches]
 
 
-def test_nobody_starts_from_what_another_user_wrote(engine: LocalEngine) -> None:
+def test_prefixes_are_isolated_between_users(engine: LocalEngine) -> None:
     write(engine, STORY, user="ann")
     assert write(engine, STORY, user="bob")[1] == 0
     assert write(engine, STORY)[1] == 0
@@ -297,7 +297,7 @@ def ids_of(tokens: list[int]) -> Tokens:
     return np.array(tokens, np.int32)
 
 
-def test_nobody_gets_back_what_another_users_story_left(small: LocalEngine) -> None:
+def test_offloaded_prefixes_are_isolated_between_users(small: LocalEngine) -> None:
     write(small, STORY, user="ann")
     make_leave(small)
     assert write(small, STORY, user="bob")[1] == 0

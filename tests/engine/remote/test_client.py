@@ -126,7 +126,7 @@ def test_log_probabilities_in_the_form_of_completions(server: FaultyServer, engi
     assert chunks[-1].stats.tokens == 2 and not chunks[-1].stats.tokens_estimated
 
 
-def test_log_probabilities_nobody_asked_for_only_count(server: FaultyServer, engine: RemoteEngine) -> None:
+def test_unrequested_log_probabilities_only_count_tokens(server: FaultyServer, engine: RemoteEngine) -> None:
     def tell(answer: Answer) -> None:
         answer.head()
         answer.word("ab", logprobs={"tokens": ["a", "b"], "token_logprobs": [-1, -1]})
@@ -146,7 +146,7 @@ def test_log_probabilities_that_were_asked_for_have_to_be_readable(
     assert last.error == CANNOT + "its log-probabilities cannot be read."
 
 
-def test_pieces_are_counted_where_nobody_counts_tokens(server: FaultyServer, engine: RemoteEngine) -> None:
+def test_chunks_are_counted_without_a_token_count(server: FaultyServer, engine: RemoteEngine) -> None:
     def tell(answer: Answer) -> None:
         begin(answer, " one", " two", " three")
         answer.done()

@@ -557,7 +557,7 @@ SECRETS = st.one_of(
 @example("sk-bell\x07-and-escape\x1b", "")
 @example("sk-\u200binvisible-letter", "")
 @example("quoted\"key'with\\slash", "\r\n")
-def test_whatever_the_key_is_nobody_repeats_it(server: FaultyServer, secret: str, behind: str) -> None:
+def test_no_message_contains_the_key(server: FaultyServer, secret: str, behind: str) -> None:
     said: list[str] = []
     handler = logging.Handler(logging.DEBUG)
     handler.emit = lambda record: said.append(handler.format(record))  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What servers say when a prompt and its continuation are too long, and what is read from it."""
+"""Error messages of servers for too long prompts, and the limits parsed from them."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_what_is_too_long_is_refused() -> None:
         "{% for message in messages %}{{ message.content }}{{ message.content }}{% endfor %}",
     ],
 )
-def test_without_a_template_that_can_be_used_nobody_is_asked(template: str | None) -> None:
+def test_a_model_without_usable_template_takes_no_instruction(template: str | None) -> None:
     assert chat_template(small(template)) is None
     tokenizer = story_tokenizer(template)
     assert tokenizer.chat_tokens is None

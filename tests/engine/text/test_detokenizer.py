@@ -1,4 +1,4 @@
-"""What comes out piece by piece is what decoding everything at once gives."""
+"""Detokenizing token by token gives the same text as decoding all at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_random_text_after_a_random_prompt(kind: str, prompt: str, text: str) ->
     before, tokens = (tokenizer.encode(part, add_special_tokens=False).ids for part in (prompt, text))
     whole, start = decode(tokenizer, [*before, *tokens]), decode(tokenizer, before)
     if not whole.startswith(start):
-        return  # tokens that change what stands before them: nobody can undo what is already on the page
+        return  # tokens that change earlier text, which has been sent already
     assert "".join(pieces(tokenizer, tokens, before)) == whole[len(start) :]
 
 

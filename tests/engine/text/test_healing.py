@@ -96,7 +96,7 @@ class Knowing:
 
 
 def continued(name: str, prompt: str, whole: str) -> str:
-    """What a network that knows the whole text shows behind a prompt."""
+    """Return the logits after a prompt of a network that knows the whole text."""
     tokens = tokenizer(name)
     ids, healing, detokenizer = tokens.encode_healed(prompt, 10_000)
     front = len(tokens.start) if len(tokens.start) else int(ids[0] in tokens._empty)

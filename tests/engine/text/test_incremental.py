@@ -87,7 +87,7 @@ def test_after_any_edits_the_tokens_are_those_of_the_whole_text(
 
 
 def check_places(backend: Tokenizer, tokenizer: IncrementalTokenizer) -> None:
-    """What is remembered of a text parts it where it says."""
+    """Check that the remembered text splits at its cuts."""
     for read in tokenizer._remembered:
         assert read.cuts[0] == 0 and read.cuts[-1] == len(read.text)
         assert read.counts[-1] == len(read.ids)
@@ -110,7 +110,7 @@ class Counting:
         return [one.ids for one in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def of(self, tokenizer: IncrementalTokenizer, text: str, user: str = "ann") -> int:
-        """How many characters it takes to tokenize a text."""
+        """Return how many characters are tokenized for a text."""
         before = self.characters
         assert tokenizer.ids(text, user).tolist() == whole(self._backend, text)
         return self.characters - before

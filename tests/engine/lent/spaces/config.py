@@ -1,4 +1,4 @@
-"""What the package says of where it runs."""
+"""A stand-in for the configuration of the `spaces` package."""
 
 
 class Config:
