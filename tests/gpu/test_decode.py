@@ -72,7 +72,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 ) -> None:
     runner = ModelRunner(load(GOLDEN / "tiny-2b", dtype), frozenset(), slots=2, tokens=2048)
     tokens, logits = decode(runner, [1, 2, 3], sampling)
-    graphs = runner._decoder._sizes[1]  # type: ignore[attr-defined]
+    graphs = runner._decoder._graphs[1]  # type: ignore[attr-defined]
 
     class Eager:
         def replay(self) -> None:

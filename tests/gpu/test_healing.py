@@ -43,7 +43,7 @@ def build() -> LocalEngine:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
     engine = build()
-    decoder = engine._runner._stepper
+    decoder = engine._runner._decoder
     assert isinstance(decoder, CudaGraphDecoder)
     while decoder.capture_next():
         pass
@@ -56,7 +56,7 @@ def eager() -> Iterator[LocalEngine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner_module, "make_decoder", EagerDecoder)
         engine = build()
-    assert isinstance(engine._runner._stepper, EagerDecoder)
+    assert isinstance(engine._runner._decoder, EagerDecoder)
     yield engine
     engine.close()
 
@@ -149,7 +149,7 @@ def test_barred_ends_are_those_of_eager_steps(
 
 
 def test_the_graphs_of_barred_ends_are_ready_before_anybody_asks(engine: LocalEngine) -> None:
-    decoder = engine._runner._stepper
+    decoder = engine._runner._decoder
     assert isinstance(decoder, CudaGraphDecoder)
     assert decoder._graphs_of_size(1).has(MIN_TOKENS_SAMPLER)
     assert torch.cuda.is_available()
