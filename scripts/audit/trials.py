@@ -202,8 +202,8 @@ def bad_orders(target: Target) -> None:
         )
     for do, more in (
         ("fork", {"at": 10**30}),
-        ("show", {"branch": -1}),
-        ("word", {"at": -5}),
+        ("select_branch", {"branch": -1}),
+        ("alternatives", {"at": -5}),
         ("rename", {"branch": "x"}),
     ):
         tab.act(do, "a story", **more)  # carried out as far as it makes sense, or refused in words
@@ -294,7 +294,7 @@ def harmless(what: str, reply: dict[str, object]) -> None:
 
 @trial("injection", "scripts in a story, its title, its branches, memory, note and lorebook")
 def story_scripts(target: Target) -> None:
-    """In every drawer that shows them."""
+    """Try every tab that shows them."""
     tab = Tab(target)
     lore = [{"title": HOSTILE, "keywords": HOSTILE, "content": HOSTILE, "enabled": True, "constant": True}]
     tab.act("set_title", HOSTILE, text=HOSTILE)
@@ -302,8 +302,8 @@ def story_scripts(target: Target) -> None:
     for branch in range(4):
         tab.act("rename", HOSTILE, branch=branch, name=HOSTILE)
     tab.act("set_guidance", HOSTILE, memory=HOSTILE, note=HOSTILE, depth=1, unit="paragraphs", lore=lore)
-    for drawer in ("branches", "guidance", "history", "settings", HOSTILE):
-        harmless(drawer, tab.act("sync", HOSTILE, drawer=drawer))
+    for name in ("branches", "guidance", "history", "settings", HOSTILE):
+        harmless(name, tab.act("sync", HOSTILE, tab=name))
     for branch in range(4):
         harmless("compare", tab.act("compare", HOSTILE, branch=branch))
 
@@ -389,7 +389,7 @@ def other_stories(target: Target) -> None:
         "%",
     ):
         other = Tab(target, session or " ")
-        for do in ("look", "undo", "keep", "history"):
+        for do in ("sync", "undo", "autosave", "export_history"):
             reply = other.act(do, known=True)
             must(secret not in json.dumps(reply), f"the session {session!r} read it by {do}")
     must(

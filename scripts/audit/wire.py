@@ -100,14 +100,14 @@ class Tab:
         self.headers = headers
 
     def act(
-        self, do: str, story: str = "", drawer: str = "", known: bool = False, **more: object
+        self, do: str, story: str = "", tab: str = "", known: bool = False, **more: object
     ) -> dict[str, Any]:
-        """Carry out an order; the reply. Raises Breach if the server fails over it."""
+        """Send a command and return the reply. Raises Breach if the server fails or does not know it."""
         plain = {
             "type": do,
             "n": 1,
             "highlight": "authorship",
-            "tab": drawer,
+            "tab": tab,
             "known": known,
             "story": story,
             **more,
@@ -116,6 +116,8 @@ class Tab:
         if answer.status != 200:
             raise Breach(f"{do} was answered with {answer.status}")
         reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][0])
+        if "not known here" in reply.get("error", ""):  # a trial of a command that is gone tries nothing
+            raise Breach(f"the page has no command {do}")
         return reply
 
     def export(self, kind: str, story: str) -> dict[str, Any]:
