@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"engine"},
     "ui": {"server", "engine", "story", "telemetry"},
     "evaluate": {"modeling"},
-    "bench": {"bench.cases", "engine", "engine.text", "modeling"},
+    "quantize": {"modeling"},
+    "bench": {"bench.cases", "engine", "engine.text", "modeling", "ops"},
     "bench.cases": {"bench", "engine", "modeling"},
     "bench.report": {"bench", "bench.cases", "engine", "modeling"},
     "report": {"bench", "bench.report", "modeling"},
@@ -58,7 +59,8 @@ WITHOUT_TORCH = (
     "jet/story/",
 )
 WITH_GRADIO = ("jet/ui/", "jet/server/")
-OPTIONAL = {"fla", "flash_attn", "matplotlib", "numba", "spaces", "torchao", "triton"}
+OPTIONAL = {"fla", "flash_attn", "gguf", "llvmlite", "matplotlib"}
+OPTIONAL |= {"numba", "spaces", "torchao", "triton", "xllamacpp"}
 # Kernels need what they are written in; nobody imports these before having looked whether it is there.
 KERNELS = ("jet/ops/triton/", "jet/ops/numba/", "jet/engine/cuda_graphs.py")
 

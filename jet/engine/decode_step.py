@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronFor
 from jet.modeling.quantization import QuantizedLinear, is_tied
 from jet.modeling.structure_check import check_not_wrapped
 from jet.ops.backends import BoundOp, JetBlockTensors, OpBackend
+from jet.ops.blocked import in_blocks, in_rows, joined
 from jet.ops.decode_batch import DecodeBatch
 from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
@@ -112,8 +113,9 @@ class DecodeStep:
             chained.append(part)
         return chained
 
-    def _weight(self, weight: Weight) -> Weight:
-        """Return a matrix in the backend's fastest layout, prepared once."""
+    def _weight(self, *layers: nn.Linear | QuantizedLinear) -> Weight:
+        """Return the matrix of one layer, or of several fused, in the backend's fastest layout, prepared once."""
+        weight = one_weight(layers, self._backend.blocked)
         address = weight.data_ptr()
         if address not in self._weights:
             self._weights[address] = self._backend.prepare_weight(weight)
@@ -131,7 +133,7 @@ class DecodeStep:
         config, rows, ops = self._config, self._rows, self._backend
         exponents = torch.arange(0, config.head_dim, 2, device=self._device, dtype=torch.float32)
         frequencies = config.rope_theta ** -(exponents / config.head_dim)
-        embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head.weight)
+        embedding, head = model.model.embed_tokens.weight, self._weight(model.lm_head)
         if is_tied(model):
             embedding = head
         embed = ops.embed(rows.token, embedding, rows.position, frequencies, self._x, *self._angles)
@@ -144,8 +146,8 @@ class DecodeStep:
 
     def _bind_mlp(self, layer: DecoderLayer) -> list[StepOp]:
         ops = self._backend
-        gate_up = self._weight(fuse_projections([layer.mlp.gate_proj, layer.mlp.up_proj]))
-        down = self._weight(layer.mlp.down_proj.weight)
+        gate_up = self._weight(layer.mlp.gate_proj, layer.mlp.up_proj)
+        down = self._weight(layer.mlp.down_proj)
         norm, eps = layer.post_attention_layernorm.weight, self._config.rms_norm_eps
         return [
             StepOp(
@@ -170,8 +172,8 @@ class DecodeStep:
         sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
         generator = block.dynamic_conv1d.kernel_generator
         parts = [block.q_proj, block.k_proj, generator.w1, block.v_proj]
-        weight = self._weight(fuse_projections([*parts, block.g_proj, block.a_proj, block.b_proj]))
-        kernels, output = self._weight(generator.w2.weight), self._weight(block.o_proj.weight)
+        weight = self._weight(*parts, block.g_proj, block.a_proj, block.b_proj)
+        kernels, output = self._weight(generator.w2), self._weight(block.o_proj)
         projected, out = self._buffer(sum(sizes.split_sizes)), self._buffer(jet.value_dim)
         eps = self._config.rms_norm_eps
         states = memory.conv, memory.recurrent
@@ -200,9 +202,9 @@ class DecodeStep:
     def _bind_attention(self, block: Attention, norm: Tensor, memory: WindowKV | PagedKV) -> list[StepOp]:
         ops, rows = self._backend, self._rows
         parts = [block.q_proj, block.k_proj, block.v_proj]
-        weight, bias = self._weight(fuse_projections(parts)), fuse_biases(parts)
+        weight, bias = self._weight(*parts), fuse_biases(parts)
         projected, out = self._buffer(len(weight)), self._buffer(block.q_proj.out_features)
-        output = self._weight(block.o_proj.weight)
+        output = self._weight(block.o_proj)
         given = (projected, *self._angles, rows.position, rows.slot)
         if isinstance(memory, PagedKV):
             name, attend = (
@@ -220,13 +222,38 @@ class DecodeStep:
         ]
 
 
-def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> Weight:
-    """Concatenate layers' weights to `[sum of outputs, inputs]` and make each a view of the result."""
+def one_weight(layers: Sequence[Any], blocked: bool) -> Weight:
+    """Return the weight of one layer, or of several as one."""
+    if len(layers) > 1 or (blocked and isinstance(layers[0], QuantizedLinear)):
+        return fuse_projections(layers, blocked)
+    weight: Weight = layers[0].weight
+    return weight
+
+
+def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear], blocked: bool = False) -> Weight:
+    """Concatenate layers' weights to `[sum of outputs, inputs]` and make each a view of the result.
+
+    `blocked`: lay quantized weights out in blocks, as `jet.ops.blocked` does.
+    """
     held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
     if not held:
         return _fuse([part.weight for part in parts if isinstance(part, nn.Linear)])
-    qweight, scales = (_fuse([getattr(one, name) for one in held]) for name in ("qweight", "scales"))
-    return replace(held[0].weight, qweight=qweight, scales=scales)
+    weights = [one.weight for one in held]
+    merged = joined(weights)
+    if merged is not None:
+        return merged
+    if len(held) == 1:
+        return held[0].in_blocks() if blocked else weights[0]
+    if not blocked:
+        qweight, scales = (_fuse([getattr(one, name) for one in held]) for name in ("qweight", "scales"))
+        return replace(weights[0], qweight=qweight, scales=scales)
+    rows = [in_rows(weight) for weight in weights]
+    qweight, scales = torch.cat([row.qweight for row in rows]), torch.cat([row.scales for row in rows])
+    whole, begin = in_blocks(replace(rows[0], qweight=qweight, scales=scales)), 0
+    for one in held:
+        end = begin + len(one.weight)
+        one.weight, begin = whole[begin:end], end
+    return whole
 
 
 def fuse_biases(parts: Sequence[nn.Linear]) -> Tensor:

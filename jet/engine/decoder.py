@@ -85,8 +85,12 @@ def make_decoder(
     stop_ids: frozenset[int],
     dry_sequence_breakers: frozenset[int],
     rows: int,
+    threads: int = 1,
 ) -> Decoder:
-    """Make the fastest decoder available for up to `rows` rows: CUDA graphs of Triton kernels, or eager."""
+    """Make the fastest decoder available for up to `rows` rows: CUDA graphs of Triton kernels, or eager.
+
+    `threads` compute a step on a CPU.
+    """
     while model.device.type == "cuda" and has_triton():
         try:
             from jet.engine.cuda_graphs import CudaGraphDecoder
@@ -96,7 +100,7 @@ def make_decoder(
             raise
         except Exception as error:  # no C compiler, a driver too old, a cache that is damaged or full
             recover_triton(model.device, error)
-    return EagerDecoder(model, pool, stop_ids, dry_sequence_breakers, rows)
+    return EagerDecoder(model, pool, stop_ids, dry_sequence_breakers, rows, threads)
 
 
 class EagerDecoder:
@@ -109,8 +113,9 @@ class EagerDecoder:
         stop_ids: frozenset[int],
         dry_sequence_breakers: frozenset[int],
         rows: int,
+        threads: int = 1,
     ) -> None:
-        operations = numba_backend() if model.device.type == "cpu" else reference_backend()
+        operations = numba_backend(threads) if model.device.type == "cpu" else reference_backend()
         self.kernels = {"decode": operations.name, "sampling": "torch"}
         self._model, self._pool, self._backend = model, pool, operations
         self._special_tokens = SpecialTokens(

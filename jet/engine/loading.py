@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +25,14 @@ from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
 from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
+from jet.modeling.checkpoint import read_config, weight_files
 from jet.modeling.finite import explain_not_finite
 from jet.modeling.footprint import held_bytes, measure_footprint
 from jet.modeling.quantization import count_parameters
 from jet.ops import gated_delta_rule
 from jet.ops.availability import recover_triton
 from jet.ops.quantization import INT4, INT8
+from jet.ops.read_bandwidth import read_rates
 from jet.ops.sampling import NOT_A_NUMBER
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
@@ -49,6 +52,8 @@ _OFFICIAL_NAME = re.compile(r"jet-ai(/|--)Jet-Nemotron")
 MAX_BATCH = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough to run every code path of prefill
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
+_LARGE = 2**31  # bytes of a checkpoint that has no room for another half beside it
+_READS, _MOST_READ = 3, 2**28  # times, and bytes
 _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 
@@ -90,9 +95,10 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     started = time.monotonic()
     hardware.limit_threads()
     device = hardware.choose_device(config.device)
-    dtype = hardware.choose_dtype(config.dtype, device)
+    hardware.choose_dtype(config.dtype, device)  # before a download, if there is no such type
     name = config.model or default_model(device, config.quantize)
     name, source = resolve_model(name, config.revision)
+    dtype = choose_dtype(config, device, source)
     try:
         model = load_model(source, device, dtype, config.attention, quantize=config.quantize)
     except torch.OutOfMemoryError:
@@ -110,6 +116,21 @@ def create_engine(config: LocalConfig) -> LocalEngine:
         return start_engine(model, tokenizer, info, capacity)
     finally:
         LOADING.say(None)
+
+
+def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torch.dtype:
+    """The network's type: also on a CPU that of a large bfloat16 checkpoint, unless another is asked for.
+
+    In float32 it would take twice the memory, and twice the time to read for every token.
+    """
+    dtype, folder = hardware.choose_dtype(config.dtype, device), Path(source)
+    if config.dtype != "auto" or device.type != "cpu" or config.quantize is not None or not folder.is_dir():
+        return dtype
+    with suppress(CheckpointError):  # loading says what is wrong
+        files, stored = weight_files(folder), read_config(folder).dtype
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        return torch.bfloat16 if size > _LARGE and stored == torch.bfloat16 else dtype
+    return dtype
 
 
 def start_engine(
@@ -143,7 +164,7 @@ def _start_engine(
     footprint = measure_footprint(model, runner.decode_step.saved_bytes)
     copied = footprint.decode(1, 2).total
     device = model.device
-    bandwidth = MemoryBandwidth(lambda: hardware.quick_bandwidth(copied, device, threads))
+    bandwidth = MemoryBandwidth(lambda: measure_bandwidth(copied, device, threads))
     facts: dict[str, Any] = {"footprint": footprint, **bandwidth.measure()}
     info = replace(info, **facts)
     options = EngineOptions(
@@ -228,6 +249,12 @@ def engine_info(name: str, model: JetNemotronForCausalLM, load_s: float) -> Engi
         warmup_s=0.0,
         quantization=model.quantization,
     )
+
+
+def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
+    """Return bytes a second of the faster one of copying and, where it can be measured, reading `size` bytes."""
+    reads = read_rates(min(size, _MOST_READ), device, threads, _READS, min(size, _MOST_READ))
+    return max((hardware.quick_bandwidth(size, device, threads), *reads))
 
 
 def capacity_for(

@@ -90,7 +90,9 @@ class ModelRunner:
             self._pool = StatePool(
                 config, slots + cache_slots, tokens, model.dtype, model.device, self._context, scratch=True
             )
-            self._decoder: Decoder = make_decoder(model, self._pool, stop_ids, dry_sequence_breakers, slots)
+            self._decoder: Decoder = make_decoder(
+                model, self._pool, stop_ids, dry_sequence_breakers, slots, self._decode_threads
+            )
             self._prefill = make_prefill(model, self._pool)
             self._guard = StructureGuard(model)
             self._host_pool = HostPool(self._pool, host_bytes)

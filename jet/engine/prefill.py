@@ -18,6 +18,7 @@ from jet.cache.pinned import to_device
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.prefill_step import PrefillStep, jet_sizes
 from jet.modeling import JetNemotronForCausalLM
+from jet.ops.activations import compiled_linear
 from jet.ops.availability import has_triton
 from jet.ops.prefill_backends import triton_prefill_backend
 
@@ -48,6 +49,11 @@ def make_prefill(model: JetNemotronForCausalLM, pool: StatePool) -> Prefill:
     Raises torch.OutOfMemoryError if there is no memory for the smallest graphs.
     """
     plain = EagerPrefill(model, pool)
+    quantized = model.quantization is not None and model.dtype == torch.float32
+    if quantized and compiled_linear(torch.empty(0, device=model.device)) is not None:
+        from jet.engine.cpu_prefill import CpuPrefill
+
+        return CpuPrefill(model, pool, torch.get_num_threads())
     half = model.dtype in (torch.bfloat16, torch.float16)
     if model.device.type != "cuda" or not half or not has_triton():
         return plain

@@ -1,9 +1,10 @@
 """A network whose weights are quantized: what stands in it for linear layers and the embedding.
 
-Forward turns weights into numbers a piece at a time and multiplies as ever, which suits prompts, where a
-weight is used for many tokens. Single tokens are for `FusedStep`, which multiplies by the codes themselves.
+On a CPU with numba, forward quantizes the activations too and multiplies whole numbers, as `FusedStep` does
+there. Elsewhere it turns weights into numbers a piece at a time and multiplies as ever, which suits prompts,
+where a weight is used for many tokens; single tokens are for `FusedStep`, which multiplies by the codes.
 
-Such a network writes and reads; it is neither trained nor saved, both of which are done with its numbers.
+Such a network writes and reads; it is not trained, which is done with its numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from jet.modeling.checkpoint import CheckpointError
 from jet.modeling.model import JetNemotronForCausalLM, Linear
+from jet.ops import activations
+from jet.ops.blocked import BlockedTensor, in_blocks, in_rows
 from jet.ops.precision import linear
 from jet.ops.quantization import INT4, INT8, SCHEMES, QuantizedTensor, quantize, row_ranges
 
@@ -48,28 +51,46 @@ class QuantizedWeight(nn.Module):
     @property
     def weight(self) -> QuantizedTensor:
         """The matrix."""
-        return QuantizedTensor(self.qweight, self.scales, self._columns, self._dtype)
+        held = self.qweight, self.scales, self._columns, self._dtype
+        return QuantizedTensor(*held) if self._rows is None else BlockedTensor(*held, *self._rows)
 
     @weight.setter
     def weight(self, weight: QuantizedTensor) -> None:
         self._columns, self._dtype = weight.columns, weight.dtype
+        self._rows = (weight.first, weight.rows) if isinstance(weight, BlockedTensor) else None
         self.register_buffer("qweight", weight.qweight)
         self.register_buffer("scales", weight.scales)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedWeight:
         """A network's type is that of its numbers. Codes and scales stay what they are, wherever they go."""
         qweight = fn(self.qweight)
+        if qweight.device != self.qweight.device:  # blocks are for a CPU
+            self.weight = in_rows(self.weight)
+            qweight = fn(self.qweight)
         self._dtype = fn(torch.empty(0, dtype=self._dtype, device=qweight.device)).dtype
         self.qweight, self.scales = qweight, self.scales.to(qweight.device)
         return self
+
+    def in_blocks(self) -> BlockedTensor:
+        """The matrix, from now on in blocks."""
+        weight = in_blocks(self.weight)
+        self.weight = weight
+        return weight
 
 
 class QuantizedLinear(nn.Module):
     """Stands for a `Linear`."""
 
-    def __init__(self, held: QuantizedWeight, bias: nn.Parameter | None) -> None:
+    held: QuantizedWeight
+
+    def __init__(self, held: QuantizedWeight, bias: nn.Parameter | None, tied: bool = False) -> None:
+        """`tied`: the weight is another module's, among whose tensors it is listed."""
         super().__init__()
-        self.held, self.bias = held, bias
+        if tied:
+            self.__dict__["held"] = held
+        else:
+            self.held = held
+        self.bias = bias
         self.out_features, self.in_features = held.weight.shape
 
     @property
@@ -80,6 +101,9 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[…, inputs]` → `[…, outputs]`."""
         weight = self.weight
+        multiply = activations.compiled_linear(x)
+        if multiply is not None:
+            return multiply(x, self.held.in_blocks(), self.bias)
         if weight.numel() <= MOST_NUMBERS:
             return linear(x, weight.dequantize(x.dtype), self.bias)
         out = x.new_empty(*x.shape[:-1], self.out_features)
@@ -158,15 +182,19 @@ def replace_weights(
     """
     tied = is_tied(model)
     for name, module in list(model.named_modules()):
-        if name == "lm_head" and tied:
+        is_tied_head = name == "lm_head" and tied
+        if is_tied_head:
             held = cast(QuantizedWeight, model.model.embed_tokens.held)
         elif isinstance(module, (Linear, nn.Embedding)):
             held = QuantizedWeight(weight_of(name, module))
         else:
             continue
         bias = getattr(module, "bias", None)
-        new = QuantizedEmbedding(held) if isinstance(module, nn.Embedding) else QuantizedLinear(held, bias)
+        embeds = isinstance(module, nn.Embedding)
+        new = QuantizedEmbedding(held) if embeds else QuantizedLinear(held, bias, is_tied_head)
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, new)
     model.eval()  # type: ignore[no-untyped-call]
     model.quantization = model.model.quantization = scheme
+    # There is no lm_head.weight any more that transformers could tie to the embedding's.
+    model._tied_weights_keys, model.all_tied_weights_keys = {}, {}

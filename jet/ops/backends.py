@@ -73,6 +73,7 @@ class OpBackend:
         prepare_weight: gives a matrix in the form that products read fastest, itself or a copy.
         with_prefetch: gives a bound operation that also has the memory fetched which the next one reads
             first.
+        blocked: whether quantized weights are read fastest in blocks, see `jet.ops.blocked`.
     """
 
     name: str
@@ -86,6 +87,7 @@ class OpBackend:
     jet_block: JetBlockBinder
     attend_pages: OpBinder
     attend_window: OpBinder
+    blocked: bool = False
 
 
 def reference_backend() -> OpBackend:
@@ -110,32 +112,34 @@ def reference_backend() -> OpBackend:
     )
 
 
-def numba_backend() -> OpBackend:
-    """Compiled for this processor where numba is installed, otherwise plain torch."""
+def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
+    """Compiled for this processor where numba is installed, otherwise plain torch.
+
+    `in_order`: rows are the tokens of one story, which follow each other; needs numba.
+    """
     if importlib.util.find_spec("numba") is None:
         return reference_backend()
     try:
-        from jet.ops.numba import jet_block_step, matvec, paged_attention
+        from jet.ops.numba import matvec, paged_attention, threaded_ops
     except Exception as error:  # another numpy than numba was made for, an LLVM that does not load
         log.warning("numba cannot be used: plain PyTorch decodes, slower. (%s)", error)
         return reference_backend()
+    layers = threaded_ops.Layers(threads, in_order)
     return OpBackend(
-        name="numba",
+        name=threaded_ops.describe(threads),
         mlp_hidden_format=_float32_hidden,
         prepare_weight=_as_bfloat16_if_exact,
         with_prefetch=_no_prefetch,
         embed=matvec.embed.bind,
-        norm_linear=matvec.norm_linear.bind,
-        norm_swiglu=matvec.norm_swiglu.bind,
-        linear_add=matvec.linear_add.bind,
+        norm_linear=layers.norm_linear,
+        norm_swiglu=layers.norm_swiglu,
+        linear_add=layers.linear_add,
         jet_block=partial(
-            _unfused_jet_block,
-            matvec.norm_linear.bind,
-            jet_block_step.jet_step.bind,
-            matvec.gated_norm_linear_add.bind,
+            _unfused_jet_block, layers.norm_linear, layers.jet_step, layers.gated_norm_linear_add
         ),
         attend_pages=paged_attention.attend_pages.bind,
         attend_window=paged_attention.attend_window.bind,
+        blocked=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -26,7 +27,7 @@ from jet.engine.loading import (
 from jet.engine.model_runner import ModelRunner
 from jet.engine.progress import LoadProgress
 from tests.conftest import ROOT
-from tests.networks import GOLDEN
+from tests.networks import GOLDEN, small_model
 
 GPU = torch.device("cuda", 0)
 SMALL = loading.LocalConfig(STORY_MODEL, "cpu", context=512, max_running_requests=2)
@@ -145,6 +146,20 @@ def test_the_official_weights_are_under_nvidias_license(name: str) -> None:
 
 def test_an_unknown_model_on_the_hub_has_an_unknown_license() -> None:
     assert license_of("somebody/something") == UNKNOWN_LICENSE
+
+
+def test_a_large_checkpoint_stays_bfloat16_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, source = torch.device("cpu"), str(GOLDEN / "tiny-2b")
+    small_model().bfloat16().save_pretrained(tmp_path)
+    half, auto = str(tmp_path), loading.LocalConfig(device="cpu")
+    assert loading.choose_dtype(auto, cpu, half) == torch.float32
+    monkeypatch.setattr(loading, "_LARGE", 0)
+    assert loading.choose_dtype(auto, cpu, half) == torch.bfloat16
+    assert loading.choose_dtype(auto, cpu, source) == torch.float32, "it is float32 on disk"
+    for other in ({"dtype": "float32"}, {"quantize": "int8"}):
+        assert loading.choose_dtype(replace(auto, **other), cpu, half) == torch.float32
+    (tmp_path / "model.safetensors").unlink()
+    assert loading.choose_dtype(auto, cpu, half) == torch.float32, "loading says what is wrong with it"
 
 
 @pytest.mark.parametrize(

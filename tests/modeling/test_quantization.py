@@ -24,6 +24,8 @@ from jet.modeling.quantization import (
     quantize_network,
 )
 from jet.modeling.quantized_loading import random_quantized
+from jet.ops import activations
+from jet.ops.activations import round_activations
 from jet.ops.backends import TENSOR_CORE_BATCH
 from jet.ops.quantization import CHUNK, SCHEMES, QuantizedTensor
 from tests.conftest import ROOT
@@ -53,6 +55,22 @@ def with_numbers(model: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
     return plain
 
 
+def with_rounded_activations(model: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
+    """The same, whose linear layers also round their inputs as quantized activations are rounded."""
+    plain = with_numbers(model)
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizedLinear):
+            plain.get_submodule(name).register_forward_pre_hook(
+                lambda _, given, weight=module.weight: (round_activations(given[0], weight).double(),)
+            )
+    return plain
+
+
+def without_compiled_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have forward multiply by numbers, as it does where there is no numba."""
+    monkeypatch.setattr(activations, "compiled_linear", lambda x: None)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     small_model(layer_types=["jet", "swa", "attn", "jet"]).save_pretrained(tmp_path)
@@ -62,7 +80,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 @torch.inference_mode()
-def test_forward_is_that_of_the_numbers(name: str, scheme: str) -> None:
+def test_forward_is_that_of_the_numbers(name: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_compiled_products(monkeypatch)
     model = load_model(GOLDEN / name, quantize=scheme)
     ids = random_ids(model, 2, 40)
     torch.testing.assert_close(
@@ -74,17 +93,21 @@ def test_forward_is_that_of_the_numbers(name: str, scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @torch.inference_mode()
-def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
+def test_steps_equal_forwards(
+    scheme: str, operations: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Few rows and many, of lengths that differ, in all kinds of layers."""
     # Inputs in 16 bits, whose rounding the layers of a random network amplify.
-    tolerance = 2e-3 if operations == "triton" and rows < TENSOR_CORE_BATCH else 2e-4
+    tolerance, errors = 2e-3 if operations == "triton" and rows < TENSOR_CORE_BATCH else 2e-4, []
+    if operations != "cpu":
+        without_compiled_products(monkeypatch)
     if operations == "triton" and SLOW and rows > 3 and scheme == "int4":
         pytest.skip("the interpreter is slow")
     layers = ["jet", "attn"] if operations == "triton" and SLOW else ["jet", "swa", "attn", "jet"]
     # So many columns between the products of an MLP are whole parts in either scheme.
     config = small_config(layer_types=layers, num_hidden_layers=len(layers), intermediate_size=96)
     model = random_quantized(config, scheme, CPU, torch.float32)
-    reference = with_numbers(model)
+    reference = with_rounded_activations(model) if operations == "cpu" else with_numbers(model)
     ids = random_ids(model, rows, 12)
     stepped, caches = Stepped(model, operations, rows, slots=rows), []
     assert (stepped.step._hidden.dtype == torch.int64) == (
@@ -99,7 +122,12 @@ def test_steps_equal_forwards(scheme: str, operations: str, rows: int) -> None:
         ours = stepped.read(*tokens)
         for row, token in enumerate(tokens):
             theirs = reference(torch.tensor([[token]]), past_key_values=caches[row]).logits[0, -1]
+            if operations == "cpu":
+                errors.append((ours[row] - theirs).abs().max().item())
+                continue
             torch.testing.assert_close(ours[row].double(), theirs, atol=tolerance, rtol=tolerance)
+    # Now and then a last bit decides which of two codes is the nearest, and a random network amplifies that.
+    assert not errors or (sorted(errors)[len(errors) // 2] < 10 * tolerance and max(errors) < 0.5)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -129,7 +157,7 @@ def test_every_matrix_is_codes_and_nothing_is_held_twice(scheme: str) -> None:
     moved = sum(part.weight.nbytes for part in stepped.step.ops if part.weight is not None)
     assert moved == pytest.approx(before, rel=0.01)
     mlp = model.model.layers[0].mlp
-    for name in ("codes", "scales"):
+    for name in ("qweight", "scales"):
         storages = {
             getattr(part.held, name).untyped_storage().data_ptr() for part in (mlp.gate_proj, mlp.up_proj)
         }
@@ -165,24 +193,39 @@ DEVIATIONS = {
 }
 
 
+# How much farther off quantized activations may be than quantized weights alone.
+WITH_ACTIVATIONS = {"int8": 1.5, "int4": 1.05}
+
+
 @pytest.mark.parametrize(("name", "scheme"), DEVIATIONS)
 @torch.inference_mode()
-def test_golden_logits_are_as_near_as_measured(name: str, scheme: str) -> None:
-    model, wrong, size = load_model(GOLDEN / name, quantize=scheme), 0.0, 0.0
+def test_golden_logits_are_as_near_as_measured(
+    name: str, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(GOLDEN / name, quantize=scheme)
+    both = golden_deviation(model, name)
+    without_compiled_products(monkeypatch)
+    weights = golden_deviation(model, name)
+    print(f"{name}, {scheme}: {weights:.4f}, with quantized activations {both:.4f}")
+    assert DEVIATIONS[name, scheme] / 2 < weights < DEVIATIONS[name, scheme]
+    assert both < WITH_ACTIVATIONS[scheme] * weights
+
+
+def golden_deviation(model: JetNemotronForCausalLM, name: str) -> float:
+    wrong, size = 0.0, 0.0
     for prompt in [i for n, i in GOLDEN_PROMPTS if n == name]:
         ids, truth = (golden_expectations(name)[f"{prompt}.{key}"] for key in ("input_ids", "logits"))
         found = model(ids[None]).logits[0]
         wrong += (found - truth).square().sum().item()
         size += truth.square().sum().item()
-    deviation = (wrong / size) ** 0.5
-    print(f"{name}, {scheme}: {deviation:.4f}")
-    assert DEVIATIONS[name, scheme] / 2 < deviation < DEVIATIONS[name, scheme]
+    return (wrong / size) ** 0.5
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_large_matrices_are_multiplied_part_by_part(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_quantized(small_config(), scheme, CPU, torch.float32)
     ids = random_ids(model, 1, 9)
+    without_compiled_products(monkeypatch)
     whole = model(ids).logits
     monkeypatch.setattr("jet.modeling.quantization.MOST_NUMBERS", 7 * model.config.hidden_size)
     torch.testing.assert_close(model(ids).logits, whole, atol=1e-5, rtol=1e-5)
@@ -191,9 +234,9 @@ def test_large_matrices_are_multiplied_part_by_part(scheme: str, monkeypatch: py
 def test_the_type_of_the_numbers_changes_and_the_codes_do_not() -> None:
     model = load_model(GOLDEN / "tiny-2b", dtype=torch.bfloat16, quantize="int8")
     linear = model.model.layers[0].mlp.gate_proj
-    codes, scales = linear.held.qweight, linear.held.scales
     assert model.dtype == linear.weight.dtype == torch.bfloat16
     assert model(random_ids(model, 1, 5)).logits.dtype == torch.bfloat16
+    codes, scales = linear.held.qweight, linear.held.scales
     model = model.float()
     assert model.dtype == linear.weight.dtype == torch.float32
     assert linear.held.qweight is codes and linear.held.scales is scales
@@ -214,14 +257,12 @@ def test_random_networks_are_the_same_in_every_process(scheme: str) -> None:
     assert (model.model.layers[0].self_attn.A_log > -5).all()
 
 
-def test_it_is_not_saved_and_not_trained(tmp_path: Path) -> None:
+def test_it_is_not_trained() -> None:
     model = random_quantized(small_config(), "int8", CPU, torch.float32)
-    with pytest.raises(ValueError, match=r"int8 are not saved: keep the checkpoint"):
-        model.save_pretrained(tmp_path)
     for part in (model, model.model):
         with pytest.raises(ValueError, match="int8 cannot be trained: load the network without"):
             part.train()
-    assert not model.training and not list(tmp_path.iterdir())
+    assert not model.training
 
 
 def test_what_there_is_no_quantization_for(folder: Path) -> None:

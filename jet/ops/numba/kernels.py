@@ -186,6 +186,8 @@ def _kind(matrix: Any) -> int:
     """Return the index of a weight type: 0 dense, 1 int8, 2 int4."""
     if isinstance(matrix, types.Array):
         return 0
+    if matrix[0].ndim == 4:
+        return 3
     return 1 if matrix[0].dtype == types.int8 else 2
 
 
@@ -203,7 +205,7 @@ def _choose_dot4(matrix, row, x, b):
 
 @overload(read_row)
 def _choose_read_row(matrix, row, out):
-    chosen = (_read_row, _read_row_int8, _read_row_int4)[_kind(matrix)]
+    chosen = (_read_row, _read_row_int8, _read_row_int4, _read_row_blocked)[_kind(matrix)]
     return lambda matrix, row, out: chosen(matrix, row, out)
 
 
@@ -293,6 +295,13 @@ def _read_row_int4(matrix, row, out):
         out[j] = low_nibble(qweight[row, j]) * widen(scales[row, j // GROUP_SIZE])
     for j in range(out.shape[0] - row_bytes):
         out[row_bytes + j] = high_nibble(qweight[row, j]) * widen(scales[row, groups + j // GROUP_SIZE])
+
+
+@inlined
+def _read_row_blocked(matrix, row, out):
+    qweight, scales = matrix  # int8, see jet.ops.blocked
+    for j in range(out.shape[0]):
+        out[j] = np.float32(qweight[row // 16, j // 4, row % 16, j % 4]) * scales[row]
 
 
 @inlined

@@ -1,0 +1,125 @@
+"""Lay quantized weights out in blocks for a CPU, whose integer dot products take four columns at a time.
+
+A block is 16 rows. Of these it holds the first four columns row by row, which is one vector of 64 bytes, then
+the next four, so a product with one activation or with many reads the weight in one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from jet.ops.quantization import GROUP_SIZE, INT4, QuantizedTensor
+
+ROWS, COLUMNS = 16, 4
+_AT_ONCE = 2**24  # bytes that are rearranged at once
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedTensor(QuantizedTensor):
+    """A `QuantizedTensor` matrix in blocks, or some neighbouring rows of one.
+
+    Attributes:
+        qweight: int8 or uint8 `[blocks, span / 4, 16, 4]`, where the bytes of a row are padded to `span`, a
+            multiple of 64, and the rows to a multiple of 16.
+        scales: float32 `[blocks * 16]` for int8; for int4 float16 `[blocks, 2 * groups, 16]`.
+        first: number of the first row.
+        rows: how many.
+    """
+
+    first: int
+    rows: int
+
+    @property
+    def scheme(self) -> str:
+        """One of SCHEMES."""
+        return QuantizedTensor.scheme.fget(self)  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row without padding."""
+        return -(-self.columns // 2) if self.scheme == INT4 else self.columns
+
+    @property
+    def padded_row_bytes(self) -> int:
+        """Bytes of a row with padding."""
+        return COLUMNS * self.qweight.shape[1]
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[N, C]`."""
+        return torch.Size((self.rows, self.columns))
+
+    @property
+    def nbytes(self) -> int:
+        """Of codes and scales of these rows, padding included."""
+        return (self.qweight.nbytes + self.scales.nbytes) * self.rows // max(1, ROWS * len(self.qweight))
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, rows: slice | Tensor) -> QuantizedTensor:
+        """Some rows: a view for a slice without steps, a copy for indices."""
+        if isinstance(rows, slice):
+            begin, end, step = rows.indices(self.rows)
+            if step == 1:
+                held = self.qweight, self.scales, self.columns, self.dtype
+                return BlockedTensor(*held, self.first + begin, max(0, end - begin))
+            rows = torch.arange(begin, end, step)
+        blocks, lanes = (rows + self.first) // ROWS, (rows + self.first) % ROWS
+        qweight = self.qweight[blocks, :, lanes].flatten(1)[:, : self.row_bytes]
+        if self.scheme == INT4:
+            return QuantizedTensor(qweight, self.scales[blocks, :, lanes], self.columns, self.dtype)
+        return QuantizedTensor(qweight, self.scales[rows + self.first], self.columns, self.dtype)
+
+    def plain(self) -> QuantizedTensor:
+        """A copy that is not in blocks."""
+        return self[torch.arange(self.rows)]
+
+    def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
+        """The numbers `[N, C]` in `dtype`, its own by default; or in `out`, which is contiguous."""
+        return self.plain().dequantize(dtype, out)
+
+    def quantize_rows(self, begin: int, weights: Tensor) -> None:
+        """Refused: weights are written before they are put in blocks."""
+        raise TypeError("A matrix in blocks cannot be written to.")
+
+
+def in_blocks(weight: QuantizedTensor) -> BlockedTensor:
+    """A copy in blocks, or the matrix itself if it is in blocks."""
+    if isinstance(weight, BlockedTensor):
+        return weight
+    rows, span = weight.qweight.shape
+    blocks, words = -(-rows // ROWS), -(-span // GROUP_SIZE) * GROUP_SIZE // COLUMNS
+    qweight = weight.qweight.new_empty(blocks, words, ROWS, COLUMNS)
+    step = max(1, _AT_ONCE // (words * ROWS * COLUMNS))
+    for begin in range(0, blocks, step):
+        some = weight.qweight[begin * ROWS : (begin + step) * ROWS]
+        padded = F.pad(some, (0, words * COLUMNS - span, 0, -len(some) % ROWS))
+        qweight[begin : begin + step] = padded.view(-1, ROWS, words, COLUMNS).transpose(1, 2)
+    scales = F.pad(weight.scales, (0, 0) * (weight.scales.dim() - 1) + (0, blocks * ROWS - rows))
+    if weight.scheme == INT4:
+        scales = scales.view(blocks, ROWS, -1).transpose(1, 2).contiguous()
+    return BlockedTensor(qweight, scales, weight.columns, weight.dtype, 0, rows)
+
+
+def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
+    """The rows of several matrices as one, if they follow each other in the same blocks."""
+    first = parts[0]
+    if not isinstance(first, BlockedTensor):
+        return None
+    row = first.first
+    for part in parts:
+        if not isinstance(part, BlockedTensor) or part.qweight is not first.qweight or part.first != row:
+            return None
+        row += part.rows
+    return replace(first, rows=row - first.first)
+
+
+def in_rows(weight: QuantizedTensor) -> QuantizedTensor:
+    """The same matrix, copied if it is in blocks."""
+    return weight.plain() if isinstance(weight, BlockedTensor) else weight
