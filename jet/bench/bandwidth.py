@@ -2,7 +2,8 @@
 
 The measure is a copy on the device, bytes read and bytes written together: from one half of a buffer to the
 other, once in a buffer far larger than any cache, and for what is smaller than that, once in one of exactly
-its size. A small network may live in a cache, where only the second is an honest bound.
+its size. A small network may live in a cache, where only the second is an honest bound. On a CPU, where
+reading is faster than copying, as many bytes are also read and nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from jet import hardware
 from jet.bench.options import ImpossibleError
 from jet.bench.samples import Samples
+from jet.ops.read_bandwidth import read_rates
 from jet.roofline import BytesMoved
 
 # Bytes moved by one large copy: the caches of the largest processors hold less than half. A GPU reaches its
@@ -32,11 +34,13 @@ class Bandwidth:
         bytes_moved: the bytes.
         large_copy: bytes a second of the large copy.
         same_size_copy: of a copy that touches as many bytes as the floor; None where the large one does.
+        read: of reading alone; None where that is not measured.
     """
 
     bytes_moved: BytesMoved
     large_copy: Samples
     same_size_copy: Samples | None
+    read: Samples | None = None
 
     @property
     def in_cache(self) -> bool:
@@ -48,10 +52,9 @@ class Bandwidth:
 
     @property
     def best(self) -> float:
-        """Bytes a second of the best copy: the slower ones were disturbed."""
-        return max(
-            self.large_copy.maximum, 0.0 if self.same_size_copy is None else self.same_size_copy.maximum
-        )
+        """Bytes a second of the best copy or read: the slower ones were disturbed."""
+        measured = (self.large_copy, self.same_size_copy, self.read)
+        return max(samples.maximum for samples in measured if samples is not None)
 
     @property
     def seconds(self) -> float:
@@ -65,7 +68,7 @@ class Bandwidth:
             raise ImpossibleError(
                 f"The measurement is wrong: it says {reached:.1%} of what moving "
                 f"{self.bytes_moved.total:,} bytes at "
-                f"{self.best / 1e9:,.1f} GB/s allows. Was the machine busy while the copy was timed?"
+                f"{self.best / 1e9:,.1f} GB/s allows. Was the machine busy while that was timed?"
             )
         return reached
 
@@ -77,10 +80,11 @@ def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: in
             size = large_copy_bytes(device)
             large_copy = copy_bandwidth(size, device)
             same_size_copy = copy_bandwidth(bytes_moved.total, device) if bytes_moved.total < size else None
+            reads = read_rates(min(bytes_moved.total, size), device, threads, _RUNS, LARGE_COPY_BYTES // 4)
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return Bandwidth(bytes_moved, large_copy, same_size_copy)
+    return Bandwidth(bytes_moved, large_copy, same_size_copy, Samples(reads) if reads else None)
 
 
 def copy_bandwidth(size: int, device: torch.device) -> Samples:

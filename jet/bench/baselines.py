@@ -11,6 +11,8 @@ own figure, and the time to the first is that of the prompt.
 - For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with
   random weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled;
   it is what anybody has without doing anything for it.
+- With `--baseline llama.cpp`, on a CPU, a transformer of our network's sizes in llama.cpp, see
+  jet/bench/llama_cpp_baseline.py.
 - With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
   network of such weights would be timed through `generate()`, which takes longer than they do. See
   jet/bench/torchao_baseline.py.
@@ -30,10 +32,11 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from jet.api import SamplingParams
-from jet.bench import networks, torchao_baseline
+from jet.bench import llama_cpp_baseline, networks, torchao_baseline
 from jet.bench.networks import Network
 from jet.bench.options import BenchError, Options
 from jet.modeling import JetNemotronForCausalLM
+from jet.modeling.config import JetNemotronConfig
 
 _QWEN25_1_5B: dict[str, Any] = {
     "hidden_size": 1536,
@@ -93,17 +96,23 @@ class TokenClock(BaseStreamer):
 
 @dataclass(frozen=True)
 class Baseline:
-    """Something to run in turn with ours: its name in the JSON, in the table, and how it is run."""
+    """Something to run in turn with ours: its name in the JSON, in the table, and how it is run.
+
+    `nbytes`: that it reads for a token, if that is another network's; compared then are bytes a second, too.
+    """
 
     name: str
     label: str
     run: Callable[[], TokenClock]
+    nbytes: int | None = None
 
 
 def baselines(network: Network, options: Options) -> list[Baseline]:
     """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
     if options.baseline == "torchao":
         return [_torchao_baseline(network, options)]
+    if options.baseline == "llama.cpp":
+        return [_llama_cpp_baseline(network, options)]
     run_ours = partial(generate, network.model, network.prompt, options.sampling)
     if network.device.type == "cpu":
         counts = sorted({networks.decode_threads(network.model), network.threads})
@@ -171,6 +180,17 @@ def _torchao_baseline(network: Network, options: Options) -> Baseline:
     seconds = torchao_baseline.make_product_timer(parts, scheme, network.device, network.model.dtype)
     label = f"nothing but the products of a step, in {scheme} by torchao"
     return Baseline("torchao", label, lambda: TokenClock(times=[0.0, seconds()]))
+
+
+def _llama_cpp_baseline(network: Network, options: Options) -> Baseline:
+    if network.device.type != "cpu":
+        raise BenchError("--baseline llama.cpp is for CPUs: choose --device cpu.")
+    config, threads = network.model.config, networks.decode_threads(network.model)
+    assert isinstance(config, JetNemotronConfig)
+    given = config, options.quantize, threads, network.prompt, options.tokens
+    tokens_per_second, nbytes = llama_cpp_baseline.start(*given)
+    label = f"llama.cpp, a transformer of these sizes in {llama_cpp_baseline.FORMATS[options.quantize]}"
+    return Baseline("llama.cpp", label, lambda: TokenClock(times=[0.0, 1 / tokens_per_second()]), nbytes)
 
 
 def random_qwen(network: Network) -> PreTrainedModel:

@@ -129,6 +129,9 @@ def load(options: Options) -> Network:
     """Load or draw the weights. Raises BenchError, CheckpointError or HardwareError with what is wrong."""
     started = time.monotonic()
     threads = hardware.limit_threads()
+    if options.threads is not None and options.threads < threads:
+        threads = options.threads
+        torch.set_num_threads(threads)
     device = hardware.choose_device(options.device)
     dtype = hardware.choose_dtype(options.dtype, device)
     name = options.model or str(options.config)

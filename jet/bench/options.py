@@ -21,7 +21,7 @@ COMMANDS = {
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }
 PREFIX_CACHING = ("sessions", "soak")  # in these, writers come back to what they wrote
-BASELINES = ("transformers", "torchao")
+BASELINES = ("transformers", "torchao", "llama.cpp")
 JOIN_TOKENS = 32  # tokens that a writer may write while another one joins, in `throughput`
 CONTINUE_TOKENS = 27  # tokens of about 20 words, with which `sessions` goes on
 MIN_RUNS = 5  # fewer say nothing about the spread
@@ -52,7 +52,9 @@ class Options:
         runs, warm_up: runs that count, and those before them that do not.
         greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
         baseline: "transformers" to measure its `generate()` in turn with ours; "torchao", for `decode`, to
-            measure the products of a step by it.
+            measure the products of a step by it; "llama.cpp", for `decode` on a CPU, to measure a transformer
+            of the same sizes there.
+        threads: at most, on a CPU; None for as many as this process may use.
         child: this is the fresh process that `start` looks at.
         arguments: the command line itself, for such a process.
     """
@@ -71,6 +73,7 @@ class Options:
     greedy: bool = False
     baseline: str | None = None
     child: bool = False
+    threads: int | None = None
     seconds: int = 60
     full_attention: bool = False
     arguments: tuple[str, ...] = ()
@@ -160,6 +163,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    command.add_argument("--threads", type=_int_from(1), help="at most, on a CPU (all)")
     command.add_argument("--quantize", choices=["int8", "int4"], help="quantize the weights to int8 or int4")
     command.add_argument(
         "--runs", type=_int_from(MIN_RUNS), help=f"that count, {MIN_RUNS} or more ({Options.runs})"

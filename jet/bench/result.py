@@ -9,12 +9,12 @@ The line is an object with these members, all of them always there:
                none
     network    model, parameters, device, dtype, quantization (of the weights, or null), attention, kernels,
                context (the most it can hold), random_weights, full_attention (in every layer)
-    settings   batch, context, tokens, runs, warm_up, greedy, baseline
+    settings   batch, context, tokens, runs, warm_up, greedy, baseline, threads (or null for all)
     floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/roofline.py);
                seconds: the time that moving them takes at best; null where nothing is compared with it
-    bandwidth  copy, own_size (bytes a second, figures as below; own_size may be null); best: the fastest copy
-               seen, which the floor's seconds are for; in_cache: whether a cache holds at least part of it;
-               null with `bytes_moved`
+    bandwidth  copy, own_size, read (bytes a second, figures as below; the last two may be null); best: the
+               fastest of them, which the floor's seconds are for; in_cache: whether a cache holds at least
+               part of it; null with `bytes_moved`
     figures    what was measured, by name: {label, unit, median, q1, q3, min, max, values}
     shares     of the floor's speed that a figure's median reaches, by the name of the figure; at most 1
     ratios     one figure over another, round by round, by name: as in figures
@@ -96,7 +96,7 @@ class CaseResult:
     def as_json(self) -> dict[str, Any]:
         """The object that the module describes."""
         options = self.options
-        names = ("batch", "context", "tokens", "runs", "warm_up", "greedy", "baseline")
+        names = ("batch", "context", "tokens", "runs", "warm_up", "greedy", "baseline", "threads")
         network = {name: getattr(self.info, name) for name in _INFO}
         return {
             "schema": SCHEMA,
@@ -160,6 +160,7 @@ def _bandwidth_json(bandwidth: Bandwidth | None) -> dict[str, Any] | None:
     return {
         "copy": large_copy.as_json(),
         "own_size": None if same_size_copy is None else same_size_copy.as_json(),
+        "read": None if bandwidth.read is None else _read(bandwidth.read).as_json(),
         "best": bandwidth.best,
         "in_cache": bandwidth.in_cache,
     }
@@ -173,12 +174,17 @@ def _copies(bandwidth: Bandwidth) -> tuple[Metric, Metric | None]:
     )
 
 
+def _read(samples: Samples) -> Metric:
+    return Metric("read on the device", "B/s", samples)
+
+
 def _bandwidth_lines(bandwidth: Bandwidth) -> Iterator[str]:
-    yield from _table([metric.as_row() for metric in _copies(bandwidth) if metric is not None])
+    read = None if bandwidth.read is None else _read(bandwidth.read)
+    yield from _table([metric.as_row() for metric in (*_copies(bandwidth), read) if metric is not None])
     bytes_moved = bandwidth.bytes_moved
     parts = ", ".join(f"{name} {_number(size / 1e6)}" for name, size in asdict(bytes_moved).items())
     yield f"floor: {_number(bytes_moved.total / 1e6)} MB ({parts})"
-    yield f"which take {_number(bandwidth.seconds * 1e3)} ms at the best copy's speed"
+    yield f"which take {_number(bandwidth.seconds * 1e3)} ms at the best speed"
     if bandwidth.in_cache:
         yield "in cache: a copy of that size is faster than memory, so the floor is partly a cache's"
 

@@ -145,6 +145,7 @@ def test_a_share_above_everything_ends_with_an_error(
 ) -> None:
     slow = bandwidth.Samples((1.0,))
     monkeypatch.setattr(bandwidth, "copy_bandwidth", lambda size, device: slow)
+    monkeypatch.setattr(bandwidth, "read_rates", lambda *_: ())
     assert main(("prefill", *MODEL, "--context", "5")) == 2
     assert "The measurement is wrong" in capsys.readouterr().err
 

@@ -49,6 +49,7 @@ def test_the_last_line_is_the_documented_object() -> None:
     assert told["network"]["parameters"] == 1234567 and told["network"]["random_weights"] is True
     assert told["settings"] == {
         "batch": 1, "context": 512, "tokens": 256, "runs": 5, "warm_up": 1, "greedy": False, "baseline": None,
+        "threads": None,
     }  # fmt: skip
     assert told["floor"]["total"] == 90_000_010 and told["floor"]["seconds"] == 90_000_010 / 9e9
     assert told["bandwidth"]["best"] == 9e9 and told["bandwidth"]["in_cache"] is True

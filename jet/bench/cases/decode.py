@@ -11,6 +11,7 @@ Measured in turn, all with the same prompt and settings:
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -136,7 +137,11 @@ def _report(
     ratios = {"overhead": Metric("the engine's share: 1 - engine / bare", "", overhead)}
     for other in compared:
         label = f"engine / {other.label}"
-        ratios[f"engine/{other.name}"] = Metric(label, "", engine.ratio_to(samples_by_name[other.name]))
+        ratio = engine.ratio_to(samples_by_name[other.name])
+        ratios[f"engine/{other.name}"] = Metric(label, "", ratio)
+        if other.nbytes is not None:
+            bytes_ratio = ratio.map(partial(operator.mul, bandwidth.bytes_moved.total / other.nbytes))
+            ratios[f"bytes/{other.name}"] = Metric("the same in bytes a second", "", bytes_ratio)
     return CaseResult(
         options,
         network.info,
