@@ -25,7 +25,7 @@ from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
 from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
-from jet.modeling.checkpoint import read_config, weight_files
+from jet.modeling.checkpoint import read_config, stored_scheme, weight_files
 from jet.modeling.finite import explain_not_finite
 from jet.modeling.footprint import held_bytes, measure_footprint
 from jet.modeling.quantization import count_parameters
@@ -127,6 +127,8 @@ def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torc
     if config.dtype != "auto" or device.type != "cpu" or config.quantize is not None or not folder.is_dir():
         return dtype
     with suppress(CheckpointError):  # loading says what is wrong
+        if stored_scheme(folder) is not None:  # whose kernels compute in float32
+            return dtype
         files, stored = weight_files(folder), read_config(folder).dtype
         size = sum(file.stat().st_size for file in files if file.is_file())
         return torch.bfloat16 if size > _LARGE and stored == torch.bfloat16 else dtype

@@ -7,6 +7,7 @@ from jet.modeling.checkpoint import CheckpointError
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.loading import load_model
 from jet.modeling.model import JetNemotronForCausalLM, JetNemotronModel
+from jet.modeling.quantizer import JetQuantizationConfig
 
 AutoConfig.register(JetNemotronConfig.model_type, JetNemotronConfig, exist_ok=True)
 AutoModelForCausalLM.register(JetNemotronConfig, JetNemotronForCausalLM, exist_ok=True)
@@ -17,5 +18,6 @@ __all__ = [
     "JetNemotronConfig",
     "JetNemotronForCausalLM",
     "JetNemotronModel",
+    "JetQuantizationConfig",
     "load_model",
 ]

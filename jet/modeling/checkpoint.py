@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
 from jet.modeling.config import JetNemotronConfig
+from jet.modeling.quantized_format import CODES, SCALES, read_scheme
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -108,6 +109,15 @@ def read_config(folder: Path) -> JetNemotronConfig:
     return config
 
 
+def stored_scheme(folder: Path) -> str | None:
+    """The scheme of a quantized checkpoint, None for one of numbers; raises `CheckpointError` if unknown."""
+    path = folder / "config.json"
+    try:
+        return read_scheme(_read_json(path).get("quantization_config"))
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
 def refuse_adapters(source: Any, model: Any) -> None:
     """Raise `CheckpointError` if transformers has put an adapter's layers in the network."""
     if getattr(model, "_hf_peft_config_loaded", False):
@@ -124,6 +134,7 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
     index says, or holds integers: codes whose scales nobody would apply.
     """
     named, found = _index(folder, variant), dict[str, Path]()
+    quantized = (folder / "config.json").is_file() and stored_scheme(folder) is not None
     for path in weight_files(folder, variant):
         if not path.is_file():
             raise CheckpointError(
@@ -138,7 +149,7 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
                 f"{path} is truncated or damaged ({path.stat().st_size} bytes: {error}). Download it again."
             ) from error
         for name, dtype in types.items():
-            if dtype not in _DTYPES:
+            if dtype not in _DTYPES and not (quantized and name.endswith(CODES)):
                 raise CheckpointError(
                     f"{path}: {name} is held in {dtype}, which means nothing without scales. Take the "
                     "checkpoint that it was made from, and have it held in int8 or int4 here."
@@ -146,6 +157,9 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
             if name in found:
                 raise CheckpointError(f"{name} is both in {found[name].name} and in {path.name} of {folder}.")
             found[name] = path
+    for name in found if quantized else ():
+        if name.endswith(CODES) and name.removesuffix(CODES) + SCALES not in found:
+            raise CheckpointError(f"{folder} has {name} without its scales. Download the checkpoint again.")
     lost = sorted(name for name, file in (named or {}).items() if found.get(name) != folder / file)
     if lost:
         raise CheckpointError(

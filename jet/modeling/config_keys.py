@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jet.modeling.quantized_format import read_scheme
+
 # Keys of other programs and of older transformers. None of them enters the forward pass.
 _HARMLESS = frozenset(
     {
@@ -152,10 +154,7 @@ def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> 
             if value != (window is not None):
                 raise ValueError(f"use_sliding_window is {value!r}, but layer_types says otherwise.")
         elif key == "quantization_config":
-            raise ValueError(
-                "quantization_config: checkpoints quantized by other programs are not read. Take the "
-                "checkpoint that it was made from, and have it held in int8 or int4 here."
-            )
+            read_scheme(value)
         elif key in _ONLY:
             if value not in _ONLY[key]:
                 known = " or ".join(map(repr, _ONLY[key]))

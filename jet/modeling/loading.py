@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from jet.modeling import checkpoint
 from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantized_loading import load_quantized
 
@@ -29,12 +30,20 @@ def load_model(
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
         revision: of a hub repository.
         quantize: "int8" or "int4" holds the weights in that; such a network is for reading and writing only.
+            A checkpoint that `python -m jet.quantize` has written needs no such word.
         variant: of the weights' files, as `save_pretrained(variant=…)` named them.
 
     Raises:
         CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
     """
-    if quantize is not None:
+    folder = Path(source)
+    stored = checkpoint.stored_scheme(folder) if (folder / "config.json").is_file() else None
+    if None not in (stored, quantize) and stored != quantize:
+        raise checkpoint.CheckpointError(
+            f"{source} holds its weights in {stored}: leave {quantize} out, or take the checkpoint that it "
+            "was made from."
+        )
+    if quantize is not None and stored is None:
         return load_quantized(
             str(source), quantize, torch.device(device), dtype, attention, revision, variant
         )

@@ -337,11 +337,14 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         return (model, info) if want_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a quantized network cannot be saved. Raises ValueError then."""
-        if self.quantization is not None:
+        """As in transformers; a network that was loaded quantized becomes a quantized checkpoint.
+
+        Raises ValueError for one that was quantized where it was.
+        """
+        if self.quantization is not None and getattr(self, "hf_quantizer", None) is None:
             raise ValueError(
-                f"Weights in {self.quantization} are not saved: keep the checkpoint that they were made "
-                "from, which is quantized while it is loaded."
+                f"These weights were put in {self.quantization} after loading: save them before, and load "
+                "that with jet.load_model(…, quantize=…)."
             )
         super().save_pretrained(*args, **kwargs)
 

@@ -21,6 +21,7 @@ from jet.modeling import checkpoint
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantization import check_scheme, is_tied, replace_weights, scheme_of
+from jet.modeling.quantizer import prepare_to_save
 from jet.ops.quantization import QuantizedTensor, quantize
 
 _FILES = ["*.json", "*.safetensors"]
@@ -44,10 +45,8 @@ def load_quantized(
             checkpoint.check_folder(folder, variant=variant)
         config = checkpoint.read_config(folder)
         config.name_or_path = source
-        tensors = _Tensors(folder, files, variant)
-        model = _outline(
-            config, dtype or cast("torch.dtype | None", config.dtype) or tensors.dtype, attention
-        )
+        tensors = StoredTensors(folder, files, variant)
+        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
         checkpoint.require_complete(source, tensors.compare(model))
 
         def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
@@ -56,6 +55,7 @@ def load_quantized(
             return quantize(read, (rows, columns), scheme_of(scheme, name), model.dtype, device)
 
         replace_weights(model, weight_of, scheme)
+        prepare_to_save(model, scheme)
         for name, parameter in list(model.named_parameters()):
             owner, _, own = name.rpartition(".")
             value = tensors.whole(name).to(device, parameter.dtype, copy=True)
@@ -71,7 +71,7 @@ def random_quantized(
     """A network as it begins its training, with its weights quantized; the same for every process."""
     check_scheme(scheme)
     torch.manual_seed(0)
-    model = _outline(config, dtype, None)
+    model = outline_network(config, dtype, None)
 
     def draw(module: nn.Module) -> None:
         module.to_empty(device=device, recurse=False)
@@ -93,7 +93,14 @@ def random_quantized(
     return model
 
 
-def _outline(config: JetNemotronConfig, dtype: torch.dtype, attention: str | None) -> JetNemotronForCausalLM:
+def read_dtype(config: JetNemotronConfig, tensors: StoredTensors) -> torch.dtype:
+    """The type that a checkpoint's config names, or that its tensors have."""
+    return cast("torch.dtype | None", config.dtype) or tensors.dtype
+
+
+def outline_network(
+    config: JetNemotronConfig, dtype: torch.dtype, attention: str | None
+) -> JetNemotronForCausalLM:
     """The network without memory for its weights."""
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with torch.device("meta"):
@@ -101,7 +108,7 @@ def _outline(config: JetNemotronConfig, dtype: torch.dtype, attention: str | Non
     return cast(JetNemotronForCausalLM, model)
 
 
-class _Tensors:
+class StoredTensors:
     """The tensors of a checkpoint's files, which are read as they are asked for."""
 
     def __init__(self, folder: Path, files: ExitStack, variant: str | None = None) -> None:
