@@ -54,9 +54,13 @@ def extra(name: str) -> list[Requirement]:
     return [Requirement(line) for line in PROJECT["optional-dependencies"][name]]
 
 
+IMPORTED_AS = {"python-docx": "docx"}
+
+
 def import_names(wanted: Iterable[Requirement]) -> set[str]:
-    """Names as one would import them, where that is how they are called."""
-    return {canonicalize_name(requirement.name).replace("-", "_") for requirement in wanted}
+    """Names as one would import them: with a few exceptions that is how they are called."""
+    names = (canonicalize_name(requirement.name) for requirement in wanted)
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
 
 
 def module_name(path: Path) -> str:

@@ -74,10 +74,12 @@ class Document:
         guidance: Guidance | None = None,
         sampling: SamplingParams | None = None,
         stops: tuple[str, ...] = (),
+        author: str = "",
     ) -> None:
         """Create a new story, or restore one from its `tree`."""
         tree = tree or Tree({0: Branch(0)}, current=0)
         self.title = title
+        self.author = author
         self.sampling = sampling or SamplingParams()
         self.stops = stops
         self._history = History(tree if guidance is None else replace(tree, guidance=guidance), MAX_UNDO)
@@ -105,6 +107,15 @@ class Document:
     @title.setter
     def title(self, title: str) -> None:
         self._title = check_name(clean(title))
+
+    @property
+    def author(self) -> str:
+        """The name that books of this story bear, on one line; empty if the story has none."""
+        return self._author
+
+    @author.setter
+    def author(self, author: str) -> None:
+        self._author = check_name(clean(author))
 
     @property
     def guidance(self) -> Guidance:

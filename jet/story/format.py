@@ -5,6 +5,7 @@ The format, version 1. All offsets count characters (code points); every field m
     {
       "format": "jet-stories", "version": 1,
       "title": "…",
+      "author": "…",                      left out if the story names none
       "sampling": {…},                    the page's settings, by the names in SamplingParams
       "guidance": {
         "memory": "…",
@@ -76,6 +77,7 @@ def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "title": document.title,
+        **({"author": document.author} if document.author else {}),
         "sampling": asdict(document.sampling),
         "guidance": _guidance_to_dict(document.guidance),
         **({"stops": list(document.stops)} if document.stops else {}),
@@ -119,6 +121,7 @@ def from_dict(plain: object) -> Document:
     if version < 1:
         raise StoryFileError(f"This story has version {version} of the format, which does not exist.")
     title = story.take_text("title")
+    author = story.take_text("author") if story.has("author") else ""
     sampling = _read_sampling(story.take("sampling", dict), "sampling")
     guidance = _read_guidance(story.take_object("guidance"))
     current = story.take("current", int)
@@ -134,7 +137,7 @@ def from_dict(plain: object) -> Document:
     if len(branches) > MAX_BRANCHES:
         raise StoryFileError(f"branches: a story can have {MAX_BRANCHES}, not {len(branches)}.")
     _check_parents(branches, current)
-    return Document(Tree(normalize_branches(branches), current), title, guidance, sampling, stops)
+    return Document(Tree(normalize_branches(branches), current), title, guidance, sampling, stops, author)
 
 
 # --- to JSON ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
 
 _PICTURE = re.compile(r"\[<\|([pdh])\|.*?\|\1\|>\]", re.DOTALL)
+_TURN = re.compile(r"\s*\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}\s*")  # of a chat with a model
 _TEMPLATE = re.compile(r"\s*\[Author's note:\s*<\|>\s*\]\s*", re.IGNORECASE)
 _STOP_SEPARATOR = "||$||"
 _NOTE_STRENGTH = 320  # as Lite has it unless somebody changes it
@@ -71,6 +72,10 @@ class _Save:
         text, pictures = _PICTURE.subn("", "".join(part for part in parts if isinstance(part, str)))
         if pictures:
             self._remarks.append(_count_of(pictures, "picture"))
+        text, turns = _TURN.subn("\n\n", text)
+        if turns:
+            self._remarks.append("who says what to whom in a chat with the model")
+            text = text.strip("\n")
         return normalize_file_line_breaks(text)
 
     def _actions(self) -> list[object]:

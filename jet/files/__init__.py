@@ -1,0 +1,1 @@
+"""Stories as files of other programs: DOCX, EPUB, HTML, and text in any usual encoding."""

@@ -1,0 +1,136 @@
+"""Cut HTML into tags and text, in one pass whose time grows with the length alone, whatever is in it.
+
+Python's own parser takes quadratic time for some damaged pages. What is no whole tag here is text.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jet.story.errors import StoryFileError
+
+_RAW = (
+    "script",
+    "style",
+    "textarea",
+    "title",
+    "xmp",
+    "noscript",
+    "iframe",
+)  # up to their own end they are text
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w:.-]{0,60})((?:\"[^\"<]*\"|'[^'<]*'|[^\"'<>])*)>")
+_ATTRIBUTE = re.compile(r"([\w:.-]{1,60})(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
+MAX_ELEMENTS = 200_000  # tags of an index
+_MAX_ATTRIBUTES = 5_000  # characters of a tag that are looked at
+
+
+class Token(NamedTuple):
+    """A tag, or text.
+
+    Attributes:
+        kind: "start", "end", "text", or "raw" for what stands in a script, a style or a title.
+        name: of the tag, in small letters; for "raw" that of the tag around it.
+        text: for text, with entities replaced.
+        attributes: of a start tag, by names in small letters.
+        closed: whether a start tag is its own end.
+    """
+
+    kind: str
+    name: str
+    text: str
+    attributes: dict[str, str]
+    closed: bool = False
+
+
+def tokens(page: str) -> Iterator[Token]:
+    """Cut a page into tokens, one after the other."""
+    at, missing = 0, set[str]()  # ends of raw elements and comments that never come
+    while at < len(page):
+        if page[at] != "<":
+            end = page.find("<", at)
+            end = len(page) if end < 0 else end
+            yield _text(page[at:end])
+            at = end
+            continue
+        skipped = _skipped(page, at, missing)
+        if skipped:
+            at = skipped
+            continue
+        found = _TAG.match(page, at)
+        if found is None:  # text up to what may be a tag again
+            end = page.find("<", at + 1)
+            end = len(page) if end < 0 else end
+            yield _text(page[at:end])
+            at = end
+            continue
+        at = found.end()
+        name = found[2].lower()
+        if found[1]:
+            yield Token("end", name, "", {})
+            continue
+        closed = found[3].rstrip().endswith("/")
+        yield Token("start", name, "", _attributes(found[3]), closed)
+        if name in _RAW and not closed and name not in missing:
+            end = _end_of_raw(page, at, name)
+            if end < 0:
+                missing.add(name)
+            else:
+                yield Token("raw", name, html.unescape(page[at:end]), {})
+                at = end
+
+
+class Element(NamedTuple):
+    """An element of an index: its name without a namespace, its attributes, the text behind its tag."""
+
+    name: str
+    attributes: dict[str, str]
+    text: str
+
+
+def elements(page: str) -> list[Element]:
+    """The elements of a small XML file in order, so that no entity of its own can unfold.
+
+    Raises StoryFileError for one that is not small.
+    """
+    if page.count("<") > MAX_ELEMENTS:
+        raise StoryFileError("This file holds more than a story may have.")
+    found: list[Element] = []
+    for token in tokens(page):
+        if token.kind == "start":
+            found.append(Element(token.name.rpartition(":")[2], token.attributes, ""))
+        elif token.kind in ("text", "raw") and found and not found[-1].text:
+            found[-1] = found[-1]._replace(text=" ".join(token.text.split()))
+    return found
+
+
+def text_of_element(row: list[Element], name: str) -> str:
+    """The text of the first element of this name that has one."""
+    return next((element.text for element in row if element.name == name and element.text), "")
+
+
+def _skipped(page: str, at: int, missing: set[str]) -> int:
+    """Where a comment, a declaration or an instruction that begins here ends; 0 if there is none."""
+    for start, end in (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<!", ">"), ("<?", ">")):
+        if page.startswith(start, at) and end not in missing:
+            found = page.find(end, at + len(start))
+            if found >= 0:
+                return found + len(end)
+            missing.add(end)
+    return 0
+
+
+def _end_of_raw(page: str, at: int, name: str) -> int:
+    found = re.compile(f"</{name}", re.IGNORECASE).search(page, at)
+    return found.start() if found else -1
+
+
+def _text(text: str) -> Token:
+    return Token("text", "", html.unescape(text) if "&" in text else text, {})
+
+
+def _attributes(given: str) -> dict[str, str]:
+    found = _ATTRIBUTE.finditer(given[:_MAX_ATTRIBUTES])
+    return {match[1].lower(): html.unescape(match[2] or match[3] or match[4] or "") for match in found}

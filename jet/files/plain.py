@@ -1,0 +1,70 @@
+"""Take values out of other programs' JSON, where a field may be missing, null or of another type."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jet.story.errors import StoryFileError
+from jet.story.format import load
+from jet.story.pieces import normalize_file_line_breaks
+
+MAX_JSON = 10_000_000  # characters of a file that is not ours
+MAX_OBJECTS, MAX_LISTS, MAX_VALUES = 200_000, 600_000, 2_000_000
+MAX_NAME = 200  # characters of a title or a name
+
+
+def load_foreign(text: str) -> object:
+    """Load JSON of another program, bounded before it is parsed. Raises StoryFileError."""
+    too_long = len(text) > MAX_JSON
+    too_many = text.count("{") > MAX_OBJECTS or text.count("[") > MAX_LISTS or text.count(",") > MAX_VALUES
+    if too_long or too_many:
+        raise StoryFileError("This file holds more than a story may have.")
+    return load(text)
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """The value if it is an object, otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: object) -> list[Any]:
+    """The value if it is a list, the values of an object, otherwise nothing."""
+    return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+
+
+def text_of(fields: dict[str, Any], *names: str) -> str:
+    """The first of these fields that has text, with line breaks as a text box has them."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, str) and value:
+            return normalize_file_line_breaks(value)
+    return ""
+
+
+def line_of(fields: dict[str, Any], *names: str) -> str:
+    """The same on one line, as a title."""
+    return " ".join(text_of(fields, *names).split())[:MAX_NAME]
+
+
+def texts_of(value: object) -> list[str]:
+    """Texts of a list, or between the commas of one text; empty ones are left out."""
+    row = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
+    texts = (normalize_file_line_breaks(text).strip() for text in row if isinstance(text, str))
+    return [text for text in texts if text]
+
+
+def number_of(value: object, default: int) -> int:
+    """A whole number, which may be written as text; `default` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return default
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return default
+    return int(number) if math.isfinite(number) and abs(number) < 2**53 else default
+
+
+def is_on(value: object) -> bool:
+    """Whether a switch is on; programs write it as true, 1 or text."""
+    return value.strip().lower() in ("true", "1", "yes", "on") if isinstance(value, str) else bool(value)

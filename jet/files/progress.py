@@ -1,0 +1,24 @@
+"""Tell how much of a file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Progress = Callable[[float], None]
+Item = TypeVar("Item")
+_EVERY = 50  # items
+
+
+def silent(done: float) -> None:
+    """Tell nobody."""
+
+
+def watched(
+    items: Sequence[Item], progress: Progress, start: float = 0.0, end: float = 1.0
+) -> Iterator[Item]:
+    """Hand out items and tell how many are done, as a part of the whole from `start` to `end`."""
+    for number, item in enumerate(items):
+        if number % _EVERY == 0:
+            progress(start + (end - start) * number / len(items))
+        yield item

@@ -1,0 +1,46 @@
+"""Tidy text for, and runs of text out of, word processors and web pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from jet.files.markup import Run
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def xml_text(text: str) -> str:
+    """Drop the characters that XML has no way to write: control characters and lone surrogates."""
+    return _NOT_XML.sub("", text)
+
+
+def tidy_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Join runs of one look, and move blanks at the edges of a marked run out of it.
+
+    Word processors split runs at will and often make the blank behind an italic word italic as well; on the
+    sheet a mark stands at a word.
+    """
+    parts: list[Run] = []
+    for text, mark in _joined((run.text, run.mark) for run in runs):
+        bare = text.strip()
+        if not mark or not bare:
+            parts.append(Run(text))
+            continue
+        start = text.index(bare)
+        around = (Run(text[:start]), Run(bare, mark), Run(text[start + len(bare) :]))
+        parts.extend(part for part in around if part.text)
+    return tuple(Run(text, mark) for text, mark in _joined((part.text, part.mark) for part in parts))
+
+
+def _joined(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Neighbors with the same mark as one."""
+    joined: list[tuple[list[str], str]] = []
+    for text, mark in parts:
+        if not text:
+            continue
+        if joined and joined[-1][1] == mark:
+            joined[-1][0].append(text)
+        else:
+            joined.append(([text], mark))
+    return [("".join(texts), mark) for texts, mark in joined]
