@@ -46,6 +46,7 @@ import * as printView from "./print_view.js";
 import * as redraw from "./redraw.js";
 import * as replaceStory from "./replace_story.js";
 import { showReply } from "./reply_view.js";
+import * as richCopy from "./rich_copy.js";
 import { keepPreset, showPresets } from "./saved_presets.js";
 import * as sessionRestore from "./session_restore.js";
 import * as stopOnTyping from "./stop_on_typing.js";
@@ -72,6 +73,7 @@ const MODULES = [
   { install: installGeneration },
   replaceStory,
   storyFiles,
+  richCopy,
   actions,
   forms,
 ];

@@ -7,7 +7,7 @@ import { state } from "./page_state.js";
 import * as preferences from "./preferences.js";
 import { draw } from "./redraw.js";
 import * as storage from "./storage.js";
-import { download } from "./story_files.js";
+import { download, showExport } from "./story_files.js";
 import { showStories } from "./story_list.js";
 import { say } from "./toast.js";
 import * as variants from "./variants.js";
@@ -34,13 +34,16 @@ export function showReply(reply, done) {
   if (!reply.wrote && reply.branches) variants.keepOnly(reply.branches);
   for (const [id, html] of Object.entries(reply.html ?? {})) draw(document.getElementById(id), html);
   if (reply.title !== undefined) showTitle(reply.title);
+  if (reply.author !== undefined && document.activeElement !== byId("jet-author"))
+    field("jet-author").value = reply.author;
   showStops(reply);
   if (reply.fresh) {
     storage.switchTo(null);
     showStories();
   }
   if (reply.download) download(reply.download);
-  if (done?.type === "export") storage.noteFiled();
+  if (reply.exporting || reply.download || done?.type.startsWith("export")) showExport(reply.exporting);
+  if (reply.download && done?.type.startsWith("export")) storage.noteFiled();
   if (reply.kept) {
     storage.saveCopy(reply.kept);
     forms.noteKept();

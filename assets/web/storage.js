@@ -224,6 +224,21 @@ export function load(which = id) {
   return { draft: draftOf(which), copy: (which === id ? unkeptCopy : null) ?? copyOfStory(which) };
 }
 
+/**
+ * Keeps a story beside the one that is open. Returns whether there was room for it.
+ * @param {{ title: string, text: string, copy: string }} story
+ */
+export function addStory({ title, text, copy }) {
+  const which = newStoryId();
+  const index = withStory(readIndex(), which, { title, text, saved: Date.now(), copyOf: null });
+  const kept =
+    local.tryWrite(`draft:${which}`, text) &&
+    local.tryWrite(`copy:${which}`, copy) &&
+    local.tryWrite("index", JSON.stringify(index));
+  if (!kept) for (const kind of ["draft", "copy"]) local.remove(`${kind}:${which}`);
+  return kept;
+}
+
 /** Removes a story for good. @param {string} which */
 export function remove(which) {
   const index = readIndex();

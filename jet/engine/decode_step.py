@@ -114,7 +114,7 @@ class DecodeStep:
         return chained
 
     def _weight(self, *layers: nn.Linear | QuantizedLinear) -> Weight:
-        """Return the matrix of one layer, or of several fused, in the backend's fastest layout, prepared once."""
+        """Return the matrix of one layer or several fused ones in the fastest layout, prepared once."""
         weight = one_weight(layers, self._backend.blocked)
         address = weight.data_ptr()
         if address not in self._weights:

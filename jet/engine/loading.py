@@ -254,7 +254,7 @@ def engine_info(name: str, model: JetNemotronForCausalLM, load_s: float) -> Engi
 
 
 def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
-    """Return bytes a second of the faster one of copying and, where it can be measured, reading `size` bytes."""
+    """Return bytes a second of copying or, where it is measurable and faster, reading `size` bytes."""
     reads = read_rates(min(size, _MOST_READ), device, threads, _READS, min(size, _MOST_READ))
     return max((hardware.quick_bandwidth(size, device, threads), *reads))
 

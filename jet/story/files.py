@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePath
 
 from jet.story.document import Document
-from jet.story.errors import StoryError, StoryFileError
+from jet.story.errors import StoryFileError
 from jet.story.format import from_dict, load
 from jet.story.kobold import from_kobold, is_kobold
 from jet.story.matching import words
-from jet.story.pieces import normalize_file_line_breaks
 from jet.story.shrink import BoundedStory, shrink
 
 MAX_BYTES = 20_000_000
@@ -58,30 +56,6 @@ def to_browser(document: Document, limit: int = BROWSER_BYTES) -> BoundedStory:
     return shrink(document, limit)
 
 
-def read_file(name: str, data: bytes, remarks: list[str] | None = None) -> Document:
-    """Import a file: .txt, .md, .markdown or .json, by its extension.
-
-    Adds to `remarks` what is lost of another program's file.
-
-    Raises:
-        StoryFileError: the file cannot be read; the message says why. Nothing else is raised.
-    """
-    path = PurePath(name)
-    ending = path.suffix.lower()
-    if ending not in (".txt", ".md", ".markdown", ".json"):
-        raise StoryFileError(f"Stories are read from .txt, .md and .json files, not from {path.name[:80]!r}.")
-    text = _decoded(data)
-    try:
-        if ending == ".json":
-            return from_json(text, remarks)
-        text = normalize_file_line_breaks(text)
-        return from_markdown(text, path.stem) if ending != ".txt" else Document.from_text(text, path.stem)
-    except StoryFileError:
-        raise
-    except StoryError as error:  # too long a text
-        raise StoryFileError(str(error)) from None
-
-
 def from_markdown(text: str, title: str = "") -> Document:
     """Import Markdown. A first-level heading on the first line is the title."""
     heading = _HEADING.match(text)
@@ -111,22 +85,6 @@ def file_name(document: Document, ending: str) -> str:
             end -= 1
         name = name[:end].rstrip("_")
     return f"{name or 'story'}{'_story' if _DEVICES.match(name) else ''}.{ending}"
-
-
-def _decoded(data: bytes) -> str:
-    if len(data) > MAX_BYTES:
-        raise StoryFileError(
-            f"This file has {_megabytes(len(data))}; a story can have {_megabytes(MAX_BYTES)}."
-        )
-    if b"\0" in data:
-        at = data.index(b"\0")
-        raise StoryFileError(f"This is not a text file in UTF-8: it has a NUL byte at position {at:,}.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StoryFileError(
-            f"This is not a text file in UTF-8: byte {error.start:,} is {data[error.start]:#04x}."
-        ) from None
 
 
 def _megabytes(size: int) -> str:

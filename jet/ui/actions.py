@@ -7,8 +7,6 @@ gets (see `handlers.PageController.run_command`).
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import csv
 import io
 from collections.abc import Awaitable, Callable
@@ -19,13 +17,13 @@ from typing import Any
 from jet.api import SamplingParams
 from jet.story.document import Document
 from jet.story.errors import StoryError
-from jet.story.files import file_name, from_json, read_file, to_browser, to_json, to_markdown, to_txt
+from jet.story.files import from_json, to_browser
 from jet.story.guidance import Guidance
 from jet.story.json_fields import Fields
 from jet.story.offsets import from_utf16, to_utf16
 from jet.ui import views
 from jet.ui.commands import parse_guidance
-from jet.ui.encodings import to_utf8
+from jet.ui.file_commands import FILE_COMMANDS, read_file
 from jet.ui.inputs import NOT_IN_PRESETS, parse_preset
 from jet.ui.presets import PRESETS
 from jet.ui.sessions import Session
@@ -36,7 +34,10 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 
 # What may be asked for while the model writes, the first of them before all others. The box has nothing new
 # in it then.
-ALLOWED_WHILE_GENERATING = ("select_branch", "sync", "autosave", "export", "export_history")
+ALLOWED_WHILE_GENERATING = (
+    *("select_branch", "sync", "autosave", "export", "export_all", "export_status", "inspect", "unpack"),
+    "export_history",
+)
 
 
 async def sync(session: Session, fields: Fields) -> Reply:
@@ -141,6 +142,12 @@ async def set_title(session: Session, fields: Fields) -> Reply:
     return {}
 
 
+async def set_author(session: Session, fields: Fields) -> Reply:
+    """Set the author, for books of the story."""
+    session.document.author = fields.take_text("text")
+    return {}
+
+
 async def apply_preset(session: Session, fields: Fields) -> Reply:
     """Return the settings of a preset, without length and seed."""
     name = fields.take("name", str)
@@ -181,38 +188,8 @@ async def restore(session: Session, fields: Fields) -> Reply:
 
 async def import_file(session: Session, fields: Fields) -> Reply:
     """Open a file."""
-    name = fields.take_text("name")
-    try:
-        data = base64.b64decode(fields.take("data", str), validate=True)
-    except (binascii.Error, ValueError):
-        raise StoryError("The file did not arrive whole: please try again.") from None
-    remarks: list[str] = []
-    data, encoding = await asyncio.to_thread(to_utf8, data)
-    document = await asyncio.to_thread(read_file, name, data, remarks)
-    messages = [f"Opened. Not kept of this file: {', '.join(remarks)}."] if remarks else []
-    if encoding is not None:
-        hint = "If letters are wrong, save it as UTF-8 and open it again."
-        messages.append(f"The file was not in UTF-8 and was read as {encoding}. {hint}")
-    return {
-        **_open_document(session, document),
-        "fresh": True,
-        **({"say": " ".join(messages)} if messages else {}),
-    }
-
-
-async def export(session: Session, fields: Fields) -> Reply:
-    """Return the story as a file."""
-    extension = fields.take("as", str)
-    writers: dict[str, tuple[Callable[[Document], str], str]] = {
-        "txt": (to_txt, "text/plain"),
-        "md": (to_markdown, "text/markdown"),
-        "json": (to_json, "application/json"),
-    }
-    if extension not in writers:
-        raise StoryError(f"Stories are not saved as {extension[:40]!r}.")
-    writer, media_type = writers[extension]
-    text = await asyncio.to_thread(writer, copy(session.document))
-    return {"download": {"name": file_name(session.document, extension), "text": text, "type": media_type}}
+    imported = await read_file(fields)
+    return {**_open_document(session, imported.document), "fresh": True}
 
 
 async def autosave(session: Session, fields: Fields) -> Reply:
@@ -257,12 +234,13 @@ COMMANDS: dict[str, CommandHandler] = {
     "reuse_settings": reuse_settings,
     "set_guidance": set_guidance,
     "set_title": set_title,
+    "set_author": set_author,
     "apply_preset": apply_preset,
     "apply_own_preset": apply_own_preset,
     "new_story": new_story,
     "restore": restore,
     "import_file": import_file,
-    "export": export,
+    **FILE_COMMANDS,
     "autosave": autosave,
     "export_history": export_history,
 }

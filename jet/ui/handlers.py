@@ -239,6 +239,7 @@ class PageController:
         """Return the reply with the state that the page shows."""
         document = session.document
         view: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
+        view["author"] = document.author
         view["retry"] = document.can_retry
         view["branches"] = sorted(document.tree.branches)
         if not session.generating:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 
 from jet.api import RequestStats
 from jet.story.document import Document
+from jet.ui.export_job import ExportJob
 from jet.ui.panel import GenerationSummary
 from jet.ui.streamed_request import StreamedRequest
 
@@ -50,6 +51,7 @@ class Session:
         request_log: finished requests, oldest first.
         last_generation: for the panel.
         cache_salt: secret name of the tab for the engine's prefix cache.
+        export: the file that is being written, if any.
     """
 
     document: Document = field(default_factory=Document)
@@ -63,6 +65,7 @@ class Session:
     request_log: deque[FinishedRequest] = field(default_factory=lambda: deque(maxlen=MAX_LOGGED_REQUESTS))
     last_generation: GenerationSummary | None = None
     cache_salt: str = field(default_factory=secrets.token_hex)
+    export: ExportJob | None = None
 
     def stop(self) -> None:
         """Stop the generation."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jet.files.reading import ENDINGS
 from jet.story.guidance import Guidance, LoreEntry
 from jet.ui.presets import PRESETS
 from jet.ui.rendering import render
@@ -92,4 +93,11 @@ def extra_settings() -> str:
 
 def tab_panels() -> str:
     """Render all tab panels but those of Gradio components, hidden."""
-    return render("tabs.html", "tab_panels", guidance=Guidance(), new_entry=LoreEntry(), shortcuts=SHORTCUTS)
+    return render(
+        "tabs.html",
+        "tab_panels",
+        guidance=Guidance(),
+        new_entry=LoreEntry(),
+        shortcuts=SHORTCUTS,
+        endings=ENDINGS,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from jet.api import SamplingParams, TokenLogprob
+from jet.files.reading import read
 from jet.story.document import Continuation, Document
 from jet.story.pieces import Token
 
@@ -44,3 +45,8 @@ def story(*texts: str) -> Document:
 def owners(document: Document) -> str:
     """For each character, "w" or "m"."""
     return "".join((found.end - found.start) * found.author[0] for found in document.ranges())
+
+
+def read_file(name: str, data: bytes) -> Document:
+    """The story in a file."""
+    return read(name, data).document

@@ -16,7 +16,6 @@ from jet.story.files import (
     MAX_BYTES,
     file_name,
     from_json,
-    read_file,
     to_browser,
     to_json,
     to_markdown,
@@ -24,7 +23,7 @@ from jet.story.files import (
 )
 from jet.story.format import decode, encode
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
-from tests.story.factory import MODEL, SAMPLING, any_text, fill, story
+from tests.story.factory import MODEL, SAMPLING, any_text, fill, read_file, story
 
 # What a text box can hold: line breaks are "\n" there.
 box_text = any_text.map(lambda text: text.replace("\0", "").replace("\r", "\n"))
@@ -158,7 +157,7 @@ TOLD = next(n for n, span in enumerate(json.loads(to_json(rich()))["spans"]) if 
     ("path", "value", "message"),
     [
         (("format",), "other", "its format is 'other', not 'jet-stories'"),
-        (("format",), ..., "the story has no field 'format'"),
+        (("format",), ..., "neither ours nor of KoboldAI"),
         (("version",), 2, "version 2 of the format, and only up to 1"),
         (("version",), 0, "version 0 of the format, which does not exist"),
         (("version",), True, "'version' must be a whole number"),
@@ -218,16 +217,16 @@ def test_garbage_is_named(path: tuple[Any, ...], value: Any, message: str) -> No
     [
         ("a.json", b"", "not JSON: line 1, column 1"),
         ("a.json", b'{"a":\n tru}', "not JSON: line 2, column 2"),
-        ("a.json", b"[1, 2]", "the story must be an object"),
-        ("a.json", b'"text"', "must be an object"),
+        ("a.json", b"[1, 2]", "neither ours nor of KoboldAI"),
+        ("a.json", b'"text"', "neither ours nor of KoboldAI"),
         ("a.json", b"NaN", "NaN is not a number there"),
         ("a.json", b"[" * 200_000, "nested too deeply"),
         ("a.json", b"1" * 10_000, "not JSON"),
-        ("a.txt", b"a\xff", "not a text file in UTF-8: byte 1 is 0xff"),
-        ("a.md", b"ab\0", "NUL byte at position 2"),
+        ("a.txt", b"\xff", "save it as UTF-8"),
+        ("a.md", b"ab\0", "save it as UTF-8"),
         ("a.txt", b"x" * (MAX_BYTES + 1), "20.0 MB"),
         ("a.txt", b"x" * 5_000_000, "4,000,000 characters"),
-        ("a.docx", b"x", "not from 'a.docx'"),
+        ("a.docx", b"x", "no DOCX file"),
         ("", b"x", "are read from"),
     ],
 )

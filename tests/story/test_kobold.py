@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from jet.story.context import is_triggered
 from jet.story.document import Document
-from jet.story.files import from_json, read_file, to_json
+from jet.story.files import from_json, to_json
 from jet.story.guidance import MAX_SCAN, AuthorsNote, LoreEntry
+from tests.story.factory import read_file
 
 ENTRY = {
     "key": "tower,keep",
@@ -207,6 +208,6 @@ def test_one_bad_value_costs_no_story(save: dict[str, Any], data: st.DataObject)
             at[key] = data.draw(garbage)
             break
         at = at[key]
-    document = read_file("a.json", json.dumps(plain).encode(), [])
+    document = read_file("a.json", json.dumps(plain).encode())
     assert isinstance(document.text, str)
     to_json(document)

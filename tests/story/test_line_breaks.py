@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from jet.api import RequestStats, TokenChunk, TokenLogprob, TokenLogprobs
 from jet.story.document import Document
-from jet.story.files import from_json, read_file, to_json
-from tests.story.factory import MODEL, SAMPLING, owners, story
+from jet.story.files import from_json, to_json
+from tests.story.factory import MODEL, SAMPLING, owners, read_file, story
 
 broken = st.text(st.sampled_from("ab\r\n語"), max_size=10)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jet.story.files import from_json, read_file, to_json, to_markdown, to_txt
+from jet.story.files import from_json, to_json, to_markdown, to_txt
 from jet.story.guidance import AuthorsNote
+from tests.story.factory import read_file
 
 SAVED = Path(__file__).parent / "saved"
 

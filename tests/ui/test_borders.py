@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
+from typing import Any
 
 import pytest
 
@@ -310,6 +312,11 @@ LORE = LoreEntry(
 GUIDANCE = {"note": "", "depth": 3, "unit": "lines", "about": ""}
 
 
+def text_of(reply: dict[str, Any]) -> str:
+    """The text of a file that the page got."""
+    return base64.b64decode(reply["download"]["data"]).decode()
+
+
 def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
     async def play(tab: Tab) -> None:
         row = {"kept": lore_to_dict(LORE), "keywords": '"Doe, John", say "hi", fox', "content": LORE.content}
@@ -318,12 +325,12 @@ def test_the_form_keeps_what_it_does_not_show(source: StandInSource) -> None:
         reply = await tab.act("set_guidance", memory="Other.", lore=[row, fresh], **GUIDANCE)
         assert "error" not in reply
         file = await tab.act("export", **{"as": "json"})
-        reply = await tab.act("restore", copy=file["download"]["text"], draft=None)
+        reply = await tab.act("restore", copy=text_of(file), draft=None)
         assert 'value=""Doe, John", say "hi", fox"' in unescape(reply["html"]["jet-lore"])
         row["keywords"] = '"Doe, John", wolf'
         await tab.act("set_guidance", memory="Other.", lore=[row, fresh], **GUIDANCE)
         await tab.write(controls=(1, *CONTROLS[1:]), tab="guidance")
-        kept = (await tab.act("export", **{"as": "json"}))["download"]["text"]
+        kept = text_of(await tab.act("export", **{"as": "json"}))
         document = Document(
             guidance=Guidance("Other.", lore=(replace(LORE, keywords=("Doe, John", "wolf")),))
         )
@@ -340,7 +347,7 @@ def test_stop_strings_with_line_breaks_stay_what_they_are(source: StandInSource)
         assert reply["stops"] == [r"\n\n", r"\nThe End", r"a\\nb", r"C:\dir"]
         tab.text = "A"
         await tab.write(controls=(1, *CONTROLS[1:]), stops=reply["stops"])
-        kept = (await tab.act("export", **{"as": "json"}))["download"]["text"]
+        kept = text_of(await tab.act("export", **{"as": "json"}))
         assert r'"stops":["\n\n","\nThe End","a\\nb","C:\\dir"]' in kept
 
     run_in_tab(source, play)

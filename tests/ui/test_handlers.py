@@ -218,19 +218,21 @@ def test_guidance_reaches_the_model_and_the_context_view_shows_it(source: StandI
     run_in_tab(source, story)
 
 
-@pytest.mark.parametrize("ending", ["txt", "md", "json"])
+@pytest.mark.parametrize("ending", ["txt", "md", "json", "docx", "epub", "html"])
 def test_what_is_exported_can_be_imported(source: StandInSource, ending: str) -> None:
     async def story(tab: Tab) -> None:
         tab.text = "A <b>story</b>"
         await tab.act("set_title", text="The Tower")
         await tab.write(controls=(3, *CONTROLS[1:]))
         written = tab.text
-        download = (await tab.act("export", **{"as": ending}))["download"]
+        reply = await tab.act("export", **{"as": ending})
+        while "exporting" in reply:
+            reply = await tab.act("export_status")
+        download = reply["download"]
         assert download["name"] == f"The_Tower.{ending}"
         await tab.act("new_story")
         assert tab.text == ""
-        data = base64.b64encode(download["text"].encode()).decode()
-        await tab.act("import_file", name=download["name"], data=data)
+        await tab.act("import_file", name=download["name"], data=download["data"])
         assert tab.text == written
         await tab.act("undo")
         assert tab.text == written  # another story is no step of this one
@@ -241,9 +243,9 @@ def test_what_is_exported_can_be_imported(source: StandInSource, ending: str) ->
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.pdf", b"x", "are read from .txt, .md and .json"),
+        ("a.pdf", b"x", "Stories are read from .docx, .epub"),
         ("a.json", b"{", "JSON"),
-        ("a.txt", b"\xff", "not a text file in UTF-8"),
+        ("a.txt", b"\xff", "save it as UTF-8 in your editor"),
     ],
 )
 def test_garbage_is_refused_in_words_and_the_story_stays(

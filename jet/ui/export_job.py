@@ -1,0 +1,37 @@
+"""A file that is being written in a thread while the page asks how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from jet.files.writing import Written
+
+_QUICK_S = 0.2  # for so long the page waits for a file before it shows how far that is
+
+
+class ExportJob:
+    """A file that is being written in a thread.
+
+    Attributes:
+        name: what it is, for the writer: "EPUB".
+    """
+
+    def __init__(self, name: str, make: Callable[[Callable[[float], None]], Written]) -> None:
+        self.name = name
+        self._done = 0.0
+        self._task = asyncio.ensure_future(asyncio.to_thread(make, self._note))
+
+    def _note(self, done: float) -> None:
+        self._done = done
+
+    async def reply(self) -> dict[str, Any]:
+        """The file if it is ready soon, or how far it is. Raises StoryError if it could not be written."""
+        await asyncio.wait([self._task], timeout=_QUICK_S)
+        if not self._task.done():
+            return {"exporting": {"name": self.name, "done": round(self._done, 3)}}
+        written = self._task.result()
+        data = base64.b64encode(written.data).decode("ascii")
+        return {"download": {"name": written.name, "data": data, "type": written.media_type}}
