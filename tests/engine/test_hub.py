@@ -190,9 +190,7 @@ def test_words_of_progress() -> None:
     assert transfer.words(2_000_000_000) == "Fetching a/b: 2.00 GB of 4.00 GB (50 %), 100.0 MB/s"
 
 
-def test_offline_the_cache_suffices(
-    server: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_the_cache_suffices(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch(REPOSITORY)
     server.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
