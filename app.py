@@ -203,9 +203,9 @@ def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig
     from jet.engine.loading import LocalConfig
 
     if zerogpu is not None:
-        from jet.engine.zerogpu import ZeroGpuConfig, seconds, write
+        from jet.engine.zerogpu import ZeroGpuConfig, generate, loan_seconds
 
-        return ZeroGpuConfig(LocalConfig(**options), zerogpu.GPU(duration=seconds)(write))
+        return ZeroGpuConfig(LocalConfig(**options), zerogpu.GPU(duration=loan_seconds)(generate))
     return LocalConfig(**options)
 
 
