@@ -37,7 +37,7 @@ from jet.modeling.quantization import SCHEMES
 
 END_OF_TEXT = "<|endoftext|>"
 BATCH_TOKENS = 16384  # of one batch, padding included: more is no faster on a CPU
-PIECE = 1024  # tokens of one forward pass; a longer document goes on with the cache
+CHUNK_SIZE = 1024  # tokens of one forward pass; a longer document goes on with the cache
 
 
 class EvaluationError(ValueError):
@@ -144,7 +144,7 @@ def batches(sequences: list[list[int]], budget: int = BATCH_TOKENS) -> Iterator[
 
 
 @torch.inference_mode()
-def total_nats(model: PreTrainedModel, batch: list[list[int]], piece: int = PIECE) -> float:
+def total_nats(model: PreTrainedModel, batch: list[list[int]], chunk_size: int = CHUNK_SIZE) -> float:
     """Nats of every token but the first of each sequence.
 
     Rows are padded on the right, behind everything that counts, where a causal model cannot see it: no mask
@@ -158,20 +158,20 @@ def total_nats(model: PreTrainedModel, batch: list[list[int]], piece: int = PIEC
     counts = torch.arange(1, length, device=model.device) < ends[:, None]
     cache: Any = None
     total = 0.0
-    for begin in range(0, length - 1, piece):
-        targets = tokens[:, 1:][:, begin : begin + piece]
+    for begin in range(0, length - 1, chunk_size):
+        targets = tokens[:, 1:][:, begin : begin + chunk_size]
         inputs = tokens[:, begin : begin + targets.shape[1]]
-        output = model(inputs, past_key_values=cache, use_cache=length - 1 > piece)
+        output = model(inputs, past_key_values=cache, use_cache=length - 1 > chunk_size)
         cache = output.past_key_values
-        total += _nats(output.logits, targets, counts[:, begin : begin + piece])
+        total += _nats(output.logits, targets, counts[:, begin : begin + chunk_size])
     return total
 
 
 def _nats(logits: Tensor, targets: Tensor, counts: Tensor) -> float:
     """Summed row by row: the whole vocabulary in float32 is the largest tensor here."""
     return sum(
-        float(F.cross_entropy(row[real].float(), target[real], reduction="sum"))
-        for row, target, real in zip(logits, targets, counts, strict=True)
+        float(F.cross_entropy(row[count].float(), target[count], reduction="sum"))
+        for row, target, count in zip(logits, targets, counts, strict=True)
     )
 
 

@@ -222,11 +222,11 @@ class DecodeStep:
 
 def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear]) -> Weight:
     """Concatenate layers' weights to `[sum of outputs, inputs]` and make each a view of the result."""
-    held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
-    if not held:
+    stored = [part.quantized_weight for part in parts if isinstance(part, QuantizedLinear)]
+    if not stored:
         return _fuse([part.weight for part in parts if isinstance(part, nn.Linear)])
-    qweight, scales = (_fuse([getattr(one, name) for one in held]) for name in ("qweight", "scales"))
-    return replace(held[0].weight, qweight=qweight, scales=scales)
+    qweight, scales = (_fuse([getattr(one, name) for one in stored]) for name in ("qweight", "scales"))
+    return replace(stored[0].weight, qweight=qweight, scales=scales)
 
 
 def fuse_biases(parts: Sequence[nn.Linear]) -> Tensor:
