@@ -161,7 +161,7 @@ class WindowAttentionCache(_LayerCache):
     """
 
     is_sliding = True
-    tensor_names = ("keys", "values", "real")
+    tensor_names = ("keys", "values", "padding_mask")
     padding_mask: Tensor | None
 
     def __init__(self, window: int) -> None:
@@ -235,8 +235,8 @@ class HybridCache(Cache):
     """Cache of B sequences in a Jet-Nemotron network; pass it as `past_key_values`.
 
     It can be copied (`copy.deepcopy`), reordered for beams, and repeated or selected along the batch. It
-    can be cropped only while no layer has dropped anything: a recurrent state cannot go back, so copy the cache
-    before tokens that you may want to remove.
+    can be cropped only while no layer has dropped anything: a recurrent state cannot go back, so copy the
+    cache before tokens that you may want to remove.
 
     Attributes:
         padding_mask: `[B, length]`, False at padding, which no other token attends to; None if there is none.
