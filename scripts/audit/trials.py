@@ -164,7 +164,7 @@ def oversize(target: Target) -> None:
     refused([("sixty megabytes in chunks", answer)])
 
 
-@trial("bodies", "JSON that is none, endlessly nested, or of the wrong shape")
+@trial("bodies", "invalid JSON, endlessly nested JSON, and JSON of the wrong shape")
 def malformed(target: Target) -> None:
     """Check that the server answers every malformed body and stays healthy."""
     bodies = (
@@ -185,7 +185,7 @@ def malformed(target: Target) -> None:
     must(target.call("/healthz").status == 200, "the server is not well afterwards")
 
 
-@trial("bodies", "commands of the wrong type, of unknown names, and with numbers beyond all bounds")
+@trial("bodies", "commands of the wrong type, with unknown names, or with numbers out of range")
 def bad_commands(target: Target) -> None:
     """Check that each bad command is answered with an error message."""
     tab = Tab(target)
