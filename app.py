@@ -1,4 +1,4 @@
-"""Jet Stories: `python app.py` opens the page. The command line, then launch: nothing else."""
+"""Jet Stories: `python app.py` opens the page. Parses the command line and launches, nothing else."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line. Options that are not given are absent, so that every default stands where it is
-    used."""
+    """Parse the command line. Options not given are absent, so that defaults stand where they are used."""
     parser = _Parser(
         description="Write stories with NVIDIA's Jet-Nemotron in the browser.",
         argument_default=argparse.SUPPRESS,
@@ -63,7 +62,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_positive_integer,
         help="stories generated at once; others wait in the queue (default: as many as memory allows)",
     )
-    # The name that this option had in version 0.1.
+    # This option's name in version 0.1.
     parser.add_argument(
         "--writers", dest="max_running_requests", type=_positive_integer, help=argparse.SUPPRESS
     )
@@ -103,15 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     options = vars(read_options(arguments))
     if options.pop("offline"):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
     _reopen_closed_streams()
     try:
         tempfile.gettempdir()
     except OSError:
         return _fail("No temporary file can be written: make room, or set TMPDIR to a folder that has some.")
-    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a second in all
+    gc.disable()  # imports create no garbage, and collecting meanwhile takes a second in all
     try:
-        _zerogpu_package()  # before anything of ours, which brings torch
+        _zerogpu_package()  # before jet, which imports torch
         from jet.server.terminal import tolerant_output
 
         with tolerant_output():
@@ -132,11 +131,11 @@ def serve(options: dict[str, Any]) -> int:
     host, port = options.pop("host"), options.pop("port")
     if (problem := _check_environment()) is not None:
         return _fail(problem)
-    # Only now, since these take seconds: a wrong option should not.
+    # Imported here because it takes seconds, and a wrong option should fail at once.
     zerogpu = _zerogpu_package()
     from jet.proxies import prepare_environment
 
-    prepare_environment()  # which Gradio reads when it is imported
+    prepare_environment()  # before Gradio, which reads the environment on import
     from jet.engine.holder import MODEL_HOLDER
     from jet.engine.progress import LOADING
     from jet.engine.remote.responses import RemoteError
@@ -159,7 +158,7 @@ def serve(options: dict[str, Any]) -> int:
         url = launch(demo, host, port, hosting)
     except AddressError as error:
         return _fail(f"{error} Choose another with --host and --port.")
-    gc.freeze()  # the libraries and the page stay: going through them takes tenths of a second each time
+    gc.freeze()  # never scan libraries and page: it takes tenths of a second
     gc.enable()
     print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
@@ -167,7 +166,7 @@ def serve(options: dict[str, Any]) -> int:
             info = source.engine().info()
             kind = f", {info.dtype}" if info.dtype else ""
             kind += f" with {info.quantization} weights" if info.quantization else ""
-            line_start = "\r\033[K" if sys.stdout.isatty() else ""  # in the place of how far loading was
+            line_start = "\r\033[K" if sys.stdout.isatty() else ""  # overwrites the progress line
             print(
                 f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.license}.", flush=True
             )
@@ -203,9 +202,9 @@ def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig
     from jet.engine.loading import LocalConfig
 
     if zerogpu is not None:
-        from jet.engine.zerogpu import ZeroGpuConfig, seconds, write
+        from jet.engine.zerogpu import ZeroGpuConfig, generate, loan_seconds
 
-        return ZeroGpuConfig(LocalConfig(**options), zerogpu.GPU(duration=seconds)(write))
+        return ZeroGpuConfig(LocalConfig(**options), zerogpu.GPU(duration=loan_seconds)(generate))
     return LocalConfig(**options)
 
 
@@ -262,7 +261,7 @@ def _silence_libraries() -> None:
 
 
 def _progress(interval_s: float = 5.0) -> Callable[[str], None]:
-    """Print loading progress now and then: on one line of a terminal, on lines of their own in a log."""
+    """Return a function that prints loading progress: on one line of a terminal, else on new lines."""
     last_shown, terminal = -interval_s, sys.stdout.isatty()
 
     def show(words: str) -> None:
@@ -290,7 +289,7 @@ def _restart_without_damaged_bytecode(error: Exception) -> None:
     damaged, one = None, error.__cause__ or error
     if isinstance(one, (EOFError, TypeError, ValueError)):
         for frame, _ in traceback.walk_tb(one.__traceback__):
-            if frame.f_code.co_name == "get_code":  # of Python's import, which has come no further
+            if frame.f_code.co_name == "get_code":  # in Python's import system, where it failed
                 damaged = frame.f_locals.get("bytecode_path")
     fresh = os.path.join(tempfile.gettempdir(), "jet-pycache")
     if damaged is None or sys.pycache_prefix == fresh:
@@ -298,7 +297,7 @@ def _restart_without_damaged_bytecode(error: Exception) -> None:
     print(f"{damaged} is damaged: it is compiled again.", file=sys.stderr, flush=True)
     try:
         os.remove(damaged)
-    except OSError:  # not ours to remove: compiled files are kept elsewhere from now on
+    except OSError:  # not removable: write compiled files elsewhere
         os.environ["PYTHONPYCACHEPREFIX"] = fresh
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

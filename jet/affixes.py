@@ -1,14 +1,14 @@
-"""What two texts begin and end with alike."""
+"""Common prefix and suffix of two texts."""
 
 from __future__ import annotations
 
 
 def common_prefix(a: str, b: str) -> int:
-    """How many characters the two texts have in common at their start."""
+    """Return the length of the longest common prefix, in characters."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
-    while low < high:  # halving, so that nearly all comparing is done by the interpreter's own fast one
+    while low < high:  # bisection: slices are compared in C
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:
             low = middle
@@ -18,7 +18,7 @@ def common_prefix(a: str, b: str) -> int:
 
 
 def common_suffix(a: str, b: str) -> int:
-    """How many characters the two texts have in common at their end."""
+    """Return the length of the longest common suffix, in characters."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

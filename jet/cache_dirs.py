@@ -1,7 +1,7 @@
-"""Folders that libraries make while they are imported: one that cannot be written to stops no start.
+"""Make sure that libraries can write to their cache folders, which they create while they are imported.
 
-PyTorch and Gradio have theirs in the folder for temporary files, under names that another user of the machine
-may have taken. Neither keeps anything there that has to be there at the next start.
+PyTorch and Gradio put theirs into the folder for temporary files, under names that another user of the
+machine may have taken. Neither needs the contents at the next start, so a folder for this process is enough.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import re
 import tempfile
 
 log = logging.getLogger(__name__)
-_made: list[tempfile.TemporaryDirectory[str]] = []  # gone with this process
+_made: list[tempfile.TemporaryDirectory[str]] = []  # removed when this process ends
 
 
 def ensure_torch_folder() -> None:
-    """Before torch is imported: name a folder that it can write to, where it could not write to its own.
+    """Give torch a folder that it can write to, if its own is not writable. Call this before importing torch.
 
-    Raises OSError where no file can be written anywhere.
+    Raises OSError if no temporary folder can be created.
     """
     try:
         user = getpass.getuser()
@@ -29,7 +29,7 @@ def ensure_torch_folder() -> None:
 
 
 def ensure_gradio_folder() -> None:
-    """The same, before gradio is imported."""
+    """Give gradio a folder that it can write to, as `ensure_torch_folder` does for torch."""
     _ensure("GRADIO_TEMP_DIR", "gradio")
 
 

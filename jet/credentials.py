@@ -1,10 +1,10 @@
-"""Keys, tokens and passwords: read once, checked where they are read, and never repeated to anybody.
+"""Read keys, tokens and passwords, and redact them from every message.
 
     environment ── read_secret ── clean value, remembered
-    any message ── redact ─────── the same words with every remembered secret cut out
+    any message ── redact ─────── the same message without the remembered secrets
 
-A library may put a header or an address into its error. So a value that would make one fail is refused here,
-by the name of its variable, and log records of all libraries are redacted from the first secret on.
+Libraries may repeat a header or a URL in their errors. So a value that would make one fail is refused here,
+by the name of its variable, and the log records of all libraries are redacted from the first secret on.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from urllib.parse import quote, quote_plus
 
 REDACTED = "…"
 
-_SHORTEST = 4  # characters; shorter values protect nothing and would be cut out of ordinary words
+_SHORTEST = 4  # characters; shorter values protect nothing and occur in ordinary words
 _USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{10,}")
 
-_remembered: tuple[str, ...] = ()  # every form in which a secret may be repeated, the longest first
+_remembered: tuple[str, ...] = ()  # every encoding in which a secret may appear, the longest first
 
 
 class SecretError(ValueError):
-    """A secret that cannot be used. The message names the variable, never the value."""
+    """Raised for a secret that cannot be used. The message names the variable, never the value."""
 
 
 def read_secret(variable: str) -> str | None:
-    """The value of an environment variable without blanks around it; None if it is not set or empty.
+    """Return an environment variable without surrounding whitespace; None if it is unset or empty.
 
     Raises SecretError for a value that cannot stand in an HTTP header.
     """
@@ -41,7 +41,10 @@ def read_secret(variable: str) -> str | None:
 
 
 def clean(value: str, name: str) -> str:
-    """A secret without blanks around it. `name` says in the error where it comes from. Raises SecretError."""
+    """Return a secret without surrounding whitespace, and remember it for redaction.
+
+    Raises SecretError if it cannot stand in an HTTP header; `name` says in the message where it comes from.
+    """
     remember(value)
     stripped = value.strip().removeprefix("\ufeff").strip()
     remember(stripped)
@@ -57,7 +60,7 @@ def clean(value: str, name: str) -> str:
 
 
 def remember(secret: str, user: str = "") -> None:
-    """Cut this out of whatever is said from now on; `user` is the name that it is sent with, if any."""
+    """Redact this secret from now on; `user` is the name that it is sent with, if any."""
     global _remembered
     if len(secret.strip()) < _SHORTEST:
         return
@@ -85,19 +88,19 @@ def remember(secret: str, user: str = "") -> None:
 
 
 def redact(text: str) -> str:
-    """The text without remembered secrets, tokens of the hub, and names and passwords in addresses."""
+    """Return the text without remembered secrets, hub tokens, and names and passwords in URLs."""
     for secret in _remembered:
         text = text.replace(secret, REDACTED)
     return _HUB_TOKEN.sub(f"hf_{REDACTED}", _USER_IN_URL.sub(f"{REDACTED}@", text))
 
 
 def describe(error: BaseException) -> str:
-    """An error's traceback, redacted."""
+    """Return the redacted traceback of an error."""
     return redact("".join(traceback.format_exception(type(error), error, error.__traceback__)))
 
 
 def _watch_log_records() -> None:
-    """Redact what any library logs. Once for the process: records are made in one place."""
+    """Redact all log records of this process, by wrapping the factory that creates them."""
     make = logging.getLogRecordFactory()
     if getattr(make, "redacts", False):
         return
@@ -106,7 +109,7 @@ def _watch_log_records() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # wrong arguments: logging itself says so, with the message as it stands
+        except Exception:  # wrong arguments: logging reports them itself
             return record
         if (said := redact(message)) != message:
             record.msg, record.args = said, ()

@@ -1,15 +1,14 @@
-"""Bits per byte of a model on a text file.
+"""Measure the bits per byte of a language model on a text file.
 
     python -m jet.evaluate --model assets/story-model FILE
 
-FILE is UTF-8 text, its documents separated by a line `<|endoftext|>`; any causal language model in
-transformers' format with a tokenizer beside it can be measured.
+FILE is UTF-8 text, with a line `<|endoftext|>` between documents. Any causal language model in transformers'
+format can be measured, if its tokenizer is in the same folder.
 
-What is counted: every document begins behind the end-of-text token (as the model was trained) and is read
-whole, all of it in view. The nats of all its tokens, *and* of the end-of-text token that closes it, are
-summed; the sum is divided by ln 2 and by the UTF-8 bytes of the documents. The separators themselves and the
-line breaks around them are no part of a document and add no bytes, so predicting the end is paid for and
-earns nothing: the stricter of the two customs.
+Each document is preceded by the end-of-text token, as in training, and is in context as a whole. The score is
+the sum of the nats of all its tokens *and* of the closing end-of-text token, divided by ln 2 and by the UTF-8
+bytes of the documents. Separators and the line breaks around them add no bytes, so predicting the end costs
+nats and earns no bytes: the stricter of the two conventions.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from jet.modeling.finite import explain_not_finite
 from jet.modeling.quantization import SCHEMES
 
 END_OF_TEXT = "<|endoftext|>"
-BATCH_TOKENS = 16384  # of one batch, padding included: more is no faster on a CPU
-PIECE = 1024  # tokens of one forward pass; a longer document goes on with the cache
+BATCH_TOKENS = 16384  # tokens of a batch with padding; more are not faster on a CPU
+CHUNK_SIZE = 1024  # tokens of a forward pass; longer documents continue from the cache
 
 
 class EvaluationError(ValueError):
-    """Something that cannot be measured; the message says what and why."""
+    """Raised for a file or model that cannot be measured; the message says what and why."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ class Score:
 
     Attributes:
         bits_per_byte: total nats / ln 2 / `bytes`.
-        nats_per_token: the usual loss, end-of-text tokens included.
-        tokens: predicted tokens, one end-of-text per document included.
+        nats_per_token: mean cross-entropy, end-of-text tokens included.
+        tokens: predicted tokens, including one end-of-text per document.
         bytes: UTF-8 bytes of the documents.
-        bytes_per_token: how far the tokenizer gets, end-of-text tokens not included.
+        bytes_per_token: compression of the tokenizer, end-of-text tokens not counted.
     """
 
     bits_per_byte: float
@@ -65,7 +64,7 @@ class Score:
 
 
 def read_documents(path: Path) -> list[str]:
-    """The documents of a file. Raises `EvaluationError` if there are none to read."""
+    """Read the documents of a file. Raises `EvaluationError` if it is unreadable or has none."""
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -87,9 +86,9 @@ def read_documents(path: Path) -> list[str]:
 def load(
     source: str, device: str, dtype: torch.dtype, quantize: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a directory or hub id. Raises `EvaluationError` with what is wrong.
+    """Load model and tokenizer from a directory or hub id. Raises `EvaluationError` with the reason.
 
-    `quantize` is for Jet-Nemotron alone.
+    `quantize` ("int8", "int4") is supported for Jet-Nemotron only.
     """
     if not Path(source).is_dir() and source.startswith((".", "/", "~", "assets/")):
         raise EvaluationError(f"{source} is not a directory.")
@@ -109,11 +108,11 @@ def load(
 
 
 def quickest_dtype(device: str) -> torch.dtype:
-    """bfloat16 where this device multiplies faster in it (the score moves in the fifth digit), or float32."""
+    """Return bfloat16 or float32, whichever multiplies faster here; the score changes in the fifth digit."""
 
     def seconds(dtype: torch.dtype) -> float:
         a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((1024, 384), (384, 1024)))
-        float((a @ b)[0, 0])  # the first product pays for setting up
+        float((a @ b)[0, 0])  # warm up
         started = time.perf_counter()
         float(sum((a @ b)[0, 0] for _ in range(3)))
         return time.perf_counter() - started
@@ -122,7 +121,7 @@ def quickest_dtype(device: str) -> torch.dtype:
 
 
 def to_tokens(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[list[int]]:
-    """Each document's ids between two end-of-text tokens; special tokens spelt out in a text stay text."""
+    """Tokenize each document, between two end-of-text tokens; special tokens in the text stay plain text."""
     if tokenizer.eos_token_id is None:
         raise EvaluationError("The tokenizer has no end-of-text token.")
     ids = tokenizer(documents, add_special_tokens=False, split_special_tokens=True, verbose=False)[
@@ -132,7 +131,7 @@ def to_tokens(tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> list[
 
 
 def batches(sequences: list[list[int]], budget: int = BATCH_TOKENS) -> Iterator[list[list[int]]]:
-    """Sequences of like length together, the longest first, at most `budget` tokens with their padding."""
+    """Yield batches of similar length, the longest first, of at most `budget` tokens with padding."""
     batch: list[list[int]] = []
     for sequence in sorted(sequences, key=len, reverse=True):
         if batch and len(batch[0]) * (len(batch) + 1) > budget:
@@ -144,11 +143,10 @@ def batches(sequences: list[list[int]], budget: int = BATCH_TOKENS) -> Iterator[
 
 
 @torch.inference_mode()
-def total_nats(model: PreTrainedModel, batch: list[list[int]], piece: int = PIECE) -> float:
-    """Nats of every token but the first of each sequence.
+def total_nats(model: PreTrainedModel, batch: list[list[int]], chunk_size: int = CHUNK_SIZE) -> float:
+    """Return the summed nats of every token except the first of each sequence.
 
-    Rows are padded on the right, behind everything that counts, where a causal model cannot see it: no mask
-    is needed.
+    Rows are padded on the right, where a causal model cannot see it, so no mask is needed.
     """
     length = max(len(sequence) for sequence in batch)
     tokens = torch.tensor(
@@ -158,25 +156,25 @@ def total_nats(model: PreTrainedModel, batch: list[list[int]], piece: int = PIEC
     counts = torch.arange(1, length, device=model.device) < ends[:, None]
     cache: Any = None
     total = 0.0
-    for begin in range(0, length - 1, piece):
-        targets = tokens[:, 1:][:, begin : begin + piece]
+    for begin in range(0, length - 1, chunk_size):
+        targets = tokens[:, 1:][:, begin : begin + chunk_size]
         inputs = tokens[:, begin : begin + targets.shape[1]]
-        output = model(inputs, past_key_values=cache, use_cache=length - 1 > piece)
+        output = model(inputs, past_key_values=cache, use_cache=length - 1 > chunk_size)
         cache = output.past_key_values
-        total += _nats(output.logits, targets, counts[:, begin : begin + piece])
+        total += _nats(output.logits, targets, counts[:, begin : begin + chunk_size])
     return total
 
 
 def _nats(logits: Tensor, targets: Tensor, counts: Tensor) -> float:
-    """Summed row by row: the whole vocabulary in float32 is the largest tensor here."""
+    """Sum the cross-entropy row by row, because logits in float32 are the largest tensor here."""
     return sum(
-        float(F.cross_entropy(row[real].float(), target[real], reduction="sum"))
-        for row, target, real in zip(logits, targets, counts, strict=True)
+        float(F.cross_entropy(row[count].float(), target[count], reduction="sum"))
+        for row, target, count in zip(logits, targets, counts, strict=True)
     )
 
 
 def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: list[str]) -> Score:
-    """Measure the model on the documents."""
+    """Score the model on the documents. Raises `EvaluationError` for NaN or infinite logits."""
     sequences = to_tokens(tokenizer, documents)
     tokens = sum(len(sequence) - 1 for sequence in sequences)
     size = sum(len(document.encode()) for document in documents)
@@ -198,7 +196,7 @@ def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documen
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -218,7 +216,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the score in words, then as JSON; 2 if there is nothing to measure."""
+    """Print the score as a sentence, then as JSON. Returns the exit code, 2 if nothing can be measured."""
     options = parse_arguments(arguments)
     started = time.monotonic()
     limit_threads()

@@ -17,19 +17,19 @@ import torch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-# Weights that a single thread reads in a few milliseconds.
+# Bytes of weights that a single thread reads in a few milliseconds.
 _SMALL_WEIGHTS = 2**28
-# A quick copy touches no more than this: beyond all but the largest caches, and little beside a model.
+# Bytes of a quick copy at most, and its runs: more than all but the largest caches, little beside a model.
 _QUICK_COPY, _QUICK_RUNS = 2**28, 7
 
 
 class HardwareError(ValueError):
-    """A device or number format that was asked for and is not to be had. Says what there is."""
+    """Raised for a device or dtype that is not available; the message names those that are."""
 
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """Bytes in use at one moment; None where there is nothing to measure, as on a CPU for the device's."""
+    """Bytes in use at one moment; None where nothing can be measured, such as device memory on a CPU."""
 
     process_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
@@ -39,7 +39,10 @@ class MemoryReading:
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """The device called `wanted` ("cpu", "cuda", "cuda:1"); "auto" takes CUDA where there is any."""
+    """Return the device `wanted`: "cpu", "cuda", "cuda:1", or "auto" for CUDA if available, else the CPU.
+
+    Raises HardwareError if this machine does not have it.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -59,9 +62,10 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The type called `wanted`; "auto" takes bfloat16 on CUDA from sm_80 on, float16 below, float32 on a CPU.
+    """Return the dtype `wanted`; "auto" is bfloat16 on CUDA from sm_80 on, float16 below, float32 on a CPU.
 
-    A CPU gets float32 because few have fast bfloat16 products, and those that do not are slowed by it.
+    A CPU gets float32 because few have fast bfloat16 products; the others are slower in it. Raises
+    HardwareError for an unknown dtype.
     """
     if wanted in DTYPES:
         return DTYPES[wanted]
@@ -80,26 +84,26 @@ def device_name(device: torch.device) -> str:
 
 
 def limit_threads() -> int:
-    """Make torch use no more threads than this process may run at once; returns how many it uses.
+    """Limit torch's threads to the processors that this process may use; return their number.
 
-    In a container torch counts the processors of the host. Threads beyond its share only wait for each other.
+    In a container torch counts the processors of the host, and surplus threads only wait for each other.
     """
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _processors())))
     return torch.get_num_threads()
 
 
 def decode_threads(weight_bytes: int) -> int:
-    """How many threads should multiply one token by that many bytes of weights on a CPU.
+    """Return the number of threads that should decode on a CPU with this many bytes of weights.
 
-    Small matrices are done before a second thread has heard of them, and where the page and the browser want
-    a processor too, two threads waiting for each other are several times slower than one.
+    Small matrices are finished before a second thread starts. Where page and browser need a processor too,
+    two threads that wait for each other are several times slower than one.
     """
     return 1 if weight_bytes < _SMALL_WEIGHTS else torch.get_num_threads()
 
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Torch uses so many threads while it lasts."""
+    """Set the number of torch's threads for the duration of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -109,24 +113,24 @@ def using_threads(count: int) -> Iterator[None]:
 
 
 def free_device_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a CUDA device, within this process's limit; None on a CPU."""
+    """Return the bytes still allocatable on a CUDA device, within this process's limit; None on a CPU."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
-    # Older versions of PyTorch can set such a limit, but do not tell it.
+    # Older versions of PyTorch can set such a limit, but have no getter.
     fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
     limit = int(fraction(device) * total)
     return max(0, min(free, limit - torch.cuda.memory_reserved(device)))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes for the memory of stories: what is free on a CUDA device, half of what is on a CPU."""
+    """Return the bytes available for caches: all that is free on a CUDA device, half of it on a CPU."""
     free = free_device_bytes(device)
     return psutil.virtual_memory().available // 2 if free is None else free
 
 
 def spare_host_bytes(device: torch.device) -> int:
-    """Bytes of the host's memory for what has no room on a CUDA device; 0 where that is the host itself."""
+    """Return the bytes of host memory for states evicted from a CUDA device; 0 on a CPU."""
     if device.type != "cuda":
         return 0
     left = container_memory()
@@ -135,16 +139,16 @@ def spare_host_bytes(device: torch.device) -> int:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done everything it was asked to."""
+    """Wait until the device has finished all submitted work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def copy_rates(size: int, device: torch.device, runs: int, moved: int) -> tuple[float, ...]:
-    """Bytes a second, read and written together, of copies that touch `size` bytes, run after run.
+    """Measure copies that touch `size` bytes; return bytes per second, read and written, of each run.
 
-    A run makes as many copies as move `moved` bytes, so that starting one costs nothing and the clock's grain
-    does not show. What is smaller than a cache of the device is measured as the cache moves it.
+    A run repeats the copy until `moved` bytes are moved, so that launch overhead and the clock's resolution
+    do not matter. A size smaller than a cache of the device gives the bandwidth of that cache.
     """
     half = max(size // 2, 1)
     source = torch.ones(half, dtype=torch.uint8, device=device)
@@ -162,10 +166,10 @@ def copy_rates(size: int, device: torch.device, runs: int, moved: int) -> tuple[
 
 
 def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
-    """Bytes a second of the best of a few copies that touch `size` bytes, or fewer where those are very many.
+    """Estimate the bandwidth in bytes per second: the best of a few copies that touch `size` bytes.
 
-    Takes a twentieth of a second or so. On a CPU that many threads copy. What it takes of the device's memory
-    is free again afterwards.
+    At most 256 MiB are touched, which takes about 50 ms. On a CPU, `threads` threads copy. Device memory is
+    freed afterwards.
     """
     size = min(size, _QUICK_COPY)
     try:
@@ -177,15 +181,16 @@ def quick_bandwidth(size: int, device: torch.device, threads: int) -> float:
 
 
 def read_process_memory() -> MemoryReading:
-    """Memory of this process alone."""
+    """Read the resident memory of this process."""
     return MemoryReading(process_memory_bytes=_process(os.getpid()).memory_info().rss)
 
 
 def read_memory(device: torch.device) -> MemoryReading:
-    """Memory of this process and, on CUDA, of torch's allocator on `device`."""
+    """Read the memory of this process and, on CUDA, of torch's allocator on `device`."""
     if device.type != "cuda":
         return read_process_memory()
-    # Each of torch's functions for one of these numbers puts all of them in order first, for a millisecond.
+    # Read once, because each of torch's functions for a single number collects all, which takes a
+    # millisecond.
     stats = torch.cuda.memory_stats_as_nested_dict(device)
     allocated, reserved = (
         stats.get(name, {}).get("all", {}) for name in ("allocated_bytes", "reserved_bytes")
@@ -201,7 +206,7 @@ def read_memory(device: torch.device) -> MemoryReading:
 
 @cache
 def _process(pid: int) -> psutil.Process:
-    """Asked for by number, since a process that was forked is another one."""
+    """Cache the handle by process id, because a forked process needs its own."""
     return psutil.Process(pid)
 
 
@@ -212,7 +217,7 @@ def _processors() -> int:
 
 
 def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors that the container may use, from control groups version 2 or 1; None if not limited."""
+    """Return the processors that the container may use, from cgroup v2 or v1; None if there is no limit."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()
@@ -225,12 +230,12 @@ def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that the container may still take, from control groups version 2 or 1; None if not limited."""
+    """Return the bytes that the container may still allocate, from cgroup v2 or v1; None without a limit."""
     names = ("memory.max", "memory.current")
     if not (root / names[0]).exists():
         root, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
     try:
-        limit, used = (int((root / name).read_text()) for name in names)  # "max" is no number
+        limit, used = (int((root / name).read_text()) for name in names)  # ValueError for "max"
     except (OSError, ValueError):
         return None
     return max(0, limit - used)

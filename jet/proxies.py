@@ -1,7 +1,8 @@
-"""Which calls of this process go through a proxy: those that the environment says, but none to this machine.
+"""Route this process's calls through the proxies that the environment names, except calls to this machine.
 
-urllib and httpx read http_proxy, https_proxy, all_proxy and no_proxy, in either case. Without no_proxy they
-ask the proxy for localhost, too, where it finds itself or nothing.
+urllib and httpx read http_proxy, https_proxy, all_proxy and no_proxy, in lower or upper case. Without
+no_proxy they send calls to localhost through the proxy, too, which reaches the proxy's own machine or
+nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jet.credentials import redact, remember
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _KINDS = ("http", "https", "all")
 
-_set_aside: dict[str, tuple[str, str]] = {}  # kind → variable and address of a proxy that httpx cannot use
+_set_aside: dict[str, tuple[str, str]] = {}  # kind → variable and URL of a proxy that httpx cannot use
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Proxy:
     """A proxy that the environment names.
 
     Attributes:
-        url: as it is to be connected to, with its name and password. Not in the repr.
-        variable: what names it.
-        shown: where it is, for messages.
+        url: the proxy's URL, with name and password; not in the repr.
+        variable: the environment variable that names it.
+        shown: the redacted URL, for messages.
     """
 
     url: str
@@ -39,7 +40,7 @@ class Proxy:
 
     @property
     def trouble(self) -> str:
-        """Why nothing can go through it; "" where something may."""
+        """Reason why the proxy cannot be used; "" if it can."""
         return _trouble(self.url)
 
     def __repr__(self) -> str:
@@ -47,7 +48,7 @@ class Proxy:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without brackets, is this machine by a name that leaves it never."""
+    """Return True if a host name or address, with or without brackets, always means this machine."""
     name = host.strip("[]").partition("%")[0].rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -61,7 +62,7 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_of(scheme: str, host: str, port: int | None = None) -> Proxy | None:
-    """The proxy that calls to a host go through; None if they go there directly."""
+    """Return the proxy for calls to a host; None if they connect directly."""
     bare = host.strip("[]")
     if is_loopback(bare) or proxy_bypass(bare) or (port is not None and proxy_bypass(f"{bare}:{port}")):
         return None
@@ -80,7 +81,7 @@ def proxy_of(scheme: str, host: str, port: int | None = None) -> Proxy | None:
 
 
 def proxy_of_url(url: str) -> Proxy | None:
-    """The same for an address; None for one that is none."""
+    """Return the proxy for calls to a URL; None if they connect directly, or the URL is invalid."""
     try:
         parts = urlsplit(url)
         return proxy_of(parts.scheme, parts.hostname, parts.port) if parts.hostname else None
@@ -89,15 +90,15 @@ def proxy_of_url(url: str) -> Proxy | None:
 
 
 def prepare_environment(*hosts: str | None) -> None:
-    """Have libraries that read the environment themselves reach this machine without a proxy.
+    """Change the environment so that all libraries reach this machine without a proxy. Call it before Gradio.
 
-    Gradio asks its own page whether it is there, its MCP tools call the page, and the hub's library may be
-    pointed at a mirror here. So this machine's names, and those of `hosts` that are its own, are added to
-    no_proxy. Other hosts keep their proxy.
+    Gradio calls its own page at the start, its MCP tools call the page, and the hub's library may use a
+    mirror here. So the names of this machine, and those of `hosts` that are loopback, are added to no_proxy.
+    Other hosts keep their proxy.
 
-    httpx, which Gradio uses when it is imported, refuses every call of a process whose environment has a
-    proxy that it cannot use, or an entry of no_proxy that it cannot read. The former is set aside, and named
-    by whatever would go through it; the latter is written as it can be read, or left out.
+    httpx, which Gradio uses on import, refuses every call if the environment has a proxy that it cannot use,
+    or a no_proxy entry that it cannot parse. Such a proxy is removed from the environment, and `proxy_of`
+    still returns it, with `trouble`. Such an entry is rewritten or removed.
     """
     _set_unusable_aside()
     given = [host.strip() for host in getproxies().get("no", "").split(",") if host.strip()]
@@ -107,7 +108,7 @@ def prepare_environment(*hosts: str | None) -> None:
     own = [host.strip("[]") for host in hosts if host and is_loopback(host)]
     missing = [host for host in dict.fromkeys([*_LOOPBACK, *own]) if host not in known]
     if missing or known != given:
-        # Both: urllib prefers the lower case, other libraries know only one of them.
+        # Both cases: urllib prefers the lower one, other libraries read only one of them.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*known, *missing])
 
 
@@ -120,7 +121,7 @@ def _set_unusable_aside() -> None:
 
 
 def _trouble(url: str) -> str:
-    """Why httpx does not take the address of a proxy; "" where it does."""
+    """Return why httpx cannot use the URL of a proxy; "" if it can."""
     try:
         proxy = httpx.Proxy(url)
     except (httpx.InvalidURL, ValueError):
@@ -130,7 +131,7 @@ def _trouble(url: str) -> str:
 
 
 def _readable(entry: str) -> str | None:
-    """An entry of no_proxy as httpx reads it; None for one that it cannot read, as networks in IPv6 are."""
+    """Rewrite an entry of no_proxy so that httpx can parse it; None if it cannot, such as IPv6 networks."""
     if entry.startswith("["):  # an IPv6 address, maybe with a port
         entry = entry[1:].partition("]")[0]
     try:

@@ -1,4 +1,4 @@
-"""Meters: what the live panel shows, computed from moments in time. No clock of their own, no torch."""
+"""Meters for the live panel, computed from timestamps that callers pass; without clock or torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RateMeter:
         self._times: deque[float] = deque()
 
     def tick(self, now: float) -> None:
-        """An event happened at `now`, in seconds on any steady clock."""
+        """Record an event at `now`, in seconds of any monotonic clock."""
         self._times.append(now)
         while len(self._times) > 2 and self._times[0] < now - self._window_s:
             self._times.popleft()
@@ -25,7 +25,7 @@ class RateMeter:
 
 
 class DecodeMeter:
-    """The speed of one request: waiting for its first token is one number, writing the rest another."""
+    """Measures the speed of one request: time to first token, and decode rate."""
 
     def __init__(self, submitted: float) -> None:
         self._submitted = submitted
@@ -35,7 +35,7 @@ class DecodeMeter:
         self.tokens = 0
 
     def tick(self, now: float) -> None:
-        """A token came at `now`."""
+        """Record a token at `now`, in seconds."""
         if self._first is None:
             self._first = now
         self._last = now
@@ -44,29 +44,29 @@ class DecodeMeter:
 
     @property
     def time_to_first_token_s(self) -> float | None:
-        """From submission to the first token, waiting and prefill included."""
+        """Seconds from submission to the first token, queueing and prefill included; None before it."""
         return None if self._first is None else self._first - self._submitted
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Over the last second or so."""
+        """Decode rate over about the last second; None before the second token."""
         return self._recent.rate
 
     @property
     def mean_tokens_per_second(self) -> float | None:
-        """From the first token to the last: of decoding alone."""
+        """Decode rate from the first token to the last; None before the second token."""
         return None if self._first is None else _per_second(self.tokens - 1, self._last - self._first)
 
 
 class Throttle:
-    """Lets something costly happen at most every `interval_s` seconds."""
+    """Rate limit for something costly: at most once every `interval_s` seconds."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._next: float | None = None
 
     def ready(self, now: float) -> bool:
-        """Whether it may happen now; if so, the next interval begins."""
+        """Return True if the interval is over at `now`, in seconds, and start the next one."""
         if self._next is not None and now < self._next:
             return False
         self._next = now + self._interval_s

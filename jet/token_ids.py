@@ -1,4 +1,4 @@
-"""Tokens: the ids of tokens, one after the other."""
+"""The type of a sequence of token ids."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One-off tools: preparing the stories, training the story model, sampling from it."""
+"""Tools beside the app: checks, audits, load, pictures, training of the story model, and kernel tuning."""

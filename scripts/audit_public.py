@@ -1,9 +1,9 @@
-"""Try to break into a public page, on this machine alone.
+"""Attack a public page on this machine with a list of trials.
 
-python -m scripts.audit_public                          starts a page of its own, public, and tries that
-python -m scripts.audit_public http://127.0.0.1:7860    tries one that runs already
+python -m scripts.audit_public                          starts a public page and attacks it
+python -m scripts.audit_public http://127.0.0.1:7860    attacks a running page
 
-What is tried stands in docs/security.md. What lets something through is named; then the exit code is 1.
+docs/security.md lists the trials. Those that succeed are named, and the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from scripts.audit.wire import Breach, Target
 
 
 def breach_of(trial: Trial, target: Target) -> str | None:
-    """Return what got through; None where nothing did."""
+    """Run a trial; return what got through, None if nothing did."""
     try:
         trial.run(target)
     except Breach as breach:
         return str(breach)
-    except Exception as error:  # the page answers in a way that no trial expects: that is a finding, too
+    except Exception as error:  # an answer that the trial does not expect is a finding, too
         return f"{type(error).__name__}: {error}"
     return None
 
 
 @contextmanager
 def own_page() -> Iterator[str]:
-    """A public page over an engine that only keeps time."""
+    """Serve a public page over the paced engine; yield its URL."""
     from jet.server.hosting import Hosting
     from jet.server.limits import PUBLIC
     from jet.ui.page import build, launch
@@ -47,10 +47,10 @@ def own_page() -> Iterator[str]:
 
 
 def audit(url: str) -> int:
-    """Run every trial and print what became of it; how many let something through."""
+    """Run every trial and print its result; return how many let something through."""
     breaches = 0
     for number, trial in enumerate(TRIALS, start=1):
-        # Each comes from an address of its own, so that none uses up the calls of another.
+        # Each trial has its own source address, so that none uses up the rate limit of another.
         found = breach_of(trial, Target(url, f"127.0.1.{number}"))
         breaches += found is not None
         name = f"{trial.group}: {trial.what}"
@@ -60,7 +60,7 @@ def audit(url: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the audit. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", nargs="?", help="of a page on this machine; left out: one of its own")
     options = parser.parse_args(arguments)

@@ -1,11 +1,11 @@
-"""Checks that README and docs are true: links, paths, commands and options exist, and marked examples run.
+"""Check that links, paths, commands and options of README and docs exist, and that marked examples run.
 
 python -m scripts.check_docs            all of it
 python -m scripts.check_docs --static   without running examples
 
-An example runs if the line before its block is `<!-- runs -->`, or `<!-- runs with the page -->` to have the
-page with the story model meanwhile, whose address stands in the place of http://127.0.0.1:7860. Python blocks
-of a document share their names, in order; other blocks are bash.
+An example runs if the line before its block is `<!-- runs -->`. After `<!-- runs with the page -->`, the page
+with the story model is served meanwhile, and its URL replaces http://127.0.0.1:7860. Python blocks of a
+document run in order in one namespace; other blocks are bash.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("*.md", "docs/*.md", "assets/**/*.md")
-LISTS_THE_PAST = {"CHANGELOG.md"}  # names what once was
+LISTS_THE_PAST = {"CHANGELOG.md"}  # names things that are gone
 PAGE = "http://127.0.0.1:7860"
 PATIENCE_S = 300
 
@@ -45,7 +45,7 @@ _MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document: its language, its code, and whether it runs, and beside the page."""
+    """A fenced block of a document: language, code, whether it runs, and whether it needs the page."""
 
     kind: str
     code: str
@@ -54,13 +54,13 @@ class Block:
 
 
 def documents(root: Path = ROOT) -> list[Path]:
-    """The documents that are checked."""
+    """Return the documents to check."""
     found = (path for pattern in DOCUMENTS for path in root.glob(pattern))
     return sorted(path for path in found if "node_modules" not in path.parts)
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a document."""
+    """Return the fenced blocks of a document."""
     return [
         Block(found["kind"], found["code"], bool(found["mark"]), "page" in (found["mark"] or ""))
         for found in _FENCE.finditer(text)
@@ -71,7 +71,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def find_problems(document: Path, root: Path = ROOT) -> list[str]:
-    """Name everything in a document that does not exist: links, paths, modules, options, commands of make."""
+    """List what a document names and does not exist: links, paths, modules, options, make targets."""
     text = document.read_text(encoding="utf-8")
     problems = [f"link {link} leads nowhere" for link in _links(text) if not _leads(document, link)]
     if document.name not in LISTS_THE_PAST:
@@ -98,7 +98,7 @@ def _leads(document: Path, link: str) -> bool:
 
 
 def _anchor(heading: str) -> str:
-    """The name that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
@@ -118,7 +118,7 @@ def _missing_names(code: str, root: Path) -> Iterator[str]:
 
 
 def _expand(path: str) -> list[str]:
-    """A path for each of the names in braces."""
+    """Expand names in braces into one path each."""
     found = re.search(r"\{([^}]*)\}", path)
     if found is None:
         return [path]
@@ -157,7 +157,7 @@ def _missing_commands(code: str, root: Path) -> Iterator[str]:
 
 
 def _program(name: str, root: Path) -> list[Path]:
-    """The files that read the command line of a module."""
+    """Return the files that define the command line of a module."""
     place = root / name.replace(".", "/")
     if place.is_dir():
         return [path for path in place.rglob("*.py") if "__pycache__" not in path.parts]
@@ -204,7 +204,7 @@ def _no_page() -> Iterator[str]:
 
 @contextmanager
 def _page(root: Path) -> Iterator[str]:
-    """Serve the page with the story model, and give its address."""
+    """Serve the page with the story model; yield its URL."""
     command = [sys.executable, "app.py", "--model", "assets/story-model"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -1,4 +1,4 @@
-"""Install what a Space installs, into an empty environment, and write a story with the app from there.
+"""Install what a Space installs into an empty environment, and generate a story with the app there.
 
 python -m scripts.check_space               on this machine, whose package index decides which PyTorch it gets
 python -m scripts.check_space --dry-run     only ask the index whether everything fits together
@@ -41,7 +41,7 @@ def wanted(readme: Path = ROOT / "README.md") -> list[str]:
 
 
 def resolve(python: Path, timeout_s: float) -> dict[str, str]:
-    """Names and versions that pip would install. Raises CalledProcessError where it finds none that fit."""
+    """Return names and versions that pip would install. Raises CalledProcessError if none fit together."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", report.name]
         subprocess.run(_pip(python, *options), check=True, timeout=timeout_s, capture_output=True, text=True)
@@ -51,7 +51,7 @@ def resolve(python: Path, timeout_s: float) -> dict[str, str]:
 
 
 def write_a_story(python: Path) -> str:
-    """Start the app and let it write; the story."""
+    """Start the app, generate a story and return it."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     command = [str(python), "app.py", "--model", "assets/story-model"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as app:
@@ -66,7 +66,7 @@ def write_a_story(python: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the check. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(arguments)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_environment(folder: Path) -> Path:
-    """An empty environment; its Python."""
+    """Create an empty environment; return its Python."""
     venv.create(folder, with_pip=True)
     return folder / "bin" / "python"
 

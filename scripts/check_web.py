@@ -1,10 +1,10 @@
-"""Checks the JavaScript of `assets/web`: lint and format by Biome, types by TypeScript.
+"""Check the JavaScript of `assets/web`: lint and format by Biome, types by TypeScript.
 
 python -m scripts.check_web           checks; exits with 1 if something is wrong
-python -m scripts.check_web --write   mends what can be mended by itself
+python -m scripts.check_web --write   fixes what can be fixed automatically
 
-Both tools are fetched from npm, in the versions of `assets/web/package-lock.json`. Where npm or its registry
-cannot be reached, this says so loudly and checks nothing: the page needs neither.
+Both tools are fetched from npm, in the versions of `assets/web/package-lock.json`. Without npm or its
+registry this prints a warning and checks nothing; the page itself needs neither.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 
 WEB = Path(__file__).resolve().parents[1] / "assets" / "web"
 TOOLS = WEB / "node_modules"
-FETCH_S = 120  # an unreachable registry must not hold the checks up for longer
+FETCH_S = 120  # limit for an unreachable registry
 
 
 def fetch() -> str | None:
-    """Bring both tools, unless they are there. Returns why that could not be done."""
+    """Install both tools unless they are present. Returns why that failed; None if it did not."""
     lock = WEB / "package-lock.json"
     have = TOOLS / ".package-lock.json"
     if have.exists() and have.stat().st_mtime >= lock.stat().st_mtime:
@@ -40,20 +40,20 @@ def fetch() -> str | None:
 
 
 def check(write: bool) -> bool:
-    """Run both tools; what they find they print. Returns whether all is well."""
+    """Run both tools, which print what they find. Returns True if both pass."""
     linted = run(["biome", *(["check", "--write"] if write else ["ci"]), ".", "../../tests/web"])
     typed = run(["tsc", "--project", "tsconfig.json"])
     return linted and typed
 
 
 def run(command: Sequence[str]) -> bool:
-    """Run one of the tools in the folder of the modules. Returns whether it is content."""
+    """Run one of the tools in the folder of the modules. Returns True if it passes."""
     tool = TOOLS / ".bin" / command[0]
     return subprocess.run([tool, *command[1:]], cwd=WEB).returncode == 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check or mend. Returns the exit code."""
+    """Check or fix. Returns the exit code."""
     if reason := fetch():
         rule = "!" * 78
         print(f"{rule}\nJAVASCRIPT IS NOT CHECKED: {reason}.\n{rule}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Many visitors on one page at once: how long what they do takes, what goes wrong, and what a flood does.
+"""Load one page with many visitors: measure durations and errors, and the effect of a flood.
 
-python -m scripts.load_page                        200 tabs for 60 seconds over an engine that only keeps time
+python -m scripts.load_page                        200 tabs for 60 seconds over an engine without a model
 python -m scripts.load_page --tabs 20 --seconds 5  the short form that the tests run
 
-Everything stays on this machine: it starts a page of its own and visits that. The last line is JSON.
+It starts a page on this machine and visits that. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _THINK_S = (3.0, 12.0)
 
 
 def serve(connection: Connection, limits: Limits) -> None:
-    """A page in a process of its own: sends its address, and ends when it is told to."""
+    """Serve a page in this process; send its URL, and end on request."""
     hosting = Hosting(limits)
     demo = build(PacedEngine(), hosting)
     url = launch(demo, hosting=hosting)
@@ -48,12 +48,12 @@ def serve(connection: Connection, limits: Limits) -> None:
 
 
 async def session(url: str, tabs: int, seconds: float, findings: Findings) -> None:
-    """So many tabs, which come one after the other in the first fifth of the time."""
+    """Run this many tabs, which arrive one after the other in the first fifth of the time."""
     page = Page(httpx.get(f"{url}config").json())
 
     async def one(number: int) -> None:
         await asyncio.sleep(seconds / 5 * number / tabs)
-        # Each has connections of its own, as browsers have; one pool for all would be the bottleneck.
+        # Every tab has its own connections, as browsers do; a shared pool would be the bottleneck.
         limits = httpx.Limits(keepalive_expiry=300)  # which is how long Chromium keeps an idle one
         async with httpx.AsyncClient(base_url=url, timeout=60, verify=False, limits=limits) as client:
             visitor = Visitor(client, page, findings)
@@ -65,7 +65,7 @@ async def session(url: str, tabs: int, seconds: float, findings: Findings) -> No
 
 
 async def _lag(findings: Findings) -> None:
-    """How late the visitors themselves are, which is no fault of the page."""
+    """Measure the delay of the visitors' own event loop, which is not the page's fault."""
     while True:
         started = time.monotonic()
         await asyncio.sleep(0.1)
@@ -73,7 +73,7 @@ async def _lag(findings: Findings) -> None:
 
 
 async def flood(url: str) -> dict[str, Any]:
-    """Far too many calls at once from one address; afterwards, the story of the tab that sent them."""
+    """Flood the page from one address; count answers by status, and check that the tab keeps its story."""
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=50)) as client:
         page = Page((await client.get("config")).json())
         visitor = Visitor(client, page, Findings())
@@ -96,7 +96,7 @@ async def flood(url: str) -> dict[str, Any]:
 
 
 def run(tabs: int, seconds: float) -> dict[str, Any]:
-    """Serve, visit, measure."""
+    """Serve a page, let visitors use it, and measure."""
     findings = Findings()
     url, process, connection = _start(Limits())
     memory = psutil.Process(process.pid)
@@ -135,7 +135,7 @@ def run(tabs: int, seconds: float) -> dict[str, Any]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of all lies."""
+    """Return the value below which this share of all values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
@@ -156,7 +156,7 @@ def _end(process: BaseProcess, connection: Connection) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print what was found; the exit code is 1 where what must hold does not."""
+    """Print the results. Returns 1 if a requirement is not met, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tabs", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -2,13 +2,13 @@
 
     python -m scripts.prepare_stories MODERN.xz CLASSICS.xz --tokenizer assets/story-model --output DIR
 
-Each input holds UTF-8 documents separated by a line `<|endoftext|>` (plain or xz). Written are
+Each input holds UTF-8 documents separated by a line `<|endoftext|>` (plain or xz). Outputs:
 
-- into `--tokenizer`: `tokenizer.json` and `tokenizer_config.json`, a byte-level BPE that gives any text back;
+- into `--tokenizer`: `tokenizer.json` and `tokenizer_config.json`, a byte-level BPE, lossless for any text;
 - into `--output`: `stories.npz.xz` (tokens and document boundaries) and the validation texts as read.
 
-Nothing is random: the hash of a document decides on which side of the split it falls, so adding or removing
-other documents never moves it.
+The split is deterministic: the hash of a document decides its side, so adding or removing other documents
+never moves it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 END_OF_TEXT = "<|endoftext|>"
-TALE = "<|tale|>"  # stands before classics and picture books, so that the voice without it is a modern one
+TALE = "<|tale|>"  # precedes classics and picture books, so that texts without it are modern
 SEPARATOR = f"\n{END_OF_TEXT}\n"
-SHORTEST_STORY = 200  # characters: less is a title page or a fragment
+SHORTEST_STORY = 200  # characters; shorter documents are title pages or fragments
 
-# A word takes the space before it and either apostrophe; punctuation takes the line breaks after it, because
-# a sentence's end and the paragraph's end nearly always come together; digits stand alone.
+# Pre-tokenizer: a word includes the space before it and either apostrophe; punctuation includes the line
+# breaks after it, because sentences and paragraphs mostly end together; digits are single.
 WORDS = Regex(
     r"['’](?:[sdmtSDMT]|ll|ve|re|LL|VE|RE)(?!\p{L})| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+\n*|\n+|\s+(?!\S)|\s+"
 )
@@ -46,21 +46,20 @@ HEADING = re.compile(
 
 
 def open_text(path: Path) -> str:
-    """The whole text of a plain or xz-compressed UTF-8 file."""
+    """Read a plain or xz-compressed UTF-8 file."""
     raw = path.read_bytes()
     return (lzma.decompress(raw) if path.suffix == ".xz" else raw).decode("utf-8")
 
 
 def read_documents(path: Path) -> list[str]:
-    """The documents of one file, exactly as they stand between the separator lines."""
+    """Return the documents of a file, exactly as they stand between the separator lines."""
     return [document for document in open_text(path).split(SEPARATOR) if document.strip()]
 
 
 def clean(document: str) -> str:
-    """A document without what is no part of a story: the writer's remarks around it and stray white space.
+    """Remove what is not part of the story: remarks around it, and stray white space.
 
-    Headings, quotes of either shape and old spelling stay: a reader's text has them too, and a model that
-    never saw them would pay for each one.
+    Headings, quotes of either shape and old spelling stay, because users' texts have them, too.
     """
     text = document.replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ").strip()
     text = re.sub(r"[ \t]+\n", "\n", text)
@@ -72,7 +71,7 @@ def clean(document: str) -> str:
 
 
 def body_start(text: str) -> int:
-    """Index of the first character after the title and the headings under it, 0 where there is no title."""
+    """Return the index of the first character after the title and its headings; 0 if there is no title."""
     lines = text.split("\n\n", 4)[:-1]
     start = 0
     for number, line in enumerate(lines):
@@ -84,14 +83,14 @@ def body_start(text: str) -> int:
 
 
 def is_validation(document: str, one_in: int) -> bool:
-    """Whether this document is held out; its content alone decides."""
+    """Return True if this document is in the validation set, by the hash of its content."""
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") % one_in == 0
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of `vocabulary` entries; all 256 bytes are in it.
+    """Train a byte-level BPE of `vocabulary` entries, all 256 bytes included.
 
-    `<|endoftext|>` is id 0 and put in front of every text, as in training; `<|tale|>` is id 1.
+    `<|endoftext|>` is id 0 and is prepended to every text, as in training; `<|tale|>` is id 1.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -131,7 +130,7 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, context: int) -> None:
 
 
 def tokenize(tokenizer: Tokenizer, documents: list[str], raw: list[str]) -> dict[str, np.ndarray]:
-    """Documents as one token stream.
+    """Encode documents into one token stream.
 
     Returns `tokens` (uint16, no end-of-text inside), `starts` (int64, documents + 1 boundaries), `bodies`
     (int64, the token of each document that follows its title) and `bytes` (int64, UTF-8 length of each raw
@@ -172,7 +171,7 @@ def tokenizer_texts(modern: list[str], classics: list[str]) -> Iterator[str]:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

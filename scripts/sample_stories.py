@@ -2,7 +2,7 @@
 
     python -m scripts.sample_stories --model assets/story-model --card assets/story-model/README.md
 
-Replaces what stands between the two `samples` comments of the card; without `--card` it prints.
+Replaces the text between the two `samples` comments of the card; without `--card` it prints.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ SECTION = re.compile(r"(<!-- samples -->\n).*?(<!-- end of samples -->)", re.DOT
 def write_on(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, beginning: str, seed: int
 ) -> tuple[str, bool]:
-    """The beginning with what the model makes of it, and whether the story came to its end."""
-    ids = tokenizer.encode(beginning)  # with an end-of-text in front, as in training
+    """Continue a beginning; return the whole text, and True if the story came to its end."""
+    ids = tokenizer.encode(beginning)  # prepends end-of-text, as in training
     torch.manual_seed(seed)
     generated: list[int] = model.generate(  # type: ignore[operator]  # transformers' mixin, untyped
         torch.tensor([ids], device=model.device),
@@ -64,7 +64,7 @@ def write_on(
 
 
 def as_markdown(number: int, beginning: str, text: str, ended: bool) -> str:
-    """One sample as a quotation, the given beginning in bold."""
+    """Format a sample as a quotation, with the given beginning in bold."""
     story = text[len(beginning) :]
     given = (
         "\n\n".join(f"**{part}**" for part in beginning.strip().split("\n\n")) if beginning.strip() else ""
@@ -75,7 +75,7 @@ def as_markdown(number: int, beginning: str, text: str, ended: bool) -> str:
 
 
 def samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Every beginning once; the seed is its place in the list."""
+    """Yield a sample for every beginning; the seed is its index."""
     for seed, beginning in enumerate(tqdm(BEGINNINGS, unit="story")):
         text, ended = write_on(model, tokenizer, beginning, seed)
         yield as_markdown(seed + 1, beginning, text, ended)

@@ -1,9 +1,9 @@
-"""Give a trained story model its default voice: that of the modern stories, for texts that leave it open.
+"""Give a trained story model the voice of modern stories by default, for texts of unclear style.
 
     python -m scripts.settle_voice --data DIR/stories.npz.xz --model runs/jet/model --output runs/jet/settled
 
-Forty small steps, which a CPU can do; `scripts/training/voice.py` says what they do and why. `--output` is
-then a transformers directory like `--model`, with `voice.json` in it, the record of how it was made.
+It takes forty small steps, feasible on a CPU; `scripts/training/voice.py` describes the method. `--output` is
+then a transformers directory like `--model`, with a record of the settings in `voice.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scripts.training.voice import Voice, settle
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; every field of `Voice` is an option."""
+    """Parse the command line; every field of `Voice` is an option."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +39,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read, move the weights, write."""
+    """Load the model, move its weights, and save it."""
     options = parse_arguments(arguments)
     voice = read_fields(Voice, options)
     seed_everything(voice.seed)

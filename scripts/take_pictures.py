@@ -1,4 +1,4 @@
-"""Takes the README's pictures of a page that runs: `python -m scripts.take_pictures http://127.0.0.1:7860`.
+"""Take the README's pictures of a running page: `python -m scripts.take_pictures http://127.0.0.1:7860`.
 
 Needs Playwright and a Chromium, as the browser tests do.
 """
@@ -17,7 +17,7 @@ WIDE, NARROW = (1280, 900), (390, 844)
 
 
 def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False) -> Page:
-    """The page in a browser that has kept nothing, with the first of its beginnings."""
+    """Open the page in a fresh browser context and choose its first beginning."""
     page = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light"
     ).new_page()
@@ -28,7 +28,7 @@ def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False)
 
 
 def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
-    """Have something written, until there are so many tokens of at most so many."""
+    """Click a button that generates `most` tokens at most, and wait for the first `tokens` of them."""
     page.fill("#jet-seed input", str(seed))
     page.get_by_label("number input for Maximum new tokens").fill(str(most))
     page.click(selector)
@@ -42,14 +42,14 @@ def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    """Take the picture, once nothing fades in or out any more."""
+    """Take the picture once all transitions have ended."""
     page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
     page.screenshot(path=FOLDER / f"{name}.png")
     print(FOLDER / f"{name}.png")
 
 
 def take_all(browser: Browser, url: str, seed: int) -> None:
-    """A story being written, its branches, another word by night, and a phone."""
+    """Take pictures of a running story, its branches, alternatives in dark mode, and a phone."""
     page = begin(browser, url, WIDE)
     press(page, "#jet-continue", seed, 150, 400)
     page.evaluate("scrollTo(0, 0)")

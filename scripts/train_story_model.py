@@ -3,8 +3,8 @@
     python -m scripts.train_story_model --data DIR/stories.npz.xz --tokenizer assets/story-model \\
         --output runs/jet --tokens 600e6
 
-`scripts/prepare_stories.py` makes the data. The run continues by itself from `--output/checkpoint.pt` if
-there is one; SIGTERM and Ctrl-C write it. At the end `--output/model` is a transformers directory in bfloat16
+`scripts/prepare_stories.py` makes the data. The run continues from `--output/checkpoint.pt` if it exists;
+SIGTERM and Ctrl-C write it. At the end `--output/model` is a transformers directory in bfloat16
 with the tokenizer in it, beside `record.json`, `curve.csv` and `curve.png`.
 """
 
@@ -29,7 +29,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; every field of the recipe is an option."""
+    """Parse the command line; every field of the recipe is an option."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Build, continue if there is something to continue, train, write the model."""
+    """Build the model, resume from a checkpoint if there is one, train, and save."""
     options = parse_arguments(arguments)
     recipe = read_fields(Recipe, options)
     budget = Budget(options.tokens, options.minutes)

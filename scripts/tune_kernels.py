@@ -1,12 +1,11 @@
-"""Try the ways in which the decode step's kernels can be cut, on the GPU that is there.
+"""Time every tiling of the decode step's GEMV kernels on this GPU.
 
     python -m scripts.tune_kernels --config config.json --output tilings.json [--quantize int8]
 
-Every product of the network's shapes is run with each tiling, over the weights of all layers behind each
-other and as one CUDA graph. What is printed, fastest first, says how near a product by itself comes to what
-memory allows; which tiling makes a step fastest, `scripts.tune_step` finds. Compiling a few hundred kernels
-takes longest, so `--workers` processes do that first, each on its share; the timing that follows is alone on
-the card.
+Every product of the network runs with each tiling, over the weights of all layers in sequence, as one CUDA
+graph. The output, fastest first, shows how close an isolated product comes to the memory bandwidth;
+`scripts.tune_step` finds the tilings that make a whole step fastest. Compiling hundreds of kernels takes
+longest, so `--workers` processes do it first, each its share; timing then has the GPU for itself.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from jet.ops.triton.gemv_config import GemvConfig
 
 ROWS, COLUMNS, WARPS = (1, 2, 4, 8, 16, 32), (128, 256, 512, 1024, 2048), (1, 2, 4, 8)
-MOST_REGISTERS = 120  # of weights a thread: more would leave none for the rest
+MOST_REGISTERS = 120  # registers for weights per thread at most
 RUNS = 9
 EPS = 1e-6
 
@@ -44,7 +43,7 @@ EPS = 1e-6
 class Product:
     """A kind of product: `layers` weights of `n` rows of `c` values (for `jet_step`, `n` channels).
 
-    `in_mlp`: it is one of the two of an MLP.
+    `in_mlp`: it is one of the two products of an MLP.
     """
 
     kind: str
@@ -56,7 +55,7 @@ class Product:
 
 
 def products(config: JetNemotronConfig, only: str | None = None) -> list[Product]:
-    """Those of one step, or of one kind of them."""
+    """Return the products of a decode step; with `only`, those of one kind."""
     jet, kinds = config.jet, config.layer_types or []
     layers, jets = len(kinds), kinds.count("jet")
     sizes = JetSizes(jet.num_heads, jet.head_dim, jet.head_v_dim, jet.generator_dim, jet.conv_size)
@@ -76,20 +75,20 @@ def products(config: JetNemotronConfig, only: str | None = None) -> list[Product
 
 
 def gemv_configs(product: Product, weight: Weight) -> Iterator[tuple[int, int, int]]:
-    """Rows, columns and warps worth trying: those whose weights fit a thread's registers.
+    """Yield rows, columns and warps to try: those whose weights fit into a thread's registers.
 
-    `weight`: one of the product's.
+    `weight` is one of the product's weights.
     """
     span, itemsize = product.c, weight.dtype.itemsize
     if isinstance(weight, QuantizedTensor):
         span, itemsize = weight.row_bytes, 1
-    held = {"norm_swiglu": 2}.get(product.kind, 1)
-    held = product.sizes.conv_size if product.kind == "jet_step" and product.sizes else held
-    # What whole numbers are between products has whole parts of them from each program.
+    matrices = {"norm_swiglu": 2}.get(product.kind, 1)
+    matrices = product.sizes.conv_size if product.kind == "jet_step" and product.sizes else matrices
+    # Each program writes whole groups of the packed hidden vector.
     part = 16 if isinstance(weight, QuantizedTensor) and product.kind == "norm_swiglu" else 1
     for rows in filter(lambda rows: rows % part == 0, ROWS):
         for warps in WARPS:
-            registers = rows * held * span * itemsize / (4 * 32 * warps)
+            registers = rows * matrices * span * itemsize / (4 * 32 * warps)
             if registers > MOST_REGISTERS or registers < 2:
                 continue
             for columns in COLUMNS:
@@ -99,7 +98,7 @@ def gemv_configs(product: Product, weight: Weight) -> Iterator[tuple[int, int, i
 
 
 def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | None) -> Weight:
-    """A weight of that shape, of random numbers or random codes."""
+    """Return a random weight `[rows, columns]`, quantized if `scheme` is given."""
     if scheme is None:
         return torch.randn((rows, columns), device="cuda", dtype=dtype) * 0.02
     drawn = QuantizedTensor.empty((rows, columns), scheme, dtype, torch.device("cuda"))
@@ -121,7 +120,7 @@ def between(size: int, hidden: int, weight: Weight) -> Tensor:
 def bind(
     product: Product, weights: list[Weight], pdl: bool
 ) -> Callable[[GemvConfig], list[Callable[[], None]]]:
-    """From a tiling to the calls of all layers, on a weight each."""
+    """Return a function from a tiling to the calls of all layers, each with its own weight."""
     from jet.ops.triton import gemv, jet_step
 
     def random(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
@@ -181,7 +180,7 @@ def bind(
 
 
 def seconds(calls: list[Callable[[], None]]) -> float:
-    """Median of a graph of them all."""
+    """Return the median seconds of a CUDA graph of all calls."""
     for call in calls:
         call()
     graph = torch.cuda.CUDAGraph()
@@ -210,7 +209,7 @@ def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, A
     for config in {usual, *(GemvConfig(*cut) for cut in gemv_configs(product, weights[0]))}:
         try:
             took = seconds(calls(config))
-        except Exception as error:  # does not compile, or wants more than the card has
+        except Exception as error:  # does not compile, or needs more than the GPU has
             print(f"{config}: {type(error).__name__}", file=sys.stderr)
             continue
         rows.append({**asdict(config), "default": config == usual, "us": took / product.layers * 1e6})
@@ -225,12 +224,12 @@ def weight_shape(product: Product) -> tuple[int, int]:
 
 
 def draw(product: Product, dtype: torch.dtype, scheme: str | None) -> list[Weight]:
-    """The weights of all layers."""
+    """Draw random weights for all layers."""
     return [random_weight(*weight_shape(product), dtype, scheme) for _ in range(product.layers)]
 
 
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> None:
-    """Run every `workers`-th tiling once, on one layer: what is compiled stays in Triton's cache."""
+    """Run every `workers`-th tiling once on one layer, to fill Triton's cache."""
     from jet.ops.triton.gemv_config import GemvConfig
 
     dtype = getattr(torch, options.dtype)
@@ -247,7 +246,7 @@ def compile_share(options: argparse.Namespace, config: JetNemotronConfig) -> Non
 
 
 def compile_in_parallel(module: str, arguments: list[str], workers: int) -> None:
-    """Run a script's own command line in so many processes, each for its `--share` of what is compiled."""
+    """Run a script's own command line in this many processes, each with its `--share` of the compilation."""
     command = [sys.executable, "-m", module, *arguments]
     started = [subprocess.Popen([*command, "--share", str(share)]) for share in range(workers)]
     for worker in started:
@@ -261,7 +260,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, required=True, help="config.json of the network")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
-    parser.add_argument("--quantize", choices=SCHEMES, help="weights in whole numbers")
+    parser.add_argument("--quantize", choices=SCHEMES, help="quantize weights to int8 or int4")
     parser.add_argument("--workers", type=int, default=8, help="processes that compile (default: 8)")
     parser.add_argument("--top", type=int, default=5, help="lines of each table (default: 5)")
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
@@ -269,7 +268,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = make_parser(__doc__)
     parser.add_argument("--only", help="one kind of product, such as linear_add")
     parser.add_argument("--output", type=Path, help="where to write everything as JSON")

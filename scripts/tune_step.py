@@ -1,13 +1,13 @@
-"""Find the ways to cut the decode step's products that make the whole step fastest, on the GPU that is there.
+"""Find the tilings of the decode step's products that make the whole step fastest on this GPU.
 
     python -m scripts.tune_step --config config.json [--quantize int8]
 
-What is fastest by itself (`scripts.tune_kernels`) often is not in a step, where a product overlaps with those
-beside it and shares multiprocessors, memory and cache with them. So the whole step of a network with random
-weights is captured as one graph for each tiling of a product, and the fastest is kept while the next product
-is tried, those that move most bytes first. Before and after them it is asked how much of the next weight is
-best fetched ahead. What is printed is for `default_gemv_config` and `QUANTIZED_CONFIGS` in
-`jet/ops/triton/gemv_config.py`, and `PREFETCH_BYTES` in `common.py` there; nothing is changed there.
+The fastest tiling of an isolated product (`scripts.tune_kernels`) is often not the fastest in a step, where
+products overlap and share multiprocessors, memory and cache. So this captures the step of a random network as
+one graph for each tiling of a product, and keeps the fastest while it tries the next product, in descending
+order of bytes. Before and after, it tries how many bytes of the next weight to prefetch. It prints values for
+`default_gemv_config` and `QUANTIZED_CONFIGS` in `jet/ops/triton/gemv_config.py` and for `PREFETCH_BYTES` in
+`jet/ops/triton/common.py`, and changes neither file.
 
 Jet steps are left out: their tiling shapes a buffer that the next product reads. As in `tune_kernels`,
 `--workers` processes compile first.
@@ -39,19 +39,19 @@ from scripts.tune_kernels import compile_in_parallel, gemv_configs, make_parser,
 if TYPE_CHECKING:
     from jet.ops.triton.gemv_config import GemvConfig
 
-Way = Union["GemvConfig", int]  # how a product is cut, or how many bytes are fetched ahead
-Ways = Mapping[str, Way]  # by the name of a choice; without an entry the usual one
+Way = Union["GemvConfig", int]  # a tiling, or a number of prefetched bytes
+Ways = Mapping[str, Way]  # by the name of a choice; the default without an entry
 
 AHEAD = "bytes fetched ahead"
 MANY_AHEAD = (2**19, 2**20, 2**21, 2**22)
 CONTEXT = 256  # tokens before the step
-RUNS = 7  # of which the median counts
-LEAST_GAIN = 1e-3  # of a step: less is noise
+RUNS = 7  # the median counts
+LEAST_GAIN = 1e-3  # of a step; smaller gains are noise
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that can be done in several ways."""
+    """A setting with several alternatives."""
 
     name: str
     usual: Way
@@ -71,9 +71,10 @@ class Outcome:
 def descend(
     choices: Sequence[Choice], seconds: Callable[[Ways], float], tell: Callable[[Outcome], None]
 ) -> dict[str, Way]:
-    """The ways that make a step faster, chosen one after the other, each beside those chosen before.
+    """Choose settings by coordinate descent: one after the other, each with those already chosen.
 
-    A way that fails is left out. The best one must be faster once more: the best of many was also lucky.
+    Returns only settings that differ from the default. An alternative that fails is skipped. The best one is
+    timed again before it is kept, because the best of many measurements is also the luckiest.
     """
     kept: dict[str, Way] = {}
     for choice in choices:
@@ -83,7 +84,7 @@ def descend(
             if way != present:
                 try:
                     tried[way] = seconds({**kept, choice.name: way})
-                except Exception as error:  # does not compile, or wants more than the card has
+                except Exception as error:  # does not compile, or needs more than the GPU has
                     print(f"{choice.name}, {way}: {type(error).__name__}", file=sys.stderr)
         best = min(tried, key=tried.__getitem__, default=present)
         if tried.get(best, before) < before:
@@ -96,21 +97,21 @@ def descend(
 
 
 def name_of(part: StepOp) -> str:
-    """The kernel and the shape of its weight, which are what a tiling depends on."""
+    """Return the kernel and the shape of its weight, on which a tiling depends."""
     if part.weight is None or not isinstance(part.run, partial):
         return part.name
     return name_of_product(part.run.func.__name__, part.weight.shape)
 
 
 def name_of_product(kind: str, shape: Sequence[int]) -> str:
-    """The same for a product that may be in a step."""
+    """Return the same name for a product that may be in a step."""
     return f"{kind} {shape[0]} × {shape[1]}"
 
 
 def product_choices(config: JetNemotronConfig, parts: Sequence[StepOp]) -> list[Choice]:
-    """The tilings of every product of a step but the jet steps, those that move most bytes first.
+    """Return the tilings of every product of a step except jet steps, in descending order of bytes.
 
-    A program of one row would read its whole input for that row alone: it is not tried.
+    Programs of one row are left out, because each would read the whole input for a single row.
     """
     from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
 
@@ -132,7 +133,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[StepOp]) -> list[
 
 
 def cut(parts: Sequence[StepOp], ways: Ways) -> list[StepOp]:
-    """A step whose products are cut in these ways."""
+    """Return the step with these tilings."""
     return [
         part._replace(run=partial(part.run, config=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
         for part in parts
@@ -141,7 +142,7 @@ def cut(parts: Sequence[StepOp], ways: Ways) -> list[StepOp]:
 
 @contextmanager
 def fetching(most: int) -> Iterator[None]:
-    """So many bytes of the next weight are fetched ahead by what is launched here."""
+    """Set the prefetched bytes of the next weight for kernels launched in the block."""
     from jet.ops.triton import common
 
     usual = common.PREFETCH_BYTES
@@ -153,12 +154,12 @@ def fetching(most: int) -> Iterator[None]:
 
 
 def step_timer(parts: Sequence[StepOp], device: torch.device, prefetch: int) -> Callable[[Ways], float]:
-    """Gives the seconds of a step that is done in some ways; `prefetch` bytes are usually fetched."""
+    """Return a function that times a step with given settings; `prefetch` is the default number of bytes."""
 
     def seconds(ways: Ways) -> float:
         most = ways.get(AHEAD, prefetch)
         assert isinstance(most, int)
-        with fetching(most):  # a graph keeps what it was captured with
+        with fetching(most):  # captured into the graph
             run = make_timer(cut(parts, ways), device)
         return statistics.median(run() for _ in range(RUNS))
 
@@ -166,7 +167,7 @@ def step_timer(parts: Sequence[StepOp], device: torch.device, prefetch: int) -> 
 
 
 def short(config: JetNemotronConfig) -> JetNemotronConfig:
-    """The same network with one layer of each kind: it has the same kernels."""
+    """Return the network with one layer of each type, which has the same kernels."""
     config = copy.deepcopy(config)
     config.layer_types = list(dict.fromkeys(config.layer_types or []))
     config.num_hidden_layers = len(config.layer_types)
@@ -175,13 +176,13 @@ def short(config: JetNemotronConfig) -> JetNemotronConfig:
 
 @torch.inference_mode()
 def compile_share(options: argparse.Namespace, config: JetNemotronConfig, device: torch.device) -> None:
-    """Run every `workers`-th tiling once, in a short network: what is compiled stays in Triton's cache."""
+    """Run every `workers`-th tiling once in a short network, to fill Triton's cache."""
     model = networks.random_network(short(config), device, DTYPES[options.dtype], options.quantize)
     parts = networks.make_runner(model, frozenset(), CONTEXT).decode_step.ops
     of_name = {name_of(part): part for part in parts}
     tried = [(choice.name, way) for choice in product_choices(config, parts) for way in choice.ways]
     for name, way in tried[options.share :: options.workers]:
-        with suppress(Exception):  # said where it is timed
+        with suppress(Exception):  # reported when it is timed
             cut([of_name[name]], {name: way})[0].run()
     torch.cuda.synchronize(device)
 
@@ -211,7 +212,7 @@ def tune(options: argparse.Namespace, device: torch.device) -> None:
 
 
 def describe(outcome: Outcome, top: int) -> str:
-    """A choice with the fastest of its ways, in lines."""
+    """Format a choice and its fastest alternatives, in lines."""
     choice = outcome.choice
     lines = [
         f"\n{choice.name}: usually {choice.usual}, kept {outcome.kept}; step {outcome.before * 1e6:,.1f} µs"

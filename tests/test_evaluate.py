@@ -130,9 +130,9 @@ def test_quantized_weights_cost_a_little_and_are_for_our_networks(golden, transf
 def test_pieces_of_any_size_give_the_same(name, request):
     model, tokenizer = evaluate.load(str(request.getfixturevalue(name)), "cpu", torch.float32)
     batch = evaluate.to_tokens(tokenizer, ["a short one", "and this one is a good deal longer " * 2])
-    whole = evaluate.total_nats(model, batch, piece=10_000)
-    for piece in (7, 64):
-        assert evaluate.total_nats(model, batch, piece) == pytest.approx(whole, rel=1e-5)
+    whole = evaluate.total_nats(model, batch, chunk_size=10_000)
+    for chunk_size in (7, 64):
+        assert evaluate.total_nats(model, batch, chunk_size) == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_automatic_type_changes_the_score_by_little(transformer, tmp_path, capsys):

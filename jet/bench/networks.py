@@ -26,7 +26,7 @@ from jet.engine.model_runner import ModelRunner
 from jet.engine.text.detokenizer import Detokenizer
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model
 from jet.modeling.finite import require_finite
-from jet.modeling.footprint import held_bytes
+from jet.modeling.footprint import total_weight_bytes
 from jet.modeling.quantized_loading import random_quantized
 from jet.token_ids import Tokens
 
@@ -209,7 +209,7 @@ def capture_graphs(runner: ModelRunner) -> None:
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:
     """How many threads the engine decodes with, on a CPU."""
-    return hardware.decode_threads(held_bytes(model))
+    return hardware.decode_threads(total_weight_bytes(model))
 
 
 @contextmanager

@@ -235,22 +235,22 @@ def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear], blo
 
     `blocked`: lay quantized weights out in blocks, as `jet.ops.blocked` does.
     """
-    held = [part.held for part in parts if isinstance(part, QuantizedLinear)]
-    if not held:
+    stored = [part.quantized_weight for part in parts if isinstance(part, QuantizedLinear)]
+    if not stored:
         return _fuse([part.weight for part in parts if isinstance(part, nn.Linear)])
-    weights = [one.weight for one in held]
+    weights = [one.weight for one in stored]
     merged = joined(weights)
     if merged is not None:
         return merged
-    if len(held) == 1:
-        return held[0].in_blocks() if blocked else weights[0]
+    if len(stored) == 1:
+        return stored[0].in_blocks() if blocked else weights[0]
     if not blocked:
-        qweight, scales = (_fuse([getattr(one, name) for one in held]) for name in ("qweight", "scales"))
+        qweight, scales = (_fuse([getattr(one, name) for one in stored]) for name in ("qweight", "scales"))
         return replace(weights[0], qweight=qweight, scales=scales)
     rows = [in_rows(weight) for weight in weights]
     qweight, scales = torch.cat([row.qweight for row in rows]), torch.cat([row.scales for row in rows])
     whole, begin = in_blocks(replace(rows[0], qweight=qweight, scales=scales)), 0
-    for one in held:
+    for one in stored:
         end = begin + len(one.weight)
         one.weight, begin = whole[begin:end], end
     return whole

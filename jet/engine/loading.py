@@ -27,7 +27,7 @@ from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
 from jet.modeling.checkpoint import read_config, stored_scheme, weight_files
 from jet.modeling.finite import explain_not_finite
-from jet.modeling.footprint import held_bytes, measure_footprint
+from jet.modeling.footprint import measure_footprint, total_weight_bytes
 from jet.modeling.quantization import count_parameters
 from jet.ops import gated_delta_rule
 from jet.ops.availability import recover_triton
@@ -162,7 +162,7 @@ def _start_engine(
     info = replace(info, kernels=info.kernels | kernels | runner.kernels, **capacity_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
     # Before the engine starts, so that nothing slows the copy.
-    threads = hardware.decode_threads(held_bytes(model))
+    threads = hardware.decode_threads(total_weight_bytes(model))
     footprint = measure_footprint(model, runner.decode_step.saved_bytes)
     copied = footprint.decode(1, 2).total
     device = model.device
@@ -295,7 +295,7 @@ def make_runner(
     breakers: frozenset[int] = frozenset(),
 ) -> ModelRunner:
     """Make a model's runner. Raises HardwareError if its states do not fit in memory."""
-    threads = hardware.decode_threads(held_bytes(model))
+    threads = hardware.decode_threads(total_weight_bytes(model))
     try:
         runner = ModelRunner(
             model,

@@ -1,7 +1,7 @@
 """ZeroGpuEngine: an engine on a GPU that is lent for each request, as by Hugging Face's ZeroGPU.
 
     this process   submit ── stream ── chunks
-    GPU process    `write`: a generator on the local engine of that process
+    GPU process    `generate`: a generator on the local engine of that process
 
 ZeroGPU forks a process for a call and pickles arguments and results. Its changes are not visible here, so
 stats travel with the text. The process, and the model in it, is kept for a while.
@@ -25,7 +25,7 @@ from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.checkpoint import check_folder, read_config
 
-Write = Callable[[LocalConfig, Request, float], Iterator[TokenChunk]]
+Generate = Callable[[LocalConfig, Request, float], Iterator[TokenChunk]]
 
 _LONGEST_S = 120  # longest loan to ask for: shorter ones are granted sooner
 _BEGIN_S = 40  # of it for loading and prefill
@@ -33,43 +33,43 @@ _BROKEN = "The GPU was taken back before the story ended."
 _TOKENS_PER_S = 50  # a conservative estimate of decode speed
 
 # The holder of the GPU process; in the process that serves the page it stays empty.
-_HERE = ModelHolder()
+_GPU_HOLDER = ModelHolder()
 
 
-def write(config: LocalConfig, request: Request, interval_s: float) -> Iterator[TokenChunk]:
+def generate(config: LocalConfig, request: Request, interval_s: float) -> Iterator[TokenChunk]:
     """Run one request in the GPU process and yield its chunks; closing the generator aborts it."""
-    stream = _HERE.engine(config).submit(request)
+    stream = _GPU_HOLDER.engine(config).submit(request)
     try:
         yield from stream.chunks(interval_s)
     finally:
         stream.abort()
 
 
-def seconds(config: LocalConfig, request: Request, interval_s: float) -> int:
-    """Return how long to borrow the GPU for a request; same arguments as `write`."""
+def loan_seconds(config: LocalConfig, request: Request, interval_s: float) -> int:
+    """Return how long to borrow the GPU for a request; same arguments as `generate`."""
     return min(_LONGEST_S, _BEGIN_S + request.sampling.max_new_tokens // _TOKENS_PER_S)
 
 
 @dataclass(frozen=True)
 class ZeroGpuConfig:
-    """The model for a lent GPU, and `write` as wrapped by ZeroGPU."""
+    """The model for a lent GPU, and `generate` as wrapped by ZeroGPU."""
 
     config: LocalConfig
-    write: Write = field(compare=False)
+    generate: Generate = field(compare=False)
 
     def create(self) -> ZeroGpuEngine:
         """Resolve the checkpoint and read all but its weights. Raises CheckpointError."""
         wanted = self.config.model or (OFFICIAL_MODEL if hub.is_available(OFFICIAL_MODEL) else STORY_MODEL)
         name, folder = loading.resolve_model(wanted, self.config.revision)
-        return ZeroGpuEngine(replace(self.config, model=folder, revision=None), name, self.write)
+        return ZeroGpuEngine(replace(self.config, model=folder, revision=None), name, self.generate)
 
 
 class ZeroGpuEngine:
     """Implements `jet.api.Engine` without loading weights in this process."""
 
-    def __init__(self, config: LocalConfig, name: str, write: Write) -> None:
+    def __init__(self, config: LocalConfig, name: str, generate: Generate) -> None:
         self._config = config
-        self._write = write
+        self._generate = generate
         self._closed = False
         model = _build_on_meta(str(config.model))
         self._tokenizer = loading.load_tokenizer(str(config.model), model)
@@ -100,7 +100,7 @@ class ZeroGpuEngine:
             request.prompt, self._info.context - 1, request.instruction, request.cache_salt
         )
         return ZeroGpuStream(
-            self._write, self._config, replace(request, sampling=request.sampling.with_seed())
+            self._generate, self._config, replace(request, sampling=request.sampling.with_seed())
         )
 
     def info(self) -> EngineInfo:
@@ -129,8 +129,8 @@ class ZeroGpuEngine:
 class ZeroGpuStream:
     """The chunks of one request; implements `jet.api.Stream`. Runs in the consumer's thread."""
 
-    def __init__(self, write: Write, config: LocalConfig, request: Request) -> None:
-        self._write = write
+    def __init__(self, generate: Generate, config: LocalConfig, request: Request) -> None:
+        self._generate = generate
         self._config = config
         self._request = request
         self._stats = RequestStats(seed=request.sampling.seed)
@@ -154,7 +154,7 @@ class ZeroGpuStream:
             yield self._end("aborted" if self._aborted else "error", None if self._aborted else _BROKEN)
 
     def _borrow(self, interval_s: float) -> Iterator[TokenChunk]:
-        with closing(self._write(self._config, self._request, interval_s)) as chunks:  # type: ignore[type-var]
+        with closing(self._generate(self._config, self._request, interval_s)) as chunks:  # type: ignore[type-var]
             for chunk in chunks:
                 self._stats = chunk.stats
                 yield chunk

@@ -1,8 +1,7 @@
-"""HybridCache: everything the network remembers of a batch of sequences, one entry per layer.
+"""HybridCache: the cache of a batch of sequences, one entry per layer.
 
-A jet layer keeps a state of fixed size, a window layer its last keys and values, a full-attention
-layer all of them. All three count the tokens they have seen, padding included, so that any layer can
-be asked for the length.
+A jet layer keeps a state of fixed size, a window layer its last keys and values, a full-attention layer all
+of them. Each layer counts the tokens it has seen, padding included, so any of them can report the length.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from jet.modeling.config import JetNemotronConfig
 
-# Full-attention buffers grow by this many tokens at once: appending is then a copy of the new tokens
-# only, and at most this much is allocated beyond what is used.
-GROWTH = 256
+# Full-attention buffers grow by this many tokens at once. Appending then copies only the new tokens, and at
+# most this many unused tokens are allocated.
+KV_GROWTH_TOKENS = 256
 
 
 class _LayerCache(CacheLayerMixin):
-    """What the three kinds share: a token count and row operations over their tensors."""
+    """Base of the three kinds of layer cache: a token count, and operations on the rows of their tensors."""
 
     is_sliding = False
     tensor_names: tuple[str, ...] = ()
@@ -37,27 +36,27 @@ class _LayerCache(CacheLayerMixin):
             setattr(self, name, None)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors in use, by name."""
+        """Return the tensors in use, by name."""
         found = {name: getattr(self, name) for name in self.tensor_names}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def map_rows(self, operation: Callable[[Tensor], Tensor]) -> None:
-        """Replace every tensor by `operation` of it, which may only touch the batch dimension."""
+        """Replace every tensor by `operation(tensor)`, which may change the batch dimension only."""
         for name, tensor in self.tensors().items():
             setattr(self, name, operation(tensor))
 
     def check_crop(self, remove: int) -> str | None:
-        """Why the last `remove` tokens cannot be taken back, or None if they can."""
+        """Return why the last `remove` tokens cannot be removed; None if they can."""
         raise NotImplementedError
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens; asked only where `check_crop` has nothing against it."""
+        """Remove the last tokens. Call it only where `check_crop` returns None."""
         raise NotImplementedError
 
-    # The rest is the interface transformers asks of a cache layer.
+    # The interface of a transformers cache layer:
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: tensors appear with the first update."""
+        """Do nothing: tensors are created by the first update."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -90,12 +89,12 @@ class _LayerCache(CacheLayerMixin):
 
 
 class JetLayerCache(_LayerCache):
-    """State of a jet layer: constant in size, whatever the length.
+    """State of a jet layer, of constant size at any length.
 
     Attributes:
         recurrent_state: `[B, H, K, V]` float32, the memory of the gated delta rule.
-        conv_state: `[B, D, W]` in the model's type, the last W inputs of the convolution, newest last,
-            zeros before the start.
+        conv_state: `[B, D, W]` in the model's type, the last W inputs of the convolution, newest last;
+            zeros before the first token.
     """
 
     tensor_names: tuple[str, ...] = ("recurrent_state", "conv_state")
@@ -103,7 +102,7 @@ class JetLayerCache(_LayerCache):
     conv_state: Tensor | None
 
     def store(self, recurrent_state: Tensor, conv_state: Tensor, tokens: int) -> None:
-        """Replace the state by the one after `tokens` more tokens."""
+        """Store the state after `tokens` more tokens."""
         self.recurrent_state, self.conv_state = recurrent_state, conv_state
         self.length += tokens
 
@@ -112,7 +111,7 @@ class JetLayerCache(_LayerCache):
 
 
 class FullAttentionCache(_LayerCache):
-    """All keys and values, `[B, heads, length, head_dim]`, as views of buffers that grow in steps."""
+    """All keys and values, `[B, heads, length, head_dim]`: views of buffers that grow in steps."""
 
     tensor_names = ("_key_buffer", "_value_buffer")
     _key_buffer: Tensor | None
@@ -125,7 +124,7 @@ class FullAttentionCache(_LayerCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append `[B, heads, T, head_dim]`; returns all keys and values so far."""
+        """Append keys and values `[B, heads, T, head_dim]`; return all of them so far."""
         self._key_buffer = _append(self._key_buffer, key_states, self.length)
         self._value_buffer = _append(self._value_buffer, value_states, self.length)
         self.length += key_states.shape[2]
@@ -153,27 +152,27 @@ class FullAttentionCache(_LayerCache):
 class WindowAttentionCache(_LayerCache):
     """The last `window - 1` keys and values, `[B, heads, <= window - 1, head_dim]`.
 
-    The token that comes next is the last of its own window, so one less than the window is enough. Padding is
-    the first to go: a window counts tokens that are none.
+    The next token is the last one of its own window, so `window - 1` cached tokens are enough. Padding is
+    evicted first, because the window counts unpadded tokens only.
 
     Attributes:
-        real: `[B, <= window - 1]`, False where a kept token is padding; None if none is.
-        arriving: the same of the tokens that come next, `[B, T]`.
+        padding_mask: `[B, <= window - 1]`, False where a cached token is padding; None if none is.
+        new_padding_mask: `[B, T]`, the same for the tokens of the next update.
     """
 
     is_sliding = True
-    tensor_names = ("keys", "values", "real")
-    real: Tensor | None
+    tensor_names = ("keys", "values", "padding_mask")
+    padding_mask: Tensor | None
 
     def __init__(self, window: int) -> None:
         super().__init__()
         self.window = window
-        self.arriving: Tensor | None = None
+        self.new_padding_mask: Tensor | None = None
 
-    def seen(self, tokens: int, batch: int, device: torch.device) -> Tensor:
-        """Which of the kept tokens and the `tokens` that come next are no padding, `[B, kept + tokens]`."""
+    def kv_padding_mask(self, tokens: int, batch: int, device: torch.device) -> Tensor:
+        """Return the mask of the cached and the next tokens, `[B, cached + tokens]`, False at padding."""
         kept = min(self.length, self.window - 1)
-        parts = [(self.real, kept), (self.arriving, tokens)]
+        parts = [(self.padding_mask, kept), (self.new_padding_mask, tokens)]
         return torch.cat(
             [
                 torch.ones(batch, size, dtype=torch.bool, device=device) if part is None else part
@@ -185,31 +184,33 @@ class WindowAttentionCache(_LayerCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append `[B, heads, T, head_dim]`; returns the keys and values that these T tokens may see."""
+        """Append `[B, heads, T, head_dim]`; return the keys and values that these T tokens may see."""
         keys = key_states if self.keys is None else torch.cat([self.keys, key_states], dim=2)
         values = value_states if self.values is None else torch.cat([self.values, value_states], dim=2)
-        if self.real is None and self.arriving is None:
+        if self.padding_mask is None and self.new_padding_mask is None:
             self.keys, self.values = self._last(keys), self._last(values)
         else:
-            self._keep_real(keys, values, self.seen(key_states.shape[2], keys.shape[0], keys.device))
+            self._store_unpadded(
+                keys, values, self.kv_padding_mask(key_states.shape[2], keys.shape[0], keys.device)
+            )
         self.length += key_states.shape[2]
         return keys, values
 
-    def _keep_real(self, keys: Tensor, values: Tensor, real: Tensor) -> None:
-        """Keep each row's last tokens that are no padding; padding only where there are not enough."""
+    def _store_unpadded(self, keys: Tensor, values: Tensor, padding_mask: Tensor) -> None:
+        """Keep the last unpadded tokens of each row; padding only fills up a row that has too few."""
         if keys.shape[2] > self.window - 1:
-            order = real.long().argsort(dim=1, stable=True)[:, keys.shape[2] - (self.window - 1) :]
+            order = padding_mask.long().argsort(dim=1, stable=True)[:, keys.shape[2] - (self.window - 1) :]
             keys, values = (
                 x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
                 for x in (keys, values)
             )
-            real = real.gather(1, order)
-        self.keys, self.values, self.real = keys, values, real
-        self.arriving = None
+            padding_mask = padding_mask.gather(1, order)
+        self.keys, self.values, self.padding_mask = keys, values, padding_mask
+        self.new_padding_mask = None
 
     def _last(self, states: Tensor) -> Tensor:
         beyond = states.shape[2] - (self.window - 1)
-        # A copy, since a view would keep a whole long prompt alive.
+        # Copied, because a view would keep the whole prompt in memory.
         return states[:, :, beyond:].clone() if beyond > 0 else states
 
     def get_max_length(self) -> int:
@@ -226,69 +227,73 @@ class WindowAttentionCache(_LayerCache):
         self.length -= abs(tokens_to_remove)
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
-        if self.real is not None:
-            self.real = self.real[:, : self.length]
+        if self.padding_mask is not None:
+            self.padding_mask = self.padding_mask[:, : self.length]
 
 
 class HybridCache(Cache):
-    """The memory of B sequences in a Jet-Nemotron network.
+    """Cache of B sequences in a Jet-Nemotron network; pass it as `past_key_values`.
 
-    Pass it as `past_key_values`. It can be copied (`copy.deepcopy`), reordered for beams, repeated and
-    selected along the batch. It can be cropped only where nothing has been forgotten: a recurrent state
-    has no past, so copy the cache before tokens that may have to be taken back.
+    It can be copied (`copy.deepcopy`), reordered for beams, and repeated or selected along the batch. It
+    can be cropped only while no layer has dropped anything: a recurrent state cannot go back, so copy the
+    cache before tokens that you may want to remove.
 
     Attributes:
-        real: `[B, length]`, False where a token was padding, which no layer lets any other token see. None if
-            none was.
+        padding_mask: `[B, length]`, False at padding, which no other token attends to; None if there is none.
     """
 
     layers: list[_LayerCache]  # type: ignore[assignment]
-    real: Tensor | None = None
+    padding_mask: Tensor | None = None
 
     def __init__(self, config: JetNemotronConfig) -> None:
         assert config.layer_types is not None
         super().__init__(layers=[_make_layer(config, layer_type) for layer_type in config.layer_types])
 
-    def extend(self, real: Tensor | None, tokens: int) -> None:
-        """`tokens` more come; `real` `[B, past + tokens]` is False at padding, None if there is none."""
+    def extend(self, padding_mask: Tensor | None, tokens: int) -> None:
+        """Announce `tokens` more tokens.
+
+        `padding_mask`, `[B, past + tokens]`, is False at padding; None if there is none.
+        """
         for layer in self.layers:
             if isinstance(layer, WindowAttentionCache):
-                layer.arriving = None if real is None else real[:, -tokens:]
-        self.real = real
+                layer.new_padding_mask = None if padding_mask is None else padding_mask[:, -tokens:]
+        self.padding_mask = padding_mask
 
     def leave_inference_mode(self) -> None:
-        """Make what was remembered under `torch.inference_mode()` usable, and changeable, outside of it."""
+        """Make tensors written under `torch.inference_mode()` usable and writable outside of it."""
         if torch.is_inference_mode_enabled():
             return
         for layer in self.layers:
-            layer.map_rows(_as_usual)
-        self.real = None if self.real is None else _as_usual(self.real)
+            layer.map_rows(_outside_inference_mode)
+        self.padding_mask = None if self.padding_mask is None else _outside_inference_mode(self.padding_mask)
 
     def reset(self) -> None:
         super().reset()  # type: ignore[no-untyped-call]
-        self.real = None
+        self.padding_mask = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        self._map_real(lambda real: real.index_select(0, beam_idx.to(real.device)))
+        self._map_padding_mask(
+            lambda padding_mask: padding_mask.index_select(0, beam_idx.to(padding_mask.device))
+        )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self._map_real(lambda real: real.repeat_interleave(repeats, dim=0))
+        self._map_padding_mask(lambda padding_mask: padding_mask.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._map_real(lambda real: real[indices.to(real.device)])
+        self._map_padding_mask(lambda padding_mask: padding_mask[indices.to(padding_mask.device)])
 
-    def _map_real(self, operation: Callable[[Tensor], Tensor]) -> None:
-        self.real = None if self.real is None else operation(self.real)
+    def _map_padding_mask(self, operation: Callable[[Tensor], Tensor]) -> None:
+        self.padding_mask = None if self.padding_mask is None else operation(self.padding_mask)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last `-tokens_to_remove` tokens.
+        """Remove the last `-tokens_to_remove` tokens.
 
-        Negative: that many tokens are removed. Zero: nothing happens. Positive, as transformers counted
-        before: that many tokens are kept. Going back to the very start is always possible; otherwise
-        raises ValueError, and changes nothing, where a layer no longer has what is needed.
+        A negative number removes that many tokens, zero does nothing. A positive number keeps that many, as
+        in older transformers. Removing all tokens is always possible. Otherwise raises ValueError, and
+        changes nothing, if a layer no longer has the state from before.
         """
         length = self.get_seq_length()
         remove = -tokens_to_remove if tokens_to_remove <= 0 else max(length - tokens_to_remove, 0)
@@ -306,12 +311,12 @@ class HybridCache(Cache):
                 )
         for layer in self.layers:
             layer.crop(-remove)
-        self._map_real(lambda real: real[:, :-remove])
+        self._map_padding_mask(lambda padding_mask: padding_mask[:, :-remove])
 
     def memory(self) -> dict[str, int]:
-        """Bytes in use by kind: recurrent, conv, window_kv, full_kv.
+        """Return the bytes in use by kind: recurrent, conv, window_kv, full_kv.
 
-        Summed over the tensors themselves. Full-attention buffers hold up to `GROWTH` unused tokens more.
+        Full-attention buffers allocate up to `KV_GROWTH_TOKENS` unused tokens more.
         """
         sizes = {"recurrent": 0, "conv": 0, "window_kv": 0, "full_kv": 0}
         for layer in self.layers:
@@ -334,13 +339,13 @@ def _make_layer(config: JetNemotronConfig, layer_type: str) -> _LayerCache:
 
 
 def _append(buffer: Tensor | None, states: Tensor, used: int) -> Tensor:
-    """`states` written behind the first `used` tokens of `buffer`, which is replaced when too small."""
+    """Write `states` after the first `used` tokens of `buffer`; return it, or a larger copy where needed."""
     if states.requires_grad or (buffer is not None and buffer.requires_grad):
-        # A write in place would break the graph that gradients run through.
+        # A write in place would break the autograd graph.
         return states if buffer is None else torch.cat([buffer[:, :, :used], states], dim=2)
     needed = used + states.shape[2]
     if buffer is None or needed > buffer.shape[2]:
-        capacity = -(-needed // GROWTH) * GROWTH
+        capacity = -(-needed // KV_GROWTH_TOKENS) * KV_GROWTH_TOKENS
         grown = states.new_empty(*states.shape[:2], capacity, states.shape[3])
         if buffer is not None:
             grown[:, :, :used] = buffer[:, :, :used]
@@ -349,8 +354,8 @@ def _append(buffer: Tensor | None, states: Tensor, used: int) -> Tensor:
     return buffer
 
 
-def _as_usual(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of it if it is one of inference mode."""
+def _outside_inference_mode(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 

@@ -1,4 +1,4 @@
-"""Says what is wrong with a checkpoint, before or after transformers has tried to load it."""
+"""Check a checkpoint before and after transformers loads it, with messages that say what to do."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from jet.modeling.quantized_format import CODES, SCALES, read_scheme
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
-_DTYPES = ("BF16", "F16", "F32", "F64")  # numbers that need no scale beside them
+_DTYPES = ("BF16", "F16", "F32", "F64")  # floating-point types that need no scales
 _HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
 
 
 class CheckpointError(ValueError):
-    """A model that cannot be loaded; the message says why and what to do."""
+    """Raised for a model that cannot be loaded; the message says why and what to do."""
 
 
 @contextmanager
-def explained(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
-    """Checks a local checkpoint first; turns what transformers or the hub raise into `CheckpointError`.
+def explain_load_errors(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """Check a local checkpoint before loading; raise errors of transformers or the hub as `CheckpointError`.
 
-    One on the hub is checked in the cache, once transformers has fetched it.
+    A checkpoint of the hub is checked in the cache, after transformers has downloaded it.
     """
     local = Path(str(source)).exists() or looks_like_path(str(source))
     given, variant = options.get("config") is not None, options.get("variant")
@@ -47,12 +47,12 @@ def explained(source: Any, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def looks_like_path(source: str) -> bool:
-    """Whether `source` can only be meant as a folder, not as `owner/name` on the hub."""
+    """Return True if `source` can only be a folder, not `owner/name` on the hub."""
     return source.startswith((".", "/", "~", "\\")) or source.count("/") > 1 or source == ""
 
 
 def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
-    """The folder in the hub's cache that transformers has just loaded from; an adapter is fetched into it."""
+    """Return the folder of the hub's cache that transformers loaded from; also fetches an adapter into it."""
     given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     troubles = ("missing_entries", "gated_repo", "connection_errors")
     quietly = {f"_raise_exceptions_for_{trouble}": False for trouble in troubles}
@@ -61,9 +61,9 @@ def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
 
 
 def check_folder(folder: Path, given_config: bool = False, variant: str | None = None) -> None:
-    """Raise `CheckpointError` unless `folder` holds a readable Jet-Nemotron config and whole weight files.
+    """Raise `CheckpointError` unless `folder` has a readable Jet-Nemotron config and complete weights.
 
-    `variant`: of the weights, as `save_pretrained(variant=…)` names their files.
+    `variant` names the weight files, as `save_pretrained(variant=…)` does.
     """
     if not folder.exists():
         raise CheckpointError(
@@ -79,7 +79,7 @@ def check_folder(folder: Path, given_config: bool = False, variant: str | None =
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """An adapter that is left out would be another network without a word."""
+    """Raise `CheckpointError` for an adapter: to ignore it would silently load another network."""
     path = folder / ADAPTER
     if path.is_file():
         values = _read_json(path)
@@ -91,7 +91,7 @@ def _refuse_adapter(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> JetNemotronConfig:
-    """The checkpoint's configuration; raises `CheckpointError` where it is not one of ours."""
+    """Read the checkpoint's configuration. Raises `CheckpointError` if it is not Jet-Nemotron's."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json: it is not a checkpoint in transformers' format.")
@@ -119,7 +119,7 @@ def stored_scheme(folder: Path) -> str | None:
 
 
 def refuse_adapters(source: Any, model: Any) -> None:
-    """Raise `CheckpointError` if transformers has put an adapter's layers in the network."""
+    """Raise `CheckpointError` if transformers has added an adapter's layers to the network."""
     if getattr(model, "_hf_peft_config_loaded", False):
         raise CheckpointError(
             f"{source} comes with an adapter, and adapters are not read: merge it with peft "
@@ -128,10 +128,10 @@ def refuse_adapters(source: Any, model: Any) -> None:
 
 
 def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Path]:
-    """Where each tensor is.
+    """Return the file of each tensor.
 
-    Raises `CheckpointError` if a weight file is missing, cut off, or not safetensors, if it lacks what the
-    index says, or holds integers: codes whose scales nobody would apply.
+    Raises `CheckpointError` if a weight file is missing, truncated or not safetensors, if it lacks a tensor
+    of the index, or if it contains integers: quantized codes, whose scales would be ignored.
     """
     named, found = _index(folder, variant), dict[str, Path]()
     quantized = (folder / "config.json").is_file() and stored_scheme(folder) is not None
@@ -151,8 +151,8 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
         for name, dtype in types.items():
             if dtype not in _DTYPES and not (quantized and name.endswith(CODES)):
                 raise CheckpointError(
-                    f"{path}: {name} is held in {dtype}, which means nothing without scales. Take the "
-                    "checkpoint that it was made from, and have it held in int8 or int4 here."
+                    f"{path}: {name} has the type {dtype}, which means nothing without scales. Take the "
+                    "checkpoint that it was made from, and quantize it to int8 or int4 here."
                 )
             if name in found:
                 raise CheckpointError(f"{name} is both in {found[name].name} and in {path.name} of {folder}.")
@@ -170,7 +170,7 @@ def check_weight_files(folder: Path, variant: str | None = None) -> dict[str, Pa
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
-    """The safetensors files of a checkpoint, whether one or sharded."""
+    """Return a checkpoint's safetensors files, one or many. Raises `CheckpointError` if there are none."""
     named, single = _index(folder, variant), folder / _variant(SINGLE, variant)
     if named is not None and single.is_file():
         raise CheckpointError(
@@ -190,7 +190,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def _index(folder: Path, variant: str | None) -> dict[str, str] | None:
-    """The file of each tensor as the index of a sharded checkpoint says; None if there is no index."""
+    """Read the file of each tensor from the index of a sharded checkpoint; None if there is no index."""
     path = folder / _variant(INDEX, variant)
     if not path.is_file():
         return None
@@ -204,7 +204,7 @@ def _index(folder: Path, variant: str | None) -> dict[str, str] | None:
 
 
 def _variants(folder: Path) -> list[str]:
-    """Of which there are weights."""
+    """Return the variants for which the folder has weights."""
     parts = [path.name.split(".") for path in folder.glob("model.*")]
     whole = {
         part[1] for part in parts if len(part) == 3 and part[2] == "safetensors" and "-of-" not in part[1]
@@ -215,13 +215,13 @@ def _variants(folder: Path) -> list[str]:
 
 
 def _variant(name: str, variant: str | None) -> str:
-    """A variant's file as transformers names it: `model.fp16.safetensors`."""
+    """Return a variant's file name as transformers writes it: `model.fp16.safetensors`."""
     stem, _, ending = name.rpartition(".")
     return name if variant is None else f"{stem}.{variant}.{ending}"
 
 
 def _check_tied_head(folder: Path, files: Mapping[str, Path]) -> None:
-    """A head that is there although the config says that it is the embedding must be the embedding."""
+    """Raise `CheckpointError` if the config ties head and embedding, but the files have different ones."""
     names = ("lm_head.weight", "model.embed_tokens.weight")
     if not all(name in files for name in names):
         return
@@ -240,7 +240,7 @@ def _read_tensor(path: Path, name: str) -> torch.Tensor:
 
 
 def require_complete(source: Any, info: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` naming every tensor that was missing, left over or of the wrong shape."""
+    """Raise `CheckpointError` naming every tensor that is missing, unexpected or of the wrong shape."""
     problems = []
     if info.get("mismatched_keys"):
         shapes = [

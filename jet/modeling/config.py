@@ -1,4 +1,4 @@
-"""JetNemotronConfig: reads the official `config.json` and refuses what the network does not know."""
+"""JetNemotronConfig: read the official `config.json`, and refuse what the network does not support."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LAYER_TYPES = ("jet", "attn", "swa")
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _ROPE_THETA = 1_000_000.0
 _DERIVED = ("head_dim", "sliding_window")  # properties here
-_LEFT_OUT = ("use_mrope", "max_window_layers", "use_sliding_window")  # of Qwen2: they say nothing here
+_LEFT_OUT = ("use_mrope", "max_window_layers", "use_sliding_window")  # of Qwen2, without meaning here
 
-# Fields that are sizes, and fields that are numbers, which may be written as text.
+# Fields that are whole sizes, and fields that are numbers, which may also be written as text.
 _COUNTS = (
     "vocab_size",
     "hidden_size",
@@ -30,8 +30,8 @@ _COUNTS = (
 )
 _NUMBERS = ("rms_norm_eps", "rope_theta")
 
-# What may stand in `efficient_attention_config.jet`. The last two choose a kernel in the official code
-# and change nothing in the mathematics: they are read, kept and otherwise ignored.
+# Keys of `efficient_attention_config.jet`. The last two choose a kernel in the official code and do not
+# change the mathematics: they are checked and kept, and otherwise ignored.
 _JET_DEFAULTS: dict[str, Any] = {
     "num_heads": 6,
     "head_dim": 256,
@@ -57,7 +57,7 @@ class JetBlockConfig:
         head_dim: K, the key size of one head.
         head_v_dim: V, the value size of one head.
         conv_size: W, the number of taps of the dynamic convolution; the last one is the current token.
-        generator_dim: hidden size of the network that writes the convolution's kernels.
+        generator_dim: hidden size of the network that generates the convolution's kernels.
         norm_eps: epsilon of the gated norm on the output.
     """
 
@@ -70,12 +70,12 @@ class JetBlockConfig:
 
     @property
     def key_dim(self) -> int:
-        """Keys of all heads together."""
+        """Key size of all heads together."""
         return self.num_heads * self.head_dim
 
     @property
     def value_dim(self) -> int:
-        """D, values of all heads together: the channels of the convolution."""
+        """D, the value size of all heads together: the channels of the convolution."""
         return self.num_heads * self.head_v_dim
 
 
@@ -85,7 +85,8 @@ class JetNemotronConfig(PreTrainedConfig):
 
     `layer_types` names each layer: "jet" (dynamic convolution and gated delta rule), "attn" (full
     attention) or "swa" (sliding-window attention). `efficient_attention_config` holds the sizes of the
-    jet block and the window. Raises ValueError for anything the network would silently get wrong.
+    jet block and the window. Raises ValueError for anything that the network would
+    silently compute wrong.
     """
 
     model_type = "jet_nemotron"
@@ -129,7 +130,7 @@ class JetNemotronConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
-        """Raise ValueError for what was set after the configuration had been made, and would be ignored."""
+        """Raise ValueError for attributes that were set after construction and would be ignored."""
         self._check_layers()
         self._check_sizes()
         fields = {field.name for field in dataclasses.fields(self)} - {"is_encoder_decoder"}
@@ -141,18 +142,18 @@ class JetNemotronConfig(PreTrainedConfig):
     def _read_numbers(self) -> None:
         for name in _NUMBERS:
             check_positive(name, getattr(self, name))
-            if isinstance(getattr(self, name), str):  # as norm_eps is in the official files
+            if isinstance(getattr(self, name), str):  # like norm_eps in the official files
                 setattr(self, name, float(getattr(self, name)))
 
     def _read_rope(self, keys: dict[str, Any]) -> float:
-        """The base of the rotary embedding; takes the keys that are about it out of `keys`."""
+        """Return the base of the rotary embedding, and remove the rotary keys from `keys`."""
         base = read_rope(keys, self.rope_theta)
         if base != self.rope_theta and self.rope_theta != _ROPE_THETA:
             raise ValueError(f"rope_theta is {self.rope_theta:g}, but rope_parameters say {base:g}.")
         return base
 
     def validate_layer_type(self) -> None:
-        """Replaces transformers' list of layer types, which does not know ours, by our own check."""
+        """Replace transformers' check, which does not know these layer types, by our own."""
         self._check_layers()
 
     @property
@@ -162,14 +163,14 @@ class JetNemotronConfig(PreTrainedConfig):
 
     @property
     def sliding_window(self) -> int | None:
-        """Keys a query of a "swa" layer sees, itself included; None if there is no such layer."""
+        """Keys that a query of a "swa" layer sees, its own included; None if there is no such layer."""
         if self.layer_types is None or "swa" not in self.layer_types:
             return None
         return int(self._efficient_attention["swa"]["window_size"])
 
     @property
     def jet(self) -> JetBlockConfig:
-        """The jet block's sizes, derived as the official network does."""
+        """Sizes of the jet block, derived as in the official network."""
         jet = self._efficient_attention["jet"]
         heads, head_dim, expand_v = int(jet["num_heads"]), int(jet["head_dim"]), float(jet["expand_v"])
         return JetBlockConfig(
@@ -183,7 +184,7 @@ class JetNemotronConfig(PreTrainedConfig):
 
     @property
     def _efficient_attention(self) -> dict[str, Any]:
-        assert self.efficient_attention_config is not None  # set when the config is made
+        assert self.efficient_attention_config is not None  # set in __post_init__
         return self.efficient_attention_config
 
     def _checked_efficient_attention(self, given: dict[str, Any] | None) -> dict[str, Any]:
@@ -272,6 +273,6 @@ def _items(given: Any) -> list[tuple[str, Any]]:
 
 
 def _check_dtype(dtype: Any) -> None:
-    """ValueError unless weights can be of this type: numbers that carry their own scale."""
+    """Raise ValueError unless weights can have this type: a floating-point type that needs no scales."""
     if dtype is not None and str(dtype).removeprefix("torch.") not in _DTYPES:
         raise ValueError(f"dtype is {dtype!r}; the weights can be {', '.join(_DTYPES)}.")

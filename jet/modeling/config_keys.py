@@ -1,6 +1,6 @@
-"""The keys of a config.json beyond our own: read, known to be harmless, or refused by name.
+"""Check the keys of a config.json beyond our own fields: read them, ignore harmless ones, refuse the rest.
 
-A key that nobody reads is a network that nobody asked for, so what is not known here is an error.
+An unknown key may ask for another network than the one that is built, so it is an error.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 from jet.modeling.quantized_format import read_scheme
 
-# Keys of other programs and of older transformers. None of them enters the forward pass.
+# Keys of other programs and of older transformers. None of them changes the forward pass.
 _HARMLESS = frozenset(
     {
-        # Which code and class to load, where from, and with what: we are that code.
+        # The code and class to load: this package is that code.
         *(
             "architectures",
             "auto_map",
@@ -24,14 +24,14 @@ _HARMLESS = frozenset(
             "transformers_version",
         ),
         *("tokenizer_class", "processor_class", "unsloth_version", "unsloth_fixed"),
-        # How weights are held and computed with; attention implementations agree.
+        # Storage and kernels; all attention implementations give the same result.
         *("attn_implementation", "experts_implementation", "dtype", "torch_dtype", "torchscript"),
         *("use_bfloat16", "pretraining_tp", "chunk_size_feed_forward"),
-        # What forward returns besides, not what it computes.
+        # Additional outputs of forward.
         *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
         # Left over from Qwen2; `layer_types` says which layers have a window.
         "max_window_layers",
-        # Token ids: who writes stops or pads with them.
+        # Token ids, read by tokenizers and by generate().
         *(
             "bos_token_id",
             "eos_token_id",
@@ -40,11 +40,11 @@ _HARMLESS = frozenset(
             "unk_token_id",
             "decoder_start_token_id",
         ),
-        # Of classifiers and training, neither of which has a part in this network.
+        # Classifiers and training, which are not part of this network.
         *("finetuning_task", "id2label", "label2id", "num_labels", "prefix", "problem_type"),
         *("classifier_dropout", "router_aux_loss_coef", "task_specific_params", "tf_legacy_loss"),
         "tie_encoder_decoder",
-        # Of generate(): how tokens are chosen.
+        # Options of generate().
         *("assistant_confidence_threshold", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens"),
         *("diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size"),
         *("encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty"),
@@ -62,7 +62,7 @@ _HARMLESS = frozenset(
     }
 )
 
-# Keys that would change the mathematics, and the only values for which they do not.
+# Keys that change the mathematics, with the only values that this network has.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "attention_bias": (True,),  # of q, k and v; o has none
@@ -79,9 +79,9 @@ _ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "facto
 
 
 def read_rope(kwargs: dict[str, Any], given: float) -> float:
-    """Take the rotary keys out of `kwargs`; returns the base that they name, or `given`, `rope_theta`.
+    """Take the rotary keys out of `kwargs`; return the base that they name, else `given` (`rope_theta`).
 
-    Raises ValueError for any other rotary embedding than the plain one.
+    Raises ValueError for any rotary embedding but the plain one.
     """
     named: set[float] = set()
     for key in ("rope_parameters", "rope_scaling"):
@@ -91,7 +91,7 @@ def read_rope(kwargs: dict[str, Any], given: float) -> float:
             and values
             and all(isinstance(part, Mapping) for part in values.values())
         ):
-            # A kind of layers that names no base has the given one.
+            # A layer type that names no base uses the given one.
             named |= {
                 _read_plain_rope(f"{key}.{kind}", part) or float(given) for kind, part in values.items()
             }
@@ -106,7 +106,7 @@ def read_rope(kwargs: dict[str, Any], given: float) -> float:
 
 
 def _read_plain_rope(key: str, values: Any) -> float | None:
-    """The base that the values of a plain rotary embedding name, if they do. Raises ValueError for others."""
+    """Return the base of a plain rotary embedding, None if it has none. Raises ValueError for others."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{key} must be an object with rope_type and rope_theta, not {values!r}.")
     kind = values.get("rope_type", values.get("type"))
@@ -129,11 +129,11 @@ def _read_plain_rope(key: str, values: Any) -> float | None:
 
 
 def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> None:
-    """Raise ValueError for the first key that is not known, or not with this value.
+    """Raise ValueError for the first key that is unknown or has an unsupported value.
 
     Args:
-        kwargs: the keys that are no fields of the configuration. None says nothing, whatever the key.
-        head_dim, window: what the configuration's other fields say, with which these two keys must agree.
+        kwargs: the keys that are not fields of the configuration. The value None is always accepted.
+        head_dim, window: values derived from the configuration's fields; keys of these names must agree.
     """
     for key, value in kwargs.items():
         if value is None or key.startswith("_") or key in _HARMLESS:
@@ -145,7 +145,7 @@ def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> 
                     "Jet-Nemotron has no other head size."
                 )
         elif key == "sliding_window":
-            # Qwen2 writes down the window of layers that it says it has none of.
+            # Qwen2 writes a window even with use_sliding_window false.
             if value != window and kwargs.get("use_sliding_window") is not False:
                 raise ValueError(
                     f"sliding_window is {value!r}, but efficient_attention_config.swa.window_size {window}."
@@ -167,7 +167,7 @@ def check_keys(kwargs: Mapping[str, Any], head_dim: int, window: int | None) -> 
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless a value, which may be text, is a finite number above 0."""
+    """Raise ValueError unless `value` is a finite number above 0; numbers as text are accepted."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -177,13 +177,13 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise ValueError unless a value is a whole number above 0, and no text."""
+    """Raise ValueError unless `value` is an int above 0; text is refused."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number above 0, not {value!r}.")
 
 
 def check_whole(name: str, value: Any) -> None:
-    """Raise ValueError unless a value is a whole number above 0."""
+    """Raise ValueError unless `value` is a whole number above 0; text and floats such as 4.0 are accepted."""
     check_positive(name, value)
     if float(value) != int(float(value)):
         raise ValueError(f"{name} must be a whole number, not {value!r}.")

@@ -1,4 +1,4 @@
-"""Weights that are no numbers: which, and what to say of a network that gives none."""
+"""Find weights that are NaN or infinite, and explain logits that are."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from jet.modeling.checkpoint import CheckpointError
 
 
 class NotFiniteError(CheckpointError):
-    """A checkpoint whose weights are not numbers."""
+    """Raised for a checkpoint with NaN or infinite weights."""
 
 
 def require_finite(model: nn.Module, name: str) -> None:
-    """Raise `NotFiniteError` naming the tensors of a network that hold NaN or infinite numbers."""
-    bad = _not_finite(model)
+    """Raise `NotFiniteError` naming the tensors of a network that contain NaN or infinity."""
+    bad = _not_finite_tensors(model)
     if bad:
-        raise NotFiniteError(_say(model, name, bad))
+        raise NotFiniteError(_describe(model, name, bad))
 
 
 def explain_not_finite(model: nn.Module, name: str) -> str:
-    """Why a network gave NaN or infinite logits, and what to do about it."""
-    bad = _not_finite(model)
+    """Return a message that says why a network gave NaN or infinite logits, and what to do."""
+    bad = _not_finite_tensors(model)
     if bad:
-        return _say(model, name, bad)
+        return _describe(model, name, bad)
     dtype = _dtype(model)
     said = f"{name} gives no numbers in {dtype} (NaN or infinite logits), though its weights are numbers"
     if dtype == "float16":
@@ -34,7 +34,7 @@ def explain_not_finite(model: nn.Module, name: str) -> str:
     return f"{said}: the checkpoint may be damaged. Download it again, or choose the dtype float32."
 
 
-def _say(model: nn.Module, name: str, bad: list[str]) -> str:
+def _describe(model: nn.Module, name: str, bad: list[str]) -> str:
     shown = ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     advice = "Download the checkpoint again"
     if any("infinite" in one for one in bad) and (scheme := getattr(model, "quantization", None)):
@@ -44,18 +44,25 @@ def _say(model: nn.Module, name: str, bad: list[str]) -> str:
     return f"{name} holds weights that are not numbers: {shown}. {advice}."
 
 
-def _not_finite(model: nn.Module) -> list[str]:
-    return [f"{name} ({what})" for name, tensor in _tensors(model) if (what := _what(tensor)) is not None]
+def _not_finite_tensors(model: nn.Module) -> list[str]:
+    return [
+        f"{name} ({what})"
+        for name, tensor in _tensors(model)
+        if (what := _find_not_finite(tensor)) is not None
+    ]
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     for name, buffer in model.named_buffers():
-        yield name.replace(".held.scales", ".weight"), buffer  # a weight's scales are NaN where it is
+        yield (
+            name.replace(".quantized_weight.scales", ".weight"),
+            buffer,
+        )  # NaN in a weight makes its scale NaN
 
 
-def _what(tensor: Tensor) -> str | None:
-    """What there is in a tensor besides numbers; the extremes say it without a second tensor."""
+def _find_not_finite(tensor: Tensor) -> str | None:
+    """Return "NaN" or "infinite" if the tensor contains that, else None; computed from its extremes alone."""
     if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
         return None
     low, high = (float(x) for x in torch.aminmax(tensor.detach()))

@@ -1,4 +1,4 @@
-"""A network's footprint, from its own tensors and sizes."""
+"""Measure a network's footprint from its tensors and sizes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _STATE_BYTES = 4  # the recurrent state is float32 whatever the type of the weig
 
 
 def measure_footprint(model: JetNemotronForCausalLM, saved: int = 0) -> Footprint:
-    """What this network reads and keeps.
+    """Return the bytes that this network reads for a token and caches for a story.
 
-    `saved`: by how many bytes the weights that a step reads are smaller than the network's.
+    `saved`: bytes that a decode step saves by storing weights in a smaller form than the network.
     """
     config = model.config
     assert isinstance(config, JetNemotronConfig)
@@ -21,25 +21,25 @@ def measure_footprint(model: JetNemotronForCausalLM, saved: int = 0) -> Footprin
     recurrent = jet.num_heads * jet.head_dim * jet.head_v_dim * _STATE_BYTES
     token = 2 * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
     return Footprint(
-        weights=weight_bytes(model) - saved,
+        weights=decode_weight_bytes(model) - saved,
         recurrent=layers.count("jet") * recurrent,
         conv=layers.count("jet") * jet.value_dim * jet.conv_size * model.dtype.itemsize,
-        window=(config.sliding_window or 1) - 1,  # the newest token sees itself, which nobody has to read
+        window=(config.sliding_window or 1) - 1,  # the newest token is not read from the cache
         window_token=layers.count("swa") * token,
         full_token=layers.count("attn") * token,
         full_attention_token=len(layers) * token,
     )
 
 
-def weight_bytes(model: JetNemotronForCausalLM) -> int:
-    """Bytes of the weights that one token needs."""
+def decode_weight_bytes(model: JetNemotronForCausalLM) -> int:
+    """Count the bytes of weights that decoding one token reads."""
     embedding = model.model.embed_tokens.weight
-    # Of an embedding that is not the head as well, one row is looked up.
+    # An untied embedding is read one row a token.
     unread = 0 if is_tied(model) else embedding.nbytes - embedding[:1].nbytes
-    return held_bytes(model) - unread
+    return total_weight_bytes(model) - unread
 
 
-def held_bytes(model: JetNemotronForCausalLM) -> int:
-    """Bytes of all weights, tied ones once; quantized ones are buffers."""
-    numbers: int = sum(weight.nbytes for weight in model.parameters())
-    return numbers + sum(buffer.nbytes for buffer in model.buffers())
+def total_weight_bytes(model: JetNemotronForCausalLM) -> int:
+    """Count the bytes of all weights, tied ones once. Quantized weights are buffers."""
+    parameters: int = sum(weight.nbytes for weight in model.parameters())
+    return parameters + sum(buffer.nbytes for buffer in model.buffers())

@@ -1,4 +1,4 @@
-"""From a folder or a hub id to a network on its device, ready to run."""
+"""Load a network from a folder or a hub id onto its device, ready for inference."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def load_model(
         device: where the weights go.
         dtype: their type; None keeps the checkpoint's.
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
-        revision: of a hub repository.
-        quantize: "int8" or "int4" holds the weights in that; such a network is for reading and writing only.
-            A checkpoint that `python -m jet.quantize` has written needs no such word.
-        variant: of the weights' files, as `save_pretrained(variant=…)` named them.
+        revision: branch, tag or commit of a hub repository.
+        quantize: "int8" or "int4" quantizes the weights; the network is then for inference only. Leave it out
+            for a checkpoint that `python -m jet.quantize` has written.
+        variant: names the weight files, as `save_pretrained(variant=…)` does.
 
     Raises:
-        CheckpointError: with what is wrong, if it is not a whole Jet-Nemotron checkpoint.
+        CheckpointError: if it is not a complete Jet-Nemotron checkpoint; the message says what is wrong.
     """
     folder = Path(source)
     stored = checkpoint.stored_scheme(folder) if (folder / "config.json").is_file() else None
@@ -53,6 +53,6 @@ def load_model(
     if variant is not None:
         options["variant"] = variant
     if torch.device(device).type != "cpu":
-        options["device_map"] = {"": device}  # from the file to the device, with no copy in between
+        options["device_map"] = {"": device}  # straight from the file to the device
     model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
     return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
 """The whole Jet-Nemotron network: a Qwen2 decoder whose mixers are mostly linear attention.
 
-Source: NVlabs/Jet-Nemotron and arXiv 2508.15884. Parameter names are the official ones. Prefill,
-cached decode, pieces of any size and padded batches are one function here: every layer reads its state
-from a `HybridCache`, if there is one, and writes it back.
+Source: NVlabs/Jet-Nemotron and arXiv 2508.15884. Parameter names are the official ones. One function serves
+prefill, chunks of any size, cached decode and padded batches: every layer reads its state from a
+`HybridCache`, if there is one, and writes it back.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from jet.modeling import checkpoint
 from jet.modeling.cache import HybridCache, JetLayerCache
 from jet.modeling.config import JetNemotronConfig
-from jet.modeling.masks import make_masks, positions_of, read_mask
-from jet.modeling.packing import Packing, check_going_on, check_options, find_packing
+from jet.modeling.masks import full_padding_mask, make_masks, positions_of
+from jet.modeling.packing import Packing, check_continuation, check_options, find_packing
 from jet.modeling.sdpa import sdpa
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta_rule import gated_delta_rule
@@ -34,7 +34,7 @@ Rotation = tuple[Tensor, Tensor]  # cosine and sine, [B or 1, T, head_dim]
 
 
 class Linear(nn.Linear):
-    """A linear layer whose float32 products can be relied on; see `jet.ops.precision.linear`."""
+    """Linear layer with reliable float32 products; see `jet.ops.precision.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
@@ -76,7 +76,7 @@ class MLP(nn.Module):
 
 
 class KernelGenerator(nn.Module):
-    """Writes the convolution's kernels from the hidden state: `w2(silu(w1(x)))`, `[B, T, D, W]`."""
+    """Generates the convolution's kernels from the hidden state: `w2(silu(w1(x)))`, `[B, T, D, W]`."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class KernelGenerator(nn.Module):
 
 
 class DynamicConvolution(nn.Module):
-    """Holds the kernel generator under its official name."""
+    """Dynamic convolution; it owns the kernel generator under its official parameter name."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class DynamicConvolution(nn.Module):
 class JetBlock(nn.Module):
     """Linear attention: a dynamic convolution on the values, then the gated delta rule.
 
-    Its memory of a sequence is one `[H, K, V]` matrix per head and the last W inputs of the convolution.
+    Its state of a sequence is one matrix `[K, V]` per head and the last W inputs of the convolution.
     """
 
     def __init__(self, config: JetNemotronConfig, layer_idx: int) -> None:
@@ -133,14 +133,13 @@ class JetBlock(nn.Module):
         cache: HybridCache | None = None,
         trailing: bool = False,
     ) -> Tensor:
-        """`[B, T, hidden]` → the same; `mask` `[B, T]` is False at padding, which leaves no trace.
+        """Mix tokens `[B, T, hidden]`; return the same shape.
 
-        `trailing`: padding stands only behind the tokens.
+        `mask`, `[B, T]`, is False at padding, which does not change the state. `trailing`: rows are padded on
+        the right only.
         """
         if mask is not None:
-            hidden = hidden.masked_fill(
-                ~mask[..., None], 0
-            )  # also keeps out whatever attention made of padding
+            hidden = hidden.masked_fill(~mask[..., None], 0)  # attention layers may have put NaN there
         layer = None if cache is None else cache.layers[self.layer_idx]
         assert layer is None or isinstance(layer, JetLayerCache)
         recurrent_state = None if layer is None else layer.recurrent_state
@@ -159,7 +158,7 @@ class JetBlock(nn.Module):
         return mixed
 
     def _gates(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Log decay and write strength, `[B, T, H]` in at least float32; padding neither fades nor writes."""
+        """Return log decay and write strength, `[B, T, H]` in at least float32; neither acts at padding."""
         beta = upcast(self.b_proj(hidden)).sigmoid()
         rate = F.softplus(upcast(self.a_proj(hidden)) + upcast(self.dt_bias))
         g = -upcast(self.A_log).exp() * rate
@@ -169,7 +168,7 @@ class JetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions, over everything or over a sliding window."""
+    """Grouped-query attention with rotary positions, full or over a sliding window."""
 
     def __init__(self, config: JetNemotronConfig, layer_idx: int, window: int | None = None) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class Attention(nn.Module):
         cache: HybridCache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """`[B, T, hidden]` → the same, and the weights where the implementation has them."""
+        """Mix tokens `[B, T, hidden]`; return the same shape, and the weights where they are computed."""
         heads = (-1, self.head_dim)
         q = rotate(self.q_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
         k = rotate(self.k_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
@@ -206,8 +205,8 @@ class Attention(nn.Module):
             out = sdpa(q, k, v, self.scaling, self.sliding_window, dropout)
             return self.o_proj(out.flatten(-2)), None
         if k.shape[2] == 1 and mask is not None and not dropout and self._packs_rows:
-            # Over itself alone a token gets its own value. Where rows begin with padding, flash-attn would be
-            # given fewer queries than rows, which its way for one query a row does not expect.
+            # A token that sees only itself gets its own value. Rows that begin with padding would give
+            # flash-attn fewer queries than rows, which its path for one query a row does not support.
             return self.o_proj(v.repeat_interleave(self.num_key_value_groups, 1).flatten(1)[:, None]), None
         attend: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
@@ -227,19 +226,19 @@ class Attention(nn.Module):
 
     @property
     def _packs_rows(self) -> bool:
-        """Whether the implementation leaves out padding instead of masking it."""
+        """True if the implementation drops padding instead of masking it."""
         return "flash" in (self.config._attn_implementation or "")
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotary position embedding of `[B, heads, T, head_dim]`, halves paired."""
+    """Apply the rotary embedding to `[B, heads, T, head_dim]`; pairs dimensions i and i + head_dim / 2."""
     cos, sin = (part.unsqueeze(1) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 def rotary_angles(config: JetNemotronConfig, positions: Tensor, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine for `positions` `[B or 1, T]`, computed in float32."""
+    """Return cosine and sine for `positions` `[B or 1, T]`, computed in float32."""
     exponents = (
         torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
     )
@@ -258,7 +257,10 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The definition, softmax in at least float32, with an additive mask; `[B, T, heads, head_dim]`."""
+    """Attend by definition, with an additive mask and softmax in at least float32.
+
+    Returns the output `[B, T, heads, head_dim]` and the weights `[B, heads, T, S]`.
+    """
     groups = module.num_key_value_groups
     assert isinstance(groups, int)
     scores = query.unflatten(1, (-1, groups)) @ key.unsqueeze(2).transpose(-1, -2) * scaling
@@ -294,7 +296,10 @@ class DecoderLayer(GradientCheckpointingLayer):
         trailing: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """`mask` is `[B, T]` for a jet layer, and what the attention implementation wants for the others."""
+        """Run the layer on `[B, T, hidden]`.
+
+        `mask` is `[B, T]` for a jet layer; for the others its form depends on the attention implementation.
+        """
         normed = self.input_layernorm(hidden)
         weights = None
         if self.layer_type == "jet":
@@ -306,7 +311,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class JetNemotronPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know of the network: what it can do, and how weights begin."""
+    """Base class: capabilities declared to transformers, initialization, loading and saving."""
 
     config_class = JetNemotronConfig
     config: JetNemotronConfig
@@ -317,17 +322,20 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    quantization: str | None = None  # how the weights are held, if not as numbers
-    # Assisted decoding takes tokens back, which a recurrent state cannot: transformers then refuses it.
+    quantization: str | None = None  # scheme of the weights, if they are quantized
+    # Makes transformers refuse assisted decoding, which removes tokens: a recurrent state cannot go back.
     _is_stateful = True
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but a checkpoint that does not fit raises `CheckpointError` with the reason."""
+        """Load as in transformers.
+
+        Raises `CheckpointError` with the reason if the checkpoint does not fit.
+        """
         want_info = kwargs.pop("output_loading_info", False)
-        # Wrong shapes are then listed with everything else instead of ending the load with half a message.
+        # Lists wrong shapes with all other problems, instead of ending the load at the first kind.
         kwargs["ignore_mismatched_sizes"] = True
-        with checkpoint.explained(pretrained_model_name_or_path, kwargs):
+        with checkpoint.explain_load_errors(pretrained_model_name_or_path, kwargs):
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
@@ -337,9 +345,9 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         return (model, info) if want_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; a network that was loaded quantized becomes a quantized checkpoint.
+        """Save as in transformers; a network that was loaded from a quantized checkpoint becomes one again.
 
-        Raises ValueError for one that was quantized where it was.
+        Raises ValueError for a network that was quantized after loading.
         """
         if self.quantization is not None and getattr(self, "hf_quantizer", None) is None:
             raise ValueError(
@@ -349,7 +357,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         super().save_pretrained(*args, **kwargs)
 
     def train(self, mode: bool = True) -> JetNemotronPreTrainedModel:
-        """As in PyTorch; a quantized network cannot be trained. Raises ValueError then."""
+        """Switch to training mode as in PyTorch. Raises ValueError for a quantized network."""
         if mode and self.quantization is not None:
             raise ValueError(
                 f"Weights in {self.quantization} cannot be trained: load the network without quantization."
@@ -369,7 +377,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
             self._init_decay(module)
 
     def _init_decay(self, module: JetBlock) -> None:
-        """Decay rates spread from slow to fast, as in Mamba2: A in (0, 16), time steps from 0.001 to 0.1."""
+        """Initialize decay rates from slow to fast as in Mamba2: A in (0, 16), time steps 0.001 to 0.1."""
         rates = torch.empty_like(module.A_log, dtype=torch.float32).uniform_(1e-2, 16)
         init.copy_(module.A_log, rates.log())
         low, high = math.log(1e-3), math.log(1e-1)
@@ -378,7 +386,7 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
 
 class JetNemotronModel(JetNemotronPreTrainedModel):
-    """The decoder without its head."""
+    """Jet-Nemotron without its language-model head."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         config.check()
@@ -402,19 +410,19 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
-        """Run `input_ids` `[B, T]` behind what `past_key_values` remembers.
+        """Run `input_ids` `[B, T]` as the continuation of `past_key_values`.
 
-        `attention_mask` `[B, past + T]` marks padding with 0, wherever it stands; positions are counted
-        without it, so that a row gives what it gives alone. Raises ValueError for other masks.
+        `attention_mask`, `[B, past + T]`, is 0 at padding, which may stand anywhere and has no position: a
+        row gives the same result as alone. Raises ValueError for other masks.
 
-        Rows may hold several texts, see `jet.modeling.packing`: each gives what it gives alone.
+        A row may hold several texts, see `jet.modeling.packing`; each gives the same result as alone.
         """
         check_options(kwargs)
         hidden = self._embed(input_ids, inputs_embeds)
         past = self._past(past_key_values, use_cache)
         seen = 0 if past is None else past.get_seq_length()
-        real = read_mask(attention_mask, hidden, past)
-        packing = self.find_packing(hidden, position_ids, real, kwargs)
+        padding_mask = full_padding_mask(attention_mask, hidden, past)
+        packing = self.find_packing(hidden, position_ids, padding_mask, kwargs)
         if position_ids is not None and position_ids.dim() == 1:
             position_ids = position_ids[None]
         if packing is not None:
@@ -429,13 +437,13 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
                 )
             return self._forward_packed(packing, hidden, position_ids, output_hidden_states, return_dict)
         if position_ids is None:
-            position_ids = positions_of(real, hidden, seen)
+            position_ids = positions_of(padding_mask, hidden, seen)
         elif seen:
-            check_going_on(position_ids, real, seen, hidden.shape[1])
+            check_continuation(position_ids, padding_mask, seen, hidden.shape[1])
         rotation = rotary_angles(self.config, position_ids, hidden.dtype)
         if past is not None:
-            past.extend(real, hidden.shape[1])
-        masks = make_masks(self.config, hidden, real, past)
+            past.extend(padding_mask, hidden.shape[1])
+        masks = make_masks(self.config, hidden, padding_mask, past)
 
         output_hidden_states = self._option("output_hidden_states", output_hidden_states)
         output_attentions = self._option("output_attentions", output_attentions)
@@ -470,7 +478,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         if past is not None and not isinstance(past, HybridCache):
             raise TypeError(f"past_key_values must be a HybridCache, not {type(past).__name__}.")
         if self.gradient_checkpointing and self.training:
-            return None  # layers run twice, a cache would be written twice
+            return None  # layers run twice and would update a cache twice
         if past is not None:
             past.leave_inference_mode()
         if use_cache is None:
@@ -478,11 +486,17 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         return HybridCache(self.config) if past is None and use_cache else past
 
     def find_packing(
-        self, hidden: Tensor, position_ids: Tensor | None, real: Tensor | None, options: Mapping[str, Any]
+        self,
+        hidden: Tensor,
+        position_ids: Tensor | None,
+        padding_mask: Tensor | None,
+        options: Mapping[str, Any],
     ) -> Packing | None:
-        """The texts in the rows of `hidden` `[B, T, …]`, if any row holds more than one."""
+        """Find the texts in the rows of `hidden` `[B, T, …]`; None if every row holds one."""
         batch, new = hidden.shape[:2]
-        return find_packing((batch, new), position_ids, None if real is None else real[:, -new:], options)
+        return find_packing(
+            (batch, new), position_ids, None if padding_mask is None else padding_mask[:, -new:], options
+        )
 
     def _forward_packed(
         self,
@@ -492,7 +506,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
         output_hidden_states: bool | None,
         return_dict: bool | None,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
-        """Every text as a row of its own, padded behind its end."""
+        """Run every text as a row of its own, padded on the right, and pack the results again."""
         if position_ids is not None:
             position_ids = packing.unpack(position_ids.expand(hidden.shape[:2]))
         output = self.forward(
@@ -514,7 +528,7 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
 
 
 class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
-    """Jet-Nemotron with its language-model head; works with `generate()`."""
+    """Jet-Nemotron with its language-model head; supports `generate()`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -539,7 +553,10 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits `[B, T, vocab]` or of the last `logits_to_keep` positions; with `labels` also the loss."""
+        """Return logits `[B, T, vocab]`, or those of the last `logits_to_keep` positions;
+
+        with `labels` the loss.
+        """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs = {
             name: value for name, value in kwargs.items() if name != "output_router_logits"
@@ -560,7 +577,7 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            # No text foretells the one behind it.
+            # The last token of a text does not predict the first one of the next.
             packing = self.model.find_packing(
                 outputs.last_hidden_state,
                 position_ids,
@@ -586,13 +603,13 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """`generate()` must not make transformers' own kind of cache."""
+        """Return False, so that `generate()` does not create a cache of transformers' own."""
         return False
 
     def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        """Infer the mask from padding tokens, except for a prompt that has no others.
+        """Infer the mask from padding tokens, except for a prompt that consists of nothing else.
 
-        Texts may begin with the token that also pads: alone, it is a beginning and not padding.
+        Texts may begin with the token that also pads; a prompt of this token alone is such a beginning.
         """
         mask: Tensor = GenerationMixin._prepare_attention_mask_for_generation(
             cast(Any, self), *args, **kwargs

@@ -1,9 +1,11 @@
-"""Several texts in one row: found from what says so, read each as a row of its own, and put back.
+"""Packed rows, which hold several texts each: unpack every text into a row of its own, and pack the results.
 
-Recurrent states, convolutions, windows and full attention all end where a text does, because afterwards it is
-a row like any other. Who packs rows says so by one of these, as transformers and flash-linear-attention name
-them: `position_ids` that begin again, `cu_seq_lens_q` and `cu_seq_lens_k` or `cu_seqlens` with the places
-where texts begin and the end, `seq_idx` with the number of each token's text.
+With a row per text, recurrent states, convolutions, windows and full attention all end where the text ends.
+Callers mark packed rows as transformers and flash-linear-attention do, by any of:
+
+- `position_ids` that start again at every text;
+- `cu_seq_lens_q` and `cu_seq_lens_k`, or `cu_seqlens`: the offsets of the texts and the total length;
+- `seq_idx`: the number of each token's text.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ import torch
 from torch import Tensor
 
 _BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens")
-# Said besides by those who pack, or by generate(): no part of the mathematics.
+# Also passed by callers that pack, or by generate(); they do not change the result.
 _IGNORED = {"max_length_q", "max_length_k", "max_seqlen", "cache_position", "is_first_iteration"}
 OPTIONS = {*_BORDERS, "seq_idx", *_IGNORED}
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the texts of `[B, T]` packed tokens are.
+    """Positions of the texts in packed tokens `[B, T]`.
 
     Attributes:
-        begins: `[B, T]`, True at the first token of every text but a row's first.
-        index: `[N, L]`, the place in the flattened `[B · T]` of each token of N texts, 0 behind a text's end.
-        mask: `[N, L]`, False behind a text's end.
+        begins: `[B, T]`, True at the first token of every text except the first one of each row.
+        index: `[N, L]`, the index in the flattened `[B · T]` of each token of N texts; 0 after a text's end.
+        mask: `[N, L]`, False after a text's end.
     """
 
     begins: Tensor
@@ -37,12 +39,12 @@ class Packing:
     mask: Tensor
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """`[B, T, …]` → `[N, L, …]`."""
+        """Give every text a row of its own: `[B, T, …]` → `[N, L, …]`."""
         texts: Tensor = packed.flatten(0, 1)[self.index]
         return texts
 
     def pack(self, texts: Tensor) -> Tensor:
-        """`[N, L, …]` → `[B, T, …]`; zeros where there was padding."""
+        """Undo `unpack`: `[N, L, …]` → `[B, T, …]`, with zeros at padding."""
         batch, length = self.begins.shape
         packed = texts.new_zeros(batch * length, *texts.shape[2:])
         flat: Tensor = packed.index_copy(0, self.index[self.mask], texts[self.mask])
@@ -50,18 +52,22 @@ class Packing:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an argument of forward that nobody would read."""
+    """Raise TypeError for an argument that `forward` would ignore."""
     unknown = sorted(name for name, value in options.items() if value is not None and name not in OPTIONS)
     if unknown:
         raise TypeError(f"forward() has no argument {', '.join(unknown)}: Jet-Nemotron would leave it out.")
 
 
 def find_packing(
-    shape: tuple[int, int], position_ids: Tensor | None, real: Tensor | None, options: Mapping[str, Any]
+    shape: tuple[int, int],
+    position_ids: Tensor | None,
+    padding_mask: Tensor | None,
+    options: Mapping[str, Any],
 ) -> Packing | None:
-    """Which texts lie in rows of `shape` `[B, T]`; None if every row is one.
+    """Find the texts in rows of `shape` `[B, T]`; None if every row holds one text.
 
-    `real` `[B, T]` is False at padding, which belongs to no text. Raises ValueError for contradictions.
+    `padding_mask` `[B, T]` is False at padding, which belongs to no text. Raises ValueError if the
+    arguments contradict each other.
     """
     if position_ids is not None:
         _check_shape("position_ids", position_ids, shape)
@@ -74,24 +80,25 @@ def find_packing(
             raise ValueError(f"{said[0][0]} and {name} do not name the same texts.")
     begins: Tensor | None = said[0][1] if said else None
     if position_ids is not None:
-        begins = _check_positions(position_ids.expand(shape), real, begins)
+        begins = _check_positions(position_ids.expand(shape), padding_mask, begins)
     assert begins is not None
     if not bool(begins.any()):
         return None
-    return _index(begins, begins.new_ones(shape) if real is None else real.to(begins.device))
+    return _index(begins, begins.new_ones(shape) if padding_mask is None else padding_mask.to(begins.device))
 
 
-def check_going_on(position_ids: Tensor, real: Tensor | None, seen: int, new: int) -> None:
-    """Raise ValueError where positions of `new` tokens begin again behind the `seen` ones of a cache.
+def check_continuation(position_ids: Tensor, padding_mask: Tensor | None, seen: int, new: int) -> None:
+    """Raise ValueError if the positions of `new` tokens start again after `seen` tokens in the cache.
 
-    `real` `[B, seen + new]` is False at padding. Positions may lie ahead: those of the past are not known.
+    `padding_mask` `[B, seen + new]` is False at padding. Positions may jump ahead, because those of the
+    cached tokens are not stored.
     """
     first = position_ids.reshape(-1, new)[:, :1]
-    if real is None:
+    if padding_mask is None:
         again = first < seen
     else:
-        real = real.to(first.device)
-        again = (first < real[:, :seen].sum(1, keepdim=True)) & real[:, seen : seen + 1]
+        padding_mask = padding_mask.to(first.device)
+        again = (first < padding_mask[:, :seen].sum(1, keepdim=True)) & padding_mask[:, seen : seen + 1]
     if bool(again.any()):
         raise ValueError(
             f"position_ids begin again at {int(first.min())} behind the {seen} tokens in past_key_values: "
@@ -100,7 +107,7 @@ def check_going_on(position_ids: Tensor, real: Tensor | None, seen: int, new: in
 
 
 def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
-    """Where texts begin, but for the first of each row, `[B, T]`."""
+    """Read a packing argument into `Packing.begins`, `[B, T]`. Raises ValueError if it is malformed."""
     value = torch.as_tensor(value)
     batch, length = shape
     if name == "seq_idx":
@@ -120,15 +127,19 @@ def _begins(name: str, value: Any, shape: tuple[int, int]) -> Tensor:
     return begins
 
 
-def _check_positions(positions: Tensor, real: Tensor | None, begins: Tensor | None) -> Tensor:
-    """Where texts begin as positions say, which must agree with what else says so."""
-    real = torch.ones_like(positions, dtype=torch.bool) if real is None else real.to(positions.device)
+def _check_positions(positions: Tensor, padding_mask: Tensor | None, begins: Tensor | None) -> Tensor:
+    """Derive `Packing.begins` from positions. Raises ValueError if they contradict the given `begins`."""
+    padding_mask = (
+        torch.ones_like(positions, dtype=torch.bool)
+        if padding_mask is None
+        else padding_mask.to(positions.device)
+    )
     places = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
-    before = torch.where(real, places, -1).cummax(dim=1).values
+    before = torch.where(padding_mask, places, -1).cummax(dim=1).values
     before = torch.nn.functional.pad(
         before[:, :-1], (1, 0), value=-1
-    )  # the last token of the row that is real
-    follows = real & (before >= 0)
+    )  # index of the row's last unpadded token before this one
+    follows = padding_mask & (before >= 0)
     steps = positions - positions.gather(1, before.clamp(min=0))
     again = follows & (steps <= 0)
     if begins is None:
@@ -146,11 +157,11 @@ def _check_positions(positions: Tensor, real: Tensor | None, begins: Tensor | No
     return begins
 
 
-def _index(begins: Tensor, real: Tensor) -> Packing:
+def _index(begins: Tensor, padding_mask: Tensor) -> Packing:
     batch, length = begins.shape
     rows = torch.arange(batch, device=begins.device)[:, None]
-    texts = (begins.long().cumsum(1) + rows * length)[real]
-    flat = real.flatten().nonzero()[:, 0]
+    texts = (begins.long().cumsum(1) + rows * length)[padding_mask]
+    flat = padding_mask.flatten().nonzero()[:, 0]
     _, number, counts = texts.unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(flat), device=flat.device) - (counts.cumsum(0) - counts)[number]
     index = flat.new_zeros(len(counts), int(counts.max()))

@@ -1,10 +1,10 @@
-"""A network whose weights are quantized: what stands in it for linear layers and the embedding.
+"""Quantized networks: the modules that replace linear layers and the embedding.
 
-On a CPU with numba, forward quantizes the activations too and multiplies whole numbers, as `FusedStep` does
-there. Elsewhere it turns weights into numbers a piece at a time and multiplies as ever, which suits prompts,
-where a weight is used for many tokens; single tokens are for `FusedStep`, which multiplies by the codes.
+On a CPU with numba, `forward` quantizes the activations too and multiplies integers, as `DecodeStep` does.
+Elsewhere it dequantizes a block of rows at a time and multiplies as usual. This suits prefill, where one
+weight serves many tokens. For decode, `DecodeStep` multiplies by the quantized codes themselves.
 
-Such a network writes and reads; it is not trained, which is done with its numbers.
+A quantized network is for inference only; it cannot be trained.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
     "scheme_of",
 ]
 
-MOST_NUMBERS = 2**24  # weights that are numbers at once: those of most layers, of a large head a part
+MAX_DEQUANTIZED = 2**24  # dequantized weights at once: whole layers mostly, a large head in parts
 
 
 class QuantizedWeight(nn.Module):
-    """Holds a weight, which several layers may share; it moves with the network."""
+    """A quantized matrix, registered as buffers so that it moves with the network; layers may share it."""
 
     qweight: Tensor
     scales: Tensor
@@ -50,9 +50,9 @@ class QuantizedWeight(nn.Module):
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The matrix."""
-        held = self.qweight, self.scales, self._columns, self._dtype
-        return QuantizedTensor(*held) if self._rows is None else BlockedTensor(*held, *self._rows)
+        """The quantized matrix, `[outputs, inputs]`."""
+        parts = self.qweight, self.scales, self._columns, self._dtype
+        return QuantizedTensor(*parts) if self._rows is None else BlockedTensor(*parts, *self._rows)
 
     @weight.setter
     def weight(self, weight: QuantizedTensor) -> None:
@@ -62,7 +62,7 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("scales", weight.scales)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedWeight:
-        """A network's type is that of its numbers. Codes and scales stay what they are, wherever they go."""
+        """Move codes and scales without converting them; a new dtype only applies to dequantized values."""
         qweight = fn(self.qweight)
         if qweight.device != self.qweight.device:  # blocks are for a CPU
             self.weight = in_rows(self.weight)
@@ -79,80 +79,84 @@ class QuantizedWeight(nn.Module):
 
 
 class QuantizedLinear(nn.Module):
-    """Stands for a `Linear`."""
+    """Replaces a `Linear`; several of them may share one `quantized_weight`."""
 
-    held: QuantizedWeight
+    quantized_weight: QuantizedWeight
 
-    def __init__(self, held: QuantizedWeight, bias: nn.Parameter | None, tied: bool = False) -> None:
+    def __init__(
+        self, quantized_weight: QuantizedWeight, bias: nn.Parameter | None, tied: bool = False
+    ) -> None:
         """`tied`: the weight is another module's, among whose tensors it is listed."""
         super().__init__()
         if tied:
-            self.__dict__["held"] = held
+            self.__dict__["quantized_weight"] = quantized_weight
         else:
-            self.held = held
+            self.quantized_weight = quantized_weight
         self.bias = bias
-        self.out_features, self.in_features = held.weight.shape
+        self.out_features, self.in_features = quantized_weight.weight.shape
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The matrix."""
-        return self.held.weight
+        """The quantized matrix, `[outputs, inputs]`."""
+        return self.quantized_weight.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[…, inputs]` → `[…, outputs]`."""
+        """Multiply `[…, inputs]` by the dequantized weight; returns `[…, outputs]`."""
         weight = self.weight
         multiply = activations.compiled_linear(x)
         if multiply is not None:
-            return multiply(x, self.held.in_blocks(), self.bias)
-        if weight.numel() <= MOST_NUMBERS:
+            return multiply(x, self.quantized_weight.in_blocks(), self.bias)
+        if weight.numel() <= MAX_DEQUANTIZED:
             return linear(x, weight.dequantize(x.dtype), self.bias)
         out = x.new_empty(*x.shape[:-1], self.out_features)
-        for begin, end in row_ranges((self.out_features, self.in_features), MOST_NUMBERS):
+        for begin, end in row_ranges((self.out_features, self.in_features), MAX_DEQUANTIZED):
             bias = None if self.bias is None else self.bias[begin:end]
             out[..., begin:end] = linear(x, weight[begin:end].dequantize(x.dtype), bias)
         return out
 
 
 class QuantizedEmbedding(nn.Module):
-    """Stands for an `nn.Embedding`."""
+    """Replaces an `nn.Embedding`."""
 
-    def __init__(self, held: QuantizedWeight) -> None:
+    def __init__(self, quantized_weight: QuantizedWeight) -> None:
         super().__init__()
-        self.held = held
+        self.quantized_weight = quantized_weight
 
     @property
     def weight(self) -> QuantizedTensor:
-        """The matrix."""
-        return self.held.weight
+        """The quantized matrix, `[outputs, inputs]`."""
+        return self.quantized_weight.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """`[…]` → `[…, channels]`."""
+        """Look up ids `[…]`; returns `[…, channels]`."""
         rows = self.weight[ids.flatten()].dequantize()
         return rows.view(*ids.shape, rows.shape[1])
 
 
 def is_tied(model: JetNemotronForCausalLM) -> bool:
-    """Whether head and embedding are one matrix, in a network of numbers as in a quantized one."""
+    """Return True if head and embedding share one matrix, quantized or not."""
     head, embedding = model.lm_head, model.model.embed_tokens
-    return head.weight is embedding.weight or getattr(head, "held", None) is getattr(embedding, "held", head)
+    return head.weight is embedding.weight or getattr(head, "quantized_weight", None) is getattr(
+        embedding, "quantized_weight", head
+    )
 
 
 def count_parameters(model: JetNemotronForCausalLM) -> int:
-    """Parameters of a network, tied ones once, whether they are numbers or codes."""
-    held = [module.weight.numel() for module in model.modules() if isinstance(module, QuantizedWeight)]
-    return sum(parameter.numel() for parameter in model.parameters()) + sum(held)
+    """Count the parameters of a network, quantized or not, tied ones once."""
+    quantized = [module.weight.numel() for module in model.modules() if isinstance(module, QuantizedWeight)]
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(quantized)
 
 
 def scheme_of(scheme: str, name: str) -> str:
-    """How the weights of the module called `name` are held: those of head and embedding never in int4.
+    """Return the scheme for the module called `name`: int8 for head and embedding, where int4 is asked for.
 
-    What they round reaches the logits directly, and they are read once a token, not once a layer.
+    Their rounding errors reach the logits directly, and they are read once a token, not once a layer.
     """
     return INT8 if scheme == INT4 and name in ("lm_head", "model.embed_tokens") else scheme
 
 
 def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronForCausalLM:
-    """The same network with its weights quantized where it is; `load_model` does that while it loads."""
+    """Quantize the weights of a network in place; `load_model` quantizes while loading, in less memory."""
     check_scheme(scheme)
 
     def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
@@ -168,7 +172,7 @@ def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronF
 
 
 def check_scheme(scheme: str) -> None:
-    """Raise CheckpointError if there is no such way to hold weights."""
+    """Raise CheckpointError unless `scheme` is one of `SCHEMES`."""
     if scheme not in SCHEMES:
         raise CheckpointError(f"There is no quantization {scheme!r}: choose {' or '.join(SCHEMES)}, or none.")
 
@@ -176,22 +180,27 @@ def check_scheme(scheme: str) -> None:
 def replace_weights(
     model: JetNemotronForCausalLM, weight_of: Callable[[str, nn.Module], QuantizedTensor], scheme: str
 ) -> None:
-    """Have quantized weights stand for those of all linear layers and of the embedding, in their order.
+    """Replace all linear layers and the embedding, in the order of the modules, by quantized ones.
 
-    `weight_of`: from a module and its name to its weight. It is not asked for that of a head that is tied.
+    `weight_of` returns the quantized weight of a module, given its name and the module. A tied head shares
+    the embedding's weight, so `weight_of` is not called for it.
     """
     tied = is_tied(model)
     for name, module in list(model.named_modules()):
         is_tied_head = name == "lm_head" and tied
         if is_tied_head:
-            held = cast(QuantizedWeight, model.model.embed_tokens.held)
+            quantized_weight = cast(QuantizedWeight, model.model.embed_tokens.quantized_weight)
         elif isinstance(module, (Linear, nn.Embedding)):
-            held = QuantizedWeight(weight_of(name, module))
+            quantized_weight = QuantizedWeight(weight_of(name, module))
         else:
             continue
         bias = getattr(module, "bias", None)
         embeds = isinstance(module, nn.Embedding)
-        new = QuantizedEmbedding(held) if embeds else QuantizedLinear(held, bias, is_tied_head)
+        new = (
+            QuantizedEmbedding(quantized_weight)
+            if embeds
+            else QuantizedLinear(quantized_weight, bias, is_tied_head)
+        )
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, new)
     model.eval()  # type: ignore[no-untyped-call]

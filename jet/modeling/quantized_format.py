@@ -15,7 +15,10 @@ from jet.ops.quantization import GROUP_SIZE, INT4, SCHEMES
 
 METHOD, VERSION = "jet", 1
 WEIGHT, CODES, SCALES = ".weight", ".qweight", ".scales"
-_MODULES = {".held.qweight": CODES, ".held.scales": SCALES}  # as modules call them: as files do
+_MODULES = {
+    ".quantized_weight.qweight": CODES,
+    ".quantized_weight.scales": SCALES,
+}  # as modules call them: as files do
 
 
 def describe_scheme(scheme: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Quantized networks, made tensor by tensor: in memory besides is but a part of a layer.
+"""Build quantized networks tensor by tensor; beside the result, memory holds only part of a layer.
 
-The network is outlined without memory first. Then the rows of each matrix come from the checkpoint's files,
-or from a random generator, are quantized where the network is to be, and are forgotten.
+The network is first built on the meta device. Then the rows of each matrix are read from the checkpoint's
+files, or drawn at random, quantized on the target device, and freed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ def load_quantized(
     revision: str | None = None,
     variant: str | None = None,
 ) -> JetNemotronForCausalLM:
-    """A checkpoint with its weights quantized; arguments as for `load_model`. Raises CheckpointError."""
+    """Load a checkpoint and quantize its weights; arguments as for `load_model`. Raises CheckpointError."""
     check_scheme(scheme)
-    with checkpoint.explained(source, {"revision": revision, "variant": variant}), ExitStack() as files:
+    with (
+        checkpoint.explain_load_errors(source, {"revision": revision, "variant": variant}),
+        ExitStack() as files,
+    ):
         folder = Path(source)
         if not folder.exists():
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
@@ -68,7 +71,7 @@ def load_quantized(
 def random_quantized(
     config: JetNemotronConfig, scheme: str, device: torch.device, dtype: torch.dtype
 ) -> JetNemotronForCausalLM:
-    """A network as it begins its training, with its weights quantized; the same for every process."""
+    """Build a randomly initialized network with quantized weights; every process gets the same one."""
     check_scheme(scheme)
     torch.manual_seed(0)
     model = outline_network(config, dtype, None)
@@ -82,9 +85,11 @@ def random_quantized(
         draw(module)
         weight = cast(Tensor, module.weight)
         shape = (weight.shape[0], weight.shape[1])
-        held = quantize(lambda begin, end: weight[begin:end], shape, scheme_of(scheme, name), dtype, device)
-        module.weight = nn.Parameter(weight.to("meta"), requires_grad=False)  # nobody else has these numbers
-        return held
+        quantized = quantize(
+            lambda begin, end: weight[begin:end], shape, scheme_of(scheme, name), dtype, device
+        )
+        module.weight = nn.Parameter(weight.to("meta"), requires_grad=False)  # frees the unquantized weight
+        return quantized
 
     replace_weights(model, weight_of, scheme)
     for module in model.modules():
@@ -94,14 +99,14 @@ def random_quantized(
 
 
 def read_dtype(config: JetNemotronConfig, tensors: StoredTensors) -> torch.dtype:
-    """The type that a checkpoint's config names, or that its tensors have."""
+    """Return the dtype that a checkpoint's config names, or else that of its tensors."""
     return cast("torch.dtype | None", config.dtype) or tensors.dtype
 
 
 def outline_network(
     config: JetNemotronConfig, dtype: torch.dtype, attention: str | None
 ) -> JetNemotronForCausalLM:
-    """The network without memory for its weights."""
+    """Build the network on the meta device, without memory for its weights."""
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with torch.device("meta"):
         model = cast(Any, JetNemotronForCausalLM)._from_config(config, dtype=dtype, **options)
@@ -109,7 +114,7 @@ def outline_network(
 
 
 class StoredTensors:
-    """The tensors of a checkpoint's files, which are read as they are asked for."""
+    """Tensors of a checkpoint's files, read on demand."""
 
     def __init__(self, folder: Path, files: ExitStack, variant: str | None = None) -> None:
         self._files: dict[str, Any] = {}
@@ -119,12 +124,12 @@ class StoredTensors:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the first floating-point tensor."""
+        """Type of the first floating-point tensor, by name; float32 if there is none."""
         kinds = (self.whole(name).dtype for name in sorted(self._files))
         return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
 
     def compare(self, model: JetNemotronForCausalLM) -> dict[str, Any]:
-        """What transformers would say of them: which are missing, left over, of another shape."""
+        """List missing, unexpected and mismatched tensors, as transformers' `output_loading_info` does."""
         wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = is_tied(model)
         there = {name: list(file.get_slice(name).get_shape()) for name, file in self._files.items()}
@@ -136,10 +141,10 @@ class StoredTensors:
         }
 
     def rows(self, name: str) -> Callable[[int, int], Tensor]:
-        """A function that gives rows of a matrix."""
+        """Return a function that reads the rows from `begin` to `end` of a matrix."""
         matrix = self._files[name].get_slice(name)
         return lambda begin, end: cast(Tensor, matrix[begin:end])
 
     def whole(self, name: str) -> Tensor:
-        """All of one."""
+        """Read a whole tensor."""
         return cast(Tensor, self._files[name].get_tensor(name))

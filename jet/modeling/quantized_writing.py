@@ -47,7 +47,7 @@ def write_quantized(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise checkpoint.CheckpointError(f"{target} exists already: remove it, or name another folder.")
-    with checkpoint.explained(str(source), {"revision": revision}), ExitStack() as stack:
+    with checkpoint.explain_load_errors(str(source), {"revision": revision}), ExitStack() as stack:
         folder = Path(source)
         if not folder.exists():
             folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=_FILES))

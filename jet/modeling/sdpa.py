@@ -1,4 +1,4 @@
-"""sdpa for tokens that have others before them, without a mask as large as tokens times tokens."""
+"""PyTorch's SDPA for tokens behind a cache, without a mask of tokens × tokens."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-# Not cuDNN, which PyTorch prefers on Hopper and Blackwell: for every pair of lengths that it has not seen, it
-# spends tens of milliseconds on a plan, and stories hardly ever have the same lengths.
+# Without cuDNN, which PyTorch prefers on Hopper and Blackwell: it spends tens of milliseconds on a plan for
+# every new pair of lengths, and the lengths of stories rarely repeat.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def sdpa(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, dropout: float = 0.0
 ) -> Tensor:
-    """Attention of the last T of S tokens, none of them padding, each over itself and those before it.
+    """Attend causally from the last T of S tokens; no token may be padding.
 
-    Where nothing is padding the shape says everything, and flash kernels need no mask. One is made only where
-    a window cuts into what is there, no longer than the window and the new tokens.
+    Without padding the shapes define the mask, so flash kernels need none. A mask is built only for a window
+    shorter than S; its size is bounded by the window and the new tokens.
 
     Args:
         query: `[B, heads, T, D]`.
-        key, value: `[B, kv_heads, S, D]`; of a window layer what its cache has kept, with the new ones.
-        window: how many tokens a query sees, itself included; None for all.
+        key, value: `[B, kv_heads, S, D]`; in a window layer the cached ones and the new ones.
+        window: tokens that a query sees at most, itself included; None for all.
 
     Returns:
         `[B, T, heads, D]`.
@@ -38,7 +38,7 @@ def sdpa(
         "enable_gqa": query.shape[1] != key.shape[1],
     }
     if window is not None and seen > window:
-        # Kernels that take masks do not all know that heads share keys, and a window has few of them.
+        # Not all kernels that take masks support grouped-query attention; a window has few keys to repeat.
         if given["enable_gqa"]:
             key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
         given |= {"attn_mask": _band(new, seen, window, query.device), "enable_gqa": False}
@@ -52,6 +52,6 @@ def sdpa(
 
 
 def _band(new: int, seen: int, window: int, device: torch.device) -> Tensor:
-    """Which of `seen` keys each of the last `new` tokens sees, `[T, S]`."""
+    """Return the sliding-window mask of the last `new` of `seen` tokens, `[T, S]`, True for visible keys."""
     behind = torch.arange(seen - new, seen, device=device)[:, None] - torch.arange(seen, device=device)
     return (behind >= 0) & (behind < window)

@@ -1,7 +1,7 @@
-"""Whether a network is the one that its configuration describes, module by module.
+"""Check that a network has exactly the modules that its configuration describes.
 
-`FusedStep` reads weights and sizes and never calls the modules. What somebody has put around them, or in the
-place of one, would take part in reading prompts and not in writing, so it is refused by name.
+`DecodeStep` reads weights and sizes and never calls the modules. A wrapper, a hook or a replaced module would
+therefore act in prefill and not in decode, so it is refused by name.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from jet.modeling.checkpoint import CheckpointError
 from jet.modeling.model import JetNemotronForCausalLM, Linear
 from jet.modeling.quantization import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 
-# What may stand for a module of the network. All of them compute the same from their weights.
-_STAND_INS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
+# Classes that may replace a module of the network: all compute the same from their weights.
+_EQUIVALENTS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     Linear: (Linear, nn.Linear, QuantizedLinear),
     nn.Embedding: (nn.Embedding, QuantizedEmbedding),
 }
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-# What may differ without another result.
-_FREE = {"training", "gradient_checkpointing", "loss_type", "name_or_path"}
+# Attributes that may differ: none of them changes the result.
+_IGNORED_ATTRIBUTES = {"training", "gradient_checkpointing", "loss_type", "name_or_path"}
 
 
 def check_not_wrapped(model: JetNemotronForCausalLM) -> None:
-    """Raise `CheckpointError` naming the first module that is not as the configuration has it."""
+    """Raise `CheckpointError` naming the first module that differs from the configuration."""
     with torch.device("meta"), initialization.no_init_weights():
         expected = dict(JetNemotronForCausalLM(model.config).named_modules())
     there = dict(model.named_modules())
     for name, original in expected.items():
         if name not in there:
-            raise _refusal(name, "is missing")
+            raise _error(name, "is missing")
         _check(name, original, there[name])
     for name, module in there.items():
         if name not in expected and not isinstance(module, QuantizedWeight):
-            raise _refusal(name, f"is a {_kind(module)}, which Jet-Nemotron does not have")
+            raise _error(name, f"is a {_type_name(module)}, which Jet-Nemotron does not have")
 
 
 class StructureGuard:
-    """Notices what is put around a module, or in the place of a weight, after a step was bound to it."""
+    """Detects wrapped modules and replaced weights after a decode step was bound to them."""
 
     def __init__(self, model: JetNemotronForCausalLM) -> None:
-        self._model, self._parts = model, _parts(model)
+        self._model, self._fingerprint = model, _fingerprint(model)
 
     def check(self) -> None:
-        """Raise `CheckpointError` if the network is another one than before, which a step would not be."""
-        if (parts := _parts(self._model)) == self._parts:
+        """Raise `CheckpointError` if modules or weights have changed, which the bound step would ignore."""
+        if (fingerprint := _fingerprint(self._model)) == self._fingerprint:
             return
         check_not_wrapped(self._model)
         raise CheckpointError(
             "Weights of the network have been replaced, which running stories would leave out: "
-            f"make a new engine for it. {len(set(parts) ^ set(self._parts))} parts are not as they were."
+            f"make a new engine for it. {len(set(fingerprint) ^ set(self._fingerprint))} parts have changed."
         )
 
 
-def _parts(model: nn.Module) -> list[tuple[int, ...]]:
-    """Which modules there are, and what each of them computes with."""
+def _fingerprint(model: nn.Module) -> list[tuple[int, ...]]:
+    """Identify every module, its hooks, and the addresses of its tensors."""
     return [
         (
             id(module),
@@ -72,45 +72,45 @@ def _parts(model: nn.Module) -> list[tuple[int, ...]]:
 
 
 def _check(name: str, original: nn.Module, module: nn.Module) -> None:
-    kinds = _STAND_INS.get(type(original), (type(original),))
+    kinds = _EQUIVALENTS.get(type(original), (type(original),))
     if type(module) not in kinds:
-        raise _refusal(name, f"is a {_kind(module)}, not a {type(original).__name__}")
+        raise _error(name, f"is a {_type_name(module)}, not a {type(original).__name__}")
     if "forward" in vars(module):
-        raise _refusal(name, "has a forward of its own")
+        raise _error(name, "has a forward of its own")
     for hooks in _HOOKS:
         for hook in getattr(module, hooks).values():
-            raise _refusal(name, f"has a hook, {getattr(hook, '__qualname__', type(hook).__name__)}")
+            raise _error(name, f"has a hook, {getattr(hook, '__qualname__', type(hook).__name__)}")
     if not isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
         _check_tensors(name, original, module)
-    for attribute, value in _sizes(original).items():
+    for attribute, value in _settings(original).items():
         if getattr(module, attribute, value) != value:
             said = f"{attribute} {getattr(module, attribute)!r} instead of {value!r}"
-            raise _refusal(name, f"has {said}")
+            raise _error(name, f"has {said}")
 
 
 def _check_tensors(name: str, original: nn.Module, module: nn.Module) -> None:
     wanted = {key: list(tensor.shape) for key, tensor in original._parameters.items() if tensor is not None}
     found = {key: list(tensor.shape) for key, tensor in module._parameters.items() if tensor is not None}
     if found != wanted:
-        raise _refusal(name, f"has the parameters {found} instead of {wanted}")
+        raise _error(name, f"has the parameters {found} instead of {wanted}")
     buffers = sorted(key for key, tensor in module._buffers.items() if tensor is not None)
     if buffers:
-        raise _refusal(name, f"has the buffers {buffers}, which Jet-Nemotron does not have")
+        raise _error(name, f"has the buffers {buffers}, which Jet-Nemotron does not have")
 
 
-def _sizes(module: nn.Module) -> dict[str, Any]:
-    """The numbers and switches that a module computes with."""
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the plain numbers and switches that a module computes with."""
     plain = (int, float, bool, str, type(None))
     found = {key: value for key, value in vars(module).items() if isinstance(value, plain)}
-    return {key: value for key, value in found.items() if key[0] != "_" and key not in _FREE}
+    return {key: value for key, value in found.items() if key[0] != "_" and key not in _IGNORED_ATTRIBUTES}
 
 
-def _kind(module: nn.Module) -> str:
+def _type_name(module: nn.Module) -> str:
     kind = type(module)
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
 
 
-def _refusal(name: str, what: str) -> CheckpointError:
+def _error(name: str, what: str) -> CheckpointError:
     return CheckpointError(
         f"{name or 'The network'} {what}. Stories are written from the weights alone, which would leave "
         "that out: merge it into the weights, or remove it."

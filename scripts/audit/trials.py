@@ -1,4 +1,4 @@
-"""The trials: one function each, which raises Breach where something gets through."""
+"""Trials of the security audit: one function each, which raises Breach if an attack succeeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from scripts.audit.wire import Answer, Breach, Tab, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<img src=x onerror=harm()><script>harm()</script>\"'`${harm()}{{harm()}}</textarea>"
-SECRETS = ("root:x:0:0", "[project]", "def main(", "sdk: gradio")  # of files that no visitor may read
+SECRETS = (
+    "root:x:0:0",
+    "[project]",
+    "def main(",
+    "sdk: gradio",
+)  # contents of files that no visitor may read
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ TRIALS: list[Trial] = []
 
 
 def trial(group: str, what: str) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
-    """Enter a function into the list."""
+    """Register a function as a trial."""
 
     def enter(run: Callable[[Target], None]) -> Callable[[Target], None]:
         TRIALS.append(Trial(group, what, run))
@@ -39,13 +44,13 @@ def trial(group: str, what: str) -> Callable[[Callable[[Target], None]], Callabl
 
 
 def must(holds: bool, breach: str) -> None:
-    """Raise Breach unless this holds."""
+    """Raise Breach with the message `breach` unless `holds`."""
     if not holds:
         raise Breach(breach)
 
 
 def refused(answers: Iterable[tuple[str, Answer]]) -> None:
-    """None of these may be answered with what was asked for, nor with a failure of the server."""
+    """Raise Breach for an answer that is not a 4xx or a closed connection, or that contains a secret."""
     for what, answer in answers:
         must(answer.status == 0 or 400 <= answer.status < 500, f"{what!r} was answered with {answer.status}")
         must(not any(secret in answer.text for secret in SECRETS), f"{what!r} brought a file's content")
@@ -56,7 +61,7 @@ def refused(answers: Iterable[tuple[str, Answer]]) -> None:
 
 @trial("files", "`..` in every spelling on every path that serves files")
 def traversal(target: Target) -> None:
-    """Plain, encoded once and twice, with backslashes, overlong UTF-8, and a NUL at the end."""
+    """Try plain, once and twice encoded paths, backslashes, overlong UTF-8, and a NUL at the end."""
     ups = (
         "../",
         "..%2f",
@@ -77,7 +82,7 @@ def traversal(target: Target) -> None:
 
 @trial("files", "files of the project and of the machine through Gradio's file routes")
 def file_routes(target: Target) -> None:
-    """By relative and absolute paths, with and without a scheme."""
+    """Try relative and absolute paths, with and without a scheme."""
     files = (
         "app.py",
         "README.md",
@@ -92,7 +97,7 @@ def file_routes(target: Target) -> None:
 
 @trial("files", "requests to other hosts through the server")
 def forgery(target: Target) -> None:
-    """Gradio's proxy and its file route take addresses; so might an absolute request line."""
+    """Try Gradio's proxy and file routes, which take URLs, and an absolute request line."""
     inside = f"http://{target.host}:{target.port}/healthz"
     paths = [f"/gradio_api/proxy={inside}", f"/gradio_api/file={inside}", f"/proxy={inside}"]
     refused((path, target.call(path)) for path in paths)
@@ -102,7 +107,7 @@ def forgery(target: Target) -> None:
 
 @trial("files", "uploads, and every other route that the page has no use for")
 def unused_routes(target: Target) -> None:
-    """Those of Gradio that take files, reload code, show who visits, or belong to tools for developers."""
+    """Try Gradio's routes that take files, reload code, show visitors, or belong to developer tools."""
     posts = (
         "upload",
         "component_server",
@@ -137,7 +142,7 @@ def unused_routes(target: Target) -> None:
 
 @trial("files", "paths of this machine in what everybody may read")
 def leaks(target: Target) -> None:
-    """The page, its configuration and the description of its API name no folder."""
+    """Check that the page, its configuration and its API description name no folder."""
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json", "/healthz", "/metrics"):
         text = target.call(path).text
         for folder in (str(ROOT), str(Path.home()) + "/", "site-packages"):
@@ -149,7 +154,7 @@ def leaks(target: Target) -> None:
 
 @trial("bodies", "bodies that are too large, said to be or not")
 def oversize(target: Target) -> None:
-    """A length beyond the limit, a length that is none, and chunks without end."""
+    """Try a length beyond the limit, malformed lengths, and endless chunks."""
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
     for length in ("99999999999", "-1", "1e9", "0x10", "5, 6"):
         answer = target.send(f"{head}Content-Length: {length}\r\n\r\nhello".encode())
@@ -159,9 +164,9 @@ def oversize(target: Target) -> None:
     refused([("sixty megabytes in chunks", answer)])
 
 
-@trial("bodies", "JSON that is none, nested without end, or of the wrong shape")
+@trial("bodies", "invalid JSON, endlessly nested JSON, and JSON of the wrong shape")
 def malformed(target: Target) -> None:
-    """The server may say no; it may not fail."""
+    """Check that the server answers every malformed body and stays healthy."""
     bodies = (
         b"",
         b"{",
@@ -180,11 +185,11 @@ def malformed(target: Target) -> None:
     must(target.call("/healthz").status == 200, "the server is not well afterwards")
 
 
-@trial("bodies", "orders of the wrong type, of unknown names, and with numbers beyond all bounds")
-def bad_orders(target: Target) -> None:
-    """Each is answered in words."""
+@trial("bodies", "commands of the wrong type, with unknown names, or with numbers out of range")
+def bad_commands(target: Target) -> None:
+    """Check that each bad command is answered with an error message."""
     tab = Tab(target)
-    for order in (
+    for command in (
         5,
         None,
         "",
@@ -195,18 +200,18 @@ def bad_orders(target: Target) -> None:
         '{"type": "sync", "n": 1e400}',
         "[" * 9999,
     ):
-        answer = tab.raw([order])
+        answer = tab.raw([command])
         must(
             answer.status == 200 and "error" in answer.text,
-            f"the order {str(order)[:20]!r} got {answer.status}",
+            f"the command {str(command)[:20]!r} got {answer.status}",
         )
-    for do, more in (
+    for kind, more in (
         ("fork", {"at": 10**30}),
         ("select_branch", {"branch": -1}),
         ("alternatives", {"at": -5}),
         ("rename", {"branch": "x"}),
     ):
-        tab.act(do, "a story", **more)  # carried out as far as it makes sense, or refused in words
+        tab.act(kind, "a story", **more)  # carried out as far as possible, or refused with a message
 
 
 # --- headers ---------------------------------------------------------------------------------------------
@@ -214,7 +219,7 @@ def bad_orders(target: Target) -> None:
 
 @trial("headers", "other hosts, several hosts, and hosts with markup in them")
 def hosts(target: Target) -> None:
-    """None of them may come back in the page's own addresses."""
+    """Check that none of them appears in the page's own URLs."""
     for host in ("evil.example", "a b", "x@evil.example", 'x"><script>', "[::1", "x\tevil.example"):
         answer = target.call("/config", host=host)
         must(answer.status != 200 or host not in answer.text, f"the host {host!r} came back")
@@ -224,7 +229,7 @@ def hosts(target: Target) -> None:
 
 @trial("headers", "headers that only a reverse proxy may send")
 def forwarded(target: Target) -> None:
-    """Without a proxy, forwarded headers are ignored, both for hosts and for callers."""
+    """Check that forwarded headers are ignored without a proxy, for hosts and for callers."""
     lies = ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Forwarded-For: 8.8.8.8"]
     more = ["Forwarded: for=8.8.8.8;host=evil.example", "X-Real-IP: 8.8.8.8", "X-Original-URL: /monitoring"]
     text = target.call("/config", headers=[*lies, *more]).text
@@ -236,7 +241,7 @@ def forwarded(target: Target) -> None:
 
 @trial("headers", "line breaks in paths and queries")
 def line_breaks(target: Target) -> None:
-    """Response headers contain no line breaks."""
+    """Check that no line break of a path or query reaches the response headers."""
     for path in (
         "/%0d%0aX-Harm:%201",
         "/login?next=%0d%0aX-Harm:1",
@@ -247,7 +252,7 @@ def line_breaks(target: Target) -> None:
 
 @trial("headers", "one body under two lengths")
 def smuggling(target: Target) -> None:
-    """A second request hidden in the body of the first is not answered."""
+    """Check that a second request hidden in the body of the first is not answered."""
     hidden = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
     both = f"{head}Content-Length: {5 + len(hidden)}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
@@ -258,7 +263,7 @@ def smuggling(target: Target) -> None:
 
 @trial("headers", "pages of others that call this one from a visitor's browser")
 def other_origins(target: Target) -> None:
-    """They get no leave to read what comes back."""
+    """Check that CORS headers do not let them read the answer."""
     for origin in ("http://evil.example", "null"):
         answer = target.call("/config", headers=[f"Origin: {origin}"])
         allowed = answer.headers.get("access-control-allow-origin")
@@ -271,7 +276,7 @@ def other_origins(target: Target) -> None:
 
 @trial("headers", "answers without the headers that bind a browser")
 def binding(target: Target) -> None:
-    """The page, data, refusals: all forbid foreign scripts, sniffing and framing."""
+    """Check that page, data and refusals all forbid foreign scripts, sniffing and framing."""
     for path in ("/", "/config", "/theme.css", "/nowhere"):
         headers = target.call(path).headers
         policy = headers.get("content-security-policy", "")
@@ -284,7 +289,7 @@ def binding(target: Target) -> None:
 
 
 def harmless(what: str, reply: dict[str, object]) -> None:
-    """HTML for the page has the hostile text as text only."""
+    """Raise Breach if the HTML of a reply contains the hostile text as markup."""
     for place, html in dict(reply.get("html") or {}).items():  # type: ignore[call-overload]
         must(
             re.search(r"<(script|img)|onerror=harm\(\)>", str(html)) is None,
@@ -310,7 +315,7 @@ def story_scripts(target: Target) -> None:
 
 @trial("injection", "scripts and paths in the names of files, going in and coming out")
 def file_names(target: Target) -> None:
-    """A name that is saved has no folder, no control character and no markup in it."""
+    """Check that the name of a saved file has no folder, no control character and no markup."""
     tab = Tab(target)
     data = base64.b64encode(b"Once upon a time").decode()
     for name in (
@@ -333,7 +338,7 @@ def file_names(target: Target) -> None:
 
 @trial("injection", "hostile story files: markup in every field, bombs, lies about sizes")
 def imports(target: Target) -> None:
-    """They are read as text, or refused in words."""
+    """Check that they are read as text, or refused with a message."""
     tab = Tab(target)
     tab.act("set_title", HOSTILE, text=HOSTILE)
     good = json.loads(tab.export("json", HOSTILE)["download"]["text"])
@@ -359,7 +364,7 @@ def imports(target: Target) -> None:
 
 @trial("injection", "scripts in what is refused")
 def refusals(target: Target) -> None:
-    """An error says what was wrong; as JSON or as text."""
+    """Check that errors repeat a hostile path only as JSON or plain text."""
     for path in (f"/{HOSTILE.replace(' ', '%20')}", "/<script>harm()</script>", "/gradio_api/call/<script>"):
         answer = target.call(path)
         must(
@@ -373,7 +378,7 @@ def refusals(target: Target) -> None:
 
 @trial("other users", "the story of another tab, from any other session")
 def other_stories(target: Target) -> None:
-    """Guessed, empty and hostile sessions find nothing."""
+    """Check that guessed, empty and hostile session ids do not reach another story."""
     secret = "the butler did it 8261"
     mine = Tab(target)
     mine.act("sync", secret)
@@ -389,9 +394,9 @@ def other_stories(target: Target) -> None:
         "%",
     ):
         other = Tab(target, session or " ")
-        for do in ("sync", "undo", "autosave", "export_history"):
-            reply = other.act(do, known=True)
-            must(secret not in json.dumps(reply), f"the session {session!r} read it by {do}")
+        for kind in ("sync", "undo", "autosave", "export_history"):
+            reply = other.act(kind, known=True)
+            must(secret not in json.dumps(reply), f"the session {session!r} read it by {kind}")
     must(
         mine.export("txt", secret)["download"]["text"].strip() == secret,
         "it is gone",
@@ -400,7 +405,7 @@ def other_stories(target: Target) -> None:
 
 @trial("other users", "stopping and closing what another tab writes")
 def other_writing(target: Target) -> None:
-    """A stop, an end or a cancellation reaches only its own tab."""
+    """Check that stop, close and cancel affect only their own tab."""
     mine, other = Tab(target), Tab(target)
     mine.act("sync", "mine")
     other.raw([], "stop")
@@ -414,7 +419,7 @@ def other_writing(target: Target) -> None:
 
 @trial("limits", "a flood of calls")
 def flood(target: Target) -> None:
-    """Refused with 429 and when to come back; who calls from elsewhere is not touched."""
+    """Check that a flood gets 429 with Retry-After, and other addresses are served."""
     flooding = Target(f"http://{target.host}:{target.port}", "127.0.0.77")
     flooding.function("run_command")
     answers = [flooding.post("/gradio_api/reset", {"event_id": "x"}) for _ in range(400)]
@@ -426,7 +431,7 @@ def flood(target: Target) -> None:
 
 @trial("limits", "passwords by the hundred")
 def passwords(target: Target) -> None:
-    """After a few a minute no more are looked at."""
+    """Check that only a few passwords a minute are verified."""
     guessing = Target(f"http://{target.host}:{target.port}", "127.0.0.78")
     form = ["Content-Type: application/x-www-form-urlencoded"]
     statuses = [
@@ -438,7 +443,7 @@ def passwords(target: Target) -> None:
 
 @trial("limits", "stories and requests beyond what one may ask")
 def too_much(target: Target) -> None:
-    """Far too many tokens, and a story that no limit allows."""
+    """Try too many tokens, and a story longer than any limit."""
     for prompt, tokens in (("A", 10**9), ("A", -1), ("x" * 1_500_000, 1)):
         data = [prompt, tokens, 0.8, 0.95, 0, 0.05, 1.05, None]
         joined = target.post("/gradio_api/call/generate", {"data": data})

@@ -1,4 +1,4 @@
-"""HTTP as an attacker writes it: every byte as given, nothing made tidy on the way."""
+"""Send HTTP as an attacker writes it: every byte as given, without normalization."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TIMEOUT_S = 20.0
 
 
 class Breach(Exception):
-    """Something got through. The message says what."""
+    """Raised when an attack succeeds; the message says how."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; status 0 where the connection was closed without one."""
+    """A response; its status is 0 if the connection was closed without one."""
 
     status: int
     headers: dict[str, str]
@@ -27,15 +27,18 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body, whatever its encoding."""
+        """The body decoded as UTF-8; invalid bytes are replaced."""
         return self.body.decode("utf-8", "replace")
 
 
 class Target:
-    """A running page on this machine."""
+    """A page that runs on this machine."""
 
     def __init__(self, url: str, address: str | None = None) -> None:
-        """`address` is where calls seem to come from: another of this machine's own, 127.0.0.N."""
+        """Set the target. `address` is the source address of the calls, 127.0.0.N.
+
+        Raises ValueError for a URL that is not on this machine.
+        """
         parts = urlsplit(url)
         if parts.hostname is None or not socket.gethostbyname(parts.hostname).startswith("127."):
             raise ValueError(f"{url} is not on this machine, and no other is to be tried.")
@@ -44,15 +47,15 @@ class Target:
         self._page: dict[str, Any] | None = None
 
     def send(self, data: bytes) -> Answer:
-        """Send these bytes and read until the other side has finished."""
+        """Send these bytes and read the whole response."""
         source = None if self._address is None else (self._address, 0)
         with socket.create_connection((self.host, self.port), TIMEOUT_S, source) as connection:
             found = bytearray()
             try:
                 connection.sendall(data)
-                while not _whole(found) and (piece := connection.recv(65_536)):
-                    found += piece
-            except OSError:  # closed while we were still sending, or silent for too long
+                while not _whole(found) and (chunk := connection.recv(65_536)):
+                    found += chunk
+            except OSError:  # closed while sending, or timed out
                 pass
         return _read(bytes(found))
 
@@ -64,7 +67,7 @@ class Target:
         body: bytes = b"",
         host: str | None = None,
     ) -> Answer:
-        """One call; the path goes out as it is."""
+        """Send one request; the path is sent unchanged."""
         lines = [
             f"{method} {path} HTTP/1.1",
             f"Host: {host or f'{self.host}:{self.port}'}",
@@ -76,13 +79,13 @@ class Target:
         return self.send(head.encode("utf-8", "surrogateescape") + body)
 
     def post(self, path: str, plain: object, headers: Sequence[str] = ()) -> Answer:
-        """A call with JSON."""
+        """Send a POST request with a JSON body."""
         return self.call(
             path, "POST", ["Content-Type: application/json", *headers], json.dumps(plain).encode()
         )
 
     def function(self, name: str) -> int:
-        """The number of one of the page's functions."""
+        """Return the index of one of the page's functions."""
         if self._page is None:
             self._page = json.loads(self.call("/config").text)
         functions = {
@@ -92,7 +95,7 @@ class Target:
 
 
 class Tab:
-    """A tab of the page, as far as orders go."""
+    """A tab of the page that sends commands."""
 
     def __init__(self, target: Target, session: str | None = None, headers: Sequence[str] = ()) -> None:
         self.target = target
@@ -100,11 +103,11 @@ class Tab:
         self.headers = headers
 
     def act(
-        self, do: str, story: str = "", tab: str = "", known: bool = False, **more: object
+        self, command: str, story: str = "", tab: str = "", known: bool = False, **more: object
     ) -> dict[str, Any]:
         """Send a command and return the reply. Raises Breach if the server fails or does not know it."""
         plain = {
-            "type": do,
+            "type": command,
             "n": 1,
             "highlight": "authorship",
             "tab": tab,
@@ -114,19 +117,19 @@ class Tab:
         }
         answer = self.raw([json.dumps(plain)])
         if answer.status != 200:
-            raise Breach(f"{do} was answered with {answer.status}")
+            raise Breach(f"{command} was answered with {answer.status}")
         reply: dict[str, Any] = json.loads(json.loads(answer.text)["data"][0])
         if "not known here" in reply.get("error", ""):  # a trial of a command that is gone tries nothing
-            raise Breach(f"the page has no command {do}")
+            raise Breach(f"the page has no command {command}")
         return reply
 
     def export(self, kind: str, story: str) -> dict[str, Any]:
-        """Save a story; the reply."""
+        """Export a story and return the reply."""
         fields: dict[str, Any] = {"as": kind}
         return self.act("export", story, **fields)
 
     def raw(self, data: list[Any], function: str = "run_command") -> Answer:
-        """The same with any data at all."""
+        """Call the function with arbitrary data."""
         body = {"data": data, "fn_index": self.target.function(function), "session_hash": self.session}
         return self.target.post("/gradio_api/run/predict", body, self.headers)
 

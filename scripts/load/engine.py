@@ -1,4 +1,4 @@
-"""An engine that only keeps time: every story gets its words at one speed, so many stories at once."""
+"""An engine without a model: every story gets words at a fixed rate, a fixed number of stories at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Job:
 
 
 class PacedEngine:
-    """`jet.api.Engine` says what its methods promise; there is no model behind them."""
+    """Implements `jet.api.Engine` without a model."""
 
     ready = True
     progress: str | None = None
@@ -53,7 +53,7 @@ class PacedEngine:
         self._thread.start()
 
     def engine(self) -> PacedEngine:
-        """It is its own source."""
+        """Return itself, as a handle does."""
         return self
 
     def submit(self, request: Request) -> LocalStream:
@@ -84,19 +84,19 @@ class PacedEngine:
         )
 
     def count_tokens(self, text: str) -> int:
-        """Words."""
+        """Count words instead of tokens."""
         return text.count(" ") + 1
 
     def count_prompt(self, request: Request) -> int:
-        """Words."""
+        """Count words instead of tokens."""
         return self.count_tokens(request.prompt)
 
     def normalize_prompt(self, prompt: str) -> str:
-        """As it is."""
+        """Return the text unchanged."""
         return prompt
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         self._closed.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""A tab of the page as its server sees it: what the browser sends, in the order in which it does."""
+"""A tab of the page as the server sees it: the requests of the browser, in their order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import httpx
 
 
 class Refusal(Exception):
-    """The server has turned the visitor away: a status, and what it said."""
+    """Raised when the server refuses the visitor; has the status and the message."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"{status}: {said[:200]}")
@@ -27,9 +27,9 @@ class Findings:
     """Measurements of all visitors.
 
     Attributes:
-        seconds: durations, by what was done.
-        refused: what the server said when it turned somebody away.
-        errors: everything that should not have happened.
+        seconds: durations, by action.
+        refused: messages of refusals.
+        errors: unexpected answers and failures.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Findings:
     errors: list[str] = field(default_factory=list)
 
     def took(self, what: str, seconds: float) -> None:
-        """Note a duration."""
+        """Record a duration."""
         self.seconds.setdefault(what, []).append(seconds)
 
 
@@ -50,7 +50,7 @@ class Page:
 
 
 class Visitor:
-    """One tab."""
+    """One simulated tab."""
 
     def __init__(self, client: httpx.AsyncClient, page: Page, findings: Findings) -> None:
         self.story = "Once upon a time"
@@ -62,8 +62,10 @@ class Visitor:
         self._known = False
 
     async def arrive(self) -> None:
-        """Open the page again: the document with its configuration, the theme and the greeting. The scripts,
-        which never change, a browser has from its first visit."""
+        """Open the page again: the document with its configuration, the theme and the greeting.
+
+        Scripts are left out: a browser has them in its cache since the first visit.
+        """
         started = time.monotonic()
         await self._get("")
         await self._get("theme.css")
@@ -79,7 +81,7 @@ class Visitor:
                 pass
 
     async def act(self, do: str, **more: object) -> dict[str, Any]:
-        """An order that needs no model; its reply."""
+        """Run a command that needs no model; return its reply."""
         started = time.monotonic()
         body = self._body("run_command", [self._order(do, story=self.story, **more)])
         answer = await self._client.post("gradio_api/run/predict", json=body)
@@ -91,7 +93,7 @@ class Visitor:
         return reply
 
     async def write(self, tokens: int, stop_after: int | None = None) -> bool:
-        """Continue the story, and stop it after so many updates; whether the server let it begin."""
+        """Continue the story, stop after `stop_after` updates. Returns False if nothing was generated."""
         data = [self._order("continue", story=self.story, settings={"max_new_tokens": tokens})]
         started, updates, begun, reply = time.monotonic(), 0, False, ""
         async with aclosing(self._events("generate_on_page", data)) as events:
@@ -109,7 +111,7 @@ class Visitor:
         return bool(said.get("wrote"))
 
     async def _events(self, name: str, data: list[Any]) -> AsyncGenerator[list[Any], None]:
-        """The outputs of a queued call as they come."""
+        """Yield the outputs of a queued call as they arrive."""
         joined = await self._client.post("gradio_api/queue/join", json=self._body(name, data))
         if joined.status_code != 200:
             raise Refusal(joined.status_code, joined.text)

@@ -1,4 +1,4 @@
-"""Stories as rows of tokens: read, shuffled anew every epoch, laid end to end and cut into equal rows."""
+"""Turn stories into rows of tokens: shuffled every epoch, concatenated, and cut into equal rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from scripts.training.recipe import Recipe
 
-END_OF_TEXT = 0  # the id that stands between two stories, and before the first
-TALE = 1  # the id between that and a classic or a picture book
+END_OF_TEXT = 0  # id before every story
+TALE = 1  # id after end-of-text, before a classic or a picture book
 Tokens = npt.NDArray[np.uint16]
 TRAINING_SETS = ("modern_train", "classics_train")
 
@@ -25,10 +25,10 @@ class StorySet:
     """Documents of one kind in one token stream.
 
     Attributes:
-        tokens: all documents, one behind the other, no end-of-text between them.
-        starts: where each begins, and the end of the last: `[documents + 1]`.
-        bodies: the first token of each behind its title and headings, `[documents]`.
-        bytes: UTF-8 length of each as it was found, `[documents]`.
+        tokens: all documents concatenated, without end-of-text between them.
+        starts: first token of each document, and the total length, `[documents + 1]`.
+        bodies: first token of each document after title and headings, `[documents]`.
+        bytes: UTF-8 length of each raw document, `[documents]`.
         paragraphs: every token that follows a blank line, in all documents, ascending.
     """
 
@@ -42,12 +42,12 @@ class StorySet:
         return len(self.bodies)
 
     def document(self, index: int) -> Tokens:
-        """One document between two end-of-text tokens."""
+        """Return a document between two end-of-text tokens."""
         story = self.tokens[self.starts[index] : self.starts[index + 1]]
         return np.concatenate([[END_OF_TEXT], story, [END_OF_TEXT]]).astype(np.uint16)
 
     def tales(self, shorter_than: int) -> npt.NDArray[np.bool_]:
-        """Which documents have fewer tokens than that, `[documents]`."""
+        """Return a mask of the documents with fewer tokens than `shorter_than`, `[documents]`."""
         return np.diff(self.starts) < shorter_than
 
     def epoch(
@@ -57,10 +57,10 @@ class StorySet:
         plain: float = 0.0,
         middle: float = 0.0,
     ) -> Tokens:
-        """All documents in a new order, each behind an end-of-text.
+        """Return all documents in a new order, each preceded by end-of-text.
 
-        `tales`, `[documents]`, are whole and marked. Of the others a share, `plain`, begins behind title and
-        headings, and another, `middle`, at some paragraph in the first half of what follows them.
+        Documents in the mask `tales`, `[documents]`, are whole and marked. A share `plain` of the others
+        begins after title and headings, a share `middle` at a random paragraph in the first half of the body.
         """
         order = rng.permutation(len(self))
         chance = rng.random(len(self))
@@ -77,7 +77,7 @@ class StorySet:
         return np.concatenate(parts).astype(np.uint16)
 
     def middle(self, index: int, rng: np.random.Generator) -> int:
-        """Where some paragraph in the first half of a document's body begins."""
+        """Return the first token of a random paragraph in the first half of a document's body."""
         body = int(self.bodies[index])
         half = body + (int(self.starts[index + 1]) - body) // 2
         first, last = np.searchsorted(self.paragraphs, (body, half))
@@ -85,13 +85,16 @@ class StorySet:
 
 
 def blank_lines(tokenizer: Path) -> list[int]:
-    """The tokens that end in a blank line."""
+    """Return the ids of tokens that end in a blank line."""
     reader = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     return [i for i in range(reader.get_vocab_size()) if reader.decode([i]).endswith("\n\n")]
 
 
 def read_stories(path: Path, tokenizer: Path) -> dict[str, StorySet]:
-    """The sets that `scripts/prepare_stories.py` wrote, by name: `modern_train`, `modern_validation` …"""
+    """Read the sets that `scripts/prepare_stories.py` wrote, by name:
+
+    `modern_train`, `modern_validation` …
+    """
     ends = blank_lines(tokenizer)
     with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as arrays:
         names = sorted({name.rsplit("_", 1)[0] for name in arrays.files})
@@ -123,7 +126,7 @@ class RowStream:
         return tokens
 
     def take(self) -> Tokens:
-        """The next row."""
+        """Return the next row."""
         begin = self.row * self.recipe.length
         if begin + self.recipe.length >= len(self._tokens):
             self.epoch, self.row, begin = self.epoch + 1, 0, 0
@@ -132,45 +135,44 @@ class RowStream:
         return self._tokens[begin : begin + self.recipe.length + 1]
 
     def position(self) -> dict[str, int]:
-        """Where this stream stands, for a checkpoint."""
+        """Return the position of this stream, for a checkpoint."""
         return {"epoch": self.epoch, "row": self.row}
 
     def go_to(self, position: dict[str, int]) -> None:
-        """Continue from where `position()` was taken."""
+        """Continue from a position that `position()` returned."""
         self.epoch, self.row = position["epoch"], position["row"]
         self._tokens = self._laid_out()
 
 
 class Mixture:
-    """Batches of modern and classic rows; how many of each is decided by the recipe and the step alone."""
+    """Batches of modern and classic rows, in proportions that depend on recipe and step only."""
 
     def __init__(self, sets: dict[str, StorySet], recipe: Recipe) -> None:
         self.recipe = recipe
         self.streams = {name: RowStream(sets[name], i, recipe) for i, name in enumerate(TRAINING_SETS)}
 
     def batch(self, step: int, progress: float) -> Tokens:
-        """`[batch, length + 1]` tokens for this step."""
+        """Return the tokens of a step, `[batch, length + 1]`."""
         chance = np.random.default_rng((self.recipe.seed, 99, step)).random()
         classics = int(self.recipe.classics(progress) * self.recipe.batch + chance)
         names = ["classics_train"] * classics + ["modern_train"] * (self.recipe.batch - classics)
         return np.stack([self.streams[name].take() for name in names])
 
     def position(self) -> dict[str, dict[str, int]]:
-        """Where every stream stands."""
+        """Return the positions of all streams, for a checkpoint."""
         return {name: stream.position() for name, stream in self.streams.items()}
 
     def go_to(self, position: dict[str, dict[str, int]]) -> None:
-        """Continue from where `position()` was taken."""
+        """Continue from a position that `position()` returned."""
         for name, stream in self.streams.items():
             stream.go_to(position[name])
 
 
 def validation_rows(stories: StorySet, length: int) -> tuple[Tokens, npt.NDArray[np.int64]]:
-    """Every document in rows of its own: `[rows, length + 1]` and how many tokens of each are to be
-    predicted.
+    """Cut every document into rows of its own, `[rows, length + 1]`, and count the tokens to predict in each.
 
-    A document longer than a row goes on in the next one, which then knows nothing of the first: this is for
-    watching a run. `python -m jet.evaluate` measures with the whole document in view.
+    A long document continues in the next row without its context, which is enough to watch a run.
+    `python -m jet.evaluate` measures with the whole document in context.
     """
     rows, counts = [], []
     for index in range(len(stories)):

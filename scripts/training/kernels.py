@@ -1,4 +1,4 @@
-"""The fast kernels, checked before they are trusted with a training run."""
+"""Check the fast kernels before a training run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TOLERANCE = 0.03  # relative error of a gradient; rounding to bfloat16 alone mak
 
 
 def check_gradients(heads: int, key: int, value: int, device: torch.device) -> dict[str, float]:
-    """Relative errors of the gated delta rule's gradients on this device against plain float32.
+    """Return relative errors of the gated delta rule's gradients on this device against plain float32.
 
-    Raises RuntimeError where one is wrong: a miscompiled kernel trains a bad model without a word.
+    Raises RuntimeError if one is wrong, because a miscompiled kernel would silently train a bad model.
     """
     generator = torch.Generator().manual_seed(0)
     sizes = {"q": key, "k": key, "v": value, "g": 0, "beta": 0}
@@ -43,7 +43,7 @@ def check_gradients(heads: int, key: int, value: int, device: torch.device) -> d
 
 
 def prepare_kernels(heads: int, key: int, value: int, device: torch.device) -> None:
-    """Replace what is known to be broken, then see for ourselves."""
+    """Replace the kernels that are known to be broken, then check the gradients."""
     if device.type == "cuda":
         replaced = fla_backward.install()
         errors = check_gradients(heads, key, value, device)

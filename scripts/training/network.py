@@ -1,4 +1,4 @@
-"""The network to be trained, the plain transformer to compare with, and what only training needs of them."""
+"""The network to train, the transformer to compare with, and their training-only parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYER_TYPES = {"j": "jet", "a": "attn", "s": "swa"}
 
 
 def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """A Jet-Nemotron network of the recipe's shape, freshly initialized."""
+    """Build a randomly initialized Jet-Nemotron network of the recipe's shape."""
     config = JetNemotronConfig(
         layer_types=[LAYER_TYPES[letter] for letter in recipe.pattern],
         intermediate_size=recipe.intermediate,
@@ -40,7 +40,7 @@ def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
 
 
 def build_transformer(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """A Qwen2 of the same depth and width, its MLP as wide as makes the parameter counts meet."""
+    """Build a Qwen2 of the same depth and width, with an MLP that gives the same parameter count."""
     wanted = count(build_jet(recipe, vocabulary))
     narrow = count(_qwen(recipe, vocabulary, 16))
     per_unit = 3 * recipe.hidden * len(recipe.pattern)
@@ -73,7 +73,7 @@ def _shared(recipe: Recipe, vocabulary: int) -> dict[str, Any]:
 
 
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
-    """Scale what each layer adds to the residual stream down by depth, so that the sum starts at one size."""
+    """Scale output projections down by depth, so that the residual stream starts at the same size."""
     scale = (2 * model.config.num_hidden_layers) ** -0.5
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def _prepared(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def count(model: nn.Module) -> int:
-    """Parameters, tied ones once."""
+    """Count the parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -96,7 +96,7 @@ def row_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention over unpadded rows, `[B, heads, T, D]` → `[B, T, heads, D]`."""
+    """Attend causally over unpadded rows, `[B, heads, T, D]` → `[B, T, heads, D]`."""
     window = getattr(module, "sliding_window", None)
     if window is None or window >= query.shape[2]:
         out = F.scaled_dot_product_attention(
@@ -108,18 +108,18 @@ def row_attention(
 
 
 def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
-    """Each query sees `window` keys, itself included; rows are cut into blocks, which see two."""
+    """Attend to `window` keys, the own one included; rows are cut into blocks that see two blocks of keys."""
     batch, heads, length, _ = query.shape
     padding = -length % window
     query, key, value = (F.pad(x, (0, 0, 0, padding)).unflatten(2, (-1, window)) for x in (query, key, value))
     groups = heads // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     key, value = (torch.cat([F.pad(x, (0, 0, 0, 0, 1, 0))[:, :, :-1], x], dim=3) for x in (key, value))
-    # Query i of a block stands at window + i among its two blocks of keys.
+    # Query i of a block is at window + i of its two blocks of keys.
     places = torch.arange(2 * window, device=query.device)
     ahead = places[window:, None] - places
     sees = (ahead >= 0) & (ahead < window)
-    first = places >= window  # the first block has none before it
+    first = places >= window  # the first block has no previous keys
     blocks = torch.arange(query.shape[2], device=query.device)[:, None, None] > 0
     mask = sees & (first | blocks)
     query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
@@ -130,7 +130,10 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, sca
 
 
 def add_dropout(model: PreTrainedModel, probability: float, stream: torch.dtype) -> None:
-    """Dropout on the embedding and on every branch, in training only; the stream gets type `stream`."""
+    """Add dropout to the embedding and every branch, in training only;
+
+    the residual stream gets dtype `stream`.
+    """
 
     def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -147,14 +150,14 @@ def add_dropout(model: PreTrainedModel, probability: float, stream: torch.dtype)
 
 
 def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device, compiled: bool) -> None:
-    """Put the model on the device and give it row attention, dropout and, if asked, compiled layers."""
+    """Move the model to the device; add row attention, dropout and, if asked, compiled layers."""
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, row_attention)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its types
     model.config._attn_implementation = ATTENTION
     add_dropout(model, recipe.dropout, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # layers of one class share their code, not their graphs
-        # The library's kernels are opaque to the compiler: leave them out whole, and compile around them.
+        # The library's kernels are opaque to the compiler: exclude them, and compile around them.
         rule = torch.compiler.disable(gated_delta_rule.gated_delta_rule)
         vars(jet.modeling.model)["gated_delta_rule"] = rule
         for layer in model.model.layers:
@@ -162,9 +165,9 @@ def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device,
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Nats of every target, `[B, T]`, from the last hidden state and the tied embedding.
+    """Return the nats of every target, `[B, T]`, from the last hidden state and the tied embedding.
 
-    The mark of a tale is given, never to be written: it costs nothing as a target.
+    The mark of a tale is always given and never generated, so its loss is 0.
     """
     logits = F.linear(hidden, weight).float().flatten(0, 1)
     losses = F.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=TALE)

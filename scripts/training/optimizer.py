@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from scripts.training.recipe import Recipe
 
-SMALLEST_SIDE = 16  # a matrix with a smaller side is a handful of vectors: AdamW
+SMALLEST_SIDE = 16  # AdamW updates matrices with a smaller side
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # the quintic of Jordan et al., 2024, "Muon"
 ITERATIONS = 5
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, nearly: `[N, rows, columns]`, singular values pulled towards 1.
+    """Approximate the nearest semi-orthogonal matrices, `[N, rows, columns]`: singular values move towards 1.
 
-    Newton-Schulz iterations, in bfloat16 on a GPU; all matrices of one shape go through together.
+    Newton-Schulz iterations, in bfloat16 on a GPU; all matrices of one shape are processed together.
     """
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[-2] > x.shape[-1]
@@ -36,8 +36,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalized, with decoupled weight decay.
 
-    Matrices of one shape are stacked, so that a step is a few dozen large operations, not thousands of small
-    ones.
+    Matrices of one shape are stacked, so that a step is a few dozen large operations instead of thousands of
+    small ones.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -76,12 +76,12 @@ class Muon(torch.optim.Optimizer):
 
 
 class StoryOptimizer:
-    """Both optimizers behind one `step`, their rates following the recipe."""
+    """Both optimizers behind one `step`, with the learning rates of the recipe."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe
         matrices, embeddings, vectors = [], [], []
-        for name, parameter in model.named_parameters():  # tied weights come once
+        for name, parameter in model.named_parameters():  # yields tied weights once
             if "embed_tokens" in name or "lm_head" in name:
                 embeddings.append(parameter)
             elif parameter.ndim == 2 and min(parameter.shape) >= SMALLEST_SIDE:
@@ -100,7 +100,7 @@ class StoryOptimizer:
         )
 
     def step(self, progress: float) -> None:
-        """Apply the gradients at the rates that belong to this part of the run, and clear them."""
+        """Apply the gradients at the learning rates of this part of the run, and clear them."""
         share = self.recipe.rate(progress)
         for group in self.muon.param_groups:
             group["lr"] = self.recipe.matrix_rate * share
@@ -112,10 +112,10 @@ class StoryOptimizer:
         self.adam.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Both states, for a checkpoint."""
+        """Return both states, for a checkpoint."""
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from where `state_dict()` was taken."""
+        """Load the states that `state_dict()` returned."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])

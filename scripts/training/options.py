@@ -1,4 +1,4 @@
-"""The fields of a dataclass as options of a command line, and back."""
+"""Convert the fields of a dataclass to command-line options, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Made = TypeVar("Made")
 
 
 def add_fields(parser: argparse._ActionsContainer, kind: Any) -> None:
-    """An option for every field of a dataclass whose fields all have defaults."""
+    """Add an option for every field of a dataclass whose fields all have defaults."""
     for field in dataclasses.fields(kind):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(
@@ -19,5 +19,5 @@ def add_fields(parser: argparse._ActionsContainer, kind: Any) -> None:
 
 
 def read_fields(kind: type[Made], options: argparse.Namespace) -> Made:
-    """The dataclass that the options say."""
+    """Build the dataclass from the parsed options."""
     return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]

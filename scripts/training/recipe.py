@@ -1,4 +1,4 @@
-"""Recipe: every number that decides what the trained model is, in one frozen place."""
+"""Recipe: every hyperparameter of the trained model, in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Shape of the network and how it learns. The defaults are those of the shipped model.
+    """Shape of the network and hyperparameters of its training. The defaults are those of the shipped model.
 
     Attributes:
         pattern: one letter a layer: `j` jet, `a` full attention, `s` sliding window.
@@ -59,9 +59,9 @@ class Recipe:
             raise ValueError(f"pattern {self.pattern!r} may only hold j (jet), a (attention) and s (window).")
 
     def rate(self, progress: float) -> float:
-        """Share of the peak learning rates at this part of the run, 0 to 1."""
+        """Return the learning rate at this part of the run as a share of the peak, 0 to 1."""
         return min(progress / self.warm_up if self.warm_up else 1.0, 1.0) * max(0.0, 1.0 - progress)
 
     def classics(self, progress: float) -> float:
-        """Share of classic tales in a batch at this part of the run."""
+        """Return the share of classic tales in a batch at this part of the run."""
         return self.classics_first + (self.classics_last - self.classics_first) * min(progress, 1.0)

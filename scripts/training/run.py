@@ -1,4 +1,4 @@
-"""One training run: steps, checkpoints that continue exactly, validation, and the record of it all."""
+"""A training run: steps, checkpoints that resume exactly, validation, and records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CURVE = ("step", "tokens", "seconds", "rate", "loss")
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run is over: after so many tokens, or so much time, whichever comes first."""
+    """End of a run: after so many tokens or seconds, whichever comes first."""
 
     tokens: float | None = None
     minutes: float | None = None
@@ -43,7 +43,7 @@ class Budget:
             raise ValueError("A run needs a budget: tokens or minutes.")
 
     def progress(self, tokens: int, seconds: float) -> float:
-        """Part of the run that is done, 0 to 1."""
+        """Finished part of the run, 0 to 1."""
         by_tokens = tokens / self.tokens if self.tokens else 0.0
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(by_tokens, by_time))
@@ -51,11 +51,11 @@ class Budget:
 
 @dataclass
 class Place:
-    """Where a run stands."""
+    """Progress of a run."""
 
     step: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # of stepping: neither compiling nor validating
+    seconds: float = 0.0  # of training steps, without compilation and validation
     curve: list[tuple[float, ...]] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
 
@@ -92,14 +92,13 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Part of the run that is done, 0 to 1."""
+        """Finished part of the run, 0 to 1."""
         return self.budget.progress(self.place.tokens, self.place.seconds)
 
     # --- training ---------------------------------------------------------------------------------
 
     def train(self, save_every: float = 120.0, validate: int = 8) -> bool:
-        """Step until the budget is spent; False if a signal stopped it first (the checkpoint is written
-        then).
+        """Train until the budget is spent; return False if a signal stopped it, after writing a checkpoint.
 
         Args:
             save_every: seconds between checkpoints.
@@ -125,14 +124,14 @@ class Run:
         return not stopped
 
     def speed(self) -> float:
-        """Tokens a second over the last stretch of the curve; 0 before there is one."""
+        """Tokens per second over the last interval of the curve; 0 before the first one."""
         if len(self.place.curve) < 2:
             return 0.0
         (_, before, since, *_), (_, tokens, now, *_) = self.place.curve[-2:]
         return (tokens - before) / (now - since) if now > since else 0.0
 
     def _some_steps(self, stopped: list[int]) -> None:
-        """Up to `LOG_EVERY` steps without waiting for the device, then one line of the curve."""
+        """Run up to `LOG_EVERY` steps without synchronizing, then add a point to the curve."""
         started = time.monotonic()
         seconds, first = self.place.seconds, self.place.step == 0 or not hasattr(self, "_warm")
         total = torch.zeros((), device=self.device)
@@ -145,14 +144,17 @@ class Run:
         loss = total.item() / max(steps, 1)
         if not math.isfinite(loss):
             raise FloatingPointError(f"The loss is {loss} at step {self.place.step}.")
-        self._warm = True  # the first step of a process compiles: it is not counted as time
+        self._warm = True  # the first step of a process compiles and is not timed
         if not first:
             self.place.seconds = seconds + time.monotonic() - started
         rate = self.recipe.rate(self.progress)
         self.place.curve.append((self.place.step, self.place.tokens, self.place.seconds, rate, loss))
 
     def step(self, progress: float) -> Tensor:
-        """One batch: forward, backward, update. Returns the mean loss in nats per token, on the device."""
+        """Train on one batch:
+
+        forward, backward, update. Returns the mean loss in nats per token, on the device.
+        """
         self.model.train()
         rows = self.mixture.batch(self.place.step, progress)
         parts = self.recipe.batch // self.recipe.micro_batch
@@ -167,7 +169,7 @@ class Run:
         return total
 
     def _row_losses(self, rows: Any, losses: Callable[..., Tensor]) -> Tensor:
-        """Nats of every token but the first, `[rows, length]`."""
+        """Return the nats of every token except the first, `[rows, length]`."""
         tokens = torch.from_numpy(rows.astype(np.int64))
         if self.device.type == "cuda":
             tokens = tokens.pin_memory().to(self.device, non_blocking=True)
@@ -179,7 +181,7 @@ class Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Bits per byte of every validation set, kept in the record."""
+        """Measure the bits per byte of every validation set, and add them to the record."""
         self.model.eval()
         result = {"step": float(self.place.step), "tokens": float(self.place.tokens)}
         with torch.compiler.set_stance("force_eager"):
@@ -209,11 +211,11 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The file a run continues from."""
+        """File from which a run resumes."""
         return self.directory / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write everything the next step depends on; a half-written file never takes the old one's place."""
+        """Write the checkpoint; the old one is replaced only once the new one is complete."""
         state = {
             "recipe": dataclasses.asdict(self.recipe),
             "model": self.model.state_dict(),
@@ -228,7 +230,7 @@ class Run:
         unfinished.replace(self.checkpoint)
 
     def resume(self) -> None:
-        """Continue from the checkpoint in the directory. Raises ValueError if another recipe wrote it."""
+        """Resume from the checkpoint in the directory. Raises ValueError if another recipe wrote it."""
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if state["recipe"] != dataclasses.asdict(self.recipe):
             raise ValueError(f"{self.checkpoint} was written by another recipe: {state['recipe']}.")
@@ -243,7 +245,7 @@ class Run:
     # --- results ----------------------------------------------------------------------------------
 
     def finish(self) -> Path:
-        """Round the weights to bfloat16, validate what is left, and write a transformers directory."""
+        """Round the weights to bfloat16, validate, and write a transformers directory."""
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(parameter.bfloat16())
@@ -257,7 +259,7 @@ class Run:
         return target
 
     def write_record(self) -> None:
-        """`curve.csv`, `record.json` and, where matplotlib is installed, `curve.png`."""
+        """Write `curve.csv`, `record.json` and, if matplotlib is installed, `curve.png`."""
         with (self.directory / "curve.csv").open("w", newline="") as file:
             csv.writer(file).writerows([CURVE, *self.place.curve])
         record = {
@@ -275,7 +277,7 @@ class Run:
 
 
 def draw_curve(place: Place, path: Path) -> None:
-    """Training loss and validation bits per byte over the tokens read."""
+    """Plot training loss and validation bits per byte over the tokens."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -297,7 +299,7 @@ def draw_curve(place: Place, path: Path) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that is empty until SIGTERM or SIGINT arrives; a second signal acts as usual."""
+    """Yield a list that is empty until SIGTERM or SIGINT arrives; a second signal acts as usual."""
     received: list[int] = []
     old: dict[int, Any] = {}
 
@@ -316,7 +318,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def seed_everything(seed: int) -> None:
-    """The same numbers every time, as far as the device allows."""
+    """Seed all random number generators; results repeat as far as the device allows."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

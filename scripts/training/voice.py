@@ -1,10 +1,10 @@
-"""The voice of a text that does not ask for one: weights moved from one kind of story towards another.
+"""Set the default voice of a story model, by moving its weights from one kind of story towards another.
 
-The mark before classics and picture books separates the voices where a text leaves no doubt. Where it leaves
-some, as a first sentence of the reader's own mostly does, a small network still falls back on the classics.
-What makes it do so can be found and taken away by arithmetic on weights (Ilharco et al., "Editing models with
-task arithmetic", arXiv 2212.04089): train one copy for a few steps on texts that it shall lean to and another
-on texts that it shall not, neither with a mark, and move the weights along the difference of the two changes.
+The mark before classics and picture books separates the voices for texts of clear style. For others, such as
+a user's first sentence, a small network falls back on the classics. Arithmetic on weights removes this
+tendency (Ilharco et al., "Editing models with task arithmetic", arXiv 2212.04089): train one copy for a few
+steps on the wanted kind of text and another on the unwanted kind, both without mark, and move the weights
+along the difference of the two changes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Voice:
-    """How far and by what. The defaults are those of the shipped model.
+    """Settings of the change of voice. The defaults are those of the shipped model.
 
     Attributes:
-        strength: how far to go along the difference. Half of it costs 2 % of compression, all of it 6 %.
-        steps: of either copy.
-        rows, length: what one step reads, each row an opening behind an end-of-text.
-        rate, warm_up, horizon: learning rate (AdamW). It rises in `warm_up` steps and falls in a line that
-            would reach zero after `horizon`: the copies are stopped early, far from knowing their texts.
-        body: share of the openings that stand behind title and headings; the others come from the midst.
-        shortest: documents of fewer tokens are not read.
+        strength: multiple of the difference to add. 0.5 costs 2 % of compression, 1.0 costs 6 %.
+        steps: training steps of each copy.
+        rows, length: shape of a batch; each row is an opening after an end-of-text.
+        rate, warm_up, horizon: learning rate (AdamW). It rises in `warm_up` steps, then falls linearly to
+            reach zero after `horizon`. Training stops earlier, long before the copies memorize their texts.
+        body: share of openings taken after title and headings; the others start at a later paragraph.
+        shortest: tokens of a document at least; shorter ones are skipped.
     """
 
     strength: float = 0.5
@@ -48,7 +48,7 @@ class Voice:
     seed: int = 0
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.rate * min(1.0, (step + 1) / self.warm_up) * max(0.0, 1 - step / self.horizon)
 
 
@@ -56,7 +56,7 @@ class Openings:
     """Endless openings without title, heading or mark."""
 
     def __init__(self, stories: StorySet, voice: Voice) -> None:
-        """Raises ValueError if no document is long enough."""
+        """Index the documents. Raises ValueError if none is long enough."""
         self._stories, self._voice = stories, voice
         self._rng = np.random.default_rng(voice.seed)
         self._documents = np.flatnonzero(~stories.tales(voice.shortest))
@@ -64,7 +64,7 @@ class Openings:
             raise ValueError(f"No document has {voice.shortest} tokens.")
 
     def batch(self) -> Tensor:
-        """`[rows, length + 1]`, an end-of-text first."""
+        """Return a batch `[rows, length + 1]`; every row begins with end-of-text."""
         rows = [self._row() for _ in range(self._voice.rows)]
         return torch.from_numpy(np.stack(rows).astype(np.int64))
 
@@ -88,7 +88,7 @@ def settle(model: PreTrainedModel, wanted: StorySet, unwanted: StorySet, voice: 
 
 
 def _change(model: PreTrainedModel, openings: Openings, voice: Voice) -> Weights:
-    """By what a few steps on these openings change the weights, which are afterwards as before."""
+    """Train a few steps on these openings; return the change of the weights, and restore them."""
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), voice.rate, betas=(0.9, 0.95), weight_decay=0)
     model.train()

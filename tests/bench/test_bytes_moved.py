@@ -11,7 +11,7 @@ from safetensors import safe_open
 from jet import HybridCache, JetNemotronConfig
 from jet.bench.bytes_moved import decode_bytes_moved, prefill_bytes_moved
 from jet.bench.networks import random_network
-from jet.modeling.footprint import weight_bytes
+from jet.modeling.footprint import decode_weight_bytes
 from tests.networks import GOLDEN, GOLDEN_NAMES, golden_model, small_model
 
 OFFICIAL_2B = {
@@ -52,7 +52,7 @@ def test_weights_are_those_of_the_files(name: str) -> None:
     model, sizes = golden_model(name), bytes_in_files(name)
     if not model.config.tie_word_embeddings:
         sizes["model.embed_tokens.weight"] //= model.config.vocab_size  # one row is looked up
-    assert weight_bytes(model) == sum(sizes.values())
+    assert decode_weight_bytes(model) == sum(sizes.values())
 
 
 def test_one_golden_network_is_tied_and_one_is_not() -> None:
@@ -76,7 +76,7 @@ def test_state_is_that_of_a_real_cache(name: str, context: int, tokens: int) -> 
     assert (floor.recurrent, floor.conv) == (2 * once["recurrent"], 2 * once["conv"])
     assert floor.window_kv == round(mean(memory["window_kv"] for memory in before))
     assert floor.full_kv == round(mean(memory["full_kv"] for memory in before))
-    assert floor.total == weight_bytes(model) + sum(
+    assert floor.total == decode_weight_bytes(model) + sum(
         (floor.recurrent, floor.conv, floor.window_kv, floor.full_kv)
     )
 
@@ -94,8 +94,8 @@ def test_the_official_2b_by_hand() -> None:
     jet += 2 * 12 + 256  # decay, norm
     attention = 1536 * (1536 + 2 * 256) + 1536 + 2 * 256 + 1536 * 1536
     weights = 28 * (mlp + norms) + 24 * jet + 4 * attention + 151936 * 1536 + 1536
-    assert weight_bytes(model) == 2 * weights
-    assert 3.92e9 < weight_bytes(model) < 3.94e9
+    assert decode_weight_bytes(model) == 2 * weights
+    assert 3.92e9 < decode_weight_bytes(model) < 3.94e9
 
     floor = decode_bytes_moved(model, context=8192, tokens=3)  # lengths 8192 and 8193
     assert floor.recurrent == 2 * 27 * 2**20

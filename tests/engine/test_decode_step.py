@@ -218,7 +218,7 @@ def test_weights_are_shared_not_copied_and_unchanged() -> None:
 def test_slots_and_pages_are_handed_out_and_taken_back() -> None:
     pool = StatePool(small_model().config, 2, 3 * PAGE_SIZE, torch.float32, "cpu")
     first, second = pool.allocate(), pool.allocate()
-    with pytest.raises(MemoryError, match="taken"):
+    with pytest.raises(MemoryError, match="slots are in use"):
         pool.allocate()
     pool.reserve(first, PAGE_SIZE + 1)
     pool.reserve(first, PAGE_SIZE + 2)

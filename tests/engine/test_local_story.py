@@ -20,7 +20,7 @@ from jet.engine.engine import EngineOptions, LocalEngine
 from jet.engine.loading import LocalConfig, create_engine, engine_info
 from jet.engine.model_runner import ModelRunner
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
-from jet.modeling.footprint import measure_footprint, weight_bytes
+from jet.modeling.footprint import decode_weight_bytes, measure_footprint
 from jet.ops.backends import numba_backend
 from jet.ops.sampling import penalize_repetition
 from jet.token_ids import Tokens
@@ -348,7 +348,7 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     }
     assert info.load_s > 0 and info.warmup_s > 0
     assert info.process_memory_bytes and info.device_memory_bytes is None
-    assert info.footprint and 0 < info.footprint.weights <= weight_bytes(golden_model("tiny-2b"))
+    assert info.footprint and 0 < info.footprint.weights <= decode_weight_bytes(golden_model("tiny-2b"))
     assert info.bandwidth and 1e8 < info.bandwidth < 1e13
     chunks = list(
         engine.submit(Request("The old lighthouse keeper", SamplingParams(max_new_tokens=30, seed=1)))

@@ -17,15 +17,15 @@ from gradio_client import Client
 from jet.api import Request, RequestError, RequestStats, SamplingParams, TokenChunk
 from jet.engine import zerogpu
 from jet.engine.loading import LocalConfig
-from jet.engine.zerogpu import ZeroGpuConfig, ZeroGpuEngine, seconds, write
+from jet.engine.zerogpu import ZeroGpuConfig, ZeroGpuEngine, generate, loan_seconds
 from tests.conftest import ROOT
 
 CHOICE = LocalConfig("assets/story-model", device="cpu")
 REQUEST = Request("The old man", SamplingParams(max_new_tokens=12, seed=3))
 
 
-def engine_over(write: zerogpu.Write) -> ZeroGpuEngine:
-    return ZeroGpuConfig(CHOICE, write).create()
+def engine_over(generate: zerogpu.Generate) -> ZeroGpuEngine:
+    return ZeroGpuConfig(CHOICE, generate).create()
 
 
 def tell(choice: LocalConfig, request: Request, interval_s: float) -> Iterator[TokenChunk]:
@@ -37,13 +37,13 @@ def test_what_passes_can_be_pickled_and_the_numbers_travel_with_the_text() -> No
     seen: list[TokenChunk] = []
 
     def lent(*arguments: object) -> Iterator[TokenChunk]:
-        for chunk in write(*pickle.loads(pickle.dumps(arguments))):
+        for chunk in generate(*pickle.loads(pickle.dumps(arguments))):
             yield pickle.loads(pickle.dumps(chunk))
 
     try:
         seen = list(engine_over(lent).submit(REQUEST))
     finally:
-        zerogpu._HERE.close()
+        zerogpu._GPU_HOLDER.close()
     last = seen[-1].stats
     assert (last.finish_reason, last.tokens, last.seed) == ("length", 12, 3)
     assert last.recurrent_bytes > 0 and last.mean_tokens_per_second is not None
@@ -57,7 +57,7 @@ def test_no_weights_are_here_and_the_panel_is_told() -> None:
     assert info.model == "assets/story-model" and info.parameters == 16_412_964
     assert info.license == "Apache-2.0"
     assert engine.count_tokens("Once upon a time") > 2
-    assert zerogpu._HERE._held is None
+    assert zerogpu._GPU_HOLDER._held is None
 
 
 def test_what_cannot_be_served_is_refused_before_a_gpu_is_asked_for() -> None:
@@ -118,9 +118,9 @@ def test_a_gpu_that_is_taken_back_is_no_end_of_the_story() -> None:
 
 
 def test_a_gpu_is_asked_for_as_long_as_the_request_may_take() -> None:
-    assert seconds(CHOICE, REQUEST, 0.05) == 40
-    assert seconds(CHOICE, Request("", SamplingParams(max_new_tokens=1000)), 0.05) == 60
-    assert seconds(CHOICE, Request("", SamplingParams(max_new_tokens=10**6)), 0.05) == 120
+    assert loan_seconds(CHOICE, REQUEST, 0.05) == 40
+    assert loan_seconds(CHOICE, Request("", SamplingParams(max_new_tokens=1000)), 0.05) == 60
+    assert loan_seconds(CHOICE, Request("", SamplingParams(max_new_tokens=10**6)), 0.05) == 120
 
 
 @pytest.mark.thorough

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jet import HybridCache
-from jet.modeling.cache import GROWTH
+from jet.modeling.cache import KV_GROWTH_TOKENS
 from tests.networks import random_ids, small_model
 
 
@@ -16,7 +16,7 @@ def filled(tokens: int, batch: int = 1, **changes: object) -> tuple[torch.nn.Mod
         return model, model(random_ids(model, batch, tokens)).past_key_values
 
 
-@pytest.mark.parametrize("tokens", [1, 6, 7, 8, 40, GROWTH, GROWTH + 1])
+@pytest.mark.parametrize("tokens", [1, 6, 7, 8, 40, KV_GROWTH_TOKENS, KV_GROWTH_TOKENS + 1])
 def test_memory_is_the_bytes_of_the_rules(tokens: int) -> None:
     """H·K·V and D·W a jet layer, window - 1 keys and values a window, all of them for full attention."""
     _, cache = filled(tokens)
@@ -37,12 +37,14 @@ def test_a_long_prompt_is_not_kept_alive_by_its_window() -> None:
 
 
 def test_full_attention_grows_in_steps_without_losing_anything() -> None:
-    model, cache = filled(GROWTH - 3)
-    ids = random_ids(model, 1, GROWTH + 9)
+    model, cache = filled(KV_GROWTH_TOKENS - 3)
+    ids = random_ids(model, 1, KV_GROWTH_TOKENS + 9)
     with torch.no_grad():
-        for position in range(GROWTH - 3, GROWTH + 9):
+        for position in range(KV_GROWTH_TOKENS - 3, KV_GROWTH_TOKENS + 9):
             step = model(ids[:, position : position + 1], past_key_values=cache).logits
-        whole = model(torch.cat([random_ids(model, 1, GROWTH - 3), ids[:, GROWTH - 3 :]], dim=1)).logits
+        whole = model(
+            torch.cat([random_ids(model, 1, KV_GROWTH_TOKENS - 3), ids[:, KV_GROWTH_TOKENS - 3 :]], dim=1)
+        ).logits
     torch.testing.assert_close(step[:, -1], whole[:, -1], atol=1e-4, rtol=1e-4)
 
 

@@ -104,7 +104,7 @@ def test_what_the_collator_of_transformers_packs_trains_as_each_alone() -> None:
     ids = torch.cat(texts)[None]
     assert torch.equal(
         model(ids, cu_seqlens=borders(texts), labels=ids).loss, loss
-    )  # nobody foretells a border
+    )  # a text's last token predicts nothing
     total = sum(
         model(text[None], labels=text[None]).loss * (len(text) - 1) for text in texts if len(text) > 1
     )

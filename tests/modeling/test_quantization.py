@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from jet import CheckpointError, HybridCache, JetNemotronForCausalLM, load_model
-from jet.modeling.footprint import held_bytes, weight_bytes
+from jet.modeling.footprint import decode_weight_bytes, total_weight_bytes
 from jet.modeling.quantization import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -148,18 +148,19 @@ def test_every_matrix_is_codes_and_nothing_is_held_twice(scheme: str) -> None:
     assert count_parameters(model) == count_parameters(plain) == plain.num_parameters()
     assert is_tied(model) and is_tied(plain)
     assert model.lm_head.weight.scheme == "int8"
-    before = held_bytes(model)
-    share = before / held_bytes(plain)
+    before = total_weight_bytes(model)
+    share = before / total_weight_bytes(plain)
     assert share < (0.51 if scheme == "int8" else 0.34)  # of bfloat16; the head is a fifth of this model
     stepped = Stepped(model, "torch")
     assert stepped.step.saved_bytes == 0
-    assert held_bytes(model) == before == weight_bytes(model)
+    assert total_weight_bytes(model) == before == decode_weight_bytes(model)
     moved = sum(part.weight.nbytes for part in stepped.step.ops if part.weight is not None)
     assert moved == pytest.approx(before, rel=0.01)
     mlp = model.model.layers[0].mlp
     for name in ("qweight", "scales"):
         storages = {
-            getattr(part.held, name).untyped_storage().data_ptr() for part in (mlp.gate_proj, mlp.up_proj)
+            getattr(part.quantized_weight, name).untyped_storage().data_ptr()
+            for part in (mlp.gate_proj, mlp.up_proj)
         }
         assert len(storages) == 1
 
@@ -181,7 +182,7 @@ def test_an_untied_head_has_codes_of_its_own(scheme: str) -> None:
     assert not is_tied(model)
     assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
     unread = model.model.embed_tokens.weight[1:].nbytes
-    assert weight_bytes(model) == held_bytes(model) - unread
+    assert decode_weight_bytes(model) == total_weight_bytes(model) - unread
 
 
 # Distance of all golden logits, relative, over all prompts; measured ones stand in docs/performance.md.
@@ -227,7 +228,7 @@ def test_large_matrices_are_multiplied_part_by_part(scheme: str, monkeypatch: py
     ids = random_ids(model, 1, 9)
     without_compiled_products(monkeypatch)
     whole = model(ids).logits
-    monkeypatch.setattr("jet.modeling.quantization.MOST_NUMBERS", 7 * model.config.hidden_size)
+    monkeypatch.setattr("jet.modeling.quantization.MAX_DEQUANTIZED", 7 * model.config.hidden_size)
     torch.testing.assert_close(model(ids).logits, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -236,10 +237,10 @@ def test_the_type_of_the_numbers_changes_and_the_codes_do_not() -> None:
     linear = model.model.layers[0].mlp.gate_proj
     assert model.dtype == linear.weight.dtype == torch.bfloat16
     assert model(random_ids(model, 1, 5)).logits.dtype == torch.bfloat16
-    codes, scales = linear.held.qweight, linear.held.scales
+    codes, scales = linear.quantized_weight.qweight, linear.quantized_weight.scales
     model = model.float()
     assert model.dtype == linear.weight.dtype == torch.float32
-    assert linear.held.qweight is codes and linear.held.scales is scales
+    assert linear.quantized_weight.qweight is codes and linear.quantized_weight.scales is scales
     assert is_tied(model)
     moved = copy.deepcopy(model).to("meta")
     assert is_tied(moved) and moved.lm_head.weight.scales.dtype == torch.float32
@@ -306,7 +307,7 @@ LOADING = """
 import sys, threading, time, torch
 from pathlib import Path
 from jet import load_model
-from jet.modeling.footprint import held_bytes
+from jet.modeling.footprint import total_weight_bytes
 
 torch.set_num_threads(1)
 scheme, first, folder = sys.argv[1:]
@@ -328,7 +329,7 @@ thread.start()
 model = load_model(folder, quantize=scheme)
 done.set()
 thread.join()
-print(most - before, held_bytes(model))
+print(most - before, total_weight_bytes(model))
 """
 
 
@@ -343,10 +344,10 @@ def test_loading_takes_the_quantized_size_and_less_than_a_layer(scheme: str, tmp
     layer = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())
     full = sum(parameter.nbytes for parameter in model.parameters())
     command = [sys.executable, "-c", LOADING, scheme, str(GOLDEN / "tiny-2b"), str(tmp_path)]
-    # Freed memory goes back to the system at once: what is counted is what is held.
+    # Freed memory goes back to the system at once, so that only memory in use is counted.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": "65536"}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    most, held = map(int, told.split())
+    most, weights = map(int, told.split())
     working = 24 * CHUNK
-    print(f"{scheme}: {most / 1e6:.1f} MB for {held / 1e6:.1f} MB, of {full / 1e6:.1f} MB")
-    assert held < most < held + layer + working < full + held / 2
+    print(f"{scheme}: {most / 1e6:.1f} MB for {weights / 1e6:.1f} MB, of {full / 1e6:.1f} MB")
+    assert weights < most < weights + layer + working < full + weights / 2

@@ -83,11 +83,11 @@ def emptied(folder: Path) -> None:
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 DAMAGES = {
-    "int8": ("tiny-4b", in_type(DOWN, torch.int8), rf"{DOWN} is held in I8.*scales"),
-    "uint8": ("tiny-4b", in_type(DOWN, torch.uint8), rf"{DOWN} is held in U8"),
-    "int32": ("tiny-4b", in_type("lm_head.weight", torch.int32), "lm_head.weight is held in I32"),
-    "float8": ("tiny-4b", in_type(DOWN, torch.float8_e4m3fn), rf"{DOWN} is held in F8_E4M3"),
-    "bool": ("tiny-4b", in_type("model.norm.weight", torch.bool), "model.norm.weight is held in BOOL"),
+    "int8": ("tiny-4b", in_type(DOWN, torch.int8), rf"{DOWN} has the type I8.*scales"),
+    "uint8": ("tiny-4b", in_type(DOWN, torch.uint8), rf"{DOWN} has the type U8"),
+    "int32": ("tiny-4b", in_type("lm_head.weight", torch.int32), "lm_head.weight has the type I32"),
+    "float8": ("tiny-4b", in_type(DOWN, torch.float8_e4m3fn), rf"{DOWN} has the type F8_E4M3"),
+    "bool": ("tiny-4b", in_type("model.norm.weight", torch.bool), "model.norm.weight has the type BOOL"),
     "an empty file": ("tiny-4b", emptied, "truncated or damaged"),
     "a head that is not the embedding": ("tiny-4b", another_head, "lm_head.weight is not model.embed_tokens"),
     "two sets of weights": ("tiny-2b", both_sets, "two sets of weights"),

@@ -18,7 +18,7 @@ from jet.bench.report.full_attention import random_full_attention
 from jet.bench.report.plan import Plan, ReportOptions
 from jet.engine import loading
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM, load_model
-from jet.modeling.footprint import weight_bytes
+from jet.modeling.footprint import decode_weight_bytes
 from jet.modeling.quantization import quantize_network
 
 _TEXT_TOKENS = 128
@@ -72,7 +72,7 @@ class RunContext:
     @cached_property
     def elements(self) -> int:
         """Weights that one token reads."""
-        return weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
+        return decode_weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
         """A context as near to `context` as leaves room for `tokens` more."""

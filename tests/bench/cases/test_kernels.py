@@ -17,7 +17,7 @@ from jet.bench.cli import main
 from jet.bench.options import Options
 from jet.bench.samples import Samples
 from jet.engine.decode_step import StepOp
-from jet.modeling.footprint import weight_bytes
+from jet.modeling.footprint import decode_weight_bytes
 from tests.networks import GOLDEN
 
 
@@ -33,7 +33,7 @@ def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
     moved = sum(part.nbytes for part in parts) - 2 * (state["recurrent"] + state["conv"])
     tied = network.model.lm_head.weight is network.model.model.embed_tokens.weight
     row = network.model.model.embed_tokens.weight[0].nbytes if tied else 0
-    expected = weight_bytes(network.model) - network.runner.decode_step.saved_bytes - vectors + row
+    expected = decode_weight_bytes(network.model) - network.runner.decode_step.saved_bytes - vectors + row
     assert moved == expected
 
 
