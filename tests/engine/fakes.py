@@ -68,12 +68,12 @@ class ByteTokenizer:
 
 
 @dataclass(eq=False)
-class Handle:
+class FakeSequence:
     prompt: bytearray = field(default_factory=bytearray)
     written: int = 0
-    released: bool = False
+    freed: bool = False
     kept: bool = False
-    rewound: bool = False
+    was_reset: bool = False
     user: str = ""
     tokens: int = 0
 
@@ -96,8 +96,8 @@ class FakeRunner:
         self.story = story
         self.log: list[tuple[str, str]] = []
         self.faults: dict[tuple[str, str], BaseException] = {}
-        self.handles: list[Handle] = []
-        self.batches: list[list[str]] = []  # who wrote together
+        self.sequences: list[FakeSequence] = []
+        self.batches: list[list[str]] = []  # names of each batch
         self.resident: dict[str, list[bytes]] = {}
         self.room = 1000
         self.closed = False
@@ -112,79 +112,84 @@ class FakeRunner:
         self._permits.release(steps)
 
     @property
-    def live(self) -> list[Handle]:
-        return [handle for handle in self.handles if not handle.released]
+    def live(self) -> list[FakeSequence]:
+        return [sequence for sequence in self.sequences if not sequence.freed]
 
     def calls(self) -> int:
         return sum(what in ("prefill", "step") for _, what in self.log)
 
     def allocate(
-        self, sampling: SamplingParams, alternatives: int, prompt: Sequence[int], tokens: int, user: str
-    ) -> Handle:
-        self._note("", "open")
+        self, sampling: SamplingParams, top_logprobs: int, prompt: Tokens, max_tokens: int, cache_salt: str
+    ) -> FakeSequence:
+        self._note("", "allocate")
         if len(self.live) >= self.room:
             raise MemoryError("no room for another")
-        self.handles.append(Handle(user=user, tokens=tokens))
-        return self.handles[-1]
+        self.sequences.append(FakeSequence(user=cache_salt, tokens=max_tokens))
+        return self.sequences[-1]
 
-    def restore_prefix(self, handle: Handle, prompt: Sequence[int]) -> int:
+    def restore_prefix(self, sequence: FakeSequence, prompt: Sequence[int]) -> int:
         read = bytes(token for token in prompt if token != END)
-        self._note(read.decode(), "resume")
+        self._note(read.decode(), "restore_prefix")
         beginning = max(
-            self.resident.get(handle.user, [b""]), key=lambda one: len(one) * read.startswith(one)
+            self.resident.get(sequence.user, [b""]), key=lambda one: len(one) * read.startswith(one)
         )
         beginning = beginning if read.startswith(beginning) else b""
-        handle.prompt += beginning
+        sequence.prompt += beginning
         return len(beginning)
 
-    def prefill(self, handle: Handle, tokens: Sequence[int]) -> None:
+    def prefill(self, sequence: FakeSequence, tokens: Sequence[int]) -> None:
         self._wait()
-        handle.prompt += bytes(int(token) for token in tokens if token != END)
-        if handle.rewound:  # then the prompt and what had been written of the story are read
-            written = self.story(handle.name).encode()[: handle.written]
-            handle.prompt = bytearray(bytes(handle.prompt).removesuffix(written))
-        self._note(handle.name, "prefill")
+        sequence.prompt += bytes(int(token) for token in tokens if token != END)
+        if sequence.was_reset:  # then the prompt and what had been written of the story are read
+            written = self.story(sequence.name).encode()[: sequence.written]
+            sequence.prompt = bytearray(bytes(sequence.prompt).removesuffix(written))
+        self._note(sequence.name, "prefill")
 
     def synchronize(self, blocking: bool) -> bool:
         if blocking:
-            self._note("", "settle")
+            self._note("", "synchronize")
         return True
 
-    def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
-        self.batches.append([handle.name for handle in handles])
-        for handle in handles:
-            self._note(handle.name, f"kernel {handle.written + 1}", log=False)
-        return [self._step(handle) for handle in handles]
+    def decode(self, sequences: Sequence[FakeSequence]) -> list[int | Exception]:
+        self.batches.append([sequence.name for sequence in sequences])
+        for sequence in sequences:
+            self._note(sequence.name, f"kernel {sequence.written + 1}", log=False)
+        return [self._step(sequence) for sequence in sequences]
 
-    def _step(self, handle: Handle) -> int | Exception:
+    def _step(self, sequence: FakeSequence) -> int | Exception:
         self._wait()
-        text = self.story(handle.name).encode()
-        handle.written += 1
+        text = self.story(sequence.name).encode()
+        sequence.written += 1
         try:
-            self._note(handle.name, f"step {handle.written}", log=False)
-            self._note(handle.name, "step")
+            self._note(sequence.name, f"step {sequence.written}", log=False)
+            self._note(sequence.name, "step")
         except Exception as error:
             return error
-        return text[handle.written - 1] if handle.written <= len(text) else END
+        return text[sequence.written - 1] if sequence.written <= len(text) else END
 
-    def reset(self, handle: Handle) -> None:
-        self._note(handle.name, "rewind")
-        handle.prompt.clear()
-        handle.rewound = True
+    def reset(self, sequence: FakeSequence) -> None:
+        self._note(sequence.name, "reset")
+        sequence.prompt.clear()
+        sequence.was_reset = True
 
-    def logprobs(self, handle: Handle) -> TokenLogprobs | None:
-        drawn = self.story(handle.name).encode()[handle.written - 1]
+    def logprobs(self, sequence: FakeSequence) -> TokenLogprobs | None:
+        drawn = self.story(sequence.name).encode()[sequence.written - 1]
         likely = TokenLogprob(drawn, "", -0.5)
         return TokenLogprobs(likely, (likely, TokenLogprob(63, "", -1.5)))
 
-    def state_bytes(self, handle: Handle) -> dict[str, int]:
-        self._note(handle.name, "memory")
-        return {"recurrent": 100, "conv": 10, "window_kv": 5, "full_kv": len(handle.prompt) + handle.written}
+    def state_bytes(self, sequence: FakeSequence) -> dict[str, int]:
+        self._note(sequence.name, "memory")
+        return {
+            "recurrent": 100,
+            "conv": 10,
+            "window_kv": 5,
+            "full_kv": len(sequence.prompt) + sequence.written,
+        }
 
-    def free(self, handle: Handle, keep_snapshot: bool) -> None:
-        assert not handle.released
-        handle.released, handle.kept = True, keep_snapshot
-        self._note(handle.name, "release")
+    def free(self, sequence: FakeSequence, keep_snapshot: bool) -> None:
+        assert not sequence.freed
+        sequence.freed, sequence.kept = True, keep_snapshot
+        self._note(sequence.name, "free")
 
     def close(self) -> None:
         self.closed = True

@@ -17,7 +17,7 @@ from jet.api import Request, RequestError, SamplingParams, TokenChunk
 from jet.engine import engine as engine_module
 from jet.engine.engine import EngineOptions, LocalEngine
 from jet.hardware import MemoryReading
-from tests.engine.fakes import INFO, ByteTokenizer, FakeRunner, Handle, ask, make_engine, text_of
+from tests.engine.fakes import INFO, ByteTokenizer, FakeRunner, FakeSequence, ask, make_engine, text_of
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def test_requests_join_and_leave_between_steps_and_write_together() -> None:
     runner = FakeRunner(story=lambda name: name * 8, gated=True)
     with serving(runner) as engine:
         first = ask(engine, "first", tokens=1)
-        wait_for(lambda: runner.handles != [])  # its step waits until all others are there
+        wait_for(lambda: runner.sequences != [])  # its step waits until all others are there
         streams = [ask(engine, name, tokens=number) for number, name in enumerate("abc", start=4)]
         runner.allow(100_000)
         texts = [text_of(list(stream)) for stream in (first, *streams)]
@@ -95,14 +95,14 @@ class TimedRunner(FakeRunner):
         self.now = 0.0
         self.steps: list[tuple[float, list[str]]] = []  # when each step ended, and whose it was
 
-    def prefill(self, handle: Handle, tokens: Sequence[int]) -> None:
-        super().prefill(handle, tokens)
+    def prefill(self, sequence: FakeSequence, tokens: Sequence[int]) -> None:
+        super().prefill(sequence, tokens)
         self.now += 0.001 * len(tokens)
 
-    def decode(self, handles: Sequence[Handle]) -> list[int | Exception]:
-        outcomes = super().decode(handles)
+    def decode(self, sequences: Sequence[FakeSequence]) -> list[int | Exception]:
+        outcomes = super().decode(sequences)
         self.now += 0.002
-        self.steps.append((self.now, [handle.name for handle in handles]))
+        self.steps.append((self.now, [sequence.name for sequence in sequences]))
         return outcomes
 
 
@@ -129,9 +129,9 @@ def test_chunks_are_large_while_no_request_decodes() -> None:
     pieces = []
 
     class Counting(FakeRunner):
-        def prefill(self, handle, tokens):  # type: ignore[no-untyped-def]
+        def prefill(self, sequence, tokens):  # type: ignore[no-untyped-def]
             pieces.append(len(tokens))
-            super().prefill(handle, tokens)
+            super().prefill(sequence, tokens)
 
     with serving(Counting(), prefill_chunk_size=100, context=300) as engine:
         list(ask(engine, "l" * 250))
@@ -173,13 +173,13 @@ def test_speeds_are_of_decoding_alone() -> None:
     now = [0.0]
 
     class Slow(FakeRunner):
-        def prefill(self, handle, tokens):  # type: ignore[no-untyped-def]
+        def prefill(self, sequence, tokens):  # type: ignore[no-untyped-def]
             now[0] += 100.0
-            super().prefill(handle, tokens)
+            super().prefill(sequence, tokens)
 
-        def decode(self, handles):  # type: ignore[no-untyped-def]
+        def decode(self, sequences):  # type: ignore[no-untyped-def]
             now[0] += 0.25
-            return super().decode(handles)
+            return super().decode(sequences)
 
     engine = LocalEngine(Slow(), ByteTokenizer(), INFO, clock=lambda: now[0])
     last = list(ask(engine, "a"))[-1].stats
@@ -194,9 +194,9 @@ def test_memory_is_read_ten_times_a_second_at_most() -> None:
     reads = []
 
     class Quick(FakeRunner):
-        def decode(self, handles):  # type: ignore[no-untyped-def]
+        def decode(self, sequences):  # type: ignore[no-untyped-def]
             now[0] += 0.01
-            return super().decode(handles)
+            return super().decode(sequences)
 
     def read_memory() -> MemoryReading:
         reads.append(now[0])
@@ -331,9 +331,9 @@ def test_failures_to_open_to_release_and_to_decode_are_the_requests_own() -> Non
     runner = FakeRunner()
     engine = LocalEngine(runner, Tokenizer(), INFO)
     assert list(ask(engine, "panic"))[-1].stats.error == "panicked"
-    runner.faults["", "open"] = MemoryError("no room")
+    runner.faults["", "allocate"] = MemoryError("no room")
     assert list(ask(engine, "a"))[-1].stats.error == "no room"
-    runner.faults = {("a", "release"): RuntimeError("stuck")}
+    runner.faults = {("a", "free"): RuntimeError("stuck")}
     assert list(ask(engine, "a"))[-1].stats.finish_reason == "stop"
     assert text_of(list(ask(engine, "b"))) == "the story of b. "
     engine.close()
@@ -375,7 +375,7 @@ def test_close_does_not_wait_forever_for_a_step_that_hangs(monkeypatch: pytest.M
     runner = FakeRunner(gated=True)
     engine = make_engine(runner)
     stream = ask(engine, "a")
-    wait_for(lambda: runner.handles != [])  # and the step hangs
+    wait_for(lambda: runner.sequences != [])  # and the step hangs
     engine.close()
     assert list(stream)[-1].stats.error == "The engine has been closed."
     runner.allow(1)
@@ -435,9 +435,9 @@ def test_chunks_are_merged_to_one_per_interval() -> None:
 
 def test_merged_chunks_keep_their_distance_and_text_comes_while_it_is_written() -> None:
     class Steady(FakeRunner):
-        def decode(self, handles):  # type: ignore[no-untyped-def]
+        def decode(self, sequences):  # type: ignore[no-untyped-def]
             time.sleep(0.002)
-            return super().decode(handles)
+            return super().decode(sequences)
 
     with serving(Steady(story=lambda name: "x" * 100)) as engine:
         moments, sizes = [], []

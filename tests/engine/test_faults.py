@@ -299,7 +299,7 @@ def test_who_does_not_fit_yet_waits_and_who_never_will_is_told() -> None:
     runner.allow(100_000)
     assert text_of(list(first)) == "the story of a. "
     assert text_of(list(second)) == "the story of b. "
-    assert runner.log.count(("", "open")) <= 5, "no retry until a request has ended or prefilled"
+    assert runner.log.count(("", "allocate")) <= 5, "no retry until a request has ended or prefilled"
     runner.room = 0
     last = list(ask(engine, "c"))[-1].stats
     assert (last.finish_reason, last.error) == ("error", "no room for another")

@@ -141,7 +141,7 @@ def test_the_same_app_runs_where_gpus_are_lent(tmp_path: Path) -> None:
         try:
             url = next(found[1] for line in lines if (found := re.search(r"is at (\S+)", line)))
             assert "assets/story-model, on a GPU on demand" in next(
-                line for line in lines if "Licence" in line
+                line for line in lines if "License" in line
             )
             client = Client(url, verbose=False)
             arguments = {"max_new_tokens": 15, "seed": 7, "api_name": "/generate"}

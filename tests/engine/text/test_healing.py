@@ -45,7 +45,7 @@ BLANKS = ["\t", "\N{NO-BREAK SPACE}", "  ", "   ", " \t", "\t ", "\u3000", "\u20
 
 
 def texts(number: int) -> list[str]:
-    """Each script's sentence, turned and joined with the next one in so many ways."""
+    """Each script's sentence, turned and joined with the next one in so many paths."""
     found = []
     for script, after in zip(SCRIPTS, SCRIPTS[1:] + SCRIPTS[:1], strict=True):
         for turn in range(number):
@@ -103,9 +103,9 @@ def continued(name: str, prompt: str, whole: str) -> str:
     network = Knowing(name, whole.encode())
     written, shown = spelled(tokens, ids[front:]), ""
     if healing is not None:
-        way = draw(healing.root, lambda path: network.logits(written + spelled(tokens, path)), 0, 0.0)
-        written += spelled(tokens, (*way.path, way.token))
-        shown = detokenizer.push(way.token, skip=len(way.node.left))
+        healed = draw(healing.root, lambda path: network.logits(written + spelled(tokens, path)), 0, 0.0)
+        written += spelled(tokens, (*healed.path, healed.token))
+        shown = detokenizer.push(healed.token, skip=len(healed.node.left))
     while written != whole.encode():
         likely = network.likely(written)
         token = max(likely, key=likely.__getitem__)
@@ -136,19 +136,19 @@ def test_what_was_taken_back_is_never_shown_twice_in_200_texts(name: str) -> Non
 
 
 def check_tree(tokens: StoryTokenizer, ids: list[int], healing: Healing) -> None:
-    """Every way writes the bytes again in ordinary tokens, and the tokens taken back are one of them."""
+    """Every path spells the bytes in ordinary tokens, and the removed tokens are one of them."""
     taken = spelled(tokens, healing.tokens)
     special = set(tokens._backend.get_added_tokens_decoder()) | tokens.stop_ids
     assert 1 <= len(healing.tokens) <= MAX_HEALED_TOKENS
     assert not special & set(healing.tokens.tolist())
-    ways = set()
+    paths = set()
     for path, node in nodes(healing.root):
         assert len(node.covers) and node.left and taken == spelled(tokens, path) + node.left
         assert not special & {*path, *node.covers.tolist()}
         assert all(tokens._bytes[token].startswith(node.left) for token in node.covers.tolist())
         assert node.exact == {token for token in node.covers.tolist() if tokens._bytes[token] == node.left}
-        ways |= {(*path, token) for token in node.covers.tolist()}
-    assert tuple(healing.tokens.tolist()) in ways
+        paths |= {(*path, token) for token in node.covers.tolist()}
+    assert tuple(healing.tokens.tolist()) in paths
 
 
 @settings(max_examples=60)
@@ -186,9 +186,9 @@ def test_any_draw_writes_the_bytes_again(
         looked.append(path)
         return np.random.default_rng([seed, *path]).normal(0, 4, size)
 
-    way = draw(healing.root, look, temperature, chance)
-    assert spelled(tokens, (*way.path, way.token)).startswith(spelled(tokens, healing.tokens))
-    assert way.adds == (spelled(tokens, (*way.path, way.token)) != spelled(tokens, healing.tokens))
+    healed = draw(healing.root, look, temperature, chance)
+    assert spelled(tokens, (*healed.path, healed.token)).startswith(spelled(tokens, healing.tokens))
+    assert healed.adds == (spelled(tokens, (*healed.path, healed.token)) != spelled(tokens, healing.tokens))
     assert looked[0] == () and len(looked) <= 1 + MAX_LOOKAHEAD
 
 
@@ -213,7 +213,7 @@ def test_every_way_is_as_likely_as_the_network_says() -> None:
             assert likely == pytest.approx(expected)
         drawn = [draw(root, logits.__getitem__, temperature, chance) for chance in grid]
         for (path, token), share in likely.items():
-            count = sum((way.path, way.token) == (path, token) for way in drawn)
+            count = sum((healed.path, healed.token) == (path, token) for healed in drawn)
             assert count / len(grid) == pytest.approx(share / sum(likely.values()), abs=2e-3)
     best = draw(root, logits.__getitem__, 0, 0.9)
     assert (best.path, best.token, best.adds) == ((), 3, True)
