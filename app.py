@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -74,6 +75,21 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on (default: a free one)")
+    programs = parser.add_argument_group("programs", "described in docs/api.md")
+    programs.add_argument(
+        "--api-only", action="store_true", default=False, help="serve OpenAI's API without a page"
+    )
+    programs.add_argument(
+        "--api-key", type=Path, default=None, metavar="FILE", help="keys of the API, one a line"
+    )
+    programs.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin call the API, for example https://lite.koboldai.net; * is all; "
+        "may be given several times",
+    )
     hosting = parser.add_argument_group("hosting", "described in docs/hosting.md")
     hosting.add_argument(
         "--public", action="store_true", default=False, help="serve the public: limits per user and in all"
@@ -128,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(options: dict[str, Any]) -> int:
     """Open the page, load the model behind it, and serve until told to stop. Returns the exit code."""
-    host, port = options.pop("host"), options.pop("port")
+    host, port, api_only = options.pop("host"), options.pop("port"), options.pop("api_only")
     if (problem := _check_environment()) is not None:
         return _fail(problem)
     # Imported here because it takes seconds, and a wrong option should fail at once.
@@ -144,23 +160,30 @@ def serve(options: dict[str, Any]) -> int:
     from jet.server.accounts import AccountsError
     from jet.server.binding import AddressError
     from jet.server.lifecycle import GracefulShutdown
+    from jet.server.openai import KeysError
+    from jet.server.standalone import launch_api
     from jet.ui.page import build, launch
 
     _silence_libraries()
     LOADING.listen(_progress())
     try:
         hosting = _hosting(options)
-    except (AccountsError, ValueError) as error:
+    except (AccountsError, KeysError, ValueError) as error:
         return _fail(str(error))
     source = MODEL_HOLDER.handle(_choice(options, zerogpu))
-    demo = build(source, hosting)
     try:
-        url = launch(demo, host, port, hosting)
+        if api_only:
+            server = launch_api(source, hosting, host, port)
+            url, close = server.url, server.close
+        else:
+            demo = build(source, hosting)
+            url, close = launch(demo, host, port, hosting), partial(demo.close, verbose=False)
     except AddressError as error:
         return _fail(f"{error} Choose another with --host and --port.")
     gc.freeze()  # never scan libraries and page: it takes tenths of a second
     gc.enable()
-    print(f"Jet Stories is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
+    what = "The API of Jet Stories" if api_only else "Jet Stories"
+    print(f"{what} is at {url} and gets its model ready. Ctrl+C ends it.", flush=True)
     try:
         with GracefulShutdown(hosting.limiter) as shutdown:
             info = source.engine().info()
@@ -178,7 +201,7 @@ def serve(options: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         pass
     finally:
-        demo.close(verbose=False)
+        close()
     MODEL_HOLDER.close()
     return 0
 
@@ -214,16 +237,19 @@ def _hosting(options: dict[str, Any]) -> Hosting:
     from jet.server.accounts import Accounts
     from jet.server.hosting import TOKEN_VARIABLE, Hosting
     from jet.server.limits import PUBLIC, Limits, read_limits
+    from jet.server.openai import ApiOptions, Keys
 
     space = "SPACE_ID" in os.environ
     base = PUBLIC if options.pop("public") or space else Limits()
     limits = read_limits(base, options.pop("limit"))
     accounts, proxies = options.pop("auth"), options.pop("proxies")
+    keys, origins = options.pop("api_key"), options.pop("cors")
     return Hosting(
         limits,
         accounts=None if accounts is None else Accounts.read(accounts),
         proxies=int(space) if proxies is None else proxies,
         metrics_token=read_secret(TOKEN_VARIABLE),
+        api=ApiOptions(None if keys is None else Keys.read(keys), tuple(origins)),
     )
 
 

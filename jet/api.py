@@ -20,6 +20,10 @@ class RequestError(ValueError):
     """A request that cannot be served. The message is for the user who sent it."""
 
 
+class BusyError(RequestError):
+    """A request that can be served later: the waiting line is full."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How to sample the next token, with the defaults.
@@ -109,6 +113,14 @@ class Request:
             must be kept, or if the prompt ends in unedited output of the model. `Engine.normalize_prompt`
             returns the prompt as the model gets it.
         min_tokens: forbid stop tokens for this many tokens of the answer.
+        prompt_ids: the prompt as token ids instead of text; no token is added before them.
+        prompt_logprobs: return the log-probability of every prompt token, and those of this many likeliest
+            tokens. The whole prompt is then computed, without cached prefixes, and its state is not cached.
+        logit_bias: pairs of a token id and a number that is added to its logit before everything else.
+        raw_logprobs: take log-probabilities from the logits before any bias or penalty, and return those of
+            the token that ends the text, too, in the last chunk.
+        user_id: the user whose share of the engine a request counts against; None uses `cache_salt`, "" has
+            no limit.
     """
 
     prompt: str
@@ -118,12 +130,24 @@ class Request:
     instruction: str = ""
     healing: bool = False
     min_tokens: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    raw_logprobs: bool = False
+    user_id: str | None = None
 
     def __post_init__(self) -> None:
         _check_integer("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         _check_integer("min_tokens", self.min_tokens, 0, 1_000_000)
         if not isinstance(self.healing, bool):
             raise RequestError(f"healing must be true or false, not {self.healing!r}.")
+        if self.prompt_logprobs is not None:
+            _check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
+        if self.healing and (self.prompt_ids or self.prompt_logprobs is not None):
+            raise RequestError("Token ids, and prompts whose log-probabilities are wanted, cannot be healed.")
+        for token, bias in self.logit_bias:
+            _check_integer("logit_bias: a token id", token, 0, 2**31 - 1)
+            _check_number("logit_bias", bias, -100.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -198,13 +222,15 @@ class TokenChunk:
 
     The first chunk of a stream is empty and comes before prefill, so that a consumer can react at once; the
     last one has `stats.finish_reason`. `logprobs` has an entry for each token if the request has
-    `top_logprobs`, and none otherwise.
+    `top_logprobs`, and none otherwise. `prompt_logprobs` has those of the prompt tokens computed since the
+    last chunk, without the first token of all, if the request has `prompt_logprobs`.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stats: RequestStats
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Stream(Protocol):
@@ -249,6 +275,7 @@ class EngineInfo:
     bandwidth_confirmed: bool = True  # whether another copy was about as fast
     quantization: str | None = None  # "int8" or "int4"; None if weights are not quantized
     chat_tokens: int | None = None  # tokens of an empty chat prompt; None without chat template
+    vocabulary: int | None = None  # number of token ids of the network
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None

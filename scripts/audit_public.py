@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from scripts.audit import api_trials  # noqa: F401 - they join the list
 from scripts.audit.trials import TRIALS, Trial
 from scripts.audit.wire import Breach, Target
 

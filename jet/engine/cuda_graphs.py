@@ -15,7 +15,7 @@ from jet.api import TokenLogprobs
 from jet.cache.pinned import pinned, to_host
 from jet.cache.state_pool import StatePool
 from jet.engine.decode_step import DecodeStep
-from jet.engine.sampler import HostSampler, SpecialTokens, draw
+from jet.engine.sampler import HostSampler, SpecialTokens, draw, make_host_sampler
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import StepFuture, token_logprobs
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
@@ -91,9 +91,11 @@ class CudaGraphDecoder:
         if sequence.sampling.repetition_penalty != 1:
             self._token_mask[sequence.slot].zero_()
         sampling, barred = sequence.sampling, sequence.min_tokens > 0
-        # The kernels bar tokens by changing logits, which log-probabilities must not show.
-        if sampling.dry_multiplier or sampling.xtc_probability or (barred and sequence.top_logprobs):
-            self._host_samplers[sequence] = HostSampler(sampling, self._special_tokens, sequence.min_tokens)
+        changed = barred or (sequence.raw_logprobs and sampling.repetition_penalty != 1)
+        # The kernels bar and penalize tokens by changing logits, which log-probabilities must not show.
+        noted = changed and sequence.top_logprobs > 0
+        if sampling.dry_multiplier or sampling.xtc_probability or sequence.logit_bias or noted:
+            self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
         """Add prefilled tokens `[T]` to what the request's penalties cover."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jet.cache.state_pool import StatePool
 from jet.engine.decode_step import DecodeStep
-from jet.engine.sampler import HostSampler, SpecialTokens, draw
+from jet.engine.sampler import HostSampler, SpecialTokens, draw, make_host_sampler
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import StepFuture
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
@@ -130,7 +130,7 @@ class EagerDecoder:
 
     def add(self, sequence: Sequence) -> None:
         """Make the request's sampler."""
-        self._samplers[sequence] = HostSampler(sequence.sampling, self._special_tokens, sequence.min_tokens)
+        self._samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
         """Add prefilled tokens `[T]` to what the request's penalties cover."""

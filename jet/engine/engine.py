@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jet.api import (
+    BusyError,
     EngineInfo,
     Request,
     RequestError,
@@ -76,6 +77,16 @@ class Runner(Protocol):
 
     def set_min_tokens(self, sequence: Any, tokens: int) -> None:
         """Forbid stop tokens among the first `tokens` of the answer."""
+        ...
+
+    def bias(self, sequence: Any, logit_bias: Sequence[tuple[int, float]], raw_logprobs: bool) -> None:
+        """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
+        ...
+
+    def score(
+        self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
+    ) -> Sequence[TokenLogprobs]:
+        """Prefill one chunk of the prompt; return the log-probabilities of the tokens that follow its own."""
         ...
 
     def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
@@ -196,8 +207,11 @@ class _RequestState:
         submitted: float,
     ) -> None:
         """`healing`: the tokens after `prompt`, which are drawn again."""
-        self.cache_salt = request.cache_salt
+        # Every token of a scored prompt is computed, and its state is not cached.
+        self.cache_salt = request.cache_salt if request.prompt_logprobs is None else ""
         self.min_tokens = request.min_tokens
+        self.logit_bias, self.raw_logprobs = request.logit_bias, request.raw_logprobs
+        self.prompt_logprobs = request.prompt_logprobs  # None once all have been sent
         self.healing = healing  # None once it has been drawn
         self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
         self.sampling = request.sampling.with_seed()
@@ -264,7 +278,11 @@ class LocalEngine:
         submitted = self._clock()
         most = self._info.context - 1
         given = (request.prompt, most, request.instruction, request.cache_salt)
-        if request.healing:
+        self._check_tokens([token for token, _ in request.logit_bias])
+        if request.prompt_ids:
+            prompt, healing = self._check_ids(request.prompt_ids, most), None
+            detokenizer = self._tokenizer.detokenizer(prompt)
+        elif request.healing:
             prompt, healing, detokenizer = self._tokenizer.encode_healed(*given)
         else:
             prompt, healing = self._tokenizer.encode(*given), None
@@ -277,13 +295,33 @@ class LocalEngine:
             if not self.alive:
                 raise RequestError(self._closed or _DIED)
             try:
-                self._scheduler.add(req, req.cache_salt)
+                self._scheduler.add(req, req.cache_salt if request.user_id is None else request.user_id)
             except QueueFullError as error:
-                raise RequestError(str(error)) from None
+                raise BusyError(str(error)) from None
             req.queue_position = self._scheduler.position(req)
             req.channel = Channel(TokenChunk("", (), self._stats(req)), self._thread.is_alive)
             self._changed.notify()
         return LocalStream(req.channel)
+
+    def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
+        """A prompt of token ids. Raises RequestError if there are too many, or one is not a token's."""
+        if len(ids) > most:
+            raise RequestError(
+                f"The prompt is too long: it has {len(ids):,} tokens, and {most:,} fit in the context of "
+                "this model with room for one more. Please shorten it."
+            )
+        self._check_tokens(ids)
+        return np.array(ids, np.int32)
+
+    def _check_tokens(self, ids: Sequence[int]) -> None:
+        vocabulary = self._info.vocabulary
+        if ids and vocabulary is not None and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise RequestError(f"Token ids of this model are from 0 to {vocabulary - 1}.")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into token ids and back here."""
+        return self._tokenizer
 
     @property
     def alive(self) -> bool:
@@ -404,6 +442,8 @@ class LocalEngine:
                 self._runner.heal(req.sequence, req.healing)
             if req.min_tokens:
                 self._runner.set_min_tokens(req.sequence, req.min_tokens)
+            if req.logit_bias or req.raw_logprobs:
+                self._runner.bias(req.sequence, req.logit_bias, req.raw_logprobs)
         except MemoryError as error:
             if others:  # they will free memory
                 self._memory_full = True
@@ -457,7 +497,10 @@ class LocalEngine:
             started = self._clock()
             end = req.num_prefilled + self._prefill_policy.chunk_size(others)
             chunk = req.input_ids[req.num_prefilled : end]
-            self._runner.prefill(req.sequence, chunk)
+            if req.prompt_logprobs is None:
+                self._runner.prefill(req.sequence, chunk)
+            else:
+                self._score(req, chunk, req.prompt_logprobs)
             # Blocking costs nothing if others decode: their next step would wait for the chunk anyway.
             synchronized = self._runner.synchronize(blocking=others)
             req.num_prefilled += len(chunk)
@@ -470,6 +513,16 @@ class LocalEngine:
         with self._changed:
             self._scheduler.finish_prefill(req)
         self._decode([req])
+
+    def _score(self, req: _RequestState, chunk: Tokens, top_logprobs: int) -> None:
+        """Prefill a chunk of the prompt and send the log-probabilities of the tokens that follow its own."""
+        assert req.num_prefilled is not None
+        following = req.input_ids[req.num_prefilled + 1 : req.num_prefilled + 1 + len(chunk)]
+        found = self._runner.score(req.sequence, chunk, following, top_logprobs)
+        logprobs = tuple(map(self._describe, found))
+        req.channel.put(TokenChunk("", (), self._stats(req), prompt_logprobs=logprobs))
+        if req.num_prefilled + len(chunk) == len(req.input_ids):
+            req.prompt_logprobs = None
 
     def _decode(self, reqs: list[_RequestState]) -> None:
         """Run a decode step; requests whose batch has failed run in batches of their own."""
@@ -520,7 +573,8 @@ class LocalEngine:
             self._accept_healed(req)
             return
         if outcome in self._tokenizer.stop_ids:
-            self._finish(req, "stop")
+            logprobs = self._logprobs(req) if req.raw_logprobs else ()
+            self._finish(req, "stop", logprobs=logprobs)
             return
         req.output_ids.append(outcome)
         self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
@@ -547,14 +601,17 @@ class LocalEngine:
         found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
         if found is None:
             return ()
-        skip = 0 if healed is None else len(healed.left)
+        return (self._describe(found, 0 if healed is None else len(healed.left)),)
+
+    def _describe(self, found: TokenLogprobs, skip: int = 0) -> TokenLogprobs:
+        """Add texts to a token's log-probabilities, without the first `skip` bytes."""
 
         def with_text(one: TokenLogprob) -> TokenLogprob:
             id = one.token_id
             text = self._tokenizer.token_text(id, skip) if skip else self._tokenizer.token_text(id)
             return TokenLogprob(id, text, one.logprob)
 
-        return (TokenLogprobs(with_text(found.sampled), tuple(map(with_text, found.top_logprobs))),)
+        return TokenLogprobs(with_text(found.sampled), tuple(map(with_text, found.top_logprobs)))
 
     def _send(
         self,

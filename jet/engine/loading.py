@@ -250,6 +250,7 @@ def engine_info(name: str, model: JetNemotronForCausalLM, load_s: float) -> Engi
         load_s=load_s,
         warmup_s=0.0,
         quantization=model.quantization,
+        vocabulary=model.config.vocab_size,
     )
 
 

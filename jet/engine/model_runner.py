@@ -26,7 +26,8 @@ from jet.cache.prefix_cache import CacheEntry, PrefixCache
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.decoder import Decoder, make_decoder
-from jet.engine.prefill import make_prefill
+from jet.engine.prefill import Prefill, make_prefill
+from jet.engine.scoring import ScoringPrefill
 from jet.engine.sequence import Sequence, Snapshot
 from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath, Logits, log_softmax
@@ -172,6 +173,15 @@ class ModelRunner:
         self._decoder.add(sequence)
 
     @torch.inference_mode()
+    def bias(
+        self, sequence: Sequence, logit_bias: abc.Sequence[tuple[int, float]], raw_logprobs: bool
+    ) -> None:
+        """Set the logit bias, before the prefill; `raw_logprobs` are taken before bias and penalties."""
+        sequence.logit_bias, sequence.raw_logprobs = logit_bias, raw_logprobs
+        self._decoder.remove(sequence)
+        self._decoder.add(sequence)
+
+    @torch.inference_mode()
     def restore_prefix(self, sequence: Sequence, prompt: abc.Sequence[int] | Tokens) -> int:
         """Restore the longest cached prefix of the prompt, before its prefill; return its token count."""
         assert sequence.slot is not None and not sequence.num_computed_tokens
@@ -196,8 +206,10 @@ class ModelRunner:
         return sequence.num_computed_tokens
 
     @torch.inference_mode()
-    def prefill(self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens) -> None:
-        """Run one chunk of the prompt. Raises MemoryError if there is no memory for it."""
+    def prefill(
+        self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens, prefill: Prefill | None = None
+    ) -> None:
+        """Run one chunk of the prompt, by `prefill` if given. Raises MemoryError without memory for it."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
         # More of the prompt follows, so the last chunk's logits are never sampled: snapshot without them.
@@ -210,11 +222,23 @@ class ModelRunner:
             )
             ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
             self._guard.check()  # prefill and decode must run the same network
-            logits = self._prefill.run(sequence.slot, sequence.num_computed_tokens, ids)
+            logits = (prefill or self._prefill).run(sequence.slot, sequence.num_computed_tokens, ids)
         sequence.num_computed_tokens += len(tokens)
         sequence.token_ids.extend(map(int, tokens))
         sequence.logits = logits
         self._decoder.append_prompt(sequence, ids)
+
+    @torch.inference_mode()
+    def score(
+        self, sequence: Sequence, tokens: Tokens, following: Tokens, top_logprobs: int
+    ) -> list[TokenLogprobs]:
+        """Prefill one chunk of the prompt; return the log-probabilities of the tokens `following` its own.
+
+        `following` has one token for every token of the chunk, or one less at the end of the prompt.
+        """
+        scorer = ScoringPrefill(self._model, self._pool, following, top_logprobs)
+        self.prefill(sequence, tokens, scorer)
+        return scorer.found
 
     def synchronize(self, blocking: bool) -> bool:
         """Return whether the prefill has finished, as always on a CPU; with `blocking`, wait for it first."""

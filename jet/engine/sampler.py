@@ -7,6 +7,7 @@ needs the whole text, and XTC, which is seldom used.
 from __future__ import annotations
 
 import math
+from collections import abc
 from collections.abc import Iterable
 
 import numpy as np
@@ -48,15 +49,28 @@ class SpecialTokens:
 class HostSampler:
     """Draws the tokens of one request and keeps the history that its penalties need."""
 
-    def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, min_tokens: int = 0) -> None:
-        """`min_tokens`: no stop token is drawn before this many tokens."""
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        special_tokens: SpecialTokens,
+        min_tokens: int = 0,
+        logit_bias: abc.Sequence[tuple[int, float]] = (),
+        raw: bool = False,
+    ) -> None:
+        """`min_tokens`: no stop token is drawn before this many tokens.
+
+        `logit_bias` is added to logits before everything else. With `raw`, `sample` returns the logits before
+        bias and penalties.
+        """
         assert sampling.seed is not None
         self._sampling, self._special_tokens, self._device = (
             sampling,
             special_tokens,
             special_tokens.xtc_special.device,
         )
-        self._min_tokens = min_tokens
+        self._min_tokens, self._raw = min_tokens, raw
+        self._biased = torch.tensor([token for token, _ in logit_bias], dtype=torch.long, device=self._device)
+        self._bias = torch.tensor([bias for _, bias in logit_bias], dtype=torch.float32, device=self._device)
         self._token_mask = None
         if sampling.repetition_penalty != 1:
             self._token_mask = torch.zeros_like(special_tokens.xtc_special)[None]
@@ -73,7 +87,7 @@ class HostSampler:
             self._history += ids.tolist()
 
     def sample(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
-        """Draw token number `step`; return it and the logits `[1, V]` after penalties.
+        """Draw token number `step`; return it and the logits `[1, V]` after bias and penalties.
 
         The returned logits keep the values of stop tokens that are forbidden by `min_tokens`.
 
@@ -81,7 +95,7 @@ class HostSampler:
         """
         sampling = self._sampling
         assert sampling.seed is not None
-        logits = self._penalize(logits)
+        given, logits = logits, self._penalize(self._add_bias(logits))
         allowed = logits
         if step < self._min_tokens:
             allowed = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
@@ -103,7 +117,12 @@ class HostSampler:
             self._token_mask[0, token] = True
         if sampling.dry_multiplier:
             self._history.append(token)
-        return token, logits
+        return token, given if self._raw else logits
+
+    def _add_bias(self, logits: Tensor) -> Tensor:
+        if not len(self._biased):
+            return logits
+        return logits.index_add(1, self._biased, self._bias.to(logits)[None])
 
     def _penalize(self, logits: Tensor) -> Tensor:
         sampling = self._sampling
@@ -120,6 +139,13 @@ class HostSampler:
             taken = torch.from_numpy(penalties).to(logits)
             logits = logits.index_add(1, torch.from_numpy(ids).to(self._device), -taken[None])
         return logits
+
+
+def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> HostSampler:
+    """Make the host sampler of a sequence with everything that its request asks for."""
+    return HostSampler(
+        sequence.sampling, special_tokens, sequence.min_tokens, sequence.logit_bias, sequence.raw_logprobs
+    )
 
 
 def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int, TokenLogprobs | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import abc
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ class Sequence:
         healing: the tokens at the end of its prompt that are still to be drawn again.
         healed_path: the tokens drawn instead.
         min_tokens: no stop token is drawn before this many tokens.
+        logit_bias: pairs of a token id and a number that is added to its logit before everything else.
+        raw_logprobs: whether `logprobs` come from the logits before bias and penalties.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
     """
@@ -68,6 +71,8 @@ class Sequence:
     healing: Healing | None = None
     healed_path: HealingPath | None = None
     min_tokens: int = 0
+    logit_bias: abc.Sequence[tuple[int, float]] = ()
+    raw_logprobs: bool = False
     has_generated: bool = False
     num_accepted: int = 0
 

@@ -41,6 +41,7 @@ class Channel:
         self._alive = alive
         self._on_abort = on_abort
         self._wants_any_chunk = False
+        self._listener: Callable[[bool], object] | None = None
         self.aborted = False
 
     @property
@@ -54,6 +55,8 @@ class Channel:
             if not self.ended:
                 self._chunks.append(chunk)
                 self._last = chunk
+                if self._listener is not None:
+                    self._listener(self.ended)
                 if self._wants_any_chunk or self.ended:
                     self._condition.notify_all()
 
@@ -77,6 +80,23 @@ class Channel:
                 self._condition.wait(_POLL_S if delay <= 0 else min(delay, _POLL_S))
                 if not self._alive():
                     self.fail("The engine has died.")
+            chunks, self._chunks = self._chunks, []
+            return chunks
+
+    def listen(self, listener: Callable[[bool], object]) -> None:
+        """Call `listener` for every chunk that is put, and once now; it is told whether the stream has ended.
+
+        It runs on the engine's thread, which waits for it, and under the channel's lock.
+        """
+        with self._condition:
+            self._listener = listener
+            listener(self.ended)
+
+    def take_now(self) -> list[TokenChunk]:
+        """All chunks there are, perhaps none, without waiting."""
+        with self._condition:
+            if not (self._chunks or self.ended or self._alive()):
+                self.fail("The engine has died.")
             chunks, self._chunks = self._chunks, []
             return chunks
 
@@ -108,6 +128,14 @@ class LocalStream:
         while chunks := self._channel.take(due):
             due = time.monotonic() + interval_s
             yield merge(chunks)
+
+    def listen(self, listener: Callable[[bool], object]) -> None:
+        """Have `listener` called for every chunk, in place of waiting for them; see `Channel.listen`."""
+        self._channel.listen(listener)
+
+    def take_now(self) -> list[TokenChunk]:
+        """The chunks that have come since the last time, perhaps none, without waiting."""
+        return self._channel.take_now()
 
     def abort(self) -> None:
         """Abort the request; takes effect within one step. Safe to call twice."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gradio as gr
 from gradio.context import LocalContext
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from jet.credentials import clean
 from jet.engine.holder import EngineHandle
@@ -20,6 +20,7 @@ from jet.server.addresses import rate_limit_key
 from jet.server.limits import AdmissionLimiter, Limits
 from jet.server.metrics import CONTENT_TYPE, Metrics
 from jet.server.middleware import AllowlistMiddleware
+from jet.server.openai import ApiFirst, ApiOptions, ApiService, NameConnections, make_app, routes_of
 
 TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
@@ -33,6 +34,7 @@ class Hosting:
         accounts: accounts that may log in; None lets everybody in.
         proxies: number of reverse proxies in front.
         metrics_token: bearer token for /metrics; None leaves the metrics open.
+        api: how OpenAI's API is offered beside the page.
         limiter, metrics: made from these.
     """
 
@@ -40,8 +42,10 @@ class Hosting:
     accounts: Accounts | None = None
     proxies: int = 0
     metrics_token: str | None = field(default=None, repr=False)
+    api: ApiOptions = field(default_factory=ApiOptions)
     limiter: AdmissionLimiter = field(init=False)
     metrics: Metrics = field(init=False)
+    _service: ApiService | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.metrics_token is not None:
@@ -55,22 +59,41 @@ class Hosting:
         """Whether the page is private, so that its visitors may keep the machine busy."""
         return self.accounts is None and self.limits == Limits()
 
-    def app_kwargs(self, local: bool, routes: Sequence[Route] = ()) -> dict[str, object]:
+    def app_kwargs(self, local: bool, routes: Sequence[BaseRoute] = ()) -> dict[str, object]:
         """Return the arguments for Gradio's server.
 
         Args:
             local: whether it listens on a loopback address.
             routes: beside /healthz and /metrics.
         """
+        return {"middleware": self.middleware(local), "routes": [*self.routes, *routes]}
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """What every server has, with and without a page."""
+        return [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
+
+    def middleware(self, local: bool) -> list[Middleware]:
+        """What stands in front of the page, from the outside inwards."""
+        service = self._service
         guard = Middleware(
             AllowlistMiddleware,
             limits=self.limits,
             proxies=self.proxies,
             local=local,
             on_reject=self.metrics.record_rejection,
+            more=None if service is None else routes_of(service),
         )
-        ours = [Route("/healthz", self._healthz), Route("/metrics", self._metrics), *routes]
-        return {"middleware": [guard], "routes": ours}
+        if service is None:
+            return [guard]
+        api = Middleware(ApiFirst, api=make_app(service), documented=service.options.documented)
+        return [Middleware(NameConnections, shared=not self.proxies), guard, api]
+
+    def offer_api(self, source: EngineHandle) -> None:
+        """Let programs write with the engine of this page, too."""
+        options = replace(self.api, documented=self.is_private and self.api.keys is None)
+        login = self.accounts is not None
+        self._service = ApiService(source, self.limiter, options, self.metrics.record_request, login)
 
     def add_engine_gauges(self, source: EngineHandle) -> None:
         """Add gauges for what the page's engine does."""

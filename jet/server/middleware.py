@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from jet.server.addresses import parse_address, rate_limit_key
@@ -53,6 +54,20 @@ _IMMUTABLE_HEADER = (b"cache-control", b"public, max-age=31536000, immutable")
 _HEADER_PAIRS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
+@dataclass(frozen=True)
+class MoreRoutes:
+    """Routes besides the page's that get through.
+
+    Attributes:
+        get_paths, post_paths: patterns of their paths.
+        explain: a rejection as JSON, by path, status and message; None where it is the page's to tell.
+    """
+
+    get_paths: re.Pattern[str]
+    post_paths: re.Pattern[str]
+    explain: Callable[[str, int, str], dict[str, Any] | None]
+
+
 class Rejected(Exception):
     """A call is rejected with a status and a message."""
 
@@ -73,6 +88,7 @@ class AllowlistMiddleware:
         local: bool = True,
         on_reject: Callable[[int], object] = lambda status: None,
         clock: Callable[[], float] = time.monotonic,
+        more: MoreRoutes | None = None,
     ) -> None:
         """Wrap an ASGI app.
 
@@ -85,6 +101,7 @@ class AllowlistMiddleware:
             clock: seconds, for tests.
         """
         self._app = app
+        self._more = more
         self._limits = limits
         self._proxies = proxies
         self._hosts = _LOCAL_HOSTS if local and not proxies else None
@@ -110,7 +127,8 @@ class AllowlistMiddleware:
             await self._app(scope, body, _with_headers(send, immutable=path.startswith(_IMMUTABLE_PREFIX)))
         except Rejected as rejection:
             self._on_reject(rejection.status)
-            await _send_rejection(send, rejection)
+            explained = self._more and self._more.explain(scope["path"], rejection.status, str(rejection))
+            await _send_rejection(send, rejection, explained or {"detail": str(rejection)})
         finally:
             self._open_calls[client] -= 1
             if not self._open_calls[client]:
@@ -159,13 +177,19 @@ class AllowlistMiddleware:
         if method not in patterns:
             raise Rejected(405, "This page does not know that method.")
         pattern = patterns[method]
-        if ".." in path or (pattern is not None and pattern.fullmatch(path) is None):
+        if ".." in path or (pattern is not None and not self._is_known(method, path, pattern)):
             raise Rejected(404, "There is nothing here.")
         limits = self._limits
         if limits.open_calls is not None and self._open_calls[client] > limits.open_calls:
             raise Rejected(429, "Too much is open from this address at once: please close some tabs.", 5)
         if method == "POST":
             self._count_call(path, client)
+
+    def _is_known(self, method: str, path: str, pattern: re.Pattern[str]) -> bool:
+        patterns = [pattern]
+        if self._more is not None and method != "DELETE":
+            patterns.append(self._more.post_paths if method == "POST" else self._more.get_paths)
+        return any(one.fullmatch(path) for one in patterns)
 
     def _count_call(self, path: str, client: str) -> None:
         limits = self._limits
@@ -238,8 +262,8 @@ def _with_headers(send: Send, immutable: bool) -> Send:
     return send_with_headers
 
 
-async def _send_rejection(send: Send, rejection: Rejected) -> None:
-    body = json.dumps({"detail": str(rejection)}).encode()
+async def _send_rejection(send: Send, rejection: Rejected, plain: dict[str, Any]) -> None:
+    body = json.dumps(plain).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -13,6 +13,7 @@ from jet.server.binding import AddressError as AddressError
 from jet.server.binding import check_address, explain
 from jet.server.connections import configure_server
 from jet.server.hosting import Hosting
+from jet.server.openai import allow_origins
 from jet.server.terminal import tolerant_output
 from jet.ui import web
 from jet.ui.actions import ALLOWED_WHILE_GENERATING
@@ -33,6 +34,7 @@ def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
     """Build the page and its API. `source` may still be loading its model."""
     hosting = hosting or Hosting()
     hosting.add_engine_gauges(source)
+    hosting.offer_api(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
     with demo:
         page = build_layout()
@@ -83,6 +85,7 @@ def launch(
     # web/connection.js opens the heartbeat by which the server knows that a tab is open, and keeps it.
     demo.config["connect_heartbeat"] = False
     configure_server(demo.server)
+    allow_origins(demo.server, hosting.api.origins)
     return url
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import socket
@@ -124,9 +125,10 @@ class Tab:
         return reply
 
     def export(self, kind: str, story: str) -> dict[str, Any]:
-        """Export a story and return the reply."""
+        """Save a story. Returns the reply's `download`, with the file's `text` decoded."""
         fields: dict[str, Any] = {"as": kind}
-        return self.act("export", story, **fields)
+        download: dict[str, Any] = self.act("export", story, **fields)["download"]
+        return {**download, "text": base64.b64decode(download["data"]).decode()}
 
     def raw(self, data: list[Any], function: str = "run_command") -> Answer:
         """Call the function with arbitrary data."""

@@ -60,11 +60,11 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
         return None
     before, between = rendered.split(_INSTRUCTION)
     special = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return ChatTemplate(_split(before, special), _split(between, special))
+    return ChatTemplate(split_special(before, special), split_special(between, special))
 
 
-def _split(text: str, special: dict[str, int]) -> tuple[TemplatePart, ...]:
-    """Split a section of the template into special tokens and plain texts."""
+def split_special(text: str, special: dict[str, int]) -> tuple[TemplatePart, ...]:
+    """Split a section of a template into the ids of special tokens and plain texts."""
     longest_first = sorted(special, key=len, reverse=True)
     parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if special else [text]
     return tuple(special.get(part, part) for part in parts if part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ from tokenizers import decoders
 from transformers import PreTrainedTokenizerBase
 
 from jet.api import RequestError
-from jet.engine.text.chat_template import chat_template
+from jet.engine.text.chat_template import chat_template, split_special
+from jet.engine.text.conversation import Conversation
 from jet.engine.text.detokenizer import Detokenizer, TokenBytes, WithoutLeadingWhitespace, make_detokenizer
 from jet.engine.text.healing import Healer, Healing
 from jet.engine.text.incremental import IncrementalTokenizer
@@ -33,7 +34,8 @@ class StoryTokenizer:
     Attributes:
         start: tokens before every prompt, none or one.
         stop_ids: tokens that end a text.
-        chat: the chat template; None if there is none.
+        chat: the chat template around one question; None if there is none.
+        conversation: the same for whole chats, which says so if there is none.
 
     The tokenizer passed in is modified and must not be used elsewhere afterwards.
     """
@@ -46,6 +48,7 @@ class StoryTokenizer:
         self.start = _tokens_in_front(tokenizer)
         self.stop_ids = stop_ids
         self.chat = chat_template(tokenizer)
+        self.conversation = Conversation(tokenizer)
         self._empty = self.start or (() if start_id is None else (start_id,))
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
@@ -67,13 +70,8 @@ class StoryTokenizer:
         is too long or cannot be tokenized.
         """
         _check_text(prompt)
-        try:
-            prompt.encode()
-            instruction.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"The prompt has half a character (an unpaired surrogate) at position {error.start}."
-            ) from None
+        _check_whole(prompt, "The prompt")
+        _check_whole(instruction, "The prompt")
         if instruction:
             return self._encode_answer(instruction, prompt, max_tokens, cache_salt)
         self._check_size(prompt, max_tokens - len(self.start))
@@ -142,6 +140,47 @@ class StoryTokenizer:
         """Return a token's text without its first `skip` bytes; U+FFFD for parts of characters."""
         return self._bytes[token][skip:].decode("utf-8", "replace")
 
+    def bytes_of(self, token: int) -> bytes:
+        """Return the bytes of a token by itself; none where there is no such token."""
+        if self._healer.by_bytes:
+            data: bytes = self._bytes[token]
+            return data
+        text: str = self._backend.decode([token], skip_special_tokens=False)
+        return text.encode()
+
+    def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
+        """Return the tokens of a text by itself, none in front. Raises RequestError."""
+        _check_whole(text, "The text")
+        return self._incremental.ids(text, cache_salt)
+
+    def ids_with_special(self, text: str) -> list[int]:
+        """Return the same, with the names of special tokens in it read as these tokens."""
+        pieces = split_special(text, self.special_tokens())
+        return [
+            token
+            for piece in pieces
+            for token in (self.ids_of(piece).tolist() if isinstance(piece, str) else [piece])
+        ]
+
+    def special_tokens(self) -> dict[str, int]:
+        """Return the special tokens, by name."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: id for id, token in added.items() if token.special}
+
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the chat template; None if there is none."""
+        return self.conversation.template
+
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, str]], cache_salt: str = "", answer: bool = True
+    ) -> Tokens:
+        """Return the tokens of a chat; see `Conversation.encode`. Raises RequestError."""
+        for number, message in enumerate(messages):
+            _check_whole(message["content"], f"Message {number + 1}")
+        ids = partial(self._incremental.ids, user=cache_salt)
+        return self.conversation.encode(messages, ids, answer)
+
     def dry_sequence_breakers(self) -> frozenset[int]:
         """Return the tokens that end a repetition for DRY: with line breaks, quotes, colons, asterisks."""
         ids = set(self._backend.get_vocab(with_added_tokens=True).values())
@@ -206,6 +245,15 @@ def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
 def _check_text(prompt: object) -> None:
     if not isinstance(prompt, str):
         raise RequestError(f"The prompt must be text, not {type(prompt).__name__}.")
+
+
+def _check_whole(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{what} has half a character (an unpaired surrogate) at position {error.start}."
+        ) from None
 
 
 def _tokens_in_front(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -1,0 +1,17 @@
+"""OpenAI's API, and KoboldAI's, on the engine of this process.
+
+connections ─ Guard ─ ApiFirst ─ app ─ service (keys, limits, salt) ─ completions, chat, listing, kobold
+                                        └ batch ─ generation ─ wakeups ─ engine
+"""
+
+from __future__ import annotations
+
+from jet.server.openai.app import ApiFirst as ApiFirst
+from jet.server.openai.app import make_app as make_app
+from jet.server.openai.app import routes_of as routes_of
+from jet.server.openai.connection_names import NameConnections as NameConnections
+from jet.server.openai.cross_origin import allow_origins as allow_origins
+from jet.server.openai.keys import Keys as Keys
+from jet.server.openai.keys import KeysError as KeysError
+from jet.server.openai.service import ApiOptions as ApiOptions
+from jet.server.openai.service import ApiService as ApiService

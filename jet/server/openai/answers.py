@@ -1,0 +1,146 @@
+"""Answer: an HTTP response that is written while the engine writes, whole or as server-sent events.
+
+However it ends, by its last token, an error or a closed connection, its engine requests are freed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+from starlette.responses import Response
+
+from jet.server.middleware import Receive, Scope, Send
+from jet.server.openai.batch import Batch
+from jet.server.openai.errors import ApiError, error_body
+from jet.server.openai.generation import Delta
+
+WHOLE_GAP_S = 0.1  # between two looks at an answer that is sent whole
+DONE = b"data: [DONE]\n\n"
+BEAT = b": still there\n\n"
+
+log = logging.getLogger(__name__)
+
+
+class Form(Protocol):
+    """How one kind of answer is written."""
+
+    def opening(self) -> list[bytes]:
+        """Frames before all text."""
+        ...
+
+    def frames(self, number: int, delta: Delta) -> list[bytes]:
+        """Frames for a part of an answer."""
+        ...
+
+    def closing(self) -> list[bytes]:
+        """Frames behind all text."""
+        ...
+
+    def error(self, plain: dict[str, Any]) -> list[bytes]:
+        """Frames for a failure."""
+        ...
+
+    def add(self, number: int, delta: Delta) -> None:
+        """Take note of a part of an answer that is sent whole."""
+        ...
+
+    def whole(self) -> dict[str, Any]:
+        """The answer that is sent whole."""
+        ...
+
+
+class Answer(Response):
+    """Writes a batch in a form."""
+
+    def __init__(self, batch: Batch, form: Form, stream: bool, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=dict(headers))
+        self._batch, self._form, self._stream = batch, form, stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write until the end, or until the client has gone."""
+        writing = asyncio.create_task(self._write_stream(send) if self._stream else self._write_whole(send))
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done():
+                self._batch.close()
+                writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+        finally:
+            self._batch.close()
+            gone.cancel()
+            writing.cancel()
+
+    async def _write_stream(self, send: Send) -> None:
+        await self._start(send, 200, b"text/event-stream; charset=utf-8")
+        async with aclosing(self._frames()) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        form = self._form
+        for frame in form.opening():
+            yield frame
+        try:
+            async with aclosing(self._batch.deltas(self._gap)) as deltas:  # type: ignore[type-var]
+                async for number, delta in deltas:
+                    if delta.stats.error is not None:
+                        yield b"".join(form.error(_failure(delta.stats.error)))
+                        return
+                    frame = b"".join(form.frames(number, delta))
+                    if frame or not (delta.tokens or delta.prompt_details):
+                        yield frame or BEAT
+        except ApiError as error:
+            yield b"".join(form.error(error.body))
+            return
+        except Exception:
+            log.exception("An answer failed.")
+            yield b"".join(form.error(_failure("The answer could not be written.")))
+            return
+        yield b"".join(form.closing())
+
+    def _gap(self) -> float:
+        return self._batch.gap_s
+
+    async def _write_whole(self, send: Send) -> None:
+        status = 200
+        try:
+            async with aclosing(self._batch.deltas(lambda: WHOLE_GAP_S)) as deltas:  # type: ignore[type-var]
+                async for number, delta in deltas:
+                    if delta.stats.error is not None:
+                        raise ApiError(500, delta.stats.error, "server_error")
+                    self._form.add(number, delta)
+            plain = self._form.whole()
+        except ApiError as error:
+            status, plain = error.status, error.body
+        body = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+        self.raw_headers.append((b"content-length", str(len(body)).encode()))
+        await self._start(send, status, b"application/json")
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _start(self, send: Send, status: int, kind: bytes) -> None:
+        headers = [pair for pair in self.raw_headers if pair[0] != b"content-length" or not self._stream]
+        headers = [pair for pair in headers if pair != (b"content-length", b"0")]
+        headers += [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def event(plain: dict[str, Any]) -> bytes:
+    """Return a server-sent event of JSON."""
+    return b"data: " + json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+
+
+def _failure(message: str) -> dict[str, Any]:
+    return error_body(message, "server_error", code="engine_error")
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

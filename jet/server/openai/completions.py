@@ -1,0 +1,285 @@
+"""POST /v1/completions: prompts in every form, answers in OpenAI's legacy form."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from jet.api import Engine, Request, RequestError, TokenLogprobs
+from jet.server.openai.answers import DONE, Answer, event
+from jet.server.openai.batch import MAX_ANSWERS, Batch
+from jet.server.openai.errors import ApiError, from_request_error, invalid
+from jet.server.openai.generation import Delta, TokenInfo
+from jet.server.openai.reading import bias_of, read_fields, sampling_of, stops_of
+from jet.server.openai.responding import headers_of
+from jet.server.openai.schema import CompletionRequest, Sampling
+from jet.server.openai.service import ApiService, new_id
+from jet.server.openai.tokens import Codec, codec_of, decode, token_name
+from jet.server.openai.usage import Usage
+
+DEFAULT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: as text or as ids, and what `echo` shows of it."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+    echoed: str = ""
+
+
+async def complete(service: ApiService, http: HttpRequest) -> Response:
+    """Answer one call. Raises ApiError."""
+    caller = service.caller(http)
+    fields, unknown = await read_fields(http, CompletionRequest)
+    _refuse_unoffered(fields)
+    engine = await service.engine()
+    model = service.check_model(engine.info(), fields.model)
+    codec = codec_of(engine)
+    salt = service.cache_salt(http, caller, fields.user)
+    prompts = await asyncio.to_thread(_prompts_of, fields, engine, codec, salt)
+    requests = [
+        request for prompt in prompts for request in _requests_of(fields, prompt, salt, bool(fields.echo))
+    ]
+    if len(requests) > MAX_ANSWERS:
+        raise invalid(f"One request can have {MAX_ANSWERS:,} answers, not {len(requests):,}.", param="n")
+    counted = service.limited_as(http, caller)
+    batch = Batch(service, engine, requests, counted, stops_of(fields.stop), codec)
+    await batch.open()
+    form = CompletionForm(model, fields, prompts, codec)
+    return Answer(batch, form, bool(fields.stream), headers_of(http, unknown))
+
+
+def _refuse_unoffered(fields: CompletionRequest) -> None:
+    if fields.best_of is not None and fields.best_of != 1 and fields.best_of != (fields.n or 1):
+        raise invalid("best_of is not offered here: ask for n answers and choose.", param="best_of")
+    if fields.best_of is not None and fields.best_of > 1:
+        raise invalid("best_of is not offered here: ask for n answers and choose.", param="best_of")
+    if fields.suffix:
+        raise invalid("suffix is not offered: this model writes on from the end of a text.", param="suffix")
+
+
+def _prompts_of(fields: CompletionRequest, engine: Engine, codec: Codec | None, salt: str) -> list[Prompt]:
+    """Return the prompts that a request has, in one of five forms. Raises ApiError."""
+    given = "" if fields.prompt is None else fields.prompt
+    several: Sequence[str | list[int]] = [given] if isinstance(given, str) else _one_or_more(given)
+    if not several:
+        raise invalid("prompt has no text and no tokens in it.", param="prompt")
+    scored = bool(fields.echo) and fields.logprobs is not None
+    try:
+        return [_prompt_of(one, fields, engine, codec, salt, scored) for one in several]
+    except RequestError as error:
+        raise from_request_error(error) from None
+
+
+def _one_or_more(given: list[int] | list[str] | list[list[int]]) -> Sequence[str | list[int]]:
+    """Return the prompts of a list: one where it is a list of token ids."""
+    ids = [one for one in given if isinstance(one, int)]
+    return [ids] if ids else [one for one in given if not isinstance(one, int)]
+
+
+def _prompt_of(
+    given: str | list[int],
+    fields: CompletionRequest,
+    engine: Engine,
+    codec: Codec | None,
+    salt: str,
+    scored: bool,
+) -> Prompt:
+    if isinstance(given, str):
+        if not scored:
+            return Prompt(given, echoed=given)
+        if codec is None:
+            raise ApiError(400, "Log-probabilities of a prompt are not known here.", code="no_tokenizer")
+        ids = codec.encode(given, engine.info().context - 1, "", salt)
+        return Prompt("", tuple(ids.tolist()), given)
+    if codec is None:
+        raise ApiError(400, "The model runs on another server: send text.", code="no_tokenizer")
+    if not given:
+        raise invalid("A prompt of token ids needs at least one.", param="prompt")
+    vocabulary = engine.info().vocabulary or 2**31
+    if not 0 <= min(given) <= max(given) < vocabulary:
+        raise invalid(f"Token ids of this model are from 0 to {vocabulary - 1:,}.", param="prompt")
+    return Prompt("", tuple(given), decode(codec, given) if fields.echo else "")
+
+
+def _requests_of(fields: CompletionRequest, prompt: Prompt, salt: str, echo: bool) -> list[Request]:
+    """Return what the engine is asked for: as many answers to a prompt as are wanted."""
+    most = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
+    count = fields.n or 1
+    logprobs = fields.logprobs
+    found = []
+    for number in range(count):
+        request = request_of(fields, max(most, 1), prompt.text, prompt.ids, logprobs, salt, number)
+        if echo and logprobs is not None and (number == 0 or fields.stream):
+            request = replace(request, prompt_logprobs=logprobs)
+        found.append(request)
+    if count > 1 and not salt:  # the answers of this call may share what has been read for the first
+        own = secrets.token_hex()
+        found = [replace(request, cache_salt=own) for request in found]
+    return found
+
+
+def request_of(
+    fields: Sampling,
+    max_tokens: int,
+    text: str,
+    ids: tuple[int, ...],
+    logprobs: int | None,
+    salt: str,
+    number: int = 0,
+) -> Request:
+    """Return one engine request; the seeds of several answers follow each other. Raises ApiError."""
+    sampling = sampling_of(fields, max_tokens)
+    if sampling.seed is not None and number:
+        sampling = sampling_of(fields.model_copy(update={"seed": sampling.seed + number}), max_tokens)
+    try:
+        return Request(
+            text,
+            sampling,
+            top_logprobs=0 if logprobs is None else max(1, logprobs),
+            cache_salt=salt,
+            min_tokens=max_tokens if fields.ignore_eos else min(fields.min_tokens or 0, max_tokens),
+            prompt_ids=ids,
+            logit_bias=bias_of(fields),
+            raw_logprobs=logprobs is not None,
+            user_id="",
+        )
+    except RequestError as error:
+        raise from_request_error(error) from None
+
+
+@dataclass
+class _Choice:
+    """One answer while it is put together."""
+
+    text: str = ""
+    details: list[TokenInfo] = field(default_factory=list)
+    prompt_details: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: str | None = None
+    echoed: bool = False
+
+
+class CompletionForm:
+    """OpenAI's legacy form; see `jet.server.openai.answers.Form`."""
+
+    def __init__(
+        self, model: str, fields: CompletionRequest, prompts: Sequence[Prompt], codec: Codec | None
+    ) -> None:
+        self._base = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._prompts, self._codec = prompts, codec
+        self._each = fields.n or 1
+        self._echo, self._logprobs = bool(fields.echo), fields.logprobs
+        self._silent = fields.max_tokens == 0  # only the prompt is wanted
+        options = fields.stream_options
+        self._usage_at_end = bool(options and options.include_usage)
+        self._usage_always = bool(options and options.continuous_usage_stats)
+        self._usage = Usage(self._each)
+        self._choices = [_Choice() for _ in range(len(prompts) * self._each)]
+
+    def opening(self) -> list[bytes]:
+        """Return no frames: the first has text already."""
+        return []
+
+    def frames(self, number: int, delta: Delta) -> list[bytes]:
+        """Return a frame for a part of an answer; none while a prompt is read that is to be echoed."""
+        choice = self._choices[number]
+        self.add(number, delta)
+        if not (choice.text or choice.details or choice.finish_reason):
+            return []
+        plain = {**self._base, "choices": [self._plain(number)]}
+        if self._usage_always:
+            plain["usage"] = self._usage.plain()
+        self._choices[number] = _Choice(echoed=True)
+        return [event(plain)]
+
+    def closing(self) -> list[bytes]:
+        """Return the usage, if it is wanted, and the end."""
+        usage = {**self._base, "choices": [], "usage": self._usage.plain()}
+        return [event(usage), DONE] if self._usage_at_end else [DONE]
+
+    def error(self, plain: dict[str, Any]) -> list[bytes]:
+        """Return a failure as OpenAI's clients expect it."""
+        return [event(plain), DONE]
+
+    def add(self, number: int, delta: Delta) -> None:
+        """Take note of a part of an answer."""
+        choice = self._choices[number]
+        self._usage.add(number, 0 if self._silent else delta.tokens, delta.stats)
+        if not self._silent:
+            choice.text += delta.text
+            choice.details += delta.details
+        choice.prompt_details += delta.prompt_details
+        choice.finish_reason = "length" if self._silent and delta.finish_reason else delta.finish_reason
+
+    def whole(self) -> dict[str, Any]:
+        """Return the answer that is sent whole."""
+        # Where the answer is sent whole, only the first one to a prompt has it scored.
+        for number, choice in enumerate(self._choices):
+            choice.prompt_details = self._choices[number - number % self._each].prompt_details
+        choices = [self._plain(number) for number in range(len(self._choices))]
+        return {**self._base, "choices": choices, "usage": self._usage.plain()}
+
+    def _plain(self, number: int) -> dict[str, Any]:
+        choice, prompt = self._choices[number], self._prompts[number // self._each]
+        echoes = self._echo and not choice.echoed
+        logprobs = None
+        if self._logprobs is not None:
+            logprobs = self._logprobs_of(choice, prompt if echoes else None, len(prompt.echoed) * self._echo)
+        return {
+            "index": number,
+            "text": prompt.echoed + choice.text if echoes else choice.text,
+            "logprobs": logprobs,
+            "finish_reason": choice.finish_reason,
+        }
+
+    def _logprobs_of(self, choice: _Choice, prompt: Prompt | None, begin: int) -> dict[str, Any]:
+        """Return `logprobs` of an answer, and of the prompt if it is echoed. The first token has none."""
+        tokens: list[str] = []
+        values: list[float | None] = []
+        tops: list[dict[str, float] | None] = []
+        offsets: list[int] = []
+        if prompt is not None and prompt.ids and self._codec is not None:
+            tokens += [token_name(self._codec, token) for token in prompt.ids]
+            values += [None, *(detail.sampled.logprob for detail in choice.prompt_details)]
+            tops += [None, *map(self._top, choice.prompt_details)]
+            offsets += offsets_of(self._codec, prompt.ids)
+        for info in choice.details:
+            tokens.append(self._name(info.detail.sampled.token_id, info.detail.sampled.text))
+            values.append(info.detail.sampled.logprob)
+            tops.append(self._top(info.detail))
+            offsets.append(begin + info.offset)
+        return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+    def _top(self, detail: TokenLogprobs) -> dict[str, float]:
+        """Return the likeliest tokens, and the one that stands there."""
+        likeliest = [] if not self._logprobs else detail.top_logprobs[: self._logprobs]
+        # The likeliest last: of two parts of characters with one name, it counts.
+        shown = {self._name(one.token_id, one.text): one.logprob for one in reversed(likeliest)}
+        drawn = detail.sampled
+        return {self._name(drawn.token_id, drawn.text): drawn.logprob} | dict(reversed(shown.items()))
+
+    def _name(self, token: int, text: str) -> str:
+        return text if self._codec is None else token_name(self._codec, token)
+
+
+def offsets_of(codec: Codec, ids: Sequence[int]) -> list[int]:
+    """Return where the text of each token begins in the text of all, in characters."""
+    decoder, at, offsets = codec.detokenizer(()), 0, []
+    for token in ids:
+        offsets.append(at)
+        at += len(decoder.push(token))
+    return offsets

@@ -1,0 +1,42 @@
+"""Connections: a name for each one that nobody else can know, so that its requests may share a prefix.
+
+uvicorn passes on no such thing, but a bound method of what serves the connection's request, which knows the
+transport. Where another server does not, no connection has a name, and nothing is shared.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from jet.server.middleware import App, Receive, Scope, Send
+
+_NAME = "jet.connection"
+
+
+class NameConnections:
+    """ASGI middleware in front of whatever wraps `receive`: notes in the scope which connection this is."""
+
+    def __init__(self, app: App, shared: bool = True) -> None:
+        """`shared`: whether a connection is one client's. One from a reverse proxy is many clients'."""
+        self._app = app
+        self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        self._named = shared
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if self._named and scope["type"] == "http" and transport is not None:
+            try:
+                name = self._names.get(transport) or secrets.token_hex()
+                self._names[transport] = name
+            except TypeError:  # no weak references to it
+                name = ""
+            scope[_NAME] = name
+        await self._app(scope, receive, send)
+
+
+def connection_of(scope: Scope) -> str:
+    """Return the name of the connection that a call came by; "" if that is not known."""
+    return str(scope.get(_NAME, ""))

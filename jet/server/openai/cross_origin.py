@@ -1,0 +1,41 @@
+"""Leave for web pages of other origins to call the API, where an option gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+
+from jet.server.middleware import App, Receive, Scope, Send
+from jet.server.openai.paths import is_api
+from jet.server.openai.responding import IGNORED, REQUEST_ID
+
+
+class ApiCors:
+    """ASGI middleware: CORS for the API's paths, and for no others."""
+
+    def __init__(self, app: App, origins: Sequence[str]) -> None:
+        self._app = app
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID, IGNORED],
+            max_age=600,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one call."""
+        ours = scope["type"] == "http" and is_api(scope["path"].removeprefix(scope.get("root_path", "")))
+        await (self._cors if ours else self._app)(scope, receive, send)
+
+
+def allow_origins(server: Any, origins: Sequence[str]) -> None:
+    """Let pages of these origins call the API of uvicorn's `server`, by connections that come from now on.
+
+    It stands in front of Gradio's own CORS, which answers for every path and knows no other origins.
+    """
+    if origins:
+        server.config.loaded_app = ApiCors(server.config.loaded_app, origins)

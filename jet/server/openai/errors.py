@@ -1,0 +1,76 @@
+"""ApiError: what a client is told, in OpenAI's form, where a request cannot be served.
+
+ApiError ── 400 invalid_request · 401 invalid_key · 404 unknown_model · 429 too_much · 503 unavailable
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jet.api import BusyError, RequestError
+from jet.credentials import redact
+
+CONTEXT_LENGTH = "context_length_exceeded"
+_SHOWN = 100  # characters of a value that is quoted back
+
+
+class ApiError(Exception):
+    """A refusal or a failure: the HTTP status and the four fields of OpenAI's error object."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind, self.param, self.code = kind, param, code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object that is sent; secrets are cut out of the message."""
+        return error_body(str(self), self.kind, self.param, self.code)
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error object as plain JSON."""
+    return {"error": {"message": redact(message), "type": kind, "param": param, "code": code}}
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """Return the error for a request that can never be served as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def invalid_key(message: str) -> ApiError:
+    """Return the error for a key that is missing or unknown."""
+    return ApiError(401, message, code="invalid_api_key")
+
+
+def too_much(message: str, retry_after_s: int = 1) -> ApiError:
+    """Return the error for a request that a limit refuses just now."""
+    return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after_s=retry_after_s)
+
+
+def unavailable(message: str, code: str, retry_after_s: int = 2) -> ApiError:
+    """Return the error for a server that is loading its model or about to end."""
+    return ApiError(503, message, "service_unavailable", code=code, retry_after_s=retry_after_s)
+
+
+def from_request_error(error: RequestError) -> ApiError:
+    """Return the error for what the engine or a limit refuses in words."""
+    message = str(error)
+    if isinstance(error, BusyError):
+        return too_much(message)
+    return invalid(message, code=CONTEXT_LENGTH if "too long" in message else None)
+
+
+def shown(value: object) -> str:
+    """Quote a value in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

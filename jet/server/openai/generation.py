@@ -1,0 +1,149 @@
+"""Generation: one engine request as the API follows it, up to its end, a stop string or a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from jet.api import RequestStats, Stream, TokenChunk, TokenLogprobs
+from jet.server.openai.stops import StopMatcher
+from jet.server.openai.tokens import Codec
+from jet.server.openai.wakeups import Reader, Wakeups
+
+BEAT_S = 15.0  # a stream that has nothing to say for so long says that it is still there
+# What OpenAI's clients know of the engine's reasons. An error is none: it is sent as one.
+FINISH_REASONS = {"stop": "stop", "stop_string": "stop", "aborted": "stop"}
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token of the answer or of the prompt, its log-probabilities, and where its text begins."""
+
+    detail: TokenLogprobs
+    offset: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A part of an answer.
+
+    Attributes:
+        text: what is to be shown of it.
+        tokens: how many tokens have been drawn for it, shown or not.
+        details: of those tokens whose text begins in what is shown, if they were asked for.
+        prompt_details: of tokens of the prompt, the first of all left out.
+        finish_reason: why it ends here, in OpenAI's words; None before the end.
+        stats: the latest numbers. A failure is in `stats.error`.
+    """
+
+    text: str
+    tokens: int
+    details: tuple[TokenInfo, ...]
+    prompt_details: tuple[TokenLogprobs, ...]
+    finish_reason: str | None
+    stats: RequestStats
+
+
+class Generation:
+    """Made and used on the event loop. However it is left, `close` must be called."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        wakeups: Wakeups,
+        stops: Sequence[str] = (),
+        deadline_s: float | None = None,
+        record: Callable[[RequestStats], object] = lambda stats: None,
+        leave: Callable[[], object] = lambda: None,
+        codec: Codec | None = None,
+    ) -> None:
+        """`record` is told the last numbers, and `leave` is called, when it is closed."""
+        self._reader = Reader(stream, wakeups)
+        self._stops = StopMatcher(stops)
+        self._record, self._leaving = record, [leave]
+        self.codec = codec
+        self.stats = RequestStats()
+        self.text = ""  # what has been shown
+        self.tokens = 0
+        self._come = 0  # characters that have come from the engine
+        self._held: list[TokenInfo] = []  # details of text that is held back
+        self._reason: str | None = None
+        self._closed = False
+        loop = asyncio.get_running_loop()
+        self._timer = None if deadline_s is None else loop.call_later(deadline_s, self._be_late)
+
+    async def deltas(self, gap_s: Callable[[], float] = lambda: 0.0) -> AsyncIterator[Delta]:
+        """Yield parts, `gap_s` apart, until one has a finish reason or an error; empty ones while waiting."""
+        ended = False
+        while not ended:
+            chunks = await self._reader.next(gap_s(), BEAT_S)
+            delta = self._take(chunks)
+            ended = delta.finish_reason is not None or delta.stats.error is not None
+            if delta.text or delta.tokens or delta.prompt_details or ended or not chunks:
+                yield delta
+
+    def stop(self, reason: str = "aborted") -> None:
+        """End it; the last part comes within a step."""
+        self._reason = self._reason or reason
+        self._reader.abort()
+
+    def on_close(self, act: Callable[[], object]) -> None:
+        """Have something done when it is closed."""
+        self._leaving.append(act)
+
+    def close(self) -> None:
+        """Free the request, wherever it is. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reader.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._record(self.stats)
+        for leave in self._leaving:
+            leave()
+
+    def _be_late(self) -> None:
+        self.stop("deadline")
+
+    def _take(self, chunks: Sequence[TokenChunk]) -> Delta:
+        parts: list[str] = []
+        tokens, prompt_details = 0, list[TokenLogprobs]()
+        reason: str | None = None
+        shown = len(self.text)
+        for chunk in chunks:
+            self.stats = chunk.stats
+            tokens += len(chunk.token_ids)
+            prompt_details += chunk.prompt_logprobs
+            self._held += (TokenInfo(detail, self._come) for detail in chunk.logprobs)
+            self._come += len(chunk.text)
+            ended = chunk.stats.finish_reason
+            piece = self._stops.push(chunk.text, last=ended is not None)
+            parts.append(piece)
+            shown += len(piece)
+            if self._stops.found:
+                reason = "stop_string"
+                self._reader.abort()
+                break
+            if ended is not None:
+                reason = self._reason or ended
+        text = "".join(parts)
+        self.text += text
+        self.tokens += tokens
+        if reason is not None:
+            error = self.stats.error if reason == "error" else None
+            self.stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
+        details = self._release(shown, reason is not None)
+        finish = None if reason is None or reason == "error" else FINISH_REASONS.get(reason, "length")
+        return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
+
+    def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
+        """Take out the details of tokens whose text begins in what is shown; at a natural end, of all."""
+        if ended and not self._stops.found:
+            found, self._held = self._held, []
+        else:
+            waiting = shown < self._come
+            found = [one for one in self._held if one.offset < shown or not waiting]
+            self._held = self._held[len(found) :]
+        return tuple(found)

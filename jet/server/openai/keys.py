@@ -1,0 +1,86 @@
+"""API keys: a file with a key a line, `name: key` or the key alone, and who presents one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jet.credentials import SecretError, clean
+
+SHORTEST = 8  # characters of a key
+
+
+class KeysError(ValueError):
+    """A file of keys that cannot be used. The message names the line, never the key."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a request.
+
+    Attributes:
+        name: of the key, for limits; "" where no keys are wanted.
+        digest: of the key, for what is kept in memory; "" where no keys are wanted.
+    """
+
+    name: str = ""
+    digest: str = ""
+
+
+class Keys:
+    """The keys of a server. Only digests are kept."""
+
+    def __init__(self, digests: Mapping[bytes, str]) -> None:
+        """`digests`: SHA-256 of every key, and its name."""
+        self._digests = dict(digests)
+
+    @classmethod
+    def read(cls, path: Path) -> Keys:
+        """Read keys from a file; blank lines and lines from `#` on are skipped. Raises KeysError."""
+        try:
+            lines = path.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise KeysError(f"{path} cannot be read: it is no text in UTF-8.") from None
+        except OSError as error:
+            raise KeysError(f"{path} cannot be read: {error.strerror or 'it is no file'}.") from None
+        digests: dict[bytes, str] = {}
+        for number, line in enumerate(lines, start=1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            name, found, key = line.partition(":")
+            name, key = (name.strip(), key.strip()) if found else (f"key {number}", line.strip())
+            try:
+                key = clean(key, f"{path}, line {number},")
+            except SecretError as error:
+                raise KeysError(str(error)) from None
+            if len(key) < SHORTEST or " " in key:
+                raise KeysError(
+                    f"{path}, line {number}, is no key: it needs {SHORTEST} characters or more, and no blank."
+                )
+            digests[_digest(key)] = name
+        if not digests:
+            raise KeysError(f"{path} has no key: nobody could use the API.")
+        return cls(digests)
+
+    def find(self, presented: str) -> Caller | None:
+        """Return whose key this is; None if nobody's. Takes as long for every key."""
+        digest, found = _digest(presented), None
+        for known, name in self._digests.items():
+            if secrets.compare_digest(known, digest):
+                found = Caller(name, known.hex())
+        return found
+
+
+def presented_key(headers: Mapping[str, str]) -> str:
+    """Return the key of a request: `Authorization: Bearer KEY` or `X-API-Key: KEY`; "" without one."""
+    scheme, _, said = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer" and said.strip():
+        return said.strip()
+    return headers.get("x-api-key", "").strip()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

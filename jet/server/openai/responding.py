@@ -1,0 +1,31 @@
+"""Headers that every answer has: the request's id, and which fields had no effect."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Collection
+
+from starlette.requests import Request
+
+from jet.server.openai.spellings import as_header
+
+REQUEST_ID = "x-request-id"
+IGNORED = "x-ignored-fields"
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id(request: Request) -> str:
+    """Return the id that a client gave its request, if it is one, or else a new one."""
+    if "jet_request_id" not in request.scope:
+        given = request.headers.get(REQUEST_ID, "")
+        request.scope["jet_request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
+    return str(request.scope["jet_request_id"])
+
+
+def headers_of(request: Request, ignored: Collection[str] = ()) -> dict[str, str]:
+    """Return the headers of an answer."""
+    headers = {REQUEST_ID: request_id(request)}
+    if ignored:
+        headers[IGNORED] = as_header(ignored)
+    return headers

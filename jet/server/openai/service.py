@@ -1,0 +1,209 @@
+"""ApiService: what all routes share: the engine, the limits and the metrics of this server, and who calls.
+
+request ─ caller ─ limits ─ engine.submit ─ Reader ─ Generation ─ frames
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request as HttpRequest
+
+from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats
+from jet.engine.holder import EngineHandle
+from jet.server.addresses import rate_limit_key
+from jet.server.limits import AdmissionLimiter
+from jet.server.openai.connection_names import connection_of
+from jet.server.openai.errors import ApiError, from_request_error, invalid_key, too_much, unavailable
+from jet.server.openai.generation import Generation
+from jet.server.openai.keys import Caller, Keys, presented_key
+from jet.server.openai.tokens import Codec, codec_of
+from jet.server.openai.wakeups import Wakeups
+
+MAX_MODEL_NAME = 200
+_LONG = 2_000  # characters of a prompt that are tokenized in a thread
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ApiOptions:
+    """How the API is offered. The one place where the defaults stand.
+
+    Attributes:
+        keys: who may use it; None lets everybody.
+        origins: web pages of these may call it; "*" is all.
+        documented: whether /docs describes it, for a server of one's own.
+    """
+
+    keys: Keys | None = None
+    origins: tuple[str, ...] = ()
+    documented: bool = False
+
+
+@dataclass
+class ApiService:
+    """Of one server. Used on its event loop.
+
+    Attributes:
+        source: where the engine comes from.
+        limiter: lets requests begin within the limits.
+        record: is told the last numbers of each engine request.
+        login: whether the page wants a login, so that nobody may come in here without a key.
+        generations: by KoboldAI's `genkey` and caller, those that can be asked about or aborted.
+    """
+
+    source: EngineHandle
+    limiter: AdmissionLimiter
+    options: ApiOptions
+    record: Callable[[RequestStats], object] = lambda stats: None
+    login: bool = False
+    started: int = field(default_factory=lambda: int(time.time()))
+    generations: dict[tuple[str, str], Generation] = field(default_factory=dict)
+    _wakeups: Wakeups | None = None
+    _loading: asyncio.Task[Engine] | None = None
+
+    def caller(self, request: HttpRequest) -> Caller:
+        """Return who calls. Raises ApiError unless that is allowed."""
+        keys = self.options.keys
+        if keys is None:
+            if self.login:
+                raise invalid_key(
+                    "This server wants a login, and its API has no keys: start it with --api-key."
+                )
+            return Caller()
+        presented = presented_key(request.headers)
+        if not presented:
+            raise invalid_key("This server wants a key: Authorization: Bearer KEY.")
+        if (caller := keys.find(presented)) is None:
+            raise invalid_key("This key is not known here.")
+        return caller
+
+    async def engine(self) -> Engine:
+        """Return the engine. Raises ApiError while there is none, and has it loaded meanwhile."""
+        if self.limiter.closing_reason is not None:
+            raise unavailable("The server is about to end.", "closing")
+        if self.source.ready:
+            return self.source.engine()
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(asyncio.to_thread(self.source.engine))
+            self._loading.add_done_callback(_forget_failure)
+        await asyncio.wait([self._loading], timeout=0.05)
+        if self._loading.done() and self._loading.exception() is None:
+            return self._loading.result()
+        progress = self.source.progress
+        raise unavailable(
+            f"The model is being loaded{f' ({progress})' if progress else ''}: please try again.",
+            "model_loading",
+        )
+
+    async def codec(self) -> tuple[Engine, Codec]:
+        """Return the engine and its tokenizer. Raises ApiError if there is none here."""
+        engine = await self.engine()
+        if (codec := codec_of(engine)) is None:
+            raise ApiError(
+                400,
+                "The model runs on another server, and its tokenizer is not here: send text.",
+                code="no_tokenizer",
+            )
+        return engine, codec
+
+    def check_model(self, info: EngineInfo, wanted: str | None) -> str:
+        """Return the model's name. Raises ApiError if another one is wanted."""
+        name = model_name(info.model)
+        if not wanted or wanted in (name, name.rpartition("/")[2]):
+            return name
+        shown = wanted[:MAX_MODEL_NAME]
+        raise ApiError(
+            404,
+            f"The model {shown!r} does not exist here, but {name!r}.",
+            param="model",
+            code="model_not_found",
+        )
+
+    def cache_salt(self, request: HttpRequest, caller: Caller, user: str | None) -> str:
+        """Return whose states in memory a request may start from: those of its key and user.
+
+        Without either, those of its connection; "" where that is not known, and nothing is shared.
+        """
+        if caller.digest or user:
+            said = f"{len(caller.digest)}:{caller.digest}{user or ''}"
+        else:
+            said = connection_of(request.scope)
+        return hashlib.sha256(b"jet api\0" + said.encode()).hexdigest() if said else ""
+
+    def limited_as(self, request: HttpRequest, caller: Caller) -> str:
+        """Return whom limits count a request with: its key, or else its address."""
+        if caller.name:
+            return f"key {caller.name}"
+        address = request.client.host if request.client is not None else "unknown"
+        return f"address {rate_limit_key(address)}"
+
+    async def begin(
+        self,
+        engine: Engine,
+        request: Request,
+        counted: str,
+        stops: Sequence[str] = (),
+        codec: Codec | None = None,
+    ) -> Generation:
+        """Start one engine request within the limits. Raises ApiError."""
+        entered = self.limiter.admit(counted)
+        try:
+            self.limiter.check(request.prompt, request.sampling)
+        except RequestError as error:
+            raise from_request_error(error) from None
+        try:
+            entered.__enter__()
+        except RequestError as error:
+            if self.limiter.closing_reason is not None:
+                raise unavailable("The server is about to end.", "closing") from None
+            raise too_much(str(error)) from None
+
+        def leave() -> None:
+            entered.__exit__(None, None, None)
+
+        try:
+            if len(request.prompt) > _LONG:
+                stream = await asyncio.to_thread(engine.submit, request)
+            else:
+                stream = engine.submit(request)
+        except RequestError as error:
+            leave()
+            raise from_request_error(error) from None
+        except BaseException:
+            leave()
+            raise
+        if self._wakeups is None:
+            self._wakeups = Wakeups()
+        return Generation(
+            stream, self._wakeups, stops, self.limiter.limits.deadline_s, self.record, leave, codec
+        )
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds between two frames of a stream just now."""
+        return 0.0 if self._wakeups is None else self._wakeups.gap_s
+
+
+def model_name(name: str) -> str:
+    """Return what clients call a model: a hub id, or the name of its folder, never the path to it."""
+    if name.startswith(("/", ".", "~")) or "\\" in name or name[1:2] == ":":
+        return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or "model"
+    return name
+
+
+def new_id(kind: str) -> str:
+    """Return an id for an answer, as OpenAI writes them."""
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+def _forget_failure(task: asyncio.Task[Engine]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.warning("The model could not be loaded for the API.")

@@ -1,0 +1,60 @@
+"""Other programs' names for the same settings, and which fields of a request are not known here.
+
+Left: what a field is called in this API (vLLM's and OpenAI's name where there is one). Right: how KoboldAI,
+llama.cpp and text-generation-webui spell it. Where a request has several spellings, the left one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "max_tokens": ("max_completion_tokens", "max_new_tokens", "n_predict", "max_length"),
+    "min_tokens": ("min_new_tokens", "min_length"),
+    "repetition_penalty": ("repeat_penalty", "rep_pen"),
+    "dry_sequence_breakers": ("dry_seq_breakers",),
+    "seed": ("sampler_seed",),
+    "stop": ("stop_sequence", "stopping_strings", "custom_stopping_strings"),
+    "ignore_eos": ("ban_eos_token",),
+    "logprobs": ("n_probs",),
+    "user": ("genkey",),
+}
+# Without effect on what is written: clients send them to every server, and nobody misses them.
+HARMLESS = frozenset(
+    {
+        *(
+            "metadata",
+            "store",
+            "service_tier",
+            "prompt_cache_key",
+            "safety_identifier",
+            "parallel_tool_calls",
+        ),
+        *("cache_prompt", "add_bos_token", "skip_special_tokens", "use_default_badwordsids", "quiet"),
+        *("add_special_tokens", "spaces_between_special_tokens", "early_stopping", "trim_stop", "api_server"),
+    }
+)
+_SHOWN_FIELDS, _SHOWN_CHARACTERS = 20, 40
+
+
+def rename(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields of a request under this API's names."""
+    renamed = dict(fields)
+    for name, others in SPELLINGS.items():
+        for other in others:
+            if other in renamed:
+                value = renamed.pop(other)
+                if renamed.get(name) is None:
+                    renamed[name] = value
+    return renamed
+
+
+def as_header(names: Collection[str]) -> str:
+    """Return names for a header: plain ASCII, not too many, not too long."""
+    shown = sorted(
+        "".join(character if character.isascii() and character.isprintable() else "?" for character in name)
+        for name in names
+    )
+    more = len(shown) - _SHOWN_FIELDS
+    shown = [name[:_SHOWN_CHARACTERS].replace(",", "?") for name in shown[:_SHOWN_FIELDS]]
+    return ", ".join([*shown, f"and {more} more"] if more > 0 else shown)

@@ -1,0 +1,189 @@
+"""Wakeups: from the engine's thread to the event loop, once a step for all streams together.
+
+    engine's thread   Channel.put ─ listener ─ ready += stream ─ (first of a step) call_soon_threadsafe
+    event loop                                  deliver: wake the reader of every ready stream
+
+A thread for each request, or a call to the loop for each token, would cost the engine's thread more than the
+tokens do. A reader that sleeps between two frames is not woken at all, except for the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol, cast
+
+from jet.api import RequestStats, Stream, TokenChunk
+
+BUSY_TOKENS_PER_S = 2_000  # of all streams: from here on frames are coalesced
+COALESCE_S = 0.02
+_WINDOW_S = 0.25  # over which tokens are counted
+
+
+class ListenableStream(Protocol):
+    """A stream that says when chunks are there."""
+
+    def listen(self, listener: Callable[[bool], object]) -> None:
+        """Call `listener` for every chunk; it is told whether the stream has ended."""
+        ...
+
+    def take_now(self) -> list[TokenChunk]:
+        """The chunks that have come, without waiting."""
+        ...
+
+    def abort(self) -> None:
+        """Ask for the end."""
+        ...
+
+
+class Wakeups:
+    """Of one event loop. Made and used there, but for `ready`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready: deque[Reader] = deque()
+        self._scheduled = False
+        self._clock = clock
+        self._since, self._tokens, self._rate = clock(), 0, 0.0
+
+    def ready(self, reader: Reader) -> None:
+        """Wake a reader soon; from any thread."""
+        self._ready.append(reader)
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed, and nobody reads any more
+                reader.abort()
+
+    def _deliver(self) -> None:
+        self._scheduled = False  # before the line is looked at: who comes later schedules again
+        while self._ready:
+            self._ready.popleft().wake()
+
+    def count(self, tokens: int) -> None:
+        """Note that so many tokens have been passed on."""
+        self._tokens += tokens
+        took = self._clock() - self._since
+        if took >= _WINDOW_S:
+            self._rate = self._tokens / took
+            self._since, self._tokens = self._since + took, 0
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds between two frames of a stream just now."""
+        return COALESCE_S if self._rate > BUSY_TOKENS_PER_S else 0.0
+
+
+class Reader:
+    """Reads one stream on the event loop."""
+
+    def __init__(self, stream: Stream, wakeups: Wakeups) -> None:
+        self._stream = listenable(stream)
+        self._wakeups = wakeups
+        self._loop = asyncio.get_running_loop()
+        self._armed = self._ended = False  # written by both threads; each flag is one bytecode
+        self._waiting: asyncio.Future[None] | None = None
+        self._due = 0.0
+        self._stream.listen(self._listen)
+
+    def _listen(self, ended: bool) -> None:
+        """Hear of a chunk, on the engine's thread."""
+        if ended:
+            self._ended = True
+        if self._armed or ended:
+            self._armed = False
+            self._wakeups.ready(self)
+
+    def wake(self) -> None:
+        """Let `next` look again."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def next(self, gap_s: float = 0.0, patience_s: float | None = None) -> list[TokenChunk]:
+        """Return the chunks that have come, at least `gap_s` after the last ones unless the stream ends.
+
+        With `patience_s`, return none after so many seconds without any.
+        """
+        delay = self._due + gap_s - self._loop.time()
+        if gap_s and delay > 0 and not self._ended:
+            await self._wait(delay)
+        while True:
+            self._armed = True  # before looking: what is put after this look wakes
+            if chunks := self._stream.take_now():
+                self._armed = False
+                self._due = self._loop.time()
+                self._wakeups.count(sum(len(chunk.token_ids) for chunk in chunks))
+                return chunks
+            if not await self._wait(patience_s):
+                self._armed = False
+                return []
+
+    async def _wait(self, seconds: float | None) -> bool:
+        """Wait to be woken; whether that happened within so many seconds."""
+        self._waiting = self._loop.create_future()
+        timer = None if seconds is None else self._loop.call_later(seconds, self.wake)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
+        return timer is None or timer.when() > self._loop.time()
+
+    def abort(self) -> None:
+        """Ask the engine to drop the request; takes effect within one step."""
+        self._stream.abort()
+
+
+def listenable(stream: Stream) -> ListenableStream:
+    """Return the stream itself if it can be listened to, otherwise with a thread that waits for it."""
+    if hasattr(stream, "listen") and hasattr(stream, "take_now"):
+        return cast(ListenableStream, stream)
+    return _ThreadedStream(stream)
+
+
+class _ThreadedStream:
+    """A stream of an engine that can only be waited for: one lent on demand."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._chunks: list[TokenChunk] = []
+        self._listener: Callable[[bool], object] = lambda ended: None
+
+    def listen(self, listener: Callable[[bool], object]) -> None:
+        self._listener = listener
+        threading.Thread(target=self._follow, name="jet-api-stream", daemon=True).start()
+
+    def take_now(self) -> list[TokenChunk]:
+        with self._lock:
+            chunks, self._chunks = self._chunks, []
+            return chunks
+
+    def abort(self) -> None:
+        self._stream.abort()
+
+    def _follow(self) -> None:
+        for chunk in _to_the_end(self._stream):
+            with self._lock:
+                self._chunks.append(chunk)
+            self._listener(chunk.stats.finish_reason is not None)
+
+
+def _to_the_end(stream: Stream) -> Iterator[TokenChunk]:
+    """Yield a stream's chunks; what it raises becomes a last one."""
+    stats = RequestStats()
+    try:
+        for chunk in stream.chunks(COALESCE_S):
+            stats = chunk.stats
+            yield chunk
+        reason = "The engine ended the text without saying why."
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+    if stats.finish_reason is None:
+        yield TokenChunk("", (), replace(stats, phase="done", finish_reason="error", error=reason))

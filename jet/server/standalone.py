@@ -1,0 +1,95 @@
+"""The API without a page: `app.py --api-only` on uvicorn, with the same limits, metrics and health routes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from jet.engine.holder import EngineHandle
+from jet.server.binding import AddressError, check_address
+from jet.server.connections import configure_server
+from jet.server.hosting import Hosting
+from jet.server.openai import allow_origins
+
+FIRST_PORT, PORTS = 7860, 100  # as the page's
+_BACKLOG = 2048
+_PATIENCE_S = 5.0  # for the server to end
+
+
+class Standalone:
+    """A running server.
+
+    Attributes:
+        url: where it is.
+    """
+
+    def __init__(self, app: Starlette, listening: socket.socket) -> None:
+        host, port = listening.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        self.server.config.load()
+        self._thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [listening]}, name="jet-api", daemon=True
+        )
+        self._socket = listening
+
+    def start(self) -> None:
+        """Serve in a thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.server.should_exit = True
+        self._thread.join(_PATIENCE_S)
+        self._socket.close()
+
+
+def launch_api(
+    source: EngineHandle, hosting: Hosting, host: str | None = None, port: int | None = None
+) -> Standalone:
+    """Serve the API of `source`, at once, in a thread until `close()`.
+
+    Without a host, only this machine is served; without a port, a free one from 7860 is taken. The variables
+    GRADIO_SERVER_NAME and GRADIO_SERVER_PORT stand in for them, as for the page. Raises AddressError.
+    """
+    host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
+    if port is None and "GRADIO_SERVER_PORT" in os.environ:
+        port = int(os.environ["GRADIO_SERVER_PORT"])
+    hosting.add_engine_gauges(source)
+    hosting.offer_api(source)
+    local = host in ("localhost", "::1") or host.startswith("127.")
+    app = Starlette(
+        routes=[Route("/", _greet(hosting)), *hosting.routes], middleware=hosting.middleware(local)
+    )
+    running = Standalone(app, _listen(host, port))
+    configure_server(running.server)
+    allow_origins(running.server, hosting.api.origins)
+    running.start()
+    return running
+
+
+def _greet(hosting: Hosting) -> Callable[[Request], Awaitable[Response]]:
+    async def greet(request: Request) -> Response:
+        documents = {"docs": "/docs"} if hosting.is_private and hosting.api.keys is None else {}
+        return JSONResponse({"server": "Jet Stories", "api": "/v1", **documents})
+
+    return greet
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    check_address(host, port)
+    for wanted in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return socket.create_server((host, wanted), family=family, backlog=_BACKLOG)
+        except OSError:
+            continue
+    raise AddressError(f"The API cannot be opened: no port of {host} is free.")

@@ -1,0 +1,106 @@
+"""Trials of the API's routes; they join the list of `scripts.audit.trials`."""
+
+from __future__ import annotations
+
+import json
+
+from scripts.audit.trials import HOSTILE, SECRETS, must, refused, trial
+from scripts.audit.wire import Answer, Target
+
+SENT = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokenize",
+    "/detokenize",
+    "/api/v1/generate",
+    "/api/extra/generate/stream",
+    "/api/extra/generate/check",
+    "/api/extra/abort",
+    "/api/extra/tokencount",
+)
+READ = ("/v1/models", "/health", "/tokenizer_info", "/api/v1/model", "/api/extra/version", "/api/extra/perf")
+
+
+def said(path: str, answer: Answer) -> None:
+    """A call of the API is answered, in JSON, with 200 or a 4xx, and tells nothing of this machine."""
+    must(answer.status == 200 or 400 <= answer.status < 500, f"{path} was answered with {answer.status}")
+    must(not any(secret in answer.text for secret in SECRETS), f"{path} brought a file's content")
+    must("Traceback" not in answer.text and "site-packages" not in answer.text, f"{path} told of the server")
+
+
+@trial("API", "routes of OpenAI's API and KoboldAI's that are not offered, and `..` in names of models")
+def other_routes(target: Target) -> None:
+    """Files, fine-tuning, images; other methods on those that are."""
+    names = ("files", "embeddings", "images/generations", "fine_tuning/jobs", "audio/speech", "responses")
+    refused((name, target.post(f"/v1/{name}", {})) for name in names)
+    extra = ("embeddings", "transcribe", "tts", "multiplayer/getstory", "data/save", "admin/reload_config")
+    refused((name, target.post(f"/api/extra/{name}", {})) for name in extra)
+    for name in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd", "~/.ssh/id_rsa"):
+        refused([(name, target.call(f"/v1/models/{name}"))])
+    refused((path, target.call(path, method)) for path in SENT for method in ("PUT", "DELETE", "PATCH"))
+
+
+@trial("API", "JSON that is none, nested without end, or of the wrong shape")
+def malformed_calls(target: Target) -> None:
+    """Each is refused in words, in OpenAI's form."""
+    bodies = (b"{", b"null", b"[]", b"[" * 100_000, b'{"prompt": NaN}', b"5", b"\xff\xfe", b'"x"')
+    for path in SENT:
+        for body in bodies:
+            answer = target.call(path, "POST", ["Content-Type: application/json"], body)
+            must(400 <= answer.status < 500, f"{body[:20]!r} got {answer.status} on {path}")
+            must(bool(json.loads(answer.text)["error"]["message"]), f"{path} does not say what is wrong")
+
+
+@trial("API", "more than one may ask: tokens, answers, texts, and types beyond all bounds")
+def greedy_calls(target: Target) -> None:
+    """Refused with 4xx."""
+    for more in (
+        {"max_tokens": 10**9},
+        {"n": 10**6},
+        {"n": 128, "prompt": ["a"] * 1_000},
+        {"prompt": "x" * 1_500_000},
+        {"prompt": [0] * 3_000_000},
+        {"stop": ["a"] * 10_000},
+        {"logit_bias": {str(token): 1 for token in range(20_000)}},
+        {"user": "u" * 10_000},
+        {"logprobs": 10**6},
+    ):
+        answer = target.post("/v1/completions", {"prompt": "a", "max_tokens": 1, **more})
+        refused([(str(more)[:40], answer)])
+
+
+@trial("API", "markup, line breaks and secrets in what is refused, in ids and in fields that are not known")
+def echoed_calls(target: Target) -> None:
+    """Nothing becomes a header or markup, and a key is not repeated."""
+    key = "sk-audit-8261-8261"
+    headers = [f"Authorization: Bearer {key}", f"X-Request-Id: {HOSTILE}"]
+    body = {"prompt": "a", "max_tokens": 1, HOSTILE: 1, "x\r\nX-Harm: 1": 1, "model": HOSTILE}
+    for path in SENT:
+        answer = target.post(path, body, headers)
+        said(path, answer)
+        must("html" not in answer.headers.get("content-type", ""), f"{path} answers with HTML")
+        must("x-harm" not in answer.headers and key not in str(answer), f"{path} made a header or told a key")
+        must("<" not in answer.headers.get("x-request-id", ""), f"{path} took a hostile id")
+
+
+@trial("API", "pages of others that call it, and what everybody may read of it")
+def foreign_calls(target: Target) -> None:
+    """No origin gets leave without an option, and nothing names a folder."""
+    ask = ["Origin: http://evil.example", "Access-Control-Request-Method: POST"]
+    for path in SENT:
+        allowed = target.call(path, "OPTIONS", ask).headers.get("access-control-allow-origin")
+        must(allowed is None, f"{path} may be called by another's page")
+    for path in READ:
+        said(path, target.call(path))
+
+
+@trial("API", "a flood of calls, and texts beyond those that one may have written at once")
+def flooding_calls(target: Target) -> None:
+    """Refused with 429 and when to come back."""
+    flooding = Target(f"http://{target.host}:{target.port}", "127.0.0.79")
+    answers = [flooding.post("/tokenize", {"prompt": "a"}) for _ in range(400)]
+    turned_away = [answer for answer in answers if answer.status == 429]
+    must(bool(turned_away), "four hundred calls in a row were all taken")
+    must(all("retry-after" in answer.headers for answer in turned_away), "nobody said when to come back")
+    must(all("error" in json.loads(answer.text) for answer in turned_away), "not in OpenAI's form")
+    must(target.call("/health").status == 200, "nobody else gets through")
