@@ -1,4 +1,4 @@
-"""A key of config.json that would change the mathematics is read, or refused by its name."""
+"""Test that keys of config.json that change the mathematics are read, or refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.networks import GOLDEN, golden_expectations, small_config
 
 
 def edited(folder: Path, drop: tuple[str, ...] = (), **changes: object) -> Path:
-    """A golden checkpoint whose config.json says something else."""
+    """Copy a golden checkpoint with a changed config.json."""
     shutil.copytree(GOLDEN / "tiny-2b", folder)
     values = json.loads((folder / "config.json").read_text())
     values = {key: value for key, value in values.items() if key not in drop} | changes

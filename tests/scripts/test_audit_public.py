@@ -1,4 +1,4 @@
-"""No trial gets through to a public page, and each would notice if it did."""
+"""Test that no attack of the audit succeeds on a public page, and that each would be noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that is full in mid-sweep: the other network goes on, the larger points do not try again."""
+"""Test a device that runs out of memory in a sweep: larger points are skipped, the other network goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPEEDS = {"decode": 10.0, "prefill": 20.0}
 
 
 class Case:
-    """Runs until its memory is full, and counts how often it was asked."""
+    """A case that runs until memory is full, and counts its runs."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
