@@ -169,4 +169,4 @@ def test_docstrings_begin_with_a_verb_or_their_subject() -> None:
 
 def test_code_names_its_subjects() -> None:
     code = {path for path in FILES if path.suffix in {".py", ".js"}} - WITH_STORIES
-    assert not [str(path) for path in code if re.search(r"\bnobod[y]\b", text_of(path), re.IGNORECASE)]
+    assert not [str(path) for path in code if re.search(r"nobod[y]", text_of(path), re.IGNORECASE)]
