@@ -148,7 +148,7 @@ def test_the_base_that_rope_parameters_name_is_the_one_computed_with(tmp_path: P
 
 @settings(max_examples=30, deadline=None)
 @given(st.from_regex(r"[a-z]{3,9}_[a-z]{3,9}", fullmatch=True), st.sampled_from([True, 2, 0.5, "gelu", [1]]))
-def test_a_key_that_nobody_knows_is_named(key: str, value: object) -> None:
+def test_an_unknown_key_is_named(key: str, value: object) -> None:
     if key in JetNemotronConfig().to_dict():
         return
     with pytest.raises(ValueError, match=key):

@@ -82,7 +82,7 @@ def test_a_library_that_needs_its_packages_is_imported_whole(installed: Path) ->
     assert fla_import.load_chunk_gated_delta_rule()(3) == (15, "all")
 
 
-def test_a_version_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 

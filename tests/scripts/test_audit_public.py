@@ -75,7 +75,7 @@ def test_with_accounts_a_tab_belongs_to_its_account_too() -> None:
         ann.act("sync", "the butler did it 8261")
         assert "lost" in bob.act("autosave", known=True)
         assert "8261" not in json.dumps(bob.act("autosave"))
-        assert "8261" in ann.export("txt", "the butler did it 8261")["download"]["text"]
+        assert "8261" in ann.export("txt", "the butler did it 8261")[1]
         assert bob.target.post("/gradio_api/run/predict", {"data": []}).status == 401, (
             "and without one every caller is refused"
         )

@@ -63,7 +63,7 @@ def test_a_full_memory_leaves_the_other_network_and_is_remembered(ctx: Any, erro
     assert failed == {}  # another sweep, which begins small
 
 
-def test_nobody_left_is_an_error_that_says_so(ctx: Any) -> None:
+def test_an_empty_run_is_an_error_that_says_so(ctx: Any) -> None:
     both_fail = {"ours": Case(MemoryError()), "full": Case(MemoryError())}
     with pytest.raises(MemoryError, match="both"):
         run_networks(ctx, "batch", both_fail)

@@ -439,7 +439,7 @@ def test_jet_step_quantized(generator: int, scheme: str) -> None:
         agree(inputs[name], expected[name])
 
 
-def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
+def test_padding_rows_share_the_null_slot_and_change_no_other() -> None:
     inputs = jet_inputs(JetSizes(2, 24, 16, 8, 4), 5, torch.float32)
     inputs["slots"] = torch.tensor([3, 6, 0, 6, 6], dtype=torch.int32, device=DEVICE)
     expected = copied(inputs)
