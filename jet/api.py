@@ -26,7 +26,7 @@ class BusyError(RequestError):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample the next token, with the defaults.
+    """Sampling settings of a request, with the defaults.
 
     Attributes:
         temperature: 0 is greedy; otherwise logits are divided by it.

@@ -12,7 +12,7 @@ from jet.modeling.quantized_writing import write_quantized
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m jet.quantize",
         description="Write a checkpoint with its weights in int8 or int4: half or a third of the disk, and "
@@ -26,7 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the checkpoint; 2 if that cannot be done, with the reason on standard error."""
+    """Write the checkpoint. Returns the exit code, 2 with the reason on stderr if that fails."""
     options, started = parse_arguments(arguments), time.monotonic()
     try:
         folder = write_quantized(options.source, options.to, options.out, options.revision, _show)

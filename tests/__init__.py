@@ -1,1 +1,1 @@
-"""The tests mirror `jet/`: `tests/engine` holds those of `jet/engine`, and so on."""
+"""Tests, in the folders of `jet/`: `tests/engine` tests `jet/engine`, and so on."""

@@ -1,7 +1,7 @@
 """Chromium for the browser tests.
 
-`python -m tests.chromium` installs it through apt where that needs no password; where it cannot, it says
-loudly that those tests will be skipped.
+`python -m tests.chromium` installs it through apt if that needs no password; otherwise it prints that
+those tests will be skipped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAC_APPS = (
 
 
 def find_chromium() -> str | None:
-    """Path of a Chromium or Chrome: `$JET_CHROMIUM`, on the search path, or in macOS's applications."""
+    """Return the path of Chromium or Chrome: `$JET_CHROMIUM`, the search path, or macOS's applications."""
     chosen = os.environ.get("JET_CHROMIUM")
     if chosen:
         return shutil.which(chosen)
@@ -30,7 +30,7 @@ def find_chromium() -> str | None:
 
 
 def apt_command() -> list[str] | None:
-    """How apt-get may be called here without asking anybody anything, or None where it may not."""
+    """Return the apt-get command that works here without a password; None if there is none."""
     if shutil.which("apt-get") is None:
         return None
     if os.geteuid() == 0:
@@ -41,7 +41,7 @@ def apt_command() -> list[str] | None:
 
 
 def install_chromium() -> None:
-    """Install Chromium through apt if allowed. Failing is not an error: `find_chromium` tells how it went."""
+    """Install Chromium through apt if allowed. A failure is no error; `find_chromium` shows the result."""
     apt = apt_command()
     if apt is None:
         return

@@ -1,4 +1,4 @@
-"""What every test stands on: no hub, no telemetry, no GPU tests without a GPU, one way to find Chromium."""
+"""Set up every test: no hub, no telemetry, no GPU tests without a GPU, and a path of Chromium."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, each with its reason."""
+    """Skip tests that this machine cannot run, each with its reason."""
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests and not torch.cuda.is_available():
         for item in gpu_tests:

@@ -1,8 +1,8 @@
-"""Triton's interpreter without what it does over and over: the same numbers in a third of the time.
+"""Speed up Triton's interpreter threefold, with the same results.
 
-It spends most of a kernel on three things that need not be done so often: it puts its own functions into
-`triton.language` again at every call of one kernel function by another, it looks through all types of numbers
-at every tensor, and it adds up tuples one number at a time.
+The interpreter spends most of its time on three things that this module does once or in bulk: it patches
+`triton.language` again at every call of one kernel function by another, it searches all dtypes for every
+tensor, and it reduces tuples one element at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ own_reduce: Any = None  # Triton's, once it is replaced
 
 
 def quicken() -> None:
-    """Replace those three. A Triton that has none of them is left as it is."""
+    """Replace these three functions. A Triton without them is left unchanged."""
     global own_reduce
     if all(hasattr(interpreter, part) for part in _PARTS):
         own_reduce = interpreter.ReduceOps.generic_reduce
@@ -29,7 +29,7 @@ def quicken() -> None:
 
 
 def _patched_once(patch: Any) -> Any:
-    """Once a launch, for every function that the kernel may call, until the launch is over."""
+    """Patch all functions that a kernel may call, once per launch, until the launch ends."""
     running: list[Any] = []
 
     def patch_lang(fn: Any) -> Any:
@@ -50,7 +50,7 @@ def _patched_once(patch: Any) -> Any:
 
 
 def _known(np_dtype: Any) -> Any:
-    """What a type is in NumPy, looked up by its name."""
+    """Return the NumPy dtype of a Triton type, looked up by name."""
     known: dict[str, Any] = {}
 
     def get_np_dtype(kind: Any) -> Any:
@@ -63,7 +63,7 @@ def _known(np_dtype: Any) -> Any:
 
 
 def reduce_in_pairs(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """Neighbors first, then their results, as a GPU does; all places of the other axes at once."""
+    """Reduce neighbors first, then their results, as a GPU does; all positions of the other axes at once."""
     assert self.axis is not None, "Triton's interpreter cannot reduce a tuple over all its axes"
     kinds = [one.dtype for one in inputs]
     parts = [np.moveaxis(one.handle.data, self.axis, 0) for one in inputs]

@@ -21,19 +21,19 @@ GOLDEN_PROMPTS = [("tiny-2b", i) for i in range(5)] + [("tiny-4b", i) for i in r
 def golden_model(
     name: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
 ) -> JetNemotronForCausalLM:
-    """A golden checkpoint, loaded once for each type and attention. Not to be changed by a test."""
+    """Load a golden checkpoint, once for each dtype and attention. Tests must not change it."""
     model = JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype, attn_implementation=attention)
     return model.eval().requires_grad_(False)
 
 
 @cache
 def golden_expectations(name: str) -> dict[str, Tensor]:
-    """What the official network computes in float64; keys as in tests/golden/README.md."""
+    """Load the outputs of the official network in float64; tests/golden/README.md lists the keys."""
     return load_file(GOLDEN / name / "expected.safetensors")
 
 
 def small_config(**changes: object) -> JetNemotronConfig:
-    """A network with every layer type and sizes that are not multiples of one another."""
+    """Return a config with every layer type and sizes that are not multiples of one another."""
     values: dict[str, object] = {
         "vocab_size": 61,
         "hidden_size": 48,
@@ -62,12 +62,12 @@ def small_config(**changes: object) -> JetNemotronConfig:
 
 
 def small_model(seed: int = 0, **changes: object) -> JetNemotronForCausalLM:
-    """A random network of `small_config`'s shape, the same for the same seed."""
+    """Build a random network of `small_config`'s shape, the same for the same seed."""
     torch.manual_seed(seed)
     return JetNemotronForCausalLM(small_config(**changes)).eval()
 
 
 def random_ids(model: JetNemotronForCausalLM, *shape: int, seed: int = 1) -> Tensor:
-    """Random token ids of any shape, without the end token."""
+    """Return random token ids of any shape, without the end token."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, model.config.vocab_size, shape, generator=generator)

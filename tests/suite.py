@@ -1,7 +1,7 @@
-"""The tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and arguments for pytest.
+"""Run the tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and pytest options.
 
-First those that hold something to a time, one after the other and with nothing beside them; then all others,
-each file in one of several processes.
+Tests that measure time run first, one after the other and alone; then all others, each file in one of several
+processes.
 
 The thorough ones, which not everybody waits for every time: many sizes of every kernel in Triton's
 interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs all.
@@ -28,7 +28,7 @@ WHICH = {"everyday": " and not thorough", "thorough": " and thorough", "all": ""
 
 
 def verdict(codes: list[int]) -> int:
-    """The exit code of all parts. That one of them has no test that was asked for is no failure."""
+    """Return the exit code of all parts. A part without selected tests is no failure."""
     counted = [code for code in codes if code != pytest.ExitCode.NO_TESTS_COLLECTED]
     if any(code < 0 for code in counted):  # ended by a signal
         return int(pytest.ExitCode.TESTS_FAILED)
@@ -36,7 +36,7 @@ def verdict(codes: list[int]) -> int:
 
 
 def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
-    """What is run, by what it is called. Raises ValueError for what is not in `WHICH`."""
+    """Return the commands of the parts, by name. Raises ValueError for a selection that is not in `WHICH`."""
     if which not in WHICH:
         raise ValueError(f"Tests are {', '.join(WHICH)}, not {which!r}.")
     return {

@@ -1,4 +1,4 @@
-"""Folders of libraries that cannot be written to are replaced before anybody needs them."""
+"""Test that cache folders of libraries that are not writable are replaced before their import."""
 
 from __future__ import annotations
 

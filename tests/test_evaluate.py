@@ -1,4 +1,4 @@
-"""`python -m jet.evaluate`: the number equals an independent computation, and mistakes are named."""
+"""Test `python -m jet.evaluate`: scores equal an independent computation, and errors are explained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STORIES = [
 
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory):
-    """A tokenizer of single bytes, with the end-of-text token first."""
+    """Write a tokenizer of single bytes, with the end-of-text token first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|endoftext|>": 0} | {character: i + 1 for i, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -41,7 +41,7 @@ def tokenizer_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory, tokenizer_files):
-    """The golden network with that tokenizer."""
+    """Save the golden network with that tokenizer."""
     folder = tmp_path_factory.mktemp("golden")
     for file in [*GOLDEN.glob("config.json"), *GOLDEN.glob("model*"), *tokenizer_files.iterdir()]:
         shutil.copy(file, folder)
@@ -50,7 +50,7 @@ def golden(tmp_path_factory, tokenizer_files):
 
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory, tokenizer_files):
-    """A network that is none of ours."""
+    """Save a network that is not Jet-Nemotron."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
@@ -64,7 +64,7 @@ def transformer(tmp_path_factory, tokenizer_files):
 
 
 def straightforward_bits(model, stories):
-    """One story at a time, one forward pass, log-probabilities picked by hand."""
+    """Compute the bits one story at a time, with one forward pass and log-probabilities by index."""
     character = {ch: i + 1 for i, ch in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     byte_names = dict(zip(*_byte_alphabet(), strict=True))
     nats, size = 0.0, 0
@@ -78,7 +78,7 @@ def straightforward_bits(model, stories):
 
 
 def _byte_alphabet():
-    """GPT-2's printable stand-ins: visible bytes stand for themselves, the rest follow from 256 on."""
+    """Return GPT-2's byte alphabet: visible bytes map to themselves, the others to 256 and up."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return visible + hidden, [chr(b) for b in visible] + [chr(256 + i) for i in range(len(hidden))]

@@ -1,4 +1,4 @@
-"""What the machine is said to be, here and on machines that are not here."""
+"""Test the description of machines, this one and simulated ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house rules a reader relies on: what the README says is so, versions agree, the tree is clean."""
+"""Check the house rules: documents are true, versions agree, and the tree is clean."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_python_in_documents_parses_and_imports_what_exists(document: Path) -> N
 
 
 def assigned(name: str, path: Path) -> Iterator[ast.expr]:
-    """What a module assigns to a name of its own."""
+    """Yield the values that a module assigns to a global name."""
     for node in ast.parse(text_of(path)).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
             yield node.value
@@ -71,7 +71,7 @@ def test_make_help_lists_every_command() -> None:
 
 
 def make_targets() -> set[str]:
-    """The commands that the Makefile declares."""
+    """Return the commands that the Makefile declares."""
     return set(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)[0].split())
 
 
@@ -106,7 +106,7 @@ def test_changelog_opens_with_this_version_or_what_comes_next() -> None:
     assert headings[0] in {"Unreleased", __version__}
 
 
-def test_licences_are_named() -> None:
+def test_licenses_are_named() -> None:
     assert "Apache License" in text_of(Path("LICENSE"))
     for name in ("README.md", "NOTICE"):
         text = " ".join(text_of(Path(name)).split())
@@ -141,3 +141,32 @@ def test_no_file_contains(what: str) -> None:
 @pytest.mark.parametrize("path", PYTHON, ids=str)
 def test_file_is_python_3_10(path: Path) -> None:
     ast.parse(text_of(path), filename=str(path), feature_version=(3, 10))
+
+
+# --- prose -----------------------------------------------------------------------------------------------
+
+RIDDLE = re.compile(r"(What|Who|Of|Whoever|Nothing)\b")
+# Files whose stories have the word that explanations do without.
+WITH_STORIES = {
+    Path("jet/bench/report/context.py"),
+    Path("scripts/sample_stories.py"),
+    Path("tests/engine/small_tokenizers.py"),
+    Path("tests/engine/test_healed_stories.py"),
+    Path("tests/engine/text/test_healing.py"),
+}
+
+
+def test_docstrings_begin_with_a_verb_or_their_subject() -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    riddles = [
+        f"{path}: {docstring.splitlines()[0]}"
+        for path in PYTHON
+        for node in ast.walk(ast.parse(text_of(path)))
+        if isinstance(node, documented) and (docstring := ast.get_docstring(node)) and RIDDLE.match(docstring)
+    ]
+    assert not riddles
+
+
+def test_code_names_its_subjects() -> None:
+    code = {path for path in FILES if path.suffix in {".py", ".js"}} - WITH_STORIES
+    assert not [str(path) for path in code if re.search(r"nobod[y]", text_of(path), re.IGNORECASE)]

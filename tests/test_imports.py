@@ -1,4 +1,7 @@
-"""Imports go one way, also those for types: app → ui → {server, story} → engine → cache → modeling → ops."""
+"""Check that imports go one way, also those for types:
+
+app → ui → {server, story} → engine → cache → modeling → ops.
+"""
 
 from __future__ import annotations
 
@@ -63,21 +66,21 @@ WITHOUT_TORCH = (
 WITH_GRADIO = ("jet/ui/", "jet/server/")
 OPTIONAL = {"fla", "flash_attn", "gguf", "llvmlite", "matplotlib"}
 OPTIONAL |= {"numba", "spaces", "torchao", "triton", "xllamacpp"}
-# Kernels need what they are written in; nobody imports these before having looked whether it is there.
+# Kernels import the library they are written in; their importers check first that it is available.
 KERNELS = ("jet/ops/triton/", "jet/ops/numba/", "jet/engine/cuda_graphs.py")
 
 JET = [path for path in SOURCES if path.parts[0] == "jet" and path != Path("jet/__init__.py")]
 
 
 def room(module: str) -> str:
-    """The innermost room of `jet` that a module stands in; `jet` itself is the door to `modeling`."""
+    """Return the innermost room of `jet` that contains a module; `jet` itself counts as `modeling`."""
     parts = module.split(".")[1:]
     inner = ".".join(parts[:2])
     return inner if inner in MAY_IMPORT else parts[0] if parts else "modeling"
 
 
 def libraries(path: Path) -> set[str]:
-    """Top-level packages a file imports, anywhere in it."""
+    """Return the top-level packages that a file imports, anywhere in it."""
     return {module.partition(".")[0] for module, _ in imports(path)}
 
 

@@ -1,4 +1,4 @@
-"""The quicker interpreter gives what Triton's own gives."""
+"""Test that the faster interpreter gives the results of Triton's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.interpreter import own_reduce, reduce_in_pairs
 
 @triton.jit
 def carried(a, x, b, y):
-    """Not commutative: what comes later counts more. Associative, as a reduction has to be."""
+    """Combine associatively, as a reduction must, but not commutatively: later elements count more."""
     return a * b, x * b + y
 
 

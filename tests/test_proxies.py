@@ -1,4 +1,4 @@
-"""Which calls go through a proxy: never those to this machine; and a proxy that fails is called one."""
+"""Test the use of proxies: never for this machine; errors name a proxy that fails."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def proxy(status: int = 200) -> Iterator[tuple[str, list[str]]]:
-    """A proxy that answers everything itself, and what it was asked for."""
+    """Serve a proxy that answers everything itself; yield its URL and its requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The model that ships: how its texts begin, and the mark that nobody types and it never writes."""
+"""Test the shipped model: its beginnings, and the mark, which is never typed and never generated."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_generate_is_forbidden_the_mark(model):
 
 @torch.no_grad()
 def test_the_mark_is_never_likely(model):
-    """Nor would it be anywhere without being forbidden: a hundred times less than what min-p lets pass."""
+    """Check the mark at every position: a hundred times less likely than min-p accepts."""
     torch.manual_seed(0)
     start = torch.tensor([[END_OF_TEXT]])
     story = model.generate(start, max_new_tokens=300, do_sample=True, eos_token_id=None, suppress_tokens=None)
@@ -75,7 +75,7 @@ def test_the_mark_is_never_likely(model):
 
 @torch.no_grad()
 def test_the_mark_asks_for_another_voice(model, tokenizer):
-    """What a classic would say is likelier behind the mark, what a modern story would say without."""
+    """Check that classic texts are likelier after the mark, modern ones without it."""
     old, new = (
         tokenizer.encode(text, add_special_tokens=False)
         for text in (

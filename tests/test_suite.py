@@ -1,4 +1,4 @@
-"""The two parts of the tests count as one."""
+"""Test that the two parts of the suite count as one."""
 
 from __future__ import annotations
 

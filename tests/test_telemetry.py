@@ -1,4 +1,4 @@
-"""The meters, on a clock that the tests move."""
+"""Test the meters with timestamps of the tests' own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's own files, for tests that look at the tree itself."""
+"""The project's files, for tests that check the tree itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOREIGN = {"__pycache__", "node_modules"}  # made here, and not the project's ow
 
 
 def project_files() -> list[Path]:
-    """Every file of the project relative to its root: those beside the README and those in its folders."""
+    """Return the paths of all files of the project, relative to its root."""
     beside = (path for path in ROOT.iterdir() if path.is_file() and path.name != ".git")
     inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
     relative = (path.relative_to(ROOT) for path in (*beside, *inside))
@@ -35,7 +35,7 @@ SOURCES = [path for path in PYTHON if path.parts[0] in {"app.py", "jet", "script
 
 
 def text_of(path: Path) -> str:
-    """The file as text, or nothing where it is not text."""
+    """Read a file as text; "" if it is not text."""
     data = (ROOT / path).read_bytes()
     return "" if b"\0" in data else data.decode("utf-8")
 
@@ -44,13 +44,13 @@ PROJECT = tomllib.loads(text_of(Path("pyproject.toml")))["project"]
 
 
 def requirements(name: str) -> list[Requirement]:
-    """What a file asks for, one requirement a line."""
+    """Read the requirements of a file, one a line."""
     lines = (line.partition("#")[0].strip() for line in text_of(Path(name)).splitlines())
     return [Requirement(line) for line in lines if line]
 
 
 def extra(name: str) -> list[Requirement]:
-    """What an extra of the package asks for."""
+    """Return the requirements of an extra of the package."""
     return [Requirement(line) for line in PROJECT["optional-dependencies"][name]]
 
 
@@ -58,13 +58,13 @@ IMPORTED_AS = {"python-docx": "docx"}
 
 
 def import_names(wanted: Iterable[Requirement]) -> set[str]:
-    """Names as one would import them: with a few exceptions that is how they are called."""
+    """Return the import names of requirements, which mostly equal the package names."""
     names = (canonicalize_name(requirement.name) for requirement in wanted)
     return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}
 
 
 def module_name(path: Path) -> str:
-    """`jet/api.py` → `jet.api`."""
+    """Return the module of a path: `jet/api.py` → `jet.api`."""
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -72,10 +72,10 @@ MODULES = {module_name(path) for path in SOURCES}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Modules a file imports, each with whether it is needed to import the file itself.
+    """Return the modules that a file imports, each with True if importing the file needs it.
 
-    Not needed is what stands in a function, in a `try`, or under `TYPE_CHECKING`. `from jet.engine import
-    types` imports `jet.api`, so that a leaf can be told from its room.
+    Imports in a function, in a `try` or under `TYPE_CHECKING` are not needed. `from jet.engine import stream`
+    counts as an import of `jet.engine.stream`, so that a module can be told from its package.
     """
     tree = ast.parse(text_of(path))
     deferred = {id(node) for scope in ast.walk(tree) if _defers(scope) for node in ast.walk(scope)}

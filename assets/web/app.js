@@ -154,7 +154,7 @@ function openPage() {
   return text;
 }
 
-/** Follows a change of the text, whoever made it. @param {string} story */
+/** Follows a change of the text by any author. @param {string} story */
 function textChanged(story) {
   const byModel = state.generating || state.settling;
   updateText(story, byModel && isMarkedByAuthor());

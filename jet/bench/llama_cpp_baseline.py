@@ -49,7 +49,7 @@ class LlamaCpp:
         self._server = xllamacpp.Server(parameters)
 
     def tokens_per_second(self, prompt: list[int], tokens: int) -> float:
-        """Of so many tokens after a prompt, from the first one on."""
+        """Measure the decode rate of `tokens` tokens after a prompt, in tokens per second."""
         asked = {"prompt": prompt, "n_predict": tokens, "cache_prompt": False, "ignore_eos": True}
         headers = {"Content-Type": "application/json"}
         url = f"{self._server.listening_address}/completion"

@@ -59,7 +59,7 @@ _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """Which model to run in this process and how, with the defaults.
+    """The model to run in this process, with device, precision and limits, and the defaults.
 
     Attributes:
         model: folder or hub id; None for `default_model`.

@@ -208,7 +208,7 @@ def _text(lines: Iterable[Iterable[Run]]) -> str:
 
 
 def _exact(paragraphs: Iterable[Paragraph]) -> Manuscript:
-    """What `write_docx` wrote; what was added in a word processor has an empty line before it."""
+    """Read a document of `write_docx`, in which text added later follows an empty line."""
     blocks: list[Block] = []
     gaps, begun = 0, False
     for style, lines in paragraphs:

@@ -67,7 +67,7 @@ class Decoded:
     """A text, what it was read as, and what else it could be.
 
     Attributes:
-        certain: whether it can hardly be anything else, so that nobody needs to be asked.
+        certain: True if no other encoding is plausible, so that the writer need not be asked.
         others: encodings that fit as well, likelier ones first.
     """
 
@@ -158,7 +158,7 @@ def _detect_utf16(data: bytes) -> str | None:
 
 
 def _detect(data: bytes) -> str:
-    """What the bytes are most likely in. Raises StoryError if that is no text."""
+    """Return the likeliest encoding of the bytes. Raises StoryError if they are not text."""
     if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_SAMPLE_BYTES]):
         raise StoryError(SAVE_AS)
     for encoding in ("cp932", "euc_jp"):

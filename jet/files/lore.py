@@ -30,7 +30,7 @@ Tidy = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Book:
-    """What a whole lorebook says of its entries.
+    """Defaults of a lorebook for its entries.
 
     Attributes:
         scan_depth: messages that are searched for keys; 0 if the book does not say.
@@ -232,7 +232,7 @@ def _with_second(entry: LoreEntry, keys: tuple[str, ...], logic: object, losses:
 
 
 def _with_depth(entry: LoreEntry, given: object, book: Book) -> LoreEntry:
-    """Messages count as paragraphs here. A depth that nobody has set stays ours."""
+    """Set the scan depth in paragraphs, one per message; without a given depth keep the default."""
     depth = number_of(given, 0) or book.scan_depth
     unit: ScanUnit = "paragraphs"
     return replace(entry, scan_depth=_within(depth, MAX_SCAN), scan_unit=unit) if depth > 0 else entry

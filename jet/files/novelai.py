@@ -88,7 +88,7 @@ def _note(part: dict[str, Any], fill: Any) -> AuthorsNote:
 
 
 class _Placeholders:
-    """Fills in what a scenario asks of whoever begins it, with the answers that it suggests."""
+    """Fills the placeholders of a scenario with the answers that it suggests."""
 
     def __init__(self, plain: dict[str, Any], losses: Losses) -> None:
         self._known: dict[str, str] = {}

@@ -11,7 +11,7 @@ _EVERY = 50  # items
 
 
 def silent(done: float) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 def watched(

@@ -45,7 +45,7 @@ _KNOWN = "KoboldAI, NovelAI, SillyTavern, RisuAI or a character card"
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file brings.
+    """The contents of a file that was read.
 
     Attributes:
         name: the file's.

@@ -14,7 +14,7 @@ from jet.story.errors import StoryFileError
 from jet.story.guidance import MAX_DEPTH, AuthorsNote, Guidance
 
 MAX_MESSAGES = 50_000
-_NOBODY = ("", "unused")
+_UNNAMED = ("", "unused")
 
 
 def from_risu(plain: dict[str, Any], losses: Losses) -> Document:
@@ -99,7 +99,7 @@ def _line(line: str, losses: Losses) -> dict[str, Any] | None:
 
 
 def _said(fields: dict[str, Any], losses: Losses) -> tuple[str, str] | None:
-    """Who says what. A message that was hidden from the model is left out, and told."""
+    """Return the speaker and text of a message; None, and a loss, for one hidden from the model."""
     given = fields.get("mes")
     text = text_of(given, "message") if isinstance(given, dict) else text_of(fields, "mes")
     extra = mapping(fields.get("extra"))
@@ -117,7 +117,7 @@ def _said(fields: dict[str, Any], losses: Losses) -> tuple[str, str] | None:
 
 def _character(head: dict[str, Any], messages: list[dict[str, Any]]) -> str:
     named = line_of(head, "character_name")
-    if named not in _NOBODY:
+    if named not in _UNNAMED:
         return named
     return next((line_of(fields, "name") for fields in messages if not fields.get("is_user")), "")
 

@@ -246,7 +246,7 @@ class _Page:
             self.is_story = False
 
     def _turned(self, name: str, classes: str, given: dict[str, str]) -> tuple[str, ...]:
-        """What an element turns on for as long as it is open."""
+        """Return the formats that an element turns on while it is open."""
         italic, bold = _look(given.get("style", ""))
         for one in classes.split()[:20]:
             look = self._looks.get(one, (False, False))
@@ -317,7 +317,7 @@ def _manuscript(pages: list[_Page]) -> Manuscript:
 
 
 def _exact(raw: list[tuple[str, str, list[list[Run]]]]) -> Manuscript:
-    """What our own templates wrote. White space between blocks is the templates'."""
+    """Read a page of our own templates, ignoring white space between blocks."""
     blocks: list[Block] = []
     gaps = 0
     for tag, given, lines in raw:

@@ -72,7 +72,7 @@ class QuantizedWeight(nn.Module):
         return self
 
     def in_blocks(self) -> BlockedTensor:
-        """The matrix, from now on in blocks."""
+        """Convert the matrix to blocks in place, and return it."""
         weight = in_blocks(self.weight)
         self.weight = weight
         return weight
@@ -86,7 +86,7 @@ class QuantizedLinear(nn.Module):
     def __init__(
         self, quantized_weight: QuantizedWeight, bias: nn.Parameter | None, tied: bool = False
     ) -> None:
-        """`tied`: the weight is another module's, among whose tensors it is listed."""
+        """Wrap a weight. `tied`: the weight is registered with another module, not here."""
         super().__init__()
         if tied:
             self.__dict__["quantized_weight"] = quantized_weight

@@ -1,7 +1,7 @@
 """Describe quantized checkpoints: how `config.json` names their scheme, and what their tensors are called.
 
 A matrix `NAME.weight` is stored as `NAME.qweight`, its codes, and `NAME.scales`, as `jet.ops.quantization`
-defines both. What is no matrix is stored as in any other checkpoint.
+defines both. All other tensors are stored as in any checkpoint.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ WEIGHT, CODES, SCALES = ".weight", ".qweight", ".scales"
 _MODULES = {
     ".quantized_weight.qweight": CODES,
     ".quantized_weight.scales": SCALES,
-}  # as modules call them: as files do
+}  # names in modules → names in files
 
 
 def describe_scheme(scheme: str) -> dict[str, Any]:
-    """The `quantization_config` of a checkpoint."""
+    """Return the `quantization_config` of a checkpoint."""
     described: dict[str, Any] = {"quant_method": METHOD, "scheme": scheme, "version": VERSION}
     return described | ({"group_size": GROUP_SIZE} if scheme == INT4 else {})
 
 
 def read_scheme(described: Any) -> str | None:
-    """The scheme that a `quantization_config` names; None for a checkpoint that is not quantized.
+    """Read the scheme of a `quantization_config`; None for a checkpoint that is not quantized.
 
     Raises ValueError for a scheme or a version that this package does not know.
     """
@@ -52,7 +52,7 @@ def read_scheme(described: Any) -> str | None:
 
 
 def stored_name(name: str) -> str:
-    """What a file calls the tensor that a network calls `name`."""
+    """Return the name in files of the tensor that a network calls `name`."""
     for own, stored in _MODULES.items():
         if name.endswith(own):
             return name.removesuffix(own) + stored
@@ -60,10 +60,10 @@ def stored_name(name: str) -> str:
 
 
 def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors by the names that a file has for them."""
+    """Map a network's tensors from their names in files."""
     return {stored_name(name): tensor for name, tensor in state.items()}
 
 
 def renamings() -> list[tuple[str, str]]:
-    """Patterns of names in files, and what a network calls those tensors."""
+    """Return patterns of names in files, and their replacements in a network."""
     return [(rf"^(.+)\{stored}$", rf"\1{own}") for own, stored in _MODULES.items()]

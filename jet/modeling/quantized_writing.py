@@ -38,10 +38,11 @@ def write_quantized(
 ) -> Path:
     """Write the checkpoint `source`, a folder or a hub id, with its weights in "int8" or "int4".
 
-    In memory are the codes of one matrix and some of its numbers. The folder `out` appears once it is whole.
+    Memory holds the codes of one matrix and a part of its weights. The folder `out` appears once it is
+    complete.
 
     Raises:
-        CheckpointError: the source is no whole checkpoint of numbers, `out` exists, or the disk is too full.
+        CheckpointError: the source is incomplete or already quantized, `out` exists, or the disk is too full.
     """
     check_scheme(scheme)
     target = Path(out)
@@ -114,7 +115,7 @@ def _check_space(target: Path, size: int) -> None:
 
 
 def _copy_rest(folder: Path, made: Path) -> None:
-    """Copy what a checkpoint has beside its weights: tokenizer, generation settings, license."""
+    """Copy the other files of a checkpoint: tokenizer, generation settings, license."""
     for path in folder.iterdir():
         if path.is_file() and not path.name.endswith(_WEIGHTS) and not path.name.startswith("."):
             shutil.copyfile(path, made / path.name)

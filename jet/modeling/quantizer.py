@@ -1,7 +1,7 @@
 """Register quantized checkpoints with transformers: its `from_pretrained` and `save_pretrained` take them.
 
-The quantizer puts quantized modules in the place of linear layers and the embedding before any weight is
-loaded, so that transformers fills their buffers from the files, on whichever devices.
+The quantizer replaces linear layers and the embedding by quantized modules before any weight is loaded, so
+that transformers fills their buffers from the files, on any device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class JetQuantizationConfig(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class JetQuantizer(HfQuantizer):
-    """Prepares a network for a quantized checkpoint, and its tensors for being saved as one."""
+    """Prepares a network to load a quantized checkpoint, and its tensors to be saved as one."""
 
     quantization_config: JetQuantizationConfig
 
@@ -64,21 +64,21 @@ class JetQuantizer(HfQuantizer):
         model.requires_grad_(False)
 
     def get_weight_conversions(self) -> list[Any]:
-        """The renamings from a file's tensors to the network's."""
+        """Return the renamings from a file's tensors to the network's."""
         return [WeightRenaming(*names) for names in renamings()]
 
     def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors to save, by the names that files have for them; the config names their scheme."""
+        """Return the tensors to save, by their names in files, and set the scheme in the config."""
         model.config.quantization_config = self.quantization_config
         return storable(model), {}
 
     def is_serializable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """False."""
+        """Return False."""
         return False
 
 
@@ -88,7 +88,7 @@ def prepare_to_save(model: Any, scheme: str) -> None:
 
 
 def storable(model: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a quantized network as a file holds them; tied ones once."""
+    """Return all tensors of a quantized network as a file stores them, tied ones once."""
     state = dict[str, Tensor]()
     for prefix, module in model.named_modules():
         if isinstance(module, QuantizedWeight):

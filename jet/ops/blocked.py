@@ -56,7 +56,7 @@ class BlockedTensor(QuantizedTensor):
 
     @property
     def nbytes(self) -> int:
-        """Of codes and scales of these rows, padding included."""
+        """Bytes of codes and scales of these rows, padding included."""
         return (self.qweight.nbytes + self.scales.nbytes) * self.rows // max(1, ROWS * len(self.qweight))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What the page asks for with files: what is in them, before they are opened; stories as files, one or all.
+"""Handle file commands of the page: inspect and open files, save one story or all.
 
 Writing a book may take a while: it runs in a thread, and the page asks how far it is. So does reading one.
 """
@@ -87,7 +87,7 @@ def _restored(saved: str | None, draft: str | None, title: str) -> Document:
 
 
 async def inspect(session: Session, fields: Fields) -> Reply:
-    """What is in a file, and what of it cannot be kept, before it is opened. Nothing changes."""
+    """Return the contents of a file and the losses of opening it, without a change."""
     name, data, encoding = _file(fields)
     found = await asyncio.to_thread(read_all, name, data, encoding)
     return {"inspected": [_shown(one) for one in found]}
@@ -139,7 +139,7 @@ def _file(fields: Fields) -> tuple[str, bytes, str]:
 
 
 def _shown(found: Imported | Refused) -> Reply:
-    """What the page shows of a file before it is opened."""
+    """Format what the page shows of a file before it is opened."""
     if isinstance(found, Refused):
         return {"name": found.name, "refused": found.why}
     document, guidance = found.document, found.document.guidance

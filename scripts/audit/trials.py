@@ -329,7 +329,7 @@ def file_names(target: Target) -> None:
         harmless(name, tab.act("import_file", name=name, data=data))
         tab.act("set_title", text=name)
         for kind in ("txt", "md", "json"):
-            said = tab.export(kind, "Once")["name"]
+            said, _ = tab.export(kind, "Once")
             must(
                 len(said) < 256 and re.search(r"[/\\<>:\"|?*\x00-\x1f\u202e]", said) is None,
                 f"{said[:60]!r} is a file name",
@@ -341,7 +341,7 @@ def imports(target: Target) -> None:
     """Check that they are read as text, or refused with a message."""
     tab = Tab(target)
     tab.act("set_title", HOSTILE, text=HOSTILE)
-    good = json.loads(tab.export("json", HOSTILE)["text"])
+    good = json.loads(tab.export("json", HOSTILE)[1])
     bombs: list[object] = [
         "[" * 50_000,
         "{",
@@ -398,7 +398,7 @@ def other_stories(target: Target) -> None:
             reply = other.act(kind, known=True)
             must(secret not in json.dumps(reply), f"the session {session!r} read it by {kind}")
     must(
-        mine.export("txt", secret)["text"].strip() == secret,
+        mine.export("txt", secret)[1].strip() == secret,
         "it is gone",
     )
 

@@ -124,11 +124,15 @@ class Tab:
             raise Breach(f"the page has no command {command}")
         return reply
 
-    def export(self, kind: str, story: str) -> dict[str, Any]:
-        """Save a story. Returns the reply's `download`, with the file's `text` decoded."""
+    def export(self, kind: str, story: str) -> tuple[str, str]:
+        """Export a story; return the file's name and text. Raises Breach if the server sends no file."""
         fields: dict[str, Any] = {"as": kind}
-        download: dict[str, Any] = self.act("export", story, **fields)["download"]
-        return {**download, "text": base64.b64decode(download["data"]).decode()}
+        reply = self.act("export", story, **fields)
+        while "exporting" in reply:
+            reply = self.act("export_status", story)
+        if "download" not in reply:
+            raise Breach(f"an export gave no file: {reply.get('error', '')}")
+        return reply["download"]["name"], base64.b64decode(reply["download"]["data"]).decode()
 
     def raw(self, data: list[Any], function: str = "run_command") -> Answer:
         """Call the function with arbitrary data."""

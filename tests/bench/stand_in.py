@@ -1,4 +1,4 @@
-"""A runner of known speed, on a clock of its own: what is measured on it must be what it is."""
+"""A runner of known speed on a fake clock: measurements must give that speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.engine.fakes import INFO
 
 
 class SteadyRunner:
-    """Takes exactly so long for every token of a prompt and for every token it writes."""
+    """A runner that takes fixed times for every prompt token and every decoded token."""
 
     def __init__(self, step_s: float = 1 / 64, prompt_s: float = 1 / 1024) -> None:
         self._step_s = step_s

@@ -1,4 +1,4 @@
-"""The device's ceiling: where it comes from, and that nothing may be above it."""
+"""Test the device's bandwidth: its source, and that no figure may exceed it."""
 
 from __future__ import annotations
 

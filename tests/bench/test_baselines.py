@@ -1,4 +1,4 @@
-"""Baselines time every token, from the first to the last."""
+"""Test that baselines time every token, from the first to the last."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_a_clock_at_every_token_gives_the_speed_of_decoding_alone() -> None:
     "sampling", [SamplingParams(), SamplingParams(temperature=0, repetition_penalty=1.0)]
 )
 def test_no_token_ends_the_text(sampling: SamplingParams) -> None:
-    """The small network's end token is one of 61: without care, it would come up."""
+    """Check that end tokens are suppressed: the small network has one among 61."""
     wanted = SamplingParams(**{**vars(sampling), "max_new_tokens": 150})
     model = small_model()
     assert len(generate(model, [1, 2, 3], wanted).times) == 150
 
 
 def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None:
-    """Compiling needs a GPU; checking its arguments does not."""
+    """Check the arguments of the compiled cache, which needs no GPU."""
     config = Qwen2Config(
         vocab_size=50,
         hidden_size=16,
@@ -51,7 +51,7 @@ def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None
 
 
 def test_torchao_has_the_products_of_our_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package and the card are stood in for; what is asked of them is not."""
+    """Replace package and GPU by stubs, and check the calls."""
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "jet.bench.torchao_baseline.make_product_timer", lambda *given: asked.append(given) or (lambda: 0.25)

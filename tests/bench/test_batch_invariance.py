@@ -1,4 +1,4 @@
-"""Which differences from a story written alone are rounding, and which are mistakes."""
+"""Test which differences from a story generated alone count as rounding, and which as errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIKELY = {1: -0.5, 2: -0.75, 3: -2.0}
 
 
 class Written:
-    """A stream that is there at once, a token a chunk."""
+    """A finished stream with one token per chunk."""
 
     def __init__(self, tokens: int, error: str | None) -> None:
         self._tokens, self._error = tokens, error
@@ -49,7 +49,7 @@ class Written:
 
 
 class LoneEngine:
-    """Writes the likeliest of `LIKELY` over and over, up to `room` tokens of it."""
+    """An engine that repeats the likeliest of `LIKELY`, up to `room` tokens."""
 
     def __init__(self, room: int = 1000, error: str | None = None) -> None:
         self._room, self._error = room, error
@@ -70,7 +70,7 @@ class LoneEngine:
 
 
 def story(*written: tuple[int, float]) -> Completion:
-    """A completion of a batch: tokens and their log-probabilities."""
+    """Return a completion: tokens and their log-probabilities."""
     return Completion([7, 8], [token for token, _ in written], [logprob for _, logprob in written])
 
 
@@ -80,7 +80,7 @@ def compare(*stories: Completion) -> dict[str, float]:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One token is enough to judge by."""
+    """Let one token be enough to judge."""
     monkeypatch.setattr(batch_invariance, "MIN_SHARED_TOKENS", 1)
 
 

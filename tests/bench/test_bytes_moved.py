@@ -1,4 +1,4 @@
-"""The floor in bytes, against checkpoint files, against real caches, and against arithmetic for the 2B."""
+"""Compare bytes moved with checkpoint files, real caches, and arithmetic for the 2B model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OFFICIAL_2B = {
 
 
 def bytes_in_files(name: str) -> dict[str, int]:
-    """float32 bytes of each tensor of a golden checkpoint, as its files have them."""
+    """Return the float32 bytes of each tensor in the files of a golden checkpoint."""
     sizes = {}
     for path in (GOLDEN / name).glob("model*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -62,7 +62,7 @@ def test_one_golden_network_is_tied_and_one_is_not() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize(("name", "context", "tokens"), [("tiny-2b", 20, 12), ("tiny-4b", 3, 40)])
 def test_state_is_that_of_a_real_cache(name: str, context: int, tokens: int) -> None:
-    """Lengths around the window, so that the mean is not that of the ends."""
+    """Use lengths around the window, so that the mean differs from that of the ends."""
     model = golden_model(name)
     cache = HybridCache(model.config)
     ids = torch.ones(1, context, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Every command once, from its command line to its last line, on a small network."""
+"""Run every command once, from its command line to its last line, on a small network."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_sessions(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fresh process is a function here; tests/bench/cases/test_start.py has a real one."""
+    """Replace the fresh process by a function; tests/bench/cases/test_start.py starts a real one."""
     from jet.bench.cases import start
 
     monkeypatch.setattr(start, "spawn", lambda arguments, environment: child(arguments))

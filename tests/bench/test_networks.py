@@ -1,4 +1,4 @@
-"""Random and loaded networks, prompts of exact length, and readable errors."""
+"""Test random and loaded networks, prompts of exact length, and readable errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it means, and what it refuses."""
+"""Test the command line: meaning and errors of its options."""
 
 from __future__ import annotations
 

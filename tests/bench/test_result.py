@@ -1,4 +1,4 @@
-"""The output: a table for people and a last line of JSON."""
+"""Test the output: a table for people and a last line of JSON."""
 
 from __future__ import annotations
 

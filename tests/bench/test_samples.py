@@ -1,4 +1,4 @@
-"""Medians, spreads, and who runs when."""
+"""Test medians, spreads, and the interleaving of cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_spread_says_where_its_values_lie() -> None:
 
 
 def test_spreads_are_compared_round_by_round() -> None:
-    """A slow third round of both leaves their ratio alone."""
+    """Check that a slow third round of both does not change their ratio."""
     ours, theirs = Samples((4.0, 4.0, 1.0)), Samples((2.0, 2.0, 0.5))
     assert ours.ratio_to(theirs).values == (2.0, 2.0, 2.0)
     assert ours.ratio_to(theirs).map(lambda ratio: 1 - ratio).values == (-1.0, -1.0, -1.0)

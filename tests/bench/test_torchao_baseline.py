@@ -1,4 +1,4 @@
-"""Calls to torchao, which is replaced by a stub: the tests do not install it."""
+"""Test calls to torchao, which is a stub because the tests do not install it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quantized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], str]]:
-    """The shapes that torchao was given, and how it was to hold them."""
+    """Return the shapes that torchao got, and the quantization asked for."""
     seen: list[tuple[list[tuple[int, ...]], str]] = []
 
     def quantize_(model: nn.Module, how: str) -> None:

@@ -39,7 +39,10 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def context(browser: Browser, page_server: Served) -> BrowserContext:
-    """One for all tabs: its cache makes opening the page faster, and tabs have to be apart by themselves."""
+    """Share one browser context among tabs:
+
+    its cache opens pages faster, and tabs must be independent anyway.
+    """
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     return context
@@ -47,7 +50,7 @@ def context(browser: Browser, page_server: Served) -> BrowserContext:
 
 @pytest.fixture
 def troubles(context: BrowserContext, page_server: Served) -> Iterator[list[str]]:
-    """What no tab may do, in any test: ask another host for something, or log an error."""
+    """Collect what no tab may do in any test: requests to other hosts, and logged errors."""
     troubles: list[str] = []
 
     def note_request(url: str) -> None:
@@ -73,7 +76,7 @@ def troubles(context: BrowserContext, page_server: Served) -> Iterator[list[str]
 
 @pytest.fixture
 def open_tab(context: BrowserContext, served: Served, troubles: list[str]) -> Iterator[OpenTab]:
-    """Opens the page in a tab of its own."""
+    """Return a function that opens the page in a new tab."""
     tabs = []
 
     def open_page() -> Page:
@@ -94,8 +97,10 @@ def standing_tab(context: BrowserContext) -> Page:
 
 @pytest.fixture
 def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Page]:
-    """The page with an empty sheet and its model loaded. Opening it takes seconds, so one tab serves many
-    tests; a test that does not leave it unlocked has failed."""
+    """The page with an empty editor and a loaded model.
+
+    Opening it takes seconds, so one tab serves many tests; a test that leaves it locked fails.
+    """
     page = standing_tab
     if not page.url.startswith(served.url):
         page.goto(served.url)

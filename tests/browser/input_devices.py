@@ -22,7 +22,7 @@ class InputDevices:
 
     @contextmanager
     def latency(self, milliseconds: int) -> Iterator[None]:
-        """Every answer of the server comes so much later."""
+        """Delay every answer of the server."""
         self.session.send("Network.enable")
         self._delay(milliseconds)
         try:
@@ -35,17 +35,20 @@ class InputDevices:
         self.session.send("Network.emulateNetworkConditions", line)
 
     def compose(self, *steps: str) -> None:
-        """What an input method shows while its user types, one after the other; nothing of it is final."""
+        """Show these texts one after the other, as an input method does while composing;
+
+        none is committed.
+        """
         for text in steps:
             place = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
             self.session.send("Input.imeSetComposition", place)
 
     def commit(self, text: str) -> None:
-        """What an input method, a word list or a voice writes: no key is pressed."""
+        """Insert a text without a key press, as input methods, word suggestions and dictation do."""
         self.session.send("Input.insertText", {"text": text})
 
     def key(self, key: str, code: str, modifiers: int = 0, text: str = "") -> None:
-        """Press a key, which writes `text`, as a keyboard of another country does."""
+        """Press a key that inserts `text`, as on a foreign keyboard layout."""
         number = ord(code[-1]) if code.startswith("Key") else 0
         told: dict[str, Any] = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         down = {"type": "keyDown" if text else "rawKeyDown", "text": text, "unmodifiedText": text}
@@ -53,7 +56,7 @@ class InputDevices:
         self.session.send("Input.dispatchKeyEvent", {"type": "keyUp", **told, "modifiers": modifiers})
 
     def drop(self, text: str, x: float, y: float) -> None:
-        """Drop a text that was dragged here from elsewhere."""
+        """Drop a text that was dragged from elsewhere."""
         data = {"items": [{"mimeType": "text/plain", "data": text}], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
@@ -68,7 +71,7 @@ class InputDevices:
 
 
 def put_on_clipboard(page: Page, text: str) -> None:
-    """Cut a text out of the sheet, which leaves it empty."""
+    """Put a text on the clipboard by cutting it out of the editor, which is then empty."""
     page.fill(STORY, text)
     page.focus(STORY)
     page.keyboard.press("Control+a")
@@ -76,19 +79,19 @@ def put_on_clipboard(page: Page, text: str) -> None:
 
 
 def caret(page: Page) -> list[int]:
-    """Where selection begins and ends, in UTF-16 units."""
+    """Return start and end of the selection, in UTF-16 units."""
     found: list[int] = page.eval_on_selector(STORY, "(sheet) => [sheet.selectionStart, sheet.selectionEnd]")
     return found
 
 
 def settle(page: Page) -> None:
-    """Until the server has answered everything, and what waited for that is done, too."""
+    """Wait until the server has answered every request and the page has applied the answers."""
     page.wait_for_timeout(50)
     page.wait_for_function("jetStories.isSettled()")
 
 
 def place_of(page: Page, start: int, end: int) -> tuple[float, float]:
-    """The middle of a piece of the text, on the screen; the sheet is painted as it is."""
+    """Return the screen position of the middle of a part of the text, with the editor as it is painted."""
     x, y = page.evaluate(
         """([selector, start, end]) => {
             const sheet = document.querySelector(selector), style = getComputedStyle(sheet);
@@ -113,7 +116,7 @@ def place_of(page: Page, start: int, end: int) -> tuple[float, float]:
 
 
 def in_sight(page: Page, at: int) -> bool:
-    """Whether a place of the text can be seen without scrolling."""
+    """Return True if a position of the text is visible without scrolling."""
     _, y = place_of(page, max(0, at - 1), at)
     top, bottom = page.eval_on_selector(
         STORY, "(e) => { const b = e.getBoundingClientRect(); return [b.top, b.bottom]; }"

@@ -1,4 +1,4 @@
-"""Actions on the page, and what can be seen of it."""
+"""Actions on the page, and readers of its state."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def best(measure: Callable[[], float], wanted: float, attempts: int = ATTEMPTS) 
 
 
 def story(page: Page) -> str:
-    """The text on the sheet."""
+    """Return the text in the editor."""
     return page.input_value(STORY)
 
 
 def reload(page: Page) -> None:
-    """Load the page again, up to where it has nothing more to ask of the server."""
+    """Reload the page and wait until it has no more requests to the server."""
     page.reload()
     page.wait_for_selector(".jet-model-info b")
     page.wait_for_load_state("load")
 
 
 def select_tab(page: Page, name: str) -> None:
-    """Unfold one of the drawers below the sheet."""
+    """Open one of the tabs below the editor."""
     page.click(f"#jet-tab-{name}")
     expect(page.locator(f"#jet-tab-panel-{name}")).to_be_visible()
 
 
 def empty_editor(page: Page) -> None:
-    """Begin a new story, the settings at their defaults, as in a browser that has kept nothing."""
+    """Start a new story with default settings, as in a browser with empty storage."""
     select_tab(page, "settings")
     page.fill(STORY, "x")
     expect(page.locator("#jet-undo")).to_be_enabled()
@@ -74,12 +74,12 @@ def empty_editor(page: Page) -> None:
 
 
 def set_most_tokens(page: Page, number: int) -> None:
-    """Write at most so many tokens."""
+    """Set the maximum of new tokens."""
     page.get_by_label("number input for Maximum new tokens").fill(str(number))
 
 
 def status(page: Page) -> str:
-    """What the panel says is going on."""
+    """Return the status that the panel shows."""
     return page.inner_text(".jet-status")
 
 
@@ -91,19 +91,19 @@ def begin(page: Page, text: str) -> None:
 
 
 def place_cursor(page: Page, units: int) -> None:
-    """Put the cursor at a place of the sheet, in UTF-16 units."""
+    """Place the cursor in the editor, in UTF-16 units."""
     page.focus(STORY)
     page.eval_on_selector(STORY, "(sheet, at) => sheet.setSelectionRange(at, at)", units)
 
 
 def press(page: Page, selector: str) -> None:
-    """Click a button that does something with the story, once it can be clicked."""
+    """Click a button that acts on the story, once it is enabled."""
     expect(page.locator(selector)).to_be_enabled()
     page.click(selector)
 
 
 def wait_for_words(page: Page, beginning: str) -> None:
-    """Until the story is longer than its beginning."""
+    """Wait until the story is longer than its beginning."""
     page.wait_for_function(
         "([selector, length]) => document.querySelector(selector).value.length > length",
         arg=[STORY, len(beginning)],
@@ -111,19 +111,19 @@ def wait_for_words(page: Page, beginning: str) -> None:
 
 
 def wait_for_status(page: Page, text: str) -> None:
-    """Until the panel says so and, for what is an end, the page is unlocked."""
+    """Wait for a status in the panel and, if it is a final one, until the page is unlocked."""
     expect(page.locator(".jet-status")).to_have_text(text)
 
 
 def expect_unlocked(page: Page) -> None:
-    """The story can be edited and continued, and there is nothing to stop."""
+    """Expect that the story can be edited and continued, and that there is nothing to stop."""
     expect(page.locator(STORY)).to_be_enabled()
     expect(page.locator("#jet-continue")).to_be_enabled()
     expect(page.locator("#jet-stop")).to_be_disabled()
 
 
 def expect_locked(page: Page) -> None:
-    """The story can be stopped, and typed into, which stops it, too."""
+    """Expect that the story can be stopped, also by typing."""
     expect(page.locator("#jet-stop")).to_be_enabled()
     expect(page.locator(STORY)).to_be_enabled()
     for selector in ("#jet-continue", "#jet-undo", "#jet-retry", "#jet-new"):
@@ -133,7 +133,7 @@ def expect_locked(page: Page) -> None:
 
 
 def time_of(page: Page, trigger: str, text: str) -> float:
-    """Seconds from a click on `trigger` until the panel says `text`, measured in the browser."""
+    """Measure the seconds from a click on `trigger` until the panel says `text`, in the browser."""
     milliseconds = page.evaluate(
         """([trigger, text]) => new Promise((resolve) => {
             const clicked = performance.now();
@@ -152,7 +152,7 @@ def time_of(page: Page, trigger: str, text: str) -> float:
 
 
 def expect_nothing_outside(page: Page, width: int) -> None:
-    """No scrolling sideways, and no part of the page beyond its edges."""
+    """Expect no horizontal scrolling, and no part of the page beyond its edges."""
     look = """(width) => [...document.querySelectorAll("#jet-page *")].filter((element) => {
         const box = element.getBoundingClientRect();
         return box.width > 0 && (box.left < 0 || box.right > width + 0.5);
@@ -167,7 +167,7 @@ def expect_nothing_outside(page: Page, width: int) -> None:
 
 
 def expect_no_overlap(page: Page, selectors: list[str]) -> None:
-    """These stand one below the other."""
+    """Expect these elements one below the other."""
     boxes = [page.locator(selector).bounding_box() for selector in selectors]
     for upper, lower in pairwise(boxes):
         assert upper is not None and lower is not None

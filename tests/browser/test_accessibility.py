@@ -16,7 +16,7 @@ ALSO = {"heading-order"}  # less serious, and ours
 
 
 def findings(page: Page) -> list[str]:
-    """What axe finds that keeps somebody out, once nothing fades in or out any more."""
+    """Return the serious findings of axe, once all transitions have ended."""
     page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
     found = Axe().run(page).response["violations"]
     return [

@@ -1,4 +1,4 @@
-"""What is as it was after a reload and a new story, and what the panel tells of the sheet, in Chromium."""
+"""Test in Chromium what a reload and a new story keep, and what the panel says about the story."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def number(page: Page, label: str) -> str:
 
 
 def row(page: Page, name: str) -> str:
-    """A number of the panel."""
+    """Read a number of the panel."""
     shown = page.locator(".jet-panel dl", has_text=name).first.inner_text()
     found = re.search(rf"{name}\s+([^\n]+)", shown)
     assert found, shown

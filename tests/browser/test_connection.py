@@ -1,4 +1,4 @@
-"""A network that comes and goes and a server that dies: nothing changes under the writer's hands."""
+"""Test an unstable network and a server that dies: the writer's text stays as it is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server() -> Iterator[Process]:
 
 @pytest.fixture
 def page(browser: Browser, server: Process) -> Iterator[Page]:
-    """The page in a browser of its own; it may be loaded once."""
+    """The page in its own browser context, which may load it only once."""
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -41,7 +41,7 @@ def page(browser: Browser, server: Process) -> Iterator[Page]:
 
 
 class Network:
-    """The browser's, as the debugging protocol cuts it."""
+    """The browser's network, which Chromium's debugging protocol can cut."""
 
     def __init__(self, page: Page) -> None:
         self._session: CDPSession = page.context.new_cdp_session(page)

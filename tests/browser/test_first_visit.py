@@ -1,4 +1,4 @@
-"""A first visit, with the model that ships: one click, and a story streams."""
+"""Test a first visit with the shipped model: one click, and a story streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms that show a part of a story, endings and line breaks, in Chromium: nothing is changed unseen."""
+"""Test in Chromium that forms for parts of a story, endings and line breaks change nothing unseen."""
 
 from __future__ import annotations
 

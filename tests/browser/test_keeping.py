@@ -1,4 +1,4 @@
-"""What the browser keeps, in Chromium: one story in two tabs, and a storage that is full or forbidden."""
+"""Test the browser storage in Chromium: one story in two tabs, and storage that is full or forbidden."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FULL = """
 
 @pytest.fixture(scope="module")
 def http_url(page_server: Served) -> Iterator[str]:
-    """The page as a machine in the same network has it: over plain http, under a name."""
+    """URL of the page as other machines of the network see it: plain http, under a host name."""
     source = StandInSource()
     demo = build(source)
     url = launch(demo, "0.0.0.0")
@@ -54,7 +54,7 @@ def http_url(page_server: Served) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def http_browser(browser: Browser) -> Iterator[Browser]:
-    """One that finds the machine under its name."""
+    """A browser that resolves this host name."""
     other = browser.browser_type.launch(
         executable_path=browser_path(), args=[*QUIET, f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
     )
@@ -84,7 +84,7 @@ def open_page(context: BrowserContext, url: str) -> Page:
 
 
 def duplicate(page: Page) -> Page:
-    """A second tab as "Duplicate" makes it: with the first one's session storage."""
+    """Open a second tab as "Duplicate" does, with the session storage of the first."""
     with page.expect_popup() as opened:
         page.evaluate("window.open(location.href)")
     opened.value.wait_for_selector(".jet-model-info b")
@@ -92,7 +92,7 @@ def duplicate(page: Page) -> Page:
 
 
 def kept(page: Page) -> dict[str, str]:
-    """The texts that the browser keeps, by the story's id."""
+    """Return the stored texts by the story's id."""
     plain = page.evaluate(
         "Object.entries(localStorage).filter(([key]) => key.startsWith('jet-stories:draft:'))"
     )
@@ -312,7 +312,7 @@ def test_a_story_opened_while_the_model_writes_comes_alone(tab: Page, served: Se
 
 
 def drop_file(page: Page, data: bytes, name: str) -> None:
-    """Let go of a file over the sheet."""
+    """Drop a file on the editor."""
     page.evaluate(
         """([selector, bytes, name]) => {
             const dataTransfer = new DataTransfer();

@@ -1,4 +1,4 @@
-"""Keys, caret, words and wishes under a writer's devices, in Chromium: nothing typed or wished is lost."""
+"""Test keys, caret, words and commands from a writer's devices in Chromium: no input is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def devices(tab: Page) -> Iterator[InputDevices]:
 
 @pytest.fixture
 def slow(tab: Page, served: Served) -> Page:
-    """The page with an engine that writes for as long as a test takes."""
+    """The page with an engine that generates for as long as a test takes."""
     served.engine.tokens_per_second = 20
     set_most_tokens(tab, 2000)
     return tab
@@ -50,14 +50,14 @@ def slow(tab: Page, served: Served) -> Page:
 
 @pytest.fixture
 def quick(tab: Page, served: Served) -> Page:
-    """The page with an engine that writes six words at once."""
+    """The page with an engine that generates six words at once."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     return tab
 
 
 def write(page: Page, text: str) -> str:
-    """Let the model go on with a beginning to its end. The whole text."""
+    """Continue a beginning to its end; return the whole text."""
     begin(page, text)
     expect_unlocked(page)
     settle(page)
@@ -68,7 +68,7 @@ def write(page: Page, text: str) -> str:
 
 
 def taken_over(page: Page, act: Callable[[], object], beginning: str = "A") -> str:
-    """Do something while the model writes. What stands behind its words then, which no longer come."""
+    """Act while the model generates; return the text after the model's words, which have stopped."""
     begin(page, beginning)
     scrolled = page.evaluate("scrollY")
     act()
@@ -90,9 +90,9 @@ def test_keys_typed_while_it_writes_stop_it_and_stand_behind_its_words(slow: Pag
 
     def without_focus() -> None:
         slow.evaluate("document.activeElement.blur()")
-        slow.keyboard.type(" to nobody")
+        slow.keyboard.type(" to no one")
 
-    assert taken_over(slow, without_focus) == " to nobody"
+    assert taken_over(slow, without_focus) == " to no one"
 
 
 def test_paste_drop_input_methods_and_autocorrection_stop_it_too(slow: Page, devices: InputDevices) -> None:
@@ -173,7 +173,7 @@ def test_what_was_never_in_the_editor_does_not_come_back_by_undo(
 
 
 def stopped(page: Page, start: Callable[[], object], stop: Callable[[], object], wait_ms: int = 0) -> str:
-    """Begin, wish for the end of it, and what has been added to the text by then."""
+    """Start generation and ask for its end; return the text added by then."""
     before = story(page)
     start()
     page.wait_for_timeout(wait_ms)
@@ -291,7 +291,7 @@ def test_typing_right_behind_undo_loses_no_letter(quick: Page, devices: InputDev
 
 
 SENTENCES = (
-    "It was late. The sea came in, and nobody saw it. " + "She ran and ran and ran, " * 8 + "and he, too."
+    "It was late. The sea came in, and no one saw it. " + "She ran and ran and ran, " * 8 + "and he, too."
 )
 
 

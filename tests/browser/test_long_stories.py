@@ -1,4 +1,4 @@
-"""A story of a megabyte in Chromium: typing and Continue are as quick as ever, and no word is lost."""
+"""Test a story of a megabyte in Chromium: typing and Continue stay fast, and no word is lost."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ WORDS = ("the", "old", "keeper", "opened", "door", "and", "sea", "came", "in", "
 
 
 def novel(characters: int) -> str:
-    """Paragraphs of words, with a few characters that Python and the browser count differently."""
+    """Make paragraphs of words, with a few characters that Python and the browser count differently."""
     draw = random.Random(1)
     paragraphs = [f"{' '.join(draw.choices(WORDS, k=90))}." for _ in range(characters // 400)]
     return "A \N{DRAGON}\N{DRAGON} " + "\n\n".join(paragraphs)
 
 
 def put(page: Page, text: str) -> None:
-    """Put a text on the sheet as if it had been pasted."""
+    """Put a text into the editor as if pasted."""
     page.eval_on_selector(
         STORY,
         """(sheet, text) => {
@@ -62,7 +62,7 @@ NOVEL = novel(150_000)  # beyond every length from which on a story is treated a
 
 @pytest.fixture
 def busy(tab: Page, served: Served) -> Page:
-    """The page with an engine that writes six words at once."""
+    """The page with an engine that generates six words at once."""
     served.engine.tokens_per_second, served.engine.context = 400, 4096
     set_most_tokens(tab, 6)
     return tab
@@ -70,18 +70,18 @@ def busy(tab: Page, served: Served) -> Page:
 
 @pytest.fixture
 def long(busy: Page) -> Page:
-    """With a novel on the sheet."""
+    """The page with a novel in the editor."""
     return take(busy, NOVEL)
 
 
 @pytest.fixture
 def longest(busy: Page) -> Page:
-    """With a megabyte on it."""
+    """The page with a megabyte of text in the editor."""
     return take(busy, MEGABYTE)
 
 
 def take(page: Page, text: str) -> Page:
-    """Put a text on the sheet, and wait until server and browser have it."""
+    """Put a text into the editor, and wait until server and browser have it."""
     put(page, text)
     page.click("#jet-tab-branches")  # any order takes the text along
     page.click("#jet-tab-settings")
@@ -90,12 +90,12 @@ def take(page: Page, text: str) -> Page:
 
 
 def written(first: int = 0, last: int = 6, letter: str = "t") -> str:
-    """What the stand-in writes: its prompt begins with the first word that it still sees of the story."""
+    """Return the stand-in's words `first` to `last`; `letter` is the first one of its context."""
     return "".join(f" {letter}{index}" for index in range(first, last))
 
 
 def letter_of(served: Served) -> str:
-    """The first letter of what the model saw."""
+    """Return the first letter of the last prompt."""
     return served.engine.requests[-1].prompt.strip()[0]
 
 
@@ -173,7 +173,7 @@ def test_continue_costs_no_more_than_in_a_short_story(
 
 
 def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
-    """Also where the writer goes on at once; a character that looks half like the one before stays whole."""
+    """Check that a changed emoji is sent whole, although it shares a surrogate with the one before."""
     sent: list[str] = []
     long.on("request", lambda request: sent.append(request.post_data or ""))
     place_cursor(long, 3)
@@ -212,7 +212,7 @@ def test_continue_undo_and_retry_leave_every_word_in_its_place(longest: Page, se
 
 
 def units(text: str, words: int, letter: str) -> int:
-    """The length of the story with so many words of the model, as the browser counts."""
+    """Return the length of the story with this many words of the model, in UTF-16 units."""
     return len((text + written(0, words, letter)).encode("utf-16-le")) // 2
 
 
@@ -272,7 +272,7 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
 def test_a_variant_of_a_long_story_picked_early_is_in_the_editor_once(
     long: Page, served: Served, words: int
 ) -> None:
-    """Also one without a word yet: what it has when it is stopped comes on the sheet with the last answer."""
+    """Test a variant without a word yet, too: its text so far arrives in the editor with the last answer."""
     served.engine.tokens_per_second, served.engine.prefill_s = 15, 0 if words else 60
     set_most_tokens(long, 600)
     long.click("#jet-write-variants")

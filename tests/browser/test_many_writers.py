@@ -1,4 +1,4 @@
-"""Many writers on the page with the model that ships: none lost, mixed up, written twice or stuck."""
+"""Test many writers on the page with the shipped model: no story is lost, mixed up, repeated or stuck."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 MODEL = Path(__file__).parents[2] / "assets" / "story-model"
 USERS, TABS, ROUNDS = 16, 4, 2
-# No model makes these up, so whoever has one has it from its writer.
+# No model invents these names, so a story that has one has it from its writer.
 NAMES = ["Abrox", "Bolvik", "Cindur", "Dravot", "Eskarn", "Fulmix", "Gorvat", "Hulbek"]
 NAMES += ["Izquor", "Jumvar", "Krolux", "Lubnix", "Morvak", "Nuxbal", "Ozdrik", "Pyvort"]
 
@@ -62,14 +62,14 @@ def settings(user: int, turn: int) -> dict[str, float]:
 
 
 def alone(engine: LocalEngine, user: int, turn: int) -> str:
-    """What this request gives where nobody else writes, and nothing is resident."""
+    """Return the result of this request alone, with an empty prefix cache."""
     prompt = beginning(user, turn)
     chunks = engine.submit(Request(prompt, SamplingParams(**settings(user, turn)), healing=True))  # type: ignore[arg-type]
     return prompt + "".join(chunk.text for chunk in chunks)
 
 
 def use(url: str, user: int, start: threading.Barrier) -> dict[int, str]:
-    """What one client does: stories one after the other, some of them cancelled."""
+    """Generate stories one after the other, as one client, and cancel some."""
     chance = random.Random(user)
     client = Client(url, verbose=False)
     start.wait(60)
@@ -77,7 +77,7 @@ def use(url: str, user: int, start: threading.Barrier) -> dict[int, str]:
     for turn in range(ROUNDS):
         time.sleep(chance.uniform(0, 0.3))
         if chance.random() < 0.3:
-            job = client.submit("A story that nobody waits for", max_new_tokens=400, api_name="/generate")
+            job = client.submit("A story without a reader", max_new_tokens=400, api_name="/generate")
             time.sleep(chance.uniform(0, 0.3))
             job.cancel()
         job = client.submit(beginning(user, turn), **settings(user, turn), api_name="/generate")
@@ -88,7 +88,7 @@ def use(url: str, user: int, start: threading.Barrier) -> dict[int, str]:
 
 
 def open_tabs(browser: Browser, url: str) -> list[Page]:
-    """Each in a context of its own, with the beginning typed."""
+    """Open tabs, each in its own browser context, with the beginning typed."""
     tabs = []
     for number in range(TABS):
         tabs.append(browser.new_context().new_page())
@@ -125,7 +125,7 @@ def test_many_clients_and_tabs_get_each_their_own_story(
         wait_for_words(tab, mine)
         expect_unlocked(tab)
         assert story(tab).startswith(mine)
-        assert not any(name in story(tab) for name in NAMES), "nobody else's words"
+        assert not any(name in story(tab) for name in NAMES), "only the own words"
         tab.context.close()
     nothing_is_left(engine)
 
@@ -151,7 +151,7 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
     seen = story(tab)
     reload(tab)
     nothing_is_left(engine)
-    assert ends == ["aborted"], "nobody writes on for a page that is gone"
+    assert ends == ["aborted"], "the story of a closed page ends"
     expect(tab.locator(STORY)).to_have_value(re.compile("^" + re.escape(seen)))
     expect_unlocked(tab)
     kept = story(tab)
@@ -165,10 +165,10 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
 
 
 def nothing_is_left(engine: LocalEngine) -> None:
-    """All places are free, and what is kept can go."""
+    """Check that all slots are free, and that cached states can be evicted."""
     wait_until(lambda: not engine.info().active_requests + engine.info().queued_requests, timeout_s=30)
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
     ledger = runner._pool.allocator
     assert ledger.reserved_pages == 0
-    assert ledger.available == ledger._count, "nobody holds a page but what is kept"
+    assert ledger.available == ledger._count, "only cached states use pages"

@@ -1,4 +1,4 @@
-"""The page in Chromium, over the stand-in engine: writing, stopping, locking, keeping, showing."""
+"""Test the page in Chromium over the stand-in engine: generating, stopping, locking, saving, showing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of every direction and of other programs, on screen, in forced colors and on paper, in Chromium."""
+"""Test in Chromium text of any direction and from other programs: on screen, in forced colors, in print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The performance report in the page: one click, live progress, the plots, a file to keep; stories go on."""
+"""Test the performance report in the page: one click, live progress, plots, a download; stories continue."""
 
 from __future__ import annotations
 

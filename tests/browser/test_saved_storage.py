@@ -1,4 +1,4 @@
-"""What an earlier version has left in a browser's storage is read, and its values keep their names."""
+"""Test that browser storage of an earlier version is read, and that its values keep their names."""
 
 from __future__ import annotations
 

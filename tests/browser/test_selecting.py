@@ -1,4 +1,4 @@
-"""Selecting words as in every editor, and other words beside the selection, in Chromium."""
+"""Test in Chromium selecting words as in any editor, and alternatives beside the selection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "".join(f" A{index}" for index in range(6))
 
 @pytest.fixture
 def written(tab: Page, served: Served) -> Page:
-    """A page with six words of the model behind one of the writer's."""
+    """The page with six words of the model after one of the writer's."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     begin(tab, "A")

@@ -1,4 +1,4 @@
-"""At 500 tokens a second the page is smooth, with the panel on, and ends when the engine does."""
+"""Test that at 500 tokens per second the page, with its panel, is smooth and ends with the engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WATCH = """([selector, last]) => new Promise((resolve) => {
 
 
 def stream(page: Page, served: Served) -> tuple[float, float]:
-    """Frames a second while a story streams, and by how much it ends after its engine."""
+    """Measure frames per second while a story streams, and the delay of its end after the engine's."""
     page.fill(STORY, "A")
     frames, shown = page.evaluate(WATCH, [STORY, f" A{TOKENS - 1}"])
     expect_unlocked(page)

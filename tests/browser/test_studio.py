@@ -1,4 +1,4 @@
-"""What unfolds around the sheet, in Chromium: undo, branches, ways, words, guidance, files, keeping."""
+"""Test the tools around the editor in Chromium: undo, branches, variants, words, guidance, files, saving."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def quick(tab: Page, served: Served) -> Page:
-    """The page with an engine that writes six words at once."""
+    """The page with an engine that generates six words at once."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     return tab
 
 
 def words(letter: str, number: int = 6) -> str:
-    """What the stand-in writes."""
+    """Return the words that the stand-in generates."""
     return "".join(f" {letter}{index}" for index in range(number))
 
 
 def write(page: Page, text: str) -> str:
-    """Type a beginning and let the model go on to its end. The whole text."""
+    """Type a beginning and continue it to its end; return the whole text."""
     begin(page, text)
     expect_unlocked(page)
     expect(page.locator(STORY)).to_have_value(text + words(text.strip()[0]))
@@ -597,7 +597,7 @@ def test_the_tabs_fit_every_screen(quick: Page) -> None:
 
 
 def marked(page: Page, name: str) -> str:
-    """The text that is painted so, once it is."""
+    """Wait for text with this highlight, and return it."""
     page.wait_for_function("(name) => CSS.highlights.get(name)?.size > 0", arg=name)
     found = page.evaluate(
         "(name) => [...CSS.highlights.get(name)].map((range) => range.toString()).join('')", name
@@ -606,13 +606,13 @@ def marked(page: Page, name: str) -> str:
 
 
 def listed(page: Page) -> list[str]:
-    """How the stories begin that the browser keeps."""
+    """Return the beginnings of the stories in the browser's storage."""
     index = page.evaluate("localStorage.getItem('jet-stories:index')") or "{}"
     return [entry["preview"] for entry in json.loads(index).values()]
 
 
 def wait_until_listed(page: Page, beginning: str) -> None:
-    """Until the browser has kept the story that begins so, and the page is at rest."""
+    """Wait until the story with this beginning is stored and the page is idle."""
     page.wait_for_function(
         """(beginning) => Object.values(JSON.parse(localStorage.getItem("jet-stories:index") ?? "{}"))
             .some(({ preview }) => preview === beginning)""",
@@ -622,7 +622,7 @@ def wait_until_listed(page: Page, beginning: str) -> None:
 
 
 def wait_until_kept(page: Page, branches: int = 1) -> None:
-    """Until the browser has the story with its branches and what the model has written."""
+    """Wait until the story is stored with its branches and the model's words."""
     page.wait_for_function(
         """(branches) => {
             const id = sessionStorage.getItem("jet-stories:id");

@@ -30,7 +30,7 @@ class HubServer:
         ranges: the Range headers that came.
         keys: the Authorization headers that came.
         expired: a token that is not accepted, whatever it is sent with.
-        private: nothing is there for whoever sends no token.
+        private: requests without a token get no files.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Text files of any usual encoding are read as what they are, or it is said what to do."""
+"""Test that text files in any common encoding are decoded correctly, or refused with advice."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ BOOK_ENTRY: dict[str, Any] = {
 
 
 def of(plain: object, name: str = "x.json") -> Imported:
-    """What is read of JSON."""
+    """Read JSON as a file."""
     return read(name, json.dumps(plain).encode())
 
 
@@ -175,7 +175,7 @@ CHAT = [
 
 
 def chat(rows: list[Any], name: str = "x.jsonl") -> Imported:
-    """What is read of a chat."""
+    """Read a chat of these rows."""
     return read(name, "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows).encode())
 
 

@@ -1,4 +1,4 @@
-"""What is written opens in the programs that writers use: LibreOffice, and epubcheck finds nothing wrong.
+"""Test that written files open in LibreOffice, and that epubcheck accepts them.
 
 Both are Debian packages, libreoffice-writer-nogui and epubcheck. Without them these tests are skipped, and
 say what to install.

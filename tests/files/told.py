@@ -1,4 +1,4 @@
-"""What a file said, short enough to stand in an expectation."""
+"""Summarize an imported file, short enough for an expectation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test on a GPU stands on."""
+"""Set up every test on a GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def exact_float32() -> Iterator[None]:
-    """TF32 off, as the tolerances assume."""
+    """Turn TF32 off, as the tolerances assume."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield

@@ -1,4 +1,4 @@
-"""Batches and resident states on CUDA: the same text as alone and afresh."""
+"""Test batches and cached states on CUDA: they give the same text as alone and uncached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding on CUDA: graphs of kernels against the network, eager launches, and the truth in float64."""
+"""Test decoding on CUDA: CUDA graphs against the network, eager launches, and float64."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_float32_greedy_stories_are_golden(name: str) -> None:
 
 
 def decode(runner: ModelRunner, prompt: list[int], sampling: SamplingParams) -> tuple[list[int], Tensor]:
-    """Tokens, and the logits that the last step left."""
+    """Return the tokens, and the logits of the last step."""
     sequence = runner.allocate(sampling)
     runner.prefill(sequence, prompt)
     tokens = [runner.decode_one(sequence) for _ in range(sampling.max_new_tokens)]
@@ -90,7 +90,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.dtype) -> None:
-    """Over 512 tokens that the story model decodes, every network fed with the same ones."""
+    """Compare over 512 tokens of the story model, fed to every network."""
     plain, exact = load(STORY_MODEL, dtype), load(STORY_MODEL, torch.float64)
     runner = ModelRunner(load(STORY_MODEL, dtype), frozenset(), slots=1, tokens=1024)
     # So few tokens that no step is launched ahead of the news: the logits are those of the last one.
@@ -118,7 +118,7 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
 @pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_quantized_steps_are_the_forward_of_their_codes(scheme: str, rows: int) -> None:
-    """In float32, by graphs; few rows multiply by codes, many by numbers made of them."""
+    """Test in float32 with graphs; few rows multiply by codes, many by dequantized weights."""
     model = load_model(STORY_MODEL, CUDA, torch.float32, quantize=scheme)
     sampling = replace(GREEDY, max_new_tokens=1)
     runner = ModelRunner(model, frozenset(), slots=rows, tokens=rows * 1024)
@@ -181,7 +181,7 @@ def test_dry_and_xtc_are_drawn_by_the_host_and_the_next_request_by_the_graph_aga
 
 
 def test_a_token_that_ends_the_text_is_not_read_into_the_state() -> None:
-    """The step launched ahead of the news goes to the idle slot."""
+    """Test that the step already launched writes to the null slot."""
     model = load(GOLDEN / "tiny-2b", torch.float32)
     engine = serve(model)
     story = ids(list(engine.submit(Request("1 2 3", SAMPLED))))

@@ -1,4 +1,4 @@
-"""Healed borders and barred ends on CUDA: graphs write what eager steps write, together as alone."""
+"""Test token healing and banned end tokens on CUDA: graphs equal eager steps, batched and alone."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_story_stopped_in_the_middle_goes_on_as_afresh(engine: LocalEngine) ->
 def test_barred_ends_are_those_of_eager_steps(
     engine: LocalEngine, eager: LocalEngine, sampling: SamplingParams, healing: bool
 ) -> None:
-    """After the end of a story, which is the likeliest there; in a batch of which others may end."""
+    """Test after the end of a story, where the end token is likeliest, in a batch of which others may end."""
     ended = "They lived happily ever after.\n\nThe End."
 
     def ask(engine: LocalEngine, number: int, tokens: int, alternatives: int = 0) -> tuple[int, ...]:

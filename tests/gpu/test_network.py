@@ -1,4 +1,4 @@
-"""The network on CUDA: against golden expectations, the CPU in the same type, and itself by other ways."""
+"""Test the network on CUDA against golden expectations, the CPU in the same dtype, and other paths."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on_cuda(name: str, dtype: torch.dtype, attention: str = "sdpa") -> JetNemotr
 
 
 def error(model: torch.nn.Module, name: str) -> float:
-    """Relative distance from the golden logits, over all prompts of a checkpoint together."""
+    """Return the relative distance from the golden logits, over all prompts of a checkpoint together."""
     expected = golden_expectations(name)
     wrong = right = 0.0
     for prompt in [i for n, i in GOLDEN_PROMPTS if n == name]:
@@ -85,7 +85,7 @@ def test_half_precision_is_as_good_as_on_the_cpu(name: str, dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("keys", "values"), [(96, 256), (128, 256), (64, 128), (12, 32)])
 def test_library_kernels_agree_with_the_recurrence(dtype: torch.dtype, keys: int, values: int) -> None:
-    """8,192 tokens through the chunk kernels against one at a time in float64."""
+    """Compare 8,192 tokens through the chunk kernels with one at a time in float64."""
     given = inputs((1, 8192, 2, keys, values))
     given[3] = given[3] * 0.05
     half = [x.to(CUDA, dtype) for x in given[:3]]
@@ -131,7 +131,7 @@ def test_library_gradients_agree_with_torch(length: int) -> None:
 def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole network in chunks against one token at a time, both against the truth in float64.
+    """Compare the network in chunks and one token at a time, both with float64.
 
     In half precision the library's kernels also round what a chunk's tokens do to each other. Those errors
     have nothing to do with the ones that both ways share, so the squares add up: with the kernels' own error,
@@ -163,7 +163,7 @@ def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
 
 
 def _errors_of_the_rule(given: list[tuple[Tensor | None, ...]]) -> list[tuple[float, float]]:
-    """Of outputs and of the last state, for each call of the rule."""
+    """Return the errors of outputs and of the last state, for each call of the rule."""
     errors = []
     for arguments in given:
         exact = gated_delta_rule.naive_recurrent_gated_delta_rule(
@@ -188,7 +188,7 @@ def _logits_and_states(model: JetNemotronForCausalLM, ids: Tensor) -> list[Tenso
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("sizes", [(1,), (3, 64, 2), (150,)], ids=str)
 def test_pieces_and_padding_change_nothing_but_rounding(attention: str, sizes: tuple[int, ...]) -> None:
-    """A left-padded batch, read in pieces, against its rows alone in one go.
+    """Compare a left-padded batch, read in chunks, with its rows alone as a whole.
 
     flash_attention_2 knows half precision only, whose rounding the random weights of golden checkpoints
     amplify: there it is the story model.
@@ -235,7 +235,7 @@ def test_attention_implementations_agree_on_the_story_model(attention: str) -> N
 
 @torch.no_grad()
 def test_bfloat16_names_the_same_next_token_on_the_story_model() -> None:
-    """Real weights: the top token in bfloat16 on CUDA is that of float64 at 97 % of the positions."""
+    """Test that the top token in bfloat16 on CUDA is that of float64 at 97 % of the positions."""
     if not STORY_MODEL.is_dir():
         pytest.skip("no story model")
     ids = _story_ids()
@@ -249,7 +249,7 @@ def test_bfloat16_names_the_same_next_token_on_the_story_model() -> None:
 
 @cache
 def _story_ids() -> Tensor:
-    """A story the model writes itself, about as long as its training context."""
+    """Return a story that the model generates, about as long as its training context."""
     model = JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.float32).to(CUDA)
     torch.manual_seed(0)
     start = torch.tensor([[model.config.bos_token_id]], device=CUDA)

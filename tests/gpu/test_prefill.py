@@ -1,4 +1,4 @@
-"""Prompts read by graphs against the forward, and both against the truth."""
+"""Test prefill by CUDA graphs against the forward, and both against float64."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_graphs_are_as_near_the_truth_as_the_forward(
     assert isinstance(graphs, CudaGraphPrefill)
     total = sum(pieces)
     ids = torch.randint(2, 4000, (total,), generator=torch.Generator().manual_seed(total)).to(CUDA)
-    # Somebody else's story stands in another slot, and must not notice.
+    # Another user's story is in another slot, and must not change.
     other = pool.allocate()
     pool.reserve(other, 100)
     graphs.run(other, 0, ids[:50].repeat(2)[:100])
@@ -91,7 +91,7 @@ def error(value: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype: torch.dtype) -> None:
-    """Over all prompts together: random weights amplify rounding, of a single prompt by chance."""
+    """Compare over all prompts together: random weights amplify the rounding of a single one by chance."""
     half = JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype).to(CUDA).eval()
     pool = StatePool(half.config, 3, 4096, dtype, CUDA)
     graphs = make_prefill(half, pool)
@@ -130,7 +130,7 @@ def test_quantized_weights_are_read_by_graphs(scheme: str) -> None:
 
 @torch.inference_mode()
 def test_64k_tokens_in_chunks_are_as_near_the_truth_as_one_block() -> None:
-    """States are handed on sixteen times, rounding does not add up."""
+    """Test that rounding does not add up over sixteen chunks."""
     sizes, chunk, length = JetSizes(1, 96, 256, 64, 4), 4096, 65536
     generator = torch.Generator(CUDA).manual_seed(0)
     projected = torch.randn(length, sum(sizes.split_sizes), generator=generator, device=CUDA).bfloat16()

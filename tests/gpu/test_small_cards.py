@@ -1,4 +1,4 @@
-"""A card of 6 GB, simulated by a limit on allocations: what runs on it, and what is said of the rest."""
+"""Test a GPU of 6 GB, simulated by a limit on allocations: models that fit, and messages for the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row of a padded batch is what it is alone, in every layer type, however the batch is read."""
+"""Test that a row of a padded batch equals the row alone, in every layer type, for any chunks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TYPES = {"all": None, "jet": ["jet"] * 3, "attn": ["attn"] * 3, "swa": ["swa"] *
 
 
 def model_of(kind: str) -> JetNemotronForCausalLM:
-    """In float64, where ways that are equal differ by nothing but the last digits."""
+    """Load a network in float64, where equivalent computations differ in the last digits only."""
     layers = TYPES[kind]
     model = small_model() if layers is None else small_model(layer_types=layers, num_hidden_layers=3)
     return model.double()
 
 
 def left_padded(rows: list[Tensor], padding_id: int = 5) -> tuple[Tensor, Tensor]:
-    """Rows aligned at their ends, and the mask; the padding is an ordinary token, so a leak would show."""
+    """Return rows padded on the left, and the mask; padding is an ordinary token, so that leaks show."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), padding_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -61,7 +61,7 @@ def test_left_padded_rows_are_as_if_alone(model: JetNemotronForCausalLM, rows: l
 def test_left_padded_rows_in_pieces(
     model: JetNemotronForCausalLM, rows: list[Tensor], sizes: tuple[int, ...]
 ) -> None:
-    """Pieces may be all padding for some rows, end inside it, or begin behind it."""
+    """Test chunks that are all padding for some rows, end inside it, or begin after it."""
     ids, mask = left_padded(rows)
     whole = model(ids, attention_mask=mask).logits
     cache, pieces, start, turn = HybridCache(model.config), [], 0, 0
@@ -96,7 +96,7 @@ def test_generated_batch_equals_single_rows(model: JetNemotronForCausalLM, rows:
 
 @torch.no_grad()
 def test_a_first_token_of_padded_rows_never_reaches_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It packs what is not padding, and cannot do so where some rows have no query at all."""
+    """Check that flash attention never gets rows without a query, which it cannot pack."""
     model, called = model_of("attn"), []
 
     def packed(module: torch.nn.Module, query: Tensor, *given: Tensor, **more: object) -> None:
@@ -113,7 +113,10 @@ def test_a_first_token_of_padded_rows_never_reaches_flash_attention(monkeypatch:
 
 @torch.no_grad()
 def test_gaps_and_right_padding_leave_no_trace_in_a_jet_layer() -> None:
-    """A recurrent layer skips padding wherever it stands, and its state goes on from the last real token."""
+    """Test that a recurrent layer skips padding anywhere;
+
+    its state continues from the last unpadded token.
+    """
     model = model_of("jet")
     ids = random_ids(model, 1, 20)
     mask = torch.ones_like(ids)

@@ -1,4 +1,4 @@
-"""Loading and saving: official names and configs, and what is said of a checkpoint that does not fit."""
+"""Test loading and saving: official names and configs, and messages for checkpoints that do not fit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OFFICIAL = {
 
 
 def official_config(name: str) -> dict[str, object]:
-    """The official config.json, written out from the shape."""
+    """Return the official config.json of this shape."""
     shape = OFFICIAL[name]
     kinds = {"j": "jet", "a": "attn", "s": "swa"}
     common = {"conv_size": 4, "dconv_generator_reduction": 8, "dconv_implementation": "triton"}

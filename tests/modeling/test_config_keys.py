@@ -1,4 +1,4 @@
-"""A key of config.json that would change the mathematics is read, or refused by its name."""
+"""Test that keys of config.json that change the mathematics are read, or refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.networks import GOLDEN, golden_expectations, small_config
 
 
 def edited(folder: Path, drop: tuple[str, ...] = (), **changes: object) -> Path:
-    """A golden checkpoint whose config.json says something else."""
+    """Copy a golden checkpoint with a changed config.json."""
     shutil.copytree(GOLDEN / "tiny-2b", folder)
     values = json.loads((folder / "config.json").read_text())
     values = {key: value for key, value in values.items() if key not in drop} | changes
@@ -148,7 +148,7 @@ def test_the_base_that_rope_parameters_name_is_the_one_computed_with(tmp_path: P
 
 @settings(max_examples=30, deadline=None)
 @given(st.from_regex(r"[a-z]{3,9}_[a-z]{3,9}", fullmatch=True), st.sampled_from([True, 2, 0.5, "gelu", [1]]))
-def test_a_key_that_nobody_knows_is_named(key: str, value: object) -> None:
+def test_an_unknown_key_is_named(key: str, value: object) -> None:
     if key in JetNemotronConfig().to_dict():
         return
     with pytest.raises(ValueError, match=key):

@@ -1,4 +1,4 @@
-"""The network against the official one in float64, by every way the prompt can be read."""
+"""Compare the network with the official one in float64, for every way to read the prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOGITS, STATES = 2e-4, 1e-4  # absolute; logits reach 27, states 8
 
 
 def read(model: torch.nn.Module, ids: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, HybridCache]:
-    """Logits `[T, vocab]` and the cache after reading `ids` `[T]` in pieces of the given sizes, repeated."""
+    """Read `ids` `[T]` in chunks of the given sizes, repeated; return logits `[T, vocab]` and the cache."""
     cache = HybridCache(model.config)
     logits, start, turn = [], 0, 0
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_attention_implementations_agree(name: str, prompt: int, attention: str)
 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_float64_reaches_the_rounding_of_the_expectations(name: str) -> None:
-    """Our own network in float64 is the truth other tests measure low precision against."""
+    """Check the float64 network, which other tests use as reference for low precision."""
     expected = golden_expectations(name)
     for prompt in [i for n, i in GOLDEN_PROMPTS if n == name]:
         logits, _ = read(golden_model(name, torch.float64), expected[f"{prompt}.input_ids"], (10_000,))
@@ -112,7 +112,7 @@ def test_float64_reaches_the_rounding_of_the_expectations(name: str) -> None:
 def test_half_precision_runs_on_the_cpu_with_float32_state(
     name: str, dtype: torch.dtype, limit: float
 ) -> None:
-    """Random weights amplify rounding: 2-30 % in bfloat16 is what the official network shows too."""
+    """Allow for random weights, which amplify rounding: the official network has 2-30 % in bfloat16, too."""
     expected = golden_expectations(name)
     for prompt in [i for n, i in GOLDEN_PROMPTS if n == name]:
         logits, cache = read(golden_model(name, dtype), expected[f"{prompt}.input_ids"], (40,))

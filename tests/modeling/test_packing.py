@@ -1,4 +1,4 @@
-"""Several texts in a row are read as each alone, in every layer, or it is said why they cannot be."""
+"""Test that packed texts give the same as each alone, in every layer, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXACT = {"atol": 1e-9, "rtol": 0}  # in float64
 
 
 def alone(model: JetNemotronForCausalLM, texts: list[Tensor]) -> Tensor:
-    """Logits of all texts, one behind the other, each read by itself."""
+    """Return the concatenated logits of all texts, each read alone."""
     with torch.no_grad():
         return torch.cat([model(text[None], use_cache=False).logits[0] for text in texts])
 
@@ -60,7 +60,7 @@ WAYS: Ways = {
 @pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("way", WAYS)
 def test_packed_texts_are_read_as_each_alone(way: str, attention: str) -> None:
-    """The golden prompts of 1 to more than 64 tokens, packed in float64."""
+    """Pack the golden prompts of 1 to more than 64 tokens, in float64."""
     model = golden_model("tiny-2b", torch.float64, attention)
     expected = golden_expectations("tiny-2b")
     texts = [expected[f"{number}.input_ids"] for number in range(5)]

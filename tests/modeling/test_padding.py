@@ -1,4 +1,4 @@
-"""Padding may stand anywhere: every row is read and written as if it were alone, in every type of layer."""
+"""Test padding at any position: every row gives the same as alone, in every layer type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXACT = {"atol": 1e-9, "rtol": 0}  # in float64
 def read(
     model: JetNemotronForCausalLM, ids: Tensor, mask: Tensor, sizes: list[int], say: bool = True
 ) -> Tensor:
-    """Logits of `ids` read in pieces with a cache; the mask with every piece, or where it must be."""
+    """Return the logits of `ids` read in chunks; pass the mask with every chunk, or only where needed."""
     cache, logits, start = HybridCache(model.config), [], 0
     with torch.no_grad():
         for size in sizes:
@@ -50,7 +50,7 @@ CASES = [*product(("tiny-2b", "tiny-4b"), ("left", "right", "holes"), ("sdpa", "
     [case if case in EVERYDAY else pytest.param(*case, marks=pytest.mark.thorough) for case in CASES],
 )
 def test_padded_prompts_go_on_as_if_alone(name: str, side: str, attention: str) -> None:
-    """The golden prompts and what follows them, padded to one length, then token by token."""
+    """Continue the golden prompts, padded to one length, token by token."""
     model, expected = golden_model(name, torch.float64, attention), golden_expectations(name)
     count = 5 if name == "tiny-2b" else 4
     prompts = [expected[f"{number}.input_ids"] for number in range(count)]
@@ -78,7 +78,7 @@ def test_padded_prompts_go_on_as_if_alone(name: str, side: str, attention: str) 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_padding_in_any_pieces(data: st.DataObject) -> None:
-    """Said with every piece or only where there is some; padding among later pieces, rows of nothing else."""
+    """Pass the mask with every chunk or where needed, with padding in later chunks and rows of padding."""
     attention = data.draw(st.sampled_from(["sdpa", "eager"]))
     model = small_model(attn_implementation=attention).double()
     sizes = data.draw(st.lists(st.integers(1, 11), min_size=1, max_size=6))

@@ -1,4 +1,4 @@
-"""Networks whose weights are quantized: from the checkpoint to the token, and what they refuse."""
+"""Test quantized networks: from checkpoint to token, and what they refuse."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 
 def with_numbers(model: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
-    """The same network with the numbers that its codes stand for, in float64."""
+    """Return the same network with dequantized weights, in float64."""
     plain = JetNemotronForCausalLM(copy.deepcopy(model.config)).double().eval()
     numbers: dict[str, Tensor] = dict(model.named_parameters())
     for name, module in model.named_modules():
@@ -96,7 +96,7 @@ def test_forward_is_that_of_the_numbers(name: str, scheme: str, monkeypatch: pyt
 def test_steps_equal_forwards(
     scheme: str, operations: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few rows and many, of lengths that differ, in all kinds of layers."""
+    """Test few and many rows of different lengths, in all layer types."""
     # Inputs in 16 bits, whose rounding the layers of a random network amplify.
     tolerance, errors = 2e-3 if operations == "triton" and rows < TENSOR_CORE_BATCH else 2e-4, []
     if operations != "cpu":
@@ -337,7 +337,7 @@ print(most - before, total_weight_bytes(model))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_loading_takes_the_quantized_size_and_less_than_a_layer(scheme: str, tmp_path: Path) -> None:
-    """Of memory that no file backs; while the checkpoint's files stay in the system's cache, or do not."""
+    """Measure anonymous memory, with and without the checkpoint's files in the page cache."""
     sizes: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 4096, "vocab_size": 16384}
     model = small_model(num_attention_heads=8, num_hidden_layers=8, layer_types=["jet"] * 8, **sizes)
     model.bfloat16().save_pretrained(tmp_path)

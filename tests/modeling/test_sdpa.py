@@ -1,4 +1,4 @@
-"""sdpa without a mask against the definition, for every way in which tokens follow others."""
+"""Compare `sdpa` without a mask with the definition, for every relation of new to cached tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes part in the network's forward takes part in every step, or is refused by name."""
+"""Test that every module of the forward acts in every step, or is refused by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from jet.engine.model_runner import ModelRunner
 from tests.networks import GOLDEN, small_model
 
 
-def adapter(folder: Path, base: str | None = "somebody/base") -> None:
-    """As peft saves one."""
+def adapter(folder: Path, base: str | None = "owner/base") -> None:
+    """Write an adapter folder as peft does."""
     values = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 2, "target_modules": ["down_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(values))
     weights = {"base_model.model.model.layers.0.mlp.down_proj.lora_A.weight": torch.ones(2, 256)}
@@ -37,12 +37,12 @@ def test_a_folder_with_an_adapter_is_refused(alone: bool, quantize: str | None, 
     else:
         shutil.copytree(GOLDEN / "tiny-2b", folder)
     adapter(folder)
-    with pytest.raises(CheckpointError, match=r"LORA adapter .*somebody/base.*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"LORA adapter .*owner/base.*merge_and_unload"):
         jet.load_model(folder, quantize=quantize)
 
 
 class LowRank(nn.Module):
-    """As LoRA libraries wrap a layer: the layer's own product and another beside it."""
+    """A layer with a second product beside its own, as LoRA libraries build."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def test_whatever_wraps_a_layer_is_refused_by_name(name: str) -> None:
 
 def test_what_wraps_the_whole_network_is_refused() -> None:
     class Wrapper(nn.Module):
-        """As peft's models: they give out what the model inside has."""
+        """A wrapper like peft's models, which forwards attributes of the model inside."""
 
         def __init__(self, inner: JetNemotronForCausalLM) -> None:
             super().__init__()

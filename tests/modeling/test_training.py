@@ -1,4 +1,4 @@
-"""Gradients: chunks against the recurrence, with and without checkpointing, and steps that learn."""
+"""Test gradients: chunks against the recurrence, with and without checkpointing, and learning steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 
 
 def test_gradients_flow_through_a_cache() -> None:
-    """A story read in two pieces teaches what it teaches when read whole."""
+    """Check that two chunks give the same gradients as the whole story."""
     model = small_model().double()
     ids = random_ids(model, 1, 30)
     model(ids, use_cache=False).logits[:, -1].sum().backward()

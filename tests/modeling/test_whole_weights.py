@@ -1,4 +1,4 @@
-"""Weights are read whole, from the files that are meant, or it is said what is wrong with them."""
+"""Test that weights are read completely, from the right files, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Triton's kernels fail at the start, something else is tried, and PyTorch writes in the end."""
+"""Test the fallbacks where Triton's kernels fail at the start, down to PyTorch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
-    """Build a decoder where capturing CUDA graphs fails as `fails(cache folder)` says."""
+    """Build a decoder for which capturing CUDA graphs fails as `fails(cache folder)` says."""
 
     def make(*given: object) -> str:
         error = fails(os.environ["TRITON_CACHE_DIR"])

@@ -1,4 +1,4 @@
-"""DRY against its definition, written out in loops."""
+"""Compare DRY with its definition in loops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SETTINGS = {"multiplier": 0.8, "base": 1.75, "allowed_length": 2}
 
 
 def by_definition(history: list[int], sequence_breakers: set[int], allowed_length: int) -> dict[int, int]:
-    """For every token that would carry on a repetition, how many tokens before it are repeated."""
+    """Return the length of the repetition that each token would continue."""
     longest: dict[int, int] = {}
     for place in range(1, len(history)):
         token, length = history[place], 0

@@ -1,4 +1,4 @@
-"""The dynamic convolution against its definition, in one go, in pieces, and with padding."""
+"""Compare the dynamic convolution with its definition: whole, in chunks, and with padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in for the library's miscompiled gradient equals what autograd says of the same formulas."""
+"""Compare the replacement of the library's miscompiled gradient with autograd on the same formulas."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK = 16
 
 
 def chunk_outputs(q, k, v, h, g, scale):
-    """Outputs and following states of every chunk, straight from the formulas, chunk by chunk."""
+    """Compute the outputs of every chunk and the states after it, directly from the formulas."""
     outputs, states = [], []
     for number, begin in enumerate(range(0, q.shape[1], CHUNK)):
         qc, kc, vc, gc = (x[:, begin : begin + CHUNK].transpose(1, 2) for x in (q, k, v, g[..., None]))

@@ -1,4 +1,4 @@
-"""Imports of flash-linear-attention, tried on a package of its shape that is made here."""
+"""Test imports of flash-linear-attention on a fake package of the same layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def imported() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The library, where it is found before any other; nothing is left of it afterwards."""
+    """Put the fake library first on the import path, and remove all traces afterwards."""
     others = {name: sys.modules.pop(name) for name in imported()}
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def test_a_library_that_needs_its_packages_is_imported_whole(installed: Path) ->
     assert fla_import.load_chunk_gated_delta_rule()(3) == (15, "all")
 
 
-def test_a_version_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
@@ -100,7 +100,7 @@ def test_without_the_library(installed: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_with_gradients_the_rule_is_imported_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient fix imports whole packages of the library, hence the order."""
+    """Check the order, because the gradient fix imports whole packages of the library."""
     called: list[str] = []
 
     def rule(**given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -1,4 +1,4 @@
-"""The chunked form against the recurrence, on odd sizes, with a state to begin from."""
+"""Compare the chunked form with the recurrence, on odd sizes and with initial states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = [
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
-    """q, k, v, g, beta and a state, from gentle to strong decay."""
+    """Return q, k, v, g, beta and a state, with weak to strong decay."""
     batch, length, heads, keys, values = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -44,7 +44,7 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int
 def by_definition(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule written down once more, one number at a time where it can be."""
+    """Compute the rule again, element by element where possible."""
     batch, length, heads, keys = q.shape
     state, out = state.clone(), torch.zeros_like(v)
     for b in range(batch):

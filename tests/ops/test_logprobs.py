@@ -1,4 +1,4 @@
-"""Log-probabilities of the drawn token and of the likeliest ones."""
+"""Test log-probabilities of the drawn token and of the likeliest ones."""
 
 from __future__ import annotations
 

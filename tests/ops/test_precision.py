@@ -1,4 +1,4 @@
-"""Where float32 products accumulate in float64, and where they are left alone."""
+"""Test which float32 products accumulate in float64, and which do not."""
 
 from __future__ import annotations
 

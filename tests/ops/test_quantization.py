@@ -1,4 +1,4 @@
-"""int8 and int4: quantized values, scales, bytes and error."""
+"""Test int8 and int4: quantized values, scales, bytes and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def quantized_of(weight: Tensor, scheme: str, dtype: torch.dtype = torch.float32
 
 
 def by_definition(made: QuantizedTensor) -> Tensor:
-    """Every weight, looked up by itself."""
+    """Dequantize every weight by itself."""
     numbers = torch.empty(made.shape, dtype=torch.float64)
     groups = made.scales.shape[-1] // 2
     for row in range(len(made)):

@@ -1,4 +1,4 @@
-"""Sampling against transformers' own logits processors, and its random numbers against Random123's."""
+"""Compare sampling with transformers' logits processors, and its random numbers with Random123's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def a_row(seed: int = 0, scale: float = 2.5) -> Tensor:
 def expected(
     logits: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> Tensor:
-    """The distribution that transformers samples from."""
+    """Return the distribution that transformers samples from."""
     processors = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
     if top_k:
         processors.append(TopKLogitsWarper(top_k))

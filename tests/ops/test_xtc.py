@@ -1,4 +1,4 @@
-"""XTC as its author and koboldcpp define it: over the tokens that the filters before it have left."""
+"""Test XTC as its author and koboldcpp define it: on the tokens left by the filters before it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def left_by_definition(
     threshold: float,
     special: set[int],
 ) -> set[int]:
-    """The tokens that can be drawn, step by step over a list of candidates, as published."""
+    """Return the tokens that can be drawn, by the published steps over a list of candidates."""
     scaled = [logit / temperature for logit in logits]
     peak = max(scaled)
     row = sorted(((math.exp(s - peak), id) for id, s in enumerate(scaled)), reverse=True)
@@ -42,7 +42,7 @@ def left_by_definition(
 
 
 def drawn(logits: list[float], special: set[int], **settings: float) -> set[int]:
-    """All tokens that any random number gives."""
+    """Return all tokens that some random number draws."""
     chances = torch.linspace(0, 1, 1_501, dtype=torch.float64)[:-1]
     mask = torch.zeros(len(logits), dtype=torch.bool)
     mask[list(special)] = True

@@ -1,4 +1,4 @@
-"""Made-up stories for the training tests: short, and predictable enough to be learnt in a hundred steps."""
+"""Generated stories for the training tests, short and predictable enough to learn in a hundred steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLACES = ["the well", "the hill", "the old mill", "the harbour"]
 
 
 def write_stories(path: Path, count: int, seed: int) -> Path:
-    """`count` documents with titles and chapter headings, separated as the real ones are."""
+    """Write `count` documents with titles and chapter headings, in the format of the real data."""
     chance = random.Random(seed)
     documents = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""No trial gets through to a public page, and each would notice if it did."""
+"""Test that no attack of the audit succeeds on a public page, and that each would be noticed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_with_accounts_a_tab_belongs_to_its_account_too() -> None:
         ann.act("sync", "the butler did it 8261")
         assert "lost" in bob.act("autosave", known=True)
         assert "8261" not in json.dumps(bob.act("autosave"))
-        assert "8261" in ann.export("txt", "the butler did it 8261")["text"]
+        assert "8261" in ann.export("txt", "the butler did it 8261")[1]
         assert bob.target.post("/gradio_api/run/predict", {"data": []}).status == 401, (
             "and without one every caller is refused"
         )

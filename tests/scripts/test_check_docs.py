@@ -15,7 +15,7 @@ def test_what_documents_name_exists(document: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A small project."""
+    """Write a small project."""
     (tmp_path / "jet" / "ui").mkdir(parents=True)
     (tmp_path / "jet" / "ui" / "page.py").write_text('parser.add_argument("--loud")\n')
     (tmp_path / "tests").mkdir()

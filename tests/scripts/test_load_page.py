@@ -1,4 +1,4 @@
-"""The short form of many visitors on one page: nothing goes wrong, and a flood is refused politely."""
+"""Run the short load test: no errors, and a flood is refused politely."""
 
 from __future__ import annotations
 

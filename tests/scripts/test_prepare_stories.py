@@ -1,4 +1,4 @@
-"""Preparing stories: cleaning, the split, and a tokenizer that gives every text back."""
+"""Test the preparation of stories: cleaning, the split, and a lossless tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.scripts.stories import write_stories
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The output folder of one run on made-up stories."""
+    """Prepare generated stories once; return the output folder."""
     folder = tmp_path_factory.mktemp("prepared")
     modern = write_stories(folder / "modern.txt", 120, seed=1)
     classics = folder / "classics.txt.xz"

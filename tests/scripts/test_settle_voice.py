@@ -1,4 +1,4 @@
-"""The default voice: weights moved from one kind of story towards another, everything else as it was."""
+"""Test the default voice: weights move from one kind of story towards another, nothing else changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOICE = Voice(strength=1.0, steps=6, rows=4, length=24, rate=3e-3, warm_up=1, sh
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two kinds of stories that differ in their people, and an untrained model with their tokenizer."""
+    """Write two kinds of stories with different characters, and an untrained model with a tokenizer."""
     folder = tmp_path_factory.mktemp("voice")
     modern, classics = (write_stories(folder / f"{seed}.txt", 60, seed) for seed in (1, 2))
     text = classics.read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def settle(folder, output, **changes):
 
 @torch.no_grad()
 def lean(model, sets) -> float:
-    """By how many nats a token of the classics' openings is less expected than one of the modern ones'."""
+    """Return the nats per token of the classics' openings minus those of the modern ones."""
     losses = []
     for name in ("modern_validation", "classics_validation"):
         rows = torch.cat([Openings(sets[name], VOICE).batch() for _ in range(4)])

@@ -1,4 +1,4 @@
-"""The training script on a network small enough for a CPU: it learns and continues exactly."""
+"""Test the training script on a network small enough for a CPU: it learns, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEP = SHAPE["batch"] * SHAPE["length"]
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Networks this small only lose by sharing the work out."""
+    """Use one thread: networks this small are slower with more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The tuning script: it looks at every product of a step, and at cuts that can be run."""
+"""Test the tuning script: it times every product of a step, with tilings that run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that tunes a whole step: what it keeps and why, and that it cuts the products of a real step."""
+"""Test the tuning of a whole step: its choices, and the tilings of the products of a real step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kept(seconds: Callable[[Ways], float], *choices: Choice) -> tuple[dict[str, 
 
 
 def table(costs: dict[tuple[Any, Any], float]) -> Callable[[Ways], float]:
-    """A step that takes so long with each pair of ways."""
+    """Return a step's seconds for each pair of settings."""
     return lambda ways: costs[ways.get("first", 1), ways.get("second", 10)]
 
 
@@ -49,7 +49,7 @@ def table(costs: dict[tuple[Any, Any], float]) -> Callable[[Ways], float]:
 
 
 def test_a_choice_is_made_beside_those_made_before() -> None:
-    """By itself 20 is slower than 10; with 4 it is faster."""
+    """Use settings that interact: 20 is slower than 10 alone, and faster together with 4."""
     seconds = table({(1, 10): 9, (2, 10): 8, (4, 10): 7, (1, 20): 10, (2, 20): 8, (4, 20): 6})
     ways, told = kept(seconds, FIRST, SECOND)
     assert ways == {"first": 4, "second": 20}

@@ -1,4 +1,4 @@
-"""Who may log in."""
+"""Test accounts and logging in."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_account_is_added_and_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     assert (
         known("ann", "second one") and known("bob", "bob's password") and not known("ann", "first password")
     )
-    assert file.stat().st_mode & 0o077 == 0, "nobody else may read it"
+    assert file.stat().st_mode & 0o077 == 0, "only the owner may read it"
 
 
 @pytest.mark.parametrize("name", ["a:b", " a", "#a"])

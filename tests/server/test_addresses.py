@@ -1,4 +1,4 @@
-"""Who a visitor is behind a proxy, and whom limits count together."""
+"""Test visitors' addresses behind proxies, and the grouping of addresses for limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections of the page's server: idle ones stay, and there may be many."""
+"""Test the server's connections: idle ones stay open, and there may be many."""
 
 from __future__ import annotations
 

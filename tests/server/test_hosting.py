@@ -1,4 +1,4 @@
-"""A page as strangers meet it: limits, accounts, probes, and its end."""
+"""Test a public page: limits, accounts, probes, and shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may have something written, and who is told why not."""
+"""Test admission: requests within the limits start, others are refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gets through to Gradio, and what does not."""
+"""Test the middleware: allowed requests reach Gradio, others do not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = ("Host", "localhost:7860")
 
 
 class Call:
-    """One call through a guard to an application that answers 200 to everything and remembers what it saw."""
+    """A call through the middleware to an application that records requests and answers 200."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The terminal is never needed: closed, full or without the letters, the page opens all the same."""
+"""Test that the page opens without a usable terminal: closed, full, or with a limited encoding."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server() -> Iterator[FaultyServer]:
 
 
 class Full(io.RawIOBase):
-    """A disk without room."""
+    """A stream on a full disk."""
 
     def writable(self) -> bool:
         return True
@@ -49,7 +49,7 @@ class Full(io.RawIOBase):
 
 
 class Gone(Full):
-    """A pipe that nobody reads any more."""
+    """A pipe without a reader."""
 
     def write(self, data: Any) -> int:
         raise BrokenPipeError(32, "Broken pipe")
@@ -61,7 +61,7 @@ def closed() -> io.TextIOWrapper:
     return stream
 
 
-NOWHERE = "/proc/none"  # where nobody can write
+NOWHERE = "/proc/none"  # not writable
 
 OUTPUTS = {
     "none": lambda: None,

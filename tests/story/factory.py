@@ -18,13 +18,13 @@ any_text = st.text(max_size=40)
 
 
 def tokens(*texts: str, alternatives: tuple[str, ...] = ()) -> list[Token]:
-    """One token per text, each with these alternatives."""
+    """Return one token per text, each with these alternatives."""
     others = tuple(TokenLogprob(100 + n, text, -1.5 - n) for n, text in enumerate(alternatives))
     return [Token(n, len(text), -0.25, others) for n, text in enumerate(texts)]
 
 
 def fill(continuation: Continuation, *texts: str, alternatives: tuple[str, ...] = ()) -> None:
-    """Let the model write these tokens, and end."""
+    """Append these tokens as a finished generation of the model."""
     with continuation:
         for text, token in zip(texts, tokens(*texts, alternatives=alternatives), strict=True):
             continuation.append(text, [token])
@@ -32,7 +32,7 @@ def fill(continuation: Continuation, *texts: str, alternatives: tuple[str, ...] 
 
 
 def story(*texts: str) -> Document:
-    """A story that the writer and the model write by turns, the writer first."""
+    """Return a story written by writer and model in turns, the writer first."""
     document = Document()
     for number, text in enumerate(texts):
         if number % 2:
@@ -43,7 +43,7 @@ def story(*texts: str) -> Document:
 
 
 def owners(document: Document) -> str:
-    """For each character, "w" or "m"."""
+    """Return the author of each character, "w" for the writer or "m" for the model."""
     return "".join((found.end - found.start) * found.author[0] for found in document.ranges())
 
 

@@ -15,7 +15,7 @@ from tests.story.factory import texts
 
 
 def words(text: str) -> int:
-    """A tokenizer of words and other characters, whose counts add up at the seams of lines."""
+    """Count words and other characters as tokens; the counts of lines add up."""
     return len(re.findall(r"\w+|\W", text))
 
 

@@ -30,7 +30,7 @@ box_text = any_text.map(lambda text: text.replace("\0", "").replace("\r", "\n"))
 
 
 def rich() -> Document:
-    """A document with something in every field."""
+    """Return a document with a value in every field."""
     document = story("Once <script>", " upon\n", " a “time” 😀")
     fill(
         document.start_continuation(MODEL, SAMPLING, at=4),
@@ -97,7 +97,7 @@ def test_imports_of_text() -> None:
 
 @given(st.text(st.characters(), max_size=20))
 def test_guidance_of_any_text_can_be_kept(text: str) -> None:
-    """The page puts in what it was sent, halves of characters included."""
+    """Test texts as the page receives them, lone surrogates included."""
     document = Document()
     document.guidance = Guidance(text, AuthorsNote(text), (LoreEntry(text, (text,), text),), text)
     kept = to_json(document)
@@ -136,7 +136,7 @@ def test_kobold_story() -> None:
 
 
 def changed(path: tuple[Any, ...], value: Any) -> bytes:
-    """A good file with one value changed; `...` removes it."""
+    """Return a valid file with one value changed; `...` removes it."""
     plain = json.loads(to_json(rich()))
     at = plain
     for step in path[:-1]:

@@ -1,4 +1,4 @@
-"""The finished prompt is counted: a sum over parts is no upper bound, and a story is cut, never refused."""
+"""Test that finished prompts are counted, since parts may add up to less, and that stories are cut."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DIALOGUE = "".join(f"“Is that {n} already?” she asked. \n\n" for n in range(
 
 
 def blanks_split(text: str) -> int:
-    """A blank before line breaks is one token with them at the end of a text, and two where more follows."""
+    """Count a blank before line breaks as one token with them at the end of a text, else as two."""
     return len(re.findall(r"\w+|[^\w\s]|\s+(?!\S)|\s", text))
 
 
 def every_seam(text: str) -> int:
-    """Line breaks cost three tokens, unless they end the text."""
+    """Count three tokens for line breaks, unless they end the text."""
     return (
         len(re.findall(r"\w+|[^\w\n]", text))
         + 3 * len(re.findall(r"\n+(?!\n|\Z)", text))
@@ -29,7 +29,7 @@ def every_seam(text: str) -> int:
 
 
 def pairs(text: str) -> int:
-    """Two characters of a line at most are one token, and an empty line takes more than its own."""
+    """Count two characters of a line as one token, and an empty line as more than its own."""
     return sum(-(-len(line) // 2) for line in text.split("\n")) + 2 * text.count("\n\n")
 
 

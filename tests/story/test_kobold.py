@@ -1,4 +1,4 @@
-"""Saves of KoboldAI Lite and United keep their meaning, or it is said what could not be kept."""
+"""Test that saves of KoboldAI Lite and United keep their meaning, and that losses are reported."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ UNITED: dict[str, Any] = {
 
 
 def read(save: dict[str, Any], **changes: Any) -> tuple[Document, list[str]]:
-    """The story of a save and what is said of it."""
+    """Return the story of a save and the messages about it."""
     remarks: list[str] = []
     return from_json(json.dumps(save | changes), remarks), remarks
 

@@ -1,4 +1,4 @@
-"""Text that a text box cannot hold is normalized wherever it comes in, and keeps its authors."""
+"""Test that text is normalized to what a text box can hold, at every entry, and keeps its authors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ broken = st.text(st.sampled_from("ab\r\n語"), max_size=10)
 
 
 def ours(text: str) -> str:
-    """What a text box makes of a text."""
+    """Normalize a text as a text box does."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -28,7 +28,7 @@ def detail(id: int, text: str) -> TokenLogprobs:
 
 
 def written(pieces: list[str]) -> Document:
-    """A story with a continuation in pieces, each of one token."""
+    """Return a story with a continuation in chunks of one token."""
     document = Document.from_text("Once")
     with document.start_continuation(MODEL, SAMPLING) as continuation:
         for id, piece in enumerate(pieces):
@@ -80,7 +80,7 @@ def test_files_of_any_system_have_our_line_breaks(name: str) -> None:
 
 
 def kept(spans: list[tuple[str, bool]], pieces: list[list[int]]) -> str:
-    """A browser's copy of a story of these spans: their texts, and whether they are the model's."""
+    """Return a browser's copy of a story of these spans, each a text and True if it is the model's."""
     plain = json.loads(to_json(story("a", "b")))
     written = next(span for span in plain["spans"] if "model" in span)
     plain["spans"] = []

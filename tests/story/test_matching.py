@@ -1,4 +1,4 @@
-"""Where keywords are found: borders follow the script of both neighbors; what looks alike is alike."""
+"""Test the matching of keywords: borders depend on the scripts of both neighbors, lookalikes match."""
 
 from __future__ import annotations
 

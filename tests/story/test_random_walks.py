@@ -1,4 +1,4 @@
-"""Any sequence of everything a writer can do, against a plain reference: texts in dicts."""
+"""Test random sequences of all actions against a plain reference: texts in dicts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files that an earlier version has saved are read as they were, and saved again byte for byte.
+"""Test that files of an earlier version are read unchanged, and saved again byte for byte.
 
-`saved/` holds what commit 7171864 wrote: stories of several kinds, a browser's copy, text and markdown, and a
-save of KoboldAI that it could read.
+`saved/` contains files written by commit 7171864: stories of several kinds, a browser's copy, text and
+markdown, and a save of KoboldAI that it could read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A long story stays quick. The bounds are loose, as test machines are busy: quadratic code breaks them."""
+"""Test the speed of long stories. The bounds are loose for busy machines, but quadratic code exceeds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = 30  # times everything is done
 
 @pytest.fixture(scope="module")
 def long_story() -> Document:
-    """600 KB, written by turns, with 800 spans and edits in many places."""
+    """Return a story of 600 KB, written in turns, with 800 spans and edits in many places."""
     draw = random.Random(0)
     document = Document()
     for number in range(SPANS):

@@ -1,4 +1,4 @@
-"""Every test of this folder may ask for the page."""
+"""Make the page available to the tests of this folder."""
 
 from tests.ui.served import page_server, served
 

@@ -1,4 +1,4 @@
-"""The page over the stand-in engine in a process of its own, which can be killed."""
+"""Run the page over the stand-in engine in a separate process, which can be killed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PATIENCE_S = 90.0  # imports take their time on a busy machine
 
 
 class Process:
-    """A server on one port: it can be killed, held and started again.
+    """A server on a fixed port that can be killed, paused and restarted.
 
     Attributes:
-        url: where the page is.
+        url: URL of the page.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
@@ -33,17 +33,17 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, until it answers."""
+        """Start it and wait until it answers."""
         self.begin()
         self.wait()
 
     def begin(self) -> None:
-        """Start it, and do not wait."""
+        """Start it without waiting."""
         command = [sys.executable, "-m", "tests.ui.process", self._host, str(self._port)]
         self._process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"no_proxy": "*"})
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until it answers."""
         wait_until(self._answers, PATIENCE_S)
 
     def _answers(self) -> bool:
@@ -54,25 +54,25 @@ class Process:
         return True
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, as a crash would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def hold(self) -> None:
-        """It does nothing any more, and keeps its connections."""
+        """Pause the process; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """It does."""
+        """Resume the process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def process() -> Iterator[Process]:
-    """A server that runs until this is left."""
+    """Run a server until the block is left."""
     server = Process()
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""The real page on a free port, over the stand-in engine."""
+"""Serve the real page on a free port, over the stand-in engine."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.ui.stand_in import StandInEngine, StandInSource
 
 @dataclass
 class Served:
-    """A running page: where it is, and the engine behind it."""
+    """A running page: its URL, and the engine behind it."""
 
     url: str
     source: StandInSource
     demo: gr.Blocks
 
     def forget(self) -> None:
-        """As a server that was restarted: no tab's story is in memory."""
+        """Drop all stories from memory, as after a restart of the server."""
         found = (getattr(one.fn, "__self__", None) for one in self.demo.fns.values())
         next(owner for owner in found if isinstance(owner, PageController))._sessions = SessionStore()
 
@@ -36,7 +36,7 @@ class Served:
 
 @contextmanager
 def serve() -> Iterator[Served]:
-    """Run the page until left, on a port that Gradio finds free."""
+    """Run the page until the block is left, on a port that Gradio finds free."""
     source = StandInSource()
     demo = build(source)
     url = launch(demo)
@@ -47,7 +47,7 @@ def serve() -> Iterator[Served]:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> float:
-    """Seconds until the condition held. Fails if it does not hold in time."""
+    """Wait until the condition holds and return the seconds it took. Fails if that is too long."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < timeout_s, "waited in vain"
@@ -57,14 +57,14 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> float:
 
 @pytest.fixture(scope="package")
 def page_server() -> Iterator[Served]:
-    """One page for all tests of a folder."""
+    """Serve one page for all tests of a folder."""
     with serve() as served:
         yield served
 
 
 @pytest.fixture
 def served(page_server: Served) -> Iterator[Served]:
-    """The page, as new. A test has to leave no story behind."""
+    """Reset the page and its engine. A test must not leave a running story."""
     page_server.source.reset()
     yield page_server
     page_server.source.load()

@@ -1,6 +1,6 @@
-"""An engine for testing the page: same protocol, no model. Its speed, failures and line are set from outside.
+"""An engine without a model, to test the page. Tests set its speed, failures and queue.
 
-A story's words name its first letter and count up, "A0 A1 A2 …", so that a test sees at once whose they are.
+The words of a story are its first letter with a counter, "A0 A1 A2 …", so that a test can tell stories apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOOTPRINT = Footprint(44_000_000, 500_000, 50_000, 255, 2**13, 2**11, 9 * 2**11)
 
 @dataclass
 class StandInEngine:
-    """Set the first four at any time; they hold for requests from then on.
+    """An engine with adjustable behavior. The first four attributes apply to requests submitted from then on.
 
     Attributes:
         tokens_per_second: speed of each story; there is one token a word.
@@ -110,7 +110,7 @@ class StandInEngine:
             stream.abort()
 
     def leave(self, stream: StandInStream) -> None:
-        """Take a stream out of the line, whether or not it is still in it."""
+        """Remove a stream from the queue, if it is still in it."""
         with self.changed:
             if stream in self.live:
                 self.live.remove(stream)
@@ -181,7 +181,7 @@ class StandInStream:
         yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
 
     def _detail(self, letter: str, index: int) -> TokenLogprobs:
-        """The word that was drawn, every fifth of them an unlikely one, and others that might have been."""
+        """Return log-probabilities of the drawn word and of others; every fifth word is unlikely."""
         words = [TokenLogprob(index, f" {letter}{index}", log(0.1 if index % 5 == 3 else 0.6))]
         for other, probability in (("else", 0.2), ("never", 0.1), ("maybe", 0.05)):
             words.append(TokenLogprob(100_000 + len(words), f" {other}{index}", log(probability)))
@@ -220,8 +220,7 @@ class StandInStream:
 
 
 class StandInSource:
-    """InputDevices out the engine, unless it is told that the model is still being loaded, or could not
-    be."""
+    """Handle of the engine; it can pretend that the model is still loading, or failed to load."""
 
     def __init__(self) -> None:
         self.stand_in = StandInEngine()
@@ -231,18 +230,18 @@ class StandInSource:
         self.reset()
 
     def reset(self) -> None:
-        """As new: loaded, at the usual speed."""
+        """Restore the initial state: loaded, at the default speed."""
         self.stand_in.close()
         self.stand_in.__dict__.update(StandInEngine().__dict__)
         self.error = self.progress = None
         self._loaded.set()
 
     def unload(self) -> None:
-        """From here on the model is being loaded, until `load` is called."""
+        """Pretend to load the model, until `load` is called."""
         self._loaded.clear()
 
     def load(self, error: Exception | None = None) -> None:
-        """The model is loaded, or could not be."""
+        """Finish loading the model, or fail with an error."""
         self.error = error
         self._loaded.set()
 

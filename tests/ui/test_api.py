@@ -1,4 +1,4 @@
-"""`/generate`, `/stats` and `/presets` as programs use them: gradio_client and plain HTTP, on a server."""
+"""Test `/generate`, `/stats` and `/presets` as programs use them: by gradio_client and plain HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def client(page_server: Served) -> Iterator[Client]:
 
 
 def raw_call(url: str, arguments: str) -> str:
-    """Everything the server says to a call whose arguments are given as JSON text."""
+    """Return the whole answer to a call whose arguments are JSON text."""
     headers = {"content-type": "application/json"}
     call = f"{url}gradio_api/call/generate"
     joined = httpx.post(call, content=f'{{"data": {arguments}}}', headers=headers, timeout=20)
@@ -60,7 +60,7 @@ def test_only_what_is_meant_for_programs_is_named(client: Client, served: Served
 
 
 def test_generate_has_the_interface_that_it_had_at_first(client: Client, served: Served) -> None:
-    """`saved/generate.json` is what commit 7171864 said of it."""
+    """Compare with `saved/generate.json`, the description by commit 7171864."""
     saved = json.loads((Path(__file__).parent / "saved" / "generate.json").read_text(encoding="utf-8"))
     described = served.demo.get_api_info()["named_endpoints"]["/generate"]
     assert described["parameters"] == saved["parameters"]
@@ -84,7 +84,7 @@ def test_every_argument_after_the_prompt_has_its_default(client: Client, served:
 def test_predict_with_nothing_but_a_prompt(client: Client, served: Served) -> None:
     served.engine.tokens_per_second = 4000
     story, stats = client.predict("A", api_name="/generate")
-    assert served.engine.requests[-1].healing  # whoever sends a prompt may end it within a word
+    assert served.engine.requests[-1].healing  # a prompt may end within a word
     assert story == "A" + "".join(f" A{index}" for index in range(DEFAULTS.max_new_tokens))
     assert set(stats) >= PROMISED
     assert stats["tokens"] == DEFAULTS.max_new_tokens

@@ -1,4 +1,4 @@
-"""`python app.py`: options, and what it says when a model or an address cannot be had."""
+"""Test `python app.py`: options, and messages if a model or an address is not available."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.ui.stand_in import StandInEngine
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LocalConfig]]:
-    """Stands in for loading; returns what was chosen. Models called "bad" and devices called "bad" are."""
+    """Replace loading; return the chosen configurations. Models and devices called "bad" fail."""
     choices: list[LocalConfig] = []
 
     class Engine(StandInEngine):

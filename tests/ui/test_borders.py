@@ -1,4 +1,4 @@
-"""What the page asks of an engine at the border of the writer's text, and what it says when nothing comes."""
+"""Test the end of the writer's text: requests of the page there, and its messages if nothing is generated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = (*CONTROLS[:-1], "7")
 
 
 class Scripted(StandInStream):
-    """Writes what a test has said, and ends as it has said."""
+    """An engine that generates, and ends, as a test tells it."""
 
     def _decode(self, interval_s: float) -> Iterator[TokenChunk]:
         engine = self._engine

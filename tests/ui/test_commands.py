@@ -1,4 +1,4 @@
-"""What comes from a page is read field by field, and what makes no sense is refused in words."""
+"""Test that commands of a page are validated field by field, with an error message for bad ones."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def test_a_tab_that_went_away_may_come_back_for_a_while() -> None:
     now[0] = 3 * SESSION_TTL_S  # it is there again, however long
     assert visits.has("tab")
     visits.disconnect("tab")
-    visits.disconnect("nobody")
+    visits.disconnect("unknown")
     now[0] += SESSION_TTL_S + 1
     assert not visits.has("tab")

@@ -1,4 +1,4 @@
-"""Patches: what the page puts together from them is the text."""
+"""Test that the page's text, put together from patches, is the story."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PIECES = st.text(alphabet="ab \n\N{DRAGON}é", max_size=12)
 
 
 def units(text: str) -> int:
-    """Its length as a browser counts."""
+    """Return the length of a text in UTF-16 units, as browsers count."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def take(before: str, **patch: object) -> str:
-    """What the other side makes of a patch."""
+    """Apply a patch as the browser does."""
     return apply_patch(before, Fields({"of": units(before), **patch}, "the edit"))
 
 

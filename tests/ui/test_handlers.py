@@ -1,4 +1,4 @@
-"""Orders of the page and the writing on its stories, without a browser: what the browser says and is told."""
+"""Test commands and generation without a browser, by the messages that are exchanged with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def source() -> Iterator[StandInSource]:
 
 
 class Tab:
-    """One tab at the desk: the text in its box, what it was told last, and the HTML that it was sent."""
+    """A tab of the page: the text in its editor, its last reply, and the HTML that it has received."""
 
     def __init__(self, controller: PageController, session: str = "one") -> None:
         self.text = ""
@@ -69,7 +69,7 @@ class Tab:
         return self.text
 
     def sent(self) -> dict[str, object]:
-        """What the browser sends of the text: nothing where the desk has it."""
+        """Return the text that the browser sends; nothing if the server has it."""
         return {} if self.reply.get("same") else {"story": self.text}
 
     def _take(self, story: object) -> None:
@@ -77,7 +77,7 @@ class Tab:
 
 
 def run_in_tab(source: StandInSource, story: Callable[[Tab], Coroutine[Any, Any, None]]) -> None:
-    """Play a tab's story."""
+    """Run a coroutine in a new tab."""
 
     async def play() -> None:
         await asyncio.wait_for(story(Tab(PageController(source))), timeout=20)
@@ -86,7 +86,7 @@ def run_in_tab(source: StandInSource, story: Callable[[Tab], Coroutine[Any, Any,
 
 
 def words(letter: str, number: int) -> str:
-    """What the stand-in writes."""
+    """Return the words that the stand-in generates."""
     return "".join(f" {letter}{index}" for index in range(number))
 
 
@@ -397,7 +397,7 @@ def test_what_cannot_be_taken_over_stays_in_the_box(source: StandInSource) -> No
 def test_updates_leave_out_as_little_as_they_can(
     source: StandInSource, length: int, skipped: set[str]
 ) -> None:
-    """For what is left out Gradio makes a component anew, which is most of what an update costs a server."""
+    """Test that updates skip few components: Gradio rebuilds skipped ones, the main cost of an update."""
 
     async def story(tab: Tab) -> None:
         tab.text = "A" * length

@@ -1,4 +1,4 @@
-"""What the sheet is painted with: ranges in the browser's units, neighbors joined."""
+"""Test highlights of the editor: ranges in UTF-16 units, with neighbors merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DRAGON = "\N{DRAGON}"  # two of the browser's units
 
 
 def written(*words: tuple[str, float]) -> Document:
-    """A story of which the model wrote these words, each with its probability, after a dragon."""
+    """Return a story with these words of the model, each with its probability, after a dragon emoji."""
     document = Document.from_text(DRAGON)
     with document.start_continuation("model", SamplingParams(seed=1)) as continuation:
         for number, (word, probability) in enumerate(words):

@@ -1,4 +1,4 @@
-"""What people type and programs send becomes a request or a message."""
+"""Test that inputs of people and programs become a request or an error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on the page, read off its configuration: no browser needed."""
+"""Test the components of the page by its configuration, without a browser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULTS = SamplingParams()
 
 
 def components(served: Served, kind: str) -> dict[str, dict[str, Any]]:
-    """Properties of all components of a kind, by label or text."""
+    """Return the properties of all components of a kind, by label or text."""
     found = [part["props"] for part in served.demo.get_config_file()["components"] if part["type"] == kind]
     return {props.get("label") or props.get("value") or "": props for props in found}
 

@@ -1,4 +1,4 @@
-"""The endpoints as tools of the Model Context Protocol, as a client of that protocol finds them."""
+"""Test the endpoints as MCP tools, with an MCP client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 def asking(url: str, ask: Callable[[Any], Awaitable[Found]]) -> Found:
-    """What a client finds out in one session."""
+    """Return the results of a client's session."""
     from mcp.client.streamable_http import streamable_http_client
 
     async def session() -> Found:

@@ -1,4 +1,4 @@
-"""The live panel says what is known, says of the rest that it is not, and never changes its shape."""
+"""Test that the live panel shows known values, marks unknown ones, and keeps its layout."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ DONE = RequestStats(
 
 
 def text_of(html: str) -> str:
-    """What a reader sees, with one space between the pieces."""
+    """Return the visible text of HTML, with one space between elements."""
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 def tags_of(html: str) -> list[str]:
-    """The structure: all tags, without attributes; the bar's segments aside."""
+    """Return all tags without attributes, except the bar's segments."""
     bar = re.sub(r'(<div class="jet-bar"[^>]*>).*?(</div>)', r"\1\2", html)
     return re.findall(r"</?\w+", bar)
 

@@ -1,4 +1,4 @@
-"""Templates: every text is escaped, and a template's layout in its file is not on the page."""
+"""Test templates: every text is escaped, and white space of the template file is removed."""
 
 from __future__ import annotations
 

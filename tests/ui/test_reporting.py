@@ -1,4 +1,4 @@
-"""The report that the page makes: when it begins, how it goes on, and how it ends."""
+"""Test the report of the page: start, progress and end."""
 
 from __future__ import annotations
 

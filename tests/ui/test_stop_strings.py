@@ -1,4 +1,4 @@
-"""A stream is cut in front of the first stop string, however it comes in pieces."""
+"""Test that a stream is cut before the first stop string, however it is split into chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jet.ui.stop_strings import StopStringFilter
 
 
 def passed_on(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
-    """All that is passed on, and whether a stop string was found."""
+    """Return the text passed on, and True if a stop string was found."""
     stop_filter = StopStringFilter(stops)
     text = "".join(stop_filter.push(piece) for piece in pieces)
     return text + stop_filter.push("", last=True), stop_filter.matched

@@ -1,4 +1,4 @@
-"""Streams against stop strings: every token stays with its text, and a stop at the beginning ends nothing."""
+"""Test stop strings in streams: tokens stay with their text, and one at the start ends nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STOPS = ["* * *", "\n\n", "\nThe End", "aab", ".", " *", "ab", "\n", "a語"]
 
 
 def cut(text: str, stops: list[str]) -> str:
-    """What is shown of a text, by definition."""
+    """Cut a text at the first stop string, by definition."""
     at = 0
     while whole := [len(stop) for stop in stops if text.startswith(stop, at)]:
         at += max(whole)
@@ -44,7 +44,7 @@ def cut(text: str, stops: list[str]) -> str:
 
 
 def streamed(tokens: list[str], stops: list[str], sizes: list[int]) -> Document:
-    """A story that a stream of these tokens has been written into, so many of them a chunk."""
+    """Stream these tokens into a story, a number of them per chunk, and return it."""
     document = Document.from_text("Once")
     stop_filter = StopStringFilter(stops)
     stats, done = RequestStats(phase="decode"), RequestStats(phase="done", finish_reason="length")

@@ -1,4 +1,4 @@
-"""A request on the event loop: heartbeat, stop, failures, and that leaving it always frees it."""
+"""Test requests on the event loop: heartbeat, stop, failures, and that leaving always frees them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 async def read(
     writing: StreamedRequest, until: Callable[[TokenChunk], bool] = lambda chunk: False
 ) -> list[TokenChunk]:
-    """All chunks, or those up to one for which `until` holds; then the writing is left."""
+    """Return all chunks, or those up to one for which `until` holds; then leave the request."""
     chunks = []
     async with aclosing(writing.chunks()) as stream:
         async for chunk in stream:

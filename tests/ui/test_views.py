@@ -1,4 +1,4 @@
-"""What unfolds, as HTML: text from anywhere stays text."""
+"""Test the HTML of tabs: text from anywhere stays text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = "<img src=x onerror='a()'> \"quoted\" ${x} {{y}}"
 
 
 def expect_harmless(html: str) -> None:
-    """The hostile text is there, and nothing of it is markup or a template."""
+    """Expect the hostile text, with nothing of it as markup or template."""
     assert "<img" not in html and "${" not in html and "{{" not in html
     assert HOSTILE in unescape(html)
 

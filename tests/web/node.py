@@ -1,4 +1,4 @@
-"""Node.js: Playwright brings one, so that these tests need nothing installed by hand."""
+"""Run Node.js; Playwright brings one, so these tests need no other installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_node(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Node.js in the project's folder, with what it prints as text."""
+    """Run Node.js in the project's folder; its output is text."""
     node = str(compute_driver_executable()[0])
     command = [node, *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=100)

@@ -1,4 +1,4 @@
-"""The modules of `assets/web`: those without DOM by their own tests in Node.js, and the script of all."""
+"""Test the modules of `assets/web`: those without DOM in Node.js, and the bundled script."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_module_without_dom_touches_none(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_importing_a_module_does_nothing(path: Path) -> None:
-    """Modules touch the page in `install` or `start` only: the order of imports decides nothing."""
+    """Check that modules touch the page only in `install` or `start`: import order must not matter."""
     for line in re.sub(r"/\*.*?\*/", "", path.read_text(encoding="utf-8"), flags=re.DOTALL).splitlines():
         assert not re.match(r"[\w.]+\(", line), line
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450

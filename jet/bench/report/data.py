@@ -102,7 +102,7 @@ def load(path: Path) -> Report:
 
 
 def save(report: Report, path: Path) -> None:
-    """Write a report.json; whoever reads at the same time sees the old one or the new one."""
+    """Write a report.json atomically: concurrent readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps(report.document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -87,7 +87,7 @@ class Job(IntEnum):
 
 
 class Before(IntEnum):
-    """Of activations."""
+    """Operations on activations before a product."""
 
     NOTHING = 0
     NORM = 1
@@ -96,7 +96,7 @@ class Before(IntEnum):
 
 
 class After(IntEnum):
-    """Of products."""
+    """Operations on products."""
 
     STORE = 0  # plus the bias
     ADD = 1

@@ -57,7 +57,8 @@ def _take(board: int) -> int:
 
 @_inner
 def _work(board: int, chunk: int) -> None:
-    # Whoever holds a chunk keeps the job on the board until it adds to the count of those that are done.
+    # A thread that holds a chunk keeps the job on the board until it adds to the count of those that are
+    # done.
     call_at(load_shared(board + _FUNCTION * _WORD), load_shared(board + _ARGUMENT * _WORD), chunk)
     add_shared(board + _DONE * _WORD, 1)
 

@@ -1,4 +1,4 @@
-"""A stand-in of known speed must give that speed back."""
+"""Test that a stand-in of known speed is measured correctly."""
 
 from __future__ import annotations
 

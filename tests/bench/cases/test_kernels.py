@@ -1,4 +1,4 @@
-"""`kernels`: every operation of a step is in it once, with its bytes."""
+"""Test `kernels`: every operation of a step is listed once, with its bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.networks import GOLDEN
 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
-    """All but norms, biases and decays, which are vectors."""
+    """Compare all bytes except those of norms, biases and decays, which are vectors."""
     network = networks.load(Options("kernels", model=str(GOLDEN / name), context=40))
     parts = network.runner.decode_step.ops
     kinds = kernels.group_by_kind(parts)
@@ -47,7 +47,7 @@ def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
 
 
 def test_what_a_graph_reads_is_kept_with_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph knows addresses: what lies there must not go before it does."""
+    """Check that tensors outlive the graph, which stores their addresses."""
     graph = SimpleNamespace(replay=lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())

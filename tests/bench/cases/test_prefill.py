@@ -1,4 +1,4 @@
-"""The time to the first token is the prompt's and one token's."""
+"""Test that the time to the first token is that of the prompt and one token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A start taken apart: whose time is whose, and which kernel cache a process finds."""
+"""Test the phases of a start and their durations, and the kernel cache that a process uses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.Monkey
 def test_python_is_compiled_once_where_it_may_not_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is kept is not among the installed packages, and goes with the measurement."""
+    """Check that bytecode is stored outside the installed packages, and removed with the measurement."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     assert start.bytecode_environment(str(tmp_path)) == {}
 

@@ -1,4 +1,4 @@
-"""Gaps between chunks, and the delay of the last one, on a clock of the test's own."""
+"""Test gaps between chunks and the delay of the last one, with a fake clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.stand_in import SteadyRunner
 
 
 class Paced:
-    """A stream whose chunks come at given moments; the first is empty, the last has the stats."""
+    """A stream whose chunks arrive at given times; the first is empty, the last has the stats."""
 
     def __init__(self, moments: list[float], stats: RequestStats) -> None:
         self._moments = moments

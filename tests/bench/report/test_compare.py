@@ -1,4 +1,4 @@
-"""Two reports side by side."""
+"""Test the comparison of two reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jet.report.__main__ import main
 
 
 def report(name: str, **parts: dict[str, float] | None) -> Report:
-    """A report of figures with that median; None where a part was not measured."""
+    """Return a report whose figures have this median; None leaves a section out."""
 
     def part(figures: dict[str, float] | None) -> dict[str, Any]:
         told = {"status": MEASURED, "reason": None, "seconds": 1.0, "load": 0.0, "data": None}
@@ -42,7 +42,7 @@ def report(name: str, **parts: dict[str, float] | None) -> Report:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The table's rows by their first column."""
+    """Return the table's rows by their first column."""
     lines = [line.split() for line in text.splitlines() if "/" in line.split(" ")[0]]
     return {first: rest for first, *rest in lines}
 

@@ -1,4 +1,4 @@
-"""A whole run of a small network: every part, every file, again from its own JSON."""
+"""Run the whole report on a small network: every section and file, and again from its own JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network that ours is compared with: as large, and with full attention everywhere."""
+"""Test the network for comparison: as large, with full attention in every layer."""
 
 from __future__ import annotations
 

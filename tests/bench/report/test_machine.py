@@ -1,4 +1,4 @@
-"""A machine of known speed is measured and described correctly."""
+"""Test that a machine of known speed is measured and described correctly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Time that passes only when something is done."""
+    """A clock that advances only with work."""
 
     def __init__(self) -> None:
         self.now = 0.0

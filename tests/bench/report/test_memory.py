@@ -1,4 +1,4 @@
-"""A device that is full in mid-sweep: the other network goes on, the larger points do not try again."""
+"""Test a device that runs out of memory in a sweep: larger points are skipped, the other network goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPEEDS = {"decode": 10.0, "prefill": 20.0}
 
 
 class Case:
-    """Runs until its memory is full, and counts how often it was asked."""
+    """A case that runs until memory is full, and counts its runs."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
@@ -63,7 +63,7 @@ def test_a_full_memory_leaves_the_other_network_and_is_remembered(ctx: Any, erro
     assert failed == {}  # another sweep, which begins small
 
 
-def test_nobody_left_is_an_error_that_says_so(ctx: Any) -> None:
+def test_an_empty_run_is_an_error_that_says_so(ctx: Any) -> None:
     both_fail = {"ours": Case(MemoryError()), "full": Case(MemoryError())}
     with pytest.raises(MemoryError, match="both"):
         run_networks(ctx, "batch", both_fail)

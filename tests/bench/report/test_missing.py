@@ -1,4 +1,4 @@
-"""Without a checkpoint the rest is measured, and the report says what was not and why."""
+"""Test a report without a checkpoint: the rest is measured, and the report says what is missing and why."""
 
 from __future__ import annotations
 

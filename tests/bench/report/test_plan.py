@@ -1,4 +1,4 @@
-"""The command line of the report, and what stands behind it."""
+"""Test the command line of the report, and the plan made from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projections are arithmetic: here it is done again, by another way."""
+"""Test projections against the same arithmetic, done in another way."""
 
 from __future__ import annotations
 

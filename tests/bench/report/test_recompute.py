@@ -1,4 +1,4 @@
-"""Every figure of the shipped reports follows from the values in their JSON, by other means than ours."""
+"""Recompute every figure of the shipped reports from the values in their JSON, with other code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_there_is_a_report() -> None:
 
 
 def figures(node: Any) -> list[dict[str, Any]]:
-    """Everything in the JSON that is a figure, wherever it stands."""
+    """Return all figures in the JSON, at any depth."""
     if isinstance(node, list):
         return [figure for item in node for figure in figures(item)]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""The report's sentences follow from its figures."""
+"""Test that the report's sentences follow from its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of parts that succeed, fail, run out of memory, are interrupted and go on later."""
+"""Test a run whose sections succeed, fail, run out of memory, are interrupted and resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Measure = Callable[[Any], dict[str, Any]]
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Sets what a run measures; returns the list in which the names of what was measured appear."""
+    """Set the sections of a run; return the list to which it appends the names of those measured."""
 
     def use(**measures: Measure) -> list[str]:
         calls: list[str] = []

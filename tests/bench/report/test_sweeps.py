@@ -1,4 +1,4 @@
-"""The sweeps: a runner of known speed, and figures that cannot be."""
+"""Test sweeps with a runner of known speed, and the refusal of impossible figures."""
 
 from __future__ import annotations
 

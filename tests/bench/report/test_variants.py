@@ -1,4 +1,4 @@
-"""Deviation from float64, against numpy and against what differs by a known amount."""
+"""Test the deviation from float64, against numpy and for known differences."""
 
 from __future__ import annotations
 

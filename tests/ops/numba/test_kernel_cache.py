@@ -1,4 +1,4 @@
-"""The cache of compiled kernels is optional: whatever is wrong with it, kernels run, and it is said once."""
+"""Test that kernels run, with a single warning, whatever is wrong with the cache of compiled kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def triple(x):
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], ModuleType]]:
-    """As a new process would load a file of two kernels, whose cache is in `tmp_path / "cache"`."""
+    """Load a file of two kernels as a new process would, with its cache in `tmp_path / "cache"`."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
     path = tmp_path / "kernels.py"
     path.write_text(SOURCE)
@@ -55,7 +55,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 
 def run(module: ModuleType) -> int:
-    """How many of the two had to be compiled; fails unless both work."""
+    """Run both kernels; return how many had to be compiled."""
     for kernel, factor in ((module.double, 2), (module.triple, 3)):
         x = np.arange(5.0)
         try:

@@ -1,4 +1,4 @@
-"""The decode step's compiled CPU operations against their torch twins: any sizes, weights, number of rows."""
+"""Compare the decode step's CPU kernels with their torch twins: any sizes, weights and numbers of rows."""
 
 from __future__ import annotations
 
@@ -417,7 +417,7 @@ ATTENTION = [(6, 1, 16), (2, 2, 8), (7, 1, 10), (12, 2, 128), (2, 1, 96), (6, 2,
 
 
 class Step:
-    """Everything one call takes; every row has a slot of its own, memory is NaN where nothing was written."""
+    """Arguments of a call; every row has its own slot, and memory not yet written is NaN."""
 
     def __init__(self, shape: tuple[int, int, int], positions: list[int], dtype: torch.dtype) -> None:
         self.heads, self.kv_heads, self.dim = shape
@@ -457,7 +457,7 @@ class Step:
     def _compare(
         self, fast: Callable[..., None], reference: Callable[..., None], memory: tuple[Tensor, Tensor]
     ) -> None:
-        """Same output, same memory afterwards, including what must not have been touched."""
+        """Compare outputs, and memory afterwards, including parts that must stay unchanged."""
         given = (self.projected, self.cos, self.sin, self.position, self.slots)
         expected, expected_memory = self.out.clone(), [part.clone() for part in memory]
         reference(*given, *expected_memory, expected)

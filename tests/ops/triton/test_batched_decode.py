@@ -1,4 +1,4 @@
-"""The operations for many rows against their torch twins: exactly in float32, else but for the rounding."""
+"""Compare the batched operations with their torch twins: exactly in float32, else up to rounding."""
 
 # ruff: noqa: E402 (Triton decides when it is imported whether it compiles or interprets)
 
@@ -81,7 +81,7 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
 def test_products_of_codes(
     scheme: str, dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layer after layer with the same memory, whole matrices and parts of them."""
+    """Run layer after layer with the same workspace, on whole matrices and on parts of them."""
     monkeypatch.setattr(batched_decode, "MAX_DEQUANTIZED", most)
     workspace, rows, n, c = batched_decode.Workspace(), 9, 21, 1025
     weight, gate_up = coded(n, c, scheme, dtype), coded(2 * n, c, scheme, dtype)
@@ -130,7 +130,7 @@ SIZES = [JetSizes(3, 12, 18, 24, 4), JetSizes(1, 96, 20, 7, 3)]
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_the_jet_step(sizes: JetSizes, dtype: torch.dtype) -> None:
-    """Three tokens of every row, in slots of any order, among slots that must stay untouched."""
+    """Run three tokens of every row, in slots of any order, among slots that must stay unchanged."""
     rows, places, channels = 5, 8, sizes.num_heads * sizes.head_v_dim
     slots = torch.randperm(places)[:rows].int().to(DEVICE)
     generator = (

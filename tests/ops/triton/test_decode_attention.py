@@ -1,4 +1,4 @@
-"""One new token over pages or a ring: the kernels against their twins, and the twins against the layer."""
+"""Compare decode attention over pages and rings: kernels with their twins, twins with the layer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPES = [(6, 1, 16), (2, 2, 8), (7, 1, 10), (12, 2, 128), (2, 1, 96), (2, 1, 25
 
 
 class Step:
-    """Everything one call takes, on the device; every row has a slot of its own.
+    """Arguments of a call, on the device; every row has its own slot.
 
     For memory in half precision, projections and rotations are multiples of a half and a quarter. New keys
     then need no rounding, so that neither its last bit nor a fused multiply-add can tell two ways apart.
@@ -63,7 +63,7 @@ class Step:
         return torch.full(size, torch.nan, dtype=self.dtype, device=DEVICE)
 
     def pool(self, page: int) -> tuple[Tensor, Tensor]:
-        """The table and pages scattered over a pool in which everything not yet written is NaN."""
+        """Return a page table and pages scattered over a pool; memory not yet written is NaN."""
         per_slot = int(self.position.max()) // page + 1
         pages = self.unwritten(SLOTS * per_slot, 2, self.kv_heads, page, self.dim)
         order = torch.randperm(len(pages), generator=self.generator)
@@ -74,7 +74,7 @@ class Step:
         return page_table, pages
 
     def rings(self, window: int) -> tuple[Tensor, Tensor]:
-        """Keys and values, NaN where nothing was written."""
+        """Return keys and values; memory not yet written is NaN."""
         keys, values = (self.unwritten(SLOTS, self.kv_heads, window, self.dim) for _ in range(2))
         for slot, length in zip(self.slots.tolist(), self.position.tolist(), strict=True):
             for ring in (keys, values):
@@ -100,7 +100,7 @@ class Step:
         memory: tuple[Tensor, Tensor],
         splits: int,
     ) -> None:
-        """Same output, same memory afterwards, including what must not have been touched."""
+        """Compare outputs, and memory afterwards, including parts that must stay unchanged."""
         turned, row = (self.projected, self.cos, self.sin), (self.position, self.slots)
         expected, expected_memory = self.out.double(), [x.clone() for x in memory]
         reference(*(x.double() for x in turned), *row, *expected_memory, expected)
@@ -122,7 +122,7 @@ def angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(params=[True, False], ids=["tensor cores", "products"])
 def tensor_cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Both ways to multiply, wherever the device or the interpreter has them."""
+    """Use both ways to multiply, if the device or the interpreter has them."""
     use: bool = request.param
     if use and DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("not taken on this device")
@@ -141,7 +141,7 @@ def dtype(request: pytest.FixtureRequest, tensor_cores: bool) -> torch.dtype:
 
 
 def skip_what_others_show(shape: tuple[int, int, int], dtype: torch.dtype, tensor_cores: bool) -> None:
-    """Shapes decide how products are cut, types how numbers are read: here each shape has two types."""
+    """Skip combinations: shapes decide tilings, dtypes decide loads, so two dtypes per shape are enough."""
     if DEVICE == "cpu" and not tensor_cores and SHAPES.index(shape) % 3 != TYPES.index(dtype):
         pytest.skip("another type has this shape")
 

@@ -1,4 +1,4 @@
-"""The decode step's kernels against their torch twins: any sizes, any weights, any number of rows."""
+"""Compare the decode step's kernels with their torch twins: any sizes, weights and numbers of rows."""
 
 # ruff: noqa: E402 (Triton decides when it is imported whether it compiles or interprets)
 
@@ -65,12 +65,12 @@ def agree(one: Tensor, other: Tensor, tolerance: float = 2e-5) -> None:
 
 
 def tolerance(weight: Tensor | QuantizedTensor) -> float:
-    """Inputs of products with codes are rounded to 16 bits."""
+    """Return tolerances: inputs of quantized products are rounded to 16 bits."""
     return 2e-4 if isinstance(weight, QuantizedTensor) else 2e-5
 
 
 def compare_norm_swiglu(rows, norm, gate_up, config) -> None:
-    """The kernel against its definition, whatever the weight is held in."""
+    """Compare the kernel with its definition, for any format of the weight."""
     given = (normal(rows, len(norm)), norm, EPS, gate_up)
     out, expected = empty(rows, len(gate_up) // 2), empty(rows, len(gate_up) // 2)
     kernels.norm_swiglu(*given, out, config=config)
@@ -79,7 +79,7 @@ def compare_norm_swiglu(rows, norm, gate_up, config) -> None:
 
 
 def compare_linear_add(rows, weight, config) -> None:
-    """The same for a product that is added."""
+    """Compare a product that is added to its output with its definition."""
     n, c = weight.shape
     h, x = normal(rows, c), normal(rows, n)
     expected = x.clone()
@@ -115,7 +115,7 @@ class TestProducts:
 
 @pytest.mark.parametrize(("n", "c"), [(5, 33), (16, 128)])
 def test_what_lies_between_two_products_may_be_short(n: int, c: int) -> None:
-    """In float16, which the interpreter rounds as the compiler does."""
+    """Test in float16, which the interpreter rounds as the compiler does."""
     given = (normal(2, c), normal(c), EPS, weights(2 * n, c, torch.float16))
     between, expected = empty(2, n).half(), empty(2, n).half()
     kernels.norm_swiglu(*given, between)
@@ -265,10 +265,10 @@ def test_heads_linear_add_quantized(heads, scheme, config) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 class TestInputsInWholeNumbers:
-    """Quantization of the inputs of integer products."""
+    """Tests of the quantization of inputs of integer products."""
 
     def product(self, scheme: str, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`h` times some weights, how far that is off, and how far roundings can bring it."""
+        """Return `h` times some weights, its error, and the bound of the error by rounding."""
         weight, x = coded(6, h.shape[1], scheme), torch.zeros(len(h), 6, device=DEVICE)
         kernels.linear_add(h, weight, x, config=GemvConfig(2, 64, 1))
         # Columns of a part are 16 beside each other in each tile of 64 and each half.
@@ -388,7 +388,7 @@ def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tens
 def run_kernel(
     inputs: dict[str, Any], config: GemvConfig | None = None, load_before_wait: bool = False
 ) -> Tensor:
-    """The kernel on what the reference takes; leaves what it writes in `inputs` and returns the squares."""
+    """Run the kernel on the arguments of the reference; write into `inputs` and return the squares."""
     sizes, projected = inputs["sizes"], inputs["projected"].clone()
     active = jet_kernels.num_activated(sizes)
     projected[:, :active] = torch.nn.functional.silu(projected[:, :active])
@@ -400,7 +400,7 @@ def run_kernel(
 
 
 def run_reference(inputs: dict[str, Any]) -> Tensor:
-    """The definition, and the half of the gated norm that the kernel takes over; returns the squares."""
+    """Run the definition and the part of the gated norm that the kernel includes; return the squares."""
     sizes, out = inputs["sizes"], inputs["out"]
     reference.jet_step_reference(**{name: value for name, value in inputs.items() if name != "norm_weight"})
     partial_squares = out.square().unflatten(1, (sizes.num_heads, -1)).sum(-1)
@@ -439,7 +439,7 @@ def test_jet_step_quantized(generator: int, scheme: str) -> None:
         agree(inputs[name], expected[name])
 
 
-def test_rows_without_a_sequence_share_a_slot_and_disturb_nobody() -> None:
+def test_padding_rows_share_the_null_slot_and_change_no_other() -> None:
     inputs = jet_inputs(JetSizes(2, 24, 16, 8, 4), 5, torch.float32)
     inputs["slots"] = torch.tensor([3, 6, 0, 6, 6], dtype=torch.int32, device=DEVICE)
     expected = copied(inputs)

@@ -1,4 +1,4 @@
-"""Sampling on the device against `jet.ops.sampling`: what is kept, what is drawn, what is written."""
+"""Compare sampling on the device with `jet.ops.sampling`: tokens kept, tokens drawn, and outputs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FILTERS: list[Setting] = [
 
 
 class Batch:
-    """Rows with a setting each, and everything around them filled with what must not matter."""
+    """Rows with one setting each; memory around them is filled with values that must not matter."""
 
     def __init__(
         self, logits: Tensor, settings: list[Setting], seeds: list[int] | None = None, steps: int = 0
@@ -88,19 +88,19 @@ class Batch:
         return self.rows.token.tolist()
 
     def setting(self, row: int) -> dict[str, Any]:
-        """As the kernels see it: in float32."""
+        """Return a setting as the kernels read it, in float32."""
         names = ("temperature", "top_k", "top_p", "min_p")
         return {name: getattr(self.rows, name)[row].item() for name in names}
 
     def scaled(self, row: int) -> Tensor:
-        """Logits over the temperature, below the largest, `[V]`."""
+        """Return the logits divided by the temperature, relative to the largest, `[V]`."""
         logits = self.logits[row].cpu()
         return (logits - logits.max()) / max(
             self.rows.temperature[row].item(), torch.finfo(torch.float32).tiny
         )
 
     def kept(self, row: int) -> Tensor:
-        """Tokens that the kernels keep, `[V]` bool."""
+        """Return the tokens that the kernels keep, `[V]` bool."""
         scaled = self.scaled(row)
         key = scaled.view(torch.int32) & 0x7FFFFFFF
         edge, ties = self.scratch.edge[row].item(), self.scratch.ties[row].item()
@@ -108,7 +108,7 @@ class Batch:
         return ((key < edge) | (on_edge & (on_edge.cumsum(0) <= ties))) & (scaled > NEVER_DRAWN)
 
     def expected(self, row: int) -> Tensor:
-        """Tokens that `candidates` keeps; at the edge as many of the equal ones, the first."""
+        """Return the tokens that `candidates` keeps; of equal ones at the edge as many, the first ones."""
         logits, scaled = self.logits[row].cpu(), self.scaled(row)
         ids, weights = candidates((logits - logits.max())[None], **self.setting(row))
         ids = ids[0, weights[0] > 0]
@@ -120,7 +120,7 @@ class Batch:
         return kept & (scaled > NEVER_DRAWN)
 
     def reference(self, row: int, step: int) -> tuple[int, float]:
-        """The token drawn, those before the bracket first, and how near chance came to another one."""
+        """Return the token drawn, and the distance of the random number from another token."""
         scaled = self.scaled(row)
         order = (
             ((scaled.view(torch.int32) & 0x7FFFFFFF) >= self.scratch.low[row].item())
@@ -151,7 +151,7 @@ def random_logits(kind: str, batch: int, vocabulary: int, seed: int = 0) -> Tens
 
 
 def near_the_edge_of_top_p(batch: Batch, row: int, token: int) -> bool:
-    """Whether rounding may decide if a token is kept."""
+    """Return True if rounding may decide whether a token is kept."""
     setting, scaled = batch.setting(row), batch.scaled(row).double()
     within = scaled
     if 0 < setting["top_k"] < batch.vocabulary:
@@ -206,7 +206,7 @@ def test_random_settings() -> None:
 
 
 def check(batch: Batch) -> None:
-    """Kept and drawn as by the torch twin, or rounding decided."""
+    """Check that the same tokens are kept and drawn as by the torch twin, unless rounding decides."""
     chosen = batch.sample()
     assert not batch.rows.status.any()
     rounded = 0
@@ -334,7 +334,7 @@ def test_filters_left_out_of_the_plan_are_off() -> None:
     [{}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.3, "min_p": 0.5, "repetition_penalty": 1.7}],
 )
 def test_tokens_that_end_the_text_are_barred_until_their_step(setting: Setting) -> None:
-    """As in the twin whose logits of these tokens are -inf; from that step on, as without."""
+    """Compare with the twin: before the step with -inf as the logits of these tokens, from it on without."""
     vocabulary, ends, rows = 1500, [3, 1100], 6
     logits = random_logits("peaked", rows, vocabulary)
     logits[:, ends] = 40.0  # nothing else would ever be drawn

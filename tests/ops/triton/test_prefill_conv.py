@@ -1,4 +1,4 @@
-"""The convolution's kernel against its torch twin."""
+"""Compare the convolution kernel with its torch twin."""
 
 # ruff: noqa: E402 (Triton decides when it is imported whether it compiles or interprets)
 

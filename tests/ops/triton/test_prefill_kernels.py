@@ -1,4 +1,4 @@
-"""The kernels of a prompt's chunk against their definitions in plain torch."""
+"""Compare the prefill kernels with their definitions in plain torch."""
 
 # ruff: noqa: E402 (Triton decides when it is imported whether it compiles or interprets)
 
@@ -46,7 +46,7 @@ def chunk_meta(start: int, count: int) -> Tensor:
 
 
 def agree(ours: Tensor, theirs: Tensor) -> None:
-    """To a few roundings of the type."""
+    """Compare up to a few roundings of the dtype."""
     if ours.dtype == torch.float32 and DEVICE == "cpu":
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-4)
     else:
@@ -121,7 +121,7 @@ def test_delta_rule(sizes: JetSizes, tokens: int, count: int, dtype: torch.dtype
 
 
 def test_delta_rule_on_keys_that_are_all_alike() -> None:
-    """The worst system: every correction depends on all before it, and nothing fades."""
+    """Test the worst-conditioned system: every correction depends on all before it, without decay."""
     sizes = JetSizes(1, 16, 16, 4, 4)
     projected = torch.zeros(128, sum(sizes.split_sizes), device=DEVICE, dtype=TYPES[0])
     projected[:, :32] = 1.0

@@ -1,4 +1,4 @@
-"""Products for some dozen rows on tensor cores, against plain PyTorch."""
+"""Compare products of a few dozen rows on tensor cores with plain PyTorch."""
 
 from __future__ import annotations
 
