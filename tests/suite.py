@@ -3,7 +3,7 @@
 Tests that measure time run first, one after the other and alone; then all others, each file in one of several
 processes.
 
-The thorough ones, which not everybody waits for every time: many sizes of every kernel in Triton's
+The thorough tests, left out of the everyday run: many sizes of every kernel in Triton's
 interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs all.
 """
 

@@ -140,7 +140,7 @@ def unused_routes(target: Target) -> None:
     refused((path, target.call(path)) for path in others)
 
 
-@trial("files", "paths of this machine in what everybody may read")
+@trial("files", "paths of this machine in public answers")
 def leaks(target: Target) -> None:
     """Check that the page, its configuration and its API description name no folder."""
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json", "/healthz", "/metrics"):
@@ -281,7 +281,7 @@ def binding(target: Target) -> None:
         headers = target.call(path).headers
         policy = headers.get("content-security-policy", "")
         must("default-src 'self'" in policy and "object-src 'none'" in policy, f"{path} has no policy")
-        must("frame-ancestors 'self'" in policy, f"{path} may be framed by anybody")
+        must("frame-ancestors 'self'" in policy, f"{path} may be framed by other sites")
         must(headers.get("x-content-type-options") == "nosniff", f"{path} may be sniffed")
 
 
