@@ -320,7 +320,7 @@ class LocalEngine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What turns text into token ids and back here."""
+        """The tokenizer of the model."""
         return self._tokenizer
 
     @property

@@ -70,11 +70,11 @@ class Hosting:
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """What every server has, with and without a page."""
+        """Routes of every server, with or without a page."""
         return [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
 
     def middleware(self, local: bool) -> list[Middleware]:
-        """What stands in front of the page, from the outside inwards."""
+        """Return the middleware in front of the page, outermost first."""
         service = self._service
         guard = Middleware(
             AllowlistMiddleware,

@@ -71,7 +71,7 @@ def greedy_calls(target: Target) -> None:
 
 @trial("API", "markup, line breaks and secrets in what is refused, in ids and in fields that are not known")
 def echoed_calls(target: Target) -> None:
-    """Nothing becomes a header or markup, and a key is not repeated."""
+    """Check that no input becomes a header or markup, and that keys are not repeated."""
     key = "sk-audit-8261-8261"
     headers = [f"Authorization: Bearer {key}", f"X-Request-Id: {HOSTILE}"]
     body = {"prompt": "a", "max_tokens": 1, HOSTILE: 1, "x\r\nX-Harm: 1": 1, "model": HOSTILE}
@@ -101,6 +101,6 @@ def flooding_calls(target: Target) -> None:
     answers = [flooding.post("/tokenize", {"prompt": "a"}) for _ in range(400)]
     turned_away = [answer for answer in answers if answer.status == 429]
     must(bool(turned_away), "four hundred calls in a row were all taken")
-    must(all("retry-after" in answer.headers for answer in turned_away), "nobody said when to come back")
+    must(all("retry-after" in answer.headers for answer in turned_away), "no retry-after header was sent")
     must(all("error" in json.loads(answer.text) for answer in turned_away), "not in OpenAI's form")
-    must(target.call("/health").status == 200, "nobody else gets through")
+    must(target.call("/health").status == 200, "others are refused")

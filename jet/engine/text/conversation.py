@@ -2,7 +2,7 @@
 
     messages ─ template over placeholders ─ special tokens and plain texts ─ contents put in ─ ids
 
-The template is rendered over placeholders that nobody can guess, and contents are put in afterwards. So only
+The template is rendered over unguessable placeholders, and contents are put in afterwards. So only
 the template's own special tokens count: in what a person typed they are plain text.
 """
 

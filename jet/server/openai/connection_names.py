@@ -1,4 +1,4 @@
-"""Connections: a name for each one that nobody else can know, so that its requests may share a prefix.
+"""Give each connection a secret name, so that its requests may share a prefix.
 
 uvicorn passes on no such thing, but a bound method of what serves the connection's request, which knows the
 transport. Where another server does not, no connection has a name, and nothing is shared.

@@ -19,7 +19,7 @@ class KeysError(ValueError):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request.
+    """The sender of a request.
 
     Attributes:
         name: of the key, for limits; "" where no keys are wanted.
@@ -62,11 +62,11 @@ class Keys:
                 )
             digests[_digest(key)] = name
         if not digests:
-            raise KeysError(f"{path} has no key: nobody could use the API.")
+            raise KeysError(f"{path} has no key, so the API could not be used.")
         return cls(digests)
 
     def find(self, presented: str) -> Caller | None:
-        """Return whose key this is; None if nobody's. Takes as long for every key."""
+        """Return the owner of a key; None if it is unknown. Takes the same time for every key."""
         digest, found = _digest(presented), None
         for known, name in self._digests.items():
             if secrets.compare_digest(known, digest):

@@ -51,7 +51,7 @@ def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, 
 
 
 def _means_nothing(name: str, value: object) -> bool:
-    """Whether an unknown field asks for nothing, so that nobody has to be told that it is ignored."""
+    """Return True if an unknown field has no effect, so that ignoring it needs no message."""
     return name in HARMLESS or value is None or value is False or value in ("", [], {})
 
 

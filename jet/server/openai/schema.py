@@ -1,4 +1,4 @@
-"""What clients may send, as pydantic models: the documentation at /docs, and the check of every field.
+"""Requests of clients as pydantic models: they document /docs and validate every field.
 
 Every field may be left out or null: it then has OpenAI's default, not the page's.
 """
@@ -35,7 +35,7 @@ class _Fields(BaseModel):
 
 
 class StreamOptions(_Fields):
-    """What a stream says besides text."""
+    """Options of a stream besides its text."""
 
     include_usage: StrictBool | None = Field(None, description="A last frame with the usage.")
     continuous_usage_stats: StrictBool | None = Field(None, description="The usage in every frame.")

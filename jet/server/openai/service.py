@@ -49,13 +49,13 @@ class ApiOptions:
 
 @dataclass
 class ApiService:
-    """Of one server. Used on its event loop.
+    """The API of one server; used on its event loop.
 
     Attributes:
         source: where the engine comes from.
         limiter: lets requests begin within the limits.
         record: is told the last numbers of each engine request.
-        login: whether the page wants a login, so that nobody may come in here without a key.
+        login: whether the page wants a login, in which case every call needs a key.
         generations: by KoboldAI's `genkey` and caller, those that can be asked about or aborted.
     """
 

@@ -19,7 +19,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "logprobs": ("n_probs",),
     "user": ("genkey",),
 }
-# Without effect on what is written: clients send them to every server, and nobody misses them.
+# Without effect on what is written: clients send them to every server, and do not need them.
 HARMLESS = frozenset(
     {
         *(

@@ -59,7 +59,7 @@ class Codec(Protocol):
         ...
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Decoder:
-        """What turns the tokens behind these into text."""
+        """Return a decoder of the tokens that follow these."""
         ...
 
 

@@ -41,7 +41,7 @@ class ListenableStream(Protocol):
 
 
 class Wakeups:
-    """Of one event loop. Made and used there, but for `ready`."""
+    """Wakeups of one event loop. Create and use it there; only `ready` may be called from other threads."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ class Wakeups:
             self._scheduled = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed, and nobody reads any more
+            except RuntimeError:  # the loop is closed, and so are its readers
                 reader.abort()
 
     def _deliver(self) -> None:

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote: the `openai` package, and the calls of others as they send them."""
+"""Test clients of other projects: the `openai` package, and the calls of others as they send them."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def test_openai_waits_for_a_model_that_is_being_loaded() -> None:
 
 @torch.inference_mode()
 def log_probabilities(ids: list[int]) -> torch.Tensor:
-    """Of what follows each token, by one plain forward: `[T, V]`."""
+    """Return log-probabilities after each token, by one plain forward, `[T, V]`."""
     return torch.log_softmax(golden_model("tiny-2b")(input_ids=torch.tensor([ids])).logits[0].float(), -1)
 
 
 def test_the_calls_of_lm_evaluation_harness(api: Api) -> None:
-    """What `local-completions` sends (0.4.13), and what it reads from the answers."""
+    """Send what `local-completions` (0.4.13) sends, and check the fields that it reads."""
     rows = [[5, 9, 200, 17, 3, 44], [7, 8, 6, 31, 90, 2, 77, 41, 5, 3, 3, 19], [12, 13]]
     context_lengths = [4, 3, 1]
     body = {"model": MODEL, "prompt": rows, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234}
@@ -292,7 +292,7 @@ def test_the_calls_of_mikupad(api: Api) -> None:
 
 
 def test_the_calls_of_open_webui(api: Api) -> None:
-    """It lists models with a key that nobody checks, and streams chats with fields of its own."""
+    """Check a client that lists models with an arbitrary key, and streams chats with fields of its own."""
     headers = {"Authorization": "Bearer sk-none"}
     name = api.client.get("/v1/models", headers=headers).json()["data"][0]["id"]
     body = {

@@ -1,4 +1,4 @@
-"""Requests that nobody should send: each gets 200 or a 4xx in words, and the engine is as it was."""
+"""Test malformed requests: each gets 200 or a 4xx with a message, and the engine is unchanged."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def send_all(api: Api, sent: Iterator[tuple[str, dict[str, str], bytes]]) 
 
 
 def problem_of(answer: httpx.Response) -> str | None:
-    """What is wrong with an answer; None if nothing is."""
+    """Return what is wrong with an answer; None if it is right."""
     if "secret-8261" in answer.text or "Traceback" in answer.text or "x-harm" in answer.headers:
         return f"tells what it should not: {answer.text[:200]}"
     if not answer.headers.get("x-request-id"):
@@ -179,7 +179,7 @@ def problem_of(answer: httpx.Response) -> str | None:
 
 
 def reference(api: Api) -> object:
-    """What the engine writes for a fixed request."""
+    """Return the text of the engine for a fixed request."""
     body = {"prompt": "The old lighthouse", "max_tokens": 12, "seed": 5, "logprobs": 2, "echo": True}
     return api.post("/v1/completions", body).json()["choices"]
 

@@ -18,7 +18,7 @@ from tests.server.openai.served_api import Api, Source, served_api, small_engine
 from tests.ui.served import wait_until
 
 STORY = "The old lighthouse keeper opened the door and the sea came in. " * 8
-KEYS = "ann: key-of-ann-8261\n# a comment\n\nkey-of-nobody-77\n"
+KEYS = "ann: key-of-ann-8261\n# a comment\n\nkey-without-name-77\n"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def test_only_known_keys_get_in(keyed: Api, caplog: pytest.LogCaptureFixture) ->
             answer = keyed.client.get(path, headers=headers)
             assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
             assert "8261" not in answer.text and answer.headers["www-authenticate"] == "Bearer"
-    for headers in ({"Authorization": "Bearer key-of-ann-8261"}, {"X-API-Key": "key-of-nobody-77"}):
+    for headers in ({"Authorization": "Bearer key-of-ann-8261"}, {"X-API-Key": "key-without-name-77"}):
         assert keyed.client.get("/v1/models", headers=headers).status_code == 200
     body = {"prompt": "key-of-ann-8261", "temperature": "key-of-ann-8261", "key-of-ann-8261": 1}
-    refused = keyed.client.post("/v1/completions", json=body, headers={"X-API-Key": "key-of-nobody-77"})
+    refused = keyed.client.post("/v1/completions", json=body, headers={"X-API-Key": "key-without-name-77"})
     assert refused.status_code == 400 and "8261" not in refused.text
     assert keyed.client.get("/health").status_code == 200, "load balancers have no key"
     assert "8261" not in caplog.text
@@ -93,7 +93,7 @@ def test_a_page_with_accounts_lets_no_program_in_without_keys() -> None:
 # --- what is shared in memory ----------------------------------------------------------------------------
 
 
-def test_a_prefix_is_shared_by_user_and_by_nobody_else(api: Api) -> None:
+def test_a_prefix_is_shared_by_one_user_only(api: Api) -> None:
     assert cached(api, user="ann") == 0
     assert cached(api, user="ann") > 90
     assert cached(api, user="bob") == 0 and cached(api) == 0 and cached(api, user="") == 0
@@ -106,12 +106,14 @@ def test_a_connection_shares_with_itself_alone(api: Api) -> None:
 
 
 def test_keys_share_nothing_with_each_other(keyed: Api) -> None:
-    ann, nobody = ({"Authorization": f"Bearer {key}"} for key in ("key-of-ann-8261", "key-of-nobody-77"))
+    ann, unnamed = ({"Authorization": f"Bearer {key}"} for key in ("key-of-ann-8261", "key-without-name-77"))
     assert cached(keyed, ann) == 0 and cached(keyed, ann) > 90
     assert (
-        cached(keyed, nobody) == 0 and cached(keyed, ann, user="x") == 0 and cached(keyed, ann, user="x") > 90
+        cached(keyed, unnamed) == 0
+        and cached(keyed, ann, user="x") == 0
+        and cached(keyed, ann, user="x") > 90
     )
-    assert cached(keyed, nobody, user="x") == 0
+    assert cached(keyed, unnamed, user="x") == 0
 
 
 def test_behind_a_proxy_connections_share_nothing() -> None:
