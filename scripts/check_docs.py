@@ -34,7 +34,7 @@ _SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|\b(?:src|href)=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _PATH = re.compile(
-    r"(?<![\w./~-])(?:app\.py|Makefile|(?:jet|tests|scripts|docs|assets|deploy|dev)/[\w./*{},-]*)"
+    r"(?<![\w./~-])(?:app\.py|Makefile|(?:jet|tests|scripts|docs|assets|deploy|dev)/(?:[\w./*-]|\{[\w./*,-]*\})*)"
 )
 _FILE = re.compile(r"(?<![\w./*-])(\w+\.(?:py|js|mjs|css|md|toml))(?![\w/])")
 _TEST = re.compile(r"\b(test_\w+)\b(?!\.py)")

@@ -320,7 +320,7 @@ class LocalEngine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model."""
+        """Return the tokenizer of this engine's model."""
         return self._tokenizer
 
     @property

@@ -1,4 +1,4 @@
-"""ScoringPrefill: prefill that keeps the log-probability of every prompt token, for evaluations.
+"""Prefill a prompt and keep the log-probability of each of its tokens, for evaluations.
 
     hidden states [T, D] → slices [S, D] → logits [S, V] → log-probabilities of the next token and of the top
 
@@ -25,7 +25,7 @@ SLICE = 64  # rows of logits in memory at once
 
 
 class ScoringPrefill:
-    """Computes one chunk of a prompt.
+    """Prefills one chunk of a prompt and keeps its log-probabilities.
 
     Attributes:
         found: after `run`, the log-probabilities of each token in `following`.

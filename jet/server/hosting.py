@@ -56,7 +56,7 @@ class Hosting:
 
     @property
     def is_private(self) -> bool:
-        """Whether the page is private, so that its visitors may keep the machine busy."""
+        """Return whether the page has no accounts and default limits: visitors may then load the machine."""
         return self.accounts is None and self.limits == Limits()
 
     def app_kwargs(self, local: bool, routes: Sequence[BaseRoute] = ()) -> dict[str, object]:
@@ -70,11 +70,15 @@ class Hosting:
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """Routes of every server, with or without a page."""
+        """Return the routes /healthz and /metrics, which a server has with or without a page."""
         return [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
 
     def middleware(self, local: bool) -> list[Middleware]:
-        """Return the middleware in front of the page, outermost first."""
+        """Return the ASGI middleware in front of the page, outermost first.
+
+        Args:
+            local: whether the server listens on a loopback address.
+        """
         service = self._service
         guard = Middleware(
             AllowlistMiddleware,
@@ -90,7 +94,7 @@ class Hosting:
         return [Middleware(NameConnections, shared=not self.proxies), guard, api]
 
     def offer_api(self, source: EngineHandle) -> None:
-        """Let programs write with the engine of this page, too."""
+        """Serve the API on the engine of `source`, beside the page and within the same limits."""
         options = replace(self.api, documented=self.is_private and self.api.keys is None)
         login = self.accounts is not None
         self._service = ApiService(source, self.limiter, options, self.metrics.record_request, login)

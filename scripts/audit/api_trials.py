@@ -22,7 +22,7 @@ READ = ("/v1/models", "/health", "/tokenizer_info", "/api/v1/model", "/api/extra
 
 
 def said(path: str, answer: Answer) -> None:
-    """A call of the API is answered, in JSON, with 200 or a 4xx, and tells nothing of this machine."""
+    """Check that an answer is 200 or a 4xx, and shows neither files nor tracebacks of the server."""
     must(answer.status == 200 or 400 <= answer.status < 500, f"{path} was answered with {answer.status}")
     must(not any(secret in answer.text for secret in SECRETS), f"{path} brought a file's content")
     must("Traceback" not in answer.text and "site-packages" not in answer.text, f"{path} told of the server")
@@ -30,7 +30,7 @@ def said(path: str, answer: Answer) -> None:
 
 @trial("API", "routes of OpenAI's API and KoboldAI's that are not offered, and `..` in names of models")
 def other_routes(target: Target) -> None:
-    """Files, fine-tuning, images; other methods on those that are."""
+    """Call routes that are not offered (files, images and others), and offered ones by other methods."""
     names = ("files", "embeddings", "images/generations", "fine_tuning/jobs", "audio/speech", "responses")
     refused((name, target.post(f"/v1/{name}", {})) for name in names)
     extra = ("embeddings", "transcribe", "tts", "multiplayer/getstory", "data/save", "admin/reload_config")
@@ -42,7 +42,7 @@ def other_routes(target: Target) -> None:
 
 @trial("API", "JSON that is none, nested without end, or of the wrong shape")
 def malformed_calls(target: Target) -> None:
-    """Each is refused in words, in OpenAI's form."""
+    """Send malformed bodies: each is refused in OpenAI's form, with a message."""
     bodies = (b"{", b"null", b"[]", b"[" * 100_000, b'{"prompt": NaN}', b"5", b"\xff\xfe", b'"x"')
     for path in SENT:
         for body in bodies:
@@ -53,7 +53,7 @@ def malformed_calls(target: Target) -> None:
 
 @trial("API", "more than one may ask: tokens, answers, texts, and types beyond all bounds")
 def greedy_calls(target: Target) -> None:
-    """Refused with 4xx."""
+    """Ask for more than is allowed: each request is refused with a 4xx."""
     for more in (
         {"max_tokens": 10**9},
         {"n": 10**6},
@@ -71,7 +71,7 @@ def greedy_calls(target: Target) -> None:
 
 @trial("API", "markup, line breaks and secrets in what is refused, in ids and in fields that are not known")
 def echoed_calls(target: Target) -> None:
-    """Check that no input becomes a header or markup, and that keys are not repeated."""
+    """Send markup, line breaks and a key: none comes back as HTML or a header, and the key not at all."""
     key = "sk-audit-8261-8261"
     headers = [f"Authorization: Bearer {key}", f"X-Request-Id: {HOSTILE}"]
     body = {"prompt": "a", "max_tokens": 1, HOSTILE: 1, "x\r\nX-Harm: 1": 1, "model": HOSTILE}
@@ -85,7 +85,7 @@ def echoed_calls(target: Target) -> None:
 
 @trial("API", "pages of others that call it, and what everybody may read of it")
 def foreign_calls(target: Target) -> None:
-    """No origin gets leave without an option, and nothing names a folder."""
+    """Call from another origin, which gets no leave without an option, and read the public routes."""
     ask = ["Origin: http://evil.example", "Access-Control-Request-Method: POST"]
     for path in SENT:
         allowed = target.call(path, "OPTIONS", ask).headers.get("access-control-allow-origin")
@@ -96,11 +96,11 @@ def foreign_calls(target: Target) -> None:
 
 @trial("API", "a flood of calls, and texts beyond those that one may have written at once")
 def flooding_calls(target: Target) -> None:
-    """Refused with 429 and when to come back."""
+    """Flood the API: calls are refused with 429 and Retry-After, while other clients are served."""
     flooding = Target(f"http://{target.host}:{target.port}", "127.0.0.79")
     answers = [flooding.post("/tokenize", {"prompt": "a"}) for _ in range(400)]
     turned_away = [answer for answer in answers if answer.status == 429]
     must(bool(turned_away), "four hundred calls in a row were all taken")
-    must(all("retry-after" in answer.headers for answer in turned_away), "no retry-after header was sent")
+    must(all("retry-after" in answer.headers for answer in turned_away), "a 429 has no Retry-After")
     must(all("error" in json.loads(answer.text) for answer in turned_away), "not in OpenAI's form")
-    must(target.call("/health").status == 200, "others are refused")
+    must(target.call("/health").status == 200, "other clients are not served")

@@ -45,7 +45,7 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 
 def run(engine: LocalEngine, request: Request) -> TokenChunk:
-    """All of a stream as one chunk."""
+    """Return all of a stream as one chunk."""
     (*_, last) = chunks = list(engine.submit(request))
     assert last.stats.error is None
     return TokenChunk(
@@ -59,7 +59,7 @@ def run(engine: LocalEngine, request: Request) -> TokenChunk:
 
 @torch.inference_mode()
 def reference(model: JetNemotronForCausalLM, ids: tuple[int, ...]) -> torch.Tensor:
-    """Log-probabilities `[T, V]` of what follows each token, by one plain forward."""
+    """Return the log-probabilities `[T, V]` of the token after each of `ids`, by one plain forward."""
     logits = model(input_ids=torch.tensor([ids])).logits[0]
     return torch.log_softmax(logits.float(), -1)
 

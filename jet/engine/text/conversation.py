@@ -1,9 +1,9 @@
-"""Conversation: the tokens of whole chats, by the checkpoint's own template, for chat completions.
+"""Encode whole chats by the checkpoint's own template, for chat completions.
 
     messages ─ template over placeholders ─ special tokens and plain texts ─ contents put in ─ ids
 
-The template is rendered over unguessable placeholders, and contents are put in afterwards. So only
-the template's own special tokens count: in what a person typed they are plain text.
+The template is rendered over random placeholders, and the contents replace the placeholders afterwards. So
+only the template's own special tokens are read as special: in the contents, their names are plain text.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ class Conversation:
 
     @property
     def template(self) -> str | None:
-        """The template's source; None if the checkpoint has none."""
+        """Return the template's source; None if the checkpoint has none."""
         found = self._tokenizer.chat_template
         return found if isinstance(found, str) else None
 
     def encode(
         self, messages: Sequence[Mapping[str, str]], ids: Callable[[str], Tokens], answer: bool = True
     ) -> Tokens:
-        """The ids of messages with a `role` and a `content` each. `ids` gives those of a plain text.
+        """Return the token ids of messages, which have a `role` and a `content` each.
 
-        With `answer` an answer is opened behind them; otherwise the last message, an answer's beginning, is
-        gone on with. Raises RequestError if there is no template, or it does not take these messages.
+        `ids` encodes a plain text. With `answer`, the ids end by opening an answer; without it, the last
+        message is the beginning of an answer and stays open. Raises RequestError without a template, or if
+        the template refuses these messages.
         """
         if not self._tokenizer.chat_template:
             raise RequestError(NO_TEMPLATE)

@@ -169,7 +169,7 @@ class StoryTokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The source of the chat template; None if there is none."""
+        """Return the source of the chat template; None if there is none."""
         return self.conversation.template
 
     def chat_ids(

@@ -27,22 +27,22 @@ log = logging.getLogger(__name__)
 
 
 class Form(Protocol):
-    """How one kind of answer is written."""
+    """Writes answers in the form of one API."""
 
     def opening(self) -> list[bytes]:
-        """Frames before all text."""
+        """Return the frames before all text."""
         ...
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Frames for a part of an answer."""
+        """Return the frames for a part of an answer."""
         ...
 
     def closing(self) -> list[bytes]:
-        """Frames behind all text."""
+        """Return the frames behind all text."""
         ...
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Frames for a failure."""
+        """Return the frames for a failure."""
         ...
 
     def add(self, number: int, delta: Delta) -> None:
@@ -50,7 +50,7 @@ class Form(Protocol):
         ...
 
     def whole(self) -> dict[str, Any]:
-        """The answer that is sent whole."""
+        """Return the answer that is sent whole."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Batch: all answers to one HTTP request: n for each prompt, written side by side."""
+"""Write all answers to one HTTP request side by side: `n` for each prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Gap = Callable[[], float]
 
 
 class Batch:
-    """Made and used on the event loop. However it is left, `close` must be called."""
+    """Runs the engine requests of one HTTP request, on the event loop. `close` must always be called."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Batch:
         stops: Sequence[str] = (),
         codec: Codec | None = None,
     ) -> None:
-        """`counted`: whom limits count them with."""
+        """`counted`: the name under which limits count the requests."""
         self._service, self._engine, self._requests = service, engine, list(requests)
         self._counted, self._stops, self._codec = counted, stops, codec
         self._window = min(WINDOW, service.limiter.limits.stories_per_user or WINDOW)
@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def gap_s(self) -> float:
-        """Seconds between two frames of an answer just now."""
+        """Return the seconds between two frames of an answer at the present load."""
         return self._service.gap_s
 
     async def open(self) -> None:
@@ -98,6 +98,6 @@ class Batch:
         self.generations.append(begun)
 
     def close(self) -> None:
-        """Free all of them, wherever they are. Safe to call twice."""
+        """End all requests, running or not. Safe to call twice."""
         for generation in self.generations:
             generation.close()

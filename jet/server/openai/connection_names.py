@@ -1,7 +1,8 @@
-"""Give each connection a secret name, so that its requests may share a prefix.
+"""Give each connection a secret name, so that its requests may share cached prefixes.
 
-uvicorn passes on no such thing, but a bound method of what serves the connection's request, which knows the
-transport. Where another server does not, no connection has a name, and nothing is shared.
+ASGI has no name for a connection. uvicorn's `receive` is a bound method of an object that knows the
+transport, and the name belongs to the transport. Under other servers connections have no
+names, and share no prefixes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ _NAME = "jet.connection"
 
 
 class NameConnections:
-    """ASGI middleware in front of whatever wraps `receive`: notes in the scope which connection this is."""
+    """ASGI middleware: puts the connection's name into the scope, ahead of all that wrap `receive`."""
 
     def __init__(self, app: App, shared: bool = True) -> None:
-        """`shared`: whether a connection is one client's. One from a reverse proxy is many clients'."""
+        """`shared`: whether connections get names; not behind a proxy, whose connections mix clients."""
         self._app = app
         self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self._named = shared

@@ -46,7 +46,7 @@ class Delta:
 
 
 class Generation:
-    """Made and used on the event loop. However it is left, `close` must be called."""
+    """Follows one engine request on the event loop. `close` must always be called."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Generation:
         leave: Callable[[], object] = lambda: None,
         codec: Codec | None = None,
     ) -> None:
-        """`record` is told the last numbers, and `leave` is called, when it is closed."""
+        """`record` gets the last statistics, and `leave` is called, when the generation is closed."""
         self._reader = Reader(stream, wakeups)
         self._stops = StopMatcher(stops)
         self._record, self._leaving = record, [leave]

@@ -1,4 +1,4 @@
-"""API keys: a file with a key a line, `name: key` or the key alone, and who presents one of them."""
+"""Read API keys from a file, one a line (`name: key` or the key alone), and look up the key of a request."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SHORTEST = 8  # characters of a key
 
 
 class KeysError(ValueError):
-    """A file of keys that cannot be used. The message names the line, never the key."""
+    """Raised for a file of keys that cannot be used. The message names the line, never the key."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of a request.
+    """Sender of a request, known by an API key.
 
     Attributes:
-        name: of the key, for limits; "" where no keys are wanted.
-        digest: of the key, for what is kept in memory; "" where no keys are wanted.
+        name: of the key, by which limits count; "" on a server without keys.
+        digest: of the key (SHA-256, hex), which keeps cached prefixes apart; "" on a server without keys.
     """
 
     name: str = ""
@@ -31,7 +31,7 @@ class Caller:
 
 
 class Keys:
-    """The keys of a server. Only digests are kept."""
+    """Accepted keys of a server. Only digests are kept."""
 
     def __init__(self, digests: Mapping[bytes, str]) -> None:
         """`digests`: SHA-256 of every key, and its name."""
@@ -62,11 +62,11 @@ class Keys:
                 )
             digests[_digest(key)] = name
         if not digests:
-            raise KeysError(f"{path} has no key, so the API could not be used.")
+            raise KeysError(f"{path} has no key, so the API would refuse every request.")
         return cls(digests)
 
     def find(self, presented: str) -> Caller | None:
-        """Return the owner of a key; None if it is unknown. Takes the same time for every key."""
+        """Return the caller with this key; None for an unknown key. Takes as long for every key."""
         digest, found = _digest(presented), None
         for known, name in self._digests.items():
             if secrets.compare_digest(known, digest):

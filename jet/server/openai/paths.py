@@ -1,4 +1,4 @@
-"""Which paths belong to the API: for the allowlist, and to tell its calls from the page's."""
+"""List the paths of the API, for the allowlist and to tell calls of the API from the page's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SENT = re.compile(
 
 
 def is_api(path: str) -> bool:
-    """Whether a path is the API's, whatever the method."""
+    """Return whether a path is a route of the API, with any method."""
     return READ.fullmatch(path) is not None or SENT.fullmatch(path) is not None
 
 
 def is_spoken_to_programs(path: str) -> bool:
-    """Whether errors under a path are to have OpenAI's form, also where there is no such route."""
+    """Return whether errors of a path take OpenAI's form: API routes, and all else under /v1/ and /api/."""
     return is_api(path) or path.startswith(("/v1/", "/api/"))

@@ -1,4 +1,4 @@
-"""From the bytes of a request to its checked fields, and to what the engine is asked for."""
+"""Parse and check the body of a request, and translate its fields into the engine's parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def read_fields(request: Request, kind: type[Fields]) -> tuple[Fields, lis
 
 
 def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, list[str]]:
-    """Return the same for JSON that has been parsed. Raises ApiError."""
+    """Check parsed JSON; return the fields and the names of the unknown ones. Raises ApiError."""
     try:
         fields = kind.model_validate(rename(plain))
     except ValidationError as error:
@@ -51,7 +51,7 @@ def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, 
 
 
 def _means_nothing(name: str, value: object) -> bool:
-    """Return True if an unknown field has no effect, so that ignoring it needs no message."""
+    """Return whether an unknown field asks for nothing: the answer then need not say that it is ignored."""
     return name in HARMLESS or value is None or value is False or value in ("", [], {})
 
 
@@ -88,14 +88,14 @@ def _explain(error: ValidationError) -> ApiError:
 
 
 def _names_a_type(part: object) -> bool:
-    """Whether a part of a place is pydantic's name for one of several types."""
+    """Return whether a part of a field's place is pydantic's name for one type of a union."""
     return isinstance(part, str) and (
         "[" in part or part in ("str", "int", "bool", "float", "constrained-int")
     )
 
 
 def sampling_of(fields: Sampling, max_tokens: int) -> SamplingParams:
-    """Return how tokens are chosen. Raises ApiError."""
+    """Return the sampling parameters of a request. Raises ApiError."""
     values: dict[str, Any] = {
         name: value for name in _SAMPLERS if (value := getattr(fields, name)) is not None
     }

@@ -1,4 +1,4 @@
-"""Requests of clients as pydantic models: they document /docs and validate every field.
+"""Define what clients may send as pydantic models, which check every field and document it at /docs.
 
 Every field may be left out or null: it then has OpenAI's default, not the page's.
 """
@@ -17,7 +17,7 @@ MAX_USER_CHARACTERS = 512
 
 
 def _whole(value: object) -> object:
-    """JSON knows no difference between 40 and 40.0, so both are 40."""
+    """Return 40 for 40.0, since JSON has one type for both; other values as they are."""
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
     return value
@@ -29,20 +29,20 @@ Stops = StrictStr | list[StrictStr] | None
 
 
 class _Fields(BaseModel):
-    """Fields that are not named are kept in `model_extra`, and the answer names them in a header."""
+    """Base of all bodies. Unknown fields are kept in `model_extra`, and a header of the answer names them."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
 class StreamOptions(_Fields):
-    """Options of a stream besides its text."""
+    """Options of a stream: the frames that carry the usage."""
 
     include_usage: StrictBool | None = Field(None, description="A last frame with the usage.")
     continuous_usage_stats: StrictBool | None = Field(None, description="The usage in every frame.")
 
 
 class Sampling(_Fields):
-    """How tokens are chosen; the same for all ways to write."""
+    """Fields that completions and chats share: sampling, stop strings, choices, user and streaming."""
 
     temperature: Number | None = Field(None, description="0 takes the likeliest token. Default 1.")
     top_p: Number | None = Field(None, description="Default 1: all tokens.")

@@ -1,4 +1,4 @@
-"""ApiService: what all routes share: the engine, the limits and the metrics of this server, and who calls.
+"""Share the engine, the limits, the metrics and the check of keys among all routes of the API.
 
 request ─ caller ─ limits ─ engine.submit ─ Reader ─ Generation ─ frames
 """
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """How the API is offered. The one place where the defaults stand.
+    """Options of the API, and the one place of their defaults.
 
     Attributes:
-        keys: who may use it; None lets everybody.
-        origins: web pages of these may call it; "*" is all.
-        documented: whether /docs describes it, for a server of one's own.
+        keys: the keys that are accepted; None asks for no key.
+        origins: the origins whose web pages may call the API; "*" is all.
+        documented: whether /docs describes the API; for a private server.
     """
 
     keys: Keys | None = None
@@ -49,14 +49,14 @@ class ApiOptions:
 
 @dataclass
 class ApiService:
-    """The API of one server; used on its event loop.
+    """Serves all routes of one server. Used on the server's event loop.
 
     Attributes:
-        source: where the engine comes from.
+        source: gives the engine.
         limiter: lets requests begin within the limits.
         record: is told the last numbers of each engine request.
-        login: whether the page wants a login, in which case every call needs a key.
-        generations: by KoboldAI's `genkey` and caller, those that can be asked about or aborted.
+        login: whether the page wants a login; the API then refuses every request without a key.
+        generations: running texts that can be polled or aborted, by KoboldAI's `genkey` and caller.
     """
 
     source: EngineHandle
@@ -70,7 +70,7 @@ class ApiService:
     _loading: asyncio.Task[Engine] | None = None
 
     def caller(self, request: HttpRequest) -> Caller:
-        """Return who calls. Raises ApiError unless that is allowed."""
+        """Return the caller of a request. Raises ApiError if a key is missing or unknown."""
         keys = self.options.keys
         if keys is None:
             if self.login:
@@ -128,9 +128,9 @@ class ApiService:
         )
 
     def cache_salt(self, request: HttpRequest, caller: Caller, user: str | None) -> str:
-        """Return whose states in memory a request may start from: those of its key and user.
+        """Return the salt of a request's cached prefixes: one for each key and user.
 
-        Without either, those of its connection; "" where that is not known, and nothing is shared.
+        Without a key and a user, one for each connection; "" for an unknown connection, which shares none.
         """
         if caller.digest or user:
             said = f"{len(caller.digest)}:{caller.digest}{user or ''}"
@@ -139,7 +139,7 @@ class ApiService:
         return hashlib.sha256(b"jet api\0" + said.encode()).hexdigest() if said else ""
 
     def limited_as(self, request: HttpRequest, caller: Caller) -> str:
-        """Return whom limits count a request with: its key, or else its address."""
+        """Return the name under which limits count a request: its key, or else its address."""
         if caller.name:
             return f"key {caller.name}"
         address = request.client.host if request.client is not None else "unknown"
@@ -188,12 +188,12 @@ class ApiService:
 
     @property
     def gap_s(self) -> float:
-        """Seconds between two frames of a stream just now."""
+        """Return the seconds between two frames of a stream at the present load."""
         return 0.0 if self._wakeups is None else self._wakeups.gap_s
 
 
 def model_name(name: str) -> str:
-    """Return what clients call a model: a hub id, or the name of its folder, never the path to it."""
+    """Return a model's name for clients: a hub id, or the name of its folder, never the path to it."""
     if name.startswith(("/", ".", "~")) or "\\" in name or name[1:2] == ":":
         return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or "model"
     return name

@@ -1,4 +1,4 @@
-"""Other programs' names for the same settings, and which fields of a request are not known here.
+"""Map other programs' names of fields to this API's, and list unknown fields that are harmless.
 
 Left: what a field is called in this API (vLLM's and OpenAI's name where there is one). Right: how KoboldAI,
 llama.cpp and text-generation-webui spell it. Where a request has several spellings, the left one counts.
@@ -19,7 +19,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "logprobs": ("n_probs",),
     "user": ("genkey",),
 }
-# Without effect on what is written: clients send them to every server, and do not need them.
+# Without effect on the text, and sent by clients to every server: ignored without a header that says so.
 HARMLESS = frozenset(
     {
         *(

@@ -1,4 +1,4 @@
-"""Tokens and texts: what the API needs of an engine's tokenizer, and how tokens are written in answers."""
+"""Define the tokenizer that the API needs of an engine, and write tokens as answers show them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Decoder(Protocol):
     """Turns tokens into text, one after the other."""
 
     def push(self, token: int, skip: int = 0) -> str:
-        """The text that became final."""
+        """Return the text that `token` makes final."""
         ...
 
     def flush(self) -> str:
-        """Whatever is still held back."""
+        """Return the text that is still held back."""
         ...
 
 
@@ -29,37 +29,37 @@ class Codec(Protocol):
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template's source; None without one."""
+        """Return the chat template's source; None without one."""
         ...
 
     def special_tokens(self) -> Mapping[str, int]:
-        """The special tokens by name."""
+        """Return the special tokens by name."""
         ...
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """The tokens of a prompt, at most so many, with the one in front. Raises RequestError."""
+        """Return the ids of a prompt, at most `max_tokens`, with the start token. Raises RequestError."""
         ...
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """The tokens of a text by itself."""
+        """Return the ids of a text alone, without a start token."""
         ...
 
     def ids_with_special(self, text: str) -> list[int]:
-        """The same, with the names of special tokens read as these."""
+        """Return the ids of a text alone, in which names of special tokens are read as special tokens."""
         ...
 
     def chat_ids(
         self, messages: Sequence[Mapping[str, str]], cache_salt: str = "", answer: bool = True
     ) -> Tokens:
-        """The tokens of a chat. Raises RequestError without a template."""
+        """Return the ids of a chat. Raises RequestError without a template."""
         ...
 
     def bytes_of(self, token: int) -> bytes:
-        """The bytes of a token."""
+        """Return the bytes of a token."""
         ...
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Decoder:
-        """Return a decoder of the tokens that follow these."""
+        """Return a decoder for the tokens that follow `prompt`."""
         ...
 
 
@@ -70,7 +70,7 @@ def codec_of(engine: Engine) -> Codec | None:
 
 
 def token_name(codec: Codec, token: int) -> str:
-    """Return how OpenAI writes a token: as text, or `bytes:\\x…` where it is only a part of a character.
+    """Return OpenAI's name of a token: its text, or `bytes:\\x…` where it is only a part of a character.
 
     A token that stands for no text, since networks have more ids than tokenizers, is `token_id:…`.
     """

@@ -32,7 +32,7 @@ class ListenableStream(Protocol):
         ...
 
     def take_now(self) -> list[TokenChunk]:
-        """The chunks that have come, without waiting."""
+        """Return the chunks that have come, without waiting."""
         ...
 
     def abort(self) -> None:
@@ -57,7 +57,7 @@ class Wakeups:
             self._scheduled = True
             try:
                 self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed, and so are its readers
+            except RuntimeError:  # the loop is closed: no reader is left
                 reader.abort()
 
     def _deliver(self) -> None:
@@ -66,7 +66,7 @@ class Wakeups:
             self._ready.popleft().wake()
 
     def count(self, tokens: int) -> None:
-        """Note that so many tokens have been passed on."""
+        """Count tokens that have been passed on."""
         self._tokens += tokens
         took = self._clock() - self._since
         if took >= _WINDOW_S:
@@ -75,7 +75,7 @@ class Wakeups:
 
     @property
     def gap_s(self) -> float:
-        """Seconds between two frames of a stream just now."""
+        """Return the seconds between two frames of a stream at the present load."""
         return COALESCE_S if self._rate > BUSY_TOKENS_PER_S else 0.0
 
 
@@ -124,7 +124,7 @@ class Reader:
                 return []
 
     async def _wait(self, seconds: float | None) -> bool:
-        """Wait to be woken; whether that happened within so many seconds."""
+        """Wait to be woken; return whether that happened within `seconds`."""
         self._waiting = self._loop.create_future()
         timer = None if seconds is None else self._loop.call_later(seconds, self.wake)
         try:

@@ -27,7 +27,7 @@ TEMPLATE = (
 
 @dataclass
 class Source:
-    """Where a server gets its engine from; `built` is None while it is being loaded."""
+    """Gives a server its engine; `built` is None while the engine is being loaded."""
 
     built: LocalEngine | None
 
@@ -46,7 +46,7 @@ class Source:
 
 
 def small_engine(template: str | None = TEMPLATE) -> LocalEngine:
-    """An engine that writes nonsense quickly, with a chat template."""
+    """Return an engine that writes nonsense quickly, with a chat template."""
     model = golden_model("tiny-2b")
     tokenizer = as_transformers(byte_level())
     tokenizer.chat_template = template

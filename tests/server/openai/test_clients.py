@@ -1,4 +1,4 @@
-"""Test clients of other projects: the `openai` package, and the calls of others as they send them."""
+"""Test the API with foreign clients: the `openai` package, and calls as other programs send them."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def test_openai_waits_for_a_model_that_is_being_loaded() -> None:
 
 @torch.inference_mode()
 def log_probabilities(ids: list[int]) -> torch.Tensor:
-    """Return log-probabilities after each token, by one plain forward, `[T, V]`."""
+    """Return the log-probabilities of the token after each of `ids`, by one plain forward: `[T, V]`."""
     return torch.log_softmax(golden_model("tiny-2b")(input_ids=torch.tensor([ids])).logits[0].float(), -1)
 
 
 def test_the_calls_of_lm_evaluation_harness(api: Api) -> None:
-    """Send what `local-completions` (0.4.13) sends, and check the fields that it reads."""
+    """Send the calls of `local-completions` (0.4.13), and check the fields that it reads of the answers."""
     rows = [[5, 9, 200, 17, 3, 44], [7, 8, 6, 31, 90, 2, 77, 41, 5, 3, 3, 19], [12, 13]]
     context_lengths = [4, 3, 1]
     body = {"model": MODEL, "prompt": rows, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234}
@@ -190,13 +190,13 @@ def test_the_remote_tokenizer_of_lm_evaluation_harness(api: Api) -> None:
 
 
 def events(answer: httpx.Response) -> list[str]:
-    """The data of server-sent events."""
+    """Return the data of server-sent events."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     return [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
 
 
 def test_the_calls_of_koboldai_lite(api: Api) -> None:
-    """At its start, while it streams or polls, and when it is told to stop."""
+    """Send the calls of Lite at its start, while it streams or polls, and at a stop."""
     for path, key in (
         ("/api/v1/info/version", "result"),
         ("/api/v1/model", "result"),
@@ -292,7 +292,7 @@ def test_the_calls_of_mikupad(api: Api) -> None:
 
 
 def test_the_calls_of_open_webui(api: Api) -> None:
-    """Check a client that lists models with an arbitrary key, and streams chats with fields of its own."""
+    """List models with a key that the server ignores, and stream a chat with Open WebUI's own fields."""
     headers = {"Authorization": "Bearer sk-none"}
     name = api.client.get("/v1/models", headers=headers).json()["data"][0]["id"]
     body = {

@@ -1,4 +1,4 @@
-"""Test malformed requests: each gets 200 or a 4xx with a message, and the engine is unchanged."""
+"""Fuzz the API: each request gets 200 or a 4xx with a message, and the engine stays as it was."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ ODD_HEADERS: tuple[dict[str, str], ...] = (
 
 
 def requests(count: int, seed: int) -> Iterator[tuple[str, dict[str, str], bytes]]:
-    """Mutated requests: some fields replaced, left out or added, whole bodies that are no JSON."""
+    """Yield mutated requests: some fields replaced, left out or added, whole bodies that are no JSON."""
     rng = random.Random(seed)
     # Every field of every route with every value comes first, as far as that goes, then anything.
     single = [(path, field, value) for path in PATHS for field in FIELDS for value in VALUES]
@@ -145,7 +145,7 @@ def requests(count: int, seed: int) -> Iterator[tuple[str, dict[str, str], bytes
 
 
 async def send_all(api: Api, sent: Iterator[tuple[str, dict[str, str], bytes]]) -> list[str]:
-    """Send them, some at once; what is wrong with the answers."""
+    """Send requests, `AT_ONCE` at a time; return the faults of the answers."""
     wrong: list[str] = []
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -164,7 +164,7 @@ async def send_all(api: Api, sent: Iterator[tuple[str, dict[str, str], bytes]]) 
 
 
 def problem_of(answer: httpx.Response) -> str | None:
-    """Return what is wrong with an answer; None if it is right."""
+    """Return the fault of an answer; None if it has none."""
     if "secret-8261" in answer.text or "Traceback" in answer.text or "x-harm" in answer.headers:
         return f"tells what it should not: {answer.text[:200]}"
     if not answer.headers.get("x-request-id"):
@@ -179,7 +179,7 @@ def problem_of(answer: httpx.Response) -> str | None:
 
 
 def reference(api: Api) -> object:
-    """Return the text of the engine for a fixed request."""
+    """Return the choices that the engine writes for a fixed request."""
     body = {"prompt": "The old lighthouse", "max_tokens": 12, "seed": 5, "logprobs": 2, "echo": True}
     return api.post("/v1/completions", body).json()["choices"]
 

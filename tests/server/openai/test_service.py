@@ -32,7 +32,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 def cached(api: Api, headers: dict[str, str] | None = None, fresh: bool = True, **more: object) -> int:
-    """Tokens of the story that were in memory when it was sent again."""
+    """Return the number of prompt tokens that came from the prefix cache."""
     body = {"prompt": STORY, "max_tokens": 2, "seed": 1, **more}
     post = httpx.post if fresh else api.client.post
     answer = post(
