@@ -277,5 +277,5 @@ def check_length(options: Options, most: int) -> None:
 
 
 def random_prompt(vocabulary: int, tokens: int) -> list[int]:
-    """That many random ids, the same for every process."""
+    """Return `tokens` random token ids, with a fixed seed."""
     return random.Random(0).choices(range(vocabulary), k=tokens)

@@ -1,4 +1,4 @@
-"""Repeated measurements: who runs when, and what is said about the values that come out."""
+"""Interleaved repeated measurements and their statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to: a figure without them says nothing."""
+"""Describe the hardware and library versions behind a measurement."""
 
 from __future__ import annotations
 

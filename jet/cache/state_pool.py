@@ -365,7 +365,7 @@ class _PageSlot(FullAttentionCache):
 
 
 class _LayerStacks:
-    """One tensor for all layers of a kind, so that copying a slot or a page takes one call a kind.
+    """The states of all layers, stacked by kind, so that copying a slot takes one call per tensor.
 
     Only recurrent and convolution states are initialized: windows and pages are written before they are read.
     """

@@ -146,7 +146,7 @@ def _download(repository: str, revision: str | None, token: bool | None) -> str:
 
 
 def _with_token(ask: Callable[[bool | None], Result]) -> Result:
-    """Call `ask` with this machine’s token (None) or, if the hub rejects it, without token (False).
+    """Call `ask(None)` to use this machine's token; if that is malformed or gets 401, `ask(False)` for none.
 
     Raises what `ask` raises, or _TokenRefused if it fails both ways.
     """

@@ -58,7 +58,7 @@ class ZeroGpuConfig:
     generate: Generate = field(compare=False)
 
     def create(self) -> ZeroGpuEngine:
-        """Resolve the checkpoint and read all but its weights. Raises CheckpointError."""
+        """Create the engine from a checkpoint without loading its weights. Raises CheckpointError."""
         wanted = self.config.model or (OFFICIAL_MODEL if hub.is_available(OFFICIAL_MODEL) else STORY_MODEL)
         name, folder = loading.resolve_model(wanted, self.config.revision)
         return ZeroGpuEngine(replace(self.config, model=folder, revision=None), name, self.generate)

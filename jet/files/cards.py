@@ -1,7 +1,8 @@
 """Read character cards, versions 1 to 3, as the beginning of a story with memory, note and lore.
 
-What the card says of its character becomes memory, its greeting the text, further greetings branches beside
-it, what the model was to be told last the author's note, and its book the lore.
+System prompt, description, personality, scenario and example dialogue become memory; the first greeting the
+text, others branches; the depth prompt and post-history instructions the author's note; the character book
+the lore.
 """
 
 from __future__ import annotations

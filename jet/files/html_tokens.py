@@ -31,11 +31,11 @@ class Token(NamedTuple):
     """A tag, or text.
 
     Attributes:
-        kind: "start", "end", "text", or "raw" for what stands in a script, a style or a title.
-        name: of the tag, in small letters; for "raw" that of the tag around it.
-        text: for text, with entities replaced.
-        attributes: of a start tag, by names in small letters.
-        closed: whether a start tag is its own end.
+        kind: "start", "end", "text", or "raw" for the content of an element in `_RAW`, such as a script.
+        name: of the tag, in lowercase; for "raw" that of the element around it.
+        text: of text and raw, with entities replaced.
+        attributes: of a start tag, by lowercase name.
+        closed: whether a start tag is self-closing.
     """
 
     kind: str

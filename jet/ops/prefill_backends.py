@@ -158,16 +158,16 @@ def chunk_delta_reference(
     out: Tensor,
     sizes: JetSizes,
 ) -> None:
-    """The gated delta rule over a chunk; its slot's states are then those after the chunk.
+    """Apply the gated delta rule to a chunk and update its slot's states in place.
 
     Args:
         projected: q | k | w1 | v | g | a | b before any activation, `[T, P]`.
         values: after the convolution, `[T, H * V]`.
         decays: `A_log` and `dt_bias`, each `[H]` float32.
-        chunk_meta: of the chunk.
+        chunk_meta: `[3]` int32: slot, tokens before the chunk, tokens in it.
         states: convolution's last inputs `[S, H * V, W]`, and recurrent ones `[S, H, K, V]` float32.
-        out: `[T, H * V]`, overwritten; before the gated norm.
-        sizes: those of the block.
+        out: `[T, H * V]` before the gated norm; only the rows of the chunk's tokens are written.
+        sizes: of the JetBlock; S is slots, W `conv_size`.
     """
     slot, _, count = chunk_meta.tolist()
     log_decay_rate, dt_bias = decays

@@ -364,9 +364,9 @@ def _as_paragraph(text: str) -> str:
 
 
 def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
-    """Split a story from a line's start into units with their offsets: lines, or parts of long ones.
+    """Yield (offset, unit) from a line's start: each line with the empty lines after it; long ones in parts.
 
-    An edit changes only the units it touches, an append only the last one.
+    An edit leaves the units of other lines unchanged; an append changes the last one only.
     """
     for line in _LINE.finditer(story, start):
         start, end = line.span()

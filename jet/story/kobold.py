@@ -151,7 +151,7 @@ class _Save:
         return replace(entry, scan_depth=int(min(characters, MAX_SCAN)) if characters >= 1 else MAX_SCAN)
 
     def stops(self) -> tuple[str, ...]:
-        """Return the stop strings, whose line breaks are written as "\\n"."""
+        """Return the stop strings; a literal `\\n` in the file is a line break."""
         given = self._plain.get("extrastopseq") or self._settings.get("extrastopseq")
         if not isinstance(given, str):
             return ()

@@ -124,7 +124,7 @@ def stats_to_dict(stats: RequestStats) -> Stats:
 
 
 def _published(fields: Stats) -> Stats:
-    """Rename fields to their names in the API, which stay when names change inside."""
+    """Map field names and placement values to the API's stable ones."""
     published = {_PUBLISHED_NAMES.get(name, name): value for name, value in fields.items()}
     if "residence" in published:
         published["residence"] = _PUBLISHED_PLACEMENTS.get(published["residence"], published["residence"])

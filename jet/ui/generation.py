@@ -41,16 +41,16 @@ class GenerationError(Exception):
 
 @dataclass(frozen=True)
 class GenerationState:
-    """State of a generation.
+    """Progress and result of a generation.
 
     Attributes:
         stats: of the request, or of all variants together.
         rates: tokens per second, oldest first.
         variants: the continuations, if there are several.
         characters: generated so far.
-        start: offset of the first of them.
+        start: offset of the generated text; None if unknown.
         remarks: messages for the writer.
-        suffix_units: UTF-16 units behind the new text; None for variants.
+        suffix_units: UTF-16 units after the new text; None for variants.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)

@@ -189,7 +189,10 @@ class PageController:
         )
 
     async def _idle_panel(self, session: Session, command: Command) -> str | None:
-        """Return the panel for the editor's text; None where counting its tokens waits for a pause."""
+        """Return the panel for the editor's text.
+
+        None while generating, before the model is ready, or for a long text until typing pauses.
+        """
         document = session.document
         is_long = len(document.text) >= DELTA_MIN_CHARACTERS and command.type not in _IDLE_COMMANDS
         if session.generating or is_long or self._generation.info is None or not self._source.ready:

@@ -22,8 +22,7 @@ def parse_request(
     repetition_penalty: object,
     seed: object,
 ) -> Request:
-    """Build a request from untrusted values of any type; draws a seed if none is given. Raises
-    RequestError."""
+    """Build a request from untrusted values, drawing a seed if none is given. Raises RequestError."""
     sampling = parse_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
     return Request(_text(prompt), sampling.with_seed())
 

@@ -1,4 +1,4 @@
-"""A report as data: what report.json holds. Everything that is shown is computed from it.
+"""The schema of report.json, from which everything that a report shows is computed.
 
 The file is one object:
 

@@ -28,9 +28,9 @@ def measure_kernels(ctx: RunContext) -> dict[str, Any]:
 
 
 def int8_speedup(efficiency: dict[str, Any]) -> float | None:
-    """How much faster a token could be at the share now reached if a weight took one byte.
+    """Return the decode speedup of one-byte weights at the same bandwidth utilization.
 
-    None where weights take hardly more than that already.
+    None if weights take at most 1.1 bytes already.
     """
     floor, elements = efficiency["floor"], efficiency["elements"]
     smaller = floor["total"] - floor["weights"] + elements

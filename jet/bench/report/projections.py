@@ -21,7 +21,7 @@ def measure(ctx: RunContext) -> dict[str, Any]:
     """Project this network, the same with a byte a weight, and the official 2B."""
     efficiency = ctx.report.data("standing")
     if efficiency is None:
-        raise BenchError(f"there is nothing to project from: {ctx.report.reason('efficiency')}")
+        raise BenchError(f"there is nothing to project from: {ctx.report.reason('standing')}")
     share = efficiency["shares"]["engine"] if ctx.device.type == "cuda" else None
     floor = efficiency["floor"]
     sizes = {
@@ -33,7 +33,7 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 
 
 def project(size: int, share: float | None) -> dict[str, Any]:
-    """Tokens a second on every card whose token moves `size` bytes."""
+    """Return `size` and, for each GPU in GPU_SPECS, whether that fits and its highest and projected tok/s."""
     rows = [
         {
             "card": spec.name,

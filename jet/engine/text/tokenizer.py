@@ -64,10 +64,10 @@ class StoryTokenizer:
         return None if self.chat is None else len(self.chat.encode("", "", self._incremental.ids))
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """Tokenize a prompt to 1 to `max_tokens` tokens, after the instruction to a chat model if given.
+        """Tokenize a prompt, as the start of a chat model's answer if there is an `instruction`.
 
-        Text that the same user has tokenized before is not tokenized again. Raises RequestError if the prompt
-        is too long or cannot be tokenized.
+        Returns 1 to `max_tokens` ids. Text that the same user has tokenized before is not tokenized again.
+        Raises RequestError if the prompt is too long or cannot be tokenized.
         """
         _check_text(prompt)
         _check_whole(prompt, "The prompt")

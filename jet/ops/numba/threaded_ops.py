@@ -265,7 +265,7 @@ class Layers:
 
 
 def _rows(tensor: Tensor) -> tuple[int, int]:
-    """Address and row stride of a float32 matrix, whose columns must lie beside each other."""
+    """Return data pointer and row stride of a float32 CPU matrix. Raises ValueError for other tensors."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.stride(1) != 1:
         raise ValueError(
             f"A tensor of {list(tensor.shape)} must be float32 and contiguous by rows, on the CPU."

@@ -531,7 +531,10 @@ def _bracket(
 
 @triton.jit
 def _counted(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
-    """The last key that counts for the edges: min-p's, unless top-p takes its share of what top-k keeps."""
+    """Return the largest key to count: min-p's bound, or KEY_INF if both top-k and top-p filter.
+
+    The mass of top-p is then a share of what top-k keeps.
+    """
     both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
     return tl.where(both, KEY_INF, floor)
 

@@ -57,7 +57,10 @@ class SplitKWorkspace:
         self._counters = torch.zeros(0, dtype=torch.int32)
 
     def reserve(self, tiles: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Sums, `size` for each of `tiles`, and a counter each, which is 0 before and after a product."""
+        """Return a buffer of `tiles * size` float32 partial sums and one int32 counter per tile.
+
+        The sums are uninitialized; counters are zero between products.
+        """
         if len(self._partial_sums) < tiles * size or self._partial_sums.device != device:
             self._partial_sums = torch.empty(tiles * size, dtype=torch.float32, device=device)
         if len(self._counters) < tiles or self._counters.device != device:
