@@ -20,6 +20,7 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import LocalConfig
 from jet.engine.model_runner import ModelRunner
 from jet.ui.page import build, launch
+from tests.browser.input_devices import InputDevices, settle
 from tests.browser.page_actions import (
     STORY,
     begin,
@@ -160,6 +161,46 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
     wait_for_words(tab, kept)
     expect_unlocked(tab)
     assert story(tab).startswith(kept) and ends[0] == "aborted" and len(ends) == 2
+    tab.context.close()
+    nothing_is_left(engine)
+
+
+@pytest.mark.timeout(120)
+def test_half_words_from_input_methods_and_autocorrection_are_healed_and_nothing_is_doubled(
+    engine_and_url: tuple[LocalEngine, str], browser: Browser
+) -> None:
+    engine, url = engine_and_url
+    tab = browser.new_context().new_page()
+    tab.set_default_timeout(30_000)
+    tab.goto(url)
+    tab.wait_for_selector(STORY)
+    set_most_tokens(tab, 12)
+    devices = InputDevices(tab)
+
+    def compose(*steps: str) -> None:
+        devices.compose(*steps)  # not committed: the click on Continue ends it
+
+    for start, enter, half in (
+        ("The keeper climbed the ", lambda: compose("l", "li", "lighth"), "lighth"),
+        ("The keeper climbed the ", lambda: devices.commit("lighth"), "lighth"),
+        ("She looked at the oc", lambda: devices.commit(" "), " "),
+        ("彼は", lambda: compose("と", "とう", "灯"), "灯"),
+    ):
+        tab.fill(STORY, start)
+        tab.focus(STORY)
+        tab.keyboard.press("Control+End")
+        enter()
+        tab.click("#jet-continue")
+        wait_for_words(tab, start + half)
+        devices.compose("n", "ni")  # and while it generates
+        devices.commit("你")
+        expect_unlocked(tab)
+        settle(tab)
+        text = story(tab)
+        assert text.startswith(start + half) and text.endswith("你"), text
+        assert text.count("你") == 1 and f"{half}{half}" not in text, text
+        if half == "lighth":
+            assert text.startswith(start + "lighthouse"), text
     tab.context.close()
     nothing_is_left(engine)
 
