@@ -113,7 +113,11 @@ def test_a_story_is_cut_for_the_model_and_never_refused(story_tokenizer, guidanc
     ):
         for context, room in ((4096, 400), (4096, 1), (512, 100)):
             prompt = builder.build(
-                story, guidance, context, room, count_prompt=lambda text, _: story_tokenizer.measure(text)
+                story,
+                guidance,
+                context,
+                room,
+                count_prompt=lambda text, _: story_tokenizer.count_prompt(text),
             )
             ids = story_tokenizer.encode(prompt.text, context - 1)  # which refuses what is too long
             assert len(ids) == prompt.tokens <= context - room
@@ -122,4 +126,4 @@ def test_a_story_is_cut_for_the_model_and_never_refused(story_tokenizer, guidanc
 
 def test_a_finished_prompt_is_measured_as_it_is_read(story_tokenizer):
     for text in ("Once upon a time", "", "a \n\n", SPELT_OUT, "語" * 9):
-        assert story_tokenizer.measure(text) == len(story_tokenizer.encode(text, 10**6)) or not text
+        assert story_tokenizer.count_prompt(text) == len(story_tokenizer.encode(text, 10**6)) or not text

@@ -289,6 +289,7 @@ def test_a_variant_of_a_long_story_picked_early_is_in_the_editor_once(
     expect(long.locator("#jet-tree")).to_contain_text(added.strip()[:60] or "One version so far")
 
 
+@pytest.mark.thorough
 def test_a_story_too_long_to_take_stays_in_the_box(tab: Page) -> None:
     far_too_long = "word " * 820_000
     put(tab, far_too_long)

@@ -31,7 +31,7 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile nothing for a network whose logits are NaN."""
-    monkeypatch.setattr("jet.engine.decoder.numba_backend", backends.reference_backend)
+    monkeypatch.setattr("jet.engine.decoder.numba_backend", lambda threads: backends.reference_backend())
 
 
 def checkpoint(folder: Path, change: Change) -> str:

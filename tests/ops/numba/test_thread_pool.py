@@ -149,7 +149,7 @@ def test_without_more_threads_the_caller_works_alone(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_threads_forks_and_the_end_of_python_leave_it_whole(seconds: int) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CHILD, str(seconds)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=ROOT)

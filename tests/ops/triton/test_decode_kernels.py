@@ -327,7 +327,7 @@ def test_products_refuse_what_does_not_fit() -> None:
         kernels.linear_add(normal(1, 8), normal(4, 9), normal(1, 4))
     with pytest.raises(ValueError, match="contiguous"):
         kernels.linear_add(normal(1, 8), normal(8, 4).T, normal(1, 4))
-    with pytest.raises(ValueError, match="partial_squares"):
+    with pytest.raises(ValueError, match="squares"):
         kernels.heads_linear_add(normal(1, 8), normal(1, 3, 2), EPS, normal(4, 8), normal(1, 4))
 
 
