@@ -17,6 +17,7 @@ import gradio as gr
 from jet.api import RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting, user_id_of
+from jet.story.context import Prompt
 from jet.story.errors import StoryError
 from jet.ui import finish_messages, highlights, panel, views
 from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, Reply
@@ -109,8 +110,9 @@ class PageController:
         except (StoryError, RequestError) as error:
             failed, reply = True, {"error": str(error)}
         text = session.document.text
-        reply = await self._with_views(session, command, {**reply, "same": text == story})
-        reply["panel"] = await self._idle_panel(session, command)
+        prompts = _PromptOnce(self._generation, session)
+        reply = await self._with_views(session, command, {**reply, "same": text == story}, prompts)
+        reply["panel"] = await self._idle_panel(session, command, prompts)
         # What could not be taken over stays in the box.
         unchanged = failed or text == story or (session.generating and command.type != "select_branch")
         session.variant_selected = session.variant_selected or not unchanged
@@ -175,7 +177,7 @@ class PageController:
         story, patch = (text, None) if session.variant_selected else text_delta.diff(text)
         reply: Reply = {"wrote": True, "patch": patch, **({} if patch else {"story": story})}
         reply |= finish_messages.end_reply(last, command, session.document)
-        reply = await self._with_views(session, command, reply)
+        reply = await self._with_views(session, command, reply, _PromptOnce(self._generation, session))
         rest = None
         if self._generation.info is not None and self._source.ready:
             rest = panel.idle_panel(session.last_generation, text, await self._generation.load(), None)
@@ -188,7 +190,7 @@ class PageController:
             state.stats, tuple(state.rates), stories, session.document.text
         )
 
-    async def _idle_panel(self, session: Session, command: Command) -> str | None:
+    async def _idle_panel(self, session: Session, command: Command, prompts: _PromptOnce) -> str | None:
         """Return the panel for the editor's text.
 
         None while generating, before the model is ready, or for a long text until typing pauses.
@@ -202,7 +204,7 @@ class PageController:
             session.last_generation is None or session.last_generation.text != document.text
         ):  # else the panel knows it
             with suppress(RequestError):
-                prompt = await self._generation.build_prompt(document, session.cache_salt)
+                prompt = await prompts.build()
                 used = None if prompt is None else prompt.tokens
         return panel.idle_panel(
             session.last_generation, document.text, await self._generation.recent_info(), used
@@ -211,7 +213,8 @@ class PageController:
     async def _stopped_update(self, session: Session, command: Command) -> Update:
         """Return the update for a command that was stopped before it arrived."""
         stats = RequestStats(phase="done", finish_reason="aborted")
-        reply = await self._with_views(session, command, {"wrote": True, "patch": None})
+        prompts = _PromptOnce(self._generation, session)
+        reply = await self._with_views(session, command, {"wrote": True, "patch": None}, prompts)
         return OutputCache().update(panel=panel.panel(stats, self._generation.info), result=_to_json(reply))
 
     def _progress_update(
@@ -238,7 +241,9 @@ class PageController:
         """Return whether the page expects a story that is not in memory, so that it must send it again."""
         return command.story_known and command.type != "restore" and not self._sessions.has(tab_key(request))
 
-    async def _with_views(self, session: Session, command: Command, reply: Reply) -> Reply:
+    async def _with_views(
+        self, session: Session, command: Command, reply: Reply, prompts: _PromptOnce
+    ) -> Reply:
         """Return the reply with the state that the page shows."""
         document = session.document
         view: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
@@ -251,18 +256,41 @@ class PageController:
         if command.tab == "branches":
             html["jet-tree"] = views.branches(document.outline())
         elif command.tab == "guidance":
-            html["jet-context"] = await self._context_view(session)
+            html["jet-context"] = await _context_view(prompts)
         elif command.tab == "history":
             html["jet-request-history"] = views.history(session.request_log)
         return {**view, **reply, "n": command.number, "html": {**html, **reply.get("html", {})}}
 
-    async def _context_view(self, session: Session) -> str:
-        try:
-            return views.context_view(
-                await self._generation.build_prompt(session.document, session.cache_salt)
-            )
-        except RequestError as error:
-            return views.context_view(None, str(error))
+
+class _PromptOnce:
+    """The prompt for the text of one command, built at most once however many views show it."""
+
+    def __init__(self, generation: GenerationService, session: Session) -> None:
+        self._generation = generation
+        self._session = session
+        self._outcome: Prompt | RequestError | None = None
+        self._built = False
+
+    async def build(self) -> Prompt | None:
+        """Return the prompt, or None before the model is loaded. Raises RequestError if it does not fit."""
+        if not self._built:
+            try:
+                self._outcome = await self._generation.build_prompt(
+                    self._session.document, self._session.cache_salt
+                )
+            except RequestError as error:
+                self._outcome = error
+            self._built = True
+        if isinstance(self._outcome, RequestError):
+            raise self._outcome
+        return self._outcome
+
+
+async def _context_view(prompts: _PromptOnce) -> str:
+    try:
+        return views.context_view(await prompts.build())
+    except RequestError as error:
+        return views.context_view(None, str(error))
 
 
 async def _execute(session: Session, story: str, command: Command) -> Reply:

@@ -14,7 +14,10 @@ import gradio as gr
 import pytest
 
 from jet.api import SamplingParams
+from jet.story.context import Prompt
+from jet.story.document import Document
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
+from jet.ui.generation import GenerationService
 from jet.ui.handlers import PageController
 from jet.ui.layout import STOP_LABEL
 from jet.ui.outputs import OUTPUTS, OutputCache
@@ -214,6 +217,30 @@ def test_guidance_reaches_the_model_and_the_context_view_shows_it(source: StandI
         assert tab.text == "A Rose M0"  # the stand-in repeats the first letter of what it sees
         seen = tab.reply["html"]["jet-context"]
         assert "Memory first." in seen and "Rose is a fox." in seen
+
+    run_in_tab(source, story)
+
+
+def test_a_command_builds_the_prompt_once_for_the_panel_and_the_context_view(
+    source: StandInSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[str] = []
+    build_prompt = GenerationService.build_prompt
+
+    async def counted(self: GenerationService, document: Document, user: str = "") -> Prompt | None:
+        builds.append(document.text)
+        return await build_prompt(self, document, user)
+
+    monkeypatch.setattr(GenerationService, "build_prompt", counted)
+
+    async def story(tab: Tab) -> None:
+        tab.text = "A Rose"
+        await tab.write(controls=(1, *CONTROLS[1:]))  # loads the model
+        builds.clear()
+        tab.text = "A Rose is"
+        reply = await tab.act("sync", tab="guidance")
+        assert "A Rose is" in reply["html"]["jet-context"] and reply["panel"]
+        assert builds == ["A Rose is"]
 
     run_in_tab(source, story)
 
