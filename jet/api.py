@@ -39,6 +39,8 @@ class SamplingParams:
         dry_allowed_length: DRY ignores repetitions of fewer tokens.
         xtc_probability: probability that XTC excludes top choices for a token; 0 is off.
         xtc_threshold: of the tokens at least this likely, XTC keeps only the least likely.
+        presence_penalty: taken from the logits of all tokens that the answer has.
+        frequency_penalty: taken from their logits once for each time that the answer has them.
         max_new_tokens: stop after this many tokens.
         seed: the same prompt, parameters and seed give the same text; None draws a seed.
     """
@@ -53,6 +55,8 @@ class SamplingParams:
     dry_allowed_length: int = 2
     xtc_probability: float = 0.0
     xtc_threshold: float = 0.1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     max_new_tokens: int = 400
     seed: int | None = None
 
@@ -67,6 +71,8 @@ class SamplingParams:
         _check_integer("dry_allowed_length", self.dry_allowed_length, 1, 1000)
         _check_number("xtc_probability", self.xtc_probability, 0.0, 1.0)
         _check_number("xtc_threshold", self.xtc_threshold, 0.0, 0.5)
+        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _check_integer("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED)
@@ -121,6 +127,8 @@ class Request:
             the token that ends the text, too, in the last chunk.
         user_id: the user whose share of the engine a request counts against; None uses `cache_salt`, "" has
             no limit.
+        stop_token_ids: tokens that end the answer beside the model's own; like those they are left out.
+        stop_token_ids_after: forbid `stop_token_ids` for this many tokens of the answer.
     """
 
     prompt: str
@@ -135,10 +143,15 @@ class Request:
     logit_bias: tuple[tuple[int, float], ...] = ()
     raw_logprobs: bool = False
     user_id: str | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids_after: int = 0
 
     def __post_init__(self) -> None:
         _check_integer("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         _check_integer("min_tokens", self.min_tokens, 0, 1_000_000)
+        _check_integer("stop_token_ids_after", self.stop_token_ids_after, 0, 1_000_000)
+        for token in self.stop_token_ids:
+            _check_integer("stop_token_ids: a token id", token, 0, 2**31 - 1)
         if not isinstance(self.healing, bool):
             raise RequestError(f"healing must be true or false, not {self.healing!r}.")
         if self.prompt_logprobs is not None:

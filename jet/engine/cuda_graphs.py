@@ -94,7 +94,9 @@ class CudaGraphDecoder:
         changed = barred or (sequence.raw_logprobs and sampling.repetition_penalty != 1)
         # The kernels bar and penalize tokens by changing logits, which log-probabilities must not show.
         noted = changed and sequence.top_logprobs > 0
-        if sampling.dry_multiplier or sampling.xtc_probability or sequence.logit_bias or noted:
+        counts = sampling.presence_penalty or sampling.frequency_penalty
+        on_host = sampling.dry_multiplier or sampling.xtc_probability or counts or sequence.forbidden[1]
+        if on_host or sequence.logit_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:

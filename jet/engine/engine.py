@@ -83,6 +83,10 @@ class Runner(Protocol):
         """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
         ...
 
+    def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
+        """Forbid tokens among the first `steps` of the answer."""
+        ...
+
     def score(
         self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
     ) -> Sequence[TokenLogprobs]:
@@ -211,6 +215,8 @@ class _RequestState:
         self.cache_salt = request.cache_salt if request.prompt_logprobs is None else ""
         self.min_tokens = request.min_tokens
         self.logit_bias, self.raw_logprobs = request.logit_bias, request.raw_logprobs
+        self.stop_token_ids = frozenset(request.stop_token_ids)
+        self.stop_token_ids_after = request.stop_token_ids_after
         self.prompt_logprobs = request.prompt_logprobs  # None once all have been sent
         self.healing = healing  # None once it has been drawn
         self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
@@ -279,6 +285,7 @@ class LocalEngine:
         most = self._info.context - 1
         given = (request.prompt, most, request.instruction, request.cache_salt)
         self._check_tokens([token for token, _ in request.logit_bias])
+        self._check_tokens(request.stop_token_ids)
         if request.prompt_ids:
             prompt, healing = self._check_ids(request.prompt_ids, most), None
             detokenizer = self._tokenizer.detokenizer(prompt)
@@ -444,6 +451,8 @@ class LocalEngine:
                 self._runner.set_min_tokens(req.sequence, req.min_tokens)
             if req.logit_bias or req.raw_logprobs:
                 self._runner.bias(req.sequence, req.logit_bias, req.raw_logprobs)
+            if req.stop_token_ids and req.stop_token_ids_after:
+                self._runner.forbid(req.sequence, tuple(req.stop_token_ids), req.stop_token_ids_after)
         except MemoryError as error:
             if others:  # they will free memory
                 self._memory_full = True
@@ -572,7 +581,7 @@ class LocalEngine:
         if req.healing is not None:
             self._accept_healed(req)
             return
-        if outcome in self._tokenizer.stop_ids:
+        if outcome in self._tokenizer.stop_ids or outcome in req.stop_token_ids:
             logprobs = self._logprobs(req) if req.raw_logprobs else ()
             self._finish(req, "stop", logprobs=logprobs)
             return

@@ -182,6 +182,13 @@ class ModelRunner:
         self._decoder.add(sequence)
 
     @torch.inference_mode()
+    def forbid(self, sequence: Sequence, token_ids: abc.Sequence[int], steps: int) -> None:
+        """Forbid tokens among the first `steps` of the answer; call before any prefill."""
+        sequence.forbidden = token_ids, steps
+        self._decoder.remove(sequence)
+        self._decoder.add(sequence)
+
+    @torch.inference_mode()
     def restore_prefix(self, sequence: Sequence, prompt: abc.Sequence[int] | Tokens) -> int:
         """Restore the longest cached prefix of the prompt, before its prefill; return its token count."""
         assert sequence.slot is not None and not sequence.num_computed_tokens

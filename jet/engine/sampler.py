@@ -19,7 +19,7 @@ from jet.engine.sequence import Sequence
 from jet.engine.step_output import token_logprobs
 from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
-from jet.ops.sampling import penalize_repetition, sample, uniform
+from jet.ops.sampling import penalize_counts, penalize_repetition, sample, uniform
 
 _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
@@ -56,8 +56,11 @@ class HostSampler:
         min_tokens: int = 0,
         logit_bias: abc.Sequence[tuple[int, float]] = (),
         raw: bool = False,
+        forbidden: tuple[abc.Sequence[int], int] = ((), 0),
     ) -> None:
         """`min_tokens`: no stop token is drawn before this many tokens.
+
+        `forbidden`: tokens that are not drawn among the first ones, and how many those are.
 
         `logit_bias` is added to logits before everything else. With `raw`, `sample` returns the logits before
         bias and penalties.
@@ -69,11 +72,14 @@ class HostSampler:
             special_tokens.xtc_special.device,
         )
         self._min_tokens, self._raw = min_tokens, raw
+        self._forbidden = torch.tensor(forbidden[0], dtype=torch.long, device=self._device)
+        self._forbidden_steps = forbidden[1]
         self._biased = torch.tensor([token for token, _ in logit_bias], dtype=torch.long, device=self._device)
         self._bias = torch.tensor([bias for _, bias in logit_bias], dtype=torch.float32, device=self._device)
         self._token_mask = None
         if sampling.repetition_penalty != 1:
             self._token_mask = torch.zeros_like(special_tokens.xtc_special)[None]
+        self._counts: Tensor | None = None  # float32 `[1, V]`, of the answer's tokens
         self._history: list[int] = []
 
     def append_prompt(self, ids: Tensor) -> None:
@@ -83,7 +89,7 @@ class HostSampler:
             self._token_mask[0].index_fill_(0, ids, True)
             # Documents may start with the stop token: penalizing it for that would only make endings rare.
             self._token_mask[0].index_fill_(0, self._special_tokens.stop_ids, False)
-        if self._sampling.dry_multiplier:
+        if self._keeps_history:
             self._history += ids.tolist()
 
     def sample(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
@@ -95,10 +101,12 @@ class HostSampler:
         """
         sampling = self._sampling
         assert sampling.seed is not None
-        given, logits = logits, self._penalize(self._add_bias(logits))
+        given, logits = logits, self._penalize(self._add_bias(logits), step)
         allowed = logits
         if step < self._min_tokens:
             allowed = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
+        if step < self._forbidden_steps:
+            allowed = allowed.index_fill(1, self._forbidden, -math.inf)
         excludes = uniform(sampling.seed, step, _XTC_STREAM) < sampling.xtc_probability
         chance = torch.tensor([uniform(sampling.seed, step)], dtype=torch.float64).to(self._device)
         token = int(
@@ -115,7 +123,9 @@ class HostSampler:
         )
         if self._token_mask is not None:
             self._token_mask[0, token] = True
-        if sampling.dry_multiplier:
+        if self._counts is not None:
+            self._counts[0, token] += 1
+        if self._keeps_history:
             self._history.append(token)
         return token, given if self._raw else logits
 
@@ -124,10 +134,29 @@ class HostSampler:
             return logits
         return logits.index_add(1, self._biased, self._bias.to(logits)[None])
 
-    def _penalize(self, logits: Tensor) -> Tensor:
+    @property
+    def _uses_counts(self) -> bool:
+        return bool(self._sampling.presence_penalty or self._sampling.frequency_penalty)
+
+    @property
+    def _keeps_history(self) -> bool:
+        return bool(self._sampling.dry_multiplier) or self._uses_counts
+
+    def _count_answer(self, step: int) -> Tensor:
+        """Return how often the answer has each token, float32 `[1, V]`; its tokens are the last `step`."""
+        if self._counts is None:
+            answer = torch.tensor(self._history[len(self._history) - step :], dtype=torch.long)
+            counts = torch.bincount(answer, minlength=self._special_tokens.xtc_special.shape[0])
+            self._counts = counts[None].to(self._device, torch.float32)
+        return self._counts
+
+    def _penalize(self, logits: Tensor, step: int) -> Tensor:
         sampling = self._sampling
         if self._token_mask is not None:
             logits = penalize_repetition(logits, self._token_mask, sampling.repetition_penalty)
+        if self._uses_counts:
+            presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+            logits = penalize_counts(logits, self._count_answer(step), presence, frequency)
         if sampling.dry_multiplier:
             ids, penalties = dry_penalties(
                 np.array(self._history),
@@ -144,7 +173,12 @@ class HostSampler:
 def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> HostSampler:
     """Make the host sampler of a sequence with everything that its request asks for."""
     return HostSampler(
-        sequence.sampling, special_tokens, sequence.min_tokens, sequence.logit_bias, sequence.raw_logprobs
+        sequence.sampling,
+        special_tokens,
+        sequence.min_tokens,
+        sequence.logit_bias,
+        sequence.raw_logprobs,
+        sequence.forbidden,
     )
 
 

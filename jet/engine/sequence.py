@@ -51,6 +51,7 @@ class Sequence:
         min_tokens: no stop token is drawn before this many tokens.
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
         raw_logprobs: whether `logprobs` come from the logits before bias and penalties.
+        forbidden: token ids that are not drawn among the first tokens, and how many those are.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
     """
@@ -73,6 +74,7 @@ class Sequence:
     min_tokens: int = 0
     logit_bias: abc.Sequence[tuple[int, float]] = ()
     raw_logprobs: bool = False
+    forbidden: tuple[abc.Sequence[int], int] = ((), 0)
     has_generated: bool = False
     num_accepted: int = 0
 

@@ -52,6 +52,11 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, choose(logits * penalty, logits / penalty), logits)
 
 
+def penalize_counts(logits: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
+    """Logits `[B, V]` less OpenAI's penalties for tokens that occur, by their `counts` `[B, V]` (float32)."""
+    return logits - (counts * frequency + (counts > 0) * presence).to(logits)
+
+
 def sample(
     logits: Tensor,
     uniforms: Tensor,

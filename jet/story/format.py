@@ -30,8 +30,8 @@ The format, version 1. All offsets count characters (code points); every field m
 An entry of the lore has `secondary_keywords` and `anti_keywords` only if there are any. Alternatives are
 `[[id, text, logprob], …]`. The text of a branch is that of its pieces in a row, each the characters of a span
 from start to before end. Ids are unique among branches and among spans; parents form no circle. Undo is not
-kept. A field of `sampling` that is left out has its default, so that files stay readable when settings are
-added; one that is not known is refused.
+kept. Settings of later versions are written only where they are in use. A field of `sampling` that is left
+out has its default, so that files stay readable when settings are added; one that is not known is refused.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ from jet.story.pieces import Generation, Piece, Span, Token, clean, length_of, t
 from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
 
 FORMAT, VERSION = "jet-stories", 1
+_DEFAULT_SAMPLING = SamplingParams()
+_LATER_SETTINGS = {"presence_penalty", "frequency_penalty"}
 _OPTIONAL = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
 
 T = TypeVar("T")
@@ -78,7 +80,7 @@ def to_dict(document: Document, tree: Tree) -> dict[str, Any]:
         "version": VERSION,
         "title": document.title,
         **({"author": document.author} if document.author else {}),
-        "sampling": asdict(document.sampling),
+        "sampling": sampling_to_dict(document.sampling),
         "guidance": _guidance_to_dict(document.guidance),
         **({"stops": list(document.stops)} if document.stops else {}),
         **({"told": [_guidance_to_dict(one) for one in guidance_table]} if guidance_table else {}),
@@ -163,12 +165,21 @@ def branch_to_dict(branch: Branch) -> dict[str, Any]:
     return {"id": branch.id, "name": branch.name, "parent": branch.parent, "pieces": pieces}
 
 
+def sampling_to_dict(sampling: SamplingParams) -> dict[str, Any]:
+    """Convert settings to a JSON dict, without those of later versions that are not in use."""
+    return {
+        name: value
+        for name, value in asdict(sampling).items()
+        if name not in _LATER_SETTINGS or value != getattr(_DEFAULT_SAMPLING, name)
+    }
+
+
 def span_to_dict(span: Span) -> dict[str, Any]:
     """Convert a span to JSON's dicts and lists, without its guidance, which several spans may share."""
     plain: dict[str, Any] = {"id": span.id, "text": span.text}
     if (generation := span.generation) is not None:
         plain["model"] = generation.model
-        plain["sampling"] = asdict(generation.sampling)
+        plain["sampling"] = sampling_to_dict(generation.sampling)
         plain["inserted"] = generation.inserted
         plain["finish_reason"] = generation.finish_reason
         plain["tokens"] = [

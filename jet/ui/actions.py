@@ -245,10 +245,13 @@ COMMANDS: dict[str, CommandHandler] = {
     "export_history": export_history,
 }
 
+_API_ONLY = {"presence_penalty", "frequency_penalty"}  # settings without a control
+
 
 def to_controls(sampling: SamplingParams) -> dict[str, object]:
     """Return the values of the page's controls by name, the seed as text."""
-    return asdict(sampling) | {"seed": "" if sampling.seed is None else str(sampling.seed)}
+    shown = {name: value for name, value in asdict(sampling).items() if name not in _API_ONLY}
+    return shown | {"seed": "" if sampling.seed is None else str(sampling.seed)}
 
 
 def _settings_reply(sampling: SamplingParams) -> Reply:

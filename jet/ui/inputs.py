@@ -40,6 +40,8 @@ def parse_settings(
     dry_allowed_length: object = DEFAULTS.dry_allowed_length,
     xtc_probability: object = DEFAULTS.xtc_probability,
     xtc_threshold: object = DEFAULTS.xtc_threshold,
+    presence_penalty: object = DEFAULTS.presence_penalty,
+    frequency_penalty: object = DEFAULTS.frequency_penalty,
 ) -> SamplingParams:
     """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError."""
     return SamplingParams(
@@ -53,6 +55,8 @@ def parse_settings(
         dry_allowed_length=_integer("dry_allowed_length", dry_allowed_length),
         xtc_probability=_number("xtc_probability", xtc_probability),
         xtc_threshold=_number("xtc_threshold", xtc_threshold),
+        presence_penalty=_number("presence_penalty", presence_penalty),
+        frequency_penalty=_number("frequency_penalty", frequency_penalty),
         max_new_tokens=_integer("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from jet.api import TokenChunk, TokenLogprobs
+from jet.engine.stop_strings import StopMatcher
 from jet.story.alignment import align
 
 MAX_STOPS = 16
@@ -35,24 +36,23 @@ class StopStringFilter:
 
     Text that may be the beginning of a stop string is withheld until that is known. Stop strings at the very
     beginning end nothing: a story that stopped at one could never continue.
-
-    Attributes:
-        matched: whether a stop string was found. Nothing is passed on after that.
     """
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
-        self.matched = False
-        self._stops = [stop for stop in stops if stop]
-        self._withheld = ""
-        self._at_start = True  # nothing but stop strings has come
+        self._matcher = StopMatcher(stops, skip_leading=True)
         self._pending: list[TokenLogprobs] = []  # tokens whose text has not been passed on whole
         self._text = ""  # from the first of them on
         self._emitted = 0  # characters of it that have been passed on
 
+    @property
+    def matched(self) -> bool:
+        """Return whether a stop string was found. Nothing is passed on after that."""
+        return self._matcher.matched
+
     def filter(self, chunk: TokenChunk) -> TokenChunk:
         """Return the part of the stream that can be shown after this chunk."""
         last = chunk.stats.finish_reason is not None
-        if not self._stops:
+        if not self._matcher.stops:
             return chunk
         was_matched = self.matched
         text = self.push(chunk.text, last)
@@ -65,45 +65,7 @@ class StopStringFilter:
 
     def push(self, text: str, last: bool = False) -> str:
         """Do the same for text alone; with `last`, return all that is left."""
-        if self.matched:
-            return ""
-        text = self._withheld + text
-        start = self._skip_leading_stops(text, last) if self._at_start else 0
-        withheld = len(text) - start
-        if not self._at_start:
-            withheld = self._partial_match_length(text[start:])
-            matches = [at for stop in self._stops if (at := text.find(stop, start)) >= 0]
-            # One that begins further ahead may still come to its end.
-            if matches and (last or min(matches) <= len(text) - withheld):
-                self.matched = True
-                return text[: min(matches)]
-        withheld = 0 if last else withheld
-        self._withheld = text[len(text) - withheld :]
-        return text[: len(text) - withheld]
-
-    def _skip_leading_stops(self, text: str, last: bool) -> int:
-        """Return how many leading characters are stop strings; note whether the beginning is over."""
-        at = 0
-        while at < len(text):
-            rest = text[at:]
-            if not last and any(stop.startswith(rest) for stop in self._stops if len(stop) > len(rest)):
-                return at
-            whole = [len(stop) for stop in self._stops if rest.startswith(stop)]
-            if not whole:
-                self._at_start = False
-                return at
-            at += max(whole)
-        return at
-
-    def _partial_match_length(self, text: str) -> int:
-        """Return how many trailing characters begin a stop string."""
-        lengths = (
-            length
-            for stop in self._stops
-            for length in range(min(len(stop) - 1, len(text)), 0, -1)
-            if text.endswith(stop[:length])
-        )
-        return max(lengths, default=0)
+        return self._matcher.push(text, last)
 
     def _release_tokens(self, last: bool) -> tuple[TokenLogprobs, ...]:
         """Return the tokens whose text has been emitted; at the end also one that is cut."""

@@ -29,7 +29,7 @@ _CONTEXT_NAMES = (
 _NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
 # Settings that OpenAI does not have. A server without them may ignore them silently, so they are sent only if
 # they have an effect.
-_FURTHER = ("top_k", "min_p", "repetition_penalty")
+_FURTHER = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 _DRY = ("dry_multiplier", "dry_base", "dry_allowed_length")
 _XTC = ("xtc_probability", "xtc_threshold")
 _OTHER_NAMES = {"llamacpp": {"repetition_penalty": "repeat_penalty"}}
@@ -168,6 +168,10 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
         body["logprobs"] = request.top_logprobs
     if request.min_tokens:
         body["min_tokens"] = request.min_tokens  # supported by vLLM and SGLang, ignored by others
+    if request.stop_token_ids:
+        body["stop_token_ids"] = list(request.stop_token_ids)
+    if request.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
     return body
 
 

@@ -152,6 +152,8 @@ def request_of(
             logit_bias=bias_of(fields),
             raw_logprobs=logprobs is not None,
             user_id="",
+            stop_token_ids=tuple(fields.stop_token_ids or ()),
+            stop_token_ids_after=min(fields.min_tokens or 0, max_tokens),
         )
     except RequestError as error:
         raise from_request_error(error) from None

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from jet.api import RequestStats, Stream, TokenChunk, TokenLogprobs
-from jet.server.openai.stops import StopMatcher
+from jet.engine.stop_strings import StopMatcher
 from jet.server.openai.tokens import Codec
 from jet.server.openai.wakeups import Reader, Wakeups
 
@@ -122,7 +122,7 @@ class Generation:
             piece = self._stops.push(chunk.text, last=ended is not None)
             parts.append(piece)
             shown += len(piece)
-            if self._stops.found:
+            if self._stops.matched:
                 reason = "stop_string"
                 self._reader.abort()
                 break
@@ -140,7 +140,7 @@ class Generation:
 
     def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
         """Take out the details of tokens whose text begins in what is shown; at a natural end, of all."""
-        if ended and not self._stops.found:
+        if ended and not self._stops.matched:
             found, self._held = self._held, []
         else:
             waiting = shown < self._come

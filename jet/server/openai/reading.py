@@ -22,6 +22,7 @@ NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetit
 _SAMPLERS = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
     *("dry_multiplier", "dry_base", "dry_allowed_length", "xtc_probability", "xtc_threshold"),
+    *("presence_penalty", "frequency_penalty"),
 )
 _LARGE = 200_000  # bytes that are parsed in a thread: the event loop has others to serve
 MOST_TOKENS = 1_000_000  # that `SamplingParams` takes

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 MAX_CHOICES = 128
 MAX_STOPS, MAX_STOP_CHARACTERS = 64, 1_000
+MAX_STOP_TOKENS = 1_000
 MAX_LOGPROBS = 20
 MAX_USER_CHARACTERS = 512
 
@@ -54,8 +55,17 @@ class Sampling(_Fields):
     dry_allowed_length: Whole | None = None
     xtc_probability: Number | None = Field(None, description="Default 0: no XTC.")
     xtc_threshold: Number | None = None
+    presence_penalty: Number | None = Field(
+        None, description="-2 to 2, taken from the logits of the answer's own tokens. Default 0."
+    )
+    frequency_penalty: Number | None = Field(
+        None, description="-2 to 2, taken once for each time that the answer has a token. Default 0."
+    )
     seed: Whole | None = Field(None, description="The same request with the same seed: the same text.")
     stop: Stops = Field(None, description="Texts in front of which the answer ends; they are left out.")
+    stop_token_ids: list[StrictInt] | None = Field(
+        None, max_length=MAX_STOP_TOKENS, description="Tokens that end the answer, too; they are left out."
+    )
     min_tokens: Whole | None = Field(None, ge=0, le=1_000_000, description="No end before so many tokens.")
     ignore_eos: StrictBool | None = Field(None, description="Never end before max_tokens.")
     logit_bias: dict[str, Number] | list[tuple[StrictInt, Number | StrictBool]] | None = Field(

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jet.engine.stop_strings import StopMatcher
 from jet.server.hosting import Hosting
 from jet.server.limits import Limits
 from jet.server.openai import ApiOptions, Keys, KeysError
-from jet.server.openai.stops import StopMatcher
 from tests.server.openai.served_api import Api, Source, served_api, small_engine
 from tests.ui.served import wait_until
 
@@ -254,7 +254,7 @@ def test_stop_strings_end_the_text_in_front_of_them(api: Api) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_stop_strings_are_found_however_the_text_is_cut(size: int) -> None:
     text = "abcabdabx and so on"
-    for stops, wanted in ((["abd", "x"], "abc"), (["b"], "a"), (["zz"], text), (["abdabx", "bda"], "abca")):
+    for stops, wanted in ((["abd", "x"], "abc"), (["b"], "a"), (["zz"], text), (["abdabx", "bda"], "abc")):
         matcher = StopMatcher(stops)
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         found = "".join(matcher.push(piece) for piece in pieces) + matcher.push("", last=True)
@@ -270,3 +270,42 @@ def test_own_servers_describe_themselves(api: Api) -> None:
     page, description = api.client.get("/docs"), api.client.get("/openapi.json").json()
     assert "/v1/completions" in description["paths"] and "temperature" in page.text
     assert "<script" not in page.text and "http" not in page.text.replace("http-equiv", "")
+
+
+def test_tokens_of_the_clients_choice_end_the_answer(api: Api) -> None:
+    body = {"prompt": "the sea", "max_tokens": 30, "seed": 6, "ignore_eos": True, "logprobs": 0}
+    whole = api.post("/v1/completions", body).json()["choices"][0]
+    names, offsets = whole["logprobs"]["tokens"], whole["logprobs"]["text_offset"]
+    last = next(
+        place for place in range(5, 30) if names[place] not in names[:place] and names[place].isalpha()
+    )
+    (token,) = api.post("/tokenize", {"prompt": names[last], "add_special_tokens": False}).json()["tokens"][
+        :1
+    ]
+    assert api.post("/detokenize", {"tokens": [token]}).json()["prompt"] == names[last]
+    for more in ({}, {"stream": True, "stream_options": {"include_usage": True}}):
+        answer = api.post("/v1/completions", {**body, "stop_token_ids": [token, 3], **more})
+        found = [json.loads(one) for one in answer.text.split("data: ")[1:-1]] if more else [answer.json()]
+        text = "".join(one["choices"][0]["text"] for one in found if one["choices"])
+        assert text == whole["text"][: offsets[last]] and found[-1]["usage"]["completion_tokens"] == last
+    later = {**body, "stop_token_ids": [token], "min_tokens": 30, "logprobs": 0}
+    names = api.post("/v1/completions", later).json()["choices"][0]["logprobs"]["tokens"]
+    assert len(names) == 30 and whole["logprobs"]["tokens"][last] not in names
+    assert api.post("/v1/completions", {**body, "stop_token_ids": [10**6]}).status_code == 400
+
+
+def test_penalties_keep_an_answer_from_repeating_itself(api: Api) -> None:
+    body = {
+        "prompt": "the sea the sea",
+        "max_tokens": 60,
+        "temperature": 0,
+        "ignore_eos": True,
+        "logprobs": 0,
+    }
+    distinct = []
+    for more in ({}, {"frequency_penalty": 2}, {"presence_penalty": 2}):
+        answer = api.post("/v1/completions", {**body, **more})
+        assert "x-ignored-fields" not in answer.headers
+        distinct.append(len(set(answer.json()["choices"][0]["logprobs"]["tokens"])))
+    assert distinct[0] < min(distinct[1:])
+    assert api.post("/v1/completions", {**body, "presence_penalty": 3}).status_code == 400
