@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from jet.roofline import Footprint
 
@@ -289,6 +289,8 @@ class EngineInfo:
     quantization: str | None = None  # "int8" or "int4"; None if weights are not quantized
     chat_tokens: int | None = None  # tokens of an empty chat prompt; None without chat template
     vocabulary: int | None = None  # number of token ids of the network
+    stored_bytes: int | None = None  # of stories' states on disk; None if they are not stored
+    stored_limit: int | None = None  # most bytes that they may take
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None
@@ -296,6 +298,15 @@ class EngineInfo:
     device_reserved_bytes: int | None = None
     device_peak_bytes: int | None = None
     device_total_bytes: int | None = None
+
+
+@runtime_checkable
+class StoresStates(Protocol):
+    """An engine that may have stored a user's states."""
+
+    def forget(self, cache_salt: str) -> None:
+        """Remove the states of a user from disk and memory."""
+        ...
 
 
 class Engine(Protocol):

@@ -144,15 +144,25 @@ class PrefixCache(Generic[State]):
 
     def remove_request(self, request: object) -> None:
         """Remove all entries that a request has made."""
-        for entry in self._entries_of(request):
+        for entry in self.entries_of(request):
             self.remove(entry)
+
+    def remove_salt(self, cache_salt: str) -> None:
+        """Remove all unlocked entries of a user."""
+        for entry in list(self._by_salt.get(cache_salt, ())):
+            if not entry.lock_ref:
+                self.remove(entry)
+
+    def entries_of(self, request: object) -> list[CacheEntry[State]]:
+        """Return the entries that a request has made and that are still there."""
+        return list(self._by_request.get(id(request), ()))
 
     def prune(self, request: object, most: int) -> None:
         """Remove one entry if a request has more than `most`, so that entries get denser toward its end.
 
         Its longest entry, entries with logits and locked ones stay.
         """
-        mine = sorted(self._entries_of(request), key=lambda one: len(one.tokens))
+        mine = sorted(self.entries_of(request), key=lambda one: len(one.tokens))
         if len(mine) <= most:
             return
         lengths = [0, *(len(one.tokens) for one in mine)]
@@ -173,10 +183,7 @@ class PrefixCache(Generic[State]):
         return next((one for one in free if len(one.tokens) < self._longest(one.request)), None)
 
     def _longest(self, request: object) -> int:
-        return max(len(one.tokens) for one in self._entries_of(request))
-
-    def _entries_of(self, request: object) -> list[CacheEntry[State]]:
-        return list(self._by_request.get(id(request), ()))
+        return max(len(one.tokens) for one in self.entries_of(request))
 
     def _tier(self, entry: CacheEntry[State]) -> OrderedDict[CacheEntry[State], None]:
         return self._host_lru if entry.on_host else self._device_lru

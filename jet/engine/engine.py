@@ -173,6 +173,18 @@ class Tokenizer(Protocol):
         ...
 
 
+class StateStorage(Protocol):
+    """Stores the states of finished requests, one at a time."""
+
+    def store_next(self) -> bool:
+        """Store one; False if none is left."""
+        ...
+
+    def forget(self, cache_salt: str) -> None:
+        """Remove a user's states from disk and memory; may be called from any thread."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Limits and timing of an engine, with their defaults.
@@ -251,8 +263,10 @@ class LocalEngine:
         options: EngineOptions | None = None,
         read_memory: Callable[[], MemoryReading] = MemoryReading,
         clock: Callable[[], float] = time.monotonic,
+        states: StateStorage | None = None,
     ) -> None:
-        self._runner = runner
+        """`states` stores the states of finished requests while there are no others."""
+        self._runner, self._states = runner, states
         self._tokenizer = tokenizer
         self._info = info
         self._options = options or EngineOptions()
@@ -272,6 +286,7 @@ class LocalEngine:
         )
         self._memory_full = False  # no memory for the next request until another ends
         self._all_captured = False  # whether `capture_next` has nothing left to do
+        self._all_stored = True  # whether no state of a finished request is left to be stored
         self._idle_timeout_s = self._options.idle_before_capture_s  # until the next capture
         self._closed: str | None = None  # why no more requests are accepted
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
@@ -367,6 +382,11 @@ class LocalEngine:
         """Replace fields of `info()` from now on."""
         self._info = replace(self._info, **facts)
 
+    def forget(self, cache_salt: str) -> None:
+        """Remove a user's states, in memory and stored, but for those of requests under way."""
+        if self._states is not None:
+            self._states.forget(cache_salt)
+
     def close(self) -> None:
         """End every stream with an error, stop the device thread and release the model."""
         with self._changed:
@@ -394,7 +414,7 @@ class LocalEngine:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed is not None or self._scheduler.requests,
-                timeout=None if self._all_captured else self._idle_timeout_s,
+                timeout=None if self._all_captured and self._all_stored else self._idle_timeout_s,
             )
             if self._closed is not None:
                 return False
@@ -420,12 +440,25 @@ class LocalEngine:
         return True
 
     def _run_when_idle(self) -> None:
-        """Capture one more graph while there are no requests; after an error, do without the rest."""
+        """Capture one more graph, or store a state, while there are no requests.
+
+        After an error, do without the rest.
+        """
+        if self._all_captured:
+            self._store_next()
+            return
         try:
             self._all_captured = not self._runner.capture_next()
         except Exception:
             log.warning("Not all graphs could be captured: some steps will be slower.", exc_info=True)
             self._all_captured = True
+
+    def _store_next(self) -> None:
+        try:
+            self._all_stored = self._states is None or not self._states.store_next()
+        except Exception:
+            log.warning("The state of a story was not stored.", exc_info=True)
+            self._all_stored = True
 
     def _admit(self) -> bool:
         """Admit waiting requests as limits and memory allow; return whether any was admitted."""
@@ -653,6 +686,7 @@ class LocalEngine:
                 req.state_bytes = self._runner.state_bytes(req.sequence)
             self._memory_reading = self._read_memory()
         sequence, req.sequence, self._memory_full = req.sequence, None, False
+        self._all_stored = self._states is None
         with self._changed:
             self._scheduler.remove(req)
         try:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from jet import hardware
 from jet.api import EngineInfo, Request, SamplingParams
+from jet.cache.disk_store import DiskStore
 from jet.engine import hub
 from jet.engine.bandwidth import MemoryBandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
@@ -23,9 +24,11 @@ from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
 from jet.engine.model_runner import ModelRunner
 from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
+from jet.engine.stored_states import StateFolder, open_store
 from jet.engine.text.tokenizer import StoryTokenizer, start_id, stop_ids
 from jet.modeling import CheckpointError, JetNemotronForCausalLM, load_model
 from jet.modeling.checkpoint import read_config, stored_scheme, weight_files
+from jet.modeling.fingerprint import fingerprint
 from jet.modeling.finite import explain_not_finite
 from jet.modeling.footprint import measure_footprint, total_weight_bytes
 from jet.modeling.quantization import count_parameters
@@ -34,6 +37,7 @@ from jet.ops.availability import recover_triton
 from jet.ops.quantization import INT4, INT8
 from jet.ops.read_bandwidth import read_rates
 from jet.ops.sampling import NOT_A_NUMBER
+from jet.version import __version__
 
 OFFICIAL_MODEL = "jet-ai/Jet-Nemotron-2B"
 STORY_MODEL = "assets/story-model"
@@ -71,6 +75,7 @@ class LocalConfig:
         revision: branch, tag or commit of a hub repository; None if `model` is owner/name@revision, or for
             the latest.
         quantize: "int8" or "int4" to quantize the weights; None to leave them.
+        states: where stories' states are stored, so that they go on after a restart; None for nowhere.
     """
 
     model: str | None = None
@@ -81,6 +86,7 @@ class LocalConfig:
     max_running_requests: int | None = None
     revision: str | None = None
     quantize: str | None = None
+    states: StateFolder | None = None
 
     def create(self) -> LocalEngine:
         """Load the model and start an engine; see `create_engine`."""
@@ -112,8 +118,9 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
     LOADING.say("Preparing to write")  # takes minutes if kernels have to be compiled
+    stored = None if config.states is None else (config.states, state_identity(model))
     try:
-        return start_engine(model, tokenizer, info, capacity)
+        return start_engine(model, tokenizer, info, capacity, stored)
     finally:
         LOADING.say(None)
 
@@ -136,15 +143,20 @@ def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torc
 
 
 def start_engine(
-    model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
+    model: JetNemotronForCausalLM,
+    tokenizer: StoryTokenizer,
+    info: EngineInfo,
+    capacity: Capacity,
+    stored: tuple[StateFolder, str] | None = None,
 ) -> LocalEngine:
     """Start an engine on a loaded model and warm it up.
 
-    Raises HardwareError if there is no memory for it, CheckpointError if its logits are NaN.
+    `stored`: the folder to store states in, and the identity of the model that they depend on. Raises
+    HardwareError if there is no memory for it, CheckpointError if its logits are NaN.
     """
     while True:
         try:
-            return _start_engine(model, tokenizer, info, capacity)
+            return _start_engine(model, tokenizer, info, capacity, stored)
         except WarmUpError as error:  # noqa: PERF203 (three rounds at most)
             if str(error) == NOT_A_NUMBER:
                 raise CheckpointError(explain_not_finite(model, info.model)) from None
@@ -155,9 +167,14 @@ def start_engine(
 
 
 def _start_engine(
-    model: JetNemotronForCausalLM, tokenizer: StoryTokenizer, info: EngineInfo, capacity: Capacity
+    model: JetNemotronForCausalLM,
+    tokenizer: StoryTokenizer,
+    info: EngineInfo,
+    capacity: Capacity,
+    stored: tuple[StateFolder, str] | None,
 ) -> LocalEngine:
-    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.dry_sequence_breakers())
+    store = None if stored is None else open_store(*stored)
+    runner = make_runner(model, tokenizer.stop_ids, capacity, tokenizer.dry_sequence_breakers(), store)
     kernels = {"gated_delta": gated_delta_rule.prefill_implementation(model.device, model.dtype)}
     info = replace(info, kernels=info.kernels | kernels | runner.kernels, **capacity_info(capacity))
     info = replace(info, chat_tokens=tokenizer.chat_tokens)
@@ -173,13 +190,16 @@ def _start_engine(
         max_running_requests=capacity.max_running_requests, prefill_chunk_size=prefill_chunk(model.device)
     )
     read_memory = partial(hardware.read_memory, model.device)
-    engine = LocalEngine(runner, tokenizer, info, options, read_memory)
+    engine = LocalEngine(runner, tokenizer, info, options, read_memory, states=runner.stored_states)
     try:
         engine.warm_up(Request(_WARM_UP_TEXT[: info.context // 2], _WARM_UP))
     except BaseException:
         engine.close()
         raise
     engine.update_info(bandwidth.measure())
+    if store is not None and stored is not None:
+        engine.update_info({"stored_bytes": stored[0].nbytes, "stored_limit": stored[0].limit})
+        runner.stored_states.listen(lambda nbytes: engine.update_info({"stored_bytes": nbytes}))
     if device.type == "cpu":  # on a GPU, copies would slow the engine
         bandwidth.watch(engine)
     return engine
@@ -260,6 +280,12 @@ def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
     return max((hardware.quick_bandwidth(size, device, threads), *reads))
 
 
+def state_identity(model: JetNemotronForCausalLM) -> str:
+    """Return what a state depends on: the weights as they were loaded, the device's kind and this engine."""
+    kind = f"{model.dtype} {model.quantization} {model.device.type}"
+    return f"{__version__} {kind} {fingerprint(model)}"
+
+
 def capacity_for(
     model: JetNemotronForCausalLM, context: int, max_running_requests: int | None = None
 ) -> Capacity:
@@ -294,8 +320,12 @@ def make_runner(
     stop_ids: frozenset[int],
     capacity: Capacity,
     breakers: frozenset[int] = frozenset(),
+    store: DiskStore | None = None,
 ) -> ModelRunner:
-    """Make a model's runner. Raises HardwareError if its states do not fit in memory."""
+    """Make a model's runner, which closes the `store`.
+
+    Raises HardwareError if its states do not fit in memory.
+    """
     threads = hardware.decode_threads(total_weight_bytes(model))
     try:
         runner = ModelRunner(
@@ -308,8 +338,11 @@ def make_runner(
             dry_sequence_breakers=breakers,
             cache_slots=capacity.cache_slots,
             host_bytes=hardware.spare_host_bytes(model.device) if capacity.cache_slots else 0,
+            disk_store=store,
         )
     except (MemoryError, torch.OutOfMemoryError):
+        if store is not None:
+            store.close()
         raise hardware.HardwareError(
             f"There is no memory on {model.device} for stories of {capacity.context:,} tokens besides the "
             "model: close what else runs there, or ask for a shorter context."

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from jet.api import SamplingParams, TokenLogprob, TokenLogprobs
+from jet.cache.disk_store import DiskStore
 from jet.cache.host_pool import HostPool, HostSnapshot
 from jet.cache.pinned import to_device, to_host
 from jet.cache.prefix_cache import CacheEntry, PrefixCache
@@ -30,6 +31,7 @@ from jet.engine.prefill import Prefill, make_prefill
 from jet.engine.scoring import ScoringPrefill
 from jet.engine.sequence import Sequence, Snapshot
 from jet.engine.step_output import StepFuture
+from jet.engine.stored_states import StoredStates
 from jet.engine.text.healing import Healing, HealingPath, Logits, log_softmax
 from jet.engine.text.healing import draw as sample_path
 from jet.hardware import synchronize
@@ -60,6 +62,7 @@ class ModelRunner:
         cache_slots: int = 8,
         snapshot_interval: int = SNAPSHOT_INTERVAL,
         host_bytes: int = 0,
+        disk_store: DiskStore | None = None,
     ) -> None:
         """Allocate memory for `slots` requests of up to `context` tokens each and `tokens` in total.
 
@@ -74,6 +77,7 @@ class ModelRunner:
             cache_slots: snapshots on the device; their keys and values share the memory for `tokens`.
             snapshot_interval: tokens between snapshots of a request.
             host_bytes: host memory for snapshots that the device has no room for.
+            disk_store: stores snapshots of users who are known again after a restart.
         """
         config = model.config
         assert isinstance(config, JetNemotronConfig)
@@ -100,6 +104,7 @@ class ModelRunner:
         self._prefix_cache: PrefixCache[Snapshot] = PrefixCache(self._free_snapshot, self._offload)
         self._pool.allocator.evict = self._prefix_cache.evict
         self._host_pool.evict = self._prefix_cache.evict_host
+        self.stored_states = StoredStates(disk_store, self._pool, self._prefix_cache, config.vocab_size)
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -145,6 +150,7 @@ class ModelRunner:
         Raises MemoryError if there is no room now.
         """
         assert sampling.seed is not None
+        self.stored_states.load(cache_salt, np.asarray(prompt, np.int32))
         handle = self._lock_prefix(cache_salt, np.asarray(prompt, np.int32))
         try:
             slot = self._pool.allocate(self._pages_to_reserve(max_tokens, handle))
@@ -335,9 +341,13 @@ class ModelRunner:
         else:
             self._pool.free(slot)
         sequence.in_flight = sequence.logits = None
+        if keep_snapshot:
+            self.stored_states.note(sequence)
 
+    @torch.inference_mode()
     def close(self) -> None:
         """Release the network and all states, and return their memory to the device."""
+        self.stored_states.close()
         self._decoder.close()
         self._host_pool.close()
         del (
@@ -348,6 +358,7 @@ class ModelRunner:
             self._pool,
             self._host_pool,
             self._prefix_cache,
+            self.stored_states,
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

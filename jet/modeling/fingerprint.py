@@ -1,0 +1,43 @@
+"""Tell networks apart by their contents: a fingerprint of config, types and every weight."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+from torch import Tensor
+
+from jet.modeling.model import JetNemotronForCausalLM
+
+_NAMES = (
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+)  # not of its contents
+_WORDS = 64  # 8-byte words that are added up before they are hashed
+
+
+def fingerprint(model: JetNemotronForCausalLM) -> str:
+    """Return a fingerprint of a network as it was loaded, before its weights are fused or put in blocks.
+
+    Two networks with the same one compute the same, but for chance. It reads every weight once.
+    """
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NAMES}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        for part in _sums(tensor.detach()):
+            digest.update(part.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sums(tensor: Tensor) -> list[Tensor]:
+    """Return the sums of runs of 512 bytes, as whole numbers of 8 bytes, and the bytes left over."""
+    data = tensor.contiguous().flatten().view(torch.uint8)
+    whole = data.numel() // (8 * _WORDS) * 8 * _WORDS
+    if data.storage_offset() % 8 or data.data_ptr() % 8:
+        data = data.clone()
+    return [data[:whole].view(torch.int64).view(-1, _WORDS).sum(1), data[whole:]]
