@@ -191,7 +191,7 @@ class RequestStats:
     device_reserved_bytes: int | None = None
     device_peak_bytes: int | None = None
     device_total_bytes: int | None = None
-    finish_reason: str | None = None  # stop · length · context · aborted · error
+    finish_reason: str | None = None  # stop · length · context · aborted · error · model_changed
     error: str | None = None
     seed: int | None = None
 
@@ -341,6 +341,9 @@ class Engine(Protocol):
         """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
         ...
 
-    def close(self) -> None:
-        """End every stream with an error and stop the engine's thread."""
+    def close(self, reason: str = "") -> None:
+        """End every stream with an error and stop the engine's thread.
+
+        `reason`: another model takes over, and this is what its writers are told.
+        """
         ...

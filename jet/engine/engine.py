@@ -289,6 +289,7 @@ class LocalEngine:
         self._all_stored = True  # whether no state of a finished request is left to be stored
         self._idle_timeout_s = self._options.idle_before_capture_s  # until the next capture
         self._closed: str | None = None  # why no more requests are accepted
+        self._end_reason = "error"  # finish reason of the requests that the engine's end ends
         self._thread = threading.Thread(target=self._run, name="jet-device", daemon=True)
         self._thread.start()
 
@@ -387,10 +388,15 @@ class LocalEngine:
         if self._states is not None:
             self._states.forget(cache_salt)
 
-    def close(self) -> None:
-        """End every stream with an error, stop the device thread and release the model."""
+    def close(self, reason: str = "") -> None:
+        """End every stream with an error, stop the device thread and release the model.
+
+        `reason`: says that another model takes over; streams then end as "model_changed".
+        """
         with self._changed:
-            self._closed = self._closed or "The engine has been closed."
+            if reason and self._closed is None:
+                self._end_reason = "model_changed"
+            self._closed = self._closed or reason or "The engine has been closed."
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(_CLOSE_PATIENCE_S)
@@ -704,7 +710,7 @@ class LocalEngine:
             for req in reqs:
                 self._scheduler.remove(req)
         for req in reqs:
-            req.channel.fail(self._closed or _DIED)
+            req.channel.fail(self._closed or _DIED, self._end_reason)
 
     def _stats(
         self, req: _RequestState, finish_reason: str | None = None, error: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -39,9 +40,21 @@ class EngineConfig(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _ModelHandle:
-    """An engine configuration and the holder that creates its engine."""
+class SwitchError(Exception):
+    """The other model could not be loaded. `__cause__` is what loading raised.
+
+    Attributes:
+        restored: whether the model from before runs, or will be loaded by the next request.
+    """
+
+    def __init__(self, message: str, restored: bool) -> None:
+        super().__init__(message)
+        self.restored = restored
+
+
+@dataclass(eq=False)
+class ModelHandle:
+    """An engine configuration, which a switch may replace, and the holder that creates its engine."""
 
     holder: ModelHolder
     config: EngineConfig
@@ -56,9 +69,18 @@ class _ModelHandle:
         """Return the progress of loading in words; None if there is none."""
         return LOADING.said
 
+    @property
+    def loaded(self) -> Engine | None:
+        """Return the engine if it is loaded and running, without waiting; None if not."""
+        return self.holder.loaded(self.config)
+
     def engine(self) -> Engine:
         """Return the engine, waiting while it is loaded. Raises what loading raises."""
-        return self.holder.engine(self.config)
+        return self.holder.engine(lambda: self.config)
+
+    def switch(self, config: EngineConfig, beside: bool, reason: str) -> Engine:
+        """Replace model and configuration, for everybody who has this handle; see `ModelHolder.switch`."""
+        return self.holder.switch(self, config, beside, reason)
 
 
 class ModelHolder:
@@ -72,30 +94,91 @@ class ModelHolder:
     def __init__(self, create: Callable[[EngineConfig], Engine] | None = None) -> None:
         """`create` replaces `EngineConfig.create`, for tests."""
         self._create = create or (lambda config: config.create())
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # over `_held` and the configurations of handles
+        self._switching = threading.Lock()
         self._held: _LoadAttempt | None = None
 
-    def handle(self, config: EngineConfig) -> _ModelHandle:
+    def handle(self, config: EngineConfig) -> ModelHandle:
         """Return a handle that loads this configuration on first use."""
-        return _ModelHandle(self, config)
+        return ModelHandle(self, config)
 
     def has(self, config: EngineConfig) -> bool:
         """Return whether this configuration is loaded and running."""
-        held = self._held
-        return held is not None and held.config == config and held.running
+        return self.loaded(config) is not None
 
-    def engine(self, config: EngineConfig) -> Engine:
-        """Return the engine of this configuration, waiting while it is loaded. Raises what loading raises."""
+    def loaded(self, config: EngineConfig) -> Engine | None:
+        """Return the engine of this configuration if it is loaded and running; None if not."""
+        held = self._held
+        return held.future.result() if held is not None and held.config == config and held.running else None
+
+    def engine(self, config: EngineConfig | Callable[[], EngineConfig]) -> Engine:
+        """Return the engine of this configuration, waiting while it is loaded. Raises what loading raises.
+
+        A function is asked for the configuration at a moment when no switch changes it.
+        """
         with self._lock:
+            wanted = config() if callable(config) else config
             before = held = self._held
-            if held is None or held.config != config or held.lost:
-                self._held = held = _LoadAttempt(config)
+            if held is None or held.config != wanted or held.lost:
+                self._held = held = _LoadAttempt(wanted)
         if held is not before:
             if before is not None:
                 wait([before.future])
                 before.close()
             held.load(self._create)
         return held.future.result()
+
+    def switch(self, handle: ModelHandle, config: EngineConfig, beside: bool, reason: str) -> Engine:
+        """Load another model in place of a handle's; return once its engine runs.
+
+        Args:
+            handle: its configuration becomes `config`.
+            config: the other model's.
+            beside: load it while the current engine goes on. Otherwise that is closed first, which frees its
+                memory, and requests that come meanwhile wait for the switch to end.
+            reason: ends running requests of the current engine, with finish reason "model_changed".
+
+        Raises:
+            SwitchError: the other model could not be loaded. The one from before runs as if nothing had
+                happened, or has been loaded again.
+        """
+        with self._switching:
+            return (self._load_beside if beside else self._load_instead)(handle, config, reason)
+
+    def _load_beside(self, handle: ModelHandle, config: EngineConfig, reason: str) -> Engine:
+        attempt = _LoadAttempt(config)
+        attempt.load(self._create)
+        if (error := attempt.future.exception()) is not None:
+            raise SwitchError(_words(error), restored=True) from error
+        with self._lock:
+            before, self._held, handle.config = self._held, attempt, config
+        if before is not None:
+            before.close(reason)
+            _free_memory()
+        return attempt.future.result()
+
+    def _load_instead(self, handle: ModelHandle, config: EngineConfig, reason: str) -> Engine:
+        attempt = _LoadAttempt(config)
+        with self._lock:
+            before, self._held = self._held, attempt
+            earlier, handle.config = handle.config, config
+        if before is not None:
+            wait([before.future])
+            before.close(reason)
+            before = None
+            _free_memory()
+        try:
+            engine = self._create(config)
+        except BaseException as error:
+            # Whoever waits for this attempt gets the earlier model.
+            with self._lock:
+                attempt.config = handle.config = earlier
+            _forget_frames(error)
+            _free_memory()
+            attempt.load(self._create)
+            raise SwitchError(_words(error), restored=attempt.running) from error
+        attempt.future.set_result(engine)
+        return engine
 
     def close(self) -> None:
         """Close the engine; one that is still loading is closed once it is loaded."""
@@ -126,13 +209,30 @@ class _LoadAttempt:
         except BaseException as error:
             self.future.set_exception(error)
 
-    def close(self) -> None:
-        self.future.add_done_callback(_close)
+    def close(self, reason: str = "") -> None:
+        self.future.add_done_callback(lambda future: _close(future, reason))
 
 
-def _close(future: Future[Engine]) -> None:
+def _close(future: Future[Engine], reason: str) -> None:
     if future.exception() is None:
-        future.result().close()
+        future.result().close(reason)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _free_memory() -> None:
+    """Collect what refers to itself, so that the memory of a closed engine is free."""
+    gc.collect()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop the local variables that the traceback of an error keeps alive: half a network, maybe."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
 
 
 # The holder of this process, closed at exit: Python must not end while a thread runs torch.

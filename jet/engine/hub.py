@@ -6,10 +6,10 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,9 +22,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import DryRunFileInfo
 from tqdm import tqdm
 
 from jet.credentials import SecretError, clean, redact
+from jet.engine.partial_download import DownloadError, fetch_weights, partial_bytes
 from jet.engine.progress import LOADING, Transfer
 from jet.modeling.checkpoint import CheckpointError, check_folder, looks_like_path
 from jet.proxies import prepare_environment, proxy_of_url
@@ -41,6 +43,12 @@ _TIMEOUT_S = 3.0  # to check whether the hub has a model
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 Result = TypeVar("Result")
+Watch = Callable[[int, int], object]  # is told bytes done and in all; what it raises ends the download
+
+
+class Canceled(Exception):
+    """A download or conversion was canceled by whoever watches it."""
+
 
 log = logging.getLogger(__name__)
 
@@ -64,28 +72,41 @@ def is_repository(name: str) -> bool:
     return not (Path(name).exists() or looks_like_path(name))
 
 
-def fetch(repository: str, revision: str | None = None) -> Path:
+def fetch(repository: str, revision: str | None = None, watch: Watch | None = None, spare: int = 0) -> Path:
     """Return the folder of a complete checkpoint, from the local cache or the hub.
 
-    Reports progress to `LOADING`. Broken downloads resume, and complete files are kept for the next attempt.
-    If the hub rejects the token, the request is repeated without it. Raises CheckpointError.
+    Broken downloads go on where they were, also at the next attempt. If the hub rejects the token, the
+    request is repeated without it. Raises CheckpointError.
+
+    Args:
+        repository: "owner/name".
+        revision: branch, tag or commit.
+        watch: is told the progress, in place of `LOADING`, and may end the download by raising `Canceled`.
+        spare: bytes of disk that must be left beside the checkpoint.
     """
     _reach_mirrors()
     with _explained(repository, revision):
         folder = _cached_if_cut_off(repository, revision) or _with_token(
-            lambda token: _download(repository, revision, token)
+            lambda token: _download(repository, revision, token, watch, spare)
         )
     check_folder(Path(folder))
     return Path(folder)
 
 
+def cached_folder(repository: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a checkpoint that is complete in the local cache; None if it is not."""
+    try:
+        folder = Path(_cached(repository, revision))
+        check_folder(folder)
+        return folder
+    except (OSError, ValueError):  # missing or incomplete
+        return None
+
+
 def is_available(repository: str, revision: str | None = None) -> bool:
     """Return whether a checkpoint is complete in the local cache, or the hub has it."""
-    try:
-        check_folder(Path(_cached(repository, revision)))
+    if cached_folder(repository, revision) is not None:
         return True
-    except (OSError, ValueError):  # missing or incomplete
-        pass
     if constants.HF_HUB_OFFLINE or _broken_proxy():
         return False
     _reach_mirrors()
@@ -129,16 +150,21 @@ def _broken_proxy() -> str:
     return f"the proxy {proxy.shown} of {proxy.variable} {proxy.trouble}" if proxy and proxy.trouble else ""
 
 
-def _download(repository: str, revision: str | None, token: bool | None) -> str:
-    transfer = Transfer(repository, _missing(repository, revision, token))
+def _download(
+    repository: str, revision: str | None, token: bool | None, watch: Watch | None, spare: int
+) -> str:
+    files = _wanted(repository, revision, token)
+    missing = _check_disk(repository, files, spare)
+    if watch is None:
+        transfer = Transfer(repository, missing)
+        watch = lambda done, total: LOADING.say(transfer.words(done)) if done else None  # noqa: E731
     try:
+        meter = _meter(watch, missing)
+        watch(0, missing)
+        fetch_weights(repository, files, token, meter)
         return str(
             snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=FILES,
-                token=token,
-                tqdm_class=_meter(transfer.words),
+                repository, revision=revision, allow_patterns=FILES, token=token, tqdm_class=meter
             )
         )
     finally:
@@ -180,39 +206,66 @@ def _reach_mirrors() -> None:
     prepare_environment(urlsplit(constants.ENDPOINT).hostname)
 
 
-def _missing(repository: str, revision: str | None, token: bool | None) -> int:
-    """Return the bytes to download; 0 if unknown. Raises CheckpointError if the disk is too full."""
+def _wanted(repository: str, revision: str | None, token: bool | None) -> list[DryRunFileInfo]:
+    """List the files of a checkpoint, cached or not; none if the hub does not tell."""
     try:
-        files = snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=FILES,
-            token=token,
-            dry_run=True,
-            tqdm_class=_meter(None),
+        return list(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=FILES,
+                token=token,
+                dry_run=True,
+                tqdm_class=_meter(None, 0),
+            )
         )
     except Exception:  # the download reports it, or finds everything in the cache
-        return 0
+        return []
+
+
+def _check_disk(repository: str, files: Sequence[DryRunFileInfo], spare: int) -> int:
+    """Return the bytes to download; 0 if unknown. Raises CheckpointError if the disk is too full."""
     missing = sum(file.file_size or 0 for file in files if file.will_download)
+    if not missing:
+        return 0
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    if missing > free:
+    if missing - partial_bytes(repository) + spare > free:
+        also = f" and {spare / 1e9:.2f} GB for its quantized form" if spare else ""
         raise CheckpointError(
-            f"{repository} takes {missing / 1e9:.2f} GB, and only {free / 1e9:.2f} GB are free in {cache}: "
-            "make room there, or set HF_HOME to a folder with more."
+            f"{repository} takes {missing / 1e9:.2f} GB{also}, and only {free / 1e9:.2f} GB are free in "
+            f"{cache}: make room there, or set HF_HOME to a folder with more."
         )
     return missing
 
 
-def _meter(words: Callable[[int], str] | None) -> type[Any]:
-    """Return a tqdm class for the hub's library that reports to `LOADING` and prints nothing."""
+def _meter(watch: Watch | None, total: int) -> type[Any]:
+    """Return a tqdm class for the hub's library that reports to `watch` and prints nothing.
+
+    Its instances count together: weight files come one by one, and then the other files.
+    """
+    done = 0
 
     class Meter(tqdm):  # type: ignore[misc] # it ships no types
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            nonlocal done
+            super().__init__(*arguments, **options)
+            # The library's own sum counts bytes that come, again those that it writes.
+            self._counts = self.unit == "B" and "bytes" not in (options.get("desc") or "")
+            if self._counts:
+                done += int(options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            """Count bytes, and let whoever watches end the download."""
+            nonlocal done
+            if self._counts and watch is not None:
+                done += int(n or 0)
+                watch(done, total)
+            return cast("bool | None", super().update(n))
+
         def display(self, *_: Any, **__: Any) -> None:
-            """Report progress; called a few times a second."""
-            if words is not None and self.unit == "B" and self.n:
-                LOADING.say(words(int(self.n)))
+            """Print nothing."""
 
     return Meter
 
@@ -222,7 +275,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
     """Turn errors of the hub and its library into CheckpointError, with a message that says what to do."""
     try:
         yield
-    except CheckpointError:
+    except (CheckpointError, Canceled):
         raise
     except Exception as error:
         said = _explain(repository, revision, error)
@@ -232,8 +285,10 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
 def _explain(repository: str, revision: str | None, error: Exception) -> str:
     cache, again = (
         constants.HF_HUB_CACHE,
-        "Files that have come whole are kept: start again to go on with the others.",
+        "What has come is kept: start again to go on from there.",
     )
+    if isinstance(error, DownloadError):
+        return str(error)
     if isinstance(error, _TokenRefused) and isinstance(error.__cause__, Exception):
         return f"{error} Without it: {_explain(repository, revision, error.__cause__)}"
     if isinstance(error, GatedRepoError):

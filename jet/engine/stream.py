@@ -60,10 +60,10 @@ class Channel:
                 if self._wants_any_chunk or self.ended:
                     self._condition.notify_all()
 
-    def fail(self, error: str) -> None:
-        """End the stream with an error of the engine."""
+    def fail(self, error: str, reason: str = "error") -> None:
+        """End the stream with an error of the engine; `reason` is its finish reason."""
         with self._condition:
-            stats = replace(self._last.stats, phase="done", finish_reason="error", error=error)
+            stats = replace(self._last.stats, phase="done", finish_reason=reason, error=error)
             self.put(TokenChunk("", (), replace(stats, queue_position=0)))
 
     def take(self, not_before: float = -math.inf) -> list[TokenChunk]:

@@ -121,7 +121,7 @@ class ZeroGpuEngine:
         """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
         return self._tokenizer.normalize_prompt(prompt)
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         """Accept no more requests; running ones go on until their consumers end them."""
         self._closed = True
 

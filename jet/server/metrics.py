@@ -17,7 +17,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _RATES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_FINISH_REASONS = ("stop", "stop_string", "length", "context", "aborted", "deadline", "error")
+_FINISH_REASONS = (
+    *("stop", "stop_string", "length", "context", "aborted", "deadline", "error", "model_changed"),
+)
 
 
 # Names that version 0.1 gave to these metrics.

@@ -95,7 +95,7 @@ class PacedEngine:
         """Return the text unchanged."""
         return prompt
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         """Stop the thread."""
         self._closed.set()
 

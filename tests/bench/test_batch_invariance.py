@@ -65,7 +65,7 @@ class LoneEngine:
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         pass
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 from huggingface_hub import constants
 
 from jet import proxies
 from jet.engine import hub, loading
-from jet.engine.hub import fetch, split
+from jet.engine.hub import Canceled, Watch, fetch, split
+from jet.engine.partial_download import PARTIAL
 from jet.engine.progress import LOADING, Transfer
 from jet.modeling import CheckpointError, JetNemotronForCausalLM
 from tests.conftest import ROOT
@@ -160,9 +163,10 @@ def test_the_next_start_fetches_only_what_is_missing(
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda s: None)
     server.without = "model-00002-of-00002.safetensors"
     said = refusal()
-    assert "cannot send ann/tiny now (503)" in said and "start again to go on with the others" in said
-    there = {path.name for path in (tmp_path / "cache").glob("*/snapshots/*/*")}
-    assert there
+    assert "cannot send ann/tiny now (503)" in said and "start again to go on from there" in said
+    blobs = {path.name for path in (tmp_path / "cache").glob("*/blobs/*")}
+    there = {name for name, data in server.files.items() if hashlib.sha256(data).hexdigest() in blobs}
+    assert "model-00001-of-00002.safetensors" in there and server.without not in there
     server.without = ""
     server.asked.clear()
     fetch(REPOSITORY)
@@ -170,6 +174,89 @@ def test_the_next_start_fetches_only_what_is_missing(
         call.rpartition("/")[2] for call in server.asked if call.startswith("GET") and "/resolve/" in call
     }
     assert sent and not sent & there
+
+
+def partials(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "cache").glob(f"*/blobs/*{PARTIAL}"))
+
+
+def cancel_after(size: int) -> Watch:
+    def watch(done: int, total: int) -> None:
+        if done > size:
+            raise Canceled
+
+    return watch
+
+
+def test_a_canceled_download_goes_on_where_it_was(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    with pytest.raises(Canceled):
+        fetch(REPOSITORY, watch=cancel_after(500_000))
+    (partial,) = partials(tmp_path)
+    size = partial.stat().st_size
+    assert 450_000 < size <= 504_096 and hub.partial_bytes(REPOSITORY) == size
+    heard: list[tuple[int, int]] = []
+    folder = fetch(REPOSITORY, watch=lambda done, total: heard.append((done, total)))
+    assert server.ranges == [f"bytes={size}-"], "no byte comes twice"
+    for name, data in server.files.items():
+        if name != "pytorch_model.bin":
+            assert (folder / name).read_bytes() == data
+    assert partials(tmp_path) == []
+    total = sum(len(data) for name, data in server.files.items() if name != "pytorch_model.bin")
+    assert {one for _, one in heard} == {total}
+    done = [one for one, _ in heard]
+    assert done == sorted(done) and done[0] == 0 and size <= done[1] < size + 10_000 and done[-1] == total
+
+
+def test_what_broke_off_for_good_goes_on_at_the_next_attempt(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.time.sleep", lambda s: server.__setattr__("refuse", (503, ""))
+    )
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    server.break_after = 600_000
+    said = refusal()
+    assert "cannot send ann/tiny now (503)" in said
+    assert 550_000 < hub.partial_bytes(REPOSITORY) <= 600_000
+    server.refuse = None
+    assert fetch(REPOSITORY).name == COMMIT
+    assert server.ranges[-1].startswith("bytes=5") and hub.partial_bytes(REPOSITORY) == 0
+
+
+def test_a_file_that_has_come_damaged_is_fetched_anew(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    with pytest.raises(Canceled):
+        fetch(REPOSITORY, watch=cancel_after(500_000))
+    (partial,) = partials(tmp_path)
+    partial.write_bytes(bytes(partial.stat().st_size))
+    assert "has come damaged and is removed" in refusal()
+    assert not partials(tmp_path)
+    assert fetch(REPOSITORY).name == COMMIT
+
+
+def test_two_programs_do_not_write_into_one_file(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("jet.engine.partial_download._LOCK_S", 0.01)
+    blob = hashlib.sha256(server.files["model-00001-of-00002.safetensors"]).hexdigest()
+    locked = tmp_path / "cache" / "models--ann--tiny" / "blobs" / f"{blob}.jet-lock"
+    locked.parent.mkdir(parents=True)
+    with FileLock(locked):
+        assert "Another program is fetching ann/tiny" in refusal()
+
+
+def test_room_for_what_is_made_of_it_is_asked_for_too(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10, 10**8))
+    with pytest.raises(CheckpointError, match=r"takes 0\.01 GB and 0\.20 GB for its quantized form"):
+        fetch(REPOSITORY, spare=2 * 10**8)
+    fetch(REPOSITORY, spare=9 * 10**7)
 
 
 def test_progress_is_told_while_it_comes(server: HubServer) -> None:
@@ -221,7 +308,7 @@ def test_an_unreachable_hub_and_the_cache_will_do(server: HubServer, monkeypatch
         ((401, ""), ["is not on the hub, or not for everybody", "HF_TOKEN"]),
         (
             (500, ""),
-            ["cannot send ann/tiny now (500): try again later", "start again to go on with the others"],
+            ["cannot send ann/tiny now (500): try again later", "start again to go on from there"],
         ),
     ],
 )
@@ -258,7 +345,7 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_fetched(
     [
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full: make room in "),
         (PermissionError(errno.EACCES, "Permission denied", "/somewhere"), "/somewhere cannot be written"),
-        (httpx.ReadTimeout("timed out"), "The hub cannot be reached for ann/tiny: timed out. Files that"),
+        (httpx.ReadTimeout("timed out"), "The hub cannot be reached for ann/tiny: timed out. What has come"),
         (
             RuntimeError(f"Authorization: Bearer {TOKEN}"),
             "cannot be loaded from the model hub: Authorization",

@@ -105,7 +105,7 @@ class StandInEngine:
     def normalize_prompt(self, prompt: str) -> str:
         return prompt.rstrip(" \t\u00a0") + " " if prompt.endswith((" ", "\t", "\u00a0")) else prompt
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         for stream in list(self.live):
             stream.abort()
 

@@ -199,7 +199,7 @@ class RemoteEngine:
         """Return a prompt as it is sent with `Request.healing`: without trailing blanks."""
         return strip_trailing(prompt)
 
-    def close(self) -> None:
+    def close(self, reason: str = "") -> None:
         """End every stream with an error and close all connections."""
         self._closed = True
         self._soon(self._loop.stop)

@@ -12,6 +12,7 @@ from jet.server.openai.tokens import Codec
 from jet.server.openai.wakeups import Reader, Wakeups
 
 BEAT_S = 15.0  # a stream that has nothing to say for so long says that it is still there
+FAILURES = ("error", "model_changed")  # the engine's reasons that are errors
 # What OpenAI's clients know of the engine's reasons. An error is none: it is sent as one.
 FINISH_REASONS = {"stop": "stop", "stop_string": "stop", "aborted": "stop"}
 
@@ -132,10 +133,10 @@ class Generation:
         self.text += text
         self.tokens += tokens
         if reason is not None:
-            error = self.stats.error if reason == "error" else None
+            error = self.stats.error if reason in FAILURES else None
             self.stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
         details = self._release(shown, reason is not None)
-        finish = None if reason is None or reason == "error" else FINISH_REASONS.get(reason, "length")
+        finish = None if reason is None or reason in FAILURES else FINISH_REASONS.get(reason, "length")
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
 
     def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
