@@ -109,12 +109,12 @@ def _of_card(fields: dict[str, Any], book: Book, losses: Losses) -> LoreEntry:
     title = line_of(fields, "comment", "name")
     extra = mapping(fields.get("extensions"))
     given = fields.get("keys", fields.get("key"))
-    if is_on(fields.get("use_regex")) and isinstance(given, list):
-        given = [key if not isinstance(key, str) or _PATTERN.fullmatch(key) else f"/{key}/" for key in given]
+    if is_on(fields.get("use_regex")):
+        given = _patterns(given)
     keys = _keywords(given, title, losses)
     entry = LoreEntry(
         title=title,
-        keywords=keys.words,
+        keywords=_tidied(keys.words, book),
         enabled=_or(fields.get("enabled"), True),
         constant=is_on(fields.get("constant")),
         case_sensitive=keys.case(is_on(fields.get("case_sensitive", extra.get("case_sensitive")))),
@@ -124,7 +124,8 @@ def _of_card(fields: dict[str, Any], book: Book, losses: Losses) -> LoreEntry:
     entry = _with_depth(entry, extra.get("scan_depth"), book)
     if is_on(fields.get("selective")):
         second = _keywords(fields.get("secondary_keys", fields.get("keysecondary")), title, losses).words
-        entry = _with_second(entry, second, extra.get("selectiveLogic", fields.get("selectiveLogic")), losses)
+        logic = extra.get("selectiveLogic", fields.get("selectiveLogic"))
+        entry = _with_second(entry, _tidied(second, book), logic, losses)
     entry = _decorated(entry, text_of(fields, "content"), losses)
     entry = replace(entry, content=book.tidy(entry.content))
     place = extra.get("position", fields.get("position"))
@@ -176,7 +177,7 @@ def _risu(fields: dict[str, Any], losses: Losses) -> LoreEntry:
         "content": fields.get("content"),
         "extensions": {"probability": fields.get("activationPercent", 100)},
     }
-    return _of_card(as_card, Book(), losses)
+    return _of_card(as_card, Book(whole_words=False), losses)
 
 
 # --- parts of an entry -----------------------------------------------------------------------------------
@@ -210,6 +211,22 @@ def _keywords(given: object, title: str, losses: Losses) -> _Keywords:
         losses.add(f"keys of “{title or 'an entry'}” beyond {MAX_KEYS}")
     only_patterns = bool(sensitive) and all(sensitive) and len(sensitive) == len(texts_of(given))
     return _Keywords(tuple(words[:MAX_KEYS]), only_patterns)
+
+
+def _patterns(given: object) -> object:
+    """Write lists of words ("pier|jetty") as patterns, in slashes.
+
+    All other keys stay as they are: SillyTavern says "use_regex" of every key, patterns or not.
+    """
+    if not isinstance(given, list):
+        return given
+    lists = (isinstance(key, str) and "|" in key and _WORDS.fullmatch(key) for key in given)
+    return [f"/{key}/i" if listed else key for key, listed in zip(given, lists, strict=True)]
+
+
+def _tidied(words: tuple[str, ...], book: Book) -> tuple[str, ...]:
+    """Replace macros in keys, too: {{char}} is a key of many cards."""
+    return tuple(word for word in (book.tidy(word).strip() for word in words) if word)
 
 
 def _with_second(entry: LoreEntry, keys: tuple[str, ...], logic: object, losses: Losses) -> LoreEntry:

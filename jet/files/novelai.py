@@ -65,6 +65,8 @@ def _guidance(plain: dict[str, Any], fill: Any, losses: Losses) -> Guidance:
     """The first part of the context is memory, the second the author's note."""
     context = [mapping(part) for part in sequence(plain.get("context"))]
     memory, note = [*context[:2], {}, {}][:2]
+    if len(context) == 1 and _place(memory, 0) < -1:  # within the text, as a note is
+        memory, note = {}, memory
     if len(context) > 2:
         losses.count("further part of the context", "further parts of the context", len(context) - 2)
     book = mapping(plain.get("lorebook"))
@@ -79,11 +81,16 @@ def _framed(part: dict[str, Any]) -> str:
     return around[0] + text + around[1].rstrip("\n") if text else ""
 
 
+def _place(part: dict[str, Any], otherwise: int) -> int:
+    """The line that a part of the context stands at: from the beginning, or -1 and below from the end."""
+    return number_of(mapping(part.get("contextConfig")).get("insertionPosition"), otherwise)
+
+
 def _note(part: dict[str, Any], fill: Any) -> AuthorsNote:
     text = fill(_framed(part))
     if not text.strip():
         return AuthorsNote()
-    place = number_of(mapping(part.get("contextConfig")).get("insertionPosition"), -4)
+    place = _place(part, -4)
     return AuthorsNote(text, max(1, min(MAX_DEPTH, -place - 1)) if place < 0 else MAX_DEPTH)
 
 
@@ -132,6 +139,8 @@ def _fragments_text(story: dict[str, Any], losses: Losses) -> str:
     texts = [fragment.get("data") for fragment in fragments if isinstance(fragment, dict)]
     wrong = len(fragments) - sum(isinstance(text, str) for text in texts)
     losses.count("passage that is not text", "passages that are not text", wrong)
+    if not fragments and (whole := text_of(story, "text")):  # as the first version wrote it
+        return whole
     if not fragments and not isinstance(story.get("fragments"), list):
         raise StoryFileError("This NovelAI story is damaged: its text is missing.")
     blocks = sequence(story.get("datablocks"))

@@ -39,6 +39,7 @@ _Belongs = Callable[[dict[str, Any]], bool]
 _Reader = Callable[[dict[str, Any], Losses], Document]
 
 _WORD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_PICTURES = (b"\xff\xd8\xff", b"GIF8", b"RIFF")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _KNOWN = "KoboldAI, NovelAI, SillyTavern, RisuAI or a character card"
 
@@ -129,6 +130,8 @@ def _read(path: PurePath, data: bytes, encoding: str, losses: Losses) -> Importe
         return Imported(path.name, f"{kind} in a picture", document, losses.told())
     if start.startswith(_ZIP):
         return _package(path, data, losses)
+    if start.startswith(_PICTURES) and (start[:4] != b"RIFF" or data[8:12] == b"WEBP"):
+        raise StoryFileError("This picture carries no character card: only PNG pictures do.")
     if start == _WORD:
         raise StoryFileError("This is a document of an old Word: save it as DOCX, and open that.")
     if start.startswith(b"%PDF"):

@@ -15,6 +15,7 @@ from jet.story.guidance import MAX_DEPTH, AuthorsNote, Guidance
 
 MAX_MESSAGES = 50_000
 _UNNAMED = ("", "unused")
+_IN_CHAT = 1  # the author's note; otherwise it stands before the chat
 
 
 def from_risu(plain: dict[str, Any], losses: Losses) -> Document:
@@ -78,8 +79,10 @@ def from_chat(text: str, losses: Losses) -> Document:
     tidy = Macros(name, losses, user or "You")
     document = Document.from_text("\n\n".join(tidy(f"{who}: {text}" if who else text) for who, text in said))
     document.title = name
-    document.guidance = Guidance(note=_note(mapping(head.get("chat_metadata")), tidy))
-    _tell_rest(mapping(head.get("chat_metadata")), losses)
+    about = mapping(head.get("chat_metadata"))
+    memory, note = _note(about, tidy, losses)
+    document.guidance = Guidance(memory, note)
+    _tell_rest(about, losses)
     tidy.tell()
     return document
 
@@ -122,15 +125,24 @@ def _character(head: dict[str, Any], messages: list[dict[str, Any]]) -> str:
     return next((line_of(fields, "name") for fields in messages if not fields.get("is_user")), "")
 
 
-def _note(about: dict[str, Any], tidy: Macros) -> AuthorsNote:
+def _note(about: dict[str, Any], tidy: Macros, losses: Losses) -> tuple[str, AuthorsNote]:
+    """Return the author's note as memory if it stands before the chat, as a note if it stands within."""
     text = tidy(text_of(about, "note_prompt"))
+    if not text.strip():
+        return "", AuthorsNote()
+    every = number_of(about.get("note_interval"), 1)
+    if every <= 0:
+        losses.add("the author’s note, which is switched off")
+        return "", AuthorsNote()
+    if every > 1:
+        losses.add("how often the author’s note is told: it is told always")
+    if number_of(about.get("note_position"), _IN_CHAT) != _IN_CHAT:
+        return text, AuthorsNote()
     depth = max(1, min(MAX_DEPTH, number_of(about.get("note_depth"), 4)))
-    return AuthorsNote(text, depth, "paragraphs") if text.strip() else AuthorsNote()
+    return "", AuthorsNote(text, depth, "paragraphs")
 
 
 def _tell_rest(about: dict[str, Any], losses: Losses) -> None:
-    if text_of(about, "note_prompt") and number_of(about.get("note_interval"), 1) != 1:
-        losses.add("how often the author’s note is told: it is told always")
     if about.get("world_info"):
         losses.add("the lorebook that it names, which is a file of its own")
     variables = [value for value in mapping(about.get("variables")).values() if value]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from jet.story.document import Document
-from jet.story.guidance import MAX_SCAN, AuthorsNote, Guidance, LoreEntry
+from jet.story.guidance import MAX_DEPTH, MAX_SCAN, AuthorsNote, Guidance, LoreEntry
 from jet.story.pieces import clean, normalize_file_line_breaks
 
 MAX_STOPS = 16
@@ -23,7 +23,9 @@ _PICTURE = re.compile(r"\[<\|([pdh])\|.*?\|\1\|>\]", re.DOTALL)
 _TURN = re.compile(r"\s*\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}\s*")  # of a chat with a model
 _TEMPLATE = re.compile(r"\s*\[Author's note:\s*<\|>\s*\]\s*", re.IGNORECASE)
 _STOP_SEPARATOR = "||$||"
-_NOTE_STRENGTH = 320  # as Lite has it unless somebody changes it
+_NOTE_STRENGTH = 320  # characters from the end, as Lite has it unless somebody changes it
+_LINE = 107  # characters, so that this strength is our usual depth of three lines
+_THINKING = ("<think>", "</think>")
 _ALWAYS_PERCENT = 100  # percent
 
 
@@ -72,11 +74,27 @@ class _Save:
         text, pictures = _PICTURE.subn("", "".join(part for part in parts if isinstance(part, str)))
         if pictures:
             self._remarks.append(_count_of(pictures, "picture"))
+        text = self._without_thinking(text)
         text, turns = _TURN.subn("\n\n", text)
         if turns:
             self._remarks.append("who says what to whom in a chat with the model")
             text = text.strip("\n")
         return normalize_file_line_breaks(text)
+
+    def _without_thinking(self, text: str) -> str:
+        """Remove the model's trains of thought, which Lite folds away."""
+        begin, end = (
+            given if isinstance(given := self._settings.get(name), str) and given else usual
+            for name, usual in zip(("start_thinking_tag", "stop_thinking_tag"), _THINKING, strict=True)
+        )
+        kept, at, thoughts = [], 0, 0
+        while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start + len(begin))) >= 0:
+            kept.append(text[at:start])
+            at, thoughts = stop + len(end), thoughts + 1
+        if not thoughts:
+            return text
+        self._remarks.append(_count_of(thoughts, "train of thought", many="trains of thought"))
+        return "".join([*kept, text[at:]])
 
     def _actions(self) -> list[object]:
         actions = self._plain.get("actions")
@@ -91,14 +109,21 @@ class _Save:
         return [action.get("Selected Text") if isinstance(action, dict) else action for action in row]
 
     def note(self) -> AuthorsNote:
-        """Return the author's note. Its template and position are not supported."""
+        """Return the author's note. Its template is not supported.
+
+        Lite places it a number of characters from the end, United a number of actions.
+        """
         text = self.string("authorsnote", "authornote")
+        if not text:
+            return AuthorsNote()
         template = self._plain.get("anotetemplate") or self._plain.get("authornotetemplate")
-        if text and isinstance(template, str) and not _TEMPLATE.fullmatch(template):
+        if isinstance(template, str) and template and not _TEMPLATE.fullmatch(template):
             self._remarks.append("the frame around the author’s note")
-        if text and self._plain.get("anotestr") not in (None, _NOTE_STRENGTH):
-            self._remarks.append("where the author’s note stands")
-        return AuthorsNote(text)
+        characters, actions = (_read_number(self._plain.get(name)) for name in ("anotestr", "andepth"))
+        if characters >= 0 and characters != _NOTE_STRENGTH:
+            self._remarks.append("where exactly the author’s note stands")
+        depth = round(characters / _LINE) if characters >= 0 else actions if actions >= 0 else 3
+        return AuthorsNote(text, int(max(1, min(MAX_DEPTH, depth))))
 
     def lore(self) -> tuple[LoreEntry, ...]:
         """Return the world info. An entry that cannot be read costs that entry only."""

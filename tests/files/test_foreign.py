@@ -179,6 +179,27 @@ def chat(rows: list[Any], name: str = "x.jsonl") -> Imported:
     return read(name, "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows).encode())
 
 
+@pytest.mark.parametrize(
+    ("about", "memory", "note", "lost"),
+    [
+        ({"note_depth": 2}, "", ("Brief.", 2, "paragraphs"), False),
+        ({"note_depth": 2, "note_position": 1, "note_interval": 3}, "", ("Brief.", 2, "paragraphs"), True),
+        ({"note_position": 0}, "Brief.", ("", 3, "lines"), False),
+        ({"note_position": 2, "note_depth": 1}, "Brief.", ("", 3, "lines"), False),
+        ({"note_interval": 0}, "", ("", 3, "lines"), True),
+    ],
+)
+def test_an_authors_note_of_a_chat_stands_where_it_stood(
+    about: dict[str, Any], memory: str, note: tuple[str, int, str], lost: bool
+) -> None:
+    found = chat(
+        [{"character_name": "Mira", "chat_metadata": {"note_prompt": "Brief.", **about}}, *CHAT[1:3]]
+    )
+    guidance = found.document.guidance
+    assert (guidance.memory, (guidance.note.text, guidance.note.depth, guidance.note.unit)) == (memory, note)
+    assert any("note" in one for one in found.losses) == lost
+
+
 def test_a_chat_is_a_text_with_who_says_what() -> None:
     found = chat(CHAT)
     assert found.document.text == "Mira: You again, Tam.\n\nTam: Me.\n\nMira: Two\n\nparagraphs."
@@ -299,7 +320,19 @@ def test_what_a_card_cannot_keep_is_told() -> None:
         ({"secondary_keys": ["sea"]}, {"secondary_keywords": ()}),
         (
             {"use_regex": True, "keys": ["pier|jetty"]},
-            {"keywords": ("pier", "jetty"), "case_sensitive": True},
+            {"keywords": ("pier", "jetty"), "case_sensitive": False},
+        ),
+        (  # SillyTavern says so of every key
+            {"use_regex": True, "keys": ["St. Mary", "C++ (old)", "/sea|Sound/"]},
+            {"keywords": ("St. Mary", "C++ (old)", "sea", "Sound"), "case_sensitive": False},
+        ),
+        (
+            {"use_regex": True, "keys": ["/sea|Sound/"]},
+            {"keywords": ("sea", "Sound"), "case_sensitive": True},
+        ),
+        (
+            {"keys": ["{{char}}", "{{ user }}"], "selective": True, "secondary_keys": ["{{char}}'s"]},
+            {"keywords": ("Mira", "You"), "secondary_keywords": ("Mira's",)},
         ),
         ({"extensions": {"scan_depth": 2}}, {"scan_depth": 2, "scan_unit": "paragraphs"}),
         ({"name": "Pier"}, {"title": "Pier"}),
@@ -417,6 +450,8 @@ def test_a_damaged_document_of_the_new_editor_is_refused(document: str) -> None:
             package(mimetype=b"application/vnd.oasis.opendocument.text"),
             "OpenDocument files are not read",
         ),
+        ("x.png", b"\xff\xd8\xff\xe0\0\x10JFIF", "carries no character card"),
+        ("x.png", b"RIFF\x10\0\0\0WEBPVP8 ", "carries no character card"),
         ("x.json", b"[1, 2]", "neither ours nor of KoboldAI, NovelAI"),
         ("x.json", b'{"a": 1}', "neither ours nor of KoboldAI, NovelAI"),
         ("x.docx", b"hello", "no DOCX file, or a damaged one"),

@@ -1,8 +1,8 @@
 """Files as other programs write them are read with their meaning.
 
 Each file in `real/` has the structure of a file found in public (keys, types and odd values as the program
-wrote them) or was written by the program itself, and no word that anybody else wrote. What it says is in
-`real/expected.json`, reviewed by hand.
+wrote them) or was written by the program itself, and no word that anybody else wrote: `real/README.md` says
+where each is from. What it means is in `real/expected.json`, held to the code of the program that wrote it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from tests.files.told import told
 
 REAL = Path(__file__).parent / "real"
 EXPECTED = json.loads((REAL / "expected.json").read_text(encoding="utf-8"))
-FILES = sorted(path.name for path in REAL.iterdir() if path.name != "expected.json")
+ABOUT = (REAL / "README.md").read_text(encoding="utf-8")
+FILES = sorted(path.name for path in REAL.iterdir() if path.name not in ("expected.json", "README.md"))
 
 
 def test_every_file_has_an_expectation() -> None:
     assert sorted(EXPECTED) == FILES
     assert len(FILES) >= 30
+
+
+def test_thirty_files_were_found_in_public() -> None:
+    found = [line for line in ABOUT.splitlines() if line.startswith("| `")]
+    named = [name for line in found for name in line.split("|")[1].replace("`", "").split(", ")]
+    assert len({name.strip() for name in named} & set(FILES)) >= 30
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -144,6 +144,34 @@ def test_format_two_of_united() -> None:
     assert remarks == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "depth"),
+    [
+        ({}, 3),
+        ({"anotestr": 320}, 3),
+        ({"anotestr": "480"}, 4),
+        ({"anotestr": "160"}, 1),
+        ({"anotestr": 0}, 1),
+        ({"andepth": 6}, 6),
+        ({"andepth": "x"}, 3),
+        ({"anotestr": 10**12}, 1_000),
+    ],
+)
+def test_the_authors_note_keeps_its_depth(changes: dict[str, Any], depth: int) -> None:
+    save = {name: value for name, value in SAVE.items() if name != "anotestr"}
+    document, _ = read(save, authorsnote="Slow.", **changes)
+    assert document.guidance.note.depth == depth
+
+
+def test_trains_of_thought_are_no_text() -> None:
+    prompt = "One. <think>hm\n</think>Two. <think>ah</think>Three. <think>open"
+    document, remarks = read(SAVE, prompt=prompt, actions=[])
+    assert document.text == "One. Two. Three. <think>open"
+    assert "2 trains of thought" in remarks
+    own = {"start_thinking_tag": "[r]", "stop_thinking_tag": "[/r]"}
+    assert read(SAVE, prompt="[r]x[/r]One.", actions=[], savedsettings=own)[0].text == "One."
+
+
 def test_texts_to_stop_at_are_kept() -> None:
     document, _ = read(SAVE, savedsettings={"extrastopseq": r"\n\n||$||The End"})
     assert document.stops == ("\n\n", "The End")
@@ -154,7 +182,7 @@ def test_texts_to_stop_at_are_kept() -> None:
     [
         ({"worldinfo": [ENTRY | {"probability": "10"}]}, "told by chance (10 %)"),
         ({"anotetemplate": "<note><|></note>"}, "frame around the author’s note"),
-        ({"anotestr": 40}, "where the author’s note stands"),
+        ({"anotestr": 40}, "where exactly the author’s note stands"),
         ({"altbranches": [["a"]]}, "other branches"),
         ({"personal_notes": "x"}, "personal notes"),
         ({"savedsettings": {"temperature": 1}}, "its settings"),
