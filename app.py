@@ -124,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.gettempdir()
     except OSError:
         return _fail("No temporary file can be written: make room, or set TMPDIR to a folder that has some.")
+    os.environ.setdefault("JET_LAZY_IMPORTS", "1")  # read by `jet.lazy_imports`
     gc.disable()  # imports create no garbage, and collecting meanwhile takes a second in all
     try:
         _zerogpu_package()  # before jet, which imports torch

@@ -8,13 +8,18 @@ from jet.cache_dirs import ensure_torch_folder
 
 ensure_torch_folder()  # before torch is imported
 
-from jet.modeling import (  # noqa: E402
-    CheckpointError,
-    HybridCache,
-    JetNemotronConfig,
-    JetNemotronForCausalLM,
-    load_model,
-)
+import torch  # noqa: E402, F401 (as a whole, before some of its imports are put off)
+
+from jet.lazy_imports import deferred_here  # noqa: E402
+
+with deferred_here():
+    from jet.modeling import (
+        CheckpointError,
+        HybridCache,
+        JetNemotronConfig,
+        JetNemotronForCausalLM,
+        load_model,
+    )
 from jet.version import __version__  # noqa: E402
 
 __all__ = [

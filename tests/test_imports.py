@@ -39,6 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": {"server", "engine", "files", "story", "telemetry"},
     "evaluate": {"modeling"},
     "quantize": {"modeling"},
+    "lazy_imports": set(),
+    "warm": {"engine", "modeling", "ops"},
     "bench": {"bench.cases", "engine", "engine.text", "modeling", "ops"},
     "bench.cases": {"bench", "engine", "modeling"},
     "bench.report": {"bench", "bench.cases", "engine", "modeling"},
@@ -46,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # What all rooms say to each other, and what every room may know.
 LEAVES = {
-    *("affixes", "api", "cache_dirs", "credentials", "hardware"),
+    *("affixes", "api", "cache_dirs", "credentials", "hardware", "lazy_imports"),
     *("proxies", "roofline", "token_ids", "version"),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from jet.lazy_imports import deferred_here
 from jet.modeling import checkpoint
 from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantized_loading import load_quantized
@@ -54,5 +55,6 @@ def load_model(
         options["variant"] = variant
     if torch.device(device).type != "cpu":
         options["device_map"] = {"": device}  # straight from the file to the device
-    model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
+    with deferred_here(["torch.distributed.tensor"]):  # of which transformers asks whether a tensor is one
+        model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
     return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -385,13 +385,19 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         init.copy_(module.dt_bias, steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 
 
+def _make_embedding(tokens: int, size: int) -> nn.Embedding:
+    """Return an embedding, on the device "meta" without drawing numbers: that imports PyTorch's compiler."""
+    is_meta = torch.empty(0).is_meta
+    return nn.Embedding(tokens, size, _weight=torch.empty(tokens, size) if is_meta else None)
+
+
 class JetNemotronModel(JetNemotronPreTrainedModel):
     """Jet-Nemotron without its language-model head."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         config.check()
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = _make_embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from jet import hardware
+from jet import hardware, lazy_imports
 from jet.api import EngineInfo, Request, SamplingParams
 from jet.bench import networks
 from jet.bench.options import BenchError, Options
@@ -167,7 +167,7 @@ def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[st
     paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *arguments, "--child"],
-        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, **environment, lazy_imports.VARIABLE: "1", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
     )

@@ -218,8 +218,11 @@ class StoryTokenizer:
         """Return the most bytes of text in one token; None if there is no bound."""
         if not isinstance(self._backend.decoder, decoders.ByteLevel):
             return None
-        ids = self._backend.get_vocab(with_added_tokens=True).values()
-        return max(len(self._bytes[token]) for token in ids)
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        # A name has a character for each byte, unless it is plain text: then it has at most as many.
+        longest = max(map(len, vocabulary))
+        plain = [token for name, token in vocabulary.items() if len(name.encode()) > longest]
+        return max(longest, *(len(self._bytes[token]) for token in plain), 0)
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:

@@ -1,0 +1,191 @@
+"""Imports that wait until somebody uses what they bring.
+
+transformers imports libraries for features that serving never touches: compilation and its symbolic
+mathematics, tensors spread over machines, scikit-learn. They take two to three seconds of a start. Within
+`deferred`, an import of such a library gives stand-ins; the real one is imported when a stand-in is used
+after that. From then on an import statement gives the real library again, to everybody.
+
+Only our own programs put imports off, by setting `JET_LAZY_IMPORTS`: whoever imports `jet` beside other
+networks gets transformers as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_packages_distributions = importlib.metadata.packages_distributions
+VARIABLE = "JET_LAZY_IMPORTS"
+# With everything below them.
+UNNEEDED = (
+    "torch._dynamo",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "accelerate",
+    "scipy",
+    "sklearn",
+)
+
+
+class Deferred:
+    """Stands for a value that `find` gives, which imports its module."""
+
+    def __init__(self, module: str, find: Callable[[], Any]) -> None:
+        self.__dict__.update(_module=module, _find=find)
+
+    def _real(self) -> Any:
+        if "_found" not in self.__dict__:
+            _forget_stand_ins(self._module)
+            self.__dict__["_found"] = self._find()
+        return self._found
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Call the real one; while imports are put off, stand for what that returns."""
+        if _is_deferring(self._module):  # at the top of a module, whose import need not wait for it
+            return Deferred(self._module, lambda: self._real()(*arguments, **options))
+        return self._real()(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if _is_deferring(self._module):
+            return Deferred(self._module, lambda: getattr(self._real(), name))
+        return getattr(self._real(), name)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        # Of a class that nobody has imported there are no instances.
+        return self._is_loaded() and isinstance(instance, self._real())
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return self._is_loaded() and issubclass(subclass, self._real())
+
+    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
+        return (self._real(),)
+
+    def __enter__(self) -> Any:
+        return self._real().__enter__()
+
+    def __exit__(self, *exception: object) -> Any:
+        return self._real().__exit__(*exception)
+
+    def __or__(self, other: Any) -> Any:
+        return Any  # in an annotation that is evaluated
+
+    __ror__ = __or__
+
+    def __getitem__(self, item: Any) -> Any:
+        return Any
+
+    def _is_loaded(self) -> bool:
+        loaded = sys.modules.get(self._module)
+        return loaded is not None and not isinstance(loaded, _StandIn)
+
+
+class _StandIn(ModuleType):
+    """Stands for a module: whatever is imported from it is `Deferred`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        module = self.__name__
+        return Deferred(module, lambda: getattr(importlib.import_module(module), name))
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds stand-ins for some packages and all that is below them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if self.root_of(name) else None
+
+    def root_of(self, name: str) -> str | None:
+        """Return the package in `names` that a module is, or is below."""
+        return next((one for one in self.names if name == one or name.startswith(f"{one}.")), None)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is executed."""
+
+
+class _Distributions(dict[str, list[str]]):
+    """Which distributions a package comes from, found out for each package that somebody asks for.
+
+    `importlib.metadata.packages_distributions` reads the file lists of everything that is installed.
+    """
+
+    def __missing__(self, package: str) -> list[str]:
+        try:
+            importlib.metadata.distribution(package)
+            self[package] = [package]
+        except importlib.metadata.PackageNotFoundError:
+            self.update(_packages_distributions())
+        return dict.__getitem__(self, package) if package in self else []
+
+    def get(self, package: str, default: Any = None) -> Any:
+        return self[package] or default
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def deferred_here(names: Sequence[str] = UNNEEDED) -> AbstractContextManager[None]:
+    """Return `deferred` in a program of ours that puts imports off, elsewhere a context that does nothing."""
+    return deferred(names) if os.environ.get(VARIABLE) == "1" else nullcontext()
+
+
+@contextmanager
+def deferred(names: Sequence[str] = UNNEEDED) -> Iterator[None]:
+    """Within it, imports of these packages give stand-ins, if they are installed and not imported already."""
+    finder = _Finder([name for name in names if name not in sys.modules and _is_installed(name)])
+    sys.meta_path.insert(0, finder)
+    packages = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = _Distributions
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = packages
+        for name in list(finder.names):
+            _forget_stand_ins(name)
+        sys.meta_path.remove(finder)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _is_deferring(module: str) -> bool:
+    return any(isinstance(finder, _Finder) and finder.root_of(module) for finder in sys.meta_path)
+
+
+def _forget_stand_ins(module: str) -> None:
+    """Let import statements find the real package that `module` belongs to."""
+    for finder in sys.meta_path:
+        if not isinstance(finder, _Finder) or (root := finder.root_of(module)) is None:
+            continue
+        finder.names.remove(root)
+        below = [name for name in sys.modules if name == root or name.startswith(f"{root}.")]
+        for name in below:
+            if not isinstance(sys.modules[name], _StandIn):
+                continue
+            stand_in = sys.modules.pop(name)
+            parent, _, own = name.rpartition(".")
+            above = sys.modules.get(parent)
+            if above is not None and vars(above).get(own) is stand_in:
+                delattr(above, own)
