@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+STOPS_TOGETHER = 4  # stop ids
+
 
 @dataclass(frozen=True)
 class SamplerFlags:
@@ -88,7 +90,7 @@ class DecodeBatch:
             active=full(0, torch.uint8),
             token=full(0, torch.int64),
             status=full(0, torch.int32),
-            stop_ids=torch.tensor(sorted(stop_ids) or [-1], dtype=torch.int64, device=device),
+            stop_ids=_padded_stops(stop_ids, device),
             null_slot=batch if null_slot is None else null_slot,
         )
 
@@ -99,3 +101,10 @@ class DecodeBatch:
             name: value[:count] for name, value in values.items() if name not in ("stop_ids", "null_slot")
         }
         return replace(self, **rows)
+
+
+def _padded_stops(stops: Iterable[int], device: torch.device | str) -> Tensor:
+    """Stop ids and as many -1 as fill up the kernels' loops, so that most models need the same kernels."""
+    ids = sorted(stops)
+    missing = -len(ids) % STOPS_TOGETHER or (0 if ids else STOPS_TOGETHER)
+    return torch.tensor([*ids, *[-1] * missing], dtype=torch.int64, device=device)

@@ -214,9 +214,11 @@ def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bo
     weight_t, beta = weight.T, int(add)
 
     def run() -> None:
+        if weight.is_meta:  # nothing to multiply, and not every PyTorch knows this product's shapes
+            return
         if weight.dtype == torch.float32:
             torch.addmm(out, x, weight_t, beta=beta, out=out)
-        elif weight.is_cuda:
+        elif weight.device.type != "cpu":
             torch.ops.aten.addmm.dtype_out(out, x, weight_t, torch.float32, beta=beta, out=out)
         else:
             torch.addmm(out, x.float(), weight_t.float(), beta=beta, out=out)
@@ -225,7 +227,7 @@ def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bo
 
 
 def _is_skinny(x: Tensor, max_batch: int) -> bool:
-    return x.is_cuda and x.dtype != torch.float32 and len(x) <= max_batch
+    return x.device.type != "cpu" and x.dtype != torch.float32 and len(x) <= max_batch
 
 
 def _dequantized_matmul(

@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.gpu_target import gpu_target
 from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
 
 # Below any score, yet finite: a share that sees no cell at all then has no infinity to subtract.
@@ -61,10 +62,12 @@ def default_num_splits(batch: int, kv_heads: int, device: torch.device | str) ->
 
     Rows differ in length, so that even a large batch gets some: a lone long row is not left to one program.
     """
-    if torch.device(device).type != "cuda":
+    target = gpu_target(device)
+    if target is None:
         return MIN_SPLITS
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(MIN_SPLITS, -(-PROGRAMS_PER_PROCESSOR * processors // (batch * kv_heads)))
+    splits = max(MIN_SPLITS, -(-PROGRAMS_PER_PROCESSOR * target.processors // (batch * kv_heads)))
+    # Of several rows a power of two, so that many batch sizes share a kernel.
+    return splits if batch == 1 else 1 << (splits.bit_length() - 1)
 
 
 def attend_pages(
@@ -170,10 +173,11 @@ def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, 
 
 def _has_tensor_cores(device: torch.device) -> bool:
     """Such as take bfloat16, which came with compute capability 8.0."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    target = gpu_target(device)
+    return target is not None and target.capability >= 80
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_table_stride"])  # which follows from how long a story may be
 def _split_kv_kernel(
     projected, cos, sin, position, slots, page_table, keys, values, maximum, total, weighted,
     projected_stride, cos_stride, sin_stride, page_table_stride, page_stride, head_stride,

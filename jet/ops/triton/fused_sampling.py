@@ -300,7 +300,7 @@ def _penalize_kernel(
                 tl.store(binned_mass_ptr + bins, tl.zeros([BIN_TILE], tl.int64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["null_slot"])  # which follows from the memory there is
 def _greedy_kernel(
     logits_ptr, stride, vocabulary, maxima_ptr, blocks,
     active_ptr, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
@@ -420,7 +420,7 @@ def _gather_kernel(
             tl.store(ids_ptr + row * vocabulary + place, token, mask=in_bracket)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["null_slot"])  # which follows from the memory there is
 def _draw_kernel(
     logits_ptr, stride, vocabulary, active_ptr, temperature_ptr, blocks,
     min_p_ptr, top_k_ptr, top_p_ptr, seed_ptr, step_ptr,

@@ -34,7 +34,7 @@ def attend_pages(
     kv_heads, page, dim = pages.shape[2:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
-    paged = {"PAGE_SIZE": page, "MAX_PAGES": page_table.shape[1], "WINDOW": 0}
+    paged = {"PAGE_SIZE": page, "WINDOW": 0}
     _rotate_and_store[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
         projected,
         frequencies,
@@ -43,12 +43,13 @@ def attend_pages(
         pages,
         pages,
         queries,
+        page_table.shape[1],
         TOKENS=TOKENS,
         **shape,
         **paged,
         num_warps=4,
     )
-    _attend(queries, pages, page_table, chunk_meta, out, shape | paged)
+    _attend(queries, pages, page_table, chunk_meta, out, page_table.shape[1], shape | paged)
 
 
 def attend_window(
@@ -66,7 +67,7 @@ def attend_window(
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
     # A lane is read as one page that is long enough.
-    paged = {"PAGE_SIZE": window_buffer.shape[2], "MAX_PAGES": 1, "WINDOW": window}
+    paged = {"PAGE_SIZE": window_buffer.shape[2], "WINDOW": window}
     _load_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
         ring_keys, ring_values, chunk_meta, window_buffer, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
@@ -78,20 +79,28 @@ def attend_window(
         window_buffer,
         window_buffer,
         queries,
+        1,
         TOKENS=TOKENS,
         **shape,
         **paged,
         num_warps=4,
     )
-    _attend(queries, window_buffer, chunk_meta, chunk_meta, out, shape | paged)
+    _attend(queries, window_buffer, chunk_meta, chunk_meta, out, 1, shape | paged)
     _store_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
         window_buffer, chunk_meta, ring_keys, ring_values, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
 
 
 def _attend(
-    queries: Tensor, pages: Tensor, page_table: Tensor, chunk_meta: Tensor, out: Tensor, shape: dict[str, int]
+    queries: Tensor,
+    pages: Tensor,
+    page_table: Tensor,
+    chunk_meta: Tensor,
+    out: Tensor,
+    max_pages: int,
+    shape: dict[str, int],
 ) -> None:
+    """Attention over pages, of which a slot has up to `max_pages`."""
     rows, columns = 64, 64  # on an H200 faster than 128 by 64 at any length, and for windows than 128 by 128
     _flash_kernel[(triton.cdiv(len(out), rows), shape["HEADS"])](
         queries,
@@ -100,6 +109,7 @@ def _attend(
         chunk_meta,
         out,
         shape["D"] ** -0.5 * LOG2_E,
+        max_pages,
         BLOCK_M=rows,
         BLOCK_N=columns,
         NUM_STAGES=3 if shape["BLOCK_D"] <= 128 else 2,
@@ -108,11 +118,12 @@ def _attend(
     )
 
 
-@triton.jit
+# How many pages a story may have is no constant: a kernel that was compiled ahead serves every length.
+@triton.jit(do_not_specialize=["max_pages"])
 def _rotate_and_store(
-    projected, frequencies, chunk_meta, page_table, pages, window_buffer, queries,
+    projected, frequencies, chunk_meta, page_table, pages, window_buffer, queries, max_pages,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """Rotate queries and keys, and put everything where it belongs."""
     HALF: tl.constexpr = D // 2
@@ -145,7 +156,7 @@ def _rotate_and_store(
             )
         else:
             row = start + token
-            page = tl.load(page_table + slot * MAX_PAGES + row // PAGE_SIZE, mask=token < count, other=0).to(
+            page = tl.load(page_table + slot * max_pages + row // PAGE_SIZE, mask=token < count, other=0).to(
                 tl.int64
             )
             target = ((page * 2 + kv) * KV_HEADS + kv_head) * PAGE_SIZE + row % PAGE_SIZE
@@ -158,7 +169,7 @@ def _rotate_and_store(
 def _load_window(
     ring_keys, ring_values, chunk_meta, window_buffer,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The window before the chunk, in order."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
@@ -181,7 +192,7 @@ def _load_window(
 def _store_window(
     window_buffer, chunk_meta, ring_keys, ring_values,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """The chunk's last tokens into the ring, token t at `t % WINDOW`."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
@@ -200,11 +211,11 @@ def _store_window(
         tl.store(ring_values + target, moved, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_pages"])
 def _flash_kernel(
-    queries, pages, page_table, chunk_meta, out, scale,
+    queries, pages, page_table, chunk_meta, out, scale, max_pages,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, MAX_PAGES: tl.constexpr, WINDOW: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """The query of token i sees the rows up to `i + shift`, in a window the last `WINDOW` of them."""
@@ -231,7 +242,7 @@ def _flash_kernel(
     row_max = tl.full([BLOCK_M], -1e30, tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    page_table_row = page_table + slot * MAX_PAGES
+    page_table_row = page_table + slot * max_pages
     unmasked_end = begin
     if not WINDOW:  # blocks of which every query sees every row
         unmasked_end = (block * BLOCK_M + shift + 1) // BLOCK_N * BLOCK_N

@@ -26,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from jet.ops.gated_delta_rule import EPS
+from jet.ops.gpu_target import gpu_target
 from jet.ops.reference import JetSizes
 from jet.ops.triton.common import silu
 
@@ -92,13 +93,13 @@ def pipeline_stages(key: int, itemsize: int, device: torch.device) -> int:
     Hopper's products read a buffer while the next is filled, so that each stage needs one; elsewhere the last
     stage's lies in registers.
     """
-    if device.type != "cuda":
+    target = gpu_target(device)
+    if target is None:
         return 1
-    card = torch.cuda.get_device_properties(device)
     tiles, width = key_tiles(key)
     buffer = itemsize * BLOCK * (3 * tiles * width + 3 * BLOCK)
-    buffers = int(getattr(card, "shared_memory_per_block_optin", 2 * buffer)) // buffer
-    return max(1, min(3, buffers if card.major == 9 else buffers + 1))
+    buffers = target.shared_memory // buffer
+    return max(1, min(3, buffers if target.capability // 10 == 9 else buffers + 1))
 
 
 def chunk_delta(

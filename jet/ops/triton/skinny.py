@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.gpu_target import gpu_target
 from jet.ops.triton.common import silu
 
 MIN_BATCH = 16  # rows of a batch that the tensor cores take
@@ -120,9 +121,8 @@ def _config(weight: Tensor) -> GemmConfig:
 
 
 def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 4
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    target = gpu_target(device)
+    return 4 if target is None else target.processors
 
 
 def _bind(

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 
 from jet.ops import prefill_backends as twin
+from jet.ops.gpu_target import GpuTarget, assume_target
 from jet.ops.reference import JetSizes
 from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
 
@@ -193,8 +193,7 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
     ],
 )
 def test_a_pipeline_is_as_long_as_shared_memory_allows(
-    major: int, shared: int, key: int, stages: int, monkeypatch: pytest.MonkeyPatch
+    major: int, shared: int, key: int, stages: int
 ) -> None:
-    card = SimpleNamespace(major=major, shared_memory_per_block_optin=shared)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert prefill_delta_rule.pipeline_stages(key, 2, torch.device("cuda")) == stages
+    with assume_target(GpuTarget(10 * major, 132, shared)):
+        assert prefill_delta_rule.pipeline_stages(key, 2, torch.device("meta")) == stages
