@@ -24,6 +24,7 @@ from jet.ops.decode_batch import DecodeBatch, SamplerFlags
 from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import NOT_A_NUMBER
 from jet.ops.triton import fused_sampling as kernels
+from jet.ops.triton.cache_keys import settle_keys
 
 # Each batch uses the variant that has all filters it needs: the page's defaults, greedy, or all filters.
 # Three variants keep the number of kernels to compile and of graphs to capture small.
@@ -31,6 +32,7 @@ DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=T
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
+GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 TIMING_REPLAYS = 3  # replays
 
 
@@ -39,7 +41,7 @@ class CudaGraphDecoder:
 
     A step's inputs are in a `DecodeBatch` on the device, which the last kernel of the step updates. So the
     next step of the same requests can be launched at once, and the host reads tokens from pinned memory as
-    they arrive. There are graphs for 1, 2, 4, 8 … rows; padding rows use the null slot.
+    they arrive. There are graphs for the batch sizes in `GRAPH_SIZES`; padding rows use the null slot.
 
     Compiling and capturing takes too long to do while requests run. The constructor makes the graphs of one
     row and of the largest batch; `capture_next` makes the others when the engine is idle, and until then a
@@ -54,6 +56,7 @@ class CudaGraphDecoder:
         dry_sequence_breakers: frozenset[int],
         rows: int,
     ) -> None:
+        settle_keys()
         config = model.config
         assert isinstance(config, JetNemotronConfig)
         self._model, self._pool, self._stop_ids = model, pool, stop_ids
@@ -76,7 +79,7 @@ class CudaGraphDecoder:
         # Samples the first token of a request, which follows a prefill and not a step.
         self._first_batch = DecodeBatch.make(1, model.device, stop_ids, pool.null_slot)
         self._first_logits = torch.zeros(1, config.vocab_size, dtype=torch.float32, device=model.device)
-        self._first_sampler = _Sampler(
+        self._first_sampler = Sampler(
             self._first_logits, self._first_batch, self._token_mask, self.step.first_weight
         )
         for flags in CAPTURED_SAMPLERS:
@@ -127,7 +130,7 @@ class CudaGraphDecoder:
         return next(self._captures, False)
 
     def _capture_all(self, largest: int) -> Generator[bool, None, None]:
-        sizes = [1 << bit for bit in reversed(range(largest.bit_length()))]
+        sizes = sorted({largest, *(size for size in GRAPH_SIZES if size < largest)}, reverse=True)
         for size in sizes:
             graphs = self._graphs_of_size(size)
             for part in graphs.step.ops if size not in (1, largest) else ():
@@ -252,7 +255,8 @@ class CudaGraphDecoder:
     def _backend(self, size: int) -> OpBackend:
         config = self._model.config
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        return triton_backend(self._model.device, size, *sizes)
+        kind = self._model.dtype, self._model.quantization
+        return triton_backend(self._model.device, size, *sizes, *kind)
 
     def _fastest_graphs(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
         """Return the fastest captured graphs for at least `size` rows.
@@ -274,8 +278,8 @@ class CudaGraphDecoder:
 
 
 def padded_size(rows: int) -> int:
-    """Round a number of rows up to a power of two, for which there are graphs."""
-    return 1 << (rows - 1).bit_length()
+    """Return the batch size of the graphs for `rows`: the next of `GRAPH_SIZES`, or a multiple of 64."""
+    return next((size for size in GRAPH_SIZES if size >= rows), -(-rows // 64) * 64)
 
 
 def write_batch(
@@ -327,7 +331,7 @@ class _SharedGraphPool:
     pool: Any = None
 
 
-class _Sampler:
+class Sampler:
     """Draws a token from each row of logits `[B, V]` and updates the batch."""
 
     def __init__(self, logits: Tensor, rows: DecodeBatch, token_mask: Tensor, next_weight: Tensor) -> None:
@@ -351,7 +355,7 @@ class StepGraphs:
         self, step: DecodeStep, rows: DecodeBatch, token_mask: Tensor, shared: _SharedGraphPool
     ) -> None:
         self.step, self.rows = step, rows
-        self._sampler = _Sampler(step.logits, rows, token_mask, step.first_weight)
+        self._sampler = Sampler(step.logits, rows, token_mask, step.first_weight)
         self._pdl = has_dependent_launch(step.logits.device)
         self._shared = shared
         self._graphs: dict[SamplerFlags | None, torch.cuda.CUDAGraph] = {}

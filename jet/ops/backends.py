@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 
 from jet.ops import attention, reference
+from jet.ops.gpu_target import gpu_target
 from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
 
 if TYPE_CHECKING:
     from jet.ops.triton.decode_attention import AttentionScratch
+    from jet.ops.triton.fused_skinny import Workspace as FusedWorkspace
 
 log = logging.getLogger(__name__)
 
+MIN_FUSED_BATCH, MAX_FUSED_BATCH = 2, 8  # rows that fused products on tensor cores take, in bfloat16
 TENSOR_CORE_BATCH = 8  # rows from which tensor cores multiply
 MAX_COPIED_BYTES = 2**28  # bytes: larger matrices are not copied, which would take half as much memory again
 
@@ -222,7 +225,15 @@ def _as_bfloat16_if_exact(weight: Weight) -> Weight:
     return short if torch.equal(short.float(), weight) else weight
 
 
-def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, head_dim: int) -> OpBackend:
+def triton_backend(
+    device: torch.device,
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype | None = None,
+    scheme: str | None = None,
+) -> OpBackend:
     """Triton kernels, chained by programmatic dependent launch where the card and Triton have it.
 
     From `TENSOR_CORE_BATCH` rows on the products are on tensor cores, by our kernel or cuBLAS.
@@ -234,6 +245,9 @@ def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, 
     splits = attention_kernels.default_num_splits(batch, kv_heads, device)
     scratch = attention_kernels.AttentionScratch.make(batch, heads, head_dim, splits, device)
     launch_args: dict[str, Any] = {"pdl": pdl}
+    fused = MIN_FUSED_BATCH <= batch <= MAX_FUSED_BATCH and gpu_target(device) is not None
+    if fused and dtype == torch.bfloat16 and scheme is None:
+        return _fused_backend(scratch, pdl=has_dependent_launch(device))
     if batch >= TENSOR_CORE_BATCH:
         return _batched_backend(scratch)
     attention_args = {"scratch": scratch, **launch_args}
@@ -250,6 +264,56 @@ def triton_backend(device: torch.device, batch: int, heads: int, kv_heads: int, 
         attend_pages=partial(partial, attention_kernels.attend_pages, **attention_args),
         attend_window=partial(partial, attention_kernels.attend_window, **attention_args),
     )
+
+
+def _fused_backend(scratch: AttentionScratch, pdl: bool, dtype: torch.dtype = torch.bfloat16) -> OpBackend:
+    """Tensor-core products with everything else inside them."""
+    from jet.ops.triton import decode_attention, fused_skinny
+
+    workspace = fused_skinny.Workspace(pdl, dtype)
+    attending: dict[str, Any] = {"scratch": scratch, "pdl": pdl}
+    return OpBackend(
+        name="triton, fused tensor-core products" + (", chained" if pdl else ""),
+        mlp_hidden_format=_model_dtype_hidden,
+        prepare_weight=_unchanged,
+        with_prefetch=_no_prefetch,
+        embed=partial(fused_skinny.embed, workspace),
+        norm_linear=partial(fused_skinny.norm_linear, workspace),
+        norm_swiglu=partial(fused_skinny.norm_swiglu, workspace),
+        linear_add=partial(fused_skinny.linear_add, workspace),
+        jet_block=partial(_fused_jet_block, workspace),
+        attend_pages=partial(partial, decode_attention.attend_pages, **attending),
+        attend_window=partial(partial, decode_attention.attend_window, **attending),
+    )
+
+
+def _fused_jet_block(workspace: FusedWorkspace, jet: JetBlockTensors) -> JetBlockOps:
+    """A jet layer in four launches: projections, the generator's product, the delta rule, the output."""
+    from jet.ops.triton import fused_skinny
+
+    sizes, rows, device = jet.sizes, len(jet.x), jet.x.device
+    weight, bias = jet.generator
+    assert isinstance(jet.weight, Tensor) and isinstance(weight, Tensor) and isinstance(jet.output, Tensor)
+    (norm_weight, eps), channels = jet.out_norm, sizes.num_heads * sizes.head_v_dim
+    hidden = workspace.get("hidden", (rows, sizes.generator_dim), workspace.dtype, device)
+    kernels = workspace.get("kernels", (rows, channels * sizes.conv_size), torch.float32, device)
+    out = workspace.get("delta", (rows, channels), workspace.dtype, device)
+    shares = (rows, sizes.num_heads, fused_skinny.head_shares(sizes))
+    squares = workspace.get("head squares", shares, torch.float32, device)
+    activated = sum(sizes.split_sizes[:3])  # q, k and the generator's hidden channels
+    inputs = (jet.x, *jet.norm, jet.weight, None, jet.projected)
+    copied_from = 2 * sizes.num_heads * sizes.head_k_dim
+    project = fused_skinny.norm_linear(workspace, *inputs, activated, hidden, copied_from)
+    generate = fused_skinny.product(workspace, hidden, weight, kernels)
+    given = (jet.projected, kernels, bias, *jet.decays, jet.slots, *jet.states, norm_weight, out, squares)
+    advance = fused_skinny.jet_step(workspace, *given, sizes)
+
+    def step() -> None:
+        generate()
+        advance()
+
+    back = fused_skinny.heads_linear_add(workspace, out, squares, eps, jet.output, jet.x)
+    return JetBlockOps(project, step, back)
 
 
 def _batched_backend(scratch: AttentionScratch) -> OpBackend:
@@ -294,7 +358,8 @@ def _with_prefetch(step: BoundOp, weight: Tensor) -> BoundOp:
 
 def has_dependent_launch(device: torch.device) -> bool:
     """Whether kernels here may start before the ones they wait for have ended: sm_90 on, Triton 3.5 on."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+    target = gpu_target(device)
+    if target is None or target.capability < 90:
         return False
     import triton
 

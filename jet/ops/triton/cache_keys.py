@@ -1,0 +1,49 @@
+# mypy: allow-untyped-calls
+"""Keys of compiled kernels that are the same in every process.
+
+Triton hashes a kernel with the constants of the functions that it calls, but those of a function it has not
+hashed before are left out. So a kernel's key would depend on what was launched earlier, and a process would
+not find what another one has compiled. Here every function is hashed after those that it calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import CodeType, ModuleType
+from typing import Any
+
+from triton.runtime import JITFunction
+
+import jet.ops.triton as room
+
+_settled: set[int] = set()
+
+
+def settle_keys() -> None:
+    """Hash all kernels of this room, each after what it calls. To be done before the first launch."""
+    for found in pkgutil.iter_modules(room.__path__):
+        module = importlib.import_module(f"{room.__name__}.{found.name}")
+        for value in list(vars(module).values()):
+            if isinstance(value, JITFunction):
+                _settle(value)
+
+
+def _settle(function: Any) -> None:
+    if id(function) in _settled:
+        return
+    _settled.add(id(function))
+    for called in _functions(function.fn.__code__, function.fn.__globals__):
+        _settle(called)
+    _ = function.cache_key  # which Triton then remembers
+
+
+def _functions(code: CodeType, names: dict[str, Any]) -> list[Any]:
+    """The kernel functions that code may call, by their names here and in modules that it names."""
+    modules = [value for name in code.co_names if isinstance(value := names.get(name), ModuleType)]
+    found = [names.get(name) for name in code.co_names]
+    found += [getattr(module, name, None) for module in modules for name in code.co_names]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found += _functions(constant, names)
+    return [one for one in found if isinstance(one, JITFunction)]
