@@ -85,6 +85,10 @@ class CpuPrefill:
         self._frequencies = config.rope_theta**-exponents
         self._batch = CHUNK
 
+    def capture_next(self) -> bool:
+        """Return False: nothing has to be captured."""
+        return False
+
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Logits `[1, V]` of what follows `ids` `[T]`, which follow the `length` tokens of a slot."""
         self._slot.fill_(slot)

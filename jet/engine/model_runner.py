@@ -133,7 +133,7 @@ class ModelRunner:
 
     def capture_next(self) -> bool:
         """Compile or capture a small part of later steps; False if nothing is left."""
-        return self._decoder.capture_next()
+        return self._decoder.capture_next() or self._prefill.capture_next()
 
     @torch.inference_mode()
     def allocate(

@@ -24,6 +24,7 @@ from jet.ops.prefill_backends import triton_prefill_backend
 
 # In tokens. Beyond 128, padding is at most half of a chunk's tokens.
 SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+FIRST_SIZES = (64, 512)  # captured at start, with the largest; `capture_next` captures the others
 LARGEST = (4096, 1024, 256)  # largest sizes to try when memory is short: buffers are as long as a chunk
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class Prefill(Protocol):
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Run `ids` `[T]` after the `length` tokens in a slot; return logits `[1, V]` of the next token."""
+        ...
+
+    def capture_next(self) -> bool:
+        """Compile or capture a small part of later chunks; False if nothing is left."""
         ...
 
 
@@ -90,6 +95,10 @@ class EagerPrefill:
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    def capture_next(self) -> bool:
+        """Return False: nothing has to be captured."""
+        return False
+
 
 class CudaGraphPrefill:
     """Runs one CUDA graph per chunk; chunks beyond the largest size are split."""
@@ -104,14 +113,17 @@ class CudaGraphPrefill:
         backend = triton_prefill_backend(sizes[-1], jet_sizes(model.config), model.dtype, model.device)
         self.chunk = PrefillStep(model, pool, backend, sizes[-1])
         self._memory: Any = None  # the pool that all graphs share: only one runs at a time
-        self._graphs = {size: self._capture(size) for size in reversed(sizes)}
+        self._null_chunk = torch.tensor([pool.null_slot, 0, 1], dtype=torch.int32, device=model.device)
         self._sizes = sizes
+        first = [size for size in sizes if size in FIRST_SIZES or size == sizes[-1]]
+        self._graphs = {size: self._capture(size) for size in reversed(first)}
+        self._left = [size for size in sizes if size not in first]
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Run one chunk; see `Prefill.run`."""
         for part in ids.split(self._sizes[-1]):
             count = len(part)
-            size = next(size for size in self._sizes if size >= count)
+            size = next(size for size in self._sizes if size >= count and size in self._graphs)
             self.chunk.ids[:count].copy_(part)
             chunk_meta = to_device([slot, length, count], torch.int32, part.device)
             self.chunk.chunk_meta.copy_(chunk_meta)
@@ -119,9 +131,22 @@ class CudaGraphPrefill:
             length += count
         return self.chunk.logits.clone()
 
+    @torch.inference_mode()
+    def capture_next(self) -> bool:
+        """Capture one more size, between chunks. False if none is left, or there is no memory for it."""
+        if not self._left:
+            return False
+        size = self._left.pop()
+        try:
+            self._graphs[size] = self._capture(size)
+        except torch.OutOfMemoryError:
+            self._left.clear()
+        return True
+
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         """Capture a chunk of up to `size` tokens, with slot and lengths from `chunk_meta` at replay."""
-        self.chunk.run(size)  # compiles, with one token in the null slot
+        self.chunk.chunk_meta.copy_(self._null_chunk)  # one token in the null slot
+        self.chunk.run(size)  # compiles
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             self.chunk.run(size)
