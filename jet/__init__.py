@@ -8,7 +8,7 @@ from jet.cache_dirs import ensure_torch_folder
 
 ensure_torch_folder()  # before torch is imported
 
-import torch  # noqa: E402, F401 (as a whole, before some of its imports are put off)
+import torch  # noqa: E402, F401 (completely, before some imports are deferred)
 
 from jet.lazy_imports import deferred_here  # noqa: E402
 

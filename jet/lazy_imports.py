@@ -1,12 +1,12 @@
-"""Imports that wait until somebody uses what they bring.
+"""Lazy imports: libraries that serving rarely uses are imported on first use.
 
-transformers imports libraries for features that serving never touches: compilation and its symbolic
-mathematics, tensors spread over machines, scikit-learn. They take two to three seconds of a start. Within
-`deferred`, an import of such a library gives stand-ins; the real one is imported when a stand-in is used
-after that. From then on an import statement gives the real library again, to everybody.
+transformers imports libraries for features that serving does not use: the compiler with its symbolic
+mathematics, distributed tensors, scikit-learn. They take two to three seconds of a start. Within `deferred`,
+importing such a library gives stand-ins. Using a stand-in later imports the real library, and from then on
+import statements give the real one everywhere.
 
-Only our own programs put imports off, by setting `JET_LAZY_IMPORTS`: whoever imports `jet` beside other
-networks gets transformers as it is.
+Only this project's own programs defer imports, by setting `JET_LAZY_IMPORTS`; programs that import `jet`
+beside other networks get transformers unchanged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNNEEDED = (
 
 
 class Deferred:
-    """Stands for a value that `find` gives, which imports its module."""
+    """Stand-in for a value; `find` imports its module and returns it."""
 
     def __init__(self, module: str, find: Callable[[], Any]) -> None:
         self.__dict__.update(_module=module, _find=find)
@@ -50,8 +50,8 @@ class Deferred:
         return self._found
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Call the real one; while imports are put off, stand for what that returns."""
-        if _is_deferring(self._module):  # at the top of a module, whose import need not wait for it
+        """Call the real value; while imports are deferred, return a stand-in for the result."""
+        if _is_deferring(self._module):  # called at the top level of a module that is being imported
             return Deferred(self._module, lambda: self._real()(*arguments, **options))
         return self._real()(*arguments, **options)
 
@@ -63,7 +63,7 @@ class Deferred:
         return getattr(self._real(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        # Of a class that nobody has imported there are no instances.
+        # A class that has not been imported has no instances.
         return self._is_loaded() and isinstance(instance, self._real())
 
     def __subclasscheck__(self, subclass: type) -> bool:
@@ -92,7 +92,7 @@ class Deferred:
 
 
 class _StandIn(ModuleType):
-    """Stands for a module: whatever is imported from it is `Deferred`."""
+    """Stand-in for a module: all names imported from it are `Deferred`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -102,7 +102,7 @@ class _StandIn(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds stand-ins for some packages and all that is below them."""
+    """Finds stand-ins for some packages and their submodules."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -118,13 +118,13 @@ class _Finder(MetaPathFinder, Loader):
         return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is executed."""
+        """Execute no code: a stand-in has no contents."""
 
 
 class _Distributions(dict[str, list[str]]):
-    """Which distributions a package comes from, found out for each package that somebody asks for.
+    """Maps packages to their distributions; looks each package up on first access.
 
-    `importlib.metadata.packages_distributions` reads the file lists of everything that is installed.
+    `importlib.metadata.packages_distributions` reads the file lists of all installed distributions.
     """
 
     def __missing__(self, package: str) -> list[str]:
@@ -143,13 +143,13 @@ class _Distributions(dict[str, list[str]]):
 
 
 def deferred_here(names: Sequence[str] = UNNEEDED) -> AbstractContextManager[None]:
-    """Return `deferred` in a program of ours that puts imports off, elsewhere a context that does nothing."""
+    """Return `deferred` where `JET_LAZY_IMPORTS` is set, otherwise a context that does nothing."""
     return deferred(names) if os.environ.get(VARIABLE) == "1" else nullcontext()
 
 
 @contextmanager
 def deferred(names: Sequence[str] = UNNEEDED) -> Iterator[None]:
-    """Within it, imports of these packages give stand-ins, if they are installed and not imported already."""
+    """Give stand-ins for imports of these packages that are installed and not imported yet."""
     finder = _Finder([name for name in names if name not in sys.modules and _is_installed(name)])
     sys.meta_path.insert(0, finder)
     packages = importlib.metadata.packages_distributions

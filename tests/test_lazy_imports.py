@@ -50,7 +50,7 @@ def test_stand_ins_become_real_when_they_are_used() -> None:
         assert isinstance(its_user.Real, Deferred)
         assert not isinstance(3, its_user.Real)
     assert "slow_package" not in sys.modules
-    assert not isinstance(its_user.made, its_user.Real)  # nobody has imported the class, so there are none
+    assert not isinstance(its_user.made, its_user.Real)  # a class not imported has no instances
     assert its_user.made.size == 4
     assert "slow_package.inner" in sys.modules
     from slow_package.inner import Real  # type: ignore[import-not-found]

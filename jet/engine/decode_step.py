@@ -116,7 +116,7 @@ class DecodeStep:
     def _weight(self, *layers: nn.Linear | QuantizedLinear) -> Weight:
         """Return the matrix of one layer or several fused ones in the fastest layout, prepared once."""
         weight = one_weight(layers, self._backend.blocked)
-        address = weight.data_ptr()
+        address = weight.data_ptr() or id(weight)  # weights on the meta device have no address
         if address not in self._weights:
             self._weights[address] = self._backend.prepare_weight(weight)
         self._saved[address] = weight.nbytes - self._weights[address].nbytes

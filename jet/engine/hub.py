@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
-from huggingface_hub import HfApi, constants, get_token, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -101,6 +101,17 @@ def cached_folder(repository: str, revision: str | None = None) -> Path | None:
         return folder
     except (OSError, ValueError):  # missing or incomplete
         return None
+
+
+def fetch_config(repository: str, revision: str | None = None) -> Path:
+    """Return the config.json of a checkpoint, from the local cache or the hub. Raises CheckpointError."""
+    _reach_mirrors()
+    with _explained(repository, revision):
+        return Path(
+            _with_token(
+                lambda token: hf_hub_download(repository, "config.json", revision=revision, token=token)
+            )
+        )
 
 
 def is_available(repository: str, revision: str | None = None) -> bool:

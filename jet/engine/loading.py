@@ -21,6 +21,7 @@ from jet.engine import hub
 from jet.engine.bandwidth import MemoryBandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
+from jet.engine.kernel_store import StartCompilation, begin
 from jet.engine.model_runner import ModelRunner
 from jet.engine.prefill import SIZES
 from jet.engine.progress import LOADING
@@ -105,6 +106,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     name = config.model or default_model(device, config.quantize)
     name, source = resolve_model(name, config.revision)
     dtype = choose_dtype(config, device, source)
+    compilation = _begin_compilation(config, source, device, dtype)
     try:
         model = load_model(source, device, dtype, config.attention, quantize=config.quantize)
     except torch.OutOfMemoryError:
@@ -117,9 +119,11 @@ def create_engine(config: LocalConfig) -> LocalEngine:
         )
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
-    LOADING.say("Preparing to write")  # takes minutes if kernels have to be compiled
+    LOADING.say("Preparing to write")  # takes seconds if kernels have to be compiled
     stored = None if config.states is None else (config.states, state_identity(model))
     try:
+        if compilation is not None:
+            compilation.wait()
         return start_engine(model, tokenizer, info, capacity, stored)
     finally:
         LOADING.say(None)
@@ -140,6 +144,19 @@ def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torc
         size = sum(file.stat().st_size for file in files if file.is_file())
         return torch.bfloat16 if size > _LARGE and stored == torch.bfloat16 else dtype
     return dtype
+
+
+def _begin_compilation(
+    config: LocalConfig, source: str, device: torch.device, dtype: torch.dtype
+) -> StartCompilation | None:
+    """Compile a checkpoint's kernels in other processes while its weights load; None without CUDA."""
+    if device.type != "cuda":
+        return None
+    try:
+        network = read_config(Path(source))
+    except CheckpointError:  # loading says what is wrong
+        return None
+    return begin(network, dtype, config.quantize, config.max_running_requests or MAX_BATCH["cuda"], device)
 
 
 def start_engine(

@@ -220,7 +220,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(
-        self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens, prefill: Prefill | None = None
+        self,
+        sequence: Sequence,
+        tokens: abc.Sequence[int] | Tokens,
+        prefill: Prefill | ScoringPrefill | None = None,
     ) -> None:
         """Run one chunk of the prompt, by `prefill` if given. Raises MemoryError without memory for it."""
         assert sequence.slot is not None

@@ -9,6 +9,10 @@ stats travel with the text. The process, and the model in it, is kept for a whil
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -24,12 +28,15 @@ from jet.engine.holder import ModelHolder
 from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.checkpoint import check_folder, read_config
+from jet.ops.availability import has_triton
 
+log = logging.getLogger(__name__)
 Generate = Callable[[LocalConfig, Request, float], Iterator[TokenChunk]]
 
 _LONGEST_S = 120  # longest loan to ask for: shorter ones are granted sooner
 _BEGIN_S = 40  # of it for loading and prefill
 _BROKEN = "The GPU was taken back before the story ended."
+_TARGETS = ("sm_120", "sm_90")  # the GPUs that ZeroGPU has had, today's first
 _TOKENS_PER_S = 50  # a conservative estimate of decode speed
 
 # The holder of the GPU process; in the process that serves the page it stays empty.
@@ -61,7 +68,27 @@ class ZeroGpuConfig:
         """Create the engine from a checkpoint without loading its weights. Raises CheckpointError."""
         wanted = self.config.model or (OFFICIAL_MODEL if hub.is_available(OFFICIAL_MODEL) else STORY_MODEL)
         name, folder = loading.resolve_model(wanted, self.config.revision)
+        _compile_ahead(folder, self.config)
         return ZeroGpuEngine(replace(self.config, model=folder, revision=None), name, self.generate)
+
+
+def _compile_ahead(folder: str, config: LocalConfig) -> None:
+    """Compile the kernels of a checkpoint in another process: here is time for it, in a call there is not.
+
+    Only on ZeroGPU itself. Workers share the folder of compiled kernels; what is missing they compile.
+    """
+    if not os.environ.get("SPACES_ZERO_GPU") or torch.version.cuda is None or not has_triton():
+        return
+    command = [sys.executable, "-m", "jet.warm", "--model", folder]
+    for target in _TARGETS:
+        command += ["--target", target]
+    if config.quantize is not None:
+        command += ["--quantize", config.quantize]
+    home = str(Path(__file__).resolve().parents[2])
+    try:
+        subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    except OSError as error:
+        log.warning("Kernels are not compiled ahead: %s", error)
 
 
 class ZeroGpuEngine:

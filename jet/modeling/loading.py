@@ -55,6 +55,6 @@ def load_model(
         options["variant"] = variant
     if torch.device(device).type != "cpu":
         options["device_map"] = {"": device}  # straight from the file to the device
-    with deferred_here(["torch.distributed.tensor"]):  # of which transformers asks whether a tensor is one
+    with deferred_here(["torch.distributed.tensor"]):  # transformers only checks for its types
         model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
     return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]

@@ -157,3 +157,19 @@ def test_the_same_app_runs_where_gpus_are_lent(tmp_path: Path) -> None:
         finally:
             page.terminate()
             page.wait(20)
+
+
+def test_kernels_are_compiled_ahead_on_zerogpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(zerogpu.subprocess, "Popen", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(zerogpu, "has_triton", lambda: True)
+    monkeypatch.setattr(zerogpu.torch.version, "cuda", "13.0")
+    zerogpu._compile_ahead("folder", LocalConfig(quantize="int4"))
+    assert commands == []
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    zerogpu._compile_ahead("folder", LocalConfig(quantize="int4"))
+    ((_, *arguments),) = commands
+    assert arguments == [
+        *("-m", "jet.warm", "--model", "folder", "--target", "sm_120", "--target", "sm_90"),
+        *("--quantize", "int4"),
+    ]

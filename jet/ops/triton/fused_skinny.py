@@ -89,7 +89,7 @@ class Stream:
 
 @dataclass
 class Workspace:
-    """What lies between the kernels of a step; all layers share it.
+    """Buffers between the kernels of a step, shared by all layers.
 
     Attributes:
         pdl: whether launches are programmatic dependent.
@@ -220,7 +220,7 @@ def heads_linear_add(
     x: Tensor,
     cut: ProductCut | None = None,
 ) -> Step:
-    """What is left of `gated_norm_linear_add_reference` behind `jet_step`: divisors, product, residual.
+    """Do the rest of `gated_norm_linear_add_reference` after `jet_step`: divisors, product, residual.
 
     Args:
         o: a norm's inputs times its scale and the gate, `[B, H * V]` bfloat16.

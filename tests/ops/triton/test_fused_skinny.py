@@ -94,7 +94,7 @@ def operations(name: str, rows: int, heads: int, kv_heads: int, head_dim: int) -
 @pytest.mark.thorough
 @pytest.mark.parametrize("rows", [2, 5])
 def test_a_whole_step(rows: int) -> None:
-    """Three tokens of every row, among slots that nobody may touch."""
+    """Three tokens of every row, among slots that must not change."""
     logits = {}
     for name in ("torch", "triton"):
         torch.manual_seed(1)
