@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{product.kind} {product.n} × {product.c}, {size / 1e6:.1f} MB, {product.layers} layers")
         for row in [*rows[: options.top], *(row for row in rows[options.top :] if row["default"])]:
             mark = " (default)" if row["default"] else ""
-            cut = f"rows {row['rows']}, columns {row['columns']}, warps {row['warps']}"
+            cut = f"rows {row['block_n']}, columns {row['block_k']}, warps {row['num_warps']}"
             print(f"  {row['us']:8.2f} µs  {size / row['us'] / 1e3:7.0f} GB/s  {cut}{mark}")
     if options.output is not None:
         options.output.write_text(json.dumps({"device": torch.cuda.get_device_name(), "found": found}))

@@ -58,4 +58,4 @@ def test_the_2b_runs_within(context: int, quantize: str | None, most: float, con
 def test_what_does_not_fit_says_what_would(config: Path) -> None:
     done = decode(3e9, config, "--context", "512")
     assert done.returncode == 2
-    assert "does not fit" in done.stderr and "in int8 or int4" in done.stderr
+    assert "does not fit" in done.stderr and "to int8 or int4" in done.stderr

@@ -224,5 +224,5 @@ def test_it_tunes_the_step_of_a_small_network(tmp_path: Path, capsys: pytest.Cap
     assert told.count(f"\n{AHEAD}: usually") == 2
     for kind in ("norm_linear", "norm_swiglu", "linear_add", "heads_linear_add"):
         assert f"\n{kind} " in told
-    assert told.count(" µs  Tiling(") >= 5
+    assert told.count(" µs  GemvConfig(") >= 5
     assert " µs before, " in told

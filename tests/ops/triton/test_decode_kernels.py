@@ -589,7 +589,7 @@ def test_weights_fetched_ahead_change_no_result(ahead: int) -> None:
         pytest.skip("no dependent launches on this card")
     n, c, dtype = 300, 384, torch.bfloat16
     following = normal(ahead, dtype=dtype)
-    more = [{"pdl": False}, {"pdl": True}, {"pdl": True, "ahead": following}]
+    more = [{"pdl": False}, {"pdl": True}, {"pdl": True, "prefetch": following}]
     norm, weight = (normal(c, dtype=dtype), EPS), weights(n, c, dtype)
     x, partial_squares, wide = normal(1, c), normal(1, 6, 4).abs(), weights(2 * n, c, dtype)
     start = normal(1, n)
