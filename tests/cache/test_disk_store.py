@@ -1,4 +1,4 @@
-"""What is read from a store is what was written, by its user alone, within a bound, whatever happens to files."""
+"""A store returns what was written, to its user alone, within a bound, whatever happens to its files."""
 
 from __future__ import annotations
 
