@@ -1,7 +1,8 @@
-"""Make sure that libraries can write to their cache folders, which they create while they are imported.
+"""Make sure that libraries can write to their cache folders, and name the folder of our own cache.
 
-PyTorch and Gradio put theirs into the folder for temporary files, under names that another user of the
-machine may have taken. Neither needs the contents at the next start, so a folder for this process is enough.
+Libraries create theirs while they are imported. PyTorch and Gradio put them into the folder for temporary
+files, under names that another user of the machine may have taken. Neither needs the contents at the next
+start, so a folder for this process is enough.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import getpass
 import logging
 import os
 import re
+import sys
 import tempfile
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 _made: list[tempfile.TemporaryDirectory[str]] = []  # removed when this process ends
@@ -50,3 +53,20 @@ def _ensure(variable: str, name: str) -> None:
         reason,
         variable,
     )
+
+
+def cache_root() -> Path:
+    """Return the folder for files of this program that are made again if they are removed.
+
+    JET_CACHE_DIR, or "jet-stories" in the user's cache folder: XDG_CACHE_HOME, ~/.cache, on a Mac
+    ~/Library/Caches, on Windows LOCALAPPDATA.
+    """
+    if given := os.environ.get("JET_CACHE_DIR"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        user = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        user = str(Path.home() / "Library" / "Caches")
+    else:
+        user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(user) / "jet-stories"

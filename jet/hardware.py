@@ -241,6 +241,26 @@ def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     return max(0, limit - used)
 
 
+def available_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of host memory that this process can still allocate, within its container's limit.
+
+    Files that a container has read count as used there, and are given up when memory is needed.
+    """
+    available = psutil.virtual_memory().available
+    left = container_memory(root)
+    if left is None:
+        return available
+    stat = root / "memory.stat"
+    if not stat.exists():
+        stat = root / "memory" / "memory.stat"
+    try:
+        fields = dict(line.split() for line in stat.read_text().splitlines())
+        left += int(fields.get("inactive_file", 0)) + int(fields.get("active_file", 0))
+    except (OSError, ValueError):
+        pass
+    return min(available, left)
+
+
 @cache
 def _cpu_name() -> str:
     try:

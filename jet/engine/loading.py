@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from jet import hardware
 from jet.api import EngineInfo, Request, SamplingParams
 from jet.cache.disk_store import DiskStore
-from jet.engine import hub
+from jet.engine import hub, quantized_cache
 from jet.engine.bandwidth import MemoryBandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
@@ -105,6 +105,8 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     hardware.choose_dtype(config.dtype, device)  # before a download, if there is no such type
     name = config.model or default_model(device, config.quantize)
     name, source = resolve_model(name, config.revision)
+    if config.quantize is not None:  # a copy that is kept loads as fast as the disk reads
+        source = str(quantized_cache.find(name, Path(source), config.quantize) or source)
     dtype = choose_dtype(config, device, source)
     compilation = _begin_compilation(config, source, device, dtype)
     try:
@@ -142,7 +144,7 @@ def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torc
             return dtype
         files, stored = weight_files(folder), read_config(folder).dtype
         size = sum(file.stat().st_size for file in files if file.is_file())
-        return torch.bfloat16 if size > _LARGE and stored == torch.bfloat16 else dtype
+        return torch.bfloat16 if keeps_bfloat16(size, stored) else dtype
     return dtype
 
 
@@ -157,6 +159,11 @@ def _begin_compilation(
     except CheckpointError:  # loading says what is wrong
         return None
     return begin(network, dtype, config.quantize, config.max_running_requests or MAX_BATCH["cuda"], device)
+
+
+def keeps_bfloat16(size: int, stored: str | torch.dtype | None) -> bool:
+    """Return whether a checkpoint of `size` bytes in the type `stored` stays in bfloat16 on a CPU."""
+    return size > _LARGE and stored == torch.bfloat16
 
 
 def start_engine(

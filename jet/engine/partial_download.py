@@ -41,6 +41,13 @@ def partial_bytes(repository: str) -> int:
     return sum(file.stat().st_size for file in found)
 
 
+def blob_bytes(repository: str) -> int:
+    """Return the bytes of a repository's files that have come whole."""
+    folder = blobs_folder(repository)
+    whole = (file for file in folder.glob("*") if "." not in file.name and file.is_file())
+    return sum(file.stat().st_size for file in whole)
+
+
 def fetch_weights(
     repository: str, files: Iterable[DryRunFileInfo], token: bool | None, meter: Callable[..., Any]
 ) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.engine.http_server import serving
 REPOSITORY = "ann/tiny"
 COMMIT = "1" * 40
 TAGGED = "2" * 40
+_PART = 2**15  # bytes of a file that are sent at once
 
 
 @dataclass
@@ -31,6 +33,10 @@ class HubServer:
         keys: the Authorization headers that came.
         expired: a token that is not accepted, whatever it is sent with.
         private: requests without a token get no files.
+        repository: its name.
+        cut: there is no network: whatever is asked or being sent breaks off.
+        held: files are sent no further once so many bytes of one have gone, until this is None.
+        sent: bytes of files that have gone.
     """
 
     folder: Path
@@ -43,6 +49,10 @@ class HubServer:
     keys: set[str | None] = field(default_factory=set)
     expired: str = ""
     private: bool = False
+    repository: str = REPOSITORY
+    cut: bool = False
+    held: int | None = None
+    sent: int = 0
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -63,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        if self.hub.cut:
+            self._hang_up()
+            return
         self.hub.asked.append(f"{self.command} {self.path}")
         key = self.headers.get("Authorization")
         self.hub.keys.add(key)
@@ -75,10 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
             status, code = self.hub.refuse
             self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": "as the test wants"})
         elif (
-            said := re.match(rf"/api/models/{REPOSITORY}(?:/(revision|tree)/([^/?]+))?", self.path)
+            said := re.match(rf"/api/models/{self.hub.repository}(?:/(revision|tree)/([^/?]+))?", self.path)
         ) is not None:
             self._tell(said[1], said[2] or "main")
-        elif (said := re.match(rf"/{REPOSITORY}/resolve/([^/]+)/(.+)", self.path)) is not None:
+        elif (said := re.match(rf"/{self.hub.repository}/resolve/([^/]+)/(.+)", self.path)) is not None:
             self._file(said[1], said[2])
         else:
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -98,7 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
                 for name, data in files.items()
             ]
         else:
-            said = {"id": REPOSITORY, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+            said = {
+                "id": self.hub.repository,
+                "sha": commit,
+                "siblings": [{"rfilename": name} for name in files],
+            }
         self._send(200, json.dumps(said).encode(), {"Content-Type": "application/json"})
 
     def _file(self, revision: str, name: str) -> None:
@@ -131,10 +148,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.break_after = None
             self.wfile.write(body[:most])
             self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(2)
+            self._hang_up()
         else:
-            self.wfile.write(body)
+            self._send_in_parts(body)
+
+    def _send_in_parts(self, body: bytes) -> None:
+        for start in range(0, len(body), _PART):
+            while self.hub.held is not None and start >= self.hub.held and not self.hub.cut:
+                time.sleep(0.005)
+            if self.hub.cut:
+                self._hang_up()
+                return
+            self.wfile.write(body[start : start + _PART])
+            self.hub.sent += len(body[start : start + _PART])
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(2)
 
 
 def _etag(data: bytes) -> str:
@@ -142,8 +173,8 @@ def _etag(data: bytes) -> str:
 
 
 @contextmanager
-def hub_server(folder: Path) -> Iterator[HubServer]:
-    hub = HubServer(folder)
+def hub_server(folder: Path, repository: str = REPOSITORY) -> Iterator[HubServer]:
+    hub = HubServer(folder, repository=repository)
     handler = type("Handler", (_Handler,), {"hub": hub})
     with serving(handler) as hub.url:
         yield hub

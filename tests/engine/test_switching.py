@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +14,9 @@ from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHandle, ModelHolder, SwitchError
 from jet.engine.loading import LocalConfig
 from tests.engine.fakes import FakeRunner, ask, make_engine, text_of
+from tests.engine.garbage import only_own_garbage
+
+__all__ = ["only_own_garbage"]
 
 A, B, C = LocalConfig("a"), LocalConfig("b"), LocalConfig("c")
 GONE = "The model was changed to b."
@@ -50,14 +53,6 @@ class Models:
         engine = make_engine(self.runners[-1])
         self.engines.append(weakref.ref(engine))
         return engine
-
-
-@pytest.fixture(autouse=True, scope="module")
-def only_own_garbage() -> Iterator[None]:
-    """Leave libraries out of the collections that a switch makes: they would take most of the time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
