@@ -62,7 +62,7 @@ class Bandwidth:
         return self.bytes_moved.total / self.best
 
     def utilization(self, seconds: float) -> float:
-        """The floor's time in `seconds`. Raises ImpossibleError above 1, which nothing can be."""
+        """Return the floor's share of `seconds`. Raises ImpossibleError if it is above 1."""
         reached = self.seconds / seconds
         if reached > 1:
             raise ImpossibleError(
@@ -88,12 +88,12 @@ def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: in
 
 
 def copy_bandwidth(size: int, device: torch.device) -> Samples:
-    """Bytes a second, read and written together, of copies that touch `size` bytes."""
+    """Measure bytes a second, read and written together, of copies that touch `size` bytes."""
     moved = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES // 4
     return Samples(hardware.copy_rates(size, device, _RUNS, moved))
 
 
 def large_copy_bytes(device: torch.device) -> int:
-    """Bytes of a large copy: fewer where the network has nearly filled the memory."""
+    """Return bytes of a large copy: fewer where the network has nearly filled the memory."""
     most = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES
     return min(most, hardware.free_bytes(device) // 4)

@@ -108,7 +108,7 @@ class Baseline:
 
 
 def baselines(network: Network, options: Options) -> list[Baseline]:
-    """Everything that `--baseline` stands for on this device. Raises BenchError for what cannot be had."""
+    """Return the baselines that `--baseline` names. Raises BenchError for one that does not run here."""
     if options.baseline == "torchao":
         return [_torchao_baseline(network, options)]
     if options.baseline == "llama.cpp":
@@ -141,7 +141,7 @@ def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
-    """A Qwen2 of our sizes with random weights, where ours is and of its type."""
+    """Create a Qwen2 of our sizes with random weights, on our device and in our type."""
     config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED_KEYS})
     with torch.device(ours.device):
         model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
@@ -150,7 +150,7 @@ def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrain
 
 @torch.inference_mode()
 def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
-    """One forward over the prompt, with a cache, until the likeliest next token is known."""
+    """Run one forward over the prompt, with a cache, until the likeliest next token is known."""
     if threads is not None:
         torch.set_num_threads(threads)
     clock = TokenClock()
@@ -162,7 +162,7 @@ def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | No
 
 
 def _compiled_baseline(qwen: PreTrainedModel, network: Network, options: Options) -> Baseline:
-    """A transformer with a static cache and a compiled step."""
+    """Create the baseline of a transformer with a static cache and a compiled step."""
     compiled: dict[str, Any] = {
         "cache_implementation": "static",
         "compile_config": CompileConfig(mode="reduce-overhead", fullgraph=False),
@@ -194,7 +194,7 @@ def _llama_cpp_baseline(network: Network, options: Options) -> Baseline:
 
 
 def random_qwen(network: Network) -> PreTrainedModel:
-    """A network of Qwen2.5-1.5B's shape with random weights, where ours is and of its type."""
+    """Create a network of Qwen2.5-1.5B's shape with random weights, on our device and in our type."""
     with torch.device(network.device):
         model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN25_1_5B), dtype=network.model.dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -231,7 +231,7 @@ def generate(
 
 
 def _generation_kwargs(sampling: SamplingParams) -> dict[str, Any]:
-    """The sampling parameters in transformers' words."""
+    """Convert sampling parameters to the arguments of transformers' `generate`."""
     if sampling.temperature == 0:
         return {"do_sample": False, "repetition_penalty": sampling.repetition_penalty}
     return {

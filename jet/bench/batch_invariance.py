@@ -45,7 +45,7 @@ class BatchInvarianceCheck:
         self.error, self.shared, self.margin = 0.0, 0, 0.0
 
     def compare(self, completions: Sequence[Completion]) -> dict[str, float]:
-        """The share of stories that differ, the largest margin of those, and the error.
+        """Return the share of stories that differ, the largest margin of those, and the error.
 
         Raises BenchError if a margin is more than rounding explains.
         """
@@ -76,9 +76,9 @@ class BatchInvarianceCheck:
 
 
 def compare(completion: Completion, reference: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
-    """How far log-probabilities are apart, token by token, before the first that is another one; its margin.
+    """Return the differences of log-probabilities before the first other token, and that token's margin.
 
-    That is how much less likely it is, alone, than the one written there; None where all are the same.
+    The margin says how much less likely it is, alone, than the one written there; None if all are the same.
     """
     errors: list[float] = []
     for token, logprob, detail in zip(completion.tokens, completion.logprobs, reference, strict=True):

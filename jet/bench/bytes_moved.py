@@ -10,7 +10,7 @@ from jet.roofline import BytesMoved
 def decode_bytes_moved(
     model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0
 ) -> BytesMoved:
-    """Bytes per token of decoding `tokens` tokens after `context`, the first left out: it is the prompt's.
+    """Return bytes per token of decoding `tokens` after `context`, without the first: the prompt brings it.
 
     `saved`: by how many bytes the weights that a step reads are smaller than the network's.
     """
@@ -18,12 +18,12 @@ def decode_bytes_moved(
 
 
 def prefill_bytes_moved(model: JetNemotronForCausalLM, context: int) -> BytesMoved:
-    """Bytes of reading `context` tokens, however many at once."""
+    """Return bytes of reading `context` tokens, however many at once."""
     return measure_footprint(model).prefill(context)
 
 
 def batched(one: BytesMoved, writers: int) -> BytesMoved:
-    """The bytes of one step of so many writers."""
+    """Return the bytes of one step of a batch."""
     return BytesMoved(
         one.weights,
         *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),

@@ -60,7 +60,7 @@ class LlamaCpp:
 
 
 def write_model(path: Path, config: JetNemotronConfig, form: str) -> None:
-    """A GGUF file of a llama with these sizes, tied, with random weights in a format of `FORMATS`.
+    """Write a GGUF file of a llama with these sizes, tied, with random weights in a format of `FORMATS`.
 
     Raises BenchError for a vocabulary that has no room for the tokenizer that is made up.
     """
@@ -130,7 +130,7 @@ def _add_tokenizer(writer: Any, vocabulary: int) -> None:
 def start(
     config: JetNemotronConfig, scheme: str | None, threads: int, prompt: list[int], tokens: int
 ) -> tuple[Callable[[], float], int]:
-    """Tokens a second of one run, as a function; and the bytes of the file."""
+    """Start a server; return a function that measures tokens a second of one run, and the file's bytes."""
     server = LlamaCpp(config, scheme, threads, context=2 * (len(prompt) + tokens))
     first = _BYTES + len(_SPECIAL)
     given = [first + token % (config.vocab_size - first) for token in prompt]

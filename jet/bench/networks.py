@@ -74,7 +74,7 @@ class IdTokenizer:
         self._text_tokenizer = text_tokenizer
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """The ids in `prompt`. Raises RequestError if there are none, or more than `max_tokens`."""
+        """Return the ids in `prompt`. Raises RequestError if there are none, or more than `max_tokens`."""
         ids = _parse(prompt)
         if not 1 <= len(ids) <= max_tokens:
             raise RequestError(f"The prompt has {len(ids):,} tokens, and 1 to {max_tokens:,} can be read.")
@@ -83,28 +83,28 @@ class IdTokenizer:
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, None, Detokenizer]:
-        """As `encode`: ids are read as they are."""
+        """Encode as `encode` does: ids are read as they are."""
         ids = self.encode(prompt, max_tokens, instruction, cache_salt)
         return ids, None, self.detokenizer(ids)
 
     def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
-        """How many ids stand in a prompt."""
+        """Return the number of ids in a prompt."""
         return len(_parse(prompt))
 
     def normalize_prompt(self, prompt: str) -> str:
-        """The ids as they are."""
+        """Return the ids as they are."""
         return prompt
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
-        """A detokenizer for what follows these tokens."""
+        """Return a detokenizer for what follows these tokens."""
         return _IdDetokenizer() if self._text_tokenizer is None else self._text_tokenizer.detokenizer(prompt)
 
     def count(self, text: str) -> int:
-        """How many ids stand in a text."""
+        """Return the number of ids in a text."""
         return len(_parse(text))
 
     def token_text(self, token: int, skip: int = 0) -> str:
-        """The text of a token by itself, without its first `skip` bytes."""
+        """Return the text of a token by itself, without its first `skip` bytes."""
         return (
             f"t{token} "[skip:]
             if self._text_tokenizer is None
@@ -157,7 +157,7 @@ def load(options: Options) -> Network:
 def _load_model(
     options: Options, device: torch.device, dtype: torch.dtype
 ) -> tuple[JetNemotronForCausalLM, Tokenizer | None]:
-    """The network, and its tokenizer if it has one."""
+    """Load the network, and its tokenizer if it has one."""
     if options.config is not None:
         config = read_config(options.config)
         if options.full_attention:
@@ -208,13 +208,13 @@ def capture_graphs(runner: ModelRunner) -> None:
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:
-    """How many threads the engine decodes with, on a CPU."""
+    """Return the number of threads that the engine decodes with on a CPU."""
     return hardware.decode_threads(total_weight_bytes(model))
 
 
 @contextmanager
 def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngine]:
-    """An engine on the network's runner, or on `runner` in its place. When it ends, so does the runner.
+    """Serve the network with its runner, or with `runner` in its place, as an engine. Both close at the end.
 
     As under the page, Python's garbage collector leaves alone what is here already: going through all the
     libraries makes every stream pause for tenths of a second.
@@ -236,7 +236,7 @@ def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngin
 
 
 def read_config(path: Path) -> JetNemotronConfig:
-    """A Jet-Nemotron config.json, whatever its name. Raises BenchError with what is wrong with it."""
+    """Read a Jet-Nemotron config.json of any name. Raises BenchError if it is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -254,7 +254,7 @@ def read_config(path: Path) -> JetNemotronConfig:
 def random_network(
     config: JetNemotronConfig, device: torch.device | str, dtype: torch.dtype, quantize: str | None = None
 ) -> JetNemotronForCausalLM:
-    """A network as it begins its training, drawn on `device` in `dtype`; the same for every process.
+    """Create a network with initial random weights on `device` in `dtype`; the same for every process.
 
     Not zeros: those some hardware multiplies faster than numbers. The device "meta" gives shapes alone.
     """

@@ -100,7 +100,7 @@ class Options:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
-    """The command line. Ends the program where it cannot be understood, as argparse does.
+    """Parse the command line. Ends the program on an error, as argparse does.
 
     Raises BenchError for what can be understood but not measured.
     """

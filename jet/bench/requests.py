@@ -11,7 +11,7 @@ POLL_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
 
 
 def token_request(prompt: Sequence[int], sampling: SamplingParams) -> Request:
-    """A request as `IdTokenizer` reads it."""
+    """Create a request whose prompt `IdTokenizer` reads."""
     return Request(" ".join(map(str, prompt)), sampling)
 
 
@@ -22,7 +22,7 @@ def run_request(engine: Engine, prompt: Sequence[int], sampling: SamplingParams)
 
 
 def check_finished(last: TokenChunk, tokens: int | None) -> RequestStats:
-    """The stats of a stream's last chunk.
+    """Return the stats of a stream's last chunk. Raises BenchError if it did not end well.
 
     Raises BenchError if it failed, or unless `tokens` tokens were written; None is any number.
     """

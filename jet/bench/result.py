@@ -35,6 +35,7 @@ import torch
 
 from jet.api import EngineInfo, RequestStats
 from jet.bench.bandwidth import Bandwidth
+from jet.bench.format import number
 from jet.bench.options import Options
 from jet.bench.samples import Samples
 from jet.bench.system import describe_machine
@@ -54,7 +55,7 @@ class Metric:
     samples: Samples
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the line of JSON."""
+        """Convert to the object in the line of JSON."""
         q1, q3 = self.samples.quartiles
         return {
             "label": self.label,
@@ -68,16 +69,16 @@ class Metric:
         }
 
     def as_row(self) -> tuple[str, ...]:
-        """As it stands in the table: label, unit, median, quartiles, extremes."""
+        """Format as a row of the table: label, unit, median, quartiles, extremes."""
         scale, unit = _SCALES.get(self.unit, (1.0, self.unit))
         samples = self.samples.map(lambda value: value * scale)
         q1, q3 = samples.quartiles
         return (
             self.label,
             unit,
-            _number(samples.median),
-            f"{_number(q1)} … {_number(q3)}",
-            f"{_number(samples.minimum)} … {_number(samples.maximum)}",
+            number(samples.median),
+            f"{number(q1)} … {number(q3)}",
+            f"{number(samples.minimum)} … {number(samples.maximum)}",
         )
 
 
@@ -94,7 +95,7 @@ class CaseResult:
     stats: RequestStats | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The object that the module describes."""
+        """Convert to the object that the module describes."""
         options = self.options
         names = ("batch", "context", "tokens", "runs", "warm_up", "greedy", "baseline", "threads")
         network = {name: getattr(self.info, name) for name in _INFO}
@@ -117,7 +118,7 @@ class CaseResult:
         }
 
     def text(self) -> str:
-        """The table, and the JSON in its last line."""
+        """Render the table, and the JSON in its last line."""
         document = self.as_json()
         return "\n".join([*self._lines(document), "", json.dumps(document)])
 
@@ -182,9 +183,9 @@ def _bandwidth_lines(bandwidth: Bandwidth) -> Iterator[str]:
     read = None if bandwidth.read is None else _read(bandwidth.read)
     yield from _table([metric.as_row() for metric in (*_copies(bandwidth), read) if metric is not None])
     bytes_moved = bandwidth.bytes_moved
-    parts = ", ".join(f"{name} {_number(size / 1e6)}" for name, size in asdict(bytes_moved).items())
-    yield f"floor: {_number(bytes_moved.total / 1e6)} MB ({parts})"
-    yield f"which take {_number(bandwidth.seconds * 1e3)} ms at the best speed"
+    parts = ", ".join(f"{name} {number(size / 1e6)}" for name, size in asdict(bytes_moved).items())
+    yield f"floor: {number(bytes_moved.total / 1e6)} MB ({parts})"
+    yield f"which take {number(bandwidth.seconds * 1e3)} ms at the best speed"
     if bandwidth.in_cache:
         yield "in cache: a copy of that size is faster than memory, so the floor is partly a cache's"
 
@@ -206,8 +207,3 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
         label, unit, *numbers = (cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True))
         numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         yield "  ".join([label, unit, *numbers]).rstrip()
-
-
-def _number(value: float) -> str:
-    """Four digits, or all of those in front of the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -43,11 +43,11 @@ class Samples:
         return max(self.values)
 
     def map(self, change: Callable[[float], float]) -> Samples:
-        """The same measurements in other words, such as a rate for a time."""
+        """Convert every measurement, such as a time to a rate."""
         return Samples(tuple(change(value) for value in self.values))
 
     def ratio_to(self, other: Samples) -> Samples:
-        """This over another, round by round: what slowed both down in a round is in neither's favor."""
+        """Divide by another, round by round: what slowed both down in a round favors neither."""
         return Samples(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 
@@ -66,6 +66,6 @@ def run_interleaved(cases: Sequence[Case], warm_up: int, runs: int) -> dict[str,
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is at least as large as `percent` of all."""
+    """Return the smallest value that is at least as large as `percent` of all."""
     rank = math.ceil(percent / 100 * len(values))
     return sorted(values)[max(rank, 1) - 1]

@@ -42,7 +42,7 @@ def quantize(model: nn.Module, scheme: str) -> None:
 def make_product_timer(
     parts: Iterable[StepOp], scheme: str, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
-    """A function that gives the seconds of the products in `parts`, of one row, done by torchao.
+    """Create a function that measures the seconds of the products in `parts`, of one row, by torchao.
 
     The numbers are random. Each shape is compiled once, here.
     """

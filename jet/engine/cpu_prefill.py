@@ -169,7 +169,7 @@ class CpuPrefill:
         ]
 
     def _shared(self, columns: int) -> Tensor:
-        """Memory `[CHUNK, columns]` for what one layer needs."""
+        """Return memory `[CHUNK, columns]` that all layers use in turn."""
         if columns not in self._memory:
             self._memory[columns] = torch.zeros(CHUNK, columns)
         return self._memory[columns]

@@ -327,7 +327,7 @@ class LocalEngine:
         return LocalStream(req.channel)
 
     def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
-        """A prompt of token ids. Raises RequestError if there are too many, or one is not a token's."""
+        """Check a prompt of token ids. Raises RequestError if there are too many, or one is no token's."""
         if len(ids) > most:
             raise RequestError(
                 f"The prompt is too long: it has {len(ids):,} tokens, and {most:,} fit in the context of "

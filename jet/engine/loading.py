@@ -132,7 +132,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
 
 
 def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torch.dtype:
-    """The network's type: also on a CPU that of a large bfloat16 checkpoint, unless another is asked for.
+    """Choose the network's type. A large bfloat16 checkpoint stays bfloat16 on a CPU, unless told otherwise.
 
     In float32 it would take twice the memory, and twice the time to read for every token.
     """

@@ -93,7 +93,7 @@ class Channel:
             listener(self.ended)
 
     def take_now(self) -> list[TokenChunk]:
-        """All chunks there are, perhaps none, without waiting."""
+        """Return all chunks there are, perhaps none, without waiting."""
         with self._condition:
             if not (self._chunks or self.ended or self._alive()):
                 self.fail("The engine has died.")
@@ -134,7 +134,7 @@ class LocalStream:
         self._channel.listen(listener)
 
     def take_now(self) -> list[TokenChunk]:
-        """The chunks that have come since the last time, perhaps none, without waiting."""
+        """Return the chunks that have come since the last time, perhaps none, without waiting."""
         return self._channel.take_now()
 
     def abort(self) -> None:

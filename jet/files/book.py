@@ -84,7 +84,7 @@ def write_html(manuscript: Manuscript, title: str = "", author: str = "", progre
 
 
 def language_of(manuscript: Manuscript) -> str:
-    """The likely language by the script of most letters; English for Latin letters."""
+    """Guess the language by the script of most letters; English for Latin letters."""
     text = "".join(block.text for block in manuscript.blocks[:200])[:20_000]
     counts: dict[str, int] = {}
     for character in filter(str.isalpha, text):

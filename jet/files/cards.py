@@ -29,7 +29,7 @@ _PARTS = (("Description", ("description", "char_persona")), ("Personality", ("pe
 
 
 def is_card(plain: dict[str, Any]) -> bool:
-    """Whether JSON looks like a character card."""
+    """Return whether JSON looks like a character card."""
     if str(plain.get("spec", "")).startswith("chara_card"):
         return True
     names = plain.keys() | mapping(plain.get("data")).keys()
@@ -108,7 +108,7 @@ def _memory(data: dict[str, Any], name: str, tidy: Macros) -> str:
 
 
 def _note(data: dict[str, Any], tidy: Macros) -> AuthorsNote:
-    """The character's note with its depth, and what is told after the history."""
+    """Return the character's note with its depth, and the text after the history."""
     deep = mapping(mapping(data.get("extensions")).get("depth_prompt"))
     texts = [tidy(text_of(deep, "prompt")).strip(), tidy(text_of(data, "post_history_instructions")).strip()]
     depth = number_of(deep.get("depth"), 4) if texts[0] else 1
@@ -131,7 +131,7 @@ def _list(value: object) -> list[str]:
 
 
 def _with_greetings(greetings: list[str]) -> Document:
-    """The first greeting on the page, the others as branches beside it; nothing to undo."""
+    """Open the first greeting; the others become branches beside it. Nothing can be undone."""
     return with_branches(greetings, "Greeting")
 
 

@@ -108,7 +108,7 @@ class _Reader:
         self._losses = losses
 
     def manuscript(self) -> tuple[Manuscript, str]:
-        """The text, and the title if a paragraph at the beginning says it."""
+        """Return the text, and the title if a paragraph at the beginning says it."""
         paragraphs = [*self._paragraphs(self._body, 0)]
         first = next((one for one in paragraphs if _text(one[1]).strip()), None)
         named = _text(first[1]) if first and first[0] == "Title" else ""
@@ -133,7 +133,7 @@ class _Reader:
                 self._losses.count("deleted passage", "deleted passages")
 
     def _style_of(self, paragraph: Any) -> str:
-        """The name of a paragraph's style; a level of the outline makes it a heading."""
+        """Return the name of a paragraph's style; a level of the outline makes it a heading."""
         properties = paragraph.find(f"{_W}pPr")
         if properties is None:
             return "Normal"
@@ -228,7 +228,7 @@ def _exact(paragraphs: Iterable[Paragraph]) -> Manuscript:
 
 
 def _free(paragraphs: Iterable[Paragraph]) -> Manuscript:
-    """A manuscript from anywhere: empty paragraphs only part others."""
+    """Convert a file that is not ours: empty paragraphs only part others."""
     texts = [(style, lines) for style, lines in paragraphs if _text(lines).strip()]
     while texts and texts[0][0] in ("Title", "Subtitle", "Author", "Date"):
         texts = texts[1:]
@@ -236,7 +236,7 @@ def _free(paragraphs: Iterable[Paragraph]) -> Manuscript:
 
 
 def _block(style: str, lines: tuple[tuple[Run, ...], ...], before: int) -> Block:
-    """A block of a file of ours, by the name of its style."""
+    """Convert a paragraph of a file of ours, by the name of its style."""
     level = _level(style)
     if style == SCENE:
         return Block("scene", lines[:1], before)

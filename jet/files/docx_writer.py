@@ -60,7 +60,7 @@ def library() -> Any:
 
 
 def reads_from_the_right(lines: Iterable[Iterable[Run]]) -> bool:
-    """Whether the first letter with a direction is one of Hebrew, Arabic and the like."""
+    """Return whether the first letter with a direction is one of Hebrew, Arabic and the like."""
     kinds = (unicodedata.bidirectional(character) for line in lines for run in line for character in run.text)
     return next((kind in ("R", "AL") for kind in kinds if kind in ("L", "R", "AL")), False)
 

@@ -119,7 +119,7 @@ def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
 
 
 def _likeliest(data: bytes) -> tuple[str, str | None]:
-    """The text in the likeliest encoding, and which that is; None for UTF-8."""
+    """Return the text in the likeliest encoding, and which that is; None for UTF-8."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return _decode(data, encoding), encoding
@@ -186,13 +186,13 @@ def _detect(data: bytes) -> str:
 
 
 def _guessed_at(data: bytes) -> bytes:
-    """The part that the library looks at: where the first letters beyond ASCII stand."""
+    """Return the part that the library looks at: where the first letters beyond ASCII stand."""
     first = next((place for place, byte in enumerate(data[:_SAMPLE_BYTES]) if byte > 0x7F), 0)
     return data[max(0, first - 200) : first + _GUESSED_AT]
 
 
 def _try(data: bytes, encoding: str) -> str:
-    """The text in an encoding, but for a character that is cut at the end; empty if it is none."""
+    """Return the text in an encoding, but for a character that is cut at the end; empty if it is none."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(data)
     except UnicodeDecodeError:
@@ -200,7 +200,7 @@ def _try(data: bytes, encoding: str) -> str:
 
 
 def _share(text: str, ranges: Iterable[tuple[int, int]]) -> float:
-    """The part of a text's characters beyond ASCII that lie in some ranges."""
+    """Return the part of a text's characters beyond ASCII that lie in some ranges."""
     beyond = [ord(char) for char in text if char > "\x7f"]
     found = sum(any(low <= code <= high for low, high in ranges) for code in beyond)
     return found / len(beyond) if beyond else 0.0
@@ -210,12 +210,12 @@ _WESTERN = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿
 
 
 def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
-    """Whether all that is beyond ASCII is what Western European languages write."""
+    """Return whether all that is beyond ASCII is what Western European languages write."""
     return bool(text) and all(char <= "\x7f" or char in known for char in text)
 
 
 def _is_russian(text: str) -> bool:
-    """Whether nearly all letters are Cyrillic and small, and a good part of them vowels."""
+    """Return whether nearly all letters are Cyrillic and small, and a good part of them vowels."""
     letters = [char for char in text if char.isalpha()]
     small = sum("а" <= char <= "я" or char == "ё" for char in letters)
     vowels = sum(char in "аеёиоуыэюя" for char in letters)

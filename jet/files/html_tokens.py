@@ -91,7 +91,7 @@ class Element(NamedTuple):
 
 
 def elements(page: str) -> list[Element]:
-    """The elements of a small XML file in order, so that no entity of its own can unfold.
+    """Yield the elements of a small XML file in order. Its own entities are never expanded.
 
     Raises StoryFileError for one that is not small.
     """
@@ -107,12 +107,12 @@ def elements(page: str) -> list[Element]:
 
 
 def text_of_element(row: list[Element], name: str) -> str:
-    """The text of the first element of this name that has one."""
+    """Return the text of the first element of this name that has one."""
     return next((element.text for element in row if element.name == name and element.text), "")
 
 
 def _skipped(page: str, at: int, missing: set[str]) -> int:
-    """Where a comment, a declaration or an instruction that begins here ends; 0 if there is none."""
+    """Return the end of a comment, declaration or instruction that begins here; 0 if there is none."""
     for start, end in (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<!", ">"), ("<?", ">")):
         if page.startswith(start, at) and end not in missing:
             found = page.find(end, at + len(start))

@@ -330,7 +330,7 @@ def _told_of_book(plain: dict[str, Any], losses: Losses) -> None:
 def _all(
     entries: Iterable[object], read: Callable[[dict[str, Any]], LoreEntry], losses: Losses
 ) -> tuple[LoreEntry, ...]:
-    """All entries that can be told, in the order that they have, then as they stand in the file."""
+    """Return all entries that can be told, by their order, then by their place in the file."""
     found: list[LoreEntry] = []
     for plain in entries:
         if not isinstance(plain, dict):

@@ -40,7 +40,7 @@ class Run:
     mark: str = ""
 
     def with_text(self, text: str) -> Run:
-        """The same look with other characters."""
+        """Return the same look with other characters."""
         return self if text == self.text else Run(text, self.mark)
 
     @property
@@ -137,7 +137,7 @@ def compose(manuscript: Manuscript) -> str:
 
 
 def spaced(blocks: Iterable[Block]) -> Manuscript:
-    """A manuscript of blocks that say nothing of the space between them: an empty line between any two."""
+    """Put an empty line between any two blocks of a file that says nothing of the space between them."""
     row = [*blocks]
     if not row:
         return Manuscript(())
@@ -147,7 +147,7 @@ def spaced(blocks: Iterable[Block]) -> Manuscript:
 
 
 def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
-    """A block of a file that is not ours, by what it says, and by its `level` if it is a heading there.
+    """Convert a block of a file that is not ours; `level` makes it a heading.
 
     "Chapter 3" is a heading without a mark, even where it is only bold.
     """
@@ -163,7 +163,7 @@ def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
 
 
 def runs_of(line: str) -> tuple[Run, ...]:
-    """The runs of a line, marks taken off."""
+    """Split a line into runs, their marks taken off."""
     found: list[Run] = []
     at = 0
     for match in _EMPHASIS.finditer(line):
@@ -178,12 +178,12 @@ def runs_of(line: str) -> tuple[Run, ...]:
 
 
 def is_chapter_line(line: str) -> bool:
-    """Whether a line by itself is the heading of a chapter, such as "Chapter 3: The Cave"."""
+    """Return whether a line by itself is the heading of a chapter, such as "Chapter 3: The Cave"."""
     return len(line) <= 100 and _CHAPTER.fullmatch(line) is not None
 
 
 def is_scene_break(line: str) -> bool:
-    """Whether a line is a scene break, such as "* * *"."""
+    """Return whether a line is a scene break, such as "* * *"."""
     return len(line) <= 80 and _SCENE.fullmatch(line.strip()) is not None
 
 

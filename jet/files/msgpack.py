@@ -119,7 +119,7 @@ class _Reader:
         raise MessagePackError(f"it uses an extension that is not known here ({kind})")
 
     def _define(self, body: bytes, depth: int) -> Any:
-        """A record tells the names of its fields the first time, and then its first values."""
+        """Read a record's first use: the names of its fields, then its values."""
         number = (body[0] & 0x3F) | ((body[1] << 6) if len(body) == 2 else 0)
         if len(body) == 2:
             self._two_byte.add(body[0] & 0x3F)
@@ -139,7 +139,7 @@ class _Reader:
         return {name: self.value(depth + 1) for name in names}
 
     def _bundle(self, distance: int, depth: int) -> Any:
-        """The strings that follow stand together further on, and are cut by lengths in UTF-16."""
+        """Read strings that stand together further on, cut by lengths in UTF-16."""
         back = self._at
         self._at += distance
         if distance < 0:

@@ -62,7 +62,7 @@ def from_story(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def _guidance(plain: dict[str, Any], fill: Any, losses: Losses) -> Guidance:
-    """The first part of the context is memory, the second the author's note."""
+    """Convert the context: its first part is memory, the second the author's note."""
     context = [mapping(part) for part in sequence(plain.get("context"))]
     memory, note = [*context[:2], {}, {}][:2]
     if len(context) == 1 and _place(memory, 0) < -1:  # within the text, as a note is
@@ -75,14 +75,14 @@ def _guidance(plain: dict[str, Any], fill: Any, losses: Losses) -> Guidance:
 
 
 def _framed(part: dict[str, Any]) -> str:
-    """A part's text with what stands around it, where that says something."""
+    """Return a part's text within its prefix and suffix, if it has any."""
     text, config = text_of(part, "text"), mapping(part.get("contextConfig"))
     around = (text_of(config, "prefix"), text_of(config, "suffix"))
     return around[0] + text + around[1].rstrip("\n") if text else ""
 
 
 def _place(part: dict[str, Any], otherwise: int) -> int:
-    """The line that a part of the context stands at: from the beginning, or -1 and below from the end."""
+    """Return the line that a part of the context stands at; negative ones count from the end."""
     return number_of(mapping(part.get("contextConfig")).get("insertionPosition"), otherwise)
 
 

@@ -24,17 +24,17 @@ def load_foreign(text: str) -> object:
 
 
 def mapping(value: object) -> dict[str, Any]:
-    """The value if it is an object, otherwise an empty one."""
+    """Return the value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def sequence(value: object) -> list[Any]:
-    """The value if it is a list, the values of an object, otherwise nothing."""
+    """Return the value if it is a list, the values of an object, otherwise nothing."""
     return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
 
 
 def text_of(fields: dict[str, Any], *names: str) -> str:
-    """The first of these fields that has text, with line breaks as a text box has them."""
+    """Return the first of these fields that has text, with line breaks as a text box has them."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str) and value:
@@ -43,7 +43,7 @@ def text_of(fields: dict[str, Any], *names: str) -> str:
 
 
 def line_of(fields: dict[str, Any], *names: str) -> str:
-    """The same on one line, as a title."""
+    """Return the same on one line, as a title."""
     return " ".join(text_of(fields, *names).split())[:MAX_NAME]
 
 
@@ -55,7 +55,7 @@ def texts_of(value: object) -> list[str]:
 
 
 def number_of(value: object, default: int) -> int:
-    """A whole number, which may be written as text; `default` if it is none."""
+    """Return a whole number, which may be written as text; `default` if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return default
     try:
@@ -66,5 +66,5 @@ def number_of(value: object, default: int) -> int:
 
 
 def is_on(value: object) -> bool:
-    """Whether a switch is on; programs write it as true, 1 or text."""
+    """Return whether a switch is on; programs write it as true, 1 or text."""
     return value.strip().lower() in ("true", "1", "yes", "on") if isinstance(value, str) else bool(value)

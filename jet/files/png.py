@@ -24,7 +24,7 @@ def card_in_png(data: bytes) -> str:
 
 
 def _texts(data: bytes) -> dict[bytes, bytes]:
-    """The texts of the keywords that cards use. The last of several is the valid one."""
+    """Return the texts of the keywords that cards use; of several, the last."""
     texts: dict[bytes, bytes] = {}
     at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):

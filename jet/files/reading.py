@@ -215,7 +215,7 @@ def _from_json(text: str, losses: Losses) -> tuple[Document, str]:
 
 
 def _ours(plain: dict[str, Any]) -> Document:
-    """A story of ours. What is wrong with a field is said with the place where it stands."""
+    """Read a story of ours. Errors name the field that is wrong."""
     try:
         return from_dict(plain)
     except StoryFileError as error:

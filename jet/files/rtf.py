@@ -243,7 +243,7 @@ class _Reader:
         self._lines = [[]]
 
     def _name_style(self) -> None:
-        """The name of a style stands at the end of its group: "heading 2;"."""
+        """Record a style by its name, which stands at the end of its group: "heading 2;"."""
         name = self.kept["style"].strip().rstrip(";").lower()
         self.kept["style"] = ""
         found = re.fullmatch(r"heading ([1-6])|title", name)
@@ -251,7 +251,7 @@ class _Reader:
             self._styles[self._state.style] = int(found[1] or 1)
 
     def manuscript(self) -> Manuscript:
-        """The paragraphs that have something on them."""
+        """Return the paragraphs that have text."""
         blocks = []
         for level, lines in self._paragraphs:
             tidy = tuple(tidy_runs(line) for line in lines)

@@ -41,13 +41,13 @@ def from_world_info(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def _tell_macros(document: Document, losses: Losses) -> None:
-    """A lorebook does not say who its characters are; only a card or a chat does."""
+    """Report macros as lost: a lorebook does not say who its characters are."""
     if any("{{" in entry.content for entry in document.guidance.lore):
         losses.add("what stands for {{char}}, {{user}} and the like: they stay as they are")
 
 
 def is_chat(text: str) -> bool:
-    """Whether a text looks like a chat: lines of JSON, of which the first tells of it or says something."""
+    """Return whether a text looks like a chat: lines of JSON, the first its header or a message."""
     first = text[:200_000].lstrip().partition("\n")[0].strip()
     if not first.startswith("{"):
         return False
@@ -152,7 +152,7 @@ def _tell_rest(about: dict[str, Any], losses: Losses) -> None:
 
 
 def is_message(plain: dict[str, Any]) -> bool:
-    """Whether an object is a single line of a chat."""
+    """Return whether an object is a single line of a chat."""
     return "chat_metadata" in plain or ("mes" in plain and "is_user" in plain)
 
 

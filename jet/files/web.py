@@ -161,7 +161,7 @@ def _try(data: bytes, encoding: str) -> str:
 
 
 def _looks(sheets: Iterable[str]) -> Looks:
-    """Which classes of style sheets are italic or bold."""
+    """Return the classes of style sheets that are italic or bold."""
     looks: Looks = {}
     for sheet in sheets:
         for rule in sheet.split("}"):
@@ -238,7 +238,7 @@ class _Page:
             self.blocks.append(("hr", "", [[Run("* * *")]]))
 
     def _note_kind(self, name: str, given: dict[str, str], classes: list[str]) -> None:
-        """Whether a page is ours, and whether it is part of the story or a title page and the like."""
+        """Record whether a page is ours, and whether it belongs to the story or is a title page."""
         if name == "body":
             self.ours = "jet-story" in classes
         kinds = {*given.get("epub:type", "").split(), given.get("role", "").removeprefix("doc-"), *classes}
@@ -340,7 +340,7 @@ def _exact(raw: list[tuple[str, str, list[list[Run]]]]) -> Manuscript:
 
 
 def _collapsed(line: list[Run]) -> tuple[Run, ...]:
-    """A line with white space as browsers show it."""
+    """Collapse a line's white space as browsers do."""
     runs: list[Run] = []
     for run in tidy_runs(Run(_SPACES.sub(" ", run.text), run.mark) for run in line):
         text = run.text

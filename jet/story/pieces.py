@@ -143,7 +143,7 @@ def normalize_line_breaks(text: str) -> str:
 
 
 def normalize_file_line_breaks(text: str) -> str:
-    """A text from a file with every kind of line break as a text box has it.
+    """Return a text from a file with every kind of line break as a text box has it.
 
     Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
     lines, too: a text box would show them as boxes. `line_breaks.js` does the same to what is pasted.

@@ -28,7 +28,7 @@ class ExportJob:
         self._done = done
 
     async def reply(self) -> dict[str, Any]:
-        """The file if it is ready soon, or how far it is. Raises StoryError if it could not be written."""
+        """Return the file if it is ready soon, else its progress. Raises StoryError if writing failed."""
         await asyncio.wait([self._task], timeout=_QUICK_S)
         if not self._task.done():
             return {"exporting": {"name": self.name, "done": round(self._done, 3)}}

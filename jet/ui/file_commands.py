@@ -30,7 +30,7 @@ MAX_STORIES = 500  # in one zip
 
 
 async def export(session: Session, fields: Fields) -> Reply:
-    """The story as a file."""
+    """Export the story as a file."""
     extension = fields.take("as", str)
     if extension not in FORMATS:
         raise StoryError(f"Stories are not saved as {extension[:40]!r}.")
@@ -40,7 +40,7 @@ async def export(session: Session, fields: Fields) -> Reply:
 
 
 async def export_all(session: Session, fields: Fields) -> Reply:
-    """All stories that the browser keeps as one zip. One that cannot be read whole goes with its text."""
+    """Export all stories of the browser as one zip. Of a story that cannot be read whole, the text goes."""
     stories = [Fields(*item) for item in fields.take_items("stories")]
     if not 0 < len(stories) <= MAX_STORIES:
         raise StoryError(f"From 1 to {MAX_STORIES} stories can be saved at once, not {len(stories)}.")
@@ -53,7 +53,7 @@ async def export_all(session: Session, fields: Fields) -> Reply:
 
 
 async def export_status(session: Session, fields: Fields) -> Reply:
-    """The file that is being written, or how far it is."""
+    """Return the file that is being written, or its progress."""
     if session.export is None:
         raise StoryError("Nothing is being saved.")
     return await _reply_of(session)
@@ -72,7 +72,7 @@ async def _reply_of(session: Session) -> Reply:
 
 
 def _restored(saved: str | None, draft: str | None, title: str) -> Document:
-    """A story as the browser kept it: the copy, and what was typed since then."""
+    """Return a story as the browser kept it: the copy, and the changes typed since then."""
     document = Document()
     try:
         document = from_json(saved) if saved is not None else document
@@ -94,13 +94,13 @@ async def inspect(session: Session, fields: Fields) -> Reply:
 
 
 async def unpack(session: Session, fields: Fields) -> Reply:
-    """The stories of a file for the browser to keep, beside the one that is open."""
+    """Return the stories of a file for the browser to keep, beside the open one."""
     name, data, encoding = _file(fields)
     return {"arrived": await asyncio.to_thread(_unpacked, name, data, encoding)}
 
 
 async def read_file(fields: Fields) -> Imported:
-    """The story of a file. Raises StoryError."""
+    """Read the story of a file. Raises StoryError."""
     name, data, encoding = _file(fields)
     return await asyncio.to_thread(read, name, data, encoding)
 

@@ -82,7 +82,7 @@ def _as_function(name: str, source: str) -> str:
 
 @cache
 def script() -> tuple[str, str]:
-    """The page's script, and its address relative to the page's."""
+    """Return the page's script, and its address relative to the page's."""
     text = join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
     return text, f"web/{hashlib.sha256(text.encode()).hexdigest()[:16]}/{MAIN}"
 

@@ -124,7 +124,7 @@ class Run:
         return not stopped
 
     def speed(self) -> float:
-        """Tokens per second over the last interval of the curve; 0 before the first one."""
+        """Return tokens per second over the last interval of the curve; 0 before the first one."""
         if len(self.place.curve) < 2:
             return 0.0
         (_, before, since, *_), (_, tokens, now, *_) = self.place.curve[-2:]

@@ -55,7 +55,7 @@ def measure(options: Options) -> CaseResult:
 def decode_engine(
     engine: Engine, prompt: list[int], sampling: SamplingParams, on_stats: Callable[[RequestStats], None]
 ) -> Mapping[str, float]:
-    """Tokens a second of one request, as the engine says; its last stats go to `on_stats`."""
+    """Decode one request; return its tokens a second. Its last stats go to `on_stats`."""
     stats = run_request(engine, prompt, sampling)
     on_stats(stats)
     assert stats.mean_tokens_per_second is not None  # there are two tokens or more
@@ -69,7 +69,7 @@ def decode_with_runner(
     prefill_chunk: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Tokens a second of a runner alone, from the first token to the last."""
+    """Decode with a runner alone; return tokens a second from the first token to the last."""
     return time_prefill_and_decode(runner, prompt, sampling, prefill_chunk, clock)["decode"]
 
 
@@ -82,7 +82,7 @@ def time_prefill_and_decode(
     on_memory: Callable[[Mapping[str, int]], None] = lambda memory: None,
     batch: int = 1,
 ) -> dict[str, float]:
-    """Tokens a second of reading a prompt, its first token included, and of the tokens after that.
+    """Read a prompt and decode; return tokens a second of both. The first token counts as reading.
 
     With several writers each reads the prompt, one after the other, and all write together.
     """
@@ -109,7 +109,7 @@ def time_prefill_and_decode(
 
 
 def _step(runner: ModelRunner, sequences: list[Any]) -> None:
-    """A token of each; raises what kept one of them from it."""
+    """Decode a token of each sequence. Raises the error of the first that failed."""
     for outcome in runner.decode(sequences):
         if isinstance(outcome, Exception):
             raise outcome

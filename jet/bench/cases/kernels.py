@@ -54,7 +54,7 @@ def measure(options: Options) -> CaseResult:
 def time_op_kinds(
     network: networks.Network, kinds: Mapping[str, list[StepOp]], options: Options
 ) -> dict[str, Samples]:
-    """Seconds of one token in each kind of operations, after the network's prompt."""
+    """Measure the seconds that one token spends in each kind of operation, after the network's prompt."""
     with torch.inference_mode(), prefilled(network, options):
         runs = {name: make_timer(parts, network.device) for name, parts in kinds.items()}
         cases = [lambda: {name: run() for name, run in runs.items()}]
@@ -63,7 +63,7 @@ def time_op_kinds(
 
 @contextmanager
 def prefilled(network: networks.Network, options: Options) -> Iterator[None]:
-    """A row at the prompt's length: attention then reads what it reads there."""
+    """Return a row at the prompt's length, so that attention reads what it reads there."""
     sequence = network.runner.allocate(options.sampling)
     try:
         for begin in range(0, len(network.prompt), network.prefill_chunk):
@@ -76,7 +76,7 @@ def prefilled(network: networks.Network, options: Options) -> Iterator[None]:
 
 
 def group_by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
-    """The operations of each kind, in the order in which the kinds first occur."""
+    """Group operations by kind, in the order in which the kinds first occur."""
     kinds: dict[str, list[StepOp]] = {}
     for part in parts:
         kinds.setdefault(part.name, []).append(part)
@@ -84,13 +84,13 @@ def group_by_kind(parts: list[StepOp]) -> dict[str, list[StepOp]]:
 
 
 def describe(name: str, parts: list[StepOp]) -> str:
-    """The kind, how many there are, and what they move."""
+    """Describe a group: its kind, the number of operations, and the bytes that they move."""
     size = sum(part.nbytes for part in parts)
     return f"{name}, {len(parts)} calls{f', {size / 1e6:,.1f} MB' if size else ''}"
 
 
 def make_timer(parts: list[StepOp], device: torch.device) -> Callable[[], float]:
-    """A function that gives the seconds of one run of these operations, the mean of a few."""
+    """Create a function that returns the mean seconds of one run of these operations."""
 
     def run() -> None:
         for part in parts:

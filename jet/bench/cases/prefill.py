@@ -53,7 +53,7 @@ def measure(options: Options) -> CaseResult:
 
 
 def first_token(stats: RequestStats) -> float:
-    """Seconds from submission to the first token."""
+    """Submit a request; return the seconds to its first token."""
     assert stats.time_to_first_token_s is not None  # a token was written
     return stats.time_to_first_token_s
 

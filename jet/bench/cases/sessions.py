@@ -67,7 +67,7 @@ def run_round(
     users: Iterator[str],
     stats: list[RequestStats],
 ) -> Mapping[str, float]:
-    """Seconds to the first token of everything that a user does; the last stats go to `stats`."""
+    """Run all actions of a user; return the seconds to each first token. The last stats go to `stats`."""
     user, other = next(users), next(users)
 
     def build(prompt: Sequence[int], seed: int, user: str) -> Request:

@@ -54,7 +54,7 @@ class GapRunner:
         self.gaps: list[float] = []
 
     def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
-        """The next tokens, and a look at the clock."""
+        """Decode the next tokens and record the time."""
         outcomes = self._runner.decode(handles)
         now = self._clock()
         for handle in handles:
@@ -64,7 +64,7 @@ class GapRunner:
         return outcomes
 
     def release(self, handle: Any, keep: bool = True) -> None:
-        """The request is over."""
+        """Forget a request that has ended."""
         self._last.pop(handle, None)
         self._runner.free(handle, keep)
 
@@ -113,7 +113,7 @@ def measure(options: Options) -> CaseResult:
 
 
 def run_round(engine: Engine, options: Options, number: int, vocabulary: int) -> Round:
-    """One round. Raises BenchError for what must not happen."""
+    """Run one round. Raises BenchError if a request was lost, mixed up or did not end."""
     result, lock = Round(), threading.Lock()
     until = time.monotonic() + options.seconds
 
@@ -165,7 +165,7 @@ def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary
 def follow(
     engine: Engine, request: Request, stop_after: int | None
 ) -> tuple[list[int], list[TokenLogprobs], RequestStats]:
-    """The tokens of one story, which may be stopped, what is said of them, and its last stats."""
+    """Read one story, which may be stopped; record its tokens, text and last stats."""
     stream = engine.submit(request)
     tokens: list[int] = []
     details: list[TokenLogprobs] = []
@@ -205,7 +205,7 @@ def check_memory(engine: Engine, runner: ModelRunner) -> None:
 
 
 def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, float]:
-    """The figures of a round. Raises BenchError if too little was written to say anything."""
+    """Return the figures of a round. Raises BenchError if too little was written to say anything."""
     first = [one.time_to_first_token_s for one in result.stats if one.time_to_first_token_s is not None]
     if not gaps or not first:
         raise BenchError("Too little was written to say anything: measure longer with --seconds.")
@@ -220,5 +220,5 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
 
 
 def choose_completions(result: Round) -> list[Completion]:
-    """Some stories of a round, the same each time."""
+    """Choose some stories of a round, the same each time."""
     return random.Random(0).sample(result.completions, min(NUM_RECHECKED, len(result.completions)))

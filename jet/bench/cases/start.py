@@ -111,14 +111,14 @@ def warm_page_cache(folder: Path) -> None:
 
 
 def bytecode_environment(folder: str) -> dict[str, str]:
-    """The environment whose processes keep compiled Python in `folder`; empty if they keep it anyway."""
+    """Return the environment in which processes cache bytecode in `folder`; empty if they cache it anyway."""
     if not sys.dont_write_bytecode:
         return {}
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
 
 
 def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples]:
-    """Up to `runs` starts, and none after those that took `max_total_s` seconds together."""
+    """Measure up to `runs` starts, and none after those that took `max_total_s` seconds together."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
         for name, value in start().items():
@@ -129,7 +129,7 @@ def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples
 
 
 def compiles_kernels(device: torch.device) -> bool:
-    """Whether the compiler of this kind of device's kernels is installed."""
+    """Return whether the compiler of this kind of device's kernels is installed."""
     return importlib.util.find_spec(_COMPILERS[device.type]) is not None
 
 
@@ -150,7 +150,7 @@ def _start(
 
 
 def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of a start and of each part of it, from when it was started and what the process told."""
+    """Return the seconds of a start and of its parts, by the time of its command and the child's report."""
     load, warm_up = timings["info"]["load_s"], timings["info"]["warmup_s"]
     return {
         "total": timings["first_token"] - started,
@@ -196,7 +196,7 @@ def child(options: Options) -> dict[str, Any]:
 
 @contextmanager
 def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
-    """A warm engine, and the request to send to it."""
+    """Create a warm engine, and the request to send to it."""
     one = SamplingParams(max_new_tokens=1, seed=0)
     if options.config is None:
         engine = create_engine(

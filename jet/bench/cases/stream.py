@@ -40,7 +40,7 @@ class TimedRunner:
         self.last_token = 0.0
 
     def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
-        """The next tokens, and a look at the clock."""
+        """Decode the next tokens and record the time."""
         outcomes = self._runner.decode(handles)
         self.last_token = self._clock()
         return outcomes
@@ -77,14 +77,14 @@ def measure(options: Options) -> CaseResult:
 def read(
     stream: Stream, sampling: SamplingParams, clock: Callable[[], float] = time.monotonic
 ) -> tuple[list[float], RequestStats]:
-    """When each chunk with text came, and the last stats."""
+    """Read a stream; return the time of each chunk with text, and the last stats."""
     arrivals = [(clock(), chunk) for chunk in stream.chunks(POLL_INTERVAL_S)]
     with_text = [moment for moment, chunk in arrivals if chunk.token_ids]
     return with_text, check_finished(arrivals[-1][1], sampling.max_new_tokens)
 
 
 def describe(arrivals: list[float], stats: RequestStats, last_token: float) -> dict[str, float]:
-    """The figures of one stream. Raises BenchError if all of it came in one chunk."""
+    """Return the figures of one stream. Raises BenchError if all of it came in one chunk."""
     gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     if not gaps or stats.mean_tokens_per_second is None:
         raise BenchError("All tokens came in one chunk: measure a longer stream with --tokens.")

@@ -56,7 +56,7 @@ class FilledRunner:
 
     @torch.inference_mode()
     def restore_prefix(self, handle: EngineSequence, prompt: Tokens) -> int:
-        """All but the last token has been read, or so it seems."""
+        """Claim that all but the last token has been read."""
         assert handle.slot is not None
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
@@ -65,7 +65,7 @@ class FilledRunner:
         return length
 
     def decode(self, handles: Sequence[Any]) -> list[int | Exception]:
-        """The next tokens."""
+        """Decode the next tokens."""
         outcomes = self._runner.decode(handles)
         if len(handles) == self._writers and not self.done.is_set():
             self.step_ends.append(self._clock())
@@ -130,12 +130,12 @@ def measure(options: Options) -> CaseResult:
 
 
 def _has_requests(info: EngineInfo) -> bool:
-    """Whether anybody writes, or waits to: who was just submitted does not write yet."""
+    """Return whether a request is running or waiting; one just submitted is not running yet."""
     return bool(info.active_requests or info.queued_requests)
 
 
 def mean_step_s(step_ends: Sequence[float]) -> float:
-    """The mean time between two ends. Raises BenchError if there are too few to say."""
+    """Return the mean seconds between the ends of steps. Raises BenchError if there are too few."""
     if len(step_ends) < 10:
         raise BenchError(
             f"All writers were writing for {len(step_ends)} steps only: measure more with --tokens."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from jet.bench.format import median, quantity
 from jet.bench.options import BenchError
 from jet.bench.report.data import Report
-from jet.bench.report.format import median, quantity
 
 
 def compare(first: Report, second: Report) -> str:
-    """A table of medians and their ratio. Raises BenchError if the reports have no figure in common."""
+    """Render a table of medians and their ratio. Raises BenchError if the reports share no figure."""
     others = dict(second.metrics())
     rows = [("", "A", "B", "B / A")]
     for path, figure in first.metrics():

@@ -34,7 +34,7 @@ _TEXT = (
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether that is what an error says; torch has no type of its own for it on a CPU."""
+    """Return whether an error says that memory is full; torch has no type of its own for it on a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
@@ -75,7 +75,7 @@ class RunContext:
         return decode_weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
-        """A context as near to `context` as leaves room for `tokens` more."""
+        """Return the context nearest to `context` that leaves room for `tokens` more."""
         return max(1, min(context, self.config.max_position_embeddings - tokens))
 
     @property
@@ -119,7 +119,7 @@ class RunContext:
     def variant(
         self, dtype: torch.dtype, attention: str, quantize: str | None = None
     ) -> JetNemotronForCausalLM:
-        """The network in another type or with another attention; the weights are of the same numbers."""
+        """Load the network in another type or with another attention; its weights have the same numbers."""
         if self.options.config is None:
             source = loading.resolve_path(self.options.name)
             return load_model(source, self.device, dtype, attention, quantize=quantize)
@@ -129,7 +129,7 @@ class RunContext:
         return model if quantize is None else quantize_network(model, quantize)
 
     def with_runner(self, model: JetNemotronForCausalLM, context: int, writers: int = 1) -> Network:
-        """A network with a runner of its own, ready to be measured as the engine would run it."""
+        """Return a network with a runner of its own, ready to be measured as the engine would run it."""
         info = loading.engine_info(self.options.name, model, 0.0)
         tokenizer = networks.IdTokenizer()
         runner = networks.make_runner(model, tokenizer.stop_ids, context, writers)

@@ -71,20 +71,20 @@ class Report:
         return parts
 
     def data(self, name: str) -> dict[str, Any] | None:
-        """The data of a part; None if it was not measured."""
+        """Return the data of a part; None if it was not measured."""
         part = self.parts.get(name)
         return part["data"] if part is not None and part["status"] == MEASURED else None
 
     def reason(self, name: str) -> str:
-        """Why a part was not measured."""
+        """Return why a part was not measured."""
         return str(self.parts[name]["reason"]) if name in self.parts else "the run did not get there"
 
     def under(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """The parts whose name begins so, by the rest of it."""
+        """Return the parts whose name begins with `prefix`, by the rest of the name."""
         return {name[len(prefix) :]: part for name, part in self.parts.items() if name.startswith(prefix)}
 
     def metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every measured figure with its path, as "context.512/ours.decode"."""
+        """Yield every measured figure with its path, as "context.512/ours.decode"."""
         for name, part in self.parts.items():
             for key, figure in ((part["data"] or {}).get("figures") or {}).items():
                 yield f"{name}/{key}", figure

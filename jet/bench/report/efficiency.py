@@ -21,7 +21,7 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 
 
 def measure_kernels(ctx: RunContext) -> dict[str, Any]:
-    """Where the time of a step goes, operation by operation."""
+    """Measure the time of a step, operation by operation."""
     ctx.release()
     context = ctx.within(CONTEXT, 4)
     return kernels.measure(ctx.options.bench_options("kernels", context=context, runs=5)).as_json()
@@ -38,7 +38,7 @@ def int8_speedup(efficiency: dict[str, Any]) -> float | None:
 
 
 def time_breakdown(efficiency: dict[str, Any], step: dict[str, Any] | None) -> dict[str, float]:
-    """Seconds of one token at the engine's median speed, in parts that add up: what for → how long.
+    """Split the seconds of one token at the engine's median speed into parts that add up: name → seconds.
 
     The floor; what the operations of a step take beyond it; what is left, between the steps.
     """

@@ -26,7 +26,7 @@ def random_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalL
 
 
 def full_attention_config(config: JetNemotronConfig, parameters: int) -> JetNemotronConfig:
-    """The shape of a network like ours with about so many parameters and full attention in every layer."""
+    """Return the config of a network of about `parameters` like ours, with full attention in every layer."""
     narrow = count(random_network(_shape(config, _STEP), "meta", torch.float32))
     per_step = 3 * config.hidden_size * config.num_hidden_layers * _STEP
     return _shape(config, _STEP * (1 + max(0, round((parameters - narrow) / per_step))))

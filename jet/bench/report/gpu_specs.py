@@ -37,7 +37,7 @@ _NAME_PARTS = {
 
 
 def find_gpu_spec(device_name: str) -> GpuSpec | None:
-    """The data sheet of a device; None if it is not among ours."""
+    """Find the data sheet of a device; None if it is not among ours."""
     if "Laptop" in device_name and "3060" not in device_name:
         return None
     for spec in GPU_SPECS:

@@ -25,7 +25,7 @@ _NUM_PRODUCTS = {"cpu": 2, "cuda": 10}  # in one measurement
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine as the report's JSON has it."""
+    """Describe the machine as the report's JSON has it."""
     found = describe_machine(device) | {
         "memory": psutil.virtual_memory().total,
         "device_memory": None,
@@ -85,7 +85,7 @@ def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
 def rate(
     run: Callable[[], object], quantity: float, clock: Callable[[], float] = time.perf_counter
 ) -> Samples:
-    """How much a second, where each run does `quantity`; the first run warms up."""
+    """Measure how much a second is done, where each run does `quantity`; the first run warms up."""
     run()
     values = []
     for _ in range(_RUNS):

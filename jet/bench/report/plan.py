@@ -69,13 +69,13 @@ class ReportOptions:
         return self.model or str(self.config or STORY_MODEL)
 
     def bench_options(self, command: str = "decode", **more: Any) -> Options:
-        """The same network, for a command of `jet.bench_options`."""
+        """Return the options of a `jet.bench` command on the same network."""
         model = None if self.config else self.name
         more = {"device": self.device, "dtype": self.dtype, "quantize": self.quantize, **more}
         return Options(command, model, self.config, **more)
 
     def as_json(self) -> dict[str, Any]:
-        """As it stands in the report; where it is written makes no difference to it."""
+        """Convert the options for the report; the output folder is left out, since it changes no figure."""
         values = asdict(self) | {"model": None if self.config else self.name}
         values["config"] = None if self.config is None else str(self.config)
         del values["output"], values["progress"]
@@ -91,7 +91,7 @@ class CompareOptions:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | CompareOptions:
-    """The command line. Ends the program where it cannot be understood, as argparse does.
+    """Parse the command line. Ends the program on an error, as argparse does.
 
     Raises BenchError for what can be understood but not measured.
     """

@@ -61,7 +61,7 @@ def _sweep(report: Report, figure: Any, prefix: str, label: str) -> str | None:
 
 
 def _short(n: int) -> str:
-    """A power of two as it fits below an axis."""
+    """Format a power of two for an axis."""
     return f"{n // 1024}K" if n % 1024 == 0 else str(n)
 
 

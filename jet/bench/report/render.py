@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from jet.bench.format import byte_size, median, number, quantity, quartiles
 from jet.bench.report import published
 from jet.bench.report.blocks import Block, Heading, Paragraph, Picture, Table
 from jet.bench.report.data import Report
 from jet.bench.report.efficiency import int8_speedup, time_breakdown
-from jet.bench.report.format import byte_size, median, number, quantity, quartiles
 from jet.bench.report.gpu_specs import find_gpu_spec
 from jet.bench.report.sweeps import BATCH_CONTEXT
 from jet.modeling.quantization import SCHEMES
@@ -19,7 +19,7 @@ BUSY = 0.5  # processes that wait for a processor, over processors, before the r
 
 
 def blocks(report: Report, pictures: dict[str, str]) -> list[Block]:
-    """All of it. `pictures`: file → caption."""
+    """Render all sections. `pictures`: file → caption."""
     return [
         *_summary(report),
         *_machine(report),
@@ -55,7 +55,7 @@ def _summary(report: Report) -> Iterator[Block]:
 
 
 def noisy_metrics(report: Report) -> list[str]:
-    """The figures whose quartiles are far apart."""
+    """Return the figures whose quartiles are far apart."""
     return [
         path
         for path, figure in report.metrics()
@@ -150,7 +150,7 @@ def _loading(report: Report) -> Iterator[Block]:
 
 
 def verdict(report: Report) -> str:
-    """Where this machine stands, in one sentence that the figures support."""
+    """Say in one sentence how much of this machine's speed is reached."""
     efficiency = report.data("standing")
     if efficiency is None:
         return ""
@@ -167,7 +167,7 @@ def verdict(report: Report) -> str:
 
 
 def _measured_int8(report: Report) -> float | None:
-    """How fast int8 weights write, over those of the type that the network runs in; None if not measured."""
+    """Return the speed of int8 weights over that of the network's own type; None if not measured."""
     efficiency = report.data("standing")
     names = ("int8", efficiency["network"]["dtype"]) if efficiency else ()
     found = [report.data(f"variant.{name}.ours") for name in names]

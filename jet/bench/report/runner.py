@@ -92,7 +92,7 @@ def _measure(section: sections.Section, ctx: RunContext) -> dict[str, Any]:
 
 
 def _one_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Format an error in one line."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 300 else words[:300] + " …"
 
@@ -124,7 +124,7 @@ def _identity(report: Report) -> tuple[Any, ...]:
 
 
 def _with_missing(report: Report, planned: list[sections.Section]) -> Report:
-    """The report with an entry for each part that the run did not get to; the kept file has none."""
+    """Add an entry for each part that the run did not get to; the kept file has none."""
     rest = {
         section.name: {
             "status": NOT_MEASURED,

@@ -52,7 +52,7 @@ def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
 def _with_batch(
     ctx: RunContext, network_name: str, context: int, batch: int, closing: ExitStack
 ) -> dict[str, Network]:
-    """A network by its name, with a runner for so many; nothing if it had or has no memory for that."""
+    """Return a network by its name, with a runner for `batch` rows; empty if memory does not suffice."""
     model = (ctx.network if network_name == "ours" else ctx.full).model
     if ("batch", network_name) in ctx.failed:
         return {}

@@ -99,7 +99,7 @@ def _measure_ours(
 
 
 def _exact(ctx: RunContext) -> Tensor:
-    """The float64 network's logits of the text; it is loaded for that once."""
+    """Return the float64 network's logits of the text, computed once."""
     if ctx.exact is None:
         ctx.exact = logits(_in_float64(ctx), ctx.text)
     return ctx.exact

@@ -1,4 +1,4 @@
-"""Figures in words: the right unit, four digits, and the spread beside the median."""
+"""Format figures: the unit that people use, four digits, and the spread beside the median."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SCALES = {"B/s": (1e-9, "GB/s"), "FLOP/s": (1e-12, "TFLOP/s")}
 
 
 def number(value: float) -> str:
-    """Four digits, or all of those in front of the point."""
+    """Format a number with four digits, or with all of those in front of the point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def quantity(value: float, unit: str) -> str:
-    """A figure with the unit people use; short times in milliseconds."""
+    """Format a figure in the unit people use; short times in milliseconds."""
     if unit == "s":
         return f"{number(value)} s" if value >= 1 else f"{number(value * 1e3)} ms"
     if unit == "FLOP/s" and value < 1e12:
@@ -24,17 +24,17 @@ def quantity(value: float, unit: str) -> str:
 
 
 def median(figure: dict[str, Any]) -> str:
-    """The median of a figure."""
+    """Format the median of a figure."""
     return quantity(figure["median"], figure["unit"])
 
 
 def quartiles(figure: dict[str, Any]) -> str:
-    """Between what half of its values lie."""
+    """Format the quartiles of a figure."""
     return f"{quantity(figure['q1'], figure['unit'])} … {quantity(figure['q3'], figure['unit'])}"
 
 
 def byte_size(count: float | None) -> str:
-    """Bytes as people say them."""
+    """Format bytes: 4.2 GB."""
     if count is None:
         return "–"
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
