@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from jet.engine.holder import EngineConfig
+    from jet.engine.stored_states import StateFolder
     from jet.server.hosting import Hosting
 
 _USER_IN_URL = re.compile(r"(?<=//)[^/?#\s]*@")
@@ -75,6 +76,20 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on (default: a free one)")
+    states = parser.add_argument_group("states of stories", "described in docs/hosting.md")
+    states.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="store the states of stories there, so that they go on at once after a restart (default: the "
+        "user's cache; with --public nowhere)",
+    )
+    states.add_argument(
+        "--state-gb",
+        type=_gigabytes,
+        metavar="GB",
+        help="most that they may take (default: 4; 0: nowhere)",
+    )
     programs = parser.add_argument_group("programs", "described in docs/api.md")
     programs.add_argument(
         "--api-only", action="store_true", default=False, help="serve OpenAI's API without a page"
@@ -107,7 +122,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     local = {name: f"--{name}" for name in ("revision", "device", "dtype", "quantize", "attention")}
-    local["max_running_requests"] = "--max-running-requests"
+    more = ("max_running_requests", "state_dir", "state_gb")
+    local |= {name: f"--{name.replace('_', '-')}" for name in more}
     given = [option for name, option in local.items() if name in options]
     if "url" in options and given:
         parser.error(f"{given[0]} says how a model runs here; with --engine-url it runs elsewhere")
@@ -168,9 +184,11 @@ def serve(options: dict[str, Any]) -> int:
     _silence_libraries()
     LOADING.listen(_progress())
     try:
-        hosting = _hosting(options)
+        hosting = _hosting(options, api_only)
     except (AccountsError, KeysError, ValueError) as error:
         return _fail(str(error))
+    if hosting.states is not None:
+        options["states"] = hosting.states
     source = MODEL_HOLDER.handle(_choice(options, zerogpu))
     try:
         if api_only:
@@ -194,6 +212,12 @@ def serve(options: dict[str, Any]) -> int:
             print(
                 f"{line_start}{info.model}{kind}, on {info.device_name}. License: {info.license}.", flush=True
             )
+            if hosting.states is not None and info.stored_limit is not None:
+                print(
+                    f"The states of stories are stored in {hosting.states.path}, at most "
+                    f"{info.stored_limit / 1e9:g} GB, to go on at once after a restart. --state-gb 0: none.",
+                    flush=True,
+                )
             if active := shutdown.wait():
                 print(f"Waiting for stories to end: {active}. Ctrl+C again does not wait.", flush=True)
             shutdown.drain()
@@ -232,7 +256,7 @@ def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig
     return LocalConfig(**options)
 
 
-def _hosting(options: dict[str, Any]) -> Hosting:
+def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
     """Take the hosting options out of `options`. A Space is always public."""
     from jet.credentials import read_secret
     from jet.server.accounts import Accounts
@@ -240,6 +264,7 @@ def _hosting(options: dict[str, Any]) -> Hosting:
     from jet.server.limits import PUBLIC, Limits, read_limits
     from jet.server.openai import ApiOptions, Keys
 
+    states = _states(options, api_only)
     space = "SPACE_ID" in os.environ
     base = PUBLIC if options.pop("public") or space else Limits()
     limits = read_limits(base, options.pop("limit"))
@@ -251,7 +276,19 @@ def _hosting(options: dict[str, Any]) -> Hosting:
         proxies=int(space) if proxies is None else proxies,
         metrics_token=read_secret(TOKEN_VARIABLE),
         api=ApiOptions(None if keys is None else Keys.read(keys), tuple(origins)),
+        states=states,
     )
+
+
+def _states(options: dict[str, Any], api_only: bool) -> StateFolder | None:
+    """Take the options of stored states out of `options`. By default a public page stores none."""
+    from jet.engine.stored_states import StateFolder
+
+    path, size = options.pop("state_dir", None), options.pop("state_gb", None)
+    public = options["public"] or "SPACE_ID" in os.environ
+    if "url" in options or api_only or size == 0 or (public and path is None and size is None):
+        return None
+    return StateFolder.make(path, size)
 
 
 def _port(text: str) -> int:
@@ -270,6 +307,16 @@ def _positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of gigabytes, 0 or more, not {text!r}")
+    return number
 
 
 def _context(text: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Stored states and quantized checkpoints of tests are not the user's.
+os.environ["JET_CACHE"] = tempfile.mkdtemp(prefix="jet-tests-")
 # Small tensors: a second thread only waits, and where processors are shared it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -28,6 +32,11 @@ if not torch.cuda.is_available():
         from tests.interpreter import quicken
 
         quicken()
+
+
+def pytest_unconfigure() -> None:
+    """Remove the tests' cache."""
+    shutil.rmtree(os.environ["JET_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

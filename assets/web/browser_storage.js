@@ -52,3 +52,17 @@ export function openStorage(area) {
     keyOf: (key) => PREFIX + key,
   };
 }
+
+let secret = "";
+
+/** A secret that only this browser and the server it is sent to know, the same at every visit. */
+export function browserSecret() {
+  const storage = openStorage("localStorage");
+  secret ||= storage.read("secret") ?? "";
+  if (!/^[0-9a-f]{32}$/.test(secret)) {
+    const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+    secret = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    storage.tryWrite("secret", secret);
+  }
+  return secret;
+}

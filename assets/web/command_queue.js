@@ -36,6 +36,7 @@ const READ_ONLY = new Set([
   "reuse_settings",
   "resume",
   "restore",
+  "forget_story",
 ]);
 const REPLACES_TEXT = new Set([
   "undo",
@@ -49,7 +50,15 @@ const REPLACES_TEXT = new Set([
   "restore",
 ]);
 const OPENS_STORY = new Set(["new_story", "import_file", "restore"]);
-const AUTOMATIC = new Set(["sync", "autosave", "resume", "restore", "set_guidance", "set_title"]);
+const AUTOMATIC = new Set([
+  "sync",
+  "autosave",
+  "resume",
+  "restore",
+  "forget_story",
+  "set_guidance",
+  "set_title",
+]);
 
 /** Tells whether a command leaves the story as it is. @param {Command} order */
 export const isReadOnly = (order) => READ_ONLY.has(order.type);

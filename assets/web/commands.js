@@ -58,6 +58,7 @@ function seal(order) {
     highlight: field("jet-highlight").value,
     tab: openTab,
     known: state.known,
+    key: storage.stateKey(),
   });
 }
 

@@ -3,7 +3,7 @@
 // Each tab has a story of its own, which a reload, a crash or a restarted server leaves as it was. A tab whose story
 // another tab has only shows it: once something is written there, that is saved as a copy.
 
-import { openStorage } from "./browser_storage.js";
+import { browserSecret, openStorage } from "./browser_storage.js";
 import { byId, field } from "./dom.js";
 import { editor } from "./editor.js";
 import * as notices from "./notices.js";
@@ -238,6 +238,14 @@ export function addStory({ title, text, copy }) {
   if (!kept) for (const kind of ["draft", "copy"]) local.remove(`${kind}:${which}`);
   return kept;
 }
+
+/**
+ * The key by which the server knows this browser's story again after a restart, to go on from its stored state. A copy
+ * has the key of its original, whose state it goes on from.
+ * @param {string} [which]
+ */
+export const stateKey = (which = id) =>
+  `${browserSecret()}.${readIndex()[which]?.from ?? ((which === id && copyOf) || which)}`;
 
 /** Removes a story for good. @param {string} which */
 export function remove(which) {

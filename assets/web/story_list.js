@@ -1,5 +1,6 @@
 // The list of the stories that this browser keeps.
 
+import { order } from "./commands.js";
 import { byId, make, makeButton } from "./dom.js";
 import { replaceStory } from "./replace_story.js";
 import * as storage from "./storage.js";
@@ -17,7 +18,10 @@ function open(id) {
 /** @param {string} id */
 function remove(id) {
   if (!confirm("Remove this story from the browser for good?")) return;
+  const key = storage.stateKey(id);
   storage.remove(id);
+  const left = [storage.storyId(), ...storage.stories().map(([other]) => other)];
+  if (!left.some((other) => storage.stateKey(other) === key)) order({ type: "forget_story", of: key });
   showStories();
 }
 

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jet.cache_dirs import user_cache
 from jet.token_ids import Tokens
 
 KEPT_PER_STORY = 4  # snapshots of one text: the ends of its last continuations, and a little before them
@@ -67,7 +68,13 @@ class StateFolder:
     """The folder of stored states, and the bytes that all its files may take together."""
 
     path: Path
-    limit: int
+    limit: int = 4 * 10**9
+
+    @classmethod
+    def make(cls, path: Path | None = None, gigabytes: float | None = None) -> StateFolder:
+        """Return a folder, by default in the user's cache, with a limit in GB, by default the class's."""
+        path = user_cache("states") if path is None else path
+        return cls(path) if gigabytes is None else cls(path, int(gigabytes * 1e9))
 
     def open(self) -> bytes:
         """Make the folder and return its secret. Raises OSError if it cannot be used safely."""

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from jet.credentials import clean
 from jet.engine.holder import EngineHandle
+from jet.engine.stored_states import StateFolder
 from jet.server.accounts import Accounts
 from jet.server.addresses import rate_limit_key
 from jet.server.limits import AdmissionLimiter, Limits
@@ -35,6 +36,7 @@ class Hosting:
         proxies: number of reverse proxies in front.
         metrics_token: bearer token for /metrics; None leaves the metrics open.
         api: how OpenAI's API is offered beside the page.
+        states: where the states of stories are stored; None for nowhere.
         limiter, metrics: made from these.
     """
 
@@ -43,6 +45,7 @@ class Hosting:
     proxies: int = 0
     metrics_token: str | None = field(default=None, repr=False)
     api: ApiOptions = field(default_factory=ApiOptions)
+    states: StateFolder | None = None
     limiter: AdmissionLimiter = field(init=False)
     metrics: Metrics = field(init=False)
     _service: ApiService | None = field(default=None, init=False, repr=False)

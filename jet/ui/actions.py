@@ -37,6 +37,7 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 ALLOWED_WHILE_GENERATING = (
     *("select_branch", "sync", "autosave", "export", "export_all", "export_status", "inspect", "unpack"),
     "export_history",
+    "forget_story",
 )
 
 
@@ -47,6 +48,11 @@ async def sync(session: Session, fields: Fields) -> Reply:
 
 async def resume(session: Session, fields: Fields) -> Reply:
     """Do the same after the connection is back; the handler has stopped the generation by then."""
+    return {}
+
+
+async def forget_story(session: Session, fields: Fields) -> Reply:
+    """Do nothing to this story; the handler has removed the stored states of another one by then."""
     return {}
 
 
@@ -222,6 +228,7 @@ async def export_history(session: Session, fields: Fields) -> Reply:
 COMMANDS: dict[str, CommandHandler] = {
     "sync": sync,
     "resume": resume,
+    "forget_story": forget_story,
     "undo": undo,
     "redo": redo,
     "set_opening": set_opening,

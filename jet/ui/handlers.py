@@ -28,6 +28,7 @@ from jet.ui.inputs import parse_controls
 from jet.ui.outputs import OutputCache, Update
 from jet.ui.reporting import Reporter, ReportState
 from jet.ui.sessions import Session, SessionStore, TabKey
+from jet.ui.story_keys import forget_story, name_story
 from jet.ui.streamed_request import HEARTBEAT_S
 from jet.ui.typed_edits import apply_typed_edits
 
@@ -104,7 +105,11 @@ class PageController:
         if command.type == "resume":  # of what was being written when the connection was lost nothing arrived
             await session.stop_and_wait()
         failed, story = False, session.document.text
+        account = tab_key(request)[0]
         try:
+            name_story(session, command.fields, account, self._hosting.states)
+            if command.type == "forget_story":
+                await forget_story(command.fields, account, self._hosting.states, self._source)
             story = parse_story(command.fields, story)
             reply = await _execute(session, story, command)
         except (StoryError, RequestError) as error:
@@ -131,6 +136,7 @@ class PageController:
                     yield OutputCache().update(result=_to_json({"lost": True, "n": command.number}))
                     return
                 session = self._sessions.get(tab_key(request))
+                name_story(session, command.fields, tab_key(request)[0], self._hosting.states)
                 sampling = parse_controls(command.fields.take("settings", dict), session.document.sampling)
                 if session.generating:
                     return

@@ -278,6 +278,7 @@ def _device(stats: RequestStats, info: EngineInfo | None) -> dict[str, object]:
 def _model_rows(info: EngineInfo | None) -> list[tuple[str, str]]:
     if info is not None and info.placement != "local":
         return [("Weights", _WEIGHTS[info.placement])]
+    stored = None if info is None or info.stored_limit is None else info
     return [
         ("Loaded in", format.duration(info.load_s if info else None)),
         ("Warmed up in", format.duration(info.warmup_s if info else None)),
@@ -285,7 +286,12 @@ def _model_rows(info: EngineInfo | None) -> list[tuple[str, str]]:
             "Maximum running",
             format.count(info.max_running_requests) if info and info.max_running_requests else format.UNKNOWN,
         ),
+        *([] if stored is None else [("States on disk", _stored(stored))]),
     ]
+
+
+def _stored(info: EngineInfo) -> str:
+    return f"{format.size(info.stored_bytes)} of {format.size(info.stored_limit)}"
 
 
 def _parameters(number: int) -> str:

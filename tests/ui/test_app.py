@@ -19,6 +19,7 @@ import app
 from jet.engine import holder
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import LocalConfig
+from jet.engine.stored_states import StateFolder
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
 from jet.server.lifecycle import GracefulShutdown
@@ -66,7 +67,8 @@ def test_options_arrive_and_the_page_is_served(
     options += ["--revision=R", "--quantize=int4"]
     assert app.main(options) == 0
     (choice,) = loaded
-    assert choice == LocalConfig("M", "D", "T", "A", context=99, revision="R", quantize="int4")
+    states = StateFolder.make()
+    assert choice == LocalConfig("M", "D", "T", "A", 99, revision="R", quantize="int4", states=states)
     assert answers[0].status_code == 200 and "Jet Stories" in answers[0].text
     said = capsys.readouterr()
     assert re.search(r"Jet Stories is at http://127\.0\.0\.1:\d+/", said.out)
@@ -99,7 +101,7 @@ def test_without_options_the_defaults_are_those_of_the_choice(
 ) -> None:
     monkeypatch.setattr(GracefulShutdown, "wait", lambda ending: 0)
     assert app.main([]) == 0
-    assert loaded == [LocalConfig()]
+    assert loaded == [LocalConfig(states=StateFolder.make())]
 
 
 def test_an_interrupt_is_a_good_end(loaded: list[LocalConfig], monkeypatch: pytest.MonkeyPatch) -> None:

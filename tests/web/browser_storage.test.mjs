@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { openStorage } from "../../assets/web/browser_storage.js";
+import { browserSecret, openStorage } from "../../assets/web/browser_storage.js";
 
 /** Puts a storage in the place of the browser's. */
 function use(storage) {
@@ -56,4 +56,16 @@ test("a full storage keeps what it had", () => {
   const storage = use(() => kept);
   assert.equal(storage.tryWrite("index", "new"), false);
   assert.equal(storage.read("index"), "{}");
+});
+
+test("a browser has one secret, which no visit changes and no forbidden storage keeps from it", () => {
+  const kept = memory();
+  use(() => kept);
+  const secret = browserSecret();
+  assert.match(secret, /^[0-9a-f]{32}$/);
+  assert.equal(kept.entries.get("jet-stories:secret"), secret);
+  use(() => {
+    throw new Error("SecurityError");
+  });
+  assert.equal(browserSecret(), secret);
 });

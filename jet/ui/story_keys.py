@@ -1,0 +1,46 @@
+"""Know a story again after a restart, by a key that only its browser has.
+
+The browser sends a key with each command: a secret of its own and the story's name. Where states are stored,
+the key, with the account if there are any, becomes the salt of the story's cached prefixes. Nobody else
+can have it, so nobody else finds these states, or can have them removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from jet.api import StoresStates
+from jet.engine.holder import EngineHandle
+from jet.engine.stored_states import StateFolder, durable_salt
+from jet.story.json_fields import Fields
+from jet.ui.sessions import Session
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{32,64}\.[A-Za-z0-9_-]{1,40}")
+
+
+def read_salt(fields: Fields, name: str, account: str) -> str | None:
+    """Return the salt of the key in a command's field; None without one. Raises StoryFileError."""
+    key = fields.take(name, str) if fields.has(name) else ""
+    return durable_salt("page", account, key) if _KEY.fullmatch(key) else None
+
+
+def name_story(session: Session, fields: Fields, account: str, states: StateFolder | None) -> None:
+    """Take over the salt of a command's story, if states are stored here. Not while it is being written."""
+    salt = read_salt(fields, "key", account)
+    if salt is not None and states is not None and not session.generating:
+        session.cache_salt = salt
+
+
+async def forget_story(
+    fields: Fields, account: str, states: StateFolder | None, source: EngineHandle
+) -> None:
+    """Remove the stored states of the story in a command's field `of`."""
+    salt = read_salt(fields, "of", account)
+    if salt is None or states is None:
+        return
+    await asyncio.to_thread(states.forget, salt)
+    if source.ready:
+        engine = source.engine()
+        if isinstance(engine, StoresStates):
+            engine.forget(salt)
