@@ -1,8 +1,8 @@
 """Know a story again after a restart, by a key that only its browser has.
 
 The browser sends a key with each command: a secret of its own and the story's name. Where states are stored,
-the key, with the account if there are any, becomes the salt of the story's cached prefixes. Nobody else
-can have it, so nobody else finds these states, or can have them removed.
+the key, with the account if there are any, becomes the salt of the story's cached prefixes. No other user
+has it, so no other user finds these states or can remove them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A story's key makes its states its own: known again by it, shared with nobody, removed with the story."""
+"""A story's key makes its states its own: known again by it, shared with no other, removed with the story."""
 
 from __future__ import annotations
 
