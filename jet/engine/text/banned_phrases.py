@@ -1,0 +1,339 @@
+"""Banned phrases: find them in a text that comes in parts, whatever their spelling.
+
+A phrase is one or more words. It is found whatever its case, accents and punctuation:
+
+- Case and accents do not count, nor do apostrophes: "couldnt" and "Couldn’t" are one word.
+- Between two words there may be up to `MAX_GAP` characters that are not letters or digits: spaces, line
+  breaks, hyphens, quotation marks. Punctuation in front of a phrase and behind it does not count.
+- Only whole words are found: "her" is not found in "here". Scripts without spaces between words have no whole
+  words, and a Korean word may have any ending.
+- An English word of three letters or more stands for its regular forms, too: "whisper" for "whispers",
+  "whispered", "whispering" and "whisper's". Function words such as "his" have none. A phrase in quotation
+  marks stands for exactly its words.
+- A word with an asterisk at its end has any ending of up to 24 letters: "shimmer*".
+- A phrase without letters and digits, such as "—" or "...", is found as it is written, anywhere.
+
+A phrase ends where its last word does. Whether "testament" has ended is known from what follows: "ary" may.
+
+A matcher is a graph of characters, which a text walks through. Its state is immutable, so that a text can be
+taken back to where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_GAP = 16  # characters between two words of a phrase
+_GAP = ""  # what a character folds to that belongs to no word
+_ANY_ENDING = 24  # letters of an ending that an asterisk stands for
+_MIN_INFLECTED = 3  # letters of a word that has other forms
+_VOWELS = frozenset("aeiou")
+_APOSTROPHES = frozenset("'’‘‛ʼʻʹ′＇`´ˈ՚ꞌ‵")
+_QUOTES = frozenset('"“”„«»')
+# Words that have no regular forms: some would be other words ("herring").
+_FIXED = frozenset(
+    re.findall(
+        r"\S+",
+        "about above after again all also always and another any are away because been before behind being "
+        "below between both but can cannot could does done down each even ever every for from had has have "
+        "her here him his how into its just least less like more most much must near never nor not now off "
+        "often once one only onto other ought our ours out over per quite rather same shall she should "
+        "since some such than that the their them then there these they this those though three through "
+        "thus too two under until upon very was were what when where which while who whom whose why will "
+        "with within without would yes yet you your didnt dont doesnt couldnt wouldnt shouldnt wasnt werent "
+        "isnt arent cant wont hadnt hasnt havent",
+    )
+)
+# First words of the Unicode names of scripts that put no spaces between words.
+_UNSPACED = frozenset(
+    re.findall(
+        r"\S+",
+        "CJK IDEOGRAPHIC HIRAGANA KATAKANA KATAKANA-HIRAGANA BOPOMOFO YI THAI LAO KHMER MYANMAR TIBETAN TAI "
+        "JAVANESE BALINESE",
+    )
+)
+
+
+class BannedPhraseError(ValueError):
+    """A phrase that cannot be banned. The message is for the person who wrote it."""
+
+
+@dataclass(eq=False, slots=True)
+class _Node:
+    """A place within a phrase.
+
+    Attributes:
+        children: the node after each folded character.
+        gaps: the beginnings of the words that may follow behind a gap.
+        ends: whether a phrase ends here if the word does.
+        at_once: whether it ends here whatever follows.
+        any_ending: the node to go on from if the word may have any ending; it leads back to itself.
+    """
+
+    children: dict[str, _Node] = field(default_factory=dict)
+    gaps: list[_Node] = field(default_factory=list)
+    ends: bool = False
+    at_once: bool = False
+    any_ending: _Node | None = None
+
+
+class _Thread(NamedTuple):
+    """One way to walk through the graph: where its phrase begins, where it is, the length of its gap."""
+
+    start: int
+    node: _Node
+    gap: int = 0
+
+
+class State(NamedTuple):
+    """What is known after a part of a text.
+
+    Attributes:
+        position: characters of the answer so far; negative in the text before it.
+        letter: the position of the last letter or digit.
+        in_word: whether a word may go on with the next character.
+        words: phrases that may have begun.
+        literal: the same of phrases and stop strings that are compared as they are written.
+    """
+
+    position: int
+    letter: int
+    in_word: bool
+    words: tuple[_Thread, ...] = ()
+    literal: tuple[_Thread, ...] = ()
+
+    @property
+    def held_from(self) -> int | None:
+        """Return where the earliest phrase begins that the answer may be in; None if it is in none."""
+        starts = [one.start for one in (*self.words, *self.literal)]
+        return max(min(starts), 0) if starts else None
+
+    @property
+    def banned_if_ended(self) -> int | None:
+        """Return where a phrase begins that is complete if nothing follows; None if there is none."""
+        if self.letter < 0:
+            return None
+        starts = [one.start for one in self.words if one.node.ends and not one.gap]
+        return max(max(starts), 0) if starts else None
+
+
+class PhraseMatcher:
+    """Finds banned phrases in answers. Immutable; used by any number of requests."""
+
+    def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:
+        """`stops`: texts that the answer is cut at. A phrase also ends where one of them begins.
+
+        Raises BannedPhraseError for a phrase with nothing to find.
+        """
+        self._words, self._literal, self._stops = _Node(), _Node(), _Node()
+        self.reach = 0  # characters before an answer that a phrase may begin in
+        for phrase in phrases:
+            self.reach = max(self.reach, self._add(phrase))
+        for stop in stops:
+            _insert(self._stops, _spelled(stop)).at_once = True
+
+    def start(self, before: str = "") -> State:
+        """Return the state at the beginning of an answer to a text, in which phrases may have begun."""
+        before = before[-self.reach - 1 :]  # one more tells whether the first one is within a word
+        state, _ = self.advance(State(-len(before), -1, False), before)
+        return state
+
+    def advance(self, state: State, text: str) -> tuple[State, int | None]:
+        """Read a part of the answer. Returns the new state and where a completed phrase begins, or None.
+
+        Of several phrases completed by one character, it is the one that begins last. Reading ends there. A
+        phrase that ends before the answer does not count, and one that begins there begins at 0.
+        """
+        for character in text:
+            state, found = self._read(state, character)
+            if found:
+                return state, max(max(found), 0)
+        return state, None
+
+    def _read(self, state: State, character: str) -> tuple[State, list[int]]:
+        """Read one character; return where the phrases begin that it completes."""
+        at, letter, in_word, words, literal = state
+        found: list[int] = []
+        if self._stops.children and letter >= 0:
+            literal += tuple(
+                _Thread(one.start, self._stops) for one in words if one.node.ends and not one.gap
+            )
+        if literal or self._literal.children:
+            literal, found = self._read_literal(at, character, literal)
+        for folded in _fold(character):
+            if folded == _GAP:
+                if letter >= 0:
+                    found += (one.start for one in words if one.node.ends and not one.gap)
+                words = tuple(
+                    one._replace(gap=one.gap + 1) for one in words if one.node.gaps and one.gap < MAX_GAP
+                )
+                in_word = False
+                continue
+            steps = [step for one in words for step in _walk(one, folded)]
+            if folded in self._words.children and (not in_word or _is_unspaced(folded)):
+                steps += _reach(at, self._words.children[folded])
+            words = tuple(one for one in dict.fromkeys(steps) if at - one.start <= self.reach)
+            letter, in_word = at, True
+            if at >= 0:
+                found += (one.start for one in words if one.node.at_once)
+        return State(at + 1, letter, in_word, words, literal), found
+
+    def _read_literal(
+        self, at: int, character: str, literal: tuple[_Thread, ...]
+    ) -> tuple[tuple[_Thread, ...], list[int]]:
+        threads = [*literal, _Thread(at, self._literal)]
+        found: list[int] = []
+        for spelled in _spelled(character):
+            threads = [
+                _Thread(one.start, child)
+                for one in threads
+                if (child := one.node.children.get(spelled)) is not None
+            ]
+            if at >= 0:
+                found += (one.start for one in threads if one.node.at_once)
+        return tuple(one for one in threads if one.node.children), found
+
+    def _add(self, phrase: str) -> int:
+        """Add a phrase; return the most characters that it may have."""
+        words = _words_of(phrase)
+        if not words:
+            if not phrase.strip() and "\n" not in phrase:
+                raise BannedPhraseError("A banned phrase has nothing in it: please write a word.")
+            _insert(self._literal, _spelled(phrase)).at_once = True
+            return len(phrase)
+        beginnings, length = [self._words], 0
+        for _, any_ending, forms in words:
+            ends = [_insert(node, form) for node in beginnings for form in forms]
+            if any_ending:
+                ends = [_with_any_ending(node) for node in ends]
+            last_of_all = _Node()
+            for node in ends:
+                node.gaps.append(last_of_all)
+            beginnings = [last_of_all]
+            length += max(map(len, forms)) + MAX_GAP + (_ANY_ENDING if any_ending else 0)
+        word, any_ending, _ = words[-1]
+        for node in ends:
+            node.gaps.remove(last_of_all)
+            node.ends = True
+            node.at_once = node.at_once or any_ending or _is_unspaced(word[-1]) or _is_korean(word[-1])
+        return length
+
+
+def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:
+    """Yield where a thread gets by one letter."""
+    start, node, gap = thread
+    for place in node.gaps if gap else (node,):
+        child = place.children.get(folded)
+        if child is not None:
+            yield from _reach(start, child)
+    if not gap and node.any_ending is node:
+        yield thread
+
+
+def _reach(start: int, node: _Node) -> Iterator[_Thread]:
+    yield _Thread(start, node)
+    if node.any_ending is not None and node.any_ending is not node:
+        yield _Thread(start, node.any_ending)
+
+
+def _with_any_ending(node: _Node) -> _Node:
+    if node.any_ending is None:
+        node.any_ending = _Node()
+        node.any_ending.any_ending = node.any_ending
+    return node.any_ending
+
+
+def _insert(node: _Node, characters: str) -> _Node:
+    for character in characters:
+        node = node.children.setdefault(character, _Node())
+    return node
+
+
+class _Word(NamedTuple):
+    folded: str
+    any_ending: bool
+    forms: list[str]
+
+
+def _words_of(phrase: str) -> list[_Word]:
+    """Split a phrase into folded words, with their forms."""
+    text = phrase.strip()
+    exact = len(text) > 2 and text[0] in _QUOTES and text[-1] in _QUOTES
+    words: list[list[str]] = [[]]
+    for character in text:
+        folded = _fold(character)
+        if character == "*" and words[-1] and words[-1][-1] != "*":
+            words[-1].append("*")
+        elif _GAP in folded:
+            words.append([])
+        elif folded:
+            words[-1] += folded
+    found = []
+    for characters in words:
+        any_ending = characters[-1:] == ["*"]
+        word = "".join(characters).replace("*", "")
+        if word:
+            forms = [word] if exact or any_ending else inflections(word)
+            found.append(_Word(word, any_ending, forms))
+    return found
+
+
+def inflections(word: str) -> list[str]:
+    """Return a folded word and its regular English forms, without apostrophes; only itself if it has none."""
+    if len(word) < _MIN_INFLECTED or not (word.isascii() and word.isalpha()) or word in _FIXED:
+        return [word]
+    forms = [word]
+    before, last = word[-2], word[-1]
+    if last != "s" or before == "s":
+        forms.append(f"{word}s")
+    if last in "sxzo" or word.endswith(("ch", "sh")):
+        forms.append(f"{word}es")
+    consonant_y = last == "y" and before not in _VOWELS
+    if consonant_y:
+        forms += [f"{word[:-1]}ies", f"{word[:-1]}ied", f"{word}ing"]
+    elif last == "e":
+        forms += [f"{word}d"] * (before != "e" or len(word) > 3)  # not "seed" for "see"
+        forms.append(
+            f"{word[:-2]}ying" if before == "i" else f"{word}ing" if before in "eo" else f"{word[:-1]}ing"
+        )
+    else:
+        doubles = last not in _VOWELS and last not in "wxy" and before in _VOWELS and word[-3] not in _VOWELS
+        short = sum(letter in _VOWELS for letter in word) == 1
+        stems = [word] * (not (doubles and short)) + [f"{word}{last}"] * doubles
+        forms += [f"{stem}{ending}" for stem in stems for ending in ("ed", "ing")]
+    return list(dict.fromkeys(forms))
+
+
+@lru_cache(4096)
+def _fold(character: str) -> tuple[str, ...]:
+    """Return the letters that a character is compared as; `_GAP` for a gap, nothing if it does not count."""
+    if character in _APOSTROPHES:
+        return ()
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
+    plain = "".join(one for one in plain if not "\u0300" <= one <= "\u036f")
+    plain = unicodedata.normalize("NFC", plain)
+    kept = [one for one in plain if unicodedata.category(one) != "Cf"]
+    if not kept:
+        return ()
+    return tuple(one if one.isalnum() or unicodedata.category(one)[0] == "M" else _GAP for one in kept)
+
+
+@lru_cache(4096)
+def _spelled(text: str) -> str:
+    """Return the characters that a text is compared as where its spelling counts."""
+    return unicodedata.normalize("NFKD", text)
+
+
+@lru_cache(4096)
+def _is_unspaced(letter: str) -> bool:
+    """Return whether a letter is of a script that puts no spaces between words."""
+    return unicodedata.name(letter, "").split(" ")[0] in _UNSPACED
+
+
+def _is_korean(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith("HANGUL")
