@@ -100,6 +100,21 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 MAX_TOP_LOGPROBS = 20
 
 
+MAX_BANNED, MAX_BANNED_CHARACTERS = 1000, 200
+
+
+def check_banned(banned: object) -> None:
+    """Raise RequestError if these cannot be banned phrases."""
+    if not isinstance(banned, (tuple, list)) or not all(isinstance(phrase, str) for phrase in banned):
+        raise RequestError("banned must be a list of texts.")
+    if len(banned) > MAX_BANNED:
+        raise RequestError(f"At most {MAX_BANNED:,} phrases can be banned, not {len(banned):,}.")
+    if long := next((phrase for phrase in banned if len(phrase) > MAX_BANNED_CHARACTERS), None):
+        raise RequestError(
+            f"A banned phrase can have {MAX_BANNED_CHARACTERS} characters, and “{long[:20]}…” has more."
+        )
+
+
 @dataclass(frozen=True)
 class Request:
     """A prompt to continue and how to sample.
@@ -129,6 +144,10 @@ class Request:
             no limit.
         stop_token_ids: tokens that end the answer beside the model's own; like those they are left out.
         stop_token_ids_after: forbid `stop_token_ids` for this many tokens of the answer.
+        banned: words and phrases that the answer never has; `jet.engine.text.banned_phrases` has the rules.
+            Where one would be complete, the engine goes back to before it and goes on in another way.
+        stop_strings: texts that the caller cuts the answer at. The engine itself does not stop at them: a
+            banned phrase must not come about by a cut.
     """
 
     prompt: str
@@ -145,6 +164,8 @@ class Request:
     user_id: str | None = None
     stop_token_ids: tuple[int, ...] = ()
     stop_token_ids_after: int = 0
+    banned: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_integer("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
@@ -161,6 +182,7 @@ class Request:
         for token, bias in self.logit_bias:
             _check_integer("logit_bias: a token id", token, 0, 2**31 - 1)
             _check_number("logit_bias", bias, -100.0, 100.0)
+        check_banned(self.banned)
 
 
 @dataclass(frozen=True)
@@ -191,7 +213,8 @@ class RequestStats:
     device_reserved_bytes: int | None = None
     device_peak_bytes: int | None = None
     device_total_bytes: int | None = None
-    finish_reason: str | None = None  # stop · length · context · aborted · error · model_changed
+    # stop · length · context · banned · aborted · error · model_changed
+    finish_reason: str | None = None
     error: str | None = None
     seed: int | None = None
 

@@ -129,6 +129,10 @@ class PrefixCache(Generic[State]):
         self.remove(entry)
         return True
 
+    def has(self, entry: CacheEntry[State]) -> bool:
+        """Return whether an entry is still here, in either tier."""
+        return entry in self._tier(entry)
+
     def load_back(self, entry: CacheEntry[State], state: State) -> None:
         """Move an offloaded entry back to the device tier, with `state` as its copy there."""
         self._move(entry, state, offloaded=False)
@@ -156,6 +160,13 @@ class PrefixCache(Generic[State]):
     def entries_of(self, request: object) -> list[CacheEntry[State]]:
         """Return the entries that a request has made and that are still there."""
         return list(self._by_request.get(id(request), ()))
+
+    def remove_longer(self, request: object, length: int) -> int:
+        """Remove a request's entries of more than `length` tokens; return the length of the longest left."""
+        for entry in self.entries_of(request):
+            if len(entry.tokens) > length:
+                self.remove(entry)
+        return max((len(entry.tokens) for entry in self.entries_of(request)), default=0)
 
     def prune(self, request: object, most: int) -> None:
         """Remove one entry if a request has more than `most`, so that entries get denser toward its end.

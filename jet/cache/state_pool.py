@@ -169,6 +169,20 @@ class StatePool:
         self.allocator.ref(self._pages[snapshot])
         self._append_pages(slot, self._pages[snapshot])
 
+    def rewind(self, slot: int) -> None:
+        """Empty a live slot for an earlier state of its sequence; its pages are reserved for it again."""
+        pages, self._pages[slot] = self._pages[slot], []
+        self.allocator.unref(pages)
+        self._reserved_pages[slot] += len(pages)
+        self.allocator.reserved_pages += len(pages)
+
+    def cancel_reservation(self, slot: int, pages: int) -> None:
+        """Reserve fewer pages for a slot that shares so many with a snapshot; no more than there are."""
+        missing = -min(0, self.allocator.available + pages)
+        fewer = min(self._reserved_pages[slot], pages + missing)
+        self._reserved_pages[slot] -= fewer
+        self.allocator.reserved_pages -= fewer
+
     def free_snapshot(self, snapshot: int) -> None:
         """Free a snapshot slot."""
         self.allocator.unref_cached(self._pages.pop(snapshot))

@@ -48,6 +48,8 @@ class CudaGraphDecoder:
     batch uses the next larger ones.
     """
 
+    overlaps = True
+
     def __init__(
         self,
         model: JetNemotronForCausalLM,
@@ -118,11 +120,23 @@ class CudaGraphDecoder:
         if sequence in self._host_samplers:
             logits = sequence.logits.float()
             return StepFuture.completed(partial(draw, self._host_samplers[sequence], logits, sequence))
+        if sequence.barred_now:
+            return self._sample_barred(sequence, sequence.logits.float())
         self._first_logits.copy_(sequence.logits)
         write_batch(self._first_batch, [sequence])
         self._first_sampler.sample(sampler_flags([sequence]))
         (future,) = self._step_output(self._first_batch, self._first_logits, [sequence], {})
         return future
+
+    def _sample_barred(self, sequence: Sequence, logits: Tensor) -> StepFuture:
+        """Draw on the host, which can bar any tokens, for a sequence whose history is on the device."""
+        sampler = make_host_sampler(sequence, self._special_tokens)
+        ids = torch.tensor(sequence.token_ids, dtype=torch.int64).to(logits.device)
+        sampler.append_prompt(ids)
+        step = StepFuture.completed(partial(draw, sampler, logits, sequence))
+        if sampler.token_mask is not None:
+            self._token_mask[sequence.slot].copy_(sampler.token_mask[0])
+        return step
 
     @torch.inference_mode()
     def capture_next(self) -> bool:

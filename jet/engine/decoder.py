@@ -25,9 +25,11 @@ class Decoder(Protocol):
 
     Attributes:
         step: the decode step of one row.
+        overlaps: whether a step may be launched before the tokens of the last one are known.
     """
 
     step: DecodeStep
+    overlaps: bool
 
     @property
     def kernels(self) -> dict[str, str]:
@@ -106,6 +108,8 @@ def make_decoder(
 class EagerDecoder:
     """Runs each decode step to its end before it returns."""
 
+    overlaps = False
+
     def __init__(
         self,
         model: JetNemotronForCausalLM,
@@ -147,7 +151,8 @@ class EagerDecoder:
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
         """Run the sequence's last token and return the logits `[1, V]`; draw nothing."""
-        self._last_logits = {}
+        others = (pair for pair in self._last_logits.items() if pair[0] is not sequence)
+        self._last_logits = {other: logits.clone() for other, logits in others}  # the buffer is used again
         return self._run([sequence]).clone()
 
     def _run(self, sequences: abc.Sequence[Sequence]) -> Tensor:

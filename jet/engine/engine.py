@@ -31,11 +31,12 @@ from jet.api import (
     TokenLogprob,
     TokenLogprobs,
 )
+from jet.engine.banned import BannedGuard, HeldToken, matcher_of, text_before
 from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.detokenizer import Detokenizer
-from jet.engine.text.healing import Healing, HealingPath, Node
+from jet.engine.text.healing import Healing, HealingPath, Node, NoPathError
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
 from jet.token_ids import Tokens
@@ -85,6 +86,25 @@ class Runner(Protocol):
 
     def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
         """Forbid tokens among the first `steps` of the answer."""
+        ...
+
+    def guard(self, sequence: Any) -> None:
+        """Prepare for rollbacks of a new sequence."""
+        ...
+
+    def mark(self, sequence: Any, length: int) -> None:
+        """Keep what a rollback to `length` tokens or more needs; call it after each token."""
+        ...
+
+    def roll_back(
+        self,
+        sequence: Any,
+        length: int,
+        num_generated: int,
+        barred: tuple[int, ...],
+        healing: Healing | None = None,
+    ) -> bool:
+        """Take back all tokens from `length` on; False if the sequence has to be reset instead."""
         ...
 
     def score(
@@ -231,6 +251,8 @@ class _RequestState:
         self.stop_token_ids_after = request.stop_token_ids_after
         self.prompt_logprobs = request.prompt_logprobs  # None once all have been sent
         self.healing = healing  # None once it has been drawn
+        self.healed_end = healing  # the same, for good
+        self.guard: BannedGuard | None = None  # of banned phrases
         self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
         self.sampling = request.sampling.with_seed()
         self.top_logprobs = request.top_logprobs
@@ -311,6 +333,8 @@ class LocalEngine:
             prompt, healing = self._tokenizer.encode(*given), None
             detokenizer = self._tokenizer.detokenizer(prompt)
         req = _RequestState(request, prompt, healing, detokenizer, submitted)
+        if request.banned:
+            req.guard = self._make_guard(request)
         room = self._info.context - req.prompt_tokens
         if req.max_new_tokens > room:
             req.max_new_tokens, req.length_reason = room, "context"
@@ -325,6 +349,14 @@ class LocalEngine:
             req.channel = Channel(TokenChunk("", (), self._stats(req)), self._thread.is_alive)
             self._changed.notify()
         return LocalStream(req.channel)
+
+    def _make_guard(self, request: Request) -> BannedGuard:
+        matcher = matcher_of(tuple(request.banned), tuple(request.stop_strings))
+        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
+        before = text_before(prompt, request.prompt_ids, self._tokenizer.detokenizer(()), matcher)
+        vocabulary = self._info.vocabulary
+        drawable = None if vocabulary is None else vocabulary - len(self._tokenizer.stop_ids)
+        return BannedGuard(matcher, before, drawable)
 
     def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
         """Check a prompt of token ids. Raises RequestError if there are too many, or one is no token's."""
@@ -492,6 +524,8 @@ class LocalEngine:
                 self._runner.bias(req.sequence, req.logit_bias, req.raw_logprobs)
             if req.stop_token_ids and req.stop_token_ids_after:
                 self._runner.forbid(req.sequence, tuple(req.stop_token_ids), req.stop_token_ids_after)
+            if req.guard is not None:
+                self._runner.guard(req.sequence)
         except MemoryError as error:
             if others:  # they will free memory
                 self._memory_full = True
@@ -528,7 +562,10 @@ class LocalEngine:
             self._finish(req, "error", error=_reason(error))
 
     def _abort(self, req: _RequestState) -> None:
-        self._finish(req, "aborted")
+        if req.guard is not None:
+            self._end_guarded(req, req.guard, "aborted")
+        else:
+            self._finish(req, "aborted")
 
     def _start(self, req: _RequestState) -> None:
         req.phase, req.queue_position = "prefill", 0
@@ -614,9 +651,15 @@ class LocalEngine:
 
     def _accept_token(self, req: _RequestState, outcome: int | Exception) -> None:
         """Accept the outcome of a step: a token, or the error that ends the request."""
+        if isinstance(outcome, NoPathError) and req.guard is not None:
+            self._end_guarded(req, req.guard, "banned", clean=False)
+            return
         if isinstance(outcome, Exception):
             raise outcome
         req.phase = "decode"
+        if req.guard is not None:
+            self._accept_guarded(req, req.guard, outcome)
+            return
         if req.healing is not None:
             self._accept_healed(req)
             return
@@ -626,6 +669,89 @@ class LocalEngine:
             return
         req.output_ids.append(outcome)
         self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
+
+    def _accept_guarded(self, req: _RequestState, guard: BannedGuard, token: int) -> None:
+        """Accept a token of a request with banned phrases; send what can no longer be taken back."""
+        index, before = len(req.output_ids), req.detokenizer.copy()
+        completed: int | None = None
+        if req.healing is not None:
+            healed, req.healing = self._runner.healed_path(req.sequence), None
+            assert healed is not None
+            req.output_ids += [*healed.path, healed.token]
+            if healed.adds:
+                text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
+                logprobs = self._logprobs(req, healed.node)
+                completed = guard.push(healed.token, text, logprobs, index, before)
+        elif token in self._tokenizer.stop_ids or token in req.stop_token_ids:
+            self._end_guarded(req, guard, "stop", self._logprobs(req) if req.raw_logprobs else ())
+            return
+        else:
+            req.output_ids.append(token)
+            text = req.detokenizer.push(token)
+            completed = guard.push(token, text, self._logprobs(req), index, before)
+        if completed is not None:
+            self._draw_again(req, guard, completed)
+            return
+        self._send_held(req, guard.release())
+        if req.meter.tokens + len(guard.held) >= req.max_new_tokens:
+            self._end_guarded(req, guard, req.length_reason)
+            return
+        kept = guard.held[0].index if guard.held else len(req.output_ids)
+        self._runner.mark(req.sequence, len(req.prompt_ids) + kept)
+
+    def _end_guarded(
+        self,
+        req: _RequestState,
+        guard: BannedGuard,
+        reason: str,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        clean: bool = True,
+    ) -> None:
+        """End a request with banned phrases, unless a phrase would be complete: then draw again.
+
+        An aborted request ends in front of the phrase, and so does one that has no other way to go on.
+        `clean`: whether its state is of use to later requests.
+        """
+        ended = guard.banned_if_ended()
+        if ended is not None and reason not in ("aborted", "banned"):
+            self._draw_again(req, guard, ended)
+            return
+        while ended is not None:
+            clean = self._go_back(req, guard, ended, ()) and clean
+            ended = guard.banned_if_ended()
+        self._send_held(req, guard.release_all())
+        self._finish(req, reason, logprobs=logprobs, keep_snapshot=clean)
+
+    def _draw_again(self, req: _RequestState, guard: BannedGuard, number: int) -> None:
+        """Go back to before a banned phrase, which begins in `guard.held[number]`, and draw there again.
+
+        Where that has failed too often, the request ends there.
+        """
+        choice = guard.choose(number)
+        if choice is None:
+            self._end_guarded(req, guard, "banned", clean=self._go_back(req, guard, number, ()))
+        elif not self._go_back(req, guard, *choice):
+            self._recompute(req)
+
+    def _go_back(self, req: _RequestState, guard: BannedGuard, number: int, barred: tuple[int, ...]) -> bool:
+        """Take back `guard.held[number]` and all behind it; False if the state could not be restored."""
+        one = guard.take_back(number)
+        del req.output_ids[one.index :]
+        req.detokenizer = one.detokenizer
+        is_healed = one.index == 0 and req.healed_end is not None
+        req.healing = req.healed_end if is_healed else None
+        length, generated = len(req.prompt_ids) + one.index, req.meter.tokens + len(guard.held)
+        return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
+
+    def _send_held(self, req: _RequestState, tokens: Sequence[HeldToken]) -> None:
+        """Send tokens that have been held back."""
+        if not tokens:
+            return
+        now = self._clock()
+        for _ in tokens:
+            req.meter.tick(now)
+        logprobs = tuple(detail for one in tokens for detail in one.logprobs)
+        self._send(req, "".join(one.text for one in tokens), tuple(one.token for one in tokens), logprobs)
 
     def _accept_healed(self, req: _RequestState) -> None:
         """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
@@ -684,6 +810,7 @@ class LocalEngine:
         tokens: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
         error: str | None = None,
+        keep_snapshot: bool = True,
     ) -> None:
         """Free a request's state, then send its last chunk."""
         if error is None:
@@ -697,7 +824,7 @@ class LocalEngine:
             self._scheduler.remove(req)
         try:
             if sequence is not None:
-                self._runner.free(sequence, keep_snapshot=error is None)
+                self._runner.free(sequence, keep_snapshot=error is None and keep_snapshot)
         except Exception:
             log.exception("The state of a request could not be freed.")
         req.phase, req.queue_position = "done", 0

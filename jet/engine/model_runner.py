@@ -28,11 +28,13 @@ from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.decoder import Decoder, make_decoder
 from jet.engine.prefill import Prefill, make_prefill
+from jet.engine.rollback import Rollback
+from jet.engine.sampler import attempt_stream
 from jet.engine.scoring import ScoringPrefill
 from jet.engine.sequence import Sequence, Snapshot
 from jet.engine.step_output import StepFuture
 from jet.engine.stored_states import StoredStates
-from jet.engine.text.healing import Healing, HealingPath, Logits, log_softmax
+from jet.engine.text.healing import Healing, HealingPath, Logits, NoPathError, log_softmax
 from jet.engine.text.healing import draw as sample_path
 from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
@@ -101,6 +103,7 @@ class ModelRunner:
             self._prefill = make_prefill(model, self._pool)
             self._guard = StructureGuard(model)
             self._host_pool = HostPool(self._pool, host_bytes)
+        self._rollback = Rollback(self)
         self._prefix_cache: PrefixCache[Snapshot] = PrefixCache(self._free_snapshot, self._offload)
         self._pool.allocator.evict = self._prefix_cache.evict
         self._host_pool.evict = self._prefix_cache.evict_host
@@ -186,6 +189,28 @@ class ModelRunner:
         sequence.logit_bias, sequence.raw_logprobs = logit_bias, raw_logprobs
         self._decoder.remove(sequence)
         self._decoder.add(sequence)
+
+    def guard(self, sequence: Sequence) -> None:
+        """Prepare for rollbacks of a new sequence."""
+        sequence.guarded = True
+
+    @torch.inference_mode()
+    def mark(self, sequence: Sequence, length: int) -> None:
+        """Keep what a rollback of a guarded sequence to `length` tokens or more needs, as memory allows."""
+        self._rollback.mark(sequence, length)
+
+    @torch.inference_mode()
+    def roll_back(
+        self,
+        sequence: Sequence,
+        length: int,
+        num_generated: int,
+        barred: tuple[int, ...],
+        healing: Healing | None = None,
+    ) -> bool:
+        """Take back all tokens from `length` on; see `Rollback.roll_back`. False: `reset` it instead."""
+        with _memory_errors("going back"):
+            return self._rollback.roll_back(sequence, length, num_generated, barred, healing)
 
     @torch.inference_mode()
     def forbid(self, sequence: Sequence, token_ids: abc.Sequence[int], steps: int) -> None:
@@ -300,7 +325,9 @@ class ModelRunner:
     def reset(self, sequence: Sequence) -> None:
         """Empty a lost state, for the engine to prefill the prompt and the accepted tokens again."""
         assert sequence.slot is not None
-        self._pool.free(sequence.slot)
+        self._rollback.drop_all(sequence)
+        slot, sequence.slot = sequence.slot, None
+        self._pool.free(slot)
         sequence.slot = self._pool.allocate(self._pages_to_reserve(sequence.max_tokens, None))
         sequence.token_ids, sequence.num_computed_tokens, sequence.last_snapshot = array("i"), 0, 0
         sequence.logits = sequence.in_flight = None
@@ -324,17 +351,16 @@ class ModelRunner:
         if sequence.slot is not None and sequence.in_flight is not None and keep_snapshot:
             step, sequence.in_flight = sequence.in_flight, None
             keep_snapshot = isinstance(self._accept(sequence, step), int)
+        self._rollback.drop_all(sequence)
         slot, sequence.slot = sequence.slot, None
         handle, sequence.cache_handle = sequence.cache_handle, None
         self._unlock_prefix(handle)
         if slot is None:
             return
         # With these logits, a request that draws the last token again has nothing to prefill.
-        logits = (
-            self._decoder.last_logits(sequence)
-            if len(sequence.token_ids) == sequence.num_computed_tokens + 1
-            else None
-        )
+        logits = sequence.logits if sequence.barred_now else None  # just rolled back
+        if len(sequence.token_ids) == sequence.num_computed_tokens + 1:
+            logits = self._decoder.last_logits(sequence)
         self._decoder.remove(sequence)
         if not keep_snapshot:
             self._prefix_cache.remove_request(sequence)
@@ -444,6 +470,7 @@ class ModelRunner:
             if sequence.logits is not None and sequence.healing is not None:
                 outcomes[sequence] = self._sample_healing(sequence, sequence.healing)
             elif sequence.logits is not None:
+                self._rollback.mark_first(sequence)
                 step = self._decoder.sample(sequence)
                 sequence.num_generated += 1
                 outcome = outcomes[sequence] = self._accept(sequence, step)
@@ -455,16 +482,18 @@ class ModelRunner:
         """Draw the end of the prompt again. The state before it is kept as a snapshot."""
         if sequence.num_computed_tokens > sequence.last_snapshot:
             self._snapshot(sequence)
+        self._rollback.mark_first(sequence)
+        barred = sequence.barred_now
         logits, sequence.logits, sequence.has_generated = sequence.logits, None, True
         assert logits is not None
         lookahead = _Lookahead(self, sequence, logits)
         sampling = sequence.sampling
         try:
-            chance = uniform(sampling.seed or 0, HEALING_STEP)
-            filters = sampling.top_k, sampling.top_p
+            chance = uniform(sampling.seed or 0, HEALING_STEP, attempt_stream(len(barred)))
+            filters = sampling.top_k, sampling.top_p, barred
             healed = sample_path(healing.root, lookahead, sampling.temperature, chance, *filters)
             lookahead.advance(healed.path)
-        except (MemoryError, FloatingPointError) as error:
+        except (MemoryError, FloatingPointError, NoPathError) as error:
             return error
         if sequence.top_logprobs:
             sequence.logprobs = lookahead.logprobs(healed)

@@ -24,6 +24,11 @@ from jet.ops.sampling import penalize_counts, penalize_repetition, sample, unifo
 _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
 
+def attempt_stream(attempt: int) -> int:
+    """Return the random stream of the first draw of a token, or of a later attempt; XTC has the next one."""
+    return 2 * attempt
+
+
 class SpecialTokens:
     """The tokens that samplers treat specially, shared by all requests.
 
@@ -82,6 +87,11 @@ class HostSampler:
         self._counts: Tensor | None = None  # float32 `[1, V]`, of the answer's tokens
         self._history: list[int] = []
 
+    @property
+    def token_mask(self) -> Tensor | None:
+        """Return which tokens the repetition penalty covers, bool `[1, V]`; None without penalty."""
+        return self._token_mask
+
     def append_prompt(self, ids: Tensor) -> None:
         """Add prefilled tokens `[T]` to the history."""
         if self._token_mask is not None:
@@ -92,10 +102,12 @@ class HostSampler:
         if self._keeps_history:
             self._history += ids.tolist()
 
-    def sample(self, logits: Tensor, step: int) -> tuple[int, Tensor]:
+    def sample(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> tuple[int, Tensor]:
         """Draw token number `step`; return it and the logits `[1, V]` after bias and penalties.
 
-        The returned logits keep the values of stop tokens that are forbidden by `min_tokens`.
+        The returned logits keep the values of stop tokens that are forbidden by `min_tokens`, and of the
+        tokens in `barred`. Each of these stands for an earlier attempt at this step; every attempt has random
+        numbers of its own.
 
         Raises FloatingPointError if the logits are NaN.
         """
@@ -107,8 +119,12 @@ class HostSampler:
             allowed = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
         if step < self._forbidden_steps:
             allowed = allowed.index_fill(1, self._forbidden, -math.inf)
-        excludes = uniform(sampling.seed, step, _XTC_STREAM) < sampling.xtc_probability
-        chance = torch.tensor([uniform(sampling.seed, step)], dtype=torch.float64).to(self._device)
+        if barred:
+            ids = torch.tensor(barred, dtype=torch.long, device=self._device)
+            allowed = allowed.index_fill(1, ids, -math.inf)
+        stream = attempt_stream(len(barred))
+        excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
+        chance = torch.tensor([uniform(sampling.seed, step, stream)], dtype=torch.float64).to(self._device)
         token = int(
             sample(
                 allowed,
@@ -187,7 +203,7 @@ def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int,
 
     Raises FloatingPointError if the logits are NaN.
     """
-    token, logits = sampler.sample(logits, sequence.num_generated)
+    token, logits = sampler.sample(logits, sequence.num_generated, sequence.barred_now)
     if not sequence.top_logprobs:
         return token, None
     drawn = torch.tensor([token], device=logits.device)

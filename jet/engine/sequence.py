@@ -54,6 +54,10 @@ class Sequence:
         forbidden: token ids that are not drawn among the first tokens, and how many those are.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
+        guarded: whether drawn tokens may be taken back, so that marks are set.
+        marks: snapshots to roll back to, shortest first.
+        mark_salt: what isolates them in the prefix cache; "" before the first.
+        barred: a position, and the tokens that earlier attempts have drawn there.
     """
 
     sampling: SamplingParams
@@ -77,6 +81,10 @@ class Sequence:
     forbidden: tuple[abc.Sequence[int], int] = ((), 0)
     has_generated: bool = False
     num_accepted: int = 0
+    guarded: bool = False
+    marks: list[CacheEntry[Snapshot]] = field(default_factory=list)
+    mark_salt: str = ""
+    barred: tuple[int, tuple[int, ...]] = (-1, ())
 
     @property
     def last_token(self) -> int | None:
@@ -87,6 +95,12 @@ class Sequence:
     def samples_last_token(self) -> bool:
         """Return whether the next token is the request's last allowed one and a snapshot will be kept."""
         return self.cache_salt != "" and self.num_generated + 1 == self.sampling.max_new_tokens
+
+    @property
+    def barred_now(self) -> tuple[int, ...]:
+        """Return the tokens that may not be drawn now; their number is that of the earlier attempts."""
+        position, tokens = self.barred
+        return tokens if position == len(self.token_ids) else ()
 
     @property
     def stop_is_forbidden(self) -> bool:

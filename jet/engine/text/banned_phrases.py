@@ -202,7 +202,7 @@ class PhraseMatcher:
         """Add a phrase; return the most characters that it may have."""
         words = _words_of(phrase)
         if not words:
-            if not phrase.strip() and "\n" not in phrase:
+            if not phrase.strip(" "):
                 raise BannedPhraseError("A banned phrase has nothing in it: please write a word.")
             _insert(self._literal, _spelled(phrase)).at_once = True
             return len(phrase)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 from tokenizers import Tokenizer, decoders
@@ -36,6 +37,10 @@ class Detokenizer(Protocol):
 
     def flush(self) -> str:
         """Return the text still held back at the end; an incomplete character becomes U+FFFD."""
+        ...
+
+    def copy(self) -> Detokenizer:
+        """Return another one in the same state."""
         ...
 
 
@@ -75,6 +80,12 @@ class _ByteDetokenizer:
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
 
+    def copy(self) -> _ByteDetokenizer:
+        other = copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        other._decoder.setstate(self._decoder.getstate())
+        return other
+
 
 class _ContextDetokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] | Tokens) -> None:
@@ -107,6 +118,11 @@ class _ContextDetokenizer:
     def flush(self) -> str:
         return self._decode()[self._shown :]
 
+    def copy(self) -> _ContextDetokenizer:
+        other = copy(self)
+        other._window = list(self._window)
+        return other
+
     def _is_visible(self, token: int) -> bool:
         return token not in self._silent and self._tokenizer.id_to_token(token) is not None
 
@@ -131,6 +147,12 @@ class WithoutLeadingWhitespace:
     def flush(self) -> str:
         """See `Detokenizer.flush`."""
         return self._without(self._detokenizer.flush())
+
+    def copy(self) -> WithoutLeadingWhitespace:
+        """See `Detokenizer.copy`."""
+        other = copy(self)
+        other._detokenizer = self._detokenizer.copy()
+        return other
 
     def _without(self, text: str) -> str:
         if not self._begun:

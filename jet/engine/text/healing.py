@@ -87,6 +87,10 @@ class HealingPath(NamedTuple):
         return self.token not in self.node.exact
 
 
+class NoPathError(Exception):
+    """The end of a prompt can only be written with tokens that are barred."""
+
+
 class Vocabulary:
     """The ordinary tokens of a byte-level tokenizer, sorted by bytes; no added tokens, no stop tokens."""
 
@@ -209,6 +213,7 @@ def draw(
     chance: float,
     top_k: int = 0,
     top_p: float = 1.0,
+    barred: tuple[int, ...] = (),
 ) -> HealingPath:
     """Draw a path that spells the bytes again, by the probabilities of the network.
 
@@ -219,9 +224,11 @@ def draw(
         chance: uniform in [0, 1).
         top_k: draw from this many likeliest paths; 0 for all.
         top_p: draw from the likeliest paths that together have this probability.
+        barred: tokens that must not be the last one.
 
     Raises:
         FloatingPointError: the logits are NaN.
+        NoPathError: every path that was looked at ends in a barred token.
     """
     ends: list[tuple[tuple[int, ...], Node]] = []
     found: list[Logits] = []  # log-probabilities of the paths that end at each of `ends`
@@ -234,9 +241,11 @@ def draw(
             break
         chances = weight + log_softmax(look(path), temperature or 1.0)
         ends.append((path, node))
-        found.append(chances[node.covers])
+        found.append(np.where(np.isin(node.covers, barred), -math.inf, chances[node.covers]))
         known = float(np.logaddexp(known, np.logaddexp.reduce(found[-1], initial=-math.inf)))
         waiting += [(float(chances[token]), (*path, token), child) for token, child in node.shorter.items()]
+    if not math.isfinite(known):
+        raise NoPathError
     index = _choose(_kept(np.concatenate(found), top_k, top_p), temperature, chance)
     counts = np.cumsum([len(some) for some in found])
     number = int(np.searchsorted(counts, index, side="right"))

@@ -117,7 +117,7 @@ def test_of_phrases_completed_together_the_last_begins_it() -> None:
     assert begins(["her eyes", "eyes"], "and her eyes.") == 8
 
 
-@pytest.mark.parametrize("phrase", ["", "  ", "\t"])
+@pytest.mark.parametrize("phrase", ["", "  "])
 def test_a_phrase_with_nothing_in_it_is_refused(phrase: str) -> None:
     with pytest.raises(BannedPhraseError, match="nothing in it"):
         PhraseMatcher([phrase])

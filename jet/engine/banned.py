@@ -1,0 +1,140 @@
+"""BannedGuard: the tokens of one request that cannot be sent yet, since a banned phrase may begin in them.
+
+A token is sent once no banned phrase can begin in it, and is never taken back after that. Where a phrase is
+complete, the request goes back to the token that the phrase begins in and draws another one. `LocalEngine`
+decides when; this keeps the account. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jet.api import RequestError, TokenLogprobs
+from jet.engine.text.banned_phrases import BannedPhraseError, PhraseMatcher, State
+from jet.engine.text.detokenizer import Detokenizer
+
+MAX_ATTEMPTS = 32  # tokens barred in one place before the request goes further back or ends
+MAX_ROLLBACKS = 256  # without anything sent in between
+
+
+@dataclass(frozen=True, eq=False)
+class HeldToken:
+    """A drawn token that has not been sent, and what was known before it.
+
+    Attributes:
+        token: its id.
+        text: the text that became final with it.
+        logprobs: what is sent with it.
+        index: where it begins in the request's output; for a healed end of the prompt, 0.
+        detokenizer: a copy of the detokenizer from before it.
+        state: the matcher's state from before it.
+    """
+
+    token: int
+    text: str
+    logprobs: tuple[TokenLogprobs, ...]
+    index: int
+    detokenizer: Detokenizer
+    state: State
+
+
+class BannedGuard:
+    """Holds back the tokens of one request while they may have to be drawn again."""
+
+    def __init__(self, matcher: PhraseMatcher, before: str, vocabulary: int | None = None) -> None:
+        """`before`: the text that the answer follows. `vocabulary`: how many tokens could be drawn."""
+        self.held: list[HeldToken] = []
+        self._matcher, self._state = matcher, matcher.start(before)
+        self._barred: dict[int, tuple[int, ...]] = {}
+        self._rollbacks = 0
+        self._max_attempts = MAX_ATTEMPTS if vocabulary is None else min(MAX_ATTEMPTS, vocabulary - 2)
+
+    def push(
+        self,
+        token: int,
+        text: str,
+        logprobs: tuple[TokenLogprobs, ...],
+        index: int,
+        detokenizer: Detokenizer,
+    ) -> int | None:
+        """Add a token; return which of `held` a phrase begins in that it completes, None if it does not."""
+        self.held.append(HeldToken(token, text, logprobs, index, detokenizer, self._state))
+        self._state, start = self._matcher.advance(self._state, text)
+        return None if start is None else self._holder_of(start)
+
+    def banned_if_ended(self) -> int | None:
+        """Return which of `held` a phrase begins in that would be complete if the text ended here."""
+        start = self._state.banned_if_ended
+        return None if start is None or not self.held else self._holder_of(start)
+
+    def release(self) -> list[HeldToken]:
+        """Remove and return the tokens in which no phrase can begin."""
+        start = self._state.held_from
+        if start is not None:
+            return self._send(self._holder_of(start))
+        count = len(self.held)
+        while count and not self.held[count - 1].text:
+            count -= 1  # the first bytes of a character, perhaps
+        return self._send(count)
+
+    def release_all(self) -> list[HeldToken]:
+        """Remove and return all tokens."""
+        return self._send(len(self.held))
+
+    def choose(self, number: int) -> tuple[int, tuple[int, ...]] | None:
+        """Decide where to draw again, since a phrase begins in `held[number]`.
+
+        Returns which of `held` to go back to, and the tokens that are barred there; None if that has failed
+        often enough.
+        """
+        self._rollbacks += 1
+        for place in (number, 0):
+            one = self.held[place]
+            barred = (*self._barred.get(one.index, ()), one.token)
+            if len(barred) <= self._max_attempts and self._rollbacks <= MAX_ROLLBACKS:
+                self._barred = {at: tokens for at, tokens in self._barred.items() if at < one.index}
+                self._barred[one.index] = barred
+                return place, barred
+        return None
+
+    def take_back(self, number: int) -> HeldToken:
+        """Remove `held[number]` and all behind it, and return it."""
+        one = self.held[number]
+        del self.held[number:]
+        self._state = one.state
+        return one
+
+    def _send(self, count: int) -> list[HeldToken]:
+        sent, self.held = self.held[:count], self.held[count:]
+        if sent:
+            self._rollbacks = 0
+            self._barred = {at: tokens for at, tokens in self._barred.items() if at > sent[-1].index}
+        return sent
+
+    def _holder_of(self, start: int) -> int:
+        """Return which of `held` the character at `start` begins in; the first, if it has been sent."""
+        number = max((at for at, one in enumerate(self.held) if one.state.position <= start), default=0)
+        while number and not self.held[number - 1].text:
+            number -= 1
+        return number
+
+
+@lru_cache(256)
+def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher:
+    """Return the matcher of a request's phrases. Raises RequestError."""
+    try:
+        return PhraseMatcher(banned, stops)
+    except BannedPhraseError as error:
+        raise RequestError(str(error)) from None
+
+
+def text_before(prompt: str, ids: Sequence[int], detokenizer: Detokenizer, matcher: PhraseMatcher) -> str:
+    """Return the end of the text that an answer follows; of token ids, if there are any.
+
+    `detokenizer`: a new one.
+    """
+    if not ids:
+        return prompt
+    return "".join(map(detokenizer.push, map(int, ids[-(matcher.reach + 1) :])))

@@ -1,0 +1,161 @@
+"""Rollback: take drawn tokens back, to draw others in their place.
+
+A recurrent state cannot forget a token, so a sequence that may be rolled back leaves marks: snapshots of its
+state and, where they are known, the logits of the next token. They are entries of the prefix cache that
+nobody can match, so they are counted, evicted and offloaded as all others are.
+
+Where a step ends before the next is launched, a mark is set exactly where a token may be taken back, and
+costs one copy of a state. Where steps are launched ahead, it is too late for that once the token is known:
+there a mark is set every `MARK_INTERVAL` tokens, and the few tokens behind it are computed again, one by one
+as they were.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jet.cache.pinned import to_device
+from jet.cache.prefix_cache import CacheEntry
+from jet.engine.sequence import Sequence, Snapshot
+from jet.engine.text.healing import Healing
+
+if TYPE_CHECKING:
+    from jet.engine.model_runner import ModelRunner
+
+MARK_INTERVAL = 4  # tokens between two marks of a sequence whose steps are launched ahead
+MAX_MARKS = 2
+
+
+class Rollback:
+    """Sets marks and rolls sequences back to them, for one model runner, on its thread."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._mark_salts = 0
+
+    def mark_first(self, sequence: Sequence) -> None:
+        """Set a mark before a token is drawn from the logits of a prefill, or of a rollback."""
+        if sequence.guarded and self._newest(sequence) != sequence.num_computed_tokens:
+            self._set(sequence, sequence.logits)
+
+    def mark(self, sequence: Sequence, length: int) -> None:
+        """Set the mark that a rollback to `length` tokens, or to more, needs; drop those it does not need.
+
+        Call it after each token, once it is known how much may be taken back.
+        """
+        computed, newest = sequence.num_computed_tokens, self._newest(sequence)
+        decoder = self._runner._decoder
+        if decoder.overlaps:
+            if computed - newest >= MARK_INTERVAL:
+                self._set(sequence, None if sequence.in_flight is not None else decoder.last_logits(sequence))
+        elif length > computed:  # nothing that has been computed can be taken back
+            self.drop_all(sequence)
+        elif newest < length == computed or 0 <= newest <= computed - 2 * MARK_INTERVAL:
+            self._set(sequence, decoder.last_logits(sequence))
+        while len(sequence.marks) > 1 and _serves(sequence.marks[1], length):
+            self._drop(sequence, 0)
+
+    def drop_all(self, sequence: Sequence) -> None:
+        """Drop all marks of a sequence."""
+        while sequence.marks:
+            self._drop(sequence, 0)
+
+    def roll_back(
+        self,
+        sequence: Sequence,
+        length: int,
+        num_generated: int,
+        barred: tuple[int, ...],
+        healing: Healing | None,
+    ) -> bool:
+        """Take back all tokens from `length` on; the next token is drawn again, without those in `barred`.
+
+        Afterwards all of the sequence is as it was before that token was drawn for the first time, and no
+        snapshot of it has read more. Returns False if no mark is left: reset it and prefill again.
+
+        Args:
+            sequence: the sequence; a step of it in flight is forgotten.
+            length: the tokens that stay.
+            num_generated: how many of them count as drawn.
+            barred: tokens that must not be drawn here, one for each earlier attempt.
+            healing: the end of the prompt, if it has to be drawn again, too.
+        """
+        runner = self._runner
+        assert sequence.slot is not None
+        sequence.in_flight = sequence.logits = sequence.logprobs = None
+        sequence.num_generated = sequence.num_accepted = num_generated
+        sequence.barred = length, barred
+        if healing is not None:
+            sequence.healing, sequence.healed_path = healing, None
+        longest = runner._prefix_cache.remove_longer(sequence, length)
+        if sequence.last_snapshot > length:
+            sequence.last_snapshot = longest
+        while sequence.marks and not self._usable(sequence.marks[-1], length):
+            self._drop(sequence, -1)
+        return bool(sequence.marks) and self._restore(sequence, sequence.marks[-1], length)
+
+    def _restore(self, sequence: Sequence, mark: CacheEntry[Snapshot], length: int) -> bool:
+        """Restore a mark and compute the tokens from there up to `length`."""
+        runner, slot = self._runner, sequence.slot
+        assert slot is not None
+        tokens, begin, was_on_host = sequence.token_ids[:length], len(mark.tokens), mark.on_host
+        runner._pool.rewind(slot)
+        if not runner._restore(mark, sequence):  # the sequence has been reset
+            return False
+        if not was_on_host:
+            runner._pool.cancel_reservation(slot, len(runner._pool.pages(slot)))
+        logits = runner._on_device(mark.state.logits)
+        sequence.logits = None if logits is None else logits.clone()
+        sequence.token_ids, sequence.num_computed_tokens = array("i", tokens[:begin]), begin
+        runner._decoder.remove(sequence)
+        runner._decoder.add(sequence)
+        for token in tokens[begin:]:
+            if (error := runner._reserve_next(sequence)) is not None:
+                raise error
+            sequence.token_ids.append(token)
+            sequence.logits = runner._decoder.compute_logits(sequence)
+            sequence.num_computed_tokens += 1
+        ids = to_device(np.array(tokens, np.int32), torch.int64, runner._model.device)
+        runner._decoder.append_prompt(sequence, ids)
+        return True
+
+    def _newest(self, sequence: Sequence) -> int:
+        """Return the length of the newest mark that is still there; a large negative number without any."""
+        sequence.marks[:] = [mark for mark in sequence.marks if self._runner._prefix_cache.has(mark)]
+        return len(sequence.marks[-1].tokens) if sequence.marks else -(2**31)
+
+    def _set(self, sequence: Sequence, logits: Tensor | None) -> None:
+        """Set a mark at the state as it is, if there is room."""
+        runner = self._runner
+        assert sequence.slot is not None
+        kept = runner._pool.snapshot(sequence.slot, sequence.num_computed_tokens)
+        if kept is None:
+            return
+        if not sequence.mark_salt:
+            self._mark_salts += 1
+            sequence.mark_salt = f"\0mark {self._mark_salts}"  # no user's
+        snapshot = Snapshot(kept, None if logits is None else logits.clone())
+        mark = CacheEntry(
+            sequence.mark_salt, sequence.computed_tokens, snapshot, logits is not None, sequence.marks
+        )
+        runner._prefix_cache.insert(mark)
+        self._newest(sequence)
+        sequence.marks.append(mark)
+        while len(sequence.marks) > MAX_MARKS:
+            self._drop(sequence, 1)
+
+    def _usable(self, mark: CacheEntry[Snapshot], length: int) -> bool:
+        return _serves(mark, length) and self._runner._prefix_cache.has(mark)
+
+    def _drop(self, sequence: Sequence, number: int) -> None:
+        self._runner._prefix_cache.remove(sequence.marks.pop(number))
+
+
+def _serves(mark: CacheEntry[Snapshot], length: int) -> bool:
+    """Return whether a mark leads to the logits after `length` tokens."""
+    return len(mark.tokens) < length or (len(mark.tokens) == length and mark.has_logits)

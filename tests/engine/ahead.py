@@ -1,0 +1,79 @@
+"""A decoder for tests that launches steps ahead on a CPU, as CUDA graphs do."""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from jet.engine import model_runner as runner_module
+from jet.engine.decoder import EagerDecoder
+from jet.engine.sequence import Sequence
+from jet.engine.step_output import StepFuture
+
+
+class AheadDecoder(EagerDecoder):
+    """Keeps the rows' tokens itself from when a batch is written on, as the device does."""
+
+    overlaps = True
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._rows: list[Sequence] = []
+        self._tokens: dict[Sequence, int] = {}
+        self._stops = set(self._special_tokens.stop_ids.tolist())
+        self.launched_ahead = 0
+
+    def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
+        if self._rows != list(sequences):
+            self._rows = list(sequences)
+            self._tokens = {one: one.last_token or 0 for one in sequences}
+        else:
+            self.launched_ahead += 1
+        logits = self._run_rows(sequences).split(1)
+        futures = [self._sample(*row) for row in zip(sequences, logits, strict=True)]
+        for one, future in zip(sequences, futures, strict=True):
+            if self._tokens[one] not in self._stops:  # of a text that has ended, nothing is drawn
+                self._tokens[one] = future.result()[0]
+        return futures
+
+    def _run_rows(self, sequences: abc.Sequence[Sequence]) -> Tensor:
+        rows, step = self._batch(len(sequences))
+        ended = [self._tokens[one] in self._stops for one in sequences]
+        null = self._pool.null_slot
+        rows.token.copy_(torch.tensor([self._tokens[one] for one in sequences]))
+        rows.position.copy_(torch.tensor([one.num_computed_tokens for one in sequences]))
+        slots = [null if end else one.slot for one, end in zip(sequences, ended, strict=True)]
+        rows.slot.copy_(torch.tensor(slots))
+        step.run()
+        return step.logits
+
+    def compute_logits(self, sequence: Sequence) -> Tensor:
+        self._rows = []
+        return super().compute_logits(sequence)
+
+    def last_logits(self, sequence: Sequence) -> Tensor | None:
+        return None
+
+    def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
+        return True
+
+    def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
+        return self._rows == list(sequences)
+
+    def remove(self, sequence: Sequence) -> None:
+        super().remove(sequence)
+        if sequence in self._rows:
+            self._rows = []
+
+
+@contextmanager
+def decoding_ahead(ahead: bool = True) -> Iterator[None]:
+    """Have runners that are made within launch their steps ahead, or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner_module, "make_decoder", AheadDecoder if ahead else EagerDecoder)
+        yield

@@ -1,0 +1,131 @@
+"""Rollback of sequences: what is left is bit for bit what decoding the same tokens leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from jet.api import SamplingParams
+from jet.engine.model_runner import ModelRunner
+from jet.engine.sequence import Sequence
+from jet.modeling import JetNemotronForCausalLM
+from tests.networks import small_model
+
+PROMPT = [5, 9, 2, 7, 7, 3, 11, 30, 4]
+SAMPLED = SamplingParams(temperature=1.0, max_new_tokens=200, seed=3)
+SAMPLINGS = [
+    replace(SAMPLED, temperature=0, repetition_penalty=1.0),
+    SAMPLED,
+    replace(SAMPLED, repetition_penalty=1.5, top_k=5),
+    replace(SAMPLED, dry_multiplier=3.0, dry_allowed_length=1, xtc_probability=0.5),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> JetNemotronForCausalLM:
+    return small_model(num_hidden_layers=4).requires_grad_(False)
+
+
+def make_runner(model: JetNemotronForCausalLM, **changes: int) -> ModelRunner:
+    given = {"slots": 4, "cache_slots": 8, "tokens": 4096, "context": 512} | changes
+    return ModelRunner(model, frozenset([0]), dry_sequence_breakers=frozenset([2]), **given)
+
+
+def start(
+    runner: ModelRunner, sampling: SamplingParams, prompt: list[int] = PROMPT, salt: str = ""
+) -> Sequence:
+    sequence = runner.allocate(sampling, 0, prompt, 500, salt)
+    runner.guard(sequence)
+    runner.set_min_tokens(sequence, 100)
+    read = runner.restore_prefix(sequence, prompt)
+    if read < len(prompt):
+        runner.prefill(sequence, prompt[read:])
+    return sequence
+
+
+def draw(runner: ModelRunner, sequence: Sequence, count: int) -> list[int]:
+    """Draw so many tokens; any may be taken back."""
+    keep = len(sequence.token_ids)
+    drawn = []
+    for _ in range(count):
+        drawn.append(runner.decode_one(sequence))
+        runner.mark(sequence, keep)
+    return drawn
+
+
+def everything(runner: ModelRunner, sequence: Sequence) -> tuple[list[Tensor], list[object]]:
+    """Return all that a later token depends on."""
+    pool, slot, length = runner._pool, sequence.slot, sequence.num_computed_tokens
+    assert slot is not None
+    tensors = [view.clone() for view in pool.state_views(slot)[:2]]
+    for position in range(max(0, length - 7), length):  # the windows are rings of 7 tokens
+        tensors += [view[..., position % 7, :].clone() for view in pool.state_views(slot)[2:]]
+    pages = [pool.page_view(page) for page in pool.pages(slot)]
+    tensors += [torch.cat(list(pages), dim=-2)[..., :length, :].clone()]
+    sampler = runner._decoder._samplers[sequence]  # type: ignore[attr-defined]
+    if sampler.token_mask is not None:
+        tensors.append(sampler.token_mask.clone())
+    if sequence.logits is not None:
+        tensors.append(sequence.logits.clone())
+    plain = [list(sequence.token_ids), length, sequence.num_generated, sampler._history, sequence.healed_path]
+    return tensors, plain
+
+
+def assert_equal(one: tuple[list[Tensor], list[object]], other: tuple[list[Tensor], list[object]]) -> None:
+    assert one[1] == other[1]
+    assert len(one[0]) == len(other[0])
+    for number, (here, there) in enumerate(zip(one[0], other[0], strict=True)):
+        assert torch.equal(here, there), number
+
+
+def decoded(runner: ModelRunner, sequence: Sequence, tokens: list[int]) -> None:
+    """Have given tokens computed one by one, as if they had been drawn; the logits are those behind them."""
+    with torch.inference_mode():
+        for token in tokens:
+            drawn(runner, sequence, token)
+            assert runner._reserve_next(sequence) is None
+            sequence.logits = runner._decoder.compute_logits(sequence)
+            sequence.num_computed_tokens += 1
+
+
+@torch.inference_mode()
+def drawn(runner: ModelRunner, sequence: Sequence, token: int) -> None:
+    """Note a token as drawn."""
+    sampler = runner._decoder._samplers[sequence]  # type: ignore[attr-defined]
+    sequence.has_generated = True
+    sequence.token_ids.append(token)
+    sequence.num_generated += 1
+    if sampler.token_mask is not None:
+        sampler.token_mask[0, token] = True
+    if sequence.sampling.dry_multiplier:
+        sampler._history.append(token)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("kept", [0, 1, 5, 13])
+def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
+    model: JetNemotronForCausalLM, sampling: SamplingParams, kept: int
+) -> None:
+    runner = make_runner(model)
+    plain = start(runner, sampling)
+    tokens = draw(runner, plain, kept)
+    sequence = start(runner, sampling)
+    assert draw(runner, sequence, kept) == tokens
+    if kept:
+        runner.mark(sequence, len(sequence.token_ids))  # all of that stays
+    lost = draw(runner, sequence, 6)
+    assert runner.roll_back(sequence, len(PROMPT) + kept, kept, (lost[0],))
+    fresh = start(runner, sampling)
+    decoded(runner, fresh, tokens)
+    assert_equal(everything(runner, sequence), everything(runner, fresh))
+    assert sequence.barred_now == (lost[0],)
+    others = draw(runner, sequence, 9)
+    assert others[0] != lost[0]
+    again = start(runner, sampling)
+    decoded(runner, again, [*tokens, *others[:-1]])
+    drawn(runner, again, others[-1])
+    again.logits = None
+    assert_equal(everything(runner, sequence), everything(runner, again))
