@@ -124,6 +124,9 @@ class _IdDetokenizer:
     def flush(self) -> str:
         return ""
 
+    def copy(self) -> _IdDetokenizer:
+        return self
+
 
 def load(options: Options) -> Network:
     """Load or draw the weights. Raises BenchError, CheckpointError or HardwareError with what is wrong."""

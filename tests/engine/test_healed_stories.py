@@ -267,8 +267,8 @@ def test_no_story_ends_before_so_many_tokens(
     """Healing with a network that would always stop at once."""
     penalize = HostSampler._penalize
 
-    def ending(chooser: HostSampler, logits: torch.Tensor) -> torch.Tensor:
-        found = penalize(chooser, logits).clone()
+    def ending(chooser: HostSampler, logits: torch.Tensor, step: int) -> torch.Tensor:
+        found = penalize(chooser, logits, step).clone()
         found[:, chooser._special_tokens.stop_ids] += 50
         return found
 
