@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jet.files.markup import Block, Manuscript
 from jet.files.progress import Progress, silent
-from jet.files.whitespace import xml_text
+from jet.files.whitespace import with_signs, xml_text
 
 _TEMPLATES = Environment(
     loader=PackageLoader("jet.files"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
@@ -105,8 +105,13 @@ def _placed(manuscript: Manuscript) -> tuple[_Placed, ...]:
 
 
 def _clean(block: Block) -> Block:
-    lines = tuple(tuple(run.with_text(xml_text(run.text)) for run in line) for line in block.lines)
+    lines = tuple(tuple(part for run in line for part in with_signs(run)) for line in block.lines)
     return Block(block.kind, lines, block.before, block.level)
+
+
+def _shown(block: Block) -> str:
+    """The text of a heading as the page shows it, with signs for control characters."""
+    return "".join(run.text for line in _clean(block).lines for run in line)
 
 
 def _chapters(manuscript: Manuscript, placed: Iterable[_Placed], title: str) -> list[_Chapter]:
@@ -114,7 +119,7 @@ def _chapters(manuscript: Manuscript, placed: Iterable[_Placed], title: str) -> 
     found = []
     for number, blocks in enumerate(manuscript.chapters, start=1):
         first = blocks[0]
-        heading = xml_text(first.text) if first.kind == "heading" else (title if number == 1 else f"{number}")
+        heading = _shown(first) if first.kind == "heading" else (title if number == 1 else f"{number}")
         own = tuple(next(rest) for _ in blocks)
         found.append(_Chapter(f"chapter-{number}", f"chapter-{number:04}.xhtml", heading, own))
     return found or [_Chapter("chapter-1", "chapter-0001.xhtml", title, ())]

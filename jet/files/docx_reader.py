@@ -8,12 +8,12 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jet.files.docx_writer import CHAPTER, CLOSE, GAP, LINED, SCENE, TEXT, library
+from jet.files.docx_writer import CHAPTER, CLOSE, CONTROL, GAP, LINED, LINED_CONTROL, SCENE, TEXT, library
 from jet.files.html_tokens import elements, text_of_element
 from jet.files.losses import Losses
 from jet.files.markup import Block, Manuscript, Run, free_block, spaced
 from jet.files.package import MAX_MEMBER, open_zip, read_member
-from jet.files.whitespace import tidy_runs
+from jet.files.whitespace import tidy_runs, without_signs
 from jet.story.errors import StoryFileError
 
 MAX_XML = 30_000_000  # bytes of all XML in the file
@@ -153,7 +153,8 @@ class _Reader:
             for child in run.iterchildren():
                 tag = str(child.tag).rpartition("}")[2]
                 if tag == "t":
-                    lines[-1].append(Run(child.text or "", mark))
+                    text = child.text or ""
+                    lines[-1].append(Run(without_signs(text) if self._is_control(run) else text, mark))
                 elif tag in _SIGNS:
                     lines[-1].append(Run(_SIGNS[tag], mark))
                 elif tag == "cr" or (tag == "br" and child.get(f"{_W}type") in (None, "textWrapping")):
@@ -181,11 +182,16 @@ class _Reader:
         if properties is None:
             return ""
         style = _value(properties.find(f"{_W}rStyle"))
-        if self._names.get(style) == LINED:
+        if self._names.get(style) in (LINED, LINED_CONTROL):
             return "_"
         italic, bold = self._look(style)
         italic, bold = _on(properties, "i", italic), _on(properties, "b", bold)
         return ("**" if bold else "") + ("*" if italic else "")
+
+    def _is_control(self, run: Any) -> bool:
+        properties = run.find(f"{_W}rPr") if self._ours else None
+        style = None if properties is None else properties.find(f"{_W}rStyle")
+        return style is not None and self._names.get(_value(style)) in (CONTROL, LINED_CONTROL)
 
     def _look(self, style: str) -> tuple[bool, bool]:
         if style not in self._looks:
@@ -224,7 +230,7 @@ def _exact(paragraphs: Iterable[Paragraph]) -> Manuscript:
         before = (1 if close else 2 + gaps) if begun else gaps
         blocks.append(_block(name, lines, before))
         gaps, begun = 0, True
-    return Manuscript(tuple(blocks), gaps)
+    return Manuscript(tuple(blocks), gaps, exact=True)
 
 
 def _free(paragraphs: Iterable[Paragraph]) -> Manuscript:

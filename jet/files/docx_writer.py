@@ -16,12 +16,13 @@ from typing import Any
 
 from jet.files.markup import Block, Manuscript, Run
 from jet.files.progress import Progress, silent, watched
-from jet.files.whitespace import xml_text
+from jet.files.whitespace import with_signs, xml_text
 from jet.story.errors import StoryFileError
 
 TEXT, GAP, SCENE, CHAPTER = "Story Text", "Story Gap", "Scene Break", "Chapter Line"
 CLOSE = " Close"  # at the end of a style's name: no empty line before
 LINED = "Story Emphasis"  # italics whose mark on the sheet is "_"
+CONTROL, LINED_CONTROL = "Control Character", "Control Emphasis"  # signs that stand for control characters
 
 
 def write_docx(
@@ -108,6 +109,11 @@ def _new_document(title: str, author: str) -> Any:
         style(name + CLOSE, name, 0)
     lined = styles.add_style(LINED, WD_STYLE_TYPE.CHARACTER)
     lined.font.italic = True
+    for name, base in ((CONTROL, None), (LINED_CONTROL, lined)):
+        control = styles.add_style(name, WD_STYLE_TYPE.CHARACTER)
+        control.font.color.rgb = RGBColor(0x88, 0x88, 0x88)
+        if base is not None:
+            control.base_style = base
     return document
 
 
@@ -167,7 +173,7 @@ class _Maker:
                 run = self._element("w:r")
                 run.append(self._element("w:br"))
                 made.append(run)
-            made.extend(map(self.run, line))
+            made.extend(self.run(part) for run in line for part in with_signs(run))
         return made
 
     def run(self, run: Run) -> Any:
@@ -175,16 +181,17 @@ class _Maker:
         from_right = not run.text.isascii() and any(
             unicodedata.bidirectional(character) in ("R", "AL") for character in run.text
         )
-        if run.mark or from_right:
+        if run.mark or from_right or run.control:
             properties = self._element("w:rPr")
-            if run.mark == "_":
+            style = {(True, False): LINED, (False, True): CONTROL, (True, True): LINED_CONTROL}
+            if name := style.get((run.mark == "_", run.control)):
                 named = self._element("w:rStyle")
-                named.set(self._name("w:val"), self._styles[LINED])
+                named.set(self._name("w:val"), self._styles[name])
                 properties.append(named)
             tags = ("b", "bCs") * run.bold + ("i", "iCs") * run.italic + ("rtl",) * from_right
             properties.extend(self._element(f"w:{tag}") for tag in tags)
             made.append(properties)
-        for number, part in enumerate(xml_text(run.text).split("\t")):
+        for number, part in enumerate(run.text.split("\t")):
             if number:
                 made.append(self._element("w:tab"))
             if part:

@@ -34,14 +34,16 @@ _EMPHASIS = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """Characters of one look. `mark` is what stands around them on the sheet, "" for plain text."""
+    """Characters of one look.
+
+    Attributes:
+        mark: what stands around them on the sheet, "" for plain text.
+        control: whether they are signs that stand for control characters, in a file.
+    """
 
     text: str
     mark: str = ""
-
-    def with_text(self, text: str) -> Run:
-        """Return the same look with other characters."""
-        return self if text == self.text else Run(text, self.mark)
+    control: bool = False
 
     @property
     def italic(self) -> bool:
@@ -78,10 +80,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Manuscript:
-    """A whole text. `after` line breaks stand behind the last block."""
+    """A whole text.
+
+    Attributes:
+        after: line breaks behind the last block.
+        exact: whether it is from a file of ours, each character as it was.
+    """
 
     blocks: tuple[Block, ...]
     after: int = 0
+    exact: bool = False
 
     @property
     def chapters(self) -> Iterator[tuple[Block, ...]]:

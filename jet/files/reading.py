@@ -143,7 +143,8 @@ def _read(path: PurePath, data: bytes, encoding: str, losses: Losses) -> Importe
 
 def _book(path: PurePath, kind: str, read: tuple[Manuscript, str, str], losses: Losses) -> Imported:
     manuscript, title, author = read
-    document = Document.from_text(normalize_file_line_breaks(compose(manuscript)))
+    text = compose(manuscript)
+    document = Document.from_text(text if manuscript.exact else normalize_file_line_breaks(text))
     document.title, document.author = title or path.stem, author
     return Imported(path.name, kind, document, losses.told())
 

@@ -13,7 +13,7 @@ from jet.files.html_tokens import Element, Token, elements, text_of_element, tok
 from jet.files.losses import Losses
 from jet.files.markup import Block, Manuscript, Run, free_block, spaced
 from jet.files.package import open_zip, read_member
-from jet.files.whitespace import tidy_runs
+from jet.files.whitespace import tidy_runs, without_signs
 from jet.story.errors import StoryFileError
 
 MAX_MEMBER = 20_000_000
@@ -253,6 +253,7 @@ class _Page:
             italic, bold = italic or look[0], bold or look[1]
         turned = {
             "silent": name in _SILENT or (name == "header" and "title" in f"{classes} {given.get('id', '')}"),
+            "control": self.ours and name == "span" and classes == "control",
             "lined": name == "em" and "lined" in classes.split(),
             "italic": name in _ITALIC or (italic and name not in _HEADINGS),
             "bold": name in _BOLD or (bold and name not in _HEADINGS),
@@ -275,7 +276,8 @@ class _Page:
 
     def _text(self, token: Token) -> None:
         if not self._on["silent"]:
-            self._lines[-1].append(Run(token.text, self._mark()))
+            text = without_signs(token.text) if self._on["control"] else token.text
+            self._lines[-1].append(Run(text, self._mark()))
 
     def _raw(self, token: Token) -> None:
         if token.name == "title" and not self.title:
@@ -336,7 +338,7 @@ def _exact(raw: list[tuple[str, str, list[list[Run]]]]) -> Manuscript:
         else:
             blocks.append(Block("paragraph", made, before))
         gaps = 0
-    return Manuscript(tuple(blocks), gaps)
+    return Manuscript(tuple(blocks), gaps, exact=True)
 
 
 def _collapsed(line: list[Run]) -> tuple[Run, ...]:

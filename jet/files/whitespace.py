@@ -1,18 +1,39 @@
-"""Tidy text for, and runs of text out of, word processors and web pages."""
+"""Tidy text for, and runs of text out of, word processors and web pages.
+
+XML cannot write control characters, and word processors make line breaks of separators. In files of ours a
+visible sign stands for each of them, in a style of its own, so that reading gives the character back.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jet.files.markup import Run
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}  # "␁"
+_SIGNS |= {0x85: 0x2424, 0x2028: 0x21B5, 0x2029: 0xB6, 0xFFFE: 0xF8FE, 0xFFFF: 0xF8FF}
+_CHARACTERS = {sign: code for code, sign in _SIGNS.items()}
+_CONTROLS = re.compile(f"([{re.escape(''.join(map(chr, _SIGNS)))}]+)")
 
 
 def xml_text(text: str) -> str:
     """Drop the characters that XML has no way to write: control characters and lone surrogates."""
     return _NOT_XML.sub("", text)
+
+
+def with_signs(run: Run) -> Iterator[Run]:
+    """Split a run into plain ones and those of which each character is the sign of a control character."""
+    for number, part in enumerate(_CONTROLS.split(run.text)):
+        if part:
+            is_control = number % 2 == 1
+            yield Run(part.translate(_SIGNS) if is_control else part, run.mark, is_control)
+
+
+def without_signs(text: str) -> str:
+    """Return the control characters that signs stand for."""
+    return text.translate(_CHARACTERS)
 
 
 def tidy_runs(runs: Iterable[Run]) -> tuple[Run, ...]:

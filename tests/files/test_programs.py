@@ -22,6 +22,7 @@ JAVA, EPUBCHECK = shutil.which("java"), Path("/usr/bin/epubcheck")
 TEXTS = {
     "everything": PROSE,
     "marks": "# \n\n## A\n\n# B\n\n# C\n\n* * *\n\n***\n\n# <b>&\n\n]]>\n\n*a*_b_\n\n\n\n\n   \n\tx",
+    "controls": "a\x02_a\x1bb_ *\x03*\u2028\n\n# \x01\n\n\x85",
 }
 
 pytestmark = pytest.mark.thorough
@@ -55,9 +56,10 @@ def converted(path: Path, kind: str) -> Path:
 @needs_office
 def test_libreoffice_shows_every_word_and_saves_the_same_text(tmp_path: Path) -> None:
     path = tmp_path / "story.docx"
-    path.write_bytes(write(story(), "docx").data)
+    text = PROSE + "\n\nThe \x02 end*\x1b*\u2028"
+    path.write_bytes(write(story(text), "docx").data)
     again = read("story.docx", converted(path, "docx").read_bytes())
-    assert again.document.text == PROSE
+    assert again.document.text == text
     assert (again.document.title, again.document.author) == ("The <Lamp> & the Sea", "Ida Várga")
     shown = converted(path, "txt:Text (encoded):UTF8").read_text(encoding="utf-8-sig")
     plain = PROSE.replace("*", "").replace("_louder_", "louder").replace("#", "")

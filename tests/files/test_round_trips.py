@@ -18,6 +18,7 @@ from jet.files.reading import Imported, Refused, read, read_all
 from jet.files.writing import FORMATS, write, write_all
 from jet.story.document import Document
 from jet.story.errors import StoryFileError
+from jet.story.pieces import normalize_file_line_breaks
 from tests.files.samples import PROSE, long_story, story
 
 LONGEST_S = 3.0  # for a novel of 50,000 words, on two cores
@@ -215,10 +216,35 @@ def _bidi() -> str:
     return "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}bidi"
 
 
-def test_characters_that_xml_cannot_have_cost_no_others() -> None:
-    document = Document.from_text("a\x01b\x1bc", "t\x02")
-    for ending in BOOKS:
-        assert read("x." + ending, write(document, ending).data).document.text == "abc"
+CONTROLS = "".join(map(chr, (*range(1, 9), *range(11, 13), *range(14, 32), *range(127, 160))))
+SIGNS = st.sampled_from(
+    [*CONTROLS, *"\u2028\u2029\ufffe\uffff\ufdd0␁␤↵¶\uf8fe*_# \t\n", "*a\x01b*", "_\x02_"]
+)
+
+
+@pytest.mark.parametrize("ending", BOOKS)
+def test_control_characters_come_back(ending: str) -> None:
+    """XML cannot write them: a sign stands for each, in a style of its own."""
+    text = f"a{CONTROLS}b\u2028c\u2029d\ufffee\uffff ␁␤↵¶\uf8fe *\x1b* _a\x02b_ **\x03**\n\n# \x01x\n\n\x02"
+    found = read("x." + ending, write(Document.from_text(text, "t\x02"), ending).data)
+    assert (found.document.text, found.document.title) == (text, "t")
+
+
+@pytest.mark.parametrize("ending", BOOKS)
+@settings(max_examples=15, deadline=None)
+@given(text=st.lists(st.one_of(SIGNS, PIECES, st.text(max_size=8)), max_size=12).map("".join))
+def test_no_character_of_hostile_text_differs(ending: str, text: str) -> None:
+    document = Document.from_text(text)
+    assert read(f"x.{ending}", write(document, ending).data).document.text == document.text
+
+
+@pytest.mark.parametrize("ending", ["md", "txt"])
+@settings(max_examples=50, deadline=None)
+@given(text=st.text())
+def test_hostile_plain_text_differs_only_in_what_breaks_a_line(ending: str, text: str) -> None:
+    document = Document.from_text(text)
+    again = read(f"x.{ending}", write(document, ending).data).document
+    assert again.text == normalize_file_line_breaks(document.text)
 
 
 def test_without_python_docx_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
