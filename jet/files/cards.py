@@ -22,7 +22,7 @@ _ORIGINAL = re.compile(r"\{\{\s*original\s*\}\}", re.IGNORECASE)
 _CHARACTER = re.compile(r"\{\{\s*char\s*\}\}|<(?:BOT|CHAR)>", re.IGNORECASE)
 _USER = re.compile(r"\{\{\s*user\s*\}\}|<USER>", re.IGNORECASE)
 _OTHER = re.compile(r"\{\{[^{}\n]{1,80}\}\}")
-_START = re.compile(r"^\s*<START>\s*$", re.IGNORECASE | re.MULTILINE)
+_START = re.compile(r"^[^\S\n]*<START>[^\S\n]*$", re.IGNORECASE | re.MULTILINE)
 _READER = "You"
 _PARTS = (("Description", ("description", "char_persona")), ("Personality", ("personality",)),
           ("Scenario", ("scenario", "world_scenario")))  # fmt: skip

@@ -21,7 +21,7 @@ _RAW = (
     "noscript",
     "iframe",
 )  # up to their own end they are text
-_TAG = re.compile(r"<(/?)([a-zA-Z][\w:.-]{0,60})((?:\"[^\"<]*\"|'[^'<]*'|[^\"'<>])*)>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w:.-]{0,60})((?:\"[^\"<]*\"|'[^'<]*'|[^\"'<>]){0,50000})>")
 _ATTRIBUTE = re.compile(r"([\w:.-]{1,60})(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
 MAX_ELEMENTS = 200_000  # tags of an index
 _MAX_ATTRIBUTES = 5_000  # characters of a tag that are looked at

@@ -16,6 +16,7 @@ from jet.files.plain import is_on, line_of, mapping, number_of, sequence, text_o
 from jet.story.guidance import MAX_ORDER, MAX_SCAN, LoreEntry, ScanUnit
 
 MAX_ENTRIES = 500  # what the page's form holds
+MAX_READ = 20_000  # entries, of which those with the lowest order are kept
 MAX_CONTENT = 200_000  # characters
 MAX_KEYS = 200
 _AND_ANY, _NOT_ALL, _NOT_ANY, _AND_ALL = 0, 1, 2, 3  # SillyTavern's selectiveLogic
@@ -332,7 +333,8 @@ def _all(
 ) -> tuple[LoreEntry, ...]:
     """Return all entries that can be told, by their order, then by their place in the file."""
     found: list[LoreEntry] = []
-    for plain in entries:
+    row = list(entries)
+    for plain in row[:MAX_READ]:
         if not isinstance(plain, dict):
             losses.count("lore entry that cannot be read", "lore entries that cannot be read")
             continue
@@ -351,7 +353,9 @@ def _all(
         found.append(entry)
     found.sort(key=lambda entry: entry.order)
     losses.count(
-        f"lore entry beyond {MAX_ENTRIES}", f"lore entries beyond {MAX_ENTRIES}", len(found) - MAX_ENTRIES
+        f"lore entry beyond {MAX_ENTRIES}",
+        f"lore entries beyond {MAX_ENTRIES}",
+        max(0, len(found) - MAX_ENTRIES) + max(0, len(row) - MAX_READ),
     )
     return tuple(found[:MAX_ENTRIES])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jet.files.losses import Losses
 from jet.files.markup import Manuscript, Run, free_block, spaced
@@ -15,11 +15,14 @@ from jet.files.whitespace import tidy_runs
 from jet.story.errors import StoryFileError
 
 MAX_GROUPS = 2_000  # nested
+MAX_MARKS = 200_000  # braces and control words that mean something here
+MAX_CONTROLS = 2_500_000  # of all kinds
 _TOKEN = re.compile(
-    rb"\\(?:([a-zA-Z]{1,40})(-?\d{1,10})? ?|'([0-9a-fA-F]{2})|([^a-zA-Z0-9]))|([{}])|[\r\n]+|([^\\{}\r\n]+)"
-    rb"|\\",
+    rb"((?:\\u-?\d{1,6} ?(?:\?|\\'[0-9a-fA-F]{2})?){1,2000})|((?:\\'[0-9a-fA-F]{2}){1,2000})"
+    rb"|\\(?:([a-zA-Z]{1,40})(-?\d{1,10})? ?|([^a-zA-Z0-9]))|([{}])|[\r\n]+|([^\\{}\r\n]+)|\\",
     re.DOTALL,
 )
+_UNIT = re.compile(rb"\\u(-?\d+) ?(\?|\\'..)?")  # a character of such a run, and its stand-in
 _SIGNS = {
     "par": "\n", "sect": "\n", "page": "\n", "row": "\n", "cell": "\n", "line": "\v", "tab": "\t",
     "emdash": "—", "endash": "–", "lquote": "‘", "rquote": "’", "ldblquote": "“", "rdblquote": "”",
@@ -76,8 +79,17 @@ _LOST = {
 _PAGES = {"ansi": "cp1252", "mac": "mac_roman", "pc": "cp437", "pca": "cp850"}
 
 
-@dataclass(frozen=True)
-class _State:
+_KNOWN = frozenset(
+    word.encode()
+    for word in (
+        *_SIGNS, *_SILENT, *_LOST, *_PAGES,
+        *("u", "uc", "i", "b", "plain", "pard", "s", "outlinelevel", "ansicpg"),
+        *("info", "title", "author", "stylesheet", "trowd", "deleted"),
+    )
+)  # fmt: skip
+
+
+class _State(NamedTuple):
     italic: bool = False
     bold: bool = False
     silent: bool = False
@@ -119,14 +131,23 @@ class _Reader:
         self._styles: dict[int, int] = {}
 
     def read(self, data: bytes) -> None:
-        for found in _TOKEN.finditer(data):
-            word, number, code, symbol, brace, text = found.groups()
-            if code is not None:
-                self._byte(int(code, 16))
-                continue
+        marks = 0
+        for count, found in enumerate(_TOKEN.finditer(data)):
+            units, codes, word, number, symbol, brace, text = found.groups()
+            if marks > MAX_MARKS or count > MAX_CONTROLS:
+                raise StoryFileError("This RTF file holds more than a story may have.")
             if text is not None:
                 self._plain(text)
                 continue
+            if codes is not None:
+                self._plain(bytes.fromhex(codes.replace(b"\\'", b"").decode()))
+                continue
+            if word is not None and word not in _KNOWN:
+                continue
+            if units is not None:
+                self._units(units)
+                continue
+            marks += 1
             self._flush()
             if brace is not None:
                 self._brace(brace)
@@ -150,7 +171,7 @@ class _Reader:
 
     def _symbol(self, symbol: str) -> None:
         if symbol == "*":
-            self._state = replace(self._state, silent=True)
+            self._state = self._state._replace(silent=True)
         elif symbol in _SYMBOLS:
             self._put(_SYMBOLS[symbol])
 
@@ -161,17 +182,17 @@ class _Reader:
             self._put(_SIGNS[word])
         elif word in ("i", "b"):
             on = number != 0
-            self._state = replace(self._state, italic=on) if word == "i" else replace(self._state, bold=on)
+            self._state = self._state._replace(italic=on) if word == "i" else self._state._replace(bold=on)
         elif word == "plain":
-            self._state = replace(self._state, italic=False, bold=False)
+            self._state = self._state._replace(italic=False, bold=False)
         elif word == "pard":
-            self._state = replace(self._state, style=0, level=0)
+            self._state = self._state._replace(style=0, level=0)
         elif word == "uc":
-            self._state = replace(self._state, unicode_skip=max(0, min(10, number or 0)))
+            self._state = self._state._replace(unicode_skip=max(0, min(10, number or 0)))
         elif word == "s" and number is not None:
-            self._state = replace(self._state, style=number, level=self._styles.get(number, 0))
+            self._state = self._state._replace(style=number, level=self._styles.get(number, 0))
         elif word == "outlinelevel" and number is not None and 0 <= number < 6:
-            self._state = replace(self._state, level=number + 1)
+            self._state = self._state._replace(level=number + 1)
         else:
             self._setting(word, number)
 
@@ -180,20 +201,20 @@ class _Reader:
             name = _PAGES.get(word) or {65001: "utf-8", 10000: "mac_roman"}.get(number or 0, f"cp{number}")
             self._page = name if _is_known(name) else self._page
         elif word in ("title", "author"):
-            self._state = replace(self._state, keeps=word, silent=False)
+            self._state = self._state._replace(keeps=word, silent=False)
         elif word == "stylesheet":
-            self._state = replace(self._state, keeps="style", silent=False)
+            self._state = self._state._replace(keeps="style", silent=False)
         elif word in _LOST:
             self._losses.count(*_LOST[word])
-            self._state = replace(self._state, silent=True)
+            self._state = self._state._replace(silent=True)
         elif word in _SILENT or word == "info":
-            self._state = replace(self._state, silent=True)
+            self._state = self._state._replace(silent=True)
         elif word == "trowd":
             self._losses.count(
                 "row of a table, of which the words were kept", "rows of tables, of which the words were kept"
             )
         elif word == "deleted" and number != 0:
-            self._state = replace(self._state, silent=True)
+            self._state = self._state._replace(silent=True)
 
     def _unicode(self, number: int) -> None:
         number %= 0x10000
@@ -208,11 +229,22 @@ class _Reader:
             self._put(chr(number))
         self._skip = self._state.unicode_skip
 
-    def _byte(self, value: int) -> None:
-        if self._skip:
-            self._skip -= 1
-        else:
-            self._bytes.append(value)
+    def _units(self, units: bytes) -> None:
+        """Read characters in UTF-16, with or without stand-ins for readers that know none."""
+        found = _UNIT.findall(units)
+        self._flush()
+        standing = {bool(instead) for _, instead in found}
+        if standing == {bool(self._state.unicode_skip)} and self._state.unicode_skip < 2 and not self._high:
+            numbers = [int(number) % 0x10000 for number, _ in found]
+            if not 0xD800 <= numbers[-1] < 0xDC00:
+                packed = b"".join(number.to_bytes(2, "little") for number in numbers)
+                self._put(packed.decode("utf-16-le", "ignore"))
+                self._skip = 0
+                return
+        for number, instead in found:
+            self._unicode(int(number))
+            self._plain(bytes.fromhex(instead[2:].decode()) if len(instead) > 1 else instead)
+            self._flush()
 
     def _plain(self, text: bytes) -> None:
         dropped, self._skip = min(self._skip, len(text)), max(0, self._skip - len(text))
@@ -229,6 +261,9 @@ class _Reader:
             return
         if self._state.silent:
             return
+        if "\n" not in text and "\v" not in text:
+            self._lines[-1].append(Run(text, self._state.mark))
+            return
         for number, line in enumerate(text.split("\n")):
             if number:
                 self._end_paragraph()
@@ -239,7 +274,8 @@ class _Reader:
                     self._lines[-1].append(Run(part, self._state.mark))
 
     def _end_paragraph(self) -> None:
-        self._paragraphs.append((self._state.level, self._lines))
+        if any(self._lines):
+            self._paragraphs.append((self._state.level, self._lines))
         self._lines = [[]]
 
     def _name_style(self) -> None:

@@ -14,6 +14,7 @@ from jet.story.errors import StoryFileError
 from jet.story.guidance import MAX_DEPTH, AuthorsNote, Guidance
 
 MAX_MESSAGES = 50_000
+MAX_LINES = 200_000
 _UNNAMED = ("", "unused")
 _IN_CHAT = 1  # the author's note; otherwise it stands before the chat
 
@@ -58,9 +59,11 @@ def from_chat(text: str, losses: Losses) -> Document:
     """Read a chat as a text: a paragraph for each message, with who says it. Raises StoryFileError."""
     if len(text) > MAX_JSON * 2:
         raise StoryFileError("This chat holds more than a story may have.")
+    if text.count("\n") > MAX_LINES:
+        raise StoryFileError(f"This chat has more than {MAX_LINES:,} lines, which no story has.")
     head: dict[str, Any] = {}
     messages: list[dict[str, Any]] = []
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.split("\n")):
         fields = _line(line, losses)
         if fields is None:
             continue

@@ -19,8 +19,8 @@ from jet.story.pieces import clean, normalize_file_line_breaks
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 200
 
-_PICTURE = re.compile(r"\[<\|([pdh])\|.*?\|\1\|>\]", re.DOTALL)
-_TURN = re.compile(r"\s*\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}\s*")  # of a chat with a model
+_PICTURE = re.compile(r"\[<\|([pdh])\|[^|]*\|\1\|>\]")
+_TURN = re.compile(r"\{\{\[(?:INPUT|OUTPUT|SYSTEM)(?:_END)?\]\}\}")  # of a chat with a model
 _TEMPLATE = re.compile(r"\s*\[Author's note:\s*<\|>\s*\]\s*", re.IGNORECASE)
 _STOP_SEPARATOR = "||$||"
 _NOTE_STRENGTH = 320  # characters from the end, as Lite has it unless somebody changes it
@@ -75,10 +75,10 @@ class _Save:
         if pictures:
             self._remarks.append(_count_of(pictures, "picture"))
         text = self._without_thinking(text)
-        text, turns = _TURN.subn("\n\n", text)
-        if turns:
+        if len(parts := _TURN.split(text)) > 1:
             self._remarks.append("who says what to whom in a chat with the model")
-            text = text.strip("\n")
+            said = [parts[0].rstrip(), *(part.strip() for part in parts[1:-1]), parts[-1].lstrip()]
+            text = "\n\n".join(said).strip("\n")
         return normalize_file_line_breaks(text)
 
     def _without_thinking(self, text: str) -> str:

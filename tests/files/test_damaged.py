@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import random
-import resource
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from jet.files.reading import read, read_all
 from jet.files.writing import FORMATS, write, write_all
 from jet.story.errors import StoryFileError
+from tests.files.bounds import Bounded
 from tests.files.samples import story
 
 REAL = Path(__file__).parent / "real"
-LONGEST_S = 2.0  # of processor time, for one operation
 ODD = (b"\0", b"\xff\xff\xff\xff", b"[" * 3_000, b"{", b'"', b"<", b"\\u")
-MOST_BYTES = 200_000_000  # of memory beside what was there before
-T = TypeVar("T")
 
 
 @cache
@@ -65,41 +59,6 @@ def damaged(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
                 case _:
                     made.reverse() if source.random() < 0.02 else made.extend(piece)
         yield name, bytes(made[:3_000_000])
-
-
-class Bounded:
-    """Runs one operation after another and fails with what the longest or the largest was about."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.bytes = 0
-
-    def __call__(self, operation: Callable[[], T], about: str) -> T:
-        """Run an operation; raise what it raises."""
-        before = reset_peak()
-        began = time.thread_time()
-        try:
-            return operation()
-        finally:
-            taken, held = time.thread_time() - began, peak() - before
-            self.seconds, self.bytes = max(self.seconds, taken), max(self.bytes, held)
-            assert taken < LONGEST_S, f"{taken:.1f} s: {about}"
-            assert held < MOST_BYTES, f"{held / 1e6:.0f} MB: {about}"
-
-
-def reset_peak() -> int:
-    """Forget the process's peak of memory, where Linux lets it; return what it holds now, in bytes."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak()
-
-
-def peak() -> int:
-    """The most memory that the process has held since the last reset, in bytes."""
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split(None, 1)[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def check(count: int, seed: int) -> None:

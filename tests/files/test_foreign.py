@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jet.files.reading import Imported, read
 from jet.story.document import Document
@@ -435,6 +437,23 @@ def test_a_damaged_document_of_the_new_editor_is_refused(document: str) -> None:
     plain = {"storyContainerVersion": 1, "metadata": {}, "content": {"document": document}}
     with pytest.raises(StoryFileError, match="NovelAI story"):
         of(plain, "x.story")
+
+
+# --- RTF -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))), stand_ins=st.integers(0, 2))
+def test_characters_in_a_row_are_read_as_one_by_one(text: str, stand_ins: int) -> None:
+    """Runs of characters have a fast path."""
+    packed = text.encode("utf-16-le")
+    units = [int.from_bytes(packed[at : at + 2], "little", signed=True) for at in range(0, len(packed), 2)]
+    words = [f"\\u{unit} " + "?" * stand_ins for unit in units]
+    texts = [
+        read("x.rtf", f"{{\\rtf1\\uc{stand_ins} |{between.join(words)}|}}".encode()).document.text
+        for between in ("", "{}")
+    ]
+    assert texts == [f"|{text}|"] * 2
 
 
 # --- what is none of it ----------------------------------------------------------------------------------

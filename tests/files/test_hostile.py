@@ -20,6 +20,7 @@ from jet.files.web import read_html
 from jet.files.writing import write
 from jet.story.document import Document
 from jet.story.errors import StoryError, StoryFileError
+from tests.files.bounds import Bounded
 from tests.files.samples import card_chunk, chunk, package, picture, story
 
 LAUGHS = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]><x>&b;</x>'
@@ -58,6 +59,9 @@ DEEP = 100_000
         ("large.txt", b"x" * (MAX_BYTES + 1)),
         ("long.txt", b"x" * 4_100_000),
         ("deep.rtf", b"{\\rtf1 " + b"{" * 5_000),
+        ("marks.rtf", b"{\\rtf1 " + b"\\b" * 900_000),
+        ("words.rtf", b"{\\rtf1 " + b"\\x " * 2_600_000),
+        ("lines.jsonl", b'{"mes":\n' * 200_002),
         ("deep.html", b"<div>" * 5_000),
         ("deep.epub", changed(EPUB, **{"OEBPS__chapter-0001_dot_xhtml": b"<b>" * 5_000})),
     ],
@@ -105,6 +109,24 @@ def test_damaged_pages_take_time_that_grows_with_their_length_alone(page: str) -
     assert sum(1 for _ in tokens(page)) > 0
     with suppress(StoryFileError):
         read_html(page, Losses())
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.json", json.dumps({"prompt": "[<|p|a|1|>] <think>" * 100_000, "actions": []}).encode()),
+        ("x.json", json.dumps({"prompt": " " * 900_000 + "{{[INPUT]}}x", "actions": []}).encode()),
+        ("x.json", json.dumps({"name": "x", "first_mes": "y", "mes_example": "\n" * 900_000 + "x"}).encode()),
+        ("x.json", json.dumps({"entries": [{"key": ["a"], "content": "b"}] * 90_000}).encode()),
+        ("x.json", json.dumps({"scenarioVersion": 1, "prompt": ("${" + "a" * 45) * 50_000}).encode()),
+        ("x.rtf", b"{\\rtf1 " + b"\\'e4" * 900_000 + b"}"),
+        ("x.rtf", b"{\\rtf1 " + b"\\u1076\\'e4" * 300_000 + b"}"),
+        ("x.html", b"<p " + b"a" * 300_000 + b" " * 300_000 + b">x"),
+    ],
+)
+def test_long_files_take_time_that_grows_with_their_length_alone(name: str, data: bytes) -> None:
+    bounded = Bounded()
+    bounded(lambda: read(name, data), name)
 
 
 @pytest.mark.parametrize(
