@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jet.roofline import Footprint
 
 MAX_SEED = 2**63 - 1
+END_AT = ("none", "sentence", "paragraph", "scene")
 
 
 class RequestError(ValueError):
@@ -43,6 +44,9 @@ class SamplingParams:
         frequency_penalty: taken from their logits once for each time that the answer has them.
         max_new_tokens: stop after this many tokens.
         seed: the same prompt, parameters and seed give the same text; None draws a seed.
+        end_at: "none" ends after exactly `max_new_tokens`. "sentence", "paragraph" or "scene" lets the text
+            go on for at most 30 tokens until one ends. If none has ended then, the caller should cut off
+            `RequestStats.unfinished`.
     """
 
     temperature: float = 0.8
@@ -59,6 +63,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     max_new_tokens: int = 400
     seed: int | None = None
+    end_at: str = "none"
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, 5.0)
@@ -76,6 +81,8 @@ class SamplingParams:
         _check_integer("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED)
+        if self.end_at not in END_AT:
+            raise RequestError(f"end_at must be one of {', '.join(END_AT)}, not {self.end_at!r}.")
 
     def with_seed(self) -> SamplingParams:
         """Return the same parameters, with a random seed if there was none."""
@@ -217,6 +224,9 @@ class RequestStats:
     finish_reason: str | None = None
     error: str | None = None
     seed: int | None = None
+    unfinished: str = (
+        ""  # with `end_at`, the end of the text that is no whole sentence: for the caller to cut
+    )
 
     @property
     def state_bytes(self) -> int:

@@ -36,6 +36,7 @@ from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.detokenizer import Detokenizer
+from jet.engine.text.ending import Ending, make_ending, overrun_tokens
 from jet.engine.text.healing import Healing, HealingPath, Node, NoPathError
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
@@ -271,6 +272,8 @@ class _RequestState:
         self.output_ids: list[int] = []
         self.isolated_steps = 0  # steps to run alone, since a batch with it has failed
         self.max_new_tokens, self.length_reason = self.sampling.max_new_tokens, "length"
+        self.ending: Ending | None = None
+        self.overrun = 0  # most tokens past `max_new_tokens`, to end a sentence
         self.state_bytes: dict[str, int] = {}
 
 
@@ -338,6 +341,8 @@ class LocalEngine:
         room = self._info.context - req.prompt_tokens
         if req.max_new_tokens > room:
             req.max_new_tokens, req.length_reason = room, "context"
+        req.ending = make_ending(request, self._tokenizer.token_text)
+        req.overrun = min(overrun_tokens(request.sampling), room - req.max_new_tokens)
         with self._changed:
             if not self.alive:
                 raise RequestError(self._closed or _DIED)
@@ -511,10 +516,13 @@ class LocalEngine:
 
     def _allocate(self, req: _RequestState, others: bool) -> bool:
         """Allocate a request's state and admit it; end it if that fails. False: wait for others to end."""
-        tokens = min(req.prompt_tokens + req.max_new_tokens, self._info.context)
+        tokens = min(req.prompt_tokens + req.max_new_tokens + req.overrun, self._info.context)
+        sampling = req.sampling
+        if req.overrun:
+            sampling = replace(sampling, max_new_tokens=sampling.max_new_tokens + req.overrun)
         try:
             req.sequence = self._runner.allocate(
-                req.sampling, req.top_logprobs, req.prompt_ids, tokens, req.cache_salt
+                sampling, req.top_logprobs, req.prompt_ids, tokens, req.cache_salt
             )
             if req.healing is not None:
                 self._runner.heal(req.sequence, req.healing)
@@ -693,7 +701,10 @@ class LocalEngine:
             self._draw_again(req, guard, completed)
             return
         self._send_held(req, guard.release())
-        if req.meter.tokens + len(guard.held) >= req.max_new_tokens:
+        if req.ending is not None and req.ending.done:
+            self._finish(req, req.length_reason)
+            return
+        if req.meter.tokens + len(guard.held) >= req.max_new_tokens + req.overrun:
             self._end_guarded(req, guard, req.length_reason)
             return
         kept = guard.held[0].index if guard.held else len(req.output_ids)
@@ -744,14 +755,18 @@ class LocalEngine:
         return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
 
     def _send_held(self, req: _RequestState, tokens: Sequence[HeldToken]) -> None:
-        """Send tokens that have been held back."""
-        if not tokens:
-            return
-        now = self._clock()
-        for _ in tokens:
+        """Send tokens that have been held back; none behind the end of the answer's last sentence."""
+        now, text, ids, logprobs = self._clock(), "", list[int](), list[TokenLogprobs]()
+        for one in tokens:
+            if req.ending is not None and req.ending.done:
+                break
             req.meter.tick(now)
-        logprobs = tuple(detail for one in tokens for detail in one.logprobs)
-        self._send(req, "".join(one.text for one in tokens), tuple(one.token for one in tokens), logprobs)
+            shown, details = self._show(req, one.text, one.logprobs)
+            text += shown
+            ids.append(one.token)
+            logprobs += details
+        if ids:
+            self._send(req, text, tuple(ids), tuple(logprobs))
 
     def _accept_healed(self, req: _RequestState) -> None:
         """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
@@ -765,10 +780,22 @@ class LocalEngine:
     def _emit(self, req: _RequestState, token: int, text: str, logprobs: tuple[TokenLogprobs, ...]) -> None:
         """Send a new token; the last one allowed ends the request."""
         req.meter.tick(self._clock())
-        if req.meter.tokens < req.max_new_tokens:
-            self._send(req, text, (token,), logprobs)
-        else:
+        text, logprobs = self._show(req, text, logprobs)
+        done = req.ending is not None and req.ending.done
+        if done or req.meter.tokens >= req.max_new_tokens + req.overrun:
             self._finish(req, req.length_reason, text, (token,), logprobs)
+        else:
+            self._send(req, text, (token,), logprobs)
+
+    def _show(
+        self, req: _RequestState, text: str, logprobs: tuple[TokenLogprobs, ...]
+    ) -> tuple[str, tuple[TokenLogprobs, ...]]:
+        """Return what is to be shown of a counted token: past the asked length, only what ends a sentence."""
+        if req.ending is None:
+            return text, logprobs
+        left = req.max_new_tokens - req.meter.tokens
+        shown = req.ending.push(text, None if left > 0 else float(left == 0))
+        return shown, logprobs if shown or not req.ending.done else ()
 
     def _logprobs(self, req: _RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
         """Return the last token's log-probabilities with texts; those of `healed` skip the prompt's bytes."""
@@ -814,7 +841,10 @@ class LocalEngine:
     ) -> None:
         """Free a request's state, then send its last chunk."""
         if error is None:
-            text += req.detokenizer.flush()
+            rest = req.detokenizer.flush()
+            if req.ending is not None:
+                rest = req.ending.close(rest, cut=reason in ("length", "context"))
+            text += rest
             if req.sequence is not None:
                 req.state_bytes = self._runner.state_bytes(req.sequence)
             self._memory_reading = self._read_memory()
@@ -866,6 +896,7 @@ class LocalEngine:
             finish_reason=finish_reason,
             error=error,
             seed=req.sampling.seed,
+            unfinished="" if req.ending is None else req.ending.unfinished,
         )
 
 

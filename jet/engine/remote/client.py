@@ -49,6 +49,7 @@ from jet.engine.remote.sse import StreamError
 from jet.engine.remote.token_limits import TokenBudget, estimate_tokens, read_refusal
 from jet.engine.remote.transport import Server, unreachable
 from jet.engine.stream import Channel, LocalStream
+from jet.engine.text.ending import make_ending, overrun_tokens
 from jet.engine.text.whitespace import strip_trailing
 from jet.hardware import MemoryReading, read_process_memory
 from jet.telemetry import DecodeMeter, Throttle
@@ -118,7 +119,9 @@ class _RemoteRequest:
         self.is_counted = False  # whether the server counts tokens
         self.stopped = False
         self.reason: str | None = None  # the server's finish reason
-        self.most = self.sampling.max_new_tokens  # the `max_tokens` that was sent
+        self.ending = make_ending(request)
+        self.wanted = self.sampling.max_new_tokens + overrun_tokens(self.sampling)
+        self.most = self.wanted  # the `max_tokens` that was sent
         self.wrote = False
         self.oddity = ""  # of the last event without content
         self.logprobs_due = request.top_logprobs > 0
@@ -265,7 +268,7 @@ class RemoteEngine:
     async def _complete(self, req: _RemoteRequest, body: dict[str, object]) -> str:
         """Send a request, retrying before its first text; return the finish reason."""
         pause, shortened = self._options.pause_s, False
-        req.most = self._budget.afford(req.request.prompt, req.sampling.max_new_tokens)
+        req.most = self._budget.afford(req.request.prompt, req.wanted)
         left = self._options.attempts
         while True:
             try:
@@ -333,10 +336,13 @@ class RemoteEngine:
                 if self._send(req, chunk) and req.has_text:
                     wait = _LAST_COUNT_S if req.reason else self._options.silence_s
                     patience.deadline = anyio.current_time() + wait
+                if req.ending is not None and req.ending.done:
+                    req.reason = "length"
+                    return
 
     def _send(self, req: _RemoteRequest, chunk: CompletionChunk) -> bool:
         """Send a chunk to the consumer; return whether it has content."""
-        now = time.monotonic()
+        now, before = time.monotonic(), req.meter.tokens
         new = min(self._count(req, chunk), req.most)
         req.wrote = req.wrote or bool(chunk.text)
         for _ in range(new):
@@ -346,6 +352,9 @@ class RemoteEngine:
         ids = tuple(one.sampled.token_id for one in chunk.logprobs) or (0,) * new
         logprobs = chunk.logprobs if req.logprobs_due else ()
         text, logprobs = req.boundary.strip(chunk.text, logprobs)
+        if req.ending is not None:
+            text = req.ending.push(text, _fraction_at(req.sampling.max_new_tokens, before, new))
+            logprobs = () if req.ending.done and not text else logprobs
         req.channel.put(TokenChunk(text, ids, self._stats(req), logprobs))
         return bool(new or chunk.text or chunk.finish_reason)
 
@@ -363,8 +372,10 @@ class RemoteEngine:
         return 1 if chunk.text else 0
 
     def _finish(self, req: _RemoteRequest, reason: str, error: str | None = None) -> None:
-        req.phase = "done"
-        req.channel.put(TokenChunk("", (), self._stats(req, reason, error)))
+        req.phase, rest = "done", ""
+        if req.ending is not None:
+            rest = req.ending.close(cut=reason in ("length", "context"))
+        req.channel.put(TokenChunk(rest, (), self._stats(req, reason, error)))
 
     def _stats(
         self, req: _RemoteRequest, finish_reason: str | None = None, error: str | None = None
@@ -383,7 +394,15 @@ class RemoteEngine:
             finish_reason=finish_reason,
             error=error,
             seed=req.sampling.seed,
+            unfinished="" if req.ending is None else req.ending.unfinished,
         )
+
+
+def _fraction_at(length: int, before: int, new: int) -> float | None:
+    """Return the fraction of `new` tokens that reaches `length` after `before` tokens; None if none does."""
+    if before + new < length:
+        return None
+    return 0.0 if before >= length else (length - before) / new
 
 
 def _broken(req: _RemoteRequest) -> RemoteError:
@@ -419,9 +438,10 @@ def _finish_reason(req: _RemoteRequest, reason: str, most_new: int | None) -> st
         raise RemoteError(f"The engine’s server ended the story: {redact(reason)[:40]}. {KEPT}")
     if word != "length":
         return "stop"  # or a server's own word for it
-    if req.is_counted and req.meter.tokens < req.most:
+    length = req.sampling.max_new_tokens
+    if req.is_counted and req.meter.tokens < min(req.most, length):
         return "context"
-    return "length" if req.most in (req.sampling.max_new_tokens, most_new) else "context"
+    return "length" if req.most >= length or req.most == most_new else "context"
 
 
 def _read_key() -> str | None:

@@ -1,0 +1,134 @@
+"""Ending: lets a story go on past its asked length until a sentence, paragraph or scene ends.
+
+Past the length, text is shown as it comes, but for what stands behind a place that may be an end: whether it
+is one is only known from what follows (`"Stop!" he said`). A few blanks or one token wait for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jet.api import END_AT, Request, SamplingParams
+from jet.engine.text.sentence_end import (
+    CLOSERS,
+    QUOTED,
+    SENTENCE,
+    TERMINATORS,
+    End,
+    last_end,
+    may_break_scene,
+    paragraph_ends,
+    scene_ends,
+    sentence_ends,
+)
+
+OVERRUN_TOKENS = 30  # most tokens past the asked length
+PROMPT_CHARACTERS = 2_000  # of the end of the prompt that are looked at: its open quotation marks
+KEPT_FRACTION = 0.5  # of the text that a cut back to a paragraph or scene must keep
+_TELLING = set(TERMINATORS) | CLOSERS | set("\n;\u037e*_")
+
+_FINDERS = {"sentence": sentence_ends, "paragraph": paragraph_ends, "scene": scene_ends}
+
+
+class Ending:
+    """Follows one answer and finds where it is to end.
+
+    Attributes:
+        done: whether the end has come; what comes later is not shown.
+        unfinished: after `close`, the end of the shown text that is no whole sentence, to be cut off.
+    """
+
+    def __init__(self, end_at: str, prompt: str = "") -> None:
+        """`prompt`: the text before the answer, or its end."""
+        tail = prompt[-PROMPT_CHARACTERS:]
+        self._end_at = end_at
+        self._text = tail[tail.rfind("\n") + 1 :]
+        self._start = len(self._text)
+        self._shown = self._start
+        self._limit: int | None = None  # characters when the asked length was reached
+        self._undecided = False
+        self.done = False
+        self.unfinished = ""
+
+    def push(self, text: str, past: float | None = None) -> str:
+        """Add a piece of the answer and return what is to be shown now.
+
+        `past`: None before the asked length; else the fraction of the piece after which it is reached, 1 for
+        a piece that reaches it at its end, 0 for a later one.
+        """
+        if self.done:
+            return ""
+        begin = len(self._text)
+        self._text += text
+        if past is None:
+            return self._show(len(self._text))
+        if self._limit is None:
+            self._limit = begin + int(len(text) * past)
+        elif not self._undecided and _TELLING.isdisjoint(text):
+            return self._show(len(self._text))
+        return self._look()
+
+    def close(self, rest: str = "", cut: bool = True) -> str:
+        """End the answer and return what is still to be shown; with `cut`, note its unfinished end."""
+        if self.done:
+            return ""
+        self._text += rest
+        self.done = True
+        shown = self._show(len(self._text))
+        end = self._best_end() if cut else None
+        if end is not None and end.position < len(self._text.rstrip()):
+            self.unfinished = self._text[end.position :]
+        return shown
+
+    def _look(self) -> str:
+        """Show text up to the end if it has come, else up to a place that may be one."""
+        assert self._limit is not None
+        # Behind the asked length and all shown words; blanks may have been shown already.
+        least = max(self._start + 1, *(len(self._text[:at].rstrip()) for at in (self._limit, self._shown)))
+        ends = [end for end in _FINDERS[self._end_at](self._text) if end.position >= least]
+        certain = [end for end in ends if end.rank == SENTENCE and (end.settled or end.sure)]
+        if certain:
+            self.done = True
+            return self._show(certain[0].position)
+        maybe = [end.position for end in ends if end.rank == SENTENCE]
+        line = self._text.rfind("\n") + 1
+        if self._end_at == "scene" and may_break_scene(self._text[line:].strip()):
+            maybe.append(len(self._text[:line].rstrip()))
+        self._undecided = bool(maybe) or self._text[-1:].isspace()
+        return self._show(min(maybe, default=len(self._text)))
+
+    def _show(self, end: int) -> str:
+        shown, self._shown = self._text[self._shown : end], max(self._shown, end)
+        return shown
+
+    def _best_end(self) -> End | None:
+        kept = self._start + KEPT_FRACTION * (len(self._text) - self._start)
+        units = END_AT[: END_AT.index(self._end_at) + 1][1:]
+        for unit in reversed(units[1:]):
+            found = last_end(_FINDERS[unit](self._text), self._start, SENTENCE)
+            if found is not None and found.position >= kept:
+                return found
+        ends = sentence_ends(self._text)
+        for rank in (SENTENCE, QUOTED):
+            found = last_end(ends, self._start, rank)
+            if found is not None and found.position >= kept:
+                return found
+        return last_end(ends, self._start, SENTENCE) or last_end(ends, self._start, QUOTED)
+
+
+def overrun_tokens(sampling: SamplingParams) -> int:
+    """Return how many tokens past its length an answer may have."""
+    return 0 if sampling.end_at == "none" else OVERRUN_TOKENS
+
+
+def make_ending(request: Request, token_text: Callable[[int], str] | None = None) -> Ending | None:
+    """Return the ending of a request's answer; None if it ends at its exact length.
+
+    `token_text` returns the text of a token, for prompts of token ids.
+    """
+    if request.sampling.end_at == "none":
+        return None
+    prompt = request.prompt
+    if request.prompt_ids and token_text is not None:
+        prompt = "".join(map(token_text, request.prompt_ids[-PROMPT_CHARACTERS // 4 :]))
+    return Ending(request.sampling.end_at, prompt)
