@@ -440,6 +440,8 @@ class Continuation:
         start: offset at which it begins.
         text: generated so far; the document has it already.
         limit: characters to keep when it ends; None for all.
+        unfinished: what the engine wrote behind the last whole sentence, cut off at the end.
+        cuts: whether such text is cut off.
     """
 
     def __init__(
@@ -458,6 +460,7 @@ class Continuation:
         self._suffix = after
         self.text = ""
         self.limit: int | None = None
+        self.unfinished, self.cuts = "", True
         self._span = span
         self._generation = generation
         self._aligner = Aligner()
@@ -483,7 +486,12 @@ class Continuation:
         chunk = self._breaks.chunk(chunk)
         self.append(chunk.text, self._aligner.add(chunk.text, chunk.logprobs))
         if chunk.stats.finish_reason is not None:
+            self._cut_unfinished(clean(chunk.stats.unfinished))
             self.finish(chunk.stats.finish_reason)
+
+    def _cut_unfinished(self, unfinished: str) -> None:
+        if self.limit is None and unfinished and self.text.endswith(unfinished) and self.cuts:
+            self.limit, self.unfinished = len(self.text) - len(unfinished), unfinished
 
     def append(self, text: str, tokens: Iterable[Token] = ()) -> None:
         """Append text. Raises StoryError if the continuation has ended or the story is full."""

@@ -52,7 +52,7 @@ from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
 
 FORMAT, VERSION = "jet-stories", 1
 _DEFAULT_SAMPLING = SamplingParams()
-_LATER_SETTINGS = {"presence_penalty", "frequency_penalty"}
+_LATER_SETTINGS = {"presence_penalty", "frequency_penalty", "end_at"}
 _OPTIONAL = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
 
 T = TypeVar("T")

@@ -55,6 +55,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
         min_p: float = DEFAULTS.min_p,
         repetition_penalty: float = DEFAULTS.repetition_penalty,
         seed: int | None = DEFAULTS.seed,
+        end_at: str = DEFAULTS.end_at,
     ) -> AsyncIterator[tuple[str, Stats]]:
         """Continue a story. Streams (story, stats): the prompt with what is written so far, and the numbers.
 
@@ -73,10 +74,13 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             min_p: Leave out tokens less than this fraction as likely as the likeliest; 0 to 1.
             repetition_penalty: Above 1, tokens that the story has already become less likely; 0.1 to 10.
             seed: A whole number that the randomness starts from; leave it out for a new one.
+            end_at: none ends after max_new_tokens exactly; with sentence, paragraph or scene the story goes
+                on for at most 30 tokens until one ends, or is cut back to the last whole one. The stats have
+                what is cut as `unfinished`.
         """
         try:
             request = parse_request(
-                prompt, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed
+                prompt, max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, end_at
             )
             limiter.check(request.prompt, request.sampling)
             with limiter.admit(current_user_id()):
@@ -88,7 +92,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
                 yield story, stats_to_dict(stream.stats)
                 async with aclosing(stream.chunks()) as chunks:
                     async for chunk in chunks:
-                        story += chunk.text
+                        story = (story + chunk.text).removesuffix(chunk.stats.unfinished)
                         yield story, stats_to_dict(chunk.stats)
         except RequestError as error:
             raise _to_gradio_error(str(error)) from None

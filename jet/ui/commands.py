@@ -105,6 +105,11 @@ def parse_about(fields: Fields) -> str:
     return about
 
 
+def parse_unfinished(fields: Fields) -> str:
+    """Parse the end of a text that was cut off. Raises StoryError."""
+    return clean(_take_limited(fields, "unfinished"))
+
+
 def _parse_lore(entry: Fields, order: int) -> LoreEntry:
     """Parse an entry of the form, which may carry the original entry for fields that it does not show."""
     base = LoreEntry(order=order)

@@ -11,6 +11,8 @@ from jet.ui.commands import Command
 from jet.ui.generation import GenerationState
 
 CONTINUE_LABEL = "Yes, continue"
+FINISH_LABEL = "Finish it"
+CUT_BACK = "Cut back to the last whole sentence."
 
 
 def end_reply(state: GenerationState, command: Command, document: Document) -> dict[str, Any]:
@@ -21,6 +23,11 @@ def end_reply(state: GenerationState, command: Command, document: Document) -> d
         messages.insert(0, format.describe_empty_result(stats))
         if stats.finish_reason == "stop":
             reply["offer"] = {"label": CONTINUE_LABEL, "write": _continue_command(state, command, document)}
+    elif state.unfinished and state.start is not None:
+        at = to_utf16(document.text, state.start + state.characters)
+        messages.insert(0, CUT_BACK)
+        finish = {"type": "finish", "at": at, "unfinished": state.unfinished}
+        reply["offer"] = {"label": FINISH_LABEL, "write": finish}
     return {**reply, "say": " ".join(messages)} if messages else reply
 
 

@@ -19,10 +19,10 @@ from jet.story.document import Continuation, Document
 from jet.story.errors import StoryError
 from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16, to_utf16
-from jet.story.pieces import ends_at_token_boundary
+from jet.story.pieces import Token, ends_at_token_boundary
 from jet.story.siblings import seeds_at
 from jet.ui import branch_messages
-from jet.ui.commands import Command, parse_about, parse_stops
+from jet.ui.commands import Command, parse_about, parse_stops, parse_unfinished
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
 from jet.ui.sessions import FinishedRequest, Session
 from jet.ui.streamed_request import StreamedRequest, merge_streams
@@ -51,6 +51,7 @@ class GenerationState:
         start: offset of the generated text; None if unknown.
         remarks: messages for the writer.
         suffix_units: UTF-16 units after the new text; None for variants.
+        unfinished: what was cut off behind the last whole sentence.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
@@ -60,6 +61,7 @@ class GenerationState:
     start: int | None = None
     remarks: Sequence[str] = ()
     suffix_units: int | None = None
+    unfinished: str = ""
 
     @classmethod
     def failed(cls, message: str) -> GenerationState:
@@ -194,6 +196,7 @@ class GenerationService:
                     sum(len(one.text) for one in continuations),
                     continuations[0].start,
                     suffix_units=suffix_units,
+                    unfinished="" if variants else continuations[0].unfinished,
                 )
 
     async def _wait_until_loaded(self, session: Session) -> AsyncGenerator[GenerationState, None]:
@@ -231,6 +234,8 @@ class GenerationService:
             return [
                 _start_story_about(document, parse_about(command.fields)).start_continuation(model, sampling)
             ]
+        if command.type == "finish":
+            return [_finish_sentence(document, command, model, sampling)]
         if command.type != "continue":
             raise StoryError(
                 "The page asked for something to be written that is not known: please reload it."
@@ -244,7 +249,7 @@ class GenerationService:
         continuations: list[Continuation],
         samplings: list[SamplingParams],
     ) -> list[StreamedRequest]:
-        with_alternatives = command.fields.has("alternatives") and command.fields.take("alternatives", bool)
+        with_alternatives = _with_alternatives(command)
         guidance, stops = session.document.guidance, session.document.stops
 
         past_end = command.fields.has("beyond") and command.fields.take("beyond", bool)
@@ -257,11 +262,11 @@ class GenerationService:
             StreamedRequest(
                 self._source,
                 Request(
-                    continuation.prompt,
+                    continuation.prompt + ("" if continuation.cuts else continuation.text),
                     sampling,
                     TOP_LOGPROBS if with_alternatives else 0,
                     session.cache_salt,
-                    healing=not continuation.starts_at_token_boundary,
+                    healing=continuation.cuts and not continuation.starts_at_token_boundary,
                     min_tokens=MIN_TOKENS_PAST_END if past_end else 0,
                 ),
                 prepare,
@@ -286,6 +291,22 @@ class GenerationService:
         max_new_tokens = max(1, min(request.sampling.max_new_tokens, info.context // 2))
         build = self._context_builder[1].build
         return build(request.prompt, guidance, info.context, max_new_tokens, info.chat_tokens, count_prompt)
+
+
+def _with_alternatives(command: Command) -> bool:
+    return command.fields.has("alternatives") and command.fields.take("alternatives", bool)
+
+
+def _finish_sentence(
+    document: Document, command: Command, model: str, sampling: SamplingParams
+) -> Continuation:
+    """Put back what was cut off behind the last whole sentence, to be written on from there."""
+    at, text = from_utf16(document.text, command.fields.take("at", int)), parse_unfinished(command.fields)
+    continuation = document.start_continuation(model, sampling, at=at)
+    continuation.cuts = False
+    # The tokens behind it are found by their lengths. Its own are not known any more.
+    continuation.append(text, [Token(0, len(text))] if text and _with_alternatives(command) else ())
+    return continuation
 
 
 def _start_story_about(document: Document, about: str) -> Document:
@@ -343,6 +364,8 @@ def _seeds(command: Command, sampling: SamplingParams) -> set[int | None]:
 
 def _samplings(command: Command, sampling: SamplingParams) -> list[SamplingParams]:
     """Return the settings of each continuation. Variants have consecutive seeds."""
+    if command.type == "finish":
+        return [replace(sampling, max_new_tokens=1, end_at="sentence")]
     if command.type != "variants":
         return [sampling]
     seed = sampling.seed or 0

@@ -8,7 +8,7 @@ from jet.api import MAX_SEED, Request, RequestError, SamplingParams
 from jet.story.pieces import normalize_line_breaks
 
 DEFAULTS = SamplingParams()
-NOT_IN_PRESETS = ("max_new_tokens", "seed")  # how much is written, and from what: no matter of taste
+NOT_IN_PRESETS = ("max_new_tokens", "end_at", "seed")  # no matters of taste
 MAX_QUOTED_CHARACTERS = 80  # of a value that is quoted back in a message
 
 
@@ -21,9 +21,12 @@ def parse_request(
     min_p: object,
     repetition_penalty: object,
     seed: object,
+    end_at: object = DEFAULTS.end_at,
 ) -> Request:
     """Build a request from untrusted values, drawing a seed if none is given. Raises RequestError."""
-    sampling = parse_settings(max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed)
+    sampling = parse_settings(
+        max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, end_at=end_at
+    )
     return Request(_text(prompt), sampling.with_seed())
 
 
@@ -42,6 +45,7 @@ def parse_settings(
     xtc_threshold: object = DEFAULTS.xtc_threshold,
     presence_penalty: object = DEFAULTS.presence_penalty,
     frequency_penalty: object = DEFAULTS.frequency_penalty,
+    end_at: object = DEFAULTS.end_at,
 ) -> SamplingParams:
     """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError."""
     return SamplingParams(
@@ -59,6 +63,7 @@ def parse_settings(
         frequency_penalty=_number("frequency_penalty", frequency_penalty),
         max_new_tokens=_integer("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
+        end_at=_one_line("end_at", end_at),
     )
 
 
@@ -93,6 +98,12 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{name} must be a number, not {_quoted(value)}.")
     return value
+
+
+def _one_line(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise RequestError(f"{name} must be a word, not {_quoted(value)}.")
+    return value[:MAX_QUOTED_CHARACTERS]
 
 
 def _integer(name: str, value: object) -> int:

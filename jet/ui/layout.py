@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
 from jet.api import SamplingParams
-from jet.ui import panel, tabs, views
+from jet.ui import length, panel, tabs, views
 from jet.ui.reporting import ReportState
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -156,6 +156,7 @@ def _generation_buttons() -> tuple[gr.Button, gr.Button]:
 def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
     sliders = {
         "max_new_tokens": _slider("Maximum new tokens", 1, 2000, DEFAULTS.max_new_tokens, 1),
+        "end_at": length.end_control(),
         "temperature": _slider("Temperature", 0, 2, DEFAULTS.temperature, 0.05),
         "top_p": _slider("Top-p", 0.01, 1, DEFAULTS.top_p, 0.01),
         "top_k": _slider("Top-k, 0 for all", 0, 200, DEFAULTS.top_k, 1),

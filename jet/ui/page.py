@@ -18,6 +18,7 @@ from jet.server.terminal import tolerant_output
 from jet.ui import web
 from jet.ui.actions import ALLOWED_WHILE_GENERATING
 from jet.ui.api import add_api
+from jet.ui.api_defaults import fill_in_defaults
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
 from jet.ui.events import connect_events
 from jet.ui.handlers import PageController
@@ -40,6 +41,7 @@ def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
         page = build_layout()
         connect_events(demo, page, PageController(source, hosting))
         add_api(source, hosting)
+    fill_in_defaults(demo)
     demo.head = web.head()  # type: ignore[assignment]
     demo.js = web.loader(_settings(page))  # type: ignore[assignment]
     return demo

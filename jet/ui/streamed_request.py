@@ -158,7 +158,8 @@ class StreamedRequest:
         chunk = self._stop_filter.filter(self._breaks.chunk(chunk))
         if not self._stop_filter.matched:
             return chunk
-        return replace(chunk, stats=replace(chunk.stats, phase="done", finish_reason="stop_string"))
+        stats = replace(chunk.stats, phase="done", finish_reason="stop_string", unfinished="")
+        return replace(chunk, stats=stats)
 
     def _abort(self) -> None:
         self._aborted.set()

@@ -42,6 +42,7 @@ class StandInEngine:
         requests: all that were accepted.
         aborted_at: when requests were aborted while alive (`time.monotonic`).
         chat_tokens: of its chat template, if it is to have one.
+        unfinished: what is written behind the last sentence where a request wants to end at one.
         ended_at: when the latest request had all its tokens (`time.time`).
     """
 
@@ -57,6 +58,7 @@ class StandInEngine:
     aborted_at: list[float] = field(default_factory=list)
     ended_at: float = 0.0
     chat_tokens: int | None = None
+    unfinished: str = ""
 
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
@@ -178,7 +180,9 @@ class StandInStream:
             written = due
         self._engine.ended_at = time.time()
         reason = "aborted" if self._stopped else "length"
-        yield TokenChunk("", (), replace(self._stats, phase="done", finish_reason=reason))
+        rest = self._engine.unfinished if self._request.sampling.end_at != "none" else ""
+        stats = replace(self._stats, phase="done", finish_reason=reason, unfinished=rest)
+        yield TokenChunk(rest, (), stats)
 
     def _detail(self, letter: str, index: int) -> TokenLogprobs:
         """Return log-probabilities of the drawn word and of others; every fifth word is unlikely."""

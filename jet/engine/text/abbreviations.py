@@ -39,7 +39,7 @@ STARTERS = _words(
     """
     He She It They We You I His Her Its Their Our My Your The A An This That These Those There Then
     When While Where What Why Who How But And Or So Yet For If In On At As After Before Now Once Not
-    No Yes Nothing Nobody Someone Everyone All One Two Every Each Both With Without Only Even Still
+    No Yes Nothing Someone Everyone All One Two Every Each Both With Without Only Even Still
     Just Perhaps Maybe Outside Inside Er Sie Es Wir Ihr Der Die Das Ein Eine Und Aber Als Wenn Da
     Dann Il Elle Ils Elles Nous Vous Le La Les Un Une Et Mais El Ella Ellos Los Las Una Y Pero Él Он
     Она Оно Они Мы Вы И А Но Это

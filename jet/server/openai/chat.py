@@ -12,12 +12,12 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from jet.api import RequestError, TokenLogprobs
+from jet.api import RequestError
 from jet.server.openai.answers import DONE, Answer, event
 from jet.server.openai.batch import Batch
 from jet.server.openai.completions import request_of
 from jet.server.openai.errors import from_request_error, invalid
-from jet.server.openai.generation import Delta
+from jet.server.openai.generation import Delta, TokenInfo
 from jet.server.openai.reading import read_fields, stops_of
 from jet.server.openai.responding import headers_of
 from jet.server.openai.schema import ChatRequest, Message
@@ -101,8 +101,14 @@ class _Choice:
     """One answer while it is put together."""
 
     text: str = ""
-    details: list[TokenLogprobs] = field(default_factory=list)
+    details: list[TokenInfo] = field(default_factory=list)
     finish_reason: str | None = None
+    unfinished: str = ""
+
+    def cut(self) -> None:
+        """Cut off the end that is no whole sentence."""
+        self.text = self.text.removesuffix(self.unfinished)
+        self.details = [one for one in self.details if not self.unfinished or one.offset < len(self.text)]
 
 
 class ChatForm:
@@ -123,7 +129,7 @@ class ChatForm:
     def opening(self) -> list[bytes]:
         """Return a frame for each answer that says whose it is."""
         delta = {"role": "assistant", "content": ""}
-        return [self._frame(number, delta, None, None) for number in range(len(self._choices))]
+        return [self._frame(number, delta, None, _Choice()) for number in range(len(self._choices))]
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
         """Return a frame for a part of an answer."""
@@ -132,12 +138,13 @@ class ChatForm:
         if not (choice.text or choice.details or choice.finish_reason):
             return []
         content = {"content": choice.text} if choice.text or choice.details else {}
-        return [self._frame(number, content, self._logprobs_of(choice), choice.finish_reason)]
+        return [self._frame(number, content, self._logprobs_of(choice), choice)]
 
     def _frame(
-        self, number: int, delta: dict[str, str], logprobs: dict[str, Any] | None, finish: str | None
+        self, number: int, delta: dict[str, str], logprobs: dict[str, Any] | None, of: _Choice
     ) -> bytes:
-        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": of.finish_reason}
+        choice |= {"unfinished": of.unfinished} if of.unfinished else {}
         usage = {"usage": self._usage.plain()} if self._usage_always else {}
         return event({**self._stream, "choices": [choice], **usage})
 
@@ -155,17 +162,20 @@ class ChatForm:
         choice = self._choices[number]
         self._usage.add(number, delta.tokens, delta.stats)
         choice.text += delta.text
-        choice.details += (info.detail for info in delta.details)
-        choice.finish_reason = delta.finish_reason
+        choice.details += delta.details
+        choice.finish_reason, choice.unfinished = delta.finish_reason, delta.stats.unfinished
 
     def whole(self) -> dict[str, Any]:
         """Return the answer that is sent whole."""
+        for choice in self._choices:
+            choice.cut()
         choices = [
             {
                 "index": number,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
                 "logprobs": self._logprobs_of(choice),
                 "finish_reason": choice.finish_reason,
+                **({"unfinished": choice.unfinished} if choice.unfinished else {}),
             }
             for number, choice in enumerate(self._choices)
         ]
@@ -176,7 +186,7 @@ class ChatForm:
         if self._logprobs is None:
             return None
         stops = self._codec.stop_ids
-        shown = [detail for detail in choice.details if detail.sampled.token_id not in stops]
+        shown = [one.detail for one in choice.details if one.detail.sampled.token_id not in stops]
         content = [
             {
                 **self._token(detail.sampled.token_id, detail.sampled.logprob),

@@ -168,6 +168,12 @@ class _Choice:
     prompt_details: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     echoed: bool = False
+    unfinished: str = ""
+
+    def cut(self) -> None:
+        """Cut off the end that is no whole sentence."""
+        self.text = self.text.removesuffix(self.unfinished)
+        self.details = [one for one in self.details if not self.unfinished or one.offset < len(self.text)]
 
 
 class CompletionForm:
@@ -226,12 +232,14 @@ class CompletionForm:
             choice.details += delta.details
         choice.prompt_details += delta.prompt_details
         choice.finish_reason = "length" if self._silent and delta.finish_reason else delta.finish_reason
+        choice.unfinished = "" if self._silent else delta.stats.unfinished
 
     def whole(self) -> dict[str, Any]:
         """Return the answer that is sent whole."""
         # Where the answer is sent whole, only the first one to a prompt has it scored.
         for number, choice in enumerate(self._choices):
             choice.prompt_details = self._choices[number - number % self._each].prompt_details
+            choice.cut()
         choices = [self._plain(number) for number in range(len(self._choices))]
         return {**self._base, "choices": choices, "usage": self._usage.plain()}
 
@@ -246,6 +254,7 @@ class CompletionForm:
             "text": prompt.echoed + choice.text if echoes else choice.text,
             "logprobs": logprobs,
             "finish_reason": choice.finish_reason,
+            **({"unfinished": choice.unfinished} if choice.unfinished else {}),
         }
 
     def _logprobs_of(self, choice: _Choice, prompt: Prompt | None, begin: int) -> dict[str, Any]:

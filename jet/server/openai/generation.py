@@ -134,7 +134,10 @@ class Generation:
         self.tokens += tokens
         if reason is not None:
             error = self.stats.error if reason in FAILURES else None
-            self.stats = replace(self.stats, phase="done", finish_reason=reason, error=error)
+            unfinished = "" if self._stops.matched else self.stats.unfinished
+            self.stats = replace(
+                self.stats, phase="done", finish_reason=reason, error=error, unfinished=unfinished
+            )
         details = self._release(shown, reason is not None)
         finish = None if reason is None or reason in FAILURES else FINISH_REASONS.get(reason, "length")
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)

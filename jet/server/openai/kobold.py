@@ -88,6 +88,7 @@ class KoboldForm:
     def __init__(self) -> None:
         self._text = ""
         self._finish: str | None = None
+        self._unfinished = ""
         self._prompt_tokens = self._tokens = 0
 
     def opening(self) -> list[bytes]:
@@ -98,7 +99,8 @@ class KoboldForm:
         """Return an event for a part of the text."""
         if not delta.text and delta.finish_reason is None:
             return []
-        return [_event({"token": delta.text, "finish_reason": delta.finish_reason})]
+        unfinished = {"unfinished": delta.stats.unfinished} if delta.stats.unfinished else {}
+        return [_event({"token": delta.text, "finish_reason": delta.finish_reason, **unfinished})]
 
     def closing(self) -> list[bytes]:
         """Return no frames: the last part has said why it ends."""
@@ -113,15 +115,16 @@ class KoboldForm:
         self._text += delta.text
         self._tokens += delta.tokens
         self._prompt_tokens = delta.stats.prompt_tokens
-        self._finish = delta.finish_reason
+        self._finish, self._unfinished = delta.finish_reason, delta.stats.unfinished
 
     def whole(self) -> dict[str, Any]:
         """Return the text that is sent whole."""
         result = {
-            "text": self._text,
+            "text": self._text.removesuffix(self._unfinished),
             "finish_reason": self._finish,
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._tokens,
+            **({"unfinished": self._unfinished} if self._unfinished else {}),
         }
         return {"results": [result]}
 

@@ -109,6 +109,7 @@ def sampling_of(fields: Sampling, max_tokens: int) -> SamplingParams:
                 **values,
                 "max_new_tokens": max_tokens,
                 "seed": seed_of(fields.seed),
+                "end_at": fields.end_at or NEUTRAL.end_at,
             }
         )
     except RequestError as error:

@@ -62,6 +62,11 @@ class Sampling(_Fields):
         None, description="-2 to 2, taken once for each time that the answer has a token. Default 0."
     )
     seed: Whole | None = Field(None, description="The same request with the same seed: the same text.")
+    end_at: Literal["none", "sentence", "paragraph", "scene"] | None = Field(
+        None,
+        description="Past max_tokens, go on for at most 30 tokens until one ends; else cut back to "
+        "the last whole one. What is cut is in `unfinished`; of a stream the client cuts it. Default none.",
+    )
     stop: Stops = Field(None, description="Texts in front of which the answer ends; they are left out.")
     stop_token_ids: list[StrictInt] | None = Field(
         None, max_length=MAX_STOP_TOKENS, description="Tokens that end the answer, too; they are left out."

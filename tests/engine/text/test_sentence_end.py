@@ -16,7 +16,7 @@ from jet.engine.text.sentence_end import (
 # A bar stands where a sentence ends for certain.
 MARKED = [
     # plain
-    "He left.| She stayed.| Who knew?| Nobody!| Done.",
+    "He left.| She stayed.| Who knew?| Everyone!| Done.",
     "He left.| (She stayed.)| Then it rained.| It",
     "He left (she stayed, as always. Always!) and slept.| It",
     "It was over.|\n\nIt began again.|\n",

@@ -309,3 +309,29 @@ def test_penalties_keep_an_answer_from_repeating_itself(api: Api) -> None:
         distinct.append(len(set(answer.json()["choices"][0]["logprobs"]["tokens"])))
     assert distinct[0] < min(distinct[1:])
     assert api.post("/v1/completions", {**body, "presence_penalty": 3}).status_code == 400
+
+
+# --- ends at a sentence ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ["/v1/completions", "/api/v1/generate"])
+def test_an_answer_that_ends_at_a_sentence_is_cut_and_names_the_rest(api: Api, route: str) -> None:
+    body = {"prompt": STORY, "max_tokens": 20, "seed": 3, "logit_bias": {"13": 4}}
+    for end_at, over in (("none", 0), ("sentence", 30), ("scene", 30)):
+        answer = api.client.post(route, json={**body, "end_at": end_at, "logprobs": 1}).json()
+        whole = (answer.get("choices") or answer["results"])[0]
+        tokens = answer["usage"]["completion_tokens"] if "usage" in answer else whole["completion_tokens"]
+        assert whole["finish_reason"] == "length" and tokens <= 20 + over
+        assert end_at != "none" or "unfinished" not in whole
+        offsets = (whole.get("logprobs") or {"text_offset": []})["text_offset"]
+        assert all(offset <= len(whole["text"]) for offset in offsets)
+    assert "end_at" in api.client.post(route, json={**body, "end_at": "word"}).text
+
+
+def test_a_streams_last_frame_names_what_is_to_be_cut(api: Api) -> None:
+    body = {"prompt": STORY, "max_tokens": 20, "seed": 3, "end_at": "sentence", "logit_bias": {"13": 4}}
+    (whole,) = api.client.post("/v1/completions", json=body).json()["choices"]
+    lines = api.client.post("/v1/completions", json={**body, "stream": True}).text.splitlines()
+    frames = [json.loads(line[6:])["choices"][0] for line in lines if line.startswith("data: {")]
+    assert "".join(frame["text"] for frame in frames) == whole["text"] + whole.get("unfinished", "")
+    assert frames[-1].get("unfinished") == whole.get("unfinished")

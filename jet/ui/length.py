@@ -1,0 +1,18 @@
+"""The Length control beside the number of tokens: where the model's text ends."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+PAGE_END_AT = "sentence"  # the page's default; the engine's is "none"
+CHOICES = [
+    ("at the end of a sentence", "sentence"),
+    ("at the end of a paragraph", "paragraph"),
+    ("at the end of a scene", "scene"),
+    ("exactly there", "none"),
+]
+
+
+def end_control() -> gr.Dropdown:
+    """Create the control."""
+    return gr.Dropdown(CHOICES, value=PAGE_END_AT, label="Ends", elem_id="jet-end-at", filterable=False)
