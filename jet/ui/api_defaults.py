@@ -16,7 +16,7 @@ def fill_in_defaults(demo: gr.Blocks) -> None:
     """Fill in the defaults of arguments that a call has left out at its end."""
     preprocess = demo.preprocess_data
 
-    async def filled(block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> list[Any]:
+    async def filled(block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
         missing = len(block_fn.inputs) - len(inputs)
         if missing > 0 and block_fn.fn is not None:
             last = list(inspect.signature(block_fn.fn).parameters.values())[-missing:]

@@ -6,13 +6,13 @@ import gradio as gr
 
 PAGE_END_AT = "sentence"  # the page's default; the engine's is "none"
 CHOICES = [
-    ("at the end of a sentence", "sentence"),
-    ("at the end of a paragraph", "paragraph"),
-    ("at the end of a scene", "scene"),
-    ("exactly there", "none"),
+    ("a sentence", "sentence"),
+    ("a paragraph", "paragraph"),
+    ("a scene", "scene"),
+    ("exactly this length", "none"),
 ]
 
 
 def end_control() -> gr.Dropdown:
     """Create the control."""
-    return gr.Dropdown(CHOICES, value=PAGE_END_AT, label="Ends", elem_id="jet-end-at", filterable=False)
+    return gr.Dropdown(CHOICES, value=PAGE_END_AT, label="Ends with", elem_id="jet-end-at", filterable=False)
