@@ -11,6 +11,8 @@ from jet.engine.remote.client import RemoteConfig, RemoteEngine, RemoteOptions
 from jet.engine.text.ending import OVERRUN_TOKENS
 from tests.engine.fakes import FakeRunner, make_engine, text_of
 from tests.engine.faulty_server import Answer, FaultyServer, faulty_server
+from tests.engine.test_healed_stories import make_engine as make_small_engine
+from tests.engine.test_healed_stories import make_model
 
 DIALOGUE = '"Stop!" he said. "No!" She ran. He did too, and on and on and on and on and on they went.'
 
@@ -100,3 +102,21 @@ def test_a_remote_answer_that_does_not_end_names_what_is_to_be_cut(server: Fault
     chunks = ask(server, " he", ".", " And", *[" on"] * OVERRUN_TOKENS, tokens=3)
     assert text_of(chunks).removesuffix(final(chunks).unfinished) == " he."
     assert final(chunks).unfinished.startswith(" And on") and final(chunks).finish_reason == "length"
+
+
+def test_an_answer_with_banned_phrases_ends_like_one_without() -> None:
+    engine = make_small_engine(make_model())
+    try:
+        for seed in range(12):
+            sampling = SamplingParams(1.5, 1.0, 0, 0.0, 1.0, max_new_tokens=12, seed=seed, end_at="sentence")
+            bias = tuple((token, 3.0) for token in map(ord, ".! \n"))
+            plain, guarded = (
+                list(engine.submit(Request("Once. ", sampling, logit_bias=bias, banned=banned)))
+                for banned in ((), ("never to be seen",))
+            )
+            assert text_of(guarded) == text_of(plain)
+            assert final(guarded).unfinished == final(plain).unfinished
+            assert final(guarded).finish_reason == final(plain).finish_reason
+            assert final(guarded).tokens <= 12 + OVERRUN_TOKENS
+    finally:
+        engine.close()
