@@ -24,6 +24,7 @@ from transformers import GenerationConfig
 from jet import hardware
 from jet.api import EngineInfo, Request, RequestError, RequestStats, TokenChunk
 from jet.engine import hub, loading
+from jet.engine.banned import matcher_of
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
 from jet.modeling import JetNemotronForCausalLM
@@ -126,6 +127,8 @@ class ZeroGpuEngine:
         self._tokenizer.encode(
             request.prompt, self._info.context - 1, request.instruction, request.cache_salt
         )
+        if request.banned:
+            matcher_of(tuple(request.banned), tuple(request.stop_strings))
         return ZeroGpuStream(
             self._generate, self._config, replace(request, sampling=request.sampling.with_seed())
         )

@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.events import api
 
 from jet.api import RequestError, RequestStats, SamplingParams
+from jet.engine.banned_lists import banned_phrases
 from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting, current_cache_salt, current_user_id
 from jet.ui.inputs import parse_request
@@ -56,6 +57,8 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
         repetition_penalty: float = DEFAULTS.repetition_penalty,
         seed: int | None = DEFAULTS.seed,
         end_at: str = DEFAULTS.end_at,
+        banned: list[str] | None = None,
+        banned_lists: list[str] | None = None,
     ) -> AsyncIterator[tuple[str, Stats]]:
         """Continue a story. Streams (story, stats): the prompt with what is written so far, and the numbers.
 
@@ -77,6 +80,10 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             end_at: none ends after max_new_tokens exactly; with sentence, paragraph or scene the story goes
                 on for at most 30 tokens until one ends, or is cut back to the last whole one. The stats have
                 what is cut as `unfinished`.
+            banned: Words and phrases that what is written never has, in any case, punctuation and regular
+                inflection. If there is no other way to go on, the story ends there: finish reason "banned".
+            banned_lists: Names of ready lists of such phrases: "stock phrases", "worn endings",
+                "said otherwise", "favorite names", "essay words", "machine talk".
         """
         try:
             request = parse_request(
@@ -85,7 +92,8 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             limiter.check(request.prompt, request.sampling)
             with limiter.admit(current_user_id()):
                 story = request.prompt
-                request = replace(request, cache_salt=current_cache_salt(), healing=True)
+                phrases = banned_phrases(banned, banned_lists)
+                request = replace(request, cache_salt=current_cache_salt(), healing=True, banned=phrases)
                 stream = StreamedRequest(
                     source, request, deadline_s=limits.deadline_s, on_end=hosting.metrics.record_request
                 )

@@ -436,6 +436,8 @@ def _finish_reason(req: _RemoteRequest, reason: str, most_new: int | None) -> st
     word = reason.lower()
     if word in _FAILED:
         raise RemoteError(f"The engine’s server ended the story: {redact(reason)[:40]}. {KEPT}")
+    if word == "banned":
+        return word
     if word != "length":
         return "stop"  # or a server's own word for it
     length = req.sampling.max_new_tokens

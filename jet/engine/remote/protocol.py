@@ -15,6 +15,7 @@ from typing import Any
 from jet.api import Request, RequestError, SamplingParams, TokenLogprob, TokenLogprobs
 from jet.credentials import redact
 
+OUR_SERVER = "jet-stories"  # what this program's own API calls itself
 UNKNOWN_CONTEXT = 4096  # tokens, for servers that do not report their context
 SHOWN_CHARACTERS = 300  # most characters shown of a server's message
 
@@ -83,7 +84,7 @@ class CompletionChunk:
         tokens: the number of new tokens, from log-probabilities; None if unknown.
         tokens_so_far: the server's count of generated tokens; None if not in this event.
         prompt_tokens: the server's count of prompt tokens; None if not in this event.
-        finish_reason: set in the last event with text: "stop", "length", or the server's own word.
+        finish_reason: set in the last event with text: "stop", "length", "banned", or the server's own word.
         oddity: what is wrong with an event without content; "" for keep-alive events.
     """
 
@@ -164,6 +165,13 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
             "please set DRY strength and XTC probability to 0."
         )
     body.update({name: getattr(sampling, name) for name in wanted})
+    if request.banned:
+        if model.server != OUR_SERVER:
+            other = f"a server of {model.server}" if model.server else "another program"
+            raise RequestError(
+                f"The engine is {other}, which cannot go back to before a banned phrase: please ban none."
+            )
+        body["banned"] = list(request.banned)
     if request.top_logprobs:
         body["logprobs"] = request.top_logprobs
     if request.min_tokens:
@@ -209,7 +217,7 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
         len(logprobs) if logprobs else None,
         tokens_so_far,
         prompt_tokens,
-        _finish_reason(choice.get("finish_reason")),
+        "banned" if choice.get("stop_reason") == "banned" else _finish_reason(choice.get("finish_reason")),
     )
 
 

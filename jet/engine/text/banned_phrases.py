@@ -10,7 +10,8 @@ A phrase is one or more words. It is found whatever its case, accents and punctu
 - An English word of three letters or more stands for its regular forms, too: "whisper" for "whispers",
   "whispered", "whispering" and "whisper's". Function words such as "his" have none. A phrase in quotation
   marks stands for exactly its words.
-- A word with an asterisk at its end has any ending of up to 24 letters: "shimmer*".
+- A word with an asterisk at its end has any ending: "shimmer*". An asterisk by itself
+  stands for any one word: "squared * shoulders".
 - A phrase without letters and digits, such as "—" or "...", is found as it is written, anywhere.
 
 A phrase ends where its last word does. Whether "testament" has ended is known from what follows: "ary" may.
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 MAX_GAP = 16  # characters between two words of a phrase
 _GAP = ""  # what a character folds to that belongs to no word
-_ANY_ENDING = 24  # letters of an ending that an asterisk stands for
+_ANY_ENDING = 24  # letters that an asterisk surely stands for; phrases far longer are not followed to the end
 _MIN_INFLECTED = 3  # letters of a word that has other forms
 _VOWELS = frozenset("aeiou")
 _APOSTROPHES = frozenset("'’‘‛ʼʻʹ′＇`´ˈ՚ꞌ‵")
@@ -231,6 +232,8 @@ def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:
         child = place.children.get(folded)
         if child is not None:
             yield from _reach(start, child)
+        if gap and place.any_ending is not None:  # any word
+            yield _Thread(start, place.any_ending)
     if not gap and node.any_ending is node:
         yield thread
 
@@ -264,23 +267,24 @@ def _words_of(phrase: str) -> list[_Word]:
     """Split a phrase into folded words, with their forms."""
     text = phrase.strip()
     exact = len(text) > 2 and text[0] in _QUOTES and text[-1] in _QUOTES
-    words: list[list[str]] = [[]]
+    chunks = [""]
     for character in text:
         folded = _fold(character)
-        if character == "*" and words[-1] and words[-1][-1] != "*":
-            words[-1].append("*")
-        elif _GAP in folded:
-            words.append([])
-        elif folded:
-            words[-1] += folded
-    found = []
-    for characters in words:
-        any_ending = characters[-1:] == ["*"]
-        word = "".join(characters).replace("*", "")
-        if word:
-            forms = [word] if exact or any_ending else inflections(word)
-            found.append(_Word(word, any_ending, forms))
-    return found
+        if _GAP in folded and character != "*":
+            chunks.append("")
+        else:
+            chunks[-1] += "*" if character == "*" else "".join(folded)
+    found: list[_Word] = []
+    for chunk in filter(None, chunks):
+        parts = chunk.strip("*").split("*")
+        found += (_Word(part, False, [part] if exact else inflections(part)) for part in parts[:-1])
+        last, any_ending = parts[-1], chunk.endswith("*")
+        found.append(_Word(last, any_ending, [last] if exact or any_ending else inflections(last)))
+    while found and not found[0].folded:
+        found.pop(0)
+    while found and not found[-1].folded:
+        found.pop()
+    return [word for word in found if word.folded or word.any_ending]
 
 
 def inflections(word: str) -> list[str]:

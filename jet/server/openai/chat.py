@@ -104,6 +104,7 @@ class _Choice:
     details: list[TokenInfo] = field(default_factory=list)
     finish_reason: str | None = None
     unfinished: str = ""
+    stop_reason: str | None = None
 
     def cut(self) -> None:
         """Cut off the end that is no whole sentence."""
@@ -145,6 +146,7 @@ class ChatForm:
     ) -> bytes:
         choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": of.finish_reason}
         choice |= {"unfinished": of.unfinished} if of.unfinished else {}
+        choice |= {"stop_reason": of.stop_reason} if of.stop_reason else {}
         usage = {"usage": self._usage.plain()} if self._usage_always else {}
         return event({**self._stream, "choices": [choice], **usage})
 
@@ -164,6 +166,7 @@ class ChatForm:
         choice.text += delta.text
         choice.details += delta.details
         choice.finish_reason, choice.unfinished = delta.finish_reason, delta.stats.unfinished
+        choice.stop_reason = delta.stop_reason
 
     def whole(self) -> dict[str, Any]:
         """Return the answer that is sent whole."""
@@ -176,6 +179,7 @@ class ChatForm:
                 "logprobs": self._logprobs_of(choice),
                 "finish_reason": choice.finish_reason,
                 **({"unfinished": choice.unfinished} if choice.unfinished else {}),
+                **({"stop_reason": choice.stop_reason} if choice.stop_reason else {}),
             }
             for number, choice in enumerate(self._choices)
         ]

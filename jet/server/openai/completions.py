@@ -13,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from jet.api import Engine, Request, RequestError, TokenLogprobs
+from jet.engine.banned_lists import banned_phrases
 from jet.server.openai.answers import DONE, Answer, event
 from jet.server.openai.batch import MAX_ANSWERS, Batch
 from jet.server.openai.errors import ApiError, from_request_error, invalid
@@ -152,6 +153,8 @@ def request_of(
             logit_bias=bias_of(fields),
             raw_logprobs=logprobs is not None,
             user_id="",
+            banned=banned_phrases(fields.banned, fields.banned_lists),
+            stop_strings=stops_of(fields.stop),
             stop_token_ids=tuple(fields.stop_token_ids or ()),
             stop_token_ids_after=min(fields.min_tokens or 0, max_tokens),
         )
@@ -167,6 +170,7 @@ class _Choice:
     details: list[TokenInfo] = field(default_factory=list)
     prompt_details: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
+    stop_reason: str | None = None
     echoed: bool = False
     unfinished: str = ""
 
@@ -233,6 +237,7 @@ class CompletionForm:
         choice.prompt_details += delta.prompt_details
         choice.finish_reason = "length" if self._silent and delta.finish_reason else delta.finish_reason
         choice.unfinished = "" if self._silent else delta.stats.unfinished
+        choice.stop_reason = delta.stop_reason
 
     def whole(self) -> dict[str, Any]:
         """Return the answer that is sent whole."""
@@ -255,6 +260,7 @@ class CompletionForm:
             "logprobs": logprobs,
             "finish_reason": choice.finish_reason,
             **({"unfinished": choice.unfinished} if choice.unfinished else {}),
+            **({"stop_reason": choice.stop_reason} if choice.stop_reason else {}),
         }
 
     def _logprobs_of(self, choice: _Choice, prompt: Prompt | None, begin: int) -> dict[str, Any]:

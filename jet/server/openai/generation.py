@@ -14,7 +14,7 @@ from jet.server.openai.wakeups import Reader, Wakeups
 BEAT_S = 15.0  # a stream that has nothing to say for so long says that it is still there
 FAILURES = ("error", "model_changed")  # the engine's reasons that are errors
 # What OpenAI's clients know of the engine's reasons. An error is none: it is sent as one.
-FINISH_REASONS = {"stop": "stop", "stop_string": "stop", "aborted": "stop"}
+FINISH_REASONS = {"stop": "stop", "stop_string": "stop", "aborted": "stop", "banned": "stop"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Delta:
     prompt_details: tuple[TokenLogprobs, ...]
     finish_reason: str | None
     stats: RequestStats
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Return "banned" if it ends before a banned phrase, for which OpenAI has no word."""
+        return "banned" if self.finish_reason and self.stats.finish_reason == "banned" else None
 
 
 class Generation:

@@ -68,6 +68,12 @@ class Sampling(_Fields):
         "the last whole one. What is cut is in `unfinished`; of a stream the client cuts it. Default none.",
     )
     stop: Stops = Field(None, description="Texts in front of which the answer ends; they are left out.")
+    banned: Stops = Field(
+        None,
+        description="Words and phrases that the answer never has, in whatever case, punctuation and regular "
+        "inflection. Also banned_strings, banned_tokens and bad_words.",
+    )
+    banned_lists: Stops = Field(None, description="The same by the names of ready lists.")
     stop_token_ids: list[StrictInt] | None = Field(
         None, max_length=MAX_STOP_TOKENS, description="Tokens that end the answer, too; they are left out."
     )

@@ -15,6 +15,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "dry_sequence_breakers": ("dry_seq_breakers",),
     "seed": ("sampler_seed",),
     "stop": ("stop_sequence", "stopping_strings", "custom_stopping_strings"),
+    "banned": ("banned_strings", "banned_tokens", "bad_words"),
     "ignore_eos": ("ban_eos_token",),
     "logprobs": ("n_probs",),
     "user": ("genkey",),
@@ -46,7 +47,13 @@ def rename(fields: Mapping[str, object]) -> dict[str, object]:
                 value = renamed.pop(other)
                 if renamed.get(name) is None:
                     renamed[name] = value
+                elif name == "banned" and isinstance(value, (str, list)):  # clients send several of them
+                    renamed[name] = [*_as_list(renamed[name]), *_as_list(value)]
     return renamed
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]
 
 
 def as_header(names: Collection[str]) -> str:

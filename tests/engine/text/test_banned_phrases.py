@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -57,7 +58,10 @@ def begins(phrases: list[str], text: str, before: str = "", stops: tuple[str, ..
         ("strasse", "Straße"),
         ("shimmer*", "shimmeringly"),
         ("shimmer* in the", "shimmered in the"),
+        ("squared * shoulders", "squared his shoulders"),
+        ("a * of", "a lot of"),
         ("heart-stopping", "heart stopping"),
+        ("heart*stopping", "heart stopping"),
         ("*smirks*", "smirks"),
         ('"her"', "Her"),
         ("ｆｕｌｌ", "full"),
@@ -88,6 +92,8 @@ def test_every_spelling_that_the_rules_cover_is_found(phrase: str, text: str) ->
         ("a testament to", f"a{' ' * (MAX_GAP + 1)}testament to"),
         ('"whisper"', "whispers"),
         ("shimmer*", "ashimmer"),
+        ("squared * shoulders", "squared shoulders"),
+        ("squared * shoulders", "squared his broad shoulders"),
         ("...", ".."),
         ("미소", "고미소"),
     ],
@@ -123,7 +129,7 @@ def test_a_phrase_with_nothing_in_it_is_refused(phrase: str) -> None:
         PhraseMatcher([phrase])
 
 
-WORDS = ["ab", "abb", "aba", "bab", "b", "a*"]
+WORDS = ["ab", "abb", "aba", "bab", "b", "a*", "*"]
 PHRASES = st.lists(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=5
 )
@@ -131,11 +137,18 @@ TEXT = st.text("aabbs -’'A\u0301é\n", max_size=40)
 
 
 def pattern_of(phrase: str) -> str:
-    """Return the phrase as a regular expression over folded texts that ends behind a gap."""
+    """Return the phrase as a regular expression over folded texts that ends behind a gap.
+
+    Asterisks without a word are found as they are, which these texts do not have.
+    """
     parts, last = [], ""
-    for word in phrase.split():
+    words = re.sub(r"^[* ]+|( [*])+$", "", phrase).split() or ["#"]
+    for word in words:
+        if word == "*":
+            parts.append("[^\0]{1,60}")
+            continue
         forms = [word[:-1]] if word.endswith("*") else inflections(word)
-        last = "[^\0]{0,24}" if word.endswith("*") else ""
+        last = "[^\0]{0,60}" if word.endswith("*") else ""
         parts.append(f"(?:{'|'.join(forms)}){last}")
     gap = f"\0{{1,{MAX_GAP}}}"
     return gap.join(parts) + ("" if last else "\0")
