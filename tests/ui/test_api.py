@@ -76,11 +76,13 @@ def test_every_argument_after_the_prompt_has_its_default(client: Client, served:
     parameters = described["named_endpoints"]["/generate"]["parameters"]
     assert " ".join(parameter["parameter_name"] for parameter in parameters) == (
         "prompt max_new_tokens temperature top_p top_k min_p repetition_penalty seed end_at"
+        " banned banned_lists"
     )
     assert not parameters[0]["parameter_has_default"]
     for parameter in parameters[1:]:
         assert parameter["parameter_has_default"]
-        assert parameter["parameter_default"] == getattr(DEFAULTS, parameter["parameter_name"])
+        default = getattr(DEFAULTS, parameter["parameter_name"], None)
+        assert parameter["parameter_default"] == default
 
 
 def test_predict_with_nothing_but_a_prompt(client: Client, served: Served) -> None:
@@ -94,6 +96,16 @@ def test_predict_with_nothing_but_a_prompt(client: Client, served: Served) -> No
     assert stats["state_bytes"] > 0 and stats["kv_bytes"] > 0
     assert stats["device_memory_bytes"] is None
     assert isinstance(stats["seed"], int)
+
+
+def test_banned_phrases_and_ready_lists_reach_the_engine(client: Client, served: Served) -> None:
+    client.predict(
+        "A", max_new_tokens=2, banned=["zebra"], banned_lists=["machine talk"], api_name="/generate"
+    )
+    banned = served.engine.requests[-1].banned
+    assert banned[0] == "zebra" and "as an AI" in banned
+    with pytest.raises(AppError, match="the lists are stock phrases"):
+        client.predict("A", banned_lists=["nonsense"], api_name="/generate")
 
 
 def test_submit_streams_stories_that_grow_from_the_prompt(client: Client, served: Served) -> None:

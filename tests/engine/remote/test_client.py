@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from jet.api import Request, RequestError, SamplingParams, TokenChunk
 from jet.engine.remote.client import RemoteConfig, RemoteEngine, RemoteOptions
+from jet.engine.remote.protocol import OUR_SERVER, ServedModel, completion, read_chunk
 from jet.engine.remote.responses import KEY_VARIABLE, RemoteError
 from tests.engine.faulty_server import MODELS, Answer, FaultyServer, Script, faulty_server
 
@@ -96,6 +98,20 @@ def test_what_a_server_is_known_not_to_do_is_refused(
     with pytest.raises(RequestError, match="sglang, which has neither DRY nor XTC"):
         engine.submit(Request("Once", replace(PLAIN, **setting)))
     assert server.bodies == []
+
+
+def test_banned_phrases_go_to_a_server_of_ours_and_are_refused_by_others(
+    server: FaultyServer, engine: RemoteEngine
+) -> None:
+    request = Request("Once", replace(PLAIN, max_new_tokens=5), banned=("a testament to",))
+    with pytest.raises(RequestError, match="sglang, which cannot go back to before a banned phrase"):
+        engine.submit(request)
+    body = completion(request, ServedModel("m", OUR_SERVER))
+    assert body["banned"] == ["a testament to"]
+    with pytest.raises(RequestError, match="another program, which cannot go back"):
+        completion(request, ServedModel("m"))
+    said = {"choices": [{"text": "", "finish_reason": "stop", "stop_reason": "banned"}]}
+    assert read_chunk(json.dumps(said)).finish_reason == "banned"
 
 
 def test_the_server_says_what_it_offers(server: FaultyServer, engine: RemoteEngine) -> None:

@@ -54,6 +54,9 @@ FIELDS = (
     *("user", "genkey", "best_of", "suffix", "response_format", "tools", "functions", "memory", "n_predict"),
     *(
         "max_context_length",
+        "banned",
+        "banned_lists",
+        "banned_tokens",
         "continue_final_message",
         "add_special_tokens",
         "return_token_strs",
