@@ -103,8 +103,10 @@ class ModelRunner:
             self._prefill = make_prefill(model, self._pool)
             self._guard = StructureGuard(model)
             self._host_pool = HostPool(self._pool, host_bytes)
-        self._rollback = Rollback(self)
         self._prefix_cache: PrefixCache[Snapshot] = PrefixCache(self._free_snapshot, self._offload)
+        self._rollback = Rollback(
+            self._pool, self._prefix_cache, self._decoder, self._restore, self._reserve_next
+        )
         self._pool.allocator.evict = self._prefix_cache.evict
         self._host_pool.evict = self._prefix_cache.evict_host
         self.stored_states = StoredStates(disk_store, self._pool, self._prefix_cache, config.vocab_size)
@@ -387,6 +389,7 @@ class ModelRunner:
             self._pool,
             self._host_pool,
             self._prefix_cache,
+            self._rollback,
             self.stored_states,
         )
         if torch.cuda.is_available():

@@ -2,7 +2,7 @@
 
 A recurrent state cannot forget a token, so a sequence that may be rolled back leaves marks: snapshots of its
 state and, where they are known, the logits of the next token. They are entries of the prefix cache that
-nobody can match, so they are counted, evicted and offloaded as all others are.
+no request matches, so they are counted, evicted and offloaded as all others are.
 
 Where a step ends before the next is launched, a mark is set exactly where a token may be taken back, and
 costs one copy of a state. Where steps are launched ahead, it is too late for that once the token is known:
@@ -13,19 +13,18 @@ as they were.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jet.cache.pinned import to_device
-from jet.cache.prefix_cache import CacheEntry
+from jet.cache.prefix_cache import CacheEntry, PrefixCache
+from jet.cache.state_pool import StatePool
+from jet.engine.decoder import Decoder
 from jet.engine.sequence import Sequence, Snapshot
 from jet.engine.text.healing import Healing
-
-if TYPE_CHECKING:
-    from jet.engine.model_runner import ModelRunner
 
 MARK_INTERVAL = 4  # tokens between two marks of a sequence whose steps are launched ahead
 MAX_MARKS = 2
@@ -34,8 +33,21 @@ MAX_MARKS = 2
 class Rollback:
     """Sets marks and rolls sequences back to them, for one model runner, on its thread."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self._runner = runner
+    def __init__(
+        self,
+        pool: StatePool,
+        cache: PrefixCache[Snapshot],
+        decoder: Decoder,
+        restore: Callable[[CacheEntry[Snapshot], Sequence], bool],
+        reserve_next: Callable[[Sequence], MemoryError | None],
+    ) -> None:
+        """`restore` restores an emptied sequence from an entry, or resets it and returns False.
+
+        `reserve_next` reserves memory for one more token, or returns the error.
+        """
+        self._pool, self._cache, self._decoder = pool, cache, decoder
+        self._restore_entry, self._reserve_next = restore, reserve_next
+        self._device = pool.page_table.device
         self._mark_salts = 0
 
     def mark_first(self, sequence: Sequence) -> None:
@@ -49,7 +61,7 @@ class Rollback:
         Call it after each token, once it is known how much may be taken back.
         """
         computed, newest = sequence.num_computed_tokens, self._newest(sequence)
-        decoder = self._runner._decoder
+        decoder = self._decoder
         if decoder.overlaps:
             if computed - newest >= MARK_INTERVAL:
                 self._set(sequence, None if sequence.in_flight is not None else decoder.last_logits(sequence))
@@ -85,14 +97,13 @@ class Rollback:
             barred: tokens that must not be drawn here, one for each earlier attempt.
             healing: the end of the prompt, if it has to be drawn again, too.
         """
-        runner = self._runner
         assert sequence.slot is not None
         sequence.in_flight = sequence.logits = sequence.logprobs = None
         sequence.num_generated = sequence.num_accepted = num_generated
         sequence.barred = length, barred
         if healing is not None:
             sequence.healing, sequence.healed_path = healing, None
-        longest = runner._prefix_cache.remove_longer(sequence, length)
+        longest = self._cache.remove_longer(sequence, length)
         if sequence.last_snapshot > length:
             sequence.last_snapshot = longest
         while sequence.marks and not self._usable(sequence.marks[-1], length):
@@ -101,59 +112,58 @@ class Rollback:
 
     def _restore(self, sequence: Sequence, mark: CacheEntry[Snapshot], length: int) -> bool:
         """Restore a mark and compute the tokens from there up to `length`."""
-        runner, slot = self._runner, sequence.slot
+        slot = sequence.slot
         assert slot is not None
         tokens, begin, was_on_host = sequence.token_ids[:length], len(mark.tokens), mark.on_host
-        runner._pool.rewind(slot)
-        if not runner._restore(mark, sequence):  # the sequence has been reset
+        self._pool.rewind(slot)
+        if not self._restore_entry(mark, sequence):  # the sequence has been reset
             return False
         if not was_on_host:
-            runner._pool.cancel_reservation(slot, len(runner._pool.pages(slot)))
-        logits = runner._on_device(mark.state.logits)
-        sequence.logits = None if logits is None else logits.clone()
+            self._pool.cancel_reservation(slot, len(self._pool.pages(slot)))
+        logits = mark.state.logits
+        sequence.logits = None if logits is None else logits.to(self._device, copy=True)
         sequence.token_ids, sequence.num_computed_tokens = array("i", tokens[:begin]), begin
-        runner._decoder.remove(sequence)
-        runner._decoder.add(sequence)
+        self._decoder.remove(sequence)
+        self._decoder.add(sequence)
         for token in tokens[begin:]:
-            if (error := runner._reserve_next(sequence)) is not None:
+            if (error := self._reserve_next(sequence)) is not None:
                 raise error
             sequence.token_ids.append(token)
-            sequence.logits = runner._decoder.compute_logits(sequence)
+            sequence.logits = self._decoder.compute_logits(sequence)
             sequence.num_computed_tokens += 1
-        ids = to_device(np.array(tokens, np.int32), torch.int64, runner._model.device)
-        runner._decoder.append_prompt(sequence, ids)
+        ids = to_device(np.array(tokens, np.int32), torch.int64, self._device)
+        self._decoder.append_prompt(sequence, ids)
         return True
 
     def _newest(self, sequence: Sequence) -> int:
         """Return the length of the newest mark that is still there; a large negative number without any."""
-        sequence.marks[:] = [mark for mark in sequence.marks if self._runner._prefix_cache.has(mark)]
+        sequence.marks[:] = [mark for mark in sequence.marks if self._cache.has(mark)]
         return len(sequence.marks[-1].tokens) if sequence.marks else -(2**31)
 
     def _set(self, sequence: Sequence, logits: Tensor | None) -> None:
         """Set a mark at the state as it is, if there is room."""
-        runner = self._runner
         assert sequence.slot is not None
-        kept = runner._pool.snapshot(sequence.slot, sequence.num_computed_tokens)
+        kept = self._pool.snapshot(sequence.slot, sequence.num_computed_tokens)
         if kept is None:
             return
         if not sequence.mark_salt:
             self._mark_salts += 1
-            sequence.mark_salt = f"\0mark {self._mark_salts}"  # no user's
+            sequence.mark_salt = f"\0mark {self._mark_salts}"
         snapshot = Snapshot(kept, None if logits is None else logits.clone())
         mark = CacheEntry(
             sequence.mark_salt, sequence.computed_tokens, snapshot, logits is not None, sequence.marks
         )
-        runner._prefix_cache.insert(mark)
+        self._cache.insert(mark)
         self._newest(sequence)
         sequence.marks.append(mark)
         while len(sequence.marks) > MAX_MARKS:
             self._drop(sequence, 1)
 
     def _usable(self, mark: CacheEntry[Snapshot], length: int) -> bool:
-        return _serves(mark, length) and self._runner._prefix_cache.has(mark)
+        return _serves(mark, length) and self._cache.has(mark)
 
     def _drop(self, sequence: Sequence, number: int) -> None:
-        self._runner._prefix_cache.remove(sequence.marks.pop(number))
+        self._cache.remove(sequence.marks.pop(number))
 
 
 def _serves(mark: CacheEntry[Snapshot], length: int) -> bool:

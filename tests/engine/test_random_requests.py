@@ -253,7 +253,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: any(one.sequence.guarded for one in self.live))
     @rule(data=st.data(), count=st.integers(0, 6))
     def settle(self, data: st.DataObject, count: int) -> None:
-        """Of some drawn tokens it is known that they stay."""
+        """Some drawn tokens stay, as is known now."""
         one = self.one(data, [one for one in self.live if one.sequence.guarded])
         one.kept = min(one.kept + count, len(one.drawn))
         if 0 < one.kept < one.path:

@@ -92,7 +92,7 @@ class _Thread(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is known after a part of a text.
+    """The state of a search after a part of a text.
 
     Attributes:
         position: characters of the answer so far; negative in the text before it.
