@@ -110,7 +110,7 @@ def _clean(block: Block) -> Block:
 
 
 def _shown(block: Block) -> str:
-    """The text of a heading as the page shows it, with signs for control characters."""
+    """Return the text of a heading as the page shows it, with signs for control characters."""
     return "".join(run.text for line in _clean(block).lines for run in line)
 
 

@@ -110,7 +110,7 @@ def read_config(folder: Path) -> JetNemotronConfig:
 
 
 def stored_scheme(folder: Path) -> str | None:
-    """The scheme of a quantized checkpoint, None for one of numbers; raises `CheckpointError` if unknown."""
+    """Return the scheme of a quantized checkpoint, else None. Raises CheckpointError for an unknown one."""
     path = folder / "config.json"
     try:
         return read_scheme(_read_json(path).get("quantization_config"))

@@ -37,7 +37,7 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_activations(x: Tensor, weight: QuantizedTensor) -> Tensor:
-    """The numbers `[…, C]` that quantized activations stand for, as they meet a weight's columns.
+    """Return the numbers `[…, C]` that quantized activations stand for, as they meet a weight's columns.
 
     The columns of an int4 weight are in two runs, see `jet.ops.quantization`; groups begin anew there.
     """
@@ -58,7 +58,7 @@ def linear_reference(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = N
 
 
 def compiled_linear(x: Tensor) -> Callable[[Tensor, QuantizedTensor, Tensor | None], Tensor] | None:
-    """The compiled twin of `linear_reference` where there is one for `x`: on a CPU, with numba."""
+    """Return the compiled twin of `linear_reference` if there is one for `x`: on a CPU, with numba."""
     return _pooled_multiply() if x.device.type == "cpu" else None
 
 

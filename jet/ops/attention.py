@@ -28,7 +28,7 @@ def attend_pages_reference(
     pages: Tensor,
     out: Tensor,
 ) -> None:
-    """One token per row over everything before it: writes its key and value into `pages`, and `out`.
+    """Attend from one token per row to everything before it. Writes its key and value to `pages`, and `out`.
 
     Args:
         projected: `[B, (Hq + 2·Hkv)·D]` float32: query heads, key heads, value heads, not yet rotated.
@@ -55,7 +55,7 @@ def attend_window_reference(
     window_values: Tensor,
     out: Tensor,
 ) -> None:
-    """One token per row over its window: writes its key and value into the rings, and `out`.
+    """Attend from one token per row to its window. Writes its key and value to the rings, and `out`.
 
     Args:
         projected, cos, sin, position, slots, out: as in `attend_pages_reference`.

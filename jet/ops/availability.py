@@ -18,7 +18,7 @@ _recovery_attempts: list[
 
 
 def has_triton() -> bool:
-    """Whether Triton is installed, and has not been given up."""
+    """Return whether Triton is installed and was not given up."""
     return _is_installed() and len(_recovery_attempts) < 2
 
 
@@ -28,7 +28,7 @@ def _is_installed() -> bool:
 
 
 def recover_triton(device: torch.device, error: BaseException | str) -> bool:
-    """Where Triton's kernels have failed: whether something was changed that is worth another try.
+    """Change what may have made Triton's kernels fail. Returns whether another try is worth it.
 
     What is kept on disk may be damaged, or the disk full or not to be written: first all kernels are compiled
     again in a folder of this process. If that is no help either, plain PyTorch does without them.
@@ -46,7 +46,7 @@ def recover_triton(device: torch.device, error: BaseException | str) -> bool:
 
 
 def _fresh_folder() -> tempfile.TemporaryDirectory[str] | None:
-    """A folder that can be written to and is gone with this process."""
+    """Create a writable folder that is removed at the end of this process."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="jet-triton-", ignore_cleanup_errors=True)
         with open(os.path.join(folder.name, "room"), "wb") as file:

@@ -149,7 +149,7 @@ def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
 def _unfused_jet_block(
     norm_linear: OpBinder, jet_step: OpBinder, gated_norm_linear_add: OpBinder, jet: JetBlockTensors
 ) -> JetBlockOps:
-    """A jet layer by its definition: see `jet.ops.reference` for each."""
+    """Compute a jet layer by its definition: see `jet.ops.reference` for each part."""
     gate = jet.sizes.gate(jet.projected)
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlockOps(
@@ -160,7 +160,7 @@ def _unfused_jet_block(
 
 
 def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
-    """The same in Triton's kernels, which share out the activations and the norm in another way."""
+    """Compute the same in Triton's kernels, which divide activations and norm otherwise."""
     from jet.ops.triton import gemv, jet_step
 
     (norm_weight, eps), sizes = jet.out_norm, jet.sizes
@@ -194,14 +194,14 @@ def _float32_hidden(
 def _model_dtype_hidden(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
-    """In the network's own type, as its forward keeps it, there is less to move."""
+    """Allocate hidden values in the network's own type, as its forward keeps them: fewer bytes to move."""
     return size, dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
 def triton_mlp_hidden_format(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
-    """In whole numbers where weights are codes; otherwise never in float16, where one could be too large."""
+    """Choose whole numbers where weights are codes; otherwise never float16, which a value could exceed."""
     from jet.ops.triton import gemv, int_gemv
 
     columns = gemv.packed_mlp_columns(size, hidden, scheme)
@@ -211,7 +211,7 @@ def triton_mlp_hidden_format(
 
 
 def _as_bfloat16_if_exact(weight: Weight) -> Weight:
-    """A small float32 weight in bfloat16 if that is the same numbers: half the bytes, read twice as fast.
+    """Return a small float32 weight in bfloat16 if that loses nothing: half the bytes, read twice as fast.
 
     Checkpoints are mostly bfloat16, also where they are loaded as float32 to be computed with as such.
     """
@@ -288,7 +288,7 @@ def _fused_backend(scratch: AttentionScratch, pdl: bool, dtype: torch.dtype = to
 
 
 def _fused_jet_block(workspace: FusedWorkspace, jet: JetBlockTensors) -> JetBlockOps:
-    """A jet layer in four launches: projections, the generator's product, the delta rule, the output."""
+    """Compute a jet layer in four launches: projections, generator, delta rule, output."""
     from jet.ops.triton import fused_skinny
 
     sizes, rows, device = jet.sizes, len(jet.x), jet.x.device
@@ -357,7 +357,7 @@ def _with_prefetch(step: BoundOp, weight: Tensor) -> BoundOp:
 
 
 def has_dependent_launch(device: torch.device) -> bool:
-    """Whether kernels here may start before the ones they wait for have ended: sm_90 on, Triton 3.5 on."""
+    """Return whether kernels may start before those they wait for end: from sm_90 and Triton 3.5 on."""
     target = gpu_target(device)
     if target is None or target.capability < 90:
         return False

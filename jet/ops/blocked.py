@@ -63,7 +63,7 @@ class BlockedTensor(QuantizedTensor):
         return self.rows
 
     def __getitem__(self, rows: slice | Tensor) -> QuantizedTensor:
-        """Some rows: a view for a slice without steps, a copy for indices."""
+        """Return some rows: a view for a slice without steps, a copy for indices."""
         if isinstance(rows, slice):
             begin, end, step = rows.indices(self.rows)
             if step == 1:
@@ -77,11 +77,11 @@ class BlockedTensor(QuantizedTensor):
         return QuantizedTensor(qweight, self.scales[rows + self.first], self.columns, self.dtype)
 
     def plain(self) -> QuantizedTensor:
-        """A copy that is not in blocks."""
+        """Return a copy that is not in blocks."""
         return self[torch.arange(self.rows)]
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
-        """The numbers `[N, C]` in `dtype`, its own by default; or in `out`, which is contiguous."""
+        """Return the numbers `[N, C]` in `dtype`, by default its own, or write them to a contiguous `out`."""
         return self.plain().dequantize(dtype, out)
 
     def quantize_rows(self, begin: int, weights: Tensor) -> None:
@@ -90,7 +90,7 @@ class BlockedTensor(QuantizedTensor):
 
 
 def in_blocks(weight: QuantizedTensor) -> BlockedTensor:
-    """A copy in blocks, or the matrix itself if it is in blocks."""
+    """Return a copy in blocks, or the matrix itself if it is in blocks."""
     if isinstance(weight, BlockedTensor):
         return weight
     rows, span = weight.qweight.shape
@@ -108,7 +108,7 @@ def in_blocks(weight: QuantizedTensor) -> BlockedTensor:
 
 
 def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
-    """The rows of several matrices as one, if they follow each other in the same blocks."""
+    """Return the rows of several matrices as one, if they follow each other in the same blocks."""
     first = parts[0]
     if not isinstance(first, BlockedTensor):
         return None
@@ -121,5 +121,5 @@ def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
 
 
 def in_rows(weight: QuantizedTensor) -> QuantizedTensor:
-    """The same matrix, copied if it is in blocks."""
+    """Return the same matrix, copied if it is in blocks."""
     return weight.plain() if isinstance(weight, BlockedTensor) else weight

@@ -95,7 +95,7 @@ class DecodeBatch:
         )
 
     def first(self, count: int) -> DecodeBatch:
-        """The first rows, which stay those of this one."""
+        """Return the first rows; they stay rows of this batch."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         rows = {
             name: value[:count] for name, value in values.items() if name not in ("stop_ids", "null_slot")

@@ -24,7 +24,7 @@ def dry_penalties(
     base: float,
     allowed_length: int,
 ) -> tuple[Ids, npt.NDArray[np.float64]]:
-    """Which tokens would carry on a repetition, and what to take from their logits.
+    """Find the tokens that would carry on a repetition, and what to take from their logits.
 
     With n the number of last tokens that stand, in the same order, before an earlier occurrence of a token,
     that token loses `multiplier * base ** (n - allowed_length)` if n is at least `allowed_length`. Where a

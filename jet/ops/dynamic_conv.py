@@ -57,7 +57,7 @@ def dynamic_conv(
 
 
 def _last_inputs(inputs: Tensor, mask: Tensor | None, width: int) -> Tensor:
-    """The last inputs before trailing padding, `[B, width, D]`."""
+    """Return the last inputs before trailing padding, `[B, width, D]`."""
     if mask is None:
         return inputs[:, -width:]
     places = mask.sum(dim=1, keepdim=True) + torch.arange(width, device=mask.device)
@@ -65,7 +65,7 @@ def _last_inputs(inputs: Tensor, mask: Tensor | None, width: int) -> Tensor:
 
 
 def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:
-    """Whether the Triton kernel applies: CUDA, no float64, no gradient."""
+    """Return whether the Triton kernel applies: CUDA, no float64, no gradient."""
     trains = torch.is_grad_enabled() and (x.requires_grad or kernels.requires_grad)
     return x.is_cuda and x.dtype != torch.float64 and not trains and has_triton()
 

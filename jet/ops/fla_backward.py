@@ -94,7 +94,7 @@ def _decay_chunks(g: Tensor, chunk: int) -> Tensor:
 
 
 def _from_chunks(x: Tensor, shape: torch.Size) -> Tensor:
-    """The way back from `_into_chunks` to `[B, T, H, D]` (the first three of `shape`)."""
+    """Convert back from `_into_chunks` to `[B, T, H, D]` (the first three of `shape`)."""
     batch, length, heads = shape[:3]
     rows: Tensor = x.unflatten(0, (batch, -1, heads)).transpose(2, 3).flatten(1, 2)[:, :length]
     return rows.contiguous()

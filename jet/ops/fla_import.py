@@ -26,7 +26,7 @@ _DISTRIBUTIONS = ("fla-core", "flash-linear-attention")
 
 @cache
 def load_chunk_gated_delta_rule() -> Callable[..., Any]:
-    """The library's function of that name. Raises ImportError where the library is not installed."""
+    """Load the library's function of that name. Raises ImportError where the library is not installed."""
     # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     with _IMPORTING:
@@ -61,7 +61,7 @@ def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[N
 
 
 def _version() -> str:
-    """The library's."""
+    """Return the library's version."""
     for name in _DISTRIBUTIONS:
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(name)

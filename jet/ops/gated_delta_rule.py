@@ -36,7 +36,7 @@ EPS = 1e-6
 def gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The fastest form that runs here: a plain step for one token, otherwise chunks."""
+    """Compute the rule in the fastest form that runs here: a plain step for one token, otherwise chunks."""
     if q.shape[1] == 1:
         return naive_recurrent_gated_delta_rule(q, k, v, g, beta, state)
     if _fla_applies(q):
@@ -45,14 +45,14 @@ def gated_delta_rule(
 
 
 def prefill_implementation(device: torch.device | str, dtype: torch.dtype) -> str:
-    """Which form reads prompts on this device in this type, in words for people."""
+    """Name the form that reads prompts on this device in this type, for people."""
     return "flash-linear-attention" if _fla_is_usable(torch.device(device).type, dtype) else "torch"
 
 
 def naive_recurrent_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The definition, token by token: the reference for the others, and the decode step."""
+    """Compute the rule by its definition, token by token: the others' reference, and the decode step."""
     out_type = v.dtype
     q, k, v, g, beta = _prepare(q, k, v, g, beta)
     state = _initial_state(k, v) if state is None else upcast(state)
@@ -108,7 +108,7 @@ def chunk_gated_delta_rule(
 def fla_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same through flash-linear-attention's Triton kernels (CUDA, half precision)."""
+    """Compute the rule with flash-linear-attention's Triton kernels (CUDA, half precision)."""
     rule = fla_import.load_chunk_gated_delta_rule()  # before anything else of the library is imported
     if torch.is_grad_enabled() and q.requires_grad:
         fla_backward.install()

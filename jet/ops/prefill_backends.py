@@ -132,7 +132,7 @@ def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, ou
 def convolve_reference(
     values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
-    """The dynamic convolution of a chunk behind its slot's last inputs, which stay as they are.
+    """Convolve a chunk dynamically behind its slot's last inputs, which stay as they are.
 
     Args:
         values: `[T, D]`; its rows may be apart.
@@ -221,7 +221,7 @@ def attend_window_reference(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """The same over a window, of which every token is the last.
+    """Attend over a window, of which every token is the last.
 
     Args:
         projected, frequencies, chunk_meta, queries, out: as in `attend_pages_reference`.
@@ -253,7 +253,7 @@ def _heads(
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
-    """The last T of S tokens over themselves and those before, at most `window`: `[T, Hq·D]` float32."""
+    """Attend from the last T of S tokens to themselves and to `window` before: `[T, Hq·D]` float32."""
     new, seen = queries.shape[2], keys.shape[1]
     scores = queries @ keys.float()[:, None].transpose(2, 3) * queries.shape[-1] ** -0.5
     behind = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(

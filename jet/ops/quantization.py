@@ -78,27 +78,27 @@ class QuantizedTensor:
         return len(self.qweight)
 
     def __getitem__(self, rows: slice | Tensor) -> QuantizedTensor:
-        """Some rows: a view for a slice, a copy for indices."""
+        """Return some rows: a view for a slice, a copy for indices."""
         return QuantizedTensor(self.qweight[rows], self.scales[rows], self.columns, self.dtype)
 
     def numel(self) -> int:
-        """How many weights."""
+        """Return the number of weights."""
         return self.shape.numel()
 
     def data_ptr(self) -> int:
-        """Where the codes begin."""
+        """Return the address of the codes."""
         return self.qweight.data_ptr()
 
     def is_contiguous(self) -> bool:
-        """Whether the rows lie behind each other."""
+        """Return whether the rows lie behind each other."""
         return self.qweight.is_contiguous() and self.scales.is_contiguous()
 
     def float(self) -> Tensor:
-        """The numbers `[N, C]` in float32."""
+        """Return the numbers `[N, C]` in float32."""
         return self.dequantize(torch.float32)
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
-        """The numbers `[N, C]` in `dtype`, its own by default; or in `out`, which is contiguous."""
+        """Return the numbers `[N, C]` in `dtype`, by default its own, or write them to a contiguous `out`."""
         if out is None:
             out = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
         if self.scheme == INT8:
@@ -126,7 +126,7 @@ class QuantizedTensor:
     def empty(
         shape: tuple[int, int], scheme: str, dtype: torch.dtype, device: torch.device
     ) -> QuantizedTensor:
-        """Memory for a matrix of `shape`."""
+        """Allocate a matrix of `shape`."""
         (rows, columns), row_bytes = shape, -(-shape[1] // 2)
         if scheme == INT8:
             qweight = torch.empty(rows, columns, dtype=torch.int8, device=device)
@@ -147,7 +147,7 @@ def quantize(
     dtype: torch.dtype,
     device: torch.device,
 ) -> QuantizedTensor:
-    """A matrix of which `read(begin, end)` gives rows; never more than `CHUNK` weights or one row at once."""
+    """Quantize a matrix whose rows `read(begin, end)` gives, at most `CHUNK` weights or one row at a time."""
     quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
     for begin, end in row_ranges(shape, CHUNK):
         quantized.quantize_rows(begin, read(begin, end))
@@ -168,7 +168,7 @@ def _fit_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_int4(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, packed."""
+    """Quantize so to int4, packed."""
     (rows, columns), row_bytes = weights.shape, -(-weights.shape[1] // 2)
     groups = -(-row_bytes // GROUP_SIZE)
     halves = [weights[:, :row_bytes], F.pad(weights[:, row_bytes:], (0, 2 * row_bytes - columns))]
@@ -207,5 +207,5 @@ def _fit_scales(
 
 
 def _round_to_grid(weights: Tensor, scales: Tensor, bounds: tuple[int, int]) -> Tensor:
-    """The nearest codes, in float32; 0 where the scale is."""
+    """Round to the nearest codes, in float32; 0 where the scale is."""
     return (weights / torch.where(scales == 0, 1, scales)[..., None]).round_().clamp_(*bounds)

@@ -8,7 +8,7 @@ import torch
 
 
 def read_rates(size: int, device: torch.device, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Bytes a second of reads of `size` bytes, run after run, each of `least` bytes or more in all.
+    """Measure bytes a second of reading `size` bytes, in runs of `least` bytes or more in all.
 
     Nothing where there is no kernel for it: on other devices than a CPU, or without numba.
     """

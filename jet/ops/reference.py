@@ -34,7 +34,7 @@ class JetSizes:
         return [keys, keys, self.generator_dim, values, values, self.num_heads, self.num_heads]
 
     def gate(self, projected: Tensor) -> Tensor:
-        """The output gate g, `[B, H * V]`, a view into `projected` `[B, P]`."""
+        """Return the output gate g, `[B, H * V]`, a view into `projected` `[B, P]`."""
         gate: Tensor = projected.split(self.split_sizes, dim=1)[4]
         return gate
 
@@ -122,7 +122,7 @@ def jet_step_reference(
     out: Tensor,
     sizes: JetSizes,
 ) -> None:
-    """One token through the dynamic convolution and the gated delta rule, states updated in place.
+    """Take one token through the dynamic convolution and the gated delta rule, updating states in place.
 
     The convolution's newest input counts as it is stored, rounded to the model's type, which is
     `conv_state`'s: the next steps see the same number. Different rows must name different slots, except
@@ -162,7 +162,7 @@ def jet_step_reference(
 def embed_reference(
     token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> None:
-    """The residual stream's first value, and the rotation of each row's position.
+    """Return the residual stream's first value, and the rotation of each row's position.
 
     Args:
         token: `[B]` int32 or int64.

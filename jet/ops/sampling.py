@@ -21,7 +21,7 @@ _MASK = 0xFFFFFFFF
 
 
 def uniform(seed: int, step: int, stream: int = 0) -> float:
-    """A uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits), `step` and `stream`.
+    """Draw a uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits), `step` and `stream`.
 
     Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the seed as
     key and the step as counter, the generator that Triton and CUDA offer inside kernels.
@@ -68,7 +68,7 @@ def sample(
     xtc_threshold: float | None = None,
     xtc_special: Tensor | None = None,
 ) -> Tensor:
-    """The next token of every row: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
+    """Sample every row's next token: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
 
     Temperature 0 takes the likeliest token. `xtc_threshold`, if given, has top choices excluded, unless one
     is in `xtc_special` (bool `[V]`). Raises FloatingPointError if a row's largest logit is not finite,
@@ -110,7 +110,7 @@ def exclude_top_choices(weights: Tensor, threshold: float, special: Tensor | Non
 def candidates(
     logits: Tensor, *, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """The tokens that the filters keep, likeliest first.
+    """Return the tokens that the filters keep, likeliest first.
 
     Takes logits `[B, V]` whose largest in each row is 0. Returns ids `[B, N]` and their weights `[B, N]`
     (float64, not normalized, the likeliest is 1): N is enough for every row, and rows that keep fewer end in

@@ -36,7 +36,7 @@ class BindableOp(Generic[P]):
 
 
 def array(tensor: Tensor) -> Array:
-    """The tensor's memory as an array of its shape: float32, integers, bfloat16 as uint16, float16 as int16.
+    """View a tensor's memory as an array: float32, integers, bfloat16 as uint16, float16 as int16.
 
     Raises:
         ValueError: it is not on the CPU or not contiguous.
@@ -50,12 +50,12 @@ def array(tensor: Tensor) -> Array:
 
 
 def matrix(weight: Weight) -> Array | tuple[Array, Array]:
-    """A weight's memory: its array, or those of its codes and scales."""
+    """View a weight's memory: its array, or those of its codes and scales."""
     if isinstance(weight, QuantizedTensor):
         return array(weight.qweight), array(weight.scales)
     return array(weight)
 
 
 def constant(tensor: Tensor | None) -> Array:
-    """A bias or scale in float32, copied if it is not; empty for None."""
+    """Return a bias or scale in float32, copied if it is not; empty for None."""
     return np.empty(0, np.float32) if tensor is None else array(tensor.float().contiguous())

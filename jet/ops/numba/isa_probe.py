@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 @cache
 def best_isa() -> str:
-    """The name in `simd.ISAS` to compile for."""
+    """Return the name in `simd.ISAS` to compile for."""
     from jet.ops.numba.simd import supported_isas
 
     return next((isa for isa in supported_isas() if isa == _PLAIN or works(isa)), _PLAIN)
 
 
 def works(isa: str, folder: Path | None = None) -> bool:
-    """Whether a child process computes correctly with this instruction set; looked up in `folder` first."""
+    """Return whether a child process computes correctly with an instruction set; `folder` keeps answers."""
     answer = (folder or Path(__file__).parent / "__pycache__") / f"isa-{_key(isa)}"
     try:
         return answer.read_text() == "yes"

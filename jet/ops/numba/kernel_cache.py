@@ -30,7 +30,7 @@ class KernelCache(FunctionCache):
         self._cache_file = _CheckedFiles(self._cache_path, f"checked.{self._impl.filename_base}", stamp)
 
     def load_overload(self, sig, target_context):
-        """The compiled function for a signature, or None if it has to be compiled."""
+        """Load the compiled function for a signature; None if it has to be compiled."""
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:

@@ -36,7 +36,7 @@ contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 
 def kernel(compiled):
-    """A function to be called from Python, kept on disk wherever this process may write."""
+    """Decorate a function to be called from Python, its code kept on disk if this process may write there."""
     options: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
     dispatcher = numba.njit(**options)(compiled)
     with suppress(RuntimeError, OSError):  # neither beside this file nor in the user's cache
@@ -63,13 +63,13 @@ GROUP_SIZE = 64  # as in `jet.ops.quantization`, where the cache on disk would n
 
 @exact
 def to_bits(number):
-    """The bits of a float32."""
+    """Return the bits of a float32."""
     return np.float32(number).view(np.uint32)
 
 
 @exact
 def from_bits(bits):
-    """The float32 of these bits."""
+    """Return the float32 of these bits."""
     return np.uint32(bits).view(np.float32)
 
 
@@ -98,12 +98,12 @@ def silu(x):
 
 
 def widen(number):
-    """A stored number in float32."""
+    """Convert a stored number to float32."""
     raise NotImplementedError
 
 
 def narrow(number, array):
-    """A float32 number as `array` stores it, rounded to the nearest, ties to even."""
+    """Convert a float32 number to what `array` stores, rounded to the nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -244,13 +244,13 @@ def _dot_int4(matrix, row, x):
 
 @inlined
 def low_nibble(code):
-    """The number in the low bits of an int4 byte."""
+    """Return the number in the low bits of an int4 byte."""
     return np.float32(np.int32(code & np.uint8(15))) - EIGHT
 
 
 @inlined
 def high_nibble(code):
-    """The number in its high bits."""
+    """Return the number in its high bits."""
     return np.float32(np.int32(code >> np.uint8(4))) - EIGHT
 
 
@@ -329,7 +329,7 @@ def rms_norm(x, scale, eps, out):
 
 @inlined
 def rms_norm_rows(x, scale, eps):
-    """The same of every row of x `[B, C]`."""
+    """Normalize every row of x `[B, C]` so."""
     normed = np.empty_like(x)
     for b in range(x.shape[0]):
         rms_norm(x[b], scale, eps, normed[b])
@@ -396,7 +396,7 @@ def gated_norm_linear_add(o, gate, gate_stride, scale, eps, weight, x):
 
 @kernel
 def embed(token, embedding, position, inv_freq, x, cos, sin):
-    """The tokens' rows of the embedding, and the rotation of each position."""
+    """Write the tokens' rows of the embedding, and the rotation of each position."""
     half = inv_freq.shape[0]
     for b in range(x.shape[0]):
         read_row(embedding, token[b], x[b])
@@ -422,7 +422,7 @@ def jet_step(
     out,
     generator,
 ):
-    """One token a row; the parts of `projected` are q | k | w1 | v | g | a | b."""
+    """Advance every row by one token; the parts of `projected` are q | k | w1 | v | g | a | b."""
     heads, size, value = recurrent_state.shape[1:]
     keys, values = heads * size, heads * value
     hidden, v = np.empty(generator, np.float32), np.empty(values, np.float32)
@@ -478,7 +478,7 @@ def softplus(x):
 
 @inlined
 def delta_rule(query, key, v, decay, beta, state, out):
-    """One head: `state` `[K, V]` fades and is corrected, `out` `[V]` is read from it.
+    """Advance one head: `state` `[K, V]` fades and is corrected, `out` `[V]` is read from it.
 
     The sums with key and query are taken together, over the old state; writing the new one finds it in the
     cache. What the query reads from the correction is `key · query` times that.

@@ -162,7 +162,7 @@ def _norm(x, scale, eps, span, gap, out):
 
 
 def _quantizing(scheme):
-    """A function that prepares a row of activations and quantizes it for weights of a scheme."""
+    """Create a function that prepares a row of activations and quantizes it for weights of a scheme."""
     quantize = quantizer(offset_of(scheme, ISA))
 
     @inlined
@@ -201,7 +201,7 @@ def finish(job, begin, end, one, products):
 
 
 def _multiplying(scheme):  # noqa: C901
-    """A function that multiplies a chunk's rows of codes by all activations."""
+    """Create a function that multiplies a chunk's rows of codes by all activations."""
     by_four, by_two, by_one = (dot_tile(scheme, ISA, count) for count in (4, 2, 1))
     int4 = scheme == "int4"
 
@@ -257,7 +257,7 @@ def _multiplying(scheme):  # noqa: C901
 
 
 def _multiplying_numbers(stored):
-    """The same for weights in float32 or, as kernels.py stores them, half precision."""
+    """Create the same for weights in float32 or, as kernels.py stores them, half precision."""
 
     @inlined
     def multiply(job, chunk):
@@ -312,7 +312,7 @@ _J_RATE, _J_BIAS, _J_SLOTS, _J_CONV, _J_RECURRENT, _J_OUT, _J_TOKENS, _J_SIZE = 
 
 
 def _stepping(stored):
-    """A function that takes the tokens of a chunk through one head's memory."""
+    """Create a function that takes the tokens of a chunk through one head's memory."""
     itemsize = np.dtype(stored).itemsize
 
     @inlined
@@ -380,7 +380,7 @@ _step_float32, _step_bfloat16, _step_float16 = map(_stepping, (np.float32, np.ui
 
 
 def _kernels(stamp):  # noqa: C901
-    """The kernels as Python functions. No chunk has the stamp's number; using it makes it part of the key."""
+    """Create the kernels as Python functions. The stamp is no chunk's number; its use puts it in the key."""
 
     def prepare_numbers(job, chunk):
         if chunk != stamp:
@@ -438,7 +438,7 @@ def _kernels(stamp):  # noqa: C901
 
 @cache
 def kernel(name: str):
-    """A compiled kernel, whose `address` the pool takes; such as "multiply_int4"."""
+    """Compile a kernel, such as "multiply_int4"; the pool takes its `address`."""
     options = {"fastmath": FASTMATH, "error_model": "numpy"}
     written = _kernels(_STAMP)[name]
     compiled: Any = CFunc(written, normalize_signature(_KERNEL), locals={}, options=options)

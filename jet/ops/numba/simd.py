@@ -44,7 +44,7 @@ OFFSETS = {"int8": 128, "int4": 8}
 
 @cache
 def supported_isas() -> tuple[str, ...]:
-    """Names from ISAS that this CPU supports, best first."""
+    """Return names from ISAS that this CPU supports, best first."""
     found = getattr(numba.config, "CPU_FEATURES", None)
     if found is None:
         found = llvmlite.binding.get_host_cpu_features().flatten()
@@ -58,7 +58,7 @@ def supported_isas() -> tuple[str, ...]:
 
 
 def offset_of(scheme: str, isa: str) -> int:
-    """The number added to a scheme's signed codes before they are multiplied."""
+    """Return the number added to a scheme's signed codes before they are multiplied."""
     return OFFSETS[scheme] if ISAS[isa][1] else 0
 
 
@@ -154,7 +154,7 @@ _DOTS = {"AVX-VNNI": _dot_vnni, "AVX2": _dot_avx2, "NEON dot product": _dot_neon
 
 
 def _unpack(builder, scheme, isa, loaded):
-    """The codes in 64 bytes, a vector for each run of columns, offset if the instruction set wants it."""
+    """Unpack the codes in 64 bytes: a vector for each run of columns, offset if the set wants it."""
     if scheme == "int8":
         return [builder.xor(loaded, _splat(CODES, 128)) if ISAS[isa][1] else loaded]
     words = ir.VectorType(I16, STRIP // 2)
@@ -164,7 +164,7 @@ def _unpack(builder, scheme, isa, loaded):
 
 
 def _repeat(builder, number):
-    """A vector of 16 times a number."""
+    """Return a vector of 16 times a number."""
     vector = ir.VectorType(number.type, LANES)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(I32, 0))
@@ -173,7 +173,7 @@ def _repeat(builder, number):
 
 @cache
 def dot_tile(scheme: str, isa: str, count: int):  # noqa: C901
-    """An intrinsic that multiplies a block of 16 rows of codes by `count` quantized activations.
+    """Create an intrinsic that multiplies a block of 16 rows of codes by `count` quantized activations.
 
     Its arguments are addresses and sizes in bytes:
         codes, span: of a block as `jet.ops.blocked` lays it out, and bytes of each row, a multiple of 64.
@@ -256,7 +256,7 @@ def _sum(builder, vector):
 
 @cache
 def quantizer(offset: int):
-    """An intrinsic that quantizes a group of 32 float32 numbers at `x`, for weights with this offset.
+    """Create an intrinsic that quantizes a group of 32 float32 numbers at `x`, for weights with this offset.
 
     `codes`, `start` and `factor` are written as `dot_tile` reads them. The scale of a group with infinities
     or NaN is NaN, which shows in the products.
@@ -390,5 +390,5 @@ def _pointer(typing, address):
 
 @numba.njit
 def view(address, shape, dtype):
-    """The memory at an address as a contiguous array."""
+    """View the memory at an address as a contiguous array."""
     return carray(_pointer(address), shape, dtype)

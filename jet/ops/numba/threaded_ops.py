@@ -41,7 +41,7 @@ class Workspace:
         self._kernels: dict[int, Tensor] = {}
 
     def activations(self, batch: int, columns: int, span: int, width: int) -> dict[Job, Array]:
-        """Memory for rows of `columns` in runs of `span`, padded to `width` with zeros, which stay zero."""
+        """Allocate rows of `columns` in runs of `span`, padded to `width` with zeros, which stay zero."""
         key, size = (columns, span, width), batch * width
         if key not in self._held or self._held[key][Job.X].size < size:
             self._held[key] = {
@@ -53,7 +53,7 @@ class Workspace:
         return self._held[key]
 
     def kernels(self, batch: int, columns: int) -> Tensor:
-        """Memory for generated convolution kernels `[batch, columns]`."""
+        """Allocate generated convolution kernels `[batch, columns]`."""
         if columns not in self._kernels or len(self._kernels[columns]) < batch:
             self._kernels[columns] = torch.empty(batch, columns)
         return self._kernels[columns][:batch]
@@ -84,7 +84,7 @@ class Product:
         POOL.run(self._multiply, self._job, self._chunks, self._threads)
 
     def resize(self, batch: int) -> None:
-        """From now on take so many of the rows that this was bound to."""
+        """Take from now on so many of the rows that this was bound to."""
         self._batch = batch
         self._words[Job.BATCH] = batch
 
@@ -107,7 +107,7 @@ class JetStep:
         POOL.run(self._step, self._job, self._chunks, self._threads)
 
     def resize(self, batch: int) -> None:
-        """From now on take so many of the rows that this was bound to."""
+        """Take from now on so many of the rows that this was bound to."""
         self._generate.resize(batch)
         self._chunks = self._heads * (1 if self._in_order else batch)
         self._words[JetJob.TOKENS] = batch if self._in_order else 1
@@ -202,7 +202,7 @@ class Layers:
         return JetStep(generate, job, _TYPES[conv_state.dtype], batch, self, held)
 
     def _goes_alone(self, weight: Weight) -> bool:
-        """Whether one thread multiplies by numbers, for which kernels.py has kernels of its own."""
+        """Return whether one thread multiplies by numbers, for which kernels.py has kernels of its own."""
         return self.threads == 1 and not isinstance(weight, QuantizedTensor)
 
     def _product(
@@ -283,7 +283,7 @@ def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> 
 
 
 def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Bytes a second of reading `size` bytes and writing nothing, run after run of `least` bytes or more."""
+    """Measure bytes a second of reading `size` bytes, writing nothing, in runs of `least` bytes or more."""
     words = np.ones(-(-size // 8), np.uint64)
     step = CHUNK // 8
     chunks, reader = -(-len(words) // step), kernel("read_memory")
@@ -299,5 +299,5 @@ def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, .
 
 
 def describe(threads: int) -> str:
-    """The kernels in words for people."""
+    """Describe the kernels for people."""
     return f"numba, {ISA}, {threads} threads" if threads > 1 else f"numba, {ISA}"

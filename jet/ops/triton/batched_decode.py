@@ -52,7 +52,7 @@ class Workspace:
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
     def dequantized(self, weight: QuantizedTensor) -> Tensor:
-        """Some rows of a quantized weight, in its type: the same memory for all."""
+        """Dequantize some rows of a weight in its type, always in the same memory."""
         size = max(MAX_DEQUANTIZED, weight.columns)
         buffer = self._get("dequantized", 1, size, weight.dtype, weight.device)[0]
         return buffer[: weight.numel()].view(weight.shape)
@@ -233,7 +233,7 @@ def _is_skinny(x: Tensor, max_batch: int) -> bool:
 def _dequantized_matmul(
     workspace: Workspace, x: Tensor, weight: QuantizedTensor, out: Tensor, add: bool
 ) -> BoundOp:
-    """The same; of more weights than `MAX_DEQUANTIZED` a part after the other."""
+    """Multiply by a quantized weight, of more than `MAX_DEQUANTIZED` values part after part."""
     ranges = list(row_ranges((len(weight), weight.columns), MAX_DEQUANTIZED))
     parts = [weight[begin:end] for begin, end in ranges]
     places = [workspace.dequantized(part) for part in parts]
@@ -316,7 +316,7 @@ def _jet_step_kernel(
     HEADS: tl.constexpr, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, GENERATOR_DIM: tl.constexpr,
     CONV_SIZE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
-    """Some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums."""
+    """Advance some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums."""
     TILES: tl.constexpr = (HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY
     head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     column = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)

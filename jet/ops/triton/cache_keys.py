@@ -39,7 +39,7 @@ def _settle(function: Any) -> None:
 
 
 def _functions(code: CodeType, names: dict[str, Any]) -> list[Any]:
-    """The kernel functions that code may call, by their names here and in modules that it names."""
+    """Return the kernel functions that code may call, by their names here and in modules that it names."""
     modules = [value for name in code.co_names if isinstance(value := names.get(name), ModuleType)]
     found = [names.get(name) for name in code.co_names]
     found += [getattr(module, name, None) for module in modules for name in code.co_names]

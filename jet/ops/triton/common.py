@@ -80,7 +80,7 @@ def prefetch_and_wait(program, programs, prefetch, prefetch_bytes, PDL: tl.const
 
 @triton.jit
 def load_vector(x, C: tl.constexpr, BLOCK_K: tl.constexpr):
-    """A vector `[C]` as a tuple of tiles `[BLOCK_K]` with zeros behind the end."""
+    """Load a vector `[C]` as a tuple of tiles `[BLOCK_K]` with zeros behind the end."""
     tiles = ()
     for t in tl.static_range((C + BLOCK_K - 1) // BLOCK_K):
         place = t * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -96,5 +96,5 @@ def silu(x):
 
 @triton.jit
 def add_pairs(a, b, c, d):
-    """For `tl.reduce`: two sums in one pass."""
+    """Add two sums in one pass, for `tl.reduce`."""
     return a + c, b + d

@@ -194,7 +194,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _build_launcher(source: ASTSource, metadata: Any) -> list[str]:
-    """The C function that launches this signature, as `CudaLauncher` of Triton up to 3.6 would build it."""
+    """Build the C function that launches this signature, as `CudaLauncher` of Triton up to 3.6 does."""
     from triton.backends.nvidia import driver as nvidia
 
     if not hasattr(nvidia, "make_launcher"):
@@ -225,7 +225,7 @@ def _build(source: str, name: str, nvidia: Any) -> str:
 
 
 def _driver_folders(nvidia: Any, folder: str) -> list[str]:
-    """Where the linker finds the driver's library; without a driver an empty one, which only has its name."""
+    """Return folders with the driver's library for the linker; without a driver a file of its name only."""
     try:
         return list(nvidia.library_dirs())
     except Exception:  # whatever says that there is none
@@ -237,5 +237,5 @@ def _driver_folders(nvidia: Any, folder: str) -> list[str]:
 
 
 def _folder(key: str) -> str:
-    """The name of a key's folder in the cache."""
+    """Return the name of a key's folder in the cache."""
     return Path(get_cache_manager(key).cache_dir).name

@@ -50,7 +50,7 @@ class AttentionScratch:
     def make(
         cls, batch: int, heads: int, head_dim: int, splits: int, device: torch.device | str
     ) -> AttentionScratch:
-        """For up to `batch` rows of `heads` query heads, each in up to `splits` shares."""
+        """Allocate for up to `batch` rows of `heads` query heads, each in up to `splits` shares."""
         shape = (batch, heads, splits)
         maximum, total = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
         weighted = torch.empty(*shape, head_dim, dtype=torch.float32, device=device)
@@ -58,7 +58,7 @@ class AttentionScratch:
 
 
 def default_num_splits(batch: int, kv_heads: int, device: torch.device | str) -> int:
-    """How many shares a row can have at most: a few programs per processor, however many rows there are.
+    """Return the most shares of a row: a few programs per processor, however many rows there are.
 
     Rows differ in length, so that even a large batch gets some: a lone long row is not left to one program.
     """
@@ -121,7 +121,7 @@ def _attend(
     pdl: bool,
     prefetch: Tensor | None,
 ) -> None:
-    """Both kernels, over keys and values `[pages, Hkv, PAGE_SIZE, D]`; rings where there is no table."""
+    """Launch both kernels over keys and values `[pages, Hkv, PAGE_SIZE, D]`; rings if there is no table."""
     kv_heads, page, head_dim = keys.shape[1:]
     batch, heads, splits = len(projected), out.shape[1] // head_dim, scratch.maximum.shape[2]
     rows = (projected, cos, sin, out)
@@ -157,7 +157,7 @@ def _attend(
 
 
 def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
-    """Whether tensor cores multiply, the padded sizes of a group of heads and of a head, keys in a tile.
+    """Return whether tensor cores multiply, the padded sizes of a head group and a head, and keys in a tile.
 
     A tile lies in one page. With tensor cores it has 8 KiB: enough under way to keep the memory busy, little
     enough for every device. Without them, registers hold a product for each of its numbers and each head.
@@ -186,7 +186,7 @@ def _split_kv_kernel(
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """One share of one row's cells, for the query heads of one key-value head."""
+    """Attend to one share of one row's cells, for the query heads of one key-value head."""
     launch_dependents(PDL)
     split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
@@ -271,7 +271,7 @@ def _combine_kernel(
 def _count_splits(
     position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr
 ):
-    """How many older cells a row has, in how many tiles they lie, and how many shares have work."""
+    """Return a row's older cells, the tiles in which they lie, and the shares that have work."""
     num_cached = tl.minimum(position, PAGE_SIZE) if RING else position
     tiles = tl.cdiv(num_cached, BLOCK)
     return num_cached, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
@@ -279,7 +279,7 @@ def _count_splits(
 
 @triton.jit
 def _page_index(page_table, page_table_stride, slot, index, RING: tl.constexpr):
-    """The page a row's cells are in, int64."""
+    """Return the page a row's cells are in, int64."""
     return slot if RING else tl.load(page_table + slot * page_table_stride + index).to(tl.int64)
 
 
@@ -288,7 +288,7 @@ def _new_kv(
     heads, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, kv_head, angles, dim, DIM: tl.constexpr,
     kind: tl.constexpr,
 ):  # fmt: skip
-    """The new token's key, rotated, and value for one head, `[1, DIM_PADDED]` as the cache rounds them."""
+    """Return the new token's rotated key and its value for one head, `[1, DIM_PADDED]`, rounded as cached."""
     one = tl.arange(0, 1)
     key = _rotate(heads, HEADS + kv_head + one, one < 1, angles, dim, DIM)
     value = tl.load(heads + (HEADS + KV_HEADS + kv_head) * DIM + dim, mask=dim < DIM, other=0.0)
@@ -310,7 +310,7 @@ def _rotate(heads, head, exists, angles, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _update_softmax(row_max, row_sum, acc, query, key, value, visible, DOT: tl.constexpr):
-    """One more tile of keys and values `[N, D]`, those that are seen, into the softmax so far."""
+    """Add a tile of keys and values `[N, D]`, those that are seen, to the softmax so far."""
     scores = tl.where(visible[None, :], _scores(query, key, DOT), float("-inf"))
     new_max = tl.maximum(row_max, tl.max(scores, axis=1))
     correction, weights = tl.exp2(row_max - new_max), tl.exp2(scores - new_max[:, None])

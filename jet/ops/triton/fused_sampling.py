@@ -89,7 +89,7 @@ class SamplerScratch:
 
     @classmethod
     def make(cls, batch: int, vocabulary: int, device: torch.device | str) -> SamplerScratch:
-        """For up to `batch` rows. Raises ValueError if the vocabulary is too large for exact sums."""
+        """Allocate for up to `batch` rows. Raises ValueError for a vocabulary too large for exact sums."""
         if not 0 < vocabulary <= MAX_VOCABULARY:
             raise ValueError(f"A vocabulary has from 1 to {MAX_VOCABULARY} tokens here, not {vocabulary}.")
         blocks = triton.cdiv(vocabulary, BLOCK.value)
@@ -124,7 +124,7 @@ def greedy(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """The likeliest token of every active row, whatever its temperature.
+    """Choose the likeliest token of every active row, whatever its temperature.
 
     Args:
         logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it, and -inf for
@@ -159,7 +159,7 @@ def sample(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """The next token of every active row, fixed by its logits, parameters, seed and step and nothing else.
+    """Sample the next token of every active row, fixed by its logits, parameters, seed and step alone.
 
     Keeps what `jet.ops.sampling.candidates` keeps, and of equally likely tokens at the edge of top-p the
     first ones. The draw goes through the tokens before the bracket in order, then through those in it, with
@@ -234,7 +234,7 @@ class _Launch:
         bins: bool,
         prefetch: Tensor | None,
     ) -> None:
-        """The first kernel, which both entry points share; `bins` has the histogram emptied."""
+        """Launch the first kernel, which both entry points share; `bins` has the histogram emptied."""
         _penalize_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot,
             token_mask,
@@ -481,7 +481,7 @@ def _draw_kernel(
 
 @triton.jit
 def _draw_certain(logits_ptr, peak, temperature, vocabulary, masses, low, target):
-    """A token before the bracket: first its block, whose weights of these are in `masses`."""
+    """Draw a token before the bracket: first its block, whose weights of these are in `masses`."""
     block = tl.sum((tl.cumsum(masses, axis=0) <= target).to(tl.int32), axis=0)
     target -= tl.sum(tl.where(tl.arange(0, masses.shape[0]) < block, masses, 0), axis=0)
     begin, end = block * BLOCK, tl.minimum(block * BLOCK + BLOCK, vocabulary)
@@ -496,7 +496,7 @@ def _bracket(
     binned_count_ptr, binned_mass_ptr, mass, floor, top_k, top_p, vocabulary,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """The keys between which the edges lie, both included, and the weight up to the edge of top-p.
+    """Return the keys between which the edges lie, both included, and the weight up to the edge of top-p.
 
     `mass` is that of the whole vocabulary. With top-k, the weight is a lower bound of what it will be.
     Where no filter but min-p decides, there is none between: all that is kept lies before.
@@ -545,7 +545,7 @@ def _edges(
     top_p_mass,
     floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """The last key that all filters keep, how many tokens with it, and the weight kept of the bracket.
+    """Return the last key that all filters keep, its number of tokens, and the weight kept of the bracket.
 
     `certain` is the weight of the tokens before the bracket, `top_p_mass` that up to top-p's edge, without
     top-k.
@@ -595,7 +595,7 @@ def _edges(
 
 @triton.jit
 def _top_p_mass(top_p, mass):
-    """The weight that tokens up to the edge of top-p reach."""
+    """Return the weight that tokens up to the edge of top-p reach."""
     return tl.ceil(top_p.to(tl.float64) * mass.to(tl.float64)).to(tl.int64)
 
 
@@ -604,9 +604,9 @@ def _search(
     ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit, edge, target,
     WEIGHTS: tl.constexpr,
 ):  # fmt: skip
-    """The smallest key up to which tokens within `edge` weigh (or count) `target`, and the sum before it.
+    """Find the smallest key up to which tokens within `edge` reach `target`, and the sum before it.
 
-    It is sought from `low` to `limit`.
+    It is sought from `low` to `limit`. Tokens count by weight with `WEIGHTS`, otherwise one each.
     """
     below = tl.full((), 0, tl.int64)
     _, first = _tile(ids_ptr, logits_ptr, 0, remaining, peak, temperature, vocabulary, True)
@@ -631,19 +631,19 @@ def _values(key, limit, WEIGHTS: tl.constexpr):
 
 @triton.jit
 def _last_keys(low, shift):
-    """The last key of each of the intervals, of 2^shift keys each, from `low` on."""
+    """Return the last key of each of the intervals, of 2^shift keys each, from `low` on."""
     return low + (tl.arange(0, RADIX) << shift) + ((1 << shift) - 1)
 
 
 @triton.jit
 def _sums(key, values, low, shift):
-    """The values up to the end of each interval, `[RADIX]`."""
+    """Return the values up to the end of each interval, `[RADIX]`."""
     return tl.sum(tl.where(key[:, None] <= _last_keys(low, shift)[None, :], values[:, None], 0), axis=0)
 
 
 @triton.jit
 def _narrow(sums, low, below, shift, target):
-    """The first key of the interval in which the sum reaches `target`, and the sum before it."""
+    """Find the interval in which the sum reaches `target`; return its first key and the sum before it."""
     short = sums < target
     below = tl.maximum(below, tl.max(tl.where(short, sums, 0), axis=0))
     return low + (tl.sum(short.to(tl.int32), axis=0) << shift), below
@@ -651,7 +651,7 @@ def _narrow(sums, low, below, shift, target):
 
 @triton.jit
 def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties):
-    """The weight of all tokens before the edge and of the first `ties` on it."""
+    """Return the weight of all tokens before the edge and of the first `ties` on it."""
     total = tl.full((), 0, tl.int64)
     for start in range(0, remaining, TILE):
         _, key = _tile(ids_ptr, logits_ptr, start, remaining, peak, temperature, vocabulary, True)
@@ -663,7 +663,7 @@ def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, ed
 
 @triton.jit
 def _tile_mass(key, edge, ties):
-    """The kept weight of a tile of which `ties` tokens on the edge are kept, and how many it has of those."""
+    """Return the kept weight of a tile, `ties` tokens on the edge kept, and how many of those it has."""
     tied = tl.minimum(tl.sum((key == edge).to(tl.int64), axis=0), ties)
     return tl.sum(tl.where(key < edge, _weight(key), 0), axis=0) + tied * _weight(edge), tied
 
@@ -673,7 +673,7 @@ def _pick(
     ids_ptr, logits_ptr, begin, end, peak, temperature, vocabulary,
     edge, ties, target, GATHERED: tl.constexpr,
 ):  # fmt: skip
-    """The first kept token, of places `begin` to `end`, up to which more than `target` is kept."""
+    """Find the first kept token, of places `begin` to `end`, up to which more than `target` is kept."""
     start = begin
     _, key = _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHERED)
     mass, tied = _tile_mass(key, edge, ties)
@@ -716,13 +716,13 @@ def _key(x, peak, temperature):
 
 @triton.jit
 def _bin(key):
-    """The bin that a key falls into."""
+    """Return the bin that a key falls into."""
     return tl.minimum(tl.maximum((key >> BIN_SHIFT) - FIRST_BIN, 0), BINS - 1)
 
 
 @triton.jit
 def _first_key(number):
-    """The first key of a bin, and the last one's end."""
+    """Return the first key of a bin, and the last one's end."""
     return tl.where(number > 0, (number + FIRST_BIN) << BIN_SHIFT, 0)
 
 
@@ -746,7 +746,7 @@ def _random_bits(seed, step):
 
 @triton.jit
 def _scale_random(bits, total):
-    """A random whole number from 0 to below `total`."""
+    """Return a random whole number from 0 to below `total`."""
     return tl.umulhi(bits, total.to(tl.uint64)).to(tl.int64)
 
 
@@ -791,7 +791,7 @@ def _load_maxima(maxima_ptr, row, blocks, MAXIMA: tl.constexpr):
 
 @triton.jit
 def _first_at(logits_ptr, vocabulary, maxima, peak):
-    """The first token whose logit is `peak`."""
+    """Return the first token whose logit is `peak`."""
     index = tl.arange(0, maxima.shape[0])
     group = tl.min(tl.where(maxima == peak, index, maxima.shape[0] - 1), axis=0)
     token = group * GROUP + tl.arange(0, GROUP)

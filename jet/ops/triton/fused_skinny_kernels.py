@@ -28,7 +28,7 @@ def product_kernel(
     ROWS: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
     STEPS: tl.constexpr, TILES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """A part of the columns of some rows of the weight, for all rows of the batch.
+    """Multiply a part of the columns of some rows of the weight, for all rows of the batch.
 
     The weight is held in registers: it is read before the wait, while the kernel before ends.
     A step's columns are `CHUNKS` times `COLUMNS`, and each warp multiplies one of the chunks. A program goes
@@ -81,7 +81,7 @@ def _load_tile(
     N: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """A part of some rows of the weight, as a tuple of `[CHUNKS, ROWS, COLUMNS]`; zeros behind the end."""
+    """Load part of some rows of the weight, as a tuple of `[CHUNKS, ROWS, COLUMNS]`; zeros behind the end."""
     MINE: tl.constexpr = ROWS // 2 if GATED else ROWS
     WIDE: tl.constexpr = CHUNKS * COLUMNS
     place = tl.arange(0, ROWS)
@@ -136,7 +136,7 @@ def _head_divisors(
     squares, head, size, eps, batch,
     HEADS: tl.constexpr, PADDED: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr,
 ):  # fmt: skip
-    """One over the root of the mean square of some heads of each row, `[len(head), PADDED]`."""
+    """Return one over the root mean square of some heads of each row, `[len(head), PADDED]`."""
     b, share = tl.arange(0, PADDED)[None, :, None], tl.arange(0, SHARES_PADDED)[None, None, :]
     place = squares + (b * HEADS + head[:, None, None]) * SHARES + share
     shares = tl.load(place, mask=(b < batch) & (share < SHARES), other=0.0)
@@ -148,7 +148,7 @@ def _divisor(
     squares, stride, size, eps, batch,
     PADDED: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr,
 ):  # fmt: skip
-    """One over each row's root of its mean square, `[PADDED]`."""
+    """Return one over each row's root mean square, `[PADDED]`."""
     b, share = tl.arange(0, PADDED), tl.arange(0, SHARES_PADDED)
     inside = (b < batch)[:, None] & (share < SHARES)[None, :]
     shares = tl.load(squares + b[:, None] * stride + share[None, :], mask=inside, other=0.0)
@@ -200,7 +200,7 @@ def embed_kernel(
     token, embedding, position, inv_freq, x, cos, sin, scale, scaled, squares,
     C: tl.constexpr, HALF: tl.constexpr, HALF_PADDED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Some hidden channels of one row; the first program of a row also writes its angles."""
+    """Embed some hidden channels of one row; the first program of a row also writes its angles."""
     launch_dependents(PDL)
     block, b = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
@@ -229,7 +229,7 @@ def jet_step_kernel(
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums.
+    """Advance some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums.
 
     Slots and states are read before the wait: no kernel of the same step writes them before this one.
     """

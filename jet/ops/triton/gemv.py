@@ -268,7 +268,7 @@ def _vector_columns(vector: Tensor, size: int, halves: int = 1) -> int:
 def _choose_kernel(
     weight: Weight, float_kernel: Any, int_kernel: Any, hidden: Tensor | None = None
 ) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
-    """The kernel for a weight, what it is given of it, and the sizes it has to know.
+    """Choose the kernel for a weight; return it, its arguments and its constant sizes.
 
     `hidden`: what lies between two products, if that is the kernel's input or output.
     """

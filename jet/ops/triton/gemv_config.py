@@ -58,7 +58,7 @@ QUANTIZED_CONFIGS: dict[tuple[str, GemvKind], list[tuple[int, GemvConfig]]] = {
 
 
 def default_gemv_config(kind: GemvKind, n: int, c: int, itemsize: int) -> GemvConfig:
-    """A tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` is the number of value channels.
+    """Choose a tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` counts value channels.
 
     Few rows a program where the weight is small, so that every multiprocessor has several programs; then
     enough warps to hold them, and tiles that a program loads with a few instructions a row and thread. Where
@@ -88,7 +88,7 @@ def default_gemv_config(kind: GemvKind, n: int, c: int, itemsize: int) -> GemvCo
 
 
 def gemv_config_for(kind: GemvKind, n: int, weight: Weight) -> GemvConfig:
-    """A tiling for a weight; `n` as for `default_gemv_config`.
+    """Choose a tiling for a weight; `n` as for `default_gemv_config`.
 
     Codes that nothing was measured for take as many threads as half precision would, since it is inputs that
     fill their registers. Their tiles are made narrower where much of the last one would lie behind the end.

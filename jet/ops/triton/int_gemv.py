@@ -100,7 +100,7 @@ def norm_linear(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """For `jet.ops.triton.gemv.norm_linear`."""
+    """Launch for `jet.ops.triton.gemv.norm_linear`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -142,7 +142,7 @@ def norm_swiglu(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """For `jet.ops.triton.gemv.norm_swiglu`."""
+    """Launch for `jet.ops.triton.gemv.norm_swiglu`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -187,7 +187,7 @@ def linear_add(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """For `jet.ops.triton.gemv.linear_add`."""
+    """Launch for `jet.ops.triton.gemv.linear_add`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -228,7 +228,7 @@ def heads_linear_add(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """For `jet.ops.triton.gemv.heads_linear_add`."""
+    """Launch for `jet.ops.triton.gemv.heads_linear_add`."""
     launch_dependents(PDL)
     C: tl.constexpr = HEADS * SIZE
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -253,7 +253,7 @@ def heads_linear_add(
 
 @triton.jit
 def _load_words(qweight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Rows `[R]` as a tuple of tiles `[R, BLOCK_K / WORD]` with zeros behind the end."""
+    """Load rows `[R]` as a tuple of tiles `[R, BLOCK_K / WORD]` with zeros behind the end."""
     return load_rows(qweight.to(tl.pointer_type(tl.int32)), row, ROW_SIZE // 4, BLOCK_K // 4)
 
 
@@ -288,7 +288,7 @@ def _load_scale(place):
 
 @triton.jit
 def _load_segments(x, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
-    """A vector `[C]` in float32 as a tuple of tiles `[BLOCK_K / SEGMENT, SEGMENT]`, half after half."""
+    """Load a vector `[C]` in float32 as tiles `[BLOCK_K / SEGMENT, SEGMENT]`, half after half."""
     tiles = ()
     part = tl.arange(0, BLOCK_K // SEGMENT)[:, None] * SEGMENT
     for half in tl.static_range(HALVES):
@@ -328,7 +328,7 @@ def _load_packed(h, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexp
 
 @triton.jit
 def _store_packed(out, result, N: tl.constexpr):
-    """A program's results `[R]`, of N, in whole numbers; R and N are multiples of `SEGMENT`."""
+    """Store a program's results `[R]`, of N, as whole numbers; R and N are multiples of `SEGMENT`."""
     BLOCK_N: tl.constexpr = result.shape[0]
     inputs, input_scales = _quantize_inputs((tl.reshape(result, [BLOCK_N // SEGMENT, SEGMENT]),))
     word = tl.program_id(0) * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
@@ -339,7 +339,7 @@ def _store_packed(out, result, N: tl.constexpr):
 
 @triton.jit
 def _normed(tiles, norms, C: tl.constexpr, eps):
-    """A vector's parts times the norm's weights, and the norm's factor, which comes last."""
+    """Multiply a vector's parts by the norm's weights; return them and, last, the norm's factor."""
     squares = tl.zeros(tiles[0].shape, tl.float32)
     values = ()
     for i in tl.static_range(len(tiles)):
@@ -350,7 +350,7 @@ def _normed(tiles, norms, C: tl.constexpr, eps):
 
 @triton.jit
 def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr):
-    """A vector's parts times the one of `divisors` `[H]` that belongs to their head, of `SIZE` channels."""
+    """Multiply a vector's parts by their head's one of `divisors` `[H]`; a head has `SIZE` channels."""
     TILES: tl.constexpr = len(tiles) // HALVES
     PARTS: tl.constexpr = tiles[0].shape[0]
     values = ()
@@ -388,7 +388,7 @@ def _larger(a, b):
 
 @triton.jit
 def _pack_int16(values):
-    """The nearest whole numbers to `[P, SEGMENT]`, which are of 16 bits."""
+    """Round `[P, SEGMENT]` to the nearest whole numbers of 16 bits."""
     # Added to this number, they stand in its lower bits, in two's complement.
     whole = (values + 12582912.0).to(tl.int32, bitcast=True)
     even, odd = tl.split(tl.reshape(whole, [whole.shape[0], whole.shape[1] // 4, 2, 2]))
@@ -407,7 +407,7 @@ def _pack_int16(values):
 
 @triton.jit
 def _multiply(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
-    """Rows in tiles of words times inputs, still to be summed over parts: `[R, P]`.
+    """Multiply rows in tiles of words by inputs, still to be summed over parts: `[R, P]`.
 
     `input_scales`: of all tiles, or of each its own.
     """
@@ -439,7 +439,7 @@ def _multiply(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
 
 @triton.jit
 def _product(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
-    """The same summed, and times the scales of rows: `[R]`."""
+    """Multiply, sum over parts, and scale by rows: `[R]`."""
     return _scale_rows(tl.sum(_multiply(tiles, scales, inputs, input_scales, HALVES), 1), scales, HALVES)
 
 
@@ -456,7 +456,7 @@ def _int4_half(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _add_products(high, low, qweight, inputs):
-    """To sums `[R, W]` products of four codes: with their inputs' higher bytes, and with the lower ones."""
+    """Add products of four codes to sums `[R, W]`: with their inputs' higher bytes, and with the lower."""
     if INTERPRETED:
         for k in tl.static_range(4):
             code = (qweight << (24 - 8 * k)) >> 24

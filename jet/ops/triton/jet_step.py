@@ -118,12 +118,12 @@ def jet_step(
 
 
 def num_activated(sizes: JetSizes) -> int:
-    """How many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
+    """Return how many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
     return sum(sizes.split_sizes[:3])
 
 
 def num_partials(sizes: JetSizes, weight: Weight, config: GemvConfig | None = None) -> int:
-    """In how many sums a head's squares come, for the kernel generator's second `weight`."""
+    """Return in how many sums a head's squares come, for the kernel generator's second `weight`."""
     return -(-sizes.head_v_dim // (config or _config(sizes, weight)).block_n)
 
 
@@ -132,7 +132,7 @@ def _config(sizes: JetSizes, weight: Weight) -> GemvConfig:
 
 
 def block_key(key: int) -> int:
-    """A power of two that divides the number of keys, if a large one does: no lane is then without work."""
+    """Return a power of two that divides the number of keys, if a large one does: no lane is then idle."""
     divisor = key & -key
     return min(divisor, MAX_BLOCK_KEY) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
 
@@ -207,7 +207,7 @@ def _convolve(
     HALVES: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """The window `[BLOCK_V]`, tap by tap, weighed by the kernels that the hidden channels give:
+    """Sum the window `[BLOCK_V]`, tap by tap, weighed by the kernels that the hidden channels give:
     `[BLOCK_V]`."""
     TILES: tl.constexpr = (ROW_SIZE + BLOCK_K - 1) // BLOCK_K
     products = zero_accumulator(BLOCK_V, BLOCK_K, GROUP_SIZE)

@@ -171,7 +171,7 @@ def _load_window(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """The window before the chunk, in order."""
+    """Load the window before the chunk, in order."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     slot, start = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1)
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -194,7 +194,7 @@ def _store_window(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """The chunk's last tokens into the ring, token t at `t % WINDOW`."""
+    """Store the chunk's last tokens in the ring, token t at `t % WINDOW`."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
     back = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)  # from the chunk's end
@@ -218,7 +218,7 @@ def _flash_kernel(
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """The query of token i sees the rows up to `i + shift`, in a window the last `WINDOW` of them."""
+    """Attend from token i to the rows up to `i + shift`, in a window to the last `WINDOW` of them."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
     kv_head = head // (HEADS // KV_HEADS)
@@ -268,7 +268,7 @@ def _update_softmax(
     KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE_SIZE: tl.constexpr,
     WINDOW: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """One block of keys and values into the running softmax."""
+    """Add one block of keys and values to the running softmax."""
     offset = tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
     row = begin + offset

@@ -141,7 +141,7 @@ def _convolve_kernel(
     values, kernels, bias, chunk_meta, conv_state, out, tap_stride,
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Some channels of some tokens; the kernels of a tap and of the next are so far `tap_stride`."""
+    """Convolve some channels of some tokens; the kernels of neighboring taps lie `tap_stride` apart."""
     slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
     state_ptr = conv_state + slot * D * W
     given = values, kernels, bias, state_ptr, out
@@ -159,7 +159,7 @@ def _convolve_tile(
     STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Tokens from `first` to before `end`, at most ROWS; `STATE`: what precedes the chunk counts, too."""
+    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, behind what came before."""
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = (token < end) & (channel < D)[None, :]

@@ -70,7 +70,7 @@ class SplitKWorkspace:
 
 
 def default_gemm_config(n: int, c: int, programs: int) -> GemmConfig:
-    """A cut for a weight of `n` rows of `c` values that gives no more than so many programs, if it can.
+    """Choose a cut for a weight of `n` rows of `c` values into at most so many programs, if possible.
 
     On one H100 that was fastest with one program a multiprocessor, all with as much to do as the others, and
     a longer pipeline where they share rows, as each then has fewer steps of it.

@@ -163,7 +163,7 @@ def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.c
 
 @triton.jit
 def int4_products(tile, inputs, scales, index: tl.constexpr, HALF: tl.constexpr):
-    """A tile's half times its inputs, still to be summed over parts; `index`: the place of its factors."""
+    """Multiply a tile's half by its inputs, still to be summed over parts; `index`: place of its factors."""
     summed = _sum_parts(_biased_float32(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
     return summed * (2.0 * scales[index])
 
@@ -176,7 +176,7 @@ def _sum_parts(x):
 
 @triton.jit
 def scale_rows(result, tile, scale):
-    """Numbers `[R]` times their rows' factors, where the tiles of those rows are int8 and have one a row."""
+    """Multiply numbers `[R]` by their rows' factors, if the tiles of those rows are int8, with one a row."""
     if tile.dtype == tl.int8:
         return result * scale
     else:  # noqa: RET505
