@@ -30,7 +30,7 @@ def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False)
 def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
     """Click a button that generates `most` tokens at most, and wait for the first `tokens` of them."""
     page.fill("#jet-seed input", str(seed))
-    page.get_by_label("number input for Maximum new tokens").fill(str(most))
+    page.get_by_label("number input for Length in tokens").fill(str(most))
     page.click(selector)
     page.wait_for_function(
         """(least) => [...document.querySelectorAll(".jet-panel dt")].some((name) =>

@@ -4,7 +4,7 @@ import * as alternatives from "./alternatives_popover.js";
 import { order } from "./commands.js";
 import { press } from "./controls.js";
 import { all, byId, field, hasMouse, targetOf } from "./dom.js";
-import { moveByKey, openDrawer } from "./drawers.js";
+import { closeDrawer, moveByKey, toggleDrawer } from "./drawers.js";
 import { editor, isComposing } from "./editor.js";
 import { sendGuidance } from "./forms.js";
 import { generate, generateByButton, step, withCaret } from "./generation.js";
@@ -57,11 +57,19 @@ function nameSettings(button) {
   });
 }
 
+/** @param {HTMLElement} button */
+function toggleMore(button) {
+  button.ariaExpanded = button.ariaExpanded === "true" ? "false" : "true";
+}
+
 /** @type {Record<string, (button: HTMLElement) => void>} */
 const BUTTONS = {
   "jet-lore-add": addLoreEntry,
   "jet-write-about": writeAbout,
   "jet-name-preset": nameSettings,
+  "jet-more-toggle": toggleMore,
+  "jet-open-numbers": () => byId("jet-show-all-numbers").click(),
+  "jet-show-api": () => all("footer .show-api")[0]?.click(),
   "jet-new": () => replaceStory({ type: "new_story" }),
 };
 
@@ -82,7 +90,7 @@ function onClick(event) {
     button.closest("#jet-toast")?.remove(); // the offer is taken
     generate(JSON.parse(dataset.generate));
   } else if (dataset.opening) putOpening(dataset.opening);
-  else if (dataset.tab) openDrawer(dataset.tab);
+  else if (dataset.tab) toggleDrawer(dataset.tab);
   else if (dataset.loreRemove !== undefined) {
     button.closest(".jet-entry")?.remove();
     sendGuidance();
@@ -118,6 +126,7 @@ function onMouseDown(event) {
 /** @type {Record<import("./shortcuts.js").Shortcut, () => void>} */
 const SHORTCUTS = {
   stop() {
+    if (!state.generating && !alternatives.isOpen()) closeDrawer();
     alternatives.close();
     requestStop();
   },

@@ -32,6 +32,9 @@ function isUnchanged(before) {
   return before.start === now.start && before.end === now.end && before.text === now.text;
 }
 
+/** Tells whether the card is open. */
+export const isOpen = () => card() !== null;
+
 /** Closes the card. */
 export function close() {
   const inside = card()?.contains(document.activeElement);

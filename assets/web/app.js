@@ -3,6 +3,7 @@
 import * as actions from "./actions.js";
 import * as alternatives from "./alternatives_popover.js";
 import * as autoscroll from "./autoscroll.js";
+import * as beginnings from "./beginnings.js";
 import {
   applyText,
   bringBack,
@@ -38,6 +39,7 @@ import {
   stopCommand,
 } from "./generation.js";
 import { shownText, updateText } from "./highlights.js";
+import * as lengthChoice from "./length_choice.js";
 import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
 import * as notices from "./notices.js";
 import { settings, state, undoSteps } from "./page_state.js";
@@ -52,6 +54,7 @@ import * as sessionRestore from "./session_restore.js";
 import * as stopOnTyping from "./stop_on_typing.js";
 import * as storage from "./storage.js";
 import * as storyFiles from "./story_files.js";
+import * as storyWords from "./story_words.js";
 import * as tabLock from "./tab_lock.js";
 import { say } from "./toast.js";
 import * as variants from "./variants.js";
@@ -74,6 +77,9 @@ const MODULES = [
   replaceStory,
   storyFiles,
   richCopy,
+  lengthChoice,
+  storyWords,
+  beginnings,
   actions,
   forms,
 ];
@@ -124,6 +130,7 @@ function onInput(event) {
   undoSteps.note(event.inputType, before, now, cursor, isComposing());
   state.steps = { ...state.steps, undo: true, redo: false };
   refreshButtons();
+  storyWords.showSoon();
   keepSoon();
   syncSoon();
 }
@@ -136,6 +143,7 @@ function openPage() {
   putText(text, early ? text.length : null);
   if (early) reveal(undefined, { page: false });
   storage.claimStory();
+  beginnings.showBeginnings();
   sessionRestore.begin(early ? "" : text, openDrawer);
   const finish = () => {
     state.restore = null;
@@ -159,12 +167,22 @@ function textChanged(story) {
   const byModel = state.generating || state.settling;
   updateText(story, byModel && isMarkedByAuthor());
   storage.saveSoon();
+  storyWords.showSoon();
   if (byModel && autoscroll.isFollowing() && !stopOnTyping.isTakenOver()) autoscroll.showEnd();
   return [];
 }
 
 /** What the controls are to become: as this browser had them last. */
 function restoreControls() {
+  lengthChoice.showPreset({
+    ...lengthChoice.defaultPreset(),
+    ...Object.fromEntries(
+      settings.presetControls.flatMap((name) => {
+        const kept = preferences.controlValue(name);
+        return kept === undefined ? [] : [[name, kept]];
+      }),
+    ),
+  });
   return settings.controls.map((name) => {
     const value = name === "seed" ? sessionRestore.keptSeed() : preferences.controlValue(name);
     return { __type__: "update", ...(value === undefined ? {} : { value }) };
@@ -177,6 +195,8 @@ const byName = (names, values) => Object.fromEntries(names.map((name, index) => 
 /** Keeps the controls for this browser's next visit. @param {unknown[]} values */
 function keepControls(...values) {
   const { seed: _, ...kept } = byName(settings.controls, values);
+  lengthChoice.showLength(Number(kept.max_new_tokens));
+  lengthChoice.showPreset(kept);
   preferences.keepControls(kept);
   return [];
 }

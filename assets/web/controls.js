@@ -3,7 +3,8 @@
 import { all, field } from "./dom.js";
 import { state } from "./page_state.js";
 
-const COMMANDS = "[data-command], [data-generate], [data-opening], #jet-new, #jet-import, #jet-write-about";
+const COMMANDS =
+  "[data-command], [data-generate], [data-opening], #jet-new, #jet-import, #jet-write-about, #jet-welcome button";
 
 /** Locks what cannot be done while the model writes, and steps that there are none of. */
 export function refreshButtons() {

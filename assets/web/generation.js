@@ -2,6 +2,7 @@
 
 import * as alternatives from "./alternatives_popover.js";
 import * as autoscroll from "./autoscroll.js";
+import { takeGhost } from "./beginnings.js";
 import {
   cancelSync,
   generationToSend,
@@ -29,6 +30,7 @@ import { reveal } from "./viewport.js";
 
 const SETTLE_MS = 100; // Gradio may put the last text into the box a moment after the end
 const UNLOCK_POLL_MS = 20;
+const [DOUBLE_CLICK_MS, DOUBLE_CLICK_PX] = [500, 4];
 
 /** @type {Command | null} */
 let wanted = null; // what Continue is to do
@@ -37,13 +39,15 @@ let asked = { type: "continue" }; // what is being done
 /** @type {Record<string, unknown>} */
 let sampling = {};
 let settleTimer = 0;
+let pressedAt = { x: -1e9, y: -1e9, time: -1e9 }; // Continue, last
 
 /** The model begins to write: from the click on, whatever has to be waited for. */
 function begin() {
   clearTimeout(settleTimer);
   state.settling = false;
-  cancelSync();
   asked = wanted ?? { type: "continue" };
+  if (asked.type === "continue") takeGhost();
+  cancelSync();
   wanted = null;
   stopOnTyping.begin(asked);
   state.generating = true;
@@ -74,18 +78,30 @@ function showPatch() {
   if (autoscroll.isFollowing()) autoscroll.showEnd();
 }
 
+/** Tells whether a click on Stop is the second of a double click on Continue, whose place Stop has taken. @param {MouseEvent} event */
+function isDoubleClick({ isTrusted, detail, timeStamp, clientX, clientY }) {
+  const near = Math.hypot(clientX - pressedAt.x, clientY - pressedAt.y) < DOUBLE_CLICK_PX;
+  return isTrusted && detail > 0 && near && timeStamp - pressedAt.time < DOUBLE_CLICK_MS;
+}
+
 /** @param {MouseEvent} event */
 function onClick(event) {
   const target = /** @type {Element} */ (event.target);
   if (target.closest?.("#jet-continue") && !field("jet-continue").disabled) {
     if (!state.generating) {
+      pressedAt = { x: event.clientX, y: event.clientY, time: event.timeStamp };
       begin();
       return;
     }
     // A second press is no second generation.
     event.stopImmediatePropagation();
     event.preventDefault();
-  } else if (target.closest?.("#jet-stop")) stopOnTyping.noteStop();
+  } else if (target.closest?.("#jet-stop")) {
+    if (isDoubleClick(event)) {
+      event.stopImmediatePropagation();
+      event.preventDefault();
+    } else stopOnTyping.noteStop();
+  }
 }
 
 /** Starts watching Continue and Stop, and the new words. */

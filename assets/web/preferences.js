@@ -26,10 +26,12 @@ export function install() {
   document.addEventListener("input", (event) => {
     const target = targetOf(event);
     if (target.id === "jet-stops") put({ stops: target.value });
+    else if (target.id === "jet-show-all-numbers") put({ numbers: target.checked });
     else if (target.id === "jet-alternatives") put({ alternatives: target.checked });
     else if (target.id === "jet-highlight") put({ tint: STORED_NAMES[target.value] });
   });
   field("jet-stops").value = stops();
+  field("jet-show-all-numbers").checked = now.numbers === true;
   if (typeof now.alternatives === "boolean") field("jet-alternatives").checked = now.alternatives;
   const highlight = /** @type {HTMLSelectElement} */ (/** @type {unknown} */ (field("jet-highlight")));
   highlight.value = Object.keys(STORED_NAMES).find((name) => STORED_NAMES[name] === now.tint) ?? "authorship";

@@ -1,5 +1,6 @@
 // Shows what a reply of the server brings: HTML for the drawers, the title, files, marks, and what is said.
 
+import { showBeginnings } from "./beginnings.js";
 import { byId, field } from "./dom.js";
 import * as forms from "./forms.js";
 import { setMarks } from "./highlights.js";
@@ -9,8 +10,10 @@ import { draw } from "./redraw.js";
 import * as storage from "./storage.js";
 import { download, showExport } from "./story_files.js";
 import { showStories } from "./story_list.js";
+import * as storyWords from "./story_words.js";
 import { say } from "./toast.js";
 import * as variants from "./variants.js";
+import { showVersions } from "./versions.js";
 
 /** A story that brings texts to stop at has its own; any other is written with this browser's. @param {any} reply */
 function showStops({ opened, stops }) {
@@ -34,12 +37,17 @@ export function showReply(reply, done) {
   if (!reply.wrote && reply.branches) variants.keepOnly(reply.branches);
   for (const [id, html] of Object.entries(reply.html ?? {})) draw(document.getElementById(id), html);
   if (reply.title !== undefined) showTitle(reply.title);
+  if (reply.versions !== undefined) showVersions(reply.versions);
+  storyWords.showTabTitle();
+  if (reply.opened) storyWords.beginSession();
+  else storyWords.showSoon();
   if (reply.author !== undefined && document.activeElement !== byId("jet-author"))
     field("jet-author").value = reply.author;
   showStops(reply);
   if (reply.fresh) {
     storage.switchTo(null);
     showStories();
+    showBeginnings();
   }
   if (reply.download) download(reply.download);
   if (reply.exporting || reply.download || done?.type.startsWith("export")) showExport(reply.exporting);

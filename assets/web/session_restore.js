@@ -59,7 +59,6 @@ function keep() {
     typed,
     drawer: tab?.dataset.tab,
     further: isAccordionOpen(),
-    numbers: field("jet-show-all-numbers").checked,
     parts: allOpenParts(),
     seed: seedField()?.value ?? "",
   };
@@ -95,7 +94,6 @@ export function begin(text, openDrawer) {
   }
   rememberOpenParts(before.parts ?? []);
   if (before.drawer) openDrawer(before.drawer);
-  if (before.numbers) field("jet-show-all-numbers").checked = true;
   if (before.further && !isAccordionOpen()) accordion()?.click();
   if (text) goBack(text);
   else restored = true;

@@ -19,10 +19,11 @@ const OWNER = "This story is open in another tab, too. What is written there is 
 const GUEST = "This story is open in another tab. What you write here is saved as a copy.";
 const COPY = "This is a copy: the story is open in another tab.";
 const FULL =
-  "Not saved: this browser’s storage is full or forbidden. Save the story as a file, or remove old ones under Stories.";
+  "Not saved: this browser’s storage is full or forbidden. Save the story as a file, or remove old ones in the Library.";
 const TEXT_ONLY =
   "Only the text is saved: this browser’s storage is full. Save the story as a file to keep its branches.";
 const KEPT = "Saved on this device";
+const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
 const local = openStorage("localStorage");
 const ofTab = openStorage("sessionStorage");
@@ -118,7 +119,7 @@ function writeText(text, index) {
     }
     missing.text = false;
     if (missing.branches && unkeptCopy !== null) tryWriteCopy(unkeptCopy);
-    if (!missing.branches) tell(`${KEPT} ✓`);
+    if (!missing.branches) tell(`${KEPT} ✓ ${TIME.format(Date.now())}`);
   } catch {
     missing.text = true;
     tell(FULL, true);

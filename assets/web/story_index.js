@@ -33,6 +33,28 @@ export function latestFirst(index) {
   return Object.entries(index).sort(([, a], [, b]) => (b.saved ?? 0) - (a.saved ?? 0));
 }
 
+/** The stories that are not on the sheet, latest first. @param {[string, StoryInfo][]} stories @param {string} here */
+export const latestOthers = (stories, here) =>
+  stories.filter(([id, info]) => id !== here && (info.title || info.preview));
+
+const [DAY_MS, SHOWN_NAME] = [86_400_000, 40];
+
+/**
+ * Describes a story to one who comes back to it: its name, shortened, and when it was written on last.
+ * @param {StoryInfo} info
+ * @param {number} now in milliseconds, as `saved`
+ */
+export function describeAge(info, now) {
+  const whole = nameOf(info).replace(/\s+/g, " ").trim();
+  const cut = whole.slice(0, SHOWN_NAME).replace(/\s+\S*$/, "");
+  const name = whole.length <= SHOWN_NAME ? whole : `${cut || whole.slice(0, SHOWN_NAME)}…`;
+  /** @param {number} at */
+  const midnight = (at) => new Date(at).setHours(0, 0, 0, 0);
+  const days = Math.round((midnight(now) - midnight(info.saved ?? now)) / DAY_MS);
+  const age = days <= 0 ? "today" : days === 1 ? "yesterday" : `${days} days ago`;
+  return { name, age };
+}
+
 /** The name of a story in the list. @param {StoryInfo} info */
 export function nameOf({ title, preview, copy }) {
   const copied = copy ? ` (copy${copy > 1 ? ` ${copy}` : ""})` : "";

@@ -7,8 +7,8 @@ import * as storage from "./storage.js";
 import { nameOf } from "./story_index.js";
 import { isOpenElsewhere } from "./tab_lock.js";
 
-/** @param {string} id */
-function open(id) {
+/** Opens a story. @param {string} id */
+export function openStory(id) {
   replaceStory({ type: "restore", ...storage.load(id) }, () => {
     storage.switchTo(id);
     showStories();
@@ -29,7 +29,11 @@ function remove(id) {
 function row([id, info]) {
   const isHere = id === storage.storyId();
   const elsewhere = isOpenElsewhere(id) ? ", open in another tab" : "";
-  const openButton = make("button", { className: "jet-branch", disabled: isHere, onclick: () => open(id) });
+  const openButton = make("button", {
+    className: "jet-branch",
+    disabled: isHere,
+    onclick: () => openStory(id),
+  });
   openButton.append(
     make("b", { textContent: nameOf(info) }),
     make("span", { textContent: ` ${new Date(info.saved ?? 0).toLocaleString()}${elsewhere}` }),

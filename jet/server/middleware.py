@@ -32,7 +32,8 @@ _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 _NAME = r"[A-Za-z0-9_-]+"
 _GET_PATHS = re.compile(
     r"/|/(config|favicon\.ico|theme\.css|manifest\.json|robots\.txt|login_check|logout|healthz|metrics)/?"
-    r"|/(assets|static|svelte|pwa_icon)(/[A-Za-z0-9._@-]+)+|/pwa_icon|/web/[0-9a-f]{16}/app\.js"
+    r"|/(assets|static|svelte|pwa_icon)(/[A-Za-z0-9._@-]+)+|/pwa_icon|"
+    r"|/web/[0-9a-f]{16}/(app\.js|layout\.css|[a-z-]+\.woff2)"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|user|login_check|theme\.css|token)/?"
     rf"|/gradio_api/(heartbeat/{_NAME}|queue/data|call/{_NAME}/{_NAME}|mcp(/.*)?)"
 )

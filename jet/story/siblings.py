@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from jet.story.pieces import Pieces
 from jet.story.tree import Tree, shared_length
 
 
@@ -33,3 +36,48 @@ def writer_text_missing_here(tree: Tree, branch: int) -> str:
     return "".join(
         p.text for p in other_pieces if p.span.author == "writer" and p not in current_pieces
     ).strip()
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of one continuation, by order of birth, and which of them is on the page.
+
+    Attributes:
+        branches: a branch that has each version.
+        at: index of the version on the page.
+    """
+
+    branches: tuple[int, ...]
+    at: int
+
+
+def versions(tree: Tree) -> Versions | None:
+    """Return the versions of the latest continuation on the page that has several; None if none has.
+
+    Versions are continuations that begin behind the same pieces. A branch that went on from one still has it.
+    """
+    current = tree.branch().pieces
+    found: dict[int, dict[int, int]] = {}  # by index of the first piece: spans, and a branch with each
+    for branch in tree.branches.values():
+        index = _shared_pieces(branch.pieces, current)
+        if index < min(len(branch.pieces), len(current)):
+            one, other = branch.pieces[index], current[index]
+            if all(piece.start == 0 and piece.span.generation is not None for piece in (one, other)):
+                found.setdefault(index, {})[one.span.id] = branch.id
+    if not found:
+        return None
+    index = max(found)
+    span = current[index].span.id
+    spans = sorted(found[index].keys() | {span})
+    branches = {**found[index], span: tree.current}
+    return Versions(tuple(branches[one] for one in spans), spans.index(span))
+
+
+def _shared_pieces(a: Pieces, b: Pieces) -> int:
+    """Return the number of pieces that two rows have in common at their start."""
+    shared = 0
+    for one, other in zip(a, b, strict=False):
+        if one is not other and one != other:
+            break
+        shared += 1
+    return shared

@@ -18,7 +18,9 @@ from jet.api import RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting, user_id_of
 from jet.story.context import Prompt
+from jet.story.document import Document
 from jet.story.errors import StoryError
+from jet.story.siblings import versions
 from jet.ui import finish_messages, highlights, panel, views
 from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, Reply
 from jet.ui.commands import Command, parse_command, parse_story
@@ -255,6 +257,7 @@ class PageController:
         view: Reply = {"undo": document.can_undo, "redo": document.can_redo, "title": document.title}
         view["author"] = document.author
         view["retry"] = document.can_retry
+        view["versions"] = _versions(document)
         view["branches"] = sorted(document.tree.branches)
         if not session.generating:
             view["marks"] = highlights.HIGHLIGHTS[command.highlight](document)
@@ -263,7 +266,7 @@ class PageController:
             html["jet-tree"] = views.branches(document.outline())
         elif command.tab == "guidance":
             html["jet-context"] = await _context_view(prompts)
-        elif command.tab == "history":
+        elif command.tab == "engine":
             html["jet-request-history"] = views.history(session.request_log)
         return {**view, **reply, "n": command.number, "html": {**html, **reply.get("html", {})}}
 
@@ -316,6 +319,20 @@ def tab_key(request: gr.Request) -> TabKey:
     """Return the key of a tab: its account and session. Browsers choose session names, so accounts keep them
     apart."""
     return user_id_of(request) if getattr(request, "username", None) else "", request.session_hash
+
+
+def _versions(document: Document) -> dict[str, int | None] | None:
+    """Return where the story stands among the versions of a continuation, from 1, and its neighbors."""
+    found = versions(document.tree) if len(document.tree.branches) > 1 else None
+    if found is None:
+        return None
+    before, after = found.branches[: found.at], found.branches[found.at + 1 :]
+    return {
+        "at": found.at + 1,
+        "of": len(found.branches),
+        "previous": before[-1] if before else None,
+        "next": after[0] if after else None,
+    }
 
 
 def _command_number(command_text: str) -> int:

@@ -17,7 +17,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULTS = SamplingParams()
 
 STOP_LABEL = "Stop"
-PLACEHOLDER = "Write the first sentence, take one of the beginnings above, or just press Continue."
+PLACEHOLDER = "Write the first sentence, take one of the beginnings below, or just press Continue."
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,31 @@ def build_layout() -> Page:
     """Place all components in the current Blocks."""
     beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
-        _html(tabs.header())
-        model_info = _html(panel.loading())
+        _html(tabs.header(), "jet-head")
         with gr.Row(elem_id="jet-main"):
             with gr.Column(elem_id="jet-editor-column", min_width=0):
-                _html(tabs.opening_buttons(beginnings), "jet-openings")
                 story = _story()
-                continue_button, stop = _generation_buttons()
-                _html(tabs.action_buttons(), "jet-more")
+                _html(tabs.opening_buttons(beginnings), "jet-openings")
                 variants, delta = _html("", "jet-variants"), _html("", "jet-delta")
+                continue_button, stop = _generation_buttons()
             with gr.Column(elem_id="jet-panel-column", min_width=0):
-                live_panel = _html(panel.panel(None, None))
-                _html(panel.expand_toggle())
+                live_panel = _html(panel.panel(None, None), "jet-live")
+                _html(panel.expand_toggle(), "jet-numbers")
+                model_info = _html(panel.loading(), "jet-model")
+            _html(tabs.tab_list(), "jet-tab-strip")
             with gr.Column(elem_id="jet-tabs-column", min_width=0):
-                _html(tabs.tab_list())
-                with gr.Column(elem_id="jet-tab-panel-settings", min_width=0):
+                with _tab_panel("settings"):
+                    _html(tabs.length_settings())
                     _html(tabs.preset_buttons())
                     with gr.Column(elem_id="jet-controls", min_width=0):
                         controls, last_seed, reuse_seed = _controls()
+                    _html(tabs.neutral_preset())
                     _html(tabs.extra_settings())
                 _html(tabs.tab_panels())
-                report = _report()
+                with _tab_panel("engine"):
+                    _html(tabs.engine_head())
+                    _html(tabs.engine_history())
+                    report = _report()
         save_preset = gr.Button("", visible="hidden", elem_id="jet-save-preset")
         refresh = gr.Button("", visible="hidden", elem_id="jet-refresh")
         send_command = gr.Button("", visible="hidden", elem_id="jet-send-command")
@@ -119,12 +123,17 @@ def build_layout() -> Page:
     )
 
 
+def _tab_panel(name: str) -> gr.Column:
+    """Create the panel of a tab with Gradio components in it, closed."""
+    classes = "jet-tab-panel jet-tab-closed"
+    return gr.Column(elem_id=f"jet-tab-panel-{name}", elem_classes=classes, min_width=0)
+
+
 def _report() -> tuple[gr.Button, gr.Button, gr.HTML]:
-    with gr.Column(elem_id="jet-tab-panel-report", elem_classes="jet-tab-panel jet-tab-closed", min_width=0):
-        with gr.Row(elem_id="jet-report-actions"):
-            start_report = gr.Button("Measure this machine", elem_id="jet-start-report", min_width=0)
-            stop_report = gr.Button("Stop measuring", elem_id="jet-stop-report", min_width=0)
-        return start_report, stop_report, _html(views.report(ReportState()), "jet-report")
+    with gr.Row(elem_id="jet-report-actions"):
+        start_report = gr.Button("Measure this machine", elem_id="jet-start-report", min_width=0)
+        stop_report = gr.Button("Stop measuring", elem_id="jet-stop-report", min_width=0)
+    return start_report, stop_report, _html(views.report(ReportState()), "jet-report")
 
 
 def _html(content: str, elem_id: str | None = None) -> gr.HTML:
@@ -148,14 +157,16 @@ def _generation_buttons() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
         continue_button = gr.Button("Continue", variant="primary", elem_id="jet-continue", min_width=0)
         stop = gr.Button(STOP_LABEL, interactive=False, elem_id="jet-stop", min_width=0)
+        _html(tabs.length_choice(), "jet-length-choice")
+        _html(tabs.version_buttons(), "jet-versions")
         _html(tabs.undo_redo_buttons(), "jet-steps")
-        _html(tabs.shortcut_hint())
+        _html(tabs.action_buttons(), "jet-more")
     return continue_button, stop
 
 
 def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
     sliders = {
-        "max_new_tokens": _slider("Maximum new tokens", 1, 2000, DEFAULTS.max_new_tokens, 1),
+        "max_new_tokens": _slider("Length in tokens", 1, 2000, DEFAULTS.max_new_tokens, 1, "jet-tokens"),
         "end_at": length.end_control(),
         "temperature": _slider("Temperature", 0, 2, DEFAULTS.temperature, 0.05),
         "top_p": _slider("Top-p", 0.01, 1, DEFAULTS.top_p, 0.01),
@@ -187,5 +198,7 @@ def _advanced_controls() -> dict[str, gr.Component]:
         }
 
 
-def _slider(label: str, minimum: float, maximum: float, value: float, step: float) -> gr.Slider:
-    return gr.Slider(minimum, maximum, value, step=step, label=label, buttons=[])
+def _slider(
+    label: str, minimum: float, maximum: float, value: float, step: float, elem_id: str | None = None
+) -> gr.Slider:
+    return gr.Slider(minimum, maximum, value, step=step, label=label, buttons=[], elem_id=elem_id)

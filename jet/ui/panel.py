@@ -26,13 +26,13 @@ _SPARKLINE_SIZE = (100, 24)  # width and height of the curve's own units
 
 
 def loading(progress: str | None = None) -> str:
-    """Render the line under the title until the model is loaded."""
+    """Render the line about the model until it is loaded."""
     text = "Loading the model…" if progress is None else f"{progress}."
     return render("panel.html", "loading", text=text)
 
 
 def about(info: EngineInfo) -> str:
-    """Render the line under the title: the model, its device and its license."""
+    """Render the model's name, which unfolds to its size, device and license."""
     weights = info.quantization and f"{info.quantization} weights"
     return render(
         "panel.html",
@@ -109,6 +109,10 @@ def panel(
         status="Ready" if stats is None else format.status(stats),
         error="" if stats is None or stats.error is None else stats.error,
         speed=_speed(shown, info, rates, stories, used),
+        context={
+            "text": _context_used(info, used),
+            "fraction": 0.0 if info is None else min(1.0, used / info.context),
+        },
         request=_request_rows(shown, info, used),
         memory=_memory(shown, info, stories, used),
         device=_device(shown, info),
@@ -117,7 +121,7 @@ def panel(
 
 
 def expand_toggle() -> str:
-    """Render the checkbox that expands the panel where it is one line above the tabs."""
+    """Render the checkbox that expands the panel, which is one line otherwise."""
     return render("panel.html", "expand_toggle")
 
 

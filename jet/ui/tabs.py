@@ -1,4 +1,4 @@
-"""Renders the HTML of the page that does not change: openings, actions, and the tabs below the editor.
+"""Renders the HTML of the page that does not change: head, beginnings, actions, and the tabs of the drawer.
 
 Each function returns HTML made by `templates/tabs.html`. Buttons carry their command in `data-command` or
 `data-generate`; the page's script sends it when one is pressed.
@@ -7,21 +7,24 @@ Each function returns HTML made by `templates/tabs.html`. Buttons carry their co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from jet.files.reading import ENDINGS
 from jet.story.guidance import Guidance, LoreEntry
-from jet.ui.presets import PRESETS
+from jet.ui.inputs import NOT_IN_PRESETS
+from jet.ui.presets import DESCRIPTIONS, PRESETS
 from jet.ui.rendering import render
 
 TABS = {
-    "settings": "Settings",
-    "guidance": "Guidance",
+    "settings": "Story",
+    "guidance": "World",
     "branches": "Versions",
-    "stories": "Stories",
-    "history": "History",
-    "report": "Report",
-    "keys": "Keys",
+    "stories": "Library",
+    "engine": "Engine",
+    "tools": "Tools",
 }
+CARDS = 4  # beginnings whose first line is shown; the others are named only
+LENGTHS = ((40, "a sentence"), (120, "a paragraph"), (400, "a page"), (1200, "three pages"))
 
 HIGHLIGHT_OPTIONS = (("plain", "plain"), ("authorship", "author"), ("confidence", "confidence"))
 
@@ -52,18 +55,23 @@ SHORTCUTS = (
 
 
 def header() -> str:
-    """Render the name of the page and a line about it."""
+    """Render the line at the top: the page's name, the story's title, whether it is saved, its words."""
     return render("tabs.html", "header")
-
-
-def shortcut_hint() -> str:
-    """Render the two most useful shortcuts."""
-    return render("tabs.html", "shortcut_hint")
 
 
 def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
     """Render a button for each beginning, given as (genre, text), and the field for chat models."""
-    return render("tabs.html", "openings", beginnings=beginnings, about=Guidance().about)
+    return render("tabs.html", "openings", beginnings=beginnings, cards=CARDS, about=Guidance().about)
+
+
+def length_choice() -> str:
+    """Render how much Continue writes, in a writer's measures."""
+    return render("tabs.html", "length_choice", lengths=LENGTHS)
+
+
+def version_buttons() -> str:
+    """Render Retry, and the place of the arrows that walk the versions it has made."""
+    return render("tabs.html", "versions", icons=ICONS)
 
 
 def undo_redo_buttons() -> str:
@@ -72,23 +80,45 @@ def undo_redo_buttons() -> str:
 
 
 def action_buttons() -> str:
-    """Render the other actions, the choice of highlights, and the lines that say what is saved and done."""
+    """Render the other actions, the choice of highlights, and the line that tells what is done."""
     return render("tabs.html", "actions", icons=ICONS, highlights=HIGHLIGHT_OPTIONS)
 
 
 def tab_list() -> str:
-    """Render the names of the tabs; the first is selected."""
+    """Render the names of the tabs; none is open at first."""
     return render("tabs.html", "tab_list", tabs=TABS)
+
+
+def length_settings() -> str:
+    """Render the length in words."""
+    return render("tabs.html", "length_settings")
 
 
 def preset_buttons() -> str:
     """Render the presets, and a place for the writer's own."""
-    return render("tabs.html", "presets", names=list(PRESETS))
+    return render("tabs.html", "presets", presets=[preset for preset in _presets() if preset[0] != "neutral"])
 
 
 def extra_settings() -> str:
     """Render the settings that are not Gradio components."""
     return render("tabs.html", "extra_settings")
+
+
+def neutral_preset() -> str:
+    """Render the preset for comparisons."""
+    return render("tabs.html", "neutral_preset", presets=[_presets()[-1]])
+
+
+def _presets() -> list[tuple[str, str, dict[str, object]]]:
+    """Return each preset's name, description, and values by name."""
+    return [
+        (
+            name,
+            DESCRIPTIONS[name],
+            {key: value for key, value in asdict(preset).items() if key not in NOT_IN_PRESETS},
+        )
+        for name, preset in PRESETS.items()
+    ]
 
 
 def tab_panels() -> str:
@@ -101,3 +131,13 @@ def tab_panels() -> str:
         shortcuts=SHORTCUTS,
         endings=ENDINGS,
     )
+
+
+def engine_head() -> str:
+    """Render the top of the engine's tab: the ways to its numbers and its API."""
+    return render("tabs.html", "engine_head")
+
+
+def engine_history() -> str:
+    """Render the place of the tab's requests."""
+    return render("tabs.html", "engine_history")

@@ -1,7 +1,9 @@
-"""Serves the page's half in the browser: the ES modules of `assets/web`, joined into one script.
+"""Serves the page's half in the browser: ES modules of `assets/web`, joined as one script, and the layout.
 
 A browser would fetch forty modules over six connections in seven rounds, just while Gradio fetches its own.
-Joined, they take one request beside those. The script's address names its content: browsers keep it.
+Joined, they take one request beside those. The script's address names its content: browsers keep it. The
+layout is no style sheet of Gradio's, which drops container queries and all that it does not know; the fonts
+lie beside it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 WEB = Path(__file__).resolve().parents[2] / "assets" / "web"
 MAIN = "app.js"
+LAYOUT = "layout.css"
+_FONT = re.compile(r"[a-z-]+\.woff2")
 _IMPORT = re.compile(r'^import\s+(?:\*\s+as\s+(\w+)|\{([^}]*)\})\s+from\s+"\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export\s+((?:async\s+)?function|class|const)\s+(\w+)", re.MULTILINE)
 _LEFT = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
@@ -84,12 +88,27 @@ def _as_function(name: str, source: str) -> str:
 def script() -> tuple[str, str]:
     """Return the page's script, and its address relative to the page's."""
     text = join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
-    return text, f"web/{hashlib.sha256(text.encode()).hexdigest()[:16]}/{MAIN}"
+    return text, _address(text, MAIN)
+
+
+@cache
+def layout() -> tuple[str, str]:
+    """The page's layout, and its address relative to the page's."""
+    text = (WEB / LAYOUT).read_text(encoding="utf-8")
+    return text, _address(text, LAYOUT)
+
+
+def _address(text: str, name: str) -> str:
+    return f"web/{hashlib.sha256(text.encode()).hexdigest()[:16]}/{name}"
 
 
 def head() -> str:
-    """HTML that makes the browser fetch the script while Gradio still draws the page."""
-    return f'<link rel="modulepreload" href="{script()[1]}">'
+    """HTML that makes the browser fetch script and layout while Gradio still draws the page."""
+    return (
+        f'<link rel="modulepreload" href="{script()[1]}"><link rel="stylesheet" href="{layout()[1]}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1, '
+        'interactive-widget=resizes-content">'
+    )
 
 
 def loader(settings: dict[str, object]) -> str:
@@ -107,10 +126,16 @@ def call(name: str) -> str:
 
 
 async def _answer(request: Request) -> Response:
-    text, address = script()
+    name = request.path_params["name"]
+    if _FONT.fullmatch(name) and (font := WEB / "fonts" / name).is_file():
+        return FileResponse(font, media_type="font/woff2", headers=_LASTING)
+    if name not in (MAIN, LAYOUT):
+        return Response(status_code=404)
+    text, address = script() if name == MAIN else layout()
     # After an update, an older page may ask for the script by its old address.
     headers = _LASTING if request.url.path.endswith(address) else {"Cache-Control": "no-store"}
-    return Response(text, media_type="text/javascript", headers=headers)
+    kind = "text/javascript" if name == MAIN else "text/css"
+    return Response(text, media_type=kind, headers=headers)
 
 
-ROUTE = Route(f"/web/{{version}}/{MAIN}", _answer)
+ROUTE = Route("/web/{version}/{name}", _answer)

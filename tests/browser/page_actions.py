@@ -28,6 +28,7 @@ DEFAULTS = """() => {
     put(document.getElementById("jet-stops"), "value", "");
     put(document.getElementById("jet-highlight"), "value", "authorship");
     put(document.getElementById("jet-alternatives"), "checked", true);
+    put(document.getElementById("jet-show-all-numbers"), "checked", false);
 }"""
 
 
@@ -56,8 +57,9 @@ def reload(page: Page) -> None:
 
 
 def select_tab(page: Page, name: str) -> None:
-    """Open one of the tabs below the editor."""
-    page.click(f"#jet-tab-{name}")
+    """Open one of the tabs of the drawer."""
+    if page.get_attribute(f"#jet-tab-{name}", "aria-selected") != "true":
+        page.click(f"#jet-tab-{name}")
     expect(page.locator(f"#jet-tab-panel-{name}")).to_be_visible()
 
 
@@ -74,8 +76,23 @@ def empty_editor(page: Page) -> None:
 
 
 def set_most_tokens(page: Page, number: int) -> None:
-    """Set the maximum of new tokens."""
-    page.get_by_label("number input for Maximum new tokens").fill(str(number))
+    """Set the maximum of new tokens, in the part of the drawer that has it."""
+    field = page.get_by_label("number input for Length in tokens")
+    if not field.is_visible():
+        select_tab(page, "settings")
+    field.fill(str(number))
+
+
+def show_numbers(page: Page) -> None:
+    """Open the live panel, which is one line otherwise."""
+    page.check("#jet-show-all-numbers")
+    expect(page.locator(".jet-panel h2").first).to_be_visible()
+
+
+def close_drawer(page: Page) -> None:
+    """Close the drawer, if it is open."""
+    for tab in page.locator(".jet-tabs [aria-selected=true]").all():
+        tab.click()
 
 
 def status(page: Page) -> str:
@@ -128,8 +145,7 @@ def expect_locked(page: Page) -> None:
     expect(page.locator(STORY)).to_be_enabled()
     for selector in ("#jet-continue", "#jet-undo", "#jet-retry", "#jet-new"):
         expect(page.locator(selector)).to_be_disabled()
-    for opening in page.locator("#jet-openings button").all():
-        expect(opening).to_be_disabled()
+    expect(page.locator("#jet-openings button:enabled")).to_have_count(0)
 
 
 def time_of(page: Page, trigger: str, text: str) -> float:

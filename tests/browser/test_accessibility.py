@@ -50,7 +50,7 @@ def test_no_tab_blocks_the_page(tab: Page, scheme: str, width: int) -> None:
     expect_unlocked(tab)
     press(tab, "#jet-write-variants")
     expect_unlocked(tab)
-    for drawer in ("guidance", "stories", "history", "report", "keys", "branches"):
+    for drawer in ("guidance", "stories", "engine", "tools", "branches"):
         select_tab(tab, drawer)
         assert not findings(tab), drawer
     tab.click("#jet-tree >> text=Compare >> nth=0")  # where the pointer stays

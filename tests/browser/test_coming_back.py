@@ -16,6 +16,7 @@ from tests.browser.page_actions import (
     reload,
     select_tab,
     set_most_tokens,
+    show_numbers,
     story,
 )
 from tests.ui.served import Served
@@ -51,7 +52,7 @@ def test_taste_survives_a_reload_and_a_new_story(tab: Page) -> None:
     def expect_taste() -> None:
         expect(tab.get_by_label("number input for Temperature")).to_have_value("1.2")
         tab.wait_for_timeout(200)  # whatever would change it comes with the story
-        shown = [number(tab, label) for label in ("Top-p", "Maximum new tokens")]
+        shown = [number(tab, label) for label in ("Top-p", "Length in tokens")]
         assert shown == ["0.7", "33"]
         assert tab.input_value("#jet-stops") == "The End\n* * *"
         assert tab.input_value("#jet-highlight") == "confidence" and not tab.is_checked("#jet-alternatives")
@@ -152,6 +153,7 @@ def test_what_the_model_sees_stays_unfolded_while_one_types(tab: Page) -> None:
 def test_the_panel_tells_of_what_is_in_the_editor(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
+    show_numbers(tab)
     begin(tab, "A")
     expect_unlocked(tab)
     tab.wait_for_function("jetStories.isKept()")
@@ -188,7 +190,7 @@ def test_the_panel_follows_undo_branches_files_and_typing(tab: Page, served: Ser
     tab.keyboard.type(" and more words")
     expect(used).to_contain_text("11 of 1,000")
     expect(tab.locator(".jet-status")).to_contain_text("Done")  # its words are there still
-    tab.click("text=Dragon")
+    tab.fill(STORY, "Something else.")
     expect(tab.locator(".jet-status")).to_have_text("Ready")
     count = len(story(tab).split())
     expect(used).to_contain_text(f"{count} of 1,000")
@@ -243,11 +245,11 @@ def test_every_control_has_its_name_and_tabs_are_one_stop(tab: Page) -> None:
     expect(stops).to_have_count(1)
     tab.focus("#jet-tab-settings")
     for key, wanted in (
-        ("End", "keys"),
+        ("End", "tools"),
         ("Home", "settings"),
         ("ArrowRight", "guidance"),
         ("ArrowLeft", "settings"),
-        ("ArrowLeft", "keys"),
+        ("ArrowLeft", "tools"),
         ("ArrowRight", "settings"),
     ):
         tab.keyboard.press(key)

@@ -20,6 +20,7 @@ from tests.browser.page_actions import (
     begin,
     expect_unlocked,
     set_most_tokens,
+    show_numbers,
     status,
     story,
     wait_for_status,
@@ -72,8 +73,9 @@ def test_a_real_server_writes_a_story(browser: Browser, tmp_path: Path) -> None:
         expect_unlocked(page)
         words = story(page).removeprefix("ba be bi").split()
         assert len(words) > 30 and all(len(word) >= 2 for word in words)
+        show_numbers(page)
         panel = page.inner_text(".jet-panel")
-        assert "another server (llamacpp)" in page.inner_text(".jet-model-info")
+        assert "another server (llamacpp)" in str(page.text_content(".jet-model-info"))
         for said in ("60", "not known here", "not known: the model runs elsewhere", "on another server"):
             assert said in panel
 
@@ -110,7 +112,7 @@ def test_stop_in_the_middle_keeps_the_text_and_hangs_up(server: FaultyServer, st
     page.wait_for_timeout(500)
     assert story(page) == written
     assert gone and gone[0] - stopped < 2, "the server was not told to stop"
-    assert "about" in page.inner_text(".jet-panel"), "pieces were counted, and the panel says so"
+    assert "about" in str(page.text_content(".jet-panel")), "pieces were counted, and the panel says so"
 
 
 @pytest.mark.browser

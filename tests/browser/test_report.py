@@ -42,7 +42,7 @@ def test_one_click_makes_the_report(
     monkeypatch.setattr(
         reporting, "arguments", lambda info, folder: ["-c", MEASURES, str(REPORT), str(folder)]
     )
-    select_tab(tab, "report")
+    select_tab(tab, "engine")
     tab.click("#jet-start-report")
     progress = tab.locator("#jet-report")
     expect(progress).to_contain_text("Measuring: bandwidth, 0 of 2 done")
@@ -51,7 +51,7 @@ def test_one_click_makes_the_report(
     begin(tab, "A")  # a story in the middle of it
     expect_unlocked(tab)
     assert story(tab) == "A A0 A1 A2 A3 A4 A5"
-    select_tab(tab, "report")
+    select_tab(tab, "engine")
     expect(progress).to_contain_text("Measuring: context.512, 1 of 2 done")
     expect(progress).to_contain_text("40% of what this machine can do")
     frame = tab.frame_locator(".jet-report")

@@ -318,7 +318,7 @@ def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page)
     expect(temperature).to_have_value("0.6")
     quick.click("text=Neutral")
     expect(temperature).to_have_value("1")
-    expect(quick.get_by_label("number input for Maximum new tokens")).to_have_value("6")
+    expect(quick.get_by_label("number input for Length in tokens")).to_have_value("6")
     quick.click("text=Balanced")
     expect(temperature).to_have_value("0.8")
 
@@ -356,7 +356,7 @@ def test_a_command_just_before_a_generation_goes_before_it(quick: Page, served: 
 def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     temperature = quick.get_by_label("number input for Temperature")
     temperature.fill("1.35")
-    quick.get_by_label("number input for Maximum new tokens").fill("7")
+    quick.get_by_label("number input for Length in tokens").fill("7")
     quick.click("#jet-name-preset")
     quick.fill(".jet-presets input", " Odd <b>dreams</b> ")
     quick.press(".jet-presets input", "Enter")
@@ -365,10 +365,10 @@ def test_settings_are_kept_as_a_preset_of_ones_own(quick: Page) -> None:
     quick.click("text=Steady")
     expect(temperature).to_have_value("0.6")
     reload(quick)
-    quick.get_by_label("number input for Maximum new tokens").fill("6")
+    quick.get_by_label("number input for Length in tokens").fill("6")
     mine.click()
     expect(temperature).to_have_value("1.35")
-    expect(quick.get_by_label("number input for Maximum new tokens")).to_have_value("6")
+    expect(quick.get_by_label("number input for Length in tokens")).to_have_value("6")
     quick.click("#jet-own-presets .jet-text-button")
     expect(mine).to_have_count(0)
     reload(quick)
@@ -480,13 +480,13 @@ def test_a_model_that_cannot_be_asked_is_not(quick: Page) -> None:
 
 def test_the_history_lists_requests_and_saves_them(quick: Page) -> None:
     write(quick, "A")
-    select_tab(quick, "history")
+    select_tab(quick, "engine")
     expect(quick.locator("#jet-request-history tbody tr").first).to_contain_text("length")
     time = quick.locator("#jet-request-history time").first
     here = time.evaluate("(time) => new Date(time.dateTime).toLocaleTimeString()")
     expect(time).to_have_text(here)
     with quick.expect_download() as download:
-        quick.click("#jet-tab-panel-history >> text=Save as csv")
+        quick.click("#jet-tab-panel-engine >> text=Save as csv")
     assert download.value.suggested_filename == "requests.csv"
 
 
@@ -591,7 +591,7 @@ def test_the_tabs_fit_every_screen(quick: Page) -> None:
     expect_unlocked(quick)
     for width in (390, 1600):
         quick.set_viewport_size({"width": width, "height": 900})
-        for drawer in ("guidance", "branches", "stories", "history", "report", "keys", "settings"):
+        for drawer in ("guidance", "branches", "stories", "engine", "tools", "settings"):
             select_tab(quick, drawer)
             expect_nothing_outside(quick, width)
 

@@ -23,7 +23,7 @@ def components(served: Served, kind: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("label", "field"),
     [
-        ("Maximum new tokens", "max_new_tokens"),
+        ("Length in tokens", "max_new_tokens"),
         ("Temperature", "temperature"),
         ("Top-p", "top_p"),
         ("Top-k, 0 for all", "top_k"),
@@ -52,7 +52,7 @@ def test_a_dozen_openings_each_with_a_button(served: Served) -> None:
     assert len({opening.text for opening in openings}) == 12
     html = "".join(str(shown) for shown in components(served, "html"))
     for opening in openings:
-        assert f'data-opening="{opening.text}">{opening.genre}</button>' in unescape(html)
+        assert f'data-opening="{opening.text}"' in unescape(html) and f">{opening.genre}<" in html
         assert 30 < len(opening.text) < 400
         assert opening.text == opening.text.strip()
 

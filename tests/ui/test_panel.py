@@ -205,7 +205,7 @@ def test_hostile_text_is_shown_as_text() -> None:
 
 def test_the_page_names_what_runs_on_what_under_which_license() -> None:
     assert text_of(about(CPU)) == (
-        "stand-in &lt;model&gt; , 22.0 million parameters a processor, 2 threads, float32 license: Apache-2.0"
+        "stand-in &lt;model&gt; 22.0 million parameters a processor, 2 threads, float32 license: Apache-2.0"
     )
 
 
