@@ -35,6 +35,7 @@ from jet.engine.banned import BannedGuard, HeldToken, matcher_of, text_before
 from jet.engine.prefill_policy import ChunkedPrefillPolicy
 from jet.engine.scheduler import QueueFullError, Scheduler
 from jet.engine.stream import Channel, LocalStream
+from jet.engine.text.counting import PromptCounting
 from jet.engine.text.detokenizer import Detokenizer
 from jet.engine.text.ending import Ending, make_ending, overrun_tokens
 from jet.engine.text.healing import Healing, HealingPath, Node, NoPathError
@@ -277,8 +278,10 @@ class _RequestState:
         self.state_bytes: dict[str, int] = {}
 
 
-class LocalEngine:
+class LocalEngine(PromptCounting):
     """The engine that runs a model in this process; implements `jet.api.Engine`."""
+
+    _tokenizer: Tokenizer
 
     def __init__(
         self,
@@ -394,19 +397,6 @@ class LocalEngine:
             active, queued = len(self._scheduler.running), len(self._scheduler.waiting)
         reading = asdict(self._read_memory())
         return replace(self._info, active_requests=active, queued_requests=queued, **reading)
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
-        return self._tokenizer.count(text)
-
-    def count_prompt(self, request: Request) -> int:
-        """Return the number of tokens of a request's prompt, with chat template and start token."""
-        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
-        return self._tokenizer.count_prompt(prompt, request.instruction, request.cache_salt)
-
-    def normalize_prompt(self, prompt: str) -> str:
-        """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
-        return self._tokenizer.normalize_prompt(prompt)
 
     def warm_up(self, request: Request) -> None:
         """Run a request and record its duration as `EngineInfo.warmup_s`. Raises WarmUpError if it fails."""

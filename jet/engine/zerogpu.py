@@ -27,6 +27,8 @@ from jet.engine import hub, loading
 from jet.engine.banned import matcher_of
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
+from jet.engine.text.counting import PromptCounting
+from jet.engine.text.tokenizer import StoryTokenizer
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.checkpoint import check_folder, read_config
 from jet.ops.availability import has_triton
@@ -92,8 +94,10 @@ def _compile_ahead(folder: str, config: LocalConfig) -> None:
         log.warning("Kernels are not compiled ahead: %s", error)
 
 
-class ZeroGpuEngine:
+class ZeroGpuEngine(PromptCounting):
     """Implements `jet.api.Engine` without loading weights in this process."""
+
+    _tokenizer: StoryTokenizer
 
     def __init__(self, config: LocalConfig, name: str, generate: Generate) -> None:
         self._config = config
@@ -137,19 +141,6 @@ class ZeroGpuEngine:
         """Return the model's properties; of memory, only this process' own."""
         reading = hardware.read_process_memory()
         return replace(self._info, process_memory_bytes=reading.process_memory_bytes)
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
-        return self._tokenizer.count(text)
-
-    def count_prompt(self, request: Request) -> int:
-        """Return the number of tokens of a request's prompt, with chat template and start token."""
-        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
-        return self._tokenizer.count_prompt(prompt, request.instruction, request.cache_salt)
-
-    def normalize_prompt(self, prompt: str) -> str:
-        """Return a prompt as the model gets it with `Request.healing`: trailing blanks may change."""
-        return self._tokenizer.normalize_prompt(prompt)
 
     def close(self, reason: str = "") -> None:
         """Accept no more requests; running ones go on until their consumers end them."""

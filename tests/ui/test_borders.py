@@ -50,15 +50,6 @@ class ScriptedEngine(StandInEngine):
 
 
 @pytest.fixture
-def source() -> Iterator[StandInSource]:
-    source = StandInSource()
-    source.stand_in.tokens_per_second = 2000
-    yield source
-    source.load()
-    source.stand_in.close()
-
-
-@pytest.fixture
 def scripted() -> StandInSource:
     source = StandInSource()
     source.stand_in = ScriptedEngine()

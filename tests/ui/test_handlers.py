@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -27,15 +27,6 @@ from tests.ui.stand_in import StandInSource
 
 CONTROLS = (40, 0.8, 0.95, 0, 0.05, 1.05, "")
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
-
-
-@pytest.fixture
-def source() -> Iterator[StandInSource]:
-    source = StandInSource()
-    source.stand_in.tokens_per_second = 2000
-    yield source
-    source.load()
-    source.stand_in.close()
 
 
 class Tab:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +17,6 @@ from tests.ui.stand_in import StandInSource
 from tests.ui.test_handlers import Tab
 
 KEY = "0123456789abcdef0123456789abcdef.lx1abcd"
-
-
-@pytest.fixture
-def source() -> Iterator[StandInSource]:
-    source = StandInSource()
-    source.stand_in.tokens_per_second = 2000
-    yield source
-    source.load()
-    source.stand_in.close()
 
 
 def salts(source: StandInSource, hosting: Hosting, *tabs: tuple[str, dict[str, str], str]) -> list[str]:

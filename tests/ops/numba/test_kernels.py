@@ -22,6 +22,7 @@ from jet.ops.numba.bound_operation import array
 from jet.ops.quantization import GROUP_SIZE, SCHEMES, QuantizedTensor, quantize
 from jet.ops.reference import JetSizes
 from tests.networks import small_model
+from tests.ops.jet_sizes import JET_SIZES
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = [1, 2, 3]
@@ -285,17 +286,6 @@ def test_embed(rows: int, c: int, head_dim: int, dtype: torch.dtype, index: torc
 
 
 # --- JetBlock --------------------------------------------------------------------------------------------
-
-# heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
-JET_SIZES = [
-    JetSizes(2, 96, 32, 48, 4),
-    JetSizes(3, 20, 16, 10, 4),
-    JetSizes(1, 7, 24, 33, 2),
-    JetSizes(2, 33, 17, 5, 3),
-    JetSizes(1, 256, 16, 16, 8),
-    JetSizes(3, 64, 128, 48, 4),
-    JetSizes(2, 8, 9, 7, 1),
-]
 
 
 def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tensor | JetSizes]:

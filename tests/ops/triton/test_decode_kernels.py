@@ -27,6 +27,7 @@ from jet.ops.triton import int_gemv as coded_kernels
 from jet.ops.triton import jet_step as jet_kernels
 from jet.ops.triton.gemv_config import QUANTIZED_CONFIGS, GemvConfig, default_gemv_config, gemv_config_for
 from tests.networks import small_model
+from tests.ops.jet_sizes import JET_SIZES
 
 pytestmark = pytest.mark.thorough
 
@@ -352,16 +353,6 @@ def test_tiles_of_codes_are_mostly_full_or_measured(kind, n, c, scheme) -> None:
     assert config.block_k & (config.block_k - 1) == 0
     if c > 64 and (scheme, kind) not in QUANTIZED_CONFIGS:
         assert -weight.row_bytes % config.block_k <= weight.row_bytes / 8
-
-
-# heads, key, value, generator, width: the 2B network's proportions, and awkward ones.
-JET_SIZES = [
-    JetSizes(2, 96, 32, 48, 4),
-    JetSizes(3, 20, 16, 10, 4),
-    JetSizes(1, 7, 24, 33, 2),
-    JetSizes(2, 33, 17, 5, 3),
-    JetSizes(1, 256, 16, 16, 8),
-]
 
 
 def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tensor | JetSizes]:
