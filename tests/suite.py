@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+TESTS = Path(__file__).parent
 PROCESSES = min(4, os.cpu_count() or 1)
 PARTS = {
     "one after the other": ("alone", []),
@@ -39,16 +41,33 @@ def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
     """Return the commands of the parts, by name. Raises ValueError for a selection that is not in `WHICH`."""
     if which not in WHICH:
         raise ValueError(f"Tests are {', '.join(WHICH)}, not {which!r}.")
-    return {
+    found = {
         name: ["-m", marks + WHICH[which], *options, *arguments] for name, (marks, options) in PARTS.items()
     }
+    if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        found["one after the other"] += files_alone()  # importing all others takes longer than these run
+    return found
+
+
+def files_alone() -> list[str]:
+    """Return the files that have tests which run alone."""
+    return sorted(str(path) for path in TESTS.rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the parts and of all that tests start, with compiled modules kept.
+
+    Where the environment says not to keep them, every process compiles the package and all tests again.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def main(which: str, *arguments: str) -> int:
     codes = []
     for name, part in commands(which, list(arguments)).items():
         print(f"\nTests {name}:", flush=True)
-        codes.append(subprocess.run([sys.executable, "-m", "pytest", *part]).returncode)
+        run = subprocess.run([sys.executable, "-m", "pytest", *part], env=environment())
+        codes.append(run.returncode)
     if which == "everyday":
         print("\nThe thorough tests were left out: `make test-thorough` has them.", flush=True)
     return verdict(codes)
