@@ -41,6 +41,7 @@ import {
 import { shownText, updateText } from "./highlights.js";
 import * as lengthChoice from "./length_choice.js";
 import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
+import * as neverWrite from "./never_write.js";
 import * as notices from "./notices.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as preferences from "./preferences.js";
@@ -67,6 +68,7 @@ const MODULES = [
   { install: installEditor },
   storage,
   preferences,
+  neverWrite,
   sessionRestore,
   stopOnTyping,
   alternatives,

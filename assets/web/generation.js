@@ -17,6 +17,7 @@ import { press, refreshButtons } from "./controls.js";
 import { byId, field } from "./dom.js";
 import { editor, focusIfLost, placeCaret } from "./editor.js";
 import { parseObject } from "./event_stream.js";
+import { bannedFields } from "./never_write.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as stopOnTyping from "./stop_on_typing.js";
 import { saveSoon } from "./storage.js";
@@ -128,6 +129,7 @@ export function generationCommand() {
     ...(stopOnTyping.isStopping() ? { unwanted: true } : {}),
     settings: sampling,
     stops: field("jet-stops").value.split("\n").filter(Boolean),
+    ...bannedFields(),
     alternatives: field("jet-alternatives").checked,
   }));
 }

@@ -9,6 +9,7 @@ from jet.story.offsets import to_utf16
 from jet.ui import format
 from jet.ui.commands import Command
 from jet.ui.generation import GenerationState
+from jet.ui.never_write import ENDED_BEFORE
 
 CONTINUE_LABEL = "Yes, continue"
 FINISH_LABEL = "Finish it"
@@ -20,9 +21,12 @@ def end_reply(state: GenerationState, command: Command, document: Document) -> d
     messages, reply = list(state.remarks), dict[str, Any]()
     stats = state.stats
     if not state.characters and stats.finish_reason is not None and stats.error is None:
-        messages.insert(0, format.describe_empty_result(stats))
+        is_banned = stats.finish_reason == "banned"
+        messages.insert(0, ENDED_BEFORE if is_banned else format.describe_empty_result(stats))
         if stats.finish_reason == "stop":
             reply["offer"] = {"label": CONTINUE_LABEL, "write": _continue_command(state, command, document)}
+    elif stats.finish_reason == "banned":
+        messages.insert(0, ENDED_BEFORE)
     elif state.unfinished and state.start is not None:
         at = to_utf16(document.text, state.start + state.characters)
         messages.insert(0, CUT_BACK)

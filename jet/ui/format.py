@@ -12,6 +12,7 @@ _FINISHED = {
     "stop": "The story has ended",
     "stop_string": "Stop string found",
     "length": "Done",
+    "banned": "Stopped before what you never want",
     "context": "Context full",
     "aborted": "Stopped",
     "deadline": "Time limit reached",

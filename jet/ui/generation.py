@@ -24,6 +24,7 @@ from jet.story.siblings import seeds_at
 from jet.ui import branch_messages
 from jet.ui.commands import Command, parse_about, parse_stops, parse_unfinished
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
+from jet.ui.never_write import parse_banned
 from jet.ui.sessions import FinishedRequest, Session
 from jet.ui.streamed_request import StreamedRequest, merge_streams
 
@@ -142,6 +143,7 @@ class GenerationService:
         with ExitStack() as stack:
             try:
                 session.document.stops = parse_stops(command.fields)
+                banned = parse_banned(command.fields)
                 samplings = _samplings(
                     command, _with_unused_seed(session.document, command, sampling, remarks)
                 )
@@ -151,7 +153,7 @@ class GenerationService:
                     remarks += branch_messages.describe_left_behind(session.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
-                requests = self._submit(session, command, continuations, samplings)
+                requests = self._submit(session, command, continuations, samplings, banned)
             except (StoryError, RequestError) as error:
                 raise GenerationError(str(error)) from None
             session.requests = requests
@@ -248,6 +250,7 @@ class GenerationService:
         command: Command,
         continuations: list[Continuation],
         samplings: list[SamplingParams],
+        banned: tuple[str, ...],
     ) -> list[StreamedRequest]:
         with_alternatives = _with_alternatives(command)
         guidance, stops = session.document.guidance, session.document.stops
@@ -268,6 +271,8 @@ class GenerationService:
                     session.cache_salt,
                     healing=continuation.cuts and not continuation.starts_at_token_boundary,
                     min_tokens=MIN_TOKENS_PAST_END if past_end else 0,
+                    banned=banned,
+                    stop_strings=tuple(stops),
                 ),
                 prepare,
                 stops,

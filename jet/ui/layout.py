@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
 from jet.api import SamplingParams
-from jet.ui import length, panel, tabs, views
+from jet.ui import length, never_write, panel, tabs, views
 from jet.ui.reporting import ReportState
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -93,6 +93,7 @@ def build_layout() -> Page:
                         controls, last_seed, reuse_seed = _controls()
                     _html(tabs.neutral_preset())
                     _html(tabs.extra_settings())
+                    _html(never_write.control())
                 _html(tabs.tab_panels())
                 with _tab_panel("engine"):
                     _html(tabs.engine_head())
