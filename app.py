@@ -74,6 +74,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="generate on an OpenAI-compatible server instead, for example http://localhost:30000/v1; "
         "JET_ENGINE_KEY holds its API key",
     )
+    parser.add_argument(
+        "--gpus",
+        metavar="all|LIST",
+        help="an engine process for each GPU, and a router if sglang-router is installed: all, or a list "
+        "like 0,1 (docs/scaling.md)",
+    )
     parser.add_argument("--host", default=None, help="address to listen on; 0.0.0.0 for other machines too")
     parser.add_argument("--port", default=None, type=_port, help="port to listen on (default: a free one)")
     states = parser.add_argument_group("states of stories", "described in docs/hosting.md")
@@ -118,6 +124,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     hosting.add_argument("--auth", type=Path, default=None, metavar="FILE", help="accounts that may log in")
     hosting.add_argument(
+        "--behind-router",
+        action="store_true",
+        default=False,
+        help="all connections are a router's: share cached text by key and user alone",
+    )
+    hosting.add_argument(
         "--proxies", type=_count, default=None, metavar="N", help="number of reverse proxies in front"
     )
     options = parser.parse_args(arguments)
@@ -127,6 +139,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = [option for name, option in local.items() if name in options]
     if "url" in options and given:
         parser.error(f"{given[0]} says how a model runs here; with --engine-url it runs elsewhere")
+    if "gpus" in options and (other := [name for name in ("url", "device") if name in options]):
+        name = {"url": "--engine-url", "device": "--device"}[other[0]]
+        parser.error(f"--gpus starts an engine on each GPU, and {name} says where one runs: give one of them")
     return options
 
 
@@ -161,6 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(options: dict[str, Any]) -> int:
     """Open the page, load the model behind it, and serve until told to stop. Returns the exit code."""
+    if "gpus" in options:
+        return serve_many(options)
     host, port, api_only = options.pop("host"), options.pop("port"), options.pop("api_only")
     if (problem := _check_environment()) is not None:
         return _fail(problem)
@@ -231,6 +248,22 @@ def serve(options: dict[str, Any]) -> int:
     return 0
 
 
+def serve_many(options: dict[str, Any]) -> int:
+    """Run an engine process for each GPU, with a router and the page in front. Returns the exit code."""
+    import torch
+
+    from jet.server.binding import AddressError
+    from jet.server.replicas import ReplicasError, serve_replicas
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        return serve_replicas(options, Path(__file__).resolve(), torch.cuda.device_count, say)
+    except (ReplicasError, AddressError) as error:
+        return _fail(str(error))
+
+
 def _zerogpu_package() -> ModuleType | None:
     """Import and return the package `spaces` on a ZeroGPU Space, before torch is imported; None elsewhere."""
     if "SPACES_ZERO_GPU" not in os.environ:
@@ -269,11 +302,13 @@ def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
     base = PUBLIC if options.pop("public") or space else Limits()
     limits = read_limits(base, options.pop("limit"))
     accounts, proxies = options.pop("auth"), options.pop("proxies")
+    behind_router = options.pop("behind_router")
     keys, origins = options.pop("api_key"), options.pop("cors")
     return Hosting(
         limits,
         accounts=None if accounts is None else Accounts.read(accounts),
         proxies=int(space) if proxies is None else proxies,
+        behind_router=behind_router,
         metrics_token=read_secret(TOKEN_VARIABLE),
         api=ApiOptions(None if keys is None else Keys.read(keys), tuple(origins)),
         states=states,
@@ -391,7 +426,9 @@ def _fail(message: str) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        code = main()
+        gc.freeze()  # nothing is collected at the end: it takes seconds
+        sys.exit(code)
     except Exception as error:
         _restart_without_damaged_bytecode(error)
         raise

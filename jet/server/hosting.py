@@ -35,6 +35,7 @@ class Hosting:
         accounts: accounts that may log in; None lets everybody in.
         proxies: number of reverse proxies in front.
         metrics_token: bearer token for /metrics; None leaves the metrics open.
+        behind_router: whether all connections are a router's; prefixes are then shared by key and user.
         api: how OpenAI's API is offered beside the page.
         states: where the states of stories are stored; None for nowhere.
         limiter, metrics: made from these.
@@ -44,6 +45,7 @@ class Hosting:
     accounts: Accounts | None = None
     proxies: int = 0
     metrics_token: str | None = field(default=None, repr=False)
+    behind_router: bool = False
     api: ApiOptions = field(default_factory=ApiOptions)
     states: StateFolder | None = None
     limiter: AdmissionLimiter = field(init=False)
@@ -94,7 +96,7 @@ class Hosting:
         if service is None:
             return [guard]
         api = Middleware(ApiFirst, api=make_app(service), documented=service.options.documented)
-        return [Middleware(NameConnections, shared=not self.proxies), guard, api]
+        return [Middleware(NameConnections, shared=not (self.proxies or self.behind_router)), guard, api]
 
     def offer_api(self, source: EngineHandle) -> None:
         """Serve the API on the engine of `source`, beside the page and within the same limits."""

@@ -142,7 +142,7 @@ def test_a_metrics_token_is_the_same_with_blanks_around_it(
     token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JET_METRICS_TOKEN", token)
-    hosting = app._hosting(vars(app.read_options([])))
+    hosting = app._hosting(vars(app.read_options([])), api_only=True)
     assert "metrics-token" not in repr(hosting)
 
     def status(said: str) -> int:

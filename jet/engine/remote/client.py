@@ -115,7 +115,7 @@ class _RemoteRequest:
         self.boundary = WhitespaceBoundary(request.prompt, prompt)
         self.meter = DecodeMeter(time.monotonic())
         self.phase = "queued"
-        self.prompt_tokens = 0
+        self.prompt_tokens = self.cached_tokens = 0
         self.is_counted = False  # whether the server counts tokens
         self.stopped = False
         self.reason: str | None = None  # the server's finish reason
@@ -363,6 +363,8 @@ class RemoteEngine:
         if chunk.prompt_tokens and chunk.prompt_tokens != req.prompt_tokens:
             req.prompt_tokens = chunk.prompt_tokens
             self._budget.count(req.request.prompt, chunk.prompt_tokens)
+        if chunk.cached_tokens is not None:
+            req.cached_tokens = min(chunk.cached_tokens, req.prompt_tokens)
         if chunk.tokens_so_far or (chunk.tokens_so_far is not None and not chunk.text):
             req.is_counted = True
             return max(0, chunk.tokens_so_far - req.meter.tokens)
@@ -387,6 +389,7 @@ class RemoteEngine:
             tokens=req.meter.tokens,
             tokens_estimated=not req.is_counted,
             prompt_tokens=req.prompt_tokens,
+            cached_tokens=req.cached_tokens,
             tokens_per_second=req.meter.tokens_per_second,
             mean_tokens_per_second=req.meter.mean_tokens_per_second,
             time_to_first_token_s=req.meter.time_to_first_token_s,

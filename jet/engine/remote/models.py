@@ -8,7 +8,14 @@ from dataclasses import replace
 import anyio
 import httpx
 
-from jet.engine.remote.protocol import ProtocolError, ServedModel, read_models, read_properties
+from jet.engine.remote.protocol import (
+    ROUTER,
+    ProtocolError,
+    ServedModel,
+    read_model_info,
+    read_models,
+    read_properties,
+)
 from jet.engine.remote.responses import RemoteError, error_from_status, next_address
 from jet.engine.remote.transport import Server, unreachable
 
@@ -37,7 +44,10 @@ async def ask_models(
         model = read_models(answer.text, wanted)
     except ProtocolError as error:
         raise RemoteError(f"The engine’s server cannot be used: {error}.") from None
-    return model if model.context else replace(model, context=await _ask_context(client, patience_s))
+    if model.context:
+        return model
+    context, kind = await _ask_further(client, patience_s, model.server == ROUTER)
+    return replace(model, context=context, server=kind or model.server)
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
@@ -50,12 +60,16 @@ async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
     raise RemoteError(CIRCLES)
 
 
-async def _ask_context(client: httpx.AsyncClient, patience_s: float) -> int | None:
-    """Ask llama.cpp's `/props` for the context; None for other servers."""
+async def _ask_further(client: httpx.AsyncClient, patience_s: float, routed: bool) -> tuple[int | None, str]:
+    """Ask for the context and the kind of server where the list of models has none; None and "" if unknown.
+
+    llama.cpp has `/props`, and a router passes `/get_model_info` on to one of its engines.
+    """
     root = client.base_url
     if root.path.endswith("/v1/"):
         root = root.copy_with(path=root.path.removesuffix("v1/"))
     with suppress(httpx.HTTPError, TimeoutError), anyio.fail_after(patience_s):
-        answer = await client.get(root.join("props"))
-        return read_properties(answer.text) if answer.status_code == 200 else None
-    return None
+        answer = await client.get(root.join("get_model_info" if routed else "props"))
+        if answer.status_code == 200:
+            return (read_model_info if routed else read_properties)(answer.text)
+    return None, ""

@@ -6,6 +6,7 @@ which they name differently or lack, and in the format of log-probabilities.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 from jet.api import Request, RequestError, SamplingParams, TokenLogprob, TokenLogprobs
 from jet.credentials import redact
 
+ROUTER = "local"  # what SGLang's router calls the owner of models
 OUR_SERVER = "jet-stories"  # what this program's own API calls itself
 UNKNOWN_CONTEXT = 4096  # tokens, for servers that do not report their context
 SHOWN_CHARACTERS = 300  # most characters shown of a server's message
@@ -84,6 +86,7 @@ class CompletionChunk:
         tokens: the number of new tokens, from log-probabilities; None if unknown.
         tokens_so_far: the server's count of generated tokens; None if not in this event.
         prompt_tokens: the server's count of prompt tokens; None if not in this event.
+        cached_tokens: how many of them the server had in memory; None if not in this event.
         finish_reason: set in the last event with text: "stop", "length", "banned", or the server's own word.
         oddity: what is wrong with an event without content; "" for keep-alive events.
     """
@@ -93,6 +96,7 @@ class CompletionChunk:
     tokens: int | None = None
     tokens_so_far: int | None = None
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
     finish_reason: str | None = None
     oddity: str = ""
 
@@ -122,14 +126,23 @@ def read_models(answer: str, wanted: str | None) -> ServedModel:
     )
 
 
-def read_properties(answer: str) -> int | None:
-    """Parse llama.cpp's answer to `/props`; return the context in tokens, None if it has none."""
+def read_model_info(answer: str) -> tuple[int | None, str]:
+    """Parse an engine's `/get_model_info`; return context and kind of server, None and "" if not told."""
     try:
         said = _object(answer)
     except ProtocolError:
-        return None
+        return None, ""
+    return _context(said), OUR_SERVER if said.get("owned_by") == OUR_SERVER else ""
+
+
+def read_properties(answer: str) -> tuple[int | None, str]:
+    """Parse llama.cpp's `/props`; return the context in tokens and no kind of server, which is known."""
+    try:
+        said = _object(answer)
+    except ProtocolError:
+        return None, ""
     settings = said.get("default_generation_settings")
-    return _context({**said, **(settings if isinstance(settings, dict) else {})})
+    return _context({**said, **(settings if isinstance(settings, dict) else {})}), ""
 
 
 def _context(said: Mapping[str, Any]) -> int | None:
@@ -174,6 +187,8 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
         body["banned"] = list(request.banned)
     if request.top_logprobs:
         body["logprobs"] = request.top_logprobs
+    if request.cache_salt:
+        body["user"] = public_name(request.cache_salt)
     if request.min_tokens:
         body["min_tokens"] = request.min_tokens  # supported by vLLM and SGLang, ignored by others
     if request.stop_token_ids:
@@ -181,6 +196,14 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
     if request.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in request.logit_bias}
     return body
+
+
+def public_name(cache_salt: str) -> str:
+    """Return a name for the user of a salt, by which a server may share prefixes and limit requests.
+
+    It tells nothing of the salt, which is a secret, and is the same in every process of one page.
+    """
+    return hashlib.sha256(b"jet user\0" + cache_salt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
@@ -197,11 +220,13 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
     if said.get("error") or said.get("object") == "error":
         raise ServerError(error_message(data))
     choices, usage = said.get("choices"), said.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
     tokens_so_far, prompt_tokens = (
-        (_count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens")))
-        if isinstance(usage, dict)
-        else (None, None)
+        _count(counts.get("completion_tokens")),
+        _count(counts.get("prompt_tokens")),
     )
+    details = counts.get("prompt_tokens_details")
+    cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     if choices is None and "choices" not in said and not isinstance(usage, dict):
         return CompletionChunk(oddity="an event has no choices")
     if choices is not None and not isinstance(choices, list):
@@ -217,6 +242,7 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
         len(logprobs) if logprobs else None,
         tokens_so_far,
         prompt_tokens,
+        cached_tokens,
         "banned" if choice.get("stop_reason") == "banned" else _finish_reason(choice.get("finish_reason")),
     )
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from jet.server.middleware import App, MoreRoutes, Receive, Scope, Send
-from jet.server.openai import kobold, listing
+from jet.server.openai import kobold, listing, probes
 from jet.server.openai.chat import chat
 from jet.server.openai.completions import complete
 from jet.server.openai.documents import page_of
@@ -68,6 +68,7 @@ def make_app(service: ApiService) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(Exception, _fail)
     _add_openai(app, service)
+    _add_probes(app, service)
     _add_kobold(app, service)
     if service.options.documented:
         _add_documents(app)
@@ -114,6 +115,25 @@ def _add_openai(app: FastAPI, service: ApiService) -> None:
     async def health(request: Request) -> Response:
         """Say whether requests are served: 200, or 503 while the model is loaded and before the end."""
         return await listing.health(service, request)
+
+
+def _add_probes(app: FastAPI, service: ApiService) -> None:
+    @app.get("/get_server_info", include_in_schema=False)
+    @app.get("/server_info", tags=["Server"])
+    async def server_info(request: Request) -> Response:
+        """Tell a router the name of the model and the sizes of this engine."""
+        return await probes.server_info(service, request)
+
+    @app.get("/get_model_info", include_in_schema=False)
+    @app.get("/model_info", tags=["Server"])
+    async def model_info(request: Request) -> Response:
+        """Tell a router the kind of the model."""
+        return await probes.model_info(service, request)
+
+    @app.get("/get_load", tags=["Server"])
+    async def load(request: Request) -> Response:
+        """Tell a router how many requests run and wait."""
+        return await probes.load(service, request)
 
 
 def _add_kobold(app: FastAPI, service: ApiService) -> None:

@@ -6,7 +6,7 @@ import re
 
 _MODEL = r"[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*"
 READ = re.compile(
-    rf"/v1/models(/{_MODEL})?|/health|/tokenizer_info"
+    rf"/v1/models(/{_MODEL})?|/health|/tokenizer_info|/(get_)?(server|model)_info|/get_load"
     r"|/api/v1/(model|info/version|config/max_(context_)?length)"
     r"|/api/extra/(version|true_max_context_length|perf|generate/check)"
 )

@@ -82,6 +82,23 @@ def test_what_is_asked_for(server: FaultyServer, engine: RemoteEngine) -> None:
     }
 
 
+def test_the_user_is_named_without_telling_the_salt_and_what_was_cached_is_told(
+    server: FaultyServer, engine: RemoteEngine
+) -> None:
+    def tell(answer: Answer) -> None:
+        answer.head()
+        usage = {"prompt_tokens": 7, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 5}}
+        answer.event({"choices": [{"index": 0, "text": " upon"}], "usage": usage})
+        answer.done("stop", tokens=1)
+
+    server.answer(tell)
+    salts = ("secret of a tab", "secret of a tab", "another's")
+    chunks = [list(engine.submit(Request("Once", PLAIN, cache_salt=salt))) for salt in salts]
+    names = [body["user"] for body in server.bodies]
+    assert names[0] == names[1] != names[2] and "secret" not in str(server.bodies)
+    assert chunks[0][-1].stats.cached_tokens == 5
+
+
 def test_settings_beyond_openai_are_sent_where_they_do_something(
     server: FaultyServer, engine: RemoteEngine
 ) -> None:
