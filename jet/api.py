@@ -42,6 +42,20 @@ class SamplingParams:
         xtc_threshold: of the tokens at least this likely, XTC keeps only the least likely.
         presence_penalty: taken from the logits of all tokens that the answer has.
         frequency_penalty: taken from their logits once for each time that the answer has them.
+        top_n_sigma: keep tokens whose logits are at most this many standard deviations below the largest; 0
+            is off.
+        typical_p: keep the tokens whose surprise is nearest to the entropy, with this probability together; 1
+            is off.
+        dynatemp_range: the temperature varies by this, up and down, with the entropy; 0 is off.
+        dynatemp_exponent: of the normalized entropy, for `dynatemp_range`.
+        mirostat: 2 holds the surprise of drawn tokens near `mirostat_tau` and takes the place of all other
+            filters; 0 is off.
+        mirostat_tau: surprise in bits.
+        mirostat_eta: how quickly mirostat learns.
+        adaptive_target: draw tokens of about this probability, on the average; negative is off.
+        adaptive_decay: how much of its past adaptive-p remembers.
+        sampler_order: names of samplers with ";" between them, in the order to apply them; samplers that are
+            not named are off. "" is the order of `docs/samplers.md`.
         max_new_tokens: stop after this many tokens.
         seed: the same prompt, parameters and seed give the same text; None draws a seed.
         end_at: "none" ends after exactly `max_new_tokens`. "sentence", "paragraph" or "scene" lets the text
@@ -61,6 +75,16 @@ class SamplingParams:
     xtc_threshold: float = 0.1
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
+    sampler_order: str = ""
     max_new_tokens: int = 400
     seed: int | None = None
     end_at: str = "none"
@@ -78,15 +102,53 @@ class SamplingParams:
         _check_number("xtc_threshold", self.xtc_threshold, 0.0, 0.5)
         _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check_number("top_n_sigma", self.top_n_sigma, 0.0, 100.0)
+        _check_number("typical_p", self.typical_p, 0.0, 1.0, above_low=True)
+        _check_number("dynatemp_range", self.dynatemp_range, 0.0, 5.0)
+        _check_number("dynatemp_exponent", self.dynatemp_exponent, 0.0, 10.0, above_low=True)
+        if self.mirostat not in (0, 2):
+            raise RequestError(f"mirostat must be 0 (off) or 2, not {self.mirostat!r}.")
+        _check_number("mirostat_tau", self.mirostat_tau, 0.0, 20.0)
+        _check_number("mirostat_eta", self.mirostat_eta, 0.0, 1.0)
+        _check_number("adaptive_target", self.adaptive_target, -1.0, 1.0)
+        _check_number("adaptive_decay", self.adaptive_decay, 0.0, 0.99)
+        check_order(self.sampler_order)
         _check_integer("max_new_tokens", self.max_new_tokens, 1, 1_000_000)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED)
         if self.end_at not in END_AT:
             raise RequestError(f"end_at must be one of {', '.join(END_AT)}, not {self.end_at!r}.")
 
+    @property
+    def uses_chain(self) -> bool:
+        """Return whether a sampler is in use that the plain filters do not have, or another order."""
+        return bool(
+            self.top_n_sigma
+            or self.typical_p < 1
+            or self.dynatemp_range
+            or self.mirostat
+            or self.adaptive_target >= 0
+            or self.sampler_order
+        )
+
     def with_seed(self) -> SamplingParams:
         """Return the same parameters, with a random seed if there was none."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**31))
+
+
+SAMPLERS = ("top_n_sigma", "temperature", "typical_p", "top_k", "top_p", "min_p", "xtc")
+
+
+def check_order(order: str) -> None:
+    """Raise RequestError if these are not names of samplers, each once, with ";" between them."""
+    if not isinstance(order, str):
+        raise RequestError(f"sampler_order must be names with ; between them, not {order!r}.")
+    names = order.split(";") if order else []
+    if unknown := [name for name in names if name not in SAMPLERS]:
+        known = ", ".join(SAMPLERS)
+        raise RequestError(f"sampler_order can name {known}, not {unknown[0][:40]!r}.")
+    if len(set(names)) < len(names):
+        raise RequestError("sampler_order names a sampler twice.")
 
 
 def _check_number(name: str, value: object, low: float, high: float, above_low: bool = False) -> None:

@@ -100,7 +100,8 @@ class CudaGraphDecoder:
         # The kernels bar and penalize tokens by changing logits, which log-probabilities must not show.
         noted = changed and sequence.top_logprobs > 0
         counts = sampling.presence_penalty or sampling.frequency_penalty
-        on_host = sampling.dry_multiplier or sampling.xtc_probability or counts or sequence.forbidden[1]
+        on_host = sampling.dry_multiplier or sampling.xtc_probability or sampling.uses_chain
+        on_host = on_host or counts or sequence.forbidden[1]
         if on_host or sequence.logit_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 

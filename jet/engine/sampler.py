@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jet.api import SamplingParams, TokenLogprobs
+from jet.engine.chain import Chain, SamplerStates
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import token_logprobs
 from jet.ops.dry import dry_penalties
@@ -62,10 +63,13 @@ class HostSampler:
         logit_bias: abc.Sequence[tuple[int, float]] = (),
         raw: bool = False,
         forbidden: tuple[abc.Sequence[int], int] = ((), 0),
+        states: SamplerStates | None = None,
     ) -> None:
         """`min_tokens`: no stop token is drawn before this many tokens.
 
         `forbidden`: tokens that are not drawn among the first ones, and how many those are.
+
+        `states`: those of samplers with a memory, by step, which outlast this object.
 
         `logit_bias` is added to logits before everything else. With `raw`, `sample` returns the logits before
         bias and penalties.
@@ -86,6 +90,7 @@ class HostSampler:
             self._token_mask = torch.zeros_like(special_tokens.xtc_special)[None]
         self._counts: Tensor | None = None  # float32 `[1, V]`, of the answer's tokens
         self._history: list[int] = []
+        self._chain = Chain(sampling, special_tokens.xtc_special, states) if sampling.uses_chain else None
 
     @property
     def token_mask(self) -> Tensor | None:
@@ -124,11 +129,25 @@ class HostSampler:
             allowed = allowed.index_fill(1, ids, -math.inf)
         stream = attempt_stream(len(barred))
         excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
-        chance = torch.tensor([uniform(sampling.seed, step, stream)], dtype=torch.float64).to(self._device)
-        token = int(
+        chance = uniform(sampling.seed, step, stream)
+        if self._chain is not None and sampling.temperature > 0:
+            token = self._chain.draw(allowed[0].double(), chance, step, excludes)
+        else:
+            token = self._draw_plainly(allowed, chance, excludes)
+        if self._token_mask is not None:
+            self._token_mask[0, token] = True
+        if self._counts is not None:
+            self._counts[0, token] += 1
+        if self._keeps_history:
+            self._history.append(token)
+        return token, given if self._raw else logits
+
+    def _draw_plainly(self, logits: Tensor, chance: float, excludes: bool) -> int:
+        sampling = self._sampling
+        return int(
             sample(
-                allowed,
-                chance,
+                logits,
+                torch.tensor([chance], dtype=torch.float64).to(self._device),
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
@@ -137,13 +156,6 @@ class HostSampler:
                 xtc_special=self._special_tokens.xtc_special,
             )
         )
-        if self._token_mask is not None:
-            self._token_mask[0, token] = True
-        if self._counts is not None:
-            self._counts[0, token] += 1
-        if self._keeps_history:
-            self._history.append(token)
-        return token, given if self._raw else logits
 
     def _add_bias(self, logits: Tensor) -> Tensor:
         if not len(self._biased):
@@ -195,6 +207,7 @@ def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> Host
         sequence.logit_bias,
         sequence.raw_logprobs,
         sequence.forbidden,
+        sequence.sampler_states,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from jet.api import SamplingParams, TokenLogprobs
 from jet.cache.host_pool import HostSnapshot
 from jet.cache.prefix_cache import CacheEntry
+from jet.engine.chain import SamplerStates
 from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath
 from jet.token_ids import Tokens
@@ -54,6 +55,7 @@ class Sequence:
         forbidden: token ids that are not drawn among the first tokens, and how many those are.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
+        sampler_states: of samplers with a memory, before the token of a step.
         guarded: whether drawn tokens may be taken back, so that marks are set.
         marks: snapshots to roll back to, shortest first.
         mark_salt: what isolates them in the prefix cache; "" before the first.
@@ -81,6 +83,7 @@ class Sequence:
     forbidden: tuple[abc.Sequence[int], int] = ((), 0)
     has_generated: bool = False
     num_accepted: int = 0
+    sampler_states: SamplerStates = field(default_factory=dict)
     guarded: bool = False
     marks: list[CacheEntry[Snapshot]] = field(default_factory=list)
     mark_salt: str = ""

@@ -52,7 +52,11 @@ from jet.story.tree import MAX_BRANCHES, Branch, Tree, check_length, check_name
 
 FORMAT, VERSION = "jet-stories", 1
 _DEFAULT_SAMPLING = SamplingParams()
-_LATER_SETTINGS = {"presence_penalty", "frequency_penalty", "end_at"}
+_LATER_SETTINGS = {
+    *("presence_penalty", "frequency_penalty", "end_at", "top_n_sigma", "typical_p", "dynatemp_range"),
+    *("dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "adaptive_target", "adaptive_decay"),
+    "sampler_order",
+}
 _OPTIONAL = ("secondary_keywords", "anti_keywords")  # of a lore entry, if there are none
 
 T = TypeVar("T")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from jet.api import MAX_SEED, Request, RequestError, SamplingParams
 from jet.story.pieces import normalize_line_breaks
@@ -46,8 +47,12 @@ def parse_settings(
     presence_penalty: object = DEFAULTS.presence_penalty,
     frequency_penalty: object = DEFAULTS.frequency_penalty,
     end_at: object = DEFAULTS.end_at,
+    **further: object,
 ) -> SamplingParams:
-    """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError."""
+    """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError.
+
+    `further`: other settings by name, of the types that their defaults have.
+    """
     return SamplingParams(
         temperature=_number("temperature", temperature),
         top_p=_number("top_p", top_p),
@@ -64,6 +69,7 @@ def parse_settings(
         max_new_tokens=_integer("max_new_tokens", max_new_tokens),
         seed=_seed(seed),
         end_at=_one_line("end_at", end_at),
+        **{name: _like(name, value) for name, value in further.items()},
     )
 
 
@@ -98,6 +104,12 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{name} must be a number, not {_quoted(value)}.")
     return value
+
+
+def _like(name: str, value: object) -> Any:
+    default = getattr(DEFAULTS, name)
+    parse = _one_line if isinstance(default, str) else _integer if isinstance(default, int) else _number
+    return parse(name, value)
 
 
 def _one_line(name: str, value: object) -> str:

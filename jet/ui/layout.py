@@ -12,6 +12,7 @@ from gradio.components.textbox import InputHTMLAttributes
 from jet.api import SamplingParams
 from jet.ui import length, never_write, panel, tabs, views
 from jet.ui.reporting import ReportState
+from jet.ui.sampler_controls import sampler_controls
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULTS = SamplingParams()
@@ -184,7 +185,11 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
         elem_id="jet-seed",
         buttons=[reuse],
     )
-    return {**sliders, "seed": seed, **_advanced_controls()}, gr.Textbox(visible=False), reuse
+    return (
+        {**sliders, "seed": seed, **_advanced_controls(), **_more_samplers()},
+        gr.Textbox(visible=False),
+        reuse,
+    )
 
 
 def _advanced_controls() -> dict[str, gr.Component]:
@@ -197,6 +202,11 @@ def _advanced_controls() -> dict[str, gr.Component]:
             "xtc_probability": _slider("XTC probability", 0, 1, DEFAULTS.xtc_probability, 0.05),
             "xtc_threshold": _slider("XTC threshold", 0, 0.5, DEFAULTS.xtc_threshold, 0.01),
         }
+
+
+def _more_samplers() -> dict[str, gr.Component]:
+    with gr.Accordion("More samplers", open=False, elem_id="jet-more-samplers"):
+        return sampler_controls()
 
 
 def _slider(

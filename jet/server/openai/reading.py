@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from jet.api import MAX_SEED, RequestError, SamplingParams
 from jet.server.openai.errors import ApiError, from_request_error, invalid, shown
+from jet.server.openai.sampler_order import order_of
 from jet.server.openai.schema import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling
 from jet.server.openai.spellings import HARMLESS, rename
 
@@ -22,7 +23,8 @@ NEUTRAL = SamplingParams(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetit
 _SAMPLERS = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
     *("dry_multiplier", "dry_base", "dry_allowed_length", "xtc_probability", "xtc_threshold"),
-    *("presence_penalty", "frequency_penalty"),
+    *("presence_penalty", "frequency_penalty", "top_n_sigma", "typical_p", "dynatemp_range"),
+    *("dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "adaptive_target", "adaptive_decay"),
 )
 _LARGE = 200_000  # bytes that are parsed in a thread: the event loop has others to serve
 MOST_TOKENS = 1_000_000  # that `SamplingParams` takes
@@ -102,6 +104,9 @@ def sampling_of(fields: Sampling, max_tokens: int) -> SamplingParams:
     }
     if values.get("top_k") == -1:
         values["top_k"] = 0
+    values["top_n_sigma"] = max(0.0, values.get("top_n_sigma", 0.0))
+    values["adaptive_target"] = max(-1.0, values.get("adaptive_target", -1.0))
+    values["sampler_order"] = order_of(fields.samplers)
     try:
         return SamplingParams(
             **{

@@ -55,6 +55,18 @@ class Sampling(_Fields):
     dry_allowed_length: Whole | None = None
     xtc_probability: Number | None = Field(None, description="Default 0: no XTC.")
     xtc_threshold: Number | None = None
+    top_n_sigma: Number | None = Field(None, description="Also nsigma. 0 or less is off, the default.")
+    typical_p: Number | None = Field(None, description="Default 1: off.")
+    dynatemp_range: Number | None = Field(None, description="Default 0: the temperature is fixed.")
+    dynatemp_exponent: Number | None = None
+    mirostat: Whole | None = Field(None, description="0 or 2. Default 0: off.")
+    mirostat_tau: Number | None = Field(None, description="Surprise in bits. Default 5.")
+    mirostat_eta: Number | None = Field(None, description="Learning rate. Default 0.1.")
+    adaptive_target: Number | None = Field(None, description="Negative is off, the default.")
+    adaptive_decay: Number | None = Field(None, description="Default 0.9.")
+    samplers: StrictStr | list[StrictStr] | list[StrictInt] | None = Field(
+        None, description="The samplers to use, in order: names, or KoboldAI's numbers. Default: all."
+    )
     presence_penalty: Number | None = Field(
         None, description="-2 to 2, taken from the logits of the answer's own tokens. Default 0."
     )

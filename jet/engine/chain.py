@@ -1,0 +1,80 @@
+"""Chain: draws one request's tokens through the samplers of `jet.ops.sampler_chain`, with their states.
+
+Mirostat and adaptive-p remember what was drawn. Their states belong to the request and are kept by step, so
+that a request whose tokens are taken back, or computed again, goes on with the state it had there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from jet.api import SamplingParams
+from jet.ops.sampler_chain import (
+    ORDER,
+    AdaptiveState,
+    ChainSettings,
+    adapt,
+    draw_from,
+    filter_row,
+    heat,
+    mirostat,
+    next_mu,
+)
+
+State = float | AdaptiveState | None
+SamplerStates = dict[int, State]  # the state before the token of a step; of the first, it is left out
+
+
+class Chain:
+    """The samplers of one request."""
+
+    def __init__(
+        self, sampling: SamplingParams, special: Tensor, states: SamplerStates | None = None
+    ) -> None:
+        """`special`: bool `[V]`, the tokens that XTC does not exclude. `states` is updated."""
+        self._sampling, self._special = sampling, special
+        self._states: SamplerStates = {} if states is None else states
+
+    def draw(self, row: Tensor, chance: float, step: int, excludes: bool) -> int:
+        """Draw token number `step` from float64 logits `[V]`; `excludes`: XTC excludes top choices.
+
+        Raises FloatingPointError if the largest logit is not finite.
+        """
+        sampling = self._sampling
+        order = tuple(sampling.sampler_order.split(";")) if sampling.sampler_order else ORDER
+        settings = ChainSettings(
+            sampling.temperature,
+            sampling.dynatemp_range,
+            sampling.dynatemp_exponent,
+            sampling.top_n_sigma,
+            sampling.typical_p,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.xtc_threshold if excludes else None,
+            order,
+        )
+        if sampling.mirostat:
+            row = filter_row(row, ChainSettings(order=()))  # only checks it
+            return self._draw_mirostat(heat(row, settings), chance, step)
+        row = filter_row(row, settings, self._special)
+        return draw_from(row, chance) if sampling.adaptive_target < 0 else self._adapt(row, chance, step)
+
+    def _draw_mirostat(self, row: Tensor, chance: float, step: int) -> int:
+        sampling, mu = self._sampling, self._states.get(step)
+        mu = mu if isinstance(mu, float) else 2 * sampling.mirostat_tau
+        kept = mirostat(row, mu)
+        token = draw_from(kept, chance)
+        self._states[step + 1] = next_mu(mu, kept, token, sampling.mirostat_tau, sampling.mirostat_eta)
+        return token
+
+    def _adapt(self, row: Tensor, chance: float, step: int) -> int:
+        sampling, state = self._sampling, self._states.get(step)
+        if not isinstance(state, AdaptiveState):
+            state = AdaptiveState.start(sampling.adaptive_target, sampling.adaptive_decay)
+        token = draw_from(adapt(row, sampling.adaptive_target, state), chance)
+        probability = math.exp(float(row.log_softmax(-1)[token]))
+        self._states[step + 1] = state.after(probability, sampling.adaptive_decay)
+        return token
