@@ -215,6 +215,8 @@ class Request:
         stop_token_ids_after: forbid `stop_token_ids` for this many tokens of the answer.
         banned: words and phrases that the answer never has; `jet.engine.text.banned_phrases` has the rules.
             Where one would be complete, the engine goes back to before it and goes on in another way.
+        word_bias: pairs of a word and a number that is added to the logits of its tokens; -100 bars it. See
+            `jet.engine.text.word_bias`. Only of local engines.
         stop_strings: texts that the caller cuts the answer at. The engine itself does not stop at them: a
             banned phrase must not come about by a cut.
     """
@@ -234,6 +236,7 @@ class Request:
     stop_token_ids: tuple[int, ...] = ()
     stop_token_ids_after: int = 0
     banned: tuple[str, ...] = ()
+    word_bias: tuple[tuple[str, float], ...] = ()
     stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -252,6 +255,12 @@ class Request:
             _check_integer("logit_bias: a token id", token, 0, 2**31 - 1)
             _check_number("logit_bias", bias, -100.0, 100.0)
         check_banned(self.banned)
+        if len(self.word_bias) > MAX_BANNED:
+            raise RequestError(f"At most {MAX_BANNED:,} words can have a bias, not {len(self.word_bias):,}.")
+        for word, bias in self.word_bias:
+            if not 0 < len(word) <= MAX_BANNED_CHARACTERS:
+                raise RequestError(f"A word with a bias has from 1 to {MAX_BANNED_CHARACTERS} characters.")
+            _check_number("word_bias", bias, -100.0, 100.0)
 
 
 @dataclass(frozen=True)

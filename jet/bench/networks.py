@@ -103,6 +103,10 @@ class IdTokenizer:
         """Return the number of ids in a text."""
         return len(_parse(text))
 
+    def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
+        """Return the ids in a text."""
+        return np.array(_parse(text), np.int32)
+
     def token_text(self, token: int, skip: int = 0) -> str:
         """Return the text of a token by itself, without its first `skip` bytes."""
         return (

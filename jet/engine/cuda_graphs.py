@@ -102,7 +102,7 @@ class CudaGraphDecoder:
         counts = sampling.presence_penalty or sampling.frequency_penalty
         on_host = sampling.dry_multiplier or sampling.xtc_probability or sampling.uses_chain
         on_host = on_host or counts or sequence.forbidden[1]
-        if on_host or sequence.logit_bias or noted:
+        if on_host or sequence.logit_bias or sequence.word_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:

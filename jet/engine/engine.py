@@ -39,6 +39,7 @@ from jet.engine.text.counting import PromptCounting
 from jet.engine.text.detokenizer import Detokenizer
 from jet.engine.text.ending import Ending, make_ending, overrun_tokens
 from jet.engine.text.healing import Healing, HealingPath, Node, NoPathError
+from jet.engine.text.word_bias import BiasedSequence, biased_sequences
 from jet.hardware import MemoryReading
 from jet.telemetry import DecodeMeter, Throttle
 from jet.token_ids import Tokens
@@ -84,6 +85,10 @@ class Runner(Protocol):
 
     def bias(self, sequence: Any, logit_bias: Sequence[tuple[int, float]], raw_logprobs: bool) -> None:
         """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
+        ...
+
+    def bias_words(self, sequence: Any, word_bias: tuple[BiasedSequence, ...]) -> None:
+        """Set the bias of words, as token sequences."""
         ...
 
     def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
@@ -194,6 +199,10 @@ class Tokenizer(Protocol):
         """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
         ...
 
+    def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
+        """Return the tokens of a text by itself. Raises RequestError."""
+        ...
+
 
 class StateStorage(Protocol):
     """Stores the states of finished requests, one at a time."""
@@ -251,6 +260,7 @@ class _RequestState:
         self.logit_bias, self.raw_logprobs = request.logit_bias, request.raw_logprobs
         self.stop_token_ids = frozenset(request.stop_token_ids)
         self.stop_token_ids_after = request.stop_token_ids_after
+        self.word_bias: tuple[BiasedSequence, ...] = ()
         self.prompt_logprobs = request.prompt_logprobs  # None once all have been sent
         self.healing = healing  # None once it has been drawn
         self.healed_end = healing  # the same, for good
@@ -296,6 +306,8 @@ class LocalEngine(PromptCounting):
         """`states` stores the states of finished requests while there are no others."""
         self._runner, self._states = runner, states
         self._tokenizer = tokenizer
+        # What begins a text must not come where no text may end: it would begin another one.
+        self._starting_tokens = frozenset(getattr(tokenizer, "start", ())) - tokenizer.stop_ids
         self._info = info
         self._options = options or EngineOptions()
         self._read_memory = read_memory
@@ -344,6 +356,8 @@ class LocalEngine(PromptCounting):
         room = self._info.context - req.prompt_tokens
         if req.max_new_tokens > room:
             req.max_new_tokens, req.length_reason = room, "context"
+        if request.word_bias:
+            req.word_bias = biased_sequences(request.word_bias, lambda text: self._tokenizer.ids_of(text))
         req.ending = make_ending(request, self._tokenizer.token_text)
         req.overrun = min(overrun_tokens(request.sampling), room - req.max_new_tokens)
         with self._changed:
@@ -516,12 +530,7 @@ class LocalEngine(PromptCounting):
             )
             if req.healing is not None:
                 self._runner.heal(req.sequence, req.healing)
-            if req.min_tokens:
-                self._runner.set_min_tokens(req.sequence, req.min_tokens)
-            if req.logit_bias or req.raw_logprobs:
-                self._runner.bias(req.sequence, req.logit_bias, req.raw_logprobs)
-            if req.stop_token_ids and req.stop_token_ids_after:
-                self._runner.forbid(req.sequence, tuple(req.stop_token_ids), req.stop_token_ids_after)
+            self._set_bars_and_biases(req)
             if req.guard is not None:
                 self._runner.guard(req.sequence)
         except MemoryError as error:
@@ -540,6 +549,20 @@ class LocalEngine(PromptCounting):
             self._scheduler.admit(req)
         self._attempt(req, self._start)
         return True
+
+    def _set_bars_and_biases(self, req: _RequestState) -> None:
+        if req.min_tokens:
+            self._runner.set_min_tokens(req.sequence, req.min_tokens)
+        if req.logit_bias or req.raw_logprobs:
+            self._runner.bias(req.sequence, req.logit_bias, req.raw_logprobs)
+        if req.word_bias:
+            self._runner.bias_words(req.sequence, req.word_bias)
+        forbidden = set(req.stop_token_ids) if req.stop_token_ids_after else set()
+        if req.min_tokens:
+            forbidden |= self._starting_tokens
+        if forbidden:
+            steps = max(req.stop_token_ids_after, req.min_tokens)
+            self._runner.forbid(req.sequence, tuple(sorted(forbidden)), steps)
 
     def _send_queue_positions(self, waiting: list[_RequestState]) -> None:
         for position, req in enumerate(waiting, start=1):

@@ -36,6 +36,7 @@ from jet.engine.step_output import StepFuture
 from jet.engine.stored_states import StoredStates
 from jet.engine.text.healing import Healing, HealingPath, Logits, NoPathError, log_softmax
 from jet.engine.text.healing import draw as sample_path
+from jet.engine.text.word_bias import BiasedSequence
 from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.structure_check import StructureGuard
@@ -213,6 +214,13 @@ class ModelRunner:
         """Take back all tokens from `length` on; see `Rollback.roll_back`. False: `reset` it instead."""
         with _memory_errors("going back"):
             return self._rollback.roll_back(sequence, length, num_generated, barred, healing)
+
+    @torch.inference_mode()
+    def bias_words(self, sequence: Sequence, word_bias: tuple[BiasedSequence, ...]) -> None:
+        """Set the bias of words, before the prefill."""
+        sequence.word_bias = word_bias
+        self._decoder.remove(sequence)
+        self._decoder.add(sequence)
 
     @torch.inference_mode()
     def forbid(self, sequence: Sequence, token_ids: abc.Sequence[int], steps: int) -> None:

@@ -18,6 +18,7 @@ from jet.api import SamplingParams, TokenLogprobs
 from jet.engine.chain import Chain, SamplerStates
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import token_logprobs
+from jet.engine.text.word_bias import BiasedSequence, biases_now
 from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import penalize_counts, penalize_repetition, sample, uniform
@@ -64,6 +65,7 @@ class HostSampler:
         raw: bool = False,
         forbidden: tuple[abc.Sequence[int], int] = ((), 0),
         states: SamplerStates | None = None,
+        word_bias: tuple[BiasedSequence, ...] = (),
     ) -> None:
         """`min_tokens`: no stop token is drawn before this many tokens.
 
@@ -71,8 +73,8 @@ class HostSampler:
 
         `states`: those of samplers with a memory, by step, which outlast this object.
 
-        `logit_bias` is added to logits before everything else. With `raw`, `sample` returns the logits before
-        bias and penalties.
+        `logit_bias` and `word_bias` are added to logits before everything else. With `raw`, `sample` returns
+        the logits before bias and penalties.
         """
         assert sampling.seed is not None
         self._sampling, self._special_tokens, self._device = (
@@ -85,6 +87,7 @@ class HostSampler:
         self._forbidden_steps = forbidden[1]
         self._biased = torch.tensor([token for token, _ in logit_bias], dtype=torch.long, device=self._device)
         self._bias = torch.tensor([bias for _, bias in logit_bias], dtype=torch.float32, device=self._device)
+        self._word_bias = word_bias
         self._token_mask = None
         if sampling.repetition_penalty != 1:
             self._token_mask = torch.zeros_like(special_tokens.xtc_special)[None]
@@ -158,6 +161,9 @@ class HostSampler:
         )
 
     def _add_bias(self, logits: Tensor) -> Tensor:
+        if now := biases_now(self._word_bias, self._history):
+            ids = torch.tensor(list(now), dtype=torch.long, device=self._device)
+            logits = logits.index_add(1, ids, torch.tensor([list(now.values())]).to(logits))
         if not len(self._biased):
             return logits
         return logits.index_add(1, self._biased, self._bias.to(logits)[None])
@@ -168,7 +174,7 @@ class HostSampler:
 
     @property
     def _keeps_history(self) -> bool:
-        return bool(self._sampling.dry_multiplier) or self._uses_counts
+        return bool(self._sampling.dry_multiplier or self._word_bias) or self._uses_counts
 
     def _count_answer(self, step: int) -> Tensor:
         """Return how often the answer has each token, float32 `[1, V]`; its tokens are the last `step`."""
@@ -208,6 +214,7 @@ def make_host_sampler(sequence: Sequence, special_tokens: SpecialTokens) -> Host
         sequence.raw_logprobs,
         sequence.forbidden,
         sequence.sampler_states,
+        sequence.word_bias,
     )
 
 

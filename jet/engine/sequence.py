@@ -16,6 +16,7 @@ from jet.cache.prefix_cache import CacheEntry
 from jet.engine.chain import SamplerStates
 from jet.engine.step_output import StepFuture
 from jet.engine.text.healing import Healing, HealingPath
+from jet.engine.text.word_bias import BiasedSequence
 from jet.token_ids import Tokens
 
 
@@ -51,6 +52,7 @@ class Sequence:
         healed_path: the tokens drawn instead.
         min_tokens: no stop token is drawn before this many tokens.
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
+        word_bias: token sequences and what is added to the logits of their tokens.
         raw_logprobs: whether `logprobs` come from the logits before bias and penalties.
         forbidden: token ids that are not drawn among the first tokens, and how many those are.
         has_generated: whether any token has been drawn.
@@ -79,6 +81,7 @@ class Sequence:
     healed_path: HealingPath | None = None
     min_tokens: int = 0
     logit_bias: abc.Sequence[tuple[int, float]] = ()
+    word_bias: tuple[BiasedSequence, ...] = ()
     raw_logprobs: bool = False
     forbidden: tuple[abc.Sequence[int], int] = ((), 0)
     has_generated: bool = False

@@ -167,6 +167,8 @@ class RemoteEngine:
         """Send a request and return its stream. Raises RequestError if it can never be served."""
         if request.instruction:
             raise RequestError("Stories can be asked for only where the model runs on this page's machine.")
+        if request.word_bias:
+            raise RequestError("Words can have a bias only where the model runs on this page's machine.")
         req = _RemoteRequest(
             request, self.normalize_prompt(request.prompt) if request.healing else request.prompt
         )

@@ -142,6 +142,7 @@ def request_of(
     sampling = sampling_of(fields, max_tokens)
     if sampling.seed is not None and number:
         sampling = sampling_of(fields.model_copy(update={"seed": sampling.seed + number}), max_tokens)
+    bias, words = bias_of(fields)
     try:
         return Request(
             text,
@@ -150,7 +151,8 @@ def request_of(
             cache_salt=salt,
             min_tokens=max_tokens if fields.ignore_eos else min(fields.min_tokens or 0, max_tokens),
             prompt_ids=ids,
-            logit_bias=bias_of(fields),
+            logit_bias=bias,
+            word_bias=words,
             raw_logprobs=logprobs is not None,
             user_id="",
             banned=banned_phrases(fields.banned, fields.banned_lists),

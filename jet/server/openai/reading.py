@@ -140,20 +140,29 @@ def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(one for one in stops if one)
 
 
-def bias_of(fields: Sampling) -> tuple[tuple[int, float], ...]:
-    """Return the biases by token id, each id once. Raises ApiError."""
+def bias_of(fields: Sampling) -> tuple[tuple[tuple[int, float], ...], tuple[tuple[str, float], ...]]:
+    """Return the biases by token id, and by word, each once. Raises ApiError."""
     given = fields.logit_bias or {}
-    pairs: list[tuple[int, float]] = []
+    pairs: list[tuple[int | str, float]] = []
     if isinstance(given, dict):
-        for name, bias in given.items():
-            if not (name.isascii() and name.isdecimal() and len(name) < 10):
-                raise invalid(f"logit_bias must name token ids, not {shown(name)}.", param="logit_bias")
-            pairs.append((int(name), bias))
+        pairs = [(int(name) if _is_id(name) else name, bias) for name, bias in given.items()]
     else:  # llama.cpp's form, in which false bans a token
         pairs = [(token, -100.0 if isinstance(bias, bool) else bias) for token, bias in given]
+    pairs += [(word, -100.0) for word in fields.bad_words or ()]
     if len(pairs) > 10_000:
         raise invalid("logit_bias can have 10,000 tokens.", param="logit_bias")
     for token, bias in pairs:
-        if not 0 <= token < 2**31 or not -100 <= bias <= 100:
+        if (isinstance(token, int) and not 0 <= token < 2**31) or not -100 <= bias <= 100:
             raise invalid(f"logit_bias must be from -100 to 100, not {bias:g}.", param="logit_bias")
-    return tuple(sorted(dict(pairs).items()))
+    ids = {token: bias for token, bias in pairs if isinstance(token, int)}
+    words = {word: bias for word, bias in pairs if isinstance(word, str)}
+    return tuple(sorted(ids.items())), tuple(words.items())
+
+
+def _is_id(name: str) -> bool:
+    """Return whether a key of `logit_bias` is a token id; others are words."""
+    if name.isascii() and name.isdecimal():
+        if len(name) >= 10:
+            raise invalid(f"logit_bias has too large a token id: {shown(name)}.", param="logit_bias")
+        return True
+    return False
