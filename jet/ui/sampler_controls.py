@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from jet.api import SamplingParams
+from jet.ui.sampler_help import HELP
 
 DEFAULTS = SamplingParams()
 # Name, label, least, most and step of each slider; `docs/samplers.md` says what they do.
@@ -24,7 +25,9 @@ SLIDERS = (
 def sampler_controls() -> dict[str, gr.Component]:
     """Create the controls, by the names in `SamplingParams`."""
     controls: dict[str, gr.Component] = {
-        name: gr.Slider(low, high, getattr(DEFAULTS, name), step=step, label=label, buttons=[])
+        name: gr.Slider(
+            low, high, getattr(DEFAULTS, name), step=step, label=label, info=HELP[name], buttons=[]
+        )
         for name, label, low, high, step in SLIDERS
     }
     controls["sampler_order"] = gr.Textbox(

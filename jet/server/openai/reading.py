@@ -148,7 +148,6 @@ def bias_of(fields: Sampling) -> tuple[tuple[tuple[int, float], ...], tuple[tupl
         pairs = [(int(name) if _is_id(name) else name, bias) for name, bias in given.items()]
     else:  # llama.cpp's form, in which false bans a token
         pairs = [(token, -100.0 if isinstance(bias, bool) else bias) for token, bias in given]
-    pairs += [(word, -100.0) for word in fields.bad_words or ()]
     if len(pairs) > 10_000:
         raise invalid("logit_bias can have 10,000 tokens.", param="logit_bias")
     for token, bias in pairs:

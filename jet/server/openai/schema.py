@@ -94,7 +94,6 @@ class Sampling(_Fields):
     logit_bias: dict[str, Number] | list[tuple[StrictInt | StrictStr, Number | StrictBool]] | None = Field(
         None, description="Token ids, or words, and what is added to their logits, -100 to 100."
     )
-    bad_words: list[StrictStr] | None = Field(None, description="Words that are barred: a bias of -100.")
     n: Whole | None = Field(None, ge=1, le=MAX_CHOICES, description="Answers for each prompt. Default 1.")
     user: StrictStr | None = Field(
         None,

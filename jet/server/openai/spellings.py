@@ -17,7 +17,6 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "typical_p": ("typical",),
     "mirostat": ("mirostat_mode",),
     "samplers": ("sampler_order",),
-    "bad_words": ("banned_tokens",),
     "seed": ("sampler_seed",),
     "stop": ("stop_sequence", "stopping_strings", "custom_stopping_strings"),
     "banned": ("banned_strings", "banned_tokens", "bad_words"),
