@@ -24,7 +24,7 @@ ADAPTIVE_WIDTH, ADAPTIVE_PEAK, ADAPTIVE_SHARPNESS = 0.3, 5.0, 10.0
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """What the samplers of a chain are set to; the defaults are off. Units as in `jet.api.SamplingParams`."""
+    """Settings of the samplers of a chain; the defaults are off. Units as in `jet.api.SamplingParams`."""
 
     temperature: float = 1.0
     dynatemp_range: float = 0.0
