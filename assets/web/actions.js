@@ -85,6 +85,7 @@ function onClick(event) {
   const { dataset } = button;
   if (dataset.command) {
     act(JSON.parse(dataset.command), button);
+    button.closest("#jet-toast")?.remove();
     if (button.closest("#jet-popover")) alternatives.close();
   } else if (dataset.generate) {
     button.closest("#jet-toast")?.remove(); // the offer is taken
@@ -120,7 +121,7 @@ function onBeforeInput(event) {
 /** Leaves the focus in the story at a press with the mouse, so that the next key goes there. @param {MouseEvent} event */
 function onMouseDown(event) {
   if (document.activeElement !== editor() || isComposing() || !hasMouse()) return;
-  if (targetOf(event).closest?.("#jet-page button:not([role=tab])")) event.preventDefault();
+  if (targetOf(event).closest?.("#jet-page button:not([role=tab], [draggable] *)")) event.preventDefault();
 }
 
 /** @type {Record<import("./shortcuts.js").Shortcut, () => void>} */

@@ -30,6 +30,7 @@ import {
   isOwnChange,
   putText,
 } from "./editor.js";
+import * as findBar from "./find_bar.js";
 import * as forms from "./forms.js";
 import {
   endGeneration,
@@ -43,9 +44,11 @@ import * as lengthChoice from "./length_choice.js";
 import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
 import * as neverWrite from "./never_write.js";
 import * as notices from "./notices.js";
+import * as outlineView from "./outline_view.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as preferences from "./preferences.js";
 import * as printView from "./print_view.js";
+import * as readAloud from "./read_aloud.js";
 import * as redraw from "./redraw.js";
 import * as replaceStory from "./replace_story.js";
 import { showReply } from "./reply_view.js";
@@ -59,6 +62,7 @@ import * as storyWords from "./story_words.js";
 import * as tabLock from "./tab_lock.js";
 import { say } from "./toast.js";
 import * as variants from "./variants.js";
+import * as viewSettings from "./view_settings.js";
 import { reveal } from "./viewport.js";
 
 const MODULES = [
@@ -82,6 +86,10 @@ const MODULES = [
   lengthChoice,
   storyWords,
   beginnings,
+  viewSettings,
+  findBar,
+  outlineView,
+  readAloud,
   actions,
   forms,
 ];
@@ -133,6 +141,7 @@ function onInput(event) {
   state.steps = { ...state.steps, undo: true, redo: false };
   refreshButtons();
   storyWords.showSoon();
+  outlineView.showSoon();
   keepSoon();
   syncSoon();
 }
@@ -170,6 +179,7 @@ function textChanged(story) {
   updateText(story, byModel && isMarkedByAuthor());
   storage.saveSoon();
   storyWords.showSoon();
+  outlineView.showSoon();
   if (byModel && autoscroll.isFollowing() && !stopOnTyping.isTakenOver()) autoscroll.showEnd();
   return [];
 }

@@ -6,7 +6,7 @@ import { editor } from "./editor.js";
 import { showStories } from "./story_list.js";
 
 const DRAWN_BY_GRADIO = ["settings", "engine"];
-const WITHOUT_SERVER = ["settings", "tools"];
+const WITHOUT_SERVER = ["settings"];
 const tabs = () => all(".jet-tabs [role=tab]");
 
 /** The name of the open part; empty if the drawer is closed. */
@@ -28,6 +28,7 @@ function showPart(name) {
 export function openDrawer(name) {
   showPart(name);
   if (name === "stories") showStories();
+  else if (name === "tools") order({ type: "summary" });
   else if (!WITHOUT_SERVER.includes(name)) order({ type: "sync" });
 }
 

@@ -65,6 +65,6 @@ export const defaultPreset = () =>
 export function showPreset(controls) {
   for (const chip of all("[data-preset]")) {
     const preset = Object.entries(JSON.parse(chip.dataset.preset ?? "{}"));
-    chip.ariaPressed = `${preset.every(([name, value]) => Number(controls[name]) === value)}`;
+    chip.ariaPressed = `${preset.every(([name, value]) => !(name in controls) || `${controls[name]}` === `${value}`)}`;
   }
 }

@@ -53,6 +53,13 @@ function specialOf(line) {
   return isChapter(line) ? { kind: "heading", level: 0, lines: [[{ text: line, mark: "" }]] } : null;
 }
 
+/** The title and level of a line that is a heading; null if it is none. @param {string} line @returns {{ title: string, level: number } | null} */
+export function headingOf(line) {
+  const special = line ? specialOf(line) : null;
+  if (special?.kind !== "heading") return null;
+  return { title: special.lines[0][0].text.trim(), level: special.level };
+}
+
 /** Cuts a text into blocks. @param {string} text @returns {Block[]} */
 export function blocksOf(text) {
   /** @type {Block[]} */

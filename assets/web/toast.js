@@ -8,10 +8,10 @@ let timer = 0;
 /**
  * Says something.
  * @param {string} text
- * @param {{ bad?: boolean, offer?: { label: string, write: object } | null }} [options] `offer` is a button that starts
- *   a generation; its click is handled where all commands are
+ * @param {{ bad?: boolean, offer?: { label: string, write: object } | null, undo?: boolean }} [options] `offer` is a
+ *   button that starts a generation, and `undo` one that takes back; their clicks are handled where all commands are
  */
-export function say(text, { bad = false, offer = null } = {}) {
+export function say(text, { bad = false, offer = null, undo = false } = {}) {
   const line = document.getElementById("jet-toast") ?? make("div", { id: "jet-toast" });
   line.setAttribute("role", bad ? "alert" : "status");
   line.textContent = text;
@@ -20,10 +20,15 @@ export function say(text, { bad = false, offer = null } = {}) {
     button.dataset.generate = JSON.stringify(offer.write);
     line.append(button);
   }
+  if (undo) {
+    const button = makeButton({ className: "jet-offer", textContent: "Undo" });
+    button.dataset.command = JSON.stringify({ type: "undo" });
+    line.append(button);
+  }
   line.className = bad ? "jet-bad" : "";
   byId("jet-page").append(line);
   clearTimeout(timer);
-  timer = setTimeout(() => line.remove(), offer ? OFFER_MS : bad ? ERROR_MS : SHORT_MS);
+  timer = setTimeout(() => line.remove(), offer || undo ? OFFER_MS : bad ? ERROR_MS : SHORT_MS);
 }
 
 /** Tells a screen reader how things stand. @param {string} text */

@@ -21,6 +21,7 @@ from jet.story.files import from_json, to_browser
 from jet.story.guidance import Guidance
 from jet.story.json_fields import Fields
 from jet.story.offsets import from_utf16, to_utf16
+from jet.story.statistics import words_by_author
 from jet.ui import views
 from jet.ui.commands import parse_guidance
 from jet.ui.file_commands import FILE_COMMANDS, read_file
@@ -37,7 +38,7 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 ALLOWED_WHILE_GENERATING = (
     *("select_branch", "sync", "autosave", "export", "export_all", "export_status", "inspect", "unpack"),
     "export_history",
-    "forget_story",
+    *("forget_story", "summary"),
 )
 
 
@@ -148,6 +149,16 @@ async def set_title(session: Session, fields: Fields) -> Reply:
     return {}
 
 
+async def summary(session: Session, fields: Fields) -> Reply:
+    """Return how many words are the writer's and the model's."""
+    document = session.document
+    return {
+        "html": {
+            "jet-summary": views.summary(*await asyncio.to_thread(words_by_author, document.tree.branch()))
+        }
+    }
+
+
 async def set_author(session: Session, fields: Fields) -> Reply:
     """Set the author, for books of the story."""
     session.document.author = fields.take_text("text")
@@ -242,6 +253,7 @@ COMMANDS: dict[str, CommandHandler] = {
     "set_guidance": set_guidance,
     "set_title": set_title,
     "set_author": set_author,
+    "summary": summary,
     "apply_preset": apply_preset,
     "apply_own_preset": apply_own_preset,
     "new_story": new_story,

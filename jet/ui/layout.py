@@ -77,6 +77,7 @@ def build_layout() -> Page:
         _html(tabs.header(), "jet-head")
         with gr.Row(elem_id="jet-main"):
             with gr.Column(elem_id="jet-editor-column", min_width=0):
+                _html(tabs.find_bar(), "jet-find-bar")
                 story = _story()
                 _html(tabs.opening_buttons(beginnings), "jet-openings")
                 variants, delta = _html("", "jet-variants"), _html("", "jet-delta")

@@ -41,10 +41,19 @@ ICONS = {
     "other-words": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
 }
 
+# How the sheet looks: names of the choices, what they are called, and their values.
+VIEWS = (
+    ("size", "Text", (("small", "small"), ("medium", "as usual"), ("large", "large"))),
+    ("width", "Lines", (("narrow", "narrow"), ("medium", "as usual"), ("wide", "wide"))),
+    ("theme", "Colors", (("system", "as the system"), ("light", "light"), ("dark", "dark"))),
+)
+
 SHORTCUTS = (
     ("Ctrl Enter", "continue from the end"),
     ("Ctrl Shift Enter", "continue from the cursor"),
     ("Esc", "stop; close what is open"),
+    ("Ctrl F", "find and replace"),
+    ("Tab", "on an empty sheet: take the beginning in gray"),
     ("Ctrl Z", "undo, also what was typed"),
     ("Ctrl Shift Z", "redo"),
     ("Alt R", "retry: another continuation, as a branch"),
@@ -94,6 +103,11 @@ def length_settings() -> str:
     return render("tabs.html", "length_settings")
 
 
+def find_bar() -> str:
+    """Render the bar for finding and replacing, closed."""
+    return render("tools.html", "find_bar")
+
+
 def preset_buttons() -> str:
     """Render the presets, and a place for the writer's own."""
     return render("tabs.html", "presets", presets=[preset for preset in _presets() if preset[0] != "neutral"])
@@ -128,6 +142,7 @@ def tab_panels() -> str:
         "tab_panels",
         guidance=Guidance(),
         new_entry=LoreEntry(),
+        views=VIEWS,
         shortcuts=SHORTCUTS,
         endings=ENDINGS,
     )

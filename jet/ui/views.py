@@ -27,6 +27,7 @@ from jet.ui.sessions import FinishedRequest
 
 SHOWN_CHARACTERS = 3_000  # of a long text beside the editor
 SHOWN_BRANCHES = 256
+WORDS_A_MINUTE = 240  # read by most people, of prose
 _COMMON_CHARACTERS = 300  # of the text that two compared branches share
 _SETTINGS = {
     "temperature": "temperature",
@@ -165,6 +166,20 @@ def context_view(prompt: Prompt | None, error: str = "") -> str:
         total=f"{prompt.tokens:,} of {prompt.budget:,} tokens",
         budget=prompt.budget,
     )
+
+
+def summary(own_words: int, model_words: int) -> str:
+    """Render how many words a story has, whose they are, and how long it takes to read."""
+    words = own_words + model_words
+    share = f", {own_words / words:.0%}" if words else ""
+    minutes = max(1, round(words / WORDS_A_MINUTE))
+    rows = [
+        ("Words", f"{words:,}"),
+        ("Yours", f"{own_words:,}{share}"),
+        ("The model’s", f"{model_words:,}"),
+        ("To read", f"{minutes} min"),
+    ]
+    return render("tools.html", "summary", rows=rows)
 
 
 def history(log: Sequence[FinishedRequest]) -> str:
