@@ -33,5 +33,5 @@ def test_the_layout_of_a_template_is_not_on_the_page() -> None:
 
 def test_templates_are_part_of_the_package() -> None:
     names = {path.name for path in TEMPLATES.iterdir()}
-    assert names == {"components.html", "panel.html", "tabs.html", "tools.html", "views.html"}
+    assert {"components.html", "panel.html", "tabs.html", "tools.html", "views.html"} <= names
     assert rendering.TEMPLATES.parent.name == "ui"
