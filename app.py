@@ -132,6 +132,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     hosting.add_argument(
         "--proxies", type=_count, default=None, metavar="N", help="number of reverse proxies in front"
     )
+    hosting.add_argument(
+        "--models",
+        choices=["on", "off"],
+        default=None,
+        help="whether visitors may download and change the model (default: on a private page only)",
+    )
     options = parser.parse_args(arguments)
     local = {name: f"--{name}" for name in ("revision", "device", "dtype", "quantize", "attention")}
     more = ("max_running_requests", "state_dir", "state_gb")
@@ -304,6 +310,7 @@ def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
     accounts, proxies = options.pop("auth"), options.pop("proxies")
     behind_router = options.pop("behind_router")
     keys, origins = options.pop("api_key"), options.pop("cors")
+    models = options.pop("models")
     return Hosting(
         limits,
         accounts=None if accounts is None else Accounts.read(accounts),
@@ -312,6 +319,7 @@ def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
         metrics_token=read_secret(TOKEN_VARIABLE),
         api=ApiOptions(None if keys is None else Keys.read(keys), tuple(origins)),
         states=states,
+        models=None if models is None else models == "on",
     )
 
 

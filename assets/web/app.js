@@ -42,6 +42,7 @@ import {
 import { shownText, updateText } from "./highlights.js";
 import * as lengthChoice from "./length_choice.js";
 import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
+import * as models from "./models.js";
 import * as neverWrite from "./never_write.js";
 import * as notices from "./notices.js";
 import * as outlineView from "./outline_view.js";
@@ -92,6 +93,7 @@ const MODULES = [
   readAloud,
   actions,
   forms,
+  models,
 ];
 
 const isMarkedByAuthor = () => field("jet-highlight").value === "authorship";

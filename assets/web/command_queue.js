@@ -37,6 +37,11 @@ const READ_ONLY = new Set([
   "resume",
   "restore",
   "forget_story",
+  "models",
+  "use_model",
+  "cancel_model",
+  "add_model_folder",
+  "remove_model_copy",
 ]);
 const REPLACES_TEXT = new Set([
   "undo",
@@ -58,6 +63,7 @@ const AUTOMATIC = new Set([
   "forget_story",
   "set_guidance",
   "set_title",
+  "models",
 ]);
 
 /** Tells whether a command leaves the story as it is. @param {Command} order */

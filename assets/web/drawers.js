@@ -6,7 +6,7 @@ import { editor } from "./editor.js";
 import { showStories } from "./story_list.js";
 
 const DRAWN_BY_GRADIO = ["settings", "engine"];
-const WITHOUT_SERVER = ["settings"];
+const WITHOUT_SERVER = ["settings", "models"]; // models.js asks by itself
 const tabs = () => all(".jet-tabs [role=tab]");
 
 /** The name of the open part; empty if the drawer is closed. */

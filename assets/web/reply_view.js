@@ -4,6 +4,7 @@ import { showBeginnings } from "./beginnings.js";
 import { byId, field } from "./dom.js";
 import * as forms from "./forms.js";
 import { setMarks } from "./highlights.js";
+import * as models from "./models.js";
 import { state } from "./page_state.js";
 import * as preferences from "./preferences.js";
 import { draw } from "./redraw.js";
@@ -56,6 +57,9 @@ export function showReply(reply, done) {
     storage.saveCopy(reply.kept);
     forms.noteKept();
   }
+  if (reply.models) models.show(reply.models);
+  if (reply.modelChanges !== undefined) models.noteChanges(reply.modelChanges);
+  if (reply.wrote) models.considerSuggestion();
   if (reply.error) say(reply.error, { bad: true });
   if (reply.say && !done?.quiet) say(reply.say, { offer: reply.offer });
   const of = state.synced ?? undefined; // the text of the marks; more may have been typed

@@ -24,6 +24,8 @@ from jet.engine.loading import LocalConfig
 from jet.hardware import HardwareError
 from jet.modeling import CheckpointError
 
+CHOICE_ERRORS = (CheckpointError, HardwareError)  # raised where a model cannot be chosen
+
 _RATE_S = 3.0  # over so long the rate of a download is taken
 _STALLED_S = 5.0  # without a byte after which a download is said to wait
 _SPARE = 0.05  # of a model's memory that must be left beside it
@@ -72,6 +74,7 @@ class ModelSwitch:
     Attributes:
         catalog: the models to choose from.
         measuring: whether the machine's speed is being measured.
+        changes: how often the model was changed.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ModelSwitch:
     ) -> None:
         self.catalog = catalog
         self.measuring = False
+        self.changes = 0
         self._handle = handle
         self._clock = clock
         self._lock = threading.Lock()
@@ -121,6 +125,11 @@ class ModelSwitch:
                 return
             self._measured = self.measuring = True
         threading.Thread(target=self._measure, name="jet-measure", daemon=True).start()
+
+    def measure_again(self) -> None:
+        """Measure once more, for models that are new in the list."""
+        self._measured = False
+        self.measure_machine()
 
     def _measure(self) -> None:
         try:
@@ -203,7 +212,10 @@ class ModelSwitch:
             f"The model was changed to {describe(form)} while it wrote. What is written is kept; "
             "Continue goes on with the new model."
         )
-        self._handle.switch(self.catalog.config_of(form), beside, reason)
+        try:
+            self._handle.switch(self.catalog.config_of(form), beside, reason)
+        finally:
+            self.changes += 1  # also where the old model was loaded again
         self._set(canceled, stage="done", message=f"{describe(form)} writes from now on.")
 
     def _loading_words(self, beside: bool) -> str:
@@ -267,7 +279,7 @@ class ModelSwitch:
     def _fail(self, canceled: threading.Event, form: Form, error: BaseException, restored: bool) -> None:
         if canceled.is_set():
             return
-        if not isinstance(error, (CheckpointError, HardwareError)):
+        if not isinstance(error, CHOICE_ERRORS):
             log.warning("The model could not be changed.", exc_info=error)
         why = redact(explain(error))
         old = self._old_model()
@@ -292,7 +304,7 @@ def describe(form: Form) -> str:
 def explain(error: BaseException) -> str:
     """Say in words what went wrong, and what to do where the error does not say."""
     said = str(error) or type(error).__name__
-    if isinstance(error, (CheckpointError, HardwareError)):
+    if isinstance(error, CHOICE_ERRORS):
         return said
     if isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said:
         return "There was not enough memory: close other programs, or choose a smaller form"

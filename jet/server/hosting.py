@@ -38,6 +38,7 @@ class Hosting:
         behind_router: whether all connections are a router's; prefixes are then shared by key and user.
         api: how OpenAI's API is offered beside the page.
         states: where the states of stories are stored; None for nowhere.
+        models: whether visitors may choose the model; None lets those of a private page.
         limiter, metrics: made from these.
     """
 
@@ -48,6 +49,7 @@ class Hosting:
     behind_router: bool = False
     api: ApiOptions = field(default_factory=ApiOptions)
     states: StateFolder | None = None
+    models: bool | None = None
     limiter: AdmissionLimiter = field(init=False)
     metrics: Metrics = field(init=False)
     _service: ApiService | None = field(default=None, init=False, repr=False)
@@ -63,6 +65,11 @@ class Hosting:
     def is_private(self) -> bool:
         """Return whether the page has no accounts and default limits: visitors may then load the machine."""
         return self.accounts is None and self.limits == Limits()
+
+    @property
+    def allows_models(self) -> bool:
+        """Return whether visitors may choose which model runs, for everybody."""
+        return self.is_private if self.models is None else self.models
 
     def app_kwargs(self, local: bool, routes: Sequence[BaseRoute] = ()) -> dict[str, object]:
         """Return the arguments for Gradio's server.

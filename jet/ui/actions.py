@@ -26,6 +26,7 @@ from jet.ui import views
 from jet.ui.commands import parse_guidance
 from jet.ui.file_commands import FILE_COMMANDS, read_file
 from jet.ui.inputs import NOT_IN_PRESETS, parse_preset
+from jet.ui.models import COMMAND_NAMES as MODEL_COMMANDS
 from jet.ui.presets import PRESETS
 from jet.ui.sessions import Session
 from jet.ui.stop_strings import format_stop
@@ -37,8 +38,7 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 # in it then.
 ALLOWED_WHILE_GENERATING = (
     *("select_branch", "sync", "autosave", "export", "export_all", "export_status", "inspect", "unpack"),
-    "export_history",
-    *("forget_story", "summary"),
+    *("export_history", "forget_story", "summary", *MODEL_COMMANDS),
 )
 
 

@@ -20,6 +20,8 @@ def end_reply(state: GenerationState, command: Command, document: Document) -> d
     """Return the reply's message, with an offer to continue where the model has ended the story."""
     messages, reply = list(state.remarks), dict[str, Any]()
     stats = state.stats
+    if stats.finish_reason == "model_changed" and stats.error is not None:
+        messages.append(stats.error)
     if not state.characters and stats.finish_reason is not None and stats.error is None:
         is_banned = stats.finish_reason == "banned"
         messages.insert(0, ENDED_BEFORE if is_banned else format.describe_empty_result(stats))

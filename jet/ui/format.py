@@ -17,6 +17,7 @@ _FINISHED = {
     "aborted": "Stopped",
     "deadline": "Time limit reached",
     "error": "That did not work",
+    "model_changed": "The model was changed",
 }
 _EMPTY = {
     "stop": "The model has ended this story. Continue anyway?",
@@ -25,6 +26,7 @@ _EMPTY = {
     "context": "Nothing was written: the model’s context is full.",
     "aborted": "Stopped before the first word.",
     "deadline": "Nothing was written in the time for one request: please try again.",
+    "model_changed": "Nothing was written before the model was changed: please continue.",
 }
 
 

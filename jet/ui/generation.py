@@ -74,7 +74,8 @@ class GenerationService:
     """Generates on the documents of all sessions, with the one engine there is."""
 
     def __init__(self, source: EngineHandle, hosting: Hosting) -> None:
-        self.info: EngineInfo | None = None  # once the model is loaded
+        self._info: EngineInfo | None = None  # of the engine `_described`
+        self._described: Engine | None = None
         self._info_read_at = -math.inf
         self._source = source
         self._hosting = hosting
@@ -82,23 +83,34 @@ class GenerationService:
         self._context_builder: tuple[Engine, ContextBuilder] | None = None
         self._precounting: asyncio.Task[None] | None = None
 
+    @property
+    def info(self) -> EngineInfo | None:
+        """Return what runs here; None until it is loaded, and while another model is loaded in its place."""
+        return self._info if self._described is not None and self._described.alive else None
+
     async def load(self) -> EngineInfo:
         """Load the model if need be and read what runs here now. Raises what loading raised."""
-        self.info = await asyncio.to_thread(lambda: self._source.engine().info())
+
+        def read() -> tuple[Engine, EngineInfo]:
+            engine = self._source.engine()
+            return engine, engine.info()
+
+        self._described, info = await asyncio.to_thread(read)
+        self._info = info
         self._info_read_at = time.monotonic()
-        return self.info
+        return info
 
     async def recent_info(self) -> EngineInfo:
         """Return what runs here, read at most `INFO_AGE_S` ago by any tab.
 
         A reading goes through a thread, and on a busy server the way back waits for a turn of the event loop.
         """
-        if self.info is None:
+        if (info := self.info) is None:
             return await self.load()
         if time.monotonic() - self._info_read_at >= INFO_AGE_S:
             self._info_read_at = time.monotonic()  # the other tabs take the last reading meanwhile
             return await self.load()
-        return self.info
+        return info
 
     async def build_prompt(self, document: Document, user: str = "") -> Prompt | None:
         """Build the prompt for continuing at the end; None before the model is loaded."""
@@ -162,8 +174,10 @@ class GenerationService:
             async with aclosing(self._stream(session, continuations, requests)) as states:
                 async for state in states:
                     yield replace(state, remarks=remarks)
+            model = "" if self._info is None else self._info.model
             session.request_log.extend(
-                FinishedRequest(self.info.model, request.stats) for request in requests
+                FinishedRequest(model if request.info is None else request.info.model, request.stats)
+                for request in requests
             )
 
     async def _stream(
@@ -188,7 +202,7 @@ class GenerationService:
                 except StoryError as error:  # the story is full
                     raise GenerationError(str(error)) from None
                 stats = merge_stats([request.stats for request in requests])
-                self.info = requests[0].info or self.info
+                self._info = requests[0].info or self._info
                 if stats.tokens_per_second is not None:
                     rates.append(stats.tokens_per_second)
                 yield GenerationState(
@@ -219,8 +233,8 @@ class GenerationService:
     def _start_continuations(
         self, document: Document, command: Command, samplings: list[SamplingParams]
     ) -> list[Continuation]:
-        assert self.info is not None
-        model, sampling, fields = self.info.model, samplings[0], command.fields
+        assert self._info is not None
+        model, sampling, fields = self._info.model, samplings[0], command.fields
         if command.type == "retry":
             return [document.retry(model, sampling)]
         if command.type == "variants":

@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import ExitStack, aclosing, suppress
 
 import gradio as gr
 
 from jet.api import RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineHandle
+from jet.engine.model_switch import ModelSwitch
 from jet.server.hosting import Hosting, user_id_of
 from jet.story.context import Prompt
 from jet.story.document import Document
 from jet.story.errors import StoryError
 from jet.story.siblings import versions
 from jet.ui import finish_messages, highlights, panel, views
-from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, Reply
+from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, CommandHandler, Reply
 from jet.ui.commands import Command, parse_command, parse_story
 from jet.ui.deltas import DELTA_MIN_CHARACTERS, TextDelta
 from jet.ui.generation import GenerationError, GenerationService, GenerationState
 from jet.ui.inputs import parse_controls
+from jet.ui.models import ModelCommands
 from jet.ui.outputs import OutputCache, Update
 from jet.ui.reporting import Reporter, ReportState
 from jet.ui.sessions import Session, SessionStore, TabKey
@@ -45,9 +47,14 @@ _IDLE_COMMANDS = (
 class PageController:
     """The event handlers."""
 
-    def __init__(self, source: EngineHandle, hosting: Hosting | None = None) -> None:
+    def __init__(
+        self, source: EngineHandle, hosting: Hosting | None = None, models: ModelSwitch | None = None
+    ) -> None:
+        """`models` changes the model; None where that is not offered."""
         self._source = source
         self._hosting = hosting or Hosting()
+        self._models = ModelCommands(models, folders=self._hosting.is_private)
+        self._commands = COMMANDS | self._models.commands()
         self._generation = GenerationService(source, self._hosting)
         self._sessions = SessionStore()
         self._reporter = Reporter(source)
@@ -113,7 +120,7 @@ class PageController:
             if command.type == "forget_story":
                 await forget_story(command.fields, account, self._hosting.states, self._source)
             story = parse_story(command.fields, story)
-            reply = await _execute(session, story, command)
+            reply = await _execute(self._commands, session, story, command)
         except (StoryError, RequestError) as error:
             failed, reply = True, {"error": str(error)}
         text = session.document.text
@@ -229,8 +236,8 @@ class PageController:
         self, session: Session, command: Command, state: GenerationState, text_delta: TextDelta
     ) -> dict[str, str | None]:
         panel_html = panel.panel(state.stats, self._generation.info, state.rates, max(1, len(state.variants)))
-        if state.stats.error is not None:
-            _warn(state.stats.error)
+        if state.stats.error is not None and state.stats.finish_reason != "model_changed":
+            _warn(state.stats.error)  # of a changed model the reply tells at the end
         variants = views.variants(state.variants, state.stats.finish_reason is None, command.number)
         story, patch = text_delta.diff(session.document.text)
         suffix = {} if state.suffix_units is None else {"behind": state.suffix_units}
@@ -259,6 +266,7 @@ class PageController:
         view["retry"] = document.can_retry
         view["versions"] = _versions(document)
         view["branches"] = sorted(document.tree.branches)
+        view["modelChanges"] = self._models.changes
         if not session.generating:
             view["marks"] = highlights.HIGHLIGHTS[command.highlight](document)
         html: dict[str, str] = {}
@@ -302,8 +310,10 @@ async def _context_view(prompts: _PromptOnce) -> str:
         return views.context_view(None, str(error))
 
 
-async def _execute(session: Session, story: str, command: Command) -> Reply:
-    if command.type not in COMMANDS:
+async def _execute(
+    commands: Mapping[str, CommandHandler], session: Session, story: str, command: Command
+) -> Reply:
+    if command.type not in commands:
         raise StoryError(
             f"The page asked for {command.type[:40]!r}, which is not known here: please reload it."
         )
@@ -312,7 +322,7 @@ async def _execute(session: Session, story: str, command: Command) -> Reply:
     before = command.fields.take_text("before") if command.fields.has("before") else story
     if not session.generating and command.type != "restore":
         apply_typed_edits(session.document, command.fields, before)
-    return await COMMANDS[command.type](session, command.fields)
+    return await commands[command.type](session, command.fields)
 
 
 def tab_key(request: gr.Request) -> TabKey:

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.components.textbox import InputHTMLAttributes
 
 from jet.api import SamplingParams
-from jet.ui import length, never_write, panel, tabs, views
+from jet.ui import length, models, never_write, panel, tabs, views
 from jet.ui.reporting import ReportState
 from jet.ui.sampler_controls import sampler_controls
 
@@ -70,8 +70,8 @@ def load_openings() -> list[Opening]:
     return [Opening(entry["genre"], entry["text"]) for entry in entries]
 
 
-def build_layout() -> Page:
-    """Place all components in the current Blocks."""
+def build_layout(with_models: bool = False) -> Page:
+    """Place all components in the current Blocks; `with_models` adds the Models part."""
     beginnings = [(opening.genre, opening.text) for opening in load_openings()]
     with gr.Column(elem_id="jet-page"):
         _html(tabs.header(), "jet-head")
@@ -86,7 +86,7 @@ def build_layout() -> Page:
                 live_panel = _html(panel.panel(None, None), "jet-live")
                 _html(panel.expand_toggle(), "jet-numbers")
                 model_info = _html(panel.loading(), "jet-model")
-            _html(tabs.tab_list(), "jet-tab-strip")
+            _html(tabs.tab_list(with_models), "jet-tab-strip")
             with gr.Column(elem_id="jet-tabs-column", min_width=0):
                 with _tab_panel("settings"):
                     _html(tabs.length_settings())
@@ -97,6 +97,7 @@ def build_layout() -> Page:
                     _html(tabs.extra_settings())
                     _html(never_write.control())
                 _html(tabs.tab_panels())
+                _html(models.models_panel() if with_models else "")
                 with _tab_panel("engine"):
                     _html(tabs.engine_head())
                     _html(tabs.engine_history())

@@ -24,6 +24,7 @@ from jet.ui.events import connect_events
 from jet.ui.handlers import PageController
 from jet.ui.inputs import NOT_IN_PRESETS
 from jet.ui.layout import Page, build_layout
+from jet.ui.models import make_switch
 from jet.ui.theme import make_theme
 
 MAX_THREADS = (
@@ -38,8 +39,9 @@ def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
     hosting.offer_api(source)
     demo = gr.Blocks(title="Jet Stories", analytics_enabled=False, fill_width=True)
     with demo:
-        page = build_layout()
-        connect_events(demo, page, PageController(source, hosting))
+        models = make_switch(source, hosting)
+        page = build_layout(models is not None)
+        connect_events(demo, page, PageController(source, hosting, models))
         add_api(source, hosting)
     fill_in_defaults(demo)
     demo.head = web.head()  # type: ignore[assignment]

@@ -185,6 +185,14 @@ class StreamedRequest:
 
     def _submit(self) -> Stream | None:
         engine = self._source.engine()
+        try:
+            return self._submit_to(engine)
+        except RequestError:
+            if engine.alive:
+                raise
+            return self._submit_to(self._source.engine())  # another model has taken its place just now
+
+    def _submit_to(self, engine: Engine) -> Stream | None:
         self.info = engine.info()
         if self._aborted.is_set():  # stopped while the model was being loaded
             return None

@@ -93,9 +93,9 @@ def action_buttons() -> str:
     return render("tabs.html", "actions", icons=ICONS, highlights=HIGHLIGHT_OPTIONS)
 
 
-def tab_list() -> str:
+def tab_list(with_models: bool = False) -> str:
     """Render the names of the tabs; none is open at first."""
-    return render("tabs.html", "tab_list", tabs=TABS)
+    return render("tabs.html", "tab_list", tabs=TABS | ({"models": "Models"} if with_models else {}))
 
 
 def length_settings() -> str:

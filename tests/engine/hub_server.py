@@ -134,9 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.ranges.append(wanted)
         start = int(wanted.removeprefix("bytes=").split("-")[0])
         headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._send(206, data[start:], headers)
+        self._send(206, data[start:], headers, start)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], begin: int = 0) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -150,11 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self._hang_up()
         else:
-            self._send_in_parts(body)
+            self._send_in_parts(body, begin)
 
-    def _send_in_parts(self, body: bytes) -> None:
+    def _send_in_parts(self, body: bytes, begin: int) -> None:
         for start in range(0, len(body), _PART):
-            while self.hub.held is not None and start >= self.hub.held and not self.hub.cut:
+            while self.hub.held is not None and begin + start >= self.hub.held and not self.hub.cut:
                 time.sleep(0.005)
             if self.hub.cut:
                 self._hang_up()

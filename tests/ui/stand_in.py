@@ -60,6 +60,10 @@ class StandInEngine:
     chat_tokens: int | None = None
     unfinished: str = ""
 
+    @property
+    def alive(self) -> bool:
+        return True
+
     def __post_init__(self) -> None:
         self.changed = threading.Condition()
 
