@@ -192,7 +192,7 @@ def _row(form: Form, current: str, busy: bool) -> dict[str, Any]:
         "name": describe(form),
         "dtype": form.dtype,
         "download": download,
-        "copy": f"+ {gigabytes(form.disk_bytes)} made once" if form.disk_bytes else "",
+        "to_make": f"+ {gigabytes(form.disk_bytes)} made once" if form.disk_bytes else "",
         "kept": gigabytes(form.kept_bytes) if form.kept_bytes and form.id != current else "",
         "memory": gigabytes(form.sizes.memory),
         "speed": format.UNKNOWN if rate is None else f"about {format.rate(rate)} tok/s",

@@ -21,7 +21,7 @@ from jet.server.hosting import Hosting
 from jet.server.limits import PUBLIC
 from jet.ui import models as models_module
 from jet.ui.page import build, launch
-from tests.browser.page_actions import STORY, begin, select_tab, story, wait_for_words
+from tests.browser.page_actions import STORY, begin, select_tab, set_most_tokens, story, wait_for_words
 from tests.engine.hub_server import HubServer, hub_server
 from tests.engine.small_checkpoint import save_small_checkpoint
 from tests.engine.test_model_switch import SmallMachine
@@ -89,6 +89,7 @@ def finish(page: Page) -> str:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(300)
 def test_choose_watch_cancel_go_on_write_and_change_back(page: Page, site: Models) -> None:
     begin(page, "The keeper climbed the stairs.")
     first = finish(page)
@@ -126,9 +127,9 @@ def test_choose_watch_cancel_go_on_write_and_change_back(page: Page, site: Model
 
     # On from there, while it writes: what is written stays, and says why it ends.
     site.server.held = None
-    page.click("#jet-tab-settings")
-    page.get_by_label("number input for Maximum new tokens").fill("2000")
-    page.click("#jet-tab-models")
+    select_tab(page, "settings")
+    set_most_tokens(page, 2000)
+    select_tab(page, "models")
     page.click(INT4)
     page.click("#jet-continue")
     wait_for_words(page, first)
@@ -139,8 +140,8 @@ def test_choose_watch_cancel_go_on_write_and_change_back(page: Page, site: Model
     expect(page.locator(MODEL)).to_have_text("jet-ai/Jet-Nemotron-2B")
     expect(page.locator(".jet-runs")).to_contain_text("int4")
 
-    page.click("#jet-tab-settings")
-    page.get_by_label("number input for Maximum new tokens").fill("20")
+    select_tab(page, "settings")
+    set_most_tokens(page, 20)
     page.click("#jet-continue")
     wait_for_words(page, kept)
     nonsense = finish(page)
@@ -150,7 +151,7 @@ def test_choose_watch_cancel_go_on_write_and_change_back(page: Page, site: Model
     expect(other.locator(MODEL)).to_have_text("jet-ai/Jet-Nemotron-2B")
     assert story(other).startswith("Meanwhile a ship") and len(story(other)) > 20
 
-    page.click("#jet-tab-models")
+    select_tab(page, "models")
     page.click('button[aria-label="Use: Story model"]')
     expect(page.locator(CHANGE)).to_have_text("Story model writes from now on.", timeout=60_000)
     expect(page.locator(MODEL)).to_contain_text("Story model")
@@ -163,6 +164,7 @@ def test_choose_watch_cancel_go_on_write_and_change_back(page: Page, site: Model
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(300)
 def test_what_goes_wrong_is_said_and_the_old_model_writes_on(
     page: Page, site: Models, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -170,8 +172,8 @@ def test_what_goes_wrong_is_said_and_the_old_model_writes_on(
     select_tab(page, "models")
     int8 = INT4.replace("int4", "int8")
     shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
-    page.click("#jet-tab-settings")
-    page.click("#jet-tab-models")
+    select_tab(page, "settings")
+    select_tab(page, "models")
 
     with monkeypatch.context() as patch:
         patch.setattr(hub_module.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
