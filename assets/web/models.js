@@ -4,9 +4,7 @@ import { openStorage } from "./browser_storage.js";
 import { order } from "./commands.js";
 import * as connection from "./connection.js";
 import { all, byId, field, targetOf } from "./dom.js";
-import { openDrawer } from "./drawers.js";
 import { pollDelay, progressOf, progressWords } from "./model_state.js";
-import * as notices from "./notices.js";
 import { draw } from "./redraw.js";
 import { say } from "./toast.js";
 
@@ -63,11 +61,17 @@ function drawChange(now) {
   cancel.hidden = !now.canCancel;
 }
 
-/** @param {ModelState} now */
+/** Marks the tab where a better model is suggested, until it is opened. @param {ModelState} now */
 function suggest(now) {
-  if (!now.suggestion || isOpen() || storage.read(TOLD) !== null) return;
-  storage.tryWrite(TOLD, now.suggestion);
-  notices.show("models", now.suggestion, { action: ["Models", () => openDrawer("models")], closable: true });
+  const tab = byId("jet-tab-models");
+  if (!now.suggestion || isOpen() || storage.read(TOLD) !== null) {
+    if (isOpen() && now.suggestion) storage.tryWrite(TOLD, now.suggestion);
+    tab.removeAttribute("data-news");
+    tab.removeAttribute("title");
+    return;
+  }
+  tab.dataset.news = "";
+  tab.title = now.suggestion;
 }
 
 /** Shows what a reply tells of the models. @param {ModelState} now */

@@ -10,7 +10,6 @@ import json
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -28,7 +27,7 @@ from jet.modeling.config import JetNemotronConfig
 from jet.modeling.footprint import measure_footprint, total_weight_bytes
 from jet.modeling.quantization import count_parameters, replace_weights, scheme_of
 from jet.modeling.quantized_loading import outline_network
-from jet.ops.quantization import INT4, INT8, QuantizedTensor
+from jet.ops.quantization import INT4, INT8, SCHEMES, QuantizedTensor
 from jet.roofline import Footprint
 
 COMFORTABLE = 8.0  # tokens a second from which on a larger model is suggested: faster than most people read
@@ -42,6 +41,10 @@ _MEASUREMENTS = 5  # at most; the fastest counts
 # Part of the bandwidth that decoding reaches, from measurements of these kernels (docs/performance.md).
 _REACHED = {"cpu": 0.75, "cuda": 0.7}
 _META = torch.device("meta")
+# Held while a network is built: meanwhile transformers changes PyTorch's default type, and how weights are
+# tied, for the whole process.
+BUILDING = threading.Lock()
+_measured: dict[tuple[str, torch.dtype, str | None], Sizes] = {}
 _OFFICIAL = (
     (OFFICIAL_2B, "Jet-Nemotron 2B", "Wide knowledge and coherent long stories"),
     (OFFICIAL_4B, "Jet-Nemotron 4B", "The best prose of the three, at half the speed of 2B"),
@@ -123,6 +126,11 @@ class Form:
     kept_bytes: int
     tokens_per_second: float | None
     problem: str = ""
+
+    @property
+    def is_float32(self) -> bool:
+        """Return whether its network computes in float32, also with quantized weights, on a CPU."""
+        return self.dtype == "float32" or self.dtype in SCHEMES
 
 
 class Machine:
@@ -339,14 +347,23 @@ def _in_folder(name: str, title: str, purpose: str, folder: Path) -> Checkpoint:
 
 def measure_sizes(config: JetNemotronConfig, dtype: torch.dtype, scheme: str | None) -> Sizes:
     """Return the sizes of a network of this shape, with weights in `dtype` or quantized."""
-    return _measure(config.to_json_string(use_diff=False), dtype, scheme)
+    key = config.to_json_string(use_diff=False), dtype, scheme
+    if key not in _measured:
+        _measured[key] = _measure_alone(config, dtype, scheme)
+    return _measured[key]
 
 
-@lru_cache(maxsize=64)
+def _measure_alone(config: JetNemotronConfig, dtype: torch.dtype, scheme: str | None) -> Sizes:
+    with BUILDING:
+        return _measure(config.to_json_string(use_diff=False), dtype, scheme)
+
+
 def _measure(config: str, dtype: torch.dtype, scheme: str | None) -> Sizes:
     values = json.loads(config)
     values.pop("quantization_config", None)
-    model = outline_network(JetNemotronConfig.from_dict(values), dtype, None)
+    # In float32, PyTorch's own type: transformers makes another one the whole process' type meanwhile.
+    model = outline_network(JetNemotronConfig.from_dict(values), torch.float32, None)
+    model.to(dtype)  # type: ignore[arg-type] # transformers names only one of its forms
     parameters = count_parameters(model)
     if scheme is not None:
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from jet.credentials import redact
 from jet.engine import hub, quantized_cache
-from jet.engine.catalog import Catalog, Form, gigabytes
+from jet.engine.catalog import BUILDING, Catalog, Form, gigabytes
 from jet.engine.holder import ModelHandle, SwitchError
 from jet.engine.hub import Canceled
 from jet.engine.loading import LocalConfig
@@ -89,8 +89,14 @@ class ModelSwitch:
         self._state = SwitchState()
         self._canceled = threading.Event()
         self._thread: threading.Thread | None = None
-        self._measured = False
+        self._measured = self._started = False
         self._marks: list[tuple[float, int]] = []  # of a download: when, and how many bytes
+
+    @property
+    def started(self) -> bool:
+        """Return whether a model runs, or has run: before that, a network is being built for the first."""
+        self._started = self._started or self._handle.loaded is not None
+        return self._started
 
     def state(self) -> SwitchState:
         """Return the state now."""
@@ -213,7 +219,8 @@ class ModelSwitch:
             "Continue goes on with the new model."
         )
         try:
-            self._handle.switch(self.catalog.config_of(form), beside, reason)
+            with BUILDING:
+                self._handle.switch(self.catalog.config_of(form), beside, reason)
         finally:
             self.changes += 1  # also where the old model was loaded again
         self._set(canceled, stage="done", message=f"{describe(form)} writes from now on.")
@@ -221,11 +228,13 @@ class ModelSwitch:
     def _loading_words(self, beside: bool) -> str:
         if beside:
             return f"Loading, while {self._old_model()} goes on"
-        return "Loading. Both do not fit into memory, so the old model is closed already"
+        return "Loading. The old model is closed already, so that there is room"
 
     def _watch_download(self, canceled: threading.Event) -> hub.Watch:
         def watch(done: int, total: int) -> None:
             now = self._clock()
+            if not done:
+                return  # what an earlier attempt has brought counts for no rate
             with self._lock:
                 self._marks = [mark for mark in self._marks if now - mark[0] <= _RATE_S] + [(now, done)]
                 (since, first), rate = self._marks[0], None
@@ -251,8 +260,9 @@ class ModelSwitch:
         either."""
         needed = int(form.sizes.memory * (1 + _SPARE))
         free = self.catalog.machine.available_bytes()
-        # Graphs are captured on a GPU while nothing else allocates there.
-        if needed <= free and self.catalog.machine.device.type == "cpu":
+        # Not on a GPU, where graphs are captured while nothing else allocates, and not in 16 bits: loading
+        # makes those the whole process' type, also that of the engine that runs.
+        if needed <= free and self.catalog.machine.device.type == "cpu" and form.is_float32:
             return True
         held = self._held_bytes()
         if needed <= free + held:

@@ -28,6 +28,20 @@ _FRESH_S = 2.0  # how old the list may be while nothing has changed
 _WORDS_PER_TOKEN = 0.75
 
 Reply = dict[str, Any]
+_LOADING: Reply = {
+    "stage": "idle",
+    "title": "",
+    "done": 0,
+    "total": 0,
+    "rate": None,
+    "stalled": False,
+    "message": "",
+    "active": False,
+    "canCancel": False,
+    "measuring": True,
+    "suggestion": "",
+    "list": render("views.html", "hint", text="The first model is still being loaded…"),
+}
 CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 
 
@@ -85,7 +99,8 @@ class ModelCommands:
     async def _show(self, session: Session, fields: Fields) -> Reply:
         """Return the list and the state; measure the machine at the first time."""
         assert self._switch is not None
-        self._switch.measure_machine()
+        if self._switch.started:
+            self._switch.measure_machine()
         return {"models": await asyncio.to_thread(self._view)}
 
     async def _use(self, session: Session, fields: Fields) -> Reply:
@@ -119,6 +134,8 @@ class ModelCommands:
         """Return what the page shows. Runs in a thread: the list looks at files."""
         assert self._switch is not None
         state = self._switch.state()
+        if not self._switch.started:
+            return _LOADING
         drawn_in = f"{state.stage} {state.form} {self._switch.measuring} {self._switch.changes}"
         fresh = time.monotonic() - self._drawn_at < _FRESH_S
         if self._drawn is None or self._drawn[1] != drawn_in or not (fresh or state.active):
@@ -183,16 +200,15 @@ def _suggest(form: Form) -> str:
 def _row(form: Form, current: str, busy: bool) -> dict[str, Any]:
     """Return a row of the list."""
     fetches = form.download_bytes > 0
-    download = gigabytes(form.download_bytes) if fetches else "here already"
-    if fetches and form.checkpoint.fetched_bytes:
-        download = f"{download} more"
+    more = " more" if form.checkpoint.fetched_bytes else ""
+    download = f"{gigabytes(form.download_bytes)}{more} to download" if fetches else "here already"
     rate = form.tokens_per_second
     return {
         "id": form.id,
         "name": describe(form),
         "dtype": form.dtype,
         "download": download,
-        "to_make": f"+ {gigabytes(form.disk_bytes)} made once" if form.disk_bytes else "",
+        "to_make": f"and {gigabytes(form.disk_bytes)} of disk" if form.disk_bytes else "",
         "kept": gigabytes(form.kept_bytes) if form.kept_bytes and form.id != current else "",
         "memory": gigabytes(form.sizes.memory),
         "speed": format.UNKNOWN if rate is None else f"about {format.rate(rate)} tok/s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub import constants
 
 from jet import hardware
+from jet.engine import catalog as catalog_module
 from jet.engine import partial_download
 from jet.engine.catalog import Catalog, Machine, measure_sizes, read_checkpoint
 from jet.engine.loading import OFFICIAL_LICENSE, STORY_MODEL, LocalConfig
@@ -69,6 +71,24 @@ def test_the_published_shapes() -> None:
     assert (two.footprint.window, four.footprint.window) == (1151, 2047)
     assert (two.footprint.full_token, four.footprint.full_token) == (2 * 2**10, 3 * 2**10)
     assert measure_sizes(official_config(OFFICIAL_2B), torch.float32, "int4").weights < 1.16e9
+
+
+def test_sizes_are_the_same_whoever_else_asks() -> None:
+    config = official_config(OFFICIAL_2B)
+    kinds = [(dtype, scheme) for dtype in (torch.bfloat16, torch.float32) for scheme in (None, "int4")]
+    expected = [measure_sizes(config, *kind) for kind in kinds]
+    found = []
+
+    def ask() -> None:
+        found.append([catalog_module._measure_alone(config, *kind) for kind in kinds])
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 4
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_the_list() -> None:

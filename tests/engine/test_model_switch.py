@@ -342,6 +342,15 @@ def test_without_room_for_both_the_old_model_is_closed_first_and_loaded_again(
     assert setup.end().stage == "done"
 
 
+def test_sixteen_bits_are_not_loaded_beside_a_running_engine(setup: Setup) -> None:
+    alive: list[bool] = []
+    first = setup.handle.engine()
+    setup.during = lambda: alive.append(first.alive)
+    find = setup.switch.catalog.find
+    beside = [setup.switch._require_memory(find(f"{OFFICIAL_2B}:{kind}")) for kind in ("int4", "stored")]
+    assert beside == [True, False], "loading would make them the type of the running engine, too"
+
+
 def test_what_cannot_be_chosen(setup: Setup) -> None:
     with pytest.raises(CheckpointError, match="not in the list"):
         setup.switch.choose("somebody/else:int4")

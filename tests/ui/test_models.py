@@ -87,7 +87,8 @@ def test_the_list_tells_of_each_form_what_it_takes() -> None:
     html = told["list"]
     for words in (
         "Jet-Nemotron 2B", "NVIDIA, research and evaluation only", "Apache-2.0", "3.9 GB", "1.7 GB",
-        "tok/s", "runs now", "1.2 GB made once", "Download and use: Jet-Nemotron 4B in int8",
+        "tok/s", "runs now",
+        "3.9 GB to download and 1.2 GB of disk", "Download and use: Jet-Nemotron 4B in int8",
     ):  # fmt: skip
         assert words in html, words
     assert "{" not in html and "$" not in html
