@@ -11,6 +11,7 @@ import { generate, generateByButton, step, withCaret } from "./generation.js";
 import { askName } from "./name_field.js";
 import { state } from "./page_state.js";
 import { replaceStory } from "./replace_story.js";
+import { orRewriteAgain, watch as watchRewrites } from "./rewrite.js";
 import { addLoreEntry } from "./session_restore.js";
 import { findShortcut } from "./shortcuts.js";
 import { requestStop } from "./stop_on_typing.js";
@@ -89,7 +90,7 @@ function onClick(event) {
     if (button.closest("#jet-popover")) alternatives.close();
   } else if (dataset.generate) {
     button.closest("#jet-toast")?.remove(); // the offer is taken
-    generate(JSON.parse(dataset.generate));
+    generate(orRewriteAgain(JSON.parse(dataset.generate)));
   } else if (dataset.opening) putOpening(dataset.opening);
   else if (dataset.tab) toggleDrawer(dataset.tab);
   else if (dataset.loreRemove !== undefined) {
@@ -152,6 +153,7 @@ function onKeyDown(event) {
 
 /** Starts watching clicks and keys. */
 export function install() {
+  watchRewrites(generate);
   document.addEventListener("click", onClick);
   document.addEventListener("pointerdown", onPointerDown);
   document.addEventListener("beforeinput", onBeforeInput);

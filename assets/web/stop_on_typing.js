@@ -180,14 +180,17 @@ export function afterEnd(what) {
 }
 
 /** A generation begins. @param {import("./command_queue.js").Command} order */
-export function begin({ type: what, at }) {
+export function begin({ type: what, at, until }) {
   takenOver = stopping = false;
   seenUntil = null;
   afterwards = [];
   lastIncoming = null;
   commitComposition();
   baseText = editor().value;
-  suffixLength = what === "continue" ? 0 : what === "continue_at" ? Math.max(0, baseText.length - at) : null;
+  const behind = what === "rewrite" ? until : at;
+  suffixLength =
+    what === "continue" ? 0 : behind === undefined ? null : Math.max(0, baseText.length - behind);
+  if (!["continue", "continue_at", "rewrite"].includes(what)) suffixLength = null;
   caretMoves = what !== "variants";
   if (suffixLength !== null) placeCaret(baseText.length - suffixLength);
   noteCaret();

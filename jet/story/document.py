@@ -297,6 +297,20 @@ class Document:
         tree = self.tree.with_branch(branch, show=True)
         return self._start(tree, [(branch.id, before, after)], model, [sampling])[0]
 
+    def start_rewrite(self, model: str, sampling: SamplingParams, start: int, end: int) -> Continuation:
+        """Start a continuation in the place of the text from `start` to `end`, on a new branch on the page.
+
+        What it replaces stays on the old branch.
+        """
+        self._check_idle()
+        self._check_offset(start)
+        self._check_offset(end)
+        parent, table = self.tree.branch(), PieceTable(self.tree.branch().pieces)
+        before, after = table.slice(0, start), table.slice(end)
+        branch = self._child(parent, start, before + after)
+        tree = self.tree.with_branch(branch, show=True)
+        return self._start(tree, [(branch.id, before, after)], model, [sampling])[0]
+
     def start_variants(
         self, model: str, samplings: Sequence[SamplingParams], at: int | None = None
     ) -> list[Continuation]:

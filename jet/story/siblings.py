@@ -62,7 +62,8 @@ def versions(tree: Tree) -> Versions | None:
         index = _shared_pieces(branch.pieces, current)
         if index < min(len(branch.pieces), len(current)):
             one, other = branch.pieces[index], current[index]
-            if all(piece.start == 0 and piece.span.generation is not None for piece in (one, other)):
+            both = (one, other)
+            if one.span.id != other.span.id and all(p.start == 0 and p.span.generation for p in both):
                 found.setdefault(index, {})[one.span.id] = branch.id
     if not found:
         return None

@@ -21,7 +21,7 @@ from jet.story.guidance import Guidance
 from jet.story.offsets import from_utf16, to_utf16
 from jet.story.pieces import Token, ends_at_token_boundary
 from jet.story.siblings import seeds_at
-from jet.ui import branch_messages
+from jet.ui import branch_messages, rewriting
 from jet.ui.commands import Command, parse_about, parse_stops, parse_unfinished
 from jet.ui.deltas import DELTA_MIN_CHARACTERS
 from jet.ui.never_write import parse_banned
@@ -160,12 +160,17 @@ class GenerationService:
                     command, _with_unused_seed(session.document, command, sampling, remarks)
                 )
                 before = session.document.current
-                continuations = self._start_continuations(session.document, command, samplings)
+                rewrite = None
+                if command.type == "rewrite":
+                    rewrite = rewriting.parse_rewrite(command.fields, session.document.text)
+                    samplings = [rewriting.sampling_of(rewrite, samplings[0])]
+                    remarks.append(rewriting.INSTRUCTED if self._has_chat else rewriting.INFILLED)
+                continuations = self._start_continuations(session.document, command, samplings, rewrite)
                 if command.type in ("retry", "replace_token"):
                     remarks += branch_messages.describe_left_behind(session.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
-                requests = self._submit(session, command, continuations, samplings, banned)
+                requests = self._submit(session, command, continuations, samplings, banned, rewrite)
             except (StoryError, RequestError) as error:
                 raise GenerationError(str(error)) from None
             session.requests = requests
@@ -230,11 +235,22 @@ class GenerationService:
             else:
                 yield GenerationState()
 
+    @property
+    def _has_chat(self) -> bool:
+        """Whether the model takes instructions."""
+        return self._info is not None and self._info.chat_tokens is not None
+
     def _start_continuations(
-        self, document: Document, command: Command, samplings: list[SamplingParams]
+        self,
+        document: Document,
+        command: Command,
+        samplings: list[SamplingParams],
+        rewrite: rewriting.Rewrite | None = None,
     ) -> list[Continuation]:
         assert self._info is not None
         model, sampling, fields = self._info.model, samplings[0], command.fields
+        if rewrite is not None:
+            return [rewriting.start(document, rewrite, model, sampling, self._has_chat)]
         if command.type == "retry":
             return [document.retry(model, sampling)]
         if command.type == "variants":
@@ -265,13 +281,18 @@ class GenerationService:
         continuations: list[Continuation],
         samplings: list[SamplingParams],
         banned: tuple[str, ...],
+        rewrite: rewriting.Rewrite | None = None,
     ) -> list[StreamedRequest]:
         with_alternatives = _with_alternatives(command)
         guidance, stops = session.document.guidance, session.document.stops
 
         past_end = command.fields.has("beyond") and command.fields.take("beyond", bool)
 
+        instructed = rewrite if self._has_chat else None
+
         def prepare(engine: Engine, request: Request) -> Request:
+            if instructed is not None:
+                return rewriting.instruct(engine, request, instructed)
             prompt = self._build(engine, request, guidance)
             return replace(request, prompt=prompt.text, instruction=prompt.instruction)
 

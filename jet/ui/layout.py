@@ -78,6 +78,7 @@ def build_layout(with_models: bool = False) -> Page:
         with gr.Row(elem_id="jet-main"):
             with gr.Column(elem_id="jet-editor-column", min_width=0):
                 _html(tabs.find_bar(), "jet-find-bar")
+                _html(tabs.about_form(), "jet-about")
                 story = _story()
                 _html(tabs.opening_buttons(beginnings), "jet-openings")
                 variants, delta = _html("", "jet-variants"), _html("", "jet-delta")

@@ -41,6 +41,16 @@ ICONS = {
     "other-words": "M2.5 5.5h9M9 3l2.5 2.5L9 8M13.5 10.5h-9M7 8l-2.5 2.5L7 13",
 }
 
+# Ways to rewrite a selection, as `rewriting` names them.
+REWRITES = (
+    ("rewrite", "in other words"),
+    ("expand", "longer"),
+    ("shorten", "shorter"),
+    ("describe", "with more senses"),
+    ("tense", "more tense"),
+    ("gentle", "gentler"),
+)
+
 # How the sheet looks: names of the choices, what they are called, and their values.
 VIEWS = (
     ("size", "Text", (("small", "small"), ("medium", "as usual"), ("large", "large"))),
@@ -69,8 +79,13 @@ def header() -> str:
 
 
 def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
-    """Render a button for each beginning, given as (genre, text), and the field for chat models."""
-    return render("tabs.html", "openings", beginnings=beginnings, cards=CARDS, about=Guidance().about)
+    """Render a button for each beginning, given as (genre, text), and a place for the last stories."""
+    return render("tabs.html", "openings", beginnings=beginnings, cards=CARDS)
+
+
+def about_form() -> str:
+    """Render the field in which a chat model is asked for a story."""
+    return render("tabs.html", "about_form", about=Guidance().about)
 
 
 def length_choice() -> str:
@@ -90,7 +105,7 @@ def undo_redo_buttons() -> str:
 
 def action_buttons() -> str:
     """Render the other actions, the choice of highlights, and the line that tells what is done."""
-    return render("tabs.html", "actions", icons=ICONS, highlights=HIGHLIGHT_OPTIONS)
+    return render("tabs.html", "actions", icons=ICONS, rewrites=REWRITES, highlights=HIGHLIGHT_OPTIONS)
 
 
 def tab_list(with_models: bool = False) -> str:

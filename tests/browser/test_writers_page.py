@@ -236,3 +236,27 @@ def test_continue_is_reachable_on_every_screen(tab: Page, served: Served) -> Non
             assert top == "jet-continue", (width, height, drawer, top)
     tab.set_viewport_size({"width": 1280, "height": 900})
     select_tab(tab, "settings")
+
+
+def test_a_selection_is_rewritten_in_its_place_and_versions_walked(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 400
+    tab.fill(STORY, "One came. Two left. Three stayed.")
+    expect(tab.locator("#jet-rewrite")).to_be_disabled()
+    tab.focus(STORY)
+    tab.eval_on_selector(STORY, "(box) => box.setSelectionRange(9, 20)")
+    expect(tab.locator("#jet-rewrite")).to_be_enabled()
+    tab.select_option("#jet-rewrite", "shorten")
+    expect(tab.locator("#jet-toast")).to_contain_text("takes no instructions")
+    expect_unlocked(tab)
+    first = story(tab)
+    assert re.fullmatch(r"One came\. (.*\w.*) Three stayed\.", first) and "Two" not in first
+    press(tab, "#jet-retry")
+    expect(tab.locator("#jet-walk span")).to_have_text("2/2")
+    expect_unlocked(tab)
+    assert story(tab).startswith("One came. ") and story(tab).endswith(" Three stayed.")
+    tab.get_by_role("button", name="Previous version").click()
+    expect(tab.locator(STORY)).to_have_value(first)
+    tab.click("#jet-undo")
+    tab.click("#jet-undo")
+    tab.click("#jet-undo")
+    expect(tab.locator(STORY)).to_have_value("One came. Two left. Three stayed.")
