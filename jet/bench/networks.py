@@ -21,7 +21,8 @@ from jet.api import EngineInfo, RequestError
 from jet.bench.options import PREFIX_CACHING, BenchError, Options
 from jet.engine import loading
 from jet.engine.capacity import CapacityError
-from jet.engine.engine import EngineOptions, LocalEngine, Runner, Tokenizer
+from jet.engine.engine import EngineOptions, LocalEngine
+from jet.engine.interfaces import Runner, Tokenizer
 from jet.engine.model_runner import ModelRunner
 from jet.engine.text.detokenizer import Detokenizer
 from jet.modeling import CheckpointError, JetNemotronConfig, JetNemotronForCausalLM, load_model

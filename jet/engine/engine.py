@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,194 +26,29 @@ from jet.api import (
     Request,
     RequestError,
     RequestStats,
-    SamplingParams,
     TokenChunk,
-    TokenLogprob,
     TokenLogprobs,
 )
-from jet.engine.banned import BannedGuard, HeldToken, matcher_of, text_before
+from jet.engine.banned import BannedGuard, matcher_of, text_before
+from jet.engine.interfaces import Runner, StateStorage, Tokenizer
+from jet.engine.output import OutputProcessor
 from jet.engine.prefill_policy import ChunkedPrefillPolicy
+from jet.engine.request_state import MEMORY_INTERVAL_S, RequestState
 from jet.engine.scheduler import QueueFullError, Scheduler
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.counting import PromptCounting
-from jet.engine.text.detokenizer import Detokenizer
-from jet.engine.text.ending import Ending, make_ending, overrun_tokens
-from jet.engine.text.healing import Healing, HealingPath, Node, NoPathError
-from jet.engine.text.word_bias import BiasedSequence, biased_sequences
+from jet.engine.text.ending import make_ending, overrun_tokens
+from jet.engine.text.word_bias import biased_sequences
 from jet.hardware import MemoryReading
-from jet.telemetry import DecodeMeter, Throttle
+from jet.telemetry import Throttle
 from jet.token_ids import Tokens
 
-# Reading memory figures takes longer than a token may, and the page shows no more of them than this.
-_MEMORY_INTERVAL_S = 0.1
 # How long close() waits for the device thread to finish its step.
 _CLOSE_PATIENCE_S = 30.0
 
 _DIED = "The engine has died."
 
 log = logging.getLogger(__name__)
-
-
-class Runner(Protocol):
-    """The model as the engine uses it. `sequence` is the state of one request, opaque to the engine."""
-
-    def capture_next(self) -> bool:
-        """Compile or capture a small part of later steps; False if nothing is left."""
-        ...
-
-    def allocate(
-        self, sampling: SamplingParams, top_logprobs: int, prompt: Tokens, max_tokens: int, cache_salt: str
-    ) -> Any:
-        """Allocate the state of a new request of up to `max_tokens` tokens, prompt included.
-
-        `top_logprobs`: how many log-probabilities to keep for each token. Raises MemoryError if there is no
-        room now.
-        """
-        ...
-
-    def heal(self, sequence: Any, healing: Healing) -> None:
-        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
-        ...
-
-    def healed_path(self, sequence: Any) -> HealingPath | None:
-        """Return the tokens drawn by healing; None before that."""
-        ...
-
-    def set_min_tokens(self, sequence: Any, tokens: int) -> None:
-        """Forbid stop tokens among the first `tokens` of the answer."""
-        ...
-
-    def bias(self, sequence: Any, logit_bias: Sequence[tuple[int, float]], raw_logprobs: bool) -> None:
-        """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
-        ...
-
-    def bias_words(self, sequence: Any, word_bias: tuple[BiasedSequence, ...]) -> None:
-        """Set the bias of words, as token sequences."""
-        ...
-
-    def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
-        """Forbid tokens among the first `steps` of the answer."""
-        ...
-
-    def guard(self, sequence: Any) -> None:
-        """Prepare for rollbacks of a new sequence."""
-        ...
-
-    def mark(self, sequence: Any, length: int) -> None:
-        """Keep what a rollback to `length` tokens or more needs; call it after each token."""
-        ...
-
-    def roll_back(
-        self,
-        sequence: Any,
-        length: int,
-        num_generated: int,
-        barred: tuple[int, ...],
-        healing: Healing | None = None,
-    ) -> bool:
-        """Take back all tokens from `length` on; False if the sequence has to be reset instead."""
-        ...
-
-    def score(
-        self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
-    ) -> Sequence[TokenLogprobs]:
-        """Prefill one chunk of the prompt; return the log-probabilities of the tokens that follow its own."""
-        ...
-
-    def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
-        """Restore the longest cached prefix of the prompt; return its number of tokens."""
-        ...
-
-    def prefill(self, sequence: Any, tokens: Tokens) -> None:
-        """Run one chunk of the prompt."""
-        ...
-
-    def synchronize(self, blocking: bool) -> bool:
-        """Return whether the prefill has finished; with `blocking`, wait first, so that its time is real."""
-        ...
-
-    def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
-        """Return each sequence's next token, or its own error. An exception that is raised concerns all."""
-        ...
-
-    def reset(self, sequence: Any) -> None:
-        """Empty a lost state; the engine then prefills prompt and output again and continues."""
-        ...
-
-    def logprobs(self, sequence: Any) -> TokenLogprobs | None:
-        """Return the last token's log-probabilities, without texts; None if the request wants none."""
-        ...
-
-    def state_bytes(self, sequence: Any) -> dict[str, int]:
-        """Return the bytes of the state by kind: recurrent, conv, window_kv, full_kv."""
-        ...
-
-    def free(self, sequence: Any, keep_snapshot: bool) -> None:
-        """Free the state, or keep it in the prefix cache."""
-        ...
-
-    def close(self) -> None:
-        """Release the model."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """The tokenizer as the engine uses it."""
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Return the tokens that end a text."""
-        ...
-
-    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """Tokenize a prompt to 1 to `max_tokens` tokens. Raises RequestError if that is impossible.
-
-        `instruction`: the user's turn for a chat model. `cache_salt`: the user, whose earlier texts are
-        remembered.
-        """
-        ...
-
-    def encode_healed(
-        self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
-    ) -> tuple[Tokens, Healing | None, Detokenizer]:
-        """Return the tokens to prefill, the tokens to draw again (None for none) and a detokenizer."""
-        ...
-
-    def normalize_prompt(self, prompt: str) -> str:
-        """Return a prompt as `encode_healed` tokenizes it."""
-        ...
-
-    def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
-        """Return the number of tokens that `encode` returns, for a prompt of any length."""
-        ...
-
-    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
-        """Return a detokenizer for the tokens after `prompt`."""
-        ...
-
-    def token_text(self, token: int, skip: int = 0) -> str:
-        """Return the text of a single token, without its first `skip` bytes."""
-        ...
-
-    def count(self, text: str) -> int:
-        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
-        ...
-
-    def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """Return the tokens of a text by itself. Raises RequestError."""
-        ...
-
-
-class StateStorage(Protocol):
-    """Stores the states of finished requests, one at a time."""
-
-    def store_next(self) -> bool:
-        """Store one; False if none is left."""
-        ...
-
-    def forget(self, cache_salt: str) -> None:
-        """Remove a user's states from disk and memory; may be called from any thread."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -242,52 +77,6 @@ class WarmUpError(RuntimeError):
     """The warm-up request failed; the message is that request's error."""
 
 
-class _RequestState:
-    """One request inside the engine. Once submitted, only the device thread modifies it."""
-
-    def __init__(
-        self,
-        request: Request,
-        prompt: Tokens,
-        healing: Healing | None,
-        detokenizer: Detokenizer,
-        submitted: float,
-    ) -> None:
-        """`healing`: the tokens after `prompt`, which are drawn again."""
-        # Every token of a scored prompt is computed, and its state is not cached.
-        self.cache_salt = request.cache_salt if request.prompt_logprobs is None else ""
-        self.min_tokens = request.min_tokens
-        self.logit_bias, self.raw_logprobs = request.logit_bias, request.raw_logprobs
-        self.stop_token_ids = frozenset(request.stop_token_ids)
-        self.stop_token_ids_after = request.stop_token_ids_after
-        self.word_bias: tuple[BiasedSequence, ...] = ()
-        self.prompt_logprobs = request.prompt_logprobs  # None once all have been sent
-        self.healing = healing  # None once it has been drawn
-        self.healed_end = healing  # the same, for good
-        self.guard: BannedGuard | None = None  # of banned phrases
-        self.prompt_tokens = len(prompt) + (0 if healing is None else len(healing.tokens))
-        self.sampling = request.sampling.with_seed()
-        self.top_logprobs = request.top_logprobs
-        self.prompt_ids = prompt
-        self.detokenizer = detokenizer
-        self.meter = DecodeMeter(submitted)
-        self.throttle = Throttle(_MEMORY_INTERVAL_S)
-        self.channel: Channel
-        self.phase = "queued"
-        self.queue_position = 0
-        self.sequence: Any = None
-        # The tokens to prefill: the prompt, or after a lost state prompt and output.
-        self.input_ids = self.prompt_ids
-        self.num_prefilled: int | None = None  # tokens of `input_ids`; None before the first chunk
-        self.cached_tokens = 0  # tokens of the prompt restored from the prefix cache
-        self.output_ids: list[int] = []
-        self.isolated_steps = 0  # steps to run alone, since a batch with it has failed
-        self.max_new_tokens, self.length_reason = self.sampling.max_new_tokens, "length"
-        self.ending: Ending | None = None
-        self.overrun = 0  # most tokens past `max_new_tokens`, to end a sentence
-        self.state_bytes: dict[str, int] = {}
-
-
 class LocalEngine(PromptCounting):
     """The engine that runs a model in this process; implements `jet.api.Engine`."""
 
@@ -313,14 +102,15 @@ class LocalEngine(PromptCounting):
         self._read_memory = read_memory
         self._clock = clock
         self._memory_reading = read_memory()
-        self._throttle = Throttle(_MEMORY_INTERVAL_S)
+        self._output = OutputProcessor(runner, tokenizer, clock, self._send, self._finish, self._recompute)
+        self._throttle = Throttle(MEMORY_INTERVAL_S)
         self._changed = threading.Condition()  # guards the scheduler and `_closed`
         limits = (
             self._options.max_running_requests,
             self._options.max_running_per_user,
             self._options.max_waiting,
         )
-        self._scheduler: Scheduler[_RequestState] = Scheduler(*limits)
+        self._scheduler: Scheduler[RequestState] = Scheduler(*limits)
         self._prefill_policy = ChunkedPrefillPolicy(
             self._options.prefill_chunk_size, self._options.max_decode_stall_s
         )
@@ -350,7 +140,7 @@ class LocalEngine(PromptCounting):
         else:
             prompt, healing = self._tokenizer.encode(*given), None
             detokenizer = self._tokenizer.detokenizer(prompt)
-        req = _RequestState(request, prompt, healing, detokenizer, submitted)
+        req = RequestState(request, prompt, healing, detokenizer, submitted)
         if request.banned:
             req.guard = self._make_guard(request)
         room = self._info.context - req.prompt_tokens
@@ -472,7 +262,7 @@ class LocalEngine(PromptCounting):
         if idle:
             self._run_when_idle()
         for req in abandoned:
-            self._attempt(req, self._abort)
+            self._attempt(req, self._output.abort)
         if (waiting and self._admit()) or abandoned:
             with self._changed:
                 waiting = list(self._scheduler.waiting)
@@ -518,7 +308,7 @@ class LocalEngine(PromptCounting):
             admitted = True
         return admitted
 
-    def _allocate(self, req: _RequestState, others: bool) -> bool:
+    def _allocate(self, req: RequestState, others: bool) -> bool:
         """Allocate a request's state and admit it; end it if that fails. False: wait for others to end."""
         tokens = min(req.prompt_tokens + req.max_new_tokens + req.overrun, self._info.context)
         sampling = req.sampling
@@ -550,7 +340,7 @@ class LocalEngine(PromptCounting):
         self._attempt(req, self._start)
         return True
 
-    def _set_bars_and_biases(self, req: _RequestState) -> None:
+    def _set_bars_and_biases(self, req: RequestState) -> None:
         if req.min_tokens:
             self._runner.set_min_tokens(req.sequence, req.min_tokens)
         if req.logit_bias or req.raw_logprobs:
@@ -564,13 +354,13 @@ class LocalEngine(PromptCounting):
             steps = max(req.stop_token_ids_after, req.min_tokens)
             self._runner.forbid(req.sequence, tuple(sorted(forbidden)), steps)
 
-    def _send_queue_positions(self, waiting: list[_RequestState]) -> None:
+    def _send_queue_positions(self, waiting: list[RequestState]) -> None:
         for position, req in enumerate(waiting, start=1):
             if req.queue_position != position:
                 req.queue_position = position
                 self._attempt(req, self._send)
 
-    def _attempt(self, req: _RequestState, act: Callable[[_RequestState], None]) -> None:
+    def _attempt(self, req: RequestState, act: Callable[[RequestState], None]) -> None:
         """Do something for a request; an exception ends this request and no other."""
         try:
             act(req)
@@ -582,17 +372,11 @@ class LocalEngine(PromptCounting):
             log.warning("A request failed.", exc_info=True)
             self._finish(req, "error", error=_reason(error))
 
-    def _abort(self, req: _RequestState) -> None:
-        if req.guard is not None:
-            self._end_guarded(req, req.guard, "aborted")
-        else:
-            self._finish(req, "aborted")
-
-    def _start(self, req: _RequestState) -> None:
+    def _start(self, req: RequestState) -> None:
         req.phase, req.queue_position = "prefill", 0
         self._send(req)
 
-    def _prefill(self, req: _RequestState) -> None:
+    def _prefill(self, req: RequestState) -> None:
         """Run one chunk of a request's prompt; after the last one, draw its first token."""
         if req.num_prefilled is None:
             req.num_prefilled = self._runner.restore_prefix(req.sequence, req.input_ids)
@@ -620,24 +404,24 @@ class LocalEngine(PromptCounting):
             self._scheduler.finish_prefill(req)
         self._decode([req])
 
-    def _score(self, req: _RequestState, chunk: Tokens, top_logprobs: int) -> None:
+    def _score(self, req: RequestState, chunk: Tokens, top_logprobs: int) -> None:
         """Prefill a chunk of the prompt and send the log-probabilities of the tokens that follow its own."""
         assert req.num_prefilled is not None
         following = req.input_ids[req.num_prefilled + 1 : req.num_prefilled + 1 + len(chunk)]
         found = self._runner.score(req.sequence, chunk, following, top_logprobs)
-        logprobs = tuple(map(self._describe, found))
+        logprobs = tuple(map(self._output.describe, found))
         req.channel.put(TokenChunk("", (), self._stats(req), prompt_logprobs=logprobs))
         if req.num_prefilled + len(chunk) == len(req.input_ids):
             req.prompt_logprobs = None
 
-    def _decode(self, reqs: list[_RequestState]) -> None:
+    def _decode(self, reqs: list[RequestState]) -> None:
         """Run a decode step; requests whose batch has failed run in batches of their own."""
         shared = [req for req in reqs if not req.isolated_steps]
         for batch in [shared, *([req] for req in reqs if req.isolated_steps)]:
             if batch:
                 self._decode_batch(batch)
 
-    def _decode_batch(self, reqs: list[_RequestState]) -> None:
+    def _decode_batch(self, reqs: list[RequestState]) -> None:
         try:
             outcomes = self._runner.decode([req.sequence for req in reqs])
         except (SystemExit, KeyboardInterrupt):
@@ -647,9 +431,9 @@ class LocalEngine(PromptCounting):
             return
         for req, outcome in zip(reqs, outcomes, strict=True):
             req.isolated_steps = max(0, req.isolated_steps - 1)
-            self._attempt(req, partial(self._accept_token, outcome=outcome))
+            self._attempt(req, partial(self._output.accept, outcome=outcome))
 
-    def _recover_batch(self, reqs: list[_RequestState], error: BaseException) -> None:
+    def _recover_batch(self, reqs: list[RequestState], error: BaseException) -> None:
         """Handle a failed step, after which the states of its requests are unknown.
 
         A single request ends. Several are recomputed and then decode one by one, so that the request at fault
@@ -663,173 +447,16 @@ class LocalEngine(PromptCounting):
         for req in reversed(reqs):
             self._attempt(req, self._recompute)
 
-    def _recompute(self, req: _RequestState) -> None:
+    def _recompute(self, req: RequestState) -> None:
         self._runner.reset(req.sequence)
         req.input_ids, req.num_prefilled = np.array([*req.prompt_ids, *req.output_ids], np.int32), None
         req.isolated_steps = 2  # the first token follows its prefill, the second a decode step
         with self._changed:
             self._scheduler.preempt(req)
 
-    def _accept_token(self, req: _RequestState, outcome: int | Exception) -> None:
-        """Accept the outcome of a step: a token, or the error that ends the request."""
-        if isinstance(outcome, NoPathError) and req.guard is not None:
-            self._end_guarded(req, req.guard, "banned", clean=False)
-            return
-        if isinstance(outcome, Exception):
-            raise outcome
-        req.phase = "decode"
-        if req.guard is not None:
-            self._accept_guarded(req, req.guard, outcome)
-            return
-        if req.healing is not None:
-            self._accept_healed(req)
-            return
-        if outcome in self._tokenizer.stop_ids or outcome in req.stop_token_ids:
-            logprobs = self._logprobs(req) if req.raw_logprobs else ()
-            self._finish(req, "stop", logprobs=logprobs)
-            return
-        req.output_ids.append(outcome)
-        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
-
-    def _accept_guarded(self, req: _RequestState, guard: BannedGuard, token: int) -> None:
-        """Accept a token of a request with banned phrases; send what can no longer be taken back."""
-        index, before = len(req.output_ids), req.detokenizer.copy()
-        completed: int | None = None
-        if req.healing is not None:
-            healed, req.healing = self._runner.healed_path(req.sequence), None
-            assert healed is not None
-            req.output_ids += [*healed.path, healed.token]
-            if healed.adds:
-                text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
-                logprobs = self._logprobs(req, healed.node)
-                completed = guard.push(healed.token, text, logprobs, index, before)
-        elif token in self._tokenizer.stop_ids or token in req.stop_token_ids:
-            self._end_guarded(req, guard, "stop", self._logprobs(req) if req.raw_logprobs else ())
-            return
-        else:
-            req.output_ids.append(token)
-            text = req.detokenizer.push(token)
-            completed = guard.push(token, text, self._logprobs(req), index, before)
-        if completed is not None:
-            self._draw_again(req, guard, completed)
-            return
-        self._send_held(req, guard.release())
-        if req.ending is not None and req.ending.done:
-            self._finish(req, req.length_reason)
-            return
-        if req.meter.tokens + len(guard.held) >= req.max_new_tokens + req.overrun:
-            self._end_guarded(req, guard, req.length_reason)
-            return
-        kept = guard.held[0].index if guard.held else len(req.output_ids)
-        self._runner.mark(req.sequence, len(req.prompt_ids) + kept)
-
-    def _end_guarded(
-        self,
-        req: _RequestState,
-        guard: BannedGuard,
-        reason: str,
-        logprobs: tuple[TokenLogprobs, ...] = (),
-        clean: bool = True,
-    ) -> None:
-        """End a request with banned phrases, unless a phrase would be complete: then draw again.
-
-        An aborted request ends in front of the phrase, and so does one that has no other way to go on.
-        `clean`: whether its state is of use to later requests.
-        """
-        ended = guard.banned_if_ended()
-        if ended is not None and reason not in ("aborted", "banned"):
-            self._draw_again(req, guard, ended)
-            return
-        while ended is not None:
-            clean = self._go_back(req, guard, ended, ()) and clean
-            ended = guard.banned_if_ended()
-        self._send_held(req, guard.release_all())
-        self._finish(req, reason, logprobs=logprobs, keep_snapshot=clean)
-
-    def _draw_again(self, req: _RequestState, guard: BannedGuard, number: int) -> None:
-        """Go back to before a banned phrase, which begins in `guard.held[number]`, and draw there again.
-
-        Where that has failed too often, the request ends there.
-        """
-        choice = guard.choose(number)
-        if choice is None:
-            self._end_guarded(req, guard, "banned", clean=self._go_back(req, guard, number, ()))
-        elif not self._go_back(req, guard, *choice):
-            self._recompute(req)
-
-    def _go_back(self, req: _RequestState, guard: BannedGuard, number: int, barred: tuple[int, ...]) -> bool:
-        """Take back `guard.held[number]` and all behind it; False if the state could not be restored."""
-        one = guard.take_back(number)
-        del req.output_ids[one.index :]
-        req.detokenizer = one.detokenizer
-        is_healed = one.index == 0 and req.healed_end is not None
-        req.healing = req.healed_end if is_healed else None
-        length, generated = len(req.prompt_ids) + one.index, req.meter.tokens + len(guard.held)
-        return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
-
-    def _send_held(self, req: _RequestState, tokens: Sequence[HeldToken]) -> None:
-        """Send tokens that have been held back; none behind the end of the answer's last sentence."""
-        now, text, ids, logprobs = self._clock(), "", list[int](), list[TokenLogprobs]()
-        for one in tokens:
-            if req.ending is not None and req.ending.done:
-                break
-            req.meter.tick(now)
-            shown, details = self._show(req, one.text, one.logprobs)
-            text += shown
-            ids.append(one.token)
-            logprobs += details
-        if ids:
-            self._send(req, text, tuple(ids), tuple(logprobs))
-
-    def _accept_healed(self, req: _RequestState) -> None:
-        """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
-        healed, req.healing = self._runner.healed_path(req.sequence), None
-        assert healed is not None
-        req.output_ids += [*healed.path, healed.token]
-        if healed.adds:
-            text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
-            self._emit(req, healed.token, text, self._logprobs(req, healed.node))
-
-    def _emit(self, req: _RequestState, token: int, text: str, logprobs: tuple[TokenLogprobs, ...]) -> None:
-        """Send a new token; the last one allowed ends the request."""
-        req.meter.tick(self._clock())
-        text, logprobs = self._show(req, text, logprobs)
-        done = req.ending is not None and req.ending.done
-        if done or req.meter.tokens >= req.max_new_tokens + req.overrun:
-            self._finish(req, req.length_reason, text, (token,), logprobs)
-        else:
-            self._send(req, text, (token,), logprobs)
-
-    def _show(
-        self, req: _RequestState, text: str, logprobs: tuple[TokenLogprobs, ...]
-    ) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """Return what is to be shown of a counted token: past the asked length, only what ends a sentence."""
-        if req.ending is None:
-            return text, logprobs
-        left = req.max_new_tokens - req.meter.tokens
-        shown = req.ending.push(text, None if left > 0 else float(left == 0))
-        return shown, logprobs if shown or not req.ending.done else ()
-
-    def _logprobs(self, req: _RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
-        """Return the last token's log-probabilities with texts; those of `healed` skip the prompt's bytes."""
-        found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
-        if found is None:
-            return ()
-        return (self._describe(found, 0 if healed is None else len(healed.left)),)
-
-    def _describe(self, found: TokenLogprobs, skip: int = 0) -> TokenLogprobs:
-        """Add texts to a token's log-probabilities, without the first `skip` bytes."""
-
-        def with_text(one: TokenLogprob) -> TokenLogprob:
-            id = one.token_id
-            text = self._tokenizer.token_text(id, skip) if skip else self._tokenizer.token_text(id)
-            return TokenLogprob(id, text, one.logprob)
-
-        return TokenLogprobs(with_text(found.sampled), tuple(map(with_text, found.top_logprobs)))
-
     def _send(
         self,
-        req: _RequestState,
+        req: RequestState,
         text: str = "",
         tokens: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
@@ -844,7 +471,7 @@ class LocalEngine(PromptCounting):
 
     def _finish(
         self,
-        req: _RequestState,
+        req: RequestState,
         reason: str,
         text: str = "",
         tokens: tuple[int, ...] = (),
@@ -883,7 +510,7 @@ class LocalEngine(PromptCounting):
             req.channel.fail(self._closed or _DIED, self._end_reason)
 
     def _stats(
-        self, req: _RequestState, finish_reason: str | None = None, error: str | None = None
+        self, req: RequestState, finish_reason: str | None = None, error: str | None = None
     ) -> RequestStats:
         state, reading, meter = req.state_bytes, self._memory_reading, req.meter
         return RequestStats(

@@ -19,7 +19,7 @@ from jet.bench.options import BenchError, Options
 from jet.bench.requests import POLL_INTERVAL_S, check_finished, token_request
 from jet.bench.result import CaseResult, Metric
 from jet.bench.samples import percentile, run_interleaved
-from jet.engine.engine import Runner
+from jet.engine.interfaces import Runner
 
 _LABELS = {
     "tokens_per_second": ("tokens, from the first to the last", "tok/s"),

@@ -1,0 +1,174 @@
+"""The model, the tokenizer and the store of states as the engine uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jet.api import SamplingParams, TokenLogprobs
+from jet.engine.text.detokenizer import Detokenizer
+from jet.engine.text.healing import Healing, HealingPath
+from jet.engine.text.word_bias import BiasedSequence
+from jet.token_ids import Tokens
+
+
+class Runner(Protocol):
+    """The model as the engine uses it. `sequence` is the state of one request, opaque to the engine."""
+
+    def capture_next(self) -> bool:
+        """Compile or capture a small part of later steps; False if nothing is left."""
+        ...
+
+    def allocate(
+        self, sampling: SamplingParams, top_logprobs: int, prompt: Tokens, max_tokens: int, cache_salt: str
+    ) -> Any:
+        """Allocate the state of a new request of up to `max_tokens` tokens, prompt included.
+
+        `top_logprobs`: how many log-probabilities to keep for each token. Raises MemoryError if there is no
+        room now.
+        """
+        ...
+
+    def heal(self, sequence: Any, healing: Healing) -> None:
+        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
+        ...
+
+    def healed_path(self, sequence: Any) -> HealingPath | None:
+        """Return the tokens drawn by healing; None before that."""
+        ...
+
+    def set_min_tokens(self, sequence: Any, tokens: int) -> None:
+        """Forbid stop tokens among the first `tokens` of the answer."""
+        ...
+
+    def bias(self, sequence: Any, logit_bias: Sequence[tuple[int, float]], raw_logprobs: bool) -> None:
+        """Set the logit bias; `raw_logprobs` are taken before bias and penalties."""
+        ...
+
+    def bias_words(self, sequence: Any, word_bias: tuple[BiasedSequence, ...]) -> None:
+        """Set the bias of words, as token sequences."""
+        ...
+
+    def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
+        """Forbid tokens among the first `steps` of the answer."""
+        ...
+
+    def guard(self, sequence: Any) -> None:
+        """Prepare for rollbacks of a new sequence."""
+        ...
+
+    def mark(self, sequence: Any, length: int) -> None:
+        """Keep what a rollback to `length` tokens or more needs; call it after each token."""
+        ...
+
+    def roll_back(
+        self,
+        sequence: Any,
+        length: int,
+        num_generated: int,
+        barred: tuple[int, ...],
+        healing: Healing | None = None,
+    ) -> bool:
+        """Take back all tokens from `length` on; False if the sequence has to be reset instead."""
+        ...
+
+    def score(
+        self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
+    ) -> Sequence[TokenLogprobs]:
+        """Prefill one chunk of the prompt; return the log-probabilities of the tokens that follow its own."""
+        ...
+
+    def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
+        """Restore the longest cached prefix of the prompt; return its number of tokens."""
+        ...
+
+    def prefill(self, sequence: Any, tokens: Tokens) -> None:
+        """Run one chunk of the prompt."""
+        ...
+
+    def synchronize(self, blocking: bool) -> bool:
+        """Return whether the prefill has finished; with `blocking`, wait first, so that its time is real."""
+        ...
+
+    def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
+        """Return each sequence's next token, or its own error. An exception that is raised concerns all."""
+        ...
+
+    def reset(self, sequence: Any) -> None:
+        """Empty a lost state; the engine then prefills prompt and output again and continues."""
+        ...
+
+    def logprobs(self, sequence: Any) -> TokenLogprobs | None:
+        """Return the last token's log-probabilities, without texts; None if the request wants none."""
+        ...
+
+    def state_bytes(self, sequence: Any) -> dict[str, int]:
+        """Return the bytes of the state by kind: recurrent, conv, window_kv, full_kv."""
+        ...
+
+    def free(self, sequence: Any, keep_snapshot: bool) -> None:
+        """Free the state, or keep it in the prefix cache."""
+        ...
+
+    def close(self) -> None:
+        """Release the model."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """The tokenizer as the engine uses it."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Return the tokens that end a text."""
+        ...
+
+    def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
+        """Tokenize a prompt to 1 to `max_tokens` tokens. Raises RequestError if that is impossible.
+
+        `instruction`: the user's turn for a chat model. `cache_salt`: the user, whose earlier texts are
+        remembered.
+        """
+        ...
+
+    def encode_healed(
+        self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
+    ) -> tuple[Tokens, Healing | None, Detokenizer]:
+        """Return the tokens to prefill, the tokens to draw again (None for none) and a detokenizer."""
+        ...
+
+    def normalize_prompt(self, prompt: str) -> str:
+        """Return a prompt as `encode_healed` tokenizes it."""
+        ...
+
+    def count_prompt(self, prompt: str, instruction: str = "", cache_salt: str = "") -> int:
+        """Return the number of tokens that `encode` returns, for a prompt of any length."""
+        ...
+
+    def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
+        """Return a detokenizer for the tokens after `prompt`."""
+        ...
+
+    def token_text(self, token: int, skip: int = 0) -> str:
+        """Return the text of a single token, without its first `skip` bytes."""
+        ...
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a text. Raises RequestError if it cannot be tokenized."""
+        ...
+
+    def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
+        """Return the tokens of a text by itself. Raises RequestError."""
+        ...
+
+
+class StateStorage(Protocol):
+    """Stores the states of finished requests, one at a time."""
+
+    def store_next(self) -> bool:
+        """Store one; False if none is left."""
+        ...
+
+    def forget(self, cache_salt: str) -> None:
+        """Remove a user's states from disk and memory; may be called from any thread."""
+        ...

@@ -1,0 +1,196 @@
+"""OutputProcessor: from the token of a step to the chunk that a request's stream gets.
+
+A token may end the request, belong to the healed end of its prompt, complete a banned phrase, or lie behind
+the end of the last sentence. The device thread calls this; what it decides is done by the engine's functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jet.api import TokenLogprob, TokenLogprobs
+from jet.engine.banned import BannedGuard, HeldToken
+from jet.engine.interfaces import Runner, Tokenizer
+from jet.engine.request_state import RequestState
+from jet.engine.text.healing import Node, NoPathError
+
+
+class OutputProcessor:
+    """Accepts the tokens of all requests of an engine."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        send: Callable[..., None],
+        finish: Callable[..., None],
+        recompute: Callable[[RequestState], None],
+    ) -> None:
+        """`send`, `finish` and `recompute` are the engine's, and take a request first."""
+        self._runner, self._tokenizer, self._clock = runner, tokenizer, clock
+        self._send, self._finish, self._recompute = send, finish, recompute
+
+    def abort(self, req: RequestState) -> None:
+        """End an aborted request; with banned phrases, in front of one that would be complete."""
+        if req.guard is not None:
+            self._end_guarded(req, req.guard, "aborted")
+        else:
+            self._finish(req, "aborted")
+
+    def accept(self, req: RequestState, outcome: int | Exception) -> None:
+        """Accept the outcome of a step: a token, or the error that ends the request."""
+        if isinstance(outcome, NoPathError) and req.guard is not None:
+            self._end_guarded(req, req.guard, "banned", clean=False)
+            return
+        if isinstance(outcome, Exception):
+            raise outcome
+        req.phase = "decode"
+        if req.guard is not None:
+            self._accept_guarded(req, req.guard, outcome)
+            return
+        if req.healing is not None:
+            self._accept_healed(req)
+            return
+        if outcome in self._tokenizer.stop_ids or outcome in req.stop_token_ids:
+            logprobs = self._logprobs(req) if req.raw_logprobs else ()
+            self._finish(req, "stop", logprobs=logprobs)
+            return
+        req.output_ids.append(outcome)
+        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
+
+    def _accept_guarded(self, req: RequestState, guard: BannedGuard, token: int) -> None:
+        """Accept a token of a request with banned phrases; send what can no longer be taken back."""
+        index, before = len(req.output_ids), req.detokenizer.copy()
+        completed: int | None = None
+        if req.healing is not None:
+            healed, req.healing = self._runner.healed_path(req.sequence), None
+            assert healed is not None
+            req.output_ids += [*healed.path, healed.token]
+            if healed.adds:
+                text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
+                logprobs = self._logprobs(req, healed.node)
+                completed = guard.push(healed.token, text, logprobs, index, before)
+        elif token in self._tokenizer.stop_ids or token in req.stop_token_ids:
+            self._end_guarded(req, guard, "stop", self._logprobs(req) if req.raw_logprobs else ())
+            return
+        else:
+            req.output_ids.append(token)
+            text = req.detokenizer.push(token)
+            completed = guard.push(token, text, self._logprobs(req), index, before)
+        if completed is not None:
+            self._draw_again(req, guard, completed)
+            return
+        self._send_held(req, guard.release())
+        if req.ending is not None and req.ending.done:
+            self._finish(req, req.length_reason)
+            return
+        if req.meter.tokens + len(guard.held) >= req.max_new_tokens + req.overrun:
+            self._end_guarded(req, guard, req.length_reason)
+            return
+        kept = guard.held[0].index if guard.held else len(req.output_ids)
+        self._runner.mark(req.sequence, len(req.prompt_ids) + kept)
+
+    def _end_guarded(
+        self,
+        req: RequestState,
+        guard: BannedGuard,
+        reason: str,
+        logprobs: tuple[TokenLogprobs, ...] = (),
+        clean: bool = True,
+    ) -> None:
+        """End a request with banned phrases, unless a phrase would be complete: then draw again.
+
+        An aborted request ends in front of the phrase, and so does one that has no other way to go on.
+        `clean`: whether its state is of use to later requests.
+        """
+        ended = guard.banned_if_ended()
+        if ended is not None and reason not in ("aborted", "banned"):
+            self._draw_again(req, guard, ended)
+            return
+        while ended is not None:
+            clean = self._go_back(req, guard, ended, ()) and clean
+            ended = guard.banned_if_ended()
+        self._send_held(req, guard.release_all())
+        self._finish(req, reason, logprobs=logprobs, keep_snapshot=clean)
+
+    def _draw_again(self, req: RequestState, guard: BannedGuard, number: int) -> None:
+        """Go back to before a banned phrase, which begins in `guard.held[number]`, and draw there again.
+
+        Where that has failed too often, the request ends there.
+        """
+        choice = guard.choose(number)
+        if choice is None:
+            self._end_guarded(req, guard, "banned", clean=self._go_back(req, guard, number, ()))
+        elif not self._go_back(req, guard, *choice):
+            self._recompute(req)
+
+    def _go_back(self, req: RequestState, guard: BannedGuard, number: int, barred: tuple[int, ...]) -> bool:
+        """Take back `guard.held[number]` and all behind it; False if the state could not be restored."""
+        one = guard.take_back(number)
+        del req.output_ids[one.index :]
+        req.detokenizer = one.detokenizer
+        is_healed = one.index == 0 and req.healed_end is not None
+        req.healing = req.healed_end if is_healed else None
+        length, generated = len(req.prompt_ids) + one.index, req.meter.tokens + len(guard.held)
+        return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
+
+    def _send_held(self, req: RequestState, tokens: Sequence[HeldToken]) -> None:
+        """Send tokens that have been held back; none behind the end of the answer's last sentence."""
+        now, text, ids, logprobs = self._clock(), "", list[int](), list[TokenLogprobs]()
+        for one in tokens:
+            if req.ending is not None and req.ending.done:
+                break
+            req.meter.tick(now)
+            shown, details = self._show(req, one.text, one.logprobs)
+            text += shown
+            ids.append(one.token)
+            logprobs += details
+        if ids:
+            self._send(req, text, tuple(ids), tuple(logprobs))
+
+    def _accept_healed(self, req: RequestState) -> None:
+        """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
+        healed, req.healing = self._runner.healed_path(req.sequence), None
+        assert healed is not None
+        req.output_ids += [*healed.path, healed.token]
+        if healed.adds:
+            text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
+            self._emit(req, healed.token, text, self._logprobs(req, healed.node))
+
+    def _emit(self, req: RequestState, token: int, text: str, logprobs: tuple[TokenLogprobs, ...]) -> None:
+        """Send a new token; the last one allowed ends the request."""
+        req.meter.tick(self._clock())
+        text, logprobs = self._show(req, text, logprobs)
+        done = req.ending is not None and req.ending.done
+        if done or req.meter.tokens >= req.max_new_tokens + req.overrun:
+            self._finish(req, req.length_reason, text, (token,), logprobs)
+        else:
+            self._send(req, text, (token,), logprobs)
+
+    def _show(
+        self, req: RequestState, text: str, logprobs: tuple[TokenLogprobs, ...]
+    ) -> tuple[str, tuple[TokenLogprobs, ...]]:
+        """Return what is to be shown of a counted token: past the asked length, only what ends a sentence."""
+        if req.ending is None:
+            return text, logprobs
+        left = req.max_new_tokens - req.meter.tokens
+        shown = req.ending.push(text, None if left > 0 else float(left == 0))
+        return shown, logprobs if shown or not req.ending.done else ()
+
+    def _logprobs(self, req: RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
+        """Return the last token's log-probabilities with texts; those of `healed` skip the prompt's bytes."""
+        found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
+        if found is None:
+            return ()
+        return (self.describe(found, 0 if healed is None else len(healed.left)),)
+
+    def describe(self, found: TokenLogprobs, skip: int = 0) -> TokenLogprobs:
+        """Add texts to a token's log-probabilities, without the first `skip` bytes."""
+
+        def with_text(one: TokenLogprob) -> TokenLogprob:
+            id = one.token_id
+            text = self._tokenizer.token_text(id, skip) if skip else self._tokenizer.token_text(id)
+            return TokenLogprob(id, text, one.logprob)
+
+        return TokenLogprobs(with_text(found.sampled), tuple(map(with_text, found.top_logprobs)))
