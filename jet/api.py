@@ -169,7 +169,7 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 MAX_TOP_LOGPROBS = 20
 
 
-MAX_BANNED, MAX_BANNED_CHARACTERS = 1000, 200
+MAX_BANNED, MAX_BANNED_CHARACTERS, MAX_BANNED_TOTAL = 1000, 200, 20_000
 
 
 def check_banned(banned: object) -> None:
@@ -182,6 +182,8 @@ def check_banned(banned: object) -> None:
         raise RequestError(
             f"A banned phrase can have {MAX_BANNED_CHARACTERS} characters, and “{long[:20]}…” has more."
         )
+    if sum(map(len, banned)) > MAX_BANNED_TOTAL:
+        raise RequestError(f"All banned phrases together can have {MAX_BANNED_TOTAL:,} characters.")
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class BannedGuard:
         return number
 
 
-@lru_cache(256)
+@lru_cache(16)
 def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher:
     """Return the matcher of a request's phrases. Raises RequestError."""
     try:

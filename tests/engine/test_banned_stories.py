@@ -249,6 +249,8 @@ def test_what_cannot_be_banned_is_said() -> None:
         Request("a", banned=("a",) * 1001)
     with pytest.raises(RequestError, match="200 characters"):
         Request("a", banned=("a" * 201,))
+    with pytest.raises(RequestError, match="20,000 characters"):
+        Request("a", banned=("a" * 200,) * 101)
 
 
 def test_a_phrase_with_nothing_in_it_is_refused_when_it_is_sent(fresh: LocalEngine) -> None:

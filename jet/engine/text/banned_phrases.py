@@ -30,6 +30,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MAX_GAP = 16  # characters between two words of a phrase
+MAX_WORDS = 16  # of a phrase
+_MAX_THREADS = 1000  # beginnings of phrases that are followed at once; only phrases made for it have more
 _GAP = ""  # what a character folds to that belongs to no word
 _ANY_ENDING = 24  # letters that an asterisk surely stands for; phrases far longer are not followed to the end
 _MIN_INFLECTED = 3  # letters of a word that has other forms
@@ -132,6 +134,7 @@ class PhraseMatcher:
         Raises BannedPhraseError for a phrase with nothing to find.
         """
         self._words, self._literal, self._stops = _Node(), _Node(), _Node()
+        self._beginnings: dict[tuple[tuple[object, ...], ...], _Node] = {}  # of words, by the words before
         self.reach = 0  # characters before an answer that a phrase may begin in
         for phrase in phrases:
             self.reach = max(self.reach, self._add(phrase))
@@ -178,7 +181,7 @@ class PhraseMatcher:
             steps = [step for one in words for step in _walk(one, folded)]
             if folded in self._words.children and (not in_word or _is_unspaced(folded)):
                 steps += _reach(at, self._words.children[folded])
-            words = tuple(one for one in dict.fromkeys(steps) if at - one.start <= self.reach)
+            words = tuple(one for one in dict.fromkeys(steps) if at - one.start <= self.reach)[:_MAX_THREADS]
             letter, in_word = at, True
             if at >= 0:
                 found += (one.start for one in words if one.node.at_once)
@@ -207,19 +210,25 @@ class PhraseMatcher:
                 raise BannedPhraseError("A banned phrase has nothing in it: please write a word.")
             _insert(self._literal, _spelled(phrase)).at_once = True
             return len(phrase)
-        beginnings, length = [self._words], 0
+        if len(words) > MAX_WORDS:
+            raise BannedPhraseError(
+                f"A banned phrase can have {MAX_WORDS} words, and “{phrase[:20]}…” has more."
+            )
+        beginning, length = self._words, 0
+        path: tuple[tuple[object, ...], ...] = ()
         for _, any_ending, forms in words:
-            ends = [_insert(node, form) for node in beginnings for form in forms]
+            ends = [_insert(beginning, form) for form in forms]
             if any_ending:
                 ends = [_with_any_ending(node) for node in ends]
-            last_of_all = _Node()
-            for node in ends:
-                node.gaps.append(last_of_all)
-            beginnings = [last_of_all]
+            path = (*path, (any_ending, *forms))
+            if len(path) < len(words):
+                beginning = self._beginnings.setdefault(path, _Node())
+                for node in ends:
+                    if beginning not in node.gaps:
+                        node.gaps.append(beginning)
             length += max(map(len, forms)) + MAX_GAP + (_ANY_ENDING if any_ending else 0)
         word, any_ending, _ = words[-1]
         for node in ends:
-            node.gaps.remove(last_of_all)
             node.ends = True
             node.at_once = node.at_once or any_ending or _is_unspaced(word[-1]) or _is_korean(word[-1])
         return length

@@ -129,6 +129,23 @@ def test_a_phrase_with_nothing_in_it_is_refused(phrase: str) -> None:
         PhraseMatcher([phrase])
 
 
+def test_a_phrase_of_many_words_is_refused() -> None:
+    assert begins([" ".join("a" * 16)], " ".join("a" * 17)) is not None
+    with pytest.raises(BannedPhraseError, match="16 words"):
+        PhraseMatcher([" ".join("a" * 17)])
+
+
+def test_phrases_made_to_cost_much_cost_little() -> None:
+    """Counted in beginnings that are followed at once."""
+    mixed = [f"{number:010b}".replace("0", "a ").replace("1", "* ") for number in range(1000)]
+    matcher = PhraseMatcher([f"a {one} end" for one in mixed])
+    state, found = matcher.advance(matcher.start("a " * 200), "a " * 20)
+    assert found is None and len(state.words) <= 1000
+    alike = PhraseMatcher([f"{'a ' * 14}{number}" for number in range(1000)])
+    state, _ = alike.advance(alike.start(), "a " * 50)
+    assert len(state.words) <= 14
+
+
 WORDS = ["ab", "abb", "aba", "bab", "b", "a*", "*"]
 PHRASES = st.lists(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join), min_size=1, max_size=5

@@ -8,7 +8,9 @@ import re
 import pytest
 from openai import OpenAI
 
+from jet.api import Request, SamplingParams
 from jet.engine.banned_lists import banned_phrases, ready_lists
+from jet.engine.remote.client import RemoteConfig
 from tests.engine.text.test_banned_phrases import begins
 from tests.server.openai.served_api import Api
 
@@ -87,3 +89,18 @@ def test_ready_lists_can_be_named(api: Api) -> None:
         assert len(set(map(str.casefold, one.phrases))) == len(one.phrases), name
         for phrase in one.phrases:
             assert begins([phrase], phrase.replace("*", "any")) == 0, phrase
+
+
+def test_a_page_on_a_remote_engine_of_ours_bans_as_it_does_itself(api: Api, words: list[str]) -> None:
+    engine = RemoteConfig(f"{api.url}v1").create()
+    try:
+        sampling = SamplingParams(
+            temperature=1, top_p=1, min_p=0, repetition_penalty=1, max_new_tokens=24, seed=2
+        )
+        chunks = list(engine.submit(Request("the sea", sampling, banned=tuple(words))))
+        whole = api.post("/v1/completions", {**GIVEN, "banned": words}).json()["choices"][0]["text"]
+        assert "".join(chunk.text for chunk in chunks) == whole
+        chunks = list(engine.submit(Request("the sea", sampling, banned=tuple(ALL))))
+        assert chunks[-1].stats.finish_reason in ("banned", "stop")
+    finally:
+        engine.close()
