@@ -131,6 +131,12 @@ class SamplingParams:
             or self.sampler_order
         )
 
+    @property
+    def uses_shape(self) -> bool:
+        """Return whether logits are shaped before the plain filters, without a memory, in the usual order."""
+        shapes = self.top_n_sigma > 0 or self.typical_p < 1 or self.dynatemp_range > 0
+        return shapes and not (self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
+
     def with_seed(self) -> SamplingParams:
         """Return the same parameters, with a random seed if there was none."""
         return self if self.seed is not None else replace(self, seed=secrets.randbelow(2**31))

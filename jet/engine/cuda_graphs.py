@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import abc
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from jet.ops.logprobs import top_logprobs
 from jet.ops.sampling import NOT_A_NUMBER
 from jet.ops.triton import fused_sampling as kernels
 from jet.ops.triton.cache_keys import settle_keys
+from jet.ops.triton.shape_logits import ShapeBuffers
 
 # Each batch uses the variant that has all filters it needs: the page's defaults, greedy, or all filters.
 # Three variants keep the number of kernels to compile and of graphs to capture small.
@@ -32,6 +34,8 @@ DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=T
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
+# Used where a request has top-nσ, typical sampling or a temperature that varies.
+SHAPE_SAMPLER = SamplerFlags(uses_shape=True)
 GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 TIMING_REPLAYS = 3  # replays
 
@@ -100,7 +104,8 @@ class CudaGraphDecoder:
         # The kernels bar and penalize tokens by changing logits, which log-probabilities must not show.
         noted = changed and sequence.top_logprobs > 0
         counts = sampling.presence_penalty or sampling.frequency_penalty
-        on_host = sampling.dry_multiplier or sampling.xtc_probability or sampling.uses_chain
+        chain = sampling.uses_chain and not sampling.uses_shape
+        on_host = sampling.dry_multiplier or sampling.xtc_probability or chain
         on_host = on_host or counts or sequence.forbidden[1]
         if on_host or sequence.logit_bias or sequence.word_bias or noted:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
@@ -125,7 +130,10 @@ class CudaGraphDecoder:
             return self._sample_barred(sequence, sequence.logits.float())
         self._first_logits.copy_(sequence.logits)
         write_batch(self._first_batch, [sequence])
-        self._first_sampler.sample(sampler_flags([sequence]))
+        flags = sampler_flags([sequence])
+        if flags is not None and flags.uses_shape:
+            write_shape(self._first_sampler.shape, [sequence])
+        self._first_sampler.sample(flags)
         (future,) = self._step_output(self._first_batch, self._first_logits, [sequence], {})
         return future
 
@@ -158,9 +166,10 @@ class CudaGraphDecoder:
             yield True
         self._first_sampler.sample(MIN_TOKENS_SAMPLER)
         yield True
-        for size in dict.fromkeys((largest, 1)):
-            self._graphs_of_size(size).capture(MIN_TOKENS_SAMPLER)
-            yield True
+        for flags in (MIN_TOKENS_SAMPLER, SHAPE_SAMPLER):
+            for size in dict.fromkeys((largest, 1)):
+                self._graphs_of_size(size).capture(flags)
+                yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
         """Start a decode step; it overlaps with the host unless the host samples a token of it."""
@@ -168,6 +177,8 @@ class CudaGraphDecoder:
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
         if self._batch != sequences or self._batch_graphs is not graphs:
             write_batch(graphs.rows, sequences, self._host_samplers)
+            if flags is not None and flags.uses_shape:
+                write_shape(graphs.shape, sequences)
             self._batch, self._batch_graphs = list(sequences), graphs
         ending = [row for row, sequence in enumerate(sequences) if sequence.samples_last_token]
         if not ending and not any(sequence in self._host_samplers for sequence in sequences):
@@ -331,13 +342,27 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
 
     It is `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
     """
+    shapes = any(sequence.sampling.uses_shape and sequence.sampling.temperature > 0 for sequence in sequences)
     if any(sequence.stop_is_forbidden for sequence in sequences):
-        return MIN_TOKENS_SAMPLER
+        return replace(MIN_TOKENS_SAMPLER, uses_shape=shapes)
+    if shapes:
+        return SHAPE_SAMPLER
     samplings = [sequence.sampling for sequence in sequences]
     if all(sampling.temperature == 0 and sampling.repetition_penalty == 1 for sampling in samplings):
         return None
     top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
+
+
+def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> None:
+    """Copy the settings of samplers that shape logits to the device; others leave them as they are."""
+    samplings = [sequence.sampling for sequence in sequences]
+    buffers.write(
+        (one.top_n_sigma, one.typical_p, one.dynatemp_range, one.dynatemp_exponent)
+        if one.uses_shape
+        else (0.0, 1.0, 0.0, 1.0)
+        for one in samplings
+    )
 
 
 class _SharedGraphPool:
@@ -354,13 +379,23 @@ class Sampler:
         scratch = kernels.SamplerScratch.make(len(logits), logits.shape[1], logits.device)
         self._given = logits, rows, token_mask, scratch
         self._next_weight = next_weight
+        self._shape: ShapeBuffers | None = None
+
+    @property
+    def shape(self) -> ShapeBuffers:
+        """Return the buffers for logits that samplers have shaped, made when first needed."""
+        if self._shape is None:
+            logits = self._given[0]
+            self._shape = ShapeBuffers.make(len(logits), logits.shape[1], logits.device)
+        return self._shape
 
     def sample(self, flags: SamplerFlags | None, pdl: bool = False) -> None:
         """Launch the kernels; `pdl`: with programmatic dependent launch, at the end of a step in a graph."""
         if flags is None:
             kernels.greedy(*self._given, penalize=False, pdl=pdl, prefetch=self._next_weight)
         else:
-            kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._next_weight)
+            shape = self.shape if flags.uses_shape else None
+            kernels.sample(*self._given, flags, pdl=pdl, prefetch=self._next_weight, shape=shape)
 
 
 class StepGraphs:
@@ -412,6 +447,11 @@ class StepGraphs:
     def compute_logits(self) -> None:
         """Start a step that ends at the logits."""
         self.capture_logits().replay()
+
+    @property
+    def shape(self) -> ShapeBuffers:
+        """Return the settings of samplers that shape the logits, by row."""
+        return self._sampler.shape
 
     def sample(self, flags: SamplerFlags | None) -> None:
         """Draw tokens from the current logits."""

@@ -15,13 +15,15 @@ STOPS_TOGETHER = 4  # stop ids
 class SamplerFlags:
     """Which filters any row of a batch uses; the others' kernels and code are left out of the launch.
 
-    `uses_min_tokens`: whether the text of any row may not end yet.
+    `uses_min_tokens`: whether the text of any row may not end yet. `uses_shape`: whether any row uses top-nσ,
+    typical sampling or a temperature that varies.
     """
 
     uses_penalty: bool = True
     uses_top_k: bool = True
     uses_top_p: bool = True
     uses_min_tokens: bool = False
+    uses_shape: bool = False
 
 
 @dataclass(frozen=True)

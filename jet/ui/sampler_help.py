@@ -30,6 +30,7 @@ class SamplerHelp(NamedTuple):
 
 _HOST = "host"
 _GRAPH = "none"
+_KERNEL = "a kernel"
 
 SAMPLERS = (
     SamplerHelp(
@@ -65,7 +66,7 @@ SAMPLERS = (
     SamplerHelp(
         "top_n_sigma",
         "Keeps the tokens whose logits are at most so many standard deviations below the largest.",
-        *(0, 100, "0", "1", _HOST, "Tang et al., arXiv 2411.07641"),
+        *(0, 100, "0", "1", _KERNEL, "Tang et al., arXiv 2411.07641"),
     ),
     SamplerHelp(
         "temperature",
@@ -75,17 +76,17 @@ SAMPLERS = (
     SamplerHelp(
         "dynatemp_range",
         "Lets the temperature vary by so much: low where the model is sure, high where it is not.",
-        *(0, 5, "0", "2", _HOST, "kalomaze; llama.cpp temp_ext"),
+        *(0, 5, "0", "2", _KERNEL, "kalomaze; llama.cpp temp_ext"),
     ),
     SamplerHelp(
         "dynatemp_exponent",
         "Is the power of the normalized entropy that a varying temperature follows.",
-        *(0, 10, "", "2", _HOST, "as above"),
+        *(0, 10, "", "2", _KERNEL, "as above"),
     ),
     SamplerHelp(
         "typical_p",
         "Keeps the tokens whose surprise is nearest to the expected one, together of this probability.",
-        *(0, 1, "1", "3", _HOST, "Meister et al., arXiv 2202.00666"),
+        *(0, 1, "1", "3", _KERNEL, "Meister et al., arXiv 2202.00666"),
     ),
     SamplerHelp(
         "top_k",

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from jet.ops.decode_batch import DecodeBatch, SamplerFlags
 from jet.ops.triton.common import launch_dependents, launch_options, prefetch_and_wait
+from jet.ops.triton.shape_logits import ShapeBuffers, shape_logits
 
 GROUP = tl.constexpr(256)  # logits that share a maximum
 GROUPS = tl.constexpr(4)  # groups of a block
@@ -158,13 +159,14 @@ def sample(
     *,
     pdl: bool = False,
     prefetch: Tensor | None = None,
+    shape: ShapeBuffers | None = None,
 ) -> None:
     """Sample the next token of every active row, fixed by its logits, parameters, seed and step alone.
 
     Keeps what `jet.ops.sampling.candidates` keeps, and of equally likely tokens at the edge of top-p the
     first ones. The draw goes through the tokens before the bracket in order, then through those in it, with
     `jet.ops.sampling.uniform`. Arguments as for `greedy`; filters that `flags` leaves out are off whatever
-    the rows say.
+    the rows say. `shape` is given where `flags.uses_shape`.
     """
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
@@ -179,7 +181,15 @@ def sample(
         bins=searches,
         prefetch=prefetch,
     )
-    given = (logits, logits.stride(0), launch.vocabulary, rows.active, rows.temperature)
+    temperature = rows.temperature
+    if flags.uses_shape:
+        assert shape is not None
+        shape_logits(logits, rows, shape, pdl=pdl)
+        logits, temperature = shape.logits, shape.temperature
+        launch.penalize(
+            logits, rows, token_mask, scratch, False, uses_min_tokens=False, bins=searches, prefetch=None
+        )
+    given = (logits, logits.stride(0), launch.vocabulary, rows.active, temperature)
     _weigh_kernel[launch.grid](
         *given, rows.min_p, rows.top_k, rows.top_p, scratch.maxima, scratch.peak, scratch.mass,
         scratch.binned_count, scratch.binned_mass, scratch.certain_mass, scratch.low, scratch.limit,
