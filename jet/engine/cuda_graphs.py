@@ -34,7 +34,7 @@ DEFAULT_SAMPLER = SamplerFlags(uses_penalty=True, uses_top_k=False, uses_top_p=T
 CAPTURED_SAMPLERS: tuple[SamplerFlags | None, ...] = (DEFAULT_SAMPLER, None, SamplerFlags())
 # Used while a request in the batch has not generated its `min_tokens` yet.
 MIN_TOKENS_SAMPLER = SamplerFlags(uses_min_tokens=True)
-# Used where a request has top-nσ, typical sampling or a temperature that varies.
+# Used where a request has top-nσ, typical sampling or a temperature that varies; captured for the first one.
 SHAPE_SAMPLER = SamplerFlags(uses_shape=True)
 GRAPH_SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 TIMING_REPLAYS = 3  # replays
@@ -166,10 +166,9 @@ class CudaGraphDecoder:
             yield True
         self._first_sampler.sample(MIN_TOKENS_SAMPLER)
         yield True
-        for flags in (MIN_TOKENS_SAMPLER, SHAPE_SAMPLER):
-            for size in dict.fromkeys((largest, 1)):
-                self._graphs_of_size(size).capture(flags)
-                yield True
+        for size in dict.fromkeys((largest, 1)):
+            self._graphs_of_size(size).capture(MIN_TOKENS_SAMPLER)
+            yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
         """Start a decode step; it overlaps with the host unless the host samples a token of it."""
