@@ -52,13 +52,15 @@ class Channel:
     def put(self, chunk: TokenChunk) -> None:
         """Send a chunk; ignored after one with a finish reason."""
         with self._condition:
-            if not self.ended:
-                self._chunks.append(chunk)
-                self._last = chunk
-                if self._listener is not None:
-                    self._listener(self.ended)
-                if self._wants_any_chunk or self.ended:
-                    self._condition.notify_all()
+            if self.ended:
+                return
+            self._chunks.append(chunk)
+            self._last = chunk
+            listener, ended = self._listener, self.ended
+            if self._wants_any_chunk or ended:
+                self._condition.notify_all()
+        if listener is not None:  # without the lock, which the woken reader takes at once
+            listener(ended)
 
     def fail(self, error: str, reason: str = "error") -> None:
         """End the stream with an error of the engine; `reason` is its finish reason."""
@@ -86,11 +88,12 @@ class Channel:
     def listen(self, listener: Callable[[bool], object]) -> None:
         """Call `listener` for every chunk that is put, and once now; it is told whether the stream has ended.
 
-        It runs on the engine's thread, which waits for it, and under the channel's lock.
+        It runs on the engine's thread, which waits for it.
         """
         with self._condition:
             self._listener = listener
-            listener(self.ended)
+            ended = self.ended
+        listener(ended)
 
     def take_now(self) -> list[TokenChunk]:
         """Return all chunks there are, perhaps none, without waiting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 
 import uvicorn
@@ -40,6 +41,12 @@ class Standalone:
             target=self.server.run, kwargs={"sockets": [listening]}, name="jet-api", daemon=True
         )
         self._socket = listening
+
+    def cpu_s(self) -> float | None:
+        """Return the processor seconds that the server's thread has used; None where that is not known."""
+        if not hasattr(time, "pthread_getcpuclockid") or self._thread.ident is None:
+            return None
+        return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
 
     def start(self) -> None:
         """Serve in a thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from jet.server.openai.tokens import Codec, codec_of, decode, token_name
 from jet.server.openai.usage import Usage
 
 DEFAULT_TOKENS = 16
+_MARK = "\ue000text\ue000"
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ class CompletionForm:
         self._usage_always = bool(options and options.continuous_usage_stats)
         self._usage = Usage(self._each)
         self._choices = [_Choice() for _ in range(len(prompts) * self._each)]
+        self._is_plain = self._logprobs is None and not (self._usage_always or self._silent)
+        self._frames: dict[int, tuple[bytes, bytes]] = {}  # what stands around the text of a plain frame
 
     def opening(self) -> list[bytes]:
         """Return no frames: the first has text already."""
@@ -211,6 +215,9 @@ class CompletionForm:
     def frames(self, number: int, delta: Delta) -> list[bytes]:
         """Return a frame for a part of an answer; none while a prompt is read that is to be echoed."""
         choice = self._choices[number]
+        if self._is_plain and choice.echoed and delta.text and delta.finish_reason is None:
+            self._usage.add(number, delta.tokens, delta.stats)
+            return [self._plain_frame(number, delta.text)]
         self.add(number, delta)
         if not (choice.text or choice.details or choice.finish_reason):
             return []
@@ -219,6 +226,15 @@ class CompletionForm:
             plain["usage"] = self._usage.plain()
         self._choices[number] = _Choice(echoed=True)
         return [event(plain)]
+
+    def _plain_frame(self, number: int, text: str) -> bytes:
+        """Return a frame with text and nothing else, as `event` writes it; only the text is encoded anew."""
+        if number not in self._frames:
+            marked = event({**self._base, "choices": [{**self._plain(number), "text": _MARK}]})
+            before, _, after = marked.partition(f'"{_MARK}"'.encode())
+            self._frames[number] = before, after
+        before, after = self._frames[number]
+        return before + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + after
 
     def closing(self) -> list[bytes]:
         """Return the usage, if it is wanted, and the end."""

@@ -10,6 +10,7 @@ tokens do. A reader that sleeps between two frames is not woken at all, except f
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -89,6 +90,8 @@ class Reader:
         self._armed = self._ended = False  # written by both threads; each flag is one bytecode
         self._waiting: asyncio.Future[None] | None = None
         self._due = 0.0
+        self._patience_end = math.inf
+        self._beat: asyncio.TimerHandle | None = None  # one for all waits: a timer a token costs too much
         self._stream.listen(self._listen)
 
     def _listen(self, ended: bool) -> None:
@@ -119,12 +122,17 @@ class Reader:
                 self._due = self._loop.time()
                 self._wakeups.count(sum(len(chunk.token_ids) for chunk in chunks))
                 return chunks
-            if not await self._wait(patience_s):
+            if patience_s is not None:
+                self._patience_end = self._loop.time() + patience_s
+                if self._beat is None:
+                    self._beat = self._loop.call_at(self._patience_end, self._on_beat)
+            await self._wait()
+            if self._loop.time() >= self._patience_end:
                 self._armed = False
                 return []
 
-    async def _wait(self, seconds: float | None) -> bool:
-        """Wait to be woken; return whether that happened within `seconds`."""
+    async def _wait(self, seconds: float | None = None) -> None:
+        """Wait to be woken, at most `seconds`."""
         self._waiting = self._loop.create_future()
         timer = None if seconds is None else self._loop.call_later(seconds, self.wake)
         try:
@@ -133,10 +141,21 @@ class Reader:
             self._waiting = None
             if timer is not None:
                 timer.cancel()
-        return timer is None or timer.when() > self._loop.time()
+
+    def _on_beat(self) -> None:
+        """Wake a wait whose patience is at its end; otherwise look again when it will be."""
+        self._beat = None
+        if self._loop.time() >= self._patience_end:
+            self.wake()
+        else:
+            self._beat = self._loop.call_at(self._patience_end, self._on_beat)
 
     def abort(self) -> None:
         """Ask the engine to drop the request; takes effect within one step."""
+        self._patience_end = math.inf
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
         self._stream.abort()
 
 

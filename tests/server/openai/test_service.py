@@ -10,10 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jet.api import RequestStats
 from jet.engine.stop_strings import StopMatcher
 from jet.server.hosting import Hosting
 from jet.server.limits import Limits
 from jet.server.openai import ApiOptions, Keys, KeysError
+from jet.server.openai.answers import event
+from jet.server.openai.completions import CompletionForm, Prompt
+from jet.server.openai.generation import Delta
+from jet.server.openai.schema import CompletionRequest
 from tests.server.openai.served_api import Api, Source, served_api, small_engine
 from tests.ui.served import wait_until
 
@@ -335,3 +340,20 @@ def test_a_streams_last_frame_names_what_is_to_be_cut(api: Api) -> None:
     frames = [json.loads(line[6:])["choices"][0] for line in lines if line.startswith("data: {")]
     assert "".join(frame["text"] for frame in frames) == whole["text"] + whole.get("unfinished", "")
     assert frames[-1].get("unfinished") == whole.get("unfinished")
+
+
+@pytest.mark.parametrize(
+    "text", ["word", 'a "quoted\\ \n\u2028 caf\u00e9 \U0001f600', "\ud800 half", "\ue000text\ue000", " "]
+)
+def test_frames_of_text_alone_are_those_of_plain_json(text: str) -> None:
+    fields = CompletionRequest(prompt="a", n=2, stream=True)
+    form = CompletionForm('model "m"', fields, [Prompt("a", echoed="a")], None)
+    stats = RequestStats(prompt_tokens=3)
+    for number in (1, 0, 1):
+        for piece, reason in (("first", None), (text, None), (text + "!", None)):
+            found = b"".join(form.frames(number, Delta(piece, 1, (), (), reason, stats)))
+            choice = {"index": number, "text": piece, "logprobs": None, "finish_reason": reason}
+            assert found == event({**form._base, "choices": [choice]})
+    (last,) = form.frames(0, Delta(text, 1, (), (), "length", stats))
+    assert json.loads(last[6:])["choices"][0]["finish_reason"] == "length"
+    assert form._usage.completion_tokens == 10
