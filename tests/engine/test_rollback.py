@@ -12,6 +12,7 @@ from jet.api import SamplingParams
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
 from jet.modeling import JetNemotronForCausalLM
+from tests.engine.ahead import decoding_ahead
 from tests.networks import small_model
 
 PROMPT = [5, 9, 2, 7, 7, 3, 11, 30, 4]
@@ -129,3 +130,34 @@ def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
     drawn(runner, again, others[-1])
     again.logits = None
     assert_equal(everything(runner, sequence), everything(runner, again))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {},
+        {"dry_multiplier": 3.0, "dry_allowed_length": 1, "xtc_probability": 0.5},
+        {"presence_penalty": 1.0, "frequency_penalty": 0.5},
+        {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5},
+        {"adaptive_target": 0.2},
+        {"top_n_sigma": 1.0, "dynatemp_range": 0.5},
+    ],
+)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_without_a_barred_token_the_same_tokens_come_again(
+    model: JetNemotronForCausalLM, settings: dict[str, float], ahead: bool
+) -> None:
+    """Whatever a sampler remembers: the random numbers are the same, too."""
+    with decoding_ahead(ahead):
+        runner = make_runner(model)
+    sampling = replace(SAMPLED, **settings)
+    for kept in (0, 1, 5):
+        sequence = start(runner, sampling)
+        draw(runner, sequence, kept)
+        lost = draw(runner, sequence, 6)
+        for _ in range(2):
+            assert runner.roll_back(sequence, len(PROMPT) + kept, kept, ())
+            assert draw(runner, sequence, 6) == lost
+        runner.free(sequence)
+    assert runner.pages_in_use == 0
