@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -43,12 +44,14 @@ def text_of(path: Path) -> str:
 PROJECT = tomllib.loads(text_of(Path("pyproject.toml")))["project"]
 
 
+@cache
 def requirements(name: str) -> list[Requirement]:
     """Read the requirements of a file, one a line."""
     lines = (line.partition("#")[0].strip() for line in text_of(Path(name)).splitlines())
     return [Requirement(line) for line in lines if line]
 
 
+@cache
 def extra(name: str) -> list[Requirement]:
     """Return the requirements of an extra of the package."""
     return [Requirement(line) for line in PROJECT["optional-dependencies"][name]]
@@ -71,12 +74,17 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path) for path in SOURCES}
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
     """Return the modules that a file imports, each with True if importing the file needs it.
 
     Imports in a function, in a `try` or under `TYPE_CHECKING` are not needed. `from jet.engine import stream`
     counts as an import of `jet.engine.stream`, so that a module can be told from its package.
     """
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     tree = ast.parse(text_of(path))
     deferred = {id(node) for scope in ast.walk(tree) if _defers(scope) for node in ast.walk(scope)}
     for node in ast.walk(tree):
@@ -91,5 +99,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 def _defers(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
-        return "TYPE_CHECKING" in ast.unparse(node.test)
+        return any(
+            getattr(part, "attr", getattr(part, "id", "")) == "TYPE_CHECKING" for part in ast.walk(node.test)
+        )
     return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Try))
