@@ -52,7 +52,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the tests' cache."""
+    """Remove the cache of the tests, and thaw what Triton would complain of at the end as leaked."""
+    gc.unfreeze()
     shutil.rmtree(os.environ["JET_CACHE"], ignore_errors=True)
 
 
