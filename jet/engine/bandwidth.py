@@ -80,6 +80,7 @@ class MemoryBandwidth:
             if (found := engine()) is None:
                 return
             found.update_info(facts)
+            del found  # or a closed engine would stay in memory for the pause
 
 
 def _is_idle(engine: MeasuredEngine | None) -> bool | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -223,8 +225,10 @@ def _words(error: BaseException) -> str:
 
 
 def _free_memory() -> None:
-    """Collect what refers to itself, so that the memory of a closed engine is free."""
+    """Collect what refers to itself, and give the memory of a closed engine back to the system."""
     gc.collect()
+    with suppress(AttributeError, OSError):  # other C libraries than glibc do so by themselves, or never
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_frames(error: BaseException) -> None:

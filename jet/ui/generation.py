@@ -86,7 +86,9 @@ class GenerationService:
     @property
     def info(self) -> EngineInfo | None:
         """Return what runs here; None until it is loaded, and while another model is loaded in its place."""
-        return self._info if self._described is not None and self._described.alive else None
+        if self._described is not None and not self._described.alive:  # keep nothing of it in memory
+            self._described = self._context_builder = None
+        return None if self._described is None else self._info
 
     async def load(self) -> EngineInfo:
         """Load the model if need be and read what runs here now. Raises what loading raised."""

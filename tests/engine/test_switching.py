@@ -7,14 +7,18 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from jet.engine import bandwidth
 from jet.engine.engine import LocalEngine
 from jet.engine.holder import ModelHandle, ModelHolder, SwitchError
 from jet.engine.loading import LocalConfig
 from tests.engine.fakes import FakeRunner, ask, make_engine, text_of
 from tests.engine.garbage import only_own_garbage
+from tests.engine.small_checkpoint import save_small_checkpoint
 
 __all__ = ["only_own_garbage"]
 
@@ -225,4 +229,20 @@ def test_requests_in_the_midst_of_switches_always_get_a_running_engine(handle: M
         thread.join(20)
     assert handle.config == LocalConfig("m11") and handle.ready
     assert set(seen) <= {"the story of x. ", GONE, ""} | {"the story of x. "[:n] for n in range(17)}
+    handle.holder.close()
+
+
+@pytest.mark.thorough
+def test_a_real_engine_is_gone_once_another_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth.MemoryBandwidth.watch, "__defaults__", ((0.01, 600.0), time.sleep))
+    small = LocalConfig(str(save_small_checkpoint(tmp_path)), "cpu", context=256, max_running_requests=1)
+    handle = ModelHolder().handle(small)
+    engine = handle.engine()
+    assert isinstance(engine, LocalEngine)
+    list(ask(engine, "Once", 4, user="ann"))
+    kept = [weakref.ref(one) for one in (engine, engine._runner, engine._runner._model)]  # type: ignore[attr-defined]
+    time.sleep(0.3)  # its bandwidth is measured, and it waits for the next time
+    del engine
+    handle.switch(replace(small, context=128), False, GONE)
+    assert [one() for one in kept] == [None] * 3
     handle.holder.close()
