@@ -85,6 +85,13 @@ class ModelHandle:
         return self.holder.switch(self, config, beside, reason)
 
 
+def loaded_engine(source: EngineHandle) -> Engine | None:
+    """Return the engine of a handle without ever waiting, also while a model is changed; None if it loads."""
+    if isinstance(source, ModelHandle):
+        return source.loaded
+    return source.engine() if source.ready else None
+
+
 class ModelHolder:
     """Creates an engine on first use and keeps it.
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from jet.credentials import clean
-from jet.engine.holder import EngineHandle
+from jet.engine.holder import EngineHandle, loaded_engine
 from jet.engine.stored_states import StateFolder
 from jet.server.accounts import Accounts
 from jet.server.addresses import rate_limit_key
@@ -115,7 +115,11 @@ class Hosting:
         """Add gauges for what the page's engine does."""
 
         def read(name: str) -> Callable[[], float]:
-            return lambda: float(getattr(source.engine().info(), name)) if source.ready else 0.0
+            def value() -> float:
+                engine = loaded_engine(source)
+                return 0.0 if engine is None else float(getattr(engine.info(), name))
+
+            return value
 
         self.metrics.add_gauge("jet_engine_ready", "Whether the model is loaded", lambda: float(source.ready))
         self.metrics.add_gauge(

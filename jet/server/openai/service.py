@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request as HttpRequest
 
 from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats
-from jet.engine.holder import EngineHandle
+from jet.engine.holder import EngineHandle, loaded_engine
 from jet.server.addresses import rate_limit_key
 from jet.server.limits import AdmissionLimiter
 from jet.server.openai.connection_names import connection_of
@@ -89,8 +89,8 @@ class ApiService:
         """Return the engine. Raises ApiError while there is none, and has it loaded meanwhile."""
         if self.limiter.closing_reason is not None:
             raise unavailable("The server is about to end.", "closing")
-        if self.source.ready:
-            return self.source.engine()
+        if (loaded := loaded_engine(self.source)) is not None:
+            return loaded
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(asyncio.to_thread(self.source.engine))
             self._loading.add_done_callback(_forget_failure)
