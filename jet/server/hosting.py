@@ -18,6 +18,7 @@ from jet.engine.holder import EngineHandle, loaded_engine
 from jet.engine.stored_states import StateFolder
 from jet.server.accounts import Accounts
 from jet.server.addresses import rate_limit_key
+from jet.server.compression import PageCompression
 from jet.server.limits import AdmissionLimiter, Limits
 from jet.server.metrics import CONTENT_TYPE, Metrics
 from jet.server.middleware import AllowlistMiddleware
@@ -78,7 +79,8 @@ class Hosting:
             local: whether it listens on a loopback address.
             routes: beside /healthz and /metrics.
         """
-        return {"middleware": self.middleware(local), "routes": [*self.routes, *routes]}
+        middleware = [*self.middleware(local), Middleware(PageCompression)]
+        return {"middleware": middleware, "routes": [*self.routes, *routes]}
 
     @property
     def routes(self) -> list[BaseRoute]:

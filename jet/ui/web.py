@@ -14,6 +14,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import brotli  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -125,6 +126,12 @@ def call(name: str) -> str:
     return f"async (...given) => (await jetReady).{name}(...given)"
 
 
+@cache
+def _compressed(text: str) -> bytes:
+    """Return a text as small as Brotli gets it, once: Gradio compresses each answer anew, and less."""
+    return bytes(brotli.compress(text.encode()))
+
+
 async def _answer(request: Request) -> Response:
     name = request.path_params["name"]
     if _FONT.fullmatch(name) and (font := WEB / "fonts" / name).is_file():
@@ -135,6 +142,9 @@ async def _answer(request: Request) -> Response:
     # After an update, an older page may ask for the script by its old address.
     headers = _LASTING if request.url.path.endswith(address) else {"Cache-Control": "no-store"}
     kind = "text/javascript" if name == MAIN else "text/css"
+    if "br" in request.headers.get("accept-encoding", ""):
+        headers = {**headers, "Content-Encoding": "br", "Vary": "Accept-Encoding"}
+        return Response(_compressed(text), media_type=kind, headers=headers)
     return Response(text, media_type=kind, headers=headers)
 
 

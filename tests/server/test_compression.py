@@ -1,0 +1,31 @@
+"""Test that the page goes compressed over the line, and nothing else is touched."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from jet.server.compression import PageCompression
+
+TEXT = "<p>A page.</p>" * 1000
+
+
+def client() -> TestClient:
+    async def answer(request: Request) -> Response:
+        return HTMLResponse(TEXT)
+
+    routes = [Route(path, answer) for path in ("/", "/config", "/other")]
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(PageCompression)]))
+
+
+def test_the_page_is_compressed_for_whoever_takes_that() -> None:
+    for path in ("/", "/config"):
+        answer = client().get(path, headers={"Accept-Encoding": "gzip"})
+        assert answer.headers["content-encoding"] == "gzip" and answer.text == TEXT
+        assert int(answer.headers["content-length"]) < len(TEXT) / 10
+    assert "content-encoding" not in client().get("/", headers={"Accept-Encoding": "identity"}).headers
+    assert "content-encoding" not in client().get("/other", headers={"Accept-Encoding": "gzip"}).headers
