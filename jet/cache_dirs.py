@@ -36,19 +36,6 @@ def ensure_gradio_folder() -> None:
     _ensure("GRADIO_TEMP_DIR", "gradio")
 
 
-def user_cache(name: str) -> Path:
-    """Return the folder for one kind of files in the user's cache, or in JET_CACHE; it need not exist."""
-    if given := os.environ.get("JET_CACHE"):
-        return Path(given).expanduser() / name
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "jet-stories" / name
-
-
 def _ensure(variable: str, name: str) -> None:
     folder = os.environ.get(variable) or os.path.join(tempfile.gettempdir(), name)
     try:

@@ -18,7 +18,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Stored states and quantized checkpoints of tests are not the user's.
-os.environ["JET_CACHE"] = tempfile.mkdtemp(prefix="jet-tests-")
+os.environ["JET_CACHE_DIR"] = tempfile.mkdtemp(prefix="jet-tests-")
 # Small tensors: a second thread only waits, and where processors are shared it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -54,7 +54,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_unconfigure() -> None:
     """Remove the cache of the tests, and thaw what Triton would complain of at the end as leaked."""
     gc.unfreeze()
-    shutil.rmtree(os.environ["JET_CACHE"], ignore_errors=True)
+    shutil.rmtree(os.environ["JET_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jet.cache_dirs import user_cache
+from jet.cache_dirs import cache_root
 from jet.token_ids import Tokens
 
 KEPT_PER_STORY = 4  # snapshots of one text: the ends of its last continuations, and a little before them
@@ -73,7 +73,7 @@ class StateFolder:
     @classmethod
     def make(cls, path: Path | None = None, gigabytes: float | None = None) -> StateFolder:
         """Return a folder, by default in the user's cache, with a limit in GB, by default the class's."""
-        path = user_cache("states") if path is None else path
+        path = cache_root() / "states" if path is None else path
         return cls(path) if gigabytes is None else cls(path, int(gigabytes * 1e9))
 
     def open(self) -> bytes:

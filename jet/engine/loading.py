@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from contextlib import suppress
@@ -62,6 +63,9 @@ _READS, _MOST_READ = 3, 2**28  # times, and bytes
 _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class LocalConfig:
     """The model to run in this process, with device, precision and limits, and the defaults.
@@ -106,7 +110,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     name = config.model or default_model(device, config.quantize)
     name, source = resolve_model(name, config.revision)
     if config.quantize is not None:  # a copy that is kept loads as fast as the disk reads
-        source = str(quantized_cache.find(name, Path(source), config.quantize) or source)
+        source = str(quantized_copy(name, Path(source), config.quantize))
     dtype = choose_dtype(config, device, source)
     compilation = _begin_compilation(config, source, device, dtype)
     try:
@@ -129,6 +133,28 @@ def create_engine(config: LocalConfig) -> LocalEngine:
         return start_engine(model, tokenizer, info, capacity, stored)
     finally:
         LOADING.say(None)
+
+
+def quantized_copy(name: str, folder: Path, scheme: str) -> Path:
+    """Return the kept copy of a checkpoint in a scheme; a large one's is made if there is none.
+
+    Returns the checkpoint itself if it is small, quantized already, or if no copy can be kept.
+    """
+    found = quantized_cache.find(name, folder, scheme)
+    if found is not None:
+        return found
+    with suppress(CheckpointError):  # loading says what is wrong
+        small = sum(file.stat().st_size for file in weight_files(folder) if file.is_file()) <= _LARGE
+        if small or stored_scheme(folder) is not None:
+            return folder
+        words = f"Quantizing to {scheme}, once; the copy is kept in {quantized_cache.models_folder()}"
+        try:
+            return quantized_cache.make(
+                name, folder, scheme, lambda done, total: LOADING.say(f"{words}: {done} of {total}")
+            )
+        except CheckpointError as error:
+            log.warning("The quantized weights are not kept, and every start makes them: %s", error)
+    return folder
 
 
 def choose_dtype(config: LocalConfig, device: torch.device, source: str) -> torch.dtype:

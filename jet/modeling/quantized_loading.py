@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -22,6 +22,7 @@ from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantization import check_scheme, is_tied, replace_weights, scheme_of
 from jet.modeling.quantizer import prepare_to_save
+from jet.modeling.tensor_reader import TensorReader
 from jet.ops.quantization import QuantizedTensor, quantize
 
 _FILES = ["*.json", "*.safetensors"]
@@ -117,22 +118,22 @@ class StoredTensors:
     """Tensors of a checkpoint's files, read on demand."""
 
     def __init__(self, folder: Path, files: ExitStack, variant: str | None = None) -> None:
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorReader] = {}
         for path in checkpoint.weight_files(folder, variant):
-            file = files.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
+            file = files.enter_context(TensorReader(path))
+            self._files |= dict.fromkeys(file.names(), file)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the first floating-point tensor, by name; float32 if there is none."""
-        kinds = (self.whole(name).dtype for name in sorted(self._files))
+        kinds = (self._files[name].dtype(name) for name in sorted(self._files))
         return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
 
     def compare(self, model: JetNemotronForCausalLM) -> dict[str, Any]:
         """List missing, unexpected and mismatched tensors, as transformers' `output_loading_info` does."""
         wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = is_tied(model)
-        there = {name: list(file.get_slice(name).get_shape()) for name, file in self._files.items()}
+        there = {name: file.shape(name) for name, file in self._files.items()}
         both = wanted.keys() & there.keys()
         return {
             "mismatched_keys": [(n, there[n], wanted[n]) for n in both if there[n] != wanted[n]],
@@ -142,9 +143,8 @@ class StoredTensors:
 
     def rows(self, name: str) -> Callable[[int, int], Tensor]:
         """Return a function that reads the rows from `begin` to `end` of a matrix."""
-        matrix = self._files[name].get_slice(name)
-        return lambda begin, end: cast(Tensor, matrix[begin:end])
+        return partial(self._files[name].rows, name)
 
     def whole(self, name: str) -> Tensor:
         """Read a whole tensor."""
-        return cast(Tensor, self._files[name].get_tensor(name))
+        return self._files[name].whole(name)

@@ -10,7 +10,9 @@ All of it is row by row: a matrix gives the same codes in whatever pieces it com
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,7 @@ from torch.nn import functional as F
 INT8, INT4 = "int8", "int4"
 SCHEMES = (INT8, INT4)
 GROUP_SIZE = 64  # inputs of an int4 row that share a scale
-CHUNK = 2**20  # weights that are quantized at once; some twenty bytes each are needed meanwhile
+CHUNK = 2**18  # weights that are quantized at once; some twenty bytes each, which a cache of a core holds
 
 # What the code of a group's largest weight would be without bounds, which are -8 and 7. More hardly help.
 _INT4_PEAKS = (-8.0, -9.0, 7.0, 7.5)
@@ -147,10 +149,23 @@ def quantize(
     dtype: torch.dtype,
     device: torch.device,
 ) -> QuantizedTensor:
-    """Quantize a matrix whose rows `read(begin, end)` gives, at most `CHUNK` weights or one row at a time."""
+    """Quantize a matrix whose rows `read(begin, end)` gives; a thread has `CHUNK` weights or a row at once."""
     quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
-    for begin, end in row_ranges(shape, CHUNK):
-        quantized.quantize_rows(begin, read(begin, end))
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    chunks = list(row_ranges(shape, CHUNK))
+    if min(workers, len(chunks)) == 1:
+        for begin, end in chunks:
+            quantized.quantize_rows(begin, read(begin, end))
+        return quantized
+    # A thread for each chunk: torch's own would wait for each other at each of some hundred small operations.
+    with ThreadPoolExecutor(workers, "quantize", torch.set_num_threads, (1,)) as executor:
+        running = deque[Future[None]]()
+        for begin, end in chunks:
+            running.append(executor.submit(quantized.quantize_rows, begin, read(begin, end).detach()))
+            if len(running) > workers:
+                running.popleft().result()
+        for future in running:
+            future.result()
     return quantized
 
 

@@ -98,7 +98,7 @@ def test_removing_a_story_removes_its_states(source: StandInSource, tmp_path: Pa
 def test_own_pages_store_states_and_public_ones_only_if_told(
     arguments: str, stored: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("JET_CACHE", str(tmp_path))
+    monkeypatch.setenv("JET_CACHE_DIR", str(tmp_path))
     options = vars(app.read_options(arguments.split()))
     hosting = app._hosting(options, api_only=False)
     assert (hosting.states is not None) == stored

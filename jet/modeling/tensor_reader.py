@@ -1,0 +1,82 @@
+"""Read tensors of safetensors files by plain reads, so that only what is read is in memory.
+
+A mapped file counts as the process's memory as far as it was touched, and a checkpoint may be as large as a
+machine's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TensorReader:
+    """Reads the tensors of one file, whole or by rows. Used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header of a file that has been checked. Raises OSError, or ValueError if it is damaged."""
+        self._file = path.open("rb", buffering=0)
+        size = int.from_bytes(self._file.read(8), "little")
+        header: dict[str, Any] = json.loads(self._file.read(size))
+        header.pop("__metadata__", None)
+        self._begin, self._entries = 8 + size, header
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors."""
+        return list(self._entries)
+
+    def shape(self, name: str) -> list[int]:
+        """Return a tensor's shape."""
+        return list(self._entries[name]["shape"])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return a tensor's type."""
+        return _TYPES[self._entries[name]["dtype"]]
+
+    def whole(self, name: str) -> Tensor:
+        """Read a tensor into memory of its own."""
+        return self._read(name, self.shape(name), 0)
+
+    def rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Read the rows from `begin` to `end` of a matrix."""
+        _, columns = self.shape(name)
+        return self._read(name, [end - begin, columns], begin * columns)
+
+    def _read(self, name: str, shape: list[int], first: int) -> Tensor:
+        tensor = torch.empty(shape, dtype=self.dtype(name))
+        self._file.seek(self._begin + self._entries[name]["data_offsets"][0] + first * tensor.itemsize)
+        rest = tensor.view(-1).view(torch.uint8).numpy().data if math.prod(shape) else memoryview(b"")
+        while rest:
+            count = self._file.readinto(rest)
+            if not count:
+                raise ValueError(f"{self._file.name} ends within {name}.")
+            rest = rest[count:]
+        return tensor
+
+    def __enter__(self) -> TensorReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._file.close()
