@@ -9,6 +9,7 @@ from jet.roofline import Footprint
 SHARE = 0.7  # of free memory; prefill and other programs need the rest
 CACHE_SHARE = 0.2  # of that, for snapshots
 CACHE_SLOTS_PER_REQUEST = 4  # at most
+MIN_CACHE_SLOTS = 8  # however small the limit of a cache is
 _SHORT_STORY = 4096  # tokens that every running request should have memory for
 
 
@@ -34,12 +35,18 @@ class Capacity:
 
 
 def plan_capacity(
-    footprint: Footprint, free: int, context: int, max_batch: int, max_running_requests: int | None = None
+    footprint: Footprint,
+    free: int,
+    context: int,
+    max_batch: int,
+    max_running_requests: int | None = None,
+    cache_limit: int | None = None,
 ) -> Capacity:
     """Divide `free` bytes among running requests, snapshots and tokens.
 
-    By default the number of requests is a power of two up to `max_batch`, such that half of the memory holds
-    a short text of each. Raises CapacityError if the given `max_running_requests` do not fit.
+    `cache_limit`: about the most bytes of snapshots. By default the number of requests is a power of two up
+    to `max_batch`, such that half of the memory holds a short text of each. Raises CapacityError if the given
+    `max_running_requests` do not fit.
     """
     usable = int(free * SHARE)
     state = footprint.recurrent + footprint.conv + (footprint.window + 1) * footprint.window_token
@@ -52,6 +59,8 @@ def plan_capacity(
         )
     max_running_requests = max_running_requests or min(max_batch, 1 << (fit.bit_length() - 1))
     kept = min(CACHE_SLOTS_PER_REQUEST * max_batch, max(1, int(usable * CACHE_SHARE) // max(1, state)))
+    if cache_limit is not None:
+        kept = min(kept, max(MIN_CACHE_SLOTS, cache_limit // max(1, state)))
     # Snapshots have keys and values, too; those without room on the device move to the host.
     tokens = (max_running_requests + kept) * context
     if footprint.full_token:

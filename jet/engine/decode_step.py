@@ -23,7 +23,7 @@ from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronFor
 from jet.modeling.quantization import QuantizedLinear, is_tied
 from jet.modeling.structure_check import check_not_wrapped
 from jet.ops.backends import BoundOp, JetBlockTensors, OpBackend
-from jet.ops.blocked import in_blocks, in_rows, joined
+from jet.ops.blocked import in_rows, joined, stacked_in_blocks
 from jet.ops.decode_batch import DecodeBatch
 from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
@@ -248,8 +248,7 @@ def fuse_projections(parts: Sequence[nn.Linear] | Sequence[QuantizedLinear], blo
         qweight, scales = (_fuse([getattr(one, name) for one in stored]) for name in ("qweight", "scales"))
         return replace(weights[0], qweight=qweight, scales=scales)
     rows = [in_rows(weight) for weight in weights]
-    qweight, scales = torch.cat([row.qweight for row in rows]), torch.cat([row.scales for row in rows])
-    whole, begin = in_blocks(replace(rows[0], qweight=qweight, scales=scales)), 0
+    whole, begin = stacked_in_blocks(rows), 0
     for one in stored:
         end = begin + len(one.weight)
         one.weight, begin = whole[begin:end], end

@@ -59,6 +59,7 @@ MAX_BATCH = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough to run every code path of prefill
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LARGE = 2**31  # bytes of a checkpoint that has no room for another half beside it
+_SMALL_CACHE = 2**28  # bytes of snapshots where states are stored on disk, too
 _READS, _MOST_READ = 3, 2**28  # times, and bytes
 _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
@@ -121,7 +122,10 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     info = engine_info(name, model, load_s=time.monotonic() - started)
     try:
         capacity = capacity_for(
-            model, min(config.context or info.context, info.context), config.max_running_requests
+            model,
+            min(config.context or info.context, info.context),
+            config.max_running_requests,
+            small_cache=config.states is not None,
         )
     except CapacityError as error:
         raise hardware.HardwareError(str(error)) from None
@@ -337,17 +341,21 @@ def state_identity(model: JetNemotronForCausalLM) -> str:
 
 
 def capacity_for(
-    model: JetNemotronForCausalLM, context: int, max_running_requests: int | None = None
+    model: JetNemotronForCausalLM,
+    context: int,
+    max_running_requests: int | None = None,
+    small_cache: bool = False,
 ) -> Capacity:
     """Plan how many requests of up to `context` tokens run at once, from the device's free memory.
 
-    Raises CapacityError if `max_running_requests` do not fit.
+    `small_cache`: on a CPU, whose memory other programs use, too, keep few snapshots. Raises CapacityError
+    if `max_running_requests` do not fit.
     """
     device = model.device
     most = MAX_BATCH[device.type]
-    return plan_capacity(
-        measure_footprint(model), hardware.free_bytes(device), context, most, max_running_requests
-    )
+    limit = _SMALL_CACHE if small_cache and device.type == "cpu" else None
+    footprint, free = measure_footprint(model), hardware.free_bytes(device)
+    return plan_capacity(footprint, free, context, most, max_running_requests, limit)
 
 
 def capacity_info(capacity: Capacity) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from jet.lazy_imports import deferred_here
 from jet.modeling import checkpoint
 from jet.modeling.model import JetNemotronForCausalLM
-from jet.modeling.quantized_loading import load_quantized
+from jet.modeling.quantized_loading import load_quantized, load_stored
 
 
 def load_model(
@@ -48,6 +48,8 @@ def load_model(
         return load_quantized(
             str(source), quantize, torch.device(device), dtype, attention, revision, variant
         )
+    if stored is not None and torch.device(device).type == "cpu":
+        return load_stored(str(source), stored, dtype, attention, variant)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if revision is not None:
         options["revision"] = revision

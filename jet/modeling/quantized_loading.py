@@ -6,7 +6,7 @@ files, or drawn at random, quantized on the target device, and freed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from transformers import GenerationConfig
 from jet.modeling import checkpoint
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import JetNemotronForCausalLM
-from jet.modeling.quantization import check_scheme, is_tied, replace_weights, scheme_of
-from jet.modeling.quantizer import prepare_to_save
+from jet.modeling.quantization import QuantizedWeight, check_scheme, is_tied, replace_weights, scheme_of
+from jet.modeling.quantized_format import stored_name
+from jet.modeling.quantizer import prepare_to_save, storable
 from jet.modeling.tensor_reader import TensorReader
 from jet.ops.quantization import QuantizedTensor, quantize
 
@@ -60,13 +61,58 @@ def load_quantized(
 
         replace_weights(model, weight_of, scheme)
         prepare_to_save(model, scheme)
-        for name, parameter in list(model.named_parameters()):
-            owner, _, own = name.rpartition(".")
-            value = tensors.whole(name).to(device, parameter.dtype, copy=True)
-            setattr(model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
-        if (folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+        _load_parameters(model, tensors, device)
+        _load_generation_config(model, folder)
     return model
+
+
+def load_stored(
+    source: str,
+    scheme: str,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    variant: str | None = None,
+) -> JetNemotronForCausalLM:
+    """Load a folder's quantized checkpoint into the CPU's memory, as transformers does, but by plain reads.
+
+    Raises CheckpointError.
+    """
+    with checkpoint.explain_load_errors(source, {"variant": variant}), ExitStack() as files:
+        folder = Path(source)
+        config = checkpoint.read_config(folder)
+        config.name_or_path = source
+        tensors = StoredTensors(folder, files, variant)
+        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
+        outlined = torch.device("meta")
+
+        def outline(name: str, module: nn.Module) -> QuantizedTensor:
+            rows, columns = cast(Tensor, module.weight).shape
+            return QuantizedTensor.empty((rows, columns), scheme_of(scheme, name), model.dtype, outlined)
+
+        replace_weights(model, outline, scheme)
+        prepare_to_save(model, scheme)
+        checkpoint.require_complete(source, tensors.compare_to(storable(model), tied=is_tied(model)))
+        for name, module in model.named_modules():
+            if isinstance(module, QuantizedWeight):
+                names = (stored_name(f"{name}.{part}") for part in ("qweight", "scales"))
+                qweight, scales = map(tensors.whole, names)
+                columns = module.weight.columns
+                module.weight = QuantizedTensor(qweight, scales, columns, model.dtype)
+        _load_parameters(model, tensors, torch.device("cpu"))
+        _load_generation_config(model, folder)
+    return model
+
+
+def _load_parameters(model: JetNemotronForCausalLM, tensors: StoredTensors, device: torch.device) -> None:
+    for name, parameter in list(model.named_parameters()):
+        owner, _, own = name.rpartition(".")
+        value = tensors.whole(name).to(device, parameter.dtype)
+        setattr(model.get_submodule(owner), own, nn.Parameter(value, requires_grad=False))
+
+
+def _load_generation_config(model: JetNemotronForCausalLM, folder: Path) -> None:
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def random_quantized(
@@ -131,8 +177,11 @@ class StoredTensors:
 
     def compare(self, model: JetNemotronForCausalLM) -> dict[str, Any]:
         """List missing, unexpected and mismatched tensors, as transformers' `output_loading_info` does."""
-        wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-        tied = is_tied(model)
+        return self.compare_to(model.state_dict(), is_tied(model))
+
+    def compare_to(self, state: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
+        """Do the same for tensors by their names in files; of a `tied` head there may be none."""
+        wanted = {name: list(tensor.shape) for name, tensor in state.items()}
         there = {name: file.shape(name) for name, file in self._files.items()}
         both = wanted.keys() & there.keys()
         return {

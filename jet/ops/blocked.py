@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from jet.hardware import using_threads
 from jet.ops.quantization import GROUP_SIZE, INT4, QuantizedTensor
 
 ROWS, COLUMNS = 16, 4
-_AT_ONCE = 2**24  # bytes that are rearranged at once
+_AT_ONCE = 2**21  # bytes that are rearranged at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +92,38 @@ class BlockedTensor(QuantizedTensor):
 
 def in_blocks(weight: QuantizedTensor) -> BlockedTensor:
     """Return a copy in blocks, or the matrix itself if it is in blocks."""
-    if isinstance(weight, BlockedTensor):
-        return weight
-    rows, span = weight.qweight.shape
+    return weight if isinstance(weight, BlockedTensor) else stacked_in_blocks([weight])
+
+
+def stacked_in_blocks(parts: Sequence[QuantizedTensor]) -> BlockedTensor:
+    """Return a copy in blocks of matrices one below the other; none of them is in blocks."""
+    weight, rows, span = parts[0], sum(map(len, parts)), parts[0].row_bytes
     blocks, words = -(-rows // ROWS), -(-span // GROUP_SIZE) * GROUP_SIZE // COLUMNS
     qweight = weight.qweight.new_empty(blocks, words, ROWS, COLUMNS)
     step = max(1, _AT_ONCE // (words * ROWS * COLUMNS))
-    for begin in range(0, blocks, step):
-        some = weight.qweight[begin * ROWS : (begin + step) * ROWS]
-        padded = F.pad(some, (0, words * COLUMNS - span, 0, -len(some) % ROWS))
-        qweight[begin : begin + step] = padded.view(-1, ROWS, words, COLUMNS).transpose(1, 2)
-    scales = F.pad(weight.scales, (0, 0) * (weight.scales.dim() - 1) + (0, blocks * ROWS - rows))
+    with using_threads(1):  # moving so little takes less than a second thread that waits
+        for begin in range(0, blocks, step):
+            some = _rows([part.qweight for part in parts], begin * ROWS, (begin + step) * ROWS)
+            padding = words * COLUMNS - span, -len(some) % ROWS
+            padded = F.pad(some, (0, padding[0], 0, padding[1])) if any(padding) else some.contiguous()
+            # Four columns at a time as one number, which is moved as a whole.
+            fours = padded.view(torch.int32).view(-1, ROWS, words).transpose(1, 2)
+            qweight[begin : begin + step].view(torch.int32).squeeze(-1).copy_(fours)
+    scales = torch.cat([part.scales for part in parts])
+    scales = F.pad(scales, (0, 0) * (scales.dim() - 1) + (0, blocks * ROWS - rows))
     if weight.scheme == INT4:
         scales = scales.view(blocks, ROWS, -1).transpose(1, 2).contiguous()
     return BlockedTensor(qweight, scales, weight.columns, weight.dtype, 0, rows)
+
+
+def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:
+    """Return the rows from `begin` to `end` of matrices one below the other; a view if one of them has all."""
+    found, first = [], 0
+    for part in parts:
+        some = part[max(0, begin - first) : max(0, end - first)]
+        found += [some] if len(some) else []
+        first += len(part)
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:

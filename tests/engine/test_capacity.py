@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jet.engine.capacity import SHARE, CapacityError, plan_capacity
+from jet.engine.capacity import MIN_CACHE_SLOTS, SHARE, CapacityError, plan_capacity
 from jet.roofline import Footprint
 
 GIB = 2**30
@@ -61,3 +61,13 @@ def test_more_writers_than_fit_are_refused_with_how_many_do() -> None:
 def test_a_small_device_gives_a_story_less_than_the_networks_context() -> None:
     capacity = plan_capacity(THE_2B, GIB, 2**20, 128)
     assert 4096 <= capacity.context < 2**20 and capacity.context == capacity.max_total_tokens
+
+
+def test_a_limited_cache_keeps_a_few_snapshots_whatever_their_size() -> None:
+    state = THE_2B.recurrent + THE_2B.conv + (THE_2B.window + 1) * THE_2B.window_token
+    whole = plan_capacity(THE_2B, 40 * GIB, 4096, 16)
+    assert whole.cache_slots > MIN_CACHE_SLOTS + 2
+    for limit, slots in ((0, MIN_CACHE_SLOTS), ((MIN_CACHE_SLOTS + 2) * state, MIN_CACHE_SLOTS + 2)):
+        limited = plan_capacity(THE_2B, 40 * GIB, 4096, 16, cache_limit=limit)
+        assert limited.cache_slots == slots
+        assert limited.max_running_requests == whole.max_running_requests

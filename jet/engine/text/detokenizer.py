@@ -185,4 +185,12 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+_NAME_OF = {byte: name for name, byte in _BYTE_OF.items()}
+
+
+def name_in_vocabulary(character: str) -> str:
+    """Return how the vocabulary of a byte-level tokenizer writes a character."""
+    return "".join(_NAME_OF[byte] for byte in character.encode())
+
+
 BYTE_NAMES = {byte: name for name, byte in _BYTE_OF.items()}  # how a byte-level vocabulary spells a byte

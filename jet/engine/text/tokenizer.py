@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from jet.api import RequestError
 from jet.engine.text.chat_template import chat_template, split_special
 from jet.engine.text.conversation import Conversation
-from jet.engine.text.detokenizer import Detokenizer, TokenBytes, WithoutLeadingWhitespace, make_detokenizer
+from jet.engine.text.detokenizer import (
+    Detokenizer,
+    TokenBytes,
+    WithoutLeadingWhitespace,
+    make_detokenizer,
+    name_in_vocabulary,
+)
 from jet.engine.text.healing import Healer, Healing
 from jet.engine.text.incremental import IncrementalTokenizer
 from jet.token_ids import Tokens
@@ -183,7 +190,11 @@ class StoryTokenizer:
 
     def dry_sequence_breakers(self) -> frozenset[int]:
         """Return the tokens that end a repetition for DRY: with line breaks, quotes, colons, asterisks."""
-        ids = set(self._backend.get_vocab(with_added_tokens=True).values())
+        # Names have other characters for some bytes; those of added tokens are plain.
+        written = [*_BREAKING, *map(name_in_vocabulary, _BREAKING)]
+        likely = re.compile("|".join(map(re.escape, written))).search
+        names = self._backend.get_vocab(with_added_tokens=True).items()
+        ids = {token for name, token in names if likely(name)}
         return frozenset(token for token in ids if _BREAKING & set(self.token_text(token)))
 
     def count(self, text: str) -> int:
