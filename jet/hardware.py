@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -127,6 +129,13 @@ def free_bytes(device: torch.device) -> int:
     """Return the bytes available for caches: all that is free on a CUDA device, half of it on a CPU."""
     free = free_device_bytes(device)
     return psutil.virtual_memory().available // 2 if free is None else free
+
+
+def return_free_memory() -> None:
+    """Return freed memory to the system, where the C library keeps it and can be told to."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def spare_host_bytes(device: torch.device) -> int:

@@ -5,6 +5,7 @@ Copies are queued on the current stream, in order with the GPU's other work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,3 +33,11 @@ def to_host(tensor: Tensor) -> Tensor:
     """Copy a tensor to pinned host memory without blocking; valid once the device has reached the copy."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return copy.copy_(tensor, non_blocking=True)
+
+
+def untouched_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """Return zeros that on a CPU take no memory before they are written to."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    memory = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+    return torch.from_numpy(memory).view(dtype).view(shape)

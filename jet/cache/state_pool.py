@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from jet.cache.page_allocator import NULL_PAGE, PageAllocator
-from jet.cache.pinned import to_device
+from jet.cache.pinned import to_device, untouched_zeros
 from jet.modeling.cache import (
     FullAttentionCache,
     HybridCache,
@@ -401,14 +402,16 @@ class _LayerStacks:
         self._jet: tuple[Tensor, ...] = ()
         if "jet" in layers:
             jet = config.jet
-            state = empty("jet", slots, jet.num_heads, jet.head_dim, jet.head_v_dim, dtype=torch.float32)
-            self._jet = state, empty("jet", slots, jet.value_dim, jet.conv_size)
+            # Padding rows read the null slot, from which NaN would spread: it and the scratch slot are zeros.
+            count, zeros = layers.count("jet"), partial(untouched_zeros, device=device)
+            shape = count, slots, jet.num_heads, jet.head_dim, jet.head_v_dim
+            self._jet = (
+                zeros(*shape, dtype=torch.float32),
+                zeros(count, slots, jet.value_dim, jet.conv_size, dtype=dtype),
+            )
         window = config.sliding_window or 0
         self._windows = tuple(empty("swa", slots, heads, window, dim) for _ in range(2))
         self._pages = empty("attn", pages, 2, heads, PAGE_SIZE, dim)
-        # Padding rows read the null slot, and NaN would spread from it.
-        self.clear(slots - 1)
-        self.clear(slots - 2)
 
     def layers(self, kinds: Sequence[str]) -> list[JetState | WindowKV | PagedKV]:
         """Return each layer's views, in the order of the layers."""

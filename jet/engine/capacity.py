@@ -9,7 +9,7 @@ from jet.roofline import Footprint
 SHARE = 0.7  # of free memory; prefill and other programs need the rest
 CACHE_SHARE = 0.2  # of that, for snapshots
 CACHE_SLOTS_PER_REQUEST = 4  # at most
-MIN_CACHE_SLOTS = 8  # however small the limit of a cache is
+MIN_CACHE_SLOTS = 6  # however small the limit of a cache is
 _SHORT_STORY = 4096  # tokens that every running request should have memory for
 
 

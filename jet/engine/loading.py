@@ -59,7 +59,7 @@ MAX_BATCH = {"cpu": 16, "cuda": 128}
 _WARM_UP_TEXT = "Once upon a time " * 20  # long enough to run every code path of prefill
 _WARM_UP = SamplingParams(max_new_tokens=8, seed=0)
 _LARGE = 2**31  # bytes of a checkpoint that has no room for another half beside it
-_SMALL_CACHE = 2**28  # bytes of snapshots where states are stored on disk, too
+_SMALL_CACHE = 200 * 2**20  # bytes of snapshots where states are stored on disk, too
 _READS, _MOST_READ = 3, 2**28  # times, and bytes
 _LICENSE_NAMES = {"apache-2.0": "Apache-2.0", "mit": "MIT"}
 
@@ -136,6 +136,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
             compilation.wait()
         return start_engine(model, tokenizer, info, capacity, stored)
     finally:
+        hardware.return_free_memory()  # what loading needed
         LOADING.say(None)
 
 

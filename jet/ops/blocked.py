@@ -117,7 +117,7 @@ def stacked_in_blocks(parts: Sequence[QuantizedTensor]) -> BlockedTensor:
 
 
 def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:
-    """Return the rows from `begin` to `end` of matrices one below the other; a view if one of them has all."""
+    """Return the rows from `begin` to `end` of matrices one below the other: a view if they are of one."""
     found, first = [], 0
     for part in parts:
         some = part[max(0, begin - first) : max(0, end - first)]

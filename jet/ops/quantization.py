@@ -149,7 +149,7 @@ def quantize(
     dtype: torch.dtype,
     device: torch.device,
 ) -> QuantizedTensor:
-    """Quantize a matrix whose rows `read(begin, end)` gives, for a thread `CHUNK` weights or one row at once."""
+    """Quantize a matrix whose rows `read(begin, end)` gives: for each thread `CHUNK` weights or one row."""
     quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     chunks = list(row_ranges(shape, CHUNK))
