@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import time
 from collections.abc import Awaitable, Callable
 from itertools import groupby
@@ -58,7 +59,9 @@ def make_switch(source: EngineHandle, hosting: Hosting) -> ModelSwitch | None:
         machine = Machine(hardware.choose_device(source.config.device))
     except HardwareError:  # loading says so
         return None
-    return ModelSwitch(source, Catalog(source.config, machine))
+    switch = ModelSwitch(source, Catalog(source.config, machine))
+    atexit.register(switch.close)  # Python must not end while a thread quantizes
+    return switch
 
 
 def models_panel() -> str:
