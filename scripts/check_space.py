@@ -84,13 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_environment(folder: Path) -> Path:
-    """Create an empty environment; return its Python."""
-    venv.create(folder, with_pip=True)
+    """Create an empty environment, without pip of its own; return its Python."""
+    venv.create(folder)
     return folder / "bin" / "python"
 
 
 def _pip(python: Path, *options: str) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--disable-pip-version-check", *options, *wanted()]
+    pip = [sys.executable, "-m", "pip", "--python", str(python)]
+    return [*pip, "install", "--disable-pip-version-check", *options, *wanted()]
 
 
 def _wait_for(url: str) -> None:
