@@ -37,6 +37,12 @@ _SETTINGS = {
     "repetition_penalty": "repetition penalty",
     "dry_multiplier": "DRY",
     "xtc_probability": "XTC",
+    "top_n_sigma": "top-nσ",
+    "typical_p": "typical",
+    "dynatemp_range": "temperature varies by",
+    "adaptive_target": "adaptive-p",
+    "mirostat": "mirostat",
+    "sampler_order": "order",
     "max_new_tokens": "at most",
     "seed": "seed",
 }

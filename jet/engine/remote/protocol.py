@@ -15,6 +15,7 @@ from typing import Any
 
 from jet.api import Request, RequestError, SamplingParams, TokenLogprob, TokenLogprobs
 from jet.credentials import redact
+from jet.engine.remote.samplers import further_samplers
 
 ROUTER = "local"  # what SGLang's router calls the owner of models
 OUR_SERVER = "jet-stories"  # what this program's own API calls itself
@@ -178,6 +179,7 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
             "please set DRY strength and XTC probability to 0."
         )
     body.update({name: getattr(sampling, name) for name in wanted})
+    body.update(further_samplers(sampling, model.server))
     if request.banned:
         if model.server != OUR_SERVER:
             other = f"a server of {model.server}" if model.server else "another program"
