@@ -5,8 +5,11 @@ Copies are queued on the current stream, in order with the GPU's other work.
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Sequence
+import mmap
+import sys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -41,3 +44,18 @@ def untouched_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str)
         return torch.zeros(*shape, dtype=dtype, device=device)
     memory = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
     return torch.from_numpy(memory).view(dtype).view(shape)
+
+
+def release_memory(tensors: Iterable[torch.Tensor]) -> None:
+    """Give the memory of a CPU's tensors back to the system, where that is possible; their values are lost.
+
+    Every tensor is contiguous but for its first dimension.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    for part in (part for tensor in tensors if tensor.device.type == "cpu" for part in tensor.unbind()):
+        begin = -(-part.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (part.data_ptr() + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > begin:
+            advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from jet.cache.page_allocator import NULL_PAGE, PageAllocator
-from jet.cache.pinned import to_device, untouched_zeros
+from jet.cache.pinned import release_memory, to_device, untouched_zeros
 from jet.modeling.cache import (
     FullAttentionCache,
     HybridCache,
@@ -188,6 +188,11 @@ class StatePool:
         """Free a snapshot slot."""
         self.allocator.unref_cached(self._pages.pop(snapshot))
         self._free_slots.append(snapshot)
+
+    def release_free_slots(self) -> None:
+        """Give the memory of free slots but one back to the system, on a CPU."""
+        for slot in self._free_slots[:-1]:
+            release_memory(self._stacks.states(slot))
 
     def save_scratch(self, slot: int) -> None:
         """Copy a slot's states, without its pages, to the scratch slot."""

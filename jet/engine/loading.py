@@ -398,6 +398,7 @@ def make_runner(
             cache_slots=capacity.cache_slots,
             host_bytes=hardware.spare_host_bytes(model.device) if capacity.cache_slots else 0,
             disk_store=store,
+            small_cache=store is not None and model.device.type == "cpu",
         )
     except (MemoryError, torch.OutOfMemoryError):
         if store is not None:

@@ -66,6 +66,7 @@ class ModelRunner:
         snapshot_interval: int = SNAPSHOT_INTERVAL,
         host_bytes: int = 0,
         disk_store: DiskStore | None = None,
+        small_cache: bool = False,
     ) -> None:
         """Allocate memory for `slots` requests of up to `context` tokens each and `tokens` in total.
 
@@ -80,6 +81,7 @@ class ModelRunner:
             cache_slots: snapshots on the device; their keys and values share the memory for `tokens`.
             snapshot_interval: tokens between snapshots of a request.
             host_bytes: host memory for snapshots that the device has no room for.
+            small_cache: keep no more than `cache_slots` snapshots, also while slots of requests are free.
             disk_store: stores snapshots of users who are known again after a restart.
         """
         config = model.config
@@ -89,6 +91,7 @@ class ModelRunner:
         self._stop_ids = stop_ids
         self._snapshot_interval = snapshot_interval
         self._max_snapshots = max(3, cache_slots // 8)
+        self._most_cached = cache_slots if small_cache else slots + cache_slots
         self._batch_size = 1  # of the last step; snapshots so many tokens apart cost one copy a step
         self._prefill_threads = torch.get_num_threads()
         self._decode_threads = decode_threads or self._prefill_threads
@@ -595,6 +598,9 @@ class ModelRunner:
             CacheEntry(sequence.cache_salt, sequence.computed_tokens, snapshot, has_logits, sequence)
         )
         self._prefix_cache.prune(sequence, self._max_snapshots)
+        while len(self._prefix_cache) - self._prefix_cache.num_on_host > self._most_cached:
+            if not self._prefix_cache.evict():
+                break
         sequence.last_snapshot = sequence.num_computed_tokens
 
 

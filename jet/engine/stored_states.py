@@ -65,13 +65,16 @@ class StoredStates:
     def store_next(self) -> bool:
         """Copy the snapshots of one noted request for writing; False if no other request is noted."""
         self._drop_forgotten()
-        if self._store is None or not self._noted:
+        if self._store is None:
+            return False
+        if not self._noted:
+            self._pool.release_free_slots()
             return False
         sequence = self._noted.popleft()
         for entry in self._worth_storing(sequence):
             if self._store.queued < MAX_QUEUED:
                 self._store_entry(self._store, entry)
-        return bool(self._noted)
+        return True
 
     def load(self, cache_salt: str, prompt: Tokens) -> None:
         """Load the longest stored snapshot of a prompt into the cache, if that has none as long."""

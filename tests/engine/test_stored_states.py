@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from jet import JetNemotronForCausalLM
 from jet.api import Request, RequestStats, SamplingParams, StoresStates
 from jet.cache import disk_store
 from jet.cache.disk_store import DiskStore, StateFolder, durable_salt
+from jet.cache.pinned import release_memory, untouched_zeros
 from jet.cache.state_copy import copies_like, copy_in, copy_out
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.engine import EngineOptions, LocalEngine
@@ -179,6 +181,38 @@ def test_forgotten_states_are_gone_from_memory_and_disk(page: Page, folder: Stat
     store = DiskStore(folder, state_identity(small_model(max_position_embeddings=2048)))
     assert store.find(ANN, np.arange(2, 60, dtype=np.int32)) is None
     store.close()
+
+
+def test_few_snapshots_stay_in_memory_and_free_slots_take_none(cpu_model: JetNemotronForCausalLM) -> None:
+    runner = ModelRunner(cpu_model, frozenset(), slots=4, tokens=4096, cache_slots=3, small_cache=True)
+    prompts = [list(range(first, first + 30)) for first in range(1, 9)]
+    sampling = SamplingParams(max_new_tokens=30, seed=1)
+    for prompt in prompts:
+        sequence = runner.allocate(sampling, 0, prompt, 100, ANN)
+        runner.prefill(sequence, prompt)
+        for _ in range(30):
+            runner.decode([sequence])
+        runner.free(sequence)
+        assert runner.num_cached <= 3
+    expected = [copy_out(runner._pool, slot, 59) for slot in sorted(runner._pool._pages)]
+    runner._pool.release_free_slots()
+    after = [copy_out(runner._pool, slot, 59) for slot in sorted(runner._pool._pages)]
+    assert all(
+        torch.equal(*pair) for one in zip(expected, after, strict=True) for pair in zip(*one, strict=True)
+    )
+    sequence = runner.allocate(sampling, 0, prompts[-1], 100, ANN)
+    assert runner.restore_prefix(sequence, [*prompts[-1], 5]) >= 30
+    runner.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="madvise is Linux's")
+def test_released_memory_is_zeros_and_no_other_memory_changes() -> None:
+    stack = untouched_zeros(3, 4, 5000, dtype=torch.float32, device="cpu")
+    assert not stack.any()
+    stack.fill_(7)
+    release_memory([stack[:, 1]])
+    assert (stack[:, [0, 2, 3]] == 7).all()
+    assert (stack[:, 1] == 0).float().mean() > 0.5
 
 
 def test_a_damaged_state_is_prefilled_again(
