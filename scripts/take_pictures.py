@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "screenshots"
 STORY = "#jet-story textarea"
-WIDE, NARROW = (1280, 900), (390, 844)
+WIDE, NARROW = (1366, 820), (390, 844)
 
 
 def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False) -> Page:
@@ -29,8 +29,11 @@ def begin(browser: Browser, url: str, size: tuple[int, int], dark: bool = False)
 
 def press(page: Page, selector: str, seed: int, tokens: int, most: int) -> None:
     """Click a button that generates `most` tokens at most, and wait for the first `tokens` of them."""
+    tab = page.locator("#jet-tab-settings")
+    tab.click()
     page.fill("#jet-seed input", str(seed))
     page.get_by_label("number input for Length in tokens").fill(str(most))
+    tab.click()
     page.click(selector)
     page.wait_for_function(
         """(least) => [...document.querySelectorAll(".jet-panel dt")].some((name) =>
@@ -49,19 +52,28 @@ def save(page: Page, name: str) -> None:
 
 
 def take_all(browser: Browser, url: str, seed: int) -> None:
-    """Take pictures of a running story, its branches, alternatives in dark mode, and a phone."""
+    """Take pictures: a first visit, a story, its versions, other words at night, coming back, a phone."""
+    page = browser.new_context(viewport={"width": WIDE[0], "height": WIDE[1]}).new_page()
+    page.goto(url)
+    page.wait_for_selector(".jet-model-info b")
+    page.wait_for_function("document.fonts.check('16px Literata')")
+    save(page, "first")
+
     page = begin(browser, url, WIDE)
     press(page, "#jet-continue", seed, 150, 400)
-    page.evaluate("scrollTo(0, 0)")
     save(page, "page")
-    page.click("#jet-stop")
+    page.wait_for_selector("#jet-continue:enabled")
+    page.wait_for_function("jetStories.isKept()")
+    again = page.context.new_page()
+    again.goto(url)
+    again.wait_for_selector(".jet-go-on")
+    save(again, "back")
 
     page = begin(browser, url, WIDE)
     for more, button in enumerate(("#jet-continue", "#jet-continue", "#jet-retry")):
-        press(page, button, seed + more, 120, 120)
+        press(page, button, seed + more, 100, 100)
     page.click("#jet-tab-branches")
     page.wait_for_selector("#jet-tree li >> nth=1")
-    page.evaluate("scrollTo(0, document.body.scrollHeight)")
     save(page, "branches")
 
     page = begin(browser, url, WIDE, dark=True)
@@ -74,10 +86,8 @@ def take_all(browser: Browser, url: str, seed: int) -> None:
     save(page, "word")
 
     page = begin(browser, url, NARROW)
-    press(page, "#jet-continue", seed, 100, 400)
-    page.evaluate("document.querySelector('#jet-story').scrollIntoView()")
+    press(page, "#jet-continue", seed, 100, 100)
     save(page, "phone")
-    page.click("#jet-stop")
 
 
 def main() -> None:

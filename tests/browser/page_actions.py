@@ -114,7 +114,9 @@ def place_cursor(page: Page, units: int) -> None:
 
 
 def press(page: Page, selector: str) -> None:
-    """Click a button that acts on the story, once it is enabled."""
+    """Click a button that acts on the story, once it is enabled; on a narrow sheet behind ⋯ if need be."""
+    if page.locator(selector).is_hidden() and page.locator("#jet-more-toggle").is_visible():
+        page.click("#jet-more-toggle")
     expect(page.locator(selector)).to_be_enabled()
     page.click(selector)
 
