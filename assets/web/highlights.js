@@ -91,8 +91,9 @@ function rangeIn(index, start, end) {
   const node = lineElement(index).firstChild;
   if (node?.nodeType !== Node.TEXT_NODE) return null;
   const range = document.createRange();
-  range.setStart(node, Math.max(0, start - starts[index]));
-  range.setEnd(node, Math.min(/** @type {Text} */ (node).length, end - starts[index]));
+  const { length } = /** @type {Text} */ (node); // what was pointed at may be gone
+  range.setStart(node, Math.min(length, Math.max(0, start - starts[index])));
+  range.setEnd(node, Math.min(length, Math.max(0, end - starts[index])));
   return range;
 }
 

@@ -9,7 +9,7 @@ function list() {
   const found = document.getElementById("jet-notices");
   if (found) return found;
   const made = make("div", { id: "jet-notices" });
-  byId("jet-page").append(made);
+  byId("jet-editor-column").append(made);
   return made;
 }
 

@@ -26,7 +26,7 @@ export function say(text, { bad = false, offer = null, undo = false } = {}) {
     line.append(button);
   }
   line.className = bad ? "jet-bad" : "";
-  byId("jet-page").append(line);
+  byId("jet-editor-column").append(line);
   clearTimeout(timer);
   timer = setTimeout(() => line.remove(), offer || undo ? OFFER_MS : bad ? ERROR_MS : SHORT_MS);
 }
