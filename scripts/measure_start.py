@@ -29,6 +29,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[1]
 STORIES, PROMPT_WORDS, TOKENS = 4, 300, 48
+REST_S = 2.0  # until an idle page has given back what it needs no more
 FORMS = {"int4": ["--quantize", "int4"], "int8": ["--quantize", "int8"], "bf16": ["--dtype", "bfloat16"]}
 _LIMIT_S = 1800.0
 _ADDRESS = re.compile(r"is at (http://\S+) and")
@@ -126,6 +127,7 @@ def measure(arguments: Sequence[str], cache: Path) -> dict[str, float]:
         with ThreadPoolExecutor(STORIES) as writers:
             list(writers.map(write, [url] * STORIES, prompts, [TOKENS] * STORIES, users))
         httpx.get(url)
+        time.sleep(REST_S)
         found["PSS, GB"] = memory.now() / 1e9
         memory.stop()
         watching.join()

@@ -10,7 +10,9 @@ import torch
 from jet.lazy_imports import deferred_here
 from jet.modeling import checkpoint
 from jet.modeling.model import JetNemotronForCausalLM
-from jet.modeling.quantized_loading import load_quantized, load_stored
+from jet.modeling.quantized_loading import load_large, load_quantized, load_stored
+
+LARGE = 2**31  # bytes of a checkpoint whose files are not mapped on a CPU
 
 
 def load_model(
@@ -50,6 +52,8 @@ def load_model(
         )
     if stored is not None and torch.device(device).type == "cpu":
         return load_stored(str(source), stored, dtype, attention, variant)
+    if torch.device(device).type == "cpu" and _is_large(folder, variant):
+        return load_large(str(source), dtype, attention, variant)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     if revision is not None:
         options["revision"] = revision
@@ -60,3 +64,11 @@ def load_model(
     with deferred_here(["torch.distributed.tensor"]):  # transformers only checks for its types
         model = JetNemotronForCausalLM.from_pretrained(str(source), dtype=dtype or "auto", **options)
     return model.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _is_large(folder: Path, variant: str | None) -> bool:
+    """Return whether a folder's weights take more than `LARGE` bytes; False if it is none with weights."""
+    try:
+        return sum(path.stat().st_size for path in checkpoint.weight_files(folder, variant)) > LARGE
+    except (checkpoint.CheckpointError, OSError):  # loading says what is wrong
+        return False

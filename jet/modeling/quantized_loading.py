@@ -103,6 +103,26 @@ def load_stored(
     return model
 
 
+def load_large(
+    source: str, dtype: torch.dtype | None = None, attention: str | None = None, variant: str | None = None
+) -> JetNemotronForCausalLM:
+    """Load a folder's checkpoint into the CPU's memory by plain reads, so that no file stays mapped.
+
+    Its fused weights would otherwise be in memory beside the file's. Raises CheckpointError.
+    """
+    with checkpoint.explain_load_errors(source, {"variant": variant}), ExitStack() as files:
+        folder = Path(source)
+        config = checkpoint.read_config(folder)
+        config.name_or_path = source
+        tensors = StoredTensors(folder, files, variant)
+        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
+        checkpoint.require_complete(source, tensors.compare(model))
+        _load_parameters(model, tensors, torch.device("cpu"))
+        model.tie_weights()
+        _load_generation_config(model, folder)
+    return cast(JetNemotronForCausalLM, model.eval())  # type: ignore[no-untyped-call]
+
+
 def _load_parameters(model: JetNemotronForCausalLM, tensors: StoredTensors, device: torch.device) -> None:
     for name, parameter in list(model.named_parameters()):
         owner, _, own = name.rpartition(".")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jet import JetNemotronForCausalLM, load_model
-from jet.modeling import CheckpointError
+from jet.modeling import CheckpointError, loading
 from jet.modeling.quantized_writing import write_quantized
 from jet.modeling.tensor_reader import TensorReader
 from jet.ops.quantization import SCHEMES
@@ -38,6 +38,27 @@ def test_it_is_the_network_that_transformers_loads(name: str, scheme: str, tmp_p
     again = load_model(tmp_path / "again", dtype=torch.float32)
     assert torch.equal(again(ids).logits, mine(ids).logits)
     assert mine.generation_config.eos_token_id == theirs.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_large_checkpoint_is_the_network_that_transformers_loads(
+    name: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = load_model(GOLDEN / name, dtype=dtype)
+    monkeypatch.setattr(loading, "LARGE", 0)
+    mine = load_model(GOLDEN / name, dtype=dtype)
+    here, there = mine.state_dict(), theirs.state_dict()
+    assert here.keys() == there.keys()
+    assert all(
+        torch.equal(tensor, there[key]) and tensor.dtype == there[key].dtype for key, tensor in here.items()
+    )
+    assert (mine.lm_head.weight is mine.model.embed_tokens.weight) == mine.config.tie_word_embeddings
+    assert mine.dtype == theirs.dtype and not mine.training
+    assert not any(parameter.requires_grad for parameter in mine.parameters())
+    assert mine.config._attn_implementation == theirs.config._attn_implementation
+    ids = torch.arange(1, 20)[None]
+    assert torch.equal(mine(ids).logits, theirs(ids).logits)
 
 
 def test_what_is_missing_or_of_another_shape_is_named(folder: Path) -> None:
