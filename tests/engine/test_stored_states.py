@@ -197,9 +197,9 @@ def test_few_snapshots_stay_in_memory_and_free_slots_take_none(cpu_model: JetNem
     expected = [copy_out(runner._pool, slot, 59) for slot in sorted(runner._pool._pages)]
     runner._pool.release_free_slots()
     after = [copy_out(runner._pool, slot, 59) for slot in sorted(runner._pool._pages)]
-    assert all(
-        torch.equal(*pair) for one in zip(expected, after, strict=True) for pair in zip(*one, strict=True)
-    )
+    # As bytes: a shorter snapshot's copy has more of a page than was written, and that may be NaN.
+    pairs = [pair for one in zip(expected, after, strict=True) for pair in zip(*one, strict=True)]
+    assert all(torch.equal(here.view(torch.uint8), there.view(torch.uint8)) for here, there in pairs)
     sequence = runner.allocate(sampling, 0, prompts[-1], 100, ANN)
     assert runner.restore_prefix(sequence, [*prompts[-1], 5]) >= 30
     runner.close()
