@@ -63,6 +63,7 @@ def expect_back(page: Page) -> None:
 
 def test_a_lost_network_changes_nothing_under_the_writers_hands(page: Page) -> None:
     network = Network(page)
+    select_tab(page, "settings")
     page.get_by_label("number input for Temperature").fill("1.3")
     page.fill("#jet-stops", "The End")
     page.fill(STORY, DELTA_MIN_CHARACTERS)

@@ -75,7 +75,8 @@ def test_what_the_forms_do_not_show_stays_and_endings_are_said(
     assert (kept["guidance"]["memory"], kept["guidance"]["about"]) == ("\n\nMemory.\n", "one\ntwo")
     assert kept["guidance"]["note"]["text"] == "Other"
     assert tuple(kept["stops"]) == STOPS
-    assert kept["sampling"] == asdict(SamplingParams()) | {"max_new_tokens": 2}  # those of the browser
+    those_of_the_browser = SamplingParams(max_new_tokens=2, end_at="sentence")
+    assert SamplingParams(**kept["sampling"]) == those_of_the_browser
 
     # Retry is there now; the writer's sentence behind it is said to be kept, and so is another seed.
     select_tab(tab, "settings")
