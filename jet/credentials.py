@@ -3,8 +3,9 @@
     environment ── read_secret ── clean value, remembered
     any message ── redact ─────── the same message without the remembered secrets
 
-Libraries may repeat a header or a URL in their errors. So a value that would make one fail is refused here,
-by the name of its variable, and the log records of all libraries are redacted from the first secret on.
+Libraries may repeat a header or a URL in their errors. A secret that no HTTP header can hold is therefore
+rejected here, with a message that names its variable. Once a secret is read, log records of all libraries are
+redacted.
 """
 
 from __future__ import annotations

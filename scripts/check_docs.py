@@ -71,7 +71,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def find_problems(document: Path, root: Path = ROOT) -> list[str]:
-    """List what a document names and does not exist: links, paths, modules, options, make targets."""
+    """List links, paths, modules, options and make targets that a document names but that do not exist."""
     text = document.read_text(encoding="utf-8")
     problems = [f"link {link} leads nowhere" for link in _links(text) if not _leads(document, link)]
     if document.name not in LISTS_THE_PAST:

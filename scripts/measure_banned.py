@@ -1,12 +1,12 @@
-"""Measure banned phrases: none may appear, streams only grow, and what they cost.
+"""Measure banned phrases: check that none appears and that streams only grow, and measure the cost.
 
     python -m scripts.measure_banned --each 200 --writers 1 4
     python -m scripts.measure_banned --model DIRECTORY --device cuda --dtype bfloat16 --writers 1 32
 
-First every beginning, cut anywhere, is continued freely. Of what that brings 40 phrases of one to six words
-are banned, some of which begin alike or lie within others; then the same seeds write again, some up to a stop
-string that may cut a banned word. Texts are judged by a plain rule of this script: letters and digits only,
-apostrophes left out, case ignored, whole words.
+First, story beginnings cut at random places are continued freely. From these texts 40 phrases of one to six
+words are banned; some begin alike or lie within others. Then the same seeds are run again, some with a stop
+string that may split a banned word. The check uses its own simple rule: letters and digits only, apostrophes
+removed, case ignored, whole words.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ def bits_per_byte(source: str, documents: list[str], scheme: str | None) -> floa
 
 
 def golden_distances(name: str, scheme: str) -> tuple[float, float]:
-    """Return the relative distances of a golden network's logits: weights quantized alone, and both."""
+    """Return the relative errors of a golden network's logits, quantized by `scheme`.
+
+    The first is with quantized weights alone, the second with quantized activations, too.
+    """
     model = load_model(GOLDEN / name, dtype=torch.float32, quantize=scheme)
     expected = load_file(GOLDEN / name / "expected.safetensors")
     with mock.patch.object(activations, "compiled_linear", lambda x: None):

@@ -56,12 +56,12 @@ class Memory:
         return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pss:")))
 
     def watch(self) -> None:
-        """Read until `stop`."""
+        """Sample the memory until `stop` is called."""
         while not self._stopped.wait(0.05):
             self.peak = max(self.peak, self.now())
 
     def stop(self) -> None:
-        """End `watch`."""
+        """Make `watch` return."""
         self._stopped.set()
 
 

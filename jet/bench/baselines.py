@@ -75,13 +75,13 @@ class TokenClock(BaseStreamer):
     times: list[float] = field(default_factory=list)
 
     def put(self, value: Any) -> None:
-        """Called with the prompt, before it is read, and then with every token."""
+        """Note the time of a token. transformers calls this with the prompt first, before its prefill."""
         if self.started:
             self.times.append(self.clock())
         self.started = self.started or self.clock()
 
     def end(self) -> None:
-        """Called after the last token."""
+        """Do nothing; transformers calls this after the last token."""
 
     @property
     def first_token_s(self) -> float:

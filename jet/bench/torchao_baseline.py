@@ -19,11 +19,11 @@ from jet.engine.decode_step import StepOp
 
 
 def quantize(model: nn.Module, scheme: str) -> None:
-    """Have torchao hold the weights of every nn.Linear as we hold ours.
+    """Quantize the weights of every nn.Linear with torchao, in the group sizes that this package uses.
 
-    That is one scale for each output in "int8", and one for each 64 inputs in "int4".
+    "int8" has one scale for each output, "int4" one for each 64 inputs.
 
-    Raises BenchError if it is not installed, or cannot.
+    Raises BenchError if torchao is not installed or does not support this.
     """
     if importlib.util.find_spec("torchao") is None:
         raise BenchError("The package torchao is not installed: pip install torchao brings it.")

@@ -1,14 +1,16 @@
-"""DiskStore: snapshots in files, so that a story goes on after a restart without being prefilled again.
+"""DiskStore: snapshots in files, so that a story continues after a restart without a new prefill.
 
     FOLDER/secret                                      32 random bytes, made on first use
     FOLDER/<checkpoint>/<user>/<length>-<tokens>.state one snapshot
 
-All names but the length are keyed hashes. A file holds no text, but states from which a text could be
-guessed: files are 0600, folders 0700. A file is written under another name and renamed once it is complete;
-its digest covers every byte of it. So several processes may share a folder, a crash leaves nothing that is
-used, and whatever is not a whole file of this folder, user and layout is skipped.
+Checkpoint, user and tokens are named by keyed hashes. A file holds states and no text, but the text could be
+guessed from them: files have mode 0600, folders 0700.
 
-The store knows tokens and tensors only; `jet.engine.stored_states` decides what to store and restores it.
+A file is written under a temporary name and renamed when it is complete. A digest covers all its bytes. So
+processes can share a folder, and a crash leaves no usable partial file. Files that are incomplete, damaged or
+of another layout are skipped.
+
+The store handles tokens and tensors only; `jet.engine.stored_states` chooses and restores snapshots.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""BannedGuard: the tokens of one request that cannot be sent yet, since a banned phrase may begin in them.
+"""BannedGuard: holds back one request's tokens while a banned phrase may begin in them.
 
-A token is sent once no banned phrase can begin in it, and is never taken back after that. Where a phrase is
-complete, the request goes back to the token that the phrase begins in and draws another one. `LocalEngine`
-decides when; this keeps the account. No torch.
+A token is sent as soon as no banned phrase can begin in it; a sent token is never taken back. When a phrase
+is complete, the request returns to the token in which the phrase begins and draws a different one. The guard
+tracks the held tokens; `OutputProcessor` sends them, or removes them and draws again. Uses no torch.
 """
 
 from __future__ import annotations
@@ -131,9 +131,10 @@ def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher
 
 
 def text_before(prompt: str, ids: Sequence[int], detokenizer: Detokenizer, matcher: PhraseMatcher) -> str:
-    """Return the end of the text that an answer follows; of token ids, if there are any.
+    """Return the text before an answer, in which a banned phrase may begin.
 
-    `detokenizer`: a new one.
+    That is the prompt, or for a prompt of token ids the text of the last ids, as many as `matcher` needs.
+    `detokenizer` must be unused.
     """
     if not ids:
         return prompt

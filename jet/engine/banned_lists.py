@@ -28,9 +28,14 @@ def ready_lists() -> dict[str, BannedList]:
 
 
 def banned_phrases(banned: object, lists: object = ()) -> tuple[str, ...]:
-    """Return the phrases that a request bans: its own, without empty ones, and those of ready lists.
+    """Return all phrases that a request bans: its own phrases and those of the ready lists that it names.
 
-    Both are a text or a list of texts; None is none. Raises RequestError with what is wrong.
+    Args:
+        banned: one phrase or a list of them; None for none. Blank phrases are dropped.
+        lists: one name of a ready list or a list of names; None for none.
+
+    Raises:
+        RequestError: if a phrase cannot be banned or a list does not exist; the message says which.
     """
     own = [phrase for phrase in _texts(banned, "banned") if phrase.strip(" ")]
     found = dict.fromkeys(own)

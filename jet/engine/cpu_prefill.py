@@ -1,8 +1,8 @@
-"""Reading prompts on a CPU by the decode step's kernels, with a chunk's tokens as their rows.
+"""Prefill prompts on a CPU with the decode step's kernels: the tokens of a chunk are the rows of a batch.
 
-Each weight is read once for all tokens of a chunk and multiplied in its quantized form. States take the
-tokens in their order, which on a CPU costs less than the chunked form of the delta rule. A token's values do
-not depend on the chunk that it is read in, bit for bit, and are those of a decode step.
+Each weight is read once for all tokens of a chunk and multiplied in its quantized form. States are updated
+token by token, which on a CPU costs less than the chunked delta rule. A token's values are bit for bit those
+of a decode step, however the prompt is split into chunks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CHUNK = 128  # tokens that are read at once
 
 
 class Part(Protocol):
-    """An operation that is bound to `CHUNK` rows and takes the first ones."""
+    """An operation bound to buffers of `CHUNK` rows; it computes the first rows of them."""
 
     def __call__(self) -> None:
-        """Compute once."""
+        """Run the operation."""
         ...
 
     def resize(self, batch: int) -> None:
-        """Take so many rows from now on."""
+        """Set the number of rows of the following calls."""
         ...
 
 
@@ -90,7 +90,10 @@ class CpuPrefill:
         return False
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
-        """Logits `[1, V]` of what follows `ids` `[T]`, which follow the `length` tokens of a slot."""
+        """Prefill `ids` `[T]` after the first `length` tokens of a slot.
+
+        Returns the logits `[1, V]` of the next token.
+        """
         self._slot.fill_(slot)
         for piece in ids.split(CHUNK):
             self._chunk(length, piece)

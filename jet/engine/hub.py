@@ -268,7 +268,7 @@ def _meter(watch: Watch | None, total: int) -> type[Any]:
                 done += int(options.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Count bytes, and let whoever watches end the download."""
+            """Count downloaded bytes and report them to `watch`, which may raise to end the download."""
             nonlocal done
             if self._counts and watch is not None:
                 done += int(n or 0)

@@ -1,4 +1,4 @@
-"""The model, the tokenizer and the store of states as the engine uses them."""
+"""Protocols of the engine's dependencies: the model runner, the tokenizer and the snapshot store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jet.token_ids import Tokens
 
 
 class Runner(Protocol):
-    """The model as the engine uses it. `sequence` is the state of one request, opaque to the engine."""
+    """The model runner's methods that the engine calls. `sequence` is a request's opaque state."""
 
     def capture_next(self) -> bool:
         """Compile or capture a small part of later steps; False if nothing is left."""
@@ -30,7 +30,10 @@ class Runner(Protocol):
         ...
 
     def heal(self, sequence: Any, healing: Healing) -> None:
-        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
+        """Set the tokens that token healing has removed from the prompt's end.
+
+        They are drawn again after the prefill of the remaining prompt.
+        """
         ...
 
     def healed_path(self, sequence: Any) -> HealingPath | None:
@@ -116,7 +119,7 @@ class Runner(Protocol):
 
 
 class Tokenizer(Protocol):
-    """The tokenizer as the engine uses it."""
+    """The tokenizer's methods that the engine calls."""
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -104,7 +104,10 @@ class Manifest:
         return folders if all((self.folder / name).is_dir() for name in folders) else None
 
     def write(self, sizes: Sequence[int], folders: Sequence[str], ahead: bool = False) -> None:
-        """Add sizes and folders to the manifest; logs it if the folder is not writable."""
+        """Add batch sizes and folders to the manifest. An OSError is logged, not raised.
+
+        `ahead`: whether the kernels were compiled ahead of time; once set, it stays set.
+        """
         before = _read(self._path) or {"sizes": [], "folders": []}
         told = {
             "facts": self._kernels.facts(),

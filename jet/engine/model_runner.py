@@ -173,7 +173,10 @@ class ModelRunner:
         return sequence
 
     def heal(self, sequence: Sequence, healing: Healing) -> None:
-        """Set the tokens after the prompt, to be drawn again once the prompt has been prefilled."""
+        """Set the tokens that token healing has removed from the prompt's end.
+
+        They are drawn again after the prefill of the remaining prompt.
+        """
         sequence.healing = healing
 
     def healed_path(self, sequence: Sequence) -> HealingPath | None:

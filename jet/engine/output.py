@@ -1,7 +1,8 @@
-"""OutputProcessor: from the token of a step to the chunk that a request's stream gets.
+"""OutputProcessor: turns a step's token into a chunk of its request's stream.
 
 A token may end the request, belong to the healed end of its prompt, complete a banned phrase, or lie behind
-the end of the last sentence. The device thread calls this; what it decides is done by the engine's functions.
+the end of the last sentence. The device thread calls the processor. It sends, finishes and recomputes
+requests through callbacks of the engine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Fetch the weight files of a repository into the hub's cache so that a broken download goes on later.
+"""Download a repository's weight files into the hub's cache; an interrupted download is resumed later.
 
-The hub's library removes what it has of a file when a download breaks off. Gigabytes over a home connection
-may need several attempts, so weight files are fetched by the library's own transfer function into a file
-that stays (`BLOB.jet-partial`), and become blobs of the cache once they are whole. The library then finds
-them.
+huggingface_hub deletes a partial file when a download fails, and gigabytes over a home connection may need
+several attempts. Weight files are therefore fetched by the library's own transfer function into a file that
+stays (`BLOB.jet-partial`). A complete file becomes a blob of the cache, where the library finds it.
 """
 
 from __future__ import annotations

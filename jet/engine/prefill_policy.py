@@ -1,4 +1,4 @@
-"""ChunkedPrefillPolicy: how large a prefill chunk is, and when it runs. Plain data, like the scheduler."""
+"""ChunkedPrefillPolicy: chooses the size and the time of prefill chunks. Uses no torch."""
 
 from __future__ import annotations
 

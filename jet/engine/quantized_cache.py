@@ -1,7 +1,7 @@
-"""Keep quantized copies of checkpoints: made on first use, found again at the next one.
+"""Keep quantized copies of checkpoints: written on first use, reused afterwards.
 
-A copy belongs to the files that it was made from. If these change, it is made again, and the older copy is
-removed: there is at most one for each checkpoint and scheme.
+A copy belongs to the exact files that it was made from. If they change, it is made again and the old copy is
+removed, so there is at most one for each checkpoint and scheme.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Rollback: take drawn tokens back, to draw others in their place.
+"""Rollback: remove drawn tokens from a sequence, so that others can be drawn instead.
 
-A recurrent state cannot forget a token, so a sequence that may be rolled back leaves marks: snapshots of its
-state and, where they are known, the logits of the next token. They are entries of the prefix cache that
-no request matches, so they are counted, evicted and offloaded as all others are.
+A recurrent state cannot be truncated. A sequence that may be rolled back therefore keeps marks: snapshots of
+its state, with the next token's logits where they are known. Marks are prefix-cache entries that no request
+matches, so the cache counts, evicts and offloads them like any other entry.
 
-Where a step ends before the next is launched, a mark is set exactly where a token may be taken back, and
-costs one copy of a state. Where steps are launched ahead, it is too late for that once the token is known:
-there a mark is set every `MARK_INTERVAL` tokens, and the few tokens behind it are computed again, one by one
-as they were.
+Without overlapped steps, a mark is set at exactly the tokens that may be removed, at the cost of one state
+copy each. With overlapped steps the token is known too late for that: a mark is set every `MARK_INTERVAL`
+tokens, and the tokens after it are recomputed one by one, which gives the same values.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which Triton kernels an engine launches, found on a network without weights and without a GPU.
+"""Find the Triton kernels that an engine launches, on a network without weights and without a GPU.
 
-What is bound here is what `CudaGraphDecoder` and `CudaGraphPrefill` bind: the same steps and samplers, over
-tensors of the device "meta". So whatever these come to launch is found, too. Sizes of memory (slots,
-pages, the longest story) make no difference to a kernel.
+Binds the same steps and samplers as `CudaGraphDecoder` and `CudaGraphPrefill`, over tensors of the device
+"meta", and records every launch. Memory sizes (slots, pages, the longest story) do not change a kernel.
 """
 
 from __future__ import annotations

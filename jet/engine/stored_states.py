@@ -1,9 +1,9 @@
-"""StoredStates: which snapshots of the prefix cache go to disk, and how they come back.
+"""StoredStates: chooses which snapshots of the prefix cache go to disk, and loads them back.
 
-After a request has ended and the engine is idle, two of its snapshots are stored: the last one, from which
-Continue goes on, and one a little before it, from which a text goes on whose last words are changed. A
-request that finds a longer snapshot on disk than in the cache has it loaded into the cache first, so that
-it starts from it like from any other. Nothing of this changes what a request computes.
+Once a request has ended and the engine is idle, two of its snapshots are stored: the last one, from which
+Continue resumes, and an earlier one, which still matches if the last words are edited. If the disk has a
+longer matching snapshot than the cache, it is loaded into the cache before the request starts. Results do not
+change.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class _Reader:
                 self._losses.count("deleted passage", "deleted passages")
 
     def _style_of(self, paragraph: Any) -> str:
-        """Return the name of a paragraph's style; a level of the outline makes it a heading."""
+        """Return the name of a paragraph's style; "Heading N" if the paragraph has an outline level."""
         properties = paragraph.find(f"{_W}pPr")
         if properties is None:
             return "Normal"
@@ -164,7 +164,7 @@ class _Reader:
         return [tidy_runs(line) for line in lines]
 
     def _runs(self, parent: Any, depth: int) -> Iterator[Any]:
-        """Runs in order, also those within links and accepted changes; not those of text boxes."""
+        """Yield the runs in order, with those of links and accepted changes, without those of text boxes."""
         if depth > MAX_DEPTH:
             raise StoryFileError("This DOCX file is damaged: it is nested too deeply.")
         for child in parent.iterchildren():

@@ -1,6 +1,6 @@
-"""Decode text files of any usual encoding: old ones from Windows and those of other scripts.
+"""Decode text files of any usual encoding, such as Windows code pages, UTF-16 and Asian encodings.
 
-What a file was read as is said, and another encoding can be chosen.
+The detected encoding is reported, and the user can choose another one.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _encoding(name: str, text: str) -> Encoding:
 
 
 def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
-    """Encodings in which the file is text, too, and reads otherwise."""
+    """Return the other encodings that decode the file to plausible, different text."""
     head = data[:_SAMPLE_BYTES]
     if max(head, default=0) < 0x80:
         return ()
@@ -186,13 +186,13 @@ def _detect(data: bytes) -> str:
 
 
 def _guessed_at(data: bytes) -> bytes:
-    """Return the part that the library looks at: where the first letters beyond ASCII stand."""
+    """Return the bytes to detect the encoding from: those around the first non-ASCII byte."""
     first = next((place for place, byte in enumerate(data[:_SAMPLE_BYTES]) if byte > 0x7F), 0)
     return data[max(0, first - 200) : first + _GUESSED_AT]
 
 
 def _try(data: bytes, encoding: str) -> str:
-    """Return the text in an encoding, but for a character that is cut at the end; empty if it is none."""
+    """Decode `data`, except for a character cut off at its end. Returns an empty string if it is not text."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(data)
     except UnicodeDecodeError:
@@ -210,7 +210,7 @@ _WESTERN = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿
 
 
 def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
-    """Return whether all that is beyond ASCII is what Western European languages write."""
+    """Return whether all non-ASCII characters of a text occur in Western European languages."""
     return bool(text) and all(char <= "\x7f" or char in known for char in text)
 
 

@@ -1,6 +1,6 @@
-"""Cut HTML into tags and text, in one pass whose time grows with the length alone, whatever is in it.
+"""Split HTML into tags and text in one pass, in time linear in the length of any input.
 
-Python's own parser takes quadratic time for some damaged pages. What is no whole tag here is text.
+Python's own parser takes quadratic time for some damaged pages. An incomplete tag becomes text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Read lorebooks of other programs as lore: SillyTavern's, the books of character cards, NovelAI's.
+"""Import lorebooks of other programs: SillyTavern's, character cards' and NovelAI's.
 
-Three ways of writing the same thing. What an entry says, when it comes up and when it does not keep their
-meaning; what a lore entry here has no field for is told as a loss.
+The text, the keywords and the conditions of an entry keep their meaning. Settings without a matching field in
+`LoreEntry` are reported as losses.
 """
 
 from __future__ import annotations
@@ -331,7 +331,10 @@ def _told_of_book(plain: dict[str, Any], losses: Losses) -> None:
 def _all(
     entries: Iterable[object], read: Callable[[dict[str, Any]], LoreEntry], losses: Losses
 ) -> tuple[LoreEntry, ...]:
-    """Return all entries that can be told, by their order, then by their place in the file."""
+    """Return the lore entries that can be imported, sorted by `order`, then by position in the file.
+
+    Counts all others in `losses`. Entries without keywords are switched off, unless they are constant.
+    """
     found: list[LoreEntry] = []
     row = list(entries)
     for plain in row[:MAX_READ]:

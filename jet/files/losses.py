@@ -1,4 +1,4 @@
-"""Collect what a file has and a story here cannot have, in words for the writer."""
+"""Collect the parts of an imported file that a story cannot hold, in words for the writer."""
 
 from __future__ import annotations
 

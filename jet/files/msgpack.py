@@ -1,6 +1,6 @@
-"""Decode MessagePack as NovelAI's editor writes it: with records, bundled strings and classes of its own.
+"""Decode MessagePack as NovelAI's editor writes it, with its records, bundled strings and extension types.
 
-Only what such a document needs is read; everything is bounded, and whatever else comes is refused.
+Only the types that such a document uses are decoded; all others raise an error. Sizes and depth are limited.
 """
 
 from __future__ import annotations

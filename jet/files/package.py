@@ -1,4 +1,4 @@
-"""Open zip packages (DOCX, EPUB, all stories at once) from strangers, bounded in every way."""
+"""Open untrusted zip packages (DOCX, EPUB, all stories at once) with limits on every size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALL = 1_000_000
 
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
-    """Open a package. Raises StoryFileError for what is none, is encrypted, or unfolds to too much."""
+    """Open a zip package. Raises StoryFileError if it is damaged, encrypted, or too large when unpacked."""
     if len(data) > MAX_BYTES:
         raise StoryFileError(
             f"This file has {len(data) / 1e6:,.1f} MB; {MAX_BYTES / 1e6:,.0f} MB are read at most."

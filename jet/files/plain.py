@@ -1,4 +1,4 @@
-"""Take values out of other programs' JSON, where a field may be missing, null or of another type."""
+"""Read values from other programs' JSON, where a field may be missing, null or of another type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell how much of a file is written."""
+"""Report how much of a file has been written."""
 
 from __future__ import annotations
 

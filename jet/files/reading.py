@@ -1,7 +1,7 @@
-"""Read a file of any kind that writers have, whatever it is called, and tell what of it could not be kept.
+"""Import a file of any supported kind, whatever its name, and report what was lost.
 
-A file is known by what is in it, and only text files by the ending of their names. Everything is bounded, so
-that a hostile file is refused in words and harms nothing.
+The kind is detected from the content; only text files are told apart by their file extension. All sizes are
+limited: an oversized or malicious file gets an error message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read stories out of EPUB books and HTML pages."""
+"""Import stories from EPUB books and HTML pages."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def with_signs(run: Run) -> Iterator[Run]:
 
 
 def without_signs(text: str) -> str:
-    """Return the control characters that signs stand for."""
+    """Replace the visible signs of control characters by the characters themselves."""
     return text.translate(_CHARACTERS)
 
 
@@ -55,7 +55,7 @@ def tidy_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def _joined(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbors with the same mark as one."""
+    """Merge neighbors with the same mark, and drop empty texts."""
     joined: list[tuple[list[str], str]] = []
     for text, mark in parts:
         if not text:

@@ -26,7 +26,7 @@ class JetQuantizationConfig(QuantizationConfigMixin):
     """The `quantization_config` of a quantized checkpoint."""
 
     def __init__(self, **described: Any) -> None:
-        """Keep the values. Raises ValueError if they are not those of a checkpoint that can be read."""
+        """Parse a `quantization_config`. Raises ValueError for an unknown scheme or version."""
         scheme = read_scheme({"quant_method": METHOD, **described})
         assert scheme is not None
         for name, value in describe_scheme(scheme).items():

@@ -68,14 +68,13 @@ JetBlockBinder = Callable[[JetBlockTensors], JetBlockOps]
 
 @dataclass(frozen=True)
 class OpBackend:
-    """How to bind each operation; arguments as for those of `jet.ops.reference` and `jet.ops.attention`.
+    """How to bind each operation, with the arguments of `jet.ops.reference` and `jet.ops.attention`.
 
     Attributes:
-        name: in words for people.
-        mlp_hidden_format: gives the shape of what MLPs keep between their products.
-        prepare_weight: gives a matrix in the form that products read fastest, itself or a copy.
-        with_prefetch: gives a bound operation that also has the memory fetched which the next one reads
-            first.
+        name: the implementation's name, as shown to users.
+        mlp_hidden_format: returns the columns and dtype of the MLP's hidden values.
+        prepare_weight: returns a matrix in the layout that products read fastest, itself or a copy.
+        with_prefetch: returns a bound operation that also prefetches a tensor of the next one.
         blocked: whether quantized weights are read fastest in blocks, see `jet.ops.blocked`.
     """
 
@@ -201,7 +200,11 @@ def _model_dtype_hidden(
 def triton_mlp_hidden_format(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
-    """Choose whole numbers where weights are codes; otherwise never float16, which a value could exceed."""
+    """Return the columns and dtype of the MLP's hidden values.
+
+    With quantized weights they are packed int16 if the sizes allow it, otherwise bfloat16 or float32.
+    float16 is not used, since values may exceed its range.
+    """
     from jet.ops.triton import gemv, int_gemv
 
     columns = gemv.packed_mlp_columns(size, hidden, scheme)

@@ -37,7 +37,7 @@ class BlockedTensor(QuantizedTensor):
 
     @property
     def scheme(self) -> str:
-        """One of SCHEMES."""
+        """Return the quantization scheme, one of SCHEMES."""
         return QuantizedTensor.scheme.fget(self)  # type: ignore[attr-defined,no-any-return]
 
     @property
@@ -127,7 +127,10 @@ def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:
 
 
 def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
-    """Return the rows of several matrices as one, if they follow each other in the same blocks."""
+    """Return one matrix of the rows of all `parts`, sharing their memory.
+
+    Returns None unless the parts are consecutive row ranges of the same blocks.
+    """
     first = parts[0]
     if not isinstance(first, BlockedTensor):
         return None

@@ -36,16 +36,16 @@ class DecodeBatch:
         top_p: float32, above 0; 1 keeps all.
         min_p: float32.
         repetition_penalty: float32, above 0; 1 changes nothing.
-        seed: int64, from 0 on.
-        step: int64, how many tokens have been drawn with this seed; counted up.
-        min_tokens: int64, before so many steps no token is drawn that ends the text.
-        position: int32, how many tokens stand before `token`; counted up.
-        slot: int32, the row's place in all states, and in the table of seen tokens; becomes `null_slot` when
-            a token is drawn that ends the text, so that a step launched ahead of the news harms nothing.
-        active: uint8; of rows that are 0 nothing is read but this, and nothing written.
-        token: int64, what is drawn.
-        status: int32; becomes 1 if the logits are no numbers, and the row is then otherwise left as it is.
-        stop_ids: int64 `[N]`, the tokens that end a text; -1 is none.
+        seed: int64, not negative.
+        step: int64, number of tokens drawn with this seed; each step increments it.
+        min_tokens: int64; stop tokens are excluded while `step` is smaller.
+        position: int32, number of tokens before `token`; each step increments it.
+        slot: int32, the row's index in all states and in the token mask. A stop token sets it to `null_slot`,
+            so that a step already launched changes no state.
+        active: uint8; a row with 0 is skipped: its other fields are neither read nor written.
+        token: int64, the token drawn last.
+        status: int32; set to 1 if the logits are NaN. The row's other fields then stay unchanged.
+        stop_ids: int64 `[N]`, the stop tokens, padded with -1.
         null_slot: the slot of padding rows.
     """
 
@@ -73,7 +73,10 @@ class DecodeBatch:
         stop_ids: Iterable[int] = (),
         null_slot: int | None = None,
     ) -> DecodeBatch:
-        """Make inactive rows without filters, row i in slot i; `null_slot` is `batch` by default."""
+        """Create a batch of inactive rows with neutral sampling parameters; row i uses slot i.
+
+        `null_slot` defaults to `batch`.
+        """
 
         def full(value: float, dtype: torch.dtype) -> Tensor:
             return torch.full((batch,), value, dtype=dtype, device=device)

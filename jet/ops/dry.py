@@ -24,19 +24,22 @@ def dry_penalties(
     base: float,
     allowed_length: int,
 ) -> tuple[Ids, npt.NDArray[np.float64]]:
-    """Find the tokens that would carry on a repetition, and what to take from their logits.
+    """Find the tokens that would continue a repetition, and the DRY penalty of each.
 
-    With n the number of last tokens that stand, in the same order, before an earlier occurrence of a token,
-    that token loses `multiplier * base ** (n - allowed_length)` if n is at least `allowed_length`. Where a
-    token occurred several times, the longest counts. Sequences end at breakers, which are never punished:
-    line breaks and quotation marks, which must be free to come again.
+    If the last n tokens also precede an earlier occurrence of a token, that token's penalty is
+    `multiplier * base ** (n - allowed_length)`, provided that n is at least `allowed_length`. Of several
+    occurrences, the longest match counts. A match does not extend across a sequence breaker, such as a line
+    break or a quotation mark. Breakers are never penalized.
 
     Args:
         history: the tokens so far, `[T]`.
-        sequence_breakers: for every token of the vocabulary whether it breaks sequences, `[V]`.
+        sequence_breakers: bool `[V]`, whether each token of the vocabulary is a sequence breaker.
+        multiplier: penalty of a match of `allowed_length` tokens.
+        base: factor for each further token.
+        allowed_length: shortest match that is penalized.
 
     Returns:
-        Token ids and penalties, `[N]` each, no token twice.
+        Token ids and penalties to subtract from the logits, `[N]` each, no token twice.
     """
     none = np.empty(0, np.int64), np.empty(0, np.float64)
     if len(history) < 2 or sequence_breakers[history[-1]]:

@@ -85,7 +85,10 @@ def _into_chunks(x: Tensor, chunk: int) -> Tensor:
 
 
 def _decay_chunks(g: Tensor, chunk: int) -> Tensor:
-    """`[B, T, H]` → `[B · chunks · H, chunk]`; nothing fades behind the end."""
+    """Split log decays `[B, T, H]` into chunks, `[B · chunks · H, chunk]`.
+
+    The last chunk is padded with its last value, so padding adds no decay.
+    """
     missing = -g.shape[1] % chunk
     if missing:
         g = torch.cat([g, g[:, -1:].expand(-1, missing, -1)], dim=1)

@@ -52,7 +52,10 @@ def prefill_implementation(device: torch.device | str, dtype: torch.dtype) -> st
 def naive_recurrent_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the rule by its definition, token by token: the others' reference, and the decode step."""
+    """Compute the gated delta rule token by token, as it is defined.
+
+    The decode step uses this form, and the other forms are tested against it.
+    """
     out_type = v.dtype
     q, k, v, g, beta = _prepare(q, k, v, g, beta)
     state = _initial_state(k, v) if state is None else upcast(state)
@@ -70,10 +73,11 @@ def naive_recurrent_gated_delta_rule(
 def chunk_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Chunks of `CHUNK_SIZE` tokens: matrix products inside a chunk, the state carried from chunk to chunk.
+    """Compute the gated delta rule in chunks of `CHUNK_SIZE` tokens.
 
-    Inside a chunk the corrections u depend on each other through a unit lower triangular system, solved
-    once for all chunks; what then remains sequential is one product per chunk.
+    Tokens within a chunk are computed by matrix products; the state is carried from chunk to chunk. Within a
+    chunk the corrections u depend on each other through a unit lower triangular system. All of these systems
+    are solved at once, and one product per chunk remains sequential.
     """
     out_type, length = v.dtype, q.shape[1]
     size = min(CHUNK_SIZE, length)

@@ -31,10 +31,10 @@ DeltaRuleOp = Callable[
 
 @dataclass(frozen=True)
 class PrefillBackend:
-    """One function for each operation; arguments as for the functions named `_reference`.
+    """One implementation of each prefill operation, with the arguments of its `_reference` function.
 
     Attributes:
-        name: in words for people.
+        name: the implementation's name, as shown to users.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Weights in whole numbers: what int8 and int4 mean, and how a matrix becomes one.
+"""Weight quantization: the int8 and int4 formats, and how a matrix is quantized.
 
-int8: one scale for each output row. int4: one for each group of inputs, since sixteen values are few; two
-codes share a byte, that of a column in the row's first half and that of the column as far into its second
-half. So whoever loads bytes in their order has two runs of columns, and nothing needs to be put in order.
+int8 has one scale for each output row, int4 one for each group of `GROUP_SIZE` inputs. In int4, a byte holds
+the codes of two columns: one of the row's first half, and the one at the same place in its second half. Bytes
+loaded in order thus give two runs of consecutive columns.
 
-Scales are of least squared error, for int4 among a few that cut off more or less of a group's largest weight.
-All of it is row by row: a matrix gives the same codes in whatever pieces it comes.
+Scales minimize the squared error. For int4 the best of a few candidates is taken, which clip more or less of
+a group's largest weight. Rows are quantized independently, so splitting a matrix does not change its codes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _INT4_PEAKS = (-8.0, -9.0, 7.0, 7.5)
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A matrix `[N, C]` in codes.
+    """A quantized matrix `[N, C]`.
 
     Attributes:
-        qweight: int8 `[N, C]`; or uint8 `[N, ceil(C / 2)]`, the first half's code in the low bits, 8 added to
-            each.
-        scales: float32 `[N]` for int8. For int4 float16 `[N, 2 * groups]`: those of the first half, then
+        qweight: int8 `[N, C]`; for int4 uint8 `[N, ceil(C / 2)]` with two codes a byte, 8 added to each. The
+            low bits hold a column of the row's first half, the high bits one of its second half.
+        scales: float32 `[N]` for int8. For int4 float16 `[N, 2 * groups]`: the groups of the first half, then
             those of the second; each half's last group may be short.
         columns: C.
-        dtype: of the numbers that it stands for.
+        dtype: the dtype of the dequantized weights.
     """
 
     qweight: Tensor
@@ -48,27 +48,27 @@ class QuantizedTensor:
 
     @property
     def scheme(self) -> str:
-        """One of SCHEMES."""
+        """Return the quantization scheme, one of SCHEMES."""
         return INT8 if self.qweight.dtype == torch.int8 else INT4
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
+        """Return the bytes of a row."""
         return self.qweight.shape[1]
 
     @property
     def shape(self) -> torch.Size:
-        """`[N, C]`."""
+        """Return the shape `[N, C]` of the matrix."""
         return torch.Size((len(self.qweight), self.columns))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of quantized values and scales."""
+        """Return the bytes of quantized values and scales."""
         return self.qweight.nbytes + self.scales.nbytes
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Return the device of the tensors."""
         return self.qweight.device
 
     @property
@@ -88,7 +88,7 @@ class QuantizedTensor:
         return self.shape.numel()
 
     def data_ptr(self) -> int:
-        """Return the address of the codes."""
+        """Return the address of `qweight`."""
         return self.qweight.data_ptr()
 
     def is_contiguous(self) -> bool:
@@ -96,7 +96,7 @@ class QuantizedTensor:
         return self.qweight.is_contiguous() and self.scales.is_contiguous()
 
     def float(self) -> Tensor:
-        """Return the numbers `[N, C]` in float32."""
+        """Return the dequantized matrix `[N, C]` in float32."""
         return self.dequantize(torch.float32)
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
@@ -170,7 +170,7 @@ def quantize(
 
 
 def row_ranges(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of a matrix, of no more than `size` weights each where a row has no more."""
+    """Yield row ranges (begin, end) of a matrix, each with at most `size` weights but at least one row."""
     step = max(1, size // shape[1])
     for begin in range(0, shape[0], step):
         yield begin, min(begin + step, shape[0])

@@ -1,4 +1,7 @@
-"""How fast memory can be read here: on a CPU, reading is faster than copying, and decoding mostly reads."""
+"""Measure how fast this machine reads memory.
+
+On a CPU, reading is faster than copying, and decoding mostly reads.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import torch
 
 
 def read_rates(size: int, device: torch.device, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Measure bytes a second of reading `size` bytes, in runs of `least` bytes or more in all.
+    """Measure how fast `size` bytes are read, in bytes a second: one value for each of `runs` runs.
 
-    Nothing where there is no kernel for it: on other devices than a CPU, or without numba.
+    A run repeats the read until it has read `least` bytes.
+    Returns an empty tuple if the device is not a CPU or numba is missing.
     """
     if device.type != "cpu" or importlib.util.find_spec("numba") is None:
         return ()

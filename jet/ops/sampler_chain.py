@@ -69,7 +69,7 @@ def top_n_sigma(row: Tensor, n: float) -> Tensor:
 
 
 def heat(row: Tensor, settings: ChainSettings) -> Tensor:
-    """Divide by the temperature, or by one between two bounds that grows with the row's entropy."""
+    """Divide by the temperature: a fixed one, or with dynamic temperature one that grows with the entropy."""
     temperature = settings.temperature
     if settings.dynatemp_range > 0:
         count = int((row > -math.inf).sum())
@@ -89,7 +89,10 @@ def entropy(row: Tensor) -> Tensor:
 
 
 def typical(row: Tensor, mass: float) -> Tensor:
-    """Keep the tokens whose surprise is nearest to the entropy, together `mass`; equal ones together."""
+    """Keep the tokens whose surprise is nearest to the entropy, until their probabilities sum to `mass`.
+
+    Tokens at the same distance are kept or removed together.
+    """
     if mass >= 1:
         return row
     logprobs = row.log_softmax(-1)

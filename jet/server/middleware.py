@@ -112,7 +112,7 @@ class AllowlistMiddleware:
         self._open_calls: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
+        """Check an ASGI request and pass it to the app, or answer with the rejection's status."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return

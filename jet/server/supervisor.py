@@ -26,17 +26,17 @@ _LINE_BYTES = 1 << 20  # of a line that is passed on
 
 @dataclass(frozen=True)
 class Policy:
-    """When processes are restarted or given up, in seconds, with the defaults.
+    """When processes are restarted or given up; all times are in seconds.
 
     Attributes:
-        first_pause_s: before the first restart; doubled before each further one.
-        longest_pause_s: the longest pause.
-        failures: failures in a row after which a process is given up.
-        stable_s: a process that was healthy for so long has not failed in a row.
-        check_s: between two health checks.
-        timeout_s: of a health check.
-        hung_s: a process that was healthy and then is not for so long is killed and restarted.
-        grace_s: from SIGTERM to SIGKILL: as long as stories may go on, and a little.
+        first_pause_s: pause before the first restart; doubled before each further one.
+        longest_pause_s: upper bound of the pause.
+        failures: number of consecutive failures after which a process is given up.
+        stable_s: a process that was healthy for this long resets the count of failures.
+        check_s: pause between two health checks.
+        timeout_s: timeout of a health check.
+        hung_s: a process that was healthy is killed and restarted if its checks then fail for this long.
+        grace_s: time from SIGTERM to SIGKILL, a little more than running stories may take to end.
     """
 
     first_pause_s: float = 1.0

@@ -110,7 +110,7 @@ class Document:
 
     @property
     def author(self) -> str:
-        """The name that books of this story bear, on one line; empty if the story has none."""
+        """Return the author's name that exported books show, on one line; empty if none is set."""
         return self._author
 
     @author.setter
@@ -492,7 +492,7 @@ class Continuation:
 
     @property
     def suffix(self) -> str:
-        """The text behind it."""
+        """Return the text behind the continuation."""
         return text_of(self._suffix)
 
     def add_chunk(self, chunk: TokenChunk) -> None:

@@ -66,9 +66,9 @@ def from_markdown(text: str, title: str = "") -> Document:
 
 
 def from_json(text: str, remarks: list[str] | None = None) -> Document:
-    """Import our JSON or KoboldAI's. Raises StoryFileError.
+    """Import a story from this program's JSON or KoboldAI's. Raises StoryFileError.
 
-    Adds to `remarks` what is lost of KoboldAI's.
+    Appends to `remarks` a message for each part of a KoboldAI story that cannot be imported.
     """
     plain = load(text)
     if isinstance(plain, dict) and is_kobold(plain):

@@ -48,7 +48,7 @@ async def sync(session: Session, fields: Fields) -> Reply:
 
 
 async def resume(session: Session, fields: Fields) -> Reply:
-    """Do the same after the connection is back; the handler has stopped the generation by then."""
+    """Return an empty reply, after a reconnect. The handler has stopped the generation by then."""
     return {}
 
 
@@ -184,9 +184,9 @@ async def new_story(session: Session, fields: Fields) -> Reply:
 
 
 async def restore(session: Session, fields: Fields) -> Reply:
-    """Open the story that the browser has saved: its copy, and the text typed since then.
+    """Open the story that the browser has saved: its copy (`copy`), then the text typed since (`draft`).
 
-    With `again` the page shows it already, and only the server had lost it.
+    With `again` the page still shows the story and only the session was lost, so the reply has no text.
     """
     saved, draft = fields.take_or_null("copy", str), fields.take_or_null("draft", str)
     reply: Reply = {}

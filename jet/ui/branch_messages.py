@@ -1,4 +1,4 @@
-"""Messages about the writer's text that leaves the editor with a branch."""
+"""Format the messages about typed text that stays on another branch than the one in the editor."""
 
 from __future__ import annotations
 

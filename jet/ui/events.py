@@ -1,11 +1,11 @@
-"""Connect the page's events to `handlers`, and to the script in `assets/web`.
+"""Connect the page's events to `handlers` and to the script in `assets/web`.
 
-The script starts a generation in the same instant as the click, and reads the text after that, so that no
-keystroke falls between the two. However the generation ends, the event after it tells the script.
+The script starts a generation at the click and reads the text right after it, so no keystroke falls between
+the two. The event that follows tells the script how the generation ended.
 
-Whenever an event has news, Gradio copies the components that show its progress and, at its end, those that it
-read, with a story of a megabyte in them. So a hidden component stands for the progress, and the script puts
-all input of an event into one command.
+For each update of an event, Gradio copies the components that show its progress and, at the end, its inputs.
+A story in them may have a megabyte. So a hidden component shows the progress, and the script packs all inputs
+of an event into one command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file that is being written in a thread while the page asks how far it is."""
+"""ExportJob: writes a file in a thread while the page polls its progress."""
 
 from __future__ import annotations
 

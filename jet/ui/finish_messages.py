@@ -1,4 +1,4 @@
-"""Messages at the end of a generation."""
+"""Format the message shown when a generation ends."""
 
 from __future__ import annotations
 

@@ -342,7 +342,7 @@ def _with_alternatives(command: Command) -> bool:
 def _finish_sentence(
     document: Document, command: Command, model: str, sampling: SamplingParams
 ) -> Continuation:
-    """Put back what was cut off behind the last whole sentence, to be written on from there."""
+    """Start a continuation with the unfinished sentence that an earlier one cut off, to complete it."""
     at, text = from_utf16(document.text, command.fields.take("at", int)), parse_unfinished(command.fields)
     continuation = document.start_continuation(model, sampling, at=at)
     continuation.cuts = False

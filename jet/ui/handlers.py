@@ -50,7 +50,7 @@ class PageController:
     def __init__(
         self, source: EngineHandle, hosting: Hosting | None = None, models: ModelSwitch | None = None
     ) -> None:
-        """`models` changes the model; None where that is not offered."""
+        """`source` serves the requests. `models` changes the model; None if the page does not offer that."""
         self._source = source
         self._hosting = hosting or Hosting()
         self._models = ModelCommands(models, folders=self._hosting.is_private)

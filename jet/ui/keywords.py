@@ -1,4 +1,4 @@
-"""Format keywords in one line of a form: separated by commas, in quotation marks where one has a comma."""
+"""Format keywords for a one-line form field: separated by commas, quoted if they contain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Length control beside the number of tokens: where the model's text ends."""
+"""The Length control, beside the number of tokens: at which boundary the model's text ends."""
 
 from __future__ import annotations
 

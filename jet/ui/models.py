@@ -1,4 +1,4 @@
-"""The Models part of the page: what can run here, and the change to another model. All tabs see the same."""
+"""The Models part of the page: lists the models that this machine can run, and switches for all tabs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ModelCommands:
 
     @property
     def changes(self) -> int:
-        """Return how often the model was changed, by which a tab notices a change."""
+        """Return the number of model changes so far. A tab compares it to notice a change."""
         return 0 if self._switch is None else self._switch.changes
 
     async def _show(self, session: Session, fields: Fields) -> Reply:

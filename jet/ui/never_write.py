@@ -1,4 +1,4 @@
-"""The Never write control: phrases that no continuation has, one a line, and ready lists of them."""
+"""The Never write control: banned phrases, one a line, and a choice of ready lists."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class _Loader(jinja2.FileSystemLoader):
     def get_source(
         self, environment: jinja2.Environment, template: str
     ) -> tuple[str, str, Callable[[], bool]]:
-        """Return the source as the page is to have it."""
+        """Return a template's source without line breaks and indentation."""
         source, path, is_current = super().get_source(environment, template)
         lines = [line.strip() for line in source.splitlines()]
         return "".join(line if line[:1] in "<{" else f" {line}" for line in lines), path, is_current

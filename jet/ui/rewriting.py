@@ -1,7 +1,8 @@
-"""Rewrite a selection: through the model's chat template where it has one, else as an infilled continuation.
+"""Rewrite a selection by the model's chat template, or without one by an ordinary continuation.
 
-A model that takes no instructions cannot be told what to change. It goes on from the text in front of the
-selection, in its place; to expand or describe, from behind it. Whoever asked is told which of the two it was.
+A model without a chat template cannot follow instructions. It continues the text before the selection, and
+the result replaces it; for expand and describe, it continues the text after the selection. The reply says
+which of the two was used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Controls of the samplers that are off by default, beside those against repeats and clichés."""
+"""Controls of the samplers that are off by default, next to those against repetition and clichés."""
 
 from __future__ import annotations
 

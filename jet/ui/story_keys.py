@@ -1,8 +1,8 @@
-"""Know a story again after a restart, by a key that only its browser has.
+"""Recognize a story after a restart by a key that only its browser has.
 
-The browser sends a key with each command: a secret of its own and the story's name. Where states are stored,
-the key, with the account if there are any, becomes the salt of the story's cached prefixes. No other user
-has it, so no other user finds these states or can remove them.
+The browser sends a key with each command, made of its own secret and the story's name. If states are stored
+on disk, the salt of the story's cached prefixes is derived from the key and the account. Other users do not
+have the key, so they can neither match these states nor delete them.
 """
 
 from __future__ import annotations

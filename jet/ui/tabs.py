@@ -104,7 +104,7 @@ def undo_redo_buttons() -> str:
 
 
 def action_buttons() -> str:
-    """Render the other actions, the choice of highlights, and the line that tells what is done."""
+    """Render the other actions, the choice of highlights, and the status line."""
     return render("tabs.html", "actions", icons=ICONS, rewrites=REWRITES, highlights=HIGHLIGHT_OPTIONS)
 
 

@@ -1,9 +1,8 @@
-"""Serves the page's half in the browser: ES modules of `assets/web`, joined as one script, and the layout.
+"""Serve the page's script and stylesheet; the ES modules of `assets/web` are joined into one script.
 
-A browser would fetch forty modules over six connections in seven rounds, just while Gradio fetches its own.
-Joined, they take one request beside those. The script's address names its content: browsers keep it. The
-layout is no style sheet of Gradio's, which drops container queries and all that it does not know; the fonts
-lie beside it.
+Separate modules would take forty requests in seven rounds, while Gradio loads its own. The URLs contain a
+hash of the content, so browsers can cache it. The stylesheet is served outside of Gradio, which removes
+container queries and other rules that it does not know. Fonts are served from the stylesheet's folder.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def script() -> tuple[str, str]:
 
 @cache
 def layout() -> tuple[str, str]:
-    """The page's layout, and its address relative to the page's."""
+    """Return the page's stylesheet, and its address relative to the page's."""
     text = (WEB / LAYOUT).read_text(encoding="utf-8")
     return text, _address(text, LAYOUT)
 
@@ -104,7 +103,7 @@ def _address(text: str, name: str) -> str:
 
 
 def head() -> str:
-    """HTML that makes the browser fetch script and layout while Gradio still draws the page."""
+    """Return HTML that makes the browser fetch script and stylesheet while Gradio still renders the page."""
     return (
         f'<link rel="modulepreload" href="{script()[1]}"><link rel="stylesheet" href="{layout()[1]}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1, '

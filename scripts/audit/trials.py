@@ -219,7 +219,7 @@ def bad_commands(target: Target) -> None:
 
 @trial("headers", "other hosts, several hosts, and hosts with markup in them")
 def hosts(target: Target) -> None:
-    """Check that none of them appears in the page's own URLs."""
+    """Check that no forged Host header appears in the page's own URLs, and that two are rejected."""
     for host in ("evil.example", "a b", "x@evil.example", 'x"><script>', "[::1", "x\tevil.example"):
         answer = target.call("/config", host=host)
         must(answer.status != 200 or host not in answer.text, f"the host {host!r} came back")
@@ -263,7 +263,7 @@ def smuggling(target: Target) -> None:
 
 @trial("headers", "pages of others that call this one from a visitor's browser")
 def other_origins(target: Target) -> None:
-    """Check that CORS headers do not let them read the answer."""
+    """Check that CORS headers do not let pages of other origins read the answer."""
     for origin in ("http://evil.example", "null"):
         answer = target.call("/config", headers=[f"Origin: {origin}"])
         allowed = answer.headers.get("access-control-allow-origin")
@@ -299,7 +299,7 @@ def harmless(what: str, reply: dict[str, object]) -> None:
 
 @trial("injection", "scripts in a story, its title, its branches, memory, note and lorebook")
 def story_scripts(target: Target) -> None:
-    """Try every tab that shows them."""
+    """Check every tab that shows the story for scripts in its text."""
     tab = Tab(target)
     lore = [{"title": HOSTILE, "keywords": HOSTILE, "content": HOSTILE, "enabled": True, "constant": True}]
     tab.act("set_title", HOSTILE, text=HOSTILE)
@@ -338,7 +338,7 @@ def file_names(target: Target) -> None:
 
 @trial("injection", "hostile story files: markup in every field, bombs, lies about sizes")
 def imports(target: Target) -> None:
-    """Check that they are read as text, or refused with a message."""
+    """Check that hostile files are imported as text or rejected with a message."""
     tab = Tab(target)
     tab.act("set_title", HOSTILE, text=HOSTILE)
     good = json.loads(tab.export("json", HOSTILE)[1])

@@ -118,7 +118,7 @@ def bytecode_environment(folder: str) -> dict[str, str]:
 
 
 def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples]:
-    """Measure up to `runs` starts, and none after those that took `max_total_s` seconds together."""
+    """Measure up to `runs` cold starts; stop early once they have taken `max_total_s` seconds together."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
         for name, value in start().items():
@@ -140,7 +140,10 @@ def _start(
     kind: str = "",
     cache: str | None = None,
 ) -> Mapping[str, float]:
-    """Start once, kernels cached in the folder `cache`; the process's timings are added to `timings`."""
+    """Start the page once; return its phases in seconds, each name prefixed with `kind`.
+
+    The process's timings are appended to `timings`. `cache`: folder of compiled kernels, None by default.
+    """
     if cache is not None:
         environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
     started = time.monotonic()

@@ -1,7 +1,7 @@
-"""`stream`: what a page sees that asks for chunks at 20 Hz, through the engine.
+"""`stream`: the engine's streaming latency for a client that asks for chunks at 20 Hz, as the page does.
 
-Gaps are the times between two chunks that bring text; the last chunk's delay is from the moment the runner
-returned the last token to the chunk's arrival, with everything that the engine does at the end of a request.
+Gaps are the times between two chunks with text. The last chunk's delay is the time from the runner's return
+of the last token to the chunk's arrival. It includes all work of the engine at the end of a request.
 """
 
 from __future__ import annotations

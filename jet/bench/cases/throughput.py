@@ -34,11 +34,11 @@ from jet.token_ids import Tokens
 
 
 class FilledRunner:
-    """A runner that takes prompts for read but for their last token, and notes when steps of all ended.
+    """A runner that skips the prefill of all but a prompt's last token, and records when batch steps ended.
 
     Attributes:
-        step_ends: when they did.
-        done: that there have been `steps` of them.
+        step_ends: the end times of the steps, in seconds of the clock.
+        done: set after `steps` of them.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FilledRunner:
         fill_with_noise(runner)
 
     def begin(self) -> None:
-        """Count anew."""
+        """Discard the recorded steps and begin a new measurement."""
         self.step_ends.clear()
         self.done.clear()
 

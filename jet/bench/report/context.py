@@ -137,7 +137,7 @@ class RunContext:
         return Network(model, tokenizer, runner, replace(info, kernels=runner.kernels), [], threads)
 
     def release(self) -> None:
-        """Let go of the networks."""
+        """Close the networks and free their memory."""
         for network in (self._network, self._full):
             if network is not None:
                 network.runner.close()

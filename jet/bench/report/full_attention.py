@@ -1,8 +1,8 @@
 """Baseline of the sweeps: a full-attention transformer of our depth, width and parameter count.
 
-Ours with full attention in every layer, which is the shape of Qwen2.5, its MLP as wide as makes the parameter
-counts meet. It has random weights and runs through the same runner and the same kernels, so that what is left
-between the two is the architecture.
+The baseline is our network with full attention in every layer, the shape of Qwen2.5. Its MLP is widened until
+the parameter counts match. Weights are random. Both networks use the same runner and kernels, so a measured
+difference is due to the architecture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STEP = 16  # widths are multiples of this
 
 
 def random_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
-    """Such a network, where ours is and of its type."""
+    """Return the full-attention baseline of a network, with random weights, on its device, in its dtype."""
     config = ours.config
     assert isinstance(config, JetNemotronConfig)
     return random_network(full_attention_config(config, count(ours)), ours.device, ours.dtype)
@@ -33,7 +33,7 @@ def full_attention_config(config: JetNemotronConfig, parameters: int) -> JetNemo
 
 
 def count(model: nn.Module) -> int:
-    """Parameters, tied ones once."""
+    """Return the number of parameters; tied ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -82,6 +82,6 @@ def _times(engine: LocalEngine, stats: RequestStats) -> dict[str, float]:
 
 
 def total(stats: RequestStats) -> float:
-    """Return the seconds of a request of two tokens or more: to the first, and from there to the last."""
+    """Return the seconds from a request's start to its last token. It needs two tokens or more."""
     assert stats.time_to_first_token_s is not None and stats.mean_tokens_per_second is not None
     return stats.time_to_first_token_s + (stats.tokens - 1) / stats.mean_tokens_per_second

@@ -85,7 +85,7 @@ def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
 def rate(
     run: Callable[[], object], quantity: float, clock: Callable[[], float] = time.perf_counter
 ) -> Samples:
-    """Measure how much a second is done, where each run does `quantity`; the first run warms up."""
+    """Measure throughput: `quantity`, the amount that a run processes, per second. The first run warms up."""
     run()
     values = []
     for _ in range(_RUNS):

@@ -1,4 +1,4 @@
-"""The samplers that only some servers have, as fields of a completion's body."""
+"""Encode the samplers that only some servers support, as fields of a completion request."""
 
 from __future__ import annotations
 

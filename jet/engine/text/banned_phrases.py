@@ -338,7 +338,7 @@ def _fold(character: str) -> tuple[str, ...]:
 
 @lru_cache(4096)
 def _spelled(text: str) -> str:
-    """Return the characters that a text is compared as where its spelling counts."""
+    """Return a text in NFKD form, for comparisons in which case and accents count."""
     return unicodedata.normalize("NFKD", text)
 
 

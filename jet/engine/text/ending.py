@@ -1,7 +1,7 @@
-"""Ending: lets a story go on past its asked length until a sentence, paragraph or scene ends.
+"""Ending: extends a story past its requested length until a sentence, paragraph or scene ends.
 
-Past the length, text is shown as it comes, but for what stands behind a place that may be an end: whether it
-is one is only known from what follows (`"Stop!" he said`). A few blanks or one token wait for that.
+Past that length, text is still streamed. Only the text after a possible end is held back, since what follows
+decides whether it is one (`"Stop!" he said`). That delays a few blanks or one token.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FINDERS = {"sentence": sentence_ends, "paragraph": paragraph_ends, "scene": sce
 
 
 class Ending:
-    """Follows one answer and finds where it is to end.
+    """Follows one answer and finds where to end it.
 
     Attributes:
-        done: whether the end has come; what comes later is not shown.
-        unfinished: after `close`, the end of the shown text that is no whole sentence, to be cut off.
+        done: whether the end was found; later text is not shown.
+        unfinished: set by `close`: the incomplete sentence at the end of the shown text, to be cut off.
     """
 
     def __init__(self, end_at: str, prompt: str = "") -> None:

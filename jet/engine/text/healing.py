@@ -179,7 +179,13 @@ class Healer:
         return text if self._begins_words(blanks) else f"{bare} "
 
     def heal(self, ids: Tokens, kept: int, most: int) -> Healing | None:
-        """Choose the tokens to draw again: up to `most` bytes, not the first `kept` tokens; None for none."""
+        """Choose the tokens at the prompt's end that are drawn again; None if there are none.
+
+        Args:
+            ids: the prompt's token ids.
+            kept: how many leading tokens must stay.
+            most: the largest number of bytes to draw again.
+        """
         vocabulary = self.vocabulary
         if vocabulary is None:
             return None

@@ -1,7 +1,7 @@
 """Find where sentences, paragraphs and scenes end in prose, for many scripts and all usual quotation marks.
 
-Works on plain text that may still grow: an `End` says whether what follows it confirms it. Rules of thumb,
-not a parser; in doubt a full stop is not taken for an end, which costs a continuation a few more words.
+The text may still grow: an `End` tells whether the text after it confirms it. The rules are heuristics, not a
+parser. An ambiguous full stop does not count as an end, so a continuation runs a few words longer.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class _Scanner:
     # --- ends --------------------------------------------------------------------------------------------
 
     def _terminate(self, start: int) -> int:
-        """Take full stops with the marks that close behind them; return where they end."""
+        """Parse full stops and the like with closing marks behind them; return the offset behind both."""
         text, end, closed = self._text, start, False
         stop = ""
         while True:

@@ -1,4 +1,4 @@
-"""Words by text: the token sequences that spell a word, and what makes it likelier or bars it."""
+"""Word bias: find the token sequences that spell a word, and make the word likelier or forbid it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _warned: set[str] = set()
 
 
 class KernelCache(FunctionCache):
-    """numba's cache of one function, whose every failure is a miss."""
+    """numba's on-disk cache of one function. Any error in reading or writing it counts as a cache miss."""
 
     def __init__(self, py_func):
         super().__init__(py_func)
@@ -42,7 +42,7 @@ class KernelCache(FunctionCache):
             return None
 
     def save_overload(self, sig, data):
-        """Keep a compiled function, if that can be done."""
+        """Save a compiled function; log a warning once if it cannot be saved."""
         try:
             super().save_overload(sig, data)
         except Exception as error:
@@ -54,7 +54,7 @@ class KernelCache(FunctionCache):
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """numba's files, each with a checksum of what follows it."""
+    """numba's cache files, each with a SHA-256 digest in front of its content."""
 
     def _dump(self, obj):
         data = super()._dump(obj)

@@ -36,7 +36,10 @@ contracted = numba.njit(fastmath={"contract"}, error_model="numpy")
 
 
 def kernel(compiled):
-    """Decorate a function to be called from Python, its code kept on disk if this process may write there."""
+    """Compile a function that Python can call.
+
+    The machine code is cached on disk if this process can write there.
+    """
     options: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy", "nogil": True}
     dispatcher = numba.njit(**options)(compiled)
     with suppress(RuntimeError, OSError):  # neither beside this file nor in the user's cache
@@ -168,7 +171,7 @@ def _narrow_float16(number):
 
 
 def dot(matrix, row, x):
-    """`matrix[row] @ x`. One row at a time leaves the most to the compiler and is as fast as the memory."""
+    """Compute `matrix[row] @ x`. A loop over single rows reaches the memory bandwidth."""
     raise NotImplementedError
 
 

@@ -283,7 +283,10 @@ def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> 
 
 
 def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Measure bytes a second of reading `size` bytes, writing nothing, in runs of `least` bytes or more."""
+    """Measure how fast `size` bytes are read, in bytes a second: one value for each of `runs` runs.
+
+    A run repeats the read until it has read `least` bytes, 1000 times at most. Nothing is written.
+    """
     words = np.ones(-(-size // 8), np.uint64)
     step = CHUNK // 8
     chunks, reader = -(-len(words) // step), kernel("read_memory")

@@ -310,7 +310,7 @@ def _rotate(heads, head, exists, angles, dim, DIM: tl.constexpr):
 
 @triton.jit
 def _update_softmax(row_max, row_sum, acc, query, key, value, visible, DOT: tl.constexpr):
-    """Add a tile of keys and values `[N, D]`, those that are seen, to the softmax so far."""
+    """Add the visible keys and values of a tile `[N, D]` to the online softmax."""
     scores = tl.where(visible[None, :], _scores(query, key, DOT), float("-inf"))
     new_max = tl.maximum(row_max, tl.max(scores, axis=1))
     correction, weights = tl.exp2(row_max - new_max), tl.exp2(scores - new_max[:, None])

@@ -414,7 +414,10 @@ def _gather_kernel(
     BLOCKS: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): writes the ids in the bracket, after those of the blocks before."""
+    """Write the ids of a block's tokens in the bracket, after those of earlier blocks.
+
+    One program for each block and row; the grid is (blocks, rows).
+    """
     launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
@@ -780,7 +783,7 @@ def _filters_p(top_p, TOP_P: tl.constexpr):
 
 @triton.jit
 def _block(logits_ptr, block, vocabulary, peak, temperature):
-    """Ids and keys of a block of the vocabulary."""
+    """Load a block of logits; return its token ids and sampling keys."""
     token = block * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(logits_ptr + token, mask=token < vocabulary, other=float("-inf"))
     return token, _key(x, peak, temperature)

@@ -163,10 +163,10 @@ def norm_linear(
     copied_from: int = 0,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Twin of `norm_linear_reference`.
+    """Bind the kernel that computes `norm_linear_reference`.
 
-    The first `activated` outputs are written through SiLU. Those from `copied_from` on are also written to
-    `copied` `[B, M]` bfloat16, M of them.
+    SiLU is applied to the first `activated` outputs. M outputs from `copied_from` on are also written to
+    `copied`, `[B, M]` bfloat16.
     """
     stream = workspace.read_stream(norm_weight)
     given = Product(workspace, stream.scaled, weight, out, cut)

@@ -270,7 +270,9 @@ def _choose_kernel(
 ) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
     """Choose the kernel for a weight; return it, its arguments and its constant sizes.
 
-    `hidden`: what lies between two products, if that is the kernel's input or output.
+    `hidden`: the MLP's hidden values, if the kernel reads or writes them; else None.
+
+    Raises ValueError if the hidden values are packed int16 and the weight is not quantized.
     """
     packed = hidden is not None and hidden.dtype == int_gemv.PACKED_INT16
     if isinstance(weight, QuantizedTensor) and weight.row_bytes % int_gemv.WORD == 0:

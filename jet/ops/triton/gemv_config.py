@@ -58,11 +58,12 @@ QUANTIZED_CONFIGS: dict[tuple[str, GemvKind], list[tuple[int, GemvConfig]]] = {
 
 
 def default_gemv_config(kind: GemvKind, n: int, c: int, itemsize: int) -> GemvConfig:
-    """Choose a tiling for a weight of `n` rows of `c` values; for `jet_step`, `n` counts value channels.
+    """Choose tile sizes and warps for a weight of `n` rows and `c` columns, without tuning.
 
-    Few rows a program where the weight is small, so that every multiprocessor has several programs; then
-    enough warps to hold them, and tiles that a program loads with a few instructions a row and thread. Where
-    the input is a few values a column, narrower tiles let a thread have those of several side by side.
+    Small weights get few rows per program, so that every multiprocessor runs several programs. The number of
+    warps follows from the registers that the rows need. `itemsize`: bytes of a weight value.
+
+    For `jet_step`, `n` is the number of value channels.
     """
     # Rows that a program holds, and tiles that make up what all its threads load at once.
     if kind == "jet_step":

@@ -100,7 +100,7 @@ def norm_linear(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """Launch for `jet.ops.triton.gemv.norm_linear`."""
+    """Kernel of `jet.ops.triton.gemv.norm_linear`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -142,7 +142,7 @@ def norm_swiglu(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """Launch for `jet.ops.triton.gemv.norm_swiglu`."""
+    """Kernel of `jet.ops.triton.gemv.norm_swiglu`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -187,7 +187,7 @@ def linear_add(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """Launch for `jet.ops.triton.gemv.linear_add`."""
+    """Kernel of `jet.ops.triton.gemv.linear_add`."""
     launch_dependents(PDL)
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     weight_row = tl.minimum(row, N - 1)
@@ -228,7 +228,7 @@ def heads_linear_add(
     prefetch_bytes,
     PDL: tl.constexpr,
 ):
-    """Launch for `jet.ops.triton.gemv.heads_linear_add`."""
+    """Kernel of `jet.ops.triton.gemv.heads_linear_add`."""
     launch_dependents(PDL)
     C: tl.constexpr = HEADS * SIZE
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -350,7 +350,7 @@ def _normed(tiles, norms, C: tl.constexpr, eps):
 
 @triton.jit
 def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr):
-    """Multiply a vector's parts by their head's one of `divisors` `[H]`; a head has `SIZE` channels."""
+    """Multiply a vector's segments by their head's value in `divisors` `[H]`; a head has `SIZE` channels."""
     TILES: tl.constexpr = len(tiles) // HALVES
     PARTS: tl.constexpr = tiles[0].shape[0]
     values = ()

@@ -123,7 +123,7 @@ def num_activated(sizes: JetSizes) -> int:
 
 
 def num_partials(sizes: JetSizes, weight: Weight, config: GemvConfig | None = None) -> int:
-    """Return in how many sums a head's squares come, for the kernel generator's second `weight`."""
+    """Return the number of partial sums of a head's squares, given the kernel generator's second `weight`."""
     return -(-sizes.head_v_dim // (config or _config(sizes, weight)).block_n)
 
 
@@ -207,8 +207,7 @@ def _convolve(
     HALVES: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """Sum the window `[BLOCK_V]`, tap by tap, weighed by the kernels that the hidden channels give:
-    `[BLOCK_V]`."""
+    """Generate each channel's kernel from `hidden`, and convolve the window with it; returns `[BLOCK_V]`."""
     TILES: tl.constexpr = (ROW_SIZE + BLOCK_K - 1) // BLOCK_K
     products = zero_accumulator(BLOCK_V, BLOCK_K, GROUP_SIZE)
     for i in tl.static_range(HALVES * TILES):

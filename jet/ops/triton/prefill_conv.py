@@ -46,7 +46,10 @@ def _convolve(
     x, kernels, state, out, length,
     D: tl.constexpr, W: tl.constexpr, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Program (channels, tokens, row)."""
+    """Convolve each token with its own kernel of W taps, and apply SiLU.
+
+    One program computes a tile of channels and tokens of one row; the grid is (channels, tokens, rows).
+    """
     token = (tl.program_id(1) * TOKENS + tl.arange(0, TOKENS))[:, None]
     channel = (tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     row = tl.program_id(2).to(tl.int64)

@@ -92,15 +92,15 @@ def matmul(
     split_k_workspace: SplitKWorkspace,
     config: GemmConfig | None = None,
 ) -> BoundOp:
-    """`out = x @ weight.T`, or with `add` that much more.
+    """Bind `out = x @ weight.T`, or `out += x @ weight.T` with `add`.
 
     Args:
-        x: `[B, C]`, of the type of the weight.
+        x: `[B, C]`, of the weight's dtype.
         weight: `[N, C]` in half precision.
         out: `[B, N]` float32.
-        add: to what is in `out`.
-        split_k_workspace: for `split_k`.
-        config: how.
+        add: whether to add to the values in `out`.
+        split_k_workspace: scratch memory for `split_k`.
+        config: tile sizes and split; None to choose them by the weight's shape.
     """
     return _bind(x, weight, out, add, False, split_k_workspace, config or _config(weight))
 

@@ -98,7 +98,10 @@ def load_rows(weight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
 def load_scales(
     scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Load the scales of rows `[R]`: int8 `[R]`; int4 one a tile and half, `[R, BLOCK_K / SEGMENT]`."""
+    """Load the scales of rows `[R]` as a tuple.
+
+    int8: one tensor `[R]`. int4: a tensor `[R, BLOCK_K / SEGMENT]` for each tile of each half of the row.
+    """
     loaded = ()
     if GROUP_SIZE > 0:
         GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE

@@ -62,7 +62,7 @@ class Answer(Response):
         self._batch, self._form, self._stream = batch, form, stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write until the end, or until the client has gone."""
+        """Send the answer until it ends or the client disconnects."""
         writing = asyncio.create_task(self._write_stream(send) if self._stream else self._write_whole(send))
         gone = asyncio.create_task(_gone(receive))
         try:

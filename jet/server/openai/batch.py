@@ -1,4 +1,4 @@
-"""Write all answers to one HTTP request side by side: `n` for each prompt."""
+"""Generate all answers to one HTTP request concurrently: `n` for each prompt."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class _Choice:
     stop_reason: str | None = None
 
     def cut(self) -> None:
-        """Cut off the end that is no whole sentence."""
+        """Remove an incomplete sentence from the end of the answer."""
         self.text = self.text.removesuffix(self.unfinished)
         self.details = [one for one in self.details if not self.unfinished or one.offset < len(self.text)]
 

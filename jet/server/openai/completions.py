@@ -213,7 +213,10 @@ class CompletionForm:
         return []
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return a frame for a part of an answer; none while a prompt is read that is to be echoed."""
+        """Return the server-sent events of a delta of answer `number`.
+
+        The list is empty while an echoed prompt is still being prefilled.
+        """
         choice = self._choices[number]
         if self._is_plain and choice.echoed and delta.text and delta.finish_reason is None:
             self._usage.add(number, delta.tokens, delta.stats)

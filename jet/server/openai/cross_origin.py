@@ -1,4 +1,4 @@
-"""Leave for web pages of other origins to call the API, where an option gives it."""
+"""CORS for the API: allows web pages of the origins named by an option to call it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class ApiCors:
 
 
 def allow_origins(server: Any, origins: Sequence[str]) -> None:
-    """Let pages of these origins call the API of uvicorn's `server`, by connections that come from now on.
+    """Allow web pages of these origins to call the API of uvicorn's `server`.
 
-    It stands in front of Gradio's own CORS, which answers for every path and knows no other origins.
+    Applies to connections opened from now on. The middleware runs before Gradio's own CORS middleware, which
+    would answer for every path.
     """
     if origins:
         server.config.loaded_app = ApiCors(server.config.loaded_app, origins)

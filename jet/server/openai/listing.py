@@ -1,4 +1,4 @@
-"""GET /v1/models, /health and the tokenizer's routes: what is here, and how it reads texts."""
+"""Serve GET /v1/models, /health and the tokenizer's routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Headers that every answer has: the request's id, and which fields had no effect."""
+"""Set the headers of every response: the request id, and the fields that had no effect."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Decoder(Protocol):
 
 
 class Codec(Protocol):
-    """A tokenizer, as far as the API goes."""
+    """The tokenizer methods that the API uses."""
 
     stop_ids: frozenset[int]
     start: tuple[int, ...]
