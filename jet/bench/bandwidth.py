@@ -1,9 +1,8 @@
-"""How fast this device moves bytes, and so how fast the floor allows a network to be.
+"""Measure how fast this device moves bytes, as the basis of the roofline.
 
-The measure is a copy on the device, bytes read and bytes written together: from one half of a buffer to the
-other, once in a buffer far larger than any cache, and for what is smaller than that, once in one of exactly
-its size. A small network may live in a cache, where only the second is an honest bound. On a CPU, where
-reading is faster than copying, as many bytes are also read and nothing is written.
+The measure is a copy on the device: bytes read plus bytes written. One copy uses a buffer far larger than any
+cache. For a network that may fit into a cache, a second copy uses a buffer of exactly the network's size. On
+a CPU, reading is faster than copying, so pure reads of as many bytes are measured, too.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Checkpoint, user and tokens are named by keyed hashes. A file holds states and n
 guessed from them: files have mode 0600, folders 0700.
 
 A file is written under a temporary name and renamed when it is complete. A digest covers all its bytes. So
-processes can share a folder, and a crash leaves no usable partial file. Files that are incomplete, damaged or
-of another layout are skipped.
+processes can share a folder, and a crash leaves no usable partial file. Files that are incomplete, damaged,
+or of another folder, user or layout are skipped.
 
 The store handles tokens and tensors only; `jet.engine.stored_states` chooses and restores snapshots.
 """

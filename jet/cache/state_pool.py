@@ -178,7 +178,7 @@ class StatePool:
         self.allocator.reserved_pages += len(pages)
 
     def cancel_reservation(self, slot: int, pages: int) -> None:
-        """Reserve fewer pages for a slot that shares so many with a snapshot; no more than there are."""
+        """Reduce a slot's reservation by `pages` that it shares with a snapshot, if so many are reserved."""
         missing = -min(0, self.allocator.available + pages)
         fewer = min(self._reserved_pages[slot], pages + missing)
         self._reserved_pages[slot] -= fewer

@@ -1,4 +1,4 @@
-"""Ready lists of banned phrases, from `banned_lists.json`, and the phrases that a request names in all."""
+"""Load the ready lists of banned phrases from `banned_lists.json`, and collect a request's banned phrases."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Part(Protocol):
 
 
 class _Rebound:
-    """An operation without `resize`, bound anew for each number of rows."""
+    """Gives an operation without `resize` that method: it is bound again for each number of rows."""
 
     def __init__(
         self, bind: Callable[..., BoundOp], rows: list[Tensor], rest: list[Tensor], out: Tensor

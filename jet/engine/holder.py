@@ -121,9 +121,9 @@ class ModelHolder:
         return held.future.result() if held is not None and held.config == config and held.running else None
 
     def engine(self, config: EngineConfig | Callable[[], EngineConfig]) -> Engine:
-        """Return the engine of this configuration, waiting while it is loaded. Raises what loading raises.
+        """Return the engine of a configuration, and wait while it is loaded. Raises the errors of loading.
 
-        A function is asked for the configuration at a moment when no switch changes it.
+        If `config` is a function, it is called under the lock, so that no other load starts in between.
         """
         with self._lock:
             wanted = config() if callable(config) else config

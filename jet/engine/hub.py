@@ -47,7 +47,7 @@ Watch = Callable[[int, int], object]  # is told bytes done and in all; what it r
 
 
 class Canceled(Exception):
-    """A download or conversion was canceled by whoever watches it."""
+    """A download or conversion was canceled by its `watch` function."""
 
 
 log = logging.getLogger(__name__)

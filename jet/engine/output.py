@@ -172,7 +172,10 @@ class OutputProcessor:
     def _show(
         self, req: RequestState, text: str, logprobs: tuple[TokenLogprobs, ...]
     ) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """Return what is to be shown of a counted token: past the asked length, only what ends a sentence."""
+        """Return the text of a counted token that is shown, with its log-probabilities.
+
+        Past the requested length, only text up to the end of the sentence (paragraph, scene) is shown.
+        """
         if req.ending is None:
             return text, logprobs
         left = req.max_new_tokens - req.meter.tokens

@@ -75,7 +75,7 @@ class Macros:
         self._readers = self._others = 0
 
     def __call__(self, text: str) -> str:
-        """Replace what is known; what is not stays as it is, and is told."""
+        """Replace known macros such as {{char}}; unknown ones stay in the text and are counted as losses."""
         text = _ORIGINAL.sub("", text)
         if self._character:
             text = _CHARACTER.sub(lambda _: self._character, text)
@@ -85,7 +85,7 @@ class Macros:
         return text
 
     def tell(self) -> None:
-        """Note what was read in another way, or stands in the text as it is."""
+        """Report as losses the macros that were replaced by a placeholder or left in the text."""
         if self._readers and self._reader == _READER:
             self._losses.add(f"who {{{{user}}}} is: “{_READER}” stands there now")
         self._losses.count(

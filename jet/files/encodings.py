@@ -49,12 +49,12 @@ _AROUND = 24  # characters of a sample around the first letter beyond ASCII
 
 @dataclass(frozen=True)
 class Encoding:
-    """An encoding that a file can be read in.
+    """An encoding in which a file can be decoded.
 
     Attributes:
         name: Python's name.
-        label: for the writer.
-        sample: some words of the file as they read in it, where encodings differ; empty if they do not.
+        label: the name shown to the writer.
+        sample: some words of the file, decoded by it, at a place where encodings differ; empty if none do.
     """
 
     name: str

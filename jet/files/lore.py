@@ -257,7 +257,7 @@ def _with_depth(entry: LoreEntry, given: object, book: Book) -> LoreEntry:
 
 
 def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losses: Losses) -> LoreEntry:
-    """Tell what has no field here. An entry that chance never tells is switched off."""
+    """Report fields without a counterpart here as losses; switch off entries with a probability of 0."""
     where = _PLACES.get(number_of(position, 0), "")
     if where == "depth":
         losses.count("lore entry that stands within the chat", "lore entries that stand within the chat")

@@ -181,7 +181,7 @@ def _id(value: object) -> object:
 def _changed(
     texts: dict[object, dict[str, Any]], row: list[object], changes: dict[Any, Any], losses: Losses
 ) -> list[object]:
-    """Do what was changed since the sections were written: the file keeps it apart."""
+    """Apply the changes that the file stores apart from its sections; return the order of sections."""
     for key, change in changes.items():
         step = mapping(change)
         kind = step.get("type")

@@ -55,7 +55,7 @@ def texts_of(value: object) -> list[str]:
 
 
 def number_of(value: object, default: int) -> int:
-    """Return a whole number, which may be written as text; `default` if it is none."""
+    """Return a whole number, which may be given as text; `default` for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return default
     try:

@@ -230,7 +230,7 @@ class _Reader:
         self._skip = self._state.unicode_skip
 
     def _units(self, units: bytes) -> None:
-        """Read characters in UTF-16, with or without stand-ins for readers that know none."""
+        """Read UTF-16 characters, and skip the plain-text fallback of each if there is one."""
         found = _UNIT.findall(units)
         self._flush()
         standing = {bool(instead) for _, instead in found}

@@ -24,7 +24,7 @@ def xml_text(text: str) -> str:
 
 
 def with_signs(run: Run) -> Iterator[Run]:
-    """Split a run into plain ones and those of which each character is the sign of a control character."""
+    """Split a run into plain runs and runs of control characters, each replaced by its visible sign."""
     for number, part in enumerate(_CONTROLS.split(run.text)):
         if part:
             is_control = number % 2 == 1

@@ -67,7 +67,7 @@ def load_model(
 
 
 def _is_large(folder: Path, variant: str | None) -> bool:
-    """Return whether a folder's weights take more than `LARGE` bytes; False if it is none with weights."""
+    """Return whether a folder's weight files exceed `LARGE` bytes; False if it has none."""
     try:
         return sum(path.stat().st_size for path in checkpoint.weight_files(folder, variant)) > LARGE
     except (checkpoint.CheckpointError, OSError):  # loading says what is wrong

@@ -39,7 +39,7 @@ MlpHiddenFormat = Callable[[int, int, torch.dtype, "str | None"], tuple[int, tor
 
 
 class JetBlockOps(NamedTuple):
-    """The three operations of a jet layer; what they leave for each other is their own affair."""
+    """The three operations of a jet layer. Buffers between them are private to the implementation."""
 
     project_in: BoundOp
     step: BoundOp

@@ -86,7 +86,7 @@ class BlockedTensor(QuantizedTensor):
         return self.plain().dequantize(dtype, out)
 
     def quantize_rows(self, begin: int, weights: Tensor) -> None:
-        """Refused: weights are written before they are put in blocks."""
+        """Raise TypeError: weights are quantized before they are put in blocks."""
         raise TypeError("A matrix in blocks cannot be written to.")
 
 

@@ -44,7 +44,7 @@ class DecodeBatch:
             so that a step already launched changes no state.
         active: uint8; a row with 0 is skipped: its other fields are neither read nor written.
         token: int64, the token drawn last.
-        status: int32; set to 1 if the logits are NaN. The row's other fields then stay unchanged.
+        status: int32; set to 1 if the largest logit is not finite; the other fields then stay unchanged.
         stop_ids: int64 `[N]`, the stop tokens, padded with -1.
         null_slot: the slot of padding rows.
     """

@@ -71,7 +71,10 @@ def _kernel_applies(x: Tensor, kernels: Tensor) -> bool:
 
 
 def _without_gaps(inputs: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Padding moved to the front, so that real tokens are neighbors, and where each one's oldest tap is."""
+    """Move padding to the front of each row, so that real tokens are neighbors.
+
+    Returns the moved inputs, and for each token the index of its oldest tap in them.
+    """
     keep = torch.cat([mask.new_ones(mask.shape[0], width), mask], dim=1)
     order = keep.long().argsort(dim=1, stable=True)  # padding first, the rest in its order
     place = order.argsort(dim=1)  # where each input went

@@ -41,10 +41,11 @@ def load_chunk_gated_delta_rule() -> Callable[..., Any]:
 
 @contextmanager
 def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[None]:
-    """Replace the packages that are not imported yet by empty ones, for the duration of the context.
+    """Replace packages that are not imported yet by empty ones during the context.
 
-    Afterwards who imports them gets all of them. What is imported meanwhile stays imported, but for those
-    who ask a package for it as an attribute.
+    Their submodules can then be imported without running the packages' `__init__`. After the context,
+    importing a package runs it as usual. Submodules imported meanwhile stay in `sys.modules`, but are no
+    attributes of it.
     """
     missing = [name for name in packages if name not in sys.modules]
     try:

@@ -164,7 +164,10 @@ class AdaptiveState:
         return cls(target / (1 - decay), 1 / (1 - decay))
 
     def after(self, probability: float, decay: float) -> AdaptiveState:
-        """Return the state after a token of this probability, which is that before the transformation."""
+        """Return the state after a token was drawn.
+
+        `probability`: the token's probability before the transformation.
+        """
         return AdaptiveState(probability + decay * self.weighted_sum, 1 + decay * self.total_weight)
 
 

@@ -44,16 +44,20 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits `[B, V]`; those of tokens `seen` (bool `[B, V]`) are made less likely by `penalty` above 1.
+    """Return logits `[B, V]` in which tokens `seen` (bool `[B, V]`) are less likely, by `penalty` above 1.
 
-    Positive ones are divided by it and negative ones multiplied: whichever is less, or more for one below 1.
+    Their positive logits are divided by the penalty, and negative ones multiplied. A penalty below 1 makes
+    the tokens likelier.
     """
     choose = torch.minimum if penalty > 1 else torch.maximum
     return torch.where(seen, choose(logits * penalty, logits / penalty), logits)
 
 
 def penalize_counts(logits: Tensor, counts: Tensor, presence: float, frequency: float) -> Tensor:
-    """Logits `[B, V]` less OpenAI's penalties for tokens that occur, by their `counts` `[B, V]` (float32)."""
+    """Subtract OpenAI's presence and frequency penalties from logits `[B, V]`.
+
+    `counts`: float32 `[B, V]`, how often each token has occurred.
+    """
     return logits - (counts * frequency + (counts > 0) * presence).to(logits)
 
 

@@ -288,9 +288,11 @@ def _url(host: str, port: int) -> str:
 
 
 def _free_ports(host: str, port: int | None, number: int, first: int = FIRST_PORT) -> list[int]:
-    """Return ports of `host` that are free: from `port` on, or the first free ones; any with `first` 0.
+    """Return `number` ports of `host`: those from `port` on, or free ones.
 
-    Raises AddressError.
+    Free ports are searched from `first` on; with `first` 0 the system chooses them.
+
+    Raises AddressError if too few are free, or if one from `port` on is not.
     """
     check_address(host, port)
     if port is not None:

@@ -102,8 +102,10 @@ class Prompt:
 
 
 def as_tokenized(prompt: Prompt, tokenized: Callable[[str], str]) -> Prompt:
-    """Return the prompt as the tokenizer reads it. `tokenized` maps a text to that; only its end may
-    differ."""
+    """Return the prompt as the tokenizer reads it.
+
+    `tokenized` maps a text to the text that the tokenizer reads, which may differ at the end only.
+    """
     text = prompt.text
     now = tokenized(text)
     if now == text or not prompt.parts[prompt.instruction_parts :]:

@@ -437,7 +437,11 @@ class Document:
         self._history.replace(tree.with_branch(replace(tree.branch(branch), pieces=pieces)))
 
     def _remove_continuation(self, continuation: Continuation) -> None:
-        """Drop an ended continuation. One without text leaves no branch; if all are empty, no step."""
+        """Remove an ended continuation from the running ones.
+
+        If it has no text, its branch is removed. If all continuations of a step have none, the step is
+        removed from the history.
+        """
         del self._running[continuation.branch]
         self._any_text = self._any_text or bool(continuation.text)
         if not continuation.text and continuation.branch not in self._state_before.present.branches:

@@ -216,7 +216,7 @@ def _reject_constant(name: str) -> float:
 
 
 def _construct(where: str, construct: Callable[[], T]) -> T:
-    """Call `construct`; an error gets the place in the file."""
+    """Call `construct`; re-raise its errors with the place in the file."""
     try:
         return construct()
     except (TypeError, ValueError, OverflowError) as error:

@@ -1,7 +1,7 @@
 """Connect the page's events to `handlers` and to the script in `assets/web`.
 
 The script starts a generation at the click and reads the text right after it, so no keystroke falls between
-the two. The event that follows tells the script how the generation ended.
+the two. Whichever way the generation ends, a following event tells the script.
 
 For each update of an event, Gradio copies the components that show its progress and, at the end, its inputs.
 A story in them may have a megabyte. So a hidden component shows the progress, and the script packs all inputs

@@ -92,7 +92,7 @@ def sampling_of(rewrite: Rewrite, sampling: SamplingParams) -> SamplingParams:
 
 
 def instruct(engine: Engine, request: Request, rewrite: Rewrite) -> Request:
-    """Return the request with what a chat model is asked for; as much of the story goes along as fits.
+    """Return a request that instructs the model to rewrite the passage, with as much of the story as fits.
 
     Raises RequestError if the passage alone is too long.
     """

@@ -127,7 +127,7 @@ def call(name: str) -> str:
 
 @cache
 def _compressed(text: str) -> bytes:
-    """Return a text as small as Brotli gets it, once: Gradio compresses each answer anew, and less."""
+    """Return a text compressed by Brotli at its best level; Gradio would compress each response again."""
     return bytes(brotli.compress(text.encode()))
 
 

@@ -38,7 +38,7 @@ _LABELS = {
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network and let one user after the other write."""
+    """Load the network and measure one session after the other, each of a new user."""
     network = networks.load(replace(options, batch=BRANCHES))
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:

@@ -1,14 +1,15 @@
-"""`soak`: many writers for a while, with random arrivals, lengths and aborts; what must hold then is checked.
+"""`soak`: serve many users with random arrivals, lengths and aborts, and check the results.
 
-`--batch` writers, each a user of their own, go on for `--seconds` a round: a new story of up to
-`--context` tokens, one in four of full length, or one of their own gone on with; up to `--tokens` tokens,
-likeliest ones, one in five stopped midway. A gap is the time between two tokens of a story. Every
-writer's first story and one in four of the others ask how likely their tokens were, and after the round
-some of those are written again, alone and afresh. Where one differs, its tokens must have been so nearly
-as likely that rounding decides which comes first (`jet.bench.batch_invariance`).
+There are `--batch` users, and each sends requests for `--seconds` per round. A request is a new story of up
+to `--context` tokens (one in four of full length) or continues the user's last one. It decodes up to
+`--tokens` tokens greedily; one in five is aborted. A gap is the time between two tokens of a story.
 
-A story that is lost, cut, stuck, mixed up or not what it is alone, and memory that does not come back, end
-the measurement.
+Each user's first story and one in four of the others request log-probabilities. After the round, some of
+these are generated again, alone and without cached prefixes. Where a token differs, both candidates must be
+so nearly equally likely that rounding decides (`jet.bench.batch_invariance`).
+
+The measurement fails if a story is lost, cut, stuck, mixed up or different from the repeated one, or if
+memory is not freed.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def run_round(engine: Engine, options: Options, number: int, vocabulary: int) ->
 
 
 def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary: int) -> list[int]:
-    """One's own story with a few words more or a few taken back, or a new one."""
+    """Return the story so far with a few tokens added, or after a cut, or a new random prompt."""
     if story and rng.random() < 0.5:
         kept = story[: rng.randint(1, len(story))] if rng.random() < 0.3 else story
         if len(kept) + 9 <= context:

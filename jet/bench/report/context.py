@@ -100,7 +100,7 @@ class RunContext:
         return self._full
 
     def prompt(self, context: int) -> list[int]:
-        """So many token ids."""
+        """Return a random prompt of `context` token ids."""
         return networks.random_prompt(self.config.vocab_size, context)
 
     @cached_property

@@ -40,7 +40,8 @@ def int8_speedup(efficiency: dict[str, Any]) -> float | None:
 def time_breakdown(efficiency: dict[str, Any], step: dict[str, Any] | None) -> dict[str, float]:
     """Split the seconds of one token at the engine's median speed into parts that add up: name → seconds.
 
-    The floor; what the operations of a step take beyond it; what is left, between the steps.
+    The parts are the roofline minimum, the time of the step's operations beyond it, and the remaining time
+    between steps.
     """
     token = 1 / efficiency["figures"]["engine"]["median"]
     floor = efficiency["floor"]["seconds"]

@@ -153,7 +153,10 @@ def _named(network_name: str, run: Callable[[], dict[str, float]]) -> dict[str, 
 def _check_plausible(
     ctx: RunContext, metrics: dict[str, Metric], bytes_moved: BytesMoved, batch: int
 ) -> None:
-    """Hold ours against the fastest copy and the fastest matrix product that were seen in this run."""
+    """Raise ImpossibleError if our speed exceeds what this run's measurements allow.
+
+    Decoding is compared with the measured bandwidth, prefill with the fastest matrix product.
+    """
     efficiency, bandwidth = ctx.report.data("standing"), ctx.report.data("bandwidth")
     if efficiency is not None:
         moved = metrics["ours.decode"].samples.median / batch * bytes_moved.total

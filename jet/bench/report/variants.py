@@ -1,8 +1,8 @@
-"""Section 4: data types, attention implementations and quantized weights: speed, and deviation from float64.
+"""Section 4: speed of data types, attention implementations and quantized weights, and error against float64.
 
-Networks that are run plainly read a fixed text, and their logits are compared with those of the same network
-in float64; their speed is that of `generate()`. Ours, the path that stories take, writes greedily after the
-same text, and the float64 network then reads what it wrote: compared are the log-probabilities of its tokens.
+Networks that run without the engine read a fixed text. Their logits are compared with those of the same
+network in float64, and their speed is that of `generate()`. The engine's network decodes greedily after the
+same text. The float64 network then reads the result, and the log-probabilities of its tokens are compared.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def deviation_of_logits(found: Tensor, exact: Tensor, tokens: list[int]) -> Devi
 
 
 def deviation_of_tokens(exact: Tensor, tokens: list[int], logprobs: list[float]) -> Deviation:
-    """Compare what was written greedily with logits `[T, V]` of the positions that it was written at."""
+    """Compare greedily decoded tokens and their log-probabilities with exact logits `[T, V]`."""
     ids = torch.tensor(tokens)
     differences = exact.log_softmax(-1).gather(1, ids[:, None])[:, 0] - torch.tensor(logprobs).double()
     same = (exact.argmax(-1) == ids).double().mean()

@@ -235,7 +235,7 @@ class PhraseMatcher:
 
 
 def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:
-    """Yield where a thread gets by one letter."""
+    """Yield the threads that follow from a thread after one more folded character."""
     start, node, gap = thread
     for place in node.gaps if gap else (node,):
         child = place.children.get(folded)

@@ -42,7 +42,7 @@ def _spread(count: int, bias: float) -> tuple[float, ...]:
 
 
 def biases_now(sequences: Iterable[BiasedSequence], history: Sequence[int]) -> dict[int, float]:
-    """Return what is added to which logits behind a history of tokens; several biases of a token add up."""
+    """Return token id → bias of the next token, given the history; biases of the same token are added."""
     found: dict[int, float] = {}
     for ids, biases in sequences:
         for place, (token, bias) in enumerate(zip(ids, biases, strict=True)):

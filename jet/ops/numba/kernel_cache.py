@@ -85,7 +85,7 @@ def _unpickle(check: bytes, data: bytes, name: str) -> Any:
 
 
 def _warn_once(message: str, error: Exception) -> None:
-    """Once, however many kernels it is about."""
+    """Log a warning, unless the same one was logged before."""
     if message not in _warned:
         _warned.add(message)
         log.warning("%s (%s: %s)", message, type(error).__name__, error)

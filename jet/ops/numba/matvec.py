@@ -74,7 +74,7 @@ def embed(
 
 
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> None:
-    """ValueError unless a product's weight, input and output fit each other."""
+    """Raise ValueError unless a product's weight, input and output have matching shapes and types."""
     n, c = weight.shape[0] // parts, weight.shape[1]
     if given.shape[1] != c or out.shape != (given.shape[0], n) or weight.shape[0] != n * parts:
         raise ValueError(

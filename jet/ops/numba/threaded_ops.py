@@ -34,7 +34,7 @@ POOL = Pool()
 
 
 class Workspace:
-    """Memory for what lies between the parts of an operation, shared by jobs that run one after the other."""
+    """Scratch memory for intermediate results of operations, shared by jobs that run one after the other."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, ...], dict[Job, Array]] = {}
@@ -84,7 +84,7 @@ class Product:
         POOL.run(self._multiply, self._job, self._chunks, self._threads)
 
     def resize(self, batch: int) -> None:
-        """Take from now on so many of the rows that this was bound to."""
+        """Set the number of rows of the following calls, at most as many as were bound."""
         self._batch = batch
         self._words[Job.BATCH] = batch
 
@@ -107,7 +107,7 @@ class JetStep:
         POOL.run(self._step, self._job, self._chunks, self._threads)
 
     def resize(self, batch: int) -> None:
-        """Take from now on so many of the rows that this was bound to."""
+        """Set the number of rows of the following calls, at most as many as were bound."""
         self._generate.resize(batch)
         self._chunks = self._heads * (1 if self._in_order else batch)
         self._words[JetJob.TOKENS] = batch if self._in_order else 1
@@ -202,7 +202,7 @@ class Layers:
         return JetStep(generate, job, _TYPES[conv_state.dtype], batch, self, held)
 
     def _goes_alone(self, weight: Weight) -> bool:
-        """Return whether one thread multiplies by numbers, for which kernels.py has kernels of its own."""
+        """Return whether to use the single-threaded kernels of kernels.py, which take unquantized weights."""
         return self.threads == 1 and not isinstance(weight, QuantizedTensor)
 
     def _product(

@@ -21,7 +21,7 @@ _settled: set[int] = set()
 
 
 def settle_keys() -> None:
-    """Hash all kernels of this room, each after what it calls. To be done before the first launch."""
+    """Hash all kernels of `jet.ops.triton`, each after its callees. Call this before the first launch."""
     for found in pkgutil.iter_modules(room.__path__):
         module = importlib.import_module(f"{room.__name__}.{found.name}")
         for value in list(vars(module).values()):

@@ -24,9 +24,9 @@ PREFETCH_BYTES = 2**20
 
 
 def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) -> dict[str, Any]:
-    """Keyword arguments of a launch whose kernel uses `launch_dependents` and `prefetch_and_wait`.
+    """Return the keyword arguments to launch a kernel with `launch_dependents` and `prefetch_and_wait`.
 
-    Nothing is fetched without `pdl`. `launch_pdl` is there only where it is used: older cards refuse it.
+    Without `pdl` nothing is prefetched, and `launch_pdl` is left out, since older GPUs reject it.
     """
     size = 0
     if prefetch is not None and pdl:

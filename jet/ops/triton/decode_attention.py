@@ -172,7 +172,7 @@ def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, 
 
 
 def _has_tensor_cores(device: torch.device) -> bool:
-    """Such as take bfloat16, which came with compute capability 8.0."""
+    """Return whether the tensor cores support bfloat16, as from compute capability 8.0 on."""
     target = gpu_target(device)
     return target is not None and target.capability >= 80
 
@@ -343,7 +343,7 @@ def _weigh_values(weights, value, DOT: tl.constexpr):
 
 @triton.jit
 def _products(a, b):
-    """a times b, broadcast. The compiler would turn a plain product and its sum into a dot in TF32."""
+    """Multiply a by b, broadcast. The compiler would turn a plain product and its sum into a TF32 dot."""
     a, b = tl.broadcast(a, b)
     return tl.fma(a, b, tl.zeros_like(a))
 

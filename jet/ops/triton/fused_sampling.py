@@ -265,7 +265,10 @@ def _penalize_kernel(
     PENALIZE: tl.constexpr, MIN_TOKENS: tl.constexpr, CLEAR_BINS: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): penalty and bar on a block of logits, and the maximum of each of its groups."""
+    """Apply penalties and forbidden tokens to a block of logits, and find the maximum of each group.
+
+    One program for each block and row; the grid is (blocks, rows).
+    """
     launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active = tl.load(active_ptr + row) != 0
@@ -317,7 +320,7 @@ def _greedy_kernel(
     stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr, MAXIMA: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (row): the first of the likeliest tokens."""
+    """Take the likeliest token, the first of equal ones. One program for each row."""
     launch_dependents(PDL)
     prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -339,7 +342,10 @@ def _weigh_kernel(
     MAXIMA: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): the weight of a block, and its tokens in the histogram."""
+    """Sum the weights of a block of tokens, and add its tokens to the row's histogram.
+
+    One program for each block and row; the grid is (blocks, rows).
+    """
     launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
@@ -381,7 +387,10 @@ def _bracket_kernel(
     BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (block, row): the row's bracket, and what a block has before it and in it."""
+    """Find the row's bracket, and a block's weight before the bracket and its token count inside.
+
+    One program for each block and row; the grid is (blocks, rows).
+    """
     launch_dependents(PDL)
     block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
@@ -443,7 +452,10 @@ def _draw_kernel(
     MAXIMA: tl.constexpr, BLOCKS: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (row): the edges of the filters, the draw among what they keep, and the bookkeeping."""
+    """Find the exact edges of the filters, draw from the tokens that they keep, and update the row's state.
+
+    One program for each row.
+    """
     launch_dependents(PDL)
     row = tl.program_id(0).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
@@ -705,7 +717,10 @@ def _pick(
 
 @triton.jit
 def _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHERED: tl.constexpr):
-    """Ids and keys of the next tokens from place `start`, before `end`, of the gathered ids or of all."""
+    """Load the ids and keys of the next `TILE` tokens, at places from `start` to `end`.
+
+    The places are those of gathered ids if `GATHERED`, else token ids.
+    """
     place = start + tl.arange(0, TILE)
     inside = place < end
     token = tl.load(ids_ptr + place, mask=inside, other=0) if GATHERED else place
@@ -751,7 +766,7 @@ def _min_p_key(min_p):
 
 @triton.jit
 def _random_bits(seed, step):
-    """53 random bits, the upper ones of 64."""
+    """Return 53 random bits, the upper ones of 64."""
     low, high = (step & 0xFFFFFFFF).to(tl.uint32), (step >> 32).to(tl.uint32)
     first, second, _, _ = tl.philox(seed, low, high, low * 0, low * 0)
     return (first.to(tl.uint64) << 32) | ((second >> 11) << 11).to(tl.uint64)
@@ -817,7 +832,7 @@ def _finish(
     row, token, peak, vocabulary, token_ptr, step_ptr, position_ptr, status_ptr, slot_ptr, token_mask_ptr,
     stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the token down, or that there is none."""
+    """Write the drawn token and update the row's state; set `status` if the logits are not finite."""
     if _is_finite(peak) & (token < vocabulary):
         slot = tl.load(slot_ptr + row)
         tl.store(token_ptr + row, token.to(token_ptr.dtype.element_ty))

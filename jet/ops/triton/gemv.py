@@ -231,9 +231,9 @@ def embed(
 
 
 def packed_mlp_columns(size: int, hidden: int, scheme: str | None) -> int | None:
-    """Columns of what lies between the products of an MLP, if it can be whole numbers (`coded.BETWEEN`).
+    """Return the columns of an MLP's hidden values in packed int16; None if they cannot be packed.
 
-    `size` numbers are between them and `hidden` before; their weights are in `scheme`.
+    `size`: number of hidden values; `hidden`: the MLP's inputs; `scheme`: quantization of both weights.
     """
     halves = {INT8: 1, INT4: 2}.get(scheme or "")
     if halves is None or size % (halves * SEGMENT.value) or hidden % (halves * int_gemv.WORD):

@@ -261,7 +261,10 @@ def _load_words(qweight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
 def _load_scales(
     scales, row, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, GROUP_SIZE: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Load the scales of rows `[R]`: int8 `[R]`; int4 `[R, BLOCK_K / SEGMENT]` a tile, half after half."""
+    """Load the scales of rows `[R]` as a tuple.
+
+    int8: one tensor `[R]`. int4: a tensor `[R, BLOCK_K / SEGMENT]` for each tile of each half of the row.
+    """
     loaded = ()
     if HALVES == 2:
         GROUPS: tl.constexpr = (ROW_SIZE + GROUP_SIZE - 1) // GROUP_SIZE

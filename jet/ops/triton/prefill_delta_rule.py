@@ -80,9 +80,9 @@ class DeltaRuleScratch:
 
 
 def key_tiles(key: int) -> tuple[int, int]:
-    """Into how many tiles a head's key channels are cut, and how wide these are.
+    """Return the number of tiles of a head's key channels, and the width of a tile.
 
-    Never less than 64 channels, for which ptxas 12.8 reads registers that nothing has written.
+    Tiles have 64 channels or more: with fewer, code compiled by ptxas 12.8 reads registers never written.
     """
     return triton.cdiv(key, 64), 64
 

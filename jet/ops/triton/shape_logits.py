@@ -94,7 +94,10 @@ def _shape_kernel(
     sigmas_ptr, typical_ptr, range_ptr, exponent_ptr, written_temperature_ptr, TILE: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Program (row): the row's logits without what its samplers remove, over its temperature."""
+    """Write a row's logits relative to the peak and divided by the temperature, -inf where filtered.
+
+    One program for each row; rows without such samplers are copied.
+    """
     launch_dependents(PDL)
     row = tl.program_id(0).to(tl.int64)
     active, temperature = tl.load(active_ptr + row) != 0, tl.load(temperature_ptr + row)
@@ -154,7 +157,7 @@ def _load(x_ptr, start, vocabulary, TILE: tl.constexpr):
 
 @triton.jit
 def _sigma_floor(x_ptr, vocabulary, peak, sigmas, TILE: tl.constexpr):
-    """The least distance from the peak that top-nσ keeps, negative, float64."""
+    """Return the lowest logit that top-nσ keeps, relative to the peak: negative, float64."""
     count, total = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float64)
     for start in range(0, vocabulary, TILE):
         below = _load(x_ptr, start, vocabulary, TILE).to(tl.float64) - peak
@@ -170,7 +173,7 @@ def _sigma_floor(x_ptr, vocabulary, peak, sigmas, TILE: tl.constexpr):
 
 @triton.jit
 def _moments(x_ptr, vocabulary, peak, heat, floor, TILE: tl.constexpr):
-    """The number of kept tokens, the logarithm of their mass (the peak's is 1), and their entropy in nats."""
+    """Return the number of kept tokens, the log of their mass (the peak has 1), and their entropy in nats."""
     count, mass = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float64)
     moment = tl.full((), 0.0, tl.float64)
     for start in range(0, vocabulary, TILE):
@@ -187,7 +190,10 @@ def _moments(x_ptr, vocabulary, peak, heat, floor, TILE: tl.constexpr):
 
 @triton.jit
 def _distance(y, log_mass, entropy):
-    """The bits of how far a token's surprise is from the entropy, in whose order these numbers are."""
+    """Return the distance of a token's surprise from the entropy, as the bits of a float32.
+
+    Such bits, read as an integer, have the order of the distances.
+    """
     distance = tl.abs(log_mass - y.to(tl.float64) - entropy).to(tl.float32)
     return distance.to(tl.int32, bitcast=True) & MAGNITUDE
 
@@ -196,7 +202,7 @@ def _distance(y, log_mass, entropy):
 def _typical_limit(
     x_ptr, vocabulary, peak, heat, floor, log_mass, entropy, share, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The smallest distance within which tokens have `share` of the mass, as `_distance` has it."""
+    """Return the smallest `_distance` within which tokens have the part `share` of the mass."""
     total = tl.full((), 0, tl.int64)
     for start in range(0, vocabulary, TILE):
         x = _load(x_ptr, start, vocabulary, TILE)

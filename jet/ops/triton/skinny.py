@@ -70,10 +70,10 @@ class SplitKWorkspace:
 
 
 def default_gemm_config(n: int, c: int, programs: int) -> GemmConfig:
-    """Choose a cut for a weight of `n` rows of `c` values into at most so many programs, if possible.
+    """Choose `split_k` for a weight of `n` rows and `c` columns, if possible for at most `programs` programs.
 
-    On one H100 that was fastest with one program a multiprocessor, all with as much to do as the others, and
-    a longer pipeline where they share rows, as each then has fewer steps of it.
+    Measured on one H100: fastest is one program per multiprocessor, all with equal work. With split-K, each
+    program has fewer steps, and a longer pipeline pays.
     """
     config = GemmConfig()
     tiles, steps = triton.cdiv(n, config.block_n), triton.cdiv(c, config.block_k)

@@ -136,7 +136,10 @@ def to_float32(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _biased_float32(tile, HALF: tl.constexpr):
-    """Codes, of int4 half of them, as float32, too large by `_INT8_ZERO` or `_INT4_ZERO`."""
+    """Convert codes to float32, too large by `_INT8_ZERO` or `_INT4_ZERO`.
+
+    Of int4 codes, the half that `HALF` selects is converted.
+    """
     if tile.dtype == tl.int8:
         if INTERPRETED:
             bits = tile.to(tl.uint8, bitcast=True).to(tl.int32) ^ (_EXPONENT | _INT8_SIGN)

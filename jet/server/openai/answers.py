@@ -50,7 +50,7 @@ class Form(Protocol):
         ...
 
     def whole(self) -> dict[str, Any]:
-        """Return the answer that is sent whole."""
+        """Return the answer as one JSON object, for requests without streaming."""
         ...
 
 

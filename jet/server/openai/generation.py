@@ -148,7 +148,7 @@ class Generation:
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
 
     def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
-        """Take out the details of tokens whose text begins in what is shown; at a natural end, of all."""
+        """Remove and return the details of tokens whose text was sent; at a natural end, of all tokens."""
         if ended and not self._stops.matched:
             found, self._held = self._held, []
         else:

@@ -54,7 +54,7 @@ async def generate(service: ApiService, http: HttpRequest, stream: bool) -> Resp
 
 
 def _name(service: ApiService, name: tuple[str, str], batch: Batch) -> None:
-    """Let a text be found by its genkey for as long as it is written."""
+    """Register a generation under its genkey until it is closed."""
     (generation,) = batch.generations
     service.generations[name] = generation
     generation.on_close(lambda: service.generations.pop(name, None))

@@ -143,7 +143,7 @@ class Reader:
                 timer.cancel()
 
     def _on_beat(self) -> None:
-        """Wake a wait whose patience is at its end; otherwise look again when it will be."""
+        """Wake the reader if its patience has ended; otherwise schedule the next check for that time."""
         self._beat = None
         if self._loop.time() >= self._patience_end:
             self.wake()
@@ -195,7 +195,7 @@ class _ThreadedStream:
 
 
 def _to_the_end(stream: Stream) -> Iterator[TokenChunk]:
-    """Yield a stream's chunks; what it raises becomes a last one."""
+    """Yield a stream's chunks. An exception of the stream becomes a last chunk with `error` set."""
     stats = RequestStats()
     try:
         for chunk in stream.chunks(COALESCE_S):
