@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(options: dict[str, Any]) -> int:
-    """Open the page, load the model behind it, and serve until told to stop. Returns the exit code."""
+    """Open the page, load the model in the background, and serve until stopped. Returns the exit code."""
     if "gpus" in options:
         return serve_many(options)
     host, port, api_only = options.pop("host"), options.pop("port"), options.pop("api_only")
@@ -420,7 +420,7 @@ def _restart_without_damaged_bytecode(error: Exception) -> None:
 
 
 def _check_environment() -> str | None:
-    """Return what is wrong with a variable that Gradio reads on import; None if nothing is."""
+    """Return a message if a variable that Gradio reads on import has a bad value, else None."""
     port = os.environ.get("GRADIO_SERVER_PORT")
     if port is None or (port.isdecimal() and 1 <= int(port) <= 65535):
         return None

@@ -1,11 +1,12 @@
-"""Stories that many wrote at once beside the same ones written alone, token by token.
+"""Compare stories decoded in a batch with the same stories decoded alone, token by token.
 
-In half precision the size of a batch decides how a sum is rounded. So the log-probability of a token is a
-little off, and of two tokens that are nearly as likely another one comes first. How far it is off is measured
-where both still write the same tokens. For a token to be another one, two log-probabilities have to err
-towards each other, so up to twice the largest error is a near tie. What is known is the largest one of some
-hundred tokens, those that did not become others: so half as much again is allowed, and more is a mistake. Of
-few tokens it is not known well enough to say.
+In half precision the batch size affects how sums are rounded, so log-probabilities differ slightly. Of two
+tokens that are nearly equally likely, a batch may then choose the other one.
+
+The error is measured at the positions where both runs still agree. For two tokens to swap, their
+log-probabilities must err towards each other, so a gap of up to twice the largest error counts as a near tie.
+The largest error is only an estimate, from some hundred tokens, so 1.5 times that gap is allowed. A larger
+gap is a bug. With few tokens, the estimate is too uncertain for a verdict.
 """
 
 from __future__ import annotations

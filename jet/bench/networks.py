@@ -192,7 +192,7 @@ def make_runner(
     writers: int = 1,
     keeps_prefixes: bool = False,
 ) -> ModelRunner:
-    """Build the page's runner for so many stories of `context` tokens, by default the model's longest.
+    """Build the page's runner for several stories of `context` tokens, by default the longest possible.
 
     Memory for cached prefixes is reserved with `keeps_prefixes` only.
     """
@@ -244,7 +244,7 @@ def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngin
 
 
 def read_config(path: Path) -> JetNemotronConfig:
-    """Read a Jet-Nemotron config.json of any name. Raises BenchError if it is none."""
+    """Read a Jet-Nemotron config.json under any file name. Raises BenchError for any other file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

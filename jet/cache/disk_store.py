@@ -169,7 +169,7 @@ class DiskStore:
         return tensors
 
     def has(self, cache_salt: str, tokens: Tokens, has_logits: bool) -> bool:
-        """Return whether a snapshot of just these tokens is stored, with logits if that is asked for."""
+        """Return whether a snapshot of exactly these tokens is stored, with logits if required."""
         return any(
             self._path(cache_salt, tokens, with_logits).exists()
             for with_logits in ((True,) if has_logits else (True, False))
@@ -192,7 +192,7 @@ class DiskStore:
             self._worker.submit(partial(self._forget, cache_salt))
 
     def close(self) -> None:
-        """Write what is queued, and end."""
+        """Write the queued snapshots, and end the thread."""
         self._worker.shutdown()
 
     # In the thread of its own.
@@ -372,7 +372,7 @@ def _read(path: Path, key: bytes, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _read_secret(path: Path) -> bytes:
-    """Return the secret in a file, made now if there is none. Raises OSError."""
+    """Return the secret in a file; create it if it is missing. Raises OSError."""
     for _ in range(100):
         with suppress(FileNotFoundError):
             secret = path.read_bytes()

@@ -133,7 +133,7 @@ class HostPool:
         return sum(source not in self._pages for source in sources)
 
     def _page(self, source: tuple[int, int]) -> HostPage | None:
-        """Return the copy of a device page, made now if there is none; None if memory is full."""
+        """Return the host copy of a device page; create it if it is missing. None if memory is full."""
         if source not in self._pages:
             memory = self._page_buffers.allocate()
             if memory is None:

@@ -153,13 +153,13 @@ class Machine:
         return psutil.virtual_memory().total
 
     def bandwidth(self, weights: int) -> float | None:
-        """Return the bytes a second at which this machine reads so many bytes; None if not measured yet."""
+        """Return the measured bytes a second for a model of `weights` bytes; None if not measured."""
         return max(self._rates.get(_kind(weights), ()), default=None)
 
     def measure(self, weights: int) -> None:
-        """Measure the bandwidth for so many bytes once more, at the first few calls.
+        """Measure the bandwidth for `weights` bytes once more, in the first few calls only.
 
-        The fastest measurement counts: other programs only make memory seem slower.
+        The fastest measurement counts, since other programs only make memory seem slower.
         """
         size, threads = kind = _kind(weights)
         with self._lock:

@@ -354,7 +354,10 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
 
 
 def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> None:
-    """Copy the settings of samplers that shape logits to the device; others leave them as they are."""
+    """Copy the settings of top-nσ, typical sampling and dynamic temperature to the device.
+
+    Sequences without these samplers get neutral values.
+    """
     samplings = [sequence.sampling for sequence in sequences]
     buffers.write(
         (one.top_n_sigma, one.typical_p, one.dynatemp_range, one.dynatemp_exponent)

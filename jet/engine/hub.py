@@ -156,7 +156,7 @@ def _cached_if_cut_off(repository: str, revision: str | None) -> str | None:
 
 
 def _broken_proxy() -> str:
-    """Return what is wrong with the hub's proxy; "" if nothing is."""
+    """Return a message if the hub's proxy cannot be used, else an empty string."""
     proxy = proxy_of_url(constants.ENDPOINT)
     return f"the proxy {proxy.shown} of {proxy.variable} {proxy.trouble}" if proxy and proxy.trouble else ""
 

@@ -163,7 +163,7 @@ class ModelSwitch:
         self._thread.start()
 
     def cancel(self) -> None:
-        """Cancel the change under way; a download goes on from there when it is chosen again."""
+        """Cancel the change under way. Its download is resumed if the model is chosen again."""
         with self._lock:
             if self._state.can_cancel:
                 self._canceled.set()

@@ -40,7 +40,7 @@ class Sequence:
         max_tokens: most tokens it may have, prompt included.
         token_ids: all tokens of the prompt so far and all drawn tokens.
         num_computed_tokens: the number of tokens in its state, the first ones of `token_ids`.
-        num_generated: tokens drawn so far, the step of their random numbers; tokens drawn by healing count
+        num_generated: tokens drawn so far, the step of the next random number; tokens drawn by healing count
             only where they add text.
         logits: `[1, V]` after a prefill, to draw the next token from; None otherwise.
         in_flight: the next token's step, if it was launched ahead.
@@ -57,11 +57,11 @@ class Sequence:
         forbidden: token ids that are not drawn among the first tokens, and how many those are.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
-        sampler_states: of samplers with a memory, before the token of a step.
+        sampler_states: state of samplers that have one (such as mirostat), by the step that it precedes.
         guarded: whether drawn tokens may be taken back, so that marks are set.
         marks: snapshots to roll back to, shortest first.
-        mark_salt: what isolates them in the prefix cache; "" before the first.
-        barred: a position, and the tokens that earlier attempts have drawn there.
+        mark_salt: cache salt of the marks, which no request has; "" before the first mark.
+        barred: a position, and the token ids that must not be drawn there again.
     """
 
     sampling: SamplingParams

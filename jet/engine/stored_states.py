@@ -102,7 +102,7 @@ class StoredStates:
             self._store.on_change = on_change
 
     def close(self) -> None:
-        """Store what is noted, and wait until it is written."""
+        """Store the chosen snapshots, and wait until they are written."""
         while self.store_next():
             pass
         if self._store is not None:

@@ -86,9 +86,9 @@ class Channel:
             return chunks
 
     def listen(self, listener: Callable[[bool], object]) -> None:
-        """Call `listener` for every chunk that is put, and once now; it is told whether the stream has ended.
+        """Call `listener` now and for every further chunk. Its argument says whether the stream has ended.
 
-        It runs on the engine's thread, which waits for it.
+        The listener runs on the engine's thread, which waits for it.
         """
         with self._condition:
             self._listener = listener

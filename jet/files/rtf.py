@@ -104,7 +104,7 @@ class _State(NamedTuple):
 
 
 def read_rtf(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
-    """Read an RTF file: its text, title and author. Raises StoryFileError for what is none."""
+    """Read an RTF file: its text, title and author. Raises StoryFileError for any other file."""
     if not data.lstrip()[:5].startswith(b"{\\rtf"):
         raise StoryFileError("This is no RTF file.")
     reader = _Reader(losses)

@@ -221,7 +221,7 @@ def attend_window_reference(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Attend over a window, of which every token is the last.
+    """Attend from each token to the window that ends with it.
 
     Args:
         projected, frequencies, chunk_meta, queries, out: as in `attend_pages_reference`.

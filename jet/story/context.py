@@ -361,7 +361,7 @@ def _is_triggered(entry: LoreEntry, search: KeywordSearch, story: str) -> bool:
 
 
 def _as_paragraph(text: str) -> str:
-    """Return guidance as a paragraph of its own."""
+    """Return guidance as a separate paragraph."""
     return text.strip("\n") + "\n\n"
 
 

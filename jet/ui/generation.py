@@ -91,7 +91,7 @@ class GenerationService:
         return None if self._described is None else self._info
 
     async def load(self) -> EngineInfo:
-        """Load the model if need be and read what runs here now. Raises what loading raised."""
+        """Load the model if necessary; return its current properties. Raises the errors of loading."""
 
         def read() -> tuple[Engine, EngineInfo]:
             engine = self._source.engine()
@@ -360,7 +360,7 @@ def _start_story_about(document: Document, about: str) -> Document:
 
 
 def merge_stats(stats: list[RequestStats]) -> RequestStats:
-    """Merge the stats of several requests: sums where they make sense, else those of the slowest."""
+    """Merge the stats of several requests: counts and rates are summed, the rest is the last one's."""
     if len(stats) == 1:
         return stats[0]
     running = [one for one in stats if one.finish_reason is None]

@@ -65,7 +65,7 @@ def make_switch(source: EngineHandle, hosting: Hosting) -> ModelSwitch | None:
 
 
 def models_panel() -> str:
-    """Render the part's panel, hidden; its list comes when it is opened."""
+    """Render the part's panel, hidden; the list of models is loaded when it is opened."""
     return render("models.html", "panel")
 
 
@@ -134,7 +134,7 @@ class ModelCommands:
         return {"models": await asyncio.to_thread(self._view), "say": f"{gigabytes(freed)} are free again."}
 
     def _view(self) -> Reply:
-        """Return what the page shows. Runs in a thread: the list looks at files."""
+        """Return the state of the Models part. Runs in a thread, since listing models reads files."""
         assert self._switch is not None
         state = self._switch.state()
         if not self._switch.started:

@@ -84,7 +84,7 @@ def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
 
 
 def about_form() -> str:
-    """Render the field in which a chat model is asked for a story."""
+    """Render the form in which the user instructs a chat model to write a story."""
     return render("tabs.html", "about_form", about=Guidance().about)
 
 

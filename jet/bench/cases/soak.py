@@ -183,7 +183,7 @@ def follow(
 def violations_of(
     tokens: int, last: RequestStats, sampling: SamplingParams, stop_after: int | None
 ) -> list[str]:
-    """Return what is wrong with a finished request; empty where nothing is."""
+    """Return a message for each requirement that a finished request violates."""
     if last.tokens != tokens:
         return [f"{tokens} of {last.tokens} tokens arrived"]
     if last.finish_reason == "length" and tokens == sampling.max_new_tokens:

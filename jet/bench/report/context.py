@@ -63,7 +63,7 @@ class RunContext:
 
     @cached_property
     def config(self) -> JetNemotronConfig:
-        """The network's. Raises BenchError, CheckpointError or OSError where there is none."""
+        """Return the network's config. Raises BenchError, CheckpointError or OSError if it cannot be read."""
         if self.options.config is not None:
             return networks.read_config(self.options.config)
         config: JetNemotronConfig = JetNemotronConfig.from_pretrained(loading.resolve_path(self.options.name))

@@ -91,7 +91,7 @@ class Report:
 
 
 def load(path: Path) -> Report:
-    """Read a report.json. Raises BenchError if it is none."""
+    """Read a report.json. Raises BenchError for any other file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

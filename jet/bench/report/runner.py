@@ -40,13 +40,13 @@ def run(
     on_progress: OnProgress = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Measure all parts, or those that an earlier run into the same folder has not.
+    """Measure all parts of the report, except those that an earlier run has stored in the same folder.
 
-    `on_progress` is called before each part and after the last; where `cancelled` is true, the run ends
-    before the next. Ctrl-C ends it within a part. Either way the report of what was measured is returned, and
-    what was is kept in the folder for a later run.
+    `on_progress` is called before each part and after the last. If `cancelled` returns true, the run ends
+    before the next part; Ctrl-C ends it within a part. Either way the report of the finished parts is
+    returned, and the folder keeps them for a later run.
 
-    Raises ImpossibleError for a figure that cannot be, HardwareError for a device that there is not.
+    Raises ImpossibleError for an impossible figure, HardwareError for a missing device.
     """
     device = hardware.choose_device(options.device)
     partial = options.output / PARTIAL

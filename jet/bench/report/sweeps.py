@@ -31,7 +31,7 @@ _MAX_POINT_S = 20.0  # of a point's runs: where one takes long, there are fewer,
 
 
 def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
-    """Read so many tokens and decode a few, with one sequence; a little less where that is all there is."""
+    """Measure prefill and decode of one sequence with `context` tokens, or slightly fewer at the limit."""
     most = ctx.config.max_position_embeddings
     if context > most:
         raise BenchError(f"this network holds {most:,} tokens")
@@ -40,7 +40,7 @@ def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
 
 
 def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
-    """Read a prompt in so many rows and decode a few tokens of each."""
+    """Prefill a prompt in `batch` rows and decode a few tokens of each."""
     context = ctx.within(BATCH_CONTEXT, ctx.plan.tokens)
     networks: dict[str, Network] = {}
     with ExitStack() as closing:

@@ -186,7 +186,7 @@ class RemoteEngine:
         return not self._closed and self._thread.is_alive()
 
     def info(self) -> EngineInfo:
-        """Return the server's properties as far as they are known."""
+        """Return the server's properties; unknown ones are None."""
         context = self._budget.context or self._info.context  # possibly learned from an error message
         return replace(
             self._info, context=context, active_requests=len(self._requests), **asdict(read_process_memory())

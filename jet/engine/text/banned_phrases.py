@@ -118,7 +118,7 @@ class State(NamedTuple):
 
     @property
     def banned_if_ended(self) -> int | None:
-        """Return where a phrase begins that is complete if nothing follows; None if there is none."""
+        """Return the begin of a phrase that would be complete if the text ended here; None without one."""
         if self.letter < 0:
             return None
         starts = [one.start for one in self.words if one.node.ends and not one.gap]

@@ -163,7 +163,7 @@ def _finish(
     HEADS: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr, MINE: tl.constexpr,
     TILES: tl.constexpr,
 ):  # fmt: skip
-    """Norm, bias, activation or residual of `[ROWS, PADDED]` sums, written to this tile's columns."""
+    """Apply norm, bias, activation or residual to sums `[ROWS, PADDED]`, and write a tile's columns."""
     row = tile * MINE + tl.arange(0, MINE)
     b = tl.arange(0, PADDED)[None, :]
     place = out + b * N + row[:, None]

@@ -1,19 +1,18 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Matrix-vector products of weights in codes, in whole numbers: four products an instruction.
+"""Matrix-vector products of quantized weights in integer arithmetic: `dp4a`, four products per instruction.
 
-To turn codes into numbers takes several instructions a weight, all of which have to wait for the input.
-So the input is turned into whole numbers instead, once a program: 16 bits each, as two bytes, by which
-`dp4a` multiplies four codes at once. Those of a part, `SEGMENT` columns of every tile, have one scale, that
-of the largest of them. A rounding is half of 1/32,767 of that, where bfloat16's is up to 1/256 of the
-number.
+Dequantizing takes several instructions for each weight, and all of them wait for the input. Instead, each
+program quantizes the input once, to 16 bits in two bytes; `dp4a` multiplies each byte by four codes at once.
+The inputs of a part (`SEGMENT` columns of a tile) share a scale, set by the largest of them. The rounding
+error is at most half of 1/32,767 of that value; bfloat16's is up to 1/256 of each value.
 
-A tile has rows of `BLOCK_K` bytes, loaded as words of four: codes of int8, or of int4 in two halves, whose
-inputs are `BLOCK_K` columns each. Sizes are those of `jet.ops.triton.weight_tiles`.
+A tile has rows of `BLOCK_K` bytes, loaded as words of four bytes. They hold int8 codes, or int4 codes of two
+halves of the row, with `BLOCK_K` input columns each. Sizes are those of `jet.ops.triton.weight_tiles`.
 
-Between the products of an MLP there may be whole numbers as well, written once by those who have the results
-instead of by everybody who needs them (`PACKED_INT16`): of N numbers N / 4 words of 64 bits, whose parts are
-16 neighbors each, and then what a one of each part stands for, in float32.
+The hidden values of an MLP may be stored as packed integers, too (`PACKED_INT16`): the first product writes
+them once, so the programs of the second need not quantize them. N values take N / 4 words of 64 bits, in
+parts of 16 neighbors. The float32 scale of each part follows.
 """
 
 from __future__ import annotations
@@ -367,11 +366,11 @@ def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, H
 
 @triton.jit
 def _quantize_inputs(tiles):
-    """Tiles `[P, SEGMENT]` in whole numbers, and what a one of each part stands for, a tuple of `[P]` for
-    all.
+    """Quantize tiles `[P, SEGMENT]` to 16-bit integers, with one scale for each part of all tiles.
 
-    Four whole numbers are one of 64 bits, `[P * SEGMENT / WORD]`: their lower bytes, and above them their
-    higher ones. What is not finite makes its part's one so.
+    Returns a tuple of one tensor per tile, and the scales as a tuple of one tensor `[P]`. Four integers are
+    packed into one of 64 bits, `[P * SEGMENT / WORD]`: their low bytes, and above them their high bytes. A part
+    with a value that is not finite gets such a scale.
     """
     peak = tl.abs(tiles[0])
     for i in tl.static_range(1, len(tiles)):

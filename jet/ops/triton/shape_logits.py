@@ -34,15 +34,15 @@ TINY = tl.constexpr(1.1754943508222875e-38)
 
 @dataclass(frozen=True)
 class ShapeBuffers:
-    """Settings of each row, `[B]` float32 but `logits`, and what the kernel writes.
+    """The samplers' settings of each row, and the kernel's outputs; all `[B]` float32 but `logits`.
 
     Attributes:
         top_n_sigma: 0 keeps all.
         typical_p: 1 keeps all.
         dynatemp_range: 0 leaves the temperature fixed.
-        dynatemp_exponent: of the normalized entropy.
-        temperature: written: what the kernels behind divide by; 0 for rows that take the likeliest token.
-        logits: `[B, V]` float32, written.
+        dynatemp_exponent: exponent of the normalized entropy.
+        temperature: output; the following kernels divide by it. 0 for rows that take the likeliest token.
+        logits: output, `[B, V]` float32.
     """
 
     top_n_sigma: Tensor
@@ -63,7 +63,7 @@ class ShapeBuffers:
         return cls(full(0), full(1), full(0), full(1), full(1), logits)
 
     def first(self, count: int) -> ShapeBuffers:
-        """Return the first rows, which stay those of this one."""
+        """Return a view of the first rows, which shares their memory."""
         return ShapeBuffers(*(getattr(self, field.name)[:count] for field in fields(self)))
 
     def write(self, settings: Iterable[tuple[float, float, float, float]]) -> None:

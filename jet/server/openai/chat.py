@@ -60,7 +60,7 @@ async def chat(service: ApiService, http: HttpRequest) -> Response:
 
 
 def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return messages with their texts joined. Raises ApiError for what is no text."""
+    """Return messages with their texts joined. Raises ApiError for content other than text."""
     found = []
     for number, message in enumerate(messages):
         content = message.content or ""
@@ -160,7 +160,7 @@ class ChatForm:
         return [event(plain), DONE]
 
     def add(self, number: int, delta: Delta) -> None:
-        """Take note of a part of an answer."""
+        """Add a delta to the answer."""
         choice = self._choices[number]
         self._usage.add(number, delta.tokens, delta.stats)
         choice.text += delta.text

@@ -231,7 +231,7 @@ class CompletionForm:
         return [event(plain)]
 
     def _plain_frame(self, number: int, text: str) -> bytes:
-        """Return a frame with text and nothing else, as `event` writes it; only the text is encoded anew."""
+        """Return the event of a text-only delta; only its text is encoded, the other JSON is reused."""
         if number not in self._frames:
             marked = event({**self._base, "choices": [{**self._plain(number), "text": _MARK}]})
             before, _, after = marked.partition(f'"{_MARK}"'.encode())

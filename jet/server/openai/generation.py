@@ -1,4 +1,4 @@
-"""Generation: one engine request as the API follows it, up to its end, a stop string or a deadline."""
+"""Generation: follows one engine request until its end, a stop string or a deadline."""
 
 from __future__ import annotations
 

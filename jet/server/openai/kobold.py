@@ -107,7 +107,7 @@ class KoboldForm:
         return []
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Return a failure, at which Lite ends with what it has."""
+        """Return the event of an error, after which Lite keeps the text that it has."""
         return [_event({"token": "", "finish_reason": "error", **plain})]
 
     def add(self, number: int, delta: Delta) -> None:
@@ -140,7 +140,7 @@ async def abort(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def check(service: ApiService, http: HttpRequest) -> Response:
-    """Return what has been written so far for a genkey."""
+    """Return the text generated so far for a genkey."""
     generation = service.generations.get(await _named(service, http))
     text = "" if generation is None else generation.text
     return JSONResponse({"results": [{"text": text}]}, headers=headers_of(http))

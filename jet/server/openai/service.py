@@ -104,7 +104,7 @@ class ApiService:
         )
 
     async def codec(self) -> tuple[Engine, Codec]:
-        """Return the engine and its tokenizer. Raises ApiError if there is none here."""
+        """Return the engine and its tokenizer. Raises ApiError if the engine has none."""
         engine = await self.engine()
         if (codec := codec_of(engine)) is None:
             raise ApiError(

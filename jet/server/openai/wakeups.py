@@ -29,7 +29,7 @@ class ListenableStream(Protocol):
     """A stream that says when chunks are there."""
 
     def listen(self, listener: Callable[[bool], object]) -> None:
-        """Call `listener` for every chunk; it is told whether the stream has ended."""
+        """Call `listener` for every chunk. Its argument says whether the stream has ended."""
         ...
 
     def take_now(self) -> list[TokenChunk]:
