@@ -33,12 +33,12 @@ class Completion:
 
 
 class BatchInvarianceCheck:
-    """Writes stories again, alone and afresh.
+    """Decodes stories again, alone and without cached prefixes, and compares them.
 
-    Attributes, of all stories so far:
-        error: how far a log-probability has been off at most.
-        shared: how many tokens that has been seen of.
-        margin: how much less likely, alone, the first token was that is another one, at most.
+    Attributes, over all stories so far:
+        error: the largest difference of a log-probability.
+        shared: number of tokens that `error` was measured on.
+        margin: largest log-probability gap, decoded alone, between the two tokens where a story differs.
     """
 
     def __init__(self, engine: Engine, sampling: SamplingParams) -> None:

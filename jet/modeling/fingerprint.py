@@ -21,9 +21,10 @@ _WORDS = 64  # 8-byte words that are added up before they are hashed
 
 
 def fingerprint(model: JetNemotronForCausalLM) -> str:
-    """Return a fingerprint of a network as it was loaded, before its weights are fused or put in blocks.
+    """Return a fingerprint of a network as loaded, before its weights are fused or put in blocks.
 
-    Two networks with the same one compute the same, but for chance. It reads every weight once.
+    Networks with equal fingerprints compute the same values; a collision is improbable. Every weight is read
+    once.
     """
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NAMES}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

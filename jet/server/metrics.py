@@ -95,7 +95,7 @@ class _OldNames(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the copies."""
+        """Yield each renamed metric again, under its old name."""
         for metric in self._registry.collect():
             old = OLD_NAMES.get(metric.name)
             if old is None:

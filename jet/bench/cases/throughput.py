@@ -79,7 +79,7 @@ class FilledRunner:
 
 @torch.inference_mode()
 def fill_with_noise(runner: ModelRunner) -> None:
-    """Give memory that was never written numbers of the size that a network leaves there."""
+    """Fill unwritten state memory with random values of the size that a network would leave there."""
     for memory in runner._pool.layers:
         for tensor in vars(memory).values():
             tensor.normal_(std=0.1)

@@ -37,8 +37,8 @@ async def read_events(stream: AsyncIterable[bytes]) -> AsyncGenerator[Event, Non
     """Yield each event as soon as it is complete; skip comments.
 
     Lines end in LF, CR or CR LF, a byte order mark may come first, and bytes may be split anywhere. The
-    standard drops an event without an empty line after it; here it comes as not `whole`. If the connection
-    breaks, that comes first and then the connection's error. Raises StreamError.
+    standard drops an event without an empty line after it; here it is yielded with `whole` False. If the
+    connection breaks, such an event is yielded before the error is raised. Raises StreamError.
     """
     text = _Text(stream)
     async with aclosing(EventSource(cast(httpx.Response, text)).aiter_sse()) as events:

@@ -333,7 +333,7 @@ def _scores(query, key, DOT: tl.constexpr):
 
 @triton.jit
 def _weigh_values(weights, value, DOT: tl.constexpr):
-    """Weights `[G, N]` float32 times values `[N, D]`: `[G, D]` float32."""
+    """Multiply weights `[G, N]` float32 by values `[N, D]`; return `[G, D]` float32."""
     if DOT:
         acc = _exact_dot(weights, value, 2)
     else:

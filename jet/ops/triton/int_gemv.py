@@ -369,8 +369,8 @@ def _quantize_inputs(tiles):
     """Quantize tiles `[P, SEGMENT]` to 16-bit integers, with one scale for each part of all tiles.
 
     Returns a tuple of one tensor per tile, and the scales as a tuple of one tensor `[P]`. Four integers are
-    packed into one of 64 bits, `[P * SEGMENT / WORD]`: their low bytes, and above them their high bytes. A part
-    with a value that is not finite gets such a scale.
+    packed into one of 64 bits, `[P * SEGMENT / WORD]`: their low bytes, and above them their high bytes. A
+    part with a value that is not finite gets such a scale.
     """
     peak = tl.abs(tiles[0])
     for i in tl.static_range(1, len(tiles)):

@@ -1,13 +1,12 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Products of a weight with the inputs of some dozen rows, at the speed at which memory gives the weight.
+"""Products of a weight with some dozen rows of inputs, bound by the time to read the weight.
 
-Tensor cores multiply, sums are float32. A program owns some rows of the weight, which it reads tile by tile
-through a pipeline, and has the inputs of all rows of the batch beside them. Where the weight has few rows,
-several programs share them, each with a part of the columns; whichever of them is the last one adds up what
-all have left, always in the same order.
+Tensor cores multiply; sums are float32. A program owns some rows of the weight and reads them tile by tile
+through a pipeline, with the inputs of the whole batch. If the weight has few rows, several programs split its
+columns (split-K). The last program to finish adds the partial sums, always in the same order.
 
-The functions return what does it again and again on the same tensors.
+Each function returns an operation bound to its tensors, to be called repeatedly.
 """
 
 from __future__ import annotations
