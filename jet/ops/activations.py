@@ -37,9 +37,10 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_activations(x: Tensor, weight: QuantizedTensor) -> Tensor:
-    """Return the numbers `[…, C]` that quantized activations stand for, as they meet a weight's columns.
+    """Quantize activations `[…, C]` for a weight, and dequantize them again.
 
-    The columns of an int4 weight are in two runs, see `jet.ops.quantization`; groups begin anew there.
+    An int4 row is stored as two halves of columns, see `jet.ops.quantization`. Activation groups restart at
+    the second half.
     """
     span = weight.row_bytes if weight.scheme == INT4 else weight.columns
     rounded = []

@@ -257,7 +257,10 @@ def _multiplying(scheme):  # noqa: C901
 
 
 def _multiplying_numbers(stored):
-    """Create the same for weights in float32 or, as kernels.py stores them, half precision."""
+    """Create a function that multiplies a chunk's rows of unquantized weights by all activations.
+
+    `stored`: float32, or half precision as kernels.py stores it.
+    """
 
     @inlined
     def multiply(job, chunk):

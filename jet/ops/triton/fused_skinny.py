@@ -292,7 +292,7 @@ def head_shares(sizes: JetSizes) -> int:
 
 
 class Product:
-    """One product and what is inside it, bound to its tensors."""
+    """One product with its fused operations, bound to its tensors."""
 
     def __init__(
         self,
@@ -355,7 +355,7 @@ class Product:
         self.options["ADD"] = True
 
     def run(self) -> None:
-        """Launch it."""
+        """Launch the kernel."""
         tensors = dict(self.tensors)
         if self._stream is not None:
             stream = self._stream

@@ -1,16 +1,16 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Matrix-vector products that take in the norm before and the activation or residual after them; embedding.
+"""Matrix-vector products, fused with the norm before and the activation or residual after them; embedding.
 
-One program owns a few whole rows of the weight. It holds them in registers, as a tuple of tiles along the
-columns, and reads them before it waits for the kernel that writes its input: under programmatic dependent
-launch that hides most of the memory time of one kernel behind the end of another. Everything is summed in
-float32 and in a fixed order. Rows of a batch take turns on the same loaded weights. The kernels here are of
-weights that are numbers; for those in codes `jet.ops.triton.int_gemv` has others of the same shape.
+One program owns a few whole rows of the weight. It loads them into registers, as a tuple of tiles along the
+columns, before it waits for the kernel that writes its input. Under programmatic dependent launch, that hides
+most of a kernel's memory time behind the end of the kernel before. Sums are float32, in a fixed order. The
+rows of a batch are processed in turn with the same loaded weights. The kernels in this file take unquantized
+weights; `jet.ops.triton.int_gemv` has the ones for quantized weights.
 
-The functions and their torch twins in `jet.ops.reference` take the same arguments, and here also `pdl` (the
-launch is programmatic dependent, on both sides), `config`, and `prefetch`: what the next kernel will read of
-its weight, of which this one fetches the beginning.
+The functions take the arguments of their torch twins in `jet.ops.reference`, and also `pdl` (programmatic
+dependent launch, on both sides), `config`, and `prefetch`: the next kernel's weight, whose first bytes this
+kernel prefetches.
 """
 
 from __future__ import annotations
