@@ -41,7 +41,7 @@ class Decoder(Protocol):
         ...
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """Add prefilled tokens `[T]` to what the request's penalties cover."""
+        """Add prefilled tokens `[T]` to the tokens that the request's penalties apply to."""
         ...
 
     def capture_next(self) -> bool:

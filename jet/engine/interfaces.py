@@ -61,7 +61,7 @@ class Runner(Protocol):
         ...
 
     def mark(self, sequence: Any, length: int) -> None:
-        """Keep what a rollback to `length` tokens or more needs; call it after each token."""
+        """Keep the snapshots that a rollback to `length` tokens or more needs; call it after each token."""
         ...
 
     def roll_back(

@@ -237,9 +237,9 @@ def triton_backend(
     dtype: torch.dtype | None = None,
     scheme: str | None = None,
 ) -> OpBackend:
-    """Triton kernels, chained by programmatic dependent launch where the card and Triton have it.
+    """Return the Triton kernels, with programmatic dependent launch if the GPU and Triton support it.
 
-    From `TENSOR_CORE_BATCH` rows on the products are on tensor cores, by our kernel or cuBLAS.
+    From `TENSOR_CORE_BATCH` rows on, products use tensor cores, by our kernel or cuBLAS.
     """
     from jet.ops.triton import decode_attention as attention_kernels
     from jet.ops.triton import gemv

@@ -1,8 +1,8 @@
-"""DRY: tokens that would carry on a repetition of earlier text become the less likely the longer it is.
+"""DRY: penalize tokens that would continue a repetition of earlier text, the more the longer the repetition.
 
-A sampler that fiction writers ask for, described by its author at
-https://github.com/oobabooga/text-generation-webui/pull/5677. A repetition penalty looks at single tokens and
-so punishes names and commas; this looks at sequences and leaves those alone.
+Fiction writers ask for this sampler; its author describes it at
+https://github.com/oobabooga/text-generation-webui/pull/5677. A repetition penalty looks at single tokens, so
+it also penalizes names and commas. DRY looks at sequences and leaves single tokens alone.
 """
 
 from __future__ import annotations
