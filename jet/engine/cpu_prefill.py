@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
 from jet.engine.decode_step import fuse_biases, one_weight
+from jet.engine.prefill import UnpackedPrefill
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock
@@ -55,7 +56,7 @@ class _Rebound:
         self._step = self._bind(*rows, *self._rest, self._out[:batch])
 
 
-class CpuPrefill:
+class CpuPrefill(UnpackedPrefill):
     """Reads pieces of prompts with a quantized network in float32."""
 
     kernels = {"prefill": "those of decode steps"}  # noqa: RUF012
@@ -84,10 +85,6 @@ class CpuPrefill:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         self._frequencies = config.rope_theta**-exponents
         self._batch = CHUNK
-
-    def capture_next(self) -> bool:
-        """Return False: nothing has to be captured."""
-        return False
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Prefill `ids` `[T]` after the first `length` tokens of a slot.

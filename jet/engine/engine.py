@@ -40,6 +40,7 @@ from jet.engine.text.counting import PromptCounting
 from jet.engine.text.ending import make_ending, overrun_tokens
 from jet.engine.text.word_bias import biased_sequences
 from jet.hardware import MemoryReading
+from jet.ops.chunk_meta import ALIGNMENT, MAX_PACKED, aligned
 from jet.telemetry import Throttle
 from jet.token_ids import Tokens
 
@@ -270,7 +271,7 @@ class LocalEngine(PromptCounting):
         # No lock: only this thread admits and removes running requests.
         decoding, prefilling = list(self._scheduler.decoding), self._scheduler.prefilling
         if prefilling and self._prefill_policy.may_prefill(self._clock(), bool(decoding)):
-            self._attempt(prefilling[0], self._prefill)
+            self._prefill_next(prefilling)
         elif decoding:
             self._decode(decoding)
             self._prefill_policy.record_decode()
@@ -376,11 +377,78 @@ class LocalEngine(PromptCounting):
         req.phase, req.queue_position = "prefill", 0
         self._send(req)
 
-    def _prefill(self, req: RequestState) -> None:
-        """Run one chunk of a request's prompt; after the last one, draw its first token."""
+    def _prefill_next(self, prefilling: list[RequestState]) -> None:
+        """Run the next chunk of the first request, and those of others that fit into the same chunk."""
+        with self._changed:
+            others = bool(self._scheduler.decoding)
+        packed = self._pack(prefilling, others) if len(prefilling) > 1 and self._runner.max_packed else []
+        reading = [(req, chunk) for req, chunk in packed if len(chunk)]
+        if len(reading) < 2:
+            self._attempt(prefilling[0], self._prefill)
+            return
+        started = self._clock()
+        try:
+            errors = self._runner.prefill_packed(
+                [req.sequence for req, _ in reading], [c for _, c in reading]
+            )
+            synchronized = self._runner.synchronize(blocking=others)
+        except Exception:
+            log.warning("%d prompts could not share a chunk.", len(reading), exc_info=True)
+            for req, _ in reading:
+                self._attempt(req, self._restart_alone)
+            return
+        now = self._clock()
+        tokens = sum(aligned(len(chunk)) for _, chunk in reading)
+        self._prefill_policy.record_chunk(tokens, now - started, now, synchronized)
+        failed = {req: error for (req, _), error in zip(reading, errors, strict=True) if error is not None}
+        for req, chunk in packed:
+            if req in failed:
+                self._finish(req, "error", error=_reason(failed[req]))
+                continue
+            assert req.num_prefilled is not None
+            req.num_prefilled += len(chunk)
+            if req.num_prefilled < len(req.input_ids):
+                self._attempt(req, self._send)
+        self._finish_prefill([req for req, _ in packed if req not in failed])
+
+    def _restart_alone(self, req: RequestState) -> None:
+        """Prefill a request from its beginning, in chunks of its own, after a failure in a shared one."""
+        self._runner.reset(req.sequence)
+        req.num_prefilled, req.isolated_steps = None, 2
+        self._prefill(req)
+
+    def _pack(self, prefilling: list[RequestState], others: bool) -> list[tuple[RequestState, Tokens]]:
+        """Choose the requests that share the next chunk, in order, with their tokens; the first is in front.
+
+        A request waits if it begins like one before it: it then finds that one's snapshot and prefills less.
+        """
+        packed: list[tuple[RequestState, Tokens]] = []
+        room = min(self._prefill_policy.chunk_size(others), self._runner.max_packed)
+        for req in prefilling:
+            if len(packed) == MAX_PACKED or room < ALIGNMENT:
+                break
+            alone = req.prompt_logprobs is not None or req.isolated_steps
+            if alone or any(req.begins_like(other) for other, _ in packed):
+                if not packed:
+                    break
+                continue
+            self._attempt(req, self._restore_prefix)
+            if req.num_prefilled is not None:
+                chunk = req.input_ids[req.num_prefilled : req.num_prefilled + room]
+                packed.append((req, chunk))
+                room -= aligned(len(chunk))
+        return packed
+
+    def _restore_prefix(self, req: RequestState) -> None:
+        """Restore the longest cached prefix of a request's prompt, once."""
         if req.num_prefilled is None:
             req.num_prefilled = self._runner.restore_prefix(req.sequence, req.input_ids)
             req.cached_tokens = req.cached_tokens or min(req.num_prefilled, len(req.prompt_ids))
+
+    def _prefill(self, req: RequestState) -> None:
+        """Run one chunk of a request's prompt; after the last one, draw its first token."""
+        self._restore_prefix(req)
+        assert req.num_prefilled is not None
         with self._changed:
             others = bool(self._scheduler.decoding)
         if req.num_prefilled < len(req.input_ids):
@@ -398,11 +466,18 @@ class LocalEngine(PromptCounting):
             self._prefill_policy.record_chunk(len(chunk), now - started, now, synchronized)
         if req.num_prefilled < len(req.input_ids):
             self._send(req)
+        self._finish_prefill([req])
+
+    def _finish_prefill(self, reqs: list[RequestState]) -> None:
+        """Draw the first token of those requests whose prompt has been prefilled."""
+        finished = [req for req in reqs if req.num_prefilled == len(req.input_ids)]
+        if not finished:
             return
         self._memory_full = False  # a waiting request with the same prefix needs fewer pages now
         with self._changed:
-            self._scheduler.finish_prefill(req)
-        self._decode([req])
+            for req in finished:
+                self._scheduler.finish_prefill(req)
+        self._decode(finished)
 
     def _score(self, req: RequestState, chunk: Tokens, top_logprobs: int) -> None:
         """Prefill a chunk of the prompt and send the log-probabilities of the tokens that follow its own."""

@@ -75,6 +75,18 @@ class Runner(Protocol):
         """Take back all tokens from `length` on; False if the sequence has to be reset instead."""
         ...
 
+    @property
+    def max_packed(self) -> int:
+        """Return the tokens that a chunk of several sequences can hold; 0 if each is prefilled alone."""
+        ...
+
+    def prefill_packed(self, sequences: Sequence[Any], chunks: Sequence[Tokens]) -> list[MemoryError | None]:
+        """Run the next tokens of several sequences in one chunk; return who had no memory for its own.
+
+        An exception that is raised concerns all; then no sequence has changed.
+        """
+        ...
+
     def score(
         self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
     ) -> Sequence[TokenLogprobs]:

@@ -27,7 +27,7 @@ from jet.cache.prefix_cache import CacheEntry, PrefixCache
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.decoder import Decoder, make_decoder
-from jet.engine.prefill import Prefill, make_prefill
+from jet.engine.prefill import Part, Prefill, make_prefill
 from jet.engine.rollback import Rollback
 from jet.engine.sampler import attempt_stream
 from jet.engine.scoring import ScoringPrefill
@@ -267,22 +267,62 @@ class ModelRunner:
         prefill: Prefill | ScoringPrefill | None = None,
     ) -> None:
         """Run one chunk of the prompt, by `prefill` if given. Raises MemoryError without memory for it."""
+        self._begin_chunk(sequence, len(tokens))
+        assert sequence.slot is not None
+        with _memory_errors(f"reading {len(tokens)} tokens after {sequence.num_computed_tokens}"):
+            ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
+            logits = (prefill or self._prefill).run(sequence.slot, sequence.num_computed_tokens, ids)
+        self._end_chunk(sequence, tokens, logits)
+
+    @property
+    def max_packed(self) -> int:
+        """Return the tokens that one chunk of several sequences can hold; 0 if each is prefilled alone."""
+        return self._prefill.max_packed
+
+    @torch.inference_mode()
+    def prefill_packed(
+        self, sequences: abc.Sequence[Sequence], chunks: abc.Sequence[Tokens]
+    ) -> list[MemoryError | None]:
+        """Run the next tokens of several sequences in one chunk; return who had no memory for its own.
+
+        An exception that is raised concerns all; then no sequence has changed.
+        """
+        errors: list[MemoryError | None] = [None] * len(sequences)
+        parts, ready = list[Part](), list[tuple[Sequence, Tokens]]()
+        for index, (sequence, tokens) in enumerate(zip(sequences, chunks, strict=True)):
+            try:
+                self._begin_chunk(sequence, len(tokens))
+            except MemoryError as error:
+                errors[index] = error
+                continue
+            assert sequence.slot is not None
+            parts.append(Part(sequence.slot, sequence.num_computed_tokens, np.asarray(tokens, np.int32)))
+            ready.append((sequence, tokens))
+        if ready:
+            with _memory_errors(f"reading {len(ready)} prompts"):
+                logits = self._prefill.run_packed(parts)
+            for row, (sequence, tokens) in enumerate(ready):
+                self._end_chunk(sequence, tokens, logits[row : row + 1].clone())
+        return errors
+
+    def _begin_chunk(self, sequence: Sequence, tokens: int) -> None:
+        """Take the snapshot that is due, and reserve memory for a chunk. Raises MemoryError."""
         assert sequence.slot is not None
         _use_threads(self._prefill_threads)
         # More of the prompt follows, so the last chunk's logits are never sampled: snapshot without them.
         if sequence.num_computed_tokens - sequence.last_snapshot >= self._snapshot_interval:
             sequence.logits = None
             self._snapshot(sequence)
-        with _memory_errors(f"reading {len(tokens)} tokens after {sequence.num_computed_tokens}"):
-            self._pool.reserve(
-                sequence.slot, sequence.num_computed_tokens + len(tokens), sequence.num_computed_tokens
-            )
-            ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
-            self._guard.check()  # prefill and decode must run the same network
-            logits = (prefill or self._prefill).run(sequence.slot, sequence.num_computed_tokens, ids)
+        with _memory_errors(f"reading {tokens} tokens after {sequence.num_computed_tokens}"):
+            before = sequence.num_computed_tokens
+            self._pool.reserve(sequence.slot, before + tokens, before)
+        self._guard.check()  # prefill and decode must run the same network
+
+    def _end_chunk(self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens, logits: Tensor) -> None:
         sequence.num_computed_tokens += len(tokens)
         sequence.token_ids.extend(map(int, tokens))
         sequence.logits = logits
+        ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
         self._decoder.append_prompt(sequence, ids)
 
     @torch.inference_mode()

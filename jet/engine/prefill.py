@@ -1,16 +1,19 @@
 """Prefill: chunks of prompts into state slots, on CUDA as one graph a chunk.
 
 The network's forward makes a few thousand kernel launches, which take the host longer than the device.
-`PrefillStep` makes about a hundred, and they do not depend on the chunk's position: slot, position and length
-are read from device memory. So a chunk is captured once for each of a few sizes. A chunk uses the next larger
-size; the padding at its end does not change the state.
+`PrefillStep` makes about a hundred, and they do not depend on whose tokens they are: slots, positions and
+lengths are read from device memory. So a chunk is captured once for each of a few sizes, and several waiting
+prompts share one. A chunk uses the next larger size; padding does not change a state.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ from jet.engine.prefill_step import PrefillStep, jet_sizes
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.activations import compiled_linear
 from jet.ops.availability import has_triton
+from jet.ops.chunk_meta import Segment, chunk_table, place_segments
 from jet.ops.prefill_backends import triton_prefill_backend
 
 # In tokens. Beyond 128, padding is at most half of a chunk's tokens.
@@ -30,17 +34,31 @@ LARGEST = (4096, 1024, 256)  # largest sizes to try when memory is short: buffer
 log = logging.getLogger(__name__)
 
 
+class Part(NamedTuple):
+    """The tokens `[T]` of one sequence in a packed chunk, after the `length` tokens in its slot."""
+
+    slot: int
+    length: int
+    token_ids: npt.NDArray[np.int32]
+
+
 class Prefill(Protocol):
     """Runs prefill chunks.
 
     Attributes:
         kernels: operation → implementation, in words for people.
+        max_packed: tokens of different sequences that one chunk can hold, padding included; 0: no packing.
     """
 
     kernels: dict[str, str]
+    max_packed: int
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Run `ids` `[T]` after the `length` tokens in a slot; return logits `[1, V]` of the next token."""
+        ...
+
+    def run_packed(self, parts: Sequence[Part]) -> Tensor:
+        """Run one chunk of several sequences; return the logits `[n, V]` of each one's next token."""
         ...
 
     def capture_next(self) -> bool:
@@ -80,13 +98,35 @@ def _graphs(model: JetNemotronForCausalLM, pool: StatePool, most: int) -> CudaGr
         return None
 
 
-class EagerPrefill:
+class UnpackedPrefill:
+    """Base of the prefills that run one sequence at a time and have nothing to capture."""
+
+    max_packed = 0
+    device = torch.device("cpu")
+
+    def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
+        """Run one chunk; see `Prefill.run`."""
+        raise NotImplementedError
+
+    def run_packed(self, parts: Sequence[Part]) -> Tensor:
+        """Run the sequences one after the other; see `Prefill.run_packed`."""
+        return torch.cat(
+            [self.run(slot, length, to_device(ids, torch.int64, self.device)) for slot, length, ids in parts]
+        )
+
+    def capture_next(self) -> bool:
+        """Return False: nothing has to be captured."""
+        return False
+
+
+class EagerPrefill(UnpackedPrefill):
     """Runs the network's forward on the pool's memory."""
 
     kernels = {"prefill": "forward"}  # noqa: RUF012
 
     def __init__(self, model: JetNemotronForCausalLM, pool: StatePool) -> None:
         self._model, self._pool = model, pool
+        self.device = model.device
 
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Run one chunk; see `Prefill.run`."""
@@ -94,10 +134,6 @@ class EagerPrefill:
         output = self._model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1]
         return logits
-
-    def capture_next(self) -> bool:
-        """Return False: nothing has to be captured."""
-        return False
 
 
 class CudaGraphPrefill:
@@ -113,8 +149,9 @@ class CudaGraphPrefill:
         backend = triton_prefill_backend(sizes[-1], jet_sizes(model.config), model.dtype, model.device)
         self.chunk = PrefillStep(model, pool, backend, sizes[-1])
         self._memory: Any = None  # the pool that all graphs share: only one runs at a time
-        self._null_chunk = torch.tensor([pool.null_slot, 0, 1], dtype=torch.int32, device=model.device)
+        self._null_chunk = self.chunk.chunk_meta.clone()  # one token in the null slot
         self._sizes = sizes
+        self.max_packed = sizes[-1]
         first = [size for size in sizes if size in FIRST_SIZES or size == sizes[-1]]
         self._graphs = {size: self._capture(size) for size in reversed(first)}
         self._left = [size for size in sizes if size not in first]
@@ -122,14 +159,25 @@ class CudaGraphPrefill:
     def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
         """Run one chunk; see `Prefill.run`."""
         for part in ids.split(self._sizes[-1]):
-            count = len(part)
-            size = next(size for size in self._sizes if size >= count and size in self._graphs)
-            self.chunk.ids[:count].copy_(part)
-            chunk_meta = to_device([slot, length, count], torch.int32, part.device)
-            self.chunk.chunk_meta.copy_(chunk_meta)
-            self._graphs[size].replay()
-            length += count
-        return self.chunk.logits.clone()
+            self._replay([Segment(slot, length, len(part), 0)], part)
+            length += len(part)
+        return self.chunk.logits[:1].clone()
+
+    def run_packed(self, parts: Sequence[Part]) -> Tensor:
+        """Run one chunk of several sequences; see `Prefill.run_packed`."""
+        segments = place_segments([(part.slot, part.length, len(part.token_ids)) for part in parts])
+        ids = np.zeros(segments[-1].offset + segments[-1].size, np.int64)
+        for segment, part in zip(segments, parts, strict=True):
+            ids[segment.offset : segment.offset + segment.size] = part.token_ids
+        self._replay(segments, to_device(ids, torch.int64, self.chunk.ids.device))
+        return self.chunk.logits[: len(parts)].clone()
+
+    def _replay(self, segments: Sequence[Segment], ids: Tensor) -> None:
+        size = next(size for size in self._sizes if size >= len(ids) and size in self._graphs)
+        self.chunk.ids[: len(ids)].copy_(ids)
+        table = chunk_table(segments, self.chunk.tokens)
+        self.chunk.chunk_meta.copy_(to_device(table, torch.int32, ids.device))
+        self._graphs[size].replay()
 
     @torch.inference_mode()
     def capture_next(self) -> bool:
@@ -145,7 +193,7 @@ class CudaGraphPrefill:
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
         """Capture a chunk of up to `size` tokens, with slot and lengths from `chunk_meta` at replay."""
-        self.chunk.chunk_meta.copy_(self._null_chunk)  # one token in the null slot
+        self.chunk.chunk_meta.copy_(self._null_chunk)
         self.chunk.run(size)  # compiles
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):

@@ -1,6 +1,6 @@
-"""PrefillStep: a chunk of a prompt through the network, in few launches and without allocating.
+"""PrefillStep: a chunk of prompts through the network, in few launches and without allocating.
 
-The twin of `DecodeStep` for many tokens of one sequence. Projections of the same input are fused into one
+The twin of `DecodeStep` for many tokens of one sequence or several. Projections of one input are one
 product, which also adds the residual; operations between products are one kernel each
 (`jet.ops.prefill_backends`). States are updated in place in a `StatePool`. The fused weights are those of the
 decode step; quantized ones are dequantized a part at a time into one buffer that all products share.
@@ -15,6 +15,7 @@ from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
 from jet.engine.decode_step import fuse_biases, fuse_projections
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.ops.chunk_meta import MAX_PACKED, Segment, last_tokens, make_chunk_meta
 from jet.ops.prefill_backends import PrefillBackend
 from jet.ops.quantization import QuantizedTensor, Weight, row_ranges
 from jet.ops.reference import JetSizes
@@ -35,8 +36,8 @@ class PrefillStep:
 
     Attributes:
         ids: `[tokens]` int64, the chunk's tokens, padded with any ids.
-        chunk_meta: `[3]` int32: slot, tokens before the chunk, tokens in it.
-        logits: `[1, vocabulary]` in the network's dtype, of the token after the chunk.
+        chunk_meta: int32, which sequences the tokens belong to; see `jet.ops.chunk_meta`.
+        logits: `[MAX_PACKED, vocabulary]` in the network's dtype, of the token after each segment.
     """
 
     def __init__(
@@ -48,21 +49,21 @@ class PrefillStep:
         self._dtype, self._device = model.dtype, model.device
         self.tokens = tokens
         self.ids = torch.zeros(tokens, dtype=torch.int64, device=self._device)
-        self.chunk_meta = torch.tensor([pool.null_slot, 0, 1], dtype=torch.int32, device=self._device)
-        self.logits = self._empty(1, config.vocab_size)
+        self.chunk_meta = make_chunk_meta([Segment(pool.null_slot, 0, 1, 0)], tokens, self._device)
+        self.logits = self._empty(MAX_PACKED, config.vocab_size)
         self._sizes = jet_sizes(config)
         self._numbers: Tensor | None = None
         self._bind()
 
     def run(self, tokens: int) -> None:
-        """Run the first `tokens` of `ids`; those from `chunk_meta[2]` on are padding."""
+        """Run the first `tokens` of `ids`; `chunk_meta` says which are padding."""
         x = self._x[:tokens]
         self._embed(x)
         layers = zip(self._model.model.layers, self._pool.layers, self._gate_up, strict=True)
         for layer, memory, gate_up in layers:
             self._mix(layer, memory, x)
             self._transform(layer, gate_up, x)
-        last = self._x.index_select(0, self.chunk_meta[2:].long() - 1)
+        last = self._x.index_select(0, last_tokens(self.chunk_meta))
         normed = torch.empty_like(last)
         self._backend.norm(last, self._model.model.norm.weight, self._config.rms_norm_eps, normed)
         self._multiply(normed, self._model.lm_head.weight, self.logits)
@@ -86,7 +87,7 @@ class PrefillStep:
         self._frequencies = config.rope_theta ** -(exponents / config.head_dim)
         window = config.sliding_window or 0
         if "swa" in (config.layer_types or []):
-            shape = 2, config.num_key_value_heads, window + tokens, config.head_dim
+            shape = 2, config.num_key_value_heads, MAX_PACKED * window + tokens, config.head_dim
             self._lane = self._empty(*shape)
         self._merged: dict[int, tuple[Weight, Tensor | None]] = {}
         self._decays: dict[int, tuple[Tensor, Tensor]] = {}

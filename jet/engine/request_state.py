@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from jet.api import Request
 from jet.engine.banned import BannedGuard
 from jet.engine.stream import Channel
@@ -16,6 +18,7 @@ from jet.token_ids import Tokens
 
 # Reading memory figures takes longer than a token may, and the page shows no more of them than this.
 MEMORY_INTERVAL_S = 0.1
+_SHARED_PREFIX = 128  # tokens; prompts that begin alike are not packed into one chunk
 
 
 class RequestState:
@@ -62,3 +65,9 @@ class RequestState:
         self.ending: Ending | None = None
         self.overrun = 0  # most tokens past `max_new_tokens`, to end a sentence
         self.state_bytes: dict[str, int] = {}
+
+    def begins_like(self, other: RequestState) -> bool:
+        """Return whether `other`, of the same user, will leave a snapshot of this prompt's beginning."""
+        length = min(_SHARED_PREFIX, len(self.input_ids), len(other.input_ids))
+        same_user = bool(self.cache_salt) and self.cache_salt == other.cache_salt
+        return same_user and np.array_equal(self.input_ids[:length], other.input_ids[:length])

@@ -1,9 +1,8 @@
 """The operations between the products of a prompt's chunk, in plain torch: what the kernels must compute.
 
-A chunk is T tokens of one sequence, padded to a size for which there is a graph. Where it belongs stands on
-the device, in `chunk_meta`, `[3]` int32: the sequence's slot, the tokens before the chunk, and the tokens of
-the chunk that are no padding. Padding comes last. Whatever it holds, it leaves no trace in a state, and what
-is computed for it does not matter.
+A chunk is T tokens of one sequence or several, padded to a size for which there is a graph. `chunk_meta` on
+the device says which tokens belong to which sequence (`jet.ops.chunk_meta`). Padding follows the tokens of a
+sequence. It leaves no trace in a state, and its results do not matter.
 
 Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `StatePool`.
 """
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jet.ops.attention import gather_pages, gather_window, write_pages, write_window
+from jet.ops.chunk_meta import read_segments
 from jet.ops.dynamic_conv import dynamic_conv
 from jet.ops.gated_delta_rule import chunk_gated_delta_rule
 from jet.ops.reference import JetSizes
@@ -142,11 +142,11 @@ def convolve_reference(
         conv_state: `[S, D, W]`, newest last.
         out: `[T, D]`, overwritten; after SiLU.
     """
-    slot, _, count = chunk_meta.tolist()
-    taps = kernels[:, :count].float().permute(1, 2, 0) + bias.float().T
-    out[:count] = dynamic_conv(values[None, :count].float(), taps[None], conv_state[slot : slot + 1].float())[
-        0
-    ][0]
+    for slot, _, count, offset in read_segments(chunk_meta):
+        rows = slice(offset, offset + count)
+        taps = kernels[:, rows].float().permute(1, 2, 0) + bias.float().T
+        state = conv_state[slot : slot + 1].float()
+        out[rows] = dynamic_conv(values[None, rows].float(), taps[None], state)[0][0]
 
 
 def chunk_delta_reference(
@@ -164,24 +164,25 @@ def chunk_delta_reference(
         projected: q | k | w1 | v | g | a | b before any activation, `[T, P]`.
         values: after the convolution, `[T, H * V]`.
         decays: `A_log` and `dt_bias`, each `[H]` float32.
-        chunk_meta: `[3]` int32: slot, tokens before the chunk, tokens in it.
+        chunk_meta: see `jet.ops.chunk_meta`.
         states: convolution's last inputs `[S, H * V, W]`, and recurrent ones `[S, H, K, V]` float32.
         out: `[T, H * V]` before the gated norm; only the rows of the chunk's tokens are written.
         sizes: of the JetBlock; S is slots, W `conv_size`.
     """
-    slot, _, count = chunk_meta.tolist()
     log_decay_rate, dt_bias = decays
     conv_state, recurrent_state = states
-    q, k, _, raw, _, a, b = projected[None, :count].float().split(sizes.split_sizes, dim=2)
-    g = -log_decay_rate.float().exp() * F.softplus(a + dt_bias.float())
     heads = (sizes.num_heads, -1)
-    given = (F.silu(q).unflatten(2, heads), F.silu(k).unflatten(2, heads))
-    v = values[None, :count].float().unflatten(2, heads)
-    result, state = chunk_gated_delta_rule(*given, v, g, b.sigmoid(), recurrent_state[slot : slot + 1])
-    out[:count] = result[0].flatten(1)
-    recurrent_state[slot] = state[0]
-    inputs = torch.cat([conv_state[slot], raw[0].T.to(conv_state.dtype)], dim=1)
-    conv_state[slot] = inputs[:, -sizes.conv_size :]
+    for slot, _, count, offset in read_segments(chunk_meta):
+        rows = slice(offset, offset + count)
+        q, k, _, raw, _, a, b = projected[None, rows].float().split(sizes.split_sizes, dim=2)
+        g = -log_decay_rate.float().exp() * F.softplus(a + dt_bias.float())
+        given = (F.silu(q).unflatten(2, heads), F.silu(k).unflatten(2, heads))
+        v = values[None, rows].float().unflatten(2, heads)
+        result, state = chunk_gated_delta_rule(*given, v, g, b.sigmoid(), recurrent_state[slot : slot + 1])
+        out[rows] = result[0].flatten(1)
+        recurrent_state[slot] = state[0]
+        inputs = torch.cat([conv_state[slot], raw[0].T.to(conv_state.dtype)], dim=1)
+        conv_state[slot] = inputs[:, -sizes.conv_size :]
 
 
 def attend_pages_reference(
@@ -204,11 +205,12 @@ def attend_pages_reference(
         queries: `[T, Hq·D]`, scratch.
         out: `[T, Hq·D]`, overwritten.
     """
-    slot, start, count = chunk_meta.tolist()
-    query, key, value = _heads(projected[:count], frequencies, start, pages.shape[2])
-    write_pages(pages, page_table[slot], start, key.to(pages.dtype), value.to(pages.dtype))
-    keys, values = gather_pages(pages, page_table[slot], start + count)
-    out[:count] = _attend(query, keys, values, start + count)
+    for slot, start, count, offset in read_segments(chunk_meta):
+        rows = slice(offset, offset + count)
+        query, key, value = _heads(projected[rows], frequencies, start, pages.shape[2])
+        write_pages(pages, page_table[slot], start, key.to(pages.dtype), value.to(pages.dtype))
+        keys, values = gather_pages(pages, page_table[slot], start + count)
+        out[rows] = _attend(query, keys, values, start + count)
 
 
 def attend_window_reference(
@@ -226,17 +228,18 @@ def attend_window_reference(
     Args:
         projected, frequencies, chunk_meta, queries, out: as in `attend_pages_reference`.
         ring_keys, ring_values: `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`.
-        window_buffer: `[2, Hkv, WINDOW + T, D]`, scratch.
+        window_buffer: `[2, Hkv, rows, D]`, scratch, with a window before each of `MAX_PACKED` segments.
     """
-    slot, start, count = chunk_meta.tolist()
-    query, *new = _heads(projected[:count], frequencies, start, ring_keys.shape[1])
-    seen = []
-    for ring, states in zip((ring_keys[slot], ring_values[slot]), new, strict=True):
-        states = states.to(ring.dtype)
-        seen.append(torch.cat([gather_window(ring, start), states], dim=1))
-        write_window(ring, start, states)
-    keys, values = seen
-    out[:count] = _attend(query, keys, values, ring_keys.shape[2])
+    for slot, start, count, offset in read_segments(chunk_meta):
+        rows = slice(offset, offset + count)
+        query, *new = _heads(projected[rows], frequencies, start, ring_keys.shape[1])
+        seen = []
+        for ring, states in zip((ring_keys[slot], ring_values[slot]), new, strict=True):
+            states = states.to(ring.dtype)
+            seen.append(torch.cat([gather_window(ring, start), states], dim=1))
+            write_window(ring, start, states)
+        keys, values = seen
+        out[rows] = _attend(query, keys, values, ring_keys.shape[2])
 
 
 def _heads(

@@ -92,6 +92,8 @@ class FakeRunner:
         room: how many requests there is memory for at a time.
     """
 
+    max_packed = 0
+
     def __init__(self, story: Callable[[str], str] = "the story of {}. ".format, gated: bool = False) -> None:
         self.story = story
         self.log: list[tuple[str, str]] = []
@@ -144,6 +146,11 @@ class FakeRunner:
             written = self.story(sequence.name).encode()[: sequence.written]
             sequence.prompt = bytearray(bytes(sequence.prompt).removesuffix(written))
         self._note(sequence.name, "prefill")
+
+    def prefill_packed(
+        self, sequences: Sequence[FakeSequence], chunks: Sequence[Tokens]
+    ) -> list[MemoryError | None]:
+        raise NotImplementedError
 
     def synchronize(self, blocking: bool) -> bool:
         if blocking:

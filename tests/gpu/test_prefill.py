@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
 from jet import HybridCache, JetNemotronForCausalLM
 from jet.cache.state_pool import StatePool
-from jet.engine.prefill import SIZES, CudaGraphPrefill, EagerPrefill, make_prefill
+from jet.engine.prefill import SIZES, CudaGraphPrefill, EagerPrefill, Part, make_prefill
 from jet.modeling.quantization import quantize_network
+from jet.ops.chunk_meta import Segment, make_chunk_meta
 from jet.ops.gated_delta_rule import naive_recurrent_gated_delta_rule
 from jet.ops.prefill_backends import triton_prefill_backend
 from jet.ops.reference import JetSizes
@@ -112,6 +115,44 @@ def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype
 
 
 @torch.inference_mode()
+def test_a_prompt_packed_beside_others_is_the_prompt_alone(model: JetNemotronForCausalLM) -> None:
+    """Bit for bit in chunks of one size, whatever lies beside it; nearly so in a smaller one."""
+    pool = StatePool(model.config, 12, 12 * 2048, model.dtype, CUDA)
+    graphs = make_prefill(model, pool)
+    assert isinstance(graphs, CudaGraphPrefill)
+    while graphs.capture_next():
+        pass
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> npt.NDArray[np.int32]:
+        return torch.randint(2, 4000, (count,), generator=generator).numpy().astype(np.int32)
+
+    begun, text, slots = ids(70), ids(200), []
+    results = []
+    for others in ([], [64, 65, 1], [3, 300, 1, 2, 40]):
+        slot = pool.allocate()
+        slots.append(slot)
+        parts = [Part(slot, len(begun), text), *(Part(pool.allocate(), 0, ids(count)) for count in others)]
+        for part in parts:
+            pool.reserve(part.slot, part.length + len(part.token_ids), part.length)
+        graphs.run(slot, 0, torch.from_numpy(begun).long().to(CUDA))
+        graphs._sizes = (1024,)  # one size, so that products are cut alike
+        results.append((graphs.run_packed(parts[::-1])[-1], *states(pool, slot)))
+        graphs._sizes = SIZES
+        for part in parts[1:]:
+            pool.free(part.slot)
+    for other in results[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
+    slot = pool.allocate()
+    pool.reserve(slot, len(begun) + len(text))
+    graphs.run(slot, 0, torch.from_numpy(begun).long().to(CUDA))
+    alone = graphs.run(slot, len(begun), torch.from_numpy(text).long().to(CUDA))[0]
+    assert error(results[0][0].double(), alone.double()) < 2e-2
+    for ours, theirs in zip(results[0][1:], states(pool, slot), strict=True):
+        assert error(ours, theirs) < 2e-2
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_quantized_weights_are_read_by_graphs(scheme: str) -> None:
     half = JetNemotronForCausalLM.from_pretrained(STORY_MODEL, dtype=torch.bfloat16).to(CUDA).eval()
@@ -142,7 +183,7 @@ def test_64k_tokens_in_chunks_are_as_near_the_truth_as_one_block() -> None:
     read = triton_prefill_backend(chunk, sizes, torch.bfloat16, torch.device(CUDA)).chunk_delta
     for begin in range(0, length, chunk):
         part = slice(begin, begin + chunk)
-        chunk_meta = torch.tensor([0, begin, chunk], dtype=torch.int32, device=CUDA)
+        chunk_meta = make_chunk_meta([Segment(0, begin, chunk, 0)], chunk, CUDA)
         read(projected[part], values[part], decays, chunk_meta, states, out[part], sizes)
     q, k, _, _, _, a, b = projected.double().split(sizes.split_sizes, dim=1)
     heads = [torch.nn.functional.silu(x)[None, :, None] for x in (q, k)]

@@ -17,10 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.chunk_meta import ALIGNMENT, FIELDS, MAX_PACKED
+
 VECTOR = 16  # bytes a thread loads at once
 # Bytes of the next weight: with more, the memory has no more to do but the cache has.
 # Of int4 half as many, as its products are over sooner.
 PREFETCH_BYTES = 2**20
+_ALIGNMENT, _FIELDS = tl.constexpr(ALIGNMENT), tl.constexpr(FIELDS)
+_MAX_PACKED = tl.constexpr(MAX_PACKED)
 
 
 def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) -> dict[str, Any]:
@@ -39,6 +43,20 @@ def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) ->
         "num_warps": num_warps,
     }
     return options | ({"launch_pdl": True} if pdl else {})
+
+
+@triton.jit
+def load_segment(chunk_meta, segment):
+    """Slot, tokens before the chunk, tokens in it and offset of a segment (`jet.ops.chunk_meta`)."""
+    fields = chunk_meta + segment * _FIELDS
+    slot, start = tl.load(fields).to(tl.int64), tl.load(fields + 1)
+    return slot, start, tl.load(fields + 2), tl.load(fields + 3)
+
+
+@triton.jit
+def segment_at(chunk_meta, token):
+    """The segment that a token of the chunk lies in."""
+    return tl.load(chunk_meta + _MAX_PACKED * _FIELDS + token // _ALIGNMENT)
 
 
 @triton.jit

@@ -4,11 +4,11 @@
 
 Two or three launches: heads are rotated, keys and values written where they will be read; then every program
 has some queries of one head and goes through the keys that any of them sees, block by block, with a running
-softmax (arXiv 2205.14135). Blocks outside a window are not touched. Where `chunk_meta` says how long
-everything is, so that a captured graph serves every length.
+softmax (arXiv 2205.14135). Blocks outside a window are not touched. `chunk_meta` says on the device which
+sequences the tokens belong to, so that a captured graph serves every chunk.
 
 Full attention reads the pages themselves. A window's ring is laid out in order beside the chunk first, since
-the chunk overwrites it: row r of `Lane` is the token `start - WINDOW + r`.
+the chunk overwrites it. Each segment has its rows there: the first is the token `start - WINDOW`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from jet.ops.chunk_meta import MAX_PACKED, max_segments
+from jet.ops.triton.common import load_segment, segment_at
 
 TOKENS = 32  # of a program that moves heads
 LOG2_E = 1.4426950408889634  # the softmax is of powers of 2
@@ -52,6 +55,11 @@ def attend_pages(
     _attend(queries, pages, page_table, chunk_meta, out, page_table.shape[1], shape | paged)
 
 
+def window_rows(window: int, tokens: int) -> int:
+    """Return the rows of a window buffer for chunks of `tokens` tokens: a window before each segment."""
+    return MAX_PACKED * window + tokens
+
+
 def attend_window(
     projected: Tensor,
     frequencies: Tensor,
@@ -62,13 +70,16 @@ def attend_window(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Twin of `attend_window_reference`; `window_buffer` is scratch `[2, Hkv, WINDOW + T, D]`."""
+    """Twin of `attend_window_reference`; `window_buffer`: scratch of `window_rows` rows."""
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
+    segments = max_segments(len(projected))
     # A lane is read as one page that is long enough.
     paged = {"PAGE_SIZE": window_buffer.shape[2], "WINDOW": window}
-    _load_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
+    if window_buffer.shape[2] < window_rows(window, len(projected)):
+        raise ValueError(f"A window buffer of {window_buffer.shape[2]} rows is too small.")
+    _load_window[(triton.cdiv(window, TOKENS), 2 * kv_heads, segments)](
         ring_keys, ring_values, chunk_meta, window_buffer, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
     _rotate_and_store[(triton.cdiv(len(projected), TOKENS), heads + 2 * kv_heads)](
@@ -86,7 +97,7 @@ def attend_window(
         num_warps=4,
     )
     _attend(queries, window_buffer, chunk_meta, chunk_meta, out, 1, shape | paged)
-    _store_window[(triton.cdiv(window, TOKENS), 2 * kv_heads)](
+    _store_window[(triton.cdiv(window, TOKENS), 2 * kv_heads, segments)](
         window_buffer, chunk_meta, ring_keys, ring_values, TOKENS=TOKENS, **shape, **paged, num_warps=4
     )
 
@@ -128,11 +139,13 @@ def _rotate_and_store(
     """Rotate queries and keys, and put everything where it belongs."""
     HALF: tl.constexpr = D // 2
     head = tl.program_id(1)
-    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    segment = segment_at(chunk_meta, tl.program_id(0) * TOKENS)
+    slot, start, count, offset = load_segment(chunk_meta, segment)
+    place = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    token = place - offset
     column = tl.arange(0, BLOCK_D // 2)
     inside = (token < count)[:, None] & (column < HALF)[None, :]
-    source = token.to(tl.int64)[:, None] * ((HEADS + 2 * KV_HEADS) * D) + head * D + column[None, :]
+    source = place.to(tl.int64)[:, None] * ((HEADS + 2 * KV_HEADS) * D) + head * D + column[None, :]
     first = tl.load(projected + source, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(projected + source + HALF, mask=inside, other=0.0).to(tl.float32)
     if head < HEADS + KV_HEADS:
@@ -141,14 +154,14 @@ def _rotate_and_store(
         cos, sin = tl.cos(angle), tl.sin(angle)
         first, second = first * cos - second * sin, second * cos + first * sin
     if head < HEADS:
-        target = queries + token.to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
+        target = queries + place.to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
         tl.store(target, first.to(queries.dtype.element_ty), mask=inside)
         tl.store(target + HALF, second.to(queries.dtype.element_ty), mask=inside)
     else:
         kv = (head - HEADS) // KV_HEADS  # 0: keys, 1: values
         kv_head = (head - HEADS) % KV_HEADS
         if WINDOW:
-            row = WINDOW + token
+            row = _first_row(segment, offset, WINDOW) + WINDOW + token
             target = (
                 window_buffer
                 + ((kv * KV_HEADS + kv_head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D
@@ -166,6 +179,12 @@ def _rotate_and_store(
 
 
 @triton.jit
+def _first_row(segment, offset, WINDOW: tl.constexpr):
+    """A segment's first row of the window buffer."""
+    return segment * WINDOW + offset
+
+
+@triton.jit
 def _load_window(
     ring_keys, ring_values, chunk_meta, window_buffer,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -173,15 +192,17 @@ def _load_window(
 ):  # fmt: skip
     """Load the window before the chunk, in order."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
-    slot, start = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1)
+    segment = tl.program_id(2)
+    slot, start, count, offset = load_segment(chunk_meta, segment)
+    if count == 0:
+        return
     row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     column = tl.arange(0, BLOCK_D)
     token = start - WINDOW + row
     inside = ((row < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
     source = (((slot * KV_HEADS + head) * WINDOW + (token + WINDOW) % WINDOW) * D)[:, None] + column[None, :]
-    target = (
-        window_buffer + ((kv * KV_HEADS + head) * PAGE_SIZE + row).to(tl.int64)[:, None] * D + column[None, :]
-    )
+    row += (kv * KV_HEADS + head) * PAGE_SIZE + _first_row(segment, offset, WINDOW)
+    target = window_buffer + row.to(tl.int64)[:, None] * D + column[None, :]
     if kv == 0:
         tl.store(target, tl.load(ring_keys + source, mask=inside, other=0.0), mask=inside)
     else:
@@ -196,12 +217,15 @@ def _store_window(
 ):  # fmt: skip
     """Store the chunk's last tokens in the ring, token t at `t % WINDOW`."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
-    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
+    segment = tl.program_id(2)
+    slot, start, count, offset = load_segment(chunk_meta, segment)
+    if count == 0:
+        return
     back = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)  # from the chunk's end
     column = tl.arange(0, BLOCK_D)
     token = count - 1 - back
     inside = ((back < WINDOW) & (token >= 0))[:, None] & (column < D)[None, :]
-    row = (kv * KV_HEADS + head) * PAGE_SIZE + WINDOW + token
+    row = (kv * KV_HEADS + head) * PAGE_SIZE + _first_row(segment, offset, WINDOW) + WINDOW + token
     moved = tl.load(window_buffer + row.to(tl.int64)[:, None] * D + column[None, :], mask=inside, other=0.0)
     cell = (start + tl.maximum(token, 0)) % WINDOW
     target = (((slot * KV_HEADS + head) * WINDOW + cell) * D)[:, None] + column[None, :]
@@ -222,14 +246,17 @@ def _flash_kernel(
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
     kv_head = head // (HEADS // KV_HEADS)
-    slot, start, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 1), tl.load(chunk_meta + 2)
-    if block * BLOCK_M >= count:
+    segment = segment_at(chunk_meta, block * BLOCK_M)
+    slot, start, count, offset = load_segment(chunk_meta, segment)
+    if block * BLOCK_M >= offset + count:
         return
+    block -= offset // BLOCK_M  # from here on, tokens count from the segment's first
     shift = start
     first_row = 0
     begin = 0
     if WINDOW:
         shift = WINDOW
+        pages += _first_row(segment, offset, WINDOW).to(tl.int64) * D
         first_row = tl.maximum(WINDOW - start, 0)  # the first row in which a token stands
         begin = tl.maximum(block * BLOCK_M + 1, first_row) // BLOCK_N * BLOCK_N
     total = shift + count
@@ -237,7 +264,7 @@ def _flash_kernel(
     i = block * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.arange(0, BLOCK_D)
     mask = (i < count)[:, None] & (column < D)[None, :]
-    cell = i.to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
+    cell = (offset + i).to(tl.int64)[:, None] * (HEADS * D) + head * D + column[None, :]
     query = tl.load(queries + cell, mask=mask, other=0.0)
     row_max = tl.full([BLOCK_M], -1e30, tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)

@@ -12,8 +12,8 @@ unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06
   outputs on its way. The state is held transposed, `[V, K]` in registers, so that it is the left operand of
   every product and never has to pass through shared memory.
 
-`chunk_meta` on the device says which slot, how many tokens stand before the chunk, and how many it has. So
-launches do not depend on it, and a captured graph serves every chunk up to its size.
+`chunk_meta` (`jet.ops.chunk_meta`) says on the device which slots the tokens belong to. So launches do not
+depend on it, and a captured graph serves every chunk up to its size. Segments are scanned in parallel.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from jet.ops.chunk_meta import ALIGNMENT, max_segments
 from jet.ops.gated_delta_rule import EPS
 from jet.ops.gpu_target import gpu_target
 from jet.ops.reference import JetSizes
-from jet.ops.triton.common import silu
+from jet.ops.triton.common import load_segment, segment_at, silu
 
-BLOCK = 64  # tokens
+BLOCK = ALIGNMENT  # tokens; a block has tokens of one segment
 _EPS = tl.constexpr(EPS)
 
 
@@ -153,7 +154,7 @@ def chunk_delta(
         num_warps=4,
     )
     conv_state, recurrent_state = states
-    _scan[(triton.cdiv(sizes.head_v_dim, columns), sizes.num_heads)](
+    _scan[(triton.cdiv(sizes.head_v_dim, columns), sizes.num_heads, max_segments(len(projected)))](
         projected,
         values,
         chunk_meta,
@@ -184,13 +185,13 @@ def _prepare(
 ):  # fmt: skip
     ROW_SIZE: tl.constexpr = 2 * HEADS * HEAD_K_DIM + GENERATOR_DIM + 2 * HEADS * HEAD_V_DIM + 2 * HEADS
     block, head = tl.program_id(0), tl.program_id(1)
-    count = tl.load(chunk_meta + 2)
-    if block * BLOCK >= count:
+    _, _, count, offset = load_segment(chunk_meta, segment_at(chunk_meta, block * BLOCK))
+    if block * BLOCK >= offset + count:
         return
     kind = w_keys.dtype.element_ty
     t = tl.arange(0, BLOCK)
     token = block * BLOCK + t
-    valid = token < count
+    valid = token < offset + count
     row = projected + token.to(tl.int64) * ROW_SIZE
 
     # Gates; what is beyond the chunk neither fades nor writes.
@@ -256,8 +257,8 @@ def _solve(
 ):  # fmt: skip
     """Invert a block's system, and apply that to its keys."""
     block, head = tl.program_id(0), tl.program_id(1)
-    count = tl.load(chunk_meta + 2)
-    if block * BLOCK >= count:
+    _, _, count, offset = load_segment(chunk_meta, segment_at(chunk_meta, block * BLOCK))
+    if block * BLOCK >= offset + count:
         return
     kind = w_keys.dtype.element_ty
     t = tl.arange(0, BLOCK)
@@ -306,7 +307,9 @@ def _scan(
 ):  # fmt: skip
     ROW_SIZE: tl.constexpr = 2 * HEADS * HEAD_K_DIM + GENERATOR_DIM + 2 * HEADS * HEAD_V_DIM + 2 * HEADS
     part, head = tl.program_id(0), tl.program_id(1)
-    slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
+    slot, _, count, offset = load_segment(chunk_meta, tl.program_id(2))
+    if count == 0:
+        return
     kind = w_keys.dtype.element_ty
     channel = part * BLOCK_V + tl.arange(0, BLOCK_V)
     in_head = channel < HEAD_V_DIM
@@ -321,9 +324,13 @@ def _scan(
         states = states + (tl.load(state + key[None, :] * HEAD_V_DIM, mask=inside, other=0.0),)  # noqa: RUF005
 
     for block in tl.range(0, tl.cdiv(count, BLOCK), num_stages=NUM_STAGES):
-        at = (block * HEADS + head).to(tl.int64)
+        at = ((offset // BLOCK + block) * HEADS + head).to(tl.int64)
         token = block * BLOCK + t
-        cell = token.to(tl.int64)[:, None] * (HEADS * HEAD_V_DIM) + head * HEAD_V_DIM + channel[None, :]
+        cell = (
+            (offset + token).to(tl.int64)[:, None] * (HEADS * HEAD_V_DIM)
+            + head * HEAD_V_DIM
+            + channel[None, :]
+        )
         read = (token < count)[:, None] & in_head[None, :]
         value = tl.load(values + cell, mask=read, other=0.0)
         corner = at * BLOCK * BLOCK + t[:, None] * BLOCK + t[None, :]
@@ -364,7 +371,7 @@ def _scan(
     for w in tl.static_range(CONV_SIZE):
         token = count - CONV_SIZE + w + tl.zeros([BLOCK_V], tl.int32)
         old = tl.load(memory + count + w, mask=in_head & (token < 0), other=0.0)
-        new = tl.load(raw + token.to(tl.int64) * ROW_SIZE, mask=in_head & (token >= 0), other=0.0)
+        new = tl.load(raw + (offset + token).to(tl.int64) * ROW_SIZE, mask=in_head & (token >= 0), other=0.0)
         window = window + (tl.where(token < 0, old, new.to(conv_state.dtype.element_ty)),)  # noqa: RUF005
     tl.debug_barrier()  # a thread may hold a copy of what another one writes
     for w in tl.static_range(CONV_SIZE):

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from jet.ops.triton.common import silu
+from jet.ops.triton.common import load_segment, segment_at, silu
 
 COLUMNS = 1024  # of a program that has nothing to add up
 
@@ -142,24 +142,25 @@ def _convolve_kernel(
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Convolve some channels of some tokens; the kernels of neighboring taps lie `tap_stride` apart."""
-    slot, count = tl.load(chunk_meta).to(tl.int64), tl.load(chunk_meta + 2)
+    first = tl.program_id(1) * ROWS
+    slot, _, count, offset = load_segment(chunk_meta, segment_at(chunk_meta, first))
     state_ptr = conv_state + slot * D * W
     given = values, kernels, bias, state_ptr, out
-    first = tl.program_id(1) * ROWS
-    # The first tokens also see the state. Apart from the others, for whose sake everything is read as it
-    # lies.
-    if first == 0:
-        _convolve_tile(*given, 0, tl.minimum(count, W - 1), tap_stride, True, STRIDE, D, W, ROWS, BLOCK)
-    _convolve_tile(*given, first + W - 1, count, tap_stride, False, STRIDE, D, W, ROWS, BLOCK)
+    end = offset + count
+    # A segment's first tokens also see the state, apart from the others, which read contiguous memory.
+    if first == offset:
+        last = tl.minimum(end, offset + W - 1)
+        _convolve_tile(*given, offset, last, offset, tap_stride, True, STRIDE, D, W, ROWS, BLOCK)
+    _convolve_tile(*given, first + W - 1, end, offset, tap_stride, False, STRIDE, D, W, ROWS, BLOCK)
 
 
 @triton.jit
 def _convolve_tile(
-    values, kernels, bias, state_ptr, out, first, end, tap_stride,
+    values, kernels, bias, state_ptr, out, first, end, offset, tap_stride,
     STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, behind what came before."""
+    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, those at a segment's start."""
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = (token < end) & (channel < D)[None, :]
@@ -171,7 +172,7 @@ def _convolve_tile(
         tap += tl.load(bias + w * D + channel[None, :], mask=(channel < D)[None, :], other=0.0).to(tl.float32)
         back = w - (W - 1)  # of the token that this tap weighs
         if STATE:
-            before = token + back  # below 0 it stands in the state
+            before = token - offset + back  # below 0 it lies in the state
             from_input = tl.load(values + source + back * STRIDE, mask=mask & (before >= 0), other=0.0)
             from_state = tl.load(
                 state_ptr + channel[None, :] * W + W + before, mask=mask & (before < 0), other=0.0

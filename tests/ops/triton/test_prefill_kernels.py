@@ -16,6 +16,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 
 from jet.ops import prefill_backends as twin
+from jet.ops.chunk_meta import Segment, make_chunk_meta, place_segments
 from jet.ops.gpu_target import GpuTarget, assume_target
 from jet.ops.reference import JetSizes
 from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
@@ -41,8 +42,8 @@ def unwritten(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full(shape, torch.nan, dtype=dtype, device=DEVICE)
 
 
-def chunk_meta(start: int, count: int) -> Tensor:
-    return torch.tensor([SLOT, start, count], dtype=torch.int32, device=DEVICE)
+def chunk_meta(start: int, count: int, tokens: int = 320) -> Tensor:
+    return make_chunk_meta([Segment(SLOT, start, count, 0)], tokens, DEVICE)
 
 
 def agree(ours: Tensor, theirs: Tensor) -> None:
@@ -93,6 +94,53 @@ def test_convolution(tokens: int, count: int, channels: int, width: int, dtype: 
     prefill_elementwise.convolve(values, kernels, bias, chunk_meta(0, count), state, outs[0])
     twin.convolve_reference(values, kernels, bias, chunk_meta(0, count), state, outs[1])
     agree(outs[0][:count], outs[1][:count])
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_convolution_of_packed_sequences(dtype: torch.dtype) -> None:
+    segments = place_segments([(2, 7, 2), (0, 0, 66), (1, 3, 5)])
+    tokens, channels, width = 200, 20, 4
+    values, kernels = (
+        unwritten(tokens, channels, dtype=dtype),
+        unwritten(width, tokens, channels, dtype=dtype),
+    )
+    for segment in segments:
+        rows = slice(segment.offset, segment.offset + segment.size)
+        values[rows] = normal(segment.size, channels).to(dtype)
+        kernels[:, rows] = normal(width, segment.size, channels).to(dtype)
+    given = values, kernels, normal(width, channels).to(dtype), make_chunk_meta(segments, tokens, DEVICE)
+    state, outs = normal(SLOTS, channels, width).to(dtype), [torch.zeros_like(values) for _ in range(2)]
+    prefill_elementwise.convolve(*given, state, outs[0])
+    twin.convolve_reference(*given, state, outs[1])
+    agree(*outs)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_delta_rule_of_packed_sequences(dtype: torch.dtype) -> None:
+    """Each starts from its own state, and what lies between them is left alone."""
+    sizes, tokens = JetSizes(2, 12, 18, 5, 4), 260
+    segments = place_segments([(2, 7, 3), (0, 0, 70), (1, 3, 64)])
+    projected = unwritten(tokens, sum(sizes.split_sizes), dtype=dtype)
+    values = unwritten(tokens, sizes.num_heads * sizes.head_v_dim, dtype=dtype)
+    for segment in segments:
+        rows = slice(segment.offset, segment.offset + segment.size)
+        projected[rows] = normal(segment.size, projected.shape[1]).to(dtype)
+        values[rows] = normal(segment.size, values.shape[1], seed=1).to(dtype)
+    decays = normal(sizes.num_heads, seed=2), normal(sizes.num_heads, seed=3)
+    given = (
+        normal(SLOTS, sizes.num_heads * sizes.head_v_dim, sizes.conv_size).to(dtype),
+        normal(SLOTS, sizes.num_heads, sizes.head_k_dim, sizes.head_v_dim),
+    )
+    scratch = prefill_delta_rule.DeltaRuleScratch.make(tokens, sizes, dtype, torch.device(DEVICE))
+    for tensor in vars(scratch).values():
+        tensor.fill_(torch.nan)
+    meta, results = make_chunk_meta(segments, tokens, DEVICE), []
+    for read, more in ((prefill_delta_rule.chunk_delta, (scratch,)), (twin.chunk_delta_reference, ())):
+        states, out = tuple(state.clone() for state in given), torch.zeros_like(values)
+        read(projected, values, decays, meta, states, out, sizes, *more)
+        results.append((out, *states))
+    for ours, theirs in zip(*results, strict=True):
+        agree(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -172,10 +220,39 @@ def test_attention(start: int, tokens: int, count: int, kind: str, dtype: torch.
             for token in range(max(0, start - window), start):
                 for part, ring in enumerate(rings):
                     ring[SLOT, :, token % window] = normal(kv_heads, dim, seed=2 * token + part).to(dtype)
-            window_buffer = unwritten(2, kv_heads, window + 100, dim, dtype=dtype)
+            rows = prefill_attention.window_rows(window, 100)
+            window_buffer = unwritten(2, kv_heads, rows, dim, dtype=dtype)
             memory = rings
             getattr(module, name)(*given, *rings, window_buffer, queries, out)
         results.append((out[:count], *(kept.nan_to_num(7.0) for kept in memory)))
+    for ours, theirs in zip(*results, strict=True):
+        agree(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("kind", ["pages", "window"])
+def test_attention_of_packed_sequences(kind: str, dtype: torch.dtype) -> None:
+    heads, kv_heads, dim, page, window, tokens = 4, 2, 12, 64, 20, 200
+    segments = place_segments([(2, 60, 9), (0, 0, 65), (1, 23, 2)])
+    projected = unwritten(tokens, (heads + 2 * kv_heads) * dim, dtype=dtype)
+    for segment in segments:
+        rows = slice(segment.offset, segment.offset + segment.size)
+        projected[rows] = normal(segment.size, projected.shape[1]).to(dtype)
+    frequencies = 10000.0 ** -(torch.arange(0, dim, 2, device=DEVICE) / dim)
+    table = torch.tensor([[5, 2], [3, 6], [1, 4]], dtype=torch.int32, device=DEVICE)
+    given, results = (projected, frequencies, make_chunk_meta(segments, tokens, DEVICE)), []
+    for module in (prefill_attention, twin):
+        attend = getattr(module, "attend_" + kind + ("_reference" if module is twin else ""))
+        out = torch.zeros(tokens, heads * dim, dtype=dtype, device=DEVICE)
+        queries = torch.full_like(out, torch.nan)
+        if kind == "pages":
+            memory: tuple[Tensor, ...] = (normal(7, 2, kv_heads, page, dim).to(dtype),)
+            attend(*given, table, *memory, queries, out)
+        else:
+            memory = tuple(normal(SLOTS, kv_heads, window, dim, seed=seed).to(dtype) for seed in (0, 1))
+            buffer = unwritten(2, kv_heads, prefill_attention.window_rows(window, tokens), dim, dtype=dtype)
+            attend(*given, *memory, buffer, queries, out)
+        results.append((out, *memory))
     for ours, theirs in zip(*results, strict=True):
         agree(ours, theirs)
 
