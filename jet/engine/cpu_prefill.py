@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
 from jet.engine.decode_step import fuse_biases, one_weight
-from jet.engine.prefill import UnpackedPrefill
+from jet.engine.unpacked_prefill import UnpackedPrefill
 from jet.modeling import JetNemotronForCausalLM
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.model import Attention, DecoderLayer, JetBlock

@@ -16,6 +16,8 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -181,14 +183,12 @@ class StartCompilation:
         self._compiler: KernelCompiler | None = None
         self._closed = False
         missing = self._manifest.read(self._first) is None and not self._adopt()
-        # Traced before weights load: building the meta network changes PyTorch's defaults for all threads.
-        missing_later = self._manifest.read(self._later) is None
-        jobs = kernels.jobs(self._later) if missing_later else []
         if missing:
             self._say_mismatch()
+            # Traced before weights load: a meta network changes PyTorch's defaults for all threads.
             self._compiler = KernelCompiler(kernels.jobs(self._first), kernels.target)
-        if missing_later:
-            threading.Thread(target=self._compile_later, args=[jobs], daemon=True).start()
+        if self._manifest.read(self._later) is None:
+            threading.Thread(target=self._compile_later, daemon=True).start()
 
     def wait(self) -> Compilation:
         """Wait until all kernels that the start needs are compiled or have failed."""
@@ -226,13 +226,51 @@ class StartCompilation:
                 )
                 return
 
-    def _compile_later(self, jobs: Sequence[Any]) -> None:
+    def _compile_later(self) -> None:
         self.wait()
         if not self._closed:
-            workers = max(1, (os.cpu_count() or 1) // 4)
-            result = KernelCompiler(jobs, self._kernels.target, workers, nice=10).wait()
-            if not result.errors:
-                self._manifest.write(self._later, result.folders)
+            compile_apart(self._kernels, self._later)
+
+
+_APART = """
+import json, os, sys
+os.nice(10)
+import torch
+from jet.engine.kernel_store import KernelSet, compile_all
+from jet.modeling import JetNemotronConfig
+from jet.ops.gpu_target import GpuTarget
+given = json.load(sys.stdin)
+config = JetNemotronConfig.from_dict(given["config"])
+kernels = KernelSet(config, getattr(torch, given["dtype"]), given["scheme"], GpuTarget(*given["target"]))
+compile_all(kernels, given["sizes"], given["workers"])
+"""
+
+
+def compile_apart(kernels: KernelSet, sizes: Sequence[int]) -> None:
+    """Compile the kernels for batches of these sizes in a process of low priority, and wait for it.
+
+    Finding out which kernels these are imports much that an engine does without, so that is done there, too.
+    """
+    target = kernels.target
+    given = {
+        "config": kernels.config.to_dict(),
+        "dtype": str(kernels.dtype).removeprefix("torch."),
+        "scheme": kernels.scheme,
+        "target": [target.capability, target.processors, target.shared_memory],
+        "sizes": list(sizes),
+        "workers": max(1, (os.cpu_count() or 1) // 4),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _APART],
+        input=json.dumps(given, default=str),
+        cwd=_PACKAGE.parent,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "JET_LAZY_IMPORTS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        log.warning("Kernels of other batch sizes are not compiled ahead: %s", done.stderr[-500:])
 
 
 def begin(

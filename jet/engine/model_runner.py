@@ -27,7 +27,7 @@ from jet.cache.prefix_cache import CacheEntry, PrefixCache
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.decode_step import DecodeStep
 from jet.engine.decoder import Decoder, make_decoder
-from jet.engine.prefill import Part, Prefill, make_prefill
+from jet.engine.prefill import Prefill, make_prefill
 from jet.engine.rollback import Rollback
 from jet.engine.sampler import attempt_stream
 from jet.engine.scoring import ScoringPrefill
@@ -37,6 +37,7 @@ from jet.engine.stored_states import StoredStates
 from jet.engine.text.healing import Healing, HealingPath, Logits, NoPathError, log_softmax
 from jet.engine.text.healing import draw as sample_path
 from jet.engine.text.word_bias import BiasedSequence
+from jet.engine.unpacked_prefill import Part
 from jet.hardware import synchronize
 from jet.modeling import JetNemotronConfig, JetNemotronForCausalLM
 from jet.modeling.structure_check import StructureGuard
@@ -272,6 +273,7 @@ class ModelRunner:
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.num_computed_tokens}"):
             ids = to_device(np.asarray(tokens), torch.int64, self._model.device)
             logits = (prefill or self._prefill).run(sequence.slot, sequence.num_computed_tokens, ids)
+        self._check_network()
         self._end_chunk(sequence, tokens, logits)
 
     @property
@@ -301,6 +303,7 @@ class ModelRunner:
         if ready:
             with _memory_errors(f"reading {len(ready)} prompts"):
                 logits = self._prefill.run_packed(parts)
+            self._check_network()
             for row, (sequence, tokens) in enumerate(ready):
                 self._end_chunk(sequence, tokens, logits[row : row + 1].clone())
         return errors
@@ -316,7 +319,13 @@ class ModelRunner:
         with _memory_errors(f"reading {tokens} tokens after {sequence.num_computed_tokens}"):
             before = sequence.num_computed_tokens
             self._pool.reserve(sequence.slot, before + tokens, before)
-        self._guard.check()  # prefill and decode must run the same network
+
+    def _check_network(self) -> None:
+        """Raise CheckpointError if prefill and decode do not run the same network.
+
+        To be called once a chunk has been launched: the check takes the host a millisecond.
+        """
+        self._guard.check()
 
     def _end_chunk(self, sequence: Sequence, tokens: abc.Sequence[int] | Tokens, logits: Tensor) -> None:
         sequence.num_computed_tokens += len(tokens)
@@ -523,17 +532,19 @@ class ModelRunner:
         self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
     ) -> None:
         """Draw the first token of sequences that have just been prefilled, and snapshot their states."""
+        launched = list[tuple[Sequence, StepFuture]]()
         for sequence in sequences:
             if sequence.logits is not None and sequence.healing is not None:
                 outcomes[sequence] = self._sample_healing(sequence, sequence.healing)
             elif sequence.logits is not None:
                 self._rollback.mark_first(sequence)
-                step = self._decoder.sample(sequence)
+                launched.append((sequence, self._decoder.sample(sequence)))
                 sequence.num_generated += 1
-                outcome = outcomes[sequence] = self._accept(sequence, step)
-                if isinstance(outcome, int) and sequence.num_computed_tokens > sequence.last_snapshot:
-                    self._snapshot(sequence)
-                sequence.logits = None
+        for sequence, step in launched:
+            outcome = outcomes[sequence] = self._accept(sequence, step)
+            if isinstance(outcome, int) and sequence.num_computed_tokens > sequence.last_snapshot:
+                self._snapshot(sequence)
+            sequence.logits = None
 
     def _sample_healing(self, sequence: Sequence, healing: Healing) -> int | Exception:
         """Draw the end of the prompt again. The state before it is kept as a snapshot."""

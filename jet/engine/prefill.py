@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from jet.cache.pinned import to_device
 from jet.cache.state_pool import PAGE_SIZE, StatePool
 from jet.engine.prefill_step import PrefillStep, jet_sizes
+from jet.engine.unpacked_prefill import Part, UnpackedPrefill
 from jet.modeling import JetNemotronForCausalLM
 from jet.ops.activations import compiled_linear
 from jet.ops.availability import has_triton
@@ -32,14 +32,6 @@ FIRST_SIZES = (64, 512)  # captured at start, with the largest; `capture_next` c
 LARGEST = (4096, 1024, 256)  # largest sizes to try when memory is short: buffers are as long as a chunk
 
 log = logging.getLogger(__name__)
-
-
-class Part(NamedTuple):
-    """The tokens `[T]` of one sequence in a packed chunk, after the `length` tokens in its slot."""
-
-    slot: int
-    length: int
-    token_ids: npt.NDArray[np.int32]
 
 
 class Prefill(Protocol):
@@ -96,27 +88,6 @@ def _graphs(model: JetNemotronForCausalLM, pool: StatePool, most: int) -> CudaGr
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-
-
-class UnpackedPrefill:
-    """Base of the prefills that run one sequence at a time and have nothing to capture."""
-
-    max_packed = 0
-    device = torch.device("cpu")
-
-    def run(self, slot: int, length: int, ids: Tensor) -> Tensor:
-        """Run one chunk; see `Prefill.run`."""
-        raise NotImplementedError
-
-    def run_packed(self, parts: Sequence[Part]) -> Tensor:
-        """Run the sequences one after the other; see `Prefill.run_packed`."""
-        return torch.cat(
-            [self.run(slot, length, to_device(ids, torch.int64, self.device)) for slot, length, ids in parts]
-        )
-
-    def capture_next(self) -> bool:
-        """Return False: nothing has to be captured."""
-        return False
 
 
 class EagerPrefill(UnpackedPrefill):

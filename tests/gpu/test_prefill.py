@@ -134,7 +134,7 @@ def test_a_prompt_packed_beside_others_is_the_prompt_alone(model: JetNemotronFor
         slots.append(slot)
         parts = [Part(slot, len(begun), text), *(Part(pool.allocate(), 0, ids(count)) for count in others)]
         for part in parts:
-            pool.reserve(part.slot, part.length + len(part.token_ids), part.length)
+            pool.reserve(part.slot, part.length + len(part.token_ids))
         graphs.run(slot, 0, torch.from_numpy(begun).long().to(CUDA))
         graphs._sizes = (1024,)  # one size, so that products are cut alike
         results.append((graphs.run_packed(parts[::-1])[-1], *states(pool, slot)))
