@@ -160,7 +160,7 @@ def _convolve_tile(
     STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, those at a segment's start."""
+    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, at a segment's start."""
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = (token < end) & (channel < D)[None, :]
