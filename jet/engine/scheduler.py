@@ -1,6 +1,6 @@
 """Scheduler: which request runs when. Plain data; the engine holds its lock around every call.
 
-A request waits, is admitted, prefills and decodes. Prompts are prefilled one after the other, in chunks; all
+A request waits, is admitted, prefills and decodes. Prompts are prefilled in their order, in chunks; all
 decoding requests form one batch, one token a step.
 """
 
