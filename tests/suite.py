@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-PROCESSES = min(4, os.cpu_count() or 1)
+PROCESSES = min(4, (os.cpu_count() or 1) + 1)  # one more: browsers and servers often wait
 PARTS = {
     "one after the other": ("alone", []),
     # As they stand: sorted by how many tests they have, files with few long ones would come last.

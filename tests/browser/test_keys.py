@@ -109,7 +109,7 @@ def test_paste_drop_input_methods_and_autocorrection_stop_it_too(slow: Page, dev
     assert taken_over(slow, compose) == "你好"
     box = slow.locator(STORY).bounding_box()
     assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] - 30
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2  # messages stand at the foot
     assert taken_over(slow, lambda: devices.drop(" dropped", x, y)) == " dropped"
 
 

@@ -143,6 +143,7 @@ def test_a_reload_in_the_midst_of_a_story_frees_it_and_keeps_the_text(
         finish(job, reason, *given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "_finish", note)
+    monkeypatch.setattr(engine._output, "_finish", note)
     tab = browser.new_context().new_page()
     tab.set_default_timeout(30_000)
     tab.goto(url)

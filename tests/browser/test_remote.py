@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,9 @@ def test_a_real_server_writes_a_story(browser: Browser, tmp_path: Path) -> None:
         show_numbers(page)
         panel = page.inner_text(".jet-panel")
         assert "another server (llamacpp)" in str(page.text_content(".jet-model-info"))
-        for said in ("60", "not known here", "not known: the model runs elsewhere", "on another server"):
+        written = re.search(r"Generated tokens\s*(\d+)", panel)
+        assert written is not None and 60 <= int(written[1]) <= 90  # a sentence is ended
+        for said in ("not known here", "not known: the model runs elsewhere", "on another server"):
             assert said in panel
 
 

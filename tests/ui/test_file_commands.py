@@ -16,9 +16,7 @@ from jet.story.document import Document
 from jet.ui import file_commands
 from tests.files.test_foreign import CARD, WORLD
 from tests.ui.stand_in import StandInSource
-from tests.ui.test_handlers import Tab, run_in_tab, source
-
-__all__ = ["source"]  # the fixture
+from tests.ui.test_handlers import Tab, run_in_tab
 
 
 def packed(data: bytes | str) -> str:

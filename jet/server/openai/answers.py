@@ -120,7 +120,7 @@ class Answer(Response):
             plain = self._form.whole()
         except ApiError as error:
             status, plain = error.status, error.body
-        body = json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+        body = encode_json(plain)
         self.raw_headers.append((b"content-length", str(len(body)).encode()))
         await self._start(send, status, b"application/json")
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -132,9 +132,22 @@ class Answer(Response):
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
+# Allowed in a JSON string, but line ends for clients that split a stream by `str.splitlines`.
+_LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def encode_json(plain: object) -> bytes:
+    """Encode JSON in UTF-8 on one line, whatever a client takes for the end of a line."""
+    text = json.dumps(plain, ensure_ascii=False)
+    for character, escape in _LINE_ENDS.items():
+        if character in text:
+            text = text.replace(character, escape)
+    return text.encode("utf-8", "replace")
+
+
 def event(plain: dict[str, Any]) -> bytes:
     """Return a server-sent event of JSON."""
-    return b"data: " + json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+    return b"data: " + encode_json(plain) + b"\n\n"
 
 
 def _failure(message: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from starlette.responses import Response
 
 from jet.api import Engine, Request, RequestError, TokenLogprobs
 from jet.engine.banned_lists import banned_phrases
-from jet.server.openai.answers import DONE, Answer, event
+from jet.server.openai.answers import DONE, Answer, encode_json, event
 from jet.server.openai.batch import MAX_ANSWERS, Batch
 from jet.server.openai.errors import ApiError, from_request_error, invalid
 from jet.server.openai.generation import Delta, TokenInfo
@@ -237,7 +236,7 @@ class CompletionForm:
             before, _, after = marked.partition(f'"{_MARK}"'.encode())
             self._frames[number] = before, after
         before, after = self._frames[number]
-        return before + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + after
+        return before + encode_json(text) + after
 
     def closing(self) -> list[bytes]:
         """Return the usage, if it is wanted, and the end."""

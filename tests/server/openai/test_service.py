@@ -357,3 +357,10 @@ def test_frames_of_text_alone_are_those_of_plain_json(text: str) -> None:
     (last,) = form.frames(0, Delta(text, 1, (), (), "length", stats))
     assert json.loads(last[6:])["choices"][0]["finish_reason"] == "length"
     assert form._usage.completion_tokens == 10
+
+
+def test_an_event_is_one_line_for_every_client() -> None:
+    text = "a\x85b\u2028c\u2029d\x1ce\x0bf\ng€\N{DRAGON}"
+    sent = event({"text": text}).decode()
+    assert len(sent.removesuffix("\n\n").splitlines()) == 1
+    assert json.loads(sent.removeprefix("data: ")) == {"text": text}
