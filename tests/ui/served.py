@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 import pytest
+from gradio import http_server
 
 from jet.ui.handlers import PageController
 from jet.ui.page import build, launch
@@ -32,6 +34,10 @@ class Served:
     @property
     def engine(self) -> StandInEngine:
         return self.source.stand_in
+
+
+# Gradio looks for a free port and binds it later: two processes at a time would take the same one.
+http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 @contextmanager

@@ -526,7 +526,7 @@ def test_many_stories_at_once(server: FaultyServer, engine: RemoteEngine) -> Non
     together = threading.Barrier(24)
 
     def tell(answer: Answer) -> None:
-        together.wait(5)
+        together.wait(60)
         begin(answer, answer.body["prompt"], "!")
         answer.done()
 
