@@ -122,20 +122,21 @@ class SamplingParams:
     @property
     def uses_chain(self) -> bool:
         """Return whether a sampler is in use that the plain filters do not have, or another order."""
-        return bool(
-            self.top_n_sigma
-            or self.typical_p < 1
-            or self.dynatemp_range
-            or self.mirostat
-            or self.adaptive_target >= 0
-            or self.sampler_order
-        )
+        return self._shapes_logits or self._needs_chain
 
     @property
     def uses_shape(self) -> bool:
         """Return whether logits are shaped before the plain filters, without a memory, in the usual order."""
-        shapes = self.top_n_sigma > 0 or self.typical_p < 1 or self.dynatemp_range > 0
-        return shapes and not (self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
+        return self._shapes_logits and not self._needs_chain
+
+    @property
+    def _shapes_logits(self) -> bool:
+        return self.top_n_sigma > 0 or self.typical_p < 1 or self.dynatemp_range > 0
+
+    @property
+    def _needs_chain(self) -> bool:
+        """Return whether a sampler with a memory is in use, or an order of the request's own."""
+        return bool(self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
 
     def with_seed(self) -> SamplingParams:
         """Return the same parameters, with a random seed if there was none."""

@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+
+from scripts.processes import end, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 900.0
@@ -60,8 +61,7 @@ class Fleet:
 @contextmanager
 def fleet(gpus: str, options: Sequence[str]) -> Iterator[Fleet]:
     """Run engines and router until left."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [sys.executable, "app.py", "--gpus", gpus, "--api-only", "--port", str(port), *options]
@@ -72,11 +72,7 @@ def fleet(gpus: str, options: Sequence[str]) -> Iterator[Fleet]:
             running.wait(gpus.count(",") + 1)
             yield running
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process, signal.SIGTERM)
 
 
 async def stream(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> tuple[int, bool]:

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+
+from scripts.processes import end, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 STORIES, PROMPT_WORDS, TOKENS = 4, 300, 48
@@ -80,8 +81,7 @@ def page(arguments: Sequence[str], cache: Path) -> Iterator[tuple[subprocess.Pop
         "JET_CACHE_DIR": str(cache),
         "PYTHONUNBUFFERED": "1",
     }
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "app.py", "--device", "cpu", "--port", str(port), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -92,11 +92,7 @@ def page(arguments: Sequence[str], cache: Path) -> Iterator[tuple[subprocess.Pop
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield process, found[1].rstrip("/")
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end(process, signal.SIGINT)
 
 
 def write(url: str, prompt: str, tokens: int, user: str) -> float:

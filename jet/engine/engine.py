@@ -148,7 +148,7 @@ class LocalEngine(PromptCounting):
         if req.max_new_tokens > room:
             req.max_new_tokens, req.length_reason = room, "context"
         if request.word_bias:
-            req.word_bias = biased_sequences(request.word_bias, lambda text: self._tokenizer.ids_of(text))
+            req.word_bias = biased_sequences(request.word_bias, self._tokenizer.ids_of)
         req.ending = make_ending(request, self._tokenizer.token_text)
         req.overrun = min(overrun_tokens(request.sampling), room - req.max_new_tokens)
         with self._changed:

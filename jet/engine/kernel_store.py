@@ -22,6 +22,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,7 @@ def _short(value: object) -> str:
     return text[:8] if len(text) == 64 else text
 
 
+@cache
 def _source_digest() -> str:
     """Return a digest of all sources that decide which kernels there are and what they compute."""
     digest = hashlib.sha256()

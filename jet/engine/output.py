@@ -50,35 +50,42 @@ class OutputProcessor:
         if req.guard is not None:
             self._accept_guarded(req, req.guard, outcome)
             return
-        if req.healing is not None:
-            self._accept_healed(req)
-            return
-        if outcome in self._tokenizer.stop_ids or outcome in req.stop_token_ids:
-            logprobs = self._logprobs(req) if req.raw_logprobs else ()
-            self._finish(req, "stop", logprobs=logprobs)
-            return
-        req.output_ids.append(outcome)
-        self._emit(req, outcome, req.detokenizer.push(outcome), self._logprobs(req))
+        if self._ends_text(req, outcome):
+            self._finish(req, "stop", logprobs=self._stop_logprobs(req))
+        elif (drawn := self._take(req, outcome)) is not None:
+            self._emit(req, *drawn)
+
+    def _ends_text(self, req: RequestState, token: int) -> bool:
+        """Return whether a token ends the answer; the healed end of a prompt never does."""
+        return req.healing is None and (token in self._tokenizer.stop_ids or token in req.stop_token_ids)
+
+    def _take(self, req: RequestState, token: int) -> tuple[int, str, tuple[TokenLogprobs, ...]] | None:
+        """Add a step's token to the output; return the token that has text for the answer, and that text.
+
+        None if the step has drawn the healed end of the prompt and nothing beyond it.
+        """
+        if req.healing is None:
+            req.output_ids.append(token)
+            return token, req.detokenizer.push(token), self._logprobs(req)
+        healed, req.healing = self._runner.healed_path(req.sequence), None
+        assert healed is not None
+        req.output_ids += [*healed.path, healed.token]
+        if not healed.adds:
+            return None
+        text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
+        return healed.token, text, self._logprobs(req, healed.node)
+
+    def _stop_logprobs(self, req: RequestState) -> tuple[TokenLogprobs, ...]:
+        return self._logprobs(req) if req.raw_logprobs else ()
 
     def _accept_guarded(self, req: RequestState, guard: BannedGuard, token: int) -> None:
         """Accept a token of a request with banned phrases; send what can no longer be taken back."""
-        index, before = len(req.output_ids), req.detokenizer.copy()
-        completed: int | None = None
-        if req.healing is not None:
-            healed, req.healing = self._runner.healed_path(req.sequence), None
-            assert healed is not None
-            req.output_ids += [*healed.path, healed.token]
-            if healed.adds:
-                text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
-                logprobs = self._logprobs(req, healed.node)
-                completed = guard.push(healed.token, text, logprobs, index, before)
-        elif token in self._tokenizer.stop_ids or token in req.stop_token_ids:
-            self._end_guarded(req, guard, "stop", self._logprobs(req) if req.raw_logprobs else ())
+        if self._ends_text(req, token):
+            self._end_guarded(req, guard, "stop", self._stop_logprobs(req))
             return
-        else:
-            req.output_ids.append(token)
-            text = req.detokenizer.push(token)
-            completed = guard.push(token, text, self._logprobs(req), index, before)
+        index, before = len(req.output_ids), req.detokenizer.copy()
+        drawn = self._take(req, token)
+        completed = None if drawn is None else guard.push(*drawn, index, before)
         if completed is not None:
             self._draw_again(req, guard, completed)
             return
@@ -149,15 +156,6 @@ class OutputProcessor:
             logprobs += details
         if ids:
             self._send(req, text, tuple(ids), tuple(logprobs))
-
-    def _accept_healed(self, req: RequestState) -> None:
-        """Accept the healed end of the prompt; text beyond the prompt is sent and counts as a token."""
-        healed, req.healing = self._runner.healed_path(req.sequence), None
-        assert healed is not None
-        req.output_ids += [*healed.path, healed.token]
-        if healed.adds:
-            text = req.detokenizer.push(healed.token, skip=len(healed.node.left))
-            self._emit(req, healed.token, text, self._logprobs(req, healed.node))
 
     def _emit(self, req: RequestState, token: int, text: str, logprobs: tuple[TokenLogprobs, ...]) -> None:
         """Send a new token; the last one allowed ends the request."""

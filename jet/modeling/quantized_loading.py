@@ -6,8 +6,8 @@ files, or drawn at random, quantized on the target device, and freed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -40,18 +40,7 @@ def load_quantized(
 ) -> JetNemotronForCausalLM:
     """Load a checkpoint and quantize its weights; arguments as for `load_model`. Raises CheckpointError."""
     check_scheme(scheme)
-    with (
-        checkpoint.explain_load_errors(source, {"revision": revision, "variant": variant}),
-        ExitStack() as files,
-    ):
-        folder = Path(source)
-        if not folder.exists():
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
-            checkpoint.check_folder(folder, variant=variant)
-        config = checkpoint.read_config(folder)
-        config.name_or_path = source
-        tensors = StoredTensors(folder, files, variant)
-        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
+    with _outlined(source, dtype, attention, variant, revision) as (folder, tensors, model):
         checkpoint.require_complete(source, tensors.compare(model))
 
         def weight_of(name: str, module: nn.Module) -> QuantizedTensor:
@@ -77,12 +66,7 @@ def load_stored(
 
     Raises CheckpointError.
     """
-    with checkpoint.explain_load_errors(source, {"variant": variant}), ExitStack() as files:
-        folder = Path(source)
-        config = checkpoint.read_config(folder)
-        config.name_or_path = source
-        tensors = StoredTensors(folder, files, variant)
-        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
+    with _outlined(source, dtype, attention, variant) as (folder, tensors, model):
         outlined = torch.device("meta")
 
         def outline(name: str, module: nn.Module) -> QuantizedTensor:
@@ -110,17 +94,38 @@ def load_large(
 
     Its fused weights would otherwise be in memory beside the file's. Raises CheckpointError.
     """
-    with checkpoint.explain_load_errors(source, {"variant": variant}), ExitStack() as files:
-        folder = Path(source)
-        config = checkpoint.read_config(folder)
-        config.name_or_path = source
-        tensors = StoredTensors(folder, files, variant)
-        model = outline_network(config, dtype or read_dtype(config, tensors), attention)
+    with _outlined(source, dtype, attention, variant) as (folder, tensors, model):
         checkpoint.require_complete(source, tensors.compare(model))
         _load_parameters(model, tensors, torch.device("cpu"))
         model.tie_weights()
         _load_generation_config(model, folder)
     return cast(JetNemotronForCausalLM, model.eval())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _outlined(
+    source: str,
+    dtype: torch.dtype | None,
+    attention: str | None,
+    variant: str | None,
+    revision: str | None = None,
+) -> Iterator[tuple[Path, StoredTensors, JetNemotronForCausalLM]]:
+    """Open a checkpoint: its folder, its tensors, and its network on the meta device.
+
+    A repository that is no folder is fetched. Errors inside the block, too, become CheckpointError.
+    """
+    with (
+        checkpoint.explain_load_errors(source, {"revision": revision, "variant": variant}),
+        ExitStack() as files,
+    ):
+        folder = Path(source)
+        if not folder.exists():
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
+            checkpoint.check_folder(folder, variant=variant)
+        config = checkpoint.read_config(folder)
+        config.name_or_path = source
+        tensors = StoredTensors(folder, files, variant)
+        yield folder, tensors, outline_network(config, dtype or read_dtype(config, tensors), attention)
 
 
 def _load_parameters(model: JetNemotronForCausalLM, tensors: StoredTensors, device: torch.device) -> None:

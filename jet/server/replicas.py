@@ -106,15 +106,7 @@ def make_plan(
     if not routed:
         ports = _free_ports(host, port, len(devices))
         rest = _hosting(options) + stored + (("--api-only",) if api_only else ())
-        engines = tuple(
-            ProcessSpec(
-                f"engine {number}",
-                (*run, *model, *_device(device), *rest, "--host", host, "--port", str(own)),
-                f"{_url(host, own)}/health",
-                environment=_environment(device, devices),
-            )
-            for number, (device, own) in enumerate(zip(devices, ports, strict=True))
-        )
+        engines = _engines((*run, *model), devices, rest, host, ports)
         return Plan(engines, None, None, tuple(_url(host, own) for own in ports))
     if api_only and options.get("public") and not options.get("api_key"):
         raise ReplicasError(
@@ -124,34 +116,14 @@ def make_plan(
     ports = _free_ports(_LOCAL, None, len(devices), first=0)
     key = secrets.token_urlsafe(32)
     hosting = _hosting({**options, "cors": []}) if api_only else ("--api-key", str(_write_key(folder, key)))
-    engines = tuple(
-        ProcessSpec(
-            f"engine {number}",
-            (
-                *(*run, "--api-only", "--behind-router", *model, *_device(device), *hosting),
-                *("--host", _LOCAL, "--port", str(own)),
-            ),
-            f"{_url(_LOCAL, own)}/health",
-            environment=_environment(device, devices),
-        )
-        for number, (device, own) in enumerate(zip(devices, ports, strict=True))
-    )
+    engines = _engines((*run, "--api-only", "--behind-router", *model), devices, hosting, _LOCAL, ports)
     urls = [_url(_LOCAL, own) for own in ports]
     if api_only:
         (own,) = _free_ports(host, port, 1)
-        command = router_command(urls, host, own, options.get("cors") or ())
-        router = ProcessSpec(
-            "router", command, f"{_url(host, own)}/readiness", restart_hung=False, quiet_end=True
-        )
+        router = _router(urls, host, own, options.get("cors") or ())
         return Plan(engines, router, None, (_url(host, own),))
     (inner,) = _free_ports(_LOCAL, None, 1, first=0)
-    router = ProcessSpec(
-        "router",
-        router_command(urls, _LOCAL, inner),
-        f"{_url(_LOCAL, inner)}/readiness",
-        restart_hung=False,
-        quiet_end=True,
-    )
+    router = _router(urls, _LOCAL, inner)
     (own,) = _free_ports(host, port, 1)
     page = ProcessSpec(
         "page",
@@ -163,6 +135,27 @@ def make_plan(
         environment={**os.environ, _ENGINE_KEY: key},
     )
     return Plan(engines, router, page, (_url(host, own),))
+
+
+def _engines(
+    command: Sequence[str], devices: Sequence[str], hosting: Sequence[str], host: str, ports: Sequence[int]
+) -> tuple[ProcessSpec, ...]:
+    """Return an engine for each device, on a port of its own."""
+    return tuple(
+        ProcessSpec(
+            f"engine {number}",
+            (*command, *_device(device), *hosting, "--host", host, "--port", str(own)),
+            f"{_url(host, own)}/health",
+            environment=_environment(device, devices),
+        )
+        for number, (device, own) in enumerate(zip(devices, ports, strict=True))
+    )
+
+
+def _router(urls: Sequence[str], host: str, port: int, origins: Sequence[str] = ()) -> ProcessSpec:
+    """Return the router in front of engines by URL."""
+    command = router_command(urls, host, port, origins)
+    return ProcessSpec("router", command, f"{_url(host, port)}/readiness", restart_hung=False, quiet_end=True)
 
 
 async def run_plan(plan: Plan, say: Say, policy: Policy | None = None) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jet.story.pieces import Pieces
-from jet.story.tree import Tree, shared_length
+from jet.story.tree import Tree, shared_length, shared_pieces
 
 
 def seeds_at(tree: Tree, offset: int) -> set[int | None]:
@@ -59,7 +58,7 @@ def versions(tree: Tree) -> Versions | None:
     current = tree.branch().pieces
     found: dict[int, dict[int, int]] = {}  # by index of the first piece: spans, and a branch with each
     for branch in tree.branches.values():
-        index = _shared_pieces(branch.pieces, current)
+        index = shared_pieces(branch.pieces, current)
         if index < min(len(branch.pieces), len(current)):
             one, other = branch.pieces[index], current[index]
             both = (one, other)
@@ -72,13 +71,3 @@ def versions(tree: Tree) -> Versions | None:
     spans = sorted(found[index].keys() | {span})
     branches = {**found[index], span: tree.current}
     return Versions(tuple(branches[one] for one in spans), spans.index(span))
-
-
-def _shared_pieces(a: Pieces, b: Pieces) -> int:
-    """Return the number of pieces that two rows have in common at their start."""
-    shared = 0
-    for one, other in zip(a, b, strict=False):
-        if one is not other and one != other:
-            break
-        shared += 1
-    return shared

@@ -191,12 +191,18 @@ class Tree:
 
 def shared_length(a: Pieces, b: Pieces) -> int:
     """Return the number of characters that two rows of pieces have in common at their start."""
+    shared = shared_pieces(a, b)
+    return length_of(a[:shared]) + common_prefix(text_of(a[shared:]), text_of(b[shared:]))
+
+
+def shared_pieces(a: Pieces, b: Pieces) -> int:
+    """Return the number of pieces that two rows have in common at their start."""
     shared = 0
     for one, other in zip(a, b, strict=False):
         if one is not other and one != other:
             break
         shared += 1
-    return length_of(a[:shared]) + common_prefix(text_of(a[shared:]), text_of(b[shared:]))
+    return shared
 
 
 def check_length(characters: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,11 +10,8 @@ import torch
 pytest.importorskip("triton")
 
 from jet.api import SamplingParams
-from jet.engine import model_runner as runner_module
 from jet.engine.cuda_graphs import CudaGraphDecoder
-from jet.engine.decoder import EagerDecoder
 from jet.engine.engine import LocalEngine
-from jet.engine.loading import LocalConfig
 from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
 from tests.engine.test_banned_stories import finish, submit, tempting
@@ -38,32 +34,6 @@ PROMPTS = [
     "On the third day the fog lifted",
     "No",
 ]
-
-
-def build() -> LocalEngine:
-    return LocalConfig(
-        model="assets/story-model", device="cuda", dtype="float32", max_running_requests=8
-    ).create()
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[LocalEngine]:
-    engine = build()
-    decoder = engine._runner._decoder
-    assert isinstance(decoder, CudaGraphDecoder)
-    while decoder.capture_next():
-        pass
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def eager() -> Iterator[LocalEngine]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner_module, "make_decoder", EagerDecoder)
-        engine = build()
-    yield engine
-    engine.close()
 
 
 def start(runner: ModelRunner, sampling: SamplingParams, prompt: list[int]) -> Sequence:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import pytest
 from jet.api import Request, SamplingParams, TokenChunk
 from jet.engine.remote.client import RemoteConfig, RemoteEngine
 from jet.server.router import is_installed
+from scripts.processes import free_port
 from tests.server.test_router import answers, healthy
 from tests.ui.served import wait_until
 
@@ -39,8 +39,7 @@ def read(engine: RemoteEngine, request: Request, found: list[TokenChunk]) -> Non
 
 
 def test_a_killed_engine_loses_only_its_streams_and_comes_back(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url, log = f"http://127.0.0.1:{port}", tmp_path / "log"
     command = [sys.executable, "app.py", "--gpus", "cpu,cpu", "--api-only", "--port", str(port)]
     with log.open("w") as output:

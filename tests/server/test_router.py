@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from jet.engine.remote.client import RemoteConfig, RemoteEngine
 from jet.server.hosting import Hosting
 from jet.server.openai.paths import READ, SENT
 from jet.server.router import is_installed, router_command
+from scripts.processes import free_port
 from tests.server.openai.served_api import Api, Source, served_api, small_engine
 from tests.ui.served import wait_until
 
@@ -74,8 +74,7 @@ def answers(get: Callable[[], bool]) -> Callable[[], bool]:
 @contextmanager
 def router(engines: list[str]) -> Iterator[str]:
     """Run a router until left; yield its address once it knows all engines."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(router_command(engines, "127.0.0.1", port))
     url = f"http://127.0.0.1:{port}"
     try:

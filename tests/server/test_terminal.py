@@ -26,6 +26,7 @@ from jet.engine import holder
 from jet.engine.holder import ModelHolder
 from jet.server.lifecycle import GracefulShutdown
 from jet.ui import page
+from scripts.processes import free_port
 from tests.conftest import ROOT
 from tests.engine.faulty_server import FaultyServer, faulty_server
 from tests.ui.served import wait_until
@@ -202,8 +203,7 @@ def test_a_password_on_the_command_line_is_not_repeated(capsys: pytest.CaptureFi
 def test_a_page_of_its_own_process_lives_without_a_terminal_and_what_it_does_not_need(
     server: FaultyServer, redirect: str, encoding: str, unusable: dict[str, str], tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     start = f"{sys.executable} app.py --engine-url {server.url} --port {port}"
     left = f"echo $? >{tmp_path}/code"
     script = f"{start} {redirect} & echo $! >{tmp_path}/pid; wait $!; {left}"
