@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,7 +29,8 @@ from jet.api import (
     TokenChunk,
     TokenLogprobs,
 )
-from jet.engine.banned import BannedGuard, matcher_of, text_before
+from jet.engine.chunked_prefill import ChunkedPrefill
+from jet.engine.input_processor import InputProcessor
 from jet.engine.interfaces import Runner, StateStorage, Tokenizer
 from jet.engine.output import OutputProcessor
 from jet.engine.prefill_policy import ChunkedPrefillPolicy
@@ -37,10 +38,7 @@ from jet.engine.request_state import MEMORY_INTERVAL_S, RequestState
 from jet.engine.scheduler import QueueFullError, Scheduler
 from jet.engine.stream import Channel, LocalStream
 from jet.engine.text.counting import PromptCounting
-from jet.engine.text.ending import make_ending, overrun_tokens
-from jet.engine.text.word_bias import biased_sequences
 from jet.hardware import MemoryReading
-from jet.ops.chunk_meta import ALIGNMENT, MAX_PACKED, aligned
 from jet.telemetry import Throttle
 from jet.token_ids import Tokens
 
@@ -99,6 +97,7 @@ class LocalEngine(PromptCounting):
         # What begins a text must not come where no text may end: it would begin another one.
         self._starting_tokens = frozenset(getattr(tokenizer, "start", ())) - tokenizer.stop_ids
         self._info = info
+        self._input = InputProcessor(tokenizer, info, clock)
         self._options = options or EngineOptions()
         self._read_memory = read_memory
         self._clock = clock
@@ -115,6 +114,17 @@ class LocalEngine(PromptCounting):
         self._prefill_policy = ChunkedPrefillPolicy(
             self._options.prefill_chunk_size, self._options.max_decode_stall_s
         )
+        self._prefill = ChunkedPrefill(
+            runner,
+            self._prefill_policy,
+            clock,
+            self._others_decode,
+            self._attempt,
+            self._send,
+            self._score,
+            self._fail,
+            self._finish_prefill,
+        )
         self._memory_full = False  # no memory for the next request until another ends
         self._all_captured = False  # whether `capture_next` has nothing left to do
         self._all_stored = True  # whether no state of a finished request is left to be stored
@@ -128,29 +138,7 @@ class LocalEngine(PromptCounting):
 
     def submit(self, request: Request) -> LocalStream:
         """Queue a request. Raises RequestError at once if it can never be served."""
-        submitted = self._clock()
-        most = self._info.context - 1
-        given = (request.prompt, most, request.instruction, request.cache_salt)
-        self._check_tokens([token for token, _ in request.logit_bias])
-        self._check_tokens(request.stop_token_ids)
-        if request.prompt_ids:
-            prompt, healing = self._check_ids(request.prompt_ids, most), None
-            detokenizer = self._tokenizer.detokenizer(prompt)
-        elif request.healing:
-            prompt, healing, detokenizer = self._tokenizer.encode_healed(*given)
-        else:
-            prompt, healing = self._tokenizer.encode(*given), None
-            detokenizer = self._tokenizer.detokenizer(prompt)
-        req = RequestState(request, prompt, healing, detokenizer, submitted)
-        if request.banned:
-            req.guard = self._make_guard(request)
-        room = self._info.context - req.prompt_tokens
-        if req.max_new_tokens > room:
-            req.max_new_tokens, req.length_reason = room, "context"
-        if request.word_bias:
-            req.word_bias = biased_sequences(request.word_bias, self._tokenizer.ids_of)
-        req.ending = make_ending(request, self._tokenizer.token_text)
-        req.overrun = min(overrun_tokens(request.sampling), room - req.max_new_tokens)
+        req = self._input.process(request)
         with self._changed:
             if not self.alive:
                 raise RequestError(self._closed or _DIED)
@@ -162,29 +150,6 @@ class LocalEngine(PromptCounting):
             req.channel = Channel(TokenChunk("", (), self._stats(req)), self._thread.is_alive)
             self._changed.notify()
         return LocalStream(req.channel)
-
-    def _make_guard(self, request: Request) -> BannedGuard:
-        matcher = matcher_of(tuple(request.banned), tuple(request.stop_strings))
-        prompt = self.normalize_prompt(request.prompt) if request.healing else request.prompt
-        before = text_before(prompt, request.prompt_ids, self._tokenizer.detokenizer(()), matcher)
-        vocabulary = self._info.vocabulary
-        drawable = None if vocabulary is None else vocabulary - len(self._tokenizer.stop_ids)
-        return BannedGuard(matcher, before, drawable)
-
-    def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
-        """Check a prompt of token ids. Raises RequestError if there are too many, or one is no token's."""
-        if len(ids) > most:
-            raise RequestError(
-                f"The prompt is too long: it has {len(ids):,} tokens, and {most:,} fit in the context of "
-                "this model with room for one more. Please shorten it."
-            )
-        self._check_tokens(ids)
-        return np.array(ids, np.int32)
-
-    def _check_tokens(self, ids: Sequence[int]) -> None:
-        vocabulary = self._info.vocabulary
-        if ids and vocabulary is not None and not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise RequestError(f"Token ids of this model are from 0 to {vocabulary - 1}.")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -271,7 +236,7 @@ class LocalEngine(PromptCounting):
         # No lock: only this thread admits and removes running requests.
         decoding, prefilling = list(self._scheduler.decoding), self._scheduler.prefilling
         if prefilling and self._prefill_policy.may_prefill(self._clock(), bool(decoding)):
-            self._prefill_next(prefilling)
+            self._prefill.run_next(prefilling)
         elif decoding:
             self._decode(decoding)
             self._prefill_policy.record_decode()
@@ -377,96 +342,12 @@ class LocalEngine(PromptCounting):
         req.phase, req.queue_position = "prefill", 0
         self._send(req)
 
-    def _prefill_next(self, prefilling: list[RequestState]) -> None:
-        """Run the next chunk of the first request, and those of others that fit into the same chunk."""
+    def _others_decode(self) -> bool:
         with self._changed:
-            others = bool(self._scheduler.decoding)
-        packed = self._pack(prefilling, others) if len(prefilling) > 1 and self._runner.max_packed else []
-        reading = [(req, chunk) for req, chunk in packed if len(chunk)]
-        if len(reading) < 2:
-            self._attempt(prefilling[0], self._prefill)
-            return
-        started = self._clock()
-        try:
-            errors = self._runner.prefill_packed(
-                [req.sequence for req, _ in reading], [c for _, c in reading]
-            )
-            synchronized = self._runner.synchronize(blocking=others)
-        except Exception:
-            log.warning("%d prompts could not share a chunk.", len(reading), exc_info=True)
-            for req, _ in reading:
-                self._attempt(req, self._restart_alone)
-            return
-        now = self._clock()
-        tokens = sum(aligned(len(chunk)) for _, chunk in reading)
-        self._prefill_policy.record_chunk(tokens, now - started, now, synchronized)
-        failed = {req: error for (req, _), error in zip(reading, errors, strict=True) if error is not None}
-        for req, chunk in packed:
-            if req in failed:
-                self._finish(req, "error", error=_reason(failed[req]))
-                continue
-            assert req.num_prefilled is not None
-            req.num_prefilled += len(chunk)
-            if req.num_prefilled < len(req.input_ids):
-                self._attempt(req, self._send)
-        self._finish_prefill([req for req, _ in packed if req not in failed])
+            return bool(self._scheduler.decoding)
 
-    def _restart_alone(self, req: RequestState) -> None:
-        """Prefill a request from its beginning, in chunks of its own, after a failure in a shared one."""
-        self._runner.reset(req.sequence)
-        req.num_prefilled, req.isolated_steps = None, 2
-        self._prefill(req)
-
-    def _pack(self, prefilling: list[RequestState], others: bool) -> list[tuple[RequestState, Tokens]]:
-        """Choose the requests that share the next chunk, in order, with their tokens; the first is in front.
-
-        A request waits if it begins like one before it: it then finds that one's snapshot and prefills less.
-        """
-        packed: list[tuple[RequestState, Tokens]] = []
-        room = min(self._prefill_policy.chunk_size(others), self._runner.max_packed)
-        for req in prefilling:
-            if len(packed) == MAX_PACKED or room < ALIGNMENT:
-                break
-            alone = req.prompt_logprobs is not None or req.isolated_steps
-            if alone or any(req.begins_like(other) for other, _ in packed):
-                if not packed:
-                    break
-                continue
-            self._attempt(req, self._restore_prefix)
-            if req.num_prefilled is not None:
-                chunk = req.input_ids[req.num_prefilled : req.num_prefilled + room]
-                packed.append((req, chunk))
-                room -= aligned(len(chunk))
-        return packed
-
-    def _restore_prefix(self, req: RequestState) -> None:
-        """Restore the longest cached prefix of a request's prompt, once."""
-        if req.num_prefilled is None:
-            req.num_prefilled = self._runner.restore_prefix(req.sequence, req.input_ids)
-            req.cached_tokens = req.cached_tokens or min(req.num_prefilled, len(req.prompt_ids))
-
-    def _prefill(self, req: RequestState) -> None:
-        """Run one chunk of a request's prompt; after the last one, draw its first token."""
-        self._restore_prefix(req)
-        assert req.num_prefilled is not None
-        with self._changed:
-            others = bool(self._scheduler.decoding)
-        if req.num_prefilled < len(req.input_ids):
-            started = self._clock()
-            end = req.num_prefilled + self._prefill_policy.chunk_size(others)
-            chunk = req.input_ids[req.num_prefilled : end]
-            if req.prompt_logprobs is None:
-                self._runner.prefill(req.sequence, chunk)
-            else:
-                self._score(req, chunk, req.prompt_logprobs)
-            # Blocking costs nothing if others decode: their next step would wait for the chunk anyway.
-            synchronized = self._runner.synchronize(blocking=others)
-            req.num_prefilled += len(chunk)
-            now = self._clock()
-            self._prefill_policy.record_chunk(len(chunk), now - started, now, synchronized)
-        if req.num_prefilled < len(req.input_ids):
-            self._send(req)
-        self._finish_prefill([req])
+    def _fail(self, req: RequestState, error: Exception) -> None:
+        self._finish(req, "error", error=_reason(error))
 
     def _finish_prefill(self, reqs: list[RequestState]) -> None:
         """Draw the first token of those requests whose prompt has been prefilled."""

@@ -58,7 +58,7 @@ def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRu
     runner = ModelRunner(model, stops, slots=5, tokens=2048)
     with torch.inference_mode():
         decoder = CudaGraphDecoder(model, runner._pool, stops, frozenset(), 5)
-    runner._decoder = decoder
+    runner._decoder = runner._decode_loop._decoder = decoder
     return runner
 
 
@@ -185,7 +185,7 @@ def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
     runner: ModelRunner, steps: int, user: str
 ) -> None:
     """Its last step is in flight when it ends. Without cache salt no snapshot is kept."""
-    runner._snapshot_interval, places = 4, len(runner._pool._free_slots)
+    runner._decode_loop._snapshot_interval, places = 4, len(runner._pool._free_slots)
     sequence = begin(runner, GREEDY, 1, 2, 3)
     sequence.cache_salt = user
     for _ in range(steps):

@@ -206,15 +206,15 @@ def test_a_prompt_that_cannot_be_read(engine: LocalEngine, alone: list[list[int]
 
 
 def test_memory_that_is_full_in_the_middle_of_a_story(engine: LocalEngine, alone: list[list[int]]) -> None:
-    runner = runner_of(engine)
-    no_memory = runner._reserve_next
+    loop = runner_of(engine)._decode_loop
+    no_memory = loop._reserve_next
 
     def full(sequence: Sequence) -> MemoryError | None:
         if poisoned(sequence) and sequence.num_computed_tokens == len(BAD) + 3:
             return MemoryError(f"There is memory for {sequence.num_computed_tokens} tokens of this story.")
         return no_memory(sequence)
 
-    runner._reserve_next = full  # type: ignore[method-assign]
+    loop._reserve_next = full
     check(engine, alone, "memory for 24 tokens", tokens=4)
 
 

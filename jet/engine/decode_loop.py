@@ -1,0 +1,185 @@
+"""DecodeLoop: draws the next token of each running sequence, and launches the next step ahead.
+
+The first token after a prefill is drawn from the prefill's logits. Where the device holds a batch, the next
+step is launched before the host has read this one's tokens.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Callable
+
+import torch
+
+from jet.cache.state_pool import StatePool
+from jet.engine.decoder import Decoder
+from jet.engine.healing_lookahead import HealingLookahead
+from jet.engine.rollback import Rollback
+from jet.engine.sampler import attempt_stream
+from jet.engine.sequence import Sequence
+from jet.engine.snapshots import Snapshots
+from jet.engine.step_output import StepFuture
+from jet.engine.text.healing import Healing, NoPathError
+from jet.engine.text.healing import draw as sample_path
+from jet.ops.sampling import uniform
+
+DECODE_SNAPSHOT_INTERVAL = 8  # tokens between snapshots of a request that decodes alone
+HEALING_STEP = 2**62  # the random step of healing, which no token has
+
+
+class DecodeLoop:
+    """Steps sequences for one model runner, on its thread."""
+
+    def __init__(
+        self,
+        pool: StatePool,
+        decoder: Decoder,
+        snapshots: Snapshots,
+        rollback: Rollback,
+        reserve_next: Callable[[Sequence], MemoryError | None],
+        stop_ids: frozenset[int],
+        context: int,
+        snapshot_interval: int,
+    ) -> None:
+        """Take the runner's parts.
+
+        Args:
+            pool: has the sequences' slots and pages.
+            decoder: runs the steps.
+            snapshots: keeps states on the way.
+            rollback: sets marks where a token is drawn from the logits of a prefill.
+            reserve_next: reserves memory for one more token, or returns the error.
+            stop_ids: tokens that end a text.
+            context: most tokens of a sequence.
+            snapshot_interval: most tokens between snapshots of a sequence.
+        """
+        self._pool, self._decoder = pool, decoder
+        self._snapshots, self._rollback = snapshots, rollback
+        self._reserve_next = reserve_next
+        self._stop_ids, self._context = stop_ids, context
+        self._snapshot_interval = snapshot_interval
+        self._batch_size = 1  # of the last step; snapshots so many tokens apart cost one copy a step
+
+    def step(self, sequences: abc.Sequence[Sequence]) -> list[int | Exception]:
+        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends it alone.
+
+        An exception that is raised concerns all: their states are lost.
+        """
+        sequences, outcomes = list(sequences), dict[Sequence, int | Exception]()
+        self._batch_size = len(sequences)
+        for sequence in sequences:
+            sequence.num_accepted = sequence.num_generated - (sequence.in_flight is not None)
+        in_flight = [(one, one.in_flight) for one in sequences if one.in_flight is not None]
+        all_go_on = len(in_flight) == len(sequences) and all(map(self._continues, sequences))
+        # If the device holds this batch already, launch the next step before reading this one's tokens.
+        overlap = all_go_on and self._decoder.batch_is_on_device(sequences)
+        if overlap:
+            self._launch_next(sequences)
+        for sequence, step in in_flight:
+            sequence.in_flight = sequence.in_flight if overlap else None
+            outcomes[sequence] = self.accept(sequence, step)
+        if not overlap:
+            self._sample_first([one for one in sequences if one not in outcomes], outcomes)
+            self._decode_step([one for one in sequences if one not in outcomes], outcomes)
+            self._launch_next([one for one in sequences if isinstance(outcomes[one], int)])
+        return [outcomes[sequence] for sequence in sequences]
+
+    def _sample_first(
+        self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
+    ) -> None:
+        """Draw the first token of sequences that have just been prefilled, and snapshot their states."""
+        launched = list[tuple[Sequence, StepFuture]]()
+        for sequence in sequences:
+            if sequence.logits is not None and sequence.healing is not None:
+                outcomes[sequence] = self._sample_healing(sequence, sequence.healing)
+            elif sequence.logits is not None:
+                self._rollback.mark_first(sequence)
+                launched.append((sequence, self._decoder.sample(sequence)))
+                sequence.num_generated += 1
+        for sequence, step in launched:
+            outcome = outcomes[sequence] = self.accept(sequence, step)
+            if isinstance(outcome, int) and sequence.num_computed_tokens > sequence.last_snapshot:
+                self._snapshots.take(sequence)
+            sequence.logits = None
+
+    def _sample_healing(self, sequence: Sequence, healing: Healing) -> int | Exception:
+        """Draw the end of the prompt again. The state before it is kept as a snapshot."""
+        if sequence.num_computed_tokens > sequence.last_snapshot:
+            self._snapshots.take(sequence)
+        self._rollback.mark_first(sequence)
+        barred = sequence.barred_now
+        logits, sequence.logits, sequence.has_generated = sequence.logits, None, True
+        assert logits is not None
+        lookahead = HealingLookahead(self._pool, self._decoder, self._reserve_next, sequence, logits)
+        sampling = sequence.sampling
+        try:
+            chance = uniform(sampling.seed or 0, HEALING_STEP, attempt_stream(len(barred)))
+            filters = sampling.top_k, sampling.top_p, barred
+            healed = sample_path(healing.root, lookahead, sampling.temperature, chance, *filters)
+            lookahead.advance(healed.path)
+        except (MemoryError, FloatingPointError, NoPathError) as error:
+            return error
+        if sequence.top_logprobs:
+            sequence.logprobs = lookahead.logprobs(healed)
+        sequence.healing, sequence.healed_path = None, healed
+        sequence.num_generated += healed.adds
+        sequence.token_ids.append(healed.token)
+        ids = torch.tensor([*healed.path, healed.token], device=self._pool.page_table.device)
+        self._decoder.append_prompt(sequence, ids)
+        return healed.token
+
+    def _decode_step(
+        self, sequences: abc.Sequence[Sequence], outcomes: dict[Sequence, int | Exception]
+    ) -> None:
+        """Run one step of sequences without a step in flight."""
+        full = {one: error for one in sequences if (error := self._reserve_next(one)) is not None}
+        outcomes.update(full)
+        able = [one for one in sequences if one not in full]
+        for sequence, step in zip(able, self._launch(able), strict=True):
+            outcomes[sequence] = self.accept(sequence, step)
+
+    def _launch_next(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Launch the next step ahead, if all that will continue can overlap; does nothing otherwise."""
+        for sequence in sequences:
+            sequence.in_flight = None
+        continuing = [one for one in sequences if self._continues(one)]
+        if not continuing or not self._decoder.can_overlap(continuing):
+            return
+        if any(map(self._reserve_next, continuing)):
+            return
+        for sequence, step in zip(continuing, self._launch(continuing), strict=True):
+            sequence.in_flight = step
+
+    def _continues(self, sequence: Sequence) -> bool:
+        more = (
+            sequence.num_generated < sequence.sampling.max_new_tokens
+            and sequence.num_computed_tokens < self._context
+        )
+        return more and sequence.last_token not in self._stop_ids
+
+    def _launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
+        """Launch a step of these sequences: one future each."""
+        if not sequences:
+            return []
+        steps = self._decoder.launch(sequences)
+        for sequence in sequences:
+            sequence.num_computed_tokens += 1
+            sequence.num_generated += 1
+        return steps
+
+    def accept(self, sequence: Sequence, step: StepFuture) -> int | Exception:
+        """Wait for a token and append it; return it, or the FloatingPointError of NaN logits."""
+        try:
+            token, sequence.logprobs = step.result()
+        except FloatingPointError as error:
+            return error
+        sequence.has_generated = True
+        sequence.token_ids.append(token)
+        if sequence.in_flight is not None and token in self._stop_ids:
+            sequence.in_flight = None  # the step in flight skips sequences that have stopped
+            sequence.num_computed_tokens -= 1
+        if sequence.num_computed_tokens - sequence.last_snapshot >= min(
+            self._snapshot_interval, max(DECODE_SNAPSHOT_INTERVAL, self._batch_size)
+        ):
+            self._snapshots.take(sequence)
+        return token
