@@ -17,8 +17,10 @@ from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
 from jet.engine.decode_step import fuse_biases, one_weight
 from jet.engine.unpacked_prefill import UnpackedPrefill
 from jet.modeling import JetNemotronForCausalLM
+from jet.modeling.attention import Attention
 from jet.modeling.config import JetNemotronConfig
-from jet.modeling.model import Attention, DecoderLayer, JetBlock
+from jet.modeling.jet_block import JetBlock
+from jet.modeling.model import DecoderLayer
 from jet.modeling.quantization import is_tied
 from jet.ops.backends import BoundOp, JetBlockTensors, numba_backend
 from jet.ops.quantization import Weight

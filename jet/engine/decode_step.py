@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
+from jet.modeling.attention import Attention
 from jet.modeling.config import JetNemotronConfig
-from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.modeling.jet_block import JetBlock
+from jet.modeling.model import DecoderLayer, JetNemotronForCausalLM
 from jet.modeling.quantization import QuantizedLinear, is_tied
 from jet.modeling.structure_check import check_not_wrapped
 from jet.ops.backends import BoundOp, JetBlockTensors, OpBackend

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
 from jet.engine.decode_step import fuse_biases, fuse_projections
+from jet.modeling.attention import Attention
 from jet.modeling.config import JetNemotronConfig
-from jet.modeling.model import Attention, DecoderLayer, JetBlock, JetNemotronForCausalLM
+from jet.modeling.jet_block import JetBlock
+from jet.modeling.model import DecoderLayer, JetNemotronForCausalLM
 from jet.ops.chunk_meta import MAX_PACKED, Segment, last_tokens, make_chunk_meta
 from jet.ops.prefill_backends import PrefillBackend
 from jet.ops.quantization import QuantizedTensor, Weight, row_ranges

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from jet.modeling.checkpoint import CheckpointError
-from jet.modeling.model import JetNemotronForCausalLM, Linear
+from jet.modeling.layers import Linear
+from jet.modeling.model import JetNemotronForCausalLM
 from jet.ops import activations
 from jet.ops.blocked import BlockedTensor, in_blocks, in_rows
 from jet.ops.precision import linear

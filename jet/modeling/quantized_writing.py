@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from jet.modeling import checkpoint
-from jet.modeling.model import Linear
+from jet.modeling.layers import Linear
 from jet.modeling.quantization import check_scheme, is_tied, scheme_of
 from jet.modeling.quantized_format import CODES, SCALES, describe_scheme
 from jet.modeling.quantized_loading import StoredTensors, outline_network, read_dtype

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import initialization
 
 from jet.modeling.checkpoint import CheckpointError
-from jet.modeling.model import JetNemotronForCausalLM, Linear
+from jet.modeling.layers import Linear
+from jet.modeling.model import JetNemotronForCausalLM
 from jet.modeling.quantization import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 
 # Classes that may replace a module of the network: all compute the same from their weights.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jet.modeling import model as network
+from jet.modeling import jet_block
 from jet.ops.gated_delta_rule import naive_recurrent_gated_delta_rule
 from tests.networks import random_ids, small_model
 
@@ -20,7 +20,7 @@ def test_gradients_of_chunks_equal_those_of_the_recurrence(monkeypatch: pytest.M
     model = small_model().double().train()
     ids = random_ids(model, 2, 150)
     chunked = gradients(model, ids)
-    monkeypatch.setattr(network, "gated_delta_rule", naive_recurrent_gated_delta_rule)
+    monkeypatch.setattr(jet_block, "gated_delta_rule", naive_recurrent_gated_delta_rule)
     recurrent = gradients(model, ids)
     assert chunked.keys() == recurrent.keys()
     for name, gradient in chunked.items():

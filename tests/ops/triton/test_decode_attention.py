@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
-from jet.modeling.model import rotate
+from jet.modeling.attention import rotate
 from jet.ops import attention
 from jet.ops.triton import decode_attention as kernels
 

@@ -16,9 +16,9 @@ if DEVICE == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
+from jet.modeling.attention import rotary_angles
 from jet.modeling.cache import HybridCache
 from jet.modeling.config import JetNemotronConfig
-from jet.modeling.model import rotary_angles
 from jet.ops import reference
 from jet.ops.quantization import SCHEMES, QuantizedTensor, quantize
 from jet.ops.reference import JetSizes
