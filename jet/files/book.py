@@ -49,7 +49,7 @@ def write_epub(
     progress: Progress = silent,
     now: datetime | None = None,
 ) -> bytes:
-    """Write a manuscript as an EPUB 3 file: a cover, a title page, and a file a chapter."""
+    """Write a manuscript as an EPUB 3 file: a cover, a title page, and one XHTML file for each chapter."""
     title, author = xml_text(title) or UNTITLED, xml_text(author)
     language = language_of(manuscript)
     placed = _placed(manuscript)
@@ -76,7 +76,7 @@ def write_epub(
 
 
 def write_html(manuscript: Manuscript, title: str = "", author: str = "", progress: Progress = silent) -> str:
-    """Write a manuscript as one HTML page that needs nothing else."""
+    """Write a manuscript as one HTML page, style sheet included, that needs no other file."""
     told = {"title": xml_text(title), "author": xml_text(author), "language": language_of(manuscript)}
     blocks = _placed(manuscript)
     progress(0.3)
@@ -84,7 +84,7 @@ def write_html(manuscript: Manuscript, title: str = "", author: str = "", progre
 
 
 def language_of(manuscript: Manuscript) -> str:
-    """Guess the language by the script of most letters; English for Latin letters."""
+    """Guess the language code, such as "ja", from the script of most letters; "en" for Latin letters."""
     text = "".join(block.text for block in manuscript.blocks[:200])[:20_000]
     counts: dict[str, int] = {}
     for character in filter(str.isalpha, text):
@@ -110,7 +110,7 @@ def _clean(block: Block) -> Block:
 
 
 def _shown(block: Block) -> str:
-    """Return the text of a heading as the page shows it, with signs for control characters."""
+    """Return a heading's text with a visible sign for each control character."""
     return "".join(run.text for line in _clean(block).lines for run in line)
 
 

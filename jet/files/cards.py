@@ -1,8 +1,9 @@
-"""Read character cards, versions 1 to 3, as the beginning of a story with memory, note and lore.
+"""Convert character cards (versions 1 to 3) to the beginning of a story with memory, note and lore.
 
-System prompt, description, personality, scenario and example dialogue become memory; the first greeting the
-text, others branches; the depth prompt and post-history instructions the author's note; the character book
-the lore.
+- Memory: system prompt, description, personality, scenario and example dialogue.
+- Text: the first greeting. Each further greeting becomes a branch.
+- Author's note: the depth prompt and the post-history instructions.
+- Lorebook: the character book.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _PARTS = (("Description", ("description", "char_persona")), ("Personality", ("pe
 
 
 def is_card(plain: dict[str, Any]) -> bool:
-    """Return whether JSON looks like a character card."""
+    """Return whether a JSON object looks like a character card."""
     if str(plain.get("spec", "")).startswith("chara_card"):
         return True
     names = plain.keys() | mapping(plain.get("data")).keys()
@@ -46,7 +47,7 @@ def is_card(plain: dict[str, Any]) -> bool:
 
 
 def from_card(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a card as a story. Raises StoryFileError for a card that says nothing."""
+    """Convert a card's JSON to a story. Raises StoryFileError if the card contains no text."""
     data = mapping(plain.get("data")) if isinstance(plain.get("data"), dict) else plain
     name = line_of(data, "nickname") or line_of(data, "name", "char_name")
     tidy = Macros(name, losses)
@@ -68,14 +69,14 @@ def from_card(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 class Macros:
-    """Replaces {{char}} and {{user}} by names, as the programs of these cards do when they show them."""
+    """Replaces the macros {{char}} and {{user}} by names, as programs that show character cards do."""
 
     def __init__(self, character: str, losses: Losses, reader: str = _READER) -> None:
         self._character, self._reader, self._losses = character, reader, losses
         self._readers = self._others = 0
 
     def __call__(self, text: str) -> str:
-        """Replace known macros such as {{char}}; unknown ones stay in the text and are counted as losses."""
+        """Replace known macros such as {{char}}; count unknown macros, which stay in the text, as losses."""
         text = _ORIGINAL.sub("", text)
         if self._character:
             text = _CHARACTER.sub(lambda _: self._character, text)
@@ -85,7 +86,7 @@ class Macros:
         return text
 
     def tell(self) -> None:
-        """Report as losses the macros that were replaced by a placeholder or left in the text."""
+        """Report {{user}}, if it became a placeholder name, and the macros left in the text as losses."""
         if self._readers and self._reader == _READER:
             self._losses.add(f"who {{{{user}}}} is: “{_READER}” stands there now")
         self._losses.count(
@@ -108,7 +109,7 @@ def _memory(data: dict[str, Any], name: str, tidy: Macros) -> str:
 
 
 def _note(data: dict[str, Any], tidy: Macros) -> AuthorsNote:
-    """Return the character's note with its depth, and the text after the history."""
+    """Join the card's depth prompt and post-history instructions to an author's note."""
     deep = mapping(mapping(data.get("extensions")).get("depth_prompt"))
     texts = [tidy(text_of(deep, "prompt")).strip(), tidy(text_of(data, "post_history_instructions")).strip()]
     depth = number_of(deep.get("depth"), 4) if texts[0] else 1
@@ -131,12 +132,12 @@ def _list(value: object) -> list[str]:
 
 
 def _with_greetings(greetings: list[str]) -> Document:
-    """Open the first greeting; the others become branches beside it. Nothing can be undone."""
+    """Make a story of the first greeting, with a branch for each other one and an empty undo history."""
     return with_branches(greetings, "Greeting")
 
 
 def with_branches(texts: list[str], name: str) -> Document:
-    """Make a story of several texts: the first on the page, the others as branches beside it."""
+    """Make a story of several texts: the first is the current branch, the others are further branches."""
     document = Document.from_text(texts[0] if texts else "")
     first = document.current
     for number, text in enumerate(texts[1:], start=2):

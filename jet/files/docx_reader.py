@@ -1,4 +1,4 @@
-"""Read DOCX files of any word processor, with python-docx."""
+"""Read DOCX files of any word processor with python-docx."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _SIGNS = {
 def read_docx(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
     """Read a DOCX file: its text, title and author.
 
-    Raises StoryFileError for what is no DOCX, is damaged, or holds more than a story may have.
+    Raises StoryFileError if the file is no DOCX file, is damaged, or is too large for a story.
     """
     with open_zip(data) as package:
         _check(package)
@@ -76,7 +76,7 @@ def read_docx(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
 
 
 def _properties(package: zipfile.ZipFile) -> tuple[str, str]:
-    """Title and author. Programs point to them in two ways, of which python-docx knows one."""
+    """Return title and author. Reads the XML itself: python-docx finds them in some programs' files only."""
     name = next((name for name in package.namelist() if name.lower() == "docprops/core.xml"), "")
     row = elements(read_member(package, name, MAX_PROPERTIES).decode("utf-8", "replace")) if name else []
     author = text_of_element(row, "creator")
@@ -84,7 +84,7 @@ def _properties(package: zipfile.ZipFile) -> tuple[str, str]:
 
 
 def _check(package: zipfile.ZipFile) -> None:
-    """Bound what a parser would have to build, before it begins. Raises StoryFileError."""
+    """Raise StoryFileError if the package's XML is too large to be parsed or defines entities."""
     size = tags = 0
     for member in package.infolist():
         if member.filename.lower().endswith((".xml", ".rels")):
@@ -97,7 +97,7 @@ def _check(package: zipfile.ZipFile) -> None:
 
 
 class _Reader:
-    """Reads the body in order. Tables are read cell by cell, as paragraphs."""
+    """Reads a document's body in order; the paragraphs of a table come cell by cell."""
 
     def __init__(self, document: Any, losses: Losses) -> None:
         self._body = document.element.body
@@ -108,7 +108,7 @@ class _Reader:
         self._losses = losses
 
     def manuscript(self) -> tuple[Manuscript, str]:
-        """Return the text, and the title if a paragraph at the beginning says it."""
+        """Return the text, and the title if the first paragraph with text has the style "Title", else ""."""
         paragraphs = [*self._paragraphs(self._body, 0)]
         first = next((one for one in paragraphs if _text(one[1]).strip()), None)
         named = _text(first[1]) if first and first[0] == "Title" else ""
@@ -164,7 +164,7 @@ class _Reader:
         return [tidy_runs(line) for line in lines]
 
     def _runs(self, parent: Any, depth: int) -> Iterator[Any]:
-        """Yield the runs in order, with those of links and accepted changes, without those of text boxes."""
+        """Yield an element's runs in order, also those of links and accepted changes; none of text boxes."""
         if depth > MAX_DEPTH:
             raise StoryFileError("This DOCX file is damaged: it is nested too deeply.")
         for child in parent.iterchildren():
@@ -214,7 +214,10 @@ def _text(lines: Iterable[Iterable[Run]]) -> str:
 
 
 def _exact(paragraphs: Iterable[Paragraph]) -> Manuscript:
-    """Read a document of `write_docx`, in which text added later follows an empty line."""
+    """Read a document that `write_docx` wrote, with its exact line breaks.
+
+    A paragraph that was added with a word processor is separated from the one before it by an empty line.
+    """
     blocks: list[Block] = []
     gaps, begun = 0, False
     for style, lines in paragraphs:
@@ -234,7 +237,7 @@ def _exact(paragraphs: Iterable[Paragraph]) -> Manuscript:
 
 
 def _free(paragraphs: Iterable[Paragraph]) -> Manuscript:
-    """Convert a file that is not ours: empty paragraphs only part others."""
+    """Read a document of another program: drop empty paragraphs, and put empty lines between all others."""
     texts = [(style, lines) for style, lines in paragraphs if _text(lines).strip()]
     while texts and texts[0][0] in ("Title", "Subtitle", "Author", "Date"):
         texts = texts[1:]
@@ -242,7 +245,7 @@ def _free(paragraphs: Iterable[Paragraph]) -> Manuscript:
 
 
 def _block(style: str, lines: tuple[tuple[Run, ...], ...], before: int) -> Block:
-    """Convert a paragraph of a file of ours, by the name of its style."""
+    """Convert a paragraph that `write_docx` wrote to the kind of block that its style names."""
     level = _level(style)
     if style == SCENE:
         return Block("scene", lines[:1], before)

@@ -1,9 +1,9 @@
-"""Write a story as DOCX, with python-docx.
+"""Write a story as a DOCX file with python-docx.
 
-A paragraph of the sheet becomes a paragraph in "Story Text", a line break inside it stays one, headings
-become "Heading 1" to "Heading 6", so that every word processor shows an outline. What a word processor has
-no word for (two paragraphs without an empty line between them, "_" as the mark of italics) is the name of a
-style, so that reading gives back the text that was written.
+A paragraph gets the style "Story Text" and keeps its line breaks; a heading gets "Heading 1" to "Heading 6",
+so that word processors show an outline. Some properties of the text have no equivalent in DOCX, such as
+paragraphs without an empty line between them, or "_" as the mark of italics. Styles with names of their own
+stand for these, so that `docx_reader` restores exactly the same text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONTROL, LINED_CONTROL = "Control Character", "Control Emphasis"  # signs that s
 def write_docx(
     manuscript: Manuscript, title: str = "", author: str = "", progress: Progress = silent
 ) -> bytes:
-    """Write a manuscript as a DOCX file with a title page, if it has a title.
+    """Return a manuscript as the bytes of a DOCX file, with a title page if there is a title or an author.
 
     Raises StoryFileError if python-docx is not installed.
     """
@@ -50,7 +50,7 @@ def write_docx(
 
 
 def library() -> Any:
-    """Import python-docx. Raises StoryFileError where it is not installed."""
+    """Import python-docx and return it. Raises StoryFileError if it is not installed."""
     try:
         import docx
     except ImportError:
@@ -61,7 +61,7 @@ def library() -> Any:
 
 
 def reads_from_the_right(lines: Iterable[Iterable[Run]]) -> bool:
-    """Return whether the first letter with a direction is one of Hebrew, Arabic and the like."""
+    """Return whether lines are in a right-to-left script: whether their first directional letter is."""
     kinds = (unicodedata.bidirectional(character) for line in lines for run in line for character in run.text)
     return next((kind in ("R", "AL") for kind in kinds if kind in ("L", "R", "AL")), False)
 
@@ -118,7 +118,7 @@ def _new_document(title: str, author: str) -> Any:
 
 
 class _Maker:
-    """Makes the elements of a body, in microseconds: python-docx's own calls take a millisecond each."""
+    """Makes a body's XML elements directly: python-docx's calls take a millisecond each."""
 
     def __init__(self, styles: dict[str, str]) -> None:
         from docx.oxml import OxmlElement

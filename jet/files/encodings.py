@@ -54,7 +54,7 @@ class Encoding:
     Attributes:
         name: Python's name.
         label: the name shown to the writer.
-        sample: some words of the file, decoded by it, at a place where encodings differ; empty if none do.
+        sample: some words of the file in this encoding, around its first non-ASCII character; "" without any.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A text, what it was read as, and what else it could be.
+    """A decoded text, its encoding, and other encodings that are plausible.
 
     Attributes:
         certain: True if no other encoding is plausible, so that the writer need not be asked.
-        others: encodings that fit as well, likelier ones first.
+        others: the other plausible encodings, likelier ones first.
     """
 
     text: str
@@ -78,9 +78,9 @@ class Decoded:
 
 
 def decode(data: bytes, chosen: str = "") -> Decoded:
-    """Decode a text file, in the encoding that was `chosen` or else in the likeliest.
+    """Decode a text file in the `chosen` encoding; if that is "", in the likeliest one.
 
-    Raises StoryError if it is no text, or not in what was chosen.
+    Raises StoryError if the bytes are no text in this encoding.
     """
     if chosen:
         if chosen not in _ENCODING_NAMES and chosen != _UTF8:
@@ -104,7 +104,7 @@ def _encoding(name: str, text: str) -> Encoding:
 
 
 def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
-    """Return the other encodings that decode the file to plausible, different text."""
+    """Return the encodings that decode the file to plausible text, other than that in `chosen`."""
     head = data[:_SAMPLE_BYTES]
     if max(head, default=0) < 0x80:
         return ()
@@ -119,7 +119,7 @@ def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
 
 
 def _likeliest(data: bytes) -> tuple[str, str | None]:
-    """Return the text in the likeliest encoding, and which that is; None for UTF-8."""
+    """Return the text in the likeliest encoding, and the encoding's name; None for UTF-8."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return _decode(data, encoding), encoding
@@ -145,7 +145,10 @@ def _decode(data: bytes, encoding: str) -> str:
 
 
 def _detect_utf16(data: bytes) -> str | None:
-    """UTF-16 without its mark: every other byte of plain letters is zero."""
+    """Return the byte order of UTF-16 text without a byte order mark; None if it is no such text.
+
+    In UTF-16, every other byte of ASCII letters is zero.
+    """
     sample = data[: _SAMPLE_BYTES & ~1]
     half = len(sample) // 2
     if len(data) % 2 or half == 0:
@@ -158,7 +161,7 @@ def _detect_utf16(data: bytes) -> str | None:
 
 
 def _detect(data: bytes) -> str:
-    """Return the likeliest encoding of the bytes. Raises StoryError if they are not text."""
+    """Return the likeliest encoding of bytes that are not Unicode. Raises StoryError if they are not text."""
     if b"\0" in data or sum(byte < 9 or 13 < byte < 27 for byte in data[:_SAMPLE_BYTES]):
         raise StoryError(SAVE_AS)
     for encoding in ("cp932", "euc_jp"):
@@ -186,13 +189,16 @@ def _detect(data: bytes) -> str:
 
 
 def _guessed_at(data: bytes) -> bytes:
-    """Return the bytes to detect the encoding from: those around the first non-ASCII byte."""
+    """Return the bytes around the first non-ASCII byte, from which the encoding is detected."""
     first = next((place for place, byte in enumerate(data[:_SAMPLE_BYTES]) if byte > 0x7F), 0)
     return data[max(0, first - 200) : first + _GUESSED_AT]
 
 
 def _try(data: bytes, encoding: str) -> str:
-    """Decode `data`, except for a character cut off at its end. Returns an empty string if it is not text."""
+    """Decode `data`, ignoring an incomplete last character.
+
+    Returns "" if it is not valid in this encoding.
+    """
     try:
         return codecs.getincrementaldecoder(encoding)().decode(data)
     except UnicodeDecodeError:
@@ -200,7 +206,7 @@ def _try(data: bytes, encoding: str) -> str:
 
 
 def _share(text: str, ranges: Iterable[tuple[int, int]]) -> float:
-    """Return the part of a text's characters beyond ASCII that lie in some ranges."""
+    """Return the fraction of a text's non-ASCII characters that lie in given ranges of code points."""
     beyond = [ord(char) for char in text if char > "\x7f"]
     found = sum(any(low <= code <= high for low, high in ranges) for code in beyond)
     return found / len(beyond) if beyond else 0.0
@@ -210,12 +216,12 @@ _WESTERN = set("äöüÄÖÜßéèêëÉÈàâÀçÇîïôœŒùûáíóúñÑ¿
 
 
 def _is_western(text: str, known: set[str] = _WESTERN) -> bool:
-    """Return whether all non-ASCII characters of a text occur in Western European languages."""
+    """Return whether all non-ASCII characters of a text are in `known`: by default, Western European ones."""
     return bool(text) and all(char <= "\x7f" or char in known for char in text)
 
 
 def _is_russian(text: str) -> bool:
-    """Return whether nearly all letters are Cyrillic and small, and a good part of them vowels."""
+    """Return whether most letters of a text are lowercase Cyrillic, with as many vowels as Russian has."""
     letters = [char for char in text if char.isalpha()]
     small = sum("а" <= char <= "я" or char == "ё" for char in letters)
     vowels = sum(char in "аеёиоуыэюя" for char in letters)

@@ -32,9 +32,9 @@ class Token(NamedTuple):
 
     Attributes:
         kind: "start", "end", "text", or "raw" for the content of an element in `_RAW`, such as a script.
-        name: of the tag, in lowercase; for "raw" that of the element around it.
-        text: of text and raw, with entities replaced.
-        attributes: of a start tag, by lowercase name.
+        name: the tag's name in lowercase; for "raw" the name of the element around it.
+        text: the text of "text" and "raw", with entities replaced.
+        attributes: the attributes of a start tag, by lowercase name.
         closed: whether a start tag is self-closing.
     """
 
@@ -46,7 +46,7 @@ class Token(NamedTuple):
 
 
 def tokens(page: str) -> Iterator[Token]:
-    """Cut a page into tokens, one after the other."""
+    """Yield the tokens of a page in order."""
     at, missing = 0, set[str]()  # ends of raw elements and comments that never come
     while at < len(page):
         if page[at] != "<":
@@ -83,7 +83,7 @@ def tokens(page: str) -> Iterator[Token]:
 
 
 class Element(NamedTuple):
-    """An element of an index: its name without a namespace, its attributes, the text behind its tag."""
+    """An element of a small XML file: name without namespace, attributes, and text after its start tag."""
 
     name: str
     attributes: dict[str, str]
@@ -91,9 +91,9 @@ class Element(NamedTuple):
 
 
 def elements(page: str) -> list[Element]:
-    """Yield the elements of a small XML file in order. Its own entities are never expanded.
+    """Return the elements of a small XML file in order; entities that the file defines are not expanded.
 
-    Raises StoryFileError for one that is not small.
+    Raises StoryFileError if the file has too many elements.
     """
     if page.count("<") > MAX_ELEMENTS:
         raise StoryFileError("This file holds more than a story may have.")
@@ -107,12 +107,15 @@ def elements(page: str) -> list[Element]:
 
 
 def text_of_element(row: list[Element], name: str) -> str:
-    """Return the text of the first element of this name that has one."""
+    """Return the text of the first element with this name and any text; "" if there is none."""
     return next((element.text for element in row if element.name == name and element.text), "")
 
 
 def _skipped(page: str, at: int, missing: set[str]) -> int:
-    """Return the end of a comment, declaration or instruction that begins here; 0 if there is none."""
+    """Return the end of the comment, declaration or instruction that begins at `at`; 0 if there is none.
+
+    `missing` collects the end marks that the rest of the page does not have, so that each is searched once.
+    """
     for start, end in (("<!--", "-->"), ("<![CDATA[", "]]>"), ("<!", ">"), ("<?", ">")):
         if page.startswith(start, at) and end not in missing:
             found = page.find(end, at + len(start))

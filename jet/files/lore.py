@@ -1,7 +1,7 @@
 """Import lorebooks of other programs: SillyTavern's, character cards' and NovelAI's.
 
-The text, the keywords and the conditions of an entry keep their meaning. Settings without a matching field in
-`LoreEntry` are reported as losses.
+Text, keywords and conditions of an entry are converted to the fields of `LoreEntry`. Settings without such a
+field are reported as losses.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Tidy = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Book:
-    """Defaults of a lorebook for its entries.
+    """A lorebook's defaults for its entries.
 
     Attributes:
-        scan_depth: messages that are searched for keys; 0 if the book does not say.
-        whole_words: whether keys are whole words where the entry does not say.
+        scan_depth: messages that are searched for keys; 0 if the lorebook gives no number.
+        whole_words: whether keys match whole words only, for entries without such a setting.
         tidy: replaces macros such as {{char}} in texts.
     """
 
@@ -45,14 +45,14 @@ class Book:
 
 
 def world_info(plain: dict[str, Any], losses: Losses, book: Book | None = None) -> tuple[LoreEntry, ...]:
-    """Read a world info file of SillyTavern."""
+    """Convert the JSON of a SillyTavern world info file to lore entries."""
     book = book or Book(number_of(plain.get("scanDepth", plain.get("scan_depth")), 0))
     _told_of_book(plain, losses)
     return _all(sequence(plain.get("entries")), lambda fields: _tavern(fields, book, losses), losses)
 
 
 def character_book(plain: dict[str, Any], losses: Losses, book: Book | None = None) -> tuple[LoreEntry, ...]:
-    """Read the book of a character card, or a lorebook file of version 3 of the cards."""
+    """Convert the lorebook of a character card, or a lorebook file of card version 3, to lore entries."""
     tidy = book.tidy if book else str
     book = Book(number_of(plain.get("scan_depth"), 0), tidy=tidy)
     _told_of_book(plain, losses)
@@ -60,7 +60,7 @@ def character_book(plain: dict[str, Any], losses: Losses, book: Book | None = No
 
 
 def novelai_lorebook(plain: dict[str, Any], losses: Losses) -> tuple[LoreEntry, ...]:
-    """Read a lorebook of NovelAI, of any version."""
+    """Convert the JSON of a NovelAI lorebook, of any version, to lore entries."""
     groups = [mapping(one) for one in sequence(plain.get("categories"))]
     off = {group.get("id") or group.get("name") for group in groups if group.get("enabled") is False}
     losses.count("category of the lore", "categories of the lore", len(groups))
@@ -76,7 +76,7 @@ def novelai_lorebook(plain: dict[str, Any], losses: Losses) -> tuple[LoreEntry, 
 
 
 def risu_lorebook(plain: dict[str, Any], losses: Losses) -> tuple[LoreEntry, ...]:
-    """Read a lorebook of RisuAI."""
+    """Convert the JSON of a RisuAI lorebook to lore entries."""
     entries = sequence(plain.get("data"))
     told = [entry for entry in entries if mapping(entry).get("mode") != "folder"]
     losses.count("folder of the lore", "folders of the lore", len(entries) - len(told))
@@ -194,7 +194,10 @@ class _Keywords:
 
 
 def _keywords(given: object, title: str, losses: Losses) -> _Keywords:
-    """Keywords as words. A pattern that only lists words is read as them; any other is lost, and told."""
+    """Return an entry's keys as keywords; `title` names the entry in reports of losses.
+
+    A regular expression that only lists words becomes these words. Any other one is reported as a loss.
+    """
     words: list[str] = []
     sensitive: list[bool] = []
     for key in texts_of(given)[: MAX_KEYS + 1]:
@@ -215,9 +218,9 @@ def _keywords(given: object, title: str, losses: Losses) -> _Keywords:
 
 
 def _patterns(given: object) -> object:
-    """Write lists of words ("pier|jetty") as patterns, in slashes.
+    """Put keys that list words, such as "pier|jetty", in slashes, which mark them as regular expressions.
 
-    All other keys stay as they are: SillyTavern says "use_regex" of every key, patterns or not.
+    All other keys stay as they are: SillyTavern sets "use_regex" for plain keys, too.
     """
     if not isinstance(given, list):
         return given
@@ -226,7 +229,7 @@ def _patterns(given: object) -> object:
 
 
 def _tidied(words: tuple[str, ...], book: Book) -> tuple[str, ...]:
-    """Replace macros in keys, too: {{char}} is a key of many cards."""
+    """Replace macros in keys, since many cards have the key {{char}}; drop keys that become empty."""
     return tuple(word for word in (book.tidy(word).strip() for word in words) if word)
 
 
@@ -250,14 +253,17 @@ def _with_second(entry: LoreEntry, keys: tuple[str, ...], logic: object, losses:
 
 
 def _with_depth(entry: LoreEntry, given: object, book: Book) -> LoreEntry:
-    """Set the scan depth in paragraphs, one per message; without a given depth keep the default."""
+    """Set an entry's scan depth to `given` messages, or else the book's; a message counts as one paragraph.
+
+    The entry keeps its default if both are 0.
+    """
     depth = number_of(given, 0) or book.scan_depth
     unit: ScanUnit = "paragraphs"
     return replace(entry, scan_depth=_within(depth, MAX_SCAN), scan_unit=unit) if depth > 0 else entry
 
 
 def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losses: Losses) -> LoreEntry:
-    """Report fields without a counterpart here as losses; switch off entries with a probability of 0."""
+    """Report fields without a counterpart in `LoreEntry` as losses; disable entries of probability 0."""
     where = _PLACES.get(number_of(position, 0), "")
     if where == "depth":
         losses.count("lore entry that stands within the chat", "lore entries that stand within the chat")
@@ -291,7 +297,7 @@ def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losse
 
 
 def _decorated(entry: LoreEntry, content: str, losses: Losses) -> LoreEntry:
-    """Take decorators ("@@depth 4") off the beginning of a text of version 3, and do what they say."""
+    """Set an entry's content without its leading decorators, lines such as "@@depth 4", and apply them."""
     at = 0
     understood = True
     changes: dict[str, Any] = {}
@@ -333,7 +339,7 @@ def _all(
 ) -> tuple[LoreEntry, ...]:
     """Return the lore entries that can be imported, sorted by `order`, then by position in the file.
 
-    Counts all others in `losses`. Entries without keywords are switched off, unless they are constant.
+    Counts all others in `losses`. An entry without keywords is disabled unless it is constant.
     """
     found: list[LoreEntry] = []
     row = list(entries)

@@ -1,4 +1,4 @@
-"""Collect the parts of an imported file that a story cannot hold, in words for the writer."""
+"""Collect descriptions of what was lost when a file was imported, to be shown to the writer."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ MAX_NAMED = 40  # losses told one by one
 
 
 class Losses:
-    """Gathers losses while a file is read. The same loss is told once, with how often it came up."""
+    """Collects losses while a file is read. Repeated ones are listed once, with their number."""
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[str, int]] = {}
         self._beyond = 0
 
     def add(self, what: str) -> None:
-        """Note a loss, a few words such as "its settings"."""
+        """Add a loss, described in a few words such as "its settings"."""
         self._note(what, "", 0)
 
     def count(self, one: str, many: str, number: int = 1) -> None:
-        """Note a loss that is counted: "1 picture", "3 pictures"."""
+        """Add a number of equal losses, described in singular and plural: "picture", "pictures"."""
         if number > 0:
             self._note(one, many, number)
 
     def told(self) -> tuple[str, ...]:
-        """Name all losses, in the order in which they came up."""
+        """Return the descriptions of all losses in the order of their first occurrence."""
         named = []
         for one, (many, number) in self._counts.items():
             named.append(one if not number else f"{number:,} {one if number == 1 else many}")

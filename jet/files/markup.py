@@ -1,9 +1,8 @@
-"""Parse the text of a sheet into blocks that a book has, and compose exactly the same text from them.
+"""Parse a story's plain text into headings, paragraphs and scene breaks, and compose the text from them.
 
-Writers mark a plain text as they are used to from markdown and from typescripts: "# The Cave" or "Chapter 3"
-is a heading, "* * *" a scene break, *these words* and _these_ are italic, **these** bold. Everything else is
-a paragraph. `compose(parse(text)) == text` holds for every text, so that a story comes back from a DOCX or an
-EPUB as it was.
+The marks are those of Markdown and of typescripts: "# The Cave" and "Chapter 3" are headings, "* * *" is a
+scene break, *word* and _word_ are italic, **word** is bold. Everything else is a paragraph.
+`compose(parse(text)) == text` holds for every text, so that export to DOCX or EPUB and import restore it.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _EMPHASIS = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """Characters of one look.
+    """Successive characters of one format.
 
     Attributes:
-        mark: what stands around them on the sheet, "" for plain text.
-        control: whether they are signs that stand for control characters, in a file.
+        mark: the mark on both sides of them in the plain text, such as "**"; "" if there is none.
+        control: whether they are the visible signs that stand for control characters in a file.
     """
 
     text: str
@@ -47,12 +46,12 @@ class Run:
 
     @property
     def italic(self) -> bool:
-        """Whether the characters are italic."""
+        """Return whether the characters are italic."""
         return MARKS.get(self.mark, (False, False))[0]
 
     @property
     def bold(self) -> bool:
-        """Whether the characters are bold."""
+        """Return whether the characters are bold."""
         return MARKS.get(self.mark, (False, False))[1]
 
 
@@ -61,10 +60,10 @@ class Block:
     """A paragraph, a heading or a scene break.
 
     Attributes:
-        kind: which of them.
-        lines: runs of each line, at least one line; only paragraphs have several.
-        before: line breaks between this block and the one before it, or the beginning of the text.
-        level: of a heading with "#" marks, 1 to 6; 0 of a heading that is a line such as "Chapter 3".
+        kind: "paragraph", "heading" or "scene".
+        lines: the runs of each line; at least one line, and several only in a paragraph.
+        before: the number of line breaks between the previous block, or the text's beginning, and this one.
+        level: 1 to 6 for a heading with as many "#"; 0 for a line such as "Chapter 3" and all other blocks.
     """
 
     kind: Kind
@@ -74,17 +73,17 @@ class Block:
 
     @property
     def text(self) -> str:
-        """The characters without any mark."""
+        """Return the characters without marks, lines separated by "\\n"."""
         return "\n".join("".join(run.text for run in line) for line in self.lines)
 
 
 @dataclass(frozen=True)
 class Manuscript:
-    """A whole text.
+    """A whole text as blocks.
 
     Attributes:
-        after: line breaks behind the last block.
-        exact: whether it is from a file of ours, each character as it was.
+        after: the number of line breaks after the last block.
+        exact: whether it was read from a file that this program wrote, so that `compose` gives the same text.
     """
 
     blocks: tuple[Block, ...]
@@ -93,7 +92,7 @@ class Manuscript:
 
     @property
     def chapters(self) -> Iterator[tuple[Block, ...]]:
-        """The blocks of one chapter after the other; each but perhaps the first begins with a heading."""
+        """Yield the blocks of each chapter. All chapters except possibly the first begin with a heading."""
         chapter: list[Block] = []
         for block in self.blocks:
             if block.kind == "heading" and block.level <= 2 and chapter:
@@ -105,7 +104,7 @@ class Manuscript:
 
 
 def parse(text: str) -> Manuscript:
-    """Parse a text of a sheet, whose line breaks are "\\n"."""
+    """Parse a plain text with marks, whose line breaks are "\\n"."""
     blocks: list[Block] = []
     paragraph: list[str] = []
     gap = breaks = (
@@ -132,7 +131,7 @@ def parse(text: str) -> Manuscript:
 
 
 def compose(manuscript: Manuscript) -> str:
-    """Compose the text of a sheet."""
+    """Return the plain text with marks."""
     parts: list[str] = []
     for block in manuscript.blocks:
         parts.append("\n" * block.before)
@@ -145,7 +144,7 @@ def compose(manuscript: Manuscript) -> str:
 
 
 def spaced(blocks: Iterable[Block]) -> Manuscript:
-    """Put an empty line between any two blocks of a file that says nothing of the space between them."""
+    """Join blocks from a file that does not store the space between them: one empty line between any two."""
     row = [*blocks]
     if not row:
         return Manuscript(())
@@ -155,9 +154,9 @@ def spaced(blocks: Iterable[Block]) -> Manuscript:
 
 
 def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
-    """Convert a block of a file that is not ours; `level` makes it a heading.
+    """Convert a paragraph of another program's file to a block; a `level` from 1 makes it a heading.
 
-    "Chapter 3" is a heading without a mark, even where it is only bold.
+    A line such as "Chapter 3" becomes a heading without "#" in any case.
     """
     text = "\n".join("".join(run.text for run in line) for line in lines)
     flat = " ".join(text.split())
@@ -171,7 +170,7 @@ def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
 
 
 def runs_of(line: str) -> tuple[Run, ...]:
-    """Split a line into runs, their marks taken off."""
+    """Split a line at its marks into runs, whose text has no marks."""
     found: list[Run] = []
     at = 0
     for match in _EMPHASIS.finditer(line):
@@ -186,7 +185,7 @@ def runs_of(line: str) -> tuple[Run, ...]:
 
 
 def is_chapter_line(line: str) -> bool:
-    """Return whether a line by itself is the heading of a chapter, such as "Chapter 3: The Cave"."""
+    """Return whether a line without "#" is a chapter heading, such as "Chapter 3: The Cave"."""
     return len(line) <= 100 and _CHAPTER.fullmatch(line) is not None
 
 

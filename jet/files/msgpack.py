@@ -1,6 +1,6 @@
-"""Decode MessagePack as NovelAI's editor writes it, with its records, bundled strings and extension types.
+"""Decode MessagePack as NovelAI's editor writes it, with msgpackr's records and bundled strings.
 
-Only the types that such a document uses are decoded; all others raise an error. Sizes and depth are limited.
+Types that such a document does not use raise an error. Sizes and depth are limited.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _OWN_CLASSES = frozenset((20, 30, 31, 40, 41, 42))  # each is followed by its fi
 
 
 class MessagePackError(ValueError):
-    """Bytes that are no such document, or more than one may hold."""
+    """The bytes are no such document, or exceed a limit. The message continues "cannot be read: "."""
 
 
 def unpack(data: bytes) -> Any:
-    """Decode one value. Raises MessagePackError."""
+    """Decode the value that the bytes begin with. Raises MessagePackError."""
     reader = _Reader(data)
     try:
         return reader.value(0)
@@ -119,7 +119,7 @@ class _Reader:
         raise MessagePackError(f"it uses an extension that is not known here ({kind})")
 
     def _define(self, body: bytes, depth: int) -> Any:
-        """Read a record's first use: the names of its fields, then its values."""
+        """Read a record that defines its number's field names: first the names, then the values."""
         number = (body[0] & 0x3F) | ((body[1] << 6) if len(body) == 2 else 0)
         if len(body) == 2:
             self._two_byte.add(body[0] & 0x3F)
@@ -139,7 +139,10 @@ class _Reader:
         return {name: self.value(depth + 1) for name in names}
 
     def _bundle(self, distance: int, depth: int) -> Any:
-        """Read strings that stand together further on, cut by lengths in UTF-16."""
+        """Read two bundles of strings `distance` bytes ahead, then the value that takes strings from them.
+
+        The value gives each string's length in UTF-16 code units.
+        """
         back = self._at
         self._at += distance
         if distance < 0:

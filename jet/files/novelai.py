@@ -1,4 +1,4 @@
-"""Read NovelAI's files: stories of the old and of the new editor, scenarios and lorebooks."""
+"""Convert NovelAI's files: stories of the old and of the new editor, scenarios and lorebooks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _CREATE, _UPDATE, _REMOVE = 0, 1, 2  # kinds of changes
 
 
 def from_lorebook(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a lorebook as a story without a text."""
+    """Convert a lorebook's JSON to a story that has lore and no text."""
     document = Document()
     document.guidance = Guidance(lore=novelai_lorebook(plain, losses))
     return document
 
 
 def from_scenario(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a scenario: its prompt is the text that the story begins with."""
+    """Convert a scenario's JSON to a story; the scenario's prompt becomes the text."""
     fill = _Placeholders(plain, losses)
     document = Document.from_text(fill(text_of(plain, "prompt")))
     document.title = line_of(plain, "title")
@@ -45,7 +45,7 @@ def from_scenario(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def from_story(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a story. Raises StoryFileError if its text cannot be read."""
+    """Convert a story's JSON. Raises StoryFileError if its text cannot be read."""
     about, content = mapping(plain.get("metadata")), mapping(plain.get("content"))
     document = content.get("document")
     if isinstance(document, str) and document:
@@ -62,7 +62,10 @@ def from_story(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def _guidance(plain: dict[str, Any], fill: Any, losses: Losses) -> Guidance:
-    """Convert the context: its first part is memory, the second the author's note."""
+    """Convert the two parts of the context to memory and author's note, and the lorebook to lore.
+
+    `fill` replaces placeholders in a text.
+    """
     context = [mapping(part) for part in sequence(plain.get("context"))]
     memory, note = [*context[:2], {}, {}][:2]
     if len(context) == 1 and _place(memory, 0) < -1:  # within the text, as a note is
@@ -75,14 +78,17 @@ def _guidance(plain: dict[str, Any], fill: Any, losses: Losses) -> Guidance:
 
 
 def _framed(part: dict[str, Any]) -> str:
-    """Return a part's text within its prefix and suffix, if it has any."""
+    """Return the text of a part of the context with its prefix and suffix; "" if the part has no text."""
     text, config = text_of(part, "text"), mapping(part.get("contextConfig"))
     around = (text_of(config, "prefix"), text_of(config, "suffix"))
     return around[0] + text + around[1].rstrip("\n") if text else ""
 
 
 def _place(part: dict[str, Any], otherwise: int) -> int:
-    """Return the line that a part of the context stands at; negative ones count from the end."""
+    """Return the line at which a part of the context is inserted; negative ones count from the end.
+
+    `otherwise` is returned if the part gives none.
+    """
     return number_of(mapping(part.get("contextConfig")).get("insertionPosition"), otherwise)
 
 
@@ -95,7 +101,7 @@ def _note(part: dict[str, Any], fill: Any) -> AuthorsNote:
 
 
 class _Placeholders:
-    """Fills the placeholders of a scenario with the answers that it suggests."""
+    """Replaces the placeholders of a scenario, such as ${name}, by the scenario's default answers."""
 
     def __init__(self, plain: dict[str, Any], losses: Losses) -> None:
         self._known: dict[str, str] = {}
@@ -181,7 +187,10 @@ def _id(value: object) -> object:
 def _changed(
     texts: dict[object, dict[str, Any]], row: list[object], changes: dict[Any, Any], losses: Losses
 ) -> list[object]:
-    """Apply the changes that the file stores apart from its sections; return the order of sections."""
+    """Apply `changes`, edits that the file stores apart from its sections, to the sections in `texts`.
+
+    `row` has the keys of the sections in order; returns it with sections added and removed.
+    """
     for key, change in changes.items():
         step = mapping(change)
         kind = step.get("type")

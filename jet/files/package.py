@@ -38,7 +38,10 @@ def open_zip(data: bytes) -> zipfile.ZipFile:
 
 
 def read_member(package: zipfile.ZipFile, name: str, most: int = MAX_MEMBER) -> bytes:
-    """Read a member of at most `most` bytes, whatever its header says. Raises StoryFileError."""
+    """Read a member.
+
+    Raises StoryFileError if it unpacks to more than `most` bytes, whatever its header says.
+    """
     try:
         with package.open(name) as member:
             data = member.read(most + 1)

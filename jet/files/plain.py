@@ -15,7 +15,7 @@ MAX_NAME = 200  # characters of a title or a name
 
 
 def load_foreign(text: str) -> object:
-    """Load JSON of another program, bounded before it is parsed. Raises StoryFileError."""
+    """Parse another program's JSON. Raises StoryFileError if it is invalid, or too large to be parsed."""
     too_long = len(text) > MAX_JSON
     too_many = text.count("{") > MAX_OBJECTS or text.count("[") > MAX_LISTS or text.count(",") > MAX_VALUES
     if too_long or too_many:
@@ -24,17 +24,17 @@ def load_foreign(text: str) -> object:
 
 
 def mapping(value: object) -> dict[str, Any]:
-    """Return the value if it is an object, otherwise an empty one."""
+    """Return a value if it is a JSON object, otherwise an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
 def sequence(value: object) -> list[Any]:
-    """Return the value if it is a list, the values of an object, otherwise nothing."""
+    """Return a value if it is a list, the values of a JSON object, or otherwise an empty list."""
     return value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
 
 
 def text_of(fields: dict[str, Any], *names: str) -> str:
-    """Return the first of these fields that has text, with line breaks as a text box has them."""
+    """Return the text of the first of the fields `names` that has any, with "\\n" as line breaks; else ""."""
     for name in names:
         value = fields.get(name)
         if isinstance(value, str) and value:
@@ -43,19 +43,19 @@ def text_of(fields: dict[str, Any], *names: str) -> str:
 
 
 def line_of(fields: dict[str, Any], *names: str) -> str:
-    """Return the same on one line, as a title."""
+    """Return the same as `text_of` on one line of at most `MAX_NAME` characters, for titles and names."""
     return " ".join(text_of(fields, *names).split())[:MAX_NAME]
 
 
 def texts_of(value: object) -> list[str]:
-    """Texts of a list, or between the commas of one text; empty ones are left out."""
+    """Return the non-empty texts of a list, or those between the commas of a text."""
     row = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
     texts = (normalize_file_line_breaks(text).strip() for text in row if isinstance(text, str))
     return [text for text in texts if text]
 
 
 def number_of(value: object, default: int) -> int:
-    """Return a whole number, which may be given as text; `default` for any other value."""
+    """Convert a number, or a text with a number, to int; return `default` for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return default
     try:
@@ -66,5 +66,5 @@ def number_of(value: object, default: int) -> int:
 
 
 def is_on(value: object) -> bool:
-    """Return whether a switch is on; programs write it as true, 1 or text."""
+    """Return whether a switch is on. Programs write it as a boolean, a number or a text such as "true"."""
     return value.strip().lower() in ("true", "1", "yes", "on") if isinstance(value, str) else bool(value)

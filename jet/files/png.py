@@ -15,7 +15,7 @@ _KEYWORDS = (b"ccv3", b"chara")  # version 3 of the cards before the others
 
 
 def card_in_png(data: bytes) -> str:
-    """Find the JSON of a card in a picture. Raises StoryFileError if there is none that can be read."""
+    """Return the JSON of the card in a picture. Raises StoryFileError if there is no readable one."""
     texts = _texts(data)
     for keyword in _KEYWORDS:
         if keyword in texts:
@@ -24,7 +24,7 @@ def card_in_png(data: bytes) -> str:
 
 
 def _texts(data: bytes) -> dict[bytes, bytes]:
-    """Return the texts of the keywords that cards use; of several, the last."""
+    """Return the text chunks of a picture whose keywords cards use, by keyword; the last of each."""
     texts: dict[bytes, bytes] = {}
     at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):

@@ -11,13 +11,13 @@ _EVERY = 50  # items
 
 
 def silent(done: float) -> None:
-    """Ignore progress."""
+    """Ignore progress; the default where none is shown."""
 
 
 def watched(
     items: Sequence[Item], progress: Progress, start: float = 0.0, end: float = 1.0
 ) -> Iterator[Item]:
-    """Hand out items and tell how many are done, as a part of the whole from `start` to `end`."""
+    """Yield items, and report progress that rises from `start` to `end` as they are done."""
     for number, item in enumerate(items):
         if number % _EVERY == 0:
             progress(start + (end - start) * number / len(items))

@@ -1,7 +1,7 @@
 """Import a file of any supported kind, whatever its name, and report what was lost.
 
-The kind is detected from the content; only text files are told apart by their file extension. All sizes are
-limited: an oversized or malicious file gets an error message.
+The kind is detected from the content; the file extension only distinguishes kinds of text files. All sizes
+are limited: an oversized or malicious file gets an error message.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _KNOWN = "KoboldAI, NovelAI, SillyTavern, RisuAI or a character card"
 
 @dataclass(frozen=True)
 class Imported:
-    """The contents of a file that was read.
+    """A file that was read.
 
     Attributes:
-        name: the file's.
-        kind: what it is, for the writer: "NovelAI scenario".
-        document: the story, with nothing to undo. A lorebook's has no text, only guidance.
-        losses: what could not be kept of it, a few words each.
-        encoding: what a text file was read as; None for what is no text file.
-        certain: whether that can hardly be anything else.
-        others: encodings that it could be in as well.
+        name: the file's name.
+        kind: a description for the writer, such as "NovelAI scenario".
+        document: the story, with an empty undo history. A lorebook gives one with guidance and no text.
+        losses: descriptions of what could not be imported, a few words each.
+        encoding: the encoding of a text file; None for other files.
+        certain: whether no other encoding is plausible.
+        others: the other plausible encodings.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Imported:
 
     @property
     def only_guidance(self) -> bool:
-        """Whether it brings no text, so that it may be added to the story that is open."""
+        """Return whether there is guidance but no text; it can then be added to the open story."""
         return not self.document.text.strip()
 
     @property
     def asks(self) -> bool:
-        """Whether there is something that the writer should know before it is opened."""
+        """Return whether the writer should be asked before it is opened: about losses or the encoding."""
         return bool(self.losses) or not self.certain
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A file that cannot be read, and why, in a sentence for the writer."""
+    """A file that cannot be read; `why` is a sentence for the writer."""
 
     name: str
     why: str
@@ -89,12 +89,12 @@ def read(name: str, data: bytes, encoding: str = "") -> Imported:
     """Read a file of one story.
 
     Args:
-        name: the file's, of which only the ending and the stem matter.
+        name: the file's name; its extension and stem are used.
         data: its bytes.
-        encoding: of a text file, if the writer has chosen one.
+        encoding: the encoding that the writer has chosen for a text file; "" to detect it.
 
     Raises:
-        StoryFileError: it cannot be read; the message says why, and what to do. Nothing else is raised.
+        StoryFileError: the file cannot be read; the message says why. No other error is raised.
     """
     path = PurePath(clean(name).replace("\\", "/"))
     if len(data) > MAX_BYTES:
@@ -113,7 +113,10 @@ def read(name: str, data: bytes, encoding: str = "") -> Imported:
 
 
 def read_all(name: str, data: bytes, encoding: str = "") -> list[Imported | Refused]:
-    """Read a file of one story, or a zip of many; one that cannot be read costs no other. Raises nothing."""
+    """Read a file of one story, or each story of a zip.
+
+    Raises no error: returns `Refused` for unreadable ones.
+    """
     try:
         if _is_zip_of_stories(data):
             return _members(data)
@@ -216,7 +219,7 @@ def _from_json(text: str, losses: Losses) -> tuple[Document, str]:
 
 
 def _ours(plain: dict[str, Any]) -> Document:
-    """Read a story of ours. Errors name the field that is wrong."""
+    """Read a story that this program saved. The StoryFileError for a damaged one names the wrong field."""
     try:
         return from_dict(plain)
     except StoryFileError as error:

@@ -1,6 +1,6 @@
 """Read RTF, as older word processors save it: text, headings, italics and bold.
 
-Nesting costs no recursion.
+Nested groups are read without recursion, so that no file can exhaust the stack.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class _Reader:
         self._skip = self._state.unicode_skip
 
     def _units(self, units: bytes) -> None:
-        """Read UTF-16 characters, and skip the plain-text fallback of each if there is one."""
+        """Append UTF-16 code units, and skip the plain-text fallback that may follow each."""
         found = _UNIT.findall(units)
         self._flush()
         standing = {bool(instead) for _, instead in found}
@@ -279,7 +279,7 @@ class _Reader:
         self._lines = [[]]
 
     def _name_style(self) -> None:
-        """Record a style by its name, which stands at the end of its group: "heading 2;"."""
+        """Record the name of a style, the text at the end of its group, such as "heading 2;"."""
         name = self.kept["style"].strip().rstrip(";").lower()
         self.kept["style"] = ""
         found = re.fullmatch(r"heading ([1-6])|title", name)
@@ -287,7 +287,7 @@ class _Reader:
             self._styles[self._state.style] = int(found[1] or 1)
 
     def manuscript(self) -> Manuscript:
-        """Return the paragraphs that have text."""
+        """Return the paragraphs that have text as a manuscript."""
         blocks = []
         for level, lines in self._paragraphs:
             tidy = tuple(tidy_runs(line) for line in lines)

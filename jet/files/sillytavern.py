@@ -1,4 +1,4 @@
-"""Read SillyTavern's world info and chats."""
+"""Convert SillyTavern's world info and chats, and RisuAI's lorebooks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IN_CHAT = 1  # the author's note; otherwise it stands before the chat
 
 
 def from_risu(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a lorebook of RisuAI as a story without a text."""
+    """Convert a RisuAI lorebook's JSON to a story that has lore and no text."""
     document = Document()
     document.guidance = Guidance(lore=risu_lorebook(plain, losses))
     _tell_macros(document, losses)
@@ -28,7 +28,10 @@ def from_risu(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def from_world_info(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a lorebook as a story without a text. Raises StoryFileError if it has no entries."""
+    """Convert a world info file's JSON to a story that has lore and no text.
+
+    Raises StoryFileError if it has no entries.
+    """
     if plain.get("spec") == "lorebook_v3":
         plain = mapping(plain.get("data"))
     entries = sequence(plain.get("entries"))
@@ -42,13 +45,13 @@ def from_world_info(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def _tell_macros(document: Document, losses: Losses) -> None:
-    """Report macros as lost: a lorebook does not say who its characters are."""
+    """Report macros such as {{char}} as losses: a lorebook does not name its characters."""
     if any("{{" in entry.content for entry in document.guidance.lore):
         losses.add("what stands for {{char}}, {{user}} and the like: they stay as they are")
 
 
 def is_chat(text: str) -> bool:
-    """Return whether a text looks like a chat: lines of JSON, the first its header or a message."""
+    """Return whether a text looks like a chat: lines of JSON, of which the first is a header or a message."""
     first = text[:200_000].lstrip().partition("\n")[0].strip()
     if not first.startswith("{"):
         return False
@@ -56,7 +59,7 @@ def is_chat(text: str) -> bool:
 
 
 def from_chat(text: str, losses: Losses) -> Document:
-    """Read a chat as a text: a paragraph for each message, with who says it. Raises StoryFileError."""
+    """Convert a chat to a story: one paragraph for each message, with its speaker. Raises StoryFileError."""
     if len(text) > MAX_JSON * 2:
         raise StoryFileError("This chat holds more than a story may have.")
     if text.count("\n") > MAX_LINES:
@@ -105,7 +108,10 @@ def _line(line: str, losses: Losses) -> dict[str, Any] | None:
 
 
 def _said(fields: dict[str, Any], losses: Losses) -> tuple[str, str] | None:
-    """Return the speaker and text of a message; None, and a loss, for one hidden from the model."""
+    """Return the speaker and the text of a message; None if it has no text.
+
+    A message that is hidden from the model is reported as a loss and gives None.
+    """
     given = fields.get("mes")
     text = text_of(given, "message") if isinstance(given, dict) else text_of(fields, "mes")
     extra = mapping(fields.get("extra"))
@@ -129,7 +135,7 @@ def _character(head: dict[str, Any], messages: list[dict[str, Any]]) -> str:
 
 
 def _note(about: dict[str, Any], tidy: Macros, losses: Losses) -> tuple[str, AuthorsNote]:
-    """Return the author's note as memory if it stands before the chat, as a note if it stands within."""
+    """Return the chat's author's note as memory (if it is placed before the chat) or as author's note."""
     text = tidy(text_of(about, "note_prompt"))
     if not text.strip():
         return "", AuthorsNote()
@@ -155,10 +161,10 @@ def _tell_rest(about: dict[str, Any], losses: Losses) -> None:
 
 
 def is_message(plain: dict[str, Any]) -> bool:
-    """Return whether an object is a single line of a chat."""
+    """Return whether a JSON object is a message of a chat."""
     return "chat_metadata" in plain or ("mes" in plain and "is_user" in plain)
 
 
 def from_message(plain: dict[str, Any], losses: Losses) -> Document:
-    """Read a chat of one line."""
+    """Convert a chat that consists of one message to a story."""
     return from_chat(json.dumps(plain), losses)

@@ -93,7 +93,7 @@ def read_html(text: str, losses: Losses) -> tuple[Manuscript, str, str]:
 
 
 def read_epub(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
-    """Read an EPUB book: the text of its spine, title and author. Raises StoryFileError."""
+    """Read an EPUB book: the text of its spine's pages, title and author. Raises StoryFileError."""
     with open_zip(data) as book:
         names = set(book.namelist())
         if "META-INF/rights.xml" in names or "META-INF/sinf.xml" in names:
@@ -111,7 +111,7 @@ def read_epub(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
 
 
 def _check(pages: Iterable[str]) -> None:
-    """Bound what would have to be built. Raises StoryFileError."""
+    """Raise StoryFileError if the pages are too large to be parsed."""
     if sum(page.count("<") for page in pages) > MAX_TAGS:
         raise StoryFileError("This file holds more than a story may have.")
 
@@ -161,7 +161,7 @@ def _try(data: bytes, encoding: str) -> str:
 
 
 def _looks(sheets: Iterable[str]) -> Looks:
-    """Return the classes of style sheets that are italic or bold."""
+    """Return, for the classes that style sheets make italic or bold, which of the two they are."""
     looks: Looks = {}
     for sheet in sheets:
         for rule in sheet.split("}"):
@@ -185,7 +185,7 @@ def _look(rules: str) -> tuple[bool, bool]:
 
 
 class _Page:
-    """The blocks of a page. Nesting costs no recursion, and no look through all that is open."""
+    """Collects the blocks of an HTML page, in time linear in its length and without recursion."""
 
     def __init__(self, text: str, looks: Looks, losses: Losses) -> None:
         self.title = self.author = ""
@@ -238,7 +238,7 @@ class _Page:
             self.blocks.append(("hr", "", [[Run("* * *")]]))
 
     def _note_kind(self, name: str, given: dict[str, str], classes: list[str]) -> None:
-        """Record whether a page is ours, and whether it belongs to the story or is a title page."""
+        """Record whether this program wrote the page, and whether it is part of the story."""
         if name == "body":
             self.ours = "jet-story" in classes
         kinds = {*given.get("epub:type", "").split(), given.get("role", "").removeprefix("doc-"), *classes}
@@ -246,7 +246,7 @@ class _Page:
             self.is_story = False
 
     def _turned(self, name: str, classes: str, given: dict[str, str]) -> tuple[str, ...]:
-        """Return the formats that an element turns on while it is open."""
+        """Return the formats that an element turns on for its content, such as "italic"."""
         italic, bold = _look(given.get("style", ""))
         for one in classes.split()[:20]:
             look = self._looks.get(one, (False, False))
@@ -319,7 +319,7 @@ def _manuscript(pages: list[_Page]) -> Manuscript:
 
 
 def _exact(raw: list[tuple[str, str, list[list[Run]]]]) -> Manuscript:
-    """Read a page of our own templates, ignoring white space between blocks."""
+    """Read a page that this program wrote; white space between blocks is ignored."""
     blocks: list[Block] = []
     gaps = 0
     for tag, given, lines in raw:
@@ -342,7 +342,7 @@ def _exact(raw: list[tuple[str, str, list[list[Run]]]]) -> Manuscript:
 
 
 def _collapsed(line: list[Run]) -> tuple[Run, ...]:
-    """Collapse a line's white space as browsers do."""
+    """Collapse white space in a line as browsers do."""
     runs: list[Run] = []
     for run in tidy_runs(Run(_SPACES.sub(" ", run.text), run.mark) for run in line):
         text = run.text

@@ -1,7 +1,7 @@
-"""Tidy text for, and runs of text out of, word processors and web pages.
+"""Convert control characters and white space for files of word processors and web pages, and back.
 
-XML cannot write control characters, and word processors make line breaks of separators. In files of ours a
-visible sign stands for each of them, in a style of its own, so that reading gives the character back.
+XML cannot contain control characters, and word processors turn separators into line breaks. Files that this
+program writes have a visible sign for each, in a style of its own; reading restores the character.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CONTROLS = re.compile(f"([{re.escape(''.join(map(chr, _SIGNS)))}]+)")
 
 
 def xml_text(text: str) -> str:
-    """Drop the characters that XML has no way to write: control characters and lone surrogates."""
+    """Drop the characters that XML cannot contain: control characters and lone surrogates."""
     return _NOT_XML.sub("", text)
 
 
@@ -37,10 +37,10 @@ def without_signs(text: str) -> str:
 
 
 def tidy_runs(runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Join runs of one look, and move blanks at the edges of a marked run out of it.
+    """Join neighboring runs of one format, and move blanks at the edges of a marked run out of it.
 
-    Word processors split runs at will and often make the blank behind an italic word italic as well; on the
-    sheet a mark stands at a word.
+    Word processors split runs at will, and often make the blank after an italic word italic as well. In plain
+    text a mark must touch a word.
     """
     parts: list[Run] = []
     for text, mark in _joined((run.text, run.mark) for run in runs):

@@ -1,4 +1,4 @@
-"""Write a story as a file that other programs open, or all of it as JSON."""
+"""Write a story as a file for other programs, or completely, as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Writer = Callable[[Document, Progress], bytes]
 
 @dataclass(frozen=True)
 class Written:
-    """A file to hand to the writer."""
+    """A finished file: its name, media type and bytes."""
 
     name: str
     data: bytes
@@ -30,15 +30,15 @@ class Written:
 
 
 def write(document: Document, ending: str, progress: Progress = silent) -> Written:
-    """Write the branch on the page, or with "json" everything, as a file of this ending.
+    """Write the current branch as a file of a format; "json" is the whole story with all branches.
 
     Args:
-        document: nothing in it changes.
-        ending: one of `FORMATS`.
-        progress: is told how much of it is done, from 0 to 1.
+        document: the story; it is not changed.
+        ending: the file extension, one of `FORMATS`.
+        progress: is called with the fraction that is done, from 0 to 1.
 
     Raises:
-        StoryFileError: there is no such format, or what it needs is not installed.
+        StoryFileError: there is no such format, or a package that it needs is not installed.
     """
     if ending not in FORMATS:
         raise StoryFileError(f"Stories are not saved as {ending[:40]!r}.")
@@ -49,7 +49,7 @@ def write(document: Document, ending: str, progress: Progress = silent) -> Writt
 
 
 def write_all(documents: Iterable[Document], progress: Progress = silent) -> Written:
-    """Write all stories as one zip of JSON files, which `reading.read_all` reads again."""
+    """Write all stories as one zip of JSON files, which `reading.read_all` can read."""
     stories = list(documents)
     stream = io.BytesIO()
     used: set[str] = set()
