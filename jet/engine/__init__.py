@@ -1,1 +1,1 @@
-"""Serving: requests in, streams of text out."""
+"""Inference engine: takes requests and streams the text that a model generates for them."""

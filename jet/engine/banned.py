@@ -21,13 +21,13 @@ MAX_ROLLBACKS = 256  # without anything sent in between
 
 @dataclass(frozen=True, eq=False)
 class HeldToken:
-    """A drawn token that has not been sent, and what was known before it.
+    """A drawn token that has not been sent, with the request's state from before it.
 
     Attributes:
         token: its id.
         text: the text that became final with it.
-        logprobs: what is sent with it.
-        index: where it begins in the request's output; for a healed end of the prompt, 0.
+        logprobs: its log-probabilities, to be sent with it.
+        index: its position in the request's output tokens; 0 for tokens drawn by healing.
         detokenizer: a copy of the detokenizer from before it.
         state: the matcher's state from before it.
     """
@@ -44,7 +44,10 @@ class BannedGuard:
     """Holds back the tokens of one request while they may have to be drawn again."""
 
     def __init__(self, matcher: PhraseMatcher, before: str, vocabulary: int | None = None) -> None:
-        """`before`: the text that the answer follows. `vocabulary`: how many tokens could be drawn."""
+        """`before`: the text before the answer.
+
+        `vocabulary`: the number of tokens that can be drawn, None if unknown.
+        """
         self.held: list[HeldToken] = []
         self._matcher, self._state = matcher, matcher.start(before)
         self._barred: dict[int, tuple[int, ...]] = {}
@@ -59,13 +62,21 @@ class BannedGuard:
         index: int,
         detokenizer: Detokenizer,
     ) -> int | None:
-        """Add a token; return which of `held` a phrase begins in that it completes, None if it does not."""
+        """Add a token.
+
+        If it completes a banned phrase, return the index in `held` of the phrase's first token.
+
+        Returns None if it completes no phrase.
+        """
         self.held.append(HeldToken(token, text, logprobs, index, detokenizer, self._state))
         self._state, start = self._matcher.advance(self._state, text)
         return None if start is None else self._holder_of(start)
 
     def banned_if_ended(self) -> int | None:
-        """Return which of `held` a phrase begins in that would be complete if the text ended here."""
+        """Return the index in `held` of the first token of a phrase that the end of the text would complete.
+
+        Returns None if there is no such phrase.
+        """
         start = self._state.banned_if_ended
         return None if start is None or not self.held else self._holder_of(start)
 
@@ -84,10 +95,10 @@ class BannedGuard:
         return self._send(len(self.held))
 
     def choose(self, number: int) -> tuple[int, tuple[int, ...]] | None:
-        """Decide where to draw again, since a phrase begins in `held[number]`.
+        """Decide where to draw again after a complete phrase that begins in `held[number]`.
 
-        Returns which of `held` to go back to, and the tokens that are barred there; None if that has failed
-        often enough.
+        Returns the index in `held` of the token to draw again, and the tokens barred there; None after too
+        many failed attempts.
         """
         self._rollbacks += 1
         for place in (number, 0):
@@ -100,7 +111,7 @@ class BannedGuard:
         return None
 
     def take_back(self, number: int) -> HeldToken:
-        """Remove `held[number]` and all behind it, and return it."""
+        """Remove `held[number]` and all later tokens, and return `held[number]`."""
         one = self.held[number]
         del self.held[number:]
         self._state = one.state
@@ -114,7 +125,10 @@ class BannedGuard:
         return sent
 
     def _holder_of(self, start: int) -> int:
-        """Return which of `held` the character at `start` begins in; the first, if it has been sent."""
+        """Return the index in `held` of the token with the character at `start`.
+
+        Returns 0 if that token has been sent.
+        """
         number = max((at for at, one in enumerate(self.held) if one.state.position <= start), default=0)
         while number and not self.held[number - 1].text:
             number -= 1
@@ -133,8 +147,8 @@ def matcher_of(banned: tuple[str, ...], stops: tuple[str, ...]) -> PhraseMatcher
 def text_before(prompt: str, ids: Sequence[int], detokenizer: Detokenizer, matcher: PhraseMatcher) -> str:
     """Return the text before an answer, in which a banned phrase may begin.
 
-    That is the prompt, or for a prompt of token ids the text of the last ids, as many as `matcher` needs.
-    `detokenizer` must be unused.
+    Returns the prompt; for a prompt of token ids, the text of as many of the last ids as `matcher` needs,
+    made by `detokenizer`, which must be unused.
     """
     if not ids:
         return prompt

@@ -14,7 +14,7 @@ from jet.engine.text.banned_phrases import BannedPhraseError, PhraseMatcher
 
 @dataclass(frozen=True)
 class BannedList:
-    """A ready list: what it is against, in a sentence for writers, and its phrases."""
+    """A ready list of phrases, with a sentence for writers about its purpose."""
 
     says: str
     phrases: tuple[str, ...]

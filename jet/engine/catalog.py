@@ -1,4 +1,4 @@
-"""Catalog: the models that this machine could run, and what to expect of each before it is loaded.
+"""Catalog: the models that this machine can run, with the expected memory and speed of each.
 
 Sizes come from the shape of a network, speed from the machine's measured bandwidth and the bytes that a token
 reads. Nothing is downloaded and no weights are read here.
@@ -55,12 +55,12 @@ _OTHER_PURPOSE = "A checkpoint of your own"
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a network in one form.
+    """Sizes of a network in one quantization scheme or dtype.
 
     Attributes:
-        parameters: their number.
-        weights: bytes of all weights.
-        footprint: bytes that a token reads, and a story caches.
+        parameters: the number of parameters.
+        weights: the bytes of all weights.
+        footprint: the bytes that a decode step reads, and those that the state of a story takes.
     """
 
     parameters: int
@@ -80,12 +80,12 @@ class Checkpoint:
 
     Attributes:
         name: hub id or folder.
-        title, purpose, license: for people.
+        title, purpose, license: texts to show.
         config: the network's shape.
-        folder: where it is; None if it has to be downloaded.
-        scheme: of its weights, if they are stored quantized.
-        file_bytes: of its files.
-        fetched_bytes: of these, what an earlier download has brought.
+        folder: its folder; None if it has to be downloaded.
+        scheme: the quantization scheme of the stored weights; None if they are not quantized.
+        file_bytes: the size of its files.
+        fetched_bytes: the part of `file_bytes` that an interrupted download has left.
     """
 
     name: str
@@ -101,18 +101,18 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Form:
-    """A checkpoint in one form, and what to expect of it here.
+    """A checkpoint in one quantization scheme, with expected memory, disk space and speed on this machine.
 
     Attributes:
-        id: names it to `Catalog.find`.
+        id: the argument of `Catalog.find`.
         checkpoint: the checkpoint.
         scheme: "int8" or "int4" to quantize it; None to load it as it is stored.
-        dtype: of its weights, for people: "int4", "bfloat16".
-        sizes: of the network.
-        download_bytes: still to be fetched.
-        disk_bytes: that it takes beside the checkpoint: a quantized copy that is still to be made.
-        kept_bytes: of the quantized copy that is kept.
-        tokens_per_second: expected; None if it is not known.
+        dtype: the type of its weights as a text to show, such as "int4" or "bfloat16".
+        sizes: the network's sizes.
+        download_bytes: bytes still to be downloaded.
+        disk_bytes: bytes of the quantized copy that is still to be written.
+        kept_bytes: bytes of the quantized copy that is on disk already.
+        tokens_per_second: the expected speed; None if it is not known.
         problem: why it cannot run here; "" if it can.
     """
 
@@ -129,7 +129,7 @@ class Form:
 
     @property
     def is_float32(self) -> bool:
-        """Return whether its network computes in float32, also with quantized weights, on a CPU."""
+        """Return whether the network computes in float32 on a CPU, also if its weights are quantized."""
         return self.dtype == "float32" or self.dtype in SCHEMES
 
 
@@ -153,7 +153,10 @@ class Machine:
         return psutil.virtual_memory().total
 
     def bandwidth(self, weights: int) -> float | None:
-        """Return the measured bytes a second for a model of `weights` bytes; None if not measured."""
+        """Return the measured bandwidth for a model of `weights` bytes, in bytes a second;
+
+        None if not measured.
+        """
         return max(self._rates.get(_kind(weights), ()), default=None)
 
     def measure(self, weights: int) -> None:
@@ -170,16 +173,16 @@ class Machine:
 
 
 def _kind(weights: int) -> tuple[int, int]:
-    """Return how many bytes a measurement for these weights reads, and with how many threads."""
+    """Return the bytes to read, and the threads to use, in a measurement for a model of `weights` bytes."""
     return min(weights, _MEASURED_BYTES), hardware.decode_threads(weights)
 
 
 class Catalog:
-    """The models that can be chosen. Used by several threads.
+    """The models that can be chosen; thread-safe.
 
     Attributes:
         base: the configuration that the process was started with; other models keep its device and limits.
-        machine: where they run.
+        machine: the device that they run on.
     """
 
     def __init__(self, base: LocalConfig, machine: Machine, names: tuple[str, ...] | None = None) -> None:
@@ -190,11 +193,11 @@ class Catalog:
             self._names.append(base.model)
 
     def forms(self) -> list[Form]:
-        """Return all forms of all models; those that cannot be read are left out."""
+        """Return all forms of all models, except for models whose files cannot be read."""
         return [form for name in self._names if (one := self._checkpoint(name)) for form in self._forms(one)]
 
     def measure_machine(self) -> None:
-        """Measure the memory's speed for the models of the list."""
+        """Measure the memory bandwidth for the models of the list."""
         for weights in {form.sizes.weights for form in self.forms()}:
             self.machine.measure(weights)
 
@@ -206,7 +209,7 @@ class Catalog:
         raise CheckpointError("This model is not in the list: please open the list again.")
 
     def add_folder(self, path: str) -> None:
-        """Offer the checkpoint in a folder. Raises CheckpointError if there is none that can be loaded."""
+        """Add the checkpoint in a folder. Raises CheckpointError if there is none that can be loaded."""
         folder = Path(path.strip()).expanduser()
         if not folder.is_absolute():
             raise CheckpointError("Give the whole path of the folder, from the root on.")
@@ -215,8 +218,11 @@ class Catalog:
             self._names.append(str(folder))
 
     def suggestion(self, current: str) -> Form | None:
-        """Return the form of the 2B to suggest beside the model named `current`: one that fits and writes
-        at a comfortable speed; None if there is none, or a larger model runs."""
+        """Return the form of the official 2B to suggest while the model named `current` runs.
+
+        It fits in memory and writes at a comfortable speed. Returns None if there is none, or if a larger
+        model runs.
+        """
         if not _is_story_model(current):
             return None
         forms = {form.scheme: form for form in self.forms() if form.checkpoint.name == _SUGGESTED_MODEL}

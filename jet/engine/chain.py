@@ -1,7 +1,7 @@
 """Chain: draws one request's tokens through the samplers of `jet.ops.sampler_chain`, with their states.
 
-Mirostat and adaptive-p remember what was drawn. Their states belong to the request and are kept by step, so
-that a request whose tokens are taken back, or computed again, goes on with the state it had there.
+Mirostat and adaptive-p have a state that depends on the tokens drawn so far. A request keeps their states of
+each step, so that after a rollback or a recomputation it continues with the state of that step.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Chain:
     def __init__(
         self, sampling: SamplingParams, special: Tensor, states: SamplerStates | None = None
     ) -> None:
-        """`special`: bool `[V]`, the tokens that XTC does not exclude. `states` is updated."""
+        """`special`: bool `[V]`, the tokens that XTC never excludes. `states`: by step; updated by `draw`."""
         self._sampling, self._special = sampling, special
         self._states: SamplerStates = {} if states is None else states
 
     def draw(self, row: Tensor, chance: float, step: int, excludes: bool) -> int:
-        """Draw token number `step` from float64 logits `[V]`; `excludes`: XTC excludes top choices.
+        """Draw token number `step` from float64 logits `[V]`, by the uniform random number `chance`.
+
+        `excludes`: whether XTC excludes the top choices in this step.
 
         Raises FloatingPointError if the largest logit is not finite.
         """

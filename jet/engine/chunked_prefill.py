@@ -31,16 +31,16 @@ class ChunkedPrefill:
         fail: Callable[[RequestState, Exception], None],
         finish_prefill: Callable[[list[RequestState]], None],
     ) -> None:
-        """Take what runs and bounds chunks, and the engine's callbacks.
+        """Store the arguments.
 
         Args:
             runner: runs the chunks.
-            policy: bounds their sizes; it is told their durations.
-            clock: gives seconds.
-            others_decode: whether requests decode, and so wait for each chunk.
+            policy: bounds the sizes of chunks, from the durations of earlier ones.
+            clock: returns the time in seconds.
+            others_decode: returns whether any request decodes; it waits while a chunk runs.
             attempt: calls a function for a request; an exception ends this request and no other.
-            send: sends a request's figures to its stream.
-            score: runs a chunk of a request whose prompt's log-probabilities are wanted, and sends them.
+            send: sends a request's stats to its stream.
+            score: runs a chunk of a request that asks for its prompt's log-probabilities, and sends these.
             fail: ends a request with an error.
             finish_prefill: draws the first token of those requests whose prompt has been prefilled.
         """
@@ -88,9 +88,12 @@ class ChunkedPrefill:
         self._run(req)
 
     def _pack(self, prefilling: list[RequestState], others: bool) -> list[tuple[RequestState, Tokens]]:
-        """Choose the requests that share the next chunk, in order, with their tokens; the first is in front.
+        """Choose the requests that share the next chunk, with the tokens of each.
 
-        A request waits if it begins like one before it: it then finds that one's snapshot and prefills less.
+        The first request is always one.
+
+        A request whose prompt begins like an earlier one's waits, so that it can start from the earlier one's
+        snapshot.
         """
         packed: list[tuple[RequestState, Tokens]] = []
         room = min(self._policy.chunk_size(others), self._runner.max_packed)

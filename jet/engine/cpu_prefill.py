@@ -42,7 +42,7 @@ class Part(Protocol):
 
 
 class _Rebound:
-    """Gives an operation without `resize` that method: it is bound again for each number of rows."""
+    """Adds `resize` to an operation without it, by binding the operation again for each number of rows."""
 
     def __init__(
         self, bind: Callable[..., BoundOp], rows: list[Tensor], rest: list[Tensor], out: Tensor
@@ -59,7 +59,7 @@ class _Rebound:
 
 
 class CpuPrefill(UnpackedPrefill):
-    """Reads pieces of prompts with a quantized network in float32."""
+    """Runs prefill chunks through a quantized network that computes in float32."""
 
     kernels = {"prefill": "those of decode steps"}  # noqa: RUF012
 
@@ -171,7 +171,7 @@ class CpuPrefill(UnpackedPrefill):
         ]
 
     def _shared(self, columns: int) -> Tensor:
-        """Return memory `[CHUNK, columns]` that all layers use in turn."""
+        """Return a buffer `[CHUNK, columns]` that all layers share, since they run one after the other."""
         if columns not in self._memory:
             self._memory[columns] = torch.zeros(CHUNK, columns)
         return self._memory[columns]

@@ -111,7 +111,7 @@ class CudaGraphDecoder:
             self._host_samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """Add prefilled tokens `[T]` to what the request's penalties cover."""
+        """Add prefilled tokens `[T]` to the tokens that the request's penalties apply to."""
         if sequence in self._host_samplers:
             self._host_samplers[sequence].append_prompt(ids)
         if sequence.sampling.repetition_penalty != 1:
@@ -138,7 +138,7 @@ class CudaGraphDecoder:
         return future
 
     def _sample_barred(self, sequence: Sequence, logits: Tensor) -> StepFuture:
-        """Draw on the host, which can bar any tokens, for a sequence whose history is on the device."""
+        """Draw a token on the host, which can bar tokens, for a sequence whose history is on the device."""
         sampler = make_host_sampler(sequence, self._special_tokens)
         ids = torch.tensor(sequence.token_ids, dtype=torch.int64).to(logits.device)
         sampler.append_prompt(ids)
@@ -171,7 +171,7 @@ class CudaGraphDecoder:
             yield True
 
     def launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Start a decode step; it overlaps with the host unless the host samples a token of it."""
+        """Start a decode step. It overlaps with the host unless the host samples one of its tokens."""
         flags = sampler_flags(sequences)
         graphs = self._fastest_graphs(padded_size(len(sequences)), flags)
         if self._batch != sequences or self._batch_graphs is not graphs:
@@ -222,7 +222,7 @@ class CudaGraphDecoder:
         return not any(sequence in self._host_samplers for sequence in sequences)
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether the device holds the rows of exactly these sequences, for the graphs to use next."""
+        """Return whether the `DecodeBatch` of the next graph has the rows of exactly these sequences."""
         if self._batch != sequences or not self.can_overlap(sequences):
             return False
         return (
@@ -248,9 +248,9 @@ class CudaGraphDecoder:
         sequences: abc.Sequence[Sequence],
         host_sampled: Mapping[int, StepFuture],
     ) -> list[StepFuture]:
-        """Copy tokens and log-probabilities to pinned memory, behind everything launched so far.
+        """Queue copies of tokens and log-probabilities to pinned memory; return a future for each row.
 
-        `host_sampled`: the futures of rows whose tokens are known already.
+        `host_sampled`: the futures, by row, of tokens that the host has drawn.
         """
         counts = [sequence.top_logprobs for sequence in sequences]
         size = len(sequences)
@@ -286,8 +286,8 @@ class CudaGraphDecoder:
     def _fastest_graphs(self, size: int, flags: SamplerFlags | None) -> StepGraphs:
         """Return the fastest captured graphs for at least `size` rows.
 
-        More rows can be faster, where other kernels multiply. A batch may use any graphs that are large
-        enough, so it is never slower than a larger batch.
+        Graphs of more rows can be faster, since they multiply by other kernels. A batch may use any graphs
+        that are large enough, so it is never slower than a larger batch.
         """
         ready = [other for other, graphs in self._graphs.items() if other >= size and graphs.has(flags)]
         fastest = min(ready, default=size, key=lambda other: (self._graphs[other].seconds(flags), other))
@@ -337,9 +337,9 @@ def write_batch(
 
 
 def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
-    """Choose the sampler for a batch, one of `CAPTURED_SAMPLERS`; None is greedy without penalty.
+    """Choose the sampler for a batch, one of `CAPTURED_SAMPLERS`; None for greedy without penalty.
 
-    It is `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
+    Chooses `MIN_TOKENS_SAMPLER` while stop tokens are forbidden for one of the sequences.
     """
     shapes = any(sequence.sampling.uses_shape and sequence.sampling.temperature > 0 for sequence in sequences)
     if any(sequence.stop_is_forbidden for sequence in sequences):
@@ -385,7 +385,7 @@ class Sampler:
 
     @property
     def shape(self) -> ShapeBuffers:
-        """Return the buffers for logits that samplers have shaped, made when first needed."""
+        """Return the buffers of samplers that change the logits before drawing; allocated on first use."""
         if self._shape is None:
             logits = self._given[0]
             self._shape = ShapeBuffers.make(len(logits), logits.shape[1], logits.device)
@@ -452,7 +452,7 @@ class StepGraphs:
 
     @property
     def shape(self) -> ShapeBuffers:
-        """Return the settings of samplers that shape the logits, by row."""
+        """Return the settings of samplers that change the logits before drawing, by row."""
         return self._sampler.shape
 
     def sample(self, flags: SamplerFlags | None) -> None:
@@ -464,7 +464,7 @@ class StepGraphs:
         self._sampler.sample(flags, self._pdl)
 
     def _capture(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """Run once on padding rows to compile, then capture."""
+        """Run `run` once on padding rows, which compiles its kernels, then capture it."""
         self.compile(run)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._shared.pool, capture_error_mode="thread_local"):

@@ -41,12 +41,12 @@ class DecodeLoop:
         context: int,
         snapshot_interval: int,
     ) -> None:
-        """Take the runner's parts.
+        """Store the arguments.
 
         Args:
             pool: has the sequences' slots and pages.
             decoder: runs the steps.
-            snapshots: keeps states on the way.
+            snapshots: stores the sequences' states in the prefix cache.
             rollback: sets marks where a token is drawn from the logits of a prefill.
             reserve_next: reserves memory for one more token, or returns the error.
             stop_ids: tokens that end a text.
@@ -61,9 +61,9 @@ class DecodeLoop:
         self._batch_size = 1  # of the last step; snapshots so many tokens apart cost one copy a step
 
     def step(self, sequences: abc.Sequence[Sequence]) -> list[int | Exception]:
-        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends it alone.
+        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends the sequence.
 
-        An exception that is raised concerns all: their states are lost.
+        If an exception is raised, the states of all sequences are lost.
         """
         sequences, outcomes = list(sequences), dict[Sequence, int | Exception]()
         self._batch_size = len(sequences)
@@ -103,7 +103,10 @@ class DecodeLoop:
             sequence.logits = None
 
     def _sample_healing(self, sequence: Sequence, healing: Healing) -> int | Exception:
-        """Draw the end of the prompt again. The state before it is kept as a snapshot."""
+        """Draw the end of the prompt again, after a snapshot of the state before it.
+
+        Returns the last token.
+        """
         if sequence.num_computed_tokens > sequence.last_snapshot:
             self._snapshots.take(sequence)
         self._rollback.mark_first(sequence)
@@ -139,7 +142,7 @@ class DecodeLoop:
             outcomes[sequence] = self.accept(sequence, step)
 
     def _launch_next(self, sequences: abc.Sequence[Sequence]) -> None:
-        """Launch the next step ahead, if all that will continue can overlap; does nothing otherwise."""
+        """Launch the next step ahead of this one's tokens, if all sequences that continue can overlap."""
         for sequence in sequences:
             sequence.in_flight = None
         continuing = [one for one in sequences if self._continues(one)]
@@ -158,7 +161,7 @@ class DecodeLoop:
         return more and sequence.last_token not in self._stop_ids
 
     def _launch(self, sequences: abc.Sequence[Sequence]) -> list[StepFuture]:
-        """Launch a step of these sequences: one future each."""
+        """Launch a step of these sequences; return one future for each."""
         if not sequences:
             return []
         steps = self._decoder.launch(sequences)

@@ -1,4 +1,4 @@
-"""DecodeStep: one token of every row through the network, in few operations and without allocating.
+"""DecodeStep: runs one token of every row through the network, in few operations, without allocating memory.
 
 The fast twin of `JetNemotronForCausalLM.forward` for single tokens. Projections of the same input are fused
 into one product; norms and activations are fused into the products. The residual stream and nearly all values
@@ -34,7 +34,7 @@ from jet.ops.reference import JetSizes
 class StepOp(NamedTuple):
     """One operation of a step: its name, its function and the bytes that it must move.
 
-    `weight`: the matrix that it multiplies by; None if there is none.
+    `weight`: the matrix that the operation multiplies by; None if it multiplies by none.
     """
 
     name: str
@@ -44,19 +44,19 @@ class StepOp(NamedTuple):
 
     @property
     def first_weight(self) -> Tensor:
-        """Return the tensor of the weight that it reads first: the matrix, or its `qweight`."""
+        """Return the tensor of the operation's weight that it reads first: the matrix, or its `qweight`."""
         assert self.weight is not None
         return self.weight.qweight if isinstance(self.weight, QuantizedTensor) else self.weight
 
 
 class DecodeStep:
-    """A step of all rows, bound to its tensors.
+    """A decode step of all rows, bound to its tensors.
 
     Attributes:
         logits: `[B, vocabulary]` float32, the output of the last step.
-        saved_bytes: how many bytes fewer a step reads than the network's weights have.
-        ops: the operations in order. Their bytes are those of weights and of recurrent and convolution
-            states (read and written for each row); keys and values, which grow, are left out.
+        saved_bytes: the bytes of the network's weights minus the bytes of weights that a step reads.
+        ops: the operations in order. Their bytes count weights, and recurrent and convolution states (read
+            and written for each row), but not keys and values, whose size grows.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class DecodeStep:
     def _prefetch_weights(self, parts: list[StepOp]) -> list[StepOp]:
         """Let each operation prefetch the weight of the following one into the cache.
 
-        An operation without a weight prefetches the second next weight: the operation before it has
-        prefetched the next one already.
+        The operation before one without a weight prefetches the next weight there is, so the operation
+        without a weight prefetches the one after that.
         """
         chained = []
         for number, part in enumerate(parts):
@@ -225,7 +225,7 @@ class DecodeStep:
 
 
 def one_weight(layers: Sequence[Any], blocked: bool) -> Weight:
-    """Return the weight of one layer, or of several as one."""
+    """Return the weight of one layer, or the fused weight of several; `blocked` as in `fuse_projections`."""
     if len(layers) > 1 or (blocked and isinstance(layers[0], QuantizedLinear)):
         return fuse_projections(layers, blocked)
     weight: Weight = layers[0].weight
@@ -273,7 +273,10 @@ def _fuse(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _as_fused(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the tensor of which these are consecutive views, as after an earlier fusion; None otherwise."""
+    """Return the tensor whose consecutive views `tensors` are after an earlier fusion;
+
+    None if they are not.
+    """
     first, address = tensors[0], tensors[0].data_ptr()
     for tensor in tensors:
         same = tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()

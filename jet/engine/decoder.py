@@ -65,11 +65,11 @@ class Decoder(Protocol):
         ...
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether the next step of these sequences may be launched before its tokens are requested."""
+        """Return whether the next step of these sequences may be launched ahead of this one's tokens."""
         ...
 
     def batch_is_on_device(self, sequences: abc.Sequence[Sequence]) -> bool:
-        """Return whether their next step can be launched before the host knows the tokens of this one."""
+        """Return whether the device holds this batch, so that its next step needs no input from the host."""
         ...
 
     def remove(self, sequence: Sequence) -> None:
@@ -91,7 +91,7 @@ def make_decoder(
 ) -> Decoder:
     """Make the fastest decoder available for up to `rows` rows: CUDA graphs of Triton kernels, or eager.
 
-    `threads` compute a step on a CPU.
+    `threads`: the number of threads that compute a step on a CPU.
     """
     while model.device.type == "cuda" and has_triton():
         try:
@@ -137,7 +137,7 @@ class EagerDecoder:
         self._samplers[sequence] = make_host_sampler(sequence, self._special_tokens)
 
     def append_prompt(self, sequence: Sequence, ids: Tensor) -> None:
-        """Add prefilled tokens `[T]` to what the request's penalties cover."""
+        """Add prefilled tokens `[T]` to the tokens that the request's penalties apply to."""
         self._samplers[sequence].append_prompt(ids)
 
     def capture_next(self) -> bool:

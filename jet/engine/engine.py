@@ -1,4 +1,4 @@
-"""LocalEngine: many requests, one model, one thread that uses the device.
+"""LocalEngine: serves many requests with one model, which one thread runs on the device.
 
     caller's thread   submit ─ tokenize, check ─┐                        ┌─ Stream ─ chunks
     device thread                               └─ schedule → run → send ┘
@@ -91,7 +91,17 @@ class LocalEngine(PromptCounting):
         clock: Callable[[], float] = time.monotonic,
         states: StateStorage | None = None,
     ) -> None:
-        """`states` stores the states of finished requests while there are no others."""
+        """Start the device thread.
+
+        Args:
+            runner: the model runner; used on the device thread only.
+            tokenizer: the model's tokenizer.
+            info: the properties that `info()` returns, without load and memory.
+            options: limits and timing.
+            read_memory: measures the memory in use.
+            clock: returns the time in seconds.
+            states: stores the states of finished requests, while no request runs; None to store none.
+        """
         self._runner, self._states = runner, states
         self._tokenizer = tokenizer
         # What begins a text must not come where no text may end: it would begin another one.
@@ -177,18 +187,18 @@ class LocalEngine(PromptCounting):
         self._info = replace(self._info, warmup_s=self._clock() - started)
 
     def update_info(self, facts: Mapping[str, Any]) -> None:
-        """Replace fields of `info()` from now on."""
+        """Replace fields of what `info()` returns from now on."""
         self._info = replace(self._info, **facts)
 
     def forget(self, cache_salt: str) -> None:
-        """Remove a user's states, in memory and stored, but for those of requests under way."""
+        """Remove a user's states from memory and disk, except for those of running requests."""
         if self._states is not None:
             self._states.forget(cache_salt)
 
     def close(self, reason: str = "") -> None:
         """End every stream with an error, stop the device thread and release the model.
 
-        `reason`: says that another model takes over; streams then end as "model_changed".
+        `reason`: the error message if another model takes over; streams then end as "model_changed".
         """
         with self._changed:
             if reason and self._closed is None:
@@ -243,9 +253,9 @@ class LocalEngine(PromptCounting):
         return True
 
     def _run_when_idle(self) -> None:
-        """Capture one more graph, or store a state, while there are no requests.
+        """Capture one more graph or, once there are all, store one state; called while there are no requests.
 
-        After an error, do without the rest.
+        After an error, no further graphs are captured, or states stored.
         """
         if self._all_captured:
             self._store_next()
@@ -327,7 +337,7 @@ class LocalEngine(PromptCounting):
                 self._attempt(req, self._send)
 
     def _attempt(self, req: RequestState, act: Callable[[RequestState], None]) -> None:
-        """Do something for a request; an exception ends this request and no other."""
+        """Call `act` for a request; an exception ends this request and no other."""
         try:
             act(req)
         except (SystemExit, KeyboardInterrupt):
@@ -361,7 +371,7 @@ class LocalEngine(PromptCounting):
         self._decode(finished)
 
     def _score(self, req: RequestState, chunk: Tokens, top_logprobs: int) -> None:
-        """Prefill a chunk of the prompt and send the log-probabilities of the tokens that follow its own."""
+        """Prefill a chunk of the prompt; send the log-probabilities of the token after each of its tokens."""
         assert req.num_prefilled is not None
         following = req.input_ids[req.num_prefilled + 1 : req.num_prefilled + 1 + len(chunk)]
         found = self._runner.score(req.sequence, chunk, following, top_logprobs)

@@ -1,4 +1,4 @@
-"""HealingLookahead: computes the logits that token healing needs to draw the end of a prompt again."""
+"""HealingLookahead: runs candidate tokens of token healing, to draw the end of a prompt again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jet.engine.text.healing import HealingPath, Logits, log_softmax
 
 
 class HealingLookahead:
-    """Computes logits after candidate tokens of healing, moving one sequence's state along."""
+    """Computes the logits after paths of candidate tokens, by running them on one sequence's state."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class HealingLookahead:
         sequence: Sequence,
         logits: Tensor,
     ) -> None:
-        """`logits` `[1, V]` are those at the end of the sequence.
+        """`logits`: `[1, V]` after the sequence's tokens.
 
         `reserve_next` reserves memory for one more token, or returns the error.
         """
@@ -62,7 +62,10 @@ class HealingLookahead:
         return self._known[path]
 
     def logprobs(self, healed: HealingPath) -> TokenLogprobs:
-        """Return log-probabilities of a path's last token and of the likeliest tokens that add text there."""
+        """Return the log-probabilities of a path's last token and of the likeliest tokens in its place.
+
+        Only tokens that add text after the prompt's bytes count as likely ones.
+        """
         logprobs = log_softmax(self(healed.path), 1.0)
         node = healed.node
         ids = np.array([one for one in node.covers.tolist() if one not in node.exact], np.int32)

@@ -43,10 +43,10 @@ class EngineConfig(Protocol):
 
 
 class SwitchError(Exception):
-    """The other model could not be loaded. `__cause__` is what loading raised.
+    """The other model could not be loaded. `__cause__` is the exception that loading raised.
 
     Attributes:
-        restored: whether the model from before runs, or will be loaded by the next request.
+        restored: whether the previous model runs, or will be loaded by the next request.
     """
 
     def __init__(self, message: str, restored: bool) -> None:
@@ -81,12 +81,12 @@ class ModelHandle:
         return self.holder.engine(lambda: self.config)
 
     def switch(self, config: EngineConfig, beside: bool, reason: str) -> Engine:
-        """Replace model and configuration, for everybody who has this handle; see `ModelHolder.switch`."""
+        """Replace model and configuration for all users of this handle; see `ModelHolder.switch`."""
         return self.holder.switch(self, config, beside, reason)
 
 
 def loaded_engine(source: EngineHandle) -> Engine | None:
-    """Return the engine of a handle without ever waiting, also while a model is changed; None if it loads."""
+    """Return the engine of a handle without waiting; None while it loads."""
     if isinstance(source, ModelHandle):
         return source.loaded
     return source.engine() if source.ready else None
@@ -142,14 +142,14 @@ class ModelHolder:
 
         Args:
             handle: its configuration becomes `config`.
-            config: the other model's.
-            beside: load it while the current engine goes on. Otherwise that is closed first, which frees its
-                memory, and requests that come meanwhile wait for the switch to end.
-            reason: ends running requests of the current engine, with finish reason "model_changed".
+            config: the configuration of the other model.
+            beside: load it while the current engine goes on. Otherwise the current engine is closed first,
+                which frees its memory, and new requests wait for the switch to end.
+            reason: the message that ends the current engine's requests, with finish reason "model_changed".
 
         Raises:
-            SwitchError: the other model could not be loaded. The one from before runs as if nothing had
-                happened, or has been loaded again.
+            SwitchError: the other model could not be loaded. The previous one still runs, or has been loaded
+                again, unless the error says otherwise.
         """
         with self._switching:
             return (self._load_beside if beside else self._load_instead)(handle, config, reason)
@@ -232,14 +232,14 @@ def _words(error: BaseException) -> str:
 
 
 def _free_memory() -> None:
-    """Collect what refers to itself, and give the memory of a closed engine back to the system."""
+    """Collect reference cycles, and return the memory of a closed engine to the system."""
     gc.collect()
     with suppress(AttributeError, OSError):  # other C libraries than glibc do so by themselves, or never
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Drop the local variables that the traceback of an error keeps alive: half a network, maybe."""
+    """Drop the local variables that an error's traceback keeps alive, such as half of a network."""
     one: BaseException | None = error
     while one is not None:
         one.__traceback__ = None

@@ -54,7 +54,10 @@ log = logging.getLogger(__name__)
 
 
 class _TokenRefused(Exception):
-    """The hub rejects the token, and the request fails without it, too; `__cause__` is the latter error."""
+    """The hub rejects the token, and a request without it fails, too;
+
+    `__cause__` is the second request's error.
+    """
 
 
 def split(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -75,14 +78,14 @@ def is_repository(name: str) -> bool:
 def fetch(repository: str, revision: str | None = None, watch: Watch | None = None, spare: int = 0) -> Path:
     """Return the folder of a complete checkpoint, from the local cache or the hub.
 
-    Broken downloads go on where they were, also at the next attempt. If the hub rejects the token, the
-    request is repeated without it. Raises CheckpointError.
+    An interrupted download is resumed by the next call. If the hub rejects the token, the request is
+    repeated without it. Raises CheckpointError.
 
     Args:
         repository: "owner/name".
         revision: branch, tag or commit.
-        watch: is told the progress, in place of `LOADING`, and may end the download by raising `Canceled`.
-        spare: bytes of disk that must be left beside the checkpoint.
+        watch: is called with the progress, in place of `LOADING`; may raise `Canceled` to end the download.
+        spare: bytes of disk space that must be left after the download.
     """
     _reach_mirrors()
     with _explained(repository, revision):
@@ -183,9 +186,9 @@ def _download(
 
 
 def _with_token(ask: Callable[[bool | None], Result]) -> Result:
-    """Call `ask(None)` to use this machine's token; if that is malformed or gets 401, `ask(False)` for none.
+    """Call `ask(None)`, which uses this machine's token; if that is malformed or rejected, call `ask(False)`.
 
-    Raises what `ask` raises, or _TokenRefused if it fails both ways.
+    `ask(False)` uses no token. Raises the exception of `ask`, or _TokenRefused if both calls fail.
     """
     said = get_token()
     if said is None:
@@ -218,7 +221,7 @@ def _reach_mirrors() -> None:
 
 
 def _wanted(repository: str, revision: str | None, token: bool | None) -> list[DryRunFileInfo]:
-    """List the files of a checkpoint, cached or not; none if the hub does not tell."""
+    """List the files of a checkpoint, cached or not; an empty list if the hub does not list them."""
     try:
         return list(
             snapshot_download(
@@ -254,7 +257,7 @@ def _check_disk(repository: str, files: Sequence[DryRunFileInfo], spare: int) ->
 def _meter(watch: Watch | None, total: int) -> type[Any]:
     """Return a tqdm class for the hub's library that reports to `watch` and prints nothing.
 
-    Its instances count together: weight files come one by one, and then the other files.
+    Its instances share one count: the hub's library makes one for each weight file, and one for the others.
     """
     done = 0
 

@@ -19,7 +19,7 @@ class InputProcessor:
     """Turns requests into the states that an engine schedules; called from any thread."""
 
     def __init__(self, tokenizer: Tokenizer, info: EngineInfo, clock: Callable[[], float]) -> None:
-        """`info` has the model's context and vocabulary; `clock` gives seconds."""
+        """`info`: gives the model's context and vocabulary. `clock`: returns the time in seconds."""
         self._tokenizer, self._clock = tokenizer, clock
         self._context, self._vocabulary = info.context, info.vocabulary
 
@@ -58,7 +58,10 @@ class InputProcessor:
         return BannedGuard(matcher, before, drawable)
 
     def _check_ids(self, ids: Sequence[int], most: int) -> Tokens:
-        """Check a prompt of token ids. Raises RequestError if there are too many, or one is no token's."""
+        """Check a prompt of token ids.
+
+        Raises RequestError if there are more than `most`, or if one is invalid.
+        """
         if len(ids) > most:
             raise RequestError(
                 f"The prompt is too long: it has {len(ids):,} tokens, and {most:,} fit in the context of "

@@ -49,7 +49,7 @@ class Runner(Protocol):
         ...
 
     def bias_words(self, sequence: Any, word_bias: tuple[BiasedSequence, ...]) -> None:
-        """Set the bias of words, as token sequences."""
+        """Set the biases of words, which are given as token sequences."""
         ...
 
     def forbid(self, sequence: Any, token_ids: Sequence[int], steps: int) -> None:
@@ -81,16 +81,21 @@ class Runner(Protocol):
         ...
 
     def prefill_packed(self, sequences: Sequence[Any], chunks: Sequence[Tokens]) -> list[MemoryError | None]:
-        """Run the next tokens of several sequences in one chunk; return who had no memory for its own.
+        """Run the next tokens of several sequences in one chunk.
 
-        An exception that is raised concerns all; then no sequence has changed.
+        Returns the MemoryError of each that had no room.
+
+        If an exception is raised, no sequence has changed.
         """
         ...
 
     def score(
         self, sequence: Any, tokens: Tokens, following: Tokens, top_logprobs: int
     ) -> Sequence[TokenLogprobs]:
-        """Prefill one chunk of the prompt; return the log-probabilities of the tokens that follow its own."""
+        """Prefill one chunk of the prompt; return the log-probability of each token in `following`.
+
+        `following` has the token after each token of the chunk.
+        """
         ...
 
     def restore_prefix(self, sequence: Any, prompt: Tokens) -> int:
@@ -102,15 +107,18 @@ class Runner(Protocol):
         ...
 
     def synchronize(self, blocking: bool) -> bool:
-        """Return whether the prefill has finished; with `blocking`, wait first, so that its time is real."""
+        """Return whether the prefill has finished.
+
+        With `blocking`, wait for it, so that its duration is known.
+        """
         ...
 
     def decode(self, sequences: Sequence[Any]) -> list[int | Exception]:
-        """Return each sequence's next token, or its own error. An exception that is raised concerns all."""
+        """Return each sequence's next token, or its error. If an exception is raised, all states are lost."""
         ...
 
     def reset(self, sequence: Any) -> None:
-        """Empty a lost state; the engine then prefills prompt and output again and continues."""
+        """Empty a lost state. The engine then prefills prompt and output again, and goes on."""
         ...
 
     def logprobs(self, sequence: Any) -> TokenLogprobs | None:
@@ -122,7 +130,7 @@ class Runner(Protocol):
         ...
 
     def free(self, sequence: Any, keep_snapshot: bool) -> None:
-        """Free the state, or keep it in the prefix cache."""
+        """Free the state; with `keep_snapshot`, move it to the prefix cache."""
         ...
 
     def close(self) -> None:
@@ -139,10 +147,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """Tokenize a prompt to 1 to `max_tokens` tokens. Raises RequestError if that is impossible.
+        """Tokenize a prompt. Raises RequestError if it is not 1 to `max_tokens` tokens.
 
-        `instruction`: the user's turn for a chat model. `cache_salt`: the user, whose earlier texts are
-        remembered.
+        `instruction`: the user's turn for a chat model. `cache_salt`: identifies the user, whose earlier
+            texts
+        are reused.
         """
         ...
 
@@ -173,7 +182,7 @@ class Tokenizer(Protocol):
         ...
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """Return the tokens of a text by itself. Raises RequestError."""
+        """Return the tokens of a text alone, without start token. Raises RequestError."""
         ...
 
 
@@ -181,7 +190,7 @@ class StateStorage(Protocol):
     """Stores the states of finished requests, one at a time."""
 
     def store_next(self) -> bool:
-        """Store one; False if none is left."""
+        """Store one state; False if none is left."""
         ...
 
     def forget(self, cache_salt: str) -> None:

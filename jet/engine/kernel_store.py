@@ -1,4 +1,4 @@
-"""The compiled kernels on disk: checks that all that an engine needs exist, and compiles missing ones.
+"""Compiled kernels on disk: check that all kernels that an engine needs exist, and compile missing ones.
 
 Triton caches compiled kernels in a folder, `TRITON_CACHE_DIR` or `~/.triton/cache`. A manifest in it says
 for each network which versions, GPU and batch sizes have all their kernels there. A start with a matching
@@ -44,7 +44,7 @@ _WORDS = {"triton": "Triton", "python": "Python", "target": "GPU", "processors":
 
 @dataclass(frozen=True)
 class KernelSet:
-    """The kernels that an engine needs: network, dtype and GPU decide them, batch sizes aside.
+    """The kernels that an engine needs for a network, a dtype and a GPU.
 
     Attributes:
         scheme: "int8" or "int4" for quantized weights.
@@ -70,7 +70,7 @@ class KernelSet:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
-        """Return the versions and the GPU that must match those at compilation."""
+        """Return the versions and the GPU; compiled kernels are valid only where these are the same."""
         import triton
 
         return {
@@ -90,7 +90,7 @@ def kernel_folder() -> Path:
 
 
 class Manifest:
-    """A file that says for which batch sizes a folder has all kernels of a set."""
+    """A file that lists the batch sizes for which a folder has all kernels of a set."""
 
     def __init__(self, folder: Path, kernels: KernelSet) -> None:
         self.folder, self._kernels = folder, kernels
@@ -127,7 +127,10 @@ class Manifest:
             log.info("The list of compiled kernels could not be saved: %s", error)
 
     def mismatch(self) -> str | None:
-        """Return how kernels of this network that were compiled ahead differ; None if there are none."""
+        """Return how the versions of kernels that were compiled ahead differ from today's;
+
+        None without any.
+        """
         here = self._kernels.facts()
         for path in sorted(self.folder.glob(f"{_PREFIX}{self._kernels.network()}-*.json")):
             told = _read(path)
@@ -140,7 +143,7 @@ class Manifest:
 
 
 def adopt(source: Manifest, target: Manifest, sizes: Sequence[int]) -> bool:
-    """Copy kernels compiled ahead into Triton's folder. Returns whether all of them are there then."""
+    """Copy kernels that were compiled ahead into Triton's folder; return whether it then has all of them."""
     folders = source.read(sizes)
     if folders is None or source.folder == target.folder:
         return False
@@ -175,7 +178,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class StartCompilation:
-    """Compiles the kernels that a start needs while it runs, then the others at low priority."""
+    """Compiles the kernels that the start of an engine needs, and then the others at low priority."""
 
     def __init__(self, kernels: KernelSet, first: Sequence[int], later: Sequence[int]) -> None:
         self._kernels = kernels
@@ -250,7 +253,7 @@ compile_all(kernels, given["sizes"], given["workers"])
 def compile_apart(kernels: KernelSet, sizes: Sequence[int]) -> None:
     """Compile the kernels for batches of these sizes in a process of low priority, and wait for it.
 
-    Finding out which kernels these are imports much that an engine does without, so that is done there, too.
+    That process also determines which kernels these are, which imports modules that an engine does not need.
     """
     target = kernels.target
     given = {
@@ -328,7 +331,7 @@ def _short(value: object) -> str:
 
 @cache
 def _source_digest() -> str:
-    """Return a digest of all sources that decide which kernels there are and what they compute."""
+    """Return a digest of all source files on which the compiled kernels depend."""
     digest = hashlib.sha256()
     for room in _ROOMS:
         for path in sorted((_PACKAGE / room).rglob("*.py")):

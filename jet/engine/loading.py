@@ -336,7 +336,7 @@ def measure_bandwidth(size: int, device: torch.device, threads: int) -> float:
 
 
 def state_identity(model: JetNemotronForCausalLM) -> str:
-    """Return what a state depends on: the weights as they were loaded, the device's kind and this engine."""
+    """Return a text that differs for other weights, devices or engine code, for which states are invalid."""
     kind = f"{model.dtype} {model.quantization} {model.device.type}"
     return f"{__version__} {kind} {fingerprint(model)}"
 
@@ -381,9 +381,9 @@ def make_runner(
     breakers: frozenset[int] = frozenset(),
     store: DiskStore | None = None,
 ) -> ModelRunner:
-    """Make a model's runner, which closes the `store`.
+    """Make a model's runner, which will close the `store`.
 
-    Raises HardwareError if its states do not fit in memory.
+    Raises HardwareError if the runner's states do not fit in memory.
     """
     threads = hardware.decode_threads(total_weight_bytes(model))
     try:

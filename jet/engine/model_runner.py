@@ -1,4 +1,4 @@
-"""ModelRunner: the network with a state slot for each request; prompt chunks in, tokens out.
+"""ModelRunner: runs prompt chunks and decode steps of requests, each of which has a slot for its state.
 
 A request leaves snapshots behind: at the end of its prompt, every `snapshot_interval` tokens and at its own
 end. The same user's next request with a common prefix starts from the longest one. Snapshots that the device
@@ -267,7 +267,10 @@ class ModelRunner:
         tokens: abc.Sequence[int] | Tokens,
         prefill: Prefill | ScoringPrefill | None = None,
     ) -> None:
-        """Run one chunk of the prompt, by `prefill` if given. Raises MemoryError without memory for it."""
+        """Run one chunk of the prompt, by `prefill` if that is given.
+
+        Raises MemoryError if there is no room.
+        """
         self._begin_chunk(sequence, len(tokens))
         assert sequence.slot is not None
         with _memory_errors(f"reading {len(tokens)} tokens after {sequence.num_computed_tokens}"):
@@ -285,9 +288,11 @@ class ModelRunner:
     def prefill_packed(
         self, sequences: abc.Sequence[Sequence], chunks: abc.Sequence[Tokens]
     ) -> list[MemoryError | None]:
-        """Run the next tokens of several sequences in one chunk; return who had no memory for its own.
+        """Run the next tokens of several sequences in one chunk.
 
-        An exception that is raised concerns all; then no sequence has changed.
+        Returns the MemoryError of each that had no room.
+
+        If an exception is raised, no sequence has changed.
         """
         errors: list[MemoryError | None] = [None] * len(sequences)
         parts, ready = list[Part](), list[tuple[Sequence, Tokens]]()
@@ -323,7 +328,7 @@ class ModelRunner:
     def _check_network(self) -> None:
         """Raise CheckpointError if prefill and decode do not run the same network.
 
-        To be called once a chunk has been launched: the check takes the host a millisecond.
+        Called once a chunk has been launched, so that the check, about a millisecond, overlaps with it.
         """
         self._guard.check()
 
@@ -338,9 +343,9 @@ class ModelRunner:
     def score(
         self, sequence: Sequence, tokens: Tokens, following: Tokens, top_logprobs: int
     ) -> list[TokenLogprobs]:
-        """Prefill one chunk of the prompt; return the log-probabilities of the tokens `following` its own.
+        """Prefill one chunk of the prompt; return the log-probability of each token in `following`.
 
-        `following` has one token for every token of the chunk, or one less at the end of the prompt.
+        `following` has the token after each token of the chunk; at the end of the prompt, one less.
         """
         scorer = ScoringPrefill(self._model, self._pool, following, top_logprobs)
         self.prefill(sequence, tokens, scorer)
@@ -354,9 +359,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def decode(self, sequences: abc.Sequence[Sequence]) -> list[int | Exception]:
-        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends it alone.
+        """Return each sequence's next token, or the MemoryError or FloatingPointError that ends the sequence.
 
-        Each must have been prefilled. An exception that is raised concerns all: their states are lost.
+        All must have been prefilled. If an exception is raised, the states of all are lost.
         """
         _use_threads(self._decode_threads)
         with _memory_errors("writing"):
@@ -454,7 +459,7 @@ class ModelRunner:
 
 
 def _use_threads(count: int) -> None:
-    """Set torch's threads for this thread; reading the number is free, setting it is not."""
+    """Set the number of threads that torch uses for this thread, if it differs: setting takes time."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 

@@ -1,4 +1,4 @@
-"""ModelSwitch: downloads, quantizes and loads another model while the page goes on with the one it has.
+"""ModelSwitch: downloads, quantizes and loads another model while the page still uses the current one.
 
     choose ─ check memory ─ download ─ quantize ─ load ─ done
                  └────────────┴───────────┴─────────┴─ failed or canceled: the old model is still there
@@ -40,12 +40,12 @@ class SwitchState:
 
     Attributes:
         stage: idle · checking · downloading · quantizing · loading · done · failed · canceled.
-        form: the id of what was chosen; "" before the first choice.
-        title: the same for people.
-        done, total: bytes of a download, matrices of a quantization.
+        form: the id of the chosen form; "" before the first choice.
+        title: the form's name to show.
+        done, total: bytes of a download, or matrices of a quantization.
         rate: bytes a second of a download; None if not known yet.
         stalled: whether no byte has come for some seconds.
-        message: how it ended, or what it does.
+        message: a sentence about the present stage, or about the outcome.
     """
 
     stage: str = "idle"
@@ -94,7 +94,7 @@ class ModelSwitch:
 
     @property
     def started(self) -> bool:
-        """Return whether a model runs, or has run: before that, a network is being built for the first."""
+        """Return whether a model runs or has run; if not, the first one is being loaded."""
         self._started = self._started or self._handle.loaded is not None
         return self._started
 
@@ -117,7 +117,7 @@ class ModelSwitch:
         )
 
     def _by_name(self, config: LocalConfig) -> str:
-        """Find the form of a configuration that leaves the model to be chosen."""
+        """Return the id of the form that a configuration without a model name stands for."""
         name = config.model
         if name is None:
             engine = self._handle.loaded
@@ -133,7 +133,7 @@ class ModelSwitch:
         threading.Thread(target=self._measure, name="jet-measure", daemon=True).start()
 
     def measure_again(self) -> None:
-        """Measure once more, for models that are new in the list."""
+        """Measure the machine's speed once more, for models that were added to the list."""
         self._measured = False
         self.measure_machine()
 
@@ -146,7 +146,10 @@ class ModelSwitch:
             self.measuring = False
 
     def choose(self, id: str) -> None:
-        """Begin to change the model. Raises CheckpointError or HardwareError at once if it cannot be."""
+        """Begin to change the model.
+
+        Raises CheckpointError or HardwareError at once if that is impossible.
+        """
         form = self.catalog.find(id)
         title = describe(form)
         with self._lock:
@@ -256,8 +259,10 @@ class ModelSwitch:
             self._state = replace(self._state, **changes)  # type: ignore[arg-type]
 
     def _require_memory(self, form: Form) -> bool:
-        """Return whether a model fits beside the one that runs. Raises HardwareError if not in its place,
-        either."""
+        """Return whether a model fits in memory beside the one that runs.
+
+        Raises HardwareError if it would not fit in that one's place, either.
+        """
         needed = int(form.sizes.memory * (1 + _SPARE))
         free = self.catalog.machine.available_bytes()
         # Not on a GPU, where graphs are captured while nothing else allocates, and not in 16 bits: loading
@@ -274,7 +279,7 @@ class ModelSwitch:
         )
 
     def _held_bytes(self) -> int:
-        """Return the bytes that closing the model that runs frees."""
+        """Return the bytes that are freed when the running model is closed."""
         engine = self._handle.loaded
         info = None if engine is None else engine.info()
         if info is None or info.footprint is None:
@@ -312,7 +317,7 @@ def describe(form: Form) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Say in words what went wrong, and what to do where the error does not say."""
+    """Return a message for the user about an error, with advice where the error itself has none."""
     said = str(error) or type(error).__name__
     if isinstance(error, CHOICE_ERRORS):
         return said

@@ -1,4 +1,4 @@
-"""The published checkpoints: their names and shapes, so that sizes are known before anything is fetched."""
+"""Names and shapes of the published checkpoints, so that their sizes are known before a download."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OFFICIAL_4B = "jet-ai/Jet-Nemotron-4B"
 
 
 def _layers(count: int, **others: list[int]) -> list[str]:
-    """Name the layers: "jet" but for those whose indices stand with another name."""
+    """Return the types of `count` layers: "jet", except for the indices listed under another type's name."""
     kinds = {index: kind for kind, indices in others.items() for index in indices}
     return [kinds.get(index, "jet") for index in range(count)]
 

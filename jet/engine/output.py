@@ -1,4 +1,4 @@
-"""OutputProcessor: turns a step's token into a chunk of its request's stream.
+"""OutputProcessor: turns the token of a decode step into a chunk of its request's stream.
 
 A token may end the request, belong to the healed end of its prompt, complete a banned phrase, or lie behind
 the end of the last sentence. The device thread calls the processor. It sends, finishes and recomputes
@@ -28,12 +28,15 @@ class OutputProcessor:
         finish: Callable[..., None],
         recompute: Callable[[RequestState], None],
     ) -> None:
-        """`send`, `finish` and `recompute` are the engine's, and take a request first."""
+        """`send`, `finish` and `recompute` are methods of the engine, whose first argument is the request."""
         self._runner, self._tokenizer, self._clock = runner, tokenizer, clock
         self._send, self._finish, self._recompute = send, finish, recompute
 
     def abort(self, req: RequestState) -> None:
-        """End an aborted request; with banned phrases, in front of one that would be complete."""
+        """End an aborted request.
+
+        One with banned phrases ends before a phrase that would be complete there.
+        """
         if req.guard is not None:
             self._end_guarded(req, req.guard, "aborted")
         else:
@@ -60,9 +63,11 @@ class OutputProcessor:
         return req.healing is None and (token in self._tokenizer.stop_ids or token in req.stop_token_ids)
 
     def _take(self, req: RequestState, token: int) -> tuple[int, str, tuple[TokenLogprobs, ...]] | None:
-        """Add a step's token to the output; return the token that has text for the answer, and that text.
+        """Add a step's token to the output.
 
-        None if the step has drawn the healed end of the prompt and nothing beyond it.
+        Returns the token, its text in the answer and its log-probabilities.
+
+        Returns None if the step has only drawn the end of the prompt again, by healing.
         """
         if req.healing is None:
             req.output_ids.append(token)
@@ -79,7 +84,7 @@ class OutputProcessor:
         return self._logprobs(req) if req.raw_logprobs else ()
 
     def _accept_guarded(self, req: RequestState, guard: BannedGuard, token: int) -> None:
-        """Accept a token of a request with banned phrases; send what can no longer be taken back."""
+        """Accept a token of a request with banned phrases; send the tokens in which no phrase can begin."""
         if self._ends_text(req, token):
             self._end_guarded(req, guard, "stop", self._stop_logprobs(req))
             return
@@ -107,10 +112,10 @@ class OutputProcessor:
         logprobs: tuple[TokenLogprobs, ...] = (),
         clean: bool = True,
     ) -> None:
-        """End a request with banned phrases, unless a phrase would be complete: then draw again.
+        """End a request with banned phrases; if a phrase would be complete at its end, draw again instead.
 
-        An aborted request ends in front of the phrase, and so does one that has no other way to go on.
-        `clean`: whether its state is of use to later requests.
+        A request that is aborted, or has no other token to draw, ends before the phrase. `clean`: whether its
+        state may be kept as a snapshot.
         """
         ended = guard.banned_if_ended()
         if ended is not None and reason not in ("aborted", "banned"):
@@ -123,9 +128,9 @@ class OutputProcessor:
         self._finish(req, reason, logprobs=logprobs, keep_snapshot=clean)
 
     def _draw_again(self, req: RequestState, guard: BannedGuard, number: int) -> None:
-        """Go back to before a banned phrase, which begins in `guard.held[number]`, and draw there again.
+        """Take back a banned phrase, which begins in `guard.held[number]`, and draw other tokens.
 
-        Where that has failed too often, the request ends there.
+        After too many failed attempts, the request ends before the phrase.
         """
         choice = guard.choose(number)
         if choice is None:
@@ -134,7 +139,12 @@ class OutputProcessor:
             self._recompute(req)
 
     def _go_back(self, req: RequestState, guard: BannedGuard, number: int, barred: tuple[int, ...]) -> bool:
-        """Take back `guard.held[number]` and all behind it; False if the state could not be restored."""
+        """Take back `guard.held[number]` and all later tokens.
+
+        Returns False if the state could not be restored.
+
+        `barred`: the tokens that must not be drawn in its place.
+        """
         one = guard.take_back(number)
         del req.output_ids[one.index :]
         req.detokenizer = one.detokenizer
@@ -144,7 +154,7 @@ class OutputProcessor:
         return self._runner.roll_back(req.sequence, length, generated, barred, req.healing)
 
     def _send_held(self, req: RequestState, tokens: Sequence[HeldToken]) -> None:
-        """Send tokens that have been held back; none behind the end of the answer's last sentence."""
+        """Send tokens that have been held back, up to the end of the answer's last sentence."""
         now, text, ids, logprobs = self._clock(), "", list[int](), list[TokenLogprobs]()
         for one in tokens:
             if req.ending is not None and req.ending.done:
@@ -181,14 +191,17 @@ class OutputProcessor:
         return shown, logprobs if shown or not req.ending.done else ()
 
     def _logprobs(self, req: RequestState, healed: Node | None = None) -> tuple[TokenLogprobs, ...]:
-        """Return the last token's log-probabilities with texts; those of `healed` skip the prompt's bytes."""
+        """Return the last token's log-probabilities with texts; () if the request wants none.
+
+        `healed`: the node of a token that begins with bytes of the prompt, which its text leaves out.
+        """
         found = self._runner.logprobs(req.sequence) if req.top_logprobs else None
         if found is None:
             return ()
         return (self.describe(found, 0 if healed is None else len(healed.left)),)
 
     def describe(self, found: TokenLogprobs, skip: int = 0) -> TokenLogprobs:
-        """Add texts to a token's log-probabilities, without the first `skip` bytes."""
+        """Add the tokens' texts to log-probabilities; `skip`: how many leading bytes each text leaves out."""
 
         def with_text(one: TokenLogprob) -> TokenLogprob:
             id = one.token_id

@@ -26,7 +26,7 @@ _LOCK_S = 3.0
 
 
 class DownloadError(OSError):
-    """A file that came wrong, or that another program is fetching; the message is for the user."""
+    """A file is damaged, or another program is downloading it. The message is for the user."""
 
 
 def blobs_folder(repository: str) -> Path:
@@ -35,13 +35,13 @@ def blobs_folder(repository: str) -> Path:
 
 
 def partial_bytes(repository: str) -> int:
-    """Return the bytes that broken downloads of a repository have left for the next attempt."""
+    """Return the bytes of a repository's partial files, which the next attempt resumes."""
     found = blobs_folder(repository).glob(f"*{PARTIAL}")
     return sum(file.stat().st_size for file in found)
 
 
 def blob_bytes(repository: str) -> int:
-    """Return the bytes of a repository's files that have come whole."""
+    """Return the bytes of a repository's complete files."""
     folder = blobs_folder(repository)
     whole = (file for file in folder.glob("*") if "." not in file.name and file.is_file())
     return sum(file.stat().st_size for file in whole)
@@ -50,10 +50,10 @@ def blob_bytes(repository: str) -> int:
 def fetch_weights(
     repository: str, files: Iterable[DryRunFileInfo], token: bool | None, meter: Callable[..., Any]
 ) -> None:
-    """Fetch those weight files that are missing, one after the other, each from where it broke off.
+    """Download the missing weight files one after the other, resuming partial ones.
 
-    `meter` is a tqdm class for the transfer; an exception that it raises ends the download. Raises what the
-    hub's library raises, or DownloadError.
+    `meter` is a tqdm class for the transfer; an exception that it raises ends the download. Raises the errors
+    of the hub's library, and DownloadError.
     """
     for file in sorted(files, key=lambda file: file.filename):
         if file.will_download and file.filename.endswith(WEIGHTS):
@@ -100,7 +100,7 @@ def _transfer(url: str, partial: Path, size: int | None, token: bool | None, met
 
 
 def _check(partial: Path, etag: str, name: str) -> None:
-    """Compare a file with its hash: it may have come in parts, over days."""
+    """Compare a complete file with its hash `etag`. Raises DownloadError if they differ."""
     if len(etag) != _SHA256_DIGITS:
         return
     digest = hashlib.sha256()

@@ -1,9 +1,9 @@
-"""Prefill: chunks of prompts into state slots, on CUDA as one graph a chunk.
+"""Prefill: runs chunks of prompts into state slots, on CUDA as one graph a chunk.
 
-The network's forward makes a few thousand kernel launches, which take the host longer than the device.
-`PrefillStep` makes about a hundred, and they do not depend on whose tokens they are: slots, positions and
-lengths are read from device memory. So a chunk is captured once for each of a few sizes, and several waiting
-prompts share one. A chunk uses the next larger size; padding does not change a state.
+The network's forward launches a few thousand kernels, which takes the host longer than the device.
+`PrefillStep` launches about a hundred, and reads slots, positions and lengths from device memory. So one
+captured graph serves all prompts, and several waiting prompts can share a chunk. There are graphs for a few
+sizes; a chunk uses the next larger one, and padding does not change a state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Prefill(Protocol):
 
     Attributes:
         kernels: operation → implementation, in words for people.
-        max_packed: tokens of different sequences that one chunk can hold, padding included; 0: no packing.
+        max_packed: most tokens of a chunk of several sequences, padding included; 0 if chunks are not shared.
     """
 
     kernels: dict[str, str]
@@ -152,7 +152,10 @@ class CudaGraphPrefill:
 
     @torch.inference_mode()
     def capture_next(self) -> bool:
-        """Capture one more size, between chunks. False if none is left, or there is no memory for it."""
+        """Capture one more size, between chunks.
+
+        Returns False if none is left, or there is no memory for it.
+        """
         if not self._left:
             return False
         size = self._left.pop()
@@ -163,7 +166,7 @@ class CudaGraphPrefill:
         return True
 
     def _capture(self, size: int) -> torch.cuda.CUDAGraph:
-        """Capture a chunk of up to `size` tokens, with slot and lengths from `chunk_meta` at replay."""
+        """Capture a chunk of up to `size` tokens; it reads slots and lengths from `chunk_meta` at replay."""
         self.chunk.chunk_meta.copy_(self._null_chunk)
         self.chunk.run(size)  # compiles
         graph = torch.cuda.CUDAGraph()

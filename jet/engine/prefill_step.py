@@ -1,9 +1,9 @@
-"""PrefillStep: a chunk of prompts through the network, in few launches and without allocating.
+"""PrefillStep: runs a chunk of prompts through the network, in few launches, without allocating memory.
 
-The twin of `DecodeStep` for many tokens of one sequence or several. Projections of one input are one
-product, which also adds the residual; operations between products are one kernel each
-(`jet.ops.prefill_backends`). States are updated in place in a `StatePool`. The fused weights are those of the
-decode step; quantized ones are dequantized a part at a time into one buffer that all products share.
+The counterpart of `DecodeStep` for many tokens of one or several sequences. Projections of the same input are
+fused into one product, which also adds the residual; each operation between products is one kernel
+(`jet.ops.prefill_backends`). States are updated in place in a `StatePool`. The decode step's fused weights
+are used; quantized ones are dequantized part by part into one buffer that all products share.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ def jet_sizes(config: JetNemotronConfig) -> JetSizes | None:
 
 
 class PrefillStep:
-    """A step of up to `tokens` tokens, bound to buffers that never move.
+    """A prefill step of up to `tokens` tokens, bound to buffers whose addresses never change.
 
     Attributes:
         ids: `[tokens]` int64, the chunk's tokens, padded with any ids.
-        chunk_meta: int32, which sequences the tokens belong to; see `jet.ops.chunk_meta`.
-        logits: `[MAX_PACKED, vocabulary]` in the network's dtype, of the token after each segment.
+        chunk_meta: int32, the sequences that the tokens belong to; see `jet.ops.chunk_meta`.
+        logits: `[MAX_PACKED, vocabulary]` in the network's dtype, of the token after each sequence's last
+            one.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class PrefillStep:
         self._bind()
 
     def run(self, tokens: int) -> None:
-        """Run the first `tokens` of `ids`; `chunk_meta` says which are padding."""
+        """Run the first `tokens` of `ids`; `chunk_meta` tells which of them are padding."""
         x = self._x[:tokens]
         self._embed(x)
         layers = zip(self._model.model.layers, self._pool.layers, self._gate_up, strict=True)
@@ -120,7 +121,7 @@ class PrefillStep:
             x.copy_(embedding[ids].dequantize(self._dtype))
 
     def _transform(self, layer: DecoderLayer, gate_up: Weight, x: Tensor) -> None:
-        """Add the MLP's output to the residual stream."""
+        """Add the MLP's output to the residual stream `x` `[T, hidden]`."""
         ops, tokens = self._backend, len(x)
         normed = self._normed[:tokens]
         ops.norm(x, layer.post_attention_layernorm.weight, self._config.rms_norm_eps, normed)
@@ -179,7 +180,7 @@ class PrefillStep:
     def _multiply(
         self, given: Tensor, weight: Weight, out: Tensor, bias: Tensor | None = None, add: bool = False
     ) -> None:
-        """Compute `out = given @ weight.T + bias`; with `add`, add it to `out` (without bias)."""
+        """Compute `out = given @ weight.T + bias`; with `add`, compute `out += given @ weight.T`."""
         if isinstance(weight, QuantizedTensor):
             for begin, end in row_ranges((len(weight), weight.columns), MAX_DEQUANTIZED):
                 numbers = self._dequantize(weight[begin:end])
@@ -193,9 +194,9 @@ class PrefillStep:
             torch.addmm(bias, given, weight.T, out=out)
 
     def _generate(self, activated: Tensor, weight: Weight, kernels: Tensor) -> None:
-        """Compute the convolution's kernels `[W, T, D]`, without bias, as one product for each tap.
+        """Compute the convolution's kernels `[W, T, D]`, without bias, by one product for each of the W taps.
 
-        The weight interleaves a channel's taps; a product for each tap reads and writes contiguous memory.
+        In the weight, the taps of a channel are neighbors. Separate products write contiguous memory per tap.
         """
         if isinstance(weight, QuantizedTensor):
             weight = self._dequantize(weight)

@@ -40,7 +40,7 @@ class Transfer:
         self._began = (clock(), 0)
 
     def words(self, done: int) -> str:
-        """Return the message for `done` bytes; those of the first call do not count for the rate."""
+        """Return the message for `done` bytes. The rate counts the bytes since the first call."""
         started, before = self._began
         if not before and done:
             self._began = started, before = self._clock(), done

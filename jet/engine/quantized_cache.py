@@ -46,7 +46,7 @@ def find(name: str, source: Path, scheme: str) -> Path | None:
 def make(name: str, source: Path, scheme: str, progress: Progress = lambda done, total: None) -> Path:
     """Return a checkpoint's copy in a scheme; make it if there is none.
 
-    Raises CheckpointError if it cannot be made, and what `progress` raises.
+    Raises CheckpointError if it cannot be made, and any exception that `progress` raises.
     """
     if (found := find(name, source, scheme)) is not None:
         return found
@@ -92,7 +92,7 @@ def _explained(name: str, scheme: str, cause: BaseException | None) -> Exception
 
 
 def _copy_path(name: str, source: Path, scheme: str) -> Path:
-    """Return the place of a copy. Its name tells from which files it is made."""
+    """Return the path of a copy; it contains a hash of the files that the copy is made from."""
     digest = hashlib.sha256(f"{VERSION} {scheme}".encode())
     for file in [source / "config.json", *weight_files(source)]:
         real = file.resolve()
@@ -106,7 +106,7 @@ def _copy_path(name: str, source: Path, scheme: str) -> Path:
 
 
 def _slug(name: str) -> str:
-    """Return a name for folders; equal ends of two paths are told apart by the path's hash."""
+    """Return a folder name for a model; for a path, its last part and a hash of the whole path."""
     path = Path(name)
     last = path.name if path.is_absolute() else name
     plain = re.sub(r"[^A-Za-z0-9._-]+", "--", last.strip("./\\")) or "model"

@@ -32,7 +32,7 @@ class RequestState:
         detokenizer: Detokenizer,
         submitted: float,
     ) -> None:
-        """`healing`: the tokens after `prompt`, which are drawn again."""
+        """`healing`: the tokens after `prompt` that are drawn again. `submitted`: the time in seconds."""
         # Every token of a scored prompt is computed, and its state is not cached.
         self.cache_salt = request.cache_salt if request.prompt_logprobs is None else ""
         self.min_tokens = request.min_tokens
@@ -67,7 +67,10 @@ class RequestState:
         self.state_bytes: dict[str, int] = {}
 
     def begins_like(self, other: RequestState) -> bool:
-        """Return whether `other`, of the same user, will leave a snapshot of this prompt's beginning."""
+        """Return whether the prompts of two requests of one user begin alike.
+
+        This request can then start from a snapshot that `other` will leave.
+        """
         length = min(_SHARED_PREFIX, len(self.input_ids), len(other.input_ids))
         same_user = bool(self.cache_salt) and self.cache_salt == other.cache_salt
         return same_user and np.array_equal(self.input_ids[:length], other.input_ids[:length])

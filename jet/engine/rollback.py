@@ -1,4 +1,4 @@
-"""Rollback: remove drawn tokens from a sequence, so that others can be drawn instead.
+"""Rollback: removes drawn tokens from a sequence, so that others can be drawn instead.
 
 A recurrent state cannot be truncated. A sequence that may be rolled back therefore keeps marks: snapshots of
 its state, with the next token's logits where they are known. Marks are prefix-cache entries that no request
@@ -50,14 +50,14 @@ class Rollback:
         self._mark_salts = 0
 
     def mark_first(self, sequence: Sequence) -> None:
-        """Set a mark before a token is drawn from the logits of a prefill, or of a rollback."""
+        """Set a mark before a token is drawn from the logits that a prefill or a rollback has left."""
         if sequence.guarded and self._newest(sequence) != sequence.num_computed_tokens:
             self._set(sequence, sequence.logits)
 
     def mark(self, sequence: Sequence, length: int) -> None:
-        """Set the mark that a rollback to `length` tokens, or to more, needs; drop those it does not need.
+        """Set the mark that a rollback to `length` or more tokens needs, and drop marks that are not needed.
 
-        Call it after each token, once it is known how much may be taken back.
+        Called after each token, once it is known how many tokens may have to be taken back.
         """
         computed, newest = sequence.num_computed_tokens, self._newest(sequence)
         decoder = self._decoder
@@ -84,17 +84,17 @@ class Rollback:
         barred: tuple[int, ...],
         healing: Healing | None,
     ) -> bool:
-        """Take back all tokens from `length` on; the next token is drawn again, without those in `barred`.
+        """Take back all tokens from position `length` on; the next token is then drawn there again.
 
-        Afterwards all of the sequence is as it was before that token was drawn for the first time, and no
-        snapshot of it has read more. Returns False if no mark is left: reset it and prefill again.
+        Afterwards the sequence's state is that of its first `length` tokens, and it has no longer snapshots.
+        Returns False if no mark is left: the caller must then reset it and prefill again.
 
         Args:
-            sequence: the sequence; a step of it in flight is forgotten.
-            length: the tokens that stay.
+            sequence: the sequence; the result of its step in flight is dropped.
+            length: the number of tokens that stay.
             num_generated: how many of them count as drawn.
-            barred: tokens that must not be drawn here, one for each earlier attempt.
-            healing: the end of the prompt, if it has to be drawn again, too.
+            barred: tokens that must not be drawn in this place, one for each earlier attempt.
+            healing: the end of the prompt if it has to be drawn again, too; None otherwise.
         """
         assert sequence.slot is not None
         sequence.in_flight = sequence.logits = sequence.logprobs = None
@@ -135,12 +135,15 @@ class Rollback:
         return True
 
     def _newest(self, sequence: Sequence) -> int:
-        """Return the length of the newest mark that is still there; a large negative number without any."""
+        """Return the length of the newest mark that was not evicted.
+
+        A large negative number if there is none.
+        """
         sequence.marks[:] = [mark for mark in sequence.marks if self._cache.has(mark)]
         return len(sequence.marks[-1].tokens) if sequence.marks else -(2**31)
 
     def _set(self, sequence: Sequence, logits: Tensor | None) -> None:
-        """Set a mark at the state as it is, if there is room."""
+        """Set a mark at the sequence's present state, if there is room."""
         assert sequence.slot is not None
         kept = self._pool.snapshot(sequence.slot, sequence.num_computed_tokens)
         if kept is None:
@@ -166,5 +169,5 @@ class Rollback:
 
 
 def _serves(mark: CacheEntry[Snapshot], length: int) -> bool:
-    """Return whether a mark leads to the logits after `length` tokens."""
+    """Return whether a mark stores the logits after `length` tokens, or they can be computed from it."""
     return len(mark.tokens) < length or (len(mark.tokens) == length and mark.has_logits)

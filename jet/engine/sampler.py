@@ -1,7 +1,7 @@
-"""HostSampler: the next token of one request from its logits, in plain PyTorch, with every filter.
+"""HostSampler: draws the next token of one request from its logits, in plain PyTorch, with every sampler.
 
-`jet.ops.triton.fused_sampling` does most of this on the device, without the host. It leaves out DRY, which
-needs the whole text, and XTC, which is seldom used.
+`jet.ops.triton.fused_sampling` draws on the device instead. It lacks DRY, which needs the whole text, and
+XTC, which is seldom used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
 
 def attempt_stream(attempt: int) -> int:
-    """Return the random stream of the first draw of a token, or of a later attempt; XTC has the next one."""
+    """Return the number of the random stream for an attempt (from 0) at a token;
+
+    XTC uses the following number.
+    """
     return 2 * attempt
 
 
@@ -67,14 +70,17 @@ class HostSampler:
         states: SamplerStates | None = None,
         word_bias: tuple[BiasedSequence, ...] = (),
     ) -> None:
-        """`min_tokens`: no stop token is drawn before this many tokens.
+        """Prepare the samplers of one request.
 
-        `forbidden`: tokens that are not drawn among the first ones, and how many those are.
-
-        `states`: those of samplers with a memory, by step, which outlast this object.
-
-        `logit_bias` and `word_bias` are added to logits before everything else. With `raw`, `sample` returns
-        the logits before bias and penalties.
+        Args:
+            sampling: the request's parameters.
+            special_tokens: the tokens that samplers treat specially.
+            min_tokens: no stop token is drawn before this many tokens.
+            logit_bias: pairs of a token id and a number that is added to its logit before everything else.
+            raw: whether `sample` returns the logits before bias and penalties.
+            forbidden: token ids, and the number of first steps in which they are not drawn.
+            states: states of samplers that have one, by step; they outlast this object.
+            word_bias: token sequences and the numbers that are added to their tokens' logits.
         """
         assert sampling.seed is not None
         self._sampling, self._special_tokens, self._device = (
@@ -97,7 +103,10 @@ class HostSampler:
 
     @property
     def token_mask(self) -> Tensor | None:
-        """Return which tokens the repetition penalty covers, bool `[1, V]`; None without penalty."""
+        """Return a bool mask `[1, V]` of the tokens that the repetition penalty applies to;
+
+        None without penalty.
+        """
         return self._token_mask
 
     def append_prompt(self, ids: Tensor) -> None:
@@ -113,9 +122,9 @@ class HostSampler:
     def sample(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> tuple[int, Tensor]:
         """Draw token number `step`; return it and the logits `[1, V]` after bias and penalties.
 
-        The returned logits keep the values of stop tokens that are forbidden by `min_tokens`, and of the
-        tokens in `barred`. Each of these stands for an earlier attempt at this step; every attempt has random
-        numbers of its own.
+        The tokens in `barred`, drawn in earlier attempts at this step, cannot be drawn; every attempt has its
+        own random numbers. The returned logits still have the values of these tokens, and of stop tokens that
+        `min_tokens` forbids.
 
         Raises FloatingPointError if the logits are NaN.
         """
@@ -177,7 +186,7 @@ class HostSampler:
         return bool(self._sampling.dry_multiplier or self._word_bias) or self._uses_counts
 
     def _count_answer(self, step: int) -> Tensor:
-        """Return how often the answer has each token, float32 `[1, V]`; its tokens are the last `step`."""
+        """Return how often each token occurs in the answer, the last `step` tokens, as float32 `[1, V]`."""
         if self._counts is None:
             answer = torch.tensor(self._history[len(self._history) - step :], dtype=torch.long)
             counts = torch.bincount(answer, minlength=self._special_tokens.xtc_special.shape[0])

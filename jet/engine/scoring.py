@@ -1,9 +1,10 @@
-"""Prefill a prompt and keep the log-probability of each of its tokens, for evaluations.
+"""ScoringPrefill: prefills a prompt and keeps the log-probability of each of its tokens, for evaluations.
 
-    hidden states [T, D] → slices [S, D] → logits [S, V] → log-probabilities of the next token and of the top
+    hidden states [T, D] → slices [S, D] → logits [S, V] → log-probabilities of the next and the likeliest
+    tokens
 
 Logits of a whole chunk are never in memory at once: 4,096 tokens of a vocabulary of 152,000 would be 2.5 GB.
-The network's own forward is used, on every device: graphs of chunks end at one row of logits.
+The network's own forward is used on every device, since graphs of chunks compute one row of logits only.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ScoringPrefill:
     kernels = EagerPrefill.kernels
 
     def __init__(self, model: JetNemotronForCausalLM, pool: StatePool, following: Tokens, count: int) -> None:
-        """`following`: the token after each token of the chunk; that of the last one may be missing.
+        """`following`: the token after each token of the chunk; for the prompt's last token there is none.
 
         `count`: how many of the likeliest tokens to keep at every position; may be 0.
         """

@@ -1,4 +1,4 @@
-"""Sequence: one request in the model runner. Snapshot: a stored state and its logits."""
+"""Sequence, one request in the model runner, and Snapshot, a stored state with its logits."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from jet.token_ids import Tokens
 
 
 class Snapshot(NamedTuple):
-    """A stored state: its slot or host copy, and the logits `[1, V]` of the next token, None if not stored.
+    """A stored state and its logits, both on the device or both in host memory.
 
-    Both are on the device, or both in host memory.
+    Attributes:
+        location: the state's slot on the device, or its copy in host memory.
+        logits: `[1, V]` of the next token; None if they were not stored.
     """
 
     location: int | HostSnapshot
@@ -32,36 +34,37 @@ class Snapshot(NamedTuple):
 
 @dataclass(eq=False)
 class Sequence:
-    """One request in the model runner.
+    """One request in the model runner: its tokens, its place in the pools and its sampling options.
 
     Attributes:
+        sampling: its parameters, with a seed.
         slot: its slot in the state pool; None once it has been freed.
-        cache_salt: isolates its snapshots from other users; "" takes none.
+        cache_salt: isolates its snapshots from other users; without one ("") no snapshots are taken.
         max_tokens: most tokens it may have, prompt included.
         token_ids: all tokens of the prompt so far and all drawn tokens.
         num_computed_tokens: the number of tokens in its state, the first ones of `token_ids`.
         num_generated: tokens drawn so far, the step of the next random number; tokens drawn by healing count
             only where they add text.
         logits: `[1, V]` after a prefill, to draw the next token from; None otherwise.
-        in_flight: the next token's step, if it was launched ahead.
+        in_flight: the future of the next token, if its step was launched ahead.
         top_logprobs: how many log-probabilities to keep for each token; 0 keeps none.
         logprobs: log-probabilities of the last token.
-        last_snapshot: its length at the last snapshot.
-        cache_handle: the cache entry that it will start from, locked, and that entry's pages.
+        last_snapshot: the number of tokens of its last snapshot.
+        cache_handle: the locked cache entry that it will start from, and that entry's pages.
         healing: the tokens at the end of its prompt that are still to be drawn again.
         healed_path: the tokens drawn instead.
         min_tokens: no stop token is drawn before this many tokens.
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
         word_bias: token sequences and what is added to the logits of their tokens.
         raw_logprobs: whether `logprobs` come from the logits before bias and penalties.
-        forbidden: token ids that are not drawn among the first tokens, and how many those are.
+        forbidden: token ids, and the number of first steps in which they are not drawn.
         has_generated: whether any token has been drawn.
         num_accepted: drawn tokens that the engine has received.
-        sampler_states: state of samplers that have one (such as mirostat), by the step that it precedes.
+        sampler_states: states of samplers that have one (such as mirostat), from before each step.
         guarded: whether drawn tokens may be taken back, so that marks are set.
         marks: snapshots to roll back to, shortest first.
         mark_salt: cache salt of the marks, which no request has; "" before the first mark.
-        barred: a position, and the token ids that must not be drawn there again.
+        barred: a position, and the token ids that were drawn there and taken back.
     """
 
     sampling: SamplingParams
@@ -94,17 +97,17 @@ class Sequence:
 
     @property
     def last_token(self) -> int | None:
-        """Return the token drawn last; None before the first. The next step computes its state."""
+        """Return the token drawn last; None before the first. It enters the state in the next step."""
         return self.token_ids[-1] if self.has_generated else None
 
     @property
     def samples_last_token(self) -> bool:
-        """Return whether the next token is the request's last allowed one and a snapshot will be kept."""
+        """Return whether the next token is the request's last allowed one, after which a snapshot is kept."""
         return self.cache_salt != "" and self.num_generated + 1 == self.sampling.max_new_tokens
 
     @property
     def barred_now(self) -> tuple[int, ...]:
-        """Return the tokens that may not be drawn now; their number is that of the earlier attempts."""
+        """Return the tokens that must not be drawn next, one for each earlier attempt in this place."""
         position, tokens = self.barred
         return tokens if position == len(self.token_ids) else ()
 
@@ -115,6 +118,6 @@ class Sequence:
 
     @property
     def computed_tokens(self) -> Tokens:
-        """Return the tokens in its state."""
+        """Return a copy of the tokens in the sequence's state."""
         tokens: Tokens = np.frombuffer(self.token_ids, np.int32)[: self.num_computed_tokens].copy()
         return tokens

@@ -37,7 +37,15 @@ class Snapshots:
         max_per_request: int,
         reset: Callable[[Sequence], None],
     ) -> None:
-        """`reset` empties a sequence that could not be restored."""
+        """Create an empty prefix cache.
+
+        Args:
+            pool: has the slots of sequences and snapshots.
+            host_pool: has the snapshots in host memory.
+            max_on_device: most snapshots on the device.
+            max_per_request: about the most snapshots of one request; see `PrefixCache.prune`.
+            reset: empties a sequence that could not be restored.
+        """
         self._pool, self._host_pool = pool, host_pool
         self._max_on_device, self._max_per_request = max_on_device, max_per_request
         self._reset = reset
@@ -131,9 +139,9 @@ class Snapshots:
 
 
 def pages_to_reserve(tokens: int, handle: CacheHandle | None) -> int:
-    """Return the pages to reserve: those of `tokens`, less the full pages of the matched prefix.
+    """Return the pages to reserve: those of `tokens`, less the full pages of the matched prefix, plus one.
 
-    The prefix's last page is copied on write, hence one more. An entry on the host shares no pages.
+    The one is for the prefix's last page, which is copied on write. An entry on the host shares no pages.
     """
     if not tokens:
         return 0

@@ -1,4 +1,4 @@
-"""Find the Triton kernels that an engine launches, on a network without weights and without a GPU.
+"""Find the Triton kernels that an engine launches, without a GPU and without weights.
 
 Binds the same steps and samplers as `CudaGraphDecoder` and `CudaGraphPrefill`, over tensors of the device
 "meta", and records every launch. Memory sizes (slots, pages, the longest story) do not change a kernel.
@@ -43,9 +43,9 @@ def kernels_of(
     target: GpuTarget,
     prefill: bool = True,
 ) -> list[CompileJob]:
-    """Return a job for each kernel that batches of `sizes` need, and with `prefill` the prompts.
+    """Return a compile job for each kernel that batches of these sizes need, longest jobs first.
 
-    The longest jobs come first.
+    `prefill`: whether to include the kernels of prefill chunks.
     """
     from jet.ops.triton.compile_jobs import trace_launches
 
@@ -89,7 +89,7 @@ def _rows(batch: int, idle: int) -> DecodeBatch:
 
 
 def graph_sizes(most: int) -> list[int]:
-    """Return the batch sizes that there are graphs for, where up to `most` stories are written at once."""
+    """Return the batch sizes that have graphs in an engine for up to `most` running requests."""
     from jet.engine.cuda_graphs import padded_size
 
     sizes = chain((1, 2), range(3, most + 1))

@@ -38,10 +38,9 @@ class StepFuture:
 def token_logprobs(
     token: int, noted: tuple[Tensor, Tensor, Tensor], row: int = 0, count: int | None = None
 ) -> TokenLogprobs:
-    """Convert one row of what `jet.ops.logprobs.top_logprobs` returned to plain numbers.
+    """Convert one row of `noted`, the result of `jet.ops.logprobs.top_logprobs`, to plain numbers.
 
-    Keeps the `count` likeliest tokens, by default all. Texts are left empty: token ids are all that is known
-    here, and the engine fills in their texts.
+    Keeps the `count` likeliest tokens, by default all. Texts are left empty; the engine adds them.
     """
     logprob, ids, logprobs = noted
     pairs = zip(ids[row, :count].tolist(), logprobs[row, :count].tolist(), strict=True)

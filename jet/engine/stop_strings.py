@@ -1,4 +1,4 @@
-"""StopMatcher: passes text on up to the first stop string, whatever pieces it comes in."""
+"""StopMatcher: passes on the text of a stream up to the first stop string."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable
 
 
 class StopMatcher:
-    """Passes text on up to the first stop string: the one that begins first in the whole text.
+    """Passes on text, which comes in parts, up to the stop string that begins first in the whole text.
 
-    Text that may be the beginning of a stop string is withheld until that is known.
+    Text that may be the beginning of a stop string is withheld until what follows decides it.
 
     Attributes:
         matched: whether a stop string was found. Nothing is passed on after that.
     """
 
     def __init__(self, stops: Iterable[str] = (), skip_leading: bool = False) -> None:
-        """`skip_leading`: stop strings at the very beginning end nothing, and are passed on."""
+        """`skip_leading`: whether stop strings at the very beginning of the text are passed on as text."""
         self.matched = False
         self.stops = [stop for stop in stops if stop]
         self._withheld = ""
         self._at_start = skip_leading  # nothing but stop strings has come
 
     def push(self, text: str, last: bool = False) -> str:
-        """Return what can be passed on now that `text` has come; with `last`, all that is left."""
+        """Add a part of the text; return the text that can be passed on, with `last` all that is left."""
         if self.matched:
             return ""
         if not self.stops:
@@ -42,7 +42,7 @@ class StopMatcher:
         return text[: len(text) - withheld]
 
     def _skip_leading_stops(self, text: str, last: bool) -> int:
-        """Return how many leading characters are stop strings; note whether the beginning is over."""
+        """Return how many leading characters are stop strings; record when the beginning is over."""
         at = 0
         while at < len(text):
             rest = text[at:]
@@ -56,7 +56,7 @@ class StopMatcher:
         return at
 
     def _partial_match_length(self, text: str) -> int:
-        """Return how many trailing characters begin a stop string."""
+        """Return how many trailing characters of a text are the beginning of a stop string."""
         lengths = (
             length
             for stop in self.stops

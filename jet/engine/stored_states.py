@@ -58,7 +58,7 @@ class StoredStates:
         self._forgotten: deque[str] = deque()
 
     def note(self, sequence: Sequence) -> None:
-        """Remember a finished request, whose snapshots are worth storing if its user is known again."""
+        """Remember a finished request, whose snapshots `store_next` will store."""
         if self._store is not None and is_durable(sequence.cache_salt):
             self._noted.append(sequence)
 
@@ -77,7 +77,7 @@ class StoredStates:
         return True
 
     def load(self, cache_salt: str, prompt: Tokens) -> None:
-        """Load the longest stored snapshot of a prompt into the cache, if that has none as long."""
+        """Load the longest stored snapshot of a prompt into the cache, unless the cache has one as long."""
         self._drop_forgotten()
         if self._store is None or not is_durable(cache_salt):
             return
@@ -97,7 +97,7 @@ class StoredStates:
             self._store.forget(cache_salt)
 
     def listen(self, on_change: Callable[[int], None]) -> None:
-        """Call a function with the bytes on disk whenever they change, from a thread of the store."""
+        """Call `on_change` with the number of bytes on disk whenever it changes, on a thread of the store."""
         if self._store is not None:
             self._store.on_change = on_change
 

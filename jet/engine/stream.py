@@ -33,7 +33,8 @@ class Channel:
     ) -> None:
         """`alive` returns whether the engine still runs.
 
-        `on_abort` is called by `abort`, for engines without steps that check `aborted`; it must take no lock.
+        `on_abort` is called by `abort`, for engines that do not check `aborted` in steps; it must take no
+        lock.
         """
         self._condition = threading.Condition()
         self._chunks = [first]
@@ -71,7 +72,7 @@ class Channel:
     def take(self, not_before: float = -math.inf) -> list[TokenChunk]:
         """Wait for at least one chunk and return all; an empty list after the end of the stream.
 
-        `not_before`: the monotonic time to wait until, unless the stream ends earlier.
+        `not_before`: the monotonic time in seconds before which it does not return, unless the stream ends.
         """
         with self._condition:
             while not self.ended:
@@ -133,7 +134,7 @@ class LocalStream:
             yield merge(chunks)
 
     def listen(self, listener: Callable[[bool], object]) -> None:
-        """Have `listener` called for every chunk, in place of waiting for them; see `Channel.listen`."""
+        """Call `listener` for every chunk, as an alternative to iterating; see `Channel.listen`."""
         self._channel.listen(listener)
 
     def take_now(self) -> list[TokenChunk]:

@@ -1,4 +1,4 @@
-"""UnpackedPrefill: the base of prefills that run one sequence at a time."""
+"""UnpackedPrefill: base class of prefills that run one sequence at a time."""
 
 from __future__ import annotations
 

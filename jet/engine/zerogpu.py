@@ -56,13 +56,13 @@ def generate(config: LocalConfig, request: Request, interval_s: float) -> Iterat
 
 
 def loan_seconds(config: LocalConfig, request: Request, interval_s: float) -> int:
-    """Return how long to borrow the GPU for a request; same arguments as `generate`."""
+    """Return for how many seconds to borrow the GPU for a request; same arguments as `generate`."""
     return min(_LONGEST_S, _BEGIN_S + request.sampling.max_new_tokens // _TOKENS_PER_S)
 
 
 @dataclass(frozen=True)
 class ZeroGpuConfig:
-    """The model for a lent GPU, and `generate` as wrapped by ZeroGPU."""
+    """The configuration of a model for a lent GPU, with `generate` as wrapped by ZeroGPU."""
 
     config: LocalConfig
     generate: Generate = field(compare=False)
@@ -76,9 +76,10 @@ class ZeroGpuConfig:
 
 
 def _compile_ahead(folder: str, config: LocalConfig) -> None:
-    """Compile the kernels of a checkpoint in another process: here is time for it, in a call there is not.
+    """Compile a checkpoint's kernels in another process before the first call, whose GPU time is limited.
 
-    Only on ZeroGPU itself. Workers share the folder of compiled kernels; what is missing they compile.
+    Does so only on ZeroGPU itself. GPU processes share the folder of compiled kernels, and compile missing
+    ones themselves.
     """
     if not os.environ.get("SPACES_ZERO_GPU") or torch.version.cuda is None or not has_triton():
         return

@@ -250,7 +250,7 @@ class RemoteEngine:
             req.task.cancel()
 
     def _ended(self, req: _RemoteRequest, task: asyncio.Task[str]) -> None:
-        """Send a request's last chunk, however its task has ended."""
+        """Send a request's last chunk: its finish reason, or the error that ended its task."""
         self._requests.discard(req)
         if task.cancelled():
             closed = self._closed
@@ -330,7 +330,7 @@ class RemoteEngine:
         raise RemoteError(CIRCLES)
 
     async def _follow(self, req: _RemoteRequest, answer: httpx.Response, patience: anyio.CancelScope) -> None:
-        """Pass on the chunks of an answer. After the finish reason, wait only for the last token count."""
+        """Send the chunks of an answer; after the finish reason, wait only for the final token count."""
         async with aclosing(iter_chunks(answer, req.logprobs_due)) as chunks:
             async for chunk in chunks:
                 req.reason = chunk.finish_reason or req.reason

@@ -1,4 +1,4 @@
-"""Asks a server once for its models, their context and the address that it redirects to."""
+"""Ask a server for its models, their context and the address that it redirects to."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
 
 
 async def _ask_further(client: httpx.AsyncClient, patience_s: float, routed: bool) -> tuple[int | None, str]:
-    """Ask for the context and the kind of server where the list of models has none; None and "" if unknown.
+    """Ask for context and kind of a server whose list of models lacks them; return None and "" if unknown.
 
-    llama.cpp has `/props`, and a router passes `/get_model_info` on to one of its engines.
+    llama.cpp answers `/props`; a router of SGLang or vLLM passes `/get_model_info` on to an engine.
     """
     root = client.base_url
     if root.path.endswith("/v1/"):

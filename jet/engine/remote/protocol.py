@@ -128,7 +128,7 @@ def read_models(answer: str, wanted: str | None) -> ServedModel:
 
 
 def read_model_info(answer: str) -> tuple[int | None, str]:
-    """Parse an engine's `/get_model_info`; return context and kind of server, None and "" if not told."""
+    """Parse an engine's `/get_model_info`; return context and kind of server, None and "" if not given."""
     try:
         said = _object(answer)
     except ProtocolError:
@@ -137,7 +137,7 @@ def read_model_info(answer: str) -> tuple[int | None, str]:
 
 
 def read_properties(answer: str) -> tuple[int | None, str]:
-    """Parse llama.cpp's `/props`; return the context in tokens and no kind of server, which is known."""
+    """Parse llama.cpp's `/props`; return the context in tokens (None if not given) and ""."""
     try:
         said = _object(answer)
     except ProtocolError:
@@ -201,9 +201,9 @@ def completion(request: Request, model: ServedModel, max_tokens: int | None = No
 
 
 def public_name(cache_salt: str) -> str:
-    """Return a name for the user of a salt, by which a server may share prefixes and limit requests.
+    """Return a public name for the user with this `cache_salt`, by which a server may limit requests.
 
-    It tells nothing of the salt, which is a secret, and is the same in every process of one page.
+    The secret salt cannot be derived from it. It is the same in every process of one page.
     """
     return hashlib.sha256(b"jet user\0" + cache_salt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -211,8 +211,8 @@ def public_name(cache_salt: str) -> str:
 def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
     """Parse one event of a completion. Raises ProtocolError, or ServerError if it reports an error.
 
-    Servers send other events, too: words, lists, usage without choices. They become chunks without content.
-    Unreadable log-probabilities raise only if `logprobs_due`.
+    Other events of servers (words, lists, usage without choices) become chunks without content. Unreadable
+    log-probabilities raise an error only if `logprobs_due`.
     """
     if not data.strip() or data.lstrip()[0] not in "{[":
         return CompletionChunk(oddity="it is not JSON" if data.strip() else "")
@@ -250,7 +250,10 @@ def read_chunk(data: str, logprobs_due: bool = True) -> CompletionChunk:
 
 
 def _text_of(choice: object) -> str | None:
-    """Return the text of a choice, "" if it has none, None if it is malformed. Half characters stay."""
+    """Return the text of a choice, which may end in half a character.
+
+    Returns "" if it has none, None if malformed.
+    """
     if not isinstance(choice, dict):
         return None
     text = choice.get("text")
@@ -339,7 +342,7 @@ def _alternative(text: str, logprob: float | None, token: int | None = None) -> 
 
 
 def whole(text: str) -> str:
-    """Join surrogate pairs, which JSON can spell as two halves; U+FFFD for unpaired ones."""
+    """Join surrogate pairs, which JSON may write as two halves; replace unpaired ones by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

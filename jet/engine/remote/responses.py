@@ -109,7 +109,10 @@ def _is_high_half(character: str) -> bool:
 
 
 async def check(answer: httpx.Response, through: str = "") -> None:
-    """Raise the error of an answer that is no completion. `through` names a proxy that may have sent it."""
+    """Raise the error of an answer that is no completion.
+
+    `through`: a sentence that names a proxy in between.
+    """
     kind = _kind(answer)
     if answer.status_code == 200 and kind in (*_STREAMS, _WHOLE):
         return
@@ -170,7 +173,7 @@ def _port(url: httpx.URL) -> int:
 def error_from_status(
     status: int, text: str, retry_after: str | None = None, through: str = ""
 ) -> RemoteError:
-    """Return the error for a status other than 200. `through` names a proxy in between."""
+    """Return the error for a status other than 200. `through`: a sentence that names a proxy in between."""
     said = error_message(text) if text.lstrip().startswith("{") else ""
     words = f"{said}{error_sizes(text)}" if said else whole(text)
     message = f"The engine’s server refuses this ({status}){': ' + said if said else ''}."

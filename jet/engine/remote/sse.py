@@ -49,7 +49,7 @@ async def read_events(stream: AsyncIterable[bytes]) -> AsyncGenerator[Event, Non
 
 
 class _Text:
-    """A byte stream as a response for httpx-sse, which uses only `headers` and `aiter_text`."""
+    """Presents a byte stream as a response to httpx-sse, which uses only `headers` and `aiter_text`."""
 
     headers = httpx.Headers({"content-type": "text/event-stream"})
 

@@ -67,7 +67,7 @@ class RefusedLimits:
 
     @property
     def anything(self) -> bool:
-        """Return whether the message is about lengths at all."""
+        """Return whether the message contains any limit."""
         return (self.context or self.most_new) is not None
 
 
@@ -117,9 +117,11 @@ class TokenBudget:
         return max(1, most)
 
     def after(self, words: str, prompt: str, asked: int) -> int | None:
-        """Return how many new tokens to ask for after this error message; None if fewer would not help.
+        """Return how many new tokens to ask for after an error message;
 
-        Remembers the server's limits in the message.
+        None if asking for fewer would not help.
+
+        Records the limits that the message contains. `asked`: the new tokens of the rejected request.
         """
         said = read_refusal(words, asked)
         self.context = said.context or self.context

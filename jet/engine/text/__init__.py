@@ -1,1 +1,1 @@
-"""Between text and tokens: tokenizers, detokenizers, chat templates, and the border of a prompt."""
+"""Conversion between text and tokens: tokenizers, detokenizers, chat templates and token healing."""

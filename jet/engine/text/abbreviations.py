@@ -1,4 +1,4 @@
-"""Abbreviations with a full stop, and words that begin sentences, for `sentence_end`; all in lower case."""
+"""Lowercase word lists for `sentence_end`: abbreviations with a full stop, words that begin sentences."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Banned phrases: find them in a text that comes in parts, whatever their spelling.
+"""PhraseMatcher: finds banned phrases, in any spelling, in a text that comes in parts.
 
-A phrase is one or more words. It is found whatever its case, accents and punctuation:
+A phrase is one or more words. The rules of matching:
 
 - Case and accents do not count, nor do apostrophes: "couldnt" and "Couldn’t" are one word.
 - Between two words there may be up to `MAX_GAP` characters that are not letters or digits: spaces, line
@@ -14,10 +14,11 @@ A phrase is one or more words. It is found whatever its case, accents and punctu
   stands for any one word: "squared * shoulders".
 - A phrase without letters and digits, such as "—" or "...", is found as it is written, anywhere.
 
-A phrase ends where its last word does. Whether "testament" has ended is known from what follows: "ary" may.
+A phrase ends where its last word ends, which only the next character shows: "testament" may become
+"testamentary".
 
-A matcher is a graph of characters, which a text walks through. Its state is immutable, so that a text can be
-taken back to where it was.
+A matcher is a graph whose edges are characters. The state of a search is immutable, so that text can be taken
+back by going on from an earlier state.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ class BannedPhraseError(ValueError):
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """A place within a phrase.
+    """A node of the graph: a position in one or more phrases.
 
     Attributes:
         children: the node after each folded character.
-        gaps: the beginnings of the words that may follow behind a gap.
+        gaps: the nodes at the beginnings of the words that may follow after a gap.
         ends: whether a phrase ends here if the word does.
-        at_once: whether it ends here whatever follows.
-        any_ending: the node to go on from if the word may have any ending; it leads back to itself.
+        at_once: whether a phrase ends here whatever follows.
+        any_ending: the node for further letters of a word with any ending, whose child is itself.
     """
 
     children: dict[str, _Node] = field(default_factory=dict)
@@ -86,7 +87,7 @@ class _Node:
 
 
 class _Thread(NamedTuple):
-    """One way to walk through the graph: where its phrase begins, where it is, the length of its gap."""
+    """A match in progress: the begin of its phrase, its node, and the length of the present gap."""
 
     start: int
     node: _Node
@@ -97,11 +98,11 @@ class State(NamedTuple):
     """The state of a search after a part of a text.
 
     Attributes:
-        position: characters of the answer so far; negative in the text before it.
+        position: the number of characters of the answer so far; negative in the text before it.
         letter: the position of the last letter or digit.
-        in_word: whether a word may go on with the next character.
-        words: phrases that may have begun.
-        literal: the same of phrases and stop strings that are compared as they are written.
+        in_word: whether the next character may continue a word.
+        words: matches in progress of phrases of words.
+        literal: matches in progress of phrases and stop strings that are compared as they are written.
     """
 
     position: int
@@ -112,13 +113,16 @@ class State(NamedTuple):
 
     @property
     def held_from(self) -> int | None:
-        """Return where the earliest phrase begins that the answer may be in; None if it is in none."""
+        """Return the begin of the earliest match in progress; None if there is none."""
         starts = [one.start for one in (*self.words, *self.literal)]
         return max(min(starts), 0) if starts else None
 
     @property
     def banned_if_ended(self) -> int | None:
-        """Return the begin of a phrase that would be complete if the text ended here; None without one."""
+        """Return the begin of a phrase that would be complete if the text ended here;
+
+        None if there is none.
+        """
         if self.letter < 0:
             return None
         starts = [one.start for one in self.words if one.node.ends and not one.gap]
@@ -129,7 +133,7 @@ class PhraseMatcher:
     """Finds banned phrases in answers. Immutable; used by any number of requests."""
 
     def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:
-        """`stops`: texts that the answer is cut at. A phrase also ends where one of them begins.
+        """`stops`: stop strings, at which the answer is cut. A phrase also ends where one of them begins.
 
         Raises BannedPhraseError for a phrase with nothing to find.
         """
@@ -142,16 +146,21 @@ class PhraseMatcher:
             _insert(self._stops, _spelled(stop)).at_once = True
 
     def start(self, before: str = "") -> State:
-        """Return the state at the beginning of an answer to a text, in which phrases may have begun."""
+        """Return the state at the beginning of an answer.
+
+        Phrases may have begun in `before`, the text before it.
+        """
         before = before[-self.reach - 1 :]  # one more tells whether the first one is within a word
         state, _ = self.advance(State(-len(before), -1, False), before)
         return state
 
     def advance(self, state: State, text: str) -> tuple[State, int | None]:
-        """Read a part of the answer. Returns the new state and where a completed phrase begins, or None.
+        """Read the next part of the answer.
 
-        Of several phrases completed by one character, it is the one that begins last. Reading ends there. A
-        phrase that ends before the answer does not count, and one that begins there begins at 0.
+        Returns the new state and the begin of a completed phrase, or None.
+
+        Reading stops at the first character that completes a phrase; of several, the one that begins last is
+        returned. Phrases that end before the answer do not count; the begin of one that began there is 0.
         """
         for character in text:
             state, found = self._read(state, character)
@@ -160,7 +169,7 @@ class PhraseMatcher:
         return state, None
 
     def _read(self, state: State, character: str) -> tuple[State, list[int]]:
-        """Read one character; return where the phrases begin that it completes."""
+        """Read one character; return the new state and the begins of the phrases that it completes."""
         at, letter, in_word, words, literal = state
         found: list[int] = []
         if self._stops.children and letter >= 0:
@@ -203,7 +212,7 @@ class PhraseMatcher:
         return tuple(one for one in threads if one.node.children), found
 
     def _add(self, phrase: str) -> int:
-        """Add a phrase; return the most characters that it may have."""
+        """Add a phrase to the graph; return the greatest length of a match in characters."""
         words = _words_of(phrase)
         if not words:
             if not phrase.strip(" "):
@@ -235,7 +244,7 @@ class PhraseMatcher:
 
 
 def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:
-    """Yield the threads that follow from a thread after one more folded character."""
+    """Yield the matches in progress that one becomes with a further folded character."""
     start, node, gap = thread
     for place in node.gaps if gap else (node,):
         child = place.children.get(folded)
@@ -273,7 +282,7 @@ class _Word(NamedTuple):
 
 
 def _words_of(phrase: str) -> list[_Word]:
-    """Split a phrase into folded words, with their forms."""
+    """Split a phrase into folded words with their inflected forms."""
     text = phrase.strip()
     exact = len(text) > 2 and text[0] in _QUOTES and text[-1] in _QUOTES
     chunks = [""]
@@ -324,7 +333,10 @@ def inflections(word: str) -> list[str]:
 
 @lru_cache(4096)
 def _fold(character: str) -> tuple[str, ...]:
-    """Return the letters that a character is compared as; `_GAP` for a gap, nothing if it does not count."""
+    """Return the folded letters of a character;
+
+    `(_GAP,)` for one that separates words, () for one to ignore.
+    """
     if character in _APOSTROPHES:
         return ()
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
@@ -338,13 +350,13 @@ def _fold(character: str) -> tuple[str, ...]:
 
 @lru_cache(4096)
 def _spelled(text: str) -> str:
-    """Return a text in NFKD form, for comparisons in which case and accents count."""
+    """Return a text in NFKD form, for comparisons that respect case and accents."""
     return unicodedata.normalize("NFKD", text)
 
 
 @lru_cache(4096)
 def _is_unspaced(letter: str) -> bool:
-    """Return whether a letter is of a script that puts no spaces between words."""
+    """Return whether a letter is of a script without spaces between words."""
     return unicodedata.name(letter, "").split(" ")[0] in _UNSPACED
 
 

@@ -27,7 +27,7 @@ class ChatTemplate:
 
     Attributes:
         before: special tokens and plain texts before the instruction.
-        between: those between the instruction and the answer.
+        between: special tokens and plain texts between the instruction and the answer.
     """
 
     before: tuple[TemplatePart, ...]

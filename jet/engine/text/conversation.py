@@ -2,8 +2,8 @@
 
     messages ─ template over placeholders ─ special tokens and plain texts ─ contents put in ─ ids
 
-The template is rendered over random placeholders, and the contents replace the placeholders afterwards. So
-only the template's own special tokens are read as special: in the contents, their names are plain text.
+The template is rendered with random placeholders, which are then replaced by the messages' contents. So only
+special tokens of the template itself are encoded as such; in the contents, their names are plain text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_TEMPLATE = "This model has no chat template: it goes on with a text. Use /v1/
 
 
 class Conversation:
-    """Turns messages into token ids."""
+    """Encodes the messages of a chat as token ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -41,9 +41,9 @@ class Conversation:
     ) -> Tokens:
         """Return the token ids of messages, which have a `role` and a `content` each.
 
-        `ids` encodes a plain text. With `answer`, the ids end by opening an answer; without it, the last
-        message is the beginning of an answer and stays open. Raises RequestError without a template, or if
-        the template refuses these messages.
+        `ids` encodes a plain text. With `answer`, the ids end with the beginning of a new answer; without it,
+        the last message is an answer that is to be continued. Raises RequestError if there is no template, or
+        if the template rejects the messages.
         """
         if not self._tokenizer.chat_template:
             raise RequestError(NO_TEMPLATE)

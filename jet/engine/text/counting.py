@@ -1,4 +1,4 @@
-"""Counts the tokens of texts and prompts for engines that have a tokenizer."""
+"""PromptCounting: counts the tokens of texts and prompts, for engines that have a tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jet.api import Request
 
 
 class CountingTokenizer(Protocol):
-    """The part of a tokenizer that counts."""
+    """The tokenizer's methods that `PromptCounting` calls."""
 
     def count(self, text: str) -> int:
         """Return the number of tokens of a text."""

@@ -31,7 +31,7 @@ class Detokenizer(Protocol):
     def push(self, token: int, skip: int = 0) -> str:
         """Add a token and return the text that became final with it, possibly none.
 
-        `skip`: leave out the token's first bytes, which the prompt has already.
+        `skip`: how many of the token's first bytes to leave out, since they belong to the prompt.
         """
         ...
 
@@ -40,7 +40,7 @@ class Detokenizer(Protocol):
         ...
 
     def copy(self) -> Detokenizer:
-        """Return another one in the same state."""
+        """Return an independent detokenizer in the same state."""
         ...
 
 
@@ -189,7 +189,7 @@ _NAME_OF = {byte: name for name, byte in _BYTE_OF.items()}
 
 
 def name_in_vocabulary(character: str) -> str:
-    """Return how the vocabulary of a byte-level tokenizer writes a character."""
+    """Return the spelling of a character in the vocabulary of a byte-level tokenizer."""
     return "".join(_NAME_OF[byte] for byte in character.encode())
 
 

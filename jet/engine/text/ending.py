@@ -1,7 +1,7 @@
 """Ending: extends a story past its requested length until a sentence, paragraph or scene ends.
 
-Past that length, text is still streamed. Only the text after a possible end is held back, since what follows
-decides whether it is one (`"Stop!" he said`). That delays a few blanks or one token.
+Text past that length is still streamed. Only the text after a possible end is held back, a few blanks or one
+token, since what follows decides whether the sentence ends there (`"Stop!" he said`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ _FINDERS = {"sentence": sentence_ends, "paragraph": paragraph_ends, "scene": sce
 
 
 class Ending:
-    """Follows one answer and finds where to end it.
+    """Reads one answer and finds where to end it.
 
     Attributes:
         done: whether the end was found; later text is not shown.
-        unfinished: set by `close`: the incomplete sentence at the end of the shown text, to be cut off.
+        unfinished: the incomplete sentence at the end of the shown text, which may be cut off; set by
+            `close`.
     """
 
     def __init__(self, end_at: str, prompt: str = "") -> None:
@@ -51,10 +52,10 @@ class Ending:
         self.unfinished = ""
 
     def push(self, text: str, past: float | None = None) -> str:
-        """Add a piece of the answer and return what is to be shown now.
+        """Add a part of the answer; return the text to be shown now.
 
-        `past`: None before the asked length; else the fraction of the piece after which it is reached, 1 for
-        a piece that reaches it at its end, 0 for a later one.
+        `past`: None before the requested length. In the part that reaches it, the fraction of the part before
+        it (1 if it is reached at the part's end); 0 in later parts.
         """
         if self.done:
             return ""
@@ -69,7 +70,7 @@ class Ending:
         return self._look()
 
     def close(self, rest: str = "", cut: bool = True) -> str:
-        """End the answer and return what is still to be shown; with `cut`, note its unfinished end."""
+        """End the answer with `rest`; return the text still to be shown. With `cut`, set `unfinished`."""
         if self.done:
             return ""
         self._text += rest
@@ -81,7 +82,7 @@ class Ending:
         return shown
 
     def _look(self) -> str:
-        """Show text up to the end if it has come, else up to a place that may be one."""
+        """Return the text not shown yet, up to the end if it has been found, else up to a possible end."""
         assert self._limit is not None
         # Behind the asked length and all shown words; blanks may have been shown already.
         least = max(self._start + 1, *(len(self._text[:at].rstrip()) for at in (self._limit, self._shown)))
@@ -117,12 +118,12 @@ class Ending:
 
 
 def overrun_tokens(sampling: SamplingParams) -> int:
-    """Return how many tokens past its length an answer may have."""
+    """Return how many tokens an answer may have beyond its requested length."""
     return 0 if sampling.end_at == "none" else OVERRUN_TOKENS
 
 
 def make_ending(request: Request, token_text: Callable[[int], str] | None = None) -> Ending | None:
-    """Return the ending of a request's answer; None if it ends at its exact length.
+    """Make the ending of a request's answer; None if the request ends at its exact length.
 
     `token_text` returns the text of a token, for prompts of token ids.
     """

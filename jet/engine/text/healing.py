@@ -48,7 +48,7 @@ class Node:
     Attributes:
         left: the bytes still to be spelled, at least one.
         covers: ids `[N]` of ordinary tokens that begin with all of `left`.
-        exact: those of `covers` that are exactly `left`.
+        exact: the ids of `covers` whose bytes are exactly `left`.
         shorter: ordinary tokens that are a proper prefix of `left`, and the node after each.
     """
 
@@ -60,7 +60,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Healing:
-    """The end of a prompt that is to be drawn again.
+    """The tokens at the end of a prompt that are to be drawn again.
 
     Attributes:
         tokens: the removed tokens `[K]`, K from 1 to `MAX_HEALED_TOKENS`.
@@ -72,10 +72,7 @@ class Healing:
 
 
 class HealingPath(NamedTuple):
-    """A drawn path: tokens `path` up to `node`, and the last `token`, which begins with `node.left`.
-
-    Often the last token is exactly these bytes.
-    """
+    """A drawn path: tokens `path` up to `node`, and a last `token` that begins with the bytes `node.left`."""
 
     path: tuple[int, ...]
     token: int
@@ -88,7 +85,7 @@ class HealingPath(NamedTuple):
 
 
 class NoPathError(Exception):
-    """The end of a prompt can only be written with tokens that are barred."""
+    """All paths that spell the end of the prompt end in a barred token."""
 
 
 class Vocabulary:
@@ -142,7 +139,7 @@ class Vocabulary:
         return Node(left, covers, frozenset(one for one in covers.tolist() if self.bytes[one] == left))
 
     def _splits(self, token: int, following: Tokens) -> bool:
-        """Return whether the tokenizer itself splits some word into `token` and one of `following`."""
+        """Return whether the tokenizer itself splits any word into `token` and one of `following`."""
         for other in np.sort(following)[:_TRIED].tolist():
             name = "".join(BYTE_NAMES[byte] for byte in self.bytes[token] + self.bytes[other])
             if [one.id for one in self._model.tokenize(name)] == [token, other]:
@@ -165,10 +162,10 @@ class Healer:
         return Vocabulary(*self._given) if self.by_bytes else None
 
     def normalize_prompt(self, text: str) -> str:
-        """Return a text with trailing blanks that begin no words replaced by one space.
+        """Return a text whose trailing blanks can begin a word's token; others are replaced by one space.
 
-        The vocabulary tells which blanks begin words. After a line break, where tokens rarely begin with a
-        blank, and if tokens are not bytes, trailing blanks are removed.
+        Trailing blanks are removed after a line break, where tokens rarely begin with a blank, and if the
+        tokenizer is not byte-level.
         """
         bare = strip_trailing(text)
         if len(bare) == len(text):
@@ -203,7 +200,7 @@ class Healer:
         return blanks == " " or self._words(blanks) >= max(1, _ENOUGH * self._words(" "))
 
     def _words(self, blanks: str) -> int:
-        """Count the tokens that are these blanks and then a letter."""
+        """Count the tokens that consist of these blanks and a word."""
         vocabulary = self.vocabulary
         assert vocabulary is not None
         start = blanks.encode()
@@ -221,7 +218,7 @@ def draw(
     top_p: float = 1.0,
     barred: tuple[int, ...] = (),
 ) -> HealingPath:
-    """Draw a path that spells the bytes again, by the probabilities of the network.
+    """Draw a path that spells the removed bytes, by the probabilities of the network.
 
     Args:
         root: the tree of paths.
@@ -234,7 +231,7 @@ def draw(
 
     Raises:
         FloatingPointError: the logits are NaN.
-        NoPathError: every path that was looked at ends in a barred token.
+        NoPathError: every path ends in a barred token.
     """
     ends: list[tuple[tuple[int, ...], Node]] = []
     found: list[Logits] = []  # log-probabilities of the paths that end at each of `ends`

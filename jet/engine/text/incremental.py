@@ -1,4 +1,4 @@
-"""IncrementalTokenizer: tokenize only the new part of a text that shares most with an earlier one.
+"""IncrementalTokenizer: tokenizes only those parts of a text that an earlier text does not share.
 
 A byte-level tokenizer splits a text into words and tokenizes each separately. At a position where words split
 whatever the rest of the text is, both sides can be tokenized separately, and their tokens concatenated are
@@ -169,7 +169,7 @@ class IncrementalTokenizer:
 
 
 def can_be_split(backend: Tokenizer) -> bool:
-    """Return whether a tokenizer works as this module assumes."""
+    """Return whether a tokenizer splits words by an expression that this module knows."""
     plan: dict[str, Any] = json.loads(backend.to_str())
     match plan["pre_tokenizer"]:
         case {

@@ -51,7 +51,7 @@ class End:
     Attributes:
         position: characters before it, closing marks included.
         settled: whether the text that follows confirms it.
-        sure: whether it is one whatever follows; only told where nothing does.
+        sure: whether it is an end whatever follows; set only at the end of the text.
         rank: SENTENCE; QUOTED inside of open quotation marks or brackets; LINE at the end of a line without
             any full stop.
     """
@@ -68,7 +68,7 @@ def sentence_ends(text: str) -> list[End]:
 
 
 def paragraph_ends(text: str) -> list[End]:
-    """Return the ends of paragraphs, all settled: lines that end a sentence or stand before a blank one."""
+    """Return the ends of paragraphs, all settled: lines that end a sentence or precede a blank line."""
     sentences = {end.position for end in sentence_ends(text) if end.rank == SENTENCE}
     found = []
     for line in re.finditer(r"[^\n]*\S[^\S\n]*(\n\s*)", text):
@@ -93,7 +93,7 @@ def scene_ends(text: str) -> list[End]:
 
 
 def may_break_scene(line: str) -> bool:
-    """Return whether the beginning of a line may become one that breaks a scene, or a heading."""
+    """Return whether an incomplete line may become a scene break or a heading."""
     symbols = not any(character.isalnum() or character in CLOSERS for character in line)
     return symbols or (_HEADING.match(line) is not None and len(line) <= 4 * MAX_BREAK_CHARACTERS)
 
@@ -108,7 +108,7 @@ def _breaks_scene(line: str, ended: bool) -> bool:
 
 
 class _Scanner:
-    """Walks through a text once, with the quotation marks and brackets that are open."""
+    """Scans a text once, and keeps track of open quotation marks and brackets."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -141,7 +141,7 @@ class _Scanner:
     # --- quotation marks ---------------------------------------------------------------------------------
 
     def _quote(self, at: int) -> bool:
-        """Note a quotation mark or bracket that opens or closes; return whether it has closed one."""
+        """Process the quotation mark or bracket at an offset; return whether it closes an open one."""
         character = self._text[at]
         if character not in CLOSERS and character not in _BRACKETS:
             return False
@@ -203,7 +203,7 @@ class _Scanner:
     # --- ends --------------------------------------------------------------------------------------------
 
     def _terminate(self, start: int) -> int:
-        """Parse full stops and the like with closing marks behind them; return the offset behind both."""
+        """Parse sentence-ending punctuation and the closing marks after it; return the offset after both."""
         text, end, closed = self._text, start, False
         stop = ""
         while True:
@@ -279,7 +279,7 @@ class _Scanner:
         return End(end, settled=bool(word) or after in _BRACKETS or not after.isalnum(), rank=rank)
 
     def _judge_last(self, start: int, end: int, stop: str, quoted: bool, rank: int) -> End | None:
-        """Judge full stops that nothing follows yet."""
+        """Return the possible sentence end at full stops at the end of the text; None if it cannot be one."""
         if stop == "." and not quoted:
             if not self._word_ends(start, ""):
                 return None
@@ -291,7 +291,7 @@ class _Scanner:
         return End(end, settled=False, sure=sure, rank=rank)
 
     def _word_ends(self, stop: int, following: str) -> bool:
-        """Return whether a full stop behind a word ends a sentence, if `following` is the next word."""
+        """Return whether a full stop after a word ends a sentence, given the next word `following`."""
         word = self._word_before(stop)
         name = word.lower()
         begins = following in STARTERS
@@ -321,7 +321,7 @@ class _Scanner:
         return self._text[begin:stop].strip("'’.&")
 
     def _next_word(self, at: int) -> str:
-        """Return the next word, past marks that open and dashes; "" if it has not come."""
+        """Return the next word after opening marks and dashes; "" if the text ends before it."""
         found = re.compile(r"[^\w\n]*(\w+)").match(self._text, at)
         return "" if found is None else found.group(1)
 
@@ -353,5 +353,5 @@ def _script(character: str) -> str:
 
 
 def last_end(ends: Sequence[End], after: int, rank: int) -> End | None:
-    """Return the last end of a rank behind the first `after` characters."""
+    """Return the last end of a rank after position `after`; None if there is none."""
     return next((end for end in reversed(ends) if end.position > after and end.rank == rank), None)

@@ -1,4 +1,4 @@
-"""StoryTokenizer: text to tokens and back, with stop tokens, chat template and healing."""
+"""StoryTokenizer: converts text to tokens and back, with stop tokens, chat template and healing."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class StoryTokenizer:
     Attributes:
         start: tokens before every prompt, none or one.
         stop_ids: tokens that end a text.
-        chat: the chat template around one question; None if there is none.
-        conversation: the same for whole chats, which says so if there is none.
+        chat: the chat template around a single instruction; None if there is none.
+        conversation: encodes whole chats; raises RequestError if there is no chat template.
 
     The tokenizer passed in is modified and must not be used elsewhere afterwards.
     """
@@ -148,7 +148,7 @@ class StoryTokenizer:
         return self._bytes[token][skip:].decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of a token by itself; none where there is no such token."""
+        """Return the bytes of a single token; b"" if there is no such token."""
         if self._healer.by_bytes:
             data: bytes = self._bytes[token]
             return data
@@ -156,12 +156,12 @@ class StoryTokenizer:
         return text.encode()
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
-        """Return the tokens of a text by itself, none in front. Raises RequestError."""
+        """Return the tokens of a text alone, without start token. Raises RequestError."""
         _check_whole(text, "The text")
         return self._incremental.ids(text, cache_salt)
 
     def ids_with_special(self, text: str) -> list[int]:
-        """Return the same, with the names of special tokens in it read as these tokens."""
+        """Return the tokens of a text in which the names of special tokens stand for these tokens."""
         pieces = split_special(text, self.special_tokens())
         return [
             token
@@ -189,7 +189,7 @@ class StoryTokenizer:
         return self.conversation.encode(messages, ids, answer)
 
     def dry_sequence_breakers(self) -> frozenset[int]:
-        """Return the tokens that end a repetition for DRY: with line breaks, quotes, colons, asterisks."""
+        """Return the tokens that end a repetition for DRY: any with a line break, quote, colon, asterisk."""
         # Names have other characters for some bytes; those of added tokens are plain.
         written = [*_BREAKING, *map(name_in_vocabulary, _BREAKING)]
         likely = re.compile("|".join(map(re.escape, written))).search
@@ -237,7 +237,7 @@ class StoryTokenizer:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int]:
-    """Return the tokens that end a text: all eos of configs and tokenizer, and the end of a chat turn."""
+    """Return the tokens that end a text: all eos tokens of configs and tokenizer, and a chat turn's end."""
     found: set[int] = set()
     for source in (*configs, tokenizer):
         eos = getattr(source, "eos_token_id", None)
@@ -247,7 +247,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> frozenset[int
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> int | None:
-    """Return the token that starts a text: the first bos of tokenizer and configs, or else eos; or None."""
+    """Return the token that starts a text: the first bos token of tokenizer and configs, or eos, or None."""
     for name in ("bos_token_id", "eos_token_id"):
         for source in (tokenizer, *configs):
             value = getattr(source, name, None)

@@ -1,4 +1,4 @@
-"""Blanks at the ends of texts: spaces of any width and tabs, not line breaks."""
+"""Strip blanks from the ends of texts: spaces of any width and tabs, not line breaks."""
 
 from __future__ import annotations
 

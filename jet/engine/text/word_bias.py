@@ -11,7 +11,10 @@ BiasedSequence = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 def spellings(word: str) -> list[str]:
-    """Return how a word stands in a text: alone or behind a space, and capitalized; as it is with a space."""
+    """Return the spellings of a word in a text: with and without a space before it, and capitalized.
+
+    A word that begins with a space has only this spelling.
+    """
     if word != word.strip():
         return [word]
     forms = dict.fromkeys([word, word[:1].upper() + word[1:]])
@@ -21,11 +24,11 @@ def spellings(word: str) -> list[str]:
 def biased_sequences(
     words: Iterable[tuple[str, float]], ids_of: Callable[[str], Iterable[int]]
 ) -> tuple[BiasedSequence, ...]:
-    """Return the sequences of all spellings of words with a bias each.
+    """Return the token sequences of all spellings of words, with the bias of each token.
 
     A positive bias is spread over the tokens of a word, so that its beginning becomes likelier, too. A
-    negative one counts for the last token alone: other words that begin alike are not touched. Raises
-    RequestError.
+    negative bias applies to the last token only, so that other words with the same beginning are not
+    affected. Raises RequestError.
     """
     found: dict[tuple[int, ...], float] = {}
     for word, bias in words:
