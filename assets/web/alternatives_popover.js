@@ -71,6 +71,7 @@ function show({ start, end, html }) {
   made.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays where it is
   byId("jet-page").append(made);
   placeCard(made, start, end);
+  made.addEventListener("toggle", () => placeCard(made, start, end), true);
   pointAt(start, end);
   if (enter) all("button:enabled", made)[0]?.focus({ preventScroll: true });
 }
@@ -135,6 +136,7 @@ function onKeyDown(event) {
     choices.at(to % choices.length)?.focus({ preventScroll: true });
     return;
   }
+  if (target.localName === "summary" && key === " ") return;
   const writes = key.length === 1 && !ctrlKey && !metaKey && !isShortcut(event, editor());
   if (writes || ["Backspace", "Delete"].includes(key)) close();
 }

@@ -21,7 +21,7 @@ from jet.story.files import from_json, to_browser
 from jet.story.guidance import Guidance
 from jet.story.json_fields import Fields
 from jet.story.offsets import from_utf16, to_utf16
-from jet.story.statistics import words_by_author
+from jet.story.statistics import rest_of_word, words_by_author
 from jet.ui import views
 from jet.ui.commands import parse_guidance
 from jet.ui.file_commands import FILE_COMMANDS, read_file
@@ -108,13 +108,17 @@ async def compare(session: Session, fields: Fields) -> Reply:
 
 
 async def alternatives(session: Session, fields: Fields) -> Reply:
-    """Return the alternatives of the token at an offset."""
+    """Return the alternatives of the token at an offset, as whole words."""
     document = session.document
     found = document.token_at(from_utf16(document.text, fields.take("at", int)))
     if found is None or not found.token.alternatives:
         return {"say": "No other words are known here. They are remembered for what the model writes."}
-    start, end = (to_utf16(document.text, place) for place in (found.start, found.end))
-    card = views.alternatives(found, document.generation(found.span), start, document.guidance)
+    word = rest_of_word(document.text, found.start, found.end)
+    at, start, end = (
+        to_utf16(document.text, place)
+        for place in (found.start, found.start - len(word[0]), found.end + len(word[1]))
+    )
+    card = views.alternatives(found, document.generation(found.span), at, document.guidance, word)
     return {"word": {"start": start, "end": end, "html": card}}
 
 

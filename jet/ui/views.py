@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -24,6 +25,7 @@ from jet.ui.presets import PRESETS
 from jet.ui.rendering import render
 from jet.ui.reporting import FILES, ReportState
 from jet.ui.sessions import FinishedRequest
+from jet.ui.stop_strings import format_stop
 
 SHOWN_CHARACTERS = 3_000  # of a long text beside the editor
 SHOWN_BRANCHES = 256
@@ -48,6 +50,7 @@ _SETTINGS = {
 }
 _ALWAYS_SHOWN = ("temperature", "top_p", "max_new_tokens", "seed")  # the others only where not neutral
 _NEUTRAL = asdict(PRESETS["neutral"])
+NEW_PARAGRAPH, NEW_LINE, BLANK = "¶ new paragraph", "↵ new line", "a blank"
 _HISTORY_COLUMNS = ("At", "Prompt", "Generated", "tok/s", "First", "End", "Seed")
 
 
@@ -90,19 +93,25 @@ def variants(continuations: Sequence[Continuation], generating: bool, number: in
 
 
 def alternatives(
-    found: TokenRange, generation: Generation | None, at: int, current_guidance: Guidance
+    found: TokenRange,
+    generation: Generation | None,
+    at: int,
+    current_guidance: Guidance,
+    word: tuple[str, str] = ("", ""),
 ) -> str:
-    """Render the tokens that the model might have chosen, each with its probability.
+    """Render the words that the model might have chosen, each with its probability.
 
     Args:
         found: the token in the text, with its alternatives.
         generation: how its span was generated; None if that is not known.
         at: its place in UTF-16 units, for the commands of the buttons.
         current_guidance: the story's guidance now.
+        word: the letters of its word before and behind it, which make whole words of tokens.
     """
+    before, behind = word
     choices = [
         (
-            _show_whitespace(other.text),
+            _as_words(before + other.text + (behind if other.token_id == found.token.id else "")),
             math.exp(min(other.logprob, 0.0)),
             {"type": "replace_token", "at": at, "choice": index},
             other.token_id == found.token.id,
@@ -122,7 +131,7 @@ def _generation_details(generation: Generation, at: int, current_guidance: Guida
         if name in _ALWAYS_SHOWN or settings[name] != _NEUTRAL[name]
     )
     if generation.stops:
-        text += ", stops at " + ", ".join(f"“{_show_whitespace(stop)}”" for stop in generation.stops)
+        text += ", stops at " + ", ".join(f"“{format_stop(stop)}”" for stop in generation.stops)
     guidance = generation.guidance or Guidance()
     return {
         "at": at,
@@ -144,10 +153,11 @@ def _guidance_summary(guidance: Guidance) -> str:
     return f"With {', '.join(parts)}" if parts else "No memory, note or lore"
 
 
-def _show_whitespace(text: str) -> str:
-    if not text.strip(" "):
-        return "␣" * len(text)
-    return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·", 1)
+def _as_words(text: str) -> str:
+    """Name line breaks and blanks where nothing else is there to be read."""
+    shown = re.sub(r"\s*\n\s*\n\s*", f" {NEW_PARAGRAPH} ", text)
+    shown = re.sub(r"\s*\n\s*", f" {NEW_LINE} ", shown).strip()
+    return shown or (BLANK if text else "")
 
 
 def guidance(guidance: Guidance) -> dict[str, str]:

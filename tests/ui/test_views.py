@@ -12,6 +12,7 @@ from jet.story.context import ContextBuilder
 from jet.story.document import Document
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from jet.story.pieces import Token
+from jet.story.statistics import rest_of_word
 from jet.ui import views
 
 HOSTILE = "<img src=x onerror='a()'> \"quoted\" ${x} {{y}}"
@@ -57,6 +58,25 @@ def test_alternatives_carry_the_command_that_selects_them() -> None:
     assert disabled == [True, False, True, False]  # what stands there, a part of a character, the settings
 
 
+def test_other_words_are_whole_and_without_signs_for_blanks() -> None:
+    document = Document.from_text("A")
+    others = tuple(
+        TokenLogprob(number, text, log(0.2))
+        for number, text in enumerate(["graphs", "s", " and", ".\n\n", "\n", " "])
+    )
+    with document.start_continuation("model", SamplingParams(seed=7)) as continuation:
+        continuation.append(" photographs", [Token(9, 6, log(0.5)), Token(0, 6, log(0.5), others)])
+    found = document.token_at(8)
+    assert found is not None
+    word = rest_of_word(document.text, found.start, found.end)
+    html = unescape(views.alternatives(found, None, 7, document.guidance, word))
+    assert re.findall(r"<span>([^<]*)</span>", html) == [
+        *("photographs", "photos", "photo and", "photo. ¶ new paragraph", "photo ↵ new line", "photo")
+    ]
+    assert rest_of_word(document.text, 1, 7) == ("", "graphs")
+    assert rest_of_word("月が出た", 1, 2) == ("", "")
+
+
 def test_words_tell_what_they_were_written_under() -> None:
     document = Document()
     document.guidance = Guidance("Rain.", lore=(LoreEntry(content="x"), LoreEntry(enabled=False)))
@@ -67,8 +87,8 @@ def test_words_tell_what_they_were_written_under() -> None:
     assert found is not None
     generation = document.generation(found.span)
     html = views.alternatives(found, generation, 1, document.guidance)
-    expect_harmless(html.replace("·", " "))
-    assert "↵The·End" in html and "With memory, 1 of the lorebook" in html
+    expect_harmless(html)
+    assert r"“\nThe End”" in html and "With memory, 1 of the lorebook" in html
     assert "its guidance" not in html  # it is what is there now
     assert "its guidance" in views.alternatives(found, generation, 1, Guidance())
 
