@@ -20,7 +20,7 @@ import {
 } from "./commands.js";
 import * as connection from "./connection.js";
 import { refreshButtons } from "./controls.js";
-import { byId, field, targetOf } from "./dom.js";
+import { byId, targetOf } from "./dom.js";
 import { openDrawer } from "./drawers.js";
 import {
   editor,
@@ -39,7 +39,7 @@ import {
   startGeneration,
   stopCommand,
 } from "./generation.js";
-import { shownText, updateText } from "./highlights.js";
+import { marksNewWords, shownText, updateText } from "./highlights.js";
 import * as lengthChoice from "./length_choice.js";
 import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
 import * as models from "./models.js";
@@ -61,6 +61,7 @@ import * as storage from "./storage.js";
 import * as storyFiles from "./story_files.js";
 import * as storyWords from "./story_words.js";
 import * as tabLock from "./tab_lock.js";
+import * as tastes from "./tastes.js";
 import { say } from "./toast.js";
 import * as variants from "./variants.js";
 import * as viewSettings from "./view_settings.js";
@@ -85,6 +86,7 @@ const MODULES = [
   storyFiles,
   richCopy,
   lengthChoice,
+  tastes,
   storyWords,
   beginnings,
   viewSettings,
@@ -96,7 +98,6 @@ const MODULES = [
   models,
 ];
 
-const isMarkedByAuthor = () => field("jet-highlight").value === "authorship";
 const showOwnPresets = () =>
   showPresets((chosen) => {
     if (!state.generating) order({ type: "apply_own_preset", settings: chosen });
@@ -127,7 +128,7 @@ function onInput(event) {
   const target = targetOf(event);
   if (target !== /** @type {Element} */ (editor())) return;
   if (isOwnChange()) {
-    updateText(target.value, isMarkedByAuthor());
+    updateText(target.value, marksNewWords());
     return;
   }
   stopOnTyping.noteTyping();
@@ -178,7 +179,7 @@ function openPage() {
 /** Follows a change of the text by any author. @param {string} story */
 function textChanged(story) {
   const byModel = state.generating || state.settling;
-  updateText(story, byModel && isMarkedByAuthor());
+  updateText(story, byModel && marksNewWords());
   storage.saveSoon();
   storyWords.showSoon();
   outlineView.showSoon();
@@ -186,9 +187,15 @@ function textChanged(story) {
   return [];
 }
 
+/** Shows what the controls stand at, in a writer's words. @param {Record<string, unknown>} controls */
+function showSampling(controls) {
+  lengthChoice.showPreset(controls);
+  tastes.showTastes(controls);
+}
+
 /** What the controls are to become: as this browser had them last. */
 function restoreControls() {
-  lengthChoice.showPreset({
+  showSampling({
     ...lengthChoice.defaultPreset(),
     ...Object.fromEntries(
       settings.presetControls.flatMap((name) => {
@@ -210,7 +217,7 @@ const byName = (names, values) => Object.fromEntries(names.map((name, index) => 
 function keepControls(...values) {
   const { seed: _, ...kept } = byName(settings.controls, values);
   lengthChoice.showLength(Number(kept.max_new_tokens));
-  lengthChoice.showPreset(kept);
+  showSampling(kept);
   preferences.keepControls(kept);
   return [];
 }

@@ -17,7 +17,8 @@ import { press, refreshButtons } from "./controls.js";
 import { byId, field } from "./dom.js";
 import { editor, focusIfLost, placeCaret } from "./editor.js";
 import { parseObject } from "./event_stream.js";
-import { bannedFields } from "./never_write.js";
+import { forgetOlder } from "./highlights.js";
+import { wordFields } from "./never_write.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as stopOnTyping from "./stop_on_typing.js";
 import { saveSoon } from "./storage.js";
@@ -56,6 +57,7 @@ function begin() {
   state.generation = 0;
   autoscroll.begin(asked.type !== "variants");
   alternatives.close();
+  forgetOlder();
   variants.markPast();
   field("jet-stop").disabled = false;
   setTimeout(() => {
@@ -129,7 +131,7 @@ export function generationCommand() {
     ...(stopOnTyping.isStopping() ? { unwanted: true } : {}),
     settings: sampling,
     stops: field("jet-stops").value.split("\n").filter(Boolean),
-    ...bannedFields(),
+    ...wordFields(),
     alternatives: field("jet-alternatives").checked,
   }));
 }

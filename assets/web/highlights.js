@@ -1,15 +1,18 @@
 // Marks behind the words of the story: a mirror of the text box, laid over it and invisible, whose words get highlights.
 // The box stays what it is, so that typing, selecting and reading aloud work as everywhere.
 
-import { make } from "./dom.js";
+import { field, make } from "./dom.js";
 import { editor } from "./editor.js";
-import { lastAtMost, shiftMarks } from "./mark_ranges.js";
+import { lastAtMost, shiftMarks, withoutBlanks } from "./mark_ranges.js";
 import { findEdit } from "./text_edits.js";
 
 const LEVELS = ["jet-model", "jet-confidence-1", "jet-confidence-2", "jet-confidence-3"];
 const POINTED = "jet-pointed";
 const MARGIN_PX = 200; // painted above and below what can be seen
 const isSupported = () => typeof Highlight === "function" && Boolean(CSS.highlights);
+
+/** Tells whether the words that the model writes just now are marked. */
+export const marksNewWords = () => ["latest", "authorship"].includes(field("jet-highlight").value);
 
 let text = "";
 /** @type {number[]} */
@@ -36,8 +39,13 @@ function ensureMirror() {
   new ResizeObserver(paintLater).observe(editor());
 }
 
-/** @param {Element} element @param {string} line */
+/**
+ * Blanks that the box keeps where they stand; else a mark would cover the one at which a line wraps.
+ * @param {Element} element
+ * @param {string} line
+ */
 function fillLine(element, line) {
+  element.classList.toggle("jet-blanks", /^ | $| {2}|\t/.test(line));
   if (line) element.textContent = line;
   else element.replaceChildren(make("br"));
 }
@@ -110,8 +118,9 @@ function paintVisible() {
   for (; mark < marks.length && marks[mark] < end; mark += 3) {
     const [start, stop] = [Math.max(marks[mark], starts[from]), Math.min(marks[mark + 1], end)];
     for (let line = lineAt(start); line <= to && starts[line] < stop; line += 1) {
-      if (start > starts[line] + lines[line].length) continue;
-      const range = rangeIn(line, start, stop);
+      const [first, last] = withoutBlanks(lines[line], start - starts[line], stop - starts[line]);
+      if (first >= last) continue;
+      const range = rangeIn(line, starts[line] + first, starts[line] + last);
       if (range) found[marks[mark + 2]].push(range);
     }
   }
@@ -162,6 +171,11 @@ export function setMarks(found, of = editor().value) {
   text = of;
   if (of !== editor().value) updateText(editor().value, false, editor().selectionEnd);
   paintLater();
+}
+
+/** A generation begins: where only the latest words are marked, the marks of those before go. */
+export function forgetOlder() {
+  if (field("jet-highlight").value === "latest") marks = [];
 }
 
 /** Points at a part of the text, or at nothing. @param {number} [start] @param {number} [end] */

@@ -50,3 +50,17 @@ export function shiftMarks(marks, at, removed, added, byModel) {
   putNew();
   return moved;
 }
+
+/**
+ * Narrows a part of a line to what can be seen: no blanks at its ends.
+ * @param {string} line
+ * @param {number} start may be before the line
+ * @param {number} end may be behind it
+ * @returns {[number, number]}
+ */
+export function withoutBlanks(line, start, end) {
+  const from = Math.max(0, start);
+  const part = line.slice(from, Math.max(0, end));
+  const first = from + part.length - part.trimStart().length;
+  return [first, first + part.trim().length];
+}

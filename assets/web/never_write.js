@@ -1,35 +1,44 @@
-// What the writer never wants to read: phrases, one a line, and ready lists of them. They belong to this browser,
-// whatever the story.
+// The writer's wishes about words: what is never to be written (phrases, one a line, and ready lists of them), and words
+// that are to be likelier or less likely. They belong to this browser, whatever the story.
 
 import { openStorage } from "./browser_storage.js";
 import { field, targetOf } from "./dom.js";
 
 const KEY = "banned";
+const FIELDS = { banned: "text", likelier: "likelier", rarer: "rarer" }; // by the names in the browser's storage
 const storage = openStorage("localStorage");
 
 /** @returns {HTMLInputElement[]} */
 const boxes = () =>
   [...document.querySelectorAll("input[data-banned-list]")].map((box) => /** @type {any} */ (box));
-
-/** The phrases and lists as a command has them; nothing if there are none. */
-export function bannedFields() {
-  const banned = field("jet-banned")
-    .value.split("\n")
-    .filter((line) => line.trim());
-  const lists = boxes()
+/** @returns {(string | undefined)[]} */
+const chosenLists = () =>
+  boxes()
     .filter((box) => box.checked)
     .map((box) => box.dataset.bannedList);
-  return { ...(banned.length ? { banned } : {}), ...(lists.length ? { banned_lists: lists } : {}) };
+
+/** The wishes as a command has them; nothing of what is empty. */
+export function wordFields() {
+  const lines = Object.keys(FIELDS).map((name) => [
+    name,
+    field(`jet-${name}`)
+      .value.split("\n")
+      .filter((line) => line.trim()),
+  ]);
+  return Object.fromEntries([...lines, ["banned_lists", chosenLists()]].filter(([, found]) => found.length));
 }
 
-/** Puts the control as it was, and keeps what is changed. */
+/** Puts the fields as they were, and keeps what is changed. */
 export function install() {
-  const { text, lists } = storage.readObject(KEY);
-  field("jet-banned").value = typeof text === "string" ? text : "";
+  const kept = storage.readObject(KEY);
+  for (const [name, key] of Object.entries(FIELDS)) {
+    field(`jet-${name}`).value = typeof kept[key] === "string" ? kept[key] : "";
+  }
+  const { lists } = kept;
   for (const box of boxes()) box.checked = Array.isArray(lists) && lists.includes(box.dataset.bannedList);
   document.addEventListener("input", (event) => {
     if (!targetOf(event).closest("#jet-never-write")) return;
-    const chosen = bannedFields().banned_lists ?? [];
-    storage.tryWrite(KEY, JSON.stringify({ text: field("jet-banned").value, lists: chosen }));
+    const texts = Object.entries(FIELDS).map(([name, key]) => [key, field(`jet-${name}`).value]);
+    storage.tryWrite(KEY, JSON.stringify({ ...Object.fromEntries(texts), lists: chosenLists() }));
   });
 }

@@ -7,7 +7,7 @@ import { field, targetOf } from "./dom.js";
 const KEY = "taste";
 // What words are marked by, and the names that the browser's storage has had for it from the first.
 /** @type {Record<string, string>} */
-const STORED_NAMES = { plain: "plain", authorship: "whose", confidence: "doubt" };
+const STORED_NAMES = { plain: "plain", latest: "latest", authorship: "whose", confidence: "doubt" };
 const storage = openStorage("localStorage");
 /** @type {Record<string, any>} */
 let now = {};
@@ -34,7 +34,7 @@ export function install() {
   field("jet-show-all-numbers").checked = now.numbers === true;
   if (typeof now.alternatives === "boolean") field("jet-alternatives").checked = now.alternatives;
   const highlight = /** @type {HTMLSelectElement} */ (/** @type {unknown} */ (field("jet-highlight")));
-  highlight.value = Object.keys(STORED_NAMES).find((name) => STORED_NAMES[name] === now.tint) ?? "authorship";
+  highlight.value = Object.keys(STORED_NAMES).find((name) => STORED_NAMES[name] === now.tint) ?? "latest";
 }
 
 /** What a control was set to last; undefined if it never was. @param {string} name */

@@ -2,7 +2,7 @@
 // the caret is, which moves along with the new words until the writer moves it; what still comes after that stays away.
 // A wish to stop holds from the click on Continue on, whatever the server has heard so far.
 
-import { byId, field, targetOf } from "./dom.js";
+import { byId, targetOf } from "./dom.js";
 import {
   commitComposition,
   editor,
@@ -13,7 +13,7 @@ import {
   putText,
   tellGradio,
 } from "./editor.js";
-import { shownText, updateText } from "./highlights.js";
+import { marksNewWords, shownText, updateText } from "./highlights.js";
 import { state } from "./page_state.js";
 import { isShortcut, isWritingKey } from "./shortcuts.js";
 import * as overlay from "./stream_overlay.js";
@@ -69,7 +69,7 @@ function show(text) {
     const { from, text: added } = findEdit(shownText(), text);
     placeCaret(from + added.length);
   }
-  updateText(text, field("jet-highlight").value === "authorship");
+  updateText(text, marksNewWords());
   noteCaret();
 }
 

@@ -3,8 +3,9 @@
 // Putting a long text into a box takes a browser tenths of a second, and new words come some twenty times a second. So
 // meanwhile an overlay lies on the box, with the lines around the new words; the box gets them once, at the end.
 
-import { field, hasMouse, make } from "./dom.js";
+import { hasMouse, make } from "./dom.js";
 import { asOwnChange, editor, putText, tellGradio } from "./editor.js";
+import { marksNewWords } from "./highlights.js";
 import { applyEdit } from "./text_edits.js";
 import { center } from "./viewport.js";
 
@@ -36,10 +37,7 @@ function lay({ from, to }) {
     height: `${box.offsetHeight}px`,
   });
   words = document.createTextNode("");
-  const byModel = make(
-    "span",
-    field("jet-highlight").value === "authorship" ? { className: "jet-new-words" } : {},
-  );
+  const byModel = make("span", marksNewWords() ? { className: "jet-new-words" } : {});
   byModel.append(words);
   overlay.append(story.slice(start, from), byModel, story.slice(to, to + AROUND));
   box.parentElement?.append(overlay);

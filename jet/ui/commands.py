@@ -15,7 +15,7 @@ from jet.ui.deltas import apply_patch
 from jet.ui.keywords import format_keywords, one_line, parse_keywords
 from jet.ui.stop_strings import MAX_STOP_CHARACTERS, MAX_STOPS, parse_stop
 
-Highlight = Literal["plain", "authorship", "confidence"]
+Highlight = Literal["plain", "latest", "authorship", "confidence"]
 MAX_LORE = 500
 NO_GUIDANCE = Guidance()
 MAX_GUIDANCE = 200_000  # characters of memory, of the note, and of each entry

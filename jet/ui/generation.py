@@ -27,6 +27,7 @@ from jet.ui.deltas import DELTA_MIN_CHARACTERS
 from jet.ui.never_write import parse_banned
 from jet.ui.sessions import FinishedRequest, Session
 from jet.ui.streamed_request import StreamedRequest, merge_streams
+from jet.ui.word_choice import parse_word_bias
 
 MIN_TOKENS_PAST_END = 40  # tokens that must come before the model may end a story once more
 TOP_LOGPROBS = 8  # other words that are remembered for each token
@@ -157,7 +158,7 @@ class GenerationService:
         with ExitStack() as stack:
             try:
                 session.document.stops = parse_stops(command.fields)
-                banned = parse_banned(command.fields)
+                banned, bias = parse_banned(command.fields), parse_word_bias(command.fields)
                 samplings = _samplings(
                     command, _with_unused_seed(session.document, command, sampling, remarks)
                 )
@@ -172,7 +173,7 @@ class GenerationService:
                     remarks += branch_messages.describe_left_behind(session.document, before)
                 for continuation in continuations:
                     stack.enter_context(continuation)
-                requests = self._submit(session, command, continuations, samplings, banned, rewrite)
+                requests = self._submit(session, command, continuations, samplings, banned, bias, rewrite)
             except (StoryError, RequestError) as error:
                 raise GenerationError(str(error)) from None
             session.requests = requests
@@ -283,6 +284,7 @@ class GenerationService:
         continuations: list[Continuation],
         samplings: list[SamplingParams],
         banned: tuple[str, ...],
+        word_bias: tuple[tuple[str, float], ...],
         rewrite: rewriting.Rewrite | None = None,
     ) -> list[StreamedRequest]:
         with_alternatives = _with_alternatives(command)
@@ -309,6 +311,7 @@ class GenerationService:
                     healing=continuation.cuts and not continuation.starts_at_token_boundary,
                     min_tokens=MIN_TOKENS_PAST_END if past_end else 0,
                     banned=banned,
+                    word_bias=word_bias,
                     stop_strings=tuple(stops),
                 ),
                 prepare,

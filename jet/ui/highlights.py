@@ -21,6 +21,13 @@ def authorship(document: Document) -> list[int]:
     return _flatten(document.text, model)
 
 
+def latest(document: Document) -> list[int]:
+    """Return the model's latest continuation on the page, wherever its words stand."""
+    model = [one for one in document.ranges() if one.author == "model"]
+    span = max((one.span for one in model), default=None)
+    return _flatten(document.text, ((one.start, one.end, 0) for one in model if one.span == span))
+
+
 def confidence(document: Document) -> list[int]:
     """Return the model's tokens by how unlikely they were: level 1 to 3; likely ones are left out."""
     found = []
@@ -58,6 +65,7 @@ def _flatten(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
 
 HIGHLIGHTS: dict[Highlight, Callable[[Document], list[int]]] = {
     "plain": lambda _: [],
+    "latest": latest,
     "authorship": authorship,
     "confidence": confidence,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from dataclasses import asdict
 from typing import Any
 
@@ -78,7 +80,23 @@ def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULT
     known: dict[str, object] = asdict(defaults)
     if unknown := values.keys() - known.keys():
         raise RequestError(f"There is no setting {min(unknown)[:MAX_QUOTED_CHARACTERS]!r}.")
+    seed = values.get("seed")
+    if isinstance(seed, str):
+        values = {**values, "seed": seed_from_text(seed)}
     return parse_settings(**{**known, **values})
+
+
+def seed_from_text(text: str) -> int | None:
+    """Return the seed that a writer's text names: digits are that number, any other text always the same one.
+
+    None for a blank text: a seed is drawn then.
+    """
+    text = unicodedata.normalize("NFC", text.strip())
+    if not text:
+        return None
+    if text.isdecimal() and len(text) <= len(str(MAX_SEED)) and int(text) <= MAX_SEED:
+        return int(text)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")
 
 
 def parse_preset(values: dict[str, object]) -> SamplingParams:

@@ -91,9 +91,12 @@ def build_layout(with_models: bool = False) -> Page:
             with gr.Column(elem_id="jet-tabs-column", min_width=0):
                 with _tab_panel("settings"):
                     _html(tabs.length_settings())
+                    end_at = length.end_control()
+                    _html(tabs.stop_texts())
                     _html(tabs.preset_buttons())
+                    _html(tabs.taste_sliders())
                     with gr.Column(elem_id="jet-controls", min_width=0):
-                        controls, last_seed, reuse_seed = _controls()
+                        controls, last_seed, reuse_seed = _controls(end_at)
                     _html(tabs.neutral_preset())
                     _html(tabs.extra_settings())
                     _html(never_write.control())
@@ -169,10 +172,10 @@ def _generation_buttons() -> tuple[gr.Button, gr.Button]:
     return continue_button, stop
 
 
-def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
+def _controls(end_at: gr.Component) -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
     sliders = {
         "max_new_tokens": _slider("Length in tokens", 1, 2000, DEFAULTS.max_new_tokens, 1, "jet-tokens"),
-        "end_at": length.end_control(),
+        "end_at": end_at,
         "temperature": _slider("Temperature", 0, 2, DEFAULTS.temperature, 0.05),
         "top_p": _slider("Top-p", 0.01, 1, DEFAULTS.top_p, 0.01),
         "top_k": _slider("Top-k, 0 for all", 0, 200, DEFAULTS.top_k, 1),
@@ -183,7 +186,7 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
     seed = gr.Textbox(
         "" if DEFAULTS.seed is None else str(DEFAULTS.seed),
         label="Seed",
-        placeholder="random",
+        placeholder="random, or any text",
         max_lines=1,
         elem_id="jet-seed",
         buttons=[reuse],
@@ -197,7 +200,7 @@ def _controls() -> tuple[dict[str, gr.Component], gr.Textbox, gr.Button]:
 
 def _advanced_controls() -> dict[str, gr.Component]:
     """Create the controls that are off by default."""
-    with gr.Accordion("Avoid repeats and clichés", open=False, elem_id="jet-advanced"):
+    with gr.Accordion("Advanced: the numbers behind them", open=False, elem_id="jet-advanced"):
         return {
             "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),
             "dry_base": _slider("DRY base", 1, 4, DEFAULTS.dry_base, 0.05),

@@ -9,10 +9,10 @@ CHOICES = [
     ("a sentence", "sentence"),
     ("a paragraph", "paragraph"),
     ("a scene", "scene"),
-    ("exactly this length", "none"),
+    ("exactly there", "none"),
 ]
 
 
-def end_control() -> gr.Dropdown:
-    """Create the control."""
-    return gr.Dropdown(CHOICES, value=PAGE_END_AT, label="Ends with", elem_id="jet-end-at", filterable=False)
+def end_control() -> gr.Radio:
+    """Create the control, whose choices are chips."""
+    return gr.Radio(CHOICES, value=PAGE_END_AT, label="Stop at the end of", elem_id="jet-end-at")

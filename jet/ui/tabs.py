@@ -14,6 +14,7 @@ from jet.story.guidance import Guidance, LoreEntry
 from jet.ui.inputs import NOT_IN_PRESETS
 from jet.ui.presets import DESCRIPTIONS, PRESETS
 from jet.ui.rendering import render
+from jet.ui.tastes import LEVELS, TASTES
 
 TABS = {
     "settings": "Story",
@@ -26,7 +27,20 @@ TABS = {
 CARDS = 4  # beginnings whose first line is shown; the others are named only
 LENGTHS = ((40, "a sentence"), (120, "a paragraph"), (400, "a page"), (1200, "three pages"))
 
-HIGHLIGHT_OPTIONS = (("plain", "plain"), ("authorship", "author"), ("confidence", "confidence"))
+HIGHLIGHT_OPTIONS = (
+    ("plain", "no marks"),
+    ("latest", "latest words"),
+    ("authorship", "the model’s"),
+    ("confidence", "doubt"),
+)
+# What the marks on the sheet mean, by the number of their style.
+LEGEND = (
+    (0, "the model’s words; at first only the latest"),
+    (1, "doubt: fewer than half of all draws had come to this word"),
+    (2, "… fewer than one in five"),
+    (3, "… fewer than one in twenty"),
+    (4, "what is found, read aloud, or has other words beside it"),
+)
 
 # SVG paths in a square of 16 units.
 ICONS = {
@@ -105,7 +119,9 @@ def undo_redo_buttons() -> str:
 
 def action_buttons() -> str:
     """Render the other actions, the choice of highlights, and the status line."""
-    return render("tabs.html", "actions", icons=ICONS, rewrites=REWRITES, highlights=HIGHLIGHT_OPTIONS)
+    return render(
+        "tabs.html", "actions", icons=ICONS, rewrites=REWRITES, highlights=HIGHLIGHT_OPTIONS, legend=LEGEND
+    )
 
 
 def tab_list(with_models: bool = False) -> str:
@@ -131,6 +147,16 @@ def preset_buttons() -> str:
 def extra_settings() -> str:
     """Render the settings that are not Gradio components."""
     return render("tabs.html", "extra_settings")
+
+
+def stop_texts() -> str:
+    """Render the field of the writer's own texts to stop at."""
+    return render("tabs.html", "stop_texts")
+
+
+def taste_sliders() -> str:
+    """Render a slider against repeats and one against clichés."""
+    return render("tabs.html", "taste_sliders", tastes=TASTES, levels=LEVELS)
 
 
 def neutral_preset() -> str:

@@ -26,7 +26,7 @@ DEFAULTS = """() => {
     }
     put(document.querySelector("#jet-seed input"), "value", "");
     put(document.getElementById("jet-stops"), "value", "");
-    put(document.getElementById("jet-highlight"), "value", "authorship");
+    put(document.getElementById("jet-highlight"), "value", "latest");
     put(document.getElementById("jet-alternatives"), "checked", true);
     put(document.getElementById("jet-show-all-numbers"), "checked", false);
 }"""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jet.api import MAX_SEED, RequestError, SamplingParams
-from jet.ui.inputs import parse_request, parse_settings
+from jet.ui.inputs import parse_controls, parse_request, parse_settings
 
 GOOD: dict[str, Any] = {
     "prompt": "Once",
@@ -50,6 +50,21 @@ def test_other_seeds_are_refused_briefly(given: object) -> None:
     with pytest.raises(RequestError, match="seed must be a whole number") as raised:
         parse_request(**{**GOOD, "seed": given})
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "text", ["blue moon", "-1", "1e3", "9" * 5000, str(MAX_SEED + 1), "²", "\udc00", "月"]
+)
+def test_on_the_page_any_text_is_a_seed(text: str) -> None:
+    seed = parse_controls({"seed": text}).seed
+    assert seed is not None and 0 <= seed <= MAX_SEED
+    assert parse_controls({"seed": f" {text}\n"}).seed == seed != parse_controls({"seed": f"{text}!"}).seed
+
+
+def test_digits_and_nothing_are_what_they_were() -> None:
+    seeds = [parse_controls({"seed": given}).seed for given in (" 42 ", "٤٢", str(MAX_SEED), "", "  ", 7)]
+    assert seeds == [42, 42, MAX_SEED, None, None, 7]
+    assert parse_controls({"seed": "cafe\u0301"}) == parse_controls({"seed": "caf\u00e9"})
 
 
 @pytest.mark.parametrize("name", sorted(set(GOOD) - {"prompt", "seed"}))

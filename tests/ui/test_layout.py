@@ -64,7 +64,7 @@ def test_stop_waits_until_there_is_something_to_stop(served: Served) -> None:
 
 
 def test_what_is_off_until_it_is_wanted_is_folded_away(served: Served) -> None:
-    assert not components(served, "accordion")["Avoid repeats and clichés"]["open"]
+    assert not components(served, "accordion")["Advanced: the numbers behind them"]["open"]
 
 
 def test_no_history_and_no_analytics(served: Served) -> None:

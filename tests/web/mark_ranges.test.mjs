@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { lastAtMost, shiftMarks } from "../../assets/web/mark_ranges.js";
+import { lastAtMost, shiftMarks, withoutBlanks } from "../../assets/web/mark_ranges.js";
 import { seeded } from "./random.mjs";
 
 /** The level of each unit, or -1: the plain form that the list of ranges stands for. */
@@ -67,4 +67,13 @@ test("the last value that is small enough is found", () => {
     lastAtMost(0, () => 0, 5),
     0,
   );
+});
+
+test("a mark covers what can be seen of a line", () => {
+  const line = " one two ";
+  assert.deepEqual(withoutBlanks(line, -5, 99), [1, 8]);
+  assert.deepEqual(withoutBlanks(line, 4, 6), [5, 6]);
+  assert.deepEqual(withoutBlanks(line, 8, 9), [9, 9]);
+  assert.deepEqual(withoutBlanks("", -1, 0), [0, 0]);
+  assert.deepEqual(withoutBlanks(line, 20, 30), [20, 20]);
 });
