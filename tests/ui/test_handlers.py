@@ -144,7 +144,7 @@ def test_another_word_goes_on_from_there(source: StandInSource) -> None:
         await tab.write(controls=(5, *CONTROLS[1:]), alternatives=True)
         shown = await tab.act("alternatives", at=5)  # within " A1"
         assert (shown["word"]["start"], shown["word"]["end"]) == (4, 7)
-        assert "·else1" in shown["word"]["html"] and "20.0 %" in shown["word"]["html"]
+        assert "<span>else1<" in shown["word"]["html"] and "20.0 %" in shown["word"]["html"]
         await tab.write("replace_token", (1, *CONTROLS[1:]), at=5, choice=1)
         assert tab.text == "A A0 else1 A0"
         assert "No other words" in (await tab.act("alternatives", at=0))["say"]
