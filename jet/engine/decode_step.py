@@ -1,8 +1,8 @@
 """DecodeStep: runs one token of every row through the network, in few operations, without allocating memory.
 
-The fast twin of `JetNemotronForCausalLM.forward` for single tokens. Projections of the same input are fused
-into one product; norms and activations are fused into the products. The residual stream and nearly all values
-between two operations are float32, and states are updated in place in a `StatePool`.
+The fast counterpart of `JetNemotronForCausalLM.forward` for single tokens. Projections of the same input are
+fused into one product; norms and activations are fused into the products. The residual stream and nearly all
+values between two operations are float32, and states are updated in place in a `StatePool`.
 
 Fused weights replace the network's own storage: its parameters become views into them, so no weight is stored
 twice. Do not move or convert the network while a step is in use. Quantized weights are fused in the same way.

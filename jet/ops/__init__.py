@@ -1,1 +1,1 @@
-"""Operations: a plain torch reference and its fast twins side by side, with the same arguments."""
+"""Operations: plain torch references, and fast implementations with the same arguments."""

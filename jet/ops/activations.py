@@ -1,4 +1,4 @@
-"""Quantized activations: the definition of linear layers of quantized weights and activations.
+"""Define linear layers whose weights and activations are quantized.
 
 Each row of activations is quantized to int8 by its own values alone, 32 columns to a scale, so a row's result
 depends neither on the batch nor on how a prompt is cut into chunks. The int8 codes are multiplied by the
@@ -52,14 +52,17 @@ def round_activations(x: Tensor, weight: QuantizedTensor) -> Tensor:
 
 
 def linear_reference(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias` in float32, `[…, C]` → `[…, N]`, with quantized activations."""
+    """Return `x @ weight.T + bias` `[…, N]` in float32 for x `[…, C]`, with quantized activations."""
     numbers = round_activations(x, weight).double()
     out = F.linear(numbers, weight.dequantize(torch.float64), None if bias is None else bias.double())
     return out.float()
 
 
 def compiled_linear(x: Tensor) -> Callable[[Tensor, QuantizedTensor, Tensor | None], Tensor] | None:
-    """Return the compiled twin of `linear_reference` if there is one for `x`: on a CPU, with numba."""
+    """Return the compiled counterpart of `linear_reference` for `x`, which needs a CPU and numba.
+
+    Else None.
+    """
     return _pooled_multiply() if x.device.type == "cpu" else None
 
 

@@ -1,4 +1,4 @@
-"""Attention of one new token per row, over keys and values kept in pages or in a ring.
+"""Attention of one new token per row to keys and values that are stored in pages or in a ring.
 
 A row is a sequence that has a slot. `position` is the number of tokens it had before this one.
 
@@ -8,8 +8,8 @@ Token t of slot s is in page `page_table[s, t // PAGE_SIZE]`, at `t % PAGE_SIZE`
 A sliding window keeps them in rings `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`. A query sees the
 last WINDOW tokens, itself included.
 
-The functions named `_reference` are the definition of a step. Their fast twins, with one more argument for
-scratch memory, are in `jet.ops.triton.decode_attention`.
+The functions named `_reference` define the operations of a decode step. Their Triton counterparts, with one
+more argument for scratch memory, are in `jet.ops.triton.decode_attention`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def attend_pages_reference(
     pages: Tensor,
     out: Tensor,
 ) -> None:
-    """Attend from one token per row to everything before it. Writes its key and value to `pages`, and `out`.
+    """Attend from one token per row to all tokens before it and itself. Writes `pages` and `out`.
 
     Args:
         projected: `[B, (Hq + 2·Hkv)·D]` float32: query heads, key heads, value heads, not yet rotated.
         cos, sin: `[B, D]` float32, the rotation of each row's position.
         position, slots: `[B]` int32.
-        page_table: `[slots, max_pages]` int32. The page of `position` has to be there.
-        pages: `[P, 2, Hkv, PAGE_SIZE, D]` in the model's type.
+        page_table: `[slots, max_pages]` int32. The page of `position` must have been allocated.
+        pages: `[P, 2, Hkv, PAGE_SIZE, D]` in the model's type; gets the tokens' keys and values.
         out: `[B, Hq·D]` float32, overwritten.
     """
     queries, new_keys, new_values = _heads(projected, cos, sin, pages.shape[2])
@@ -55,11 +55,12 @@ def attend_window_reference(
     window_values: Tensor,
     out: Tensor,
 ) -> None:
-    """Attend from one token per row to its window. Writes its key and value to the rings, and `out`.
+    """Attend from one token per row to its window. Writes the rings and `out`.
 
     Args:
         projected, cos, sin, position, slots, out: as in `attend_pages_reference`.
-        window_keys, window_values: `[slots, Hkv, WINDOW, D]` in the model's type.
+        window_keys, window_values: `[slots, Hkv, WINDOW, D]` in the model's type; get the tokens' keys and
+            values.
     """
     queries, *new = _heads(projected, cos, sin, window_keys.shape[1])
     for row, (start, slot) in enumerate(zip(position.tolist(), slots.tolist(), strict=True)):
@@ -72,9 +73,9 @@ def attend_window_reference(
 
 
 def gather_pages(pages: Tensor, page_table_row: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of a sequence's first `length` tokens, each `[Hkv, length, D]`, copied.
+    """Return a copy of the keys and values of a sequence's first `length` tokens, each `[Hkv, length, D]`.
 
-    `pages` is `[P, 2, Hkv, PAGE_SIZE, D]`, `page_table_row` `[max_pages]` the slot's row of the table.
+    `pages`: `[P, 2, Hkv, PAGE_SIZE, D]`. `page_table_row`: `[max_pages]`, the slot's row of the page table.
     """
     used = page_table_row[: -(-length // pages.shape[3])].long()
     keys, values = (pages[used, part].transpose(0, 1).flatten(1, 2)[:, :length] for part in (0, 1))
@@ -82,7 +83,7 @@ def gather_pages(pages: Tensor, page_table_row: Tensor, length: int) -> tuple[Te
 
 
 def write_pages(pages: Tensor, page_table_row: Tensor, start: int, keys: Tensor, values: Tensor) -> None:
-    """Put keys and values `[Hkv, T, D]` of the tokens from `start` on into a sequence's pages."""
+    """Write keys and values `[Hkv, T, D]` of the tokens from position `start` on to a sequence's pages."""
     page_size = pages.shape[3]
     tokens = torch.arange(start, start + keys.shape[1], device=pages.device)
     page, cell = page_table_row[tokens // page_size].long(), tokens % page_size
@@ -92,9 +93,9 @@ def write_pages(pages: Tensor, page_table_row: Tensor, start: int, keys: Tensor,
 
 
 def gather_window(window: Tensor, position: int) -> Tensor:
-    """Gather the window before the token at `position`, in order: `[Hkv, min(position, WINDOW - 1), D]`.
+    """Return a copy `[Hkv, min(position, WINDOW - 1), D]` of the window before `position`, in order.
 
-    `window` is the ring of one slot, `[Hkv, WINDOW, D]`, keys or values. The result is a copy.
+    `window`: the keys or values of one slot's ring, `[Hkv, WINDOW, D]`.
     """
     kept = min(position, window.shape[1] - 1)
     tokens = torch.arange(position - kept, position, device=window.device)
@@ -102,9 +103,9 @@ def gather_window(window: Tensor, position: int) -> Tensor:
 
 
 def write_window(window: Tensor, position: int, states: Tensor) -> None:
-    """Put keys or values `[Hkv, T, D]` of the tokens from `position` on into one slot's ring.
+    """Write keys or values `[Hkv, T, D]` of the tokens from `position` on to one slot's ring.
 
-    T may exceed the window; the last tokens stay.
+    T may exceed the window; the ring then has the last tokens.
     """
     end = position + states.shape[1]
     kept = min(states.shape[1], window.shape[1])
@@ -113,7 +114,7 @@ def write_window(window: Tensor, position: int, states: Tensor) -> None:
 
 
 def _heads(projected: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries `[B, Hkv, Hq / Hkv, D]` and keys `[B, Hkv, 1, D]`, rotated, and values `[B, Hkv, 1, D]`."""
+    """Return rotated queries `[B, Hkv, Hq / Hkv, D]` and keys `[B, Hkv, 1, D]`, and values as the keys."""
     heads = projected.unflatten(-1, (-1, cos.shape[-1]))
     first, second = heads.chunk(2, dim=-1)
     rotated = heads * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
@@ -122,7 +123,7 @@ def _heads(projected: Tensor, cos: Tensor, sin: Tensor, kv_heads: int) -> tuple[
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Queries `[Hkv, G, D]` over keys and values `[Hkv, tokens, D]`: `[Hkv·G·D]` in the queries' type."""
+    """Attend from queries `[Hkv, G, D]` to keys and values `[Hkv, tokens, D]`; return `[Hkv·G·D]`."""
     scores = queries @ keys.to(queries.dtype).transpose(1, 2) * queries.shape[-1] ** -0.5
     mixed: Tensor = scores.softmax(-1) @ values.to(queries.dtype)
     return mixed.flatten()

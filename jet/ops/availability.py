@@ -1,4 +1,4 @@
-"""Which compilers of kernels are installed, and can be used."""
+"""Find out which kernel compilers are installed and work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _recovery_attempts: list[
 
 
 def has_triton() -> bool:
-    """Return whether Triton is installed and was not given up."""
+    """Return whether Triton is installed and has not failed for good."""
     return _is_installed() and len(_recovery_attempts) < 2
 
 
@@ -28,10 +28,11 @@ def _is_installed() -> bool:
 
 
 def recover_triton(device: torch.device, error: BaseException | str) -> bool:
-    """Change what may have made Triton's kernels fail. Returns whether another try is worth it.
+    """React to a failure of Triton's kernels; return True if the caller should try again.
 
-    What is kept on disk may be damaged, or the disk full or not to be written: first all kernels are compiled
-    again in a folder of this process. If that is no help either, plain PyTorch does without them.
+    The kernels on disk may be damaged, or the disk full or read-only. So at the first failure Triton's cache
+    moves to a temporary folder, for all kernels to be compiled again. At the second, Triton is disabled, and
+    plain PyTorch is used.
     """
     if device.type != "cuda" or not has_triton():
         return False

@@ -1,8 +1,9 @@
-"""Operations: the decode step's fused operations in the form that is fastest on a device.
+"""OpBackend: chooses the fastest implementation of the decode step's fused operations for a device.
 
-Every one of them exists in plain torch (`jet.ops.reference`, `jet.ops.attention`), which is their definition,
-in Triton for CUDA and compiled for CPUs. All work in place on tensors that stay where they are, so they are
-bound to them once: binding gives a function of nothing, and a step is a list of those.
+Plain torch (`jet.ops.reference`, `jet.ops.attention`) defines each operation; there are also Triton kernels
+for CUDA and compiled kernels for CPUs. All work in place on tensors whose memory never moves. So an operation
+is bound to its tensors once, which gives a function without arguments, and a step is a list of such
+functions.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MlpHiddenFormat = Callable[[int, int, torch.dtype, "str | None"], tuple[int, tor
 
 
 class JetBlockOps(NamedTuple):
-    """The three operations of a jet layer. Buffers between them are private to the implementation."""
+    """The three bound operations of a jet layer. The implementation has buffers between them."""
 
     project_in: BoundOp
     step: BoundOp
@@ -68,13 +69,15 @@ JetBlockBinder = Callable[[JetBlockTensors], JetBlockOps]
 
 @dataclass(frozen=True)
 class OpBackend:
-    """How to bind each operation, with the arguments of `jet.ops.reference` and `jet.ops.attention`.
+    """One implementation: a function that binds each operation to its tensors.
+
+    Arguments are those of `jet.ops.reference` and `jet.ops.attention`.
 
     Attributes:
         name: the implementation's name, as shown to users.
-        mlp_hidden_format: returns the columns and dtype of the MLP's hidden values.
-        prepare_weight: returns a matrix in the layout that products read fastest, itself or a copy.
-        with_prefetch: returns a bound operation that also prefetches a tensor of the next one.
+        mlp_hidden_format: returns the number of columns and the dtype of the MLP's hidden values.
+        prepare_weight: returns a matrix, or a copy of it, in the layout that products read fastest.
+        with_prefetch: returns a bound operation that also prefetches a tensor of the next operation.
         blocked: whether quantized weights are read fastest in blocks, see `jet.ops.blocked`.
     """
 
@@ -93,7 +96,7 @@ class OpBackend:
 
 
 def reference_backend() -> OpBackend:
-    """Plain torch, on any device."""
+    """Return the implementation in plain torch, for any device."""
     return OpBackend(
         name="torch",
         mlp_hidden_format=_float32_hidden,
@@ -115,9 +118,9 @@ def reference_backend() -> OpBackend:
 
 
 def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
-    """Compiled for this processor where numba is installed, otherwise plain torch.
+    """Return the kernels compiled by numba for this CPU; without numba, plain torch.
 
-    `in_order`: rows are the tokens of one story, which follow each other; needs numba.
+    `in_order`: whether the rows are successive tokens of one sequence; this needs numba.
     """
     if importlib.util.find_spec("numba") is None:
         return reference_backend()
@@ -148,7 +151,7 @@ def numba_backend(threads: int = 1, in_order: bool = False) -> OpBackend:
 def _unfused_jet_block(
     norm_linear: OpBinder, jet_step: OpBinder, gated_norm_linear_add: OpBinder, jet: JetBlockTensors
 ) -> JetBlockOps:
-    """Compute a jet layer by its definition: see `jet.ops.reference` for each part."""
+    """Bind a jet layer's operations as `jet.ops.reference` divides them."""
     gate = jet.sizes.gate(jet.projected)
     given = (jet.projected, *jet.generator, *jet.decays, jet.slots, *jet.states)
     return JetBlockOps(
@@ -159,7 +162,10 @@ def _unfused_jet_block(
 
 
 def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
-    """Compute the same in Triton's kernels, which divide activations and norm otherwise."""
+    """Bind a jet layer's Triton kernels.
+
+    Unlike the references, the projection applies activations, and the jet step half of the gated norm.
+    """
     from jet.ops.triton import gemv, jet_step
 
     (norm_weight, eps), sizes = jet.out_norm, jet.sizes
@@ -193,7 +199,7 @@ def _float32_hidden(
 def _model_dtype_hidden(
     size: int, hidden: int, dtype: torch.dtype, scheme: str | None
 ) -> tuple[int, torch.dtype]:
-    """Allocate hidden values in the network's own type, as its forward keeps them: fewer bytes to move."""
+    """Return the format of hidden values in the network's own type, which takes the fewest bytes."""
     return size, dtype if dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
@@ -202,8 +208,8 @@ def triton_mlp_hidden_format(
 ) -> tuple[int, torch.dtype]:
     """Return the columns and dtype of the MLP's hidden values.
 
-    With quantized weights they are packed int16 if the sizes allow it, otherwise bfloat16 or float32.
-    float16 is not used, since values may exceed its range.
+    For quantized weights, hidden values are packed int16 if the sizes allow it, otherwise bfloat16 or
+    float32. float16 is not used, since values may exceed its range.
     """
     from jet.ops.triton import gemv, int_gemv
 
@@ -214,9 +220,9 @@ def triton_mlp_hidden_format(
 
 
 def _as_bfloat16_if_exact(weight: Weight) -> Weight:
-    """Return a small float32 weight in bfloat16 if that loses nothing: half the bytes, read twice as fast.
+    """Return a small float32 weight in bfloat16 if the conversion is exact, which halves the bytes to read.
 
-    Checkpoints are mostly bfloat16, also where they are loaded as float32 to be computed with as such.
+    It is exact for most checkpoints, which are stored in bfloat16 and only loaded as float32.
     """
     if (
         isinstance(weight, QuantizedTensor)
@@ -239,7 +245,7 @@ def triton_backend(
 ) -> OpBackend:
     """Return the Triton kernels, with programmatic dependent launch if the GPU and Triton support it.
 
-    From `TENSOR_CORE_BATCH` rows on, products use tensor cores, by our kernel or cuBLAS.
+    From `TENSOR_CORE_BATCH` rows on, products use tensor cores, in this project's kernel or in cuBLAS.
     """
     from jet.ops.triton import decode_attention as attention_kernels
     from jet.ops.triton import gemv
@@ -270,7 +276,7 @@ def triton_backend(
 
 
 def _fused_backend(scratch: AttentionScratch, pdl: bool, dtype: torch.dtype = torch.bfloat16) -> OpBackend:
-    """Tensor-core products with everything else inside them."""
+    """Return the kernels in which norms, activations and residuals are parts of tensor-core products."""
     from jet.ops.triton import decode_attention, fused_skinny
 
     workspace = fused_skinny.Workspace(pdl, dtype)
@@ -291,7 +297,7 @@ def _fused_backend(scratch: AttentionScratch, pdl: bool, dtype: torch.dtype = to
 
 
 def _fused_jet_block(workspace: FusedWorkspace, jet: JetBlockTensors) -> JetBlockOps:
-    """Compute a jet layer in four launches: projections, generator, delta rule, output."""
+    """Bind a jet layer's four kernels: projections, kernel generator, delta rule, output."""
     from jet.ops.triton import fused_skinny
 
     sizes, rows, device = jet.sizes, len(jet.x), jet.x.device
@@ -360,7 +366,7 @@ def _with_prefetch(step: BoundOp, weight: Tensor) -> BoundOp:
 
 
 def has_dependent_launch(device: torch.device) -> bool:
-    """Return whether kernels may start before those they wait for end: from sm_90 and Triton 3.5 on."""
+    """Return whether programmatic dependent launch is supported: from sm_90 and Triton 3.5 on."""
     target = gpu_target(device)
     if target is None or target.capability < 90:
         return False

@@ -1,7 +1,7 @@
-"""Lay quantized weights out in blocks for a CPU, whose integer dot products take four columns at a time.
+"""Store quantized weights in blocks for a CPU, whose integer dot products take four columns at a time.
 
-A block is 16 rows. Of these it holds the first four columns row by row, which is one vector of 64 bytes, then
-the next four, so a product with one activation or with many reads the weight in one stream.
+A block has 16 rows. It stores their first four columns row by row, a vector of 64 bytes, then their next four
+columns, and so on. A product thus reads the weight sequentially.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _AT_ONCE = 2**21  # bytes that are rearranged at once
 
 @dataclass(frozen=True, eq=False)
 class BlockedTensor(QuantizedTensor):
-    """A `QuantizedTensor` matrix in blocks, or some neighbouring rows of one.
+    """A `QuantizedTensor` matrix in blocks, or a range of its rows.
 
     Attributes:
-        qweight: int8 or uint8 `[blocks, span / 4, 16, 4]`, where the bytes of a row are padded to `span`, a
+        qweight: int8 or uint8 `[blocks, span / 4, 16, 4]`. The bytes of a row are padded to `span`, a
             multiple of 64, and the rows to a multiple of 16.
         scales: float32 `[blocks * 16]` for int8; for int4 float16 `[blocks, 2 * groups, 16]`.
-        first: number of the first row.
-        rows: how many.
+        first: the index in `qweight` of the first row of the range.
+        rows: the number of rows.
     """
 
     first: int
@@ -42,22 +42,22 @@ class BlockedTensor(QuantizedTensor):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row without padding."""
+        """Return the bytes of a row without padding."""
         return -(-self.columns // 2) if self.scheme == INT4 else self.columns
 
     @property
     def padded_row_bytes(self) -> int:
-        """Bytes of a row with padding."""
+        """Return the bytes of a row with padding."""
         return COLUMNS * self.qweight.shape[1]
 
     @property
     def shape(self) -> torch.Size:
-        """`[N, C]`."""
+        """Return the shape `[N, C]` of the matrix."""
         return torch.Size((self.rows, self.columns))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes and scales of these rows, padding included."""
+        """Return the bytes of quantized values and scales of these rows, padding included."""
         return (self.qweight.nbytes + self.scales.nbytes) * self.rows // max(1, ROWS * len(self.qweight))
 
     def __len__(self) -> int:
@@ -78,25 +78,25 @@ class BlockedTensor(QuantizedTensor):
         return QuantizedTensor(qweight, self.scales[rows + self.first], self.columns, self.dtype)
 
     def plain(self) -> QuantizedTensor:
-        """Return a copy that is not in blocks."""
+        """Return a copy in rows, not in blocks."""
         return self[torch.arange(self.rows)]
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
-        """Return the numbers `[N, C]` in `dtype`, by default its own, or write them to a contiguous `out`."""
+        """Return the dequantized matrix `[N, C]` in `dtype`, by default its own, or write it to `out`."""
         return self.plain().dequantize(dtype, out)
 
     def quantize_rows(self, begin: int, weights: Tensor) -> None:
-        """Raise TypeError: weights are quantized before they are put in blocks."""
+        """Raise TypeError: a matrix in blocks cannot be changed."""
         raise TypeError("A matrix in blocks cannot be written to.")
 
 
 def in_blocks(weight: QuantizedTensor) -> BlockedTensor:
-    """Return a copy in blocks, or the matrix itself if it is in blocks."""
+    """Return a copy of a matrix in blocks, or the matrix itself if it is in blocks already."""
     return weight if isinstance(weight, BlockedTensor) else stacked_in_blocks([weight])
 
 
 def stacked_in_blocks(parts: Sequence[QuantizedTensor]) -> BlockedTensor:
-    """Return a copy in blocks of matrices one below the other; none of them is in blocks."""
+    """Concatenate the rows of matrices that are not in blocks; return the result in blocks."""
     weight, rows, span = parts[0], sum(map(len, parts)), parts[0].row_bytes
     blocks, words = -(-rows // ROWS), -(-span // GROUP_SIZE) * GROUP_SIZE // COLUMNS
     qweight = weight.qweight.new_empty(blocks, words, ROWS, COLUMNS)
@@ -117,7 +117,7 @@ def stacked_in_blocks(parts: Sequence[QuantizedTensor]) -> BlockedTensor:
 
 
 def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:
-    """Return the rows from `begin` to `end` of matrices one below the other: a view if they are of one."""
+    """Return rows `begin` to `end` of the concatenation of matrices; a view if they are all of one matrix."""
     found, first = [], 0
     for part in parts:
         some = part[max(0, begin - first) : max(0, end - first)]
@@ -127,7 +127,7 @@ def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:
 
 
 def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
-    """Return one matrix of the rows of all `parts`, sharing their memory.
+    """Return one matrix with the rows of all `parts`, which shares their memory.
 
     Returns None unless the parts are consecutive row ranges of the same blocks.
     """
@@ -143,5 +143,5 @@ def joined(parts: Sequence[QuantizedTensor]) -> BlockedTensor | None:
 
 
 def in_rows(weight: QuantizedTensor) -> QuantizedTensor:
-    """Return the same matrix, copied if it is in blocks."""
+    """Return a matrix in rows: a copy if it is in blocks, otherwise itself."""
     return weight.plain() if isinstance(weight, BlockedTensor) else weight

@@ -1,4 +1,4 @@
-"""Chunk metadata: which sequences the tokens of one prefill chunk belong to.
+"""Chunk metadata: tells which sequences the tokens of a prefill chunk belong to.
 
 A chunk packs up to `MAX_PACKED` segments, runs of tokens of one sequence each. Its metadata is one int32
 tensor on the device, so that a captured graph serves every chunk: four numbers for each segment, then the
@@ -23,9 +23,9 @@ class Segment(NamedTuple):
 
     Attributes:
         slot: the sequence's state slot.
-        start: its tokens before the chunk.
-        size: its tokens in the chunk; 0 for an unused segment.
-        offset: index of the first of these in the chunk.
+        start: the number of its tokens before the chunk.
+        size: the number of its tokens in the chunk; 0 for an unused segment.
+        offset: the index in the chunk of the first of them.
     """
 
     slot: int
@@ -35,7 +35,7 @@ class Segment(NamedTuple):
 
 
 def aligned(tokens: int) -> int:
-    """Return how many tokens of a chunk a segment takes, padding included."""
+    """Return how many places of a chunk a segment of `tokens` tokens takes, padding included."""
     return -(-tokens // ALIGNMENT) * ALIGNMENT
 
 
@@ -45,7 +45,7 @@ def max_segments(tokens: int) -> int:
 
 
 def place_segments(parts: Sequence[tuple[int, int, int]]) -> list[Segment]:
-    """Place (slot, start, size) of each sequence one after the other."""
+    """Make consecutive segments from the (slot, start, size) of each sequence."""
     segments, offset = [], 0
     for slot, start, size in parts:
         segments.append(Segment(slot, start, size, offset))
@@ -68,12 +68,12 @@ def chunk_table(segments: Sequence[Segment], tokens: int) -> list[int]:
 
 
 def make_chunk_meta(segments: Sequence[Segment], tokens: int, device: torch.device | str) -> Tensor:
-    """Return the metadata as a tensor."""
+    """Return the metadata of `chunk_table` as an int32 tensor."""
     return torch.tensor(chunk_table(segments, tokens), dtype=torch.int32, device=device)
 
 
 def read_segments(chunk_meta: Tensor) -> list[Segment]:
-    """Return the segments in use; waits for the device."""
+    """Read the used segments from a metadata tensor, which waits for the device."""
     numbers = segment_fields(chunk_meta).tolist()
     return [Segment(*fields) for fields in numbers if fields[2]]
 

@@ -1,4 +1,4 @@
-"""Rows: what each sequence of a batch asks of the sampler and gets from it, on the device."""
+"""DecodeBatch: the sampling parameters and the state of each row of a decode batch, on the device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ STOPS_TOGETHER = 4  # stop ids
 
 @dataclass(frozen=True)
 class SamplerFlags:
-    """Which filters any row of a batch uses; the others' kernels and code are left out of the launch.
+    """The filters that any row of a batch uses; code and kernels of all others are left out.
 
-    `uses_min_tokens`: whether the text of any row may not end yet. `uses_shape`: whether any row uses top-nσ,
-    typical sampling or a temperature that varies.
+    Attributes:
+        uses_min_tokens: whether stop tokens are forbidden for any row.
+        uses_shape: whether any row uses top-nσ, typical sampling or dynamic temperature.
     """
 
     uses_penalty: bool = True
@@ -28,18 +29,18 @@ class SamplerFlags:
 
 @dataclass(frozen=True)
 class DecodeBatch:
-    """Sampling parameters and state of each row; all are `[B]` but `stop_ids`.
+    """Sampling parameters and state of each row; all tensors are `[B]` except `stop_ids`.
 
     Attributes:
-        temperature: float32; 0 takes the likeliest token, the first of equal ones.
+        temperature: float32; 0 takes the likeliest token, of equal ones the one with the lowest id.
         top_k: int32; 0 keeps all.
         top_p: float32, above 0; 1 keeps all.
         min_p: float32.
         repetition_penalty: float32, above 0; 1 changes nothing.
         seed: int64, not negative.
-        step: int64, number of tokens drawn with this seed; each step increments it.
+        step: int64, the number of tokens drawn with this seed; each step increments it.
         min_tokens: int64; stop tokens are excluded while `step` is smaller.
-        position: int32, number of tokens before `token`; each step increments it.
+        position: int32, the number of tokens before `token`; each step increments it.
         slot: int32, the row's index in all states and in the token mask. A stop token sets it to `null_slot`,
             so that a step already launched changes no state.
         active: uint8; a row with 0 is skipped: its other fields are neither read nor written.
@@ -100,7 +101,7 @@ class DecodeBatch:
         )
 
     def first(self, count: int) -> DecodeBatch:
-        """Return the first rows; they stay rows of this batch."""
+        """Return a batch of the first `count` rows, which shares their memory."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         rows = {
             name: value[:count] for name, value in values.items() if name not in ("stop_ids", "null_slot")
@@ -109,7 +110,7 @@ class DecodeBatch:
 
 
 def _padded_stops(stops: Iterable[int], device: torch.device | str) -> Tensor:
-    """Stop ids and as many -1 as fill up the kernels' loops, so that most models need the same kernels."""
+    """Return the stop ids padded with -1 to a common number, so that most models need the same kernels."""
     ids = sorted(stops)
     missing = -len(ids) % STOPS_TOGETHER or (0 if ids else STOPS_TOGETHER)
     return torch.tensor([*ids, *[-1] * missing], dtype=torch.int64, device=device)

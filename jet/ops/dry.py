@@ -1,8 +1,8 @@
 """DRY: penalize tokens that would continue a repetition of earlier text, the more the longer the repetition.
 
-Fiction writers ask for this sampler; its author describes it at
-https://github.com/oobabooga/text-generation-webui/pull/5677. A repetition penalty looks at single tokens, so
-it also penalizes names and commas. DRY looks at sequences and leaves single tokens alone.
+Its author describes this sampler at https://github.com/oobabooga/text-generation-webui/pull/5677. A
+repetition penalty also penalizes repeated names and commas, since it looks at single tokens. DRY looks at
+sequences.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The dynamic causal convolution: every token brings its own kernel for every channel."""
+"""The dynamic causal convolution: each token has a kernel of its own for each channel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ def dynamic_conv(
     mask: Tensor | None = None,
     trailing: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each token and the W - 1 before it by the token's own kernel, then SiLU.
+    """Convolve: sum each token and the W - 1 before it, weighted by the token's kernel, and apply SiLU.
 
     Args:
         x: inputs, `[B, T, D]`.
         kernels: `[B, T, D, W]`; tap W - 1 weighs the current token, tap 0 the oldest.
-        state: the last W inputs before these, `[B, D, W]`, newest last; None for zeros.
-        mask: `[B, T]`, False where a token is padding: it is skipped, wherever it stands, as if the row
-            had been written without it. None if there is no padding.
+        state: the last W inputs before `x`, `[B, D, W]`, newest last; None for zeros.
+        mask: `[B, T]`, False at padding, which is skipped as if the row did not contain it; None if there is
+            no padding.
+        trailing: whether padding stands at the end of rows only.
 
     Returns:
-        `[B, T, D]` in x's type, summed in at least float32, and the last W inputs, `[B, D, W]`.
+        The outputs `[B, T, D]` in x's type, summed in at least float32, and the new state `[B, D, W]`.
     """
     batch, length, channels = x.shape
     width = kernels.shape[-1]
@@ -82,5 +83,5 @@ def _without_gaps(inputs: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Ten
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """`x[b, index[b, t]]` for `[B, N, D]` and `[B, T]`."""
+    """Return `x[b, index[b, t]]` `[B, T, D]` for x `[B, N, D]` and index `[B, T]`."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

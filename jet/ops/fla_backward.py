@@ -1,9 +1,8 @@
-"""One gradient of the gated delta rule in plain PyTorch, for machines where the library's own kernel is
-refused.
+"""Replacement in plain PyTorch for one kernel of flash-linear-attention, needed for training on Hopper GPUs.
 
-Triton 3.4 to 3.7.0 compiles flash-linear-attention's `chunk_bwd_dqkwg` wrongly on Hopper GPUs (its issue
-640), so the library raises there. All its other kernels are sound: `install()` puts this function in the
-place of that one, through the library's own registry of backends, and training works again.
+Triton 3.4 to 3.7.0 compiles the library's `chunk_bwd_dqkwg` wrongly on Hopper GPUs (the library's issue 640),
+so the library raises an error there. `install()` registers the function of this module in its place, in the
+library's registry of backends.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ def chunk_bwd_dqkwg_torch(
     scale: float,
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients inside each chunk, its neighbors being known through `h` and `dh`.
+    """Compute the gradients of q, k, w and g in each chunk from the states `h` and their gradients `dh`.
 
-    With G the decay since the chunk's start, the chunk's outputs and the state behind it are
+    With G the log decay since the chunk's start, the chunk's outputs and the state after it are
 
         o_i = scale · (2^G_i · hᵀ q_i + Σ_{j ≤ i} 2^(G_i - G_j) (q_i · k_j) v_j)
         h'  = 2^G_last · h + Σ_j 2^(G_last - G_j) k_j v_jᵀ        where v = u - w h.
@@ -39,8 +38,8 @@ def chunk_bwd_dqkwg_torch(
     Args:
         q, k, w: `[B, T, H, K]`.
         v: the corrected values, `[B, T, H, V]`; `do`, `dv`: gradients of the output and of v, the same shape.
-        h: state before each chunk, `[B, chunks, H, K, V]`; `dh`: gradient of the state behind it.
-        g: `[B, T, H]` float32, the logarithm to base 2 of the decay, summed up from the chunk's start.
+        h: state before each chunk, `[B, chunks, H, K, V]`; `dh`: gradient of the state after it.
+        g: `[B, T, H]` float32, the logarithm to base 2 of the decay, cumulative from the chunk's start.
         scale: factor of q.
         chunk: tokens of a chunk; the last one may be shorter.
 
@@ -78,7 +77,7 @@ def chunk_bwd_dqkwg_torch(
 
 
 def _into_chunks(x: Tensor, chunk: int) -> Tensor:
-    """`[B, T, H, D]` → `[B · chunks · H, chunk, D]`, zeros behind the end."""
+    """Split `[B, T, H, D]` into chunks `[B · chunks · H, chunk, D]`, padded with zeros."""
     x = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % chunk))
     blocks: Tensor = x.unflatten(1, (-1, chunk)).transpose(2, 3).flatten(0, 2)
     return blocks
@@ -97,14 +96,14 @@ def _decay_chunks(g: Tensor, chunk: int) -> Tensor:
 
 
 def _from_chunks(x: Tensor, shape: torch.Size) -> Tensor:
-    """Convert back from `_into_chunks` to `[B, T, H, D]` (the first three of `shape`)."""
+    """Undo `_into_chunks`: return `[B, T, H, D]`; `shape` begins with B, T, H."""
     batch, length, heads = shape[:3]
     rows: Tensor = x.unflatten(0, (batch, -1, heads)).transpose(2, 3).flatten(1, 2)[:, :length]
     return rows.contiguous()
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product, summed and returned in float32 or better."""
+    """Return the batched matrix product in at least float32."""
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
         return torch.bmm(a, b.to(a.dtype), out_dtype=torch.float32)
     return a @ b.to(a.dtype)
@@ -112,7 +111,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 @cache
 def install() -> bool:
-    """Make the library use `chunk_bwd_dqkwg_torch` where it would raise; says whether that was needed."""
+    """Make the library use `chunk_bwd_dqkwg_torch` if its own kernel would raise; return whether it would."""
     from fla.backends import BaseBackend, register
     from fla.ops.common import chunk_o
 
@@ -121,7 +120,10 @@ def install() -> bool:
         return False
 
     class TorchBackwardBackend(BaseBackend):  # type: ignore[misc]
-        """Answers calls that have a gate and rows of one length, which are all that this project makes."""
+        """A backend for the library's registry.
+
+        It serves calls with a gate and with rows of equal length only.
+        """
 
         backend_type = "plain_gradient"
 

@@ -1,8 +1,7 @@
-"""flash-linear-attention's chunked gated delta rule, without all else that is in that library.
+"""Import flash-linear-attention's chunked gated delta rule without the rest of that library.
 
-The packages that it lies in import everything in them: kernels of dozens of other networks, layers,
-models, and PyTorch's compiler with them. That takes some seconds of every start, ten times as long as
-what is needed of it.
+The library's packages import everything in them: kernels of dozens of other networks, layers, models, and
+PyTorch's compiler. That takes some seconds, ten times as long as the needed modules.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _DISTRIBUTIONS = ("fla-core", "flash-linear-attention")
 
 @cache
 def load_chunk_gated_delta_rule() -> Callable[..., Any]:
-    """Load the library's function of that name. Raises ImportError where the library is not installed."""
+    """Import the library's `chunk_gated_delta_rule`. Raises ImportError if the library is not installed."""
     # Read at the import: how its kernels are best cut is then measured once a machine, not in every process.
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     with _IMPORTING:
@@ -41,11 +40,10 @@ def load_chunk_gated_delta_rule() -> Callable[..., Any]:
 
 @contextmanager
 def _without_package_init(packages: tuple[str, ...], version: str) -> Iterator[None]:
-    """Replace packages that are not imported yet by empty ones during the context.
+    """Replace packages that are not imported yet by empty ones while the context is open.
 
-    Their submodules can then be imported without running the packages' `__init__`. After the context,
-    importing a package runs it as usual. Submodules imported meanwhile stay in `sys.modules`, but are no
-    attributes of it.
+    Their submodules can then be imported without running the packages' `__init__`. Submodules stay in
+    `sys.modules` afterwards, without being attributes of their package, which can be imported as usual.
     """
     missing = [name for name in packages if name not in sys.modules]
     try:

@@ -1,16 +1,17 @@
-"""The gated delta rule: one step at a time, in chunks, or by the library's kernels.
+"""The gated delta rule: token by token, in chunks, or by flash-linear-attention's kernels.
 
 Per head, with a state S of shape `[K, V]` that maps keys to values:
 
-    S ← exp(g_t) · S                  the memory fades
-    u = β_t · (v_t − Sᵀ k_t)          what the memory gets wrong about this key
-    S ← S + k_t uᵀ                    is corrected
+    S ← exp(g_t) · S                  decay
+    u = β_t · (v_t − Sᵀ k_t)          correction: the error of the state's value for this key
+    S ← S + k_t uᵀ                    update
     o_t = Sᵀ q_t
 
 Keys and queries are L2-normalized first and queries scaled by K^-0.5. See Yang, Kautz & Hatamizadeh,
 "Gated Delta Networks" (arXiv 2412.06464), whose section 3.3 gives the chunked form used below.
 
-All three functions take the same arguments and agree; they work in float32, or in float64 if given that.
+All three functions take the same arguments and give the same results up to rounding. They compute in float32,
+or in float64 for float64 inputs.
 
 Shapes: q, k `[B, T, H, K]`; v `[B, T, H, V]`; g, beta `[B, T, H]` in float32, g being the logarithm of
 the decay; state `[B, H, K, V]` in float32 or None for zeros. They return o `[B, T, H, V]` in v's type and
@@ -36,7 +37,7 @@ EPS = 1e-6
 def gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the rule in the fastest form that runs here: a plain step for one token, otherwise chunks."""
+    """Compute the gated delta rule as fast as possible: one token by a plain step, several in chunks."""
     if q.shape[1] == 1:
         return naive_recurrent_gated_delta_rule(q, k, v, g, beta, state)
     if _fla_applies(q):
@@ -45,7 +46,7 @@ def gated_delta_rule(
 
 
 def prefill_implementation(device: torch.device | str, dtype: torch.dtype) -> str:
-    """Name the form that reads prompts on this device in this type, for people."""
+    """Return the name of the implementation for prompts on this device in this dtype, to be shown."""
     return "flash-linear-attention" if _fla_is_usable(torch.device(device).type, dtype) else "torch"
 
 
@@ -112,7 +113,7 @@ def chunk_gated_delta_rule(
 def fla_gated_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the rule with flash-linear-attention's Triton kernels (CUDA, half precision)."""
+    """Compute the gated delta rule with flash-linear-attention's Triton kernels (CUDA, half precision)."""
     rule = fla_import.load_chunk_gated_delta_rule()  # before anything else of the library is imported
     if torch.is_grad_enabled() and q.requires_grad:
         fla_backward.install()
@@ -132,7 +133,7 @@ def fla_gated_delta_rule(
 
 
 def _prepare(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-    """Heads before time, at least float32, q and k normalized and q scaled."""
+    """Return the inputs as `[B, H, T, …]` in at least float32, with q and k normalized and q scaled."""
     q, k, v, g, beta = (upcast(x.transpose(1, 2)) for x in (q, k, v, g, beta))
     q = q * torch.rsqrt(q.square().sum(-1, keepdim=True) + EPS) * q.shape[-1] ** -0.5
     k = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + EPS)
@@ -144,7 +145,7 @@ def _initial_state(k: Tensor, v: Tensor) -> Tensor:
 
 
 def _into_chunks(x: Tensor, size: int) -> Tensor:
-    """`[B, H, T, …]` → `[B, H, N, size, …]`, zeros behind the end."""
+    """Split `[B, H, T, …]` into chunks `[B, H, N, size, …]`, padded with zeros."""
     missing = -x.shape[2] % size
     if missing:
         x = torch.cat([x, x.new_zeros(*x.shape[:2], missing, *x.shape[3:])], dim=2)

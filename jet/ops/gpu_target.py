@@ -1,7 +1,7 @@
-"""GpuTarget: what kernels and their configurations need to know of a GPU, whether or not it is here.
+"""GpuTarget: the properties of a GPU that kernels and their configurations depend on.
 
-Kernels can be compiled on a machine without a GPU. Tensors then lie on the device "meta", and `assume_target`
-says which GPU stands behind it.
+Kernels can be compiled on a machine without a GPU. Tensors are then on the device "meta", for which
+`assume_target` sets the GPU.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class GpuTarget:
 
     Attributes:
         capability: compute capability times ten: 90 for an H100 or H200, 120 for an RTX Pro 6000.
-        processors: streaming multiprocessors.
-        shared_memory: bytes that one program may ask for.
+        processors: the number of streaming multiprocessors.
+        shared_memory: the most bytes of shared memory of one program.
     """
 
     capability: int
@@ -36,7 +36,7 @@ class GpuTarget:
 
     @classmethod
     def named(cls, name: str, processors: int | None = None) -> GpuTarget:
-        """Return the target called `name`, like "sm_90". Raises ValueError if it is no such name."""
+        """Return the target for a name such as "sm_90". Raises ValueError for other names."""
         digits = name.removeprefix("sm_").removesuffix("a")
         if not name.startswith("sm_") or not digits.isdigit() or int(digits) < 75:
             raise ValueError(
@@ -48,7 +48,7 @@ class GpuTarget:
 
     @property
     def name(self) -> str:
-        """The name that compilers use, like "sm_90"."""
+        """Return the name that compilers use, such as "sm_90"."""
         return f"sm_{self.capability}"
 
 
@@ -66,7 +66,7 @@ def assume_target(target: GpuTarget) -> Iterator[None]:
 
 
 def gpu_target(device: torch.device | str) -> GpuTarget | None:
-    """Return what kind of GPU a device is; None for a CPU, and for "meta" unless one is assumed."""
+    """Return the target of a device; None for a CPU, and for "meta" outside of `assume_target`."""
     device = torch.device(device)
     if device.type == "meta":
         return _assumed.get()

@@ -1,7 +1,7 @@
 """KernelCompiler: compiles many Triton kernels at once, in separate processes.
 
-Their results go into Triton's cache on disk, where the process that launches the kernels finds them. A failed
-or missing process only costs time: a kernel that is not in the cache is compiled at its first launch.
+Compiled kernels go to Triton's cache on disk, which the launching process reads. If a process fails, its
+kernels are compiled at their first launch instead.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Compilation:
     """The result of compiling jobs.
 
     Attributes:
-        compiled: kernels that were not in the cache.
-        found: kernels that were.
-        folders: names of the cache's folders that launching them reads.
+        compiled: the number of kernels that were compiled.
+        found: the number of kernels that were in the cache already.
+        folders: names of the cache's folders that launches of the kernels read.
         errors: one line for each job that failed.
     """
 
@@ -64,9 +64,9 @@ class KernelCompiler:
         workers: int | None = None,
         nice: int = 0,
     ) -> None:
-        """Compile `jobs` for a target in up to `workers` processes, by default one a processor.
+        """Start compiling `jobs` for a target in up to `workers` processes, by default one for each CPU.
 
-        The jobs are begun in their order: the slowest ones should come first.
+        Jobs are started in order, so the slowest should come first. `nice`: the processes' niceness.
         """
         self.result = Compilation()
         self._target, self._nice = target, nice

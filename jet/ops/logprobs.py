@@ -1,4 +1,4 @@
-"""How likely a token was and what else might have stood there, for requests that ask for it."""
+"""Log-probabilities of drawn tokens and of the likeliest tokens in their place."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def top_logprobs(logits: Tensor, token: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities under the network's own distribution: no temperature, no filters.
+    """Return the log-probabilities of drawn tokens, and the likeliest tokens with theirs.
 
-    A penalty already written into `logits` counts, so ask before it is applied if it should not. All is
-    computed on the device, without waiting for it.
+    They are those of the given logits, without temperature and filters. Computed on the device, without
+    waiting for it.
 
     Args:
         logits: `[B, V]`, any floating dtype.
-        token: `[B]` int32 or int64, the tokens that were drawn.
-        count: how many alternatives, from 0 on; at most V are given.
+        token: `[B]` int32 or int64, the drawn tokens.
+        count: how many of the likeliest tokens to return; may be 0, or more than V.
 
     Returns:
         The log-probability of each token `[B]`, the ids `[B, N]` (int64) of the N likeliest tokens, likeliest

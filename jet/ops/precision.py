@@ -1,4 +1,4 @@
-"""Where rounding matters: sums and states in at least float32, float32 products on a CPU in float64."""
+"""Operations for which rounding matters, in at least float32; float32 products on a CPU sum in float64."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ MAX_EXACT_WEIGHTS = 65_536  # weights
 
 
 def upcast(x: Tensor) -> Tensor:
-    """x in float32, or float64 if it already is: for states, gates and norms of half-precision networks."""
+    """Return x in float32, or in float64 if it is float64: for states, gates and norms."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, `[B, T, in]` → `[B, T, out]`; float32 prompts on a CPU accumulate in float64.
+    """Return `x @ weight.T + bias`, `[B, T, out]` for x `[B, T, in]`.
 
-    There, float32 is what other forms are compared with, and a float32 matrix product that sums a row in
-    order is off by several roundings, which a badly conditioned position multiplies by a hundred. For a
-    single token converting the weights would cost more than the product, and its sums are shorter: only small
-    matrices, where it takes microseconds, are treated alike. Under autocast all is as usual.
+    Float32 prompts on a CPU sum in float64.
+
+    float32 on a CPU is the reference for all other implementations. Matrix products that sum a row in order
+    have errors of several roundings there, which a badly conditioned position multiplies by a hundred. For a
+    single token, converting the weights to float64 would take longer than the product, so only small matrices
+    are converted. Under autocast, nothing is.
     """
     exact = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if not exact or (x.shape[-2] == 1 and weight.numel() > MAX_EXACT_WEIGHTS):

@@ -1,8 +1,8 @@
-"""The operations between the products of a prompt's chunk, in plain torch: what the kernels must compute.
+"""Define the operations between the matrix products of a prefill chunk in plain torch, and choose kernels.
 
-A chunk is T tokens of one sequence or several, padded to a size for which there is a graph. `chunk_meta` on
-the device says which tokens belong to which sequence (`jet.ops.chunk_meta`). Padding follows the tokens of a
-sequence. It leaves no trace in a state, and its results do not matter.
+A chunk has T tokens of one or several sequences, padded to a size for which there is a graph. `chunk_meta` on
+the device tells which tokens belong to which sequence (`jet.ops.chunk_meta`). Padding follows the tokens of a
+sequence. It changes no state, and its outputs are not used.
 
 Tensors are `[T, …]` in the network's type, computed with in float32. Memory is laid out as in `StatePool`.
 """
@@ -49,7 +49,10 @@ class PrefillBackend:
 
 
 def reference_prefill_backend() -> PrefillBackend:
-    """Plain torch, on any device. It asks the device what `chunk_meta` says, so no graph can hold it."""
+    """Return the implementation in plain torch, for any device.
+
+    It reads `chunk_meta` on the host, so it cannot be captured in a graph.
+    """
     return PrefillBackend(
         name="torch",
         norm=norm_reference,
@@ -66,7 +69,10 @@ def reference_prefill_backend() -> PrefillBackend:
 def triton_prefill_backend(
     tokens: int, sizes: JetSizes | None, dtype: torch.dtype, device: torch.device
 ) -> PrefillBackend:
-    """Triton kernels, for chunks of up to `tokens` tokens; `sizes` of the jet layers, if there are any."""
+    """Return the Triton kernels for chunks of up to `tokens` tokens.
+
+    `sizes`: those of the jet layers; None if the network has none.
+    """
     from jet.ops.triton import prefill_attention, prefill_delta_rule, prefill_elementwise
 
     scratch = (
@@ -99,27 +105,27 @@ def triton_prefill_backend(
 
 
 def norm_reference(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """`out = rmsnorm(x)` times weight `[C]`, for x and out `[T, C]`."""
+    """Compute `out = rmsnorm(x) * weight` for x and out `[T, C]` and weight `[C]`."""
     out.copy_(F.rms_norm(x.float(), weight.shape, weight.float(), eps))
 
 
 def swiglu_reference(both: Tensor, out: Tensor) -> None:
-    """`out = silu(g) * u` for `g | u = both`, `[T, 2 * I]` → `[T, I]`."""
+    """Compute `out = silu(g) * u` `[T, I]` for `g | u = both` `[T, 2 * I]`."""
     gate, up = both.float().chunk(2, dim=1)
     out.copy_(F.silu(gate) * up)
 
 
 def activate_reference(x: Tensor, out: Tensor) -> None:
-    """`out = silu(x)`; the rows of x may be apart, as in a slice of columns."""
+    """Compute `out = silu(x)`; x may be a slice of a wider matrix's columns."""
     out.copy_(F.silu(x.float()))
 
 
 def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """`out = rmsnorm(o) * silu(gate)`, the norm per head.
+    """Compute `out = rmsnorm(o) * silu(gate)`, with the norm per head.
 
     Args:
         o: `[T, H * V]`.
-        gate: the same shape; its rows may be apart.
+        gate: `[T, H * V]`; may be a slice of a wider matrix's columns.
         weight: the norm's scale, `[V]`.
         eps: the norm's epsilon.
         out: `[T, H * V]`, overwritten; it may be `o`.
@@ -132,15 +138,15 @@ def gated_norm_reference(o: Tensor, gate: Tensor, weight: Tensor, eps: float, ou
 def convolve_reference(
     values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
-    """Convolve a chunk dynamically behind its slot's last inputs, which stay as they are.
+    """Apply the dynamic convolution and SiLU to a chunk; `conv_state` is read, not updated.
 
     Args:
-        values: `[T, D]`; its rows may be apart.
-        kernels: `[W, T, D]`, before their bias; tap W - 1 weighs the current token.
-        bias: of the kernels, `[W, D]`.
-        chunk_meta: of the chunk.
-        conv_state: `[S, D, W]`, newest last.
-        out: `[T, D]`, overwritten; after SiLU.
+        values: `[T, D]`; may be a slice of a wider matrix's columns.
+        kernels: `[W, T, D]`, before their bias is added; tap W - 1 weighs the current token.
+        bias: the kernels' bias, `[W, D]`.
+        chunk_meta: the chunk's metadata.
+        conv_state: the last inputs of each slot, `[S, D, W]`, newest last.
+        out: `[T, D]`, overwritten.
     """
     for slot, _, count, offset in read_segments(chunk_meta):
         rows = slice(offset, offset + count)
@@ -158,16 +164,17 @@ def chunk_delta_reference(
     out: Tensor,
     sizes: JetSizes,
 ) -> None:
-    """Apply the gated delta rule to a chunk and update its slot's states in place.
+    """Apply the gated delta rule to a chunk and update the states of its slots in place.
 
     Args:
         projected: q | k | w1 | v | g | a | b before any activation, `[T, P]`.
-        values: after the convolution, `[T, H * V]`.
+        values: the outputs of the convolution, `[T, H * V]`.
         decays: `A_log` and `dt_bias`, each `[H]` float32.
-        chunk_meta: see `jet.ops.chunk_meta`.
-        states: convolution's last inputs `[S, H * V, W]`, and recurrent ones `[S, H, K, V]` float32.
-        out: `[T, H * V]` before the gated norm; only the rows of the chunk's tokens are written.
-        sizes: of the JetBlock; S is slots, W `conv_size`.
+        chunk_meta: the chunk's metadata, see `jet.ops.chunk_meta`.
+        states: the convolution states `[S, H * V, W]` and the recurrent states `[S, H, K, V]` float32, for S
+            slots.
+        out: `[T, H * V]`, before the gated norm; rows of padding are not written.
+        sizes: the sizes of the JetBlock.
     """
     log_decay_rate, dt_bias = decays
     conv_state, recurrent_state = states
@@ -194,14 +201,14 @@ def attend_pages_reference(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Attention over everything before the chunk and over itself; its keys and values go into pages.
+    """Attend from each token of a chunk to all tokens before it and itself. Writes `pages` and `out`.
 
     Args:
         projected: query heads, key heads, value heads, not yet rotated, `[T, (Hq + 2·Hkv)·D]`.
-        frequencies: of the rotation, `[D / 2]` float32.
-        chunk_meta: of the chunk, whose pages have to be there.
-        page_table: `[slots, max_pages]` int32.
-        pages: `[P, 2, Hkv, PAGE, D]`.
+        frequencies: rotary frequencies, `[D / 2]` float32.
+        chunk_meta: the chunk's metadata.
+        page_table: `[slots, max_pages]` int32; all pages of the chunk must have been allocated.
+        pages: `[P, 2, Hkv, PAGE, D]`; gets the chunk's keys and values.
         queries: `[T, Hq·D]`, scratch.
         out: `[T, Hq·D]`, overwritten.
     """
@@ -223,12 +230,12 @@ def attend_window_reference(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Attend from each token to the window that ends with it.
+    """Attend from each token of a chunk to the window that ends with it. Writes the rings and `out`.
 
     Args:
         projected, frequencies, chunk_meta, queries, out: as in `attend_pages_reference`.
         ring_keys, ring_values: `[slots, Hkv, WINDOW, D]`, token t at `t % WINDOW`.
-        window_buffer: `[2, Hkv, rows, D]`, scratch, with a window before each of `MAX_PACKED` segments.
+        window_buffer: `[2, Hkv, rows, D]`, scratch, with room for a window before each segment.
     """
     for slot, start, count, offset in read_segments(chunk_meta):
         rows = slice(offset, offset + count)
@@ -245,7 +252,7 @@ def attend_window_reference(
 def _heads(
     projected: Tensor, frequencies: Tensor, start: int, kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries `[Hkv, Hq / Hkv, T, D]` and keys `[Hkv, T, D]`, rotated, and values `[Hkv, T, D]`."""
+    """Return rotated queries `[Hkv, Hq / Hkv, T, D]` and keys `[Hkv, T, D]`, and values `[Hkv, T, D]`."""
     heads = projected.float().unflatten(1, (-1, 2 * len(frequencies))).transpose(0, 1)
     positions = torch.arange(start, start + len(projected), device=projected.device)
     angles = positions[:, None] * torch.cat([frequencies, frequencies])
@@ -256,7 +263,10 @@ def _heads(
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor:
-    """Attend from the last T of S tokens to themselves and to `window` before: `[T, Hq·D]` float32."""
+    """Attend from the last T of S tokens to at most `window` tokens up to each.
+
+    Returns `[T, Hq·D]` float32.
+    """
     new, seen = queries.shape[2], keys.shape[1]
     scores = queries @ keys.float()[:, None].transpose(2, 3) * queries.shape[-1] ** -0.5
     behind = torch.arange(seen - new, seen, device=keys.device)[:, None] - torch.arange(

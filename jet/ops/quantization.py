@@ -73,7 +73,7 @@ class QuantizedTensor:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether that is a GPU."""
+        """Return whether the tensors are on a CUDA GPU."""
         return self.qweight.is_cuda
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class QuantizedTensor:
         return self.qweight.data_ptr()
 
     def is_contiguous(self) -> bool:
-        """Return whether the rows lie behind each other."""
+        """Return whether the rows are contiguous in memory."""
         return self.qweight.is_contiguous() and self.scales.is_contiguous()
 
     def float(self) -> Tensor:
@@ -100,7 +100,7 @@ class QuantizedTensor:
         return self.dequantize(torch.float32)
 
     def dequantize(self, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
-        """Return the numbers `[N, C]` in `dtype`, by default its own, or write them to a contiguous `out`."""
+        """Return the dequantized matrix `[N, C]` in `dtype`, by default its own, or write it to `out`."""
         if out is None:
             out = torch.empty(self.shape, dtype=dtype or self.dtype, device=self.device)
         if self.scheme == INT8:
@@ -117,7 +117,7 @@ class QuantizedTensor:
         return out
 
     def quantize_rows(self, begin: int, weights: Tensor) -> None:
-        """Make rows from `begin` on those nearest to `weights` `[M, C]`."""
+        """Quantize `weights` `[M, C]` and write them to the rows from `begin` on."""
         end = begin + len(weights)
         fit = _fit_int8 if self.scheme == INT8 else _fit_int4
         qweight, scales = fit(weights.to(self.device, torch.float32))
@@ -128,7 +128,7 @@ class QuantizedTensor:
     def empty(
         shape: tuple[int, int], scheme: str, dtype: torch.dtype, device: torch.device
     ) -> QuantizedTensor:
-        """Allocate a matrix of `shape`."""
+        """Allocate an uninitialized matrix `[N, C]` of `shape`."""
         (rows, columns), row_bytes = shape, -(-shape[1] // 2)
         if scheme == INT8:
             qweight = torch.empty(rows, columns, dtype=torch.int8, device=device)
@@ -149,7 +149,10 @@ def quantize(
     dtype: torch.dtype,
     device: torch.device,
 ) -> QuantizedTensor:
-    """Quantize a matrix whose rows `read(begin, end)` gives: for each thread `CHUNK` weights or one row."""
+    """Quantize a matrix whose rows `read(begin, end)` returns.
+
+    Each thread reads `CHUNK` weights, or one row, at a time.
+    """
     quantized = QuantizedTensor.empty(shape, scheme, dtype, device)
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     chunks = list(row_ranges(shape, CHUNK))
@@ -177,13 +180,13 @@ def row_ranges(shape: tuple[int, int], size: int) -> Iterator[tuple[int, int]]:
 
 
 def _fit_int8(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and scales of rows `[M, C]`."""
+    """Return int8 codes and scales of rows `[M, C]`."""
     qweight, scales = _fit_scales(weights, [weights.abs().amax(1) / 127], (-127, 127), torch.float32)
     return qweight.to(torch.int8), scales
 
 
 def _fit_int4(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize so to int4, packed."""
+    """Return packed int4 codes and scales of rows `[M, C]`."""
     (rows, columns), row_bytes = weights.shape, -(-weights.shape[1] // 2)
     groups = -(-row_bytes // GROUP_SIZE)
     halves = [weights[:, :row_bytes], F.pad(weights[:, row_bytes:], (0, 2 * row_bytes - columns))]
@@ -199,10 +202,10 @@ def _fit_int4(weights: Tensor) -> tuple[Tensor, Tensor]:
 def _fit_scales(
     weights: Tensor, candidates: Iterable[Tensor], bounds: tuple[int, int], kind: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Codes `[…, C]` within bounds and, for each last dimension, a scale in `kind`: of least squared error.
+    """Return codes `[…, C]` within `bounds` and scales `[…]` in dtype `kind`, with the least squared error.
 
-    Each candidate gives codes, and these the scale that suits them best: the sum of products with the weights
-    over that of squares. By the product of both the error is then smaller than that of codes that are all 0.
+    Each candidate scale gives codes q, for which the scale s = Σ q·w / Σ q² has the least error. The
+    candidate with the largest s · Σ q·w is chosen, since the squared error is Σ w² minus that.
     """
     rough, scales, gained = None, None, None
     for candidate in candidates:
@@ -222,5 +225,5 @@ def _fit_scales(
 
 
 def _round_to_grid(weights: Tensor, scales: Tensor, bounds: tuple[int, int]) -> Tensor:
-    """Round to the nearest codes, in float32; 0 where the scale is."""
+    """Return the nearest codes in float32; 0 where the scale is 0."""
     return (weights / torch.where(scales == 0, 1, scales)[..., None]).round_().clamp_(*bounds)

@@ -1,4 +1,4 @@
-"""Measure how fast this machine reads memory.
+"""Measure this machine's read bandwidth of memory.
 
 On a CPU, reading is faster than copying, and decoding mostly reads.
 """
@@ -11,7 +11,7 @@ import torch
 
 
 def read_rates(size: int, device: torch.device, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Measure how fast `size` bytes are read, in bytes a second: one value for each of `runs` runs.
+    """Measure the read bandwidth for `size` bytes, in bytes a second: one value for each of `runs` runs.
 
     A run repeats the read until it has read `least` bytes.
     Returns an empty tuple if the device is not a CPU or numba is missing.

@@ -1,7 +1,7 @@
-"""The decode step's fused operations in plain torch: what the kernels in `jet.ops.triton` must compute.
+"""Define the decode step's fused operations in plain torch; all kernels must compute the same.
 
-Activations are float32 throughout, `[B, …]` with one row a sequence; weights are float32, bfloat16, float16
-or quantized and enter as the numbers they are. Results are written into the tensors given for them.
+Activations are float32 `[B, …]`, with one row for each sequence. Weights are float32, bfloat16, float16 or
+quantized; products use their exact values. Results are written to tensors that the caller passes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jet.ops.quantization import Weight
 
 @dataclass(frozen=True)
 class JetSizes:
-    """Sizes of a JetBlock, and where its parts lie in the merged projection q | k | w1 | v | g | a | b."""
+    """Sizes of a JetBlock, and of the parts of its fused projection q | k | w1 | v | g | a | b."""
 
     num_heads: int
     head_k_dim: int  # channels of a head's keys and queries
@@ -29,7 +29,7 @@ class JetSizes:
 
     @property
     def split_sizes(self) -> list[int]:
-        """Channels of q, k, w1, v, g, a, b."""
+        """Return the number of channels of each of q, k, w1, v, g, a, b."""
         keys, values = self.num_heads * self.head_k_dim, self.num_heads * self.head_v_dim
         return [keys, keys, self.generator_dim, values, values, self.num_heads, self.num_heads]
 
@@ -58,7 +58,7 @@ class JetSizes:
 def norm_linear_reference(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
 ) -> None:
-    """`out = rmsnorm(x) @ weight.T + bias`.
+    """Compute `out = rmsnorm(x) @ weight.T + bias`.
 
     Args:
         x: `[B, C]` float32.
@@ -73,14 +73,14 @@ def norm_linear_reference(
 
 
 def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> None:
-    """`out = silu(g) * u` for `g | u = rmsnorm(x) @ gate_up.T`.
+    """Compute `out = silu(g) * u` for `g | u = rmsnorm(x) @ gate_up.T`.
 
     Args:
         x: `[B, C]` float32.
         norm_weight: the norm's scale, `[C]`.
         eps: the norm's epsilon.
         gate_up: `[2 * I, C]`, the gate's rows first.
-        out: `[B, I]` float32 or shorter, overwritten.
+        out: `[B, I]` float32 or half precision, overwritten.
     """
     normed = F.rms_norm(x, norm_weight.shape, norm_weight.float(), eps)
     gate, up = F.linear(normed, gate_up.float()).chunk(2, dim=1)
@@ -88,18 +88,21 @@ def norm_swiglu_reference(x: Tensor, norm_weight: Tensor, eps: float, gate_up: W
 
 
 def linear_add_reference(h: Tensor, weight: Weight, x: Tensor) -> None:
-    """`x += h @ weight.T` for h `[B, C]` float32 or shorter, weight `[N, C]` and x `[B, N]` float32."""
+    """Compute `x += h @ weight.T` for weight `[N, C]` and x `[B, N]` float32.
+
+    `h`: `[B, C]` in float32 or half precision.
+    """
     x.add_(F.linear(h.float(), weight.float()))
 
 
 def gated_norm_linear_add_reference(
     o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> None:
-    """`x += (rmsnorm(o) * silu(gate)) @ weight.T`, the norm taken per head.
+    """Compute `x += (rmsnorm(o) * silu(gate)) @ weight.T`, with the norm per head.
 
     Args:
         o: `[B, H * V]` float32.
-        gate: the same shape, float32; rows may be apart, as in a slice of columns.
+        gate: `[B, H * V]` float32; may be a slice of a wider matrix's columns.
         norm_weight: the norm's scale, `[V]`.
         eps: the norm's epsilon.
         weight: `[N, H * V]`.
@@ -122,23 +125,22 @@ def jet_step_reference(
     out: Tensor,
     sizes: JetSizes,
 ) -> None:
-    """Take one token through the dynamic convolution and the gated delta rule, updating states in place.
+    """Run one token per row through the dynamic convolution and the gated delta rule; update states in place.
 
-    The convolution's newest input counts as it is stored, rounded to the model's type, which is
-    `conv_state`'s: the next steps see the same number. Different rows must name different slots, except
-    rows whose results do not matter.
+    The convolution's newest input is rounded to `conv_state`'s type before it is used, as later steps will
+    read it. Different rows must have different slots, except padding rows, whose results are not used.
 
     Args:
         projected: q | k | w1 | v | g | a | b before any activation, `[B, P]` float32.
-        kernels_weight: the kernel generator's second layer, `[H * V * W, generator]`.
-        kernels_bias: its bias, `[H * V * W]`.
+        kernels_weight: the weight of the kernel generator's second layer, `[H * V * W, generator]`.
+        kernels_bias: the bias of that layer, `[H * V * W]`.
         log_decay_rate: `A_log`, `[H]` float32.
         dt_bias: `[H]` float32.
-        slots: each row's place in the states, `[B]` int32.
+        slots: each row's index in the states, `[B]` int32.
         conv_state: the convolution's last inputs, newest last, `[S, H * V, W]` in the model's type.
         recurrent_state: `[S, H, K, V]` float32.
         out: `[B, H * V]` float32, overwritten; before the gated norm.
-        sizes: those of the block.
+        sizes: the sizes of the JetBlock.
     """
     q, k, w1, v, _, a, b = projected.split(sizes.split_sizes, dim=1)
     places, heads, model_type = slots.long(), (1, sizes.num_heads, -1), conv_state.dtype
@@ -162,16 +164,15 @@ def jet_step_reference(
 def embed_reference(
     token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> None:
-    """Return the residual stream's first value, and the rotation of each row's position.
+    """Write the tokens' embeddings to `x`, and the rotation of each row's position to `cos` and `sin`.
 
     Args:
         token: `[B]` int32 or int64.
         embedding: `[vocabulary, C]`.
-        position: tokens before this one, `[B]` int32 or int64.
+        position: the number of tokens before this one, `[B]` int32 or int64.
         inv_freq: rotary frequencies, `[D / 2]` float32.
         x: `[B, C]` float32, overwritten.
-        cos: `[B, D]` float32, overwritten, its halves alike.
-        sin: the same.
+        cos, sin: `[B, D]` float32, overwritten; both halves of a row are equal.
     """
     x.copy_(embedding[token.long()].float())
     angles = position[:, None] * torch.cat([inv_freq, inv_freq])

@@ -1,8 +1,8 @@
-"""Samplers beyond top-k, top-p and min-p, and samplers in another order: for one row, in float64.
+"""Further samplers, and samplers in an order that the user chooses, for one row of logits in float64.
 
-A row is the float64 logits `[V]` of all tokens, -inf for those that a sampler has removed. At least the
-likeliest token stays. `docs/samplers.md` has every definition with its source; the order is `ORDER` unless
-the caller names another.
+Each sampler takes and returns a row, float64 logits `[V]`, with -inf for removed tokens. At least the
+likeliest token stays. `docs/samplers.md` defines all samplers with their sources; the default order is
+`ORDER`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADAPTIVE_WIDTH, ADAPTIVE_PEAK, ADAPTIVE_SHARPNESS = 0.3, 5.0, 10.0
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """Settings of the samplers of a chain; the defaults are off. Units as in `jet.api.SamplingParams`."""
+    """Settings of the samplers of a chain, off by default; units as in `jet.api.SamplingParams`."""
 
     temperature: float = 1.0
     dynatemp_range: float = 0.0
@@ -39,9 +39,10 @@ class ChainSettings:
 
 
 def filter_row(row: Tensor, settings: ChainSettings, special: Tensor | None = None) -> Tensor:
-    """Apply a chain to float64 logits `[V]`; -inf for removed tokens.
+    """Apply the samplers of a chain to a row in order; return the row.
 
-    `special` (bool `[V]`): tokens that XTC must not exclude. Raises FloatingPointError if the largest logit
+    `special`: bool `[V]`, the tokens that XTC must not exclude. Raises FloatingPointError if the largest
+        logit
     is not finite.
     """
     if not math.isfinite(float(row.max())):
@@ -69,7 +70,7 @@ def top_n_sigma(row: Tensor, n: float) -> Tensor:
 
 
 def heat(row: Tensor, settings: ChainSettings) -> Tensor:
-    """Divide by the temperature: a fixed one, or with dynamic temperature one that grows with the entropy."""
+    """Divide a row by the temperature, which grows with the entropy if dynamic temperature is on."""
     temperature = settings.temperature
     if settings.dynatemp_range > 0:
         count = int((row > -math.inf).sum())
@@ -89,9 +90,9 @@ def entropy(row: Tensor) -> Tensor:
 
 
 def typical(row: Tensor, mass: float) -> Tensor:
-    """Keep the tokens whose surprise is nearest to the entropy, until their probabilities sum to `mass`.
+    """Typical sampling: keep the tokens whose surprise is nearest to the entropy, up to a total of `mass`.
 
-    Tokens at the same distance are kept or removed together.
+    Surprise is -log p. Tokens at the same distance from the entropy are kept or removed together.
     """
     if mass >= 1:
         return row
@@ -103,14 +104,17 @@ def typical(row: Tensor, mass: float) -> Tensor:
 
 
 def top_k(row: Tensor, count: int) -> Tensor:
-    """Keep the `count` likeliest tokens, and those equal to the last; 0 keeps all."""
+    """Keep the `count` likeliest tokens and all tokens as likely as the last of them; 0 keeps all."""
     if not 0 < count < len(row):
         return row
     return row.masked_fill(row < row.topk(count).values[-1], -math.inf)
 
 
 def top_p(row: Tensor, mass: float) -> Tensor:
-    """Keep a token if the likelier ones have less than `mass`; of equal ones the first come first."""
+    """Keep each token if the likelier ones together have a probability below `mass`.
+
+    Equally likely tokens are taken in the order of their ids.
+    """
     if mass >= 1:
         return row
     values, order = row.sort(descending=True, stable=True)
@@ -121,12 +125,12 @@ def top_p(row: Tensor, mass: float) -> Tensor:
 
 
 def min_p(row: Tensor, fraction: float) -> Tensor:
-    """Keep tokens at least `fraction` as likely as the likeliest."""
+    """Keep the tokens that are at least `fraction` times as likely as the likeliest."""
     return row.masked_fill(row - row.max() < math.log(fraction), -math.inf) if fraction > 0 else row
 
 
 def xtc(row: Tensor, threshold: float | None, special: Tensor | None) -> Tensor:
-    """Exclude top choices, if `threshold` is not None; see `jet.ops.sampling.exclude_top_choices`."""
+    """XTC: exclude top choices unless `threshold` is None; see `jet.ops.sampling.exclude_top_choices`."""
     if threshold is None:
         return row
     values, order = row.sort(descending=True, stable=True)
@@ -137,7 +141,7 @@ def xtc(row: Tensor, threshold: float | None, special: Tensor | None) -> Tensor:
 
 
 def mirostat(row: Tensor, mu: float) -> Tensor:
-    """Keep the tokens whose surprise is at most `mu` bits, or the likeliest alone."""
+    """Mirostat: keep the tokens whose surprise, -log2 p, is at most `mu` bits; at least the likeliest."""
     surprise = -row.log_softmax(-1) / math.log(2)
     removed = (surprise > mu) & (row < row.max())
     if bool(surprise.min() > mu):
@@ -147,32 +151,32 @@ def mirostat(row: Tensor, mu: float) -> Tensor:
 
 
 def next_mu(mu: float, kept: Tensor, token: int, tau: float, eta: float) -> float:
-    """Return mirostat's next `mu` after a token was drawn from the `kept` row."""
+    """Return mirostat's next `mu` after `token` was drawn from the row `kept`.
+
+    `mu` changes by `eta` times the difference between the token's surprise and the target `tau`, in bits.
+    """
     return mu - eta * (-float(kept.log_softmax(-1)[token]) / math.log(2) - tau)
 
 
 @dataclass(frozen=True)
 class AdaptiveState:
-    """Adaptive-p's moving average of the probabilities of drawn tokens, as a sum and its weights."""
+    """Adaptive-p's moving average of the probabilities of drawn tokens: weighted sum, and sum of weights."""
 
     weighted_sum: float
     total_weight: float
 
     @classmethod
     def start(cls, target: float, decay: float) -> AdaptiveState:
-        """Return the state as if all tokens so far had had the target probability."""
+        """Return the initial state, as if all earlier tokens had had the target probability."""
         return cls(target / (1 - decay), 1 / (1 - decay))
 
     def after(self, probability: float, decay: float) -> AdaptiveState:
-        """Return the state after a token was drawn.
-
-        `probability`: the token's probability before the transformation.
-        """
+        """Return the state after a token was drawn that had this `probability` before `adapt`."""
         return AdaptiveState(probability + decay * self.weighted_sum, 1 + decay * self.total_weight)
 
 
 def adapt(row: Tensor, target: float, state: AdaptiveState) -> Tensor:
-    """Make the tokens likely whose probability is near a target that makes up for the last ones."""
+    """Adaptive-p: prefer tokens whose probability is near a target, adjusted by the moving average."""
     aim = min(1.0, max(0.0, 2 * target - state.weighted_sum / state.total_weight))
     distance = (row.softmax(-1) - aim).abs() / ADAPTIVE_WIDTH
     logits = ADAPTIVE_PEAK - ADAPTIVE_SHARPNESS * distance**2 / (1 + distance)
@@ -180,7 +184,7 @@ def adapt(row: Tensor, target: float, state: AdaptiveState) -> Tensor:
 
 
 def draw_from(row: Tensor, chance: float) -> int:
-    """Return the token that a number in [0, 1) falls on, likeliest first, of equal ones the first."""
+    """Draw a token from a row by a uniform number `chance` in [0, 1), with the likeliest tokens first."""
     values, order = row.sort(descending=True, stable=True)
     weights = (values - values[0]).exp()
     cumulative = weights.cumsum(-1)

@@ -1,12 +1,12 @@
-"""From logits to the next token: penalty, temperature, top-k, top-p, min-p, and one random number.
+"""Sample the next token from logits: penalties, temperature, top-k, top-p, min-p and one random number.
 
-Order and meaning are those of transformers' logits processors, so a setting found elsewhere means the
-same here. Two things are done differently:
+Order and meaning of the settings are those of transformers' logits processors. The computation differs in two
+ways:
 
-- All three filters keep a prefix of the tokens sorted by probability. So a threshold that no kept token
-  can lie below is found first, and only what is above it gets sorted: a few dozen tokens, mostly.
-- Randomness is a function of (seed, step) and nothing else. The same request gives the same story
-  whatever runs beside it, and no generator state has to be kept, saved or captured in a graph.
+- All three filters keep a prefix of the tokens sorted by probability. So a lower bound of the kept logits is
+  found first, and only the tokens above it are sorted, mostly a few dozen.
+- Random numbers are a function of (seed, step) only. The same request gives the same story in any batch, and
+  there is no generator state to be stored or captured in a graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MASK = 0xFFFFFFFF
 
 
 def uniform(seed: int, step: int, stream: int = 0) -> float:
-    """Draw a uniform number in [0, 1) with 53 random bits, fixed by `seed` (64 bits), `step` and `stream`.
+    """Return the uniform number in [0, 1), of 53 random bits, for a `seed` (64 bits), `step` and `stream`.
 
     Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) with the seed as
     key and the step as counter, the generator that Triton and CUDA offer inside kernels.
@@ -33,7 +33,7 @@ def uniform(seed: int, step: int, stream: int = 0) -> float:
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10: four random 32-bit words for a counter of four and a key of two."""
+    """Return the four random 32-bit words of Philox4x32-10 for a counter and a key of 32-bit words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -44,10 +44,10 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Return logits `[B, V]` in which tokens `seen` (bool `[B, V]`) are less likely, by `penalty` above 1.
+    """Apply the repetition penalty to the logits `[B, V]` of the tokens in `seen`, a bool mask `[B, V]`.
 
-    Their positive logits are divided by the penalty, and negative ones multiplied. A penalty below 1 makes
-    the tokens likelier.
+    Their positive logits are divided by the penalty, and negative ones multiplied. A penalty above 1 makes
+    the tokens less likely, one below 1 likelier.
     """
     choose = torch.minimum if penalty > 1 else torch.maximum
     return torch.where(seen, choose(logits * penalty, logits / penalty), logits)
@@ -72,11 +72,18 @@ def sample(
     xtc_threshold: float | None = None,
     xtc_special: Tensor | None = None,
 ) -> Tensor:
-    """Sample every row's next token: `[B]` ids from logits `[B, V]` and uniforms `[B]` in [0, 1), float64.
+    """Sample the next token of every row; return ids `[B]`.
 
-    Temperature 0 takes the likeliest token. `xtc_threshold`, if given, has top choices excluded, unless one
-    is in `xtc_special` (bool `[V]`). Raises FloatingPointError if a row's largest logit is not finite,
-    that is: if any of its logits is NaN or +inf, or all are -inf.
+    Args:
+        logits: `[B, V]`.
+        uniforms: float64 `[B]`, a random number in [0, 1) for each row.
+        temperature: 0 takes the likeliest token.
+        top_k, top_p, min_p: filters, as in `jet.api.SamplingParams`.
+        xtc_threshold: exclude top choices, see `exclude_top_choices`; None for not.
+        xtc_special: bool `[V]`, tokens that XTC must not exclude.
+
+    Raises FloatingPointError if a row's largest logit is not finite: if any of its logits is NaN or +inf, or
+    all are -inf.
     """
     peak = logits.amax(dim=-1, keepdim=True)
     if not all(map(math.isfinite, peak[:, 0].tolist())):
@@ -96,12 +103,11 @@ def sample(
 
 
 def exclude_top_choices(weights: Tensor, threshold: float, special: Tensor | None = None) -> Tensor:
-    """XTC: of the tokens whose share is at least `threshold` only the least likely stays, if there are two.
+    """XTC: exclude all tokens with a probability of at least `threshold` except the least likely of them.
 
-    Takes and returns weights `[B, N]`, the largest of each row first; a weight of 0 is that of a token which
-    a filter has taken out, and does not count. A row that would lose a token that is
-    `special` (bool `[B, N]`) loses none: line breaks and endings stay possible. Described by its author at
-    https://github.com/oobabooga/text-generation-webui/pull/6335.
+    Takes and returns unnormalized probabilities `[B, N]`, the largest of each row first; 0 for tokens that a
+    filter has removed. If a row would lose a token in `special` (bool `[B, N]`), such as a line break, it
+    loses none. Described by its author at https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
     likely = (weights / weights.sum(dim=-1, keepdim=True) >= threshold) & (weights > 0)
     last = likely.sum(dim=-1, keepdim=True) - 1
@@ -116,9 +122,10 @@ def candidates(
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens that the filters keep, likeliest first.
 
-    Takes logits `[B, V]` whose largest in each row is 0. Returns ids `[B, N]` and their weights `[B, N]`
-    (float64, not normalized, the likeliest is 1): N is enough for every row, and rows that keep fewer end in
-    weights of 0. Equal logits at the edge of top-k are all kept, as in transformers.
+    Takes logits `[B, V]` whose largest in each row is 0. Returns ids `[B, N]` and float64 weights `[B, N]`,
+    unnormalized probabilities of which the largest is 1. N is the largest number of kept tokens of a row;
+    rows that keep fewer end in weights of 0. Equal logits at the edge of top-k are all kept, as in
+    transformers.
     """
     vocabulary = logits.shape[-1]
     scaled = logits.float() / max(temperature, torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""Hosting: admission limits, accounts, metrics and the ASGI middleware in front of Gradio."""
+"""Hosting of the page and the API: admission limits, accounts, metrics and ASGI middleware."""
 
 from jet.cache_dirs import ensure_gradio_folder
 

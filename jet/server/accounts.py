@@ -1,5 +1,7 @@
-"""Accounts that may log in: a file of lines `name:hash`. `python -m jet.server.accounts FILE NAME` adds
-one."""
+"""Accounts that may log in, from a file of lines `name:hash`.
+
+`python -m jet.server.accounts FILE NAME` adds an account.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ def parse_address(text: str) -> str | None:
 
 
 def rate_limit_key(client: str) -> str:
-    """Return the key that limits count a client under: its IPv4 address, or the /64 network of its IPv6
-    address."""
+    """Return the key under which limits count a client: its IPv4 address, or its /64 network of IPv6."""
     address = _parse(client)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))

@@ -25,7 +25,7 @@ def check_address(host: str | None, port: int | None) -> None:
 
 
 def explain(error: OSError, host: str | None, port: int | None) -> str:
-    """Return the reason for Gradio's error, which always says that no empty port was found."""
+    """Return the actual reason for Gradio's error, whose message always says that no empty port was found."""
     if not str(error).startswith("Cannot find empty port"):
         return _describe(error, host, port)
     first = http_server.INITIAL_PORT_VALUE if port is None else port

@@ -1,4 +1,4 @@
-"""ASGI middleware that compresses the page itself, which Gradio sends as it is: its address has no ending."""
+"""PageCompression: ASGI middleware that compresses the page, which Gradio sends uncompressed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MIN_BYTES = 1000
 
 
 class PageCompression:
-    """Compresses the page and its configuration; everything else passes as it is."""
+    """Compresses the page and its configuration; all other responses are unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

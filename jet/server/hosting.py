@@ -1,4 +1,4 @@
-"""Compose how a page is hosted: limits, accounts, middleware, health check and metrics."""
+"""Hosting: composes limits, accounts, middleware, health check and metrics of a page."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ class Hosting:
 
     Attributes:
         limits: admission limits.
-        accounts: accounts that may log in; None lets everybody in.
-        proxies: number of reverse proxies in front.
+        accounts: accounts that may log in; None requires no login.
+        proxies: the number of reverse proxies in front of the server.
         metrics_token: bearer token for /metrics; None leaves the metrics open.
-        behind_router: whether all connections are a router's; prefixes are then shared by key and user.
-        api: how OpenAI's API is offered beside the page.
-        states: where the states of stories are stored; None for nowhere.
-        models: whether visitors may choose the model; None lets those of a private page.
-        limiter, metrics: made from these.
+        behind_router: whether all connections come from a router. Cached prefixes are then shared by API key
+            and user, not by connection.
+        api: the options of the API beside the page.
+        states: the folder where the states of stories are stored; None stores none.
+        models: whether visitors may choose the model; None means only on a private page.
+        limiter, metrics: made from these options.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -64,27 +65,27 @@ class Hosting:
 
     @property
     def is_private(self) -> bool:
-        """Return whether the page has no accounts and default limits: visitors may then load the machine."""
+        """Return whether the page is private: it has no accounts and the default limits."""
         return self.accounts is None and self.limits == Limits()
 
     @property
     def allows_models(self) -> bool:
-        """Return whether visitors may choose which model runs, for everybody."""
+        """Return whether visitors may choose the model, which then changes for all visitors."""
         return self.is_private if self.models is None else self.models
 
     def app_kwargs(self, local: bool, routes: Sequence[BaseRoute] = ()) -> dict[str, object]:
         """Return the arguments for Gradio's server.
 
         Args:
-            local: whether it listens on a loopback address.
-            routes: beside /healthz and /metrics.
+            local: whether the server listens on a loopback address.
+            routes: routes besides /healthz and /metrics.
         """
         middleware = [*self.middleware(local), Middleware(PageCompression)]
         return {"middleware": middleware, "routes": [*self.routes, *routes]}
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """Return the routes /healthz and /metrics, which a server has with or without a page."""
+        """Return the routes /healthz and /metrics, for servers with and without a page."""
         return [Route("/healthz", self._healthz), Route("/metrics", self._metrics)]
 
     def middleware(self, local: bool) -> list[Middleware]:
@@ -114,7 +115,7 @@ class Hosting:
         self._service = ApiService(source, self.limiter, options, self.metrics.record_request, login)
 
     def add_engine_gauges(self, source: EngineHandle) -> None:
-        """Add gauges for what the page's engine does."""
+        """Add gauges for the load and the memory of the engine of `source`."""
 
         def read(name: str) -> Callable[[], float]:
             def value() -> float:
@@ -132,7 +133,7 @@ class Hosting:
         )
 
     async def _healthz(self, request: Request) -> Response:
-        """Answer load balancers: 200 while visitors can be sent here, 503 while shutting down."""
+        """Answer a load balancer: 200 while the server accepts visitors, 503 while it shuts down."""
         closing = self.limiter.closing_reason is not None
         return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
 
@@ -148,8 +149,7 @@ class Hosting:
 
 
 def user_id_of(request: gr.Request | None) -> str:
-    """Return the id that limits count a request under: the account's name, or else the address or its
-    network."""
+    """Return the id under which limits count a request: the account's name, or else `rate_limit_key`."""
     name = getattr(request, "username", None)
     address = getattr(getattr(request, "client", None), "host", None)
     return f"user {name}" if name else f"address {rate_limit_key(str(address))}"

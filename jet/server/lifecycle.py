@@ -1,4 +1,4 @@
-"""Shut the server down gracefully: after a signal admit no story, and let running ones end."""
+"""GracefulShutdown: after a signal, admits no further stories and lets running ones end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown:
-    """Handles SIGINT and SIGTERM inside its `with`, in the main thread. Before `wait` they raise
-    KeyboardInterrupt."""
+    """Handles SIGINT and SIGTERM as a context manager, in the main thread.
+
+    Before `wait` is called, the signals raise KeyboardInterrupt.
+    """
 
     def __init__(self, limiter: AdmissionLimiter) -> None:
         self._limiter = limiter
@@ -34,7 +36,7 @@ class GracefulShutdown:
             signal.signal(number, handler)
 
     def wait(self) -> int:
-        """Wait for a signal, then stop admitting stories. Returns how many are still running."""
+        """Wait for a signal, then stop admitting stories; return the number of running ones."""
         self._accepting_signals = True
         while not self._requested.wait(_POLL_S):
             pass
@@ -42,8 +44,10 @@ class GracefulShutdown:
         return self._limiter.active
 
     def drain(self, grace_s: float = GRACE_S) -> int:
-        """Wait until all stories have ended, `grace_s` is over, or another signal comes. Returns how many are
-        left."""
+        """Wait for all stories to end.
+
+        Returns the number of stories left after `grace_s` or another signal.
+        """
         deadline = time.monotonic() + grace_s
         had_active = self._limiter.active > 0
         while self._limiter.active and time.monotonic() < deadline and not self._forced.wait(_POLL_S):

@@ -1,6 +1,6 @@
-"""Limit what users may ask for, each and all together.
+"""Admission limits, for each user and for all users together.
 
-How admitted stories share the device is the scheduler's business.
+The engine's scheduler decides how admitted stories share the device.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _TEXT_IS_SAFE = "Your text is still here."
 
 @dataclass(frozen=True)
 class Limits:
-    """Admission limits. The defaults suit a private page; None is no limit.
+    """Admission limits. The defaults suit a private page; None means no limit.
 
     A user is an account or, without accounts, an address.
 
     Attributes:
-        stories: admitted at once, of all users.
-        stories_per_user: admitted at once, of one user.
-        starts_per_minute: of one user.
-        max_new_tokens: of one request.
-        characters: of a story to continue.
-        deadline_s: from a request to its end, waiting included.
-        body_bytes: of one HTTP request. A story file may have 20 MB, and more as JSON.
-        calls_per_second: sustained, of one address; ten times as many in a burst.
-        open_calls: of one address. A tab has three or four.
-        logins_per_minute: attempts of one address.
+        stories: most stories admitted at once, of all users.
+        stories_per_user: most stories admitted at once, of one user.
+        starts_per_minute: most stories started by one user in a minute.
+        max_new_tokens: most new tokens of one request.
+        characters: most characters of a story to continue.
+        deadline_s: most seconds from a request to its end, waiting included.
+        body_bytes: most bytes of an HTTP request's body. A story file may have 20 MB, and more as JSON.
+        calls_per_second: sustained rate of calls from one address; a burst may have ten times as many.
+        open_calls: most open calls from one address. A tab has three or four.
+        logins_per_minute: most login attempts from one address in a minute.
     """
 
     stories: int | None = 256
@@ -64,8 +64,10 @@ PUBLIC = Limits(
 
 
 def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
-    """Return `base` changed by items like "stories=8" or "deadline_s=none". Raises ValueError with the
-    reason."""
+    """Return `base` with changes such as "stories=8" or "deadline_s=none".
+
+    Raises ValueError with the reason for other texts.
+    """
     known = {field.name: "None" in str(field.type) for field in fields(Limits)}
     values: dict[str, int | None] = {}
     for change in changes:
@@ -97,11 +99,11 @@ class AdmissionLimiter:
 
     @property
     def active(self) -> int:
-        """Number of stories that are admitted and have not ended."""
+        """Return the number of admitted stories that have not ended."""
         return self._active.total()
 
     def update_interval_s(self) -> float:
-        """Return the seconds between two updates of a story, which bound the cost of all updates together."""
+        """Return the seconds between two updates of a story; they grow with the number of stories."""
         return self.active / MAX_UPDATES_PER_S
 
     def close(self) -> None:
@@ -124,8 +126,7 @@ class AdmissionLimiter:
 
     @contextmanager
     def admit(self, user: str) -> Iterator[None]:
-        """Admit a story of this user for the duration of the context. Raises RequestError if a limit is
-        reached."""
+        """Admit a story of a user while the context is open. Raises RequestError if a limit is reached."""
         if self.closing_reason is not None:
             raise RequestError(self.closing_reason)
         if _reached(self.active, self.limits.stories):

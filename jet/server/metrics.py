@@ -1,6 +1,6 @@
-"""Metrics of the page for Prometheus: requests, tokens, latency. No text, no user names, no addresses.
+"""Metrics for Prometheus: requests, tokens, latency; without texts, user names and addresses.
 
-Names follow vLLM's where it has the same metric. `OLD_NAMES` are exported beside them for one release.
+Metrics have vLLM's names where it has the same metric. `OLD_NAMES` are exported as well for one release.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Metrics:
         Gauge(name, description, registry=self._registry).set_function(read)
 
     def record_request(self, stats: RequestStats) -> None:
-        """Count a request that has ended. Without a finish reason its client has gone."""
+        """Count a request that has ended; one without a finish reason was abandoned by its client."""
         self._requests.labels(stats.finish_reason or "aborted").inc()
         self._generation_tokens.inc(stats.tokens)
         self._prompt_tokens.inc(stats.prompt_tokens)
@@ -91,7 +91,7 @@ class _OldNames(Collector):
         self._registry = registry
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the names are known only once the gauges are added."""
+        """Return an empty list, since the names are known only after the gauges have been added."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
 """ASGI middleware in front of Gradio: a route allowlist, a body limit and per-address rate limits.
 
-Gradio serves much more than this page needs: uploads, files, a proxy, custom components. Only the routes of
-the page and its API pass. Bodies are read here, so that one that is too large costs nothing.
+Gradio serves more routes than this page needs: uploads, files, a proxy, custom components. Only the routes of
+the page and its API are allowed. Bodies are read here, so that too large ones are rejected early.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ _HEADER_PAIRS = [(name.lower().encode(), value.encode()) for name, value in HEAD
 
 @dataclass(frozen=True)
 class MoreRoutes:
-    """Routes besides the page's that get through.
+    """Allowed routes besides those of the page.
 
     Attributes:
         get_paths, post_paths: patterns of their paths.
-        explain: a rejection as JSON, by path, status and message; None where it is the page's to tell.
+        explain: returns the JSON body of a rejection for path, status and message; None for paths of the
+            page.
     """
 
     get_paths: re.Pattern[str]
@@ -79,7 +80,7 @@ class Rejected(Exception):
 
 
 class AllowlistMiddleware:
-    """Passes allowed calls on and answers all others itself. Used on the server's event loop only."""
+    """Passes allowed calls to the app and rejects all others. Used on the server's event loop only."""
 
     def __init__(
         self,
@@ -96,10 +97,10 @@ class AllowlistMiddleware:
         Args:
             app: the app to protect.
             limits: body size, call rates, open calls.
-            proxies: number of trusted reverse proxies in front, whose X-Forwarded-For is believed.
+            proxies: the number of trusted reverse proxies in front, whose X-Forwarded-For is used.
             local: whether the page serves this machine only.
             on_reject: called with the status of every rejected call.
-            clock: seconds, for tests.
+            clock: returns the time in seconds.
         """
         self._app = app
         self._more = more
@@ -112,7 +113,7 @@ class AllowlistMiddleware:
         self._open_calls: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check an ASGI request and pass it to the app, or answer with the rejection's status."""
+        """Check an ASGI call; pass it to the app, or answer with the status of the rejection."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -136,7 +137,7 @@ class AllowlistMiddleware:
                 del self._open_calls[client]
 
     def _resolve(self, scope: Scope) -> str:
-        """Return the client's address, and remove headers from `scope` that are not to be believed."""
+        """Return the client's address, and remove untrusted headers from `scope`."""
         headers = scope["headers"]
         peer = str(scope["client"][0]) if scope.get("client") else "unknown"
         client = parse_address(peer) or peer
@@ -206,8 +207,10 @@ class AllowlistMiddleware:
             raise Rejected(429, f"That was very often: please wait {wait} s. Your text is still here.", wait)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> Receive:
-        """Read the whole body and return a `receive` that yields it. Raises Rejected if it is too large or
-        slow."""
+        """Read the whole body; return a `receive` function that yields it.
+
+        Raises Rejected if the body is too large or comes too slowly.
+        """
         max_bytes = self._limits.body_bytes
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > max_bytes:
@@ -239,7 +242,7 @@ class _TokenBuckets:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str, rate: float, capacity: float) -> int:
-        """Take a token. Returns 0, or the seconds until there is one."""
+        """Take a token of a client; return 0, or the seconds until there is one."""
         now = self._clock()
         available, at = self._buckets.get(client, (capacity, now))
         available = min(capacity, available + (now - at) * rate)

@@ -1,11 +1,11 @@
-"""Several engines on one machine: a process for each GPU, a router in front, and the page in front of that.
+"""Run several engines on one machine: a process for each GPU, a router in front, and the page before it.
 
               ┌─ engine 0, GPU 0
 page ─ router ┼─ engine 1, GPU 1
               └─ …
 
-Only the page listens to other machines; with --api-only it is left out, and the router does. Without a router
-each engine has a page (or API) of its own, on ports that follow each other.
+Only the page accepts connections from other machines. With --api-only there is no page, and the router does.
+Without a router, each engine has a page (or API) of its own, on consecutive ports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 class ReplicasError(ValueError):
-    """Options that do not go together with several engines. The message is for the user."""
+    """Options that cannot be combined with several engines. The message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Plan:
     """The processes to run.
 
     Attributes:
-        engines: one a device.
-        router: in front of them; None without one.
-        page: in front of the router; None if there is none, or each engine has its own.
-        urls: addresses for people.
+        engines: one for each device.
+        router: the router in front of them; None without one.
+        page: the page in front of the router; None if there is none, or if each engine has its own.
+        urls: the addresses to show.
     """
 
     engines: tuple[ProcessSpec, ...]
@@ -60,7 +60,10 @@ class Plan:
 
 
 def parse_devices(text: str, count_gpus: Callable[[], int]) -> tuple[str, ...]:
-    """Return the devices that `--gpus` names: all, or a list like 0,1 or cpu,cpu. Raises ReplicasError."""
+    """Return the devices that `--gpus` names: "all", or a list such as 0,1 or cpu,cpu.
+
+    Raises ReplicasError for other texts.
+    """
     visible = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
     if text == "all":
         number = count_gpus()
@@ -86,11 +89,11 @@ def make_plan(
     """Return the processes that the options of the command line ask for.
 
     Args:
-        options: of `app.py`, as parsed; what was not given is missing or has its default.
-        app: `app.py`.
+        options: the parsed options of `app.py`; those not given are missing or have their default.
+        app: the path of `app.py`.
         devices: one for each engine.
-        folder: for a key that the page and the engines share; only this user can read it.
-        routed: whether a router is used; None: if it is installed.
+        folder: a folder that only this user can read, for the key that the page and the engines share.
+        routed: whether to use a router; None uses one if it is installed.
 
     Raises ReplicasError and AddressError.
     """
@@ -153,13 +156,13 @@ def _engines(
 
 
 def _router(urls: Sequence[str], host: str, port: int, origins: Sequence[str] = ()) -> ProcessSpec:
-    """Return the router in front of engines by URL."""
+    """Return the router process in front of engines with these URLs."""
     command = router_command(urls, host, port, origins)
     return ProcessSpec("router", command, f"{_url(host, port)}/readiness", restart_hung=False, quiet_end=True)
 
 
 async def run_plan(plan: Plan, say: Say, policy: Policy | None = None) -> int:
-    """Run the processes until SIGTERM or SIGINT, then end them in order. Returns the exit code."""
+    """Run the processes until SIGTERM or SIGINT, then end them in order; return the exit code."""
     with Signals() as signals:
         engines = [Supervised(spec, say, policy) for spec in plan.engines]
         front: list[Supervised] = []
@@ -183,7 +186,7 @@ async def run_plan(plan: Plan, say: Say, policy: Policy | None = None) -> int:
 async def _run_front(
     plan: Plan, engines: Sequence[Supervised], front: list[Supervised], say: Say, policy: Policy | None
 ) -> int:
-    """Start router and page once an engine can be used; return the exit code of one that is given up."""
+    """Start router and page once an engine is healthy; return the exit code of the first one given up."""
     await first_of(*(engine.usable() for engine in engines))
     while not any(engine.healthy.is_set() for engine in engines):
         await asyncio.sleep(0.1)
@@ -207,7 +210,7 @@ async def _run_front(
 
 
 async def _end_in_order(front: Sequence[Supervised], engines: Sequence[Supervised]) -> None:
-    """End the page, then the engines, whose streams go through the router, and the router last."""
+    """End the page, then the engines, and last the router, through which the engines' streams go."""
     for process in front[:-1]:
         await process.stop()
     await stop_all(engines)
@@ -224,7 +227,7 @@ async def _wait_for(task: asyncio.Task[Any]) -> None:
 
 
 def serve_replicas(options: Mapping[str, Any], app: Path, count_gpus: Callable[[], int], say: Say) -> int:
-    """Run what `app.py --gpus` asks for. Returns the exit code. Raises ReplicasError and AddressError."""
+    """Run the processes for `app.py --gpus`; return the exit code. Raises ReplicasError and AddressError."""
     if sys.platform == "win32":
         raise ReplicasError("--gpus needs Linux or macOS: start one process a GPU by hand (docs/scaling.md).")
     devices = parse_devices(options["gpus"], count_gpus)
@@ -236,7 +239,7 @@ def serve_replicas(options: Mapping[str, Any], app: Path, count_gpus: Callable[[
 
 
 def _hosting(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the hosting options that were given."""
+    """Return the hosting options that were given, as arguments of a command."""
     found = _arguments(options, _HOSTING_VALUES)
     if options.get("api_key"):
         found += ("--api-key", str(options["api_key"]))
@@ -259,7 +262,7 @@ def _device(device: str) -> tuple[str, str]:
 
 
 def _environment(device: str, devices: Sequence[str]) -> dict[str, str]:
-    """Return the environment of an engine: it sees its own GPU, or has its share of the processors."""
+    """Return an engine's environment: only its GPU is visible; on a CPU, it gets its share of the threads."""
     found = {name: value for name, value in os.environ.items() if name != _ENGINE_KEY}
     if device != "cpu":
         return found | {"CUDA_VISIBLE_DEVICES": device}

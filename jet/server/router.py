@@ -1,7 +1,7 @@
-"""The router in front of several engines: SGLang's, if it is installed, with its cache-aware policy.
+"""SGLang's router in front of several engines, with its cache-aware policy.
 
-A request goes to the engine that has read the longest part of its prompt, unless that one is much busier than
-another; https://docs.sglang.io/advanced_features/sgl_model_gateway.html describes it.
+A request goes to the engine with the longest cached prefix of its prompt, unless that engine is much busier
+than another; see https://docs.sglang.io/advanced_features/sgl_model_gateway.html.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def is_installed() -> bool:
 def router_command(
     engines: Sequence[str], host: str, port: int, origins: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return the command of a router on `host` and `port` over engines by URL.
+    """Return the command of a router on `host` and `port` in front of engines with these URLs.
 
-    `origins`: web origins that may call it. Without any only the router's own may; its default is all.
+    `origins`: web origins that may call it; without any, only the router's own.
 
-    An engine is watched once a second and left out after two failed checks; what reaches it before is sent to
-    another by retries, which take longer than that. The router's circuit breaker is off: it counts answers
-    like 400 as failures of the engine, so that a few bad requests would shut it out.
+    Engines are checked once a second and excluded after two failed checks. Requests that fail before that are
+    retried for longer, and so reach another engine. The router's circuit breaker is off: it counts answers
+    such as 400 as failures of the engine, so a few invalid requests would exclude it.
     """
     return (
         *(sys.executable, "-m", "sglang_router.launch_router"),

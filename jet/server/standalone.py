@@ -1,4 +1,4 @@
-"""The API without a page: `app.py --api-only` on uvicorn, with the same limits, metrics and health routes."""
+"""Serve the API without a page (`app.py --api-only`) by uvicorn, with limits, metrics and health routes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Standalone:
     """A running server.
 
     Attributes:
-        url: where it is.
+        url: its address.
     """
 
     def __init__(self, app: Starlette, listening: socket.socket) -> None:
@@ -43,7 +43,7 @@ class Standalone:
         self._socket = listening
 
     def cpu_s(self) -> float | None:
-        """Return the processor seconds that the server's thread has used; None where that is not known."""
+        """Return the processor seconds that the server's thread has used; None if that is unknown."""
         if not hasattr(time, "pthread_getcpuclockid") or self._thread.ident is None:
             return None
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
@@ -62,10 +62,10 @@ class Standalone:
 def launch_api(
     source: EngineHandle, hosting: Hosting, host: str | None = None, port: int | None = None
 ) -> Standalone:
-    """Serve the API of `source`, at once, in a thread until `close()`.
+    """Serve the API on the engine of `source` in a thread, until `close` is called.
 
-    Without a host, only this machine is served; without a port, a free one from 7860 is taken. The variables
-    GRADIO_SERVER_NAME and GRADIO_SERVER_PORT stand in for them, as for the page. Raises AddressError.
+    The defaults of host and port are the variables GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, or else this
+    machine only and a free port from 7860 on. Raises AddressError.
     """
     host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
     if port is None and "GRADIO_SERVER_PORT" in os.environ:

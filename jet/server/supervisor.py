@@ -1,4 +1,4 @@
-"""Supervisor: keeps processes running. Restarts what dies, with growing pauses, and ends all in order.
+"""Supervise processes: restart those that die, after growing pauses, and end all in order.
 
 start ─ wait until healthy ─ (dies, or hangs and is killed) ─ pause 1, 2, 4 … s ─ start
 """
@@ -26,7 +26,7 @@ _LINE_BYTES = 1 << 20  # of a line that is passed on
 
 @dataclass(frozen=True)
 class Policy:
-    """When processes are restarted or given up; all times are in seconds.
+    """The rules of when a process is restarted or given up; all times are in seconds.
 
     Attributes:
         first_pause_s: pause before the first restart; doubled before each further one.
@@ -54,11 +54,11 @@ class ProcessSpec:
     """A process to keep running.
 
     Attributes:
-        name: for messages.
+        name: its name in messages.
         command: program and arguments.
-        health: URL that answers 200 while it can be used; None: it is healthy once it runs.
-        restart_hung: whether it is killed when it stays unhealthy.
-        quiet_end: whether what it says is left out while it ends.
+        health: a URL that answers 200 while the process can be used; None if it is healthy whenever it runs.
+        restart_hung: whether to kill it when it stays unhealthy.
+        quiet_end: whether to drop its output while it ends.
         environment: all of its environment variables; not in the repr, since some are secret.
     """
 
@@ -71,15 +71,15 @@ class ProcessSpec:
 
 
 class Supervised:
-    """One process that is kept running. Used on one event loop.
+    """Keeps one process running. Used on one event loop.
 
     Attributes:
-        healthy: set while it answers its health checks.
-        code: its last exit code, once it has been given up; None before.
+        healthy: set while the process answers its health checks.
+        code: the last exit code, once the process has been given up; None before.
     """
 
     def __init__(self, spec: ProcessSpec, say: Callable[[str], None], policy: Policy | None = None) -> None:
-        """`say` is given lines for people: its own and the process's."""
+        """`say` is called with lines to show: the process's output and messages about it."""
         self.spec = spec
         self.healthy = asyncio.Event()
         self.code: int | None = None
@@ -92,16 +92,16 @@ class Supervised:
         self._task = asyncio.create_task(self._run())
 
     async def usable(self) -> bool:
-        """Wait until it is healthy; return False if it was given up first."""
+        """Wait until the process is healthy; return False if it was given up first."""
         await first_of(self.healthy.wait(), self._given_up.wait())
         return self.healthy.is_set()
 
     async def ended(self) -> None:
-        """Wait until it is given up."""
+        """Wait until the process is given up."""
         await self._given_up.wait()
 
     async def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL after the grace time. Safe to call twice."""
+        """End the process: SIGTERM, and SIGKILL after the grace time. Safe to call twice."""
         self._stopping.set()
         process = self._process
         if process is not None and process.returncode is None:
@@ -115,7 +115,7 @@ class Supervised:
         await self._task
 
     async def kill(self) -> None:
-        """End it at once."""
+        """Kill the process at once."""
         self._stopping.set()
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -123,7 +123,7 @@ class Supervised:
             await self._process.wait()
 
     async def _run(self) -> None:
-        """Start it again and again until it is stopped or given up."""
+        """Start the process again and again until it is stopped or given up."""
         policy, failures = self._policy, 0
         while not self._stopping.is_set():
             code, was_healthy = await self._run_once()
@@ -145,7 +145,7 @@ class Supervised:
         self._given_up.set()
 
     async def _run_once(self) -> tuple[int, bool]:
-        """Run it to its end; return its exit code and whether it ever was healthy."""
+        """Run the process to its end; return its exit code, and whether it was ever healthy."""
         self._was_healthy = False
         try:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -188,7 +188,10 @@ class Supervised:
                 self._say(f"[{self.spec.name}] {text}")
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Note whether it is healthy; kill it if it stays unhealthy after having been healthy."""
+        """Update `healthy` by health checks.
+
+        Kill the process if it stays unhealthy after having been healthy.
+        """
         policy, seen = self._policy, time.monotonic()
         # Without keep-alive: an open connection would keep a server from ending.
         limits = httpx.Limits(max_keepalive_connections=0)
@@ -230,12 +233,12 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 
 
 async def stop_all(processes: Sequence[Supervised]) -> None:
-    """End several processes side by side."""
+    """End several processes at the same time."""
     await asyncio.gather(*(process.stop() for process in processes))
 
 
 class Signals:
-    """Turns SIGTERM and SIGINT into events inside its `with`: one asks for the end, a second forces it."""
+    """Context manager that turns SIGTERM and SIGINT into events: one to end, a second to end at once."""
 
     def __init__(self) -> None:
         self.end, self.force = asyncio.Event(), asyncio.Event()
@@ -270,6 +273,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this new process with its parent, even if that is killed."""
+    """Make the kernel end this new process when its parent ends, even by SIGKILL."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

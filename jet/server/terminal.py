@@ -1,7 +1,7 @@
 """Write to the terminal or log without ever failing.
 
-Output may be closed, on a full disk, in a broken pipe, or in an encoding without emoji. Text that cannot be
-written is left out, or written in the characters that the encoding has.
+Output may be closed, go to a full disk or a broken pipe, or have an encoding without emoji. Text that cannot
+be written is dropped, or written with the characters that the encoding has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _TolerantStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write text without secrets, as far as possible."""
+        """Write text with secrets removed, as far as the stream allows."""
         if self._stream is not None:
             # ValueError: the stream has been closed.
             with suppress(OSError, ValueError):
@@ -53,7 +53,7 @@ class _TolerantStream:
 
     @property
     def encoding(self) -> str:
-        """Encoding of the stream."""
+        """Return the encoding of the stream."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def __getattr__(self, name: str) -> Any:
@@ -64,7 +64,7 @@ class _TolerantStream:
 
 @contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Make stdout and stderr tolerant for the duration of the context. Nesting changes nothing."""
+    """Make stdout and stderr tolerant while the context is open. May be nested."""
     if isinstance(sys.stdout, _TolerantStream):
         yield
         return

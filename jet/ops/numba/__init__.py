@@ -1,1 +1,1 @@
-"""The decode step's operations compiled for the CPU. Numba is imported here and nowhere else in `jet`."""
+"""The decode step's operations compiled for CPUs. Numba is imported only in this package."""

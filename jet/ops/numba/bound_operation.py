@@ -1,4 +1,4 @@
-"""From tensors to a compiled kernel's arrays, once for many calls."""
+"""BindableOp: converts tensors to the arrays of a compiled kernel once, for many calls."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BoundOp = Callable[[], None]
 
 
 class BindableOp(Generic[P]):
-    """An operation on tensors, made from a function that takes them and returns the prepared call.
+    """An operation on tensors, made from a function that takes them and returns a function without arguments.
 
-    Called, it computes. `bind` takes the same arguments and returns the call without arguments: it computes
-    the same again and again on the same memory, whatever that then holds, and keeps it alive. Constants,
-    which are biases, scales and sizes, are those of the time it was bound.
+    A call of the operation computes once. `bind` takes the same arguments and returns the function without
+    arguments, which computes with the present contents of the same memory, and keeps that memory alive.
+    Biases, scales and sizes are read only when binding.
     """
 
     def __init__(self, bind: Callable[P, BoundOp]) -> None:
@@ -36,7 +36,7 @@ class BindableOp(Generic[P]):
 
 
 def array(tensor: Tensor) -> Array:
-    """View a tensor's memory as an array: float32, integers, bfloat16 as uint16, float16 as int16.
+    """View a tensor's memory as an array of its dtype; of uint16 for bfloat16, of int16 for float16.
 
     Raises:
         ValueError: it is not on the CPU or not contiguous.
@@ -50,12 +50,12 @@ def array(tensor: Tensor) -> Array:
 
 
 def matrix(weight: Weight) -> Array | tuple[Array, Array]:
-    """View a weight's memory: its array, or those of its codes and scales."""
+    """View a weight's memory as an array, or as the two arrays of its quantized values and scales."""
     if isinstance(weight, QuantizedTensor):
         return array(weight.qweight), array(weight.scales)
     return array(weight)
 
 
 def constant(tensor: Tensor | None) -> Array:
-    """Return a bias or scale in float32, copied if it is not; empty for None."""
+    """Return a bias or scale as a float32 array, converted if necessary; an empty one for None."""
     return np.empty(0, np.float32) if tensor is None else array(tensor.float().contiguous())

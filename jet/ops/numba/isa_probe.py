@@ -1,8 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Choosing the instruction set: the best one that the CPU has and that LLVM compiles correctly here.
+"""Choose the best instruction set that the CPU has and that LLVM compiles correctly here.
 
-LLVM ends the process if it cannot compile an intrinsic, and their signatures differ between its versions. So
-each instruction set is tried in a child process first, once for a CPU and versions; the answer is kept.
+LLVM ends the process if it cannot compile an intrinsic, and signatures of intrinsics differ between its
+versions. So each instruction set is first tried in a child process, once for each CPU and set of versions;
+the result is stored on disk.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ log = logging.getLogger(__name__)
 
 @cache
 def best_isa() -> str:
-    """Return the name in `simd.ISAS` to compile for."""
+    """Return the name of the chosen instruction set, one of `simd.ISAS`."""
     from jet.ops.numba.simd import supported_isas
 
     return next((isa for isa in supported_isas() if isa == _PLAIN or works(isa)), _PLAIN)
 
 
 def works(isa: str, folder: Path | None = None) -> bool:
-    """Return whether a child process computes correctly with an instruction set; `folder` keeps answers."""
+    """Return whether a child process computes correctly with an instruction set.
+
+    `folder`: where results are stored; None for the folder of compiled Python files.
+    """
     answer = (folder or Path(__file__).parent / "__pycache__") / f"isa-{_key(isa)}"
     try:
         return answer.read_text() == "yes"
@@ -76,7 +80,7 @@ def _child_computes(isa: str) -> bool:
 
 
 def products(simd: Any, scheme: str, isa: str, x: Any, codes: Any, scales: Any) -> Any:
-    """`[batch, 16]` products of activations and a block: codes `[16, bytes]`, scales `[groups, 16]`."""
+    """Multiply activations x by a block with codes `[16, bytes]` and scales `[groups, 16]`: `[batch, 16]`."""
     (count, width), span = x.shape, codes.shape[1]
     tile, quantize = simd.dot_tile(scheme, isa, count), simd.quantizer(simd.offset_of(scheme, isa))
 
@@ -105,7 +109,7 @@ def _aligned(size: int, kind: Any) -> Any:
 
 
 def _check(isa: str) -> None:
-    """Raise AssertionError unless both schemes' products are what numpy computes."""
+    """Raise AssertionError unless the products of both schemes equal those that numpy computes."""
     spec = importlib.util.spec_from_file_location("simd", _SIMD)
     assert spec is not None and spec.loader is not None
     simd = importlib.util.module_from_spec(spec)

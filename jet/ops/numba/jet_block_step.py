@@ -1,4 +1,4 @@
-"""One token through a JetBlock's memory: kernel generator, dynamic convolution, gated delta rule."""
+"""A JetBlock's state update for one token: kernel generator, dynamic convolution, gated delta rule."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def jet_step(
     out: Tensor,
     sizes: JetSizes,
 ) -> BoundOp:
-    """Twin of `jet_step_reference`, as an `BindableOp`."""
+    """Compute `jet_step_reference`; a `BindableOp`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     return partial(
         kernels.jet_step,

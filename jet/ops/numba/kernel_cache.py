@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""The cache of compiled kernels on disk: an optional one, so nothing about it may stop a kernel.
+"""KernelCache: numba's cache of compiled kernels on disk, without its errors.
 
-numba raises what reading or writing its files raises: where one was cut off, at every start until somebody
-deletes it. Here such a file is a kernel to be compiled again, and a place that cannot be written to a kernel
-that is compiled at every start. Files carry a checksum, since damaged machine code could do anything.
+numba raises an error for a truncated cache file, at every start until the file is deleted. Here, a damaged
+file means that the kernel is compiled again, and a read-only folder that it is compiled at every start. Files
+have a checksum, since damaged machine code could do anything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _warned: set[str] = set()
 
 
 class KernelCache(FunctionCache):
-    """numba's on-disk cache of one function. Any error in reading or writing it counts as a cache miss."""
+    """numba's on-disk cache of one function, in which any error of reading or writing is a cache miss."""
 
     def __init__(self, py_func):
         super().__init__(py_func)

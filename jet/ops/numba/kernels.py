@@ -1,13 +1,13 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """Decode kernels compiled by numba: loops over numpy arrays.
 
-All in one file, because the cache on disk notices changes only in the file of the kernel it holds, not in
-those of the functions that the kernel calls.
+All kernels are in one file, because numba's cache notices changes only in the file of a kernel, not in the
+files of functions that the kernel calls.
 
-Weights and memories are float32, or half precision in integers that tell the two kinds apart: bfloat16 as
-uint16, float16 as int16. They are widened on the way from memory, which is what bounds a decode step; sums
-and activations are float32. Activations are C-contiguous, one row a sequence. A quantized weight is a tuple
-of codes and scales, as `jet.ops.quantization` describes them; the type of its codes tells which kind it is.
+Weights and states are float32, or half precision stored as integers: bfloat16 as uint16, float16 as int16.
+They are converted to float32 when they are read; sums and activations are float32. Activations are
+C-contiguous, with one row for each sequence. A quantized weight is a tuple of quantized values and scales, as
+in `jet.ops.quantization`; the type of the values (int8 or uint8) tells the scheme.
 """
 
 from __future__ import annotations
@@ -72,13 +72,16 @@ def to_bits(number):
 
 @exact
 def from_bits(bits):
-    """Return the float32 of these bits."""
+    """Return the float32 with these bits."""
     return np.uint32(bits).view(np.float32)
 
 
 @contracted
 def exp(x):
-    """e to the power of x within 2e-7, x being held in -87 … 88; without a call, so that loops vectorize."""
+    """Return e**x with a relative error below 2e-7, for x clamped to -87 … 88.
+
+    Calls no library function, so that loops vectorize.
+    """
     x = EXP_LOWEST if x < EXP_LOWEST else x  # written so that NaN stays
     x = EXP_HIGHEST if x > EXP_HIGHEST else x
     shifted = x * LOG2_E + ROUNDER
@@ -96,17 +99,17 @@ def exp(x):
 
 @inlined
 def silu(x):
-    """`x * sigmoid(x)`."""
+    """Return `x * sigmoid(x)`."""
     return x / (ONE + exp(-x))
 
 
 def widen(number):
-    """Convert a stored number to float32."""
+    """Convert a stored number, such as bfloat16 bits in uint16, to float32."""
     raise NotImplementedError
 
 
 def narrow(number, array):
-    """Convert a float32 number to what `array` stores, rounded to the nearest, ties to even."""
+    """Convert a float32 number to the stored type of `array`, rounded to nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -171,17 +174,17 @@ def _narrow_float16(number):
 
 
 def dot(matrix, row, x):
-    """Compute `matrix[row] @ x`. A loop over single rows reaches the memory bandwidth."""
+    """Return `matrix[row] @ x`."""
     raise NotImplementedError
 
 
 def dot4(matrix, row, x, b):
-    """`dot` for four rows of x from b on: the matrix is widened once, and every sum is as it is alone."""
+    """Return `matrix[row] @ x[i]` for the four rows i of x from b on, each rounded as by `dot`."""
     raise NotImplementedError
 
 
 def read_row(matrix, row, out):
-    """`out = matrix[row]`."""
+    """Write `matrix[row]` in float32 to `out`."""
     raise NotImplementedError
 
 
@@ -247,13 +250,13 @@ def _dot_int4(matrix, row, x):
 
 @inlined
 def low_nibble(code):
-    """Return the number in the low bits of an int4 byte."""
+    """Return the number in the low four bits of an int4 byte."""
     return np.float32(np.int32(code & np.uint8(15))) - EIGHT
 
 
 @inlined
 def high_nibble(code):
-    """Return the number in its high bits."""
+    """Return the number in the high four bits of an int4 byte."""
     return np.float32(np.int32(code >> np.uint8(4))) - EIGHT
 
 
@@ -321,7 +324,7 @@ def _dot4(matrix, row, x, b):
 
 @inlined
 def rms_norm(x, scale, eps, out):
-    """`out = x / rms(x) * scale`, all `[C]`."""
+    """Compute `out = x / rms(x) * scale`, all `[C]`."""
     squares = ZERO
     for j in range(x.shape[0]):
         squares += x[j] * x[j]
@@ -332,7 +335,7 @@ def rms_norm(x, scale, eps, out):
 
 @inlined
 def rms_norm_rows(x, scale, eps):
-    """Normalize every row of x `[B, C]` so."""
+    """Return `rms_norm` of every row of x `[B, C]`."""
     normed = np.empty_like(x)
     for b in range(x.shape[0]):
         rms_norm(x[b], scale, eps, normed[b])
@@ -341,7 +344,7 @@ def rms_norm_rows(x, scale, eps):
 
 @kernel
 def norm_linear(x, scale, eps, weight, bias, out):
-    """`out = rms_norm(x) @ weight.T + bias`; an empty bias is none."""
+    """Compute `out = rms_norm(x) @ weight.T + bias`; an empty bias stands for none."""
     normed, batch_of_four = rms_norm_rows(x, scale, eps), x.shape[0] - x.shape[0] % 4
     biased = bias.shape[0] > 0
     for r in range(out.shape[1]):
@@ -356,7 +359,7 @@ def norm_linear(x, scale, eps, weight, bias, out):
 
 @kernel
 def norm_swiglu(x, scale, eps, gate_up, out):
-    """`out = silu(g) * u` for `g | u = rms_norm(x) @ gate_up.T`."""
+    """Compute `out = silu(g) * u` for `g | u = rms_norm(x) @ gate_up.T`."""
     normed = rms_norm_rows(x, scale, eps)
     batch, size = out.shape
     batch_of_four = batch - batch % 4
@@ -371,7 +374,7 @@ def norm_swiglu(x, scale, eps, gate_up, out):
 
 @kernel
 def linear_add(h, weight, x):
-    """`x += h @ weight.T`."""
+    """Compute `x += h @ weight.T`."""
     batch_of_four = x.shape[0] - x.shape[0] % 4
     for r in range(x.shape[1]):
         for b in range(0, batch_of_four, 4):
@@ -386,7 +389,10 @@ def linear_add(h, weight, x):
 
 @kernel
 def gated_norm_linear_add(o, gate, gate_stride, scale, eps, weight, x):
-    """`x += (rms_norm(o) * silu(gate)) @ weight.T`, by heads; gate is flat, its rows `gate_stride` apart."""
+    """Compute `x += (rms_norm(o) * silu(gate)) @ weight.T`, with the norm per head.
+
+    `gate` is a flat array, whose rows begin `gate_stride` elements apart.
+    """
     size = scale.shape[0]
     gated = np.empty_like(o)
     for b in range(o.shape[0]):
@@ -399,7 +405,7 @@ def gated_norm_linear_add(o, gate, gate_stride, scale, eps, weight, x):
 
 @kernel
 def embed(token, embedding, position, inv_freq, x, cos, sin):
-    """Write the tokens' rows of the embedding, and the rotation of each position."""
+    """Write the embeddings of tokens to x `[B, C]`, and the rotation of each position to cos and sin."""
     half = inv_freq.shape[0]
     for b in range(x.shape[0]):
         read_row(embedding, token[b], x[b])
@@ -425,7 +431,7 @@ def jet_step(
     out,
     generator,
 ):
-    """Advance every row by one token; the parts of `projected` are q | k | w1 | v | g | a | b."""
+    """Advance the state of every row by one token; `projected` is q | k | w1 | v | g | a | b."""
     heads, size, value = recurrent_state.shape[1:]
     keys, values = heads * size, heads * value
     hidden, v = np.empty(generator, np.float32), np.empty(values, np.float32)
@@ -447,7 +453,10 @@ def jet_step(
 
 @inlined
 def convolve(inputs, hidden, weight, bias, state, out):
-    """Shift the new inputs into `state` `[channels, W]`; each channel's kernel times that, through SiLU."""
+    """Shift the inputs `[channels]` into `state` `[channels, W]`, convolve it and apply SiLU.
+
+    Each channel's kernel is generated from `hidden` by weight and bias.
+    """
     channels, width = state.shape
     for c in range(channels):
         total = ZERO
@@ -462,7 +471,7 @@ def convolve(inputs, hidden, weight, bias, state, out):
 
 @inlined
 def normalized_silu(x, factor):
-    """`silu(x)` `[K]`, brought to the length `factor`."""
+    """Return `silu(x)` `[K]`, scaled to the length `factor`."""
     out, squares = np.empty_like(x), ZERO
     for j in range(x.shape[0]):
         out[j] = silu(x[j])
@@ -475,16 +484,16 @@ def normalized_silu(x, factor):
 
 @exact
 def softplus(x):
-    """`log(1 + exp(x))`."""
+    """Return `log(1 + exp(x))`."""
     return x if x > 20.0 else math.log1p(math.exp(x))
 
 
 @inlined
 def delta_rule(query, key, v, decay, beta, state, out):
-    """Advance one head: `state` `[K, V]` fades and is corrected, `out` `[V]` is read from it.
+    """Apply the gated delta rule to one head: update `state` `[K, V]` and write the output `[V]`.
 
-    The sums with key and query are taken together, over the old state; writing the new one finds it in the
-    cache. What the query reads from the correction is `key · query` times that.
+    One pass over the old state computes its products with key and query; the update then finds it in the
+    CPU's cache. The correction adds `key · query` times itself to the output.
     """
     decay, beta, key_query = np.float32(decay), np.float32(beta), ZERO
     state_key, state_query = np.zeros(v.shape[0], np.float32), np.zeros(v.shape[0], np.float32)
@@ -509,9 +518,10 @@ def delta_rule(query, key, v, decay, beta, state, out):
 
 @kernel
 def attend(projected, cos, sin, position, slots, page_table, keys, values, kv_heads, page, stride, out):
-    """Pages, or rings: those are pages as long as the window, one a slot.
+    """Attend from one token per row to keys and values in pages or rings, and write the token's own.
 
-    The cell c of head h in page p is row `p * stride + h * page + c` of `keys` and of `values` `[rows, D]`.
+    A ring is treated as a slot's only page, as long as the window. Token c of head h in page p is row
+    `p * stride + h * page + c` of `keys` and `values` `[rows, D]`.
     """
     dim = cos.shape[1]
     group = out.shape[1] // (kv_heads * dim)
@@ -537,7 +547,7 @@ def attend(projected, cos, sin, position, slots, page_table, keys, values, kv_he
 
 @exact
 def rotate(x, cos, sin, out):
-    """`out = x` turned by an angle a pair, the pairs being half of `[D]` apart."""
+    """Write x `[D]` to `out` with each pair of elements d and d + D / 2 rotated by its angle."""
     half = x.shape[0] // 2
     for d in range(half):
         first, second = x[d], x[half + d]
@@ -547,7 +557,7 @@ def rotate(x, cos, sin, out):
 
 @inlined
 def attention_weights(queries, keys, pages, offset, page, stride, scores):
-    """`scores` `[G, cells]`: the softmax of each query's products with the keys."""
+    """Write the softmax of each query's scaled products with the keys to `scores` `[G, tokens]`."""
     group, num_visible = scores.shape
     factor = np.float32(queries.shape[1] ** -0.5)
     highest = np.full(group, -np.inf, np.float32)
@@ -569,7 +579,7 @@ def attention_weights(queries, keys, pages, offset, page, stride, scores):
 
 @inlined
 def weighted_values(scores, values, pages, offset, page, stride, out):
-    """`out` `[G, D]`: the values weighed by `scores` `[G, cells]`."""
+    """Write the sum of values weighted by `scores` `[G, tokens]` to `out` `[G, D]`."""
     group, num_visible = scores.shape
     out[:] = ZERO
     for start in range(0, num_visible, page):

@@ -1,7 +1,7 @@
-"""Matrix-vector products that take in the norm before and the activation or residual after them; embedding.
+"""Matrix-vector products fused with the norm before and the activation or residual after them; embedding.
 
-The functions and their torch twins in `jet.ops.reference` take the same arguments. Each is an `BindableOp`:
-its `bind` prepares the call for tensors that stay in their place.
+Each function has the arguments of its definition in `jet.ops.reference` and is a `BindableOp`: its `bind`
+prepares the call for tensors whose memory never moves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jet.ops.quantization import Weight
 def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
 ) -> BoundOp:
-    """Twin of `norm_linear_reference`."""
+    """Compute `norm_linear_reference`."""
     _check(weight, x, out)
     scale, added = constant(norm_weight), constant(bias)
     return partial(kernels.norm_linear, array(x), scale, eps, matrix(weight), added, array(out))
@@ -27,14 +27,14 @@ def norm_linear(
 
 @BindableOp
 def norm_swiglu(x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor) -> BoundOp:
-    """Twin of `norm_swiglu_reference`."""
+    """Compute `norm_swiglu_reference`."""
     _check(gate_up, x, out, parts=2)
     return partial(kernels.norm_swiglu, array(x), constant(norm_weight), eps, matrix(gate_up), array(out))
 
 
 @BindableOp
 def linear_add(h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-    """Twin of `linear_add_reference`."""
+    """Compute `linear_add_reference`."""
     _check(weight, h, x)
     return partial(kernels.linear_add, array(h), matrix(weight), array(x))
 
@@ -43,7 +43,7 @@ def linear_add(h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
 def gated_norm_linear_add(
     o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> BoundOp:
-    """Twin of `gated_norm_linear_add_reference`."""
+    """Compute `gated_norm_linear_add_reference`."""
     _check(weight, o, x)
     size, stride = norm_weight.shape[0], gate.stride(0)
     if o.shape[1] % size or gate.shape != o.shape or gate.stride(1) != 1:
@@ -59,7 +59,7 @@ def gated_norm_linear_add(
 def embed(
     token: Tensor, embedding: Weight, position: Tensor, inv_freq: Tensor, x: Tensor, cos: Tensor, sin: Tensor
 ) -> BoundOp:
-    """Twin of `embed_reference`."""
+    """Compute `embed_reference`."""
     frequencies = constant(inv_freq)
     return partial(
         kernels.embed,

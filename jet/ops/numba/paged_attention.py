@@ -1,6 +1,7 @@
-"""Attention of one new token per row, over pages or a ring: the compiled twins of `jet.ops.attention`.
+"""Attention of one new token per row to pages or a ring: compiled implementations of `jet.ops.attention`.
 
-A ring is a page that is as long as the window and whose number is the slot, so one kernel serves both.
+A ring is treated as a page that is as long as the window and has the slot's number, so one kernel serves
+both.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def attend_pages(
     pages: Tensor,
     out: Tensor,
 ) -> BoundOp:
-    """Twin of `attend_pages_reference`, as an `BindableOp`."""
+    """Compute `attend_pages_reference`; a `BindableOp`."""
     _, _, kv_heads, page, dim = pages.shape
     rows = array(pages).reshape(-1, dim)
     given = (projected, cos, sin, position, slots, page_table)
@@ -47,7 +48,7 @@ def attend_window(
     window_values: Tensor,
     out: Tensor,
 ) -> BoundOp:
-    """Twin of `attend_window_reference`, as an `BindableOp`."""
+    """Compute `attend_window_reference`; a `BindableOp`."""
     places, kv_heads, window, dim = window_keys.shape
     page_table = torch.arange(places, dtype=torch.int32)[:, None]
     keys, values = (array(ring).reshape(-1, dim) for ring in (window_keys, window_values))
@@ -69,14 +70,17 @@ def _bind(
     stride: int,
     out: Tensor,
 ) -> BoundOp:
-    """Over keys and values as rows `[…, D]`: `page` of them a head in a page, pages `stride` apart."""
+    """Bind the kernel to keys and values `[rows, D]`.
+
+    Each page has `page` rows for each head; pages begin `stride` rows apart.
+    """
     _check(projected, cos, sin, out, kv_heads, keys.shape[-1])
     rows = map(array, (projected, cos, sin, position, slots, page_table))
     return partial(kernels.attend, *rows, keys, values, kv_heads, page, stride, array(out))
 
 
 def _check(projected: Tensor, cos: Tensor, sin: Tensor, out: Tensor, kv_heads: int, dim: int) -> None:
-    """ValueError unless projections, rotations and output belong to key-value heads of this size."""
+    """Raise ValueError unless projections, rotations and output have the sizes of such heads."""
     batch, channels = out.shape
     grouped = channels % (kv_heads * dim) == 0
     if not grouped or projected.shape != (batch, channels + 2 * kv_heads * dim):

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Compiled kernels for the thread pool: linear layers and the JetBlock's state update, cut into chunks.
+"""Compiled kernels for the thread pool: linear layers and the JetBlock's state update, split into chunks.
 
-A kernel is a C function of a job and a chunk. A job is an array of int64: addresses, sizes and strides, in
-the order of `Job`. Kernels are compiled when they are first asked for and kept on disk; `_STAMP` is part of
-their key there, since numba itself notices no change in other files.
+A kernel is a C function of a job and the number of a chunk. A job is an array of int64 (addresses, sizes and
+strides) in the order of `Job`. Kernels are compiled on first use and cached on disk; `_STAMP` is part of the
+cache's key, since numba does not notice changes in other files.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _KERNEL = types.void(types.int64, types.int64)
 
 
 class Job(IntEnum):
-    """Places in a job.
+    """Indices of the fields of a job.
 
-    The first part describes the activations `[BATCH, COLUMNS]`, the second the product.
+    The first fields describe the activations `[BATCH, COLUMNS]`, the others the product.
     """
 
     BATCH = 0
@@ -87,7 +87,7 @@ class Job(IntEnum):
 
 
 class Before(IntEnum):
-    """Operations on activations before a product."""
+    """The operation on activations before a product."""
 
     NOTHING = 0
     NORM = 1
@@ -96,7 +96,7 @@ class Before(IntEnum):
 
 
 class After(IntEnum):
-    """Operations on products."""
+    """The operation on the results of a product."""
 
     STORE = 0  # plus the bias
     ADD = 1
@@ -117,7 +117,7 @@ _ADD, _SWIGLU = int(After.ADD), int(After.SWIGLU)
 
 @inlined
 def prepare(job, row):
-    """Normalise or gate one row of activations and write it to X."""
+    """Apply the operation before the product to one row of activations, and write the row to X."""
     columns, span, width = job[_COLUMNS], job[_SPAN], job[_WIDTH]
     x = view(job[_SOURCE] + 4 * row * job[_SOURCE_STRIDE], columns, np.float32)
     out = view(job[_X] + 4 * row * width, width, np.float32)
@@ -182,7 +182,10 @@ def _quantizing(scheme):
 
 @inlined
 def finish(job, begin, end, one, products):
-    """Write one activation's products `[parts, rows]` with weight rows from `begin` to `end`."""
+    """Apply the operation after the product to one row's `products`, and write them.
+
+    `products`: `[parts, rows]`, of activation row `one` with weight rows `begin` to `end`.
+    """
     count, after = end - begin, job[_AFTER]
     out = view(job[_OUT] + 4 * (one * job[_OUT_STRIDE] + begin), count, np.float32)
     if after == _ADD:
@@ -201,7 +204,7 @@ def finish(job, begin, end, one, products):
 
 
 def _multiplying(scheme):  # noqa: C901
-    """Create a function that multiplies a chunk's rows of codes by all activations."""
+    """Create a function that multiplies a chunk of quantized weight rows by all activations."""
     by_four, by_two, by_one = (dot_tile(scheme, ISA, count) for count in (4, 2, 1))
     int4 = scheme == "int4"
 
@@ -257,9 +260,9 @@ def _multiplying(scheme):  # noqa: C901
 
 
 def _multiplying_numbers(stored):
-    """Create a function that multiplies a chunk's rows of unquantized weights by all activations.
+    """Create a function that multiplies a chunk of unquantized weight rows by all activations.
 
-    `stored`: float32, or half precision as kernels.py stores it.
+    `stored`: the stored type of the weights, see kernels.py.
     """
 
     @inlined
@@ -290,7 +293,7 @@ def _multiplying_numbers(stored):
 
 
 class JetJob(IntEnum):
-    """Places in the job that takes tokens through the memory of a JetBlock; sizes as in `JetSizes`."""
+    """Indices of the fields of a job that updates the states of a JetBlock; sizes as in `JetSizes`."""
 
     HEADS = 0
     KEY = 1
@@ -315,7 +318,10 @@ _J_RATE, _J_BIAS, _J_SLOTS, _J_CONV, _J_RECURRENT, _J_OUT, _J_TOKENS, _J_SIZE = 
 
 
 def _stepping(stored):
-    """Create a function that takes the tokens of a chunk through one head's memory."""
+    """Create a function that updates one head's states by the tokens of a chunk.
+
+    `stored`: the stored type of the convolution state, see kernels.py.
+    """
     itemsize = np.dtype(stored).itemsize
 
     @inlined
@@ -348,7 +354,7 @@ def _stepping(stored):
 
 @inlined
 def _convolve(inputs, kernels, state, out):
-    """Shift the new inputs into `state` `[channels, W]`; each channel's kernel times that, through SiLU."""
+    """Shift inputs `[channels]` into `state` `[channels, W]`, convolve it with `kernels`, and apply SiLU."""
     channels, taps = state.shape
     for c in range(channels):
         total = ZERO
@@ -365,7 +371,10 @@ def _convolve(inputs, kernels, state, out):
 
 @inlined
 def read(job, chunk):
-    """Read a chunk of memory and nothing else: 8-byte words at job[0], job[1] in all and job[2] a chunk."""
+    """Read a chunk of memory and write the sum of its 8-byte words, to measure bandwidth.
+
+    `job`: the memory's address, the number of all words, the words of a chunk, the address of the sums.
+    """
     begin = chunk * job[2]
     words = view(job[0] + 8 * begin, min(job[2], job[1] - begin), np.uint64)
     total = np.uint64(0)
@@ -383,7 +392,10 @@ _step_float32, _step_bfloat16, _step_float16 = map(_stepping, (np.float32, np.ui
 
 
 def _kernels(stamp):  # noqa: C901
-    """Create the kernels as Python functions. The stamp is no chunk's number; its use puts it in the key."""
+    """Create the kernels as Python functions.
+
+    They compare chunk numbers with `stamp`, which never equals one, to make it a part of the cache's key.
+    """
 
     def prepare_numbers(job, chunk):
         if chunk != stamp:
@@ -441,7 +453,7 @@ def _kernels(stamp):  # noqa: C901
 
 @cache
 def kernel(name: str):
-    """Compile a kernel, such as "multiply_int4"; the pool takes its `address`."""
+    """Compile a kernel by its name, such as "multiply_int4". The pool is given its `address`."""
     options = {"fastmath": FASTMATH, "error_model": "numpy"}
     written = _kernels(_STAMP)[name]
     compiled: Any = CFunc(written, normalize_signature(_KERNEL), locals={}, options=options)

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """LLVM intrinsics for numba: integer dot products, activation quantization, atomics, calls by address.
 
-A dot product takes four columns of 16 rows of a quantized weight at a time, a lane for each row. Products of
-32 columns are summed exactly in int32, converted to float32, multiplied by the activation's scale and, for
-int4, the weight's scale, and accumulated. The order is the same for every instruction set in `ISAS` and for
-every tile size, so a row's result does not depend on the batch.
+A dot product instruction takes four columns of 16 rows of a quantized weight, with one lane for each row.
+Products of 32 columns are summed exactly in int32, converted to float32, multiplied by the activation's scale
+and, for int4, the weight's scale, and accumulated. The order is the same for every instruction set in `ISAS`
+and for every tile size, so a row's result does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OFFSETS = {"int8": 128, "int4": 8}
 
 @cache
 def supported_isas() -> tuple[str, ...]:
-    """Return names from ISAS that this CPU supports, best first."""
+    """Return the names in `ISAS` that this CPU supports, best first."""
     found = getattr(numba.config, "CPU_FEATURES", None)
     if found is None:
         found = llvmlite.binding.get_host_cpu_features().flatten()
@@ -58,7 +58,7 @@ def supported_isas() -> tuple[str, ...]:
 
 
 def offset_of(scheme: str, isa: str) -> int:
-    """Return the number added to a scheme's signed codes before they are multiplied."""
+    """Return the number that is added to the signed codes of weights before they are multiplied."""
     return OFFSETS[scheme] if ISAS[isa][1] else 0
 
 
@@ -88,21 +88,21 @@ def _store(builder, value, address, offset, align=1):
 
 
 def _fused(builder, a, b, c):
-    """`a * b + c`, rounded once if the CPU has FMA."""
+    """Emit `a * b + c`, rounded once if the CPU has FMA."""
     if platform.machine().lower() in ("x86_64", "amd64") and "AVX2" not in supported_isas():
         return builder.fadd(builder.fmul(a, b), c)
     return _call(builder, "llvm.fma.v16f32", WIDE, a, b, c)
 
 
 def _part(builder, vector, number, of):
-    """Part `number` of `of` equal parts of a vector."""
+    """Emit part `number` of `of` equal parts of a vector."""
     size = vector.type.count // of
     places = ir.Constant(ir.VectorType(I32, size), list(range(number * size, (number + 1) * size)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
 
 
 def _join(builder, parts):
-    """Concatenate vectors, a power of two of them."""
+    """Emit the concatenation of vectors, whose number is a power of two."""
     while len(parts) > 1:
         size = 2 * parts[0].type.count
         places = ir.Constant(ir.VectorType(I32, size), list(range(size)))
@@ -111,7 +111,7 @@ def _join(builder, parts):
 
 
 def _dot(builder, isa, start, weight, x):
-    """`start` `[16]` plus the products of 64 weights and 64 activations, summed by fours, exact in int32."""
+    """Emit `start` `[16]` plus the products of 64 weights and activations, summed by fours, in int32."""
     if isa == "AVX-512 VNNI":
         words = (builder.bitcast(vector, WHOLE) for vector in (weight, x))
         return _call(builder, "llvm.x86.avx512.vpdpbusd.512", WHOLE, start, *words)
@@ -154,7 +154,7 @@ _DOTS = {"AVX-VNNI": _dot_vnni, "AVX2": _dot_avx2, "NEON dot product": _dot_neon
 
 
 def _unpack(builder, scheme, isa, loaded):
-    """Unpack the codes in 64 bytes: a vector for each run of columns, offset if the set wants it."""
+    """Emit one vector of codes for each half of the columns in 64 bytes, with the offset of `offset_of`."""
     if scheme == "int8":
         return [builder.xor(loaded, _splat(CODES, 128)) if ISAS[isa][1] else loaded]
     words = ir.VectorType(I16, STRIP // 2)
@@ -164,7 +164,7 @@ def _unpack(builder, scheme, isa, loaded):
 
 
 def _repeat(builder, number):
-    """Return a vector of 16 times a number."""
+    """Emit a vector with 16 copies of a number."""
     vector = ir.VectorType(number.type, LANES)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(I32, 0))
@@ -175,12 +175,15 @@ def _repeat(builder, number):
 def dot_tile(scheme: str, isa: str, count: int):  # noqa: C901
     """Create an intrinsic that multiplies a block of 16 rows of codes by `count` quantized activations.
 
-    Its arguments are addresses and sizes in bytes:
-        codes, span: of a block as `jet.ops.blocked` lays it out, and bytes of each row, a multiple of 64.
-        scales: for int4 the block's float16 scales `[2 * span / 64, 16]`.
-        x, starts, factors, stride: of the first activation: int8 codes, and for each 32 of them the int32
-            that the sum of products starts from and the float32 scale; and bytes between activations' codes.
-        out, out_stride: 16 float32 results, and bytes between those of two activations.
+    The intrinsic's arguments are addresses, and sizes in bytes:
+        codes: the block's codes, laid out as in `jet.ops.blocked`.
+        span: the bytes of each row, a multiple of 64.
+        scales: the block's float16 scales `[2 * span / 64, 16]`; for int4 only.
+        x: the int8 codes of the first activation row.
+        starts, factors: for each 32 codes, the int32 that the sum starts from, and the float32 scale.
+        stride: the bytes between the codes of two activation rows.
+        out: 16 float32 results of the first activation row.
+        out_stride: the bytes between the results of two activation rows.
     """
     int4 = scheme == "int4"
     runs, strips = (2, 2) if int4 else (1, 1)  # an int4 scale is that of two groups of activations
@@ -248,7 +251,7 @@ def dot_tile(scheme: str, isa: str, count: int):  # noqa: C901
 
 
 def _sum(builder, vector):
-    """Sum a vector as a tree."""
+    """Emit the sum of a vector's elements, added pairwise in a tree."""
     while vector.type.count > 1:
         vector = builder.fadd(*(_part(builder, vector, number, 2) for number in range(2)))
     return builder.extract_element(vector, ir.Constant(I32, 0))
@@ -256,10 +259,10 @@ def _sum(builder, vector):
 
 @cache
 def quantizer(offset: int):
-    """Create an intrinsic that quantizes a group of 32 float32 numbers at `x`, for weights with this offset.
+    """Create an intrinsic that quantizes the 32 float32 numbers at `x`, for weights with this offset.
 
-    `codes`, `start` and `factor` are written as `dot_tile` reads them. The scale of a group with infinities
-    or NaN is NaN, which shows in the products.
+    Writes `codes`, `start` and `factor` in the form that `dot_tile` reads. The scale of a group with
+    infinities or NaN is NaN, so that its products are NaN, too.
     """
     floats, whole = ir.VectorType(FLOAT, GROUP), ir.VectorType(I32, GROUP)
 
@@ -295,7 +298,7 @@ def quantizer(offset: int):
 
 
 def _reduce(builder, name, vector):
-    """Reduce a vector to one number by a function of two, as a tree."""
+    """Emit the reduction of a vector to one number by a binary function, pairwise in a tree."""
     while vector.type.count > 1:
         halves = [_part(builder, vector, number, 2) for number in range(2)]
         count = halves[0].type.count
@@ -330,7 +333,7 @@ def store_shared(typing, address, value):
 
 @intrinsic
 def add_shared(typing, address, value):
-    """Add to an int64 atomically; returns the value before."""
+    """Add to an int64 atomically; return its previous value."""
 
     def generate(context, builder, signature, arguments):
         place = _at(builder, arguments[0], _constant(0), I64)
@@ -341,7 +344,7 @@ def add_shared(typing, address, value):
 
 @intrinsic
 def pause(typing, give_way):
-    """Pause within a spin loop; with `give_way`, let another thread run on this core."""
+    """Pause in a spin loop; with `give_way`, yield the core to another thread."""
 
     def generate(context, builder, signature, arguments):
         with builder.if_else(builder.trunc(arguments[0], ir.IntType(1))) as (then, otherwise):
@@ -358,7 +361,7 @@ def pause(typing, give_way):
 
 @intrinsic
 def doze(typing, microseconds):
-    """Sleep without Python's lock; where the system has no `usleep`, pause."""
+    """Sleep without holding Python's lock; on systems without `usleep`, pause."""
 
     def generate(context, builder, signature, arguments):
         if os.name == "posix":
@@ -370,7 +373,7 @@ def doze(typing, microseconds):
 
 @intrinsic
 def call_at(typing, function, argument, number):
-    """Call a compiled function `(int64, int64)` by its address."""
+    """Call the compiled function at an address with two int64 arguments."""
 
     def generate(context, builder, signature, arguments):
         kind = ir.FunctionType(VOID, [I64, I64])

@@ -1,14 +1,13 @@
 # mypy: allow-untyped-decorators
-"""A thread pool for compiled kernels that makes do without threads where cores are busy.
+"""A thread pool for compiled kernels that does without its workers while other programs use the cores.
 
-The caller publishes a job of several chunks on a board in shared memory and takes chunks itself; workers
-that are awake take the others. A worker that sleeps takes none, so the caller then does the work alone. If a
-worker loses its core while it holds a chunk, because other programs want the cores, the caller has to wait
-for it, and goes on alone for a moment after that. Workers spin for a short while after a job, since the next
-one of the same decode step follows within microseconds. Then they doze between looks at the board, without
-Python's lock, for which the caller would have to wait when they wake; and after that they sleep.
+The caller publishes a job of several chunks on a board in shared memory, and takes chunks itself; workers
+that are awake take the others. So the caller never waits for a sleeping worker. It has to wait for a worker
+that loses its core in the middle of a chunk; after that, it does without workers for a moment.
 
-Workers end before the interpreter does, and a forked child starts its own.
+After a job, workers spin for a short while, since the next job of the same decode step follows within
+microseconds. Then they doze between looks at the board, without Python's lock, so that the caller never waits
+for that lock. Finally they sleep. Workers end before the interpreter does, and a forked child starts its own.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _compiled: Any = kernel
 
 @_inner
 def _take(board: int) -> int:
-    """Take the next chunk; -1 if none is left."""
+    """Take the next chunk of the job on a board; return its number, or -1 if none is left."""
     place = board + _TICKET * _WORD
     ticket = load_shared(place)
     if (ticket & _NEXT) >= (ticket >> 32):
@@ -65,7 +64,7 @@ def _work(board: int, chunk: int) -> None:
 
 @_compiled
 def _serve(board: int, awake: int) -> None:
-    """Take chunks until there have been none for a while, or the pool is closed."""
+    """Run chunks of a board's jobs until there have been none for a while, or the pool is closed."""
     idle = 0
     while idle < _SPINS + _DOZES and load_shared(board + _CLOSED * _WORD) == 0:
         chunk = _take(board)
@@ -83,7 +82,7 @@ def _serve(board: int, awake: int) -> None:
 
 @_compiled
 def _run(board: int, function: int, argument: int, chunks: int) -> int:
-    """Run all chunks of a job, with the workers that are awake; returns how long it waited for them."""
+    """Run all chunks of a job with the workers that are awake; return how many rounds it waited for them."""
     store_shared(board + _FUNCTION * _WORD, function)
     store_shared(board + _ARGUMENT * _WORD, argument)
     store_shared(board + _DONE * _WORD, 0)
@@ -109,7 +108,8 @@ def _run_alone(function: int, argument: int, chunks: int) -> None:
 class Pool:
     """Runs jobs on the calling thread and on workers, which are started when they are first needed.
 
-    A job is the address of a compiled function `(argument, chunk)`, called once for each chunk by any thread.
+    A job calls the compiled function at an address with `(argument, chunk)`, once for each chunk, on any
+    thread.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,10 @@ class Pool:
         _POOLS.add(self)
 
     def run(self, function: int, argument: int, chunks: int, threads: int) -> None:
-        """Run a job with at most `threads` threads; while another thread's job runs, on this one alone."""
+        """Run a job with up to `threads` threads.
+
+        While another caller's job runs, on the calling thread alone.
+        """
         alone = threads == 1 or chunks == 1 or self._closed or time.monotonic() < self._alone_until
         if alone or not self._busy.acquire(blocking=False):
             _run_alone(function, argument, chunks)
@@ -132,7 +135,7 @@ class Pool:
         self._dismiss()
 
     def close(self) -> None:
-        """End the workers, within two seconds; jobs then run on the calling thread alone."""
+        """End the workers within two seconds; later jobs run on the calling thread alone."""
         self._closed = True
         self._dismiss()
         until = time.monotonic() + _CLOSING_S
@@ -145,7 +148,7 @@ class Pool:
             waker.release()
 
     def _restart(self) -> None:
-        """Begin without workers: at first, and in a forked child, which has none of its parent's threads."""
+        """Begin without workers: in a new pool, and in a forked child, which has no threads of its parent."""
         self._words = np.zeros(1024, np.int64)
         self._offset = -self._words.ctypes.data % 64 // _WORD
         self._board = self._words.ctypes.data + self._offset * _WORD
@@ -156,7 +159,7 @@ class Pool:
         self._alone_s, self._alone_until = _SHORTEST, 0.0
 
     def _note(self, waited: int) -> None:
-        """Do without workers for a while when one has lost its core in the midst of a chunk."""
+        """Do without workers for a while if a long wait shows that one has lost its core within a chunk."""
         if waited >= _PATIENCE:
             self._alone_until = time.monotonic() + self._alone_s
             self._alone_s = min(2 * self._alone_s, _LONGEST)

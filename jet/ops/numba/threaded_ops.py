@@ -1,4 +1,4 @@
-"""The decode step's operations on all cores: `Layers` binds them to tensors as jobs of the thread pool.
+"""The decode step's operations on several cores: `Layers` binds them to tensors as jobs of the thread pool.
 
 Quantized weights are multiplied by quantized activations, as `jet.ops.activations` defines; other weights by
 float32 activations, as `jet.ops.reference` does.
@@ -41,7 +41,10 @@ class Workspace:
         self._kernels: dict[int, Tensor] = {}
 
     def activations(self, batch: int, columns: int, span: int, width: int) -> dict[Job, Array]:
-        """Allocate rows of `columns` in runs of `span`, padded to `width` with zeros, which stay zero."""
+        """Allocate `batch` rows of activations; return the arrays by their fields in a job.
+
+        A row has `columns` values in runs of `span`, each padded with zeros; `width` in all.
+        """
         key, size = (columns, span, width), batch * width
         if key not in self._held or self._held[key][Job.X].size < size:
             self._held[key] = {
@@ -67,7 +70,7 @@ def _aligned(size: int, kind: Any) -> Array:
 
 
 class Product:
-    """A bound product: called, it prepares all rows of activations and multiplies them by the weight."""
+    """A bound product: a call prepares all rows of activations and multiplies them by the weight."""
 
     def __init__(self, job: Words, form: str, coded: bool, threads: int, held: list[Any]) -> None:
         prepare = kernel(f"prepare_{form}" if coded else "prepare_numbers")
@@ -90,7 +93,7 @@ class Product:
 
 
 class JetStep:
-    """A bound `jet_step`: called, it generates the convolution's kernels and updates the states."""
+    """A bound `jet_step`: a call generates the convolution's kernels and updates the states."""
 
     def __init__(
         self, generate: Product, job: Words, form: str, batch: int, layers: Layers, held: Any
@@ -116,7 +119,7 @@ class JetStep:
 class Layers:
     """Binds operations; arguments as in `jet.ops.reference`.
 
-    `in_order`: the rows are not of different stories but the tokens of one, which follow each other.
+    `in_order`: whether the rows are successive tokens of one sequence, and not one token of several.
     """
 
     def __init__(self, threads: int, in_order: bool = False) -> None:
@@ -126,7 +129,7 @@ class Layers:
     def norm_linear(
         self, x: Tensor, norm_weight: Tensor, eps: float, weight: Weight, bias: Tensor | None, out: Tensor
     ) -> BoundOp:
-        """Twin of `norm_linear_reference`."""
+        """Bind `norm_linear_reference`."""
         if self._goes_alone(weight):
             return linear.norm_linear.bind(x, norm_weight, eps, weight, bias, out)
         return self._product(x, weight, out, Before.NORM, After.STORE, bias=bias, norm=(norm_weight, eps))
@@ -134,13 +137,13 @@ class Layers:
     def norm_swiglu(
         self, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
     ) -> BoundOp:
-        """Twin of `norm_swiglu_reference`."""
+        """Bind `norm_swiglu_reference`."""
         if self._goes_alone(gate_up):
             return linear.norm_swiglu.bind(x, norm_weight, eps, gate_up, out)
         return self._product(x, gate_up, out, Before.NORM, After.SWIGLU, norm=(norm_weight, eps))
 
     def linear_add(self, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-        """Twin of `linear_add_reference`."""
+        """Bind `linear_add_reference`."""
         if self._goes_alone(weight):
             return linear.linear_add.bind(h, weight, x)
         return self._product(h, weight, x, Before.NOTHING, After.ADD)
@@ -148,14 +151,14 @@ class Layers:
     def gated_norm_linear_add(
         self, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
     ) -> BoundOp:
-        """Twin of `gated_norm_linear_add_reference`."""
+        """Bind `gated_norm_linear_add_reference`."""
         if self._goes_alone(weight):
             return linear.gated_norm_linear_add.bind(o, gate, norm_weight, eps, weight, x)
         norm = (norm_weight, eps)
         return self._product(o, weight, x, Before.GATED_NORM, After.ADD, norm=norm, gate=gate)
 
     def linear(self, x: Tensor, weight: Weight, bias: Tensor | None, out: Tensor) -> BoundOp:
-        """`out = x @ weight.T + bias`."""
+        """Bind `out = x @ weight.T + bias`."""
         return self._product(x, weight, out, Before.NOTHING, After.STORE, bias=bias)
 
     def jet_step(
@@ -171,7 +174,7 @@ class Layers:
         out: Tensor,
         sizes: JetSizes,
     ) -> BoundOp:
-        """Twin of `jet_step_reference`."""
+        """Bind `jet_step_reference`."""
         given = (projected, kernels_weight, kernels_bias, log_decay_rate, dt_bias, slots)
         if self._goes_alone(kernels_weight) and not self.in_order:
             return jet_step.jet_step.bind(*given, conv_state, recurrent_state, out, sizes)
@@ -265,7 +268,7 @@ class Layers:
 
 
 def _rows(tensor: Tensor) -> tuple[int, int]:
-    """Return data pointer and row stride of a float32 CPU matrix. Raises ValueError for other tensors."""
+    """Return the address and row stride of a float32 CPU matrix. Raises ValueError for other tensors."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.stride(1) != 1:
         raise ValueError(
             f"A tensor of {list(tensor.shape)} must be float32 and contiguous by rows, on the CPU."
@@ -274,7 +277,7 @@ def _rows(tensor: Tensor) -> tuple[int, int]:
 
 
 def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> Tensor:
-    """Twin of `jet.ops.activations.linear_reference`, with all of torch's threads, in the type of `x`."""
+    """Compute `jet.ops.activations.linear_reference` with as many threads as torch uses, in x's dtype."""
     rows = x.reshape(-1, weight.columns).float()
     out = torch.empty(len(rows), len(weight))
     if len(rows):
@@ -283,7 +286,7 @@ def multiply(x: Tensor, weight: QuantizedTensor, bias: Tensor | None = None) -> 
 
 
 def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, ...]:
-    """Measure how fast `size` bytes are read, in bytes a second: one value for each of `runs` runs.
+    """Measure the read bandwidth for `size` bytes, in bytes a second: one value for each of `runs` runs.
 
     A run repeats the read until it has read `least` bytes, 1000 times at most. Nothing is written.
     """
@@ -302,5 +305,5 @@ def read_rates(size: int, threads: int, runs: int, least: int) -> tuple[float, .
 
 
 def describe(threads: int) -> str:
-    """Describe the kernels for people."""
+    """Return a description of the kernels for users, such as their instruction set."""
     return f"numba, {ISA}, {threads} threads" if threads > 1 else f"numba, {ISA}"

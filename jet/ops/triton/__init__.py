@@ -1,1 +1,1 @@
-"""Triton kernels of the decode step. Triton is imported here and nowhere else in `jet`."""
+"""Triton kernels for decode and prefill. Triton is imported only in this package."""

@@ -1,15 +1,13 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""The decode step's operations for many rows: products on tensor cores, by our kernel or cuBLAS.
+"""The decode step's operations for many rows: matrix products on tensor cores, by `skinny` or cuBLAS.
 
-With many rows a product is a product of matrices. Its inputs are then rounded to the weights' type, as the
-network's forward rounds them; sums stay in float32. Quantized weights are turned into numbers first, one
-matrix at a time or a part of a large one, in memory that all share. The jet step does not read the kernel
-generator's weight once a row, but is given the kernels of all rows, which are one product too.
+Inputs of products are rounded to the weights' type, as in the network's forward; sums are float32. Quantized
+weights are dequantized first, a matrix or a part of a large one at a time, into memory that all products
+share. The convolution kernels of all rows are one product, too, whose result the jet step reads.
 
-The functions take the same arguments as their torch twins in `jet.ops.reference`, whose results they give but
-for that rounding, and before them the memory for what is between two kernels. They return what does it
-again and again on the same tensors.
+The functions take a workspace, with the buffers between kernels, and then the arguments of their definitions
+in `jet.ops.reference`. They return an operation bound to these tensors, to be called repeatedly.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ BoundOp = Callable[[], None]
 
 
 class Workspace:
-    """Buffers between two kernels, shared by all layers, which run one after the other."""
+    """Buffers between kernels, shared by all layers, since layers run one after the other."""
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[object, ...], Tensor] = {}
@@ -52,7 +50,7 @@ class Workspace:
         return self._get("output", rows, weight.shape[0], torch.float32, weight.device)
 
     def dequantized(self, weight: QuantizedTensor) -> Tensor:
-        """Dequantize some rows of a weight in its type, always in the same memory."""
+        """Dequantize a weight to its dtype, into the buffer that all weights share."""
         size = max(MAX_DEQUANTIZED, weight.columns)
         buffer = self._get("dequantized", 1, size, weight.dtype, weight.device)[0]
         return buffer[: weight.numel()].view(weight.shape)
@@ -73,7 +71,7 @@ def norm_linear(
     bias: Tensor | None,
     out: Tensor,
 ) -> BoundOp:
-    """Twin of `norm_linear_reference`."""
+    """Bind `norm_linear_reference`."""
     normed = workspace.input(weight, len(x))
     multiply = matmul(workspace, normed, weight, out)
 
@@ -89,7 +87,7 @@ def norm_linear(
 def norm_swiglu(
     workspace: Workspace, x: Tensor, norm_weight: Tensor, eps: float, gate_up: Weight, out: Tensor
 ) -> BoundOp:
-    """Twin of `norm_swiglu_reference`."""
+    """Bind `norm_swiglu_reference`."""
     normed = workspace.input(gate_up, len(x))
     multiply = _gated_matmul(workspace, normed, gate_up, out)
 
@@ -101,7 +99,7 @@ def norm_swiglu(
 
 
 def _gated_matmul(workspace: Workspace, x: Tensor, gate_up: Weight, out: Tensor) -> BoundOp:
-    """`out = silu(g) * u` for `g | u = x @ gate_up.T`."""
+    """Bind `out = silu(g) * u` for `g | u = x @ gate_up.T`."""
     if isinstance(gate_up, Tensor) and _is_skinny(x, MAX_SKINNY_GATED_BATCH):
         return skinny.swiglu(x, gate_up, out, workspace.split_k_workspace)
     rows, size = out.shape
@@ -116,7 +114,7 @@ def _gated_matmul(workspace: Workspace, x: Tensor, gate_up: Weight, out: Tensor)
 
 
 def linear_add(workspace: Workspace, h: Tensor, weight: Weight, x: Tensor) -> BoundOp:
-    """Twin of `linear_add_reference`; fastest where `h` has the type of the weight."""
+    """Bind `linear_add_reference`; fastest if `h` has the type of the weight."""
     if h.dtype == weight.dtype:
         return matmul(workspace, h, weight, x, add=True)
     rounded = workspace.input(weight, len(h))
@@ -132,7 +130,7 @@ def linear_add(workspace: Workspace, h: Tensor, weight: Weight, x: Tensor) -> Bo
 def gated_norm_linear_add(
     workspace: Workspace, o: Tensor, gate: Tensor, norm_weight: Tensor, eps: float, weight: Weight, x: Tensor
 ) -> BoundOp:
-    """Twin of `gated_norm_linear_add_reference`."""
+    """Bind `gated_norm_linear_add_reference`."""
     size = norm_weight.shape[0]
     heads, padded = o.shape[1] // size, triton.next_power_of_2(size)
     normed = workspace.input(weight, len(o))
@@ -160,7 +158,7 @@ def jet_step(
     out: Tensor,
     sizes: JetSizes,
 ) -> BoundOp:
-    """Twin of `jet_step_reference`."""
+    """Bind `jet_step_reference`."""
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     batch = len(projected)
     hidden, kernels = workspace.input(kernels_weight, batch), workspace.output(kernels_weight, batch)
@@ -198,14 +196,14 @@ def jet_step(
 
 
 def matmul(workspace: Workspace, x: Tensor, weight: Weight, out: Tensor, add: bool = False) -> BoundOp:
-    """`out = x @ weight.T`, or with `add` that much more.
+    """Bind `out = x @ weight.T`, or with `add` `out += x @ weight.T`.
 
     Args:
-        workspace: for quantized weights, and for sums of several programs.
+        workspace: buffers for dequantized weights and for split-K sums.
         x: `[B, C]` in the type of `weight`.
         weight: `[N, C]`.
         out: `[B, N]` float32.
-        add: to `out`, within the product: cuBLAS starts its sums from what is there.
+        add: whether to add to the values in `out`, within the product's sums.
     """
     if isinstance(weight, QuantizedTensor):
         return _dequantized_matmul(workspace, x, weight, out, add)
@@ -233,7 +231,7 @@ def _is_skinny(x: Tensor, max_batch: int) -> bool:
 def _dequantized_matmul(
     workspace: Workspace, x: Tensor, weight: QuantizedTensor, out: Tensor, add: bool
 ) -> BoundOp:
-    """Multiply by a quantized weight, of more than `MAX_DEQUANTIZED` values part after part."""
+    """Bind a product with a quantized weight, dequantized in parts of up to `MAX_DEQUANTIZED` values."""
     ranges = list(row_ranges((len(weight), weight.columns), MAX_DEQUANTIZED))
     parts = [weight[begin:end] for begin, end in ranges]
     places = [workspace.dequantized(part) for part in parts]
@@ -316,7 +314,7 @@ def _jet_step_kernel(
     HEADS: tl.constexpr, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, GENERATOR_DIM: tl.constexpr,
     CONV_SIZE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
-    """Advance some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums."""
+    """Update some value channels of one head of one row; see `jet.ops.triton.jet_step` for the formulas."""
     TILES: tl.constexpr = (HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY
     head, b = tl.program_id(1), tl.program_id(2).to(tl.int64)
     column = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)

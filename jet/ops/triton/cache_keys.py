@@ -1,9 +1,9 @@
 # mypy: allow-untyped-calls
-"""Keys of compiled kernels that are the same in every process.
+"""Make the cache keys of compiled kernels the same in every process.
 
-Triton hashes a kernel with the constants of the functions that it calls, but those of a function it has not
-hashed before are left out. So a kernel's key would depend on what was launched earlier, and a process would
-not find what another one has compiled. Here every function is hashed after those that it calls.
+The key of a kernel includes constants of the functions that it calls, but only if Triton has hashed those
+functions before. So keys would depend on earlier launches, and a process would not find the kernels that
+another one has compiled. `settle_keys` hashes every function after the functions that it calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _settled: set[int] = set()
 
 
 def settle_keys() -> None:
-    """Hash all kernels of `jet.ops.triton`, each after its callees. Call this before the first launch."""
+    """Hash all kernels of `jet.ops.triton`, each after the functions it calls.
+
+    Called before the first launch.
+    """
     for found in pkgutil.iter_modules(room.__path__):
         module = importlib.import_module(f"{room.__name__}.{found.name}")
         for value in list(vars(module).values()):
@@ -39,7 +42,7 @@ def _settle(function: Any) -> None:
 
 
 def _functions(code: CodeType, names: dict[str, Any]) -> list[Any]:
-    """Return the kernel functions that code may call, by their names here and in modules that it names."""
+    """Return the kernel functions whose names a code object contains, directly or as members of modules."""
     modules = [value for name in code.co_names if isinstance(value := names.get(name), ModuleType)]
     found = [names.get(name) for name in code.co_names]
     found += [getattr(module, name, None) for module in modules for name in code.co_names]

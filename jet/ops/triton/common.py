@@ -2,10 +2,9 @@
 # mypy: disable-error-code="assignment"
 """Shared parts of the decode kernels: dependent launches and small functions.
 
-Under programmatic dependent launch a kernel's programs start as soon as those before them leave room.
-They read their weights, and then `prefetch_and_wait` for what the kernels before have written. Meanwhile they
-fetch into the L2 cache what the next kernel will read first (`prefetch`), so that the memory does not stand
-still between two kernels.
+With programmatic dependent launch, a kernel's programs start as soon as the previous kernel leaves room. They
+read their weights, and then `prefetch_and_wait` for the previous kernel's results. While they wait, they
+prefetch the first bytes that the next kernel will read (`prefetch`) into the L2 cache.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ _MAX_PACKED = tl.constexpr(MAX_PACKED)
 def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) -> dict[str, Any]:
     """Return the keyword arguments to launch a kernel with `launch_dependents` and `prefetch_and_wait`.
 
-    Without `pdl` nothing is prefetched, and `launch_pdl` is left out, since older GPUs reject it.
+    `prefetch`: the tensor to prefetch. Without `pdl` nothing is prefetched, and the argument `launch_pdl` is
+    left out, since older GPUs reject it.
     """
     size = 0
     if prefetch is not None and pdl:
@@ -47,7 +47,7 @@ def launch_options(num_warps: int, pdl: bool, prefetch: Tensor | None = None) ->
 
 @triton.jit
 def load_segment(chunk_meta, segment):
-    """Slot, tokens before the chunk, tokens in it and offset of a segment (`jet.ops.chunk_meta`)."""
+    """Return a segment's slot, tokens before the chunk, tokens in it, and offset (`jet.ops.chunk_meta`)."""
     fields = chunk_meta + segment * _FIELDS
     slot, start = tl.load(fields).to(tl.int64), tl.load(fields + 1)
     return slot, start, tl.load(fields + 2), tl.load(fields + 3)
@@ -55,20 +55,20 @@ def load_segment(chunk_meta, segment):
 
 @triton.jit
 def segment_at(chunk_meta, token):
-    """The segment that a token of the chunk lies in."""
+    """Return the number of the segment with a token of the chunk."""
     return tl.load(chunk_meta + _MAX_PACKED * _FIELDS + token // _ALIGNMENT)
 
 
 @triton.jit
 def launch_dependents(PDL: tl.constexpr):
-    """Let the next kernel's programs start wherever there is room beside these."""
+    """Let the next kernel's programs start as soon as there is room for them."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def prefetch_and_wait(program, programs, prefetch, prefetch_bytes, PDL: tl.constexpr):
-    """Fetch this program's part of `prefetch` into L2 (sm_90 on), then wait for the kernels before."""
+    """Prefetch this program's part of `prefetch` into L2 (from sm_90 on); wait for the previous kernel."""
     if prefetch is not None:
         THREADS: tl.constexpr = tl.extra.cuda.num_threads()
         per_program = tl.cdiv(prefetch_bytes, programs * 128) * 128
@@ -98,7 +98,7 @@ def prefetch_and_wait(program, programs, prefetch, prefetch_bytes, PDL: tl.const
 
 @triton.jit
 def load_vector(x, C: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Load a vector `[C]` as a tuple of tiles `[BLOCK_K]` with zeros behind the end."""
+    """Load a vector `[C]` as a tuple of tiles `[BLOCK_K]`, padded with zeros."""
     tiles = ()
     for t in tl.static_range((C + BLOCK_K - 1) // BLOCK_K):
         place = t * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -108,11 +108,11 @@ def load_vector(x, C: tl.constexpr, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def silu(x):
-    """`x * sigmoid(x)`."""
+    """Return `x * sigmoid(x)`."""
     return x / (1.0 + tl.exp(-x))
 
 
 @triton.jit
 def add_pairs(a, b, c, d):
-    """Add two sums in one pass, for `tl.reduce`."""
+    """Add pairs of numbers, so that one `tl.reduce` computes two sums."""
     return a + c, b + d

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""Compile jobs: which Triton kernels a computation launches, found without a GPU and without compiling them.
+"""CompileJob: a Triton kernel that a computation launches, found without a GPU and without compiling it.
 
-`trace_launches` runs a computation whose tensors lie on the device "meta". Triton specializes every launch as
-it would on the GPU (types, alignment, constants) and then, instead of compiling, hands over what it would
-compile. Such a job can be sent to another process as text. `run_job` compiles it into Triton's cache, under
-the very key that the launch on the GPU asks for.
+`trace_launches` runs a computation whose tensors are on the device "meta". Triton specializes every launch as
+it would on the GPU (types, alignment, constants); instead of compiling, the specialization becomes a job,
+which can be sent to another process as text. `run_job` compiles a job into Triton's cache, under the key that
+the launch on the GPU will look up.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _device_numbers = count(-1, -1)  # no GPU's; each trace has its own, as Triton k
 
 
 class CompileJob(NamedTuple):
-    """One kernel in one specialization: `specialization` is JSON, as Triton's own hooks report it."""
+    """One kernel with one specialization, which is the JSON that Triton's hooks report."""
 
     module: str
     name: str
@@ -48,7 +48,7 @@ class CompileJob(NamedTuple):
 
 @dataclass(frozen=True)
 class _Pointer:
-    """The properties of a tensor that Triton specializes on: its dtype and its address's alignment."""
+    """Stands for a tensor in a launch: has the dtype and the alignment, on which Triton specializes."""
 
     dtype: torch.dtype
     offset: int
@@ -58,7 +58,7 @@ class _Pointer:
 
 
 class _TracingDriver:
-    """Triton's driver, but that to this thread there is one GPU, of the target's kind."""
+    """Triton's driver, which pretends to this thread that there is one GPU of the target's kind."""
 
     def __init__(self, target: GpuTarget) -> None:
         self._before = driver._active
@@ -89,7 +89,7 @@ class _TracingDriver:
 
 
 def trace_launches(target: GpuTarget, compute: Callable[[], None]) -> list[CompileJob]:
-    """Return a job for every kernel that `compute` launches on tensors of the device "meta", each once."""
+    """Return one job for each specialized kernel that `compute` launches on tensors of the device "meta"."""
     found: dict[CompileJob, None] = {}
     here, before, run = threading.get_ident(), triton.knobs.runtime.jit_cache_hook, JITFunction.run
 
@@ -123,9 +123,11 @@ def _outlined(argument: Any) -> Any:
 
 
 def run_job(job: CompileJob, target: GpuTarget) -> tuple[bool, list[str]]:
-    """Compile a job into Triton's cache, its launcher as well where this Triton has one for each kernel.
+    """Compile a job into Triton's cache.
 
-    Returns whether the kernel had to be compiled, and the names of the cache's folders that a launch reads.
+    Returns whether that was necessary, and the folders that a launch reads.
+
+    Also builds the kernel's launcher, for versions of Triton with one launcher per kernel.
     """
     kernel = _function(job)
     source, options = _source(kernel, job)
@@ -144,7 +146,10 @@ def run_job(job: CompileJob, target: GpuTarget) -> tuple[bool, list[str]]:
 
 
 def build_utilities() -> list[str]:
-    """Build what Triton's driver loads before the first launch, and return its folder's name in the cache."""
+    """Build the library that Triton's driver loads before the first launch.
+
+    Returns the names of its folders.
+    """
     from triton.backends.nvidia import driver as nvidia
 
     if not hasattr(nvidia, "CudaUtils"):
@@ -194,7 +199,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _build_launcher(source: ASTSource, metadata: Any) -> list[str]:
-    """Build the C function that launches this signature, as `CudaLauncher` of Triton up to 3.6 does."""
+    """Build the C function that launches kernels of this signature, as Triton up to 3.6 does at a launch."""
     from triton.backends.nvidia import driver as nvidia
 
     if not hasattr(nvidia, "make_launcher"):
@@ -209,7 +214,10 @@ def _build_launcher(source: ASTSource, metadata: Any) -> list[str]:
 
 
 def _build(source: str, name: str, nvidia: Any) -> str:
-    """Compile a C source into the cache, unless it is there, without loading it: it may need a driver."""
+    """Compile a C source into the cache, if it is missing.
+
+    Do not load it, since loading may need a driver.
+    """
     key = hashlib.sha256((source + build.platform_key()).encode()).hexdigest()
     cache = get_cache_manager(key)
     file = f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -225,7 +233,7 @@ def _build(source: str, name: str, nvidia: Any) -> str:
 
 
 def _driver_folders(nvidia: Any, folder: str) -> list[str]:
-    """Return folders with the driver's library for the linker; without a driver a file of its name only."""
+    """Return the linker's folders with the driver's library; without a driver, `folder` with an empty one."""
     try:
         return list(nvidia.library_dirs())
     except Exception:  # whatever says that there is none

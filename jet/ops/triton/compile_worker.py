@@ -1,7 +1,7 @@
-"""A process that compiles kernels: jobs in, one JSON line each; what became of each out, one line each.
+"""Worker process that compiles kernels: reads a JSON line for each job, writes one with the outcome.
 
-It imports Triton and the kernels and nothing of transformers, so it is ready seconds before the process that
-started it. See `jet.ops.kernel_compiler`, which starts it with `PROGRAM`.
+It imports Triton and the kernels but not transformers, so it is ready seconds before the process that started
+it. `jet.ops.kernel_compiler` starts it with `PROGRAM`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from jet.ops.triton.compile_jobs import CompileJob, build_utilities, run_job
 
 
 def main(nice: int) -> None:
-    """Do jobs until the input ends. The first line is the target; before other jobs `null` may stand."""
+    """Compile jobs until the input ends.
+
+    The first input line is the target. A line `null` stands for the driver's utilities.
+    """
     if nice:
         os.nice(nice)
     answers = os.fdopen(os.dup(1), "w")

@@ -1,15 +1,15 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-"""Split attention of one new token per row: the fast twins of `jet.ops.attention`.
+"""Split-KV attention of one new token per row: Triton implementation of `jet.ops.attention`.
 
-A ring is a page that is as long as the window and whose number is the slot, so one kernel serves both. A
-program answers all query heads of one key-value head, over one share of a row's cells: keys and values are
-read once. A second kernel puts the shares together.
+A ring is treated as a page that is as long as the window and has the slot's number, so one kernel serves
+both. A program computes all query heads of one key-value head over one split of a row's tokens, so keys and
+values are read once. A second kernel combines the splits.
 
-How many shares there can be is fixed at launch. How many there are follows from the row's length, read on
-the device: tiles are dealt out evenly, and programs without any end at once.
+The largest number of splits is fixed at launch. The number in use depends on the row's length, which is read
+on the device: tiles are divided evenly among the splits, and programs without tiles end at once.
 
-No program reads the new token's key and value from memory. Share 0 has them in registers, begins its
-softmax with them and writes them; all others leave that cell out.
+No program reads the new token's key and value from memory. Split 0 has them in registers, begins its softmax
+with them and writes them; all others leave that token out.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class AttentionScratch:
     """Partial softmax results of the KV splits; need not be initialized.
 
     Attributes:
-        maximum: `[B, Hq, splits]` float32, the largest score, in powers of two.
-        total: `[B, Hq, splits]` float32, the sum of the weights relative to it.
+        maximum: `[B, Hq, splits]` float32, the largest score, as an exponent of 2.
+        total: `[B, Hq, splits]` float32, the sum of the weights relative to `maximum`.
         weighted: `[B, Hq, splits, D]` float32, the weighted sum of the values.
     """
 
@@ -50,7 +50,7 @@ class AttentionScratch:
     def make(
         cls, batch: int, heads: int, head_dim: int, splits: int, device: torch.device | str
     ) -> AttentionScratch:
-        """Allocate for up to `batch` rows of `heads` query heads, each in up to `splits` shares."""
+        """Allocate buffers for up to `batch` rows of `heads` query heads and up to `splits` splits."""
         shape = (batch, heads, splits)
         maximum, total = (torch.empty(shape, dtype=torch.float32, device=device) for _ in range(2))
         weighted = torch.empty(*shape, head_dim, dtype=torch.float32, device=device)
@@ -58,9 +58,9 @@ class AttentionScratch:
 
 
 def default_num_splits(batch: int, kv_heads: int, device: torch.device | str) -> int:
-    """Return the most shares of a row: a few programs per processor, however many rows there are.
+    """Return the largest number of splits of a row: enough for a few programs per multiprocessor.
 
-    Rows differ in length, so that even a large batch gets some: a lone long row is not left to one program.
+    Large batches get some splits, too, so that a single long row is not left to one program.
     """
     target = gpu_target(device)
     if target is None:
@@ -83,7 +83,7 @@ def attend_pages(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """`attend_pages_reference` on the device; PAGE is a power of two. See there for the arguments."""
+    """Compute `attend_pages_reference`, with the same arguments; the page size must be a power of two."""
     keys, values = pages[:, 0], pages[:, 1]
     _attend(projected, cos, sin, position, slots, page_table, keys, values, out, scratch, pdl, prefetch)
 
@@ -101,7 +101,7 @@ def attend_window(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """`attend_window_reference` on the device. See there for the arguments."""
+    """Compute `attend_window_reference`, with the same arguments."""
     _attend(
         projected, cos, sin, position, slots, None, window_keys, window_values, out, scratch, pdl, prefetch
     )
@@ -121,7 +121,10 @@ def _attend(
     pdl: bool,
     prefetch: Tensor | None,
 ) -> None:
-    """Launch both kernels over keys and values `[pages, Hkv, PAGE_SIZE, D]`; rings if there is no table."""
+    """Launch both kernels on keys and values `[pages, Hkv, PAGE_SIZE, D]`.
+
+    On rings if `page_table` is None.
+    """
     kv_heads, page, head_dim = keys.shape[1:]
     batch, heads, splits = len(projected), out.shape[1] // head_dim, scratch.maximum.shape[2]
     rows = (projected, cos, sin, out)
@@ -157,10 +160,10 @@ def _attend(
 
 
 def _tile_sizes(keys: Tensor, group: int, paged: bool) -> tuple[bool, int, int, int]:
-    """Return whether tensor cores multiply, the padded sizes of a head group and a head, and keys in a tile.
+    """Return whether tensor cores multiply, the padded sizes of a head group and a head, and keys per tile.
 
-    A tile lies in one page. With tensor cores it has 8 KiB: enough under way to keep the memory busy, little
-    enough for every device. Without them, registers hold a product for each of its numbers and each head.
+    A tile is within one page. With tensor cores it has 8 KiB, enough loads in flight for the bandwidth, and
+    little enough for every device. Without them, registers hold one product for each number and head.
     """
     page, head_dim = keys.shape[2:]
     dot = keys.dtype != torch.float32 and (page >= 16 or not paged) and _has_tensor_cores(keys.device)
@@ -186,7 +189,7 @@ def _split_kv_kernel(
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, DOT: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Attend to one share of one row's cells, for the query heads of one key-value head."""
+    """Attend to one split of one row's tokens, for the query heads of one key-value head."""
     launch_dependents(PDL)
     split, kv_head, row = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     program = (tl.program_id(2) * KV_HEADS + kv_head) * SPLITS + split
@@ -246,7 +249,7 @@ def _combine_kernel(
     SPLITS_PADDED: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """`BLOCK_DIM` numbers of one head's output from the shares of its row."""
+    """Combine the splits of a row to `BLOCK_DIM` numbers of one head's output."""
     launch_dependents(PDL)
     prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     head, row = tl.program_id(1), tl.program_id(2).to(tl.int64)
@@ -271,7 +274,7 @@ def _combine_kernel(
 def _count_splits(
     position, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PAGE_SIZE: tl.constexpr, RING: tl.constexpr
 ):
-    """Return a row's older cells, the tiles in which they lie, and the shares that have work."""
+    """Return the number of a row's earlier tokens to attend to, of their tiles, and of the splits in use."""
     num_cached = tl.minimum(position, PAGE_SIZE) if RING else position
     tiles = tl.cdiv(num_cached, BLOCK)
     return num_cached, tiles, tl.minimum(tl.maximum(tiles, 1), SPLITS)
@@ -279,7 +282,7 @@ def _count_splits(
 
 @triton.jit
 def _page_index(page_table, page_table_stride, slot, index, RING: tl.constexpr):
-    """Return the page a row's cells are in, int64."""
+    """Return the int64 number of a row's page."""
     return slot if RING else tl.load(page_table + slot * page_table_stride + index).to(tl.int64)
 
 
@@ -288,7 +291,7 @@ def _new_kv(
     heads, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, kv_head, angles, dim, DIM: tl.constexpr,
     kind: tl.constexpr,
 ):  # fmt: skip
-    """Return the new token's rotated key and its value for one head, `[1, DIM_PADDED]`, rounded as cached."""
+    """Return the new token's rotated key and its value for one head, `[1, DIM_PADDED]`, rounded as stored."""
     one = tl.arange(0, 1)
     key = _rotate(heads, HEADS + kv_head + one, one < 1, angles, dim, DIM)
     value = tl.load(heads + (HEADS + KV_HEADS + kv_head) * DIM + dim, mask=dim < DIM, other=0.0)
@@ -297,7 +300,7 @@ def _new_kv(
 
 @triton.jit
 def _rotate(heads, head, exists, angles, dim, DIM: tl.constexpr):
-    """Rotary position embedding of some heads, `[len(head), DIM_PADDED]`, zeros where there is none."""
+    """Load some heads with rotary position embedding, `[len(head), DIM_PADDED]`; zeros where none exists."""
     half: tl.constexpr = DIM // 2
     partner = tl.where(dim < half, dim + half, dim - half)
     mask = exists[:, None] & (dim < DIM)[None, :]
@@ -323,7 +326,7 @@ def _update_softmax(row_max, row_sum, acc, query, key, value, visible, DOT: tl.c
 
 @triton.jit
 def _scores(query, key, DOT: tl.constexpr):
-    """Queries `[G, D]` float32 times keys `[N, D]`: `[G, N]` float32."""
+    """Multiply queries `[G, D]` float32 by keys `[N, D]`; return `[G, N]` float32."""
     if DOT:
         scores = _exact_dot(query, tl.trans(key), 3)
     else:
@@ -343,16 +346,20 @@ def _weigh_values(weights, value, DOT: tl.constexpr):
 
 @triton.jit
 def _products(a, b):
-    """Multiply a by b, broadcast. The compiler would turn a plain product and its sum into a TF32 dot."""
+    """Multiply a by b with broadcasting.
+
+    Uses FMA, since the compiler would replace a plain product and its sum by a TF32 dot product.
+    """
     a, b = tl.broadcast(a, b)
     return tl.fma(a, b, tl.zeros_like(a))
 
 
 @triton.jit
 def _exact_dot(a, b, PARTS: tl.constexpr):
-    """a in float32 times b in half precision: a is taken apart into `PARTS` numbers of b's type.
+    """Multiply a in float32 by b in half precision: split a into a sum of `PARTS` numbers of b's type.
 
-    Three are as good as float32 even in bfloat16. Two, 16 bits, do for weights, whose errors average out.
+    Three parts are as precise as float32, even in bfloat16. Two parts, 16 bits, are enough for softmax
+    weights, whose errors average out.
     """
     out = tl.zeros([a.shape[0], b.shape[1]], dtype=tl.float32)
     for _ in tl.static_range(PARTS):

@@ -1,20 +1,23 @@
-"""Penalty, temperature, top-k, top-p, min-p and the draw on the device: the fast twin of `jet.ops.sampling`.
+"""Penalty, temperature, top-k, top-p, min-p and the draw on the device: kernels for `jet.ops.sampling`.
 
 Five launches, without sorting and without the host:
 
-1. The penalty, and the largest logit of every 256.
-2. The weight of every block of tokens; and, with top-k or top-p, a histogram of what min-p leaves.
-3. From the histogram the bracket: the few bins in which the edges of top-k and top-p lie. Tokens before it
-   are kept in any case, those behind it are not. In every block, the weight of the ones before and the number
-   of those inside: a few hundredths of the vocabulary at most, unless many logits are nearly the same.
-4. Their ids, close together. Without top-k and top-p, 3 and 4 are left out: min-p alone needs no search.
-5. One program a row: the exact edges among those in the bracket, the draw, the bookkeeping.
+1. Apply the penalty, and find the largest logit of every group of 256.
+2. Sum the weights of every block of tokens; with top-k or top-p, also make a histogram of the tokens that
+   min-p keeps.
+3. Find the bracket in the histogram: the few bins that contain the edges of top-k and top-p. Tokens before
+the
+   bracket are kept in any case, tokens after it are not. For every block, sum the weights of its tokens
+   before the bracket, and count its tokens inside (a few percent of the vocabulary, unless many logits are
+   nearly equal).
+4. Gather the ids of the tokens in the bracket. Without top-k and top-p, 3 and 4 are left out.
+5. With one program for each row: find the exact edges in the bracket, draw, and update the row.
 
-A token is compared by its *key*: the bits of how far its logit, over the temperature, lies below the
-largest. Keys are whole numbers from 0 (the likeliest) on, in exactly the order of the float32 values, so an
-edge is found digit by digit. A *weight* is its probability relative to the likeliest, a whole number too, of
-2⁻⁴⁴: so sums are exact, in any order, and what is drawn does not depend on how the work was cut. Tokens less
-likely than that are never drawn.
+A token's *key* is the bit pattern of the distance between its logit and the largest one, divided by the
+temperature. Keys are integers from 0 (the likeliest) on, in exactly the order of the float32 values, so an
+edge is found digit by digit. A token's *weight* is its probability relative to the likeliest token's, as an
+integer multiple of 2⁻⁴⁴. So sums are exact in any order, and the drawn token does not depend on how the work
+is divided. Tokens with a weight below 1 are never drawn.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, unused-ignore"
 
@@ -59,19 +62,18 @@ class SamplerScratch:
 
     Attributes:
         maxima: `[B, groups]` float32, the largest logit of every group, +inf where one is NaN.
-        peak: `[B]` float32, the largest of the row.
-        mass: `[B, blocks]` int64, the weights of all tokens.
-        binned_count: `[B, BINS]` int32, the tokens in each bin that min-p keeps.
-        binned_mass: `[B, BINS]` int64, their weights.
-        low: `[B]` int32, a key: the first of the bracket.
+        peak: `[B]` float32, the largest logit of the row.
+        mass: `[B, blocks]` int64, the sum of the weights of each block's tokens.
+        binned_count: `[B, BINS]` int32, the number of tokens in each bin that min-p keeps.
+        binned_mass: `[B, BINS]` int64, the sum of their weights.
+        low: `[B]` int32, the first key of the bracket.
         limit: `[B]` int32, the last key of the bracket.
-        top_p_mass: `[B]` int64, the weight of the tokens up to the edge of top-p, where top-k does not
-            matter.
-        certain_mass: `[B, blocks]` int64, the weights of the tokens before the bracket.
-        count: `[B, blocks]` int32, the tokens in the bracket.
-        ids: `[B, V]` int32, those tokens in order.
+        top_p_mass: `[B]` int64, the weight of the tokens up to the edge of top-p, for rows without top-k.
+        certain_mass: `[B, blocks]` int64, the weight of each block's tokens before the bracket.
+        count: `[B, blocks]` int32, the number of each block's tokens in the bracket.
+        ids: `[B, V]` int32, the ids of the tokens in the bracket, in order.
         edge: `[B]` int32, the key of the least likely token kept.
-        ties: `[B]` int64, how many tokens with that very key are kept at most, the first ones.
+        ties: `[B]` int64, how many tokens with the key `edge` are kept at most, those with the lowest ids.
     """
 
     maxima: Tensor
@@ -90,7 +92,10 @@ class SamplerScratch:
 
     @classmethod
     def make(cls, batch: int, vocabulary: int, device: torch.device | str) -> SamplerScratch:
-        """Allocate for up to `batch` rows. Raises ValueError for a vocabulary too large for exact sums."""
+        """Allocate buffers for up to `batch` rows.
+
+        Raises ValueError if the vocabulary is too large for exact sums.
+        """
         if not 0 < vocabulary <= MAX_VOCABULARY:
             raise ValueError(f"A vocabulary has from 1 to {MAX_VOCABULARY} tokens here, not {vocabulary}.")
         blocks = triton.cdiv(vocabulary, BLOCK.value)
@@ -129,14 +134,15 @@ def greedy(
 
     Args:
         logits: `[B, V]` float32, the last dimension contiguous; the penalty is written into it, and -inf for
-            tokens that are barred.
-        rows: `[B]` each. Writes `token`, counts `step` up, and flags bad logits in `status`.
-        token_mask: `[slots, V]` uint8, contiguous; 1 for every token of the story, the drawn one included.
-        scratch: for at least B rows and the same V.
+            forbidden tokens.
+        rows: the rows' parameters and states. Writes `token`, increments `step`, and flags bad logits in
+            `status`.
+        token_mask: `[slots, V]` uint8, contiguous; 1 for every token of the text. The drawn token is added.
+        scratch: buffers for at least B rows and the same V.
         penalize: whether any row has a repetition penalty.
-        pdl: launch with programmatic dependent launch, on both sides. Rows are then read before the kernels
-            before have ended: allowed where none of the same chain writes them, as in a graph of one step.
-        prefetch: the weight that the next step begins with, see `jet.ops.triton.common`.
+        pdl: use programmatic dependent launch, on both sides. Rows are then read before the previous kernels
+            have ended, so none of these may write them, as in a graph of one step.
+        prefetch: the weight that the next step reads first, see `jet.ops.triton.common`.
     """
     launch = _Launch(logits, scratch, pdl)
     launch.penalize(
@@ -161,12 +167,14 @@ def sample(
     prefetch: Tensor | None = None,
     shape: ShapeBuffers | None = None,
 ) -> None:
-    """Sample the next token of every active row, fixed by its logits, parameters, seed and step alone.
+    """Sample the next token of every active row, by its logits, parameters, seed and step only.
 
-    Keeps what `jet.ops.sampling.candidates` keeps, and of equally likely tokens at the edge of top-p the
-    first ones. The draw goes through the tokens before the bracket in order, then through those in it, with
-    `jet.ops.sampling.uniform`. Arguments as for `greedy`; filters that `flags` leaves out are off whatever
-    the rows say. `shape` is given where `flags.uses_shape`.
+    Keeps the tokens that `jet.ops.sampling.candidates` keeps; of equally likely tokens at the edge of top-p,
+    those with the lowest ids. The random number is `jet.ops.sampling.uniform`; it is compared with the
+    cumulative weights of the tokens before the bracket by id, then of those in it.
+
+    Arguments are those of `greedy`. Filters that `flags` does not have are off, whatever the rows'
+    parameters. `shape` must be given if `flags.uses_shape`.
     """
     launch = _Launch(logits, scratch, pdl)
     filters = {"TOP_K": flags.uses_top_k, "TOP_P": flags.uses_top_p}
@@ -218,7 +226,7 @@ def sample(
 
 
 class _Launch:
-    """The sizes of one call, checked."""
+    """The checked sizes of one call."""
 
     def __init__(self, logits: Tensor, scratch: SamplerScratch, pdl: bool) -> None:
         self.batch, self.vocabulary = logits.shape
@@ -244,7 +252,10 @@ class _Launch:
         bins: bool,
         prefetch: Tensor | None,
     ) -> None:
-        """Launch the first kernel, which both entry points share; `bins` has the histogram emptied."""
+        """Launch the first kernel, which `greedy` and `sample` share.
+
+        `bins`: whether to clear the histogram.
+        """
         _penalize_kernel[self.grid](
             logits, logits.stride(0), self.vocabulary, rows.active, rows.repetition_penalty, rows.slot,
             token_mask,
@@ -320,7 +331,7 @@ def _greedy_kernel(
     stop_ids_ptr, null_slot, NUM_STOP_IDS: tl.constexpr, MAXIMA: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Take the likeliest token, the first of equal ones. One program for each row."""
+    """Take the likeliest token, of equal ones that with the lowest id. One program for each row."""
     launch_dependents(PDL)
     prefetch_and_wait(0, 1, prefetch, prefetch_bytes, PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -506,7 +517,10 @@ def _draw_kernel(
 
 @triton.jit
 def _draw_certain(logits_ptr, peak, temperature, vocabulary, masses, low, target):
-    """Draw a token before the bracket: first its block, whose weights of these are in `masses`."""
+    """Draw a token before the bracket: first its block, then the token in it.
+
+    `masses`: the weight of each block's tokens before the bracket. `target`: the cumulative weight to draw.
+    """
     block = tl.sum((tl.cumsum(masses, axis=0) <= target).to(tl.int32), axis=0)
     target -= tl.sum(tl.where(tl.arange(0, masses.shape[0]) < block, masses, 0), axis=0)
     begin, end = block * BLOCK, tl.minimum(block * BLOCK + BLOCK, vocabulary)
@@ -521,10 +535,11 @@ def _bracket(
     binned_count_ptr, binned_mass_ptr, mass, floor, top_k, top_p, vocabulary,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """Return the keys between which the edges lie, both included, and the weight up to the edge of top-p.
+    """Return the first and the last key of the bracket, and the weight up to the edge of top-p.
 
-    `mass` is that of the whole vocabulary. With top-k, the weight is a lower bound of what it will be.
-    Where no filter but min-p decides, there is none between: all that is kept lies before.
+    `mass`: the weight of the whole vocabulary. With top-k, the returned weight is a lower bound. The bracket
+        is
+    empty if min-p alone decides, since all kept tokens are then before it.
     """
     top_p_mass = tl.full((), 0, tl.int64)
     low, limit = tl.full((), 0, tl.int32), _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)
@@ -558,7 +573,7 @@ def _bracket(
 def _counted(floor, top_k, top_p, vocabulary, TOP_K: tl.constexpr, TOP_P: tl.constexpr):
     """Return the largest key to count: min-p's bound, or KEY_INF if both top-k and top-p filter.
 
-    The mass of top-p is then a share of what top-k keeps.
+    In the latter case, the weight of top-p is a fraction of the weight that top-k keeps.
     """
     both = _filters_k(top_k, vocabulary, TOP_K) & _filters_p(top_p, TOP_P)
     return tl.where(both, KEY_INF, floor)
@@ -570,10 +585,10 @@ def _edges(
     top_p_mass,
     floor, top_k, top_p, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
 ):  # fmt: skip
-    """Return the last key that all filters keep, its number of tokens, and the weight kept of the bracket.
+    """Return the last kept key, how many tokens with it are kept, and the kept weight of the bracket.
 
-    `certain` is the weight of the tokens before the bracket, `top_p_mass` that up to top-p's edge, without
-    top-k.
+    `certain`: the weight of the tokens before the bracket. `top_p_mass`: the weight up to the edge of top-p,
+    ignoring top-k.
     """
     edge, ties = limit, tl.full((), NO_LIMIT, tl.int64)
     filters_k, filters_p = _filters_k(top_k, vocabulary, TOP_K), _filters_p(top_p, TOP_P)
@@ -620,7 +635,7 @@ def _edges(
 
 @triton.jit
 def _top_p_mass(top_p, mass):
-    """Return the weight that tokens up to the edge of top-p reach."""
+    """Return the weight that the tokens kept by top-p must reach, out of `mass`."""
     return tl.ceil(top_p.to(tl.float64) * mass.to(tl.float64)).to(tl.int64)
 
 
@@ -629,9 +644,10 @@ def _search(
     ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, low, limit, edge, target,
     WEIGHTS: tl.constexpr,
 ):  # fmt: skip
-    """Find the smallest key up to which tokens within `edge` reach `target`, and the sum before it.
+    """Find the smallest key, from `low` to `limit`, at which the cumulative sum reaches `target`.
 
-    It is sought from `low` to `limit`. Tokens count by weight with `WEIGHTS`, otherwise one each.
+    Sums the weights of the tokens in the bracket up to key `edge`, or their number without `WEIGHTS`. Returns
+    the key, and the sum of all smaller keys.
     """
     below = tl.full((), 0, tl.int64)
     _, first = _tile(ids_ptr, logits_ptr, 0, remaining, peak, temperature, vocabulary, True)
@@ -656,19 +672,22 @@ def _values(key, limit, WEIGHTS: tl.constexpr):
 
 @triton.jit
 def _last_keys(low, shift):
-    """Return the last key of each of the intervals, of 2^shift keys each, from `low` on."""
+    """Return the last key of each of `RADIX` intervals of 2^shift keys; the first begins at `low`."""
     return low + (tl.arange(0, RADIX) << shift) + ((1 << shift) - 1)
 
 
 @triton.jit
 def _sums(key, values, low, shift):
-    """Return the values up to the end of each interval, `[RADIX]`."""
+    """Return the sum of the values up to the end of each interval, `[RADIX]`."""
     return tl.sum(tl.where(key[:, None] <= _last_keys(low, shift)[None, :], values[:, None], 0), axis=0)
 
 
 @triton.jit
 def _narrow(sums, low, below, shift, target):
-    """Find the interval in which the sum reaches `target`; return its first key and the sum before it."""
+    """Find the interval in which the cumulative sum reaches `target`.
+
+    Returns its first key and the sum before.
+    """
     short = sums < target
     below = tl.maximum(below, tl.max(tl.where(short, sums, 0), axis=0))
     return low + (tl.sum(short.to(tl.int32), axis=0) << shift), below
@@ -676,7 +695,7 @@ def _narrow(sums, low, below, shift, target):
 
 @triton.jit
 def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, edge, ties):
-    """Return the weight of all tokens before the edge and of the first `ties` on it."""
+    """Return the weight of the bracket's tokens with keys below `edge` and the first `ties` with `edge`."""
     total = tl.full((), 0, tl.int64)
     for start in range(0, remaining, TILE):
         _, key = _tile(ids_ptr, logits_ptr, start, remaining, peak, temperature, vocabulary, True)
@@ -688,7 +707,7 @@ def _kept_mass(ids_ptr, logits_ptr, remaining, peak, temperature, vocabulary, ed
 
 @triton.jit
 def _tile_mass(key, edge, ties):
-    """Return the kept weight of a tile, `ties` tokens on the edge kept, and how many of those it has."""
+    """Return a tile's kept weight and the number of its kept tokens with key `edge`, at most `ties`."""
     tied = tl.minimum(tl.sum((key == edge).to(tl.int64), axis=0), ties)
     return tl.sum(tl.where(key < edge, _weight(key), 0), axis=0) + tied * _weight(edge), tied
 
@@ -698,7 +717,7 @@ def _pick(
     ids_ptr, logits_ptr, begin, end, peak, temperature, vocabulary,
     edge, ties, target, GATHERED: tl.constexpr,
 ):  # fmt: skip
-    """Find the first kept token, of places `begin` to `end`, up to which more than `target` is kept."""
+    """Find the first kept token, at places `begin` to `end`, at which the summed weight exceeds `target`."""
     start = begin
     _, key = _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHERED)
     mass, tied = _tile_mass(key, edge, ties)
@@ -719,7 +738,7 @@ def _pick(
 def _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHERED: tl.constexpr):
     """Load the ids and keys of the next `TILE` tokens, at places from `start` to `end`.
 
-    The places are those of gathered ids if `GATHERED`, else token ids.
+    A place is an index into the gathered ids if `GATHERED`, otherwise a token id.
     """
     place = start + tl.arange(0, TILE)
     inside = place < end
@@ -733,7 +752,7 @@ def _tile(ids_ptr, logits_ptr, start, end, peak, temperature, vocabulary, GATHER
 
 @triton.jit
 def _bits(distance):
-    """Return bits whose order is that of the non-negative numbers."""
+    """Return the bits of non-negative float32 numbers as integers, which have the same order."""
     return distance.to(tl.int32, bitcast=True) & MAGNITUDE
 
 
@@ -750,7 +769,7 @@ def _bin(key):
 
 @triton.jit
 def _first_key(number):
-    """Return the first key of a bin, and the last one's end."""
+    """Return the first key of a bin; for bin `BINS`, the end of the last bin."""
     return tl.where(number > 0, (number + FIRST_BIN) << BIN_SHIFT, 0)
 
 
@@ -766,7 +785,7 @@ def _min_p_key(min_p):
 
 @triton.jit
 def _random_bits(seed, step):
-    """Return 53 random bits, the upper ones of 64."""
+    """Return the 53 random bits of `jet.ops.sampling.uniform` as the upper bits of a uint64."""
     low, high = (step & 0xFFFFFFFF).to(tl.uint32), (step >> 32).to(tl.uint32)
     first, second, _, _ = tl.philox(seed, low, high, low * 0, low * 0)
     return (first.to(tl.uint64) << 32) | ((second >> 11) << 11).to(tl.uint64)
@@ -774,7 +793,7 @@ def _random_bits(seed, step):
 
 @triton.jit
 def _scale_random(bits, total):
-    """Return a random whole number from 0 to below `total`."""
+    """Scale random bits to an integer from 0 to `total` - 1."""
     return tl.umulhi(bits, total.to(tl.uint64)).to(tl.int64)
 
 

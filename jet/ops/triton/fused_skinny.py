@@ -1,20 +1,22 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""The decode step for a few rows: one tensor-core product a projection, everything else inside the products.
+"""The decode step for a few rows: one tensor-core product per projection, with everything else fused into it.
 
-A product of 2 to 8 rows takes as long as its weight takes to be read, if nothing else keeps the memory
-waiting. So norms, activations, bias and residual are part of the products, and under programmatic dependent
-launch a product reads its weight into registers while the kernel before it ends.
+A product for 2 to 8 rows can take no longer than reading its weight, if memory is never idle. So norms,
+activations, biases and residuals are parts of the products. With programmatic dependent launch, a product
+reads its weight into registers while the previous kernel ends.
 
-- A norm's divisor is the same for all of a row's inputs, so it is applied to the row's outputs. An operation
-  that writes the residual stream also leaves it times the scale of the norm that follows, in bfloat16, and
-  its sum of squares in shares, one a program (`Stream`).
-- The gated norm behind the delta rule has a divisor for each head: the output product applies it to the
-  partial sums of that head's columns.
+- The divisor of a norm is the same for all of a row's inputs, so it is applied to the row's outputs. An
+operation
+  that writes the residual stream also writes the stream times the scale of the following norm, in bfloat16,
+  and one partial sum of squares per program (`Stream`).
+- The gated norm after the delta rule has a divisor for each head. The output product applies it to the
+partial
+  sums of that head's columns.
 
-The functions take the arguments of their torch twins in `jet.ops.reference`, and before them the workspace
-that they share. Each returns what does it again and again on the same tensors. Inputs of products are rounded
-to bfloat16, as the network's forward rounds them; sums are float32, in a fixed order.
+The functions take a shared workspace and then the arguments of their definitions in `jet.ops.reference`. Each
+returns an operation bound to these tensors, to be called repeatedly. Inputs of products are rounded to
+bfloat16, as in the network's forward; sums are float32, in a fixed order.
 """
 
 from __future__ import annotations
@@ -44,14 +46,14 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class ProductCut:
-    """How a product is cut.
+    """How the work of a product is divided.
 
     Attributes:
-        rows: of the weight, a program.
-        chunks: of a step's columns, one a warp.
-        columns: of a chunk.
-        parts: of all columns, for a program each.
-        programs: at most, about; each has several tiles then.
+        rows: the weight rows of a tile.
+        chunks: the chunks of columns that a program multiplies in one step, one for each warp.
+        columns: the columns of a chunk.
+        parts: the parts that all columns are split into; each part of a tile has a program of its own.
+        programs: about the largest number of programs; each runs several tiles if there are more.
     """
 
     rows: int = 16
@@ -62,18 +64,19 @@ class ProductCut:
 
     @property
     def warps(self) -> int:
-        """Warps of a program."""
+        """Return the number of warps of a program."""
         return self.chunks
 
 
 @dataclass
 class Stream:
-    """The residual stream as the next product reads it.
+    """The residual stream in the form that the next product reads.
 
     Attributes:
-        scaled: `[B, C]` bfloat16, the stream times the scale of the norm that follows.
-        squares: `[B, shares]` float32, which sum to each row's sum of squares; views of `memory`.
-        norm: the scale of the norm that follows `[C]`, known once what follows is bound.
+        scaled: `[B, C]` bfloat16, the stream times the scale of the following norm.
+        memory: the memory of `squares`.
+        shares: the number of partial sums of squares of a row.
+        norm: the scale `[C]` of the following norm; None until the next product is bound.
     """
 
     scaled: Tensor
@@ -83,7 +86,7 @@ class Stream:
 
     @property
     def squares(self) -> Tensor:
-        """The sums of squares."""
+        """Return the partial sums of each row's squares, `[B, shares]` float32."""
         return self.memory[: len(self.scaled) * self.shares].view(len(self.scaled), self.shares)
 
 
@@ -92,9 +95,9 @@ class Workspace:
     """Buffers between the kernels of a step, shared by all layers.
 
     Attributes:
-        pdl: whether launches are programmatic dependent.
-        dtype: of weights and inputs of products.
-        stream: as the operation bound last leaves it.
+        pdl: whether to use programmatic dependent launch.
+        dtype: the type of weights and of inputs of products.
+        stream: the residual stream that the last bound operation writes.
     """
 
     pdl: bool = False
@@ -104,21 +107,21 @@ class Workspace:
     _tensors: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     def get(self, use: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return the memory for one use, the same for all layers."""
+        """Return the buffer for a use, which all layers share."""
         key = (use, shape, dtype, device)
         if key not in self._tensors:
             self._tensors[key] = torch.empty(shape, dtype=dtype, device=device)
         return self._tensors[key]
 
     def write_stream(self, x: Tensor, shares: int) -> Stream:
-        """Return a new stream for x, that an operation writes in `shares`."""
+        """Return a new stream for x `[B, C]`, whose writer gives `shares` sums of squares per row."""
         scaled = self.get("stream", tuple(x.shape), self.dtype, x.device)
         memory = self.get("squares", (len(x) * 256,), torch.float32, x.device)
         self.stream = Stream(scaled, memory, shares)
         return self.stream
 
     def read_stream(self, norm: Tensor) -> Stream:
-        """Return the stream that the operation before leaves, scaled for this norm."""
+        """Return the stream that the previous operation writes, and set the norm that scales it."""
         assert self.stream is not None
         self.stream.norm = norm
         return self.stream
@@ -134,7 +137,7 @@ def embed(
     cos: Tensor,
     sin: Tensor,
 ) -> Step:
-    """Twin of `embed_reference`."""
+    """Bind `embed_reference`."""
     batch, c = x.shape
     block = min(BLOCK, triton.next_power_of_2(c))
     blocks = triton.cdiv(c, block)
@@ -163,7 +166,7 @@ def norm_linear(
     copied_from: int = 0,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Bind the kernel that computes `norm_linear_reference`.
+    """Bind `norm_linear_reference`.
 
     SiLU is applied to the first `activated` outputs. M outputs from `copied_from` on are also written to
     `copied`, `[B, M]` bfloat16.
@@ -189,7 +192,7 @@ def norm_swiglu(
     out: Tensor,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Twin of `norm_swiglu_reference`."""
+    """Bind `norm_swiglu_reference`."""
     stream = workspace.read_stream(norm_weight)
     given = Product(workspace, stream.scaled, gate_up, out, cut, gated=True)
     given.normalize(stream, eps)
@@ -199,7 +202,7 @@ def norm_swiglu(
 def linear_add(
     workspace: Workspace, h: Tensor, weight: Tensor, x: Tensor, cut: ProductCut | None = None
 ) -> Step:
-    """Twin of `linear_add_reference`; fastest where `h` is bfloat16."""
+    """Bind `linear_add_reference`; fastest if `h` is bfloat16."""
     halved = h if h.dtype == weight.dtype else workspace.get("input", tuple(h.shape), weight.dtype, h.device)
     given = Product(workspace, halved, weight, x, cut)
     given.add_to_stream(x)
@@ -220,11 +223,11 @@ def heads_linear_add(
     x: Tensor,
     cut: ProductCut | None = None,
 ) -> Step:
-    """Do the rest of `gated_norm_linear_add_reference` after `jet_step`: divisors, product, residual.
+    """Finish `gated_norm_linear_add_reference` after `jet_step`: divide by the norms, multiply, add.
 
     Args:
-        o: a norm's inputs times its scale and the gate, `[B, H * V]` bfloat16.
-        squares: shares of the sums of the inputs' squares, `[B, H, S]` float32.
+        o: the gated norm's inputs times its scale and the activated gate, `[B, H * V]` bfloat16.
+        squares: S partial sums of the squares of each head's inputs, `[B, H, S]` float32.
         eps: the norm's epsilon.
         weight: `[N, H * V]`.
         x: `[B, N]` float32, added to.
@@ -246,7 +249,7 @@ def heads_linear_add(
 def product(
     workspace: Workspace, given: Tensor, weight: Tensor, out: Tensor, cut: ProductCut | None = None
 ) -> Step:
-    """`out = given @ weight.T`."""
+    """Bind `out = given @ weight.T`."""
     return Product(workspace, given, weight, out, cut).run
 
 
@@ -265,11 +268,14 @@ def jet_step(
     squares: Tensor,
     sizes: JetSizes,
 ) -> Step:
-    """Twin of `jet_step_reference` with half of the gated norm that follows it; other arguments as there.
+    """Bind `jet_step_reference` with the first half of the gated norm that follows it.
 
-    In `projected`, q and k are already activated. `kernels` `[B, H * V * W]` float32 are those of the
-    convolution before their bias. `out` bfloat16 gets the result times `norm_weight` `[V]` and the activated
-    gate; `squares` `[B, H, S]` float32 its own squares, in `shares` sums a head.
+    Arguments that differ from `jet_step_reference`:
+        projected: with q and k already activated.
+        kernels: the convolution's kernels before their bias, `[B, H * V * W]` float32.
+        norm_weight: the gated norm's scale, `[V]`.
+        out: `[B, H * V]` bfloat16, gets the result times `norm_weight` and the activated gate.
+        squares: `[B, H, S]` float32, gets S partial sums of the squares of each head's result.
     """
     rows = min(VALUES, triton.next_power_of_2(sizes.head_v_dim))
     grid = (triton.cdiv(sizes.head_v_dim, rows), sizes.num_heads, len(projected))
@@ -287,7 +293,7 @@ def jet_step(
 
 
 def head_shares(sizes: JetSizes) -> int:
-    """Return in how many sums a head's squares come."""
+    """Return the number of partial sums of a head's squares."""
     return int(triton.cdiv(sizes.head_v_dim, min(VALUES, triton.next_power_of_2(sizes.head_v_dim))))
 
 
@@ -304,7 +310,7 @@ class Product:
         gated: bool = False,
         divides: int = 0,
     ) -> None:
-        """`divides`: a size that a step's columns have to divide."""
+        """`divides`: a size that must be a multiple of a step's columns; 0 for none."""
         (batch, c), n = given.shape, out.shape[1]
         self._batch = batch
         fits = weight.shape == (n * (2 if gated else 1), c) and len(out) == batch
@@ -341,7 +347,7 @@ class Product:
         }  # fmt: skip
 
     def normalize(self, stream: Stream, eps: float) -> None:
-        """Divide each row's outputs by the norm of its inputs."""
+        """Divide each row's outputs by the root mean square of its inputs, from `stream`."""
         self.eps = eps
         self.tensors["squares"] = stream.squares
         self.options |= {
@@ -350,7 +356,7 @@ class Product:
         }
 
     def add_to_stream(self, x: Tensor) -> None:
-        """Add to the residual stream, and leave it for the norm that follows."""
+        """Add the outputs to the residual stream x; write the workspace's stream for the following norm."""
         self._stream = self._workspace.write_stream(x, self._tiles)
         self.options["ADD"] = True
 
@@ -378,10 +384,10 @@ def _launch(workspace: Workspace, warps: int) -> dict[str, Any]:
 
 
 def choose_cut(n: int, c: int, device: torch.device) -> ProductCut:
-    """Return how a weight of `n` rows of `c` values is cut.
+    """Choose how to divide a product with a weight of `n` rows and `c` columns.
 
-    The rule is near what was fastest on one H200: two programs a multiprocessor that go from tile to tile,
-    three where several share the columns, four where there are few columns.
+    Near the fastest choices on an H200: two programs per multiprocessor, each with several tiles; three if
+    columns are split, four if there are few columns.
     """
     target = gpu_target(device)
     processors = 4 if target is None else target.processors

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""The kernels of `jet.ops.triton.fused_skinny`, which says what they are for."""
+"""The kernels of `jet.ops.triton.fused_skinny`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jet.ops.triton.jet_step import EPS, _load_state, _softplus, _state_products
 
 @triton.jit
 def _wait(PDL: tl.constexpr):
-    """Wait until the kernels before have ended."""
+    """Wait until the previous kernels have ended."""
     if PDL:
         tl.extra.cuda.gdc_wait()
 
@@ -28,11 +28,11 @@ def product_kernel(
     ROWS: tl.constexpr, CHUNKS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr,
     STEPS: tl.constexpr, TILES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Multiply a part of the columns of some rows of the weight, for all rows of the batch.
+    """Multiply tiles of weight rows by one part of the columns, for all rows of the batch.
 
-    The weight is held in registers: it is read before the wait, while the kernel before ends.
-    A step's columns are `CHUNKS` times `COLUMNS`, and each warp multiplies one of the chunks. A program goes
-    from tile to tile with the same part of the columns, and reads the next tile before it multiplies one.
+    The weight is held in registers: it is read before the wait, while the previous kernel ends. In each step,
+    each of the warps multiplies one of `CHUNKS` chunks of `COLUMNS` columns. A program runs several tiles
+    with the same part of the columns, and loads the next tile before it multiplies the present one.
     """
     launch_dependents(PDL)
     first, stride = tl.program_id(0) // PARTS, tl.num_programs(0) // PARTS
@@ -81,7 +81,7 @@ def _load_tile(
     N: tl.constexpr, C: tl.constexpr, GATED: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Load part of some rows of the weight, as a tuple of `[CHUNKS, ROWS, COLUMNS]`; zeros behind the end."""
+    """Load part of a tile's weight rows as a tuple of `[CHUNKS, ROWS, COLUMNS]`, padded with zeros."""
     MINE: tl.constexpr = ROWS // 2 if GATED else ROWS
     WIDE: tl.constexpr = CHUNKS * COLUMNS
     place = tl.arange(0, ROWS)
@@ -107,7 +107,7 @@ def _hand_over(
     HEADS: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr, ROWS: tl.constexpr,
     PARTS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Finish a tile, or add up its parts in their order once the last one has come."""
+    """Finish a tile; if columns are split, the last program to arrive first sums the parts in order."""
     MINE: tl.constexpr = ROWS // 2 if GATED else ROWS
     if PARTS == 1:
         _finish(product, tile, out, squares, bias, copied, scale, scaled, squares_after, eps, batch, N, C,
@@ -136,7 +136,7 @@ def _head_divisors(
     squares, head, size, eps, batch,
     HEADS: tl.constexpr, PADDED: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Return one over the root mean square of some heads of each row, `[len(head), PADDED]`."""
+    """Return the reciprocal root mean square of some heads of each row, `[len(head), PADDED]`."""
     b, share = tl.arange(0, PADDED)[None, :, None], tl.arange(0, SHARES_PADDED)[None, None, :]
     place = squares + (b * HEADS + head[:, None, None]) * SHARES + share
     shares = tl.load(place, mask=(b < batch) & (share < SHARES), other=0.0)
@@ -148,7 +148,7 @@ def _divisor(
     squares, stride, size, eps, batch,
     PADDED: tl.constexpr, SHARES: tl.constexpr, SHARES_PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Return one over each row's root mean square, `[PADDED]`."""
+    """Return the reciprocal root mean square of each row, `[PADDED]`."""
     b, share = tl.arange(0, PADDED), tl.arange(0, SHARES_PADDED)
     inside = (b < batch)[:, None] & (share < SHARES)[None, :]
     shares = tl.load(squares + b[:, None] * stride + share[None, :], mask=inside, other=0.0)
@@ -200,7 +200,7 @@ def embed_kernel(
     token, embedding, position, inv_freq, x, cos, sin, scale, scaled, squares,
     C: tl.constexpr, HALF: tl.constexpr, HALF_PADDED: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Embed some hidden channels of one row; the first program of a row also writes its angles."""
+    """Write some hidden channels of one row's embedding; the row's first program also writes its rotation."""
     launch_dependents(PDL)
     block, b = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
@@ -229,9 +229,9 @@ def jet_step_kernel(
     HEADS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, GENERATOR: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Advance some value channels of one head of one row; see `jet.ops.triton.jet_step` for the sums.
+    """Update some value channels of one head of one row; see `jet.ops.triton.jet_step` for the formulas.
 
-    Slots and states are read before the wait: no kernel of the same step writes them before this one.
+    Slots and states are read before the wait, since no earlier kernel of the step writes them.
     """
     launch_dependents(PDL)
     TILES: tl.constexpr = (KEY + KEYS - 1) // KEYS

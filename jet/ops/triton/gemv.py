@@ -2,15 +2,15 @@
 # mypy: disable-error-code="assignment"
 """Matrix-vector products, fused with the norm before and the activation or residual after them; embedding.
 
-One program owns a few whole rows of the weight. It loads them into registers, as a tuple of tiles along the
-columns, before it waits for the kernel that writes its input. Under programmatic dependent launch, that hides
-most of a kernel's memory time behind the end of the kernel before. Sums are float32, in a fixed order. The
+A program computes a few outputs, from whole rows of the weight. It loads the rows into registers, as a tuple
+of tiles along the columns, before it waits for the kernel that writes its input. With programmatic dependent
+launch, most loads thus overlap with the end of the previous kernel. Sums are float32, in a fixed order. The
 rows of a batch are processed in turn with the same loaded weights. The kernels in this file take unquantized
-weights; `jet.ops.triton.int_gemv` has the ones for quantized weights.
+weights; those for quantized weights are in `jet.ops.triton.int_gemv`.
 
-The functions take the arguments of their torch twins in `jet.ops.reference`, and also `pdl` (programmatic
-dependent launch, on both sides), `config`, and `prefetch`: the next kernel's weight, whose first bytes this
-kernel prefetches.
+The functions take the arguments of their definitions in `jet.ops.reference`, and also `pdl` (whether to use
+programmatic dependent launch, on both sides), `config`, and `prefetch`: the next kernel's weight, whose first
+bytes this kernel prefetches.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def norm_linear(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Twin of `norm_linear_reference`; fastest where the norm's weight has the type of the other weight.
+    """Compute `norm_linear_reference`; fastest if the norm's weight and the other weight have the same type.
 
-    The first `num_activated` outputs are written through `silu`: once here instead of in every program that
-    reads them.
+    SiLU is applied to the first `num_activated` outputs, once here instead of in every program that reads
+    them.
     """
     n, c = _check(weight, x, out)
     config = config or gemv_config_for("norm_linear", n, weight)
@@ -87,9 +87,9 @@ def norm_swiglu(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Twin of `norm_swiglu_reference`; fastest where the norm's weight has the type of the other weight.
+    """Compute `norm_swiglu_reference`; fastest if the norm's weight and the other weight have the same type.
 
-    `out` may be `packed_mlp_columns` two products of weights in codes.
+    For quantized weights, `out` may be packed int16, `[B, packed_mlp_columns]`.
     """
     n, c = _check(gate_up, x, out, parts=2)
     config = config or gemv_config_for("norm_swiglu", n, gate_up)
@@ -122,7 +122,10 @@ def linear_add(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Twin of `linear_add_reference`. `h` may be `packed_mlp_columns` two products of weights in codes."""
+    """Compute `linear_add_reference`.
+
+    For quantized weights, `h` may be packed int16, `[B, packed_mlp_columns]`.
+    """
     n, c = _check(weight, h, x)
     config = config or gemv_config_for("linear_add", n, weight)
     kernel, tensors, kernel_args = _choose_kernel(weight, _linear_add, int_gemv.linear_add, h)
@@ -150,12 +153,12 @@ def heads_linear_add(
     config: GemvConfig | None = None,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Finish `gated_norm_linear_add_reference` after `jet_step`: divisors, product, residual.
+    """Finish `gated_norm_linear_add_reference` after `jet_step`: divide by the norms, multiply, add.
 
     Args:
-        o: a norm's inputs times its scale and the gate, `[B, H * V]` float32.
-        partial_squares: shares of the sums of the inputs' squares, `[B, H, S]` float32: each head's norm
-            divides by the root of their sum over V.
+        o: the gated norm's inputs times its scale and the activated gate, `[B, H * V]` float32.
+        partial_squares: S partial sums of the squares of each head's inputs, `[B, H, S]` float32. A head is
+            divided by the root of their sum over V.
         eps: the norm's epsilon.
         weight: `[N, H * V]`.
         x: `[B, N]` float32, added to.
@@ -209,7 +212,7 @@ def embed(
     pdl: bool = False,
     prefetch: Tensor | None = None,
 ) -> None:
-    """Twin of `embed_reference`."""
+    """Compute `embed_reference`."""
     batch, c = x.shape
     kernel_args = row_layout(embedding)
     block = min(1024, triton.next_power_of_2(kernel_args["ROW_SIZE"]))
@@ -231,9 +234,10 @@ def embed(
 
 
 def packed_mlp_columns(size: int, hidden: int, scheme: str | None) -> int | None:
-    """Return the columns of an MLP's hidden values in packed int16; None if they cannot be packed.
+    """Return the number of columns of an MLP's hidden values in packed int16; None if they cannot be packed.
 
-    `size`: number of hidden values; `hidden`: the MLP's inputs; `scheme`: quantization of both weights.
+    `size`: the number of hidden values. `hidden`: the number of the MLP's inputs. `scheme`: the quantization
+    scheme of both weights.
     """
     halves = {INT8: 1, INT4: 2}.get(scheme or "")
     if halves is None or size % (halves * SEGMENT.value) or hidden % (halves * int_gemv.WORD):
@@ -242,7 +246,10 @@ def packed_mlp_columns(size: int, hidden: int, scheme: str | None) -> int | None
 
 
 def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[int, int]:
-    """Output and input size of a product whose tensors fit each other; ValueError otherwise."""
+    """Return the output and input size of a product.
+
+    Raises ValueError if the tensors do not fit each other.
+    """
     n, c = weight.shape[0] // parts, weight.shape[1]
     before, after = _vector_columns(given, c, row_layout(weight)["HALVES"]), _vector_columns(out, n)
     fits = (given.shape[1], *out.shape) == (before, len(given), after) and weight.shape[0] == n * parts
@@ -255,7 +262,10 @@ def _check(weight: Weight, given: Tensor, out: Tensor, parts: int = 1) -> tuple[
 
 
 def _vector_columns(vector: Tensor, size: int, halves: int = 1) -> int:
-    """Columns that hold `size` numbers; in whole numbers each half of them has to be whole parts."""
+    """Return the number of columns of a vector of `size` values, which may be packed int16.
+
+    Packed values must fill whole segments in each of the `halves`; raises ValueError if they do not.
+    """
     if vector.dtype != int_gemv.PACKED_INT16:
         return size
     if size % (halves * int(SEGMENT.value)):
@@ -268,7 +278,7 @@ def _vector_columns(vector: Tensor, size: int, halves: int = 1) -> int:
 def _choose_kernel(
     weight: Weight, float_kernel: Any, int_kernel: Any, hidden: Tensor | None = None
 ) -> tuple[Any, tuple[Tensor, ...], dict[str, Any]]:
-    """Choose the kernel for a weight; return it, its arguments and its constant sizes.
+    """Choose the kernel for a weight; return it, the weight's tensors for it, and its constant sizes.
 
     `hidden`: the MLP's hidden values, if the kernel reads or writes them; else None.
 

@@ -1,4 +1,4 @@
-"""How the products of a step are cut into programs."""
+"""GemvConfig: how the work of a matrix-vector product is divided among programs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ANY_ROWS = 2**31
 
 @dataclass(frozen=True)
 class GemvConfig:
-    """How a product is cut: weight rows a program, columns a tile (both powers of two), warps a program.
+    """The weight rows of a program, the columns of a tile (both powers of two), and the warps of a program.
 
-    For `norm_swiglu`, `block_n` counts gate rows, with as many up rows. For `heads_linear_add`, `block_k`
-    is a bound for the heads in a tile. For `jet_step`, `block_n` counts value channels, with `width` rows
-    each.
+    For `norm_swiglu`, `block_n` is the number of gate rows, with as many up rows. For `heads_linear_add`,
+    `block_k` is an upper bound of the heads in a tile. For `jet_step`, `block_n` is the number of value
+    channels, with `width` rows each.
     """
 
     block_n: int
@@ -89,10 +89,10 @@ def default_gemv_config(kind: GemvKind, n: int, c: int, itemsize: int) -> GemvCo
 
 
 def gemv_config_for(kind: GemvKind, n: int, weight: Weight) -> GemvConfig:
-    """Choose a tiling for a weight; `n` as for `default_gemv_config`.
+    """Choose the configuration for a weight; `n` as in `default_gemv_config`.
 
-    Codes that nothing was measured for take as many threads as half precision would, since it is inputs that
-    fill their registers. Their tiles are made narrower where much of the last one would lie behind the end.
+    Quantized weights without a measured configuration get as many threads as half precision, since their
+    inputs take the registers; their tiles are narrower if much of the last tile would be padding.
     """
     if not isinstance(weight, QuantizedTensor):
         return default_gemv_config(kind, n, weight.shape[1], weight.element_size())

@@ -2,10 +2,10 @@
 # mypy: disable-error-code="assignment"
 """Matrix-vector products of quantized weights in integer arithmetic: `dp4a`, four products per instruction.
 
-Dequantizing takes several instructions for each weight, and all of them wait for the input. Instead, each
-program quantizes the input once, to 16 bits in two bytes; `dp4a` multiplies each byte by four codes at once.
-The inputs of a part (`SEGMENT` columns of a tile) share a scale, set by the largest of them. The rounding
-error is at most half of 1/32,767 of that value; bfloat16's is up to 1/256 of each value.
+Dequantizing would take several instructions for each weight, which all wait for the input. Instead, each
+program quantizes the input once to 16 bits, in two bytes; `dp4a` multiplies four of these bytes by four codes
+at once. The inputs of a part (`SEGMENT` columns of a tile) share a scale, set by the largest of them. The
+rounding error is at most half of 1/32,767 of the largest value; bfloat16's is up to 1/256 of each value.
 
 A tile has rows of `BLOCK_K` bytes, loaded as words of four bytes. They hold int8 codes, or int4 codes of two
 halves of the row, with `BLOCK_K` input columns each. Sizes are those of `jet.ops.triton.weight_tiles`.
@@ -71,7 +71,7 @@ _LOAD_SCALE = tl.constexpr("""
 
 
 def packed_columns(size: int) -> int:
-    """Return the columns of `PACKED_INT16` that hold `size` numbers, a multiple of `SEGMENT`."""
+    """Return the number of `PACKED_INT16` columns for `size` values, a multiple of `SEGMENT`."""
     parts: int = size // SEGMENT.value
     return size // 4 + (parts + 1) // 2
 
@@ -252,7 +252,7 @@ def heads_linear_add(
 
 @triton.jit
 def _load_words(qweight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Load rows `[R]` as a tuple of tiles `[R, BLOCK_K / WORD]` with zeros behind the end."""
+    """Load rows `[R]` as a tuple of tiles `[R, BLOCK_K / WORD]`, padded with zeros."""
     return load_rows(qweight.to(tl.pointer_type(tl.int32)), row, ROW_SIZE // 4, BLOCK_K // 4)
 
 
@@ -290,7 +290,7 @@ def _load_scale(place):
 
 @triton.jit
 def _load_segments(x, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Load a vector `[C]` in float32 as tiles `[BLOCK_K / SEGMENT, SEGMENT]`, half after half."""
+    """Load a vector `[C]` in float32 as tiles `[BLOCK_K / SEGMENT, SEGMENT]`, one half after the other."""
     tiles = ()
     part = tl.arange(0, BLOCK_K // SEGMENT)[:, None] * SEGMENT
     for half in tl.static_range(HALVES):
@@ -304,7 +304,7 @@ def _load_segments(x, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.conste
 
 @triton.jit
 def _load_packed(h, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Load what `_store_packed` wrote of `[C]`: packed inputs, and their scales for every tile."""
+    """Load a vector `[C]` that `_store_packed` wrote: packed inputs, and their scales for every tile."""
     inputs = ()
     input_scales = ()
     scales = (h + C // 4).to(tl.pointer_type(tl.float32))
@@ -330,7 +330,7 @@ def _load_packed(h, C: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexp
 
 @triton.jit
 def _store_packed(out, result, N: tl.constexpr):
-    """Store a program's results `[R]`, of N, as whole numbers; R and N are multiples of `SEGMENT`."""
+    """Store a program's R of N results as packed int16; R and N are multiples of `SEGMENT`."""
     BLOCK_N: tl.constexpr = result.shape[0]
     inputs, input_scales = _quantize_inputs((tl.reshape(result, [BLOCK_N // SEGMENT, SEGMENT]),))
     word = tl.program_id(0) * (BLOCK_N // 4) + tl.arange(0, BLOCK_N // 4)
@@ -341,7 +341,7 @@ def _store_packed(out, result, N: tl.constexpr):
 
 @triton.jit
 def _normed(tiles, norms, C: tl.constexpr, eps):
-    """Multiply a vector's parts by the norm's weights; return them and, last, the norm's factor."""
+    """Multiply the tiles of a vector by those of the norm's weights; return them and the norm's factor."""
     squares = tl.zeros(tiles[0].shape, tl.float32)
     values = ()
     for i in tl.static_range(len(tiles)):
@@ -352,7 +352,10 @@ def _normed(tiles, norms, C: tl.constexpr, eps):
 
 @triton.jit
 def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, HALVES: tl.constexpr):
-    """Multiply a vector's segments by their head's value in `divisors` `[H]`; a head has `SIZE` channels."""
+    """Multiply each segment of a vector by its head's value in `divisors` `[H]`.
+
+    A head has `SIZE` channels.
+    """
     TILES: tl.constexpr = len(tiles) // HALVES
     PARTS: tl.constexpr = tiles[0].shape[0]
     values = ()
@@ -366,11 +369,11 @@ def _divide_heads(tiles, divisors, SIZE: tl.constexpr, ROW_SIZE: tl.constexpr, H
 
 @triton.jit
 def _quantize_inputs(tiles):
-    """Quantize tiles `[P, SEGMENT]` to 16-bit integers, with one scale for each part of all tiles.
+    """Quantize tiles `[P, SEGMENT]` to 16-bit integers; the same part of all tiles shares one scale.
 
     Returns a tuple of one tensor per tile, and the scales as a tuple of one tensor `[P]`. Four integers are
-    packed into one of 64 bits, `[P * SEGMENT / WORD]`: their low bytes, and above them their high bytes. A
-    part with a value that is not finite gets such a scale.
+    packed into 64 bits, `[P * SEGMENT / WORD]`: the low bytes, and above them the high bytes. The scale of a
+    part with a value that is not finite is not finite.
     """
     peak = tl.abs(tiles[0])
     for i in tl.static_range(1, len(tiles)):
@@ -390,7 +393,7 @@ def _larger(a, b):
 
 @triton.jit
 def _pack_int16(values):
-    """Round `[P, SEGMENT]` to the nearest whole numbers of 16 bits."""
+    """Round values `[P, SEGMENT]` to the nearest 16-bit integers, and pack four into 64 bits."""
     # Added to this number, they stand in its lower bits, in two's complement.
     whole = (values + 12582912.0).to(tl.int32, bitcast=True)
     even, odd = tl.split(tl.reshape(whole, [whole.shape[0], whole.shape[1] // 4, 2, 2]))
@@ -409,9 +412,9 @@ def _pack_int16(values):
 
 @triton.jit
 def _multiply(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
-    """Multiply rows in tiles of words by inputs, still to be summed over parts: `[R, P]`.
+    """Multiply rows, as tiles of words, by inputs; return products `[R, P]` to be summed over the parts P.
 
-    `input_scales`: of all tiles, or of each its own.
+    `input_scales`: one for all tiles, or one for each.
     """
     TILES: tl.constexpr = len(tiles)
     PER_TILE_SCALES: tl.constexpr = len(input_scales) > 1
@@ -441,13 +444,13 @@ def _multiply(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
 
 @triton.jit
 def _product(tiles, scales, inputs, input_scales, HALVES: tl.constexpr):
-    """Multiply, sum over parts, and scale by rows: `[R]`."""
+    """Multiply as `_multiply` does, sum over the parts, and scale the rows; return `[R]`."""
     return _scale_rows(tl.sum(_multiply(tiles, scales, inputs, input_scales, HALVES), 1), scales, HALVES)
 
 
 @triton.jit
 def _int4_half(tile, HALF: tl.constexpr):
-    """Codes of int4 in one half of a row, signed and times 16, as bytes."""
+    """Return the int4 codes of one half of a row as signed bytes, multiplied by 16."""
     if not HALF:
         tile = tile << 4
     if INTERPRETED:
@@ -458,7 +461,7 @@ def _int4_half(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _add_products(high, low, qweight, inputs):
-    """Add products of four codes to sums `[R, W]`: with their inputs' higher bytes, and with the lower."""
+    """Add the products of four codes with the high and the low bytes of their inputs to two sums `[R, W]`."""
     if INTERPRETED:
         for k in tl.static_range(4):
             code = (qweight << (24 - 8 * k)) >> 24
@@ -478,9 +481,9 @@ def _add_products(high, low, qweight, inputs):
 
 @triton.jit
 def _sum_segments(high, low):
-    """Sums with higher and lower bytes, `[R, W]`, as one, over the words of a part: `[R, P]`.
+    """Combine the sums of high and low bytes `[R, W]`, and sum the words of each part; return `[R, P]`.
 
-    32 bits are enough: of 32 tiles, products of a part are less than 32 * 16 * 127 * 32,767.
+    32 bits are enough: the sum over a part of 32 tiles is below 32 * 16 * 127 * 32,767.
     """
     sums = high * 256 + low
     return tl.sum(
@@ -490,5 +493,5 @@ def _sum_segments(high, low):
 
 @triton.jit
 def _scale_rows(result, scales, HALVES: tl.constexpr):
-    """Sums `[R]` times their rows' scales, if those are of rows."""
+    """Multiply sums `[R]` by their rows' scales if there is one per row, as for int8."""
     return result * scales[0] if HALVES == 1 else result

@@ -1,20 +1,20 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""One token through a JetBlock's memory: kernel generator, dynamic convolution, gated delta rule.
+"""A JetBlock's state update for one token: kernel generator, dynamic convolution, gated delta rule.
 
-A program owns some value channels of one head of one row: their kernels, their convolution inputs and their
-columns of the recurrent state, which no other program reads or writes. With S' = decay · S, one pass over the
-old state is enough, because the sums with the key and the query do not depend on the value:
+A program computes some value channels of one head of one row: their kernels, their convolution inputs and
+their columns of the recurrent state, which no other program reads or writes. With S' = decay · S, one pass
+over the old state is enough, because its products with key and query do not depend on the value:
 
     error = beta · (v − S'ᵀk)
     o = (S' + k errorᵀ)ᵀ q = S'ᵀq + (k·q) error
 
-In the same way the convolution's sum over the taps is taken inside the generator's sum over its hidden
-channels, so that a channel costs one reduction instead of one a tap.
+Likewise, the convolution's sum over the taps is inside the generator's sum over its hidden channels, so that
+a channel needs one reduction instead of one for each tap.
 
-What several programs would compute again and again is computed once: the projection before activates what
-all channels read, and this kernel writes its result gated and scaled, beside its share of each head's
-squares, so that the product behind it has no norm to take but its divisor.
+Work that several programs would repeat is done once: the projection before this kernel activates the channels
+that all programs read, and this kernel writes its result gated and scaled, with partial sums of each head's
+squares. The product after it then only has to divide.
 """
 
 from __future__ import annotations
@@ -68,14 +68,17 @@ def jet_step(
     prefetch: Tensor | None = None,
     load_before_wait: bool = False,
 ) -> None:
-    """Twin of `jet_step_reference` with half of the gated norm that follows it; other arguments as there.
+    """Compute `jet_step_reference` with the first half of the gated norm that follows it.
 
-    In `projected`, q, k and w1 are already activated (`num_activated`). `out` gets the result times
-    `norm_weight` `[V]` and the activated gate; `partial_squares` `[B, H, S]` float32 its own squares, in
-    `num_partials` sums a head.
-
-    `load_before_wait` reads slots and states before waiting for the kernels before: allowed where no kernel
-    of the same chain of dependent launches writes them, as when each graph replay is one step.
+    Arguments that differ from `jet_step_reference`:
+        projected: with q, k and w1 already activated (`num_activated`).
+        norm_weight: the gated norm's scale, `[V]`.
+        out: `[B, H * V]` float32, gets the result times `norm_weight` and the activated gate.
+        partial_squares: `[B, H, num_partials]` float32, gets partial sums of the squares of each head's
+            result.
+        load_before_wait: whether to read slots and states before waiting for the previous kernels. None of
+            the kernels before it in a chain of dependent launches may write them, as if each graph is one
+            step.
     """
     sizes.check(projected, kernels_weight, conv_state, recurrent_state, out)
     config = config or _config(sizes, kernels_weight)
@@ -118,7 +121,7 @@ def jet_step(
 
 
 def num_activated(sizes: JetSizes) -> int:
-    """Return how many of the projection's first channels, q, k and w1, `jet_step` wants activated."""
+    """Return how many of the projection's first channels (q, k, w1) must be activated before `jet_step`."""
     return sum(sizes.split_sizes[:3])
 
 
@@ -132,7 +135,7 @@ def _config(sizes: JetSizes, weight: Weight) -> GemvConfig:
 
 
 def block_key(key: int) -> int:
-    """Return a power of two that divides the number of keys, if a large one does: no lane is then idle."""
+    """Return the tile's size along the keys: a power of two that divides `key`, if a large one does."""
     divisor = key & -key
     return min(divisor, MAX_BLOCK_KEY) if divisor >= 16 else min(int(triton.next_power_of_2(key)), 32)
 
@@ -144,7 +147,7 @@ def _add_triples(a, b, c, d, e, f):
 
 @triton.jit
 def _softplus(x):
-    """`log(1 + exp(x))` to float32's last digits; the fast logarithm has no relative precision near 1."""
+    """Return `log(1 + exp(x))` in full float32 precision; the fast logarithm is inaccurate near 1."""
     small = tl.exp(-tl.abs(x))
     s = small / (2.0 + small)  # log(1 + small) = 2 artanh(s), and s is at most 1/3
     square = s * s
@@ -166,8 +169,10 @@ def _load_generator(
     HALVES: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """Tap by tap, of the channels `[BLOCK_V]`: rows in tiles `[BLOCK_V, BLOCK_K]`, factors, biases
-    `[BLOCK_V]`."""
+    """Load the generator's weights for the channels `[BLOCK_V]`, as tuples with one element for each tap.
+
+    Returns rows as tiles `[BLOCK_V, BLOCK_K]`, scales, and biases `[BLOCK_V]`.
+    """
     weights = ()
     scales = ()
     biases = ()
@@ -181,7 +186,10 @@ def _load_generator(
 
 @triton.jit
 def _load_state(state, in_head, HEAD_K_DIM: tl.constexpr, HEAD_V_DIM: tl.constexpr, BLOCK_KEY: tl.constexpr):
-    """Columns of a state, from pointers to their first row `[BLOCK_V]`, as tiles `[BLOCK_KEY, BLOCK_V]`."""
+    """Load columns of a state as a tuple of tiles `[BLOCK_KEY, BLOCK_V]`.
+
+    `state`: pointers to the columns' first elements, `[BLOCK_V]`.
+    """
     tiles = ()
     for t in tl.static_range((HEAD_K_DIM + BLOCK_KEY - 1) // BLOCK_KEY):
         row = (t * BLOCK_KEY + tl.arange(0, BLOCK_KEY))[:, None]
@@ -207,7 +215,7 @@ def _convolve(
     HALVES: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
 ):
-    """Generate each channel's kernel from `hidden`, and convolve the window with it; returns `[BLOCK_V]`."""
+    """Generate each channel's kernel from `hidden`, and convolve the window with it; return `[BLOCK_V]`."""
     TILES: tl.constexpr = (ROW_SIZE + BLOCK_K - 1) // BLOCK_K
     products = zero_accumulator(BLOCK_V, BLOCK_K, GROUP_SIZE)
     for i in tl.static_range(HALVES * TILES):
@@ -236,7 +244,7 @@ def _convolve(
 def _state_products(
     states, keys, queries, BLOCK_V: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr
 ):
-    """Multiply the old state by key and query, `[BLOCK_V]` each; also return k·k, q·q, k·q."""
+    """Return the products of the old state with key and query, `[BLOCK_V]` each, and k·k, q·q, k·q."""
     with_key = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
     with_query = tl.zeros([BLOCK_KEY, BLOCK_V], tl.float32)
     kk = tl.zeros([BLOCK_KEY], tl.float32)

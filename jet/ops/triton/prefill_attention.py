@@ -1,14 +1,14 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Attention of a chunk over what stands before it and over itself: fast twins of `jet.ops.prefill_backends`.
+"""Attention of a chunk's tokens to all earlier tokens and the chunk: kernels for `jet.ops.prefill_backends`.
 
-Two or three launches: heads are rotated, keys and values written where they will be read; then every program
-has some queries of one head and goes through the keys that any of them sees, block by block, with a running
-softmax (arXiv 2205.14135). Blocks outside a window are not touched. `chunk_meta` says on the device which
-sequences the tokens belong to, so that a captured graph serves every chunk.
+There are two or three launches. The first rotates heads and writes keys and values to memory. Then each
+program attends from some queries of one head to the keys that any of them sees, block by block, with an
+online softmax (arXiv 2205.14135); blocks outside of a window are skipped. `chunk_meta` on the device tells
+which sequences the tokens belong to, so that a captured graph serves every chunk.
 
-Full attention reads the pages themselves. A window's ring is laid out in order beside the chunk first, since
-the chunk overwrites it. Each segment has its rows there: the first is the token `start - WINDOW`.
+Full attention reads the pages. The ring of a window is first copied to a buffer in order, followed by the
+chunk, since the chunk will overwrite it. Each segment has its own rows there, from token `start - WINDOW` on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def attend_pages(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Twin of `attend_pages_reference`; `queries` is scratch of the shape of `out`."""
+    """Compute `attend_pages_reference`; `queries` is scratch memory of the shape of `out`."""
     kv_heads, page, dim = pages.shape[2:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
@@ -56,7 +56,7 @@ def attend_pages(
 
 
 def window_rows(window: int, tokens: int) -> int:
-    """Return the rows of a window buffer for chunks of `tokens` tokens: a window before each segment."""
+    """Return the rows of a window buffer: `tokens` for the chunk, and a window for each segment."""
     return MAX_PACKED * window + tokens
 
 
@@ -70,7 +70,7 @@ def attend_window(
     queries: Tensor,
     out: Tensor,
 ) -> None:
-    """Twin of `attend_window_reference`; `window_buffer`: scratch of `window_rows` rows."""
+    """Compute `attend_window_reference`; `window_buffer` is scratch memory of `window_rows` rows."""
     kv_heads, window, dim = ring_keys.shape[1:]
     heads = projected.shape[1] // dim - 2 * kv_heads
     shape = {"HEADS": heads, "KV_HEADS": kv_heads, "D": dim, "BLOCK_D": max(16, triton.next_power_of_2(dim))}
@@ -111,7 +111,7 @@ def _attend(
     max_pages: int,
     shape: dict[str, int],
 ) -> None:
-    """Attention over pages, of which a slot has up to `max_pages`."""
+    """Launch the attention kernel on pages, up to `max_pages` for each slot."""
     rows, columns = 64, 64  # on an H200 faster than 128 by 64 at any length, and for windows than 128 by 128
     _flash_kernel[(triton.cdiv(len(out), rows), shape["HEADS"])](
         queries,
@@ -136,7 +136,7 @@ def _rotate_and_store(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Rotate queries and keys, and put everything where it belongs."""
+    """Rotate queries and keys; write queries to scratch, keys and values to pages or the window buffer."""
     HALF: tl.constexpr = D // 2
     head = tl.program_id(1)
     segment = segment_at(chunk_meta, tl.program_id(0) * TOKENS)
@@ -180,7 +180,7 @@ def _rotate_and_store(
 
 @triton.jit
 def _first_row(segment, offset, WINDOW: tl.constexpr):
-    """A segment's first row of the window buffer."""
+    """Return a segment's first row in the window buffer."""
     return segment * WINDOW + offset
 
 
@@ -190,7 +190,7 @@ def _load_window(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Load the window before the chunk, in order."""
+    """Copy the window before each segment from its ring to the window buffer, in order."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     segment = tl.program_id(2)
     slot, start, count, offset = load_segment(chunk_meta, segment)
@@ -215,7 +215,7 @@ def _store_window(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Store the chunk's last tokens in the ring, token t at `t % WINDOW`."""
+    """Copy each segment's last tokens from the window buffer to its ring, token t to `t % WINDOW`."""
     kv, head = tl.program_id(1) // KV_HEADS, tl.program_id(1) % KV_HEADS
     segment = tl.program_id(2)
     slot, start, count, offset = load_segment(chunk_meta, segment)
@@ -242,7 +242,7 @@ def _flash_kernel(
     PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Attend from token i to the rows up to `i + shift`, in a window to the last `WINDOW` of them."""
+    """Attend from each token i to rows up to `i + shift`; with a window, to the last `WINDOW` of these."""
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # those with most to do begin first
     head = tl.program_id(1)
     kv_head = head // (HEADS // KV_HEADS)
@@ -295,7 +295,7 @@ def _update_softmax(
     KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE_SIZE: tl.constexpr,
     WINDOW: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Add one block of keys and values to the running softmax."""
+    """Add one block of keys and values to the online softmax."""
     offset = tl.arange(0, BLOCK_N)
     column = tl.arange(0, BLOCK_D)
     row = begin + offset

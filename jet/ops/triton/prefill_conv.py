@@ -1,7 +1,7 @@
-"""The dynamic convolution of a prompt in one pass: the fast twin of the middle of `jet.ops.dynamic_conv`.
+"""The dynamic convolution of a prompt in one pass: Triton kernel for `jet.ops.dynamic_conv`.
 
-In plain torch every tap is converted, multiplied and added in passes of its own over what the kernel
-generator wrote, `W` numbers for every channel of every token. Here they are read once.
+Plain torch needs several passes over the generated kernels, `W` numbers for each channel of each token. This
+kernel reads them once.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, unused-ignore"
 
@@ -18,15 +18,15 @@ TOKENS, CHANNELS = 16, 128  # of a program
 
 
 def convolve(x: Tensor, kernels: Tensor, state: Tensor) -> Tensor:
-    """`silu` of each token and the W - 1 before it, weighed by the token's own kernel, summed in float32.
+    """Sum each token and the W - 1 before it, weighted by the token's kernel, in float32; apply SiLU.
 
     Args:
         x: inputs, `[B, T, D]`.
         kernels: `[B, T, D, W]`; tap W - 1 weighs the current token.
-        state: the last W inputs before these, `[B, D, W]`, newest last.
+        state: the last W inputs before `x`, `[B, D, W]`, newest last.
 
-    Returns:
-        `[B, T, D]` in x's type. Raises ValueError where the shapes do not fit each other.
+        Returns:
+            `[B, T, D]` in x's type. Raises ValueError if the shapes do not fit each other.
     """
     batch, length, channels = x.shape
     width = kernels.shape[-1]

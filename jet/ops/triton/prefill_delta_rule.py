@@ -1,19 +1,20 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment, unreachable"
-"""The gated delta rule over a chunk of a prompt: the fast twin of `chunk_delta_reference`.
+"""The gated delta rule for a prefill chunk: Triton kernels for `chunk_delta_reference`.
 
-The chunk is cut into blocks of 64 tokens. Inside a block the corrections u depend on each other through a
+The chunk is divided into blocks of 64 tokens. Within a block the corrections u depend on each other through a
 unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Three kernels:
 
-- `_prepare`, one program per block and head, all of them parallel: gates, normalized keys and queries, and
-  the system. Its results are scratch in the model's type.
-- `_solve`, as parallel: the system's inverse.
+- `_prepare`, one program per block and head, all in parallel: computes gates, normalized keys and queries,
+and
+  the system, which are scratch in the model's type.
+- `_solve`, equally parallel: computes the inverse of the system.
 - `_scan`, one program per head and some value channels: carries the state from block to block, and writes the
-  outputs on its way. The state is held transposed, `[V, K]` in registers, so that it is the left operand of
-  every product and never has to pass through shared memory.
+  outputs. The state is kept transposed, `[V, K]` in registers, so that it is the left operand of every
+  product and never goes through shared memory.
 
-`chunk_meta` (`jet.ops.chunk_meta`) says on the device which slots the tokens belong to. So launches do not
-depend on it, and a captured graph serves every chunk up to its size. Segments are scanned in parallel.
+`chunk_meta` (`jet.ops.chunk_meta`) on the device tells which slots the tokens belong to. So a captured graph
+serves every chunk up to its size. Segments are scanned in parallel.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class DeltaRuleScratch:
     """Results of `_prepare` for `_scan`, for `blocks` blocks of `BLOCK` tokens.
 
     Attributes:
-        w_keys: minus the keys whose memory is corrected, `[N, H, tiles, BLOCK, BLOCK_KEY]`; first faded keys.
-        queries: faded since the block's start, in the same shape.
-        keys: to be faded until the block's end, in the same shape.
-        attention: what queries see of the block's own keys, `[N, H, BLOCK, BLOCK]`.
+        w_keys: keys with the decay since the block's start, `[N, H, tiles, BLOCK, BLOCK_KEY]`; `_solve`
+            multiplies them by `-inverse`, to give the corrections by the state before the block.
+        queries: queries with the decay since the block's start, in the same shape.
+        keys: keys with the decay until the block's end, in the same shape.
+        attention: products of queries and keys within the block, with decay, `[N, H, BLOCK, BLOCK]`.
         system: A, in the shape of `attention`, in float16 or float32.
-        inverse: `(I + A)⁻¹` times strengths: from values, the corrections to an empty memory.
+        inverse: `(I + A)⁻¹ · diag(beta)`; times the values, it gives the corrections for a state of zeros.
         beta: beta, `[N, H, BLOCK]` float32.
         block_decay: the decay over each block, `[N, H]` float32.
     """
@@ -61,7 +63,7 @@ class DeltaRuleScratch:
 
     @staticmethod
     def make(tokens: int, sizes: JetSizes, dtype: torch.dtype, device: torch.device) -> DeltaRuleScratch:
-        """Scratch for chunks of up to `tokens` tokens."""
+        """Allocate scratch memory for chunks of up to `tokens` tokens."""
         blocks, (tiles, width) = triton.cdiv(tokens, BLOCK), key_tiles(sizes.head_k_dim)
 
         def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -83,16 +85,16 @@ class DeltaRuleScratch:
 def key_tiles(key: int) -> tuple[int, int]:
     """Return the number of tiles of a head's key channels, and the width of a tile.
 
-    Tiles have 64 channels or more: with fewer, code compiled by ptxas 12.8 reads registers never written.
+    Tiles have at least 64 channels: with fewer, ptxas 12.8 generates code that reads uninitialized registers.
     """
     return triton.cdiv(key, 64), 64
 
 
 def pipeline_stages(key: int, itemsize: int, device: torch.device) -> int:
-    """Stages of the scan's pipeline: three, or what shared memory has room for.
+    """Return the number of stages of the scan's pipeline: three, or as many as fit in shared memory.
 
-    Hopper's products read a buffer while the next is filled, so that each stage needs one; elsewhere the last
-    stage's lies in registers.
+    On Hopper each stage needs a buffer, since products read one while the next is filled; on other GPUs the
+    last stage is in registers.
     """
     target = gpu_target(device)
     if target is None:
@@ -113,7 +115,7 @@ def chunk_delta(
     sizes: JetSizes,
     scratch: DeltaRuleScratch,
 ) -> None:
-    """Twin of `chunk_delta_reference`."""
+    """Compute `chunk_delta_reference`."""
     blocks = triton.cdiv(len(projected), BLOCK)
     tiles, width = key_tiles(sizes.head_k_dim)
     columns = min(64, max(16, triton.next_power_of_2(sizes.head_v_dim)))
@@ -255,7 +257,7 @@ def _solve(
     chunk_meta, w_keys, system, beta, inverse,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, BLOCK_KEY: tl.constexpr,
 ):  # fmt: skip
-    """Invert a block's system, and apply that to its keys."""
+    """Invert a block's system, and multiply the keys by the inverse."""
     block, head = tl.program_id(0), tl.program_id(1)
     _, _, count, offset = load_segment(chunk_meta, segment_at(chunk_meta, block * BLOCK))
     if block * BLOCK >= offset + count:
@@ -276,13 +278,13 @@ def _solve(
 
 @triton.jit
 def _inverse(system, BLOCK: tl.constexpr, EXACT: tl.constexpr):
-    """`(I + system)⁻¹` for a strictly lower triangular `[BLOCK, BLOCK]`.
+    """Return `(I + system)⁻¹` for a strictly lower triangular system `[BLOCK, BLOCK]`.
 
-    Diagonal parts of 2, 4, 8 … rows are inverted, all of a size at once: with the inverses X of two halves
-    and what lies below their diagonal, L, that of both together is `X - X L X`. Nothing large cancels in it,
-    as it would in the powers of `system`. Every entry of an inverse is at most 1, as keys have length 1 and
-    strengths are at most 1; so float16, of as many digits as tensor cores take of a float32, has room for
-    all.
+    Diagonal blocks of 2, 4, 8 … rows are inverted in turn, all of one size at once: if X is the
+    block-diagonal inverse of two halves, and L the block below the diagonal between them, the inverse of both
+    is `X - X L X`. Unlike in a sum of powers of `system`, no large terms cancel. All entries of an inverse
+    are at most 1, since keys have length 1 and beta is at most 1. So float16 can hold them, with as many
+    digits as tensor cores use of a float32.
     """
     kind: tl.constexpr = tl.float32 if EXACT else tl.float16
     t = tl.arange(0, BLOCK)

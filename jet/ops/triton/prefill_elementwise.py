@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Elementwise prefill kernels: norms, activations and the dynamic convolution, one pass each.
+"""Elementwise prefill kernels for `jet.ops.prefill_backends`: norms, activations, dynamic convolution.
 
-Fast twins of `jet.ops.prefill_backends`. All compute in float32 and read and write the network's own type.
+Each takes one pass, computes in float32, and reads and writes the network's own type.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COLUMNS = 1024  # of a program that has nothing to add up
 
 
 def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """Twin of `norm_reference`."""
+    """Compute `norm_reference`."""
     size = x.shape[1]
     padded = triton.next_power_of_2(size)
     warps = max(1, min(8, padded // 256))
@@ -25,13 +25,13 @@ def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
 
 
 def swiglu(both: Tensor, out: Tensor) -> None:
-    """Twin of `swiglu_reference`."""
+    """Compute `swiglu_reference`."""
     tokens, size = out.shape
     _swiglu_kernel[(triton.cdiv(size, COLUMNS), tokens)](both, out, SIZE=size, BLOCK=COLUMNS, num_warps=4)
 
 
 def activate(x: Tensor, out: Tensor) -> None:
-    """Twin of `activate_reference`."""
+    """Compute `activate_reference`."""
     tokens, size = out.shape
     block = min(COLUMNS, triton.next_power_of_2(size))
     grid = triton.cdiv(size, block), tokens
@@ -39,7 +39,7 @@ def activate(x: Tensor, out: Tensor) -> None:
 
 
 def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
-    """Twin of `gated_norm_reference`."""
+    """Compute `gated_norm_reference`."""
     tokens, columns = o.shape
     size = weight.shape[0]
     padded = triton.next_power_of_2(size)
@@ -64,7 +64,7 @@ def gated_norm(o: Tensor, gate: Tensor, weight: Tensor, eps: float, out: Tensor)
 def convolve(
     values: Tensor, kernels: Tensor, bias: Tensor, chunk_meta: Tensor, conv_state: Tensor, out: Tensor
 ) -> None:
-    """Twin of `convolve_reference`."""
+    """Compute `convolve_reference`."""
     tokens, channels = out.shape
     block = min(512, triton.next_power_of_2(channels))
     rows = max(4, triton.next_power_of_2(conv_state.shape[2] - 1))  # enough to hold all that see the state
@@ -120,7 +120,7 @@ def _gated_norm_kernel(
     o, gate, weight, eps, out, count,
     STRIDE: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """`count`: heads of all tokens, a row each."""
+    """Normalize and gate ROWS heads; `count`: the number of heads of all tokens."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, PADDED)
     inside = (row < count)[:, None] & (column < SIZE)[None, :]
@@ -141,7 +141,7 @@ def _convolve_kernel(
     values, kernels, bias, chunk_meta, conv_state, out, tap_stride,
     STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolve some channels of some tokens; the kernels of neighboring taps lie `tap_stride` apart."""
+    """Convolve some channels of some tokens; `tap_stride`: elements between the kernels of two taps."""
     first = tl.program_id(1) * ROWS
     slot, _, count, offset = load_segment(chunk_meta, segment_at(chunk_meta, first))
     state_ptr = conv_state + slot * D * W
@@ -160,7 +160,10 @@ def _convolve_tile(
     STATE: tl.constexpr, STRIDE: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolve tokens from `first` to before `end`, at most ROWS; with `STATE`, at a segment's start."""
+    """Convolve up to ROWS tokens from `first` to before `end`.
+
+    With `STATE`, the first tokens of a segment.
+    """
     token = (first + tl.arange(0, ROWS))[:, None]
     channel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = (token < end) & (channel < D)[None, :]

@@ -1,10 +1,10 @@
 """Top-nσ, dynamic temperature and typical sampling on the device, between the penalties and the filters.
 
-One program a row reads the logits some twenty times: they stay in the L2 cache, and only plans with such a
-row launch it. It writes scaled logits elsewhere: log-probabilities are those of the logits as they were. The
-twin of `jet.ops.sampler_chain` in its default order, which tests compare.
+Computes the samplers of `jet.ops.sampler_chain` in their default order. One program for each row reads the
+logits some twenty times from the L2 cache; it is launched only if a row of the batch uses these samplers. Its
+output goes to another buffer, so that log-probabilities are those of the original logits.
 
-Masses are sums of whole numbers, as in `fused_sampling`, so that they are the same in any order; moments are
+Probabilities are sums of integers, as in `fused_sampling`, so that they are exact in any order; moments are
 sums of float64.
 """
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, unused-ignore"
@@ -34,15 +34,16 @@ TINY = tl.constexpr(1.1754943508222875e-38)
 
 @dataclass(frozen=True)
 class ShapeBuffers:
-    """The samplers' settings of each row, and the kernel's outputs; all `[B]` float32 but `logits`.
+    """The samplers' settings of each row, and the kernel's outputs; all are `[B]` float32 except `logits`.
 
     Attributes:
         top_n_sigma: 0 keeps all.
         typical_p: 1 keeps all.
         dynatemp_range: 0 leaves the temperature fixed.
         dynatemp_exponent: exponent of the normalized entropy.
-        temperature: output; the following kernels divide by it. 0 for rows that take the likeliest token.
-        logits: output, `[B, V]` float32.
+        temperature: output, the temperature for the following kernels; 0 for rows that take the likeliest
+            token.
+        logits: output, the changed logits `[B, V]` float32.
     """
 
     top_n_sigma: Tensor
@@ -54,7 +55,7 @@ class ShapeBuffers:
 
     @classmethod
     def make(cls, batch: int, vocabulary: int, device: torch.device | str) -> ShapeBuffers:
-        """Make buffers for up to `batch` rows, with everything off."""
+        """Allocate buffers for up to `batch` rows, with all samplers off."""
 
         def full(value: float) -> Tensor:
             return torch.full((batch,), value, dtype=torch.float32, device=device)
@@ -63,11 +64,14 @@ class ShapeBuffers:
         return cls(full(0), full(1), full(0), full(1), full(1), logits)
 
     def first(self, count: int) -> ShapeBuffers:
-        """Return a view of the first rows, which shares their memory."""
+        """Return a view of the first `count` rows."""
         return ShapeBuffers(*(getattr(self, field.name)[:count] for field in fields(self)))
 
     def write(self, settings: Iterable[tuple[float, float, float, float]]) -> None:
-        """Set the first rows: top-nσ, typical, range and exponent of each; all others are off."""
+        """Set top-nσ, typical p, range and exponent of the first rows.
+
+        Turn the samplers of all others off.
+        """
         rows = list(settings)
         missing = len(self.temperature) - len(rows)
         values = torch.tensor([*rows, *[(0.0, 1.0, 0.0, 1.0)] * missing], dtype=torch.float32)
@@ -94,9 +98,9 @@ def _shape_kernel(
     sigmas_ptr, typical_ptr, range_ptr, exponent_ptr, written_temperature_ptr, TILE: tl.constexpr,
     prefetch, prefetch_bytes, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Write a row's logits relative to the peak and divided by the temperature, -inf where filtered.
+    """Write a row's logits relative to the peak and divided by the temperature; -inf for removed tokens.
 
-    One program for each row; rows without such samplers are copied.
+    One program for each row; rows that do not use these samplers are copied.
     """
     launch_dependents(PDL)
     row = tl.program_id(0).to(tl.int64)
@@ -157,7 +161,7 @@ def _load(x_ptr, start, vocabulary, TILE: tl.constexpr):
 
 @triton.jit
 def _sigma_floor(x_ptr, vocabulary, peak, sigmas, TILE: tl.constexpr):
-    """Return the lowest logit that top-nσ keeps, relative to the peak: negative, float64."""
+    """Return the lowest logit that top-nσ keeps, relative to the peak, as a negative float64."""
     count, total = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float64)
     for start in range(0, vocabulary, TILE):
         below = _load(x_ptr, start, vocabulary, TILE).to(tl.float64) - peak
@@ -173,7 +177,7 @@ def _sigma_floor(x_ptr, vocabulary, peak, sigmas, TILE: tl.constexpr):
 
 @triton.jit
 def _moments(x_ptr, vocabulary, peak, heat, floor, TILE: tl.constexpr):
-    """Return the number of kept tokens, the log of their mass (the peak has 1), and their entropy in nats."""
+    """Return the number of kept tokens, the log of their weight (the peak's is 1) and the entropy in nats."""
     count, mass = tl.full((), 0, tl.int32), tl.full((), 0.0, tl.float64)
     moment = tl.full((), 0.0, tl.float64)
     for start in range(0, vocabulary, TILE):
@@ -190,9 +194,9 @@ def _moments(x_ptr, vocabulary, peak, heat, floor, TILE: tl.constexpr):
 
 @triton.jit
 def _distance(y, log_mass, entropy):
-    """Return the distance of a token's surprise from the entropy, as the bits of a float32.
+    """Return the distance of a token's surprise, -log p, from the entropy, as the bits of a float32.
 
-    Such bits, read as an integer, have the order of the distances.
+    Read as integers, these bits have the order of the distances.
     """
     distance = tl.abs(log_mass - y.to(tl.float64) - entropy).to(tl.float32)
     return distance.to(tl.int32, bitcast=True) & MAGNITUDE
@@ -202,7 +206,7 @@ def _distance(y, log_mass, entropy):
 def _typical_limit(
     x_ptr, vocabulary, peak, heat, floor, log_mass, entropy, share, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Return the smallest `_distance` within which tokens have the part `share` of the mass."""
+    """Return the smallest `_distance` within which tokens have the fraction `share` of the weight."""
     total = tl.full((), 0, tl.int64)
     for start in range(0, vocabulary, TILE):
         x = _load(x_ptr, start, vocabulary, TILE)

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""Products of a weight with some dozen rows of inputs, bound by the time to read the weight.
+"""Products of a weight with some dozen rows of inputs, which take about as long as reading the weight.
 
-Tensor cores multiply; sums are float32. A program owns some rows of the weight and reads them tile by tile
-through a pipeline, with the inputs of the whole batch. If the weight has few rows, several programs split its
+Tensor cores multiply; sums are float32. A program computes the outputs of some weight rows for the whole
+batch, and reads them tile by tile through a pipeline. If the weight has few rows, several programs split its
 columns (split-K). The last program to finish adds the partial sums, always in the same order.
 
 Each function returns an operation bound to its tensors, to be called repeatedly.
@@ -29,14 +29,14 @@ BoundOp = Callable[[], None]
 
 @dataclass(frozen=True)
 class GemmConfig:
-    """How a product is cut.
+    """How the work of a product is divided.
 
     Attributes:
-        block_n: of the weight, a program.
-        block_k: a step of the pipeline.
-        split_k: of the columns, for a program each.
-        num_warps: a program.
-        num_stages: of the pipeline.
+        block_n: the weight rows of a program.
+        block_k: the columns of a step of the pipeline.
+        split_k: the parts that the columns are split into, with a program for each.
+        num_warps: the warps of a program.
+        num_stages: the stages of the pipeline.
     """
 
     block_n: int = 64
@@ -47,9 +47,9 @@ class GemmConfig:
 
 
 class SplitKWorkspace:
-    """Where programs that share rows of a weight leave their sums: memory for all products in turn.
+    """Scratch memory for the partial sums of split-K programs, which all products share.
 
-    A product keeps what it was given, also when a later one needs more.
+    A product keeps the buffers that it was given, also when a later product needs larger ones.
     """
 
     def __init__(self) -> None:
@@ -69,10 +69,10 @@ class SplitKWorkspace:
 
 
 def default_gemm_config(n: int, c: int, programs: int) -> GemmConfig:
-    """Choose `split_k` for a weight of `n` rows and `c` columns, if possible for at most `programs` programs.
+    """Choose a configuration for a weight of `n` rows and `c` columns with at most about `programs` programs.
 
-    Measured on one H100: fastest is one program per multiprocessor, all with equal work. With split-K, each
-    program has fewer steps, and a longer pipeline pays.
+    By measurements on an H100, one program per multiprocessor is fastest, all with equal work. With split-K,
+    a program has fewer steps, and a longer pipeline is faster.
     """
     config = GemmConfig()
     tiles, steps = triton.cdiv(n, config.block_n), triton.cdiv(c, config.block_k)
@@ -111,7 +111,10 @@ def swiglu(
     split_k_workspace: SplitKWorkspace,
     config: GemmConfig | None = None,
 ) -> BoundOp:
-    """`out = silu(g) * u` for `g | u = x @ gate_up.T`; `out` `[B, I]` of any type, all else as above."""
+    """Bind `out = silu(g) * u` for `g | u = x @ gate_up.T`.
+
+    `out`: `[B, I]` of any type. Other arguments as in `matmul`.
+    """
     return _bind(x, gate_up, out, False, True, split_k_workspace, config or _config(gate_up))
 
 
@@ -238,7 +241,7 @@ def _finish(
     GATED: tl.constexpr,
     ROWS_OUT: tl.constexpr,
 ):
-    """Write `[BLOCK_N, BLOCK_M]` to the columns of `out` that are this tile's."""
+    """Write sums `[BLOCK_N, BLOCK_M]` to the tile's columns of `out`."""
     row = (tile * ROWS_OUT + tl.arange(0, ROWS_OUT))[:, None]
     b = tl.arange(0, BLOCK_M)[None, :]
     place = out + b * N + row

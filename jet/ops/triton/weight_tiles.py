@@ -1,15 +1,15 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 # mypy: disable-error-code="assignment"
-"""How kernels hold weights, and how jet steps and the embedding turn codes into numbers.
+"""Load tiles of weights in kernels, and dequantize them.
 
-To a kernel a weight is `weight`, numbers or codes, with `scales`, which are None for numbers, and three
-sizes: `ROW_SIZE`, elements of a row of `weight`; `HALVES`, runs of columns in them, two for int4; and
-`GROUP_SIZE`, columns that share a factor, 0 where all of a row do. Tiles are of elements; of int4 each serves
-a tile of inputs in either half.
+A kernel gets a weight as `weight` (values or quantized codes), `scales` (None for values) and three sizes:
+`ROW_SIZE`, the elements of a row of `weight`; `HALVES`, the runs of columns in a row, two for int4; and
+`GROUP_SIZE`, the columns that share a scale, 0 if all of a row do. A tile of int4 codes serves a tile of
+inputs in each half.
 
-Turning codes into numbers is written for the fewest instructions: four codes are taken from a register at
-once, and int4 stays too large until `SEGMENT` products are summed, of which then a multiple of the sum of the
-inputs is taken away. Where a whole product has codes it is done without (`jet.ops.triton.int_gemv`).
+Dequantizing takes as few instructions as possible: four codes are expanded from a register at once, and the
+offset of int4 codes is subtracted only after `SEGMENT` products are summed, as a multiple of the sum of the
+inputs. Products of whole quantized weights need no dequantizing (`jet.ops.triton.int_gemv`).
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ _FOUR_OF_HIGH_INT4 = tl.constexpr(_FOUR_OF_INT4.replace("SHIFT", "shr").replace(
 
 
 def kernel_tensors(weight: Weight) -> tuple[Tensor, Tensor | None]:
-    """`weight` and `scales`."""
+    """Return a weight's kernel arguments `weight` and `scales`."""
     return (weight.qweight, weight.scales) if isinstance(weight, QuantizedTensor) else (weight, None)
 
 
 def row_layout(weight: Weight) -> dict[str, Any]:
-    """`ROW_SIZE`, `HALVES` and `GROUP_SIZE`."""
+    """Return a weight's constant kernel arguments `ROW_SIZE`, `HALVES` and `GROUP_SIZE`."""
     if isinstance(weight, QuantizedTensor) and weight.scheme == INT4:
         return {"ROW_SIZE": weight.row_bytes, "HALVES": 2, "GROUP_SIZE": GROUP_SIZE}
     return {"ROW_SIZE": weight.shape[1], "HALVES": 1, "GROUP_SIZE": 0}
@@ -81,7 +81,7 @@ def row_layout(weight: Weight) -> dict[str, Any]:
 
 @triton.jit
 def load_rows(weight, row, ROW_SIZE: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Load `weight[row]` for rows `[R]`, as a tuple of tiles `[R, BLOCK_K]`, zero behind the end."""
+    """Load `weight[row]` for rows `[R]` as a tuple of tiles `[R, BLOCK_K]`, padded with zeros."""
     tiles = ()
     start = row.to(tl.int64)[:, None] * ROW_SIZE
     for t in tl.static_range((ROW_SIZE + BLOCK_K - 1) // BLOCK_K):
@@ -136,9 +136,9 @@ def to_float32(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _biased_float32(tile, HALF: tl.constexpr):
-    """Convert codes to float32, too large by `_INT8_ZERO` or `_INT4_ZERO`.
+    """Convert codes to float32 with an offset: too large by `_INT8_ZERO` or `_INT4_ZERO`.
 
-    Of int4 codes, the half that `HALF` selects is converted.
+    Of int4 codes, only the half with the number `HALF` is converted.
     """
     if tile.dtype == tl.int8:
         if INTERPRETED:
@@ -154,13 +154,13 @@ def _biased_float32(tile, HALF: tl.constexpr):
 
 @triton.jit
 def _expand_four(assembly: tl.constexpr, tile):
-    """Expand every four 8-bit elements to four of 32 bits."""
+    """Expand every four 8-bit elements of a tile to four 32-bit elements, by inline assembly."""
     return tl.inline_asm_elementwise(assembly, "=r,=r,=r,=r,r", [tile], dtype=tl.int32, is_pure=True, pack=4)
 
 
 @triton.jit
 def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.constexpr):
-    """Return a zero accumulator; int4 accumulates by segments."""
+    """Return an accumulator of zeros: `[R, BLOCK_K]`, or `[R, BLOCK_K / SEGMENT]` for int4."""
     if GROUP_SIZE > 0:
         return tl.zeros([ROWS, BLOCK_K // SEGMENT], tl.float32)
     else:  # noqa: RET505
@@ -169,20 +169,23 @@ def zero_accumulator(ROWS: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_SIZE: tl.c
 
 @triton.jit
 def int4_products(tile, inputs, scales, index: tl.constexpr, HALF: tl.constexpr):
-    """Multiply a tile's half by its inputs, still to be summed over parts; `index`: place of its factors."""
+    """Multiply one half of an int4 tile by its inputs; return products summed by segments.
+
+    `index`: the index of the tile's scales in `scales`.
+    """
     summed = _sum_parts(_biased_float32(tile, HALF) * inputs) - _INT4_ZERO * _sum_parts(inputs)
     return summed * (2.0 * scales[index])
 
 
 @triton.jit
 def _sum_parts(x):
-    """`[R, C]` summed over each `SEGMENT` columns: `[R, C / SEGMENT]`."""
+    """Sum each `SEGMENT` columns of x `[R, C]`; return `[R, C / SEGMENT]`."""
     return tl.sum(tl.reshape(x, [x.shape[0], x.shape[1] // SEGMENT, SEGMENT]), 2)
 
 
 @triton.jit
 def scale_rows(result, tile, scale):
-    """Multiply numbers `[R]` by their rows' factors, if the tiles of those rows are int8, with one a row."""
+    """Multiply sums `[R]` by their rows' scales if `tile` is int8, which has one scale per row."""
     if tile.dtype == tl.int8:
         return result * scale
     else:  # noqa: RET505

@@ -1,4 +1,4 @@
-"""OpenAI's API, and KoboldAI's, on the engine of this process.
+"""OpenAI's and KoboldAI's APIs on the engine of this process.
 
 connections ─ Guard ─ ApiFirst ─ app ─ service (keys, limits, salt) ─ completions, chat, listing, kobold
                                         └ batch ─ generation ─ wakeups ─ engine

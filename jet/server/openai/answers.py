@@ -1,6 +1,6 @@
-"""Answer: an HTTP response that is written while the engine writes, whole or as server-sent events.
+"""Answer: an HTTP response with generated text, whole or as server-sent events.
 
-However it ends, by its last token, an error or a closed connection, its engine requests are freed.
+Its engine requests are freed in any case: after the last token, an error or a closed connection.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 
 class Form(Protocol):
-    """Writes answers in the form of one API."""
+    """Formats answers for one API."""
 
     def opening(self) -> list[bytes]:
-        """Return the frames before all text."""
+        """Return the frames before the first text."""
         ...
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return the frames for a part of an answer."""
+        """Return the frames for a part of the answer with this number."""
         ...
 
     def closing(self) -> list[bytes]:
-        """Return the frames behind all text."""
+        """Return the frames after the last text."""
         ...
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
@@ -46,7 +46,7 @@ class Form(Protocol):
         ...
 
     def add(self, number: int, delta: Delta) -> None:
-        """Take note of a part of an answer that is sent whole."""
+        """Add a part of the answer with this number, which will be sent whole."""
         ...
 
     def whole(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Form(Protocol):
 
 
 class Answer(Response):
-    """Writes a batch in a form."""
+    """Sends the answers of a batch in the format of one API."""
 
     def __init__(self, batch: Batch, form: Form, stream: bool, headers: Mapping[str, str]) -> None:
         super().__init__(headers=dict(headers))
@@ -137,7 +137,7 @@ _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def encode_json(plain: object) -> bytes:
-    """Encode JSON in UTF-8 on one line, whatever a client takes for the end of a line."""
+    """Encode JSON in UTF-8, with all characters escaped that any client takes for a line break."""
     text = json.dumps(plain, ensure_ascii=False)
     for character, escape in _LINE_ENDS.items():
         if character in text:
@@ -146,7 +146,7 @@ def encode_json(plain: object) -> bytes:
 
 
 def event(plain: dict[str, Any]) -> bytes:
-    """Return a server-sent event of JSON."""
+    """Return a server-sent event with JSON data."""
     return b"data: " + encode_json(plain) + b"\n\n"
 
 

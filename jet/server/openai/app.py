@@ -1,4 +1,4 @@
-"""The API as an application of its own, and the middleware that puts it in front of the page's."""
+"""The API's routes as an ASGI application, and the middleware that sends calls of the API there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class ApiFirst:
-    """ASGI middleware: calls of the API go to its application, all others on to the page's."""
+    """ASGI middleware: sends calls of the API to its application, and all others to the page's."""
 
     def __init__(self, app: App, api: App, documented: bool = False) -> None:
         self._app, self._api, self._documented = app, api, documented
@@ -49,7 +49,7 @@ class ApiFirst:
 
 
 def routes_of(service: ApiService) -> MoreRoutes:
-    """Return what the allowlist has to let through for a service, and how it refuses there."""
+    """Return the API's routes for the allowlist, with the format of its rejections."""
     pattern = f"{READ.pattern}|{DOCUMENTS.pattern}" if service.options.documented else READ.pattern
 
     def explain(path: str, status: int, message: str) -> dict[str, Any] | None:
@@ -78,12 +78,12 @@ def make_app(service: ApiService) -> FastAPI:
 def _add_openai(app: FastAPI, service: ApiService) -> None:
     @app.post("/v1/completions", tags=["OpenAI"], openapi_extra=_body(CompletionRequest))
     async def completions(request: Request) -> Response:
-        """Go on with a text, several texts or token ids; as server-sent events with `stream`."""
+        """Continue a text, several texts or token ids; as server-sent events with `stream`."""
         return await complete(service, request)
 
     @app.post("/v1/chat/completions", tags=["OpenAI"], openapi_extra=_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
-        """Answer a chat by the model's chat template; an error where the model has none."""
+        """Answer a chat by the model's chat template; an error if the model has none."""
         return await chat(service, request)
 
     @app.get("/v1/models", tags=["OpenAI"])
@@ -113,7 +113,7 @@ def _add_openai(app: FastAPI, service: ApiService) -> None:
 
     @app.get("/health", tags=["Server"])
     async def health(request: Request) -> Response:
-        """Say whether requests are served: 200, or 503 while the model is loaded and before the end."""
+        """Answer 200 if requests are served, 503 while the model loads or the server shuts down."""
         return await listing.health(service, request)
 
 
@@ -121,41 +121,41 @@ def _add_probes(app: FastAPI, service: ApiService) -> None:
     @app.get("/get_server_info", include_in_schema=False)
     @app.get("/server_info", tags=["Server"])
     async def server_info(request: Request) -> Response:
-        """Tell a router the name of the model and the sizes of this engine."""
+        """Return the name of the model and the sizes of this engine, for a router."""
         return await probes.server_info(service, request)
 
     @app.get("/get_model_info", include_in_schema=False)
     @app.get("/model_info", tags=["Server"])
     async def model_info(request: Request) -> Response:
-        """Tell a router the kind of the model."""
+        """Return the kind of the model, for a router."""
         return await probes.model_info(service, request)
 
     @app.get("/get_load", tags=["Server"])
     async def load(request: Request) -> Response:
-        """Tell a router how many requests run and wait."""
+        """Return the numbers of running and waiting requests, for a router."""
         return await probes.load(service, request)
 
 
 def _add_kobold(app: FastAPI, service: ApiService) -> None:
     @app.post("/api/v1/generate", tags=["KoboldAI"], openapi_extra=_body(KoboldRequest))
     async def generate(request: Request) -> Response:
-        """Go on with a text."""
+        """Continue a text."""
         return await kobold.generate(service, request, stream=False)
 
     @app.post("/api/extra/generate/stream", tags=["KoboldAI"], openapi_extra=_body(KoboldRequest))
     async def generate_stream(request: Request) -> Response:
-        """Go on with a text, as server-sent events."""
+        """Continue a text, as server-sent events."""
         return await kobold.generate(service, request, stream=True)
 
     @app.post("/api/extra/abort", tags=["KoboldAI"], openapi_extra=_body(AbortRequest))
     async def abort(request: Request) -> Response:
-        """End the text of a genkey."""
+        """Abort the request with a genkey."""
         return await kobold.abort(service, request)
 
     @app.get("/api/extra/generate/check", include_in_schema=False)
     @app.post("/api/extra/generate/check", tags=["KoboldAI"], openapi_extra=_body(AbortRequest))
     async def check(request: Request) -> Response:
-        """Return what has been written so far for a genkey."""
+        """Return the text generated so far by the request with a genkey."""
         return await kobold.check(service, request)
 
     @app.post("/api/extra/tokencount", tags=["KoboldAI"], openapi_extra=_body(CountRequest))
@@ -189,7 +189,7 @@ def _add_documents(app: FastAPI) -> None:
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return what OpenAPI says of a body. It is read by `jet.server.openai.reading`, whatever its type."""
+    """Return the OpenAPI description of a body, which `jet.server.openai.reading` parses."""
     return {
         "requestBody": {
             "content": {"application/json": {"schema": kind.model_json_schema()}},

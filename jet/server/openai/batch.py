@@ -1,4 +1,4 @@
-"""Generate all answers to one HTTP request concurrently: `n` for each prompt."""
+"""Batch: generates all answers to one HTTP request concurrently, `n` for each prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Batch:
         stops: Sequence[str] = (),
         codec: Codec | None = None,
     ) -> None:
-        """`counted`: the name under which limits count the requests."""
+        """Prepare the engine requests; `open` starts the first ones.
+
+        `counted`: the name under which limits count them.
+        """
         self._service, self._engine, self._requests = service, engine, list(requests)
         self._counted, self._stops, self._codec = counted, stops, codec
         self._window = min(WINDOW, service.limiter.limits.stories_per_user or WINDOW)
@@ -45,7 +48,7 @@ class Batch:
         return self._service.gap_s
 
     async def open(self) -> None:
-        """Start as many as may run at once. Raises ApiError if one of them may not."""
+        """Start as many requests as may run at once. Raises ApiError if a limit rejects one."""
         try:
             while len(self.generations) < min(len(self), self._window):
                 await self._begin_next()
@@ -54,7 +57,7 @@ class Batch:
             raise
 
     async def deltas(self, gap_s: Gap) -> AsyncIterator[tuple[int, Delta]]:
-        """Yield the parts of all answers as they come, each with its number. Raises ApiError."""
+        """Yield the parts of all answers as they come, each with the answer's number. Raises ApiError."""
         if len(self) == 1:
             async with aclosing(self.generations[0].deltas(gap_s)) as deltas:  # type: ignore[type-var]
                 async for delta in deltas:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages by the model's own chat template, answers in OpenAI's chat form."""
+"""POST /v1/chat/completions: messages by the model's own chat template, answers in OpenAI's chat format."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _refuse_unoffered(fields: ChatRequest) -> None:
 
 
 def _logprobs_wanted(fields: ChatRequest) -> int | None:
-    """Return how many of the likeliest tokens are wanted in every place; None without log-probabilities."""
+    """Return how many top log-probabilities to return for each token; None to return no log-probabilities."""
     if fields.logprobs is None or fields.logprobs is False:
         if fields.top_logprobs:
             raise invalid("top_logprobs wants logprobs to be true.", param="top_logprobs")
@@ -98,7 +98,7 @@ def _logprobs_wanted(fields: ChatRequest) -> int | None:
 
 @dataclass
 class _Choice:
-    """One answer while it is put together."""
+    """The parts of one answer that have come so far."""
 
     text: str = ""
     details: list[TokenInfo] = field(default_factory=list)
@@ -113,10 +113,10 @@ class _Choice:
 
 
 class ChatForm:
-    """OpenAI's chat form; see `jet.server.openai.answers.Form`."""
+    """OpenAI's chat format; see `jet.server.openai.answers.Form`."""
 
     def __init__(self, model: str, fields: ChatRequest, codec: Codec, logprobs: int | None) -> None:
-        """`logprobs`: how many of the likeliest tokens to name; None names none."""
+        """`logprobs`: how many top log-probabilities to return for each token; None to return none."""
         self._base = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": model}
         self._stream = {**self._base, "object": "chat.completion.chunk"}
         self._codec, self._logprobs = codec, logprobs
@@ -128,7 +128,7 @@ class ChatForm:
         self._choices = [_Choice() for _ in range(count)]
 
     def opening(self) -> list[bytes]:
-        """Return a frame for each answer that says whose it is."""
+        """Return a frame for each answer with the role of its message."""
         delta = {"role": "assistant", "content": ""}
         return [self._frame(number, delta, None, _Choice()) for number in range(len(self._choices))]
 
@@ -151,16 +151,16 @@ class ChatForm:
         return event({**self._stream, "choices": [choice], **usage})
 
     def closing(self) -> list[bytes]:
-        """Return the usage, if it is wanted, and the end."""
+        """Return the frame with the usage, if it was requested, and the end of the stream."""
         usage = {**self._stream, "choices": [], "usage": self._usage.plain()}
         return [event(usage), DONE] if self._usage_at_end else [DONE]
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Return a failure as OpenAI's clients expect it."""
+        """Return the frame of an error, as OpenAI's clients expect it."""
         return [event(plain), DONE]
 
     def add(self, number: int, delta: Delta) -> None:
-        """Add a delta to the answer."""
+        """Add a part to an answer."""
         choice = self._choices[number]
         self._usage.add(number, delta.tokens, delta.stats)
         choice.text += delta.text
@@ -169,7 +169,7 @@ class ChatForm:
         choice.stop_reason = delta.stop_reason
 
     def whole(self) -> dict[str, Any]:
-        """Return the answer that is sent whole."""
+        """Return all answers as one JSON object."""
         for choice in self._choices:
             choice.cut()
         choices = [

@@ -1,4 +1,4 @@
-"""POST /v1/completions: prompts in every form, answers in OpenAI's legacy form."""
+"""POST /v1/completions: prompts as texts or token ids, answers in OpenAI's legacy format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ _MARK = "\ue000text\ue000"
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: as text or as ids, and what `echo` shows of it."""
+    """One prompt.
+
+    Attributes:
+        text: the prompt as text; "" if it was given as ids.
+        ids: the prompt as token ids; empty if it was given as text.
+        echoed: its text as `echo` returns it.
+    """
 
     text: str
     ids: tuple[int, ...] = ()
@@ -70,7 +76,7 @@ def _refuse_unoffered(fields: CompletionRequest) -> None:
 
 
 def _prompts_of(fields: CompletionRequest, engine: Engine, codec: Codec | None, salt: str) -> list[Prompt]:
-    """Return the prompts that a request has, in one of five forms. Raises ApiError."""
+    """Return the prompts of a request: a text, texts, token ids or lists of token ids. Raises ApiError."""
     given = "" if fields.prompt is None else fields.prompt
     several: Sequence[str | list[int]] = [given] if isinstance(given, str) else _one_or_more(given)
     if not several:
@@ -83,7 +89,7 @@ def _prompts_of(fields: CompletionRequest, engine: Engine, codec: Codec | None, 
 
 
 def _one_or_more(given: list[int] | list[str] | list[list[int]]) -> Sequence[str | list[int]]:
-    """Return the prompts of a list: one where it is a list of token ids."""
+    """Return the prompts in a list; a list of token ids is one prompt."""
     ids = [one for one in given if isinstance(one, int)]
     return [ids] if ids else [one for one in given if not isinstance(one, int)]
 
@@ -114,7 +120,7 @@ def _prompt_of(
 
 
 def _requests_of(fields: CompletionRequest, prompt: Prompt, salt: str, echo: bool) -> list[Request]:
-    """Return what the engine is asked for: as many answers to a prompt as are wanted."""
+    """Return the engine requests for a prompt, one for each of the `n` answers."""
     most = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
     count = fields.n or 1
     logprobs = fields.logprobs
@@ -139,7 +145,10 @@ def request_of(
     salt: str,
     number: int = 0,
 ) -> Request:
-    """Return one engine request; the seeds of several answers follow each other. Raises ApiError."""
+    """Return one engine request. Raises ApiError.
+
+    Answer `number` of a prompt gets the request's seed plus `number`.
+    """
     sampling = sampling_of(fields, max_tokens)
     if sampling.seed is not None and number:
         sampling = sampling_of(fields.model_copy(update={"seed": sampling.seed + number}), max_tokens)
@@ -167,7 +176,7 @@ def request_of(
 
 @dataclass
 class _Choice:
-    """One answer while it is put together."""
+    """The parts of one answer that have come so far."""
 
     text: str = ""
     details: list[TokenInfo] = field(default_factory=list)
@@ -178,13 +187,13 @@ class _Choice:
     unfinished: str = ""
 
     def cut(self) -> None:
-        """Cut off the end that is no whole sentence."""
+        """Remove an incomplete sentence from the end of the answer."""
         self.text = self.text.removesuffix(self.unfinished)
         self.details = [one for one in self.details if not self.unfinished or one.offset < len(self.text)]
 
 
 class CompletionForm:
-    """OpenAI's legacy form; see `jet.server.openai.answers.Form`."""
+    """OpenAI's legacy format; see `jet.server.openai.answers.Form`."""
 
     def __init__(
         self, model: str, fields: CompletionRequest, prompts: Sequence[Prompt], codec: Codec | None
@@ -208,13 +217,13 @@ class CompletionForm:
         self._frames: dict[int, tuple[bytes, bytes]] = {}  # what stands around the text of a plain frame
 
     def opening(self) -> list[bytes]:
-        """Return no frames: the first has text already."""
+        """Return an empty list: OpenAI's first frame has text."""
         return []
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return the server-sent events of a delta of answer `number`.
+        """Return the server-sent events for a part of answer `number`.
 
-        The list is empty while an echoed prompt is still being prefilled.
+        Returns an empty list while the log-probabilities of an echoed prompt are still coming.
         """
         choice = self._choices[number]
         if self._is_plain and choice.echoed and delta.text and delta.finish_reason is None:
@@ -230,7 +239,7 @@ class CompletionForm:
         return [event(plain)]
 
     def _plain_frame(self, number: int, text: str) -> bytes:
-        """Return the event of a text-only delta; only its text is encoded, the other JSON is reused."""
+        """Return the event of a part that is only text: encodes the text, and reuses the rest of the JSON."""
         if number not in self._frames:
             marked = event({**self._base, "choices": [{**self._plain(number), "text": _MARK}]})
             before, _, after = marked.partition(f'"{_MARK}"'.encode())
@@ -239,16 +248,16 @@ class CompletionForm:
         return before + encode_json(text) + after
 
     def closing(self) -> list[bytes]:
-        """Return the usage, if it is wanted, and the end."""
+        """Return the frame with the usage, if it was requested, and the end of the stream."""
         usage = {**self._base, "choices": [], "usage": self._usage.plain()}
         return [event(usage), DONE] if self._usage_at_end else [DONE]
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Return a failure as OpenAI's clients expect it."""
+        """Return the frame of an error, as OpenAI's clients expect it."""
         return [event(plain), DONE]
 
     def add(self, number: int, delta: Delta) -> None:
-        """Take note of a part of an answer."""
+        """Add a part to an answer."""
         choice = self._choices[number]
         self._usage.add(number, 0 if self._silent else delta.tokens, delta.stats)
         if not self._silent:
@@ -260,7 +269,7 @@ class CompletionForm:
         choice.stop_reason = delta.stop_reason
 
     def whole(self) -> dict[str, Any]:
-        """Return the answer that is sent whole."""
+        """Return all answers as one JSON object."""
         # Where the answer is sent whole, only the first one to a prompt has it scored.
         for number, choice in enumerate(self._choices):
             choice.prompt_details = self._choices[number - number % self._each].prompt_details
@@ -284,7 +293,11 @@ class CompletionForm:
         }
 
     def _logprobs_of(self, choice: _Choice, prompt: Prompt | None, begin: int) -> dict[str, Any]:
-        """Return `logprobs` of an answer, and of the prompt if it is echoed. The first token has none."""
+        """Return the `logprobs` object of an answer's tokens, after those of an echoed `prompt`.
+
+        `begin`: the offset of the answer's text, in characters. The prompt's first token has no
+            log-probability.
+        """
         tokens: list[str] = []
         values: list[float | None] = []
         tops: list[dict[str, float] | None] = []
@@ -302,7 +315,7 @@ class CompletionForm:
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
     def _top(self, detail: TokenLogprobs) -> dict[str, float]:
-        """Return the likeliest tokens, and the one that stands there."""
+        """Return the names and log-probabilities of the likeliest tokens in a place and of the drawn one."""
         likeliest = [] if not self._logprobs else detail.top_logprobs[: self._logprobs]
         # The likeliest last: of two parts of characters with one name, it counts.
         shown = {self._name(one.token_id, one.text): one.logprob for one in reversed(likeliest)}
@@ -314,7 +327,7 @@ class CompletionForm:
 
 
 def offsets_of(codec: Codec, ids: Sequence[int]) -> list[int]:
-    """Return where the text of each token begins in the text of all, in characters."""
+    """Return the offset of each token's text in the text of all tokens, in characters."""
     decoder, at, offsets = codec.detokenizer(()), 0, []
     for token in ids:
         offsets.append(at)

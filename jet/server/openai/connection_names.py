@@ -1,8 +1,8 @@
 """Give each connection a secret name, so that its requests may share cached prefixes.
 
-ASGI has no name for a connection. uvicorn's `receive` is a bound method of an object that knows the
-transport, and the name belongs to the transport. Under other servers connections have no
-names, and share no prefixes.
+ASGI does not identify connections. uvicorn's `receive` is a bound method of an object that knows the
+transport, and each transport gets a name. Under other servers, connections have no names and share no
+prefixes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ _NAME = "jet.connection"
 
 
 class NameConnections:
-    """ASGI middleware: puts the connection's name into the scope, ahead of all that wrap `receive`."""
+    """ASGI middleware that adds the connection's name to the scope.
+
+    Must be outside of all that wrap `receive`.
+    """
 
     def __init__(self, app: App, shared: bool = True) -> None:
-        """`shared`: whether connections get names; not behind a proxy, whose connections mix clients."""
+        """`shared`: whether connections get names.
+
+        They must not behind a proxy, which mixes clients in one.
+        """
         self._app = app
         self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self._named = shared
@@ -39,5 +45,5 @@ class NameConnections:
 
 
 def connection_of(scope: Scope) -> str:
-    """Return the name of the connection that a call came by; "" if that is not known."""
+    """Return the name of a call's connection; "" if it has none."""
     return str(scope.get(_NAME, ""))

@@ -1,4 +1,4 @@
-"""CORS for the API: allows web pages of the origins named by an option to call it."""
+"""CORS for the API: allows web pages of given origins to call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page at /docs: the API's OpenAPI description as plain HTML, which needs no script from elsewhere."""
+"""The page at /docs: the API's OpenAPI description as plain HTML without scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STYLE = (
 
 
 def page_of(description: dict[str, Any]) -> str:
-    """Return an HTML page for an OpenAPI description: every route, and what it reads."""
+    """Return an HTML page for an OpenAPI description: all routes with the fields of their bodies."""
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(description['info']['title'])}"
         f" API</title><meta name='viewport' content='width=device-width'><style>{_STYLE}</style>",
@@ -42,7 +42,7 @@ def _table(route: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """Return a type in a few words."""
+    """Describe the type of a field in a few words."""
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_type(one) for one in schema["anyOf"] if one.get("type") != "null"))
     if "$ref" in schema:

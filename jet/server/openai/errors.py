@@ -1,4 +1,4 @@
-"""ApiError: what a client is told, in OpenAI's form, where a request cannot be served.
+"""ApiError: the answer, in OpenAI's format, to a request that cannot be served.
 
 ApiError ── 400 invalid_request · 401 invalid_key · 404 unknown_model · 429 too_much · 503 unavailable
 """
@@ -15,7 +15,7 @@ _SHOWN = 100  # characters of a value that is quoted back
 
 
 class ApiError(Exception):
-    """A refusal or a failure: the HTTP status and the four fields of OpenAI's error object."""
+    """A rejected or failed request: the HTTP status and the four fields of OpenAI's error object."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object that is sent; secrets are cut out of the message."""
+        """Return the JSON object to send; secrets are removed from the message."""
         return error_body(str(self), self.kind, self.param, self.code)
 
 
@@ -43,7 +43,7 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    """Return the error for a request that can never be served as it is."""
+    """Return the error for an invalid request."""
     return ApiError(400, message, param=param, code=code)
 
 
@@ -53,17 +53,17 @@ def invalid_key(message: str) -> ApiError:
 
 
 def too_much(message: str, retry_after_s: int = 1) -> ApiError:
-    """Return the error for a request that a limit refuses just now."""
+    """Return the error for a request that a limit rejects at present."""
     return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after_s=retry_after_s)
 
 
 def unavailable(message: str, code: str, retry_after_s: int = 2) -> ApiError:
-    """Return the error for a server that is loading its model or about to end."""
+    """Return the error for a server that loads its model or shuts down."""
     return ApiError(503, message, "service_unavailable", code=code, retry_after_s=retry_after_s)
 
 
 def from_request_error(error: RequestError) -> ApiError:
-    """Return the error for what the engine or a limit refuses in words."""
+    """Convert the error of an engine or a limit."""
     message = str(error)
     if isinstance(error, BusyError):
         return too_much(message)
@@ -71,6 +71,6 @@ def from_request_error(error: RequestError) -> ApiError:
 
 
 def shown(value: object) -> str:
-    """Quote a value in a message, shortened."""
+    """Return a value in quotes for a message, shortened if necessary."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

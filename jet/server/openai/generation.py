@@ -1,4 +1,4 @@
-"""Generation: follows one engine request until its end, a stop string or a deadline."""
+"""Generation: reads the stream of one engine request up to its end, a stop string or a deadline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINISH_REASONS = {"stop": "stop", "stop_string": "stop", "aborted": "stop", "ban
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """A token of the answer or of the prompt, its log-probabilities, and where its text begins."""
+    """A token's log-probabilities, and the offset of its text in the answer, in characters."""
 
     detail: TokenLogprobs
     offset: int
@@ -30,12 +30,12 @@ class Delta:
     """A part of an answer.
 
     Attributes:
-        text: what is to be shown of it.
-        tokens: how many tokens have been drawn for it, shown or not.
-        details: of those tokens whose text begins in what is shown, if they were asked for.
-        prompt_details: of tokens of the prompt, the first of all left out.
-        finish_reason: why it ends here, in OpenAI's words; None before the end.
-        stats: the latest numbers. A failure is in `stats.error`.
+        text: the new text.
+        tokens: the number of new tokens, including those without text in the answer.
+        details: the tokens whose text begins in `text`, if log-probabilities were requested.
+        prompt_details: log-probabilities of tokens of the prompt, except its first one.
+        finish_reason: OpenAI's finish reason in the last part; None in all others.
+        stats: the request's latest stats; after a failure, `stats.error` is set.
     """
 
     text: str
@@ -47,12 +47,12 @@ class Delta:
 
     @property
     def stop_reason(self) -> str | None:
-        """Return "banned" if it ends before a banned phrase, for which OpenAI has no word."""
+        """Return "banned" if the answer ends before a banned phrase; OpenAI has no such finish reason."""
         return "banned" if self.finish_reason and self.stats.finish_reason == "banned" else None
 
 
 class Generation:
-    """Follows one engine request on the event loop. `close` must always be called."""
+    """Reads one engine request on the event loop. `close` must always be called."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Generation:
         leave: Callable[[], object] = lambda: None,
         codec: Codec | None = None,
     ) -> None:
-        """`record` gets the last statistics, and `leave` is called, when the generation is closed."""
+        """`record` is called with the last stats, and `leave` without arguments, when it is closed."""
         self._reader = Reader(stream, wakeups)
         self._stops = StopMatcher(stops)
         self._record, self._leaving = record, [leave]
@@ -80,7 +80,10 @@ class Generation:
         self._timer = None if deadline_s is None else loop.call_later(deadline_s, self._be_late)
 
     async def deltas(self, gap_s: Callable[[], float] = lambda: 0.0) -> AsyncIterator[Delta]:
-        """Yield parts, `gap_s` apart, until one has a finish reason or an error; empty ones while waiting."""
+        """Yield the parts of the answer up to the one with a finish reason or an error.
+
+        Parts are at least `gap_s()` seconds apart. Parts without text are yielded while the request waits.
+        """
         ended = False
         while not ended:
             chunks = await self._reader.next(gap_s(), BEAT_S)
@@ -90,16 +93,19 @@ class Generation:
                 yield delta
 
     def stop(self, reason: str = "aborted") -> None:
-        """End it; the last part comes within a step."""
+        """Abort the request; the last part comes within one step.
+
+        `reason`: the finish reason in its stats.
+        """
         self._reason = self._reason or reason
         self._reader.abort()
 
     def on_close(self, act: Callable[[], object]) -> None:
-        """Have something done when it is closed."""
+        """Call `act` when the generation is closed."""
         self._leaving.append(act)
 
     def close(self) -> None:
-        """Free the request, wherever it is. Safe to call twice."""
+        """Free the request in any state. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -148,7 +154,10 @@ class Generation:
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
 
     def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
-        """Remove and return the details of tokens whose text was sent; at a natural end, of all tokens."""
+        """Remove and return the details of tokens whose text begins in the first `shown` characters.
+
+        `ended`: whether the answer has ended by itself; the details of all tokens are then returned.
+        """
         if ended and not self._stops.matched:
             found, self._held = self._held, []
         else:

@@ -14,16 +14,16 @@ SHORTEST = 8  # characters of a key
 
 
 class KeysError(ValueError):
-    """Raised for a file of keys that cannot be used. The message names the line, never the key."""
+    """A file of keys cannot be used. The message names the line, never the key."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Sender of a request, known by an API key.
+    """The sender of a request, identified by an API key.
 
     Attributes:
-        name: of the key, by which limits count; "" on a server without keys.
-        digest: of the key (SHA-256, hex), which keeps cached prefixes apart; "" on a server without keys.
+        name: the key's name, by which limits count; "" on a server without keys.
+        digest: the key's SHA-256 in hex, which isolates cached prefixes; "" on a server without keys.
     """
 
     name: str = ""
@@ -31,7 +31,7 @@ class Caller:
 
 
 class Keys:
-    """Accepted keys of a server. Only digests are kept."""
+    """The accepted keys of a server, stored as digests."""
 
     def __init__(self, digests: Mapping[bytes, str]) -> None:
         """`digests`: SHA-256 of every key, and its name."""
@@ -66,7 +66,7 @@ class Keys:
         return cls(digests)
 
     def find(self, presented: str) -> Caller | None:
-        """Return the caller with this key; None for an unknown key. Takes as long for every key."""
+        """Return the caller with this key, or None for an unknown key, in the same time for every key."""
         digest, found = _digest(presented), None
         for known, name in self._digests.items():
             if secrets.compare_digest(known, digest):

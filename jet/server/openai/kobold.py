@@ -1,7 +1,7 @@
-"""KoboldAI's native API, by which KoboldAI Lite and other story tools write.
+"""KoboldAI's native API, used by KoboldAI Lite and other writing programs.
 
-Its routes have no `model`, and answers name the text alone. Lite polls `/check` or reads the stream, and
-names what is to be aborted by the `genkey` that it has made up, which counts together with the API key.
+Requests do not name a model, and answers contain only the text. The client polls `/check` or reads the
+stream. It aborts a request by the `genkey` that it has given it; each API key has its own genkeys.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CPP_VERSION = "1.60"  # from which on Lite streams; later ones promise more than
 
 
 async def generate(service: ApiService, http: HttpRequest, stream: bool) -> Response:
-    """Write on from a prompt, whole or as a stream of KoboldAI's events. Raises ApiError."""
+    """Continue a prompt; answer whole or as a stream of KoboldAI's events. Raises ApiError."""
     caller = service.caller(http)
     fields, unknown = await read_fields(http, KoboldRequest)
     if (fields.n or 1) > 1:
@@ -54,7 +54,7 @@ async def generate(service: ApiService, http: HttpRequest, stream: bool) -> Resp
 
 
 def _name(service: ApiService, name: tuple[str, str], batch: Batch) -> None:
-    """Register a generation under its genkey until it is closed."""
+    """Register a generation under the `name` of API key and genkey until it is closed."""
     (generation,) = batch.generations
     service.generations[name] = generation
     generation.on_close(lambda: service.generations.pop(name, None))
@@ -83,7 +83,7 @@ def _request_of(fields: KoboldRequest, engine: Engine, codec: Codec | None, salt
 
 
 class KoboldForm:
-    """KoboldAI's form; see `jet.server.openai.answers.Form`."""
+    """KoboldAI's format; see `jet.server.openai.answers.Form`."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -92,33 +92,33 @@ class KoboldForm:
         self._prompt_tokens = self._tokens = 0
 
     def opening(self) -> list[bytes]:
-        """Return no frames."""
+        """Return an empty list: there are no frames before the text."""
         return []
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return an event for a part of the text."""
+        """Return the event for a part of the text."""
         if not delta.text and delta.finish_reason is None:
             return []
         unfinished = {"unfinished": delta.stats.unfinished} if delta.stats.unfinished else {}
         return [_event({"token": delta.text, "finish_reason": delta.finish_reason, **unfinished})]
 
     def closing(self) -> list[bytes]:
-        """Return no frames: the last part has said why it ends."""
+        """Return an empty list: the frame of the last text has the finish reason."""
         return []
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Return the event of an error, after which Lite keeps the text that it has."""
+        """Return the event of an error, after which KoboldAI Lite keeps the text so far."""
         return [_event({"token": "", "finish_reason": "error", **plain})]
 
     def add(self, number: int, delta: Delta) -> None:
-        """Take note of a part of the text."""
+        """Add a part of the text."""
         self._text += delta.text
         self._tokens += delta.tokens
         self._prompt_tokens = delta.stats.prompt_tokens
         self._finish, self._unfinished = delta.finish_reason, delta.stats.unfinished
 
     def whole(self) -> dict[str, Any]:
-        """Return the text that is sent whole."""
+        """Return the whole text as one JSON object."""
         result = {
             "text": self._text.removesuffix(self._unfinished),
             "finish_reason": self._finish,
@@ -130,7 +130,7 @@ class KoboldForm:
 
 
 async def abort(service: ApiService, http: HttpRequest) -> Response:
-    """End the text of a genkey."""
+    """Abort the request with a genkey."""
     name = await _named(service, http)
     generation = service.generations.get(name)
     if generation is not None:
@@ -140,7 +140,7 @@ async def abort(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def check(service: ApiService, http: HttpRequest) -> Response:
-    """Return the text generated so far for a genkey."""
+    """Return the text generated so far by the request with a genkey."""
     generation = service.generations.get(await _named(service, http))
     text = "" if generation is None else generation.text
     return JSONResponse({"results": [{"text": text}]}, headers=headers_of(http))
@@ -172,7 +172,10 @@ async def count(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def facts(service: ApiService, http: HttpRequest, name: str) -> Response:
-    """Return what Lite asks at its start: version, model, lengths, and whether anything is being written."""
+    """Return one fact that clients ask for: version, model, maximal lengths, or whether a request runs.
+
+    `name`: the last part of the route's path.
+    """
     service.caller(http)
     if name == "version":
         return JSONResponse({"result": VERSION}, headers=headers_of(http))

@@ -26,7 +26,7 @@ async def models(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def model(service: ApiService, http: HttpRequest, name: str) -> Response:
-    """Describe a model by name. Raises ApiError if it is another's."""
+    """Describe the model with a name. Raises ApiError if another model runs."""
     service.caller(http)
     info = (await service.engine()).info()
     service.check_model(info, name)
@@ -48,7 +48,7 @@ def _card(service: ApiService, info: EngineInfo) -> dict[str, Any]:
 
 
 async def health(service: ApiService, http: HttpRequest) -> Response:
-    """Say whether requests are served: 200, or 503 while the model is loaded and before the end."""
+    """Answer 200 if requests are served, 503 while the model loads or the server shuts down."""
     status = "ok" if service.source.ready else "loading"
     if service.limiter.closing_reason is not None:
         status = "closing"

@@ -1,4 +1,4 @@
-"""List the paths of the API, for the allowlist and to tell calls of the API from the page's."""
+"""The paths of the API, for the allowlist and for `ApiFirst`."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def is_api(path: str) -> bool:
 
 
 def is_spoken_to_programs(path: str) -> bool:
-    """Return whether errors of a path take OpenAI's form: API routes, and all else under /v1/ and /api/."""
+    """Return whether errors for a path are JSON: for API routes, and for all paths under /v1/ and /api/."""
     return is_api(path) or path.startswith(("/v1/", "/api/"))

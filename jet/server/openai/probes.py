@@ -1,8 +1,8 @@
-"""Routes that a router in front of several engines asks: what runs here, and how busy it is.
+"""Routes for a router in front of several engines: the model and the load of this one.
 
-SGLang's router registers a worker by `/server_info` and `/model_info` (older ones by `/get_server_info` and
-`/get_model_info`), watches `/health`, and by some policies asks `/get_load`. Like `/health` they need no key,
-since a router has none, and they tell no more than the name of the model and sizes.
+SGLang's router registers a worker by `/server_info` and `/model_info` (older versions by `/get_server_info`
+and `/get_model_info`), watches `/health`, and with some policies calls `/get_load`. These routes need no key,
+since a router has none; they only return the model's name, sizes and load.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, 
 
 
 def _means_nothing(name: str, value: object) -> bool:
-    """Return whether an unknown field asks for nothing: the answer then need not say that it is ignored."""
+    """Return whether an unknown field has a value without effect, so that the answer need not mention it."""
     return name in HARMLESS or value is None or value is False or value in ("", [], {})
 
 
@@ -77,7 +77,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _explain(error: ValidationError) -> ApiError:
-    """Return the first thing that is wrong, and where; never the value, which may be long or secret."""
+    """Return the error with the first wrong field and the reason, but not its value, which may be secret."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = [str(part) for part in first["loc"] if not _names_a_type(part)]
     name = ".".join(place)[:100]
@@ -91,7 +91,7 @@ def _explain(error: ValidationError) -> ApiError:
 
 
 def _names_a_type(part: object) -> bool:
-    """Return whether a part of a field's place is pydantic's name for one type of a union."""
+    """Return whether a part of an error's location is pydantic's name for one type of a union."""
     return isinstance(part, str) and (
         "[" in part or part in ("str", "int", "bool", "float", "constrained-int")
     )
@@ -122,7 +122,10 @@ def sampling_of(fields: Sampling, max_tokens: int) -> SamplingParams:
 
 
 def seed_of(seed: int | None) -> int | None:
-    """Return a seed of this engine: -1 draws one, and other negative or huge ones are folded."""
+    """Return a valid seed, None for a random one.
+
+    -1 means random, other negative or huge seeds are reduced.
+    """
     if seed is None or seed == -1:
         return None
     if not -(2**64) < seed < 2**64:
@@ -141,7 +144,7 @@ def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def bias_of(fields: Sampling) -> tuple[tuple[tuple[int, float], ...], tuple[tuple[str, float], ...]]:
-    """Return the biases by token id, and by word, each once. Raises ApiError."""
+    """Return pairs of a token id and its bias, and pairs of a word and its bias. Raises ApiError."""
     given = fields.logit_bias or {}
     pairs: list[tuple[int | str, float]] = []
     if isinstance(given, dict):
@@ -159,7 +162,7 @@ def bias_of(fields: Sampling) -> tuple[tuple[tuple[int, float], ...], tuple[tupl
 
 
 def _is_id(name: str) -> bool:
-    """Return whether a key of `logit_bias` is a token id; others are words."""
+    """Return whether a key of `logit_bias` is a token id, and not a word."""
     if name.isascii() and name.isdecimal():
         if len(name) >= 10:
             raise invalid(f"logit_bias has too large a token id: {shown(name)}.", param="logit_bias")

@@ -1,4 +1,4 @@
-"""Set the headers of every response: the request id, and the fields that had no effect."""
+"""Headers of responses: the request id, and the names of ignored fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def request_id(request: Request) -> str:
-    """Return the id that a client gave its request, if it is one, or else a new one."""
+    """Return the id that the client gave its request if it is valid, otherwise a new one."""
     if "jet_request_id" not in request.scope:
         given = request.headers.get(REQUEST_ID, "")
         request.scope["jet_request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
@@ -24,7 +24,7 @@ def request_id(request: Request) -> str:
 
 
 def headers_of(request: Request, ignored: Collection[str] = ()) -> dict[str, str]:
-    """Return the headers of an answer."""
+    """Return the headers of an answer; `ignored`: the names of fields that had no effect."""
     headers = {REQUEST_ID: request_id(request)}
     if ignored:
         headers[IGNORED] = as_header(ignored)

@@ -1,4 +1,4 @@
-"""Read the order of samplers as clients send it: names of llama.cpp, or numbers of KoboldAI."""
+"""Parse the order of samplers, which clients send as names of llama.cpp or numbers of KoboldAI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_NAMES = 32
 
 
 def order_of(given: str | Sequence[str] | Sequence[int] | None) -> str:
-    """Return `SamplingParams.sampler_order`. Samplers that are not offered are left out. Raises ApiError."""
+    """Return the value for `SamplingParams.sampler_order`. Unknown samplers are dropped. Raises ApiError."""
     if given is None or not len(given):
         return ""
     names = given.split(";") if isinstance(given, str) else list(given)

@@ -1,6 +1,6 @@
-"""Define what clients may send as pydantic models, which check every field and document it at /docs.
+"""Pydantic models of request bodies, which check every field and document it at /docs.
 
-Every field may be left out or null: it then has OpenAI's default, not the page's.
+A field that is missing or null has OpenAI's default, not the page's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ MAX_USER_CHARACTERS = 512
 
 
 def _whole(value: object) -> object:
-    """Return 40 for 40.0, since JSON has one type for both; other values as they are."""
+    """Convert an integral float such as 40.0 to int, since JSON has one type for both.
+
+    Returns others unchanged.
+    """
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
     return value
@@ -30,20 +33,23 @@ Stops = StrictStr | list[StrictStr] | None
 
 
 class _Fields(BaseModel):
-    """Base of all bodies. Unknown fields are kept in `model_extra`, and a header of the answer names them."""
+    """Base class of all bodies.
+
+    A header of the answer names unknown fields, which are kept in `model_extra`.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
 class StreamOptions(_Fields):
-    """Options of a stream: the frames that carry the usage."""
+    """Options of a stream: which frames contain the usage."""
 
     include_usage: StrictBool | None = Field(None, description="A last frame with the usage.")
     continuous_usage_stats: StrictBool | None = Field(None, description="The usage in every frame.")
 
 
 class Sampling(_Fields):
-    """Fields that completions and chats share: sampling, stop strings, choices, user and streaming."""
+    """Common fields of completions and chats: sampling, stop strings, number of answers, user, streaming."""
 
     temperature: Number | None = Field(None, description="0 takes the likeliest token. Default 1.")
     top_p: Number | None = Field(None, description="Default 1: all tokens.")
@@ -106,7 +112,7 @@ class Sampling(_Fields):
 
 
 class CompletionRequest(Sampling):
-    """POST /v1/completions: go on with a text."""
+    """POST /v1/completions: continue a text."""
 
     prompt: StrictStr | list[StrictInt] | list[StrictStr] | list[list[StrictInt]] | None = Field(
         None, description="A text, several texts, token ids, or several lists of token ids."
@@ -125,7 +131,7 @@ class CompletionRequest(Sampling):
 
 
 class TextPart(_Fields):
-    """A part of a message."""
+    """A part of a message's content."""
 
     type: StrictStr
     text: StrictStr | None = None

@@ -1,4 +1,4 @@
-"""Share the engine, the limits, the metrics and the check of keys among all routes of the API.
+"""ApiService: the engine, limits, metrics and key check that all routes of the API share.
 
 request ─ caller ─ limits ─ engine.submit ─ Reader ─ Generation ─ frames
 """
@@ -37,9 +37,9 @@ class ApiOptions:
     """Options of the API, and the one place of their defaults.
 
     Attributes:
-        keys: the keys that are accepted; None asks for no key.
-        origins: the origins whose web pages may call the API; "*" is all.
-        documented: whether /docs describes the API; for a private server.
+        keys: the accepted keys; None requires no key.
+        origins: the origins whose web pages may call the API; "*" means all.
+        documented: whether /docs describes the API, as on a private server.
     """
 
     keys: Keys | None = None
@@ -53,10 +53,10 @@ class ApiService:
 
     Attributes:
         source: gives the engine.
-        limiter: lets requests begin within the limits.
-        record: is told the last numbers of each engine request.
-        login: whether the page wants a login; the API then refuses every request without a key.
-        generations: running texts that can be polled or aborted, by KoboldAI's `genkey` and caller.
+        limiter: admits requests within the limits.
+        record: called with the last stats of each engine request.
+        login: whether the page requires a login; the API then rejects every request without a key.
+        generations: running requests that can be polled or aborted, by caller and KoboldAI's `genkey`.
     """
 
     source: EngineHandle
@@ -86,7 +86,7 @@ class ApiService:
         return caller
 
     async def engine(self) -> Engine:
-        """Return the engine. Raises ApiError while there is none, and has it loaded meanwhile."""
+        """Return the engine; if it is not loaded, start loading it and raise ApiError."""
         if self.limiter.closing_reason is not None:
             raise unavailable("The server is about to end.", "closing")
         if (loaded := loaded_engine(self.source)) is not None:
@@ -115,7 +115,7 @@ class ApiService:
         return engine, codec
 
     def check_model(self, info: EngineInfo, wanted: str | None) -> str:
-        """Return the model's name. Raises ApiError if another one is wanted."""
+        """Return the model's name. Raises ApiError if the request names another model."""
         name = model_name(info.model)
         if not wanted or wanted in (name, name.rpartition("/")[2]):
             return name
@@ -128,9 +128,10 @@ class ApiService:
         )
 
     def cache_salt(self, request: HttpRequest, caller: Caller, user: str | None) -> str:
-        """Return the salt of a request's cached prefixes: one for each key and user.
+        """Return the salt that isolates a request's cached prefixes: one for each key and user.
 
-        Without a key and a user, one for each connection; "" for an unknown connection, which shares none.
+        Without key and user, there is one for each connection. Returns "", which caches nothing, if the
+        connection has no name.
         """
         if caller.digest or user:
             said = f"{len(caller.digest)}:{caller.digest}{user or ''}"
@@ -200,7 +201,7 @@ def model_name(name: str) -> str:
 
 
 def new_id(kind: str) -> str:
-    """Return an id for an answer, as OpenAI writes them."""
+    """Return a new id for an answer in OpenAI's format, such as "cmpl-…" for the kind "cmpl"."""
     return f"{kind}-{secrets.token_hex(12)}"
 
 

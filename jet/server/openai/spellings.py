@@ -1,7 +1,7 @@
 """Map other programs' names of fields to this API's, and list unknown fields that are harmless.
 
-Left: what a field is called in this API (vLLM's and OpenAI's name where there is one). Right: how KoboldAI,
-llama.cpp and text-generation-webui spell it. Where a request has several spellings, the left one counts.
+Left: the name of a field in this API (OpenAI's or vLLM's if they have one). Right: its names in KoboldAI,
+llama.cpp and text-generation-webui. If a request has several of them, the left one is used.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def as_header(names: Collection[str]) -> str:
-    """Return names for a header: plain ASCII, not too many, not too long."""
+    """Join names of fields to the value of a header: only ASCII, limited in number and length."""
     shown = sorted(
         "".join(character if character.isascii() and character.isprintable() else "?" for character in name)
         for name in names

@@ -1,4 +1,4 @@
-"""Define the tokenizer that the API needs of an engine, and write tokens as answers show them."""
+"""Codec: the tokenizer that the API needs, and functions that format tokens for answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jet.token_ids import Tokens
 
 
 class Decoder(Protocol):
-    """Turns tokens into text, one after the other."""
+    """Converts tokens to text, one after the other."""
 
     def push(self, token: int, skip: int = 0) -> str:
-        """Return the text that `token` makes final."""
+        """Add a token; return the text that became final with it."""
         ...
 
     def flush(self) -> str:
-        """Return the text that is still held back."""
+        """Return the text still held back at the end."""
         ...
 
 
@@ -64,15 +64,15 @@ class Codec(Protocol):
 
 
 def codec_of(engine: Engine) -> Codec | None:
-    """Return the tokenizer of an engine; None if that is another server's."""
+    """Return the tokenizer of an engine; None for an engine on another server."""
     found = getattr(engine, "tokenizer", None)
     return cast(Codec, found) if hasattr(found, "ids_with_special") else None
 
 
 def token_name(codec: Codec, token: int) -> str:
-    """Return OpenAI's name of a token: its text, or `bytes:\\x…` where it is only a part of a character.
+    """Return OpenAI's name of a token: its text, or `bytes:\\x…` if it is a part of a character.
 
-    A token that stands for no text, since networks have more ids than tokenizers, is `token_id:…`.
+    Ids that the network has and the tokenizer has not are named `token_id:…`.
     """
     data = codec.bytes_of(token)
     try:
@@ -82,7 +82,7 @@ def token_name(codec: Codec, token: int) -> str:
 
 
 def decode(codec: Codec, ids: Sequence[int], special: bool = False) -> str:
-    """Return the text of tokens; with `special`, special tokens stand in it by name."""
+    """Return the text of tokens; with `special`, special tokens are written as their names."""
     if not special:
         decoder = codec.detokenizer(())
         return "".join([*(decoder.push(token) for token in ids), decoder.flush()])

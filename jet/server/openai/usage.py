@@ -1,4 +1,4 @@
-"""Usage: the tokens of all answers to one request, as OpenAI counts them."""
+"""Usage: counts the tokens of all answers to one request, as OpenAI does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jet.api import RequestStats
 
 
 class Usage:
-    """Counts as parts come. A prompt counts once, however many answers it has."""
+    """Counts the parts of answers. A prompt with several answers counts once."""
 
     def __init__(self, answers_each: int = 1) -> None:
         self._each = answers_each

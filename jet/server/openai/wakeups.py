@@ -1,4 +1,4 @@
-"""Wakeups: from the engine's thread to the event loop, once a step for all streams together.
+"""Wakeups: wakes the event loop from the engine's thread, once a step for all streams together.
 
     engine's thread   Channel.put ─ listener ─ ready += stream ─ (first of a step) call_soon_threadsafe
     event loop                                  deliver: wake the reader of every ready stream
@@ -26,18 +26,18 @@ _WINDOW_S = 0.25  # over which tokens are counted
 
 
 class ListenableStream(Protocol):
-    """A stream that says when chunks are there."""
+    """A stream that notifies a listener of new chunks."""
 
     def listen(self, listener: Callable[[bool], object]) -> None:
         """Call `listener` for every chunk. Its argument says whether the stream has ended."""
         ...
 
     def take_now(self) -> list[TokenChunk]:
-        """Return the chunks that have come, without waiting."""
+        """Return the chunks that have come, perhaps none, without waiting."""
         ...
 
     def abort(self) -> None:
-        """Ask for the end."""
+        """Abort the request."""
         ...
 
 
@@ -52,7 +52,7 @@ class Wakeups:
         self._since, self._tokens, self._rate = clock(), 0, 0.0
 
     def ready(self, reader: Reader) -> None:
-        """Wake a reader soon; from any thread."""
+        """Wake a reader soon; may be called from any thread."""
         self._ready.append(reader)
         if not self._scheduled:
             self._scheduled = True
@@ -67,7 +67,7 @@ class Wakeups:
             self._ready.popleft().wake()
 
     def count(self, tokens: int) -> None:
-        """Count tokens that have been passed on."""
+        """Count tokens that have been sent to clients, for `gap_s`."""
         self._tokens += tokens
         took = self._clock() - self._since
         if took >= _WINDOW_S:
@@ -95,7 +95,7 @@ class Reader:
         self._stream.listen(self._listen)
 
     def _listen(self, ended: bool) -> None:
-        """Hear of a chunk, on the engine's thread."""
+        """Mark the reader as ready, if it waits; called on the engine's thread."""
         if ended:
             self._ended = True
         if self._armed or ended:
@@ -103,14 +103,14 @@ class Reader:
             self._wakeups.ready(self)
 
     def wake(self) -> None:
-        """Let `next` look again."""
+        """Let `next` check for chunks."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
     async def next(self, gap_s: float = 0.0, patience_s: float | None = None) -> list[TokenChunk]:
         """Return the chunks that have come, at least `gap_s` after the last ones unless the stream ends.
 
-        With `patience_s`, return none after so many seconds without any.
+        With `patience_s`, returns an empty list after so many seconds without a chunk.
         """
         delay = self._due + gap_s - self._loop.time()
         if gap_s and delay > 0 and not self._ended:
@@ -160,14 +160,14 @@ class Reader:
 
 
 def listenable(stream: Stream) -> ListenableStream:
-    """Return the stream itself if it can be listened to, otherwise with a thread that waits for it."""
+    """Return a stream if it is listenable, otherwise wrap it with a thread that reads it."""
     if hasattr(stream, "listen") and hasattr(stream, "take_now"):
         return cast(ListenableStream, stream)
     return _ThreadedStream(stream)
 
 
 class _ThreadedStream:
-    """A stream of an engine that can only be waited for: one lent on demand."""
+    """Makes a stream that can only be iterated, such as ZeroGpuStream, listenable by a reading thread."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

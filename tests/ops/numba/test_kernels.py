@@ -254,7 +254,7 @@ def test_kernels_compile_where_they_cannot_be_kept() -> None:
 
 def test_operations_are_named_and_described() -> None:
     assert cpu.norm_linear.__name__ == "norm_linear"
-    assert "Twin" in str(cpu_attention.attend_pages.__doc__)
+    assert "attend_pages_reference" in str(cpu_attention.attend_pages.__doc__)
 
 
 def test_operations_refuse_what_does_not_fit() -> None:
