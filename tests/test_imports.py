@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"story"},
     "server": {"engine"},
     "ui": {"server", "engine", "files", "story", "telemetry"},
-    "evaluate": {"modeling"},
+    "evaluate": {"engine", "modeling", "story", "ui"},
     "quantize": {"modeling"},
     "lazy_imports": set(),
     "warm": {"engine", "modeling", "ops"},
@@ -67,7 +67,7 @@ WITHOUT_TORCH = (
 )
 WITH_GRADIO = ("jet/ui/", "jet/server/")
 OPTIONAL = {"fla", "flash_attn", "gguf", "llvmlite", "matplotlib"}
-OPTIONAL |= {"numba", "spaces", "torchao", "triton", "xllamacpp"}
+OPTIONAL |= {"numba", "spaces", "spellchecker", "torchao", "triton", "xllamacpp"}
 # Kernels import the library they are written in; their importers check first that it is available.
 KERNELS = ("jet/ops/triton/", "jet/ops/numba/", "jet/engine/cuda_graphs.py")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from jet.api import MAX_SEED, Engine, EngineInfo, Request, RequestError, RequestStats, SamplingParams
 from jet.engine.holder import EngineHandle
 from jet.server.hosting import Hosting
+from jet.story.building import build_prompt, guided
 from jet.story.context import ContextBuilder, Prompt, as_tokenized
 from jet.story.document import Continuation, Document
 from jet.story.errors import StoryError
@@ -297,8 +298,7 @@ class GenerationService:
         def prepare(engine: Engine, request: Request) -> Request:
             if instructed is not None:
                 return rewriting.instruct(engine, request, instructed)
-            prompt = self._build(engine, request, guidance)
-            return replace(request, prompt=prompt.text, instruction=prompt.instruction)
+            return guided(request, self._build(engine, request, guidance))
 
         return [
             StreamedRequest(
@@ -324,18 +324,9 @@ class GenerationService:
         ]
 
     def _build(self, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
-        """Build the prompt. Reserves at most half of the context for new tokens: generation may end
-        sooner."""
-
-        def count_prompt(text: str, asked: str) -> int:
-            return engine.count_prompt(replace(request, prompt=text, instruction=asked))
-
         if self._context_builder is None or self._context_builder[0] is not engine:
             self._context_builder = (engine, ContextBuilder(engine.count_tokens))
-        info = engine.info()
-        max_new_tokens = max(1, min(request.sampling.max_new_tokens, info.context // 2))
-        build = self._context_builder[1].build
-        return build(request.prompt, guidance, info.context, max_new_tokens, info.chat_tokens, count_prompt)
+        return build_prompt(self._context_builder[1], engine, request, guidance)
 
 
 def _with_alternatives(command: Command) -> bool:

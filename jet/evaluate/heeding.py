@@ -1,0 +1,86 @@
+"""Measure whether stories take up what memory, note, lore and subject tell: told beside not told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jet.evaluate.probes import FIELDS, Probe
+from jet.evaluate.rows import Row, to_row
+from jet.evaluate.spread import Estimate, estimate
+from jet.evaluate.writing import Continuation, Task, Writer
+
+
+@dataclass(frozen=True)
+class Heeding:
+    """Whether stories take up what is told, by probe: told, and not told.
+
+    Attributes:
+        told: of each probe, for each seed, whether its story shows what was told.
+        control: the same of stories that were not told; for subjects, of the other subjects' stories.
+        texts: of each probe, the stories that were told.
+    """
+
+    told: dict[Probe, list[bool]]
+    control: dict[Probe, list[bool]]
+    texts: dict[Probe, list[str]]
+
+
+def measure_heeding(writer: Writer, told: Sequence[Probe], seeds: int, words: int) -> Heeding:
+    """Write what is told and the same stories without it, with the same seeds, and judge both."""
+    with_it = {
+        probe: [Task(probe.opening.text, seed, words, probe.guidance()) for seed in range(seeds)]
+        for probe in told
+    }
+    without = {
+        probe: [Task(probe.opening.text, seed, words) for seed in range(seeds)]
+        for probe in told
+        if probe.field != "about"
+    }
+    tasks = [task for group in (with_it, without) for some in group.values() for task in some]
+    written = writer.write(tasks, "told and not told")
+    texts = {probe: [written[task].text for task in some] for probe, some in with_it.items()}
+    control = {
+        probe: [probe.shows_in(text) for text in _untold(probe, without, written, texts)] for probe in told
+    }
+    return Heeding({probe: [probe.shows_in(t) for t in texts[probe]] for probe in told}, control, texts)
+
+
+def _untold(
+    probe: Probe,
+    without: Mapping[Probe, Sequence[Task]],
+    written: Mapping[Task, Continuation],
+    texts: Mapping[Probe, Sequence[str]],
+) -> list[str]:
+    if probe in without:
+        return [written[task].text for task in without[probe]]
+    others = (some for other, some in texts.items() if other.field == probe.field and other != probe)
+    return [text for some in others for text in some]
+
+
+def estimates(heeding: Heeding, name: str, kind: str | None = None) -> tuple[Estimate, Estimate] | None:
+    """Estimate how often stories take up what a field tells, and show it untold; of one kind, if given.
+
+    None without such a probe.
+    """
+    chosen = [probe for probe in heeding.told if probe.field == name and kind in (None, probe.kind)]
+    told, control = (
+        estimate({probe.id: [float(shown) for shown in group[probe]] for probe in chosen})
+        for group in (heeding.told, heeding.control)
+    )
+    return None if told is None or control is None else (told, control)
+
+
+LABELS = {"memory": "memory", "note": "author's note", "lore": "lore entry", "about": "subject"}
+
+
+def to_rows(heeding: Heeding) -> list[Row]:
+    """Return a row for each field and, where it has several, for each kind of what is told there."""
+    rows = []
+    for name in FIELDS:
+        kinds = list(dict.fromkeys(probe.kind for probe in heeding.told if probe.field == name))
+        for kind in [None, *(kinds if len(kinds) > 1 else [])]:
+            if (found := estimates(heeding, name, kind)) is not None:
+                label = f"{LABELS[name]} taken up" if kind is None else f"… {kind}"
+                rows.append(to_row(label, *found))
+    return rows

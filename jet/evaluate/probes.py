@@ -1,0 +1,111 @@
+"""Load the frozen openings, facts, notes and lore by which storytellers are judged, from `probes.json`.
+
+They were written before any model was trained or judged with them and do not change: figures of different
+models compare only as long as they are the same. Nothing that trains a model may read the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jet.evaluate.measures import Opening, count_matches
+from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+
+PROBES = Path(__file__).with_suffix(".json")
+FIELDS = ("memory", "note", "lore", "about")  # of the page's World, and of "Write me a story about"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Something told beside a story, and how a reader sees that the story has taken it up.
+
+    Attributes:
+        field: where it is told: "memory", "note", "lore" or "about".
+        kind: names and things of memory, weather and mood of notes.
+        opening: the story that it belongs to; without a text for "about".
+        text: what is told.
+        found: patterns of the words that show it.
+        least: how many such words the story must have.
+        keywords: of a lore entry; one of them is in the opening.
+    """
+
+    field: str
+    kind: str
+    opening: Opening
+    text: str
+    found: tuple[str, ...]
+    least: int = 1
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Return a name for tables."""
+        return f"{self.field}: {self.text}"
+
+    def guidance(self) -> Guidance:
+        """Return the guidance that tells it, as the page's fields would."""
+        if self.field == "memory":
+            return Guidance(memory=self.text)
+        if self.field == "note":
+            return Guidance(note=AuthorsNote(self.text))
+        if self.field == "lore":
+            return Guidance(lore=(LoreEntry(keywords=self.keywords, content=self.text),))
+        return Guidance(about=self.text)
+
+    def shows_in(self, continuation: str) -> bool:
+        """Return whether a continuation has taken it up. Words that the opening has do not count there."""
+        return count_matches(self.found, continuation) >= self.least
+
+
+@dataclass(frozen=True)
+class Probes:
+    """All that models are judged with.
+
+    Attributes:
+        openings: the page's twelve, then twelve further ones.
+        told: facts in memory, notes, lore entries, and subjects for chat models.
+        endings: notes that ask for an ending.
+        stock_phrases: patterns of phrases that language models write in every story.
+    """
+
+    openings: tuple[Opening, ...]
+    told: tuple[Probe, ...]
+    endings: tuple[str, ...]
+    stock_phrases: tuple[str, ...] = field(repr=False)
+
+    def of_field(self, name: str) -> list[Probe]:
+        """Return what is told in one field."""
+        return [probe for probe in self.told if probe.field == name]
+
+
+@cache
+def load_probes() -> Probes:
+    """Load the frozen probes."""
+    plain = json.loads(PROBES.read_text(encoding="utf-8"))
+    openings = tuple(_to_opening(one) for one in plain["page_openings"] + plain["further_openings"])
+    by_id = {"": Opening("", "")} | {opening.id: opening for opening in openings}
+    names = {"memory": "facts", "note": "notes", "lore": "lore", "about": "about"}
+    told = [_to_probe(name, one, by_id) for name in FIELDS for one in plain[names[name]]]
+    return Probes(openings, tuple(told), tuple(plain["endings"]), tuple(plain["stock_phrases"]))
+
+
+def _to_opening(plain: dict[str, Any]) -> Opening:
+    return Opening(**{**plain, "names": tuple(plain.get("names", ()))})
+
+
+def _to_probe(name: str, plain: dict[str, Any], openings: dict[str, Opening]) -> Probe:
+    sequences: dict[str, Sequence[str]] = {key: plain.get(key, ()) for key in ("found", "keywords")}
+    return Probe(
+        name,
+        plain["kind"],
+        openings[plain["opening"]],
+        plain["text"],
+        tuple(sequences["found"]),
+        plain["least"],
+        tuple(sequences["keywords"]),
+    )
