@@ -1,54 +1,80 @@
-"""Check that the server can listen on an address, and explain why it cannot."""
+"""Listen on an address, and explain why that fails."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
+from collections.abc import Iterable
 
 from gradio import http_server
+
+_BACKLOG = 2048
+_ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # of an address that a name has and this machine lacks
 
 
 class AddressError(OSError):
     """The page cannot be opened on this host and port. The message says why."""
 
 
-def check_address(host: str | None, port: int | None) -> None:
-    """Raise AddressError unless the host, and the port if given, can be listened on.
+def listen(host: str | None, port: int | None) -> list[socket.socket]:
+    """Listen on each address of a host; the port is held from here on.
 
-    Gradio would try a hundred ports on a host that is not this machine, for minutes, without a reason.
+    Args:
+        host: a name or address, also an IPv6 address in brackets; None for this machine only.
+        port: None for the first free one of those that Gradio would try.
+
+    Raises AddressError.
     """
+    host = (host or http_server.LOCALHOST_NAME).strip("[]")
+    first = http_server.INITIAL_PORT_VALUE
+    ports = [port] if port is not None else range(first, first + http_server.TRY_NUM_PORTS)
+    for wanted in ports:
+        try:
+            return _listen_on(host, wanted)
+        except OSError as error:  # noqa: PERF203 - one is nearly always enough
+            if port is not None or error.errno != errno.EADDRINUSE:
+                raise AddressError(explain(error, host, port)) from error
+    raise AddressError(
+        f"The page cannot be opened: all ports from {first} to {ports[-1]} are in use ({host})."
+    )
+
+
+def check_address(host: str | None, port: int | None) -> None:
+    """Raise AddressError unless the host, and the port if given, can be listened on."""
     try:
-        _try_to_listen(host, port or 0)
+        close(_listen_on((host or "127.0.0.1").strip("[]"), port or 0))
     except OSError as error:
-        raise AddressError(_describe(error, host, port)) from error
+        raise AddressError(explain(error, host, port)) from error
+
+
+def close(listening: Iterable[socket.socket]) -> None:
+    """Give ports back."""
+    for one in listening:
+        one.close()
 
 
 def explain(error: OSError, host: str | None, port: int | None) -> str:
-    """Return the actual reason for Gradio's error, whose message always says that no empty port was found."""
-    if not str(error).startswith("Cannot find empty port"):
-        return _describe(error, host, port)
-    first = http_server.INITIAL_PORT_VALUE if port is None else port
-    # Gradio looks on its own host, whatever host it is to listen on.
-    for where in dict.fromkeys([host, http_server.LOCALHOST_NAME]):
-        try:
-            _try_to_listen(where, first)
-        except OSError as found:  # noqa: PERF203 - two of them
-            if port is None and found.errno == errno.EADDRINUSE:
-                last = first + http_server.TRY_NUM_PORTS - 1
-                return f"The page cannot be opened: all ports from {first} to {last} are in use."
-            return _describe(found, where, first)
-    return f"The page cannot be opened: port {first} was in use a moment ago."
-
-
-def _try_to_listen(host: str | None, port: int) -> None:
-    name = host.strip("[]") if host else "127.0.0.1"
-    family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
-    socket.create_server((address[0], port, *address[2:]), family=family).close()
-
-
-def _describe(error: OSError, host: str | None, port: int | None) -> str:
+    """Return why the page cannot be opened."""
     where = f"port {port} of {host or '127.0.0.1'}" if port else host or "127.0.0.1"
     known = error.errno and not isinstance(error, socket.gaierror)  # whose numbers are others
     reason = os.strerror(error.errno or 0) if known else error.strerror or error
     return f"The page cannot be opened: {reason} ({where})."
+
+
+def _listen_on(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address that a name has on this machine, on one port."""
+    found: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            place = (address[0], port, *address[2:])
+            found.append(socket.create_server(place, family=family, backlog=_BACKLOG))
+        except OSError as error:  # noqa: PERF203 - one or two
+            if error.errno not in _ABSENT:
+                close(found)
+                raise
+            absent = error
+    if not found and absent is not None:
+        raise absent
+    return found

@@ -15,13 +15,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from jet.engine.holder import EngineHandle
-from jet.server.binding import AddressError, check_address
+from jet.server.binding import close, listen
 from jet.server.connections import configure_server
 from jet.server.hosting import Hosting
 from jet.server.openai import allow_origins
 
-FIRST_PORT, PORTS = 7860, 100  # as the page's
-_BACKLOG = 2048
 _PATIENCE_S = 5.0  # for the server to end
 
 
@@ -32,15 +30,15 @@ class Standalone:
         url: its address.
     """
 
-    def __init__(self, app: Starlette, listening: socket.socket) -> None:
-        host, port = listening.getsockname()[:2]
+    def __init__(self, app: Starlette, listening: list[socket.socket]) -> None:
+        host, port = listening[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         self.server.config.load()
         self._thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [listening]}, name="jet-api", daemon=True
+            target=self.server.run, kwargs={"sockets": listening}, name="jet-api", daemon=True
         )
-        self._socket = listening
+        self._sockets = listening
 
     def cpu_s(self) -> float | None:
         """Return the processor seconds that the server's thread has used; None if that is unknown."""
@@ -56,7 +54,7 @@ class Standalone:
         """Stop serving."""
         self.server.should_exit = True
         self._thread.join(_PATIENCE_S)
-        self._socket.close()
+        close(self._sockets)
 
 
 def launch_api(
@@ -76,7 +74,7 @@ def launch_api(
     app = Starlette(
         routes=[Route("/", _greet(hosting)), *hosting.routes], middleware=hosting.middleware(local)
     )
-    running = Standalone(app, _listen(host, port))
+    running = Standalone(app, listen(host, port))
     configure_server(running.server)
     allow_origins(running.server, hosting.api.origins)
     running.start()
@@ -89,14 +87,3 @@ def _greet(hosting: Hosting) -> Callable[[Request], Awaitable[Response]]:
         return JSONResponse({"server": "Jet Stories", "api": "/v1", **documents})
 
     return greet
-
-
-def _listen(host: str, port: int | None) -> socket.socket:
-    check_address(host, port)
-    for wanted in [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            return socket.create_server((host, wanted), family=family, backlog=_BACKLOG)
-        except OSError:
-            continue
-    raise AddressError(f"The API cannot be opened: no port of {host} is free.")

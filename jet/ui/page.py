@@ -10,8 +10,9 @@ import gradio as gr
 from jet.engine.holder import EngineHandle
 from jet.proxies import prepare_environment
 from jet.server.binding import AddressError as AddressError
-from jet.server.binding import check_address, explain
+from jet.server.binding import explain, listen
 from jet.server.connections import configure_server
+from jet.server.held_port import serving_on
 from jet.server.hosting import Hosting
 from jet.server.openai import allow_origins
 from jet.server.terminal import tolerant_output
@@ -59,16 +60,16 @@ def launch(
     """
     if host and ":" in host:
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
-    listening = host or os.environ.get("GRADIO_SERVER_NAME")
-    check_address(listening, port)
-    prepare_environment(listening)  # Gradio asks the page whether it is there
+    name = host or os.environ.get("GRADIO_SERVER_NAME")
+    listening = listen(name, port)
+    prepare_environment(name)  # Gradio asks the page whether it is there
     hosting = hosting or Hosting()
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who is to be believed, the guard decides
     try:
-        with tolerant_output():  # the library prints, too
+        with tolerant_output(), serving_on(listening):  # the library prints, too
             _, url, _ = demo.launch(
                 server_name=host,
-                server_port=port,
+                server_port=listening[0].getsockname()[1],
                 prevent_thread_lock=True,
                 quiet=True,
                 run_history=False,
@@ -76,7 +77,7 @@ def launch(
                 show_error=True,
                 max_threads=MAX_THREADS,
                 auth=hosting.accounts,
-                app_kwargs=hosting.app_kwargs(_is_local(listening), [web.ROUTE]),
+                app_kwargs=hosting.app_kwargs(_is_local(name), [web.ROUTE]),
                 footer_links=["api"],
                 mcp_server=mcp_available(),
                 theme=make_theme(),
@@ -84,8 +85,10 @@ def launch(
                 head=demo.head,
                 js=demo.js,
             )
+    except AddressError:
+        raise
     except OSError as error:
-        raise AddressError(explain(error, listening, port)) from error
+        raise AddressError(explain(error, name, port)) from error
     # web/connection.js opens the heartbeat by which the server knows that a tab is open, and keeps it.
     demo.config["connect_heartbeat"] = False
     configure_server(demo.server)

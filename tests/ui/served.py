@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 
 import gradio as gr
 import pytest
-from gradio import http_server
 
 from jet.ui.handlers import PageController
 from jet.ui.page import build, launch
@@ -36,13 +34,9 @@ class Served:
         return self.source.stand_in
 
 
-# Gradio looks for a free port and binds it later: two processes at a time would take the same one.
-http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-
-
 @contextmanager
 def serve() -> Iterator[Served]:
-    """Run the page until the block is left, on a port that Gradio finds free."""
+    """Run the page until the block is left, on a free port."""
     source = StandInSource()
     demo = build(source)
     url = launch(demo)
