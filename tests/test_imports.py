@@ -140,16 +140,19 @@ def test_accelerators_are_never_needed_to_import(path: Path) -> None:
     assert not [file for file in files if file.startswith(KERNELS)]
 
 
+WITH_BROWSER = ("scripts/take_pictures.py", "scripts/measure_page.py", "scripts/page/")
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_every_library_is_a_requirement_or_optional(path: Path) -> None:
     of_scripts = import_names(extra("train")) | {"scripts"} if path.parts[0] == "scripts" else set()
-    of_pictures = {"playwright"} if path == Path("scripts/take_pictures.py") else set()
+    of_browsers = {"playwright"} if path.as_posix().startswith(WITH_BROWSER) else set()
     allowed = {
         "jet",
         *sys.stdlib_module_names,
         *OPTIONAL,
         *import_names(requirements("requirements.txt")),
         *of_scripts,
-        *of_pictures,
+        *of_browsers,
     }
     assert libraries(path) <= allowed, "name it in requirements.txt"

@@ -53,6 +53,9 @@ HEADERS = {
 _IMMUTABLE_PREFIX = "/assets/"  # Gradio's scripts and styles, whose names change with what is in them
 _IMMUTABLE_HEADER = (b"cache-control", b"public, max-age=31536000, immutable")
 _HEADER_PAIRS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+# Scripts, styles, fonts, pictures: a policy is the document's that loads them. Some sixty come with a page.
+_PARTS = re.compile(r"/(?:assets|static|svelte|web)/.+\.(?:js|css|woff2?|png|ico)|/theme\.css|/favicon\.ico")
+_PART_HEADERS = [pair for pair in _HEADER_PAIRS if pair[0] == b"x-content-type-options"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class AllowlistMiddleware:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             self._check(scope, path, client)
             body = await self._read_body(scope, receive) if scope["method"] == "POST" else receive
-            await self._app(scope, body, _with_headers(send, immutable=path.startswith(_IMMUTABLE_PREFIX)))
+            await self._app(scope, body, _with_headers(send, path))
         except Rejected as rejection:
             self._on_reject(rejection.status)
             explained = self._more and self._more.explain(scope["path"], rejection.status, str(rejection))
@@ -254,11 +257,13 @@ class _TokenBuckets:
         return 0 if allowed else max(1, round((1 - available) / rate))
 
 
-def _with_headers(send: Send, immutable: bool) -> Send:
+def _with_headers(send: Send, path: str) -> Send:
+    added = _PART_HEADERS if _PARTS.fullmatch(path) else _HEADER_PAIRS
+
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message.get("headers", ()), *_HEADER_PAIRS]
-            if immutable and message["status"] in (200, 206, 304):
+            headers = [*message.get("headers", ()), *added]
+            if path.startswith(_IMMUTABLE_PREFIX) and message["status"] in (200, 206, 304):
                 headers.append(_IMMUTABLE_HEADER)
             message = {**message, "headers": headers}
         await send(message)

@@ -81,7 +81,7 @@ def launch(
                 footer_links=["api"],
                 mcp_server=mcp_available(),
                 theme=make_theme(),
-                css_paths=web.WEB / "styles.css",
+                css=web.styles(),
                 head=demo.head,
                 js=demo.js,
             )

@@ -1,8 +1,9 @@
 """Serve the page's script and stylesheet; the ES modules of `assets/web` are joined into one script.
 
 Separate modules would take forty requests in seven rounds, while Gradio loads its own. The URLs contain a
-hash of the content, so browsers can cache it. The stylesheet is served outside of Gradio, which removes
-container queries and other rules that it does not know. Fonts are served from the stylesheet's folder.
+hash of the content, so browsers can cache it; both are minified. The stylesheet is served outside
+of Gradio, which removes container queries and other rules that it does not know. Fonts are served from its
+folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import brotli  # type: ignore[import-untyped]
+import rcssmin  # type: ignore[import-untyped]
+import rjsmin  # type: ignore[import-untyped]
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -25,7 +28,6 @@ _FONT = re.compile(r"[a-z-]+\.woff2")
 _IMPORT = re.compile(r'^import\s+(?:\*\s+as\s+(\w+)|\{([^}]*)\})\s+from\s+"\./(\w+\.js)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export\s+((?:async\s+)?function|class|const)\s+(\w+)", re.MULTILINE)
 _LEFT = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
-_COMMENT = re.compile(r"^[ ]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
 _LASTING = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
@@ -37,7 +39,7 @@ def join(main: str, sources: dict[str, str]) -> str:
     """Join ES modules into one that exports what `main` exports.
 
     Each module becomes a function that returns its exports. Known are `import { a, b as c } from "./x.js"`,
-    `import * as x from "./x.js"`, and `export` before a function, class or const. Comments are left out.
+    `import * as x from "./x.js"`, and `export` before a function, class or const.
 
     Raises:
         ModuleError: for any other form, a missing module, or a circle.
@@ -78,7 +80,7 @@ def _as_function(name: str, source: str) -> str:
         names = match[1] or f"{{ {match[2].replace(' as ', ': ').strip()} }}"
         return f"const {names} = {_variable(match[3])};\n"
 
-    body = _COMMENT.sub("", _EXPORT.sub(r"\1 \2", _IMPORT.sub(bind, source)))
+    body = _EXPORT.sub(r"\1 \2", _IMPORT.sub(bind, source))
     if left := _LEFT.search(body):
         raise ModuleError(f"{name}: {left[0]!r} is in a form that cannot be joined.")
     return f"const {_variable(name)} = (() => {{\n{body}return {{ {', '.join(_exports(source))} }};\n}})();"
@@ -87,15 +89,26 @@ def _as_function(name: str, source: str) -> str:
 @cache
 def script() -> tuple[str, str]:
     """Return the page's script, and its address relative to the page's."""
-    text = join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
+    text = rjsmin.jsmin(
+        join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
+    )
     return text, _address(text, MAIN)
 
 
 @cache
 def layout() -> tuple[str, str]:
     """Return the page's stylesheet, and its address relative to the page's."""
-    text = (WEB / LAYOUT).read_text(encoding="utf-8")
+    text = _style(LAYOUT)
     return text, _address(text, LAYOUT)
+
+
+def styles() -> str:
+    """Return the stylesheet that goes through Gradio, which limits it to its own elements."""
+    return _style("styles.css")
+
+
+def _style(name: str) -> str:
+    return str(rcssmin.cssmin((WEB / name).read_text(encoding="utf-8")))
 
 
 def _address(text: str, name: str) -> str:

@@ -47,7 +47,7 @@ def test_the_page_gets_all_modules_as_one_script_that_can_be_read() -> None:
     done = run_node("--input-type=module", "--check", stdin=text)
     assert done.returncode == 0, done.stderr
     for path in MODULES:
-        assert f"const ${path.stem} =" in text, f"nothing imports {path.name}"
+        assert f"const ${path.stem}=" in text, f"nothing imports {path.name}"
 
 
 SOURCES = {
