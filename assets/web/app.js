@@ -45,6 +45,7 @@ import { mayBringLineBreaks, normalizeLineBreaks } from "./line_breaks.js";
 import * as models from "./models.js";
 import * as neverWrite from "./never_write.js";
 import * as notices from "./notices.js";
+import * as offers from "./offered_words.js";
 import * as outlineView from "./outline_view.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as preferences from "./preferences.js";
@@ -78,6 +79,7 @@ const MODULES = [
   sessionRestore,
   stopOnTyping,
   alternatives,
+  offers,
   printView,
   autoscroll,
   variants,
@@ -240,6 +242,7 @@ export function start(given) {
   const settled = () => {
     refreshButtons();
     focusIfLost();
+    offers.consider();
   };
   watchCommands({ reply: showReply, resend: forms.resendForms, settled });
   for (const { install } of MODULES) install();
@@ -261,6 +264,8 @@ export function start(given) {
     startGeneration,
     generationCommand,
     stopCommand,
+    offerCommand: offers.offerCommand,
+    showOffer: offers.showOffer,
     endGeneration,
     commandToSend,
     applyText,

@@ -47,6 +47,7 @@ const REPLACES_TEXT = new Set([
   "undo",
   "redo",
   "set_opening",
+  "take_offer",
   "fork",
   "select_branch",
   "delete_branch",

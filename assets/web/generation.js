@@ -18,7 +18,8 @@ import { byId, field } from "./dom.js";
 import { editor, focusIfLost, placeCaret } from "./editor.js";
 import { parseObject } from "./event_stream.js";
 import { forgetOlder } from "./highlights.js";
-import { wordFields } from "./never_write.js";
+import { wishFields } from "./never_write.js";
+import * as offers from "./offered_words.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as stopOnTyping from "./stop_on_typing.js";
 import { saveSoon } from "./storage.js";
@@ -57,6 +58,7 @@ function begin() {
   state.generation = 0;
   autoscroll.begin(asked.type !== "variants");
   alternatives.close();
+  offers.begin();
   forgetOlder();
   variants.markPast();
   field("jet-stop").disabled = false;
@@ -130,9 +132,7 @@ export function generationCommand() {
     ...asked,
     ...(stopOnTyping.isStopping() ? { unwanted: true } : {}),
     settings: sampling,
-    stops: field("jet-stops").value.split("\n").filter(Boolean),
-    ...wordFields(),
-    alternatives: field("jet-alternatives").checked,
+    ...wishFields(),
   }));
 }
 

@@ -26,6 +26,7 @@ let pointed = null;
 /** @type {HTMLElement} */
 let mirror;
 let frame = 0;
+let ghost = ""; // words in gray behind the text
 
 const paintLater = () => {
   frame = frame || requestAnimationFrame(() => paint());
@@ -75,6 +76,17 @@ function copyText() {
   lines = now;
   starts = [];
   for (let index = 0, at = 0; index < now.length; at += now[index].length + 1, index += 1) starts.push(at);
+}
+
+/** Puts the words in gray behind the last line; a word that they complete may wrap within. */
+function placeGhost() {
+  mirror.querySelector(".jet-ghost")?.remove();
+  if (!ghost) return;
+  const [line, span] = [lineElement(lines.length - 1), make("span", { className: "jet-ghost" })];
+  span.append(make("wbr"), ghost);
+  line.insertBefore(span, line.querySelector("br"));
+  const hidden = span.getBoundingClientRect().bottom - mirror.getBoundingClientRect().bottom;
+  if (hidden > 0) editor().scrollTop += hidden;
 }
 
 function placeMirror() {
@@ -134,13 +146,14 @@ function paint(always = false) {
   frame = 0;
   if (!editor()) return;
   ensureMirror();
-  mirror.hidden = !always && ((!marks.length && !pointed) || !isSupported());
+  mirror.hidden = !always && !ghost && ((!marks.length && !pointed) || !isSupported());
   if (mirror.hidden) {
     if (isSupported()) for (const name of [...LEVELS, POINTED]) CSS.highlights.delete(name);
     return;
   }
   copyText();
   placeMirror();
+  placeGhost();
   if (!isSupported()) return;
   paintVisible();
   const range = pointed && rangeIn(lineAt(pointed[0]), ...pointed);
@@ -176,6 +189,13 @@ export function setMarks(found, of = editor().value) {
 /** A generation begins: where only the latest words are marked, the marks of those before go. */
 export function forgetOlder() {
   if (field("jet-highlight").value === "latest") marks = [];
+}
+
+/** Shows words in gray behind the text, or none. @param {string} words */
+export function showGhost(words) {
+  ghost = words;
+  if (!words) mirror?.querySelector(".jet-ghost")?.remove();
+  paintLater();
 }
 
 /** Points at a part of the text, or at nothing. @param {number} [start] @param {number} [end] */

@@ -18,7 +18,7 @@ const chosenLists = () =>
     .map((box) => box.dataset.bannedList);
 
 /** The wishes as a command has them; nothing of what is empty. */
-export function wordFields() {
+function wordFields() {
   const lines = Object.keys(FIELDS).map((name) => [
     name,
     field(`jet-${name}`)
@@ -27,6 +27,13 @@ export function wordFields() {
   ]);
   return Object.fromEntries([...lines, ["banned_lists", chosenLists()]].filter(([, found]) => found.length));
 }
+
+/** What every request of words takes along, beside the settings. */
+export const wishFields = () => ({
+  stops: field("jet-stops").value.split("\n").filter(Boolean),
+  ...wordFields(),
+  alternatives: field("jet-alternatives").checked,
+});
 
 /** Puts the fields as they were, and keeps what is changed. */
 export function install() {

@@ -28,10 +28,12 @@ export function install() {
     if (target.id === "jet-stops") put({ stops: target.value });
     else if (target.id === "jet-show-all-numbers") put({ numbers: target.checked });
     else if (target.id === "jet-alternatives") put({ alternatives: target.checked });
+    else if (target.id === "jet-offers") put({ offers: target.checked });
     else if (target.id === "jet-highlight") put({ tint: STORED_NAMES[target.value] });
   });
   field("jet-stops").value = stops();
   field("jet-show-all-numbers").checked = now.numbers === true;
+  field("jet-offers").checked = now.offers === true;
   if (typeof now.alternatives === "boolean") field("jet-alternatives").checked = now.alternatives;
   const highlight = /** @type {HTMLSelectElement} */ (/** @type {unknown} */ (field("jet-highlight")));
   highlight.value = Object.keys(STORED_NAMES).find((name) => STORED_NAMES[name] === now.tint) ?? "latest";
@@ -42,6 +44,9 @@ export function controlValue(name) {
   const value = now.controls?.[name];
   return ["number", "string"].includes(typeof value) ? value : undefined;
 }
+
+/** What all controls were set to last, as far as they ever were. @returns {Record<string, unknown>} */
+export const controlValues = () => now.controls ?? {};
 
 /** Keeps what the controls are set to. @param {Record<string, unknown>} controls */
 export const keepControls = (controls) => put({ controls });

@@ -96,6 +96,7 @@ class AdmissionLimiter:
         self._clock = clock
         self._active: Counter[str] = Counter()
         self._starts: OrderedDict[str, deque[float]] = OrderedDict()
+        self._spare_starts: OrderedDict[str, deque[float]] = OrderedDict()
 
     @property
     def active(self) -> int:
@@ -136,7 +137,7 @@ class AdmissionLimiter:
                 f"{self._active[user]} of your stories are being written, as many as you may have at once: "
                 f"please stop one or wait. {_TEXT_IS_SAFE}"
             )
-        self._count_start(user)
+        self._count_start(user, self._starts)
         self._active[user] += 1
         try:
             yield
@@ -145,15 +146,27 @@ class AdmissionLimiter:
             if not self._active[user]:
                 del self._active[user]
 
-    def _count_start(self, user: str) -> None:
+    def check_spare(self, user: str) -> None:
+        """Raise RequestError unless there is room for a request that the user has not asked for.
+
+        Such requests have starts of their own to use up, so that they take none from the user's stories.
+        """
+        if self.closing_reason is not None:
+            raise RequestError(self.closing_reason)
+        reached = _reached(self.active, self.limits.stories)
+        if reached or _reached(self._active[user], self.limits.stories_per_user):
+            raise RequestError("There is room for stories only.")
+        self._count_start(user, self._spare_starts)
+
+    def _count_start(self, user: str, of_users: OrderedDict[str, deque[float]]) -> None:
         limit = self.limits.starts_per_minute
         if limit is None:
             return
         now = self._clock()
-        starts = self._starts.setdefault(user, deque())
-        self._starts.move_to_end(user)
-        if len(self._starts) > _MAX_USERS:
-            self._starts.popitem(last=False)
+        starts = of_users.setdefault(user, deque())
+        of_users.move_to_end(user)
+        if len(of_users) > _MAX_USERS:
+            of_users.popitem(last=False)
         while starts and starts[0] <= now - _MINUTE_S:
             starts.popleft()
         if len(starts) >= limit:

@@ -73,6 +73,16 @@ async def set_opening(session: Session, fields: Fields) -> Reply:
     return {}
 
 
+async def take_offer(session: Session, fields: Fields) -> Reply:
+    """Put the words that are offered into the story, unless it has changed since."""
+    offer = session.offer
+    if offer is None or offer.number != fields.take("offer", int):
+        return {}
+    session.offer = None
+    offer.put_into(session.document)
+    return {"cursor": to_utf16(session.document.text, len(session.document.text))}
+
+
 async def fork(session: Session, fields: Fields) -> Reply:
     """Create a branch with the text up to the caret."""
     document = session.document
@@ -247,6 +257,7 @@ COMMANDS: dict[str, CommandHandler] = {
     "undo": undo,
     "redo": redo,
     "set_opening": set_opening,
+    "take_offer": take_offer,
     "fork": fork,
     "select_branch": select_branch,
     "rename": rename,

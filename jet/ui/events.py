@@ -29,6 +29,15 @@ def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> N
     options["preprocess"] = options["postprocess"] = False
     _connect_generation(page, controller, options)
     _connect_commands(page, controller, options)
+    page.ask_offer.click(
+        controller.offer_words,
+        [page.command],
+        [page.offer],
+        queue=False,
+        trigger_mode="multiple",
+        js=call("offerCommand"),
+        **options,
+    ).then(None, [page.offer], None, js=call("showOffer"), **options)
     page.start_report.click(controller.report, None, [page.report], concurrency_limit=None, **options)
     page.stop_report.click(controller.stop_report, queue=False, **options)
     gr.on(

@@ -288,25 +288,17 @@ class GenerationService:
         word_bias: tuple[tuple[str, float], ...],
         rewrite: rewriting.Rewrite | None = None,
     ) -> list[StreamedRequest]:
-        with_alternatives = _with_alternatives(command)
-        guidance, stops = session.document.guidance, session.document.stops
-
+        alternatives = with_alternatives(command)
+        stops = session.document.stops
         past_end = command.fields.has("beyond") and command.fields.take("beyond", bool)
-
         instructed = rewrite if self._has_chat else None
-
-        def prepare(engine: Engine, request: Request) -> Request:
-            if instructed is not None:
-                return rewriting.instruct(engine, request, instructed)
-            return guided(request, self._build(engine, request, guidance))
-
         return [
-            StreamedRequest(
-                self._source,
+            self.streamed_request(
+                session,
                 Request(
                     continuation.prompt + ("" if continuation.cuts else continuation.text),
                     sampling,
-                    TOP_LOGPROBS if with_alternatives else 0,
+                    TOP_LOGPROBS if alternatives else 0,
                     session.cache_salt,
                     healing=continuation.cuts and not continuation.starts_at_token_boundary,
                     min_tokens=MIN_TOKENS_PAST_END if past_end else 0,
@@ -314,14 +306,46 @@ class GenerationService:
                     word_bias=word_bias,
                     stop_strings=tuple(stops),
                 ),
-                prepare,
                 stops,
-                self._hosting.limits.deadline_s,
-                self._hosting.metrics.record_request,
-                self._hosting.limiter.update_interval_s,
+                instructed,
             )
             for continuation, sampling in zip(continuations, samplings, strict=True)
         ]
+
+    def streamed_request(
+        self,
+        session: Session,
+        request: Request,
+        stops: Sequence[str],
+        instructed: rewriting.Rewrite | None = None,
+        deadline_s: float = math.inf,
+    ) -> StreamedRequest:
+        """Create a request whose prompt is built, with the session's guidance, once there is an engine.
+
+        Args:
+            session: whose story it is of.
+            request: with the text to go on from as its prompt.
+            stops: stop strings.
+            instructed: what a chat model is to rewrite instead.
+            deadline_s: seconds to its end, if that is less than what everybody has.
+        """
+        guidance = session.document.guidance
+
+        def prepare(engine: Engine, request: Request) -> Request:
+            if instructed is not None:
+                return rewriting.instruct(engine, request, instructed)
+            return guided(request, self._build(engine, request, guidance))
+
+        deadline_s = min(deadline_s, self._hosting.limits.deadline_s or math.inf)
+        return StreamedRequest(
+            self._source,
+            request,
+            prepare,
+            stops,
+            None if math.isinf(deadline_s) else deadline_s,
+            self._hosting.metrics.record_request,
+            self._hosting.limiter.update_interval_s,
+        )
 
     def _build(self, engine: Engine, request: Request, guidance: Guidance) -> Prompt:
         if self._context_builder is None or self._context_builder[0] is not engine:
@@ -329,7 +353,8 @@ class GenerationService:
         return build_prompt(self._context_builder[1], engine, request, guidance)
 
 
-def _with_alternatives(command: Command) -> bool:
+def with_alternatives(command: Command) -> bool:
+    """Return whether a command asks for the alternatives of each token to be remembered."""
     return command.fields.has("alternatives") and command.fields.take("alternatives", bool)
 
 
@@ -341,7 +366,7 @@ def _finish_sentence(
     continuation = document.start_continuation(model, sampling, at=at)
     continuation.cuts = False
     # The tokens behind it are found by their lengths. Its own are not known any more.
-    continuation.append(text, [Token(0, len(text))] if text and _with_alternatives(command) else ())
+    continuation.append(text, [Token(0, len(text))] if text and with_alternatives(command) else ())
     return continuation
 
 

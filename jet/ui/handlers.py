@@ -29,6 +29,7 @@ from jet.ui.deltas import DELTA_MIN_CHARACTERS, TextDelta
 from jet.ui.generation import GenerationError, GenerationService, GenerationState
 from jet.ui.inputs import parse_controls
 from jet.ui.models import ModelCommands
+from jet.ui.offers import make_offer
 from jet.ui.outputs import OutputCache, Update
 from jet.ui.reporting import Reporter, ReportState
 from jet.ui.sessions import Session, SessionStore, TabKey
@@ -84,6 +85,20 @@ class PageController:
             session.stop_command(
                 0 if command is None else command.number, None if command is None else _visible_end(command)
             )
+
+    async def offer_words(self, request: gr.Request, command_text: str) -> str:
+        """Offer words behind the text, or with `off` none any longer. Returns {"n", "text"} as JSON."""
+        with suppress(StoryError, RequestError):
+            command = parse_command(command_text)
+            if not self._sessions.has(tab_key(request)):
+                return ""
+            session = self._sessions.get(tab_key(request))
+            session.drop_offer()
+            if not command.fields.has("off"):
+                user = user_id_of(request)
+                text = await make_offer(self._generation, self._hosting, session, command, user)
+                return _to_json({"n": command.number, "text": text})
+        return ""
 
     async def report(self) -> AsyncIterator[str]:
         """Make a performance report. Yields its progress and then the report, as HTML."""
@@ -149,6 +164,7 @@ class PageController:
                 sampling = parse_controls(command.fields.take("settings", dict), session.document.sampling)
                 if session.generating:
                     return
+                session.drop_offer()
                 apply_typed_edits(
                     session.document, command.fields, parse_story(command.fields, session.document.text)
                 )

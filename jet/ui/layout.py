@@ -41,6 +41,7 @@ class Page:
         delta: patches of a long text.
         send_command, command, reply: hidden components through which the script sends commands.
         result: the reply to a generation.
+        ask_offer, offer: hidden; the script asks for words to offer, and is given them.
     """
 
     model_info: gr.HTML
@@ -62,6 +63,8 @@ class Page:
     command: gr.Textbox
     reply: gr.Textbox
     result: gr.Textbox
+    ask_offer: gr.Button
+    offer: gr.Textbox
 
 
 def load_openings() -> list[Opening]:
@@ -109,7 +112,8 @@ def build_layout(with_models: bool = False) -> Page:
         save_preset = gr.Button("", visible="hidden", elem_id="jet-save-preset")
         refresh = gr.Button("", visible="hidden", elem_id="jet-refresh")
         send_command = gr.Button("", visible="hidden", elem_id="jet-send-command")
-        command, reply, result = (gr.Textbox(visible=False) for _ in range(3))
+        ask_offer = gr.Button("", visible="hidden", elem_id="jet-ask-offer")
+        command, reply, result, offer = (gr.Textbox(visible=False) for _ in range(4))
     return Page(
         model_info,
         *report,
@@ -128,6 +132,8 @@ def build_layout(with_models: bool = False) -> Page:
         command,
         reply,
         result,
+        ask_offer,
+        offer,
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from jet.api import RequestStats
 from jet.story.document import Document
 from jet.ui.export_job import ExportJob
+from jet.ui.offer import Offer
 from jet.ui.panel import GenerationSummary
 from jet.ui.streamed_request import StreamedRequest
 
@@ -52,6 +53,8 @@ class Session:
         last_generation: for the panel.
         cache_salt: secret name of the tab for the engine's prefix cache.
         export: the file that is being written, if any.
+        offering: the request of words to offer that is under way, if any.
+        offer: the words that are offered, if any.
     """
 
     document: Document = field(default_factory=Document)
@@ -66,6 +69,14 @@ class Session:
     last_generation: GenerationSummary | None = None
     cache_salt: str = field(default_factory=secrets.token_hex)
     export: ExportJob | None = None
+    offering: StreamedRequest | None = None
+    offer: Offer | None = None
+
+    def drop_offer(self) -> None:
+        """Offer no words any longer, and stop the request of such."""
+        offering, self.offering, self.offer = self.offering, None, None
+        if offering is not None:
+            offering.stop()
 
     def stop(self) -> None:
         """Stop the generation."""
@@ -127,6 +138,7 @@ class SessionStore:
         """Note that a tab is closed or unreachable, and stop its generation."""
         if tab in self._sessions:
             self._sessions[tab].stop()
+            self._sessions[tab].drop_offer()
             self._disconnected_at[tab] = self._clock()
 
     def _expire(self) -> None:

@@ -77,7 +77,7 @@ SHORTCUTS = (
     ("Ctrl Shift Enter", "continue from the cursor"),
     ("Esc", "stop; close what is open"),
     ("Ctrl F", "find and replace"),
-    ("Tab", "on an empty sheet: take the beginning in gray"),
+    ("Tab", "take the words in gray, if there are any"),
     ("Ctrl Z", "undo, also what was typed"),
     ("Ctrl Shift Z", "redo"),
     ("Alt R", "retry: another continuation, as a branch"),

@@ -306,7 +306,7 @@ def test_the_models_confidence_is_a_highlight(quick: Page) -> None:
 def test_the_mirror_lies_exactly_on_the_text(quick: Page) -> None:
     for width in (390, 1280):
         quick.set_viewport_size({"width": width, "height": 900})
-        write(quick, "Long words wrap, and   spaces stay. " * 30 + "\n\n\n" + "word " * 80)
+        write(quick, "Long words wrap, and   spaces stay. " * 30 + "\n" * 300 + "word " * 80)
         sizes = quick.evaluate(
             """(selector) => [document.querySelector(selector), document.querySelector("#jet-mirror")].map(
                 (element) => [element.scrollHeight, element.clientWidth, element.scrollTop])""",
