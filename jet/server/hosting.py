@@ -22,7 +22,7 @@ from jet.server.compression import PageCompression
 from jet.server.limits import AdmissionLimiter, Limits
 from jet.server.metrics import CONTENT_TYPE, Metrics
 from jet.server.middleware import AllowlistMiddleware
-from jet.server.openai import ApiFirst, ApiOptions, ApiService, NameConnections, make_app, routes_of
+from jet.server.openai import ApiApp, ApiFirst, ApiOptions, ApiService, NameConnections, routes_of
 
 TOKEN_VARIABLE = "JET_METRICS_TOKEN"
 
@@ -105,7 +105,7 @@ class Hosting:
         )
         if service is None:
             return [guard]
-        api = Middleware(ApiFirst, api=make_app(service), documented=service.options.documented)
+        api = Middleware(ApiFirst, api=ApiApp(service), documented=service.options.documented)
         return [Middleware(NameConnections, shared=not (self.proxies or self.behind_router)), guard, api]
 
     def offer_api(self, source: EngineHandle) -> None:

@@ -33,7 +33,9 @@ class Standalone:
     def __init__(self, app: Starlette, listening: list[socket.socket]) -> None:
         host, port = listening[0].getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        # The middleware of `hosting` says which proxies are believed: uvicorn's own would believe any here.
+        config = uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=False)
+        self.server = uvicorn.Server(config)
         self.server.config.load()
         self._thread = threading.Thread(
             target=self.server.run, kwargs={"sockets": listening}, name="jet-api", daemon=True

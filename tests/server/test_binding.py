@@ -17,7 +17,7 @@ from jet.ui.page import build, launch
 from tests.ui.stand_in import StandInSource
 
 
-def test_a_port_that_was_chosen_is_nobody_elses() -> None:
+def test_a_port_that_was_chosen_is_held() -> None:
     first = listen(None, None)
     second = listen("127.0.0.1", None)
     try:

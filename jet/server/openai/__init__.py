@@ -6,8 +6,8 @@ connections ─ Guard ─ ApiFirst ─ app ─ service (keys, limits, salt) ─ 
 
 from __future__ import annotations
 
+from jet.server.openai.app import ApiApp as ApiApp
 from jet.server.openai.app import ApiFirst as ApiFirst
-from jet.server.openai.app import make_app as make_app
 from jet.server.openai.app import routes_of as routes_of
 from jet.server.openai.connection_names import NameConnections as NameConnections
 from jet.server.openai.cross_origin import allow_origins as allow_origins

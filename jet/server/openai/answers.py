@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.responses import Response
@@ -63,60 +63,57 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer until it ends or the client disconnects."""
-        writing = asyncio.create_task(self._write_stream(send) if self._stream else self._write_whole(send))
-        gone = asyncio.create_task(_gone(receive))
-        try:
-            await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not writing.done():
-                self._batch.close()
-                writing.cancel()
-            with suppress(asyncio.CancelledError):
-                await writing
-        finally:
+        writing, has_left = asyncio.current_task(), False
+        assert writing is not None
+
+        def leave(task: asyncio.Task[None]) -> None:
+            nonlocal has_left
+            has_left = True
             self._batch.close()
-            gone.cancel()
             writing.cancel()
+
+        gone = asyncio.create_task(_gone(receive))
+        gone.add_done_callback(leave)
+        try:
+            await (self._write_stream(send) if self._stream else self._write_whole(send))
+        except asyncio.CancelledError:
+            if not has_left:  # it is the server that ends
+                raise
+        finally:
+            gone.remove_done_callback(leave)
+            gone.cancel()
+            self._batch.close()
 
     async def _write_stream(self, send: Send) -> None:
         await self._start(send, 200, b"text/event-stream; charset=utf-8")
-        async with aclosing(self._frames()) as frames:  # type: ignore[type-var]
-            async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _frames(self) -> AsyncIterator[bytes]:
         form = self._form
-        for frame in form.opening():
-            yield frame
         try:
-            async with aclosing(self._batch.deltas(self._gap)) as deltas:  # type: ignore[type-var]
-                async for number, delta in deltas:
-                    if delta.stats.error is not None:
-                        yield b"".join(form.error(_failure(delta.stats.error)))
-                        return
-                    frame = b"".join(form.frames(number, delta))
-                    if frame or not (delta.tokens or delta.prompt_details):
-                        yield frame or BEAT
+            for frame in form.opening():
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            last: Callable[[], list[bytes]] = form.closing
+            while (part := await self._batch.next()) is not None:
+                number, delta = part
+                if delta.stats.error is not None:
+                    last = partial(form.error, _failure(delta.stats.error))
+                    break
+                frame = b"".join(form.frames(number, delta))
+                if frame or not (delta.tokens or delta.prompt_details):
+                    await send({"type": "http.response.body", "body": frame or BEAT, "more_body": True})
         except ApiError as error:
-            yield b"".join(form.error(error.body))
-            return
+            last = partial(form.error, error.body)
         except Exception:
             log.exception("An answer failed.")
-            yield b"".join(form.error(_failure("The answer could not be written.")))
-            return
-        yield b"".join(form.closing())
-
-    def _gap(self) -> float:
-        return self._batch.gap_s
+            last = partial(form.error, _failure("The answer could not be written."))
+        await send({"type": "http.response.body", "body": b"".join(last()), "more_body": False})
 
     async def _write_whole(self, send: Send) -> None:
         status = 200
         try:
-            async with aclosing(self._batch.deltas(lambda: WHOLE_GAP_S)) as deltas:  # type: ignore[type-var]
-                async for number, delta in deltas:
-                    if delta.stats.error is not None:
-                        raise ApiError(500, delta.stats.error, "server_error")
-                    self._form.add(number, delta)
+            while (part := await self._batch.next(WHOLE_GAP_S)) is not None:
+                number, delta = part
+                if delta.stats.error is not None:
+                    raise ApiError(500, delta.stats.error, "server_error")
+                self._form.add(number, delta)
             plain = self._form.whole()
         except ApiError as error:
             status, plain = error.status, error.body
@@ -134,13 +131,14 @@ class Answer(Response):
 
 # Allowed in a JSON string, but line ends for clients that split a stream by `str.splitlines`.
 _LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def encode_json(plain: object) -> bytes:
     """Encode JSON in UTF-8, with all characters escaped that any client takes for a line break."""
-    text = json.dumps(plain, ensure_ascii=False)
-    for character, escape in _LINE_ENDS.items():
-        if character in text:
+    text = _ENCODER.encode(plain)
+    if not text.isascii():
+        for character, escape in _LINE_ENDS.items():
             text = text.replace(character, escape)
     return text.encode("utf-8", "replace")
 

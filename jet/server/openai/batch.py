@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 
 from jet.api import Engine, Request
 from jet.server.openai.errors import ApiError
@@ -14,8 +13,6 @@ from jet.server.openai.tokens import Codec
 
 WINDOW = 64  # answers to one HTTP request that are in the engine at once
 MAX_ANSWERS = 2_048
-
-Gap = Callable[[], float]
 
 
 class Batch:
@@ -38,14 +35,12 @@ class Batch:
         self._counted, self._stops, self._codec = counted, stops, codec
         self._window = min(WINDOW, service.limiter.limits.stories_per_user or WINDOW)
         self.generations: list[Generation] = []
+        self._inbox: asyncio.Queue[tuple[int, Delta | ApiError]] = asyncio.Queue()
+        self._following: list[asyncio.Task[None]] = []
+        self._left = len(self._requests)  # answers that have not ended
 
     def __len__(self) -> int:
         return len(self._requests)
-
-    @property
-    def gap_s(self) -> float:
-        """Return the seconds between two frames of an answer at the present load."""
-        return self._service.gap_s
 
     async def open(self) -> None:
         """Start as many requests as may run at once. Raises ApiError if a limit rejects one."""
@@ -56,44 +51,41 @@ class Batch:
             self.close()
             raise
 
-    async def deltas(self, gap_s: Gap) -> AsyncIterator[tuple[int, Delta]]:
-        """Yield the parts of all answers as they come, each with the answer's number. Raises ApiError."""
-        if len(self) == 1:
-            async with aclosing(self.generations[0].deltas(gap_s)) as deltas:  # type: ignore[type-var]
-                async for delta in deltas:
-                    yield 0, delta
-            return
-        inbox: asyncio.Queue[tuple[int, Delta | ApiError]] = asyncio.Queue()
-        running = [self._follow(number, gap_s, inbox) for number in range(len(self.generations))]
-        left = len(self)
+    async def next(self, gap_s: float | None = None) -> tuple[int, Delta] | None:
+        """Wait for the next part of any answer; return it with the answer's number, None behind the last.
+
+        `gap_s`: seconds between two parts of an answer, the same for every call; None for those that suit the
+        present load. Raises ApiError.
+        """
+        if len(self._requests) == 1:
+            delta = await self.generations[0].next(self._service.gap_s if gap_s is None else gap_s)
+            return None if delta is None else (0, delta)
+        while len(self._following) < len(self.generations):
+            self._following.append(asyncio.create_task(self._follow(len(self._following), gap_s)))
+        if not self._left:
+            return None
+        number, found = await self._inbox.get()
+        if isinstance(found, ApiError):
+            raise found
+        if found.finish_reason is not None or found.stats.error is not None:
+            self._left -= 1
+            self.generations[number].close()
+            if len(self.generations) < len(self):
+                await self._begin_next()
+        return number, found
+
+    async def _follow(self, number: int, gap_s: float | None) -> None:
+        """Put the parts of an answer into the inbox."""
+        generation = self.generations[number]
         try:
-            while left:
-                number, found = await inbox.get()
-                if isinstance(found, ApiError):
-                    raise found
-                yield number, found
-                if found.finish_reason is not None or found.stats.error is not None:
-                    left -= 1
-                    self.generations[number].close()
-                    if len(self.generations) < len(self):
-                        await self._begin_next()
-                        running.append(self._follow(len(self.generations) - 1, gap_s, inbox))
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    def _follow(
-        self, number: int, gap_s: Gap, inbox: asyncio.Queue[tuple[int, Delta | ApiError]]
-    ) -> asyncio.Task[None]:
-        async def follow() -> None:
-            try:
-                async for delta in self.generations[number].deltas(gap_s):
-                    inbox.put_nowait((number, delta))
-            except Exception as error:
-                inbox.put_nowait((number, ApiError(500, str(error) or type(error).__name__, "server_error")))
-
-        return asyncio.create_task(follow())
+            while True:
+                delta = await generation.next(self._service.gap_s if gap_s is None else gap_s)
+                if delta is None:
+                    return
+                self._inbox.put_nowait((number, delta))
+        except Exception as error:
+            failure = ApiError(500, str(error) or type(error).__name__, "server_error")
+            self._inbox.put_nowait((number, failure))
 
     async def _begin_next(self) -> None:
         request = self._requests[len(self.generations)]
@@ -102,5 +94,7 @@ class Batch:
 
     def close(self) -> None:
         """End all requests, running or not. Safe to call twice."""
+        for task in self._following:
+            task.cancel()
         for generation in self.generations:
             generation.close()

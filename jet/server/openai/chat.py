@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -18,10 +18,11 @@ from jet.server.openai.batch import Batch
 from jet.server.openai.completions import request_of
 from jet.server.openai.errors import from_request_error, invalid
 from jet.server.openai.generation import Delta, TokenInfo
+from jet.server.openai.ids import secret_name
 from jet.server.openai.reading import read_fields, stops_of
 from jet.server.openai.responding import headers_of
 from jet.server.openai.schema import ChatRequest, Message
-from jet.server.openai.service import ApiService, new_id
+from jet.server.openai.service import SHORT, ApiService, new_id
 from jet.server.openai.tokens import Codec
 from jet.server.openai.usage import Usage
 
@@ -34,20 +35,22 @@ async def chat(service: ApiService, http: HttpRequest) -> Response:
     fields, unknown = await read_fields(http, ChatRequest)
     _refuse_unoffered(fields)
     engine, codec = await service.codec()
-    model = service.check_model(engine.info(), fields.model)
+    model = service.check_model(service.facts(engine), fields.model)
     salt = service.cache_salt(http, caller, fields.user)
     goes_on = bool(fields.continue_final_message)
     messages = plain_messages(fields.messages)
     if goes_on and messages[-1]["role"] != "assistant":
         raise invalid("continue_final_message wants the last message to be an assistant's.", "messages")
+    read = partial(codec.chat_ids, messages, salt, not goes_on)
+    is_short = sum(len(message["content"]) for message in messages) <= SHORT
     try:
-        ids = await asyncio.to_thread(codec.chat_ids, messages, salt, not goes_on)
+        ids = read() if is_short else await asyncio.to_thread(read)
     except RequestError as error:
         raise from_request_error(error) from None
     count, limit = fields.n or 1, service.limiter.limits.max_new_tokens
     most = fields.max_tokens or min(DEFAULT_TOKENS, limit or DEFAULT_TOKENS)
     logprobs = _logprobs_wanted(fields)
-    shared = salt or (secrets.token_hex() if count > 1 else "")
+    shared = salt or (secret_name() if count > 1 else "")
     requests = [
         replace(request_of(fields, most, "", tuple(ids.tolist()), logprobs, salt, number), cache_salt=shared)
         for number in range(count)

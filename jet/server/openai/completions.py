@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,16 +11,17 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from jet.api import Engine, Request, RequestError, TokenLogprobs
+from jet.api import EngineInfo, Request, RequestError, TokenLogprobs
 from jet.engine.banned_lists import banned_phrases
 from jet.server.openai.answers import DONE, Answer, encode_json, event
 from jet.server.openai.batch import MAX_ANSWERS, Batch
 from jet.server.openai.errors import ApiError, from_request_error, invalid
 from jet.server.openai.generation import Delta, TokenInfo
+from jet.server.openai.ids import secret_name
 from jet.server.openai.reading import bias_of, read_fields, sampling_of, stops_of
 from jet.server.openai.responding import headers_of
 from jet.server.openai.schema import CompletionRequest, Sampling
-from jet.server.openai.service import ApiService, new_id
+from jet.server.openai.service import SHORT, ApiService, new_id
 from jet.server.openai.tokens import Codec, codec_of, decode, token_name
 from jet.server.openai.usage import Usage
 
@@ -50,15 +50,13 @@ async def complete(service: ApiService, http: HttpRequest) -> Response:
     fields, unknown = await read_fields(http, CompletionRequest)
     _refuse_unoffered(fields)
     engine = await service.engine()
-    model = service.check_model(engine.info(), fields.model)
-    codec = codec_of(engine)
+    info, codec = service.facts(engine), codec_of(engine)
+    model = service.check_model(info, fields.model)
     salt = service.cache_salt(http, caller, fields.user)
-    prompts = await asyncio.to_thread(_prompts_of, fields, engine, codec, salt)
-    requests = [
-        request for prompt in prompts for request in _requests_of(fields, prompt, salt, bool(fields.echo))
-    ]
-    if len(requests) > MAX_ANSWERS:
-        raise invalid(f"One request can have {MAX_ANSWERS:,} answers, not {len(requests):,}.", param="n")
+    if _is_short(fields.prompt):
+        prompts, requests = _read(fields, info, codec, salt)
+    else:
+        prompts, requests = await asyncio.to_thread(_read, fields, info, codec, salt)
     counted = service.limited_as(http, caller)
     batch = Batch(service, engine, requests, counted, stops_of(fields.stop), codec)
     await batch.open()
@@ -75,7 +73,22 @@ def _refuse_unoffered(fields: CompletionRequest) -> None:
         raise invalid("suffix is not offered: this model writes on from the end of a text.", param="suffix")
 
 
-def _prompts_of(fields: CompletionRequest, engine: Engine, codec: Codec | None, salt: str) -> list[Prompt]:
+def _is_short(prompt: str | Sequence[object] | None) -> bool:
+    """Return whether a prompt takes less time to tokenize than a thread takes to start."""
+    return prompt is None or (isinstance(prompt, str) and len(prompt) <= SHORT)
+
+
+def _read(
+    fields: CompletionRequest, info: EngineInfo, codec: Codec | None, salt: str
+) -> tuple[list[Prompt], list[Request]]:
+    """Return the prompts of a call and its engine requests. Raises ApiError."""
+    prompts = _prompts_of(fields, info, codec, salt)
+    if (answers := len(prompts) * (fields.n or 1)) > MAX_ANSWERS:
+        raise invalid(f"One request can have {MAX_ANSWERS:,} answers, not {answers:,}.", param="n")
+    return prompts, [one for prompt in prompts for one in _requests_of(fields, prompt, salt)]
+
+
+def _prompts_of(fields: CompletionRequest, info: EngineInfo, codec: Codec | None, salt: str) -> list[Prompt]:
     """Return the prompts of a request: a text, texts, token ids or lists of token ids. Raises ApiError."""
     given = "" if fields.prompt is None else fields.prompt
     several: Sequence[str | list[int]] = [given] if isinstance(given, str) else _one_or_more(given)
@@ -83,7 +96,7 @@ def _prompts_of(fields: CompletionRequest, engine: Engine, codec: Codec | None, 
         raise invalid("prompt has no text and no tokens in it.", param="prompt")
     scored = bool(fields.echo) and fields.logprobs is not None
     try:
-        return [_prompt_of(one, fields, engine, codec, salt, scored) for one in several]
+        return [_prompt_of(one, fields, info, codec, salt, scored) for one in several]
     except RequestError as error:
         raise from_request_error(error) from None
 
@@ -97,7 +110,7 @@ def _one_or_more(given: list[int] | list[str] | list[list[int]]) -> Sequence[str
 def _prompt_of(
     given: str | list[int],
     fields: CompletionRequest,
-    engine: Engine,
+    info: EngineInfo,
     codec: Codec | None,
     salt: str,
     scored: bool,
@@ -107,19 +120,19 @@ def _prompt_of(
             return Prompt(given, echoed=given)
         if codec is None:
             raise ApiError(400, "Log-probabilities of a prompt are not known here.", code="no_tokenizer")
-        ids = codec.encode(given, engine.info().context - 1, "", salt)
+        ids = codec.encode(given, info.context - 1, "", salt)
         return Prompt("", tuple(ids.tolist()), given)
     if codec is None:
         raise ApiError(400, "The model runs on another server: send text.", code="no_tokenizer")
     if not given:
         raise invalid("A prompt of token ids needs at least one.", param="prompt")
-    vocabulary = engine.info().vocabulary or 2**31
+    vocabulary = info.vocabulary or 2**31
     if not 0 <= min(given) <= max(given) < vocabulary:
         raise invalid(f"Token ids of this model are from 0 to {vocabulary - 1:,}.", param="prompt")
     return Prompt("", tuple(given), decode(codec, given) if fields.echo else "")
 
 
-def _requests_of(fields: CompletionRequest, prompt: Prompt, salt: str, echo: bool) -> list[Request]:
+def _requests_of(fields: CompletionRequest, prompt: Prompt, salt: str) -> list[Request]:
     """Return the engine requests for a prompt, one for each of the `n` answers."""
     most = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
     count = fields.n or 1
@@ -127,11 +140,11 @@ def _requests_of(fields: CompletionRequest, prompt: Prompt, salt: str, echo: boo
     found = []
     for number in range(count):
         request = request_of(fields, max(most, 1), prompt.text, prompt.ids, logprobs, salt, number)
-        if echo and logprobs is not None and (number == 0 or fields.stream):
+        if fields.echo and logprobs is not None and (number == 0 or fields.stream):
             request = replace(request, prompt_logprobs=logprobs)
         found.append(request)
     if count > 1 and not salt:  # the answers of this call may share what has been read for the first
-        own = secrets.token_hex()
+        own = secret_name()
         found = [replace(request, cache_salt=own) for request in found]
     return found
 

@@ -7,11 +7,11 @@ prefixes.
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from jet.server.middleware import App, Receive, Scope, Send
+from jet.server.openai.ids import secret_name
 
 _NAME = "jet.connection"
 
@@ -36,7 +36,7 @@ class NameConnections:
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
         if self._named and scope["type"] == "http" and transport is not None:
             try:
-                name = self._names.get(transport) or secrets.token_hex()
+                name = self._names.get(transport) or secret_name()
                 self._names[transport] = name
             except TypeError:  # no weak references to it
                 name = ""

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 from jet.server.middleware import App, Receive, Scope, Send
-from jet.server.openai.paths import is_api
+from jet.server.openai.paths import is_api, path_of
 from jet.server.openai.responding import IGNORED, REQUEST_ID
 
 
@@ -28,7 +28,7 @@ class ApiCors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one call."""
-        ours = scope["type"] == "http" and is_api(scope["path"].removeprefix(scope.get("root_path", "")))
+        ours = scope["type"] == "http" and is_api(path_of(scope))
         await (self._cors if ours else self._app)(scope, receive, send)
 
 

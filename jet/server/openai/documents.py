@@ -1,9 +1,15 @@
-"""The page at /docs: the API's OpenAPI description as plain HTML without scripts."""
+"""The API's OpenAPI description, and the page at /docs that shows it as plain HTML without scripts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from jet.server.openai.routes import NAME, ApiRoute
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -11,6 +17,39 @@ _STYLE = (
     "td,th{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid #8884}"
     "@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#8bf}}"
 )
+
+
+def describe(routes: Iterable[ApiRoute]) -> dict[str, Any]:
+    """Return the OpenAPI description of the routes that have a summary, as FastAPI writes it."""
+    app = FastAPI(title="Jet Stories")
+    for route in routes:
+        if not route.summary:
+            continue
+        body = None if route.body is None else _body(route.body)
+        app.add_api_route(
+            route.path,
+            _answer_named if route.path.endswith(NAME) else _answer,
+            methods=[route.method],
+            tags=[route.tag],
+            summary=route.summary,
+            operation_id=f"{route.method} {route.path}",
+            openapi_extra=body,
+        )
+    return app.openapi()
+
+
+async def _answer() -> None:
+    """Stand for a handler: FastAPI describes it and never calls it."""
+
+
+async def _answer_named(name: str) -> None:
+    """Stand for a handler whose path ends with a name."""
+
+
+def _body(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body, which `jet.server.openai.reading` parses."""
+    schema = kind.model_json_schema()
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
 def page_of(description: dict[str, Any]) -> str:

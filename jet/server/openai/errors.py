@@ -5,6 +5,7 @@ ApiError ── 400 invalid_request · 401 invalid_key · 404 unknown_model · 4
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from jet.api import BusyError, RequestError
@@ -15,7 +16,7 @@ _SHOWN = 100  # characters of a value that is quoted back
 
 
 class ApiError(Exception):
-    """A rejected or failed request: the HTTP status and the four fields of OpenAI's error object."""
+    """A rejected or failed request: the HTTP status, the four fields of OpenAI's error object, headers."""
 
     def __init__(
         self,
@@ -24,12 +25,12 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
-        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.kind, self.param, self.code = kind, param, code
-        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -49,17 +50,19 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 def invalid_key(message: str) -> ApiError:
     """Return the error for a key that is missing or unknown."""
-    return ApiError(401, message, code="invalid_api_key")
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
 def too_much(message: str, retry_after_s: int = 1) -> ApiError:
     """Return the error for a request that a limit rejects at present."""
-    return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after_s=retry_after_s)
+    headers = {"retry-after": str(retry_after_s)}
+    return ApiError(429, message, "rate_limit_error", code="rate_limit_exceeded", headers=headers)
 
 
 def unavailable(message: str, code: str, retry_after_s: int = 2) -> ApiError:
     """Return the error for a server that loads its model or shuts down."""
-    return ApiError(503, message, "service_unavailable", code=code, retry_after_s=retry_after_s)
+    headers = {"retry-after": str(retry_after_s)}
+    return ApiError(503, message, "service_unavailable", code=code, headers=headers)
 
 
 def from_request_error(error: RequestError) -> ApiError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jet.api import RequestStats, Stream, TokenChunk, TokenLogprobs
 from jet.engine.stop_strings import StopMatcher
@@ -25,8 +26,7 @@ class TokenInfo:
     offset: int
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """A part of an answer.
 
     Attributes:
@@ -70,27 +70,33 @@ class Generation:
         self._record, self._leaving = record, [leave]
         self.codec = codec
         self.stats = RequestStats()
-        self.text = ""  # what has been shown
-        self.tokens = 0
+        self._parts: list[str] = []
+        self._shown = 0  # characters
         self._come = 0  # characters that have come from the engine
         self._held: list[TokenInfo] = []  # details of text that is held back
         self._reason: str | None = None
-        self._closed = False
+        self._ended = self._closed = False
         loop = asyncio.get_running_loop()
         self._timer = None if deadline_s is None else loop.call_later(deadline_s, self._be_late)
 
-    async def deltas(self, gap_s: Callable[[], float] = lambda: 0.0) -> AsyncIterator[Delta]:
-        """Yield the parts of the answer up to the one with a finish reason or an error.
+    @property
+    def text(self) -> str:
+        """Return the text that has been shown."""
+        return "".join(self._parts)
 
-        Parts are at least `gap_s()` seconds apart. Parts without text are yielded while the request waits.
+    async def next(self, gap_s: float = 0.0) -> Delta | None:
+        """Wait for the next part of the answer, at least `gap_s` seconds after the one before.
+
+        A part is empty if the request has waited for `BEAT_S`. None follows the part with a finish reason or
+        an error.
         """
-        ended = False
-        while not ended:
-            chunks = await self._reader.next(gap_s(), BEAT_S)
+        while not self._ended:
+            chunks = await self._reader.next(gap_s, BEAT_S)
             delta = self._take(chunks)
-            ended = delta.finish_reason is not None or delta.stats.error is not None
-            if delta.text or delta.tokens or delta.prompt_details or ended or not chunks:
-                yield delta
+            self._ended = delta.finish_reason is not None or delta.stats.error is not None
+            if delta.text or delta.tokens or delta.prompt_details or self._ended or not chunks:
+                return delta
+        return None
 
     def stop(self, reason: str = "aborted") -> None:
         """Abort the request; the last part comes within one step.
@@ -120,48 +126,45 @@ class Generation:
         self.stop("deadline")
 
     def _take(self, chunks: Sequence[TokenChunk]) -> Delta:
-        parts: list[str] = []
-        tokens, prompt_details = 0, list[TokenLogprobs]()
+        text, tokens, prompt_details = "", 0, list[TokenLogprobs]()
         reason: str | None = None
-        shown = len(self.text)
         for chunk in chunks:
             self.stats = chunk.stats
             tokens += len(chunk.token_ids)
-            prompt_details += chunk.prompt_logprobs
-            self._held += (TokenInfo(detail, self._come) for detail in chunk.logprobs)
+            if chunk.prompt_logprobs:
+                prompt_details += chunk.prompt_logprobs
+            if chunk.logprobs:
+                self._held += (TokenInfo(detail, self._come) for detail in chunk.logprobs)
             self._come += len(chunk.text)
             ended = chunk.stats.finish_reason
-            piece = self._stops.push(chunk.text, last=ended is not None)
-            parts.append(piece)
-            shown += len(piece)
+            text += self._stops.push(chunk.text, last=ended is not None)
             if self._stops.matched:
                 reason = "stop_string"
                 self._reader.abort()
                 break
             if ended is not None:
                 reason = self._reason or ended
-        text = "".join(parts)
-        self.text += text
-        self.tokens += tokens
+        self._parts.append(text)
+        self._shown += len(text)
         if reason is not None:
             error = self.stats.error if reason in FAILURES else None
             unfinished = "" if self._stops.matched else self.stats.unfinished
             self.stats = replace(
                 self.stats, phase="done", finish_reason=reason, error=error, unfinished=unfinished
             )
-        details = self._release(shown, reason is not None)
+        details = self._release(reason is not None) if self._held else ()
         finish = None if reason is None or reason in FAILURES else FINISH_REASONS.get(reason, "length")
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
 
-    def _release(self, shown: int, ended: bool) -> tuple[TokenInfo, ...]:
-        """Remove and return the details of tokens whose text begins in the first `shown` characters.
+    def _release(self, ended: bool) -> tuple[TokenInfo, ...]:
+        """Remove and return the details of tokens whose text begins in what has been shown.
 
         `ended`: whether the answer has ended by itself; the details of all tokens are then returned.
         """
         if ended and not self._stops.matched:
             found, self._held = self._held, []
         else:
-            waiting = shown < self._come
-            found = [one for one in self._held if one.offset < shown or not waiting]
+            waiting = self._shown < self._come
+            found = [one for one in self._held if one.offset < self._shown or not waiting]
             self._held = self._held[len(found) :]
         return tuple(found)

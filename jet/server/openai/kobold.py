@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from jet.api import Engine, Request, RequestError
+from jet.api import Request, RequestError
 from jet.server.openai.answers import Answer
 from jet.server.openai.batch import Batch
 from jet.server.openai.completions import request_of
@@ -24,7 +25,7 @@ from jet.server.openai.keys import Caller
 from jet.server.openai.reading import read_fields, stops_of
 from jet.server.openai.responding import headers_of
 from jet.server.openai.schema import AbortRequest, CountRequest, KoboldRequest
-from jet.server.openai.service import ApiService, model_name
+from jet.server.openai.service import SHORT, ApiService, model_name
 from jet.server.openai.tokens import Codec, codec_of
 
 DEFAULT_TOKENS = 80
@@ -41,7 +42,9 @@ async def generate(service: ApiService, http: HttpRequest, stream: bool) -> Resp
     engine = await service.engine()
     codec = codec_of(engine)
     salt = service.cache_salt(http, caller, fields.user)
-    request = await asyncio.to_thread(_request_of, fields, engine, codec, salt)
+    read = partial(_request_of, fields, service.facts(engine).context, codec, salt)
+    is_short = len(fields.prompt or "") + len(fields.memory or "") <= SHORT
+    request = read() if is_short else await asyncio.to_thread(read)
     name = (caller.digest, fields.user or "")
     if fields.user and name in service.generations:
         raise too_much("This genkey's last text is still being written.")
@@ -60,12 +63,11 @@ def _name(service: ApiService, name: tuple[str, str], batch: Batch) -> None:
     generation.on_close(lambda: service.generations.pop(name, None))
 
 
-def _request_of(fields: KoboldRequest, engine: Engine, codec: Codec | None, salt: str) -> Request:
+def _request_of(fields: KoboldRequest, context: int, codec: Codec | None, salt: str) -> Request:
     most = fields.max_tokens or DEFAULT_TOKENS
     text = (fields.memory or "") + (fields.prompt or "")
     request = request_of(fields, most, text, (), None, salt)
     # Lite's context is a window: of what does not fit, the beginning is left out.
-    context = engine.info().context
     window = min(fields.max_context_length or context, context)
     if codec is None or len(text) < window // 2:
         return request

@@ -21,15 +21,15 @@ from jet.server.openai.tokens import decode, token_name
 async def models(service: ApiService, http: HttpRequest) -> Response:
     """List the one model that runs here."""
     service.caller(http)
-    info = (await service.engine()).info()
+    info = service.facts(await service.engine())
     return JSONResponse({"object": "list", "data": [_card(service, info)]}, headers=headers_of(http))
 
 
-async def model(service: ApiService, http: HttpRequest, name: str) -> Response:
-    """Describe the model with a name. Raises ApiError if another model runs."""
+async def model(service: ApiService, http: HttpRequest) -> Response:
+    """Describe the model that the path names. Raises ApiError if another model runs."""
     service.caller(http)
-    info = (await service.engine()).info()
-    service.check_model(info, name)
+    info = service.facts(await service.engine())
+    service.check_model(info, http.path_params["name"])
     return JSONResponse(_card(service, info), headers=headers_of(http))
 
 
@@ -60,7 +60,7 @@ async def tokenize(service: ApiService, http: HttpRequest) -> Response:
     service.caller(http)
     fields, unknown = await read_fields(http, TokenizeRequest)
     engine, codec = await service.codec()
-    info = engine.info()
+    info = service.facts(engine)
     service.check_model(info, fields.model)
     text = fields.prompt if fields.prompt is not None else fields.content
     if (text is None) == (fields.messages is None):
@@ -89,7 +89,7 @@ async def detokenize(service: ApiService, http: HttpRequest) -> Response:
     service.caller(http)
     fields, unknown = await read_fields(http, DetokenizeRequest)
     engine, codec = await service.codec()
-    info = engine.info()
+    info = service.facts(engine)
     service.check_model(info, fields.model)
     vocabulary = info.vocabulary or 2**31
     if any(not 0 <= token < vocabulary for token in fields.tokens):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _MODEL = r"[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*"
 READ = re.compile(
@@ -15,6 +17,12 @@ SENT = re.compile(
     r"/v1/(chat/)?completions|/(de)?tokenize|/api/v1/generate"
     r"|/api/extra/(generate/(stream|check)|abort|tokencount)"
 )
+
+
+def path_of(scope: Mapping[str, Any]) -> str:
+    """Return the path of an HTTP call, below the path at which a proxy has put the server."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def is_api(path: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Collection
 
 from starlette.requests import Request
 
+from jet.server.openai.ids import random_id
 from jet.server.openai.spellings import as_header
 
 REQUEST_ID = "x-request-id"
@@ -19,7 +19,7 @@ def request_id(request: Request) -> str:
     """Return the id that the client gave its request if it is valid, otherwise a new one."""
     if "jet_request_id" not in request.scope:
         given = request.headers.get(REQUEST_ID, "")
-        request.scope["jet_request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        request.scope["jet_request_id"] = given if _ID.fullmatch(given) else random_id()
     return str(request.scope["jet_request_id"])
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import secrets
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,12 +22,13 @@ from jet.server.limits import AdmissionLimiter
 from jet.server.openai.connection_names import connection_of
 from jet.server.openai.errors import ApiError, from_request_error, invalid_key, too_much, unavailable
 from jet.server.openai.generation import Generation
+from jet.server.openai.ids import random_id
 from jet.server.openai.keys import Caller, Keys, presented_key
 from jet.server.openai.tokens import Codec, codec_of
 from jet.server.openai.wakeups import Wakeups
 
 MAX_MODEL_NAME = 200
-_LONG = 2_000  # characters of a prompt that are tokenized in a thread
+SHORT = 2_000  # characters of a prompt up to which it is tokenized at once; a longer one is in a thread
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class ApiService:
     generations: dict[tuple[str, str], Generation] = field(default_factory=dict)
     _wakeups: Wakeups | None = None
     _loading: asyncio.Task[Engine] | None = None
+    _known: tuple[weakref.ref[Engine], EngineInfo] | None = None
 
     def caller(self, request: HttpRequest) -> Caller:
         """Return the caller of a request. Raises ApiError if a key is missing or unknown."""
@@ -113,6 +115,18 @@ class ApiService:
                 code="no_tokenizer",
             )
         return engine, codec
+
+    def facts(self, engine: Engine) -> EngineInfo:
+        """Return the fixed properties of an engine: model, context, vocabulary and the like.
+
+        `Engine.info()` also measures load and memory, by calls of the system. A remote server may change.
+        """
+        if self._known is not None and self._known[0]() is engine:
+            return self._known[1]
+        info = engine.info()
+        if info.placement == "local":
+            self._known = weakref.ref(engine), info
+        return info
 
     def check_model(self, info: EngineInfo, wanted: str | None) -> str:
         """Return the model's name. Raises ApiError if the request names another model."""
@@ -171,7 +185,7 @@ class ApiService:
             entered.__exit__(None, None, None)
 
         try:
-            if len(request.prompt) > _LONG:
+            if len(request.prompt) > SHORT:
                 stream = await asyncio.to_thread(engine.submit, request)
             else:
                 stream = engine.submit(request)
@@ -202,7 +216,7 @@ def model_name(name: str) -> str:
 
 def new_id(kind: str) -> str:
     """Return a new id for an answer in OpenAI's format, such as "cmpl-…" for the kind "cmpl"."""
-    return f"{kind}-{secrets.token_hex(12)}"
+    return f"{kind}-{random_id()}"
 
 
 def _forget_failure(task: asyncio.Task[Engine]) -> None:

@@ -87,7 +87,8 @@ class Reader:
         self._stream = listenable(stream)
         self._wakeups = wakeups
         self._loop = asyncio.get_running_loop()
-        self._armed = self._ended = False  # written by both threads; each flag is one bytecode
+        # Written by both threads; each is one bytecode. `_fresh`: chunks have come since the last look.
+        self._armed = self._ended = self._fresh = False
         self._waiting: asyncio.Future[None] | None = None
         self._due = 0.0
         self._patience_end = math.inf
@@ -98,6 +99,7 @@ class Reader:
         """Mark the reader as ready, if it waits; called on the engine's thread."""
         if ended:
             self._ended = True
+        self._fresh = True  # before `_armed` is read: `next` sets and reads them in the other order
         if self._armed or ended:
             self._armed = False
             self._wakeups.ready(self)
@@ -112,24 +114,31 @@ class Reader:
 
         With `patience_s`, returns an empty list after so many seconds without a chunk.
         """
-        delay = self._due + gap_s - self._loop.time()
-        if gap_s and delay > 0 and not self._ended:
+        if gap_s and not self._ended and (delay := self._due + gap_s - self._loop.time()) > 0:
             await self._wait(delay)
         while True:
             self._armed = True  # before looking: what is put after this look wakes
-            if chunks := self._stream.take_now():
-                self._armed = False
-                self._due = self._loop.time()
-                self._wakeups.count(sum(len(chunk.token_ids) for chunk in chunks))
-                return chunks
+            if self._fresh:
+                if chunks := self._take():
+                    self._due = self._loop.time()
+                    return chunks
+                continue
             if patience_s is not None:
                 self._patience_end = self._loop.time() + patience_s
                 if self._beat is None:
                     self._beat = self._loop.call_at(self._patience_end, self._on_beat)
             await self._wait()
             if self._loop.time() >= self._patience_end:
-                self._armed = False
-                return []
+                return self._take()  # mostly none; the failure if the engine has died
+
+    def _take(self) -> list[TokenChunk]:
+        self._armed = self._fresh = False
+        chunks = self._stream.take_now()
+        tokens = 0
+        for chunk in chunks:
+            tokens += len(chunk.token_ids)
+        self._wakeups.count(tokens)
+        return chunks
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Wait to be woken, at most `seconds`."""

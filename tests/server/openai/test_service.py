@@ -18,6 +18,9 @@ from jet.server.openai import ApiOptions, Keys, KeysError
 from jet.server.openai.answers import event
 from jet.server.openai.completions import CompletionForm, Prompt
 from jet.server.openai.generation import Delta
+from jet.server.openai.ids import random_id, secret_name
+from jet.server.openai.paths import READ, SENT
+from jet.server.openai.routes import NAME, ROUTES, RouteTable
 from jet.server.openai.schema import CompletionRequest
 from tests.server.openai.served_api import Api, Source, served_api, small_engine
 from tests.ui.served import wait_until
@@ -364,3 +367,30 @@ def test_an_event_is_one_line_for_every_client() -> None:
     sent = event({"text": text}).decode()
     assert len(sent.removesuffix("\n\n").splitlines()) == 1
     assert json.loads(sent.removeprefix("data: ")) == {"text": text}
+
+
+# --- routes ----------------------------------------------------------------------------------------------
+
+
+def test_every_route_gets_through_and_knows_its_methods(api: Api) -> None:
+    table = RouteTable()
+    for route in ROUTES:
+        path = route.path.replace(NAME, "tests/tiny")
+        pattern = READ if route.method == "GET" else SENT
+        assert pattern.fullmatch(path), path
+        handlers, parameters = table.find(path)
+        assert handlers[route.method] is route.answer
+        assert parameters == ({"name": "tests/tiny"} if path != route.path else {})
+    assert table.find("/v1/models/") == table.find("/v1") == ({}, {})
+    refused = api.client.request("OPTIONS", "/api/extra/generate/check")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+    head = api.client.head("/v1/models")
+    assert (head.status_code, head.content) == (200, b"") and int(head.headers["content-length"]) > 0
+
+
+def test_ids_differ_and_secret_names_have_nothing_in_common() -> None:
+    ids, names = ({make() for _ in range(1000)} for make in (random_id, secret_name))
+    assert len(ids) == len(names) == 1000
+    assert {len(one) for one in ids} == {24} and {len(one) for one in names} == {64}
+    assert len({name[:8] for name in names}) > 990

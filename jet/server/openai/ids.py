@@ -1,0 +1,24 @@
+"""Random ids of requests and answers, and secret names, without a call of the system for each.
+
+Such a call lets other threads run Python, and the engine's may then take milliseconds to give it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import secrets
+
+_RANDOM = random.Random(secrets.randbits(256))
+_KEY, _COUNT = secrets.token_bytes(32), itertools.count()
+
+
+def random_id() -> str:
+    """Return an id of 24 hexadecimal digits, which is no secret."""
+    return f"{_RANDOM.getrandbits(96):024x}"
+
+
+def secret_name() -> str:
+    """Return a name that cannot be guessed, even from all other names."""
+    return hashlib.blake2b(next(_COUNT).to_bytes(8, "big"), key=_KEY, digest_size=32).hexdigest()
