@@ -22,7 +22,7 @@ class RequestError(ValueError):
 
 
 class BusyError(RequestError):
-    """A request that can be served later: the waiting line is full."""
+    """The waiting queue is full; the request may be served later."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class SamplingParams:
             is off.
         typical_p: keep the tokens whose surprise is nearest to the entropy, with this probability together; 1
             is off.
-        dynatemp_range: the temperature varies by this, up and down, with the entropy; 0 is off.
-        dynatemp_exponent: of the normalized entropy, for `dynatemp_range`.
-        mirostat: 2 holds the surprise of drawn tokens near `mirostat_tau` and takes the place of all other
-            filters; 0 is off.
-        mirostat_tau: surprise in bits.
-        mirostat_eta: how quickly mirostat learns.
-        adaptive_target: draw tokens of about this probability, on the average; negative is off.
-        adaptive_decay: how much of its past adaptive-p remembers.
+        dynatemp_range: the temperature varies with the entropy by up to this, in both directions; 0 is off.
+        dynatemp_exponent: the exponent of the normalized entropy, for `dynatemp_range`.
+        mirostat: 2 keeps the surprise of drawn tokens near `mirostat_tau`, and replaces all other filters; 0
+            is off.
+        mirostat_tau: mirostat's target surprise, in bits.
+        mirostat_eta: mirostat's learning rate.
+        adaptive_target: the mean probability that adaptive-p aims at for drawn tokens; negative is off.
+        adaptive_decay: the decay of adaptive-p's moving average.
         sampler_order: names of samplers with ";" between them, in the order to apply them; samplers that are
             not named are off. "" is the order of `docs/samplers.md`.
         max_new_tokens: stop after this many tokens.
@@ -121,12 +121,12 @@ class SamplingParams:
 
     @property
     def uses_chain(self) -> bool:
-        """Return whether a sampler is in use that the plain filters do not have, or another order."""
+        """Return whether these parameters use `jet.ops.sampler_chain`: further samplers, or an own order."""
         return self._shapes_logits or self._needs_chain
 
     @property
     def uses_shape(self) -> bool:
-        """Return whether logits are shaped before the plain filters, without a memory, in the usual order."""
+        """Return whether the samplers of `jet.ops.triton.shape_logits` are in use, and no chain is needed."""
         return self._shapes_logits and not self._needs_chain
 
     @property
@@ -135,7 +135,7 @@ class SamplingParams:
 
     @property
     def _needs_chain(self) -> bool:
-        """Return whether a sampler with a memory is in use, or an order of the request's own."""
+        """Return whether a sampler with a state is in use, or an own order of samplers."""
         return bool(self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
 
     def with_seed(self) -> SamplingParams:
@@ -218,16 +218,16 @@ class Request:
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
         raw_logprobs: take log-probabilities from the logits before any bias or penalty, and return those of
             the token that ends the text, too, in the last chunk.
-        user_id: the user whose share of the engine a request counts against; None uses `cache_salt`, "" has
-            no limit.
+        user_id: the user under whom the per-user limit counts the request; None uses `cache_salt`, "" has no
+            limit.
         stop_token_ids: tokens that end the answer beside the model's own; like those they are left out.
         stop_token_ids_after: forbid `stop_token_ids` for this many tokens of the answer.
         banned: words and phrases that the answer never has; `jet.engine.text.banned_phrases` has the rules.
-            Where one would be complete, the engine goes back to before it and goes on in another way.
-        word_bias: pairs of a word and a number that is added to the logits of its tokens; -100 bars it. See
-            `jet.engine.text.word_bias`. Only of local engines.
-        stop_strings: texts that the caller cuts the answer at. The engine itself does not stop at them: a
-            banned phrase must not come about by a cut.
+            When one would be complete, the engine takes its tokens back and draws others.
+        word_bias: pairs of a word and a number that is added to the logits of its tokens; -100 forbids it.
+            See `jet.engine.text.word_bias`. Local engines only.
+        stop_strings: texts at which the caller will cut the answer. The engine does not stop at them, but
+            considers that a cut may complete a banned phrase.
     """
 
     prompt: str
@@ -276,8 +276,8 @@ class Request:
 class RequestStats:
     """Measurements of one request so far, made by the engine; None if not measurable here.
 
-    State bytes are summed over the request's tensors. Speeds are of decoding alone: they count from the first
-    token, without prefill. `tokens_per_second` covers about the last second.
+    State bytes are summed over the request's tensors. Speeds are those of decoding, from the first token on,
+    without prefill. `tokens_per_second` covers about the last second.
     """
 
     phase: str = "queued"  # queued · prefill · decode · done
@@ -457,6 +457,6 @@ class Engine(Protocol):
     def close(self, reason: str = "") -> None:
         """End every stream with an error and stop the engine's thread.
 
-        `reason`: another model takes over, and this is what its writers are told.
+        `reason`: the message for running requests if another model takes over.
         """
         ...

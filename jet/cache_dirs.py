@@ -1,8 +1,8 @@
-"""Make sure that libraries can write to their cache folders, and name the folder of our own cache.
+"""Make sure that libraries can write to their cache folders, and return this program's cache folder.
 
-Libraries create theirs while they are imported. PyTorch and Gradio put them into the folder for temporary
-files, under names that another user of the machine may have taken. Neither needs the contents at the next
-start, so a folder for this process is enough.
+Libraries create their cache folders on import. PyTorch and Gradio do so in the folder for temporary files,
+with names that another user of the machine may have taken. Neither needs the contents at the next start, so a
+folder for this process is enough.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _made: list[tempfile.TemporaryDirectory[str]] = []  # removed when this process 
 
 
 def ensure_torch_folder() -> None:
-    """Give torch a folder that it can write to, if its own is not writable. Call this before importing torch.
+    """Set another cache folder for torch if its own is not writable. Call this before importing torch.
 
     Raises OSError if no temporary folder can be created.
     """
@@ -32,7 +32,7 @@ def ensure_torch_folder() -> None:
 
 
 def ensure_gradio_folder() -> None:
-    """Give gradio a folder that it can write to, as `ensure_torch_folder` does for torch."""
+    """Set another cache folder for gradio if its own is not writable. Call this before importing gradio."""
     _ensure("GRADIO_TEMP_DIR", "gradio")
 
 
@@ -56,9 +56,9 @@ def _ensure(variable: str, name: str) -> None:
 
 
 def cache_root() -> Path:
-    """Return the folder for files of this program that are made again if they are removed.
+    """Return the folder for this program's cached files, which are made again if they are removed.
 
-    JET_CACHE_DIR, or "jet-stories" in the user's cache folder: XDG_CACHE_HOME, ~/.cache, on a Mac
+    It is JET_CACHE_DIR, or "jet-stories" in the user's cache folder: XDG_CACHE_HOME, ~/.cache, on a Mac
     ~/Library/Caches, on Windows LOCALAPPDATA.
     """
     if given := os.environ.get("JET_CACHE_DIR"):

@@ -61,7 +61,7 @@ def clean(value: str, name: str) -> str:
 
 
 def remember(secret: str, user: str = "") -> None:
-    """Redact this secret from now on; `user` is the name that it is sent with, if any."""
+    """Redact this secret from now on; `user`: the user name that is sent with it, if any."""
     global _remembered
     if len(secret.strip()) < _SHORTEST:
         return

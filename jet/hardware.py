@@ -79,7 +79,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device's common name: "NVIDIA H100 80GB HBM3", "AMD EPYC 9654, 2 threads"."""
+    """Return the device's name, such as "NVIDIA H100 80GB HBM3" or "AMD EPYC 9654, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {torch.get_num_threads()} threads"
@@ -97,8 +97,8 @@ def limit_threads() -> int:
 def decode_threads(weight_bytes: int) -> int:
     """Return the number of threads that should decode on a CPU with this many bytes of weights.
 
-    Small matrices are finished before a second thread starts. Where page and browser need a processor too,
-    two threads that wait for each other are several times slower than one.
+    A product by a small matrix ends before a second thread starts. If the page and the browser need a
+    processor, too, two threads that wait for each other are several times slower than one.
     """
     return 1 if weight_bytes < _SMALL_WEIGHTS else torch.get_num_threads()
 
@@ -132,7 +132,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def return_free_memory() -> None:
-    """Return freed memory to the system, where the C library keeps it and can be told to."""
+    """Return freed memory to the system, if the C library has a call for it."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)
@@ -253,7 +253,7 @@ def container_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 def available_memory(root: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the bytes of host memory that this process can still allocate, within its container's limit.
 
-    Files that a container has read count as used there, and are given up when memory is needed.
+    A container's cached files count as its used memory, but can be dropped, so they count as available here.
     """
     available = psutil.virtual_memory().available
     left = container_memory(root)

@@ -1,8 +1,7 @@
-"""Route this process's calls through the proxies that the environment names, except calls to this machine.
+"""Use the proxies in the environment for all calls except those to this machine.
 
 urllib and httpx read http_proxy, https_proxy, all_proxy and no_proxy, in lower or upper case. Without
-no_proxy they send calls to localhost through the proxy, too, which reaches the proxy's own machine or
-nothing.
+no_proxy, they send calls to localhost through the proxy, too, where "localhost" is another machine.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Proxy:
 
     @property
     def trouble(self) -> str:
-        """Reason why the proxy cannot be used; "" if it can."""
+        """Return the reason why the proxy cannot be used; "" if it can."""
         return _trouble(self.url)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BytesMoved:
-    """Bytes moved per token, by kind; means over the tokens for keys and values, which grow with the text."""
+    """Bytes moved per token, by kind. Those of keys and values are means, since they grow with the text."""
 
     weights: int
     recurrent: int
@@ -22,13 +22,15 @@ class BytesMoved:
 
     @property
     def total(self) -> int:
-        """Sum over all kinds."""
+        """Return the sum over all kinds."""
         return self.weights + self.recurrent + self.conv + self.window_kv + self.full_kv
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a network from which bytes moved and cached follow, in bytes unless stated otherwise.
+    """Sizes of a network, from which the bytes moved and cached are computed.
+
+    In bytes unless stated otherwise.
 
     Attributes:
         weights: weights that decoding one token reads.
@@ -65,11 +67,11 @@ class Footprint:
         return self.recurrent + self.conv + window + tokens * self.full_token
 
     def full_attention_cache_bytes(self, tokens: int) -> int:
-        """Return the bytes cached for such a story if every layer had full attention."""
+        """Return the bytes cached for a story of this many tokens if every layer had full attention."""
         return self.full_attention_token * tokens
 
     def _kv(self, first: int, end: int) -> tuple[int, int]:
-        """Return window and full keys and values in bytes, means over the lengths `first` to `end` - 1."""
+        """Return the mean bytes of window and full keys and values over the lengths `first` to `end` - 1."""
         cache_bytes = sum(min(length, self.window) for length in range(first, end)) / (end - first)
         whole = (first + end - 1) / 2
         return round(cache_bytes * self.window_token), round(whole * self.full_token)

@@ -6,7 +6,7 @@ from collections import deque
 
 
 class RateMeter:
-    """Events per second over the last `window_s` seconds, or over the last two events if they are rarer."""
+    """Measures events per second over the last `window_s` seconds, or at least over the last two events."""
 
     def __init__(self, window_s: float = 1.0) -> None:
         self._window_s = window_s
@@ -20,7 +20,7 @@ class RateMeter:
 
     @property
     def rate(self) -> float | None:
-        """Events per second; None before the second event."""
+        """Return events per second; None before the second event."""
         return _per_second(len(self._times) - 1, self._times[-1] - self._times[0]) if self._times else None
 
 
@@ -44,17 +44,20 @@ class DecodeMeter:
 
     @property
     def time_to_first_token_s(self) -> float | None:
-        """Seconds from submission to the first token, queueing and prefill included; None before it."""
+        """Return the seconds from submission to the first token, queueing and prefill included.
+
+        Returns None before it.
+        """
         return None if self._first is None else self._first - self._submitted
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Decode rate over about the last second; None before the second token."""
+        """Return the decode rate over about the last second; None before the second token."""
         return self._recent.rate
 
     @property
     def mean_tokens_per_second(self) -> float | None:
-        """Decode rate from the first token to the last; None before the second token."""
+        """Return the decode rate from the first token to the last; None before the second token."""
         return None if self._first is None else _per_second(self.tokens - 1, self._last - self._first)
 
 

@@ -4,8 +4,8 @@
     python -m jet.warm --target sm_90 --target sm_120    for others; this machine needs none
     python -m jet.warm --target sm_90 --folder /kernels  for an image, in which JET_KERNELS=/kernels is set
 
-A start finds what was compiled if Triton, Python and this program are of the same versions, and the GPU of
-the same kind; otherwise it says what differs and compiles its own.
+A start uses the compiled kernels if Triton, Python and this program have the same versions, and the GPU is of
+the same kind. Otherwise it logs the difference and compiles its own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, say what was compiled, and return the exit code."""
+    """Compile kernels, print a summary, and return the exit code."""
     options = read_options(arguments)
     if options.folder is not None:
         os.environ["TRITON_CACHE_DIR"] = str(options.folder.resolve())

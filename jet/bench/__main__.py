@@ -1,4 +1,4 @@
-"""`python -m jet.bench`: see `jet.bench.cli`."""
+"""Entry point of `python -m jet.bench`; see `jet.bench.cli`."""
 
 from __future__ import annotations
 

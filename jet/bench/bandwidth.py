@@ -1,8 +1,8 @@
-"""Measure how fast this device moves bytes, as the basis of the roofline.
+"""Measure a device's memory bandwidth, for the roofline.
 
-The measure is a copy on the device: bytes read plus bytes written. One copy uses a buffer far larger than any
-cache. For a network that may fit into a cache, a second copy uses a buffer of exactly the network's size. On
-a CPU, reading is faster than copying, so pure reads of as many bytes are measured, too.
+Bandwidth is measured by copies on the device, as bytes read plus bytes written. One copy uses a buffer far
+larger than any cache. For a network that may fit in a cache, a second copy touches as many bytes as a decode
+step does. On a CPU, reading is faster than copying, so reads of as many bytes are measured, too.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CACHE_SPEEDUP = 1.15
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Measured copy bandwidth, and the least time that a number of bytes takes at it.
+    """The measured bandwidth, and the least time to move a number of bytes at it.
 
     Attributes:
-        bytes_moved: the bytes.
+        bytes_moved: the bytes that a run must move.
         large_copy: bytes a second of the large copy.
-        same_size_copy: of a copy that touches as many bytes as the floor; None where the large one does.
-        read: of reading alone; None where that is not measured.
+        same_size_copy: bytes a second of a copy that touches as many bytes; None if the large copy does.
+        read: bytes a second of reading; None if that was not measured.
     """
 
     bytes_moved: BytesMoved
@@ -43,7 +43,7 @@ class Bandwidth:
 
     @property
     def in_cache(self) -> bool:
-        """Whether a cache of this device holds what one token touches, at least in part."""
+        """Return whether a cache of the device holds a part of the bytes of a token."""
         return (
             self.same_size_copy is not None
             and self.same_size_copy.median > _CACHE_SPEEDUP * self.large_copy.median
@@ -51,17 +51,17 @@ class Bandwidth:
 
     @property
     def best(self) -> float:
-        """Bytes a second of the best copy or read: the slower ones were disturbed."""
+        """Return the bytes a second of the fastest copy or read, since the slower ones were disturbed."""
         measured = (self.large_copy, self.same_size_copy, self.read)
         return max(samples.maximum for samples in measured if samples is not None)
 
     @property
     def seconds(self) -> float:
-        """Time to move the floor's bytes."""
+        """Return the least seconds for moving `bytes_moved`."""
         return self.bytes_moved.total / self.best
 
     def utilization(self, seconds: float) -> float:
-        """Return the floor's share of `seconds`. Raises ImpossibleError if it is above 1."""
+        """Return the least time divided by `seconds`. Raises ImpossibleError if it is above 1."""
         reached = self.seconds / seconds
         if reached > 1:
             raise ImpossibleError(
@@ -73,7 +73,7 @@ class Bandwidth:
 
 
 def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: int) -> Bandwidth:
-    """Time copies on `device`, on a CPU with that many threads, and free the buffers again."""
+    """Measure the bandwidth of `device`, on a CPU with `threads` threads, and free the buffers."""
     try:
         with hardware.using_threads(threads):
             size = large_copy_bytes(device)
@@ -87,12 +87,12 @@ def measure_bandwidth(bytes_moved: BytesMoved, device: torch.device, threads: in
 
 
 def copy_bandwidth(size: int, device: torch.device) -> Samples:
-    """Measure bytes a second, read and written together, of copies that touch `size` bytes."""
+    """Measure copies that touch `size` bytes, in bytes a second, read and written bytes together."""
     moved = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES // 4
     return Samples(hardware.copy_rates(size, device, _RUNS, moved))
 
 
 def large_copy_bytes(device: torch.device) -> int:
-    """Return bytes of a large copy: fewer where the network has nearly filled the memory."""
+    """Return the bytes that a large copy touches; fewer if memory is nearly full."""
     most = LARGE_GPU_COPY_BYTES if device.type == "cuda" else LARGE_COPY_BYTES
     return min(most, hardware.free_bytes(device) // 4)

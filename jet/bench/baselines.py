@@ -1,21 +1,19 @@
-"""Baselines: transformers' `generate()`, on this network and on a transformer of its size.
+"""Baselines: other implementations that a benchmark runs in turn with the engine.
 
-Both are given a streamer that looks at the clock at every token. `generate()` hands a token over when it has
-brought it to the host, so the time from the first to the last is that of decoding alone, as in the engine's
-own figure, and the time to the first is that of the prompt.
+`--baseline transformers` runs `generate()` with a streamer that records the time of every token. Tokens are
+on the host by then, so the time from the first to the last is that of decoding, as in the engine's own
+figure, and the time to the first is that of the prompt. It runs:
 
-- Our network, plainly: `generate()` with its hybrid cache, on a CPU once with the threads that the engine
-  decodes with and once with all.
-- On CUDA also the shape of Qwen2.5-1.5B with random weights, static cache, decoding step compiled
-  ("reduce-overhead", which records CUDA graphs). It compiles in the first run, which warms up.
-- For prompts, in place of that, a plain transformer of our sizes (the 2B's are those of Qwen2.5-1.5B) with
-  random weights and its usual `forward`: sdpa, and flash-attn where that is installed. Nothing is compiled;
-  it is what anybody has without doing anything for it.
-- With `--baseline llama.cpp`, on a CPU, a transformer of our network's sizes in llama.cpp, see
-  jet/bench/llama_cpp_baseline.py.
-- With `--baseline torchao`, on CUDA, the products of a step with weights in whole numbers by torchao. A whole
-  network of such weights would be timed through `generate()`, which takes longer than they do. See
-  jet/bench/torchao_baseline.py.
+- this network with its hybrid cache; on a CPU once with the engine's number of decode threads, and once with
+all; - on CUDA also a network of Qwen2.5-1.5B's shape with random weights, a static cache and a compiled
+decode step
+  ("reduce-overhead", which captures CUDA graphs), which is compiled in the warm-up run;
+- for prompts, instead of that, a transformer of this network's sizes (the 2B has Qwen2.5-1.5B's) with random
+  weights and its usual `forward`, not compiled: with sdpa, and with flash-attn if that is installed.
+
+`--baseline llama.cpp` runs a transformer of this network's sizes in llama.cpp on a CPU; see
+jet/bench/llama_cpp_baseline.py. `--baseline torchao` runs only the matrix products of a step, quantized by
+torchao, on CUDA, since `generate()` would take longer than they do; see jet/bench/torchao_baseline.py.
 """
 
 from __future__ import annotations
@@ -68,14 +66,14 @@ _SHARED_KEYS = (
 
 @dataclass
 class TokenClock(BaseStreamer):
-    """A streamer that keeps nothing but the moments when tokens came."""
+    """A streamer for `generate()` that records the times at which tokens come."""
 
     clock: Callable[[], float] = time.perf_counter
     started: float = 0.0
     times: list[float] = field(default_factory=list)
 
     def put(self, value: Any) -> None:
-        """Note the time of a token. transformers calls this with the prompt first, before its prefill."""
+        """Record the time. transformers passes the prompt before its prefill, then each token."""
         if self.started:
             self.times.append(self.clock())
         self.started = self.started or self.clock()
@@ -85,20 +83,20 @@ class TokenClock(BaseStreamer):
 
     @property
     def first_token_s(self) -> float:
-        """Seconds from the prompt to the first token."""
+        """Return the seconds from the prompt to the first token."""
         return self.times[0] - self.started
 
     @property
     def tokens_per_second(self) -> float:
-        """From the first token to the last."""
+        """Return the tokens per second from the first token to the last."""
         return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Something to run in turn with ours: its name in the JSON, in the table, and how it is run.
+    """A baseline: its names in the JSON and in the table, and the function that runs it.
 
-    `nbytes`: that it reads for a token, if that is another network's; compared then are bytes a second, too.
+    `nbytes`: the bytes that it reads for a token if it runs another network, to compare bytes a second, too.
     """
 
     name: str
@@ -108,7 +106,7 @@ class Baseline:
 
 
 def baselines(network: Network, options: Options) -> list[Baseline]:
-    """Return the baselines that `--baseline` names. Raises BenchError for one that does not run here."""
+    """Return the decode baselines that `--baseline` names. Raises BenchError if one does not run here."""
     if options.baseline == "torchao":
         return [_torchao_baseline(network, options)]
     if options.baseline == "llama.cpp":
@@ -125,7 +123,7 @@ def baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
-    """Return the baselines for prefill."""
+    """Return the prefill baselines that `--baseline` names."""
     threads = network.threads if network.device.type == "cpu" else None
     run_ours = partial(generate, network.model, network.prompt, options.sampling, threads)
     how = ["sdpa"]
@@ -141,7 +139,7 @@ def prefill_baselines(network: Network, options: Options) -> list[Baseline]:
 
 
 def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrainedModel:
-    """Create a Qwen2 of our sizes with random weights, on our device and in our type."""
+    """Create a Qwen2 network with the sizes, device and dtype of a network, and random weights."""
     config = Qwen2Config(**{name: getattr(ours.config, name) for name in _SHARED_KEYS})
     with torch.device(ours.device):
         model = Qwen2ForCausalLM._from_config(config, dtype=ours.dtype, attn_implementation=attention)
@@ -150,7 +148,7 @@ def random_transformer(ours: JetNemotronForCausalLM, attention: str) -> PreTrain
 
 @torch.inference_mode()
 def prefill_forward(model: PreTrainedModel, prompt: list[int], threads: int | None = None) -> TokenClock:
-    """Run one forward over the prompt, with a cache, until the likeliest next token is known."""
+    """Run one forward pass over the prompt with a cache; return the clock, stopped at the next token."""
     if threads is not None:
         torch.set_num_threads(threads)
     clock = TokenClock()
@@ -194,7 +192,7 @@ def _llama_cpp_baseline(network: Network, options: Options) -> Baseline:
 
 
 def random_qwen(network: Network) -> PreTrainedModel:
-    """Create a network of Qwen2.5-1.5B's shape with random weights, on our device and in our type."""
+    """Create a network of Qwen2.5-1.5B's shape with a network's device and dtype, and random weights."""
     with torch.device(network.device):
         model = Qwen2ForCausalLM._from_config(Qwen2Config(**_QWEN25_1_5B), dtype=network.model.dtype)
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
@@ -208,9 +206,9 @@ def generate(
     batch: int = 1,
     **more: Any,
 ) -> TokenClock:
-    """Have `generate()` write as many tokens as asked for; on a CPU with that many threads.
+    """Run `generate()` for exactly `sampling.max_new_tokens` tokens, on a CPU with `threads` threads.
 
-    A batch is that many rows of the same prompt; its clock still counts tokens of one row.
+    `batch`: the number of rows with the same prompt. The clock counts the tokens of one row.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Compare stories decoded in a batch with the same stories decoded alone, token by token.
+"""BatchInvarianceCheck: compares stories decoded in a batch with the same stories decoded alone.
 
 In half precision the batch size affects how sums are rounded, so log-probabilities differ slightly. Of two
 tokens that are nearly equally likely, a batch may then choose the other one.
@@ -46,9 +46,9 @@ class BatchInvarianceCheck:
         self.error, self.shared, self.margin = 0.0, 0, 0.0
 
     def compare(self, completions: Sequence[Completion]) -> dict[str, float]:
-        """Return the share of stories that differ, the largest margin of those, and the error.
+        """Return the fraction of stories that differ, their largest margin, and the largest error.
 
-        Raises BenchError if a margin is more than rounding explains.
+        Raises BenchError if a margin is larger than rounding explains.
         """
         margins = []
         for completion in completions:
@@ -77,9 +77,10 @@ class BatchInvarianceCheck:
 
 
 def compare(completion: Completion, reference: Sequence[TokenLogprobs]) -> tuple[list[float], float | None]:
-    """Return the differences of log-probabilities before the first other token, and that token's margin.
+    """Return the differences of log-probabilities before the first different token, and that token's margin.
 
-    The margin says how much less likely it is, alone, than the one written there; None if all are the same.
+    The margin is the gap between the log-probabilities of the two tokens, decoded alone; None if no token
+    differs.
     """
     errors: list[float] = []
     for token, logprob, detail in zip(completion.tokens, completion.logprobs, reference, strict=True):

@@ -1,4 +1,4 @@
-"""The floor of a network at a length: the bytes that cannot but be moved. What they are: jet/roofline.py."""
+"""Compute the bytes that decoding or prefill must move at least; see jet/roofline.py for what counts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from jet.roofline import BytesMoved
 def decode_bytes_moved(
     model: JetNemotronForCausalLM, context: int, tokens: int, saved: int = 0
 ) -> BytesMoved:
-    """Return bytes per token of decoding `tokens` after `context`, without the first: the prompt brings it.
+    """Return the bytes per token of decoding `tokens` tokens after `context`.
 
-    `saved`: by how many bytes the weights that a step reads are smaller than the network's.
+    The first token is not counted, since the prefill computes it. `saved`: the bytes of the network's weights
+    minus those of the weights that a step reads.
     """
     return measure_footprint(model, saved).decode(context, tokens)
 
 
 def prefill_bytes_moved(model: JetNemotronForCausalLM, context: int) -> BytesMoved:
-    """Return bytes of reading `context` tokens, however many at once."""
+    """Return the bytes of a prefill of `context` tokens, independent of the chunk size."""
     return measure_footprint(model).prefill(context)
 
 
 def batched(one: BytesMoved, writers: int) -> BytesMoved:
-    """Return the bytes of one step of a batch."""
+    """Return the bytes of a decode step of `writers` sequences, given those of one."""
     return BytesMoved(
         one.weights,
         *(writers * size for size in (one.recurrent, one.conv, one.window_kv, one.full_kv)),

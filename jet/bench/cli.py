@@ -1,13 +1,13 @@
-"""Measures a model on this machine: a table for people, then one line of JSON.
+"""The benchmarks' command line: measures a model on this machine, prints a table, then one line of JSON.
 
     python -m jet.bench decode --model assets/story-model
     python -m jet.bench decode --config config.json --random-weights --baseline transformers
     python -m jet.bench throughput --model assets/story-model --batch 16
     python -m jet.bench prefill|sessions|soak|kernels|start|stream …
 
-Every command runs to warm up, then five times or more with what it is compared with in turn, and gives the
-median and the spread. What the commands measure is said in their modules, what the JSON holds in
-jet/bench/result.py. Exit code 2 and a message where something cannot be measured, or was measured wrongly.
+Every command runs once or more to warm up, then five times or more, in turn with its baselines, and prints
+median and spread. The modules of jet/bench/cases describe what each command measures, jet/bench/result.py the
+JSON. The exit code is 2, with a message, if something cannot be measured or the measurement is implausible.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jet.modeling import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for and print it. Returns the exit code."""
+    """Run the benchmark of a command line and print its result; return the exit code."""
     _hush()
     try:
         print(_measure(read_options(arguments)), flush=True)  # noqa: T201
@@ -49,7 +49,7 @@ def _measure(options: Options) -> str:
 
 
 def _hush() -> None:
-    """Silence the libraries' logs: errors of a model are reported once, by us."""
+    """Silence the libraries' logs: the benchmark reports errors of a model itself."""
     disable_progress_bar()
     for library in ("huggingface_hub", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Format figures: the unit that people use, four digits, and the spread beside the median."""
+"""Format figures with units, four significant digits, medians and quartiles."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _SCALES = {"B/s": (1e-9, "GB/s"), "FLOP/s": (1e-12, "TFLOP/s")}
 
 
 def number(value: float) -> str:
-    """Format a number with four digits, or with all of those in front of the point."""
+    """Format a number with four digits, or with all before the decimal point if it has more."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def quantity(value: float, unit: str) -> str:
-    """Format a figure in the unit people use; short times in milliseconds."""
+    """Format a value with its unit; times below a second in milliseconds."""
     if unit == "s":
         return f"{number(value)} s" if value >= 1 else f"{number(value * 1e3)} ms"
     if unit == "FLOP/s" and value < 1e12:

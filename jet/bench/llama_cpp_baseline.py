@@ -1,7 +1,7 @@
-"""llama.cpp on this CPU: a plain transformer with our network's sizes and random weights, as a baseline.
+"""The llama.cpp baseline: a transformer with a network's sizes and random weights, on this CPU.
 
-Jet-Nemotron itself is unknown there. For the 2B the sizes are those of Qwen2.5-1.5B. The file is written to a
-temporary folder, in the format that comes nearest to ours: Q4_0 to int4, Q8_0 to int8, BF16 to bfloat16.
+llama.cpp does not support Jet-Nemotron. The 2B has the sizes of Qwen2.5-1.5B. The model file is written to a
+temporary folder in the nearest format: Q4_0 for int4, Q8_0 for int8, BF16 for bfloat16.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _SPECIAL = ("<unk>", "<s>", "</s>")
 
 
 class LlamaCpp:
-    """A server of llama.cpp in this process.
+    """A llama.cpp server in this process.
 
     Attributes:
-        nbytes: of the file, nearly all of which a token reads, since the embedding is the head.
+        nbytes: the bytes of the model file. A token reads nearly all, since embedding and head are one
+            matrix.
     """
 
     def __init__(self, config: JetNemotronConfig, scheme: str | None, threads: int, context: int) -> None:
-        """Write the file and load it. Raises BenchError if that cannot be done here."""
+        """Write the model file and load it. Raises BenchError if that is impossible here."""
         for package in ("xllamacpp", "gguf"):
             if importlib.util.find_spec(package) is None:
                 raise BenchError(f"The package {package} is not installed: pip install {package} brings it.")
@@ -60,9 +61,9 @@ class LlamaCpp:
 
 
 def write_model(path: Path, config: JetNemotronConfig, form: str) -> None:
-    """Write a GGUF file of a llama with these sizes, tied, with random weights in a format of `FORMATS`.
+    """Write a GGUF file of a llama with these sizes and random weights in a format of `FORMATS`.
 
-    Raises BenchError for a vocabulary that has no room for the tokenizer that is made up.
+    Embedding and head are tied. Raises BenchError if the vocabulary is too small for the invented tokenizer.
     """
     import gguf
     from gguf.quants import quantize
@@ -130,7 +131,10 @@ def _add_tokenizer(writer: Any, vocabulary: int) -> None:
 def start(
     config: JetNemotronConfig, scheme: str | None, threads: int, prompt: list[int], tokens: int
 ) -> tuple[Callable[[], float], int]:
-    """Start a server; return a function that measures tokens a second of one run, and the file's bytes."""
+    """Start a server.
+
+    Returns a function that measures the tokens a second of one run, and the file's bytes.
+    """
     server = LlamaCpp(config, scheme, threads, context=2 * (len(prompt) + tokens))
     first = _BYTES + len(_SPECIAL)
     given = [first + token % (config.vocab_size - first) for token in prompt]

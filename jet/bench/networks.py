@@ -1,4 +1,4 @@
-"""Load the measured network, a checkpoint or a config with random weights, and serve it."""
+"""Load the network to be measured (a checkpoint, or a config with random weights) and serve it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _CAPTURE_S = 3.0
 
 @dataclass(frozen=True)
 class Network:
-    """A network that is ready to be measured.
+    """A loaded network.
 
     Attributes:
-        runner: serves the bare loop as well as the engine, so that there is one set of weights and graphs.
-        prompt: the tokens that are read before decoding.
-        threads: that a prompt is read with on a CPU, all that this process may have.
+        runner: runs both the bare loop and the engine, so that weights and graphs are in memory once.
+        prompt: the token ids of the prompt.
+        threads: the number of threads for prefill on a CPU, all that this process may use.
     """
 
     model: JetNemotronForCausalLM
@@ -53,20 +53,20 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Return the network's device."""
         return self.model.device
 
     @property
     def prefill_chunk(self) -> int:
-        """Tokens of a prompt that the engine reads at once."""
+        """Return the most tokens of the engine's prefill chunks."""
         return loading.prefill_chunk(self.device)
 
 
 class IdTokenizer:
-    """Reads a prompt as token ids in plain text, so that it has exactly as many tokens as asked for.
+    """A tokenizer for prompts that are token ids written as text, so that their length is exact.
 
-    Text comes out as the checkpoint's tokenizer makes it, or as "t123 " where there is none, which costs
-    about as much. No token ends a text: every run decodes what it was asked to.
+    Tokens become the text of the checkpoint's tokenizer, or "t123 " without one, which takes about as long.
+    There are no stop tokens, so every run decodes all of its tokens.
     """
 
     stop_ids: frozenset[int] = frozenset()
@@ -84,7 +84,7 @@ class IdTokenizer:
     def encode_healed(
         self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = ""
     ) -> tuple[Tokens, None, Detokenizer]:
-        """Encode as `encode` does: ids are read as they are."""
+        """Encode as `encode` does, without healing."""
         ids = self.encode(prompt, max_tokens, instruction, cache_salt)
         return ids, None, self.detokenizer(ids)
 
@@ -97,7 +97,7 @@ class IdTokenizer:
         return prompt
 
     def detokenizer(self, prompt: Sequence[int] | Tokens) -> Detokenizer:
-        """Return a detokenizer for what follows these tokens."""
+        """Return a detokenizer for the tokens after `prompt`."""
         return _IdDetokenizer() if self._text_tokenizer is None else self._text_tokenizer.detokenizer(prompt)
 
     def count(self, text: str) -> int:
@@ -134,7 +134,7 @@ class _IdDetokenizer:
 
 
 def load(options: Options) -> Network:
-    """Load or draw the weights. Raises BenchError, CheckpointError or HardwareError with what is wrong."""
+    """Load the network, or draw random weights. Raises BenchError, CheckpointError or HardwareError."""
     started = time.monotonic()
     threads = hardware.limit_threads()
     if options.threads is not None and options.threads < threads:
@@ -192,9 +192,9 @@ def make_runner(
     writers: int = 1,
     keeps_prefixes: bool = False,
 ) -> ModelRunner:
-    """Build the page's runner for several stories of `context` tokens, by default the longest possible.
+    """Make the runner that the page would use for `writers` requests of up to `context` tokens.
 
-    Memory for cached prefixes is reserved with `keeps_prefixes` only.
+    `keeps_prefixes`: whether to allocate memory for cached prefixes.
     """
     try:
         capacity = loading.capacity_for(model, context or model.config.max_position_embeddings, writers)
@@ -209,23 +209,23 @@ def make_runner(
 
 
 def capture_graphs(runner: ModelRunner) -> None:
-    """Capture graphs as the idle engine does, for some seconds, so that none falls into a measurement."""
+    """Capture graphs, as an idle engine does, for some seconds, so that none is captured while measuring."""
     until = time.monotonic() + _CAPTURE_S
     while time.monotonic() < until and runner.capture_next():
         pass
 
 
 def decode_threads(model: JetNemotronForCausalLM) -> int:
-    """Return the number of threads that the engine decodes with on a CPU."""
+    """Return the number of threads that the engine uses for decode steps on a CPU."""
     return hardware.decode_threads(total_weight_bytes(model))
 
 
 @contextmanager
 def serve(network: Network, runner: Runner | None = None) -> Iterator[LocalEngine]:
-    """Serve the network with its runner, or with `runner` in its place, as an engine. Both close at the end.
+    """Serve the network by an engine with its runner, or with `runner` instead; close both at the end.
 
-    As under the page, Python's garbage collector leaves alone what is here already: going through all the
-    libraries makes every stream pause for tenths of a second.
+    As in the page's process, existing objects are frozen for Python's garbage collector, whose passes through
+    all libraries would interrupt every stream for tenths of a second.
     """
     read_memory = partial(hardware.read_memory, network.device)
     if network.device.type == "cuda":
@@ -264,7 +264,7 @@ def random_network(
 ) -> JetNemotronForCausalLM:
     """Create a network with initial random weights on `device` in `dtype`; the same for every process.
 
-    Not zeros: those some hardware multiplies faster than numbers. The device "meta" gives shapes alone.
+    Weights are not zeros, which some hardware multiplies faster. On the device "meta" there are only shapes.
     """
     if quantize is not None:
         return random_quantized(config, quantize, torch.device(device), dtype)
@@ -275,7 +275,7 @@ def random_network(
 
 
 def check_length(options: Options, most: int) -> None:
-    """Raise BenchError if the network was not made for that many tokens."""
+    """Raise BenchError if the options need a longer context than `most` tokens."""
     new = options.min_new_tokens
     if options.context + new > most:
         raise BenchError(

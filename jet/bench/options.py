@@ -1,4 +1,4 @@
-"""The command line of the benchmarks, and every default of theirs. No torch: a wrong option takes no time."""
+"""The options of the benchmarks with their defaults, and their command line. Does not import torch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MIN_RUNS = 5  # fewer say nothing about the spread
 
 
 class BenchError(ValueError):
-    """Something that cannot be measured, or was measured wrongly; the message says what and why."""
+    """Something cannot be measured, or was measured wrongly. The message says what and why."""
 
 
 class ImpossibleError(BenchError):
-    """A figure that nothing can reach: the measurement is wrong, and so may be the others beside it."""
+    """A figure is above what the hardware can reach, so this measurement is wrong, and others may be, too."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,19 @@ class Options:
         command: one of COMMANDS.
         model: folder or hub id of a checkpoint, or None where `config` is given.
         config: a config.json whose network gets random weights.
-        batch: writers at once, for `throughput` and `soak`.
-        seconds: of one run of `soak`.
-        full_attention: every layer of the `config` gets full attention.
-        context: tokens of the prompt.
-        tokens: decoded in one run, the first one included.
-        quantize: "int8" or "int4" to hold the weights in that.
-        runs, warm_up: runs that count, and those before them that do not.
-        greedy: take the likeliest token; otherwise sample as the page does unless told otherwise.
-        baseline: "transformers" to measure its `generate()` in turn with ours; "torchao", for `decode`, to
-            measure the products of a step by it; "llama.cpp", for `decode` on a CPU, to measure a transformer
-            of the same sizes there.
-        threads: at most, on a CPU; None for as many as this process may use.
-        child: this is the fresh process that `start` looks at.
-        arguments: the command line itself, for such a process.
+        batch: the number of concurrent requests, for `throughput` and `soak`.
+        seconds: the duration of one run of `soak`.
+        full_attention: whether every layer of the `config` is a full attention layer.
+        context: the number of tokens of the prompt.
+        tokens: the number of tokens decoded in one run, the first one included.
+        quantize: "int8" or "int4" to quantize the weights; None to leave them.
+        runs, warm_up: the number of measured runs, and of runs before them that are not measured.
+        greedy: take the likeliest token; otherwise sample with the page's defaults.
+        baseline: "transformers" to run its `generate()` in turn; "torchao", for `decode`, to run the products
+            of a step; "llama.cpp", for `decode` on a CPU, to run a transformer of the same sizes.
+        threads: most threads on a CPU; None for as many as this process may use.
+        child: whether this is the new process that `start` measures.
+        arguments: the command line, for starting such a process.
     """
 
     command: str
@@ -80,7 +79,7 @@ class Options:
 
     @property
     def new_tokens(self) -> int:
-        """By how many tokens a story grows that is measured."""
+        """Return the most tokens by which a measured story grows."""
         if self.command == "sessions":
             return 2 * self.tokens + CONTINUE_TOKENS
         if self.command == "throughput":
@@ -89,12 +88,15 @@ class Options:
 
     @property
     def min_new_tokens(self) -> int:
-        """By how many it must be able to grow; writers who join quickly need not write until all have."""
+        """Return the tokens by which a story must at least be able to grow.
+
+        The context must have room for them.
+        """
         return self.tokens if self.command == "throughput" else self.new_tokens
 
     @property
     def sampling(self) -> SamplingParams:
-        """How `tokens` tokens are chosen; with a seed, so that every run does the same."""
+        """Return the sampling parameters, with a fixed seed, so that all runs are the same."""
         sampled = SamplingParams(max_new_tokens=self.tokens, seed=0)
         return replace(sampled, temperature=0.0, repetition_penalty=1.0) if self.greedy else sampled
 
@@ -102,7 +104,7 @@ class Options:
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """Parse the command line. Ends the program on an error, as argparse does.
 
-    Raises BenchError for what can be understood but not measured.
+    Raises BenchError for valid options that cannot be measured.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     values = vars(_parser().parse_args(arguments))
@@ -172,7 +174,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 
 
 def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
-    """Add the options of a request; `greedy` leaves out the choice of sampling."""
+    """Add the options of a request; `greedy`: whether decoding is always greedy, without an option."""
     command.add_argument("--context", type=_int_from(1), help=f"tokens of the prompt ({Options.context})")
     if greedy:
         return
@@ -184,7 +186,7 @@ def _add_request(command: argparse.ArgumentParser, greedy: bool) -> None:
 
 
 def _int_from(minimum: int) -> Callable[[str], int]:
-    """Reads a whole number that is at least `minimum`."""
+    """Return a parser of integers that are at least `minimum`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < minimum:

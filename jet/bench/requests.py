@@ -1,4 +1,4 @@
-"""One request through an engine, read as the page reads it."""
+"""Run one request through an engine, reading its stream as the page does."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ POLL_INTERVAL_S = 0.05  # the page asks for 20 chunks a second
 
 
 def token_request(prompt: Sequence[int], sampling: SamplingParams) -> Request:
-    """Create a request whose prompt `IdTokenizer` reads."""
+    """Create a request whose prompt is token ids, as `IdTokenizer` reads them."""
     return Request(" ".join(map(str, prompt)), sampling)
 
 
 def run_request(engine: Engine, prompt: Sequence[int], sampling: SamplingParams) -> RequestStats:
-    """Have a story written and return its last stats. Raises BenchError unless it is as long as asked for."""
+    """Run a request; return its last stats. Raises BenchError unless it generates all its tokens."""
     (*_, last) = engine.submit(token_request(prompt, sampling)).chunks(POLL_INTERVAL_S)
     return check_finished(last, sampling.max_new_tokens)
 
 
 def check_finished(last: TokenChunk, tokens: int | None) -> RequestStats:
-    """Return the stats of a stream's last chunk. Raises BenchError if it did not end well.
+    """Return the stats of a stream's last chunk.
 
-    Raises BenchError if it failed, or unless `tokens` tokens were written; None is any number.
+    Raises BenchError if the request failed, or has not generated `tokens` tokens; None allows any number.
     """
     stats = last.stats
     if stats.error is not None:

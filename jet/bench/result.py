@@ -1,25 +1,24 @@
-"""A report: a table for people, and the same as one line of JSON.
+"""CaseResult: the result of a benchmark, as a table and as one line of JSON.
 
-The line is an object with these members, all of them always there:
+The line is an object with these members, none of which is ever missing:
 
-    schema     1; another number where anything below means something else
+    schema     1; another number if the meaning of any field changes
     command    decode · prefill · throughput · sessions · soak · kernels · start · stream
-    machine    device, device_name, system, processors, load (when the report was made), and the versions of
-               python, jet, cuda, torch, transformers, triton, flash-linear-attention; null where there is
-               none
+    machine    device, device_name, system, processors, load (when the result was made), and the versions of
+               python, jet, cuda, torch, transformers, triton, flash-linear-attention; null if not installed
     network    model, parameters, device, dtype, quantization (of the weights, or null), attention, kernels,
-               context (the most it can hold), random_weights, full_attention (in every layer)
+               context (the most tokens), random_weights, full_attention (in every layer)
     settings   batch, context, tokens, runs, warm_up, greedy, baseline, threads (or null for all)
     floor      bytes: weights, recurrent, conv, window_kv, full_kv, total (see jet/roofline.py);
-               seconds: the time that moving them takes at best; null where nothing is compared with it
-    bandwidth  copy, own_size, read (bytes a second, figures as below; the last two may be null); best: the
-               fastest of them, which the floor's seconds are for; in_cache: whether a cache holds at least
-               part of it; null with `bytes_moved`
-    figures    what was measured, by name: {label, unit, median, q1, q3, min, max, values}
-    shares     of the floor's speed that a figure's median reaches, by the name of the figure; at most 1
-    ratios     one figure over another, round by round, by name: as in figures
+               seconds: the least time to move them; null for benchmarks without bytes moved
+    bandwidth  copy, own_size, read (bytes a second, in the form of figures; the last two may be null);
+               best: the fastest of them, by which the floor's seconds are computed; in_cache: whether a
+               cache holds a part of the bytes; null if `floor` is null
+    figures    the measurements by name: {label, unit, median, q1, q3, min, max, values}
+    shares     the bandwidth utilization of a figure's median, by the figure's name; at most 1
+    ratios     one figure divided by another, round by round, by name; in the form of figures
     memory     bytes at the end of the engine's last request: recurrent, conv, window_kv, full_kv, process,
-               device, device_reserved, device_peak; null where it is not known
+               device, device_reserved, device_peak; null if not known
 
 Units are "tok/s", "1/s", "s", "B/s", and "" for a plain ratio.
 """
@@ -48,14 +47,14 @@ _SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s")}
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity that was measured: its name for people, its unit, and its values."""
+    """A measured quantity: its label to show, its unit, and its samples."""
 
     label: str
     unit: str
     samples: Samples
 
     def as_json(self) -> dict[str, Any]:
-        """Convert to the object in the line of JSON."""
+        """Return the figure's object for the JSON."""
         q1, q3 = self.samples.quartiles
         return {
             "label": self.label,
@@ -69,7 +68,7 @@ class Metric:
         }
 
     def as_row(self) -> tuple[str, ...]:
-        """Format as a row of the table: label, unit, median, quartiles, extremes."""
+        """Return the figure's row of the table: label, unit, median, quartiles, extremes."""
         scale, unit = _SCALES.get(self.unit, (1.0, self.unit))
         samples = self.samples.map(lambda value: value * scale)
         q1, q3 = samples.quartiles
@@ -95,7 +94,7 @@ class CaseResult:
     stats: RequestStats | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Convert to the object that the module describes."""
+        """Return the object of the line of JSON."""
         options = self.options
         names = ("batch", "context", "tokens", "runs", "warm_up", "greedy", "baseline", "threads")
         network = {name: getattr(self.info, name) for name in _INFO}
@@ -118,7 +117,7 @@ class CaseResult:
         }
 
     def text(self) -> str:
-        """Render the table, and the JSON in its last line."""
+        """Return the table as text, with the JSON as last line."""
         document = self.as_json()
         return "\n".join([*self._lines(document), "", json.dumps(document)])
 

@@ -21,12 +21,12 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """The value in the middle."""
+        """Return the median."""
         return statistics.median(self.values)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Half of the values lie between these two."""
+        """Return the first and third quartile."""
         if len(self.values) == 1:
             return self.values[0], self.values[0]
         low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
@@ -34,27 +34,27 @@ class Samples:
 
     @property
     def minimum(self) -> float:
-        """The smallest value."""
+        """Return the smallest value."""
         return min(self.values)
 
     @property
     def maximum(self) -> float:
-        """The largest value."""
+        """Return the largest value."""
         return max(self.values)
 
     def map(self, change: Callable[[float], float]) -> Samples:
-        """Convert every measurement, such as a time to a rate."""
+        """Return samples with a function applied to every value, such as from times to rates."""
         return Samples(tuple(change(value) for value in self.values))
 
     def ratio_to(self, other: Samples) -> Samples:
-        """Divide by another, round by round: what slowed both down in a round favors neither."""
+        """Return the ratios to other samples, round by round, so that disturbances of a round affect both."""
         return Samples(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
 
 def run_interleaved(cases: Sequence[Case], warm_up: int, runs: int) -> dict[str, Samples]:
-    """Let everyone run once, then everyone again, so that all see the same machine.
+    """Run all cases once in each round, so that changes of the machine's speed affect them alike.
 
-    Returns what each figure was in the `runs` rounds after the first `warm_up`.
+    Returns the samples of each figure in `runs` rounds after `warm_up` rounds.
     """
     found: dict[str, list[float]] = {}
     for number in tqdm(range(warm_up + runs), unit="round", disable=None, leave=False):
@@ -66,6 +66,6 @@ def run_interleaved(cases: Sequence[Case], warm_up: int, runs: int) -> dict[str,
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that is at least as large as `percent` of all."""
+    """Return the smallest value that is at least as large as `percent` percent of all values."""
     rank = math.ceil(percent / 100 * len(values))
     return sorted(values)[max(rank, 1) - 1]

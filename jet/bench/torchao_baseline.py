@@ -1,8 +1,9 @@
-"""The products of a step with weights in whole numbers by torchao, and nothing else.
+"""The torchao baseline: the matrix products of a step with weights quantized by torchao, and nothing else.
 
-A step of a network is more than its products by weights, so a network that did nothing else would be the
-fastest that this library's kernels could make. The products are given what favors them: each matrix as
-large as our own kernels read it, several layers' inputs ready at the start, the whole in one CUDA graph.
+A step has further operations, so the products alone are an upper bound of the speed with torchao's kernels.
+They run under favorable conditions: with this package's fused matrices, all inputs ready at the start, in one
+CUDA
+    graph.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def quantize(model: nn.Module, scheme: str) -> None:
 def make_product_timer(
     parts: Iterable[StepOp], scheme: str, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], float]:
-    """Create a function that measures the seconds of the products in `parts`, of one row, by torchao.
+    """Return a function that measures the seconds of the products in `parts` for one row by torchao.
 
-    The numbers are random. Each shape is compiled once, here.
+    Weights are random. Each shape is compiled once, before the function is returned.
     """
     shapes = [tuple(part.weight.shape) for part in parts if part.weight is not None]
     products = [

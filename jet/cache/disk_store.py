@@ -67,7 +67,7 @@ def is_durable(cache_salt: str) -> bool:
 
 @dataclass(frozen=True)
 class StateFolder:
-    """The folder of stored states, and the bytes that all its files may take together."""
+    """The folder of stored states, with the most bytes that all its files may take."""
 
     path: Path
     limit: int = 4 * 10**9
@@ -79,7 +79,7 @@ class StateFolder:
         return cls(path) if gigabytes is None else cls(path, int(gigabytes * 1e9))
 
     def open(self) -> bytes:
-        """Make the folder and return its secret. Raises OSError if it cannot be used safely."""
+        """Create the folder and return its secret. Raises OSError if it cannot be used safely."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.path.stat()
         if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
@@ -87,7 +87,7 @@ class StateFolder:
         return _read_secret(self.path / _SECRET)
 
     def files(self) -> list[tuple[float, int, Path]]:
-        """List the stored files: when each was used last, its bytes and its path."""
+        """List the stored files: the time of each one's last use, its bytes and its path."""
         found = []
         for entry in _walk(self.path, 2):
             if entry.name.endswith(".state"):
@@ -125,7 +125,7 @@ class DiskStore:
     """
 
     def __init__(self, folder: StateFolder, checkpoint: str) -> None:
-        """`checkpoint` identifies all that a state depends on. Raises OSError without a usable folder."""
+        """`checkpoint`: a text that differs whenever states are not interchangeable. Raises OSError."""
         self._folder, self._secret = folder, folder.open()
         self._home = folder.path / _hash(self._secret, b"checkpoint", checkpoint.encode())
         self._worker = ThreadPoolExecutor(1, "jet-states")
@@ -154,7 +154,7 @@ class DiskStore:
     def read(self, stored: StoredState, like: Sequence[Tensor], logits: Tensor) -> list[Tensor] | None:
         """Read a snapshot's tensors, which have the types and shapes of `like` and, if stored, of `logits`.
 
-        None, with a line in the log, for a file that is damaged, incomplete or another one's.
+        Returns None, and logs a warning, if the file is damaged, incomplete or of another snapshot.
         """
         wanted = [*like, logits] if stored.has_logits else like
         try:
@@ -176,7 +176,10 @@ class DiskStore:
         )
 
     def save(self, cache_salt: str, tokens: Tokens, tensors: Sequence[Tensor], logits: Tensor | None) -> None:
-        """Queue a snapshot for writing. Its tensors are in host memory and are the store's from now on."""
+        """Queue a snapshot for writing.
+
+        Its tensors are in host memory; the caller must not change them later.
+        """
         with self._lock:
             self._queued += 1
         try:
@@ -248,7 +251,7 @@ class DiskStore:
         self._thin(cache_salt, tokens)
 
     def _make_folders(self, user: Path) -> None:
-        """Make the folders of a user, and those above, which somebody may have removed."""
+        """Create a user's folder and its parents, which may have been removed."""
         if not (self._folder.path / _SECRET).exists():
             self._folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -280,7 +283,7 @@ class DiskStore:
             total -= used
 
     def _tidy(self) -> None:
-        """Remove what crashed processes have left, and what a smaller limit has no room for."""
+        """Remove files that crashed processes have left, and the oldest ones beyond the limit."""
         old = time.time() - _STALE_S
         for entry in _walk(self._folder.path, 2):
             with suppress(OSError):
@@ -311,7 +314,10 @@ class DiskStore:
         return self._home / user / f"{len(tokens)}-{text}{'-logits' if has_logits else ''}.state"
 
     def _key(self, path: Path) -> bytes:
-        """Return the key of a file's digest, which covers its name: a file under another one is not used."""
+        """Return the key of a file's digest.
+
+        It depends on the file's name, so a renamed file is not valid.
+        """
         parts = (part.encode() for part in path.parts[-3:])
         return bytes.fromhex(_hash(self._secret, b"file", *parts))
 
@@ -334,7 +340,7 @@ def _header(tensors: Sequence[Tensor]) -> bytes:
 
 
 def _pieces(tensors: Sequence[Tensor], key: bytes) -> Iterator[bytes | memoryview]:
-    """Yield a file's bytes: header, tensors, digest."""
+    """Yield the contents of a file for tensors: header, tensors, digest."""
     digest = hashlib.blake2b(key=key, digest_size=_DIGEST)
     pieces: list[bytes | memoryview] = [_header(tensors)]
     pieces += [_bytes_of(tensor.contiguous()) for tensor in tensors]
@@ -345,7 +351,7 @@ def _pieces(tensors: Sequence[Tensor], key: bytes) -> Iterator[bytes | memoryvie
 
 
 def _read(path: Path, key: bytes, like: Sequence[Tensor]) -> list[Tensor]:
-    """Read a file's tensors. Raises OSError, or ValueError with what is wrong with it."""
+    """Read a file's tensors. Raises OSError, or ValueError with the reason if the file is invalid."""
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(number, "rb", buffering=0) as file:
         facts = os.fstat(number)
@@ -393,7 +399,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
 
 
 def _walk(folder: Path | str, depth: int) -> Iterator[os.DirEntry[str]]:
-    """Yield the files `depth` folders below a folder, without following links."""
+    """Yield the files exactly `depth` levels below a folder, without following links."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if depth and entry.is_dir(follow_symlinks=False):

@@ -40,7 +40,7 @@ class HostPage:
 
 @dataclass(eq=False)
 class HostSnapshot:
-    """A snapshot in host memory: one tensor for each kind of state, and its pages."""
+    """A snapshot in host memory: one tensor for each kind of state, and its pages of keys and values."""
 
     states: list[Tensor]
     pages: list[HostPage] = field(default_factory=list)
@@ -213,7 +213,7 @@ def _allocate(like: list[Tensor], count: int) -> list[list[Tensor]]:
 
 
 def _use_device(device: torch.device) -> None:
-    """Initialize the worker thread: pin memory for this device, without initializing another."""
+    """Select the CUDA device in the worker thread, so that pinning memory does not initialize another."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
@@ -223,6 +223,6 @@ def _host_memory(count: int, like: Tensor) -> Tensor:
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
-    """Copy layer by layer: each layer is contiguous on both sides, so no temporary is needed."""
+    """Copy a tensor layer by layer: each layer is contiguous on both sides, so no temporary is needed."""
     for here, there in zip(source.unbind(), target.unbind(), strict=True):
         there.copy_(here, non_blocking=True)

@@ -1,6 +1,6 @@
-"""Copies between host and GPU through pinned memory, which neither side waits for.
+"""Asynchronous copies between host and GPU through pinned memory.
 
-Copies are queued on the current stream, in order with the GPU's other work.
+Copies are queued on the current stream, in order with the GPU's other work. Neither side waits for them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def untouched_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    """Return zeros that on a CPU take no memory before they are written to."""
+    """Return a tensor of zeros, which on a CPU takes no memory until it is written to."""
     if torch.device(device).type != "cpu":
         return torch.zeros(*shape, dtype=dtype, device=device)
     memory = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
@@ -47,9 +47,9 @@ def untouched_zeros(*shape: int, dtype: torch.dtype, device: torch.device | str)
 
 
 def release_memory(tensors: Iterable[torch.Tensor]) -> None:
-    """Give the memory of a CPU's tensors back to the system, where that is possible; their values are lost.
+    """Return the memory of CPU tensors to the system if possible; their values are lost.
 
-    Every tensor is contiguous but for its first dimension.
+    Each tensor must be contiguous in all dimensions but the first.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""PrefixCache: snapshots of computed prefixes, so that no prefix is prefilled twice.
+"""PrefixCache: finds snapshots of prefixes that were computed before, so that none is prefilled twice.
 
 An entry is a state after certain tokens of one user. A request starts from the longest entry whose tokens
 are a prefix of its prompt; tokens are compared, not hashed. Entries are isolated by `cache_salt`: one user's
@@ -187,8 +187,9 @@ class PrefixCache(Generic[State]):
             self.remove(mine[min(free, key=loss)])
 
     def _lru_interior(self) -> CacheEntry[State] | None:
-        """Return the least recently used device entry that is shorter than another entry of its request and
-        has no logits; None if there is none.
+        """Return the least recently used unlocked interior entry in the device tier; None if there is none.
+
+        An interior entry is shorter than another entry of its request and has no logits.
         """
         free = (one for one in self._device_lru if not one.lock_ref and not one.has_logits)
         return next((one for one in free if len(one.tokens) < self._longest(one.request)), None)

@@ -1,7 +1,7 @@
-"""Copy a slot's states and pages between a StatePool and tensors of their own in host memory.
+"""Copy a slot's states and pages from a StatePool to separate tensors in host memory, and back.
 
-Pages and windows are reused without being cleared, so cells beyond a text's length may hold another user's
-keys and values: copies have zeros there.
+Pages and windows are reused without being cleared, so places beyond a text's length may contain another
+user's keys and values. Copies have zeros there.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ def copy_out(pool: StatePool, slot: int, length: int) -> list[Tensor]:
 
 
 def copies_like(pool: StatePool, length: int) -> list[Tensor]:
-    """Return tensors of the types and shapes that `copy_out` returns, without their memory."""
+    """Return tensors on the device "meta" with the types and shapes of the result of `copy_out`."""
     page = pool.page_view(NULL_PAGE)
     views = [*pool.state_views(pool.null_slot), *([page] * -(-length // PAGE_SIZE))]
     return [torch.empty_like(view, device="meta") for view in views]
 
 
 def copy_in(pool: StatePool, slot: int, copies: Sequence[Tensor]) -> None:
-    """Fill an empty live slot with what `copy_out` returned. Raises MemoryError without enough pages."""
+    """Fill an empty live slot with the copies that `copy_out` returned.
+
+    Raises MemoryError without enough pages.
+    """
     views = pool.state_views(slot)
     pages = pool.allocate_pages(slot, len(copies) - len(views))
     for view, copy in zip([*views, *map(pool.page_view, pages)], copies, strict=True):

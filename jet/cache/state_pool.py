@@ -190,7 +190,7 @@ class StatePool:
         self._free_slots.append(snapshot)
 
     def release_free_slots(self) -> None:
-        """Give the memory of free slots but one back to the system, on a CPU."""
+        """Return the memory of all free slots except one to the system; does so on a CPU only."""
         for slot in self._free_slots[:-1]:
             release_memory(self._stacks.states(slot))
 
@@ -276,9 +276,9 @@ class StatePool:
         return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
 
     def capturable_cache(self, slot: Tensor) -> SlotCache:
-        """Return a cache whose jet layers use the slot in the tensor `[1]` at the time of each call.
+        """Return a cache whose jet layers read the slot's number from the tensor `slot` `[1]` at each call.
 
-        A captured graph can so serve every slot. The other layers use `null_slot`.
+        So a captured graph can serve every slot. The other layers use `null_slot`.
         """
         layers = [
             _CapturableJetState(memory, slot)

@@ -6,9 +6,9 @@ FILE is UTF-8 text, with a line `<|endoftext|>` between documents. Any causal la
 format can be measured, if its tokenizer is in the same folder.
 
 Each document is preceded by the end-of-text token, as in training, and is in context as a whole. The score is
-the sum of the nats of all its tokens *and* of the closing end-of-text token, divided by ln 2 and by the UTF-8
-bytes of the documents. Separators and the line breaks around them add no bytes, so predicting the end costs
-nats and earns no bytes: the stricter of the two conventions.
+the sum of the nats of all its tokens and of the closing end-of-text token, divided by ln 2 and by the UTF-8
+bytes of the documents. Separators and the line breaks around them do not count as bytes, so end-of-text
+tokens add nats but no bytes, which is the stricter convention.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def load(
 
 
 def quickest_dtype(device: str) -> torch.dtype:
-    """Return bfloat16 or float32, whichever multiplies faster here; the score changes in the fifth digit."""
+    """Return bfloat16 or float32, whichever multiplies faster here; scores agree in the first four digits."""
 
     def seconds(dtype: torch.dtype) -> float:
         a, b = (torch.ones(shape, dtype=dtype, device=device) for shape in ((1024, 384), (384, 1024)))
@@ -166,7 +166,7 @@ def total_nats(model: PreTrainedModel, batch: list[list[int]], chunk_size: int =
 
 
 def _nats(logits: Tensor, targets: Tensor, counts: Tensor) -> float:
-    """Sum the cross-entropy row by row, because logits in float32 are the largest tensor here."""
+    """Return the summed cross-entropy, computed row by row to save memory for float32 logits."""
     return sum(
         float(F.cross_entropy(row[count].float(), target[count], reduction="sum"))
         for row, target, count in zip(logits, targets, counts, strict=True)

@@ -45,7 +45,10 @@ class Attention(nn.Module):
         cache: HybridCache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mix tokens `[B, T, hidden]`; return the same shape, and the weights where they are computed."""
+        """Mix tokens `[B, T, hidden]`; return the same shape, and the attention weights or None.
+
+        Flash and SDPA implementations do not return weights.
+        """
         heads = (-1, self.head_dim)
         q = rotate(self.q_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
         k = rotate(self.k_proj(hidden).unflatten(-1, heads).transpose(1, 2), rotation)
@@ -78,7 +81,7 @@ class Attention(nn.Module):
 
     @property
     def _packs_rows(self) -> bool:
-        """True if the implementation drops padding instead of masking it."""
+        """Return whether the attention implementation removes padding instead of masking it."""
         return "flash" in (self.config._attn_implementation or "")
 
 

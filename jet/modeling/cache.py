@@ -234,8 +234,8 @@ class WindowAttentionCache(_LayerCache):
 class HybridCache(Cache):
     """Cache of B sequences in a Jet-Nemotron network; pass it as `past_key_values`.
 
-    It can be copied (`copy.deepcopy`), reordered for beams, and repeated or selected along the batch. It
-    can be cropped only while no layer has dropped anything: a recurrent state cannot go back, so copy the
+    It can be copied (`copy.deepcopy`), reordered for beams, and repeated or selected along the batch. It can
+    be cropped only while no layer has dropped anything. Since a recurrent state cannot be truncated, copy the
     cache before tokens that you may want to remove.
 
     Attributes:
@@ -339,7 +339,7 @@ def _make_layer(config: JetNemotronConfig, layer_type: str) -> _LayerCache:
 
 
 def _append(buffer: Tensor | None, states: Tensor, used: int) -> Tensor:
-    """Write `states` after the first `used` tokens of `buffer`; return it, or a larger copy where needed."""
+    """Write `states` after the first `used` tokens of `buffer`; return the buffer, or a larger copy of it."""
     if states.requires_grad or (buffer is not None and buffer.requires_grad):
         # A write in place would break the autograd graph.
         return states if buffer is None else torch.cat([buffer[:, :, :used], states], dim=2)

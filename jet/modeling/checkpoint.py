@@ -52,7 +52,7 @@ def looks_like_path(source: str) -> bool:
 
 
 def _cached_folder(source: str, options: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the hub's cache that transformers loaded from; also fetches an adapter into it."""
+    """Return the folder of the hub's cache that transformers loaded from, after fetching any adapter."""
     given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     troubles = ("missing_entries", "gated_repo", "connection_errors")
     quietly = {f"_raise_exceptions_for_{trouble}": False for trouble in troubles}
@@ -215,7 +215,7 @@ def _variants(folder: Path) -> list[str]:
 
 
 def _variant(name: str, variant: str | None) -> str:
-    """Return a variant's file name as transformers writes it: `model.fp16.safetensors`."""
+    """Return the file name for a variant, as transformers writes it: `model.fp16.safetensors`."""
     stem, _, ending = name.rpartition(".")
     return name if variant is None else f"{stem}.{variant}.{ending}"
 

@@ -1,4 +1,4 @@
-"""JetNemotronConfig: read the official `config.json`, and refuse what the network does not support."""
+"""JetNemotronConfig: reads the official `config.json`, and rejects settings that the network lacks."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class JetBlockConfig:
 
     @property
     def key_dim(self) -> int:
-        """Key size of all heads together."""
+        """Return the key size of all heads together."""
         return self.num_heads * self.head_dim
 
     @property
     def value_dim(self) -> int:
-        """D, the value size of all heads together: the channels of the convolution."""
+        """Return D, the value size of all heads together: the number of channels of the convolution."""
         return self.num_heads * self.head_v_dim
 
 
@@ -153,24 +153,27 @@ class JetNemotronConfig(PreTrainedConfig):
         return base
 
     def validate_layer_type(self) -> None:
-        """Replace transformers' check, which does not know these layer types, by our own."""
+        """Check the layer types, in place of transformers' check, which does not know these."""
         self._check_layers()
 
     @property
     def head_dim(self) -> int:
-        """Size of one attention head."""
+        """Return the size of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def sliding_window(self) -> int | None:
-        """Keys that a query of a "swa" layer sees, its own included; None if there is no such layer."""
+        """Return the number of keys that a query of a "swa" layer sees, its own included.
+
+        Returns None without such layers.
+        """
         if self.layer_types is None or "swa" not in self.layer_types:
             return None
         return int(self._efficient_attention["swa"]["window_size"])
 
     @property
     def jet(self) -> JetBlockConfig:
-        """Sizes of the jet block, derived as in the official network."""
+        """Return the sizes of the jet block, derived as in the official network."""
         jet = self._efficient_attention["jet"]
         heads, head_dim, expand_v = int(jet["num_heads"]), int(jet["head_dim"]), float(jet["expand_v"])
         return JetBlockConfig(

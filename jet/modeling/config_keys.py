@@ -1,6 +1,7 @@
-"""Check the keys of a config.json beyond our own fields: read them, ignore harmless ones, refuse the rest.
+"""Check the keys of a config.json that are not fields of JetNemotronConfig.
 
-An unknown key may ask for another network than the one that is built, so it is an error.
+Rotary keys are read, harmless ones ignored. Any other key is an error, since it may describe another network
+than the one that is built.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ _ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "facto
 
 
 def read_rope(kwargs: dict[str, Any], given: float) -> float:
-    """Take the rotary keys out of `kwargs`; return the base that they name, else `given` (`rope_theta`).
+    """Remove the rotary keys from `kwargs`; return the base that they contain, else `given` (`rope_theta`).
 
-    Raises ValueError for any rotary embedding but the plain one.
+    Raises ValueError for scaled and other special rotary embeddings.
     """
     named: set[float] = set()
     for key in ("rope_parameters", "rope_scaling"):

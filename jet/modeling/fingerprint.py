@@ -1,4 +1,4 @@
-"""Tell networks apart by their contents: a fingerprint of config, types and every weight."""
+"""Identify networks by their contents: a fingerprint of config, dtypes and all weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fingerprint(model: JetNemotronForCausalLM) -> str:
 
 
 def _sums(tensor: Tensor) -> list[Tensor]:
-    """Return the sums of runs of 512 bytes, as whole numbers of 8 bytes, and the bytes left over."""
+    """Return the sums of each 512 bytes, read as 8-byte integers, and the remaining bytes."""
     data = tensor.contiguous().flatten().view(torch.uint8)
     whole = data.numel() // (8 * _WORDS) * 8 * _WORDS
     if data.storage_offset() % 8 or data.data_ptr() % 8:

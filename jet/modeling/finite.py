@@ -1,4 +1,4 @@
-"""Find weights that are NaN or infinite, and explain logits that are."""
+"""Find NaN or infinite weights, and explain NaN or infinite logits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _find_not_finite(tensor: Tensor) -> str | None:
-    """Return "NaN" or "infinite" if the tensor contains that, else None; computed from its extremes alone."""
+    """Return "NaN" or "infinite" if the tensor contains such a value, else None; checks its extremes only."""
     if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
         return None
     low, high = (float(x) for x in torch.aminmax(tensor.detach()))

@@ -31,7 +31,7 @@ class KernelGenerator(nn.Module):
 
 
 class DynamicConvolution(nn.Module):
-    """Dynamic convolution; it owns the kernel generator under its official parameter name."""
+    """The dynamic convolution with its kernel generator, under the official parameter names."""
 
     def __init__(self, config: JetNemotronConfig) -> None:
         super().__init__()
@@ -99,7 +99,10 @@ class JetBlock(nn.Module):
         return mixed
 
     def _gates(self, hidden: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return log decay and write strength, `[B, T, H]` in at least float32; neither acts at padding."""
+        """Return the log decay g and the write strength beta, `[B, T, H]` in at least float32.
+
+        At padding, g is 0, so the state does not decay.
+        """
         beta = upcast(self.b_proj(hidden)).sigmoid()
         rate = F.softplus(upcast(self.a_proj(hidden)) + upcast(self.dt_bias))
         g = -upcast(self.A_log).exp() * rate

@@ -11,7 +11,7 @@ from jet.ops.precision import linear, upcast
 
 
 class Linear(nn.Linear):
-    """Linear layer with reliable float32 products; see `jet.ops.precision.linear`."""
+    """Linear layer with precise float32 products; see `jet.ops.precision.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `[…, in]` by the weight; return `[…, out]`."""

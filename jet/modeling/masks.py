@@ -60,7 +60,7 @@ def causal_mask(padding_mask: Tensor, tokens: int, window: int | None = None) ->
     Args:
         padding_mask: `[B, S]`, False at padding.
         tokens: T.
-        window: unpadded tokens that one sees at most, itself included; None for all.
+        window: most unpadded tokens that a token sees, itself included; None for all.
     """
     order = padding_mask.long().cumsum(-1)
     behind = order[:, -tokens:, None] - order[:, None, :]

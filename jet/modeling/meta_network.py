@@ -1,4 +1,4 @@
-"""A network's shapes without its weights, on the device "meta"."""
+"""Build a network without weights, on the device "meta"."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from jet.modeling.packing import Packing, check_continuation, check_options, fin
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Norm, mixer, residual; norm, MLP, residual."""
+    """A decoder layer: norm, mixer and residual, then norm, MLP and residual."""
 
     def __init__(self, config: JetNemotronConfig, layer_idx: int) -> None:
         super().__init__()
@@ -143,7 +143,10 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
 
 
 def _make_embedding(tokens: int, size: int) -> nn.Embedding:
-    """Return an embedding, on the device "meta" without drawing numbers: that imports PyTorch's compiler."""
+    """Return an embedding with undefined weights.
+
+    On the device "meta", nn.Embedding's initialization would import PyTorch's compiler.
+    """
     is_meta = torch.empty(0).is_meta
     return nn.Embedding(tokens, size, _weight=torch.empty(tokens, size) if is_meta else None)
 
@@ -175,10 +178,10 @@ class JetNemotronModel(JetNemotronPreTrainedModel):
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run `input_ids` `[B, T]` as the continuation of `past_key_values`.
 
-        `attention_mask`, `[B, past + T]`, is 0 at padding, which may stand anywhere and has no position: a
-        row gives the same result as alone. Raises ValueError for other masks.
+        `attention_mask`, `[B, past + T]`, is 0 at padding, which may be anywhere and has no position. A row
+        gives the same result as by itself. Raises ValueError for other masks.
 
-        A row may hold several texts, see `jet.modeling.packing`; each gives the same result as alone.
+        A row may contain several texts, see `jet.modeling.packing`; each gives the same result as by itself.
         """
         check_options(kwargs)
         hidden = self._embed(input_ids, inputs_embeds)
@@ -316,9 +319,9 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Return logits `[B, T, vocab]`, or those of the last `logits_to_keep` positions;
+        """Return the logits `[B, T, vocab]`, or those of the last `logits_to_keep` positions.
 
-        with `labels` the loss.
+        With `labels`, also returns the loss.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         kwargs = {
@@ -370,9 +373,9 @@ class JetNemotronForCausalLM(JetNemotronPreTrainedModel, GenerationMixin):
         return False
 
     def _prepare_attention_mask_for_generation(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        """Infer the mask from padding tokens, except for a prompt that consists of nothing else.
+        """Infer the mask from padding tokens; a prompt of padding tokens only is not all masked.
 
-        Texts may begin with the token that also pads; a prompt of this token alone is such a beginning.
+        The padding token may also be the token that begins texts, so the last one is then part of the prompt.
         """
         mask: Tensor = GenerationMixin._prepare_attention_mask_for_generation(
             cast(Any, self), *args, **kwargs

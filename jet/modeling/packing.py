@@ -1,7 +1,7 @@
-"""Packed rows, which hold several texts each: unpack every text into a row of its own, and pack the results.
+"""Unpack rows that contain several texts into one row for each text, and pack the results.
 
-With a row per text, recurrent states, convolutions, windows and full attention all end where the text ends.
-Callers mark packed rows as transformers and flash-linear-attention do, by any of:
+With one row per text, recurrent states, convolutions, windows and full attention all end with the text.
+Callers mark packed rows as in transformers and flash-linear-attention, by any of:
 
 - `position_ids` that start again at every text;
 - `cu_seq_lens_q` and `cu_seq_lens_k`, or `cu_seqlens`: the offsets of the texts and the total length;

@@ -40,7 +40,7 @@ MAX_DEQUANTIZED = 2**24  # dequantized weights at once: whole layers mostly, a l
 
 
 class QuantizedWeight(nn.Module):
-    """A quantized matrix, registered as buffers so that it moves with the network; layers may share it."""
+    """A quantized matrix as buffers, so that it moves with the network. Layers may share it."""
 
     qweight: Tensor
     scales: Tensor
@@ -149,9 +149,9 @@ def count_parameters(model: JetNemotronForCausalLM) -> int:
 
 
 def scheme_of(scheme: str, name: str) -> str:
-    """Return the scheme for the module called `name`: int8 for head and embedding, where int4 is asked for.
+    """Return the scheme for the module called `name`: with int4, head and embedding are still int8.
 
-    Their rounding errors reach the logits directly, and they are read once a token, not once a layer.
+    Their rounding errors affect the logits directly, and they are a small part of the weights.
     """
     return INT8 if scheme == INT4 and name in ("lm_head", "model.embed_tokens") else scheme
 
@@ -181,7 +181,7 @@ def check_scheme(scheme: str) -> None:
 def replace_weights(
     model: JetNemotronForCausalLM, weight_of: Callable[[str, nn.Module], QuantizedTensor], scheme: str
 ) -> None:
-    """Replace all linear layers and the embedding, in the order of the modules, by quantized ones.
+    """Replace all linear layers and the embedding by quantized modules, in the order of the modules.
 
     `weight_of` returns the quantized weight of a module, given its name and the module. A tied head shares
     the embedding's weight, so `weight_of` is not called for it.

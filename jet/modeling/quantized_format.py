@@ -1,4 +1,4 @@
-"""Describe quantized checkpoints: how `config.json` names their scheme, and what their tensors are called.
+"""The format of quantized checkpoints: the scheme in `config.json`, and the names of tensors in files.
 
 A matrix `NAME.weight` is stored as `NAME.qweight`, its codes, and `NAME.scales`, as `jet.ops.quantization`
 defines both. All other tensors are stored as in any checkpoint.
@@ -52,7 +52,7 @@ def read_scheme(described: Any) -> str | None:
 
 
 def stored_name(name: str) -> str:
-    """Return the name in files of the tensor that a network calls `name`."""
+    """Return the name in files of a network's tensor `name`."""
     for own, stored in _MODULES.items():
         if name.endswith(own):
             return name.removesuffix(own) + stored
@@ -60,10 +60,10 @@ def stored_name(name: str) -> str:
 
 
 def stored_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Map a network's tensors from their names in files."""
+    """Return a network's tensors by their names in files."""
     return {stored_name(name): tensor for name, tensor in state.items()}
 
 
 def renamings() -> list[tuple[str, str]]:
-    """Return patterns of names in files, and their replacements in a network."""
+    """Return pairs of a pattern of names in files and its replacement in the network."""
     return [(rf"^(.+)\{stored}$", rf"\1{own}") for own, stored in _MODULES.items()]

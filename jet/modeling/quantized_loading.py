@@ -1,7 +1,7 @@
-"""Build quantized networks tensor by tensor; beside the result, memory holds only part of a layer.
+"""Build quantized networks tensor by tensor, so that memory holds only a part of a layer besides the result.
 
 The network is first built on the meta device. Then the rows of each matrix are read from the checkpoint's
-files, or drawn at random, quantized on the target device, and freed.
+files, or drawn at random, and quantized on the target device.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def load_large(
 ) -> JetNemotronForCausalLM:
     """Load a folder's checkpoint into the CPU's memory by plain reads, so that no file stays mapped.
 
-    Its fused weights would otherwise be in memory beside the file's. Raises CheckpointError.
+    With mapped files, both the file's weights and the fused ones would be in memory. Raises CheckpointError.
     """
     with _outlined(source, dtype, attention, variant) as (folder, tensors, model):
         checkpoint.require_complete(source, tensors.compare(model))
@@ -110,9 +110,10 @@ def _outlined(
     variant: str | None,
     revision: str | None = None,
 ) -> Iterator[tuple[Path, StoredTensors, JetNemotronForCausalLM]]:
-    """Open a checkpoint: its folder, its tensors, and its network on the meta device.
+    """Open a checkpoint; yield its folder, its tensors, and its network on the meta device.
 
-    A repository that is no folder is fetched. Errors inside the block, too, become CheckpointError.
+    If `source` is no folder, the hub's repository is fetched. Errors inside of the `with` block become
+    CheckpointError, too.
     """
     with (
         checkpoint.explain_load_errors(source, {"revision": revision, "variant": variant}),
@@ -196,7 +197,7 @@ class StoredTensors:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the first floating-point tensor, by name; float32 if there is none."""
+        """Return the dtype of the first floating-point tensor by name; float32 if there is none."""
         kinds = (self._files[name].dtype(name) for name in sorted(self._files))
         return next((kind for kind in kinds if kind.is_floating_point), torch.float32)
 
@@ -205,7 +206,10 @@ class StoredTensors:
         return self.compare_to(model.state_dict(), is_tied(model))
 
     def compare_to(self, state: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
-        """Do the same for tensors by their names in files; of a `tied` head there may be none."""
+        """Compare as `compare` does with the tensors `state`, by their names in files.
+
+        `tied`: whether the head is tied, and may be missing.
+        """
         wanted = {name: list(tensor.shape) for name, tensor in state.items()}
         there = {name: file.shape(name) for name, file in self._files.items()}
         both = wanted.keys() & there.keys()

@@ -1,4 +1,4 @@
-"""Quantize a checkpoint into another one, a matrix at a time."""
+"""Write a quantized copy of a checkpoint, one matrix at a time."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def write_quantized(
 ) -> Path:
     """Write the checkpoint `source`, a folder or a hub id, with its weights in "int8" or "int4".
 
-    Memory holds the codes of one matrix and a part of its weights. The folder `out` appears once it is
-    complete.
+    Memory holds only the quantized values of one matrix and a part of its weights. The folder `out` appears
+    once it is complete.
 
     Raises:
         CheckpointError: the source is incomplete or already quantized, `out` exists, or the disk is too full.

@@ -1,4 +1,4 @@
-"""Register quantized checkpoints with transformers: its `from_pretrained` and `save_pretrained` take them.
+"""Register quantized checkpoints with transformers, for its `from_pretrained` and `save_pretrained`.
 
 The quantizer replaces linear layers and the embedding by quantized modules before any weight is loaded, so
 that transformers fills their buffers from the files, on any device.
@@ -83,7 +83,7 @@ class JetQuantizer(HfQuantizer):
 
 
 def prepare_to_save(model: Any, scheme: str) -> None:
-    """Have transformers save a network, quantized by this package, as a quantized checkpoint."""
+    """Make transformers' `save_pretrained` save a quantized network as a quantized checkpoint."""
     model.hf_quantizer = JetQuantizer(JetQuantizationConfig(**describe_scheme(scheme)))
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's SDPA for tokens behind a cache, without a mask of tokens × tokens."""
+"""Attention by PyTorch's SDPA for new tokens after cached ones, without a mask of T × T tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sdpa(
     Args:
         query: `[B, heads, T, D]`.
         key, value: `[B, kv_heads, S, D]`; in a window layer the cached ones and the new ones.
-        window: tokens that a query sees at most, itself included; None for all.
+        window: most tokens that a query sees, its own included; None for all.
 
     Returns:
         `[B, T, heads, D]`.

@@ -1,7 +1,7 @@
 """Check that a network has exactly the modules that its configuration describes.
 
-`DecodeStep` reads weights and sizes and never calls the modules. A wrapper, a hook or a replaced module would
-therefore act in prefill and not in decode, so it is refused by name.
+`DecodeStep` reads weights and sizes but never calls the modules. A wrapper, a hook or a replaced module would
+take effect in prefill and not in decode, so it is an error that names the module.
 """
 
 from __future__ import annotations

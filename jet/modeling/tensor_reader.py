@@ -1,6 +1,6 @@
-"""Read tensors of safetensors files by plain reads, so that only what is read is in memory.
+"""TensorReader: reads tensors of safetensors files without mapping the files.
 
-A mapped file counts as the process's memory as far as it was touched, and a checkpoint may be as large as a
+The touched parts of a mapped file count as the process's memory, and a checkpoint may be as large as a
 machine's memory.
 """
 

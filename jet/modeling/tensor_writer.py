@@ -1,4 +1,4 @@
-"""Write a safetensors file tensor by tensor, so that no more than one of them is in memory."""
+"""TensorWriter: writes a safetensors file tensor by tensor, so that only one of them is in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Layout = tuple[torch.dtype, tuple[int, ...]]
 
 
 class TensorWriter:
-    """Writes the tensors of one file, in any order, each into its place."""
+    """Writes the tensors of one file in any order."""
 
     def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
         """Begin a file for tensors of these types and shapes."""

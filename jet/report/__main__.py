@@ -4,8 +4,8 @@
     python -m jet.report --full --config config.json --random-weights
     python -m jet.report --compare A.json B.json
 
-An interrupted run keeps what it measured in the output folder and goes on there when it is started again.
-Exit code 2 and a message where nothing can be measured, or a figure cannot be; 130 after Ctrl-C.
+An interrupted run stores its measurements in the output folder, and continues when it is started again. The
+exit code is 2, with a message, if nothing can be measured or a figure is impossible; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jet.modeling import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for. Returns the exit code."""
+    """Run the command line; return the exit code."""
     # A shell that starts a page in the background has it ignore interrupts, and what it starts inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     disable_progress_bar()

@@ -1,1 +1,1 @@
-"""Everything a page needs to know about text: the story with its branches, the prompt, the files."""
+"""The story studio: a story's text with branches and authors, the prompt built from it, and its files."""

@@ -1,9 +1,9 @@
 """Align a stream's tokens with the characters that they added to the text.
 
-The text of a stream is final when it arrives, but the texts of its tokens need not add up to it: a token that
-ends inside a character has no proper text, some tokenizers drop a space, and text may be held back for a
-while. So each token's text is searched in the stream's text; characters between two matches belong to the
-last unmatched token between them.
+The text of a stream is final when it arrives, but the texts of its tokens may not add up to it: a token that
+ends inside a character has no valid text, some tokenizers drop a space, and text may be held back. So each
+token's text is searched in the stream's text; characters between two matches belong to the last unmatched
+token between them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Aligner:
         return self._release(lengths)
 
     def finish(self) -> list[Token]:
-        """Return all other tokens at the end of the stream; the last of them gets the rest of the text."""
+        """Return the remaining tokens at the end of the stream.
+
+        The last of them gets the rest of the text.
+        """
         if not self._pending:
             return []
         lengths = align(self._text, [detail.sampled.text for detail in self._pending])
@@ -76,5 +79,5 @@ def _token(detail: TokenLogprobs, length: int) -> Token:
 
 
 def _round(other: TokenLogprob) -> TokenLogprob:
-    """Round the log-probability to four decimals: more than the page shows, and half the size in files."""
+    """Round a log-probability to four decimals, more than the page shows, to halve its size in files."""
     return TokenLogprob(other.token_id, other.text, round(other.logprob, 4))

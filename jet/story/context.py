@@ -40,7 +40,10 @@ _SPACE = re.compile(r"\s+")
 
 
 class PromptError(RequestError):
-    """Guidance or settings leave the story no room. The message says what to change."""
+    """The prompt has no room for the story, because of guidance or settings.
+
+    The message says what to change.
+    """
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class PromptPart:
 
 @dataclass(frozen=True)
 class Omitted:
-    """Guidance or story text that is not in the prompt: its tokens and the reason, for the writer."""
+    """Guidance or story text that is not in the prompt: title, tokens and reason, for the writer."""
 
     kind: Kind
     title: str
@@ -92,12 +95,12 @@ class Prompt:
 
     @property
     def instruction(self) -> str:
-        """The instruction for a chat model; empty for a story that is only continued."""
+        """Return the instruction for a chat model; "" for a story that is only continued."""
         return "".join(part.text for part in self.parts[: self.instruction_parts])
 
     @property
     def text(self) -> str:
-        """The prompt, or the beginning of a chat model's answer."""
+        """Return the prompt, or the beginning of a chat model's answer."""
         return "".join(part.text for part in self.parts[self.instruction_parts :])
 
 
@@ -231,7 +234,10 @@ class ContextBuilder:
         return units[first:] if first < len(units) else self._end_of(units[-1], budget)
 
     def _end_of(self, unit: _Unit, budget: int) -> list[_Unit]:
-        """Return the longest suffix of a unit that fits. Assumes that counts grow with the text."""
+        """Return the longest suffix of a unit that fits.
+
+        Assumes that longer texts have at least as many tokens.
+        """
         too_few, enough = 0, len(unit.text)  # characters that are cut: too few, enough
         while enough - too_few > 1:
             middle = (too_few + enough) // 2
@@ -255,7 +261,7 @@ _start_of = attrgetter("start")
 
 
 class ContextBudget:
-    """Selects guidance in order of arrival while the token budget lasts."""
+    """Adds guidance to a prompt in the order of the calls, as long as the token budget allows."""
 
     def __init__(self, available: int, count: Callable[[str], int]) -> None:
         self.parts: list[PromptPart] = []
@@ -280,7 +286,7 @@ class ContextBudget:
         self._add(PromptPart("memory", "Memory", text, tokens))
 
     def add_note(self, note: AuthorsNote) -> None:
-        """Add the author's note. Its place is not known yet."""
+        """Add the author's note, whose position is decided later."""
         if not note.text.strip():
             return
         text = f"[Author's note: {note.text.strip()}]\n"
@@ -380,7 +386,7 @@ def _split(story: str, start: int = 0) -> Iterator[tuple[int, str]]:
 
 
 def _find_split(story: str, start: int, limit: int) -> int:
-    """Return where to split a long line before `limit`: behind a sentence, else a word, else there."""
+    """Return the offset up to `limit` at which to split a long line: after a sentence, else after a word."""
     for pattern in (_SENTENCE_END, _SPACE):
         ends = [found.end() for found in pattern.finditer(story, start, limit) if found.end() > start]
         if ends:
@@ -407,7 +413,7 @@ def _to_story_part(units: list[_Unit]) -> PromptPart:
 
 
 def _start_of_last(text: str, number: int, unit: Literal["lines", "paragraphs"]) -> int:
-    """Return where the last `number` lines or paragraphs begin; 0 if there are no more than that.
+    """Return the offset at which the last `number` lines or paragraphs begin; 0 if there are no more.
 
     Blank lines are not counted. The end of the text needs no line break.
     """

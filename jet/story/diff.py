@@ -1,10 +1,9 @@
 """Compute the changed regions between two texts in linear time.
 
-A keystroke, a paste or a deletion changes one region: what the common prefix and suffix leave. For changes in
-many places, such as a name replaced throughout, units (lines first, then words) that occur exactly once in
-both texts anchor the rest, and the gaps between anchors are compared in the same way. Each level is linear
-and their number is fixed, so no text makes this slow. The price is that a region may be larger than
-necessary.
+A keystroke, a paste or a deletion changes one region: the one between the common prefix and suffix. For
+changes in many places, such as a replaced name, units (first lines, then words) that occur exactly once in
+both texts are anchors, and the gaps between anchors are compared in the same way. Each level takes linear
+time, and the number of levels is fixed. A region may be larger than necessary.
 """
 
 from __future__ import annotations

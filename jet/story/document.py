@@ -101,7 +101,7 @@ class Document:
 
     @property
     def title(self) -> str:
-        """The title on one line; empty if the story has none."""
+        """Return the title on one line; "" if the story has none."""
         return self._title
 
     @title.setter
@@ -119,7 +119,7 @@ class Document:
 
     @property
     def guidance(self) -> Guidance:
-        """Memory, note, lorebook and instruction."""
+        """Return memory, note, lorebook and instruction."""
         return self.tree.guidance
 
     @guidance.setter
@@ -129,43 +129,43 @@ class Document:
 
     @property
     def tree(self) -> Tree:
-        """All branches now. The same object as long as nothing changes."""
+        """Return all branches; the same object as long as nothing changes."""
         return self._history.present
 
     @property
     def text(self) -> str:
-        """The text on the page."""
+        """Return the text on the page."""
         return self.tree.branch().text
 
     @property
     def current(self) -> int:
-        """Id of the branch on the page."""
+        """Return the id of the branch on the page."""
         return self.tree.current
 
     @property
     def generating(self) -> bool:
-        """Whether the model is generating on any branch."""
+        """Return whether the model is generating on any branch."""
         return bool(self._running)
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a step to undo now."""
+        """Return whether there is a step to undo now."""
         return bool(self._history.past) and not self._running
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is a step to redo now."""
+        """Return whether there is a step to redo now."""
         return bool(self._history.future) and not self._running
 
     @property
     def can_retry(self) -> bool:
-        """Whether the page's branch has a continuation to retry now."""
+        """Return whether the page's branch has a continuation to retry now."""
         written = any(piece.span.generation is not None for piece in self.tree.branch().pieces)
         return written and not self._running
 
     @property
     def retry_offset(self) -> int:
-        """Offset at which the latest continuation of the page's branch begins."""
+        """Return the offset at which the latest continuation of the page's branch begins."""
         return length_of(self.tree.branch().pieces[: self._latest_generation_index()])
 
     def _latest_generation_index(self) -> int:
@@ -401,7 +401,7 @@ class Document:
             self._last_step = kind
 
     def _keep_undone_generations(self, tree: Tree) -> Tree:
-        """Turn generated text that Undo reverted into branches before Redo can no longer reach it."""
+        """Turn generated text that Undo has reverted into branches, before a new step ends Redo."""
         if not self._history.future:
             return tree
         known = {piece.span.id for branch in tree.branches.values() for piece in branch.pieces}
@@ -458,8 +458,8 @@ class Continuation:
         start: offset at which it begins.
         text: generated so far; the document has it already.
         limit: characters to keep when it ends; None for all.
-        unfinished: what the engine wrote behind the last whole sentence, cut off at the end.
-        cuts: whether such text is cut off.
+        unfinished: the incomplete sentence at the end of the generated text, which is cut off in the end.
+        cuts: whether such a sentence is cut off.
     """
 
     def __init__(
@@ -486,12 +486,12 @@ class Continuation:
 
     @property
     def prompt(self) -> str:
-        """The text before it."""
+        """Return the text before the continuation."""
         return text_of(self._prefix)
 
     @property
     def starts_at_token_boundary(self) -> bool:
-        """Whether the text before it ends at a token boundary that the writer has not edited."""
+        """Return whether the text before it ends at a token boundary that the writer has not edited."""
         return ends_at_token_boundary(self._prefix)
 
     @property
@@ -560,9 +560,9 @@ def _tokens_within(tokens: Sequence[Token], limit: int) -> tuple[Token, ...]:
 
 
 def _suffix_of(pieces: Pieces, span: int) -> Pieces:
-    """Return the pieces that were behind a span when the model generated it, as far as they are still there.
+    """Return the pieces that followed a span when the model generated it, as far as they still exist.
 
-    A continuation at the end had no suffix: text that follows it now continues it.
+    A continuation at the end of the text had no suffix; text that follows it now was added later.
     """
     last = max(index for index, piece in enumerate(pieces) if piece.span.id == span)
     generation = pieces[last].span.generation

@@ -1,4 +1,4 @@
-"""Export and import stories: plain text, Markdown, our JSON, and saves of KoboldAI.
+"""Export and import stories as plain text, Markdown and this program's JSON; import saves of KoboldAI.
 
 Plain text and Markdown hold the branch on the page; JSON holds everything (see `format.py`). Input is UTF-8;
 line breaks of any system become "\\n", as in a text box.

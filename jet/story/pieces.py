@@ -73,7 +73,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Span:
-    """A text that one author wrote in one go. Immutable; edits use pieces of it."""
+    """A text by one author, written or generated at once. Immutable; edits use pieces of it."""
 
     id: int
     text: str
@@ -81,7 +81,7 @@ class Span:
 
     @property
     def author(self) -> Author:
-        """The author of the span."""
+        """Return the author of the span."""
         return "writer" if self.generation is None else "model"
 
 
@@ -94,7 +94,7 @@ class Piece(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The characters of the piece."""
+        """Return the characters of the piece."""
         text = self.span.text
         return text if self.end - self.start == len(text) else text[self.start : self.end]
 
@@ -143,7 +143,7 @@ def normalize_line_breaks(text: str) -> str:
 
 
 def normalize_file_line_breaks(text: str) -> str:
-    """Return a text from a file with every kind of line break as a text box has it.
+    """Normalize all kinds of line breaks in a text from a file to "\\n".
 
     Word's soft line break, a form feed, and Unicode's next line, line separator and paragraph separator break
     lines, too: a text box would show them as boxes. `line_breaks.js` does the same to what is pasted.

@@ -1,5 +1,4 @@
-"""Encode a document as JSON of bounded size, dropping the least important first and saying what was
-dropped."""
+"""Encode a document as JSON of bounded size, by dropping its least important parts first."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ class BoundedStory:
     Attributes:
         text: the JSON, which `format.decode` reads.
         dropped: descriptions of what it lacks, for the writer.
-        fits: whether it keeps to the limit. The text on the page is in it in any case.
+        fits: whether it is within the limit. It contains the text on the page in any case.
     """
 
     text: str

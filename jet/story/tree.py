@@ -32,7 +32,7 @@ class Branch:
 
     @property
     def text(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         return text_of(self.pieces)
 
 

@@ -1,1 +1,1 @@
-"""The benchmarks, a module for each command of `python -m jet.bench`."""
+"""The benchmarks: one module for each command of `python -m jet.bench`."""

@@ -1,12 +1,12 @@
-"""`decode`: tokens a second after the first one.
+"""`decode`: measure the decode rate in tokens a second, from the first token to the last.
 
 Measured in turn, all with the same prompt and settings:
 
-- the engine: a request is submitted and its stream read as the page reads it; the rate is the engine's own
-  figure, from the first token to the last, so without the prompt;
-- the bare loop: the engine's runner called token by token, no engine, no text; what the engine costs is
-  1 - engine / bare;
-- with `--baseline`, what jet/bench/baselines.py says.
+- the engine: a request is submitted, and its stream read as the page does; the rate is the engine's own
+figure; - the bare loop: the engine's runner is called token by token, without engine and text; the overhead
+of the engine
+  is 1 - engine / bare;
+- with `--baseline`, the baselines of jet/bench/baselines.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jet.engine.model_runner import ModelRunner
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network, let everyone decode in turn, and compare them with the floor."""
+    """Load the network, measure engine, bare loop and baselines in turn, and compute their utilization."""
     network = networks.load(options)
     bytes_moved = decode_bytes_moved(
         network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
@@ -55,7 +55,10 @@ def measure(options: Options) -> CaseResult:
 def decode_engine(
     engine: Engine, prompt: list[int], sampling: SamplingParams, on_stats: Callable[[RequestStats], None]
 ) -> Mapping[str, float]:
-    """Decode one request; return its tokens a second. Its last stats go to `on_stats`."""
+    """Decode one request through the engine.
+
+    Returns its tokens a second, and pass its last stats to `on_stats`.
+    """
     stats = run_request(engine, prompt, sampling)
     on_stats(stats)
     assert stats.mean_tokens_per_second is not None  # there are two tokens or more
@@ -69,7 +72,7 @@ def decode_with_runner(
     prefill_chunk: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Decode with a runner alone; return tokens a second from the first token to the last."""
+    """Decode with a runner without an engine; return tokens a second from the first token to the last."""
     return time_prefill_and_decode(runner, prompt, sampling, prefill_chunk, clock)["decode"]
 
 
@@ -82,9 +85,9 @@ def time_prefill_and_decode(
     on_memory: Callable[[Mapping[str, int]], None] = lambda memory: None,
     batch: int = 1,
 ) -> dict[str, float]:
-    """Read a prompt and decode; return tokens a second of both. The first token counts as reading.
+    """Prefill and decode with a runner; return tokens a second of both. The first token counts as prefill.
 
-    With several writers each reads the prompt, one after the other, and all write together.
+    With a batch, the sequences are prefilled one after the other and decoded together.
     """
     sequences: list[Any] = []
     try:
@@ -109,7 +112,7 @@ def time_prefill_and_decode(
 
 
 def _step(runner: ModelRunner, sequences: list[Any]) -> None:
-    """Decode a token of each sequence. Raises the error of the first that failed."""
+    """Decode one token of each sequence. Raises the error of the first sequence that fails."""
     for outcome in runner.decode(sequences):
         if isinstance(outcome, Exception):
             raise outcome

@@ -1,9 +1,9 @@
-"""`kernels`: where the time of a step goes, operation by operation.
+"""`kernels`: measure the time that a decode step spends in each kind of operation.
 
-All calls of one kind, in all layers, are run behind each other as they are in a step; on CUDA as one graph.
-The time given is that of all of them in one token, and the speed that at which they move their bytes: weights
-and state, not the keys and values of attention. A kind whose bytes fit a cache is read from there, and is
-then faster than in a step. Operations that overlap in a step take less time there than here.
+The operations of one kind in all layers are run one after the other, on CUDA as one graph. The result is
+their time in one step, and the bandwidth at which they move weights and states (keys and values of attention
+are not counted). It differs from the time in a step: weights that fit in a cache are read from there, and
+operations that overlap in a step do not overlap here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WHOLE_STEP = "step"
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network, read the context, and time each kind of operation."""
+    """Load the network, prefill the context, and measure each kind of operation."""
     network = networks.load(options)
     bytes_moved = decode_bytes_moved(
         network.model, options.context, 2, network.runner.decode_step.saved_bytes
@@ -54,7 +54,7 @@ def measure(options: Options) -> CaseResult:
 def time_op_kinds(
     network: networks.Network, kinds: Mapping[str, list[StepOp]], options: Options
 ) -> dict[str, Samples]:
-    """Measure the seconds that one token spends in each kind of operation, after the network's prompt."""
+    """Measure the seconds that each kind of operation takes in one step after the network's prompt."""
     with torch.inference_mode(), prefilled(network, options):
         runs = {name: make_timer(parts, network.device) for name, parts in kinds.items()}
         cases = [lambda: {name: run() for name, run in runs.items()}]
@@ -63,7 +63,7 @@ def time_op_kinds(
 
 @contextmanager
 def prefilled(network: networks.Network, options: Options) -> Iterator[None]:
-    """Return a row at the prompt's length, so that attention reads what it reads there."""
+    """Set a row of the step to the prompt's length while the context is open, for attention to read."""
     sequence = network.runner.allocate(options.sampling)
     try:
         for begin in range(0, len(network.prompt), network.prefill_chunk):
@@ -90,7 +90,7 @@ def describe(name: str, parts: list[StepOp]) -> str:
 
 
 def make_timer(parts: list[StepOp], device: torch.device) -> Callable[[], float]:
-    """Create a function that returns the mean seconds of one run of these operations."""
+    """Return a function that measures the mean seconds of one run of these operations."""
 
     def run() -> None:
         for part in parts:

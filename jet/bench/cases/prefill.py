@@ -1,8 +1,8 @@
-"""`prefill`: how fast a prompt is read, through the engine.
+"""`prefill`: measure the prefill of a prompt through the engine.
 
-Time to the first token is from submitting the request until the engine has the token: reading the prompt in
-the engine's pieces, and choosing one token. Tokens a second are those of the prompt over that time. The
-prompt comes as ids, so tokenizing is no part of it.
+The time to the first token is from submitting the request until the engine has the token; it includes all
+prefill chunks and one draw. Tokens a second are those of the prompt over that time. The prompt is given as
+ids, so tokenizing is not included.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jet.bench.samples import Case, run_interleaved
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network, have the prompt read again and again, and compare that with the floor."""
+    """Load the network, measure the prefill of its prompt repeatedly, and compute the utilization."""
     options = replace(options, tokens=1)
     network = networks.load(options)
     bytes_moved = prefill_bytes_moved(network.model, options.context)
@@ -53,7 +53,7 @@ def measure(options: Options) -> CaseResult:
 
 
 def first_token(stats: RequestStats) -> float:
-    """Submit a request; return the seconds to its first token."""
+    """Return the seconds to a request's first token."""
     assert stats.time_to_first_token_s is not None  # a token was written
     return stats.time_to_first_token_s
 

@@ -1,15 +1,14 @@
-"""`sessions`: the time to the first token of what a writer does with a story of `--context` tokens.
+"""`sessions`: measure the time to the first token of a writer's actions on a story of `--context` tokens.
 
-Every round is a new user's, who has the story read and goes on with it:
+Each round has a new user, who takes these actions in order:
 
-- `new`: nothing is resident, all of it is read;
-- `continue`: with the tokens that were written and 27 more, about 20 words;
-- `retry`: the same once more, with another seed;
-- `undo`: the story as it was before;
-- `branches`: several ways on from there at once, until the last of them has its first token;
-- `afresh`: `continue` for a user of whom nothing is resident: what it takes without sessions.
+- `new`: continue the story; nothing is cached, so all of it is prefilled; - `continue`: continue it with the
+generated tokens and 27 new ones, about 20 words; - `retry`: the same prompt with another seed; - `undo`: the
+prompt of `new` with another seed; - `branches`: several requests with the prompt of `continue` at once; the
+time until all have their first token; - `afresh`: `continue` for another user, for whom nothing is cached;
+this is the time without prefix cache.
 
-The prompts come as ids, which are parsed before: tokenizing is no part of this.
+The prompts are given as ids, which are parsed before the clock starts, so tokenizing is not included.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _LABELS = {
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network and measure one session after the other, each of a new user."""
+    """Load the network and measure the actions of one new user after the other."""
     network = networks.load(replace(options, batch=BRANCHES))
     stats: list[RequestStats] = []
     with networks.serve(network) as engine:
@@ -67,7 +66,10 @@ def run_round(
     users: Iterator[str],
     stats: list[RequestStats],
 ) -> Mapping[str, float]:
-    """Run all actions of a user; return the seconds to each first token. The last stats go to `stats`."""
+    """Run all actions of a user; return the seconds to each one's first token.
+
+    Appends last stats to `stats`.
+    """
     user, other = next(users), next(users)
 
     def build(prompt: Sequence[int], seed: int, user: str) -> Request:

@@ -47,7 +47,7 @@ _LABELS = {
 
 
 class GapRunner:
-    """A runner that notes the time between two tokens of a request."""
+    """A runner that records the times between two tokens of each request."""
 
     def __init__(self, runner: ModelRunner, clock: Callable[[], float] = time.perf_counter) -> None:
         self._runner, self._clock = runner, clock
@@ -65,7 +65,7 @@ class GapRunner:
         return outcomes
 
     def release(self, handle: Any, keep: bool = True) -> None:
-        """Forget a request that has ended."""
+        """Free a request, and drop the time of its last token."""
         self._last.pop(handle, None)
         self._runner.free(handle, keep)
 
@@ -78,11 +78,11 @@ class Round:
     """Results of all requests of one round.
 
     Attributes:
-        completions: those that have told how likely their tokens were, of at least one.
-        num_finished: how many came to their end and were not stopped.
-        tokens: all that were written.
-        stats: of the last chunk of each story.
-        violations: what must not happen, in words.
+        completions: those with log-probabilities and at least one token.
+        num_finished: the number of requests that ended and were not aborted.
+        tokens: the number of all generated tokens.
+        stats: the last stats of each request.
+        violations: messages about violated requirements.
     """
 
     completions: list[Completion] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Round:
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network and let the writers go."""
+    """Load the network and run the rounds."""
     options = replace(options, greedy=True)
     network = networks.load(options)
     runner = GapRunner(network.runner)
@@ -154,7 +154,7 @@ def run_round(engine: Engine, options: Options, number: int, vocabulary: int) ->
 
 
 def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary: int) -> list[int]:
-    """Return the story so far with a few tokens added, or after a cut, or a new random prompt."""
+    """Return a user's story with a few tokens added, a shortened story, or a new random prompt."""
     if story and rng.random() < 0.5:
         kept = story[: rng.randint(1, len(story))] if rng.random() < 0.3 else story
         if len(kept) + 9 <= context:
@@ -166,7 +166,10 @@ def choose_prompt(rng: random.Random, story: list[int], context: int, vocabulary
 def follow(
     engine: Engine, request: Request, stop_after: int | None
 ) -> tuple[list[int], list[TokenLogprobs], RequestStats]:
-    """Read one story, which may be stopped; record its tokens, text and last stats."""
+    """Read the stream of a request; return its tokens, log-probabilities and last stats.
+
+    `stop_after`: abort the request after so many tokens; None for never.
+    """
     stream = engine.submit(request)
     tokens: list[int] = []
     details: list[TokenLogprobs] = []
@@ -183,7 +186,7 @@ def follow(
 def violations_of(
     tokens: int, last: RequestStats, sampling: SamplingParams, stop_after: int | None
 ) -> list[str]:
-    """Return a message for each requirement that a finished request violates."""
+    """Return a message for each requirement that a finished request of `tokens` tokens violates."""
     if last.tokens != tokens:
         return [f"{tokens} of {last.tokens} tokens arrived"]
     if last.finish_reason == "length" and tokens == sampling.max_new_tokens:
@@ -206,7 +209,7 @@ def check_memory(engine: Engine, runner: ModelRunner) -> None:
 
 
 def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, float]:
-    """Return the figures of a round. Raises BenchError if too little was written to say anything."""
+    """Return the figures of a round. Raises BenchError if too few tokens were generated."""
     first = [one.time_to_first_token_s for one in result.stats if one.time_to_first_token_s is not None]
     if not gaps or not first:
         raise BenchError("Too little was written to say anything: measure longer with --seconds.")
@@ -221,5 +224,5 @@ def describe(result: Round, gaps: list[float], seconds: float) -> dict[str, floa
 
 
 def choose_completions(result: Round) -> list[Completion]:
-    """Choose some stories of a round, the same each time."""
+    """Choose some completions of a round for the check, always the same ones."""
     return random.Random(0).sample(result.completions, min(NUM_RECHECKED, len(result.completions)))

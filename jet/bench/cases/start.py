@@ -1,18 +1,17 @@
-"""`start`: a fresh process, from its start to its first token.
+"""`start`: measure a new process from its start to its first token.
 
-The process is this command again, with `--child`. It does what the page does without the page: imports,
-weights onto the device, an engine and its warm-up, and then one request for one token. A checkpoint is
-loaded as the page loads it; if it is a folder, from the system's memory, as its files are read once
-before. Where weights are random, drawing them stands for loading.
+The process is this command again, with `--child`. It starts like the page, but without the page: imports,
+loading the weights, engine and warm-up, then one request for one token. The files of a checkpoint folder are
+read once before, so that they come from the system's page cache. For random weights, drawing them stands for
+loading.
 
-Where kernels are compiled here (by Triton on CUDA, by numba on a CPU that has it) cold starts come first,
-each with an empty kernel cache, as many as there is time for; then warm ones, with what the last cold one
-left there. Nothing is compared with a floor: most of a start is not moving bytes.
+If kernels are compiled (by Triton on CUDA, by numba on a CPU), cold starts come first, each with an empty
+kernel cache, as many as time allows; then warm starts with the cache of the last cold one. There is no
+utilization, since most of a start does not move bytes.
 
-An installation keeps its Python compiled, too. Where this process may not write any
-(`PYTHONDONTWRITEBYTECODE`), what is installed may not be compiled either, and every start would compile
-torch and transformers again, 8 of its seconds. So there a folder of the measurement's own keeps what the
-first process compiles.
+An installation usually has compiled bytecode. Where this process does not write any
+(`PYTHONDONTWRITEBYTECODE`), every start might compile torch and transformers again, for 8 seconds. Then a
+temporary folder keeps the bytecode of the first process.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ _PHASES = {
 
 
 def measure(options: Options) -> CaseResult:
-    """Start processes and take their times apart."""
+    """Start processes and measure their phases."""
     timings: list[dict[str, Any]] = []
     if options.config is None:
         warm_page_cache(Path(resolve_path(str(options.model))))
@@ -102,7 +101,7 @@ def measure(options: Options) -> CaseResult:
 
 
 def warm_page_cache(folder: Path) -> None:
-    """Read the files in a folder, if it is one, which leaves them in the system's memory."""
+    """Read the files in a folder, if it exists, so that they are in the system's page cache."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_file():
             with path.open("rb", buffering=0) as file:
@@ -111,14 +110,14 @@ def warm_page_cache(folder: Path) -> None:
 
 
 def bytecode_environment(folder: str) -> dict[str, str]:
-    """Return the environment in which processes cache bytecode in `folder`; empty if they cache it anyway."""
+    """Return the variables that make processes cache bytecode in `folder`; none if they cache it anyway."""
     if not sys.dont_write_bytecode:
         return {}
     return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(Path(folder, "python"))}
 
 
 def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples]:
-    """Measure up to `runs` cold starts; stop early once they have taken `max_total_s` seconds together."""
+    """Measure up to `runs` cold starts, and no more once they have taken `max_total_s` seconds in total."""
     found: dict[str, list[float]] = {}
     for _ in tqdm(range(runs), unit="cold start", disable=None, leave=False):
         for name, value in start().items():
@@ -129,7 +128,7 @@ def cold_starts(start: Case, runs: int, max_total_s: float) -> dict[str, Samples
 
 
 def compiles_kernels(device: torch.device) -> bool:
-    """Return whether the compiler of this kind of device's kernels is installed."""
+    """Return whether the compiler for this kind of device is installed: Triton or numba."""
     return importlib.util.find_spec(_COMPILERS[device.type]) is not None
 
 
@@ -142,7 +141,8 @@ def _start(
 ) -> Mapping[str, float]:
     """Start the page once; return its phases in seconds, each name prefixed with `kind`.
 
-    The process's timings are appended to `timings`. `cache`: folder of compiled kernels, None by default.
+    Appends the process's own timestamps to `timings`. `cache`: the folder for compiled kernels; None for the
+    usual one.
     """
     if cache is not None:
         environment = {**environment, **dict.fromkeys(_CACHE_VARIABLES, cache)}
@@ -153,7 +153,10 @@ def _start(
 
 
 def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds of a start and of its parts, by the time of its command and the child's report."""
+    """Return the seconds of a start and of its phases.
+
+    `started`: the time of the command. `timings`: the timestamps that the child has reported.
+    """
     load, warm_up = timings["info"]["load_s"], timings["info"]["warmup_s"]
     return {
         "total": timings["first_token"] - started,
@@ -166,7 +169,7 @@ def times(started: float, timings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run this command in a fresh process and return what it told. Raises BenchError with its reason."""
+    """Run this command in a new process; return the JSON that it printed. Raises BenchError if it failed."""
     paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *arguments, "--child"],
@@ -182,7 +185,7 @@ def spawn(arguments: tuple[str, ...], environment: Mapping[str, str]) -> dict[st
 
 
 def child(options: Options) -> dict[str, Any]:
-    """Run in the fresh process: return its timestamps, on the clock that all processes share."""
+    """Run the start in the new process; return its timestamps, by a clock that all processes share."""
     imported = time.monotonic()
     with _engine(options) as (engine, prompt):
         asked = time.monotonic()
@@ -199,7 +202,7 @@ def child(options: Options) -> dict[str, Any]:
 
 @contextmanager
 def _engine(options: Options) -> Iterator[tuple[LocalEngine, Request]]:
-    """Create a warm engine, and the request to send to it."""
+    """Create an engine, warm it up, and yield it with the request to send."""
     one = SamplingParams(max_new_tokens=1, seed=0)
     if options.config is None:
         engine = create_engine(

@@ -1,7 +1,8 @@
-"""`stream`: the engine's streaming latency for a client that asks for chunks at 20 Hz, as the page does.
+"""`stream`: measure streaming latency for a client that reads chunks at 20 Hz, as the page does.
 
-Gaps are the times between two chunks with text. The last chunk's delay is the time from the runner's return
-of the last token to the chunk's arrival. It includes all work of the engine at the end of a request.
+Gaps are the times between two chunks with text. The last chunk's delay is the time from the moment the runner
+returns the last token to the arrival of the chunk. It includes all work of the engine at the end of a
+request.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _LABELS = {
 
 
 class TimedRunner:
-    """A runner that notes when its last token was there."""
+    """A runner that records when it returned the last token."""
 
     def __init__(self, runner: Runner, clock: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
@@ -50,7 +51,7 @@ class TimedRunner:
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network and read its streams as the page does."""
+    """Load the network and measure its streams."""
     network = networks.load(options)
     bytes_moved = decode_bytes_moved(
         network.model, options.context, options.tokens, network.runner.decode_step.saved_bytes
@@ -84,7 +85,7 @@ def read(
 
 
 def describe(arrivals: list[float], stats: RequestStats, last_token: float) -> dict[str, float]:
-    """Return the figures of one stream. Raises BenchError if all of it came in one chunk."""
+    """Return the figures of one stream. Raises BenchError if it had only one chunk with text."""
     gaps = [later - earlier for earlier, later in pairwise(arrivals)]
     if not gaps or stats.mean_tokens_per_second is None:
         raise BenchError("All tokens came in one chunk: measure a longer stream with --tokens.")

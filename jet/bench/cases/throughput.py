@@ -1,11 +1,12 @@
-"""`throughput`: tokens a second of many writers together, through the engine.
+"""`throughput`: measure the total decode rate of many concurrent requests through the engine.
 
-`--batch` requests are submitted at once, each with `--context` tokens before it. Those are not read, which
-for many long stories takes minutes: their states, keys and values are random numbers, and a step takes as
-long over them. Counted are `--tokens` steps that all writers take part in, from the end of the first to the
-end of the last; then all are stopped. The floor is that of one such step: weights once, all else per writer.
+`--batch` requests are submitted at once, each after `--context` tokens. The prefill of these is skipped,
+since it would take minutes for many long stories: their states, keys and values are random numbers, on which
+a step takes as long. The time is that of `--tokens` steps of the full batch, from the end of the first to the
+end of the last; then all requests are aborted. The bytes of a step are the weights once, and all else for
+each request.
 
-With `--full-attention` the network of a `--config` has full attention in every layer, in the same engine.
+With `--full-attention`, every layer of the `--config`'s network is a full attention layer.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class FilledRunner:
     """A runner that skips the prefill of all but a prompt's last token, and records when batch steps ended.
 
     Attributes:
-        step_ends: the end times of the steps, in seconds of the clock.
-        done: set after `steps` of them.
+        step_ends: the end times of the steps of the full batch, in seconds of the clock.
+        done: set after `steps` such steps.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class FilledRunner:
 
     @torch.inference_mode()
     def restore_prefix(self, handle: EngineSequence, prompt: Tokens) -> int:
-        """Claim that all but the last token has been read."""
+        """Mark all tokens of the prompt but the last as prefilled; return their number."""
         assert handle.slot is not None
         length = len(prompt) - 1
         self._runner._pool.reserve(handle.slot, length)
@@ -79,14 +80,14 @@ class FilledRunner:
 
 @torch.inference_mode()
 def fill_with_noise(runner: ModelRunner) -> None:
-    """Fill unwritten state memory with random values of the size that a network would leave there."""
+    """Fill the state pool with random values of about the magnitude that a network writes."""
     for memory in runner._pool.layers:
         for tensor in vars(memory).values():
             tensor.normal_(std=0.1)
 
 
 def measure(options: Options) -> CaseResult:
-    """Load the network, let all write at once, again and again, and compare a step with its floor."""
+    """Load the network, measure batches repeatedly, and compute the utilization of a step."""
     network = networks.load(options)
     saved = network.runner.decode_step.saved_bytes
     bytes_moved = batched(

@@ -11,7 +11,7 @@ import jinja2
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading: 1 the title, 2 a section."""
+    """A heading of level 1 (the title) or 2 (a section)."""
 
     text: str
     level: int = 2
@@ -19,7 +19,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Plain text; `strong` for what a reader in a hurry should read."""
+    """Plain text; `strong`: whether it is emphasized as a summary."""
 
     text: str
     strong: bool = False
@@ -27,7 +27,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text, all as long as the head; the first column is words, the others are figures."""
+    """Rows of texts, all as long as the head. The first column has words, the others figures."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -48,7 +48,7 @@ _MAX_NUMBER_LENGTH = 40  # characters; longer cells are words, not figures
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Render the report as Markdown; pictures lie beside it."""
+    """Render the report as Markdown, which refers to pictures in the same folder."""
     return "\n\n".join(map(_markdown, blocks)) + "\n"
 
 
@@ -65,7 +65,7 @@ def _markdown(block: Block) -> str:
 
 
 def to_html(blocks: Sequence[Block], pictures: dict[str, str]) -> str:
-    """Render the report as a page that needs nothing else; `pictures`: file → data URL."""
+    """Render the report as one HTML page without other files; `pictures`: file name → data URL."""
     title = next((block.text for block in blocks if isinstance(block, Heading)), "Report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -1,4 +1,4 @@
-"""Two reports side by side: every figure that both have, the second over the first."""
+"""Compare two reports: the ratio, second over first, of every figure that both have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State shared by the sections of one run: options, loaded networks, and the report so far."""
+"""RunContext: options, loaded networks and the report so far, shared by the sections of a run."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _TEXT = (
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Return whether an error says that memory is full; torch has no type of its own for it on a CPU."""
+    """Return whether an error means that memory is full; torch has no own type for it on a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class RunContext:
-    """Loads what is asked for when it is asked for, and keeps it until `release`."""
+    """Loads networks when they are first used, and keeps them until `release`."""
 
     def __init__(self, options: ReportOptions, device: torch.device, report: Report) -> None:
         self.options = options
@@ -53,7 +53,7 @@ class RunContext:
 
     @property
     def plan(self) -> Plan:
-        """How much is measured."""
+        """Return how much is measured."""
         return self.options.plan
 
     @cached_property
@@ -71,7 +71,7 @@ class RunContext:
 
     @cached_property
     def elements(self) -> int:
-        """Weights that one token reads."""
+        """Return the number of weights that one token reads."""
         return decode_weight_bytes(networks.random_network(self.config, "meta", torch.float32)) // 4
 
     def within(self, context: int, tokens: int) -> int:
@@ -80,12 +80,12 @@ class RunContext:
 
     @property
     def _longest(self) -> int:
-        """The longest context that is measured."""
+        """Return the longest context that is measured."""
         return self.within(max(self.plan.contexts), self.plan.tokens)
 
     @property
     def network(self) -> Network:
-        """The network with the runner that the engine would use."""
+        """Return the network with the runner that the engine would use."""
         if self._network is None:
             options = self.options.bench_options(context=self._longest, tokens=self.plan.tokens)
             self._network = networks.load(options)
@@ -93,7 +93,7 @@ class RunContext:
 
     @property
     def full(self) -> Network:
-        """A network of full attention, as large as ours, with a runner like ours."""
+        """Return the full-attention baseline, of the same size and with the same kind of runner."""
         if self._full is None:
             full = random_full_attention(self.network.model)
             self._full = self.with_runner(full, self._longest + self.plan.tokens)
@@ -105,7 +105,7 @@ class RunContext:
 
     @cached_property
     def text(self) -> list[int]:
-        """The tokens of a fixed text; where there is no tokenizer, fixed token ids."""
+        """Return the tokens of a fixed text; without a tokenizer, fixed token ids."""
         most = self.within(_TEXT_TOKENS, max(_TEXT_TOKENS // 4, self.plan.tokens))
         if self.options.config is not None:
             return self.prompt(most)
@@ -119,7 +119,7 @@ class RunContext:
     def variant(
         self, dtype: torch.dtype, attention: str, quantize: str | None = None
     ) -> JetNemotronForCausalLM:
-        """Load the network in another type or with another attention; its weights have the same numbers."""
+        """Load the same weights with another dtype, attention implementation or quantization."""
         if self.options.config is None:
             source = loading.resolve_path(self.options.name)
             return load_model(source, self.device, dtype, attention, quantize=quantize)
@@ -129,7 +129,7 @@ class RunContext:
         return model if quantize is None else quantize_network(model, quantize)
 
     def with_runner(self, model: JetNemotronForCausalLM, context: int, writers: int = 1) -> Network:
-        """Return a network with a runner of its own, ready to be measured as the engine would run it."""
+        """Return a network with the runner that an engine would use for it."""
         info = loading.engine_info(self.options.name, model, 0.0)
         tokenizer = networks.IdTokenizer()
         runner = networks.make_runner(model, tokenizer.stop_ids, context, writers)

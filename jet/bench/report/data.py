@@ -1,35 +1,36 @@
-"""The schema of report.json, from which everything that a report shows is computed.
+"""Report: the data of report.json, from which everything that a report shows is computed.
 
 The file is one object:
 
-    schema     1; another number where anything below means something else
+    schema     1; another number if the meaning of any field changes
     created    when the run began, ISO 8601, UTC
     options    model, config, device, dtype, quantize, full
     machine    as in jet/bench/result.py, and: memory, device_memory (bytes), capability ("9.0"), driver,
-               accelerators (optional packages found: name → version); null where there is none
+               accelerators (optional packages found: name → version); null for all that do not exist
     stopped    why the run ended early; null if it did not
-    parts      name → what came of it, in the order of measuring
+    parts      name → the outcome of each section, in the order of measuring
 
 A part is {status, reason, seconds, load, data}. `status` is "measured" or "not measured", `reason` says why
 not, `load` is the load average before it, `data` holds the figures. A figure is {label, unit, median, q1, q3,
-min, max, values}; all but the values follow from the values. The data of each part:
+min, max, values}; all others are computed from the values. The data of each part:
 
     bandwidth          figures: copy (B/s, read and write), product_<dtype> (FLOP/s of a square product)
     loading            figures: load, warm_up, first_token, generation (s), speed (tok/s); tokens; context;
                        requests; once, reload: {values, total} seconds of so many requests, loading once and
                        loading for each; process_bytes, device_bytes
-    standing           what `python -m jet.bench decode` reports; and elements: weights that a token reads
-    kernels            what `python -m jet.bench kernels` reports
+    standing           the JSON of `python -m jet.bench decode`; and elements: the number of weights that a
+                       token reads
+    kernels            the JSON of `python -m jet.bench kernels`
     variant.<dtype>.<implementation>
                        figures: decode (tok/s); deviation from float64: relative (of the logits as vectors;
                        null for "ours"), logprob (largest difference of a log-probability, nats), agreement
                        (share of positions with the same likeliest token), positions
     variant.<int8 or int4>.ours
-                       the same of weights held so; the deviation is that of the network's forward
+                       the same for quantized weights; the deviation is that of the network's forward
     context.<N>, batch.<B>
                        figures: ours.decode, full.decode (tok/s, of all sequences together), ours.prefill,
-                       full.prefill (tok/s); failed: why those of ours or of full are missing; floor (bytes
-                       of one step of ours); memory: ours, full (bytes that all sequences keep, null where
+                       full.prefill (tok/s); failed: why figures of ours or of full are missing; floor (bytes
+                       of one step of ours); memory: ours, full (bytes of all sequences' states, null if
                        failed); context, batch, parameters: ours, full
     projections        networks: name → {bytes, rows: [{card, bandwidth, fits, ceiling, projected}]} with
                        ceiling = bandwidth / bytes and projected = share × ceiling in tok/s; share
@@ -51,7 +52,7 @@ MEASURED, NOT_MEASURED = "measured", "not measured"
 
 @dataclass(frozen=True)
 class ReportProgress:
-    """How far a run is: the part that begins, its place from 0 on, and how many there are."""
+    """The progress of a run: the section that begins, its index, and the number of sections."""
 
     part: str
     done: int
@@ -60,7 +61,7 @@ class ReportProgress:
 
 @dataclass(frozen=True)
 class Report:
-    """Wraps the document that the module describes."""
+    """Wraps the JSON object of report.json."""
 
     document: dict[str, Any]
 

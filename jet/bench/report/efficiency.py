@@ -1,4 +1,4 @@
-"""Section 3: the floor of one token, what is reached of it, and the operations of a step."""
+"""Section 3: the bandwidth utilization of decoding, and the operations of a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONTEXT = 512
 
 
 def measure(ctx: RunContext) -> dict[str, Any]:
-    """Decode through the engine and in a bare loop beside it, against the floor."""
+    """Measure decoding through the engine and in the bare loop, with the utilization of both."""
     ctx.release()
     plan = ctx.plan
     tokens = min(plan.efficiency_tokens, ctx.config.max_position_embeddings // 2)

@@ -1,4 +1,4 @@
-"""The files of a report: JSON, plots, Markdown, and a page with the pictures inside."""
+"""Write the files of a report: JSON, plots, Markdown, and an HTML page that contains the plots."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Baseline of the sweeps: a full-attention transformer of our depth, width and parameter count.
+"""The sweeps' baseline: a full-attention transformer of the same depth, width and parameter count.
 
-The baseline is our network with full attention in every layer, the shape of Qwen2.5. Its MLP is widened until
-the parameter counts match. Weights are random. Both networks use the same runner and kernels, so a measured
-difference is due to the architecture.
+The baseline is the measured network with full attention in every layer, which is the shape of Qwen2.5. Its
+MLP is widened until the parameter counts match. Weights are random. Both networks use the same runner and
+kernels, so a measured difference is due to the architecture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def random_full_attention(ours: JetNemotronForCausalLM) -> JetNemotronForCausalL
 
 
 def full_attention_config(config: JetNemotronConfig, parameters: int) -> JetNemotronConfig:
-    """Return the config of a network of about `parameters` like ours, with full attention in every layer."""
+    """Return a config with full attention in every layer and about `parameters` parameters."""
     narrow = count(random_network(_shape(config, _STEP), "meta", torch.float32))
     per_step = 3 * config.hidden_size * config.num_hidden_layers * _STEP
     return _shape(config, _STEP * (1 + max(0, round((parameters - narrow) / per_step))))

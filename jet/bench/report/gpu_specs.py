@@ -1,4 +1,4 @@
-"""Data sheets: what makers say of their cards. Nothing here was measured."""
+"""Data of GPUs from their makers' data sheets, not measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GpuSpec:
-    """Bytes a second of its memory, bytes of it, and dense half-precision operations a second."""
+    """A GPU's memory bandwidth in bytes a second, memory in bytes, and dense half-precision FLOP/s."""
 
     name: str
     bandwidth: float
@@ -37,7 +37,7 @@ _NAME_PARTS = {
 
 
 def find_gpu_spec(device_name: str) -> GpuSpec | None:
-    """Find the data sheet of a device; None if it is not among ours."""
+    """Return the data of a device by its name; None if it is not in the list."""
     if "Laptop" in device_name and "3060" not in device_name:
         return None
     for spec in GPU_SPECS:

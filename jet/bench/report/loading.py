@@ -1,6 +1,8 @@
-"""Section 2: loading, warm-up, the first token and 200 more; loading once against loading for every request.
+"""Section 2: loading, warm-up, first token and generation.
 
-All in this process, so that importing libraries is no part of it: `python -m jet.bench start` measures that.
+And loading once compared with loading per request.
+
+All is measured in this process, without importing libraries, which `python -m jet.bench start` measures.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _LABELS = {
 
 
 def measure(ctx: RunContext) -> dict[str, Any]:
-    """Load, warm up and serve a request, again and again; the last time serve all of them."""
+    """Load, warm up and serve one request repeatedly; after the last load, serve all requests."""
     ctx.release()
     room = ctx.config.max_position_embeddings // 2
     tokens, context = min(TOKENS, room), min(CONTEXT, room)
@@ -82,6 +84,6 @@ def _times(engine: LocalEngine, stats: RequestStats) -> dict[str, float]:
 
 
 def total(stats: RequestStats) -> float:
-    """Return the seconds from a request's start to its last token. It needs two tokens or more."""
+    """Return the seconds from a request's start to its last token, for requests of at least two tokens."""
     assert stats.time_to_first_token_s is not None and stats.mean_tokens_per_second is not None
     return stats.time_to_first_token_s + (stats.tokens - 1) / stats.mean_tokens_per_second

@@ -1,4 +1,4 @@
-"""Section 1: what this machine is, and how fast it moves bytes and multiplies matrices."""
+"""Section 1: the machine, its memory bandwidth, and its speed of matrix products."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUM_PRODUCTS = {"cpu": 2, "cuda": 10}  # in one measurement
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Describe the machine as the report's JSON has it."""
+    """Return the machine's description for the report's JSON."""
     found = describe_machine(device) | {
         "memory": psutil.virtual_memory().total,
         "device_memory": None,
@@ -57,7 +57,7 @@ def _driver() -> str | None:
 
 
 def measure(ctx: RunContext) -> dict[str, Any]:
-    """Time large copies and square matrix products."""
+    """Measure large copies and square matrix products."""
     copy = copy_bandwidth(large_copy_bytes(ctx.device), ctx.device)
     metrics = {"copy": Metric("copy on the device, read and write", "B/s", copy)}
     for dtype in {torch.float32: None, ctx.dtype: None}:
@@ -68,7 +68,7 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 
 
 def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
-    """Floating-point operations a second of a large square product."""
+    """Measure a large square matrix product, in floating-point operations a second."""
     side, times = _MATRIX_SIZE[device.type], _NUM_PRODUCTS[device.type]
     left = torch.randn(side, side, device=device).to(dtype)
     right = torch.randn(side, side, device=device).to(dtype)
@@ -85,7 +85,7 @@ def product_throughput(device: torch.device, dtype: torch.dtype) -> Samples:
 def rate(
     run: Callable[[], object], quantity: float, clock: Callable[[], float] = time.perf_counter
 ) -> Samples:
-    """Measure throughput: `quantity`, the amount that a run processes, per second. The first run warms up."""
+    """Measure `quantity`, the amount that a run processes, per second of several runs after a warm-up."""
     run()
     values = []
     for _ in range(_RUNS):

@@ -1,4 +1,4 @@
-"""The command line of the report, and what `--quick` and `--full` stand for. No torch."""
+"""The options of the report, and the plans of `--quick` and `--full`. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        runs: that count, of everything.
-        tokens: decoded in one run of a sweep or of a variant.
-        contexts, batches: points of the sweeps; those that do not fit are left out, and that is said.
-        efficiency_tokens, efficiency_runs: of the one figure that is compared with the floor.
+        runs: the number of measured runs of everything.
+        tokens: the number of tokens decoded in one run of a sweep or a variant.
+        contexts, batches: points of the sweeps; those that do not fit in memory are reported as missing.
+        efficiency_tokens, efficiency_runs: tokens and runs of the figures of section 3.
     """
 
     runs: int
@@ -41,12 +41,12 @@ class ReportOptions:
     """Options of a report, the single place of their defaults.
 
     Attributes:
-        model: folder or hub id of a checkpoint; the story model where neither this nor `config` is given.
+        model: folder or hub id of a checkpoint; the story model if neither this nor `config` is given.
         config: a config.json whose network gets random weights.
-        full: minutes in place of one.
-        output: the folder that is written into.
-        progress: tell other programs how far it is, in lines of JSON.
-        quantize: "int8" or "int4" to hold the weights in that, but where data types are compared.
+        full: whether to measure for many minutes instead of one.
+        output: the folder for the report's files.
+        progress: whether to print the progress as lines of JSON, for other programs.
+        quantize: "int8" or "int4" to quantize the weights, except in the section that compares dtypes.
     """
 
     model: str | None = None
@@ -60,7 +60,7 @@ class ReportOptions:
 
     @property
     def plan(self) -> Plan:
-        """How much is measured."""
+        """Return how much is measured."""
         return FULL if self.full else QUICK
 
     @property
@@ -75,7 +75,7 @@ class ReportOptions:
         return Options(command, model, self.config, **more)
 
     def as_json(self) -> dict[str, Any]:
-        """Convert the options for the report; the output folder is left out, since it changes no figure."""
+        """Return the options for the report's JSON, without the output folder, which changes no figure."""
         values = asdict(self) | {"model": None if self.config else self.name}
         values["config"] = None if self.config is None else str(self.config)
         del values["output"], values["progress"]
@@ -84,7 +84,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Two reports, the second to be divided by the first."""
+    """The paths of two reports to compare: the second is divided by the first."""
 
     first: Path
     second: Path
@@ -93,7 +93,7 @@ class CompareOptions:
 def read_options(arguments: Sequence[str] | None = None) -> ReportOptions | CompareOptions:
     """Parse the command line. Ends the program on an error, as argparse does.
 
-    Raises BenchError for what can be understood but not measured.
+    Raises BenchError for valid options that cannot be measured.
     """
     values = vars(_parser().parse_args(arguments))
     compare = values.pop("compare", None)

@@ -1,4 +1,4 @@
-"""Section 7: the plots, drawn without a display. Without matplotlib there are none."""
+"""Section 7: the plots, drawn by matplotlib without a display; none if it is not installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OURS, _FULL, _PALE = "#0072b2", "#d55e00", "#999999"
 
 
 def draw(report: Report, folder: Path) -> dict[str, str]:
-    """Write a PNG for each plot that there is data for; file → caption."""
+    """Write a PNG for each plot that has data; return file name → caption."""
     if importlib.util.find_spec("matplotlib") is None:
         return {}
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Section 6: what other cards could do, by arithmetic: their bandwidth over the bytes of a token.
+"""Section 6: projected decode rates of other GPUs: their bandwidth divided by the bytes of a token.
 
-Nothing here is measured on those cards. Where this run was on a GPU, the share of the ceiling that was
-reached here is taken for theirs too; smaller networks and faster cards reach less, as launches weigh more.
+Nothing here is measured on those GPUs. If this run was on a GPU, its bandwidth utilization is assumed for
+them, too; smaller networks and faster GPUs reach less, since launches take a larger part of the time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OFFICIAL_2B = round(3.93e9 + 2 * (27 + 0.56) * _MIB + 2.25 * _MIB / 2 + 512 * 2 
 
 
 def measure(ctx: RunContext) -> dict[str, Any]:
-    """Project this network, the same with a byte a weight, and the official 2B."""
+    """Project this network, this network with one byte per weight, and the official 2B."""
     efficiency = ctx.report.data("standing")
     if efficiency is None:
         raise BenchError(f"there is nothing to project from: {ctx.report.reason('standing')}")
@@ -33,7 +33,10 @@ def measure(ctx: RunContext) -> dict[str, Any]:
 
 
 def project(size: int, share: float | None) -> dict[str, Any]:
-    """Return `size` and, for each GPU in GPU_SPECS, whether that fits and its highest and projected tok/s."""
+    """Return, for each GPU in GPU_SPECS, whether a network of `size` bytes fits, and its highest tok/s.
+
+    `share`: the bandwidth utilization for the projected tok/s; None gives none.
+    """
     rows = [
         {
             "card": spec.name,

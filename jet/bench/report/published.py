@@ -1,4 +1,4 @@
-"""Published figures and the hardware they were measured on. They are quoted, never mixed with ours."""
+"""Published figures with the hardware they were measured on, quoted beside the measured ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in words: from the data in report.json alone to what is shown, section by section."""
+"""Render a report as blocks, section by section, from the data in report.json only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUSY = 0.5  # processes that wait for a processor, over processors, before the r
 
 
 def blocks(report: Report, pictures: dict[str, str]) -> list[Block]:
-    """Render all sections. `pictures`: file → caption."""
+    """Render all sections. `pictures`: file name → caption."""
     return [
         *_summary(report),
         *_machine(report),
@@ -55,7 +55,7 @@ def _summary(report: Report) -> Iterator[Block]:
 
 
 def noisy_metrics(report: Report) -> list[str]:
-    """Return the figures whose quartiles are far apart."""
+    """Return the names of the figures whose quartiles are far apart."""
     return [
         path
         for path, figure in report.metrics()
@@ -150,7 +150,7 @@ def _loading(report: Report) -> Iterator[Block]:
 
 
 def verdict(report: Report) -> str:
-    """Say in one sentence how much of this machine's speed is reached."""
+    """Return one sentence about the reached bandwidth utilization."""
     efficiency = report.data("standing")
     if efficiency is None:
         return ""
@@ -167,7 +167,7 @@ def verdict(report: Report) -> str:
 
 
 def _measured_int8(report: Report) -> float | None:
-    """Return the speed of int8 weights over that of the network's own type; None if not measured."""
+    """Return the speedup of int8 weights over the network's own dtype; None if not measured."""
     efficiency = report.data("standing")
     names = ("int8", efficiency["network"]["dtype"]) if efficiency else ()
     found = [report.data(f"variant.{name}.ours") for name in names]

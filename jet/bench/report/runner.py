@@ -1,4 +1,4 @@
-"""A run: one part after the other, each kept as soon as it is there, none able to spoil the rest."""
+"""Run the sections of a report one after the other; store each result at once, and go on after errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(
     on_progress: OnProgress = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Measure all parts of the report, except those that an earlier run has stored in the same folder.
+    """Measure all sections, except those that an interrupted run has stored in the same folder.
 
     `on_progress` is called before each part and after the last. If `cancelled` returns true, the run ends
     before the next part; Ctrl-C ends it within a part. Either way the report of the finished parts is
@@ -124,7 +124,7 @@ def _identity(report: Report) -> tuple[Any, ...]:
 
 
 def _with_missing(report: Report, planned: list[sections.Section]) -> Report:
-    """Add an entry for each part that the run did not get to; the kept file has none."""
+    """Add a "not measured" entry for each section that the run has not reached."""
     rest = {
         section.name: {
             "status": NOT_MEASURED,

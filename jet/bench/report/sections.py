@@ -1,4 +1,4 @@
-"""The parts of a run, in the order in which they are measured."""
+"""The sections of a report, in the order in which they are measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jet.modeling.quantization import SCHEMES
 
 
 class Section(NamedTuple):
-    """One thing to measure: its name in the JSON, and how it is done."""
+    """A section: its name in the JSON, and the function that measures it."""
 
     name: str
     measure: Callable[[RunContext], dict[str, Any]]

@@ -1,7 +1,7 @@
-"""Section 5: one point of the context or the batch sweep, ours and full attention in turn.
+"""Section 5: points of the context sweep and the batch sweep, for the network and full attention in turn.
 
-Both run in the bare loop of the engine's runner: one story over the context, and as many as there are over
-the batch, which read their prompts one after the other and then write together.
+Both networks run in the bare loop of the engine's runner. The context sweep has one sequence; in the batch
+sweep, sequences are prefilled one after the other and decoded together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _MAX_POINT_S = 20.0  # of a point's runs: where one takes long, there are fewer,
 
 
 def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
-    """Measure prefill and decode of one sequence with `context` tokens, or slightly fewer at the limit."""
+    """Measure prefill and decode of one sequence with `context` tokens.
+
+    Slightly fewer at the model's limit.
+    """
     most = ctx.config.max_position_embeddings
     if context > most:
         raise BenchError(f"this network holds {most:,} tokens")
@@ -40,7 +43,7 @@ def measure_context(ctx: RunContext, context: int) -> dict[str, Any]:
 
 
 def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
-    """Prefill a prompt in `batch` rows and decode a few tokens of each."""
+    """Measure the prefill of `batch` sequences and the decoding of a few tokens of each."""
     context = ctx.within(BATCH_CONTEXT, ctx.plan.tokens)
     networks: dict[str, Network] = {}
     with ExitStack() as closing:
@@ -52,7 +55,10 @@ def measure_batch(ctx: RunContext, batch: int) -> dict[str, Any]:
 def _with_batch(
     ctx: RunContext, network_name: str, context: int, batch: int, closing: ExitStack
 ) -> dict[str, Network]:
-    """Return a network by its name, with a runner for `batch` rows; empty if memory does not suffice."""
+    """Return the network of a name with a runner for `batch` sequences.
+
+    An empty dict if memory is too small.
+    """
     model = (ctx.network if network_name == "ours" else ctx.full).model
     if ("batch", network_name) in ctx.failed:
         return {}
@@ -112,9 +118,10 @@ def _measure(
 def run_networks(
     ctx: RunContext, sweep: str, cases: dict[str, Callable[[], dict[str, float]]]
 ) -> tuple[dict[str, Metric], dict[str, str]]:
-    """Run everyone in turn. Returns the figures, and why there are none of those whom memory did not suffice.
+    """Run the networks in turn; return the figures, and the reason for each network without figures.
 
-    They are left out of the larger points that follow in this sweep. Raises MemoryError if none is left.
+    A network for which memory was too small is left out of the larger points of a sweep. Raises MemoryError
+    if none is left.
     """
     seconds = 0.0
     running = {
@@ -153,7 +160,7 @@ def _named(network_name: str, run: Callable[[], dict[str, float]]) -> dict[str, 
 def _check_plausible(
     ctx: RunContext, metrics: dict[str, Metric], bytes_moved: BytesMoved, batch: int
 ) -> None:
-    """Raise ImpossibleError if our speed exceeds what this run's measurements allow.
+    """Raise ImpossibleError if the network's speed exceeds what this run's measurements of the machine allow.
 
     Decoding is compared with the measured bandwidth, prefill with the fastest matrix product.
     """
@@ -170,7 +177,7 @@ def _check_plausible(
 
 
 def refuse_impossible(doing: str, found: float, most: float, what: str) -> None:
-    """Raise ImpossibleError if `found` bytes or operations a second are more than the most that was seen."""
+    """Raise ImpossibleError if `found` bytes or operations a second exceed `most`, the highest measured."""
     if found > most:
         raise ImpossibleError(
             f"The measurement is wrong: {doing} would have done {found:.3g} {what} a second, and the most "

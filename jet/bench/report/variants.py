@@ -1,8 +1,8 @@
 """Section 4: speed of data types, attention implementations and quantized weights, and error against float64.
 
-Networks that run without the engine read a fixed text. Their logits are compared with those of the same
-network in float64, and their speed is that of `generate()`. The engine's network decodes greedily after the
-same text. The float64 network then reads the result, and the log-probabilities of its tokens are compared.
+Variants that run without the engine compute the logits of a fixed text, which are compared with those of the
+same network in float64; their speed is that of `generate()`. The engine's network decodes greedily after the
+same text. The log-probabilities of these tokens are compared with those that the float64 network computes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NUM_GENERATED = 32
 
 
 class Deviation(NamedTuple):
-    """How far from float64; as in the report's schema."""
+    """The deviation from float64; fields as in the report's schema."""
 
     relative: float | None
     logprob: float
@@ -40,7 +40,7 @@ class Deviation(NamedTuple):
 
 
 def measure(ctx: RunContext, dtype: torch.dtype, implementation: str) -> dict[str, Any]:
-    """Speed and deviation of one combination."""
+    """Measure speed and deviation of one dtype and implementation."""
     ctx.release()
     prompt = ctx.text
     sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
@@ -59,7 +59,7 @@ def measure(ctx: RunContext, dtype: torch.dtype, implementation: str) -> dict[st
 
 
 def measure_quantized(ctx: RunContext, quantize: str) -> dict[str, Any]:
-    """Speed of the path that stories take, and deviation of the logits of the fixed text."""
+    """Measure the engine's speed with quantized weights, and the deviation of the fixed text's logits."""
     ctx.release()
     prompt = ctx.text
     sampling = SamplingParams(max_new_tokens=ctx.plan.tokens, seed=0, temperature=0, repetition_penalty=1)
@@ -111,7 +111,7 @@ def _in_float64(ctx: RunContext) -> JetNemotronForCausalLM:
 
 @torch.inference_mode()
 def logits(model: JetNemotronForCausalLM, tokens: list[int]) -> Tensor:
-    """Return the logits of every position, `[T, V]` float64, on the CPU."""
+    """Return the logits at every position, `[T, V]` float64, on the CPU."""
     out = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
     return out.double().cpu()  # type: ignore[no-any-return]
 
@@ -134,7 +134,7 @@ def generate_greedily(network: Network, prompt: list[int]) -> tuple[list[int], l
 
 
 def deviation_of_logits(found: Tensor, exact: Tensor, tokens: list[int]) -> Deviation:
-    """Compare logits `[T, V]` at every position, log-probabilities of the tokens that follow."""
+    """Compare logits `[T, V]` at every position, and the log-probabilities of the next tokens."""
     following = torch.tensor(tokens[1:])[:, None]
     differences = (found.log_softmax(-1) - exact.log_softmax(-1))[:-1].gather(1, following)
     same = (found.argmax(-1) == exact.argmax(-1)).double().mean()

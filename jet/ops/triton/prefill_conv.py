@@ -25,8 +25,8 @@ def convolve(x: Tensor, kernels: Tensor, state: Tensor) -> Tensor:
         kernels: `[B, T, D, W]`; tap W - 1 weighs the current token.
         state: the last W inputs before `x`, `[B, D, W]`, newest last.
 
-        Returns:
-            `[B, T, D]` in x's type. Raises ValueError if the shapes do not fit each other.
+    Returns:
+        `[B, T, D]` in x's type. Raises ValueError if the shapes do not fit each other.
     """
     batch, length, channels = x.shape
     width = kernels.shape[-1]
