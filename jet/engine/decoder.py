@@ -33,7 +33,7 @@ class Decoder(Protocol):
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Return operation → implementation, in words for people."""
+        """Return a description of the implementation of each operation, by the operation's name."""
         ...
 
     def add(self, sequence: Sequence) -> None:

@@ -76,12 +76,12 @@ class LocalConfig:
         device: "auto", "cpu", "cuda" or "cuda:N".
         dtype: "auto", "float32", "bfloat16" or "float16".
         attention: "eager", "sdpa" or "flash_attention_2"; None lets transformers choose.
-        context: most tokens of a request, prompt included; at most the model's limit, which None stands for.
+        context: most tokens of a request, prompt included; None for the model's limit.
         max_running_requests: requests served at once; None for as many as memory allows.
         revision: branch, tag or commit of a hub repository; None if `model` is owner/name@revision, or for
             the latest.
         quantize: "int8" or "int4" to quantize the weights; None to leave them.
-        states: where stories' states are stored, so that they go on after a restart; None for nowhere.
+        states: the folder where stories' states are stored for the next start; None to store none.
     """
 
     model: str | None = None

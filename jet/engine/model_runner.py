@@ -118,7 +118,7 @@ class ModelRunner:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Return operation → implementation, in words for people."""
+        """Return a description of the implementation of each operation, by the operation's name."""
         return self._decoder.kernels | self._prefill.kernels
 
     @property

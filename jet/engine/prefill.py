@@ -38,7 +38,7 @@ class Prefill(Protocol):
     """Runs prefill chunks.
 
     Attributes:
-        kernels: operation → implementation, in words for people.
+        kernels: a description of the implementation of each operation, by the operation's name.
         max_packed: most tokens of a chunk of several sequences, padding included; 0 if chunks are not shared.
     """
 

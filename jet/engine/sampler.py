@@ -40,7 +40,7 @@ class SpecialTokens:
     Attributes:
         stop_ids: ids `[N]` that end a text; never penalized.
         dry_breakers: bool `[V]`, the tokens at which DRY ends a repetition, stop tokens included.
-        xtc_special: the same on the device; XTC excludes none of them.
+        xtc_special: `dry_breakers` on the device; XTC excludes none of these tokens.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class PromptPart:
 
     Attributes:
         kind: memory, lore, about, story or note.
-        title: for the writer: "Memory", the title of a lore entry, …
+        title: a title to show, such as "Memory" or that of a lore entry.
         text: exactly as in the prompt, line breaks included.
         tokens: number of its tokens.
         start: offset of its first character in the story; None for other parts.
@@ -82,7 +82,7 @@ class Prompt:
     Attributes:
         parts: their concatenated texts are the prompt.
         omitted: guidance and story text that did not fit.
-        tokens: of the whole prompt. The sum over its parts may differ, since tokens can span two parts.
+        tokens: the tokens of the whole prompt; not always the sum over its parts, which may share a token.
         budget: maximum tokens of a prompt: the context minus the new tokens.
         instruction_parts: number of parts that are a chat model's instruction; the others begin its answer.
     """

@@ -247,7 +247,7 @@ class Document:
         generated.
 
         Args:
-            offset: of any character of the token.
+            offset: the offset of any character of the token.
             choice: index of the alternative.
 
         Returns:

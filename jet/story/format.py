@@ -11,10 +11,10 @@ The format, version 1. All offsets count characters (code points); every field m
         "memory": "…",
         "note": {"text": "…", "depth": 3, "unit": "lines" | "paragraphs"},
         "lore": [{…}],                    by the names in guidance.LoreEntry
-        "about": "…"                      what a chat model was asked for; left out if nothing was
+        "about": "…"                      the instruction for a chat model; left out if there is none
       },
       "stops": ["…"],                     texts to stop at; left out if there are none
-      "told": [{…}],                      guidance that spans were written under; left out if there was none
+      "told": [{…}],                      guidance that spans were generated with; left out if there is none
       "current": 4,                       the branch on the page
       "branches": [
         {"id": 4, "name": "…", "parent": 0 | null, "pieces": [[span, start, end], …]}
@@ -23,7 +23,7 @@ The format, version 1. All offsets count characters (code points); every field m
         {"id": 1, "text": "…"},           the writer's
         {"id": 2, "text": "…", "model": "…", "sampling": {…}, "inserted": false,
          "finish_reason": "length" | null, "tokens": [[id, length, logprob | null, alternatives], …],
-         "stops": ["…"], "told": 0}       left out if there are none; its guidance, by its place in "told"
+         "stops": ["…"], "told": 0}       left out if there are none; its guidance's index in "told"
       ]
     }
 

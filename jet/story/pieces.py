@@ -28,7 +28,7 @@ class Token:
     """A token that the model generated.
 
     Attributes:
-        id: in the model's vocabulary.
+        id: its id in the model's vocabulary.
         length: characters it added to the text; 0 for one that ends inside a character or adds none.
         logprob: natural logarithm of its probability, finite; None if not requested.
         alternatives: the likeliest tokens at this position, likeliest first, with finite log-probabilities;
@@ -54,10 +54,10 @@ class Generation:
 
     Attributes:
         model: `EngineInfo.model`.
-        sampling: with the seed that was used.
+        sampling: the sampling parameters, with the seed that was used.
         inserted: whether text followed when it was generated.
         finish_reason: as in `RequestStats`; None while generating, or if interrupted.
-        tokens: in order, from the start of the span's text; may be missing.
+        tokens: the generated tokens in order, from the start of the span's text; may be empty.
         stops: the stop strings.
         guidance: memory, note, lorebook and instruction; None if there were none.
     """

@@ -42,7 +42,7 @@ class BranchView:
 
     Attributes:
         depth: 0 for a branch without parent, otherwise the parent's plus one.
-        fork: offset where it parts from its parent; 0 without one.
+        fork: the offset from which it differs from its parent; 0 without a parent.
         length: characters of the whole text.
         preview: the first words from the fork on, on one line.
         current: whether it is the branch on the page.

@@ -43,7 +43,7 @@ ALLOWED_WHILE_GENERATING = (
 
 
 async def sync(session: Session, fields: Fields) -> Reply:
-    """Do nothing but what every command does: take the editor's text, and return the state."""
+    """Return an empty reply: the handler has taken the editor's text, and adds the state."""
     return {}
 
 
@@ -53,7 +53,7 @@ async def resume(session: Session, fields: Fields) -> Reply:
 
 
 async def forget_story(session: Session, fields: Fields) -> Reply:
-    """Do nothing to this story; the handler has removed the stored states of another one by then."""
+    """Return an empty reply: the handler has removed the stored states of another story by then."""
     return {}
 
 
@@ -294,7 +294,7 @@ def _settings_reply(sampling: SamplingParams) -> Reply:
 
 
 def _step_reply(document: Document, step: Callable[[], bool]) -> Reply:
-    """Undo or redo, with a message where the text does not show what changed."""
+    """Undo or redo; the reply has a message if the text does not show the change."""
     before = document.tree
     step()
     after = document.tree

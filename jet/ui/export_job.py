@@ -16,7 +16,7 @@ class ExportJob:
     """A file that is being written in a thread.
 
     Attributes:
-        name: what it is, for the writer: "EPUB".
+        name: the kind of file to show, such as "EPUB".
     """
 
     def __init__(self, name: str, make: Callable[[Callable[[float], None]], Written]) -> None:

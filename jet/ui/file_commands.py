@@ -1,6 +1,6 @@
 """Handle file commands of the page: inspect and open files, save one story or all.
 
-Writing a book may take a while: it runs in a thread, and the page asks how far it is. So does reading one.
+Reading and writing a book may take a while, so both run in a thread; the page polls the progress of writing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def export(session: Session, fields: Fields) -> Reply:
 
 
 async def export_all(session: Session, fields: Fields) -> Reply:
-    """Export all stories of the browser as one zip. Of a story that cannot be read whole, the text goes."""
+    """Export all stories of the browser as one zip; of a damaged story, only its text."""
     stories = [Fields(*item) for item in fields.take_items("stories")]
     if not 0 < len(stories) <= MAX_STORIES:
         raise StoryError(f"From 1 to {MAX_STORIES} stories can be saved at once, not {len(stories)}.")
@@ -72,7 +72,7 @@ async def _reply_of(session: Session) -> Reply:
 
 
 def _restored(saved: str | None, draft: str | None, title: str) -> Document:
-    """Return a story as the browser kept it: the copy, and the changes typed since then."""
+    """Return a story from the browser's saved copy and the text typed since then."""
     document = Document()
     try:
         document = from_json(saved) if saved is not None else document
@@ -106,7 +106,7 @@ async def read_file(fields: Fields) -> Imported:
 
 
 async def add_guidance(session: Session, fields: Fields) -> Reply:
-    """Take memory, note and lore of a file into the story that is open, as one step."""
+    """Add memory, note and lore of a file to the open story, as one step."""
     imported = await read_file(fields)
     before, given = session.document.guidance, imported.document.guidance
     lore = (*before.lore, *(entry for entry in given.lore if entry not in before.lore))

@@ -31,12 +31,12 @@ _EMPTY = {
 
 
 def branch_name(name: str, number: int) -> str:
-    """Name a branch: by the name that the writer gave it, or else by its number in order of birth."""
+    """Return the name of a branch: the writer's, or else its number in order of creation."""
     return name or f"Version {number}"
 
 
 def model_name(model: str) -> str:
-    """Name a model for the page: a Hub id as it is, of a folder its own name only."""
+    """Return the model's name to show: a hub id unchanged, or the last part of a folder's path."""
     path = PurePath(model.replace("\\", "/"))
     if path.name == STORY_MODEL:
         return "Story model (small, runs on this computer)"

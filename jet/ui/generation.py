@@ -47,14 +47,14 @@ class GenerationState:
     """Progress and result of a generation.
 
     Attributes:
-        stats: of the request, or of all variants together.
+        stats: the stats of the request, or of all variants together.
         rates: tokens per second, oldest first.
         variants: the continuations, if there are several.
-        characters: generated so far.
+        characters: the number of characters generated so far.
         start: offset of the generated text; None if unknown.
         remarks: messages for the writer.
         suffix_units: UTF-16 units after the new text; None for variants.
-        unfinished: what was cut off behind the last whole sentence.
+        unfinished: the incomplete sentence that was cut off at the end.
     """
 
     stats: RequestStats = field(default_factory=RequestStats)
@@ -87,7 +87,7 @@ class GenerationService:
 
     @property
     def info(self) -> EngineInfo | None:
-        """Return what runs here; None until it is loaded, and while another model is loaded in its place."""
+        """Return the engine's info; None until the model is loaded, and while another one replaces it."""
         if self._described is not None and not self._described.alive:  # keep nothing of it in memory
             self._described = self._context_builder = None
         return None if self._described is None else self._info
@@ -105,7 +105,7 @@ class GenerationService:
         return info
 
     async def recent_info(self) -> EngineInfo:
-        """Return what runs here, read at most `INFO_AGE_S` ago by any tab.
+        """Return the engine's info, which any tab has read at most `INFO_AGE_S` seconds ago.
 
         A reading goes through a thread, and on a busy server the way back waits for a turn of the event loop.
         """
@@ -147,9 +147,10 @@ class GenerationService:
     async def generate(
         self, session: Session, command: Command, sampling: SamplingParams
     ) -> AsyncGenerator[GenerationState, None]:
-        """Run a command that generates. The document has the text when a state is yielded.
+        """Run a command that generates. The document has the new text when a state is yielded.
 
-        Raises GenerationError if it cannot start. However it is left, requests are freed and the text stays.
+        Raises GenerationError if it cannot start. When the generator ends in any way, its requests are freed
+        and the text stays.
         """
         async for waiting in self._wait_until_loaded(session):
             yield waiting
@@ -241,7 +242,7 @@ class GenerationService:
 
     @property
     def _has_chat(self) -> bool:
-        """Whether the model takes instructions."""
+        """Return whether the model takes instructions."""
         return self._info is not None and self._info.chat_tokens is not None
 
     def _start_continuations(
@@ -361,7 +362,7 @@ def with_alternatives(command: Command) -> bool:
 def _finish_sentence(
     document: Document, command: Command, model: str, sampling: SamplingParams
 ) -> Continuation:
-    """Start a continuation with the unfinished sentence that an earlier one cut off, to complete it."""
+    """Start a continuation with the incomplete sentence that an earlier one cut off, to complete it."""
     at, text = from_utf16(document.text, command.fields.take("at", int)), parse_unfinished(command.fields)
     continuation = document.start_continuation(model, sampling, at=at)
     continuation.cuts = False

@@ -20,8 +20,8 @@ _NOT_CACHED = "story"  # a way that is picked meanwhile may bring another
 class OutputCache:
     """The values that the page has received in one generation.
 
-    For a gr.skip() Gradio creates the component anew, which takes a millisecond. For a value that was sent
-    before it does next to nothing and sends nothing: so a repeated value means "unchanged" wherever possible.
+    For gr.skip(), Gradio creates the component again, which takes a millisecond. A value that was sent before
+    is not sent again and takes almost no time, so values are repeated instead where possible.
     """
 
     def __init__(self) -> None:

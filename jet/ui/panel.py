@@ -93,7 +93,7 @@ def panel(
     """Render the panel of a generation; without stats, that of a page on which nothing was generated yet.
 
     Args:
-        stats: of the request, or merged stats of several `stories`.
+        stats: the stats of the request, or the merged stats of several `stories`.
         info: the engine's.
         rates: tokens per second, oldest first.
         stories: number of continuations generated at once.

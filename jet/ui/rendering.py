@@ -24,7 +24,7 @@ def render(template: str, macro: str, **values: object) -> str:
 class _Loader(jinja2.FileSystemLoader):
     """Loads templates without their line breaks and indentation, which would be text on the page.
 
-    A line that begins with an attribute or a word is parted from the line before by one blank.
+    A line that begins with an attribute or a word is separated from the previous line by one blank.
     """
 
     def get_source(

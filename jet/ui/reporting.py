@@ -35,7 +35,7 @@ class ReportState:
     Attributes:
         phase: idle · loading · waiting · measuring · done · failed.
         part: the part being measured.
-        done, total: number of parts measured, and of all.
+        done, total: the number of measured parts, and of all parts.
         message: the verdict, or the reason for the failure.
         files: the report by file extension, once it is done.
     """
@@ -49,7 +49,7 @@ class ReportState:
 
     @property
     def running(self) -> bool:
-        """Whether the report is not finished."""
+        """Return whether the report is being made."""
         return self.phase in ("loading", "waiting", "measuring")
 
 
@@ -57,7 +57,7 @@ class Reporter:
     """Makes reports. Used on the server's event loop only.
 
     Attributes:
-        state: of the current or latest report.
+        state: the state of the current or latest report.
     """
 
     def __init__(self, source: EngineHandle) -> None:

@@ -9,12 +9,12 @@ class SamplerHelp(NamedTuple):
     """One setting of a sampler.
 
     Attributes:
-        name: in `SamplingParams` and in /v1.
-        does: what it does, in a sentence.
+        name: its name in `SamplingParams` and in /v1.
+        does: a sentence about its effect.
         least, most: its range.
         off: the value at which it has no effect; "" if it belongs to another setting.
-        place: where it stands in the order.
-        cost: what a token costs more with it on.
+        place: its place in the order of samplers.
+        cost: the additional time for a token when it is on.
         source: paper or first implementation.
     """
 

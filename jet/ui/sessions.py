@@ -42,15 +42,15 @@ class Session:
     Attributes:
         document: its story.
         requests: requests under way; several for variants.
-        generating: from the start of a generation to its end. The story is not changed otherwise meanwhile.
+        generating: whether a generation runs; until its end, nothing else changes the story.
         stop_requested: whether the writer has asked to stop.
-        command_number: of the generating command.
+        command_number: the number of the generating command.
         stopped_through: number of the latest command to stop, arrived or not.
         visible_end: UTF-16 offset at which the new text ended on the page when it was stopped; None to keep
             all.
         variant_selected: whether a variant was selected before all ended.
         request_log: finished requests, oldest first.
-        last_generation: for the panel.
+        last_generation: the summary of the last generation, for the panel.
         cache_salt: secret name of the tab for the engine's prefix cache.
         export: the file that is being written, if any.
         offering: the request of words to offer that is under way, if any.

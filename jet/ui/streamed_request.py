@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _EndOfRequest:
-    """An end of the request that does not come from the engine."""
+    """The request ends for a reason other than the engine's: a stop, a deadline or an error."""
 
     reason: str
     error: str | None = None
@@ -46,7 +46,7 @@ class StreamedRequest:
 
     Attributes:
         info: the engine's info; None until the model is loaded.
-        stats: the latest. A failure is finish reason "error" with its message.
+        stats: the latest stats. After a failure, the finish reason is "error", and `error` has the message.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class StreamedRequest:
         """Create the request; `chunks` starts it.
 
         Args:
-            source: waits for the engine.
-            request: as far as it is known without an engine.
-            prepare: completes the request once there is an engine, in the request's thread. An error ends the
-                request.
+            source: gives the engine; the request's thread waits for it.
+            request: the request, which `prepare` may change.
+            prepare: completes the request once the engine is loaded, in the request's thread. An error ends
+                the request.
             stops: stop strings.
             deadline_s: seconds from the start to the end.
-            on_end: called with the final stats, however the request ends.
-            min_interval: returns the seconds between two chunks now.
+            on_end: called with the final stats at the request's end.
+            min_interval: returns the least seconds between two chunks at present.
         """
         self.info: EngineInfo | None = None
         self.stats = RequestStats(seed=request.sampling.seed)
@@ -90,7 +90,7 @@ class StreamedRequest:
     async def chunks(self) -> AsyncGenerator[TokenChunk, None]:
         """Yield chunks until one has a finish reason; an empty one after `HEARTBEAT_S` without any.
 
-        Never raises for a failure of the request. However it is left, the request is freed.
+        Raises no error if the request fails. The request is freed when the generator ends in any way.
         """
         # In this context: on ZeroGPU it identifies the user.
         run = partial(contextvars.copy_context().run, self._run)
@@ -217,7 +217,7 @@ async def merge_streams(
 ) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
     """Yield the chunks of several requests as they come, each with its request's index, until all have ended.
 
-    Yields no more often than one request does. However it is left, all requests are freed.
+    Yields no more often than one request does. All requests are freed when the generator ends in any way.
     """
     inbox: asyncio.Queue[tuple[int, TokenChunk]] = asyncio.Queue()
 

@@ -1,4 +1,4 @@
-"""Renders the HTML of the page that does not change: head, beginnings, actions, and the tabs of the drawer.
+"""Renders the HTML of the page that does not change: head, beginnings, actions, and tabs.
 
 Each function returns HTML made by `templates/tabs.html`. Buttons carry their command in `data-command` or
 `data-generate`; the page's script sends it when one is pressed.
@@ -103,12 +103,12 @@ def about_form() -> str:
 
 
 def length_choice() -> str:
-    """Render how much Continue writes, in a writer's measures."""
+    """Render the choice of how much Continue writes, in a writer's units such as paragraphs."""
     return render("tabs.html", "length_choice", lengths=LENGTHS)
 
 
 def version_buttons() -> str:
-    """Render Retry, and the place of the arrows that walk the versions it has made."""
+    """Render Retry, and the place for the arrows that switch between its versions."""
     return render("tabs.html", "versions", icons=ICONS)
 
 

@@ -1,7 +1,8 @@
-"""Apply what the writer typed, in the steps that Undo reverts one by one.
+"""Apply the writer's typing as several steps, which Undo reverts one by one.
 
-The page marks the steps: at the end of a sentence, around a paste, between typing and deleting, at another
-place.
+The page separates the steps: at the end of a sentence, around a paste, between typing and deleting, and when
+    the
+caret has moved.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ MAX_STEPS = 200  # of one command: as many as Undo keeps
 
 
 def apply_typed_edits(document: Document, fields: Fields, text: str) -> None:
-    """Set the document's text to `text`, by way of the steps in `typed` if there are any.
+    """Set the document's text to `text`, applying the steps in the command's field `typed` first.
 
-    A step that does not fit ends the steps, not the command: `text` decides. Raises StoryError if `text`
-        itself cannot
-    be taken.
+    A step that does not fit ends the steps; the text becomes `text` in any case. Raises StoryError if `text`
+    is not possible.
     """
     if fields.has("typed"):
         with suppress(StoryError):

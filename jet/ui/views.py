@@ -1,4 +1,4 @@
-"""Renders what changes around the editor: versions, options, other words, guidance, the prompt, the history.
+"""Renders the parts of the page that change: versions, options, other words, guidance, prompt, history.
 
 Each function returns HTML made by `templates/views.html`. Buttons in it carry their command in `data-command`
 or `data-generate`; the page's script sends it when one is pressed.
@@ -154,7 +154,7 @@ def _guidance_summary(guidance: Guidance) -> str:
 
 
 def _as_words(text: str) -> str:
-    """Name line breaks and blanks where nothing else is there to be read."""
+    """Return a visible name for a text of line breaks and blanks only; other texts unchanged."""
     shown = re.sub(r"\s*\n\s*\n\s*", f" {NEW_PARAGRAPH} ", text)
     shown = re.sub(r"\s*\n\s*", f" {NEW_LINE} ", shown).strip()
     return shown or (BLANK if text else "")

@@ -1,9 +1,8 @@
 """Serve the page's script and stylesheet; the ES modules of `assets/web` are joined into one script.
 
-Separate modules would take forty requests in seven rounds, while Gradio loads its own. The URLs contain a
-hash of the content, so browsers can cache it; both are minified. The stylesheet is served outside
-of Gradio, which removes container queries and other rules that it does not know. Fonts are served from its
-folder.
+Separate modules would take forty requests in seven rounds. The URLs contain a hash of the content, so
+browsers can cache it; script and stylesheet are minified. The stylesheet is served outside of Gradio, which
+would remove container queries and other rules that it does not know. Fonts are served from its folder.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def head() -> str:
 
 
 def loader(settings: dict[str, object]) -> str:
-    """JavaScript that starts the script with these settings. Handlers wait for `jetReady`."""
+    """Return JavaScript that starts the script with these settings. Handlers wait for `jetReady`."""
     address, given = json.dumps(script()[1]), json.dumps(settings)
     return (
         f"() => {{ globalThis.jetReady = import(new URL({address}, document.baseURI))"
@@ -134,7 +133,7 @@ def loader(settings: dict[str, object]) -> str:
 
 
 def call(name: str) -> str:
-    """JavaScript by which an event of Gradio's calls a function of the script, once that is there."""
+    """Return JavaScript with which a Gradio event calls a function of the script, once it is loaded."""
     return f"async (...given) => (await jetReady).{name}(...given)"
 
 

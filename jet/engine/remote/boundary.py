@@ -15,7 +15,7 @@ class WhitespaceBoundary:
         self._begun = typed == sent  # whether blanks belong to the answer now
 
     def strip(self, text: str, logprobs: tuple[TokenLogprobs, ...]) -> tuple[str, tuple[TokenLogprobs, ...]]:
-        """Return a chunk's text and log-probabilities without those leading blanks."""
+        """Return a chunk's text and log-probabilities without leading blanks that the prompt ends in."""
         if self._begun or not text:
             return text, logprobs
         shown = strip_leading(text)

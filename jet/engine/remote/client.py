@@ -93,7 +93,7 @@ class RemoteConfig:
     Attributes:
         url: its base address, "http://host:port/v1".
         model: the server's name of the model; None for its first.
-        context: most tokens of a request, prompt included; at most the server's limit, which None stands for.
+        context: most tokens of a request, prompt included; None for the server's limit.
     """
 
     url: str = field(repr=False)  # may contain a password

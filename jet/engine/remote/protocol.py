@@ -87,7 +87,7 @@ class CompletionChunk:
         tokens: the number of new tokens, from log-probabilities; None if unknown.
         tokens_so_far: the server's count of generated tokens; None if not in this event.
         prompt_tokens: the server's count of prompt tokens; None if not in this event.
-        cached_tokens: how many of them the server had in memory; None if not in this event.
+        cached_tokens: the number of prompt tokens that the server had cached; None if not in this event.
         finish_reason: set in the last event with text: "stop", "length", "banned", or the server's own word.
         oddity: what is wrong with an event without content; "" for keep-alive events.
     """
@@ -152,7 +152,7 @@ def _context(said: Mapping[str, Any]) -> int | None:
 
 
 def completion(request: Request, model: ServedModel, max_tokens: int | None = None) -> dict[str, object]:
-    """Build the body of a request to `/completions`; `max_tokens` None stands for the request's own limit.
+    """Build the body of a request to `/completions`; `max_tokens`: None for the request's own limit.
 
     Raises RequestError for settings that the server is known not to support.
     """
