@@ -215,7 +215,7 @@ def read_memory(device: torch.device) -> MemoryReading:
 
 @cache
 def _process(pid: int) -> psutil.Process:
-    """Cache the handle by process id, because a forked process needs its own."""
+    """Return psutil's handle of a process, cached by process id, since a forked process needs its own."""
     return psutil.Process(pid)
 
 

@@ -5,9 +5,9 @@ on the host by then, so the time from the first to the last is that of decoding,
 figure, and the time to the first is that of the prompt. It runs:
 
 - this network with its hybrid cache; on a CPU once with the engine's number of decode threads, and once with
-all; - on CUDA also a network of Qwen2.5-1.5B's shape with random weights, a static cache and a compiled
-decode step
-  ("reduce-overhead", which captures CUDA graphs), which is compiled in the warm-up run;
+  all threads;
+- on CUDA also a network of Qwen2.5-1.5B's shape with random weights, a static cache and a decode step that is
+  compiled in the warm-up run ("reduce-overhead", which captures CUDA graphs);
 - for prompts, instead of that, a transformer of this network's sizes (the 2B has Qwen2.5-1.5B's) with random
   weights and its usual `forward`, not compiled: with sdpa, and with flash-attn if that is installed.
 

@@ -2,8 +2,7 @@
 
 A step has further operations, so the products alone are an upper bound of the speed with torchao's kernels.
 They run under favorable conditions: with this package's fused matrices, all inputs ready at the start, in one
-CUDA
-    graph.
+CUDA graph.
 """
 
 from __future__ import annotations

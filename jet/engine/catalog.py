@@ -153,9 +153,9 @@ class Machine:
         return psutil.virtual_memory().total
 
     def bandwidth(self, weights: int) -> float | None:
-        """Return the measured bandwidth for a model of `weights` bytes, in bytes a second;
+        """Return the measured bandwidth for a model of `weights` bytes, in bytes a second.
 
-        None if not measured.
+        Returns None if not measured.
         """
         return max(self._rates.get(_kind(weights), ()), default=None)
 

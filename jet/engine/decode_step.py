@@ -273,9 +273,9 @@ def _fuse(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _as_fused(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the tensor whose consecutive views `tensors` are after an earlier fusion;
+    """Return the tensor whose consecutive views `tensors` are after an earlier fusion.
 
-    None if they are not.
+    Returns None if they are not.
     """
     first, address = tensors[0], tensors[0].data_ptr()
     for tensor in tensors:

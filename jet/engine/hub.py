@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class _TokenRefused(Exception):
-    """The hub rejects the token, and a request without it fails, too;
+    """The hub rejects the token, and a request without it fails, too.
 
     `__cause__` is the second request's error.
     """

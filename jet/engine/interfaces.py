@@ -150,8 +150,7 @@ class Tokenizer(Protocol):
         """Tokenize a prompt. Raises RequestError if it is not 1 to `max_tokens` tokens.
 
         `instruction`: the user's turn for a chat model. `cache_salt`: identifies the user, whose earlier
-            texts
-        are reused.
+        texts are reused.
         """
         ...
 

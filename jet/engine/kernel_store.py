@@ -127,9 +127,9 @@ class Manifest:
             log.info("The list of compiled kernels could not be saved: %s", error)
 
     def mismatch(self) -> str | None:
-        """Return how the versions of kernels that were compiled ahead differ from today's;
+        """Return how the versions of kernels that were compiled ahead differ from today's.
 
-        None without any.
+        Returns None without any.
         """
         here = self._kernels.facts()
         for path in sorted(self.folder.glob(f"{_PREFIX}{self._kernels.network()}-*.json")):

@@ -27,7 +27,7 @@ _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
 
 def attempt_stream(attempt: int) -> int:
-    """Return the number of the random stream for an attempt (from 0) at a token;
+    """Return the number of the random stream for an attempt (from 0) at a token.
 
     XTC uses the following number.
     """
@@ -103,9 +103,9 @@ class HostSampler:
 
     @property
     def token_mask(self) -> Tensor | None:
-        """Return a bool mask `[1, V]` of the tokens that the repetition penalty applies to;
+        """Return a bool mask `[1, V]` of the tokens that the repetition penalty applies to.
 
-        None without penalty.
+        Returns None without penalty.
         """
         return self._token_mask
 

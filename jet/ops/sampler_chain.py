@@ -42,8 +42,7 @@ def filter_row(row: Tensor, settings: ChainSettings, special: Tensor | None = No
     """Apply the samplers of a chain to a row in order; return the row.
 
     `special`: bool `[V]`, the tokens that XTC must not exclude. Raises FloatingPointError if the largest
-        logit
-    is not finite.
+    logit is not finite.
     """
     if not math.isfinite(float(row.max())):
         raise FloatingPointError(NOT_A_NUMBER)

@@ -31,8 +31,7 @@ def shrink(document: Document, limit: int, keep_branches: bool = False) -> Bound
     """Encode the document as JSON of at most `limit` bytes of UTF-8, if text and guidance allow.
 
     Dropped in this order, as far as necessary: alternatives of tokens, oldest span first; tokens; guidance of
-        spans;
-    branches, oldest first, ancestors of the current one last; deleted text of the model's spans.
+    spans; branches, oldest first, ancestors of the current one last; deleted text of the model's spans.
     `keep_branches` spares the last two. Authorship is never dropped.
     """
     shrinker = _Shrinker(document, limit)

@@ -111,7 +111,7 @@ def parse_unfinished(fields: Fields) -> str:
 
 
 def _parse_lore(entry: Fields, order: int) -> LoreEntry:
-    """Parse an entry of the form, which may carry the original entry for fields that it does not show."""
+    """Parse a lore entry of the page's form. Fields that the form does not show come from the original entry."""
     base = LoreEntry(order=order)
     if entry.has("kept") and (kept := entry.take("kept", dict)):
         base = read_lore(Fields(kept, f"{entry.where}.kept"))

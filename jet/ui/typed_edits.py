@@ -1,8 +1,7 @@
 """Apply the writer's typing as several steps, which Undo reverts one by one.
 
 The page separates the steps: at the end of a sentence, around a paste, between typing and deleting, and when
-    the
-caret has moved.
+the caret has moved.
 """
 
 from __future__ import annotations

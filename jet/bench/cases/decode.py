@@ -2,10 +2,9 @@
 
 Measured in turn, all with the same prompt and settings:
 
-- the engine: a request is submitted, and its stream read as the page does; the rate is the engine's own
-figure; - the bare loop: the engine's runner is called token by token, without engine and text; the overhead
-of the engine
-  is 1 - engine / bare;
+- the engine: a request is submitted, and its stream read as the page does; the rate is the engine's figure;
+- the bare loop: the engine's runner is called token by token, without engine and text; the overhead of the
+  engine is 1 - engine / bare;
 - with `--baseline`, the baselines of jet/bench/baselines.py.
 """
 

@@ -2,11 +2,12 @@
 
 Each round has a new user, who takes these actions in order:
 
-- `new`: continue the story; nothing is cached, so all of it is prefilled; - `continue`: continue it with the
-generated tokens and 27 new ones, about 20 words; - `retry`: the same prompt with another seed; - `undo`: the
-prompt of `new` with another seed; - `branches`: several requests with the prompt of `continue` at once; the
-time until all have their first token; - `afresh`: `continue` for another user, for whom nothing is cached;
-this is the time without prefix cache.
+- `new`: continue the story; nothing is cached, so all of it is prefilled;
+- `continue`: continue it with the generated tokens and 27 new ones, about 20 words;
+- `retry`: the same prompt with another seed;
+- `undo`: the prompt of `new` with another seed;
+- `branches`: several requests with the prompt of `continue` at once; the time until all have a first token;
+- `afresh`: `continue` for another user, for whom nothing is cached: the time without a prefix cache.
 
 The prompts are given as ids, which are parsed before the clock starts, so tokenizing is not included.
 """

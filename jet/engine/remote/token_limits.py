@@ -117,9 +117,9 @@ class TokenBudget:
         return max(1, most)
 
     def after(self, words: str, prompt: str, asked: int) -> int | None:
-        """Return how many new tokens to ask for after an error message;
+        """Return how many new tokens to ask for after an error message.
 
-        None if asking for fewer would not help.
+        Returns None if asking for fewer would not help.
 
         Records the limits that the message contains. `asked`: the new tokens of the rejected request.
         """

@@ -119,9 +119,9 @@ class State(NamedTuple):
 
     @property
     def banned_if_ended(self) -> int | None:
-        """Return the begin of a phrase that would be complete if the text ended here;
+        """Return the begin of a phrase that would be complete if the text ended here.
 
-        None if there is none.
+        Returns None if there is none.
         """
         if self.letter < 0:
             return None
@@ -333,9 +333,9 @@ def inflections(word: str) -> list[str]:
 
 @lru_cache(4096)
 def _fold(character: str) -> tuple[str, ...]:
-    """Return the folded letters of a character;
+    """Return the folded letters of a character.
 
-    `(_GAP,)` for one that separates words, () for one to ignore.
+    Returns `(_GAP,)` for one that separates words, () for one to ignore.
     """
     if character in _APOSTROPHES:
         return ()

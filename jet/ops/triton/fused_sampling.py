@@ -6,8 +6,7 @@ Five launches, without sorting and without the host:
 2. Sum the weights of every block of tokens; with top-k or top-p, also make a histogram of the tokens that
    min-p keeps.
 3. Find the bracket in the histogram: the few bins that contain the edges of top-k and top-p. Tokens before
-the
-   bracket are kept in any case, tokens after it are not. For every block, sum the weights of its tokens
+   the bracket are kept in any case, tokens after it are not. For every block, sum the weights of its tokens
    before the bracket, and count its tokens inside (a few percent of the vocabulary, unless many logits are
    nearly equal).
 4. Gather the ids of the tokens in the bracket. Without top-k and top-p, 3 and 4 are left out.
@@ -538,8 +537,7 @@ def _bracket(
     """Return the first and the last key of the bracket, and the weight up to the edge of top-p.
 
     `mass`: the weight of the whole vocabulary. With top-k, the returned weight is a lower bound. The bracket
-        is
-    empty if min-p alone decides, since all kept tokens are then before it.
+    is empty if min-p alone decides, since all kept tokens are then before it.
     """
     top_p_mass = tl.full((), 0, tl.int64)
     low, limit = tl.full((), 0, tl.int32), _counted(floor, top_k, top_p, vocabulary, TOP_K, TOP_P)

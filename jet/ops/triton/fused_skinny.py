@@ -7,12 +7,10 @@ activations, biases and residuals are parts of the products. With programmatic d
 reads its weight into registers while the previous kernel ends.
 
 - The divisor of a norm is the same for all of a row's inputs, so it is applied to the row's outputs. An
-operation
-  that writes the residual stream also writes the stream times the scale of the following norm, in bfloat16,
-  and one partial sum of squares per program (`Stream`).
+  operation that writes the residual stream also writes the stream times the scale of the following norm, in
+  bfloat16, and one partial sum of squares per program (`Stream`).
 - The gated norm after the delta rule has a divisor for each head. The output product applies it to the
-partial
-  sums of that head's columns.
+  partial sums of that head's columns.
 
 The functions take a shared workspace and then the arguments of their definitions in `jet.ops.reference`. Each
 returns an operation bound to these tensors, to be called repeatedly. Inputs of products are rounded to

@@ -6,8 +6,7 @@ The chunk is divided into blocks of 64 tokens. Within a block the corrections u 
 unit lower triangular system `(I + A) u = …`; see section 3.3 of arXiv 2412.06464. Three kernels:
 
 - `_prepare`, one program per block and head, all in parallel: computes gates, normalized keys and queries,
-and
-  the system, which are scratch in the model's type.
+  and the system, which are scratch in the model's type.
 - `_solve`, equally parallel: computes the inverse of the system.
 - `_scan`, one program per head and some value channels: carries the state from block to block, and writes the
   outputs. The state is kept transposed, `[V, K]` in registers, so that it is the left operand of every

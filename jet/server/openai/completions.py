@@ -309,7 +309,7 @@ class CompletionForm:
         """Return the `logprobs` object of an answer's tokens, after those of an echoed `prompt`.
 
         `begin`: the offset of the answer's text, in characters. The prompt's first token has no
-            log-probability.
+        log-probability.
         """
         tokens: list[str] = []
         values: list[float | None] = []
