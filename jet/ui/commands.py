@@ -111,7 +111,7 @@ def parse_unfinished(fields: Fields) -> str:
 
 
 def _parse_lore(entry: Fields, order: int) -> LoreEntry:
-    """Parse a lore entry of the page's form. Fields that the form does not show come from the original entry."""
+    """Parse a lore entry of the form; fields that the form lacks come from the original entry."""
     base = LoreEntry(order=order)
     if entry.has("kept") and (kept := entry.take("kept", dict)):
         base = read_lore(Fields(kept, f"{entry.where}.kept"))
