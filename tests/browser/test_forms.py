@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,15 @@ from playwright.sync_api import Page, expect
 from jet.api import SamplingParams
 from jet.story.document import Document
 from jet.story.files import to_json
-from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
+from jet.story.guidance import AuthorsNote, Guidance
 from tests.browser.page_actions import STORY, begin, expect_unlocked, select_tab, set_most_tokens, story
+from tests.ui import test_borders
 from tests.ui.served import Served
 
 pytestmark = pytest.mark.browser
 
-LORE = LoreEntry(
-    "Doe",
-    ("Doe, John", "two\nlines", 'the "Fox"', "“Rose”"),
-    "\n\nA man.\n",
-    case_sensitive=True,
-    whole_word=False,
-    order=7,
-    scan_depth=50,
-    scan_unit="paragraphs",
-    secondary_keywords=("night",),
-    anti_keywords=("day",),
+LORE = replace(
+    test_borders.LORE, keywords=("Doe, John", "two\nlines", 'the "Fox"', "“Rose”"), content="\n\nA man.\n"
 )
 STOPS = ("\n\n", "\nThe End", r"C:\new", "\t")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -63,17 +64,15 @@ def model() -> JetNemotronForCausalLM:
 
 @pytest.fixture(scope="module")
 def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
-    engine = make_engine(model)
-    yield engine
-    engine.close()
+    with closing(make_engine(model)) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
 def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
     """Writes one story at a time and keeps nothing: what the others must be like."""
-    engine = make_engine(model, writers=1)
-    yield engine
-    engine.close()
+    with closing(make_engine(model, writers=1)) as engine:
+        yield engine
 
 
 def submit(

@@ -96,13 +96,19 @@ def test_another_model_closes_the_one_that_is_there_first() -> None:
     holder.close()
 
 
-def test_another_model_waits_for_the_one_being_loaded() -> None:
-    factory = Factory(takes_s=0.05)
-    holder = ModelHolder(factory)
+def begin_loading(holder: ModelHolder, factory: Factory) -> threading.Thread:
+    """Begin to load A; return once the factory builds it."""
     loading = threading.Thread(target=lambda: holder.engine(A))
     loading.start()
     while not factory.built:
         time.sleep(0.001)
+    return loading
+
+
+def test_another_model_waits_for_the_one_being_loaded() -> None:
+    factory = Factory(takes_s=0.05)
+    holder = ModelHolder(factory)
+    loading = begin_loading(holder, factory)
     second = holder.engine(B)
     loading.join()
     assert factory.built == [A, B] and factory.others == [0, 0]
@@ -113,10 +119,7 @@ def test_another_model_waits_for_the_one_being_loaded() -> None:
 def test_closing_does_not_wait_for_a_model_being_loaded_but_closes_it_too() -> None:
     factory = Factory(takes_s=0.1)
     holder = ModelHolder(factory)
-    loading = threading.Thread(target=lambda: holder.engine(A))
-    loading.start()
-    while not factory.built:
-        time.sleep(0.001)
+    loading = begin_loading(holder, factory)
     holder.close()
     assert factory.engines == []
     loading.join()

@@ -188,13 +188,19 @@ def cancel_after(size: int) -> Watch:
     return watch
 
 
-def test_a_canceled_download_goes_on_where_it_was(
-    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def break_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Cancel a download after about 500,000 bytes; return its partial file."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     with pytest.raises(Canceled):
         fetch(REPOSITORY, watch=cancel_after(500_000))
     (partial,) = partials(tmp_path)
+    return partial
+
+
+def test_a_canceled_download_goes_on_where_it_was(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    partial = break_off(monkeypatch, tmp_path)
     size = partial.stat().st_size
     assert 450_000 < size <= 504_096 and hub.partial_bytes(REPOSITORY) == size
     heard: list[tuple[int, int]] = []
@@ -229,10 +235,7 @@ def test_what_broke_off_for_good_goes_on_at_the_next_attempt(
 def test_a_file_that_has_come_damaged_is_fetched_anew(
     server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
-    with pytest.raises(Canceled):
-        fetch(REPOSITORY, watch=cancel_after(500_000))
-    (partial,) = partials(tmp_path)
+    partial = break_off(monkeypatch, tmp_path)
     partial.write_bytes(bytes(partial.stat().st_size))
     assert "has come damaged and is removed" in refusal()
     assert not partials(tmp_path)
