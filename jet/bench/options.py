@@ -148,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "soak":
             command.add_argument("--seconds", type=_int_from(1), help=f"of one run ({Options.seconds})")
         if name in ("throughput", "soak"):
-            command.add_argument("--batch", type=_int_from(1), help=f"writers at once ({Options.batch})")
+            command.add_argument("--batch", type=_int_from(1), help=f"concurrent requests ({Options.batch})")
         if name in ("decode", "prefill"):
             choices = BASELINES if name == "decode" else BASELINES[:1]
             command.add_argument("--baseline", choices=choices, help="what to measure in turn with ours")

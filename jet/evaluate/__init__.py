@@ -1,11 +1,12 @@
-"""Evaluate a model: bits per byte of a text file, what its stories are like, and which guidance it heeds.
+"""Evaluate a model: bits per byte of a text file, quality of its stories, and use of guidance.
 
     python -m jet.evaluate --model assets/story-model FILE
     python -m jet.evaluate stories --model assets/story-model
     python -m jet.evaluate world --model assets/story-model
 
-`compression` measures bits per byte, `stories` a storyteller, and `world` memory, note and lore. `measures`
-has the rules by which a single story is judged, as plain functions of its text, `judging` those of many.
+`compression` measures bits per byte, `stories` the stories of a model, and `world` the use of memory, note
+and lore. `measures` has the rules for a single story, as plain functions of its text; `judging` those for
+many.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure whether stories take up what memory, note, lore and subject tell: told beside not told."""
+"""Measure whether stories use facts from memory, note, lore or subject, against stories without the fact."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from jet.evaluate.writing import Continuation, Task, Writer
 
 @dataclass(frozen=True)
 class Heeding:
-    """Whether stories take up what is told, by probe: told, and not told.
+    """Results by probe: whether stories with the probe's fact, and stories without it, show the fact.
 
     Attributes:
-        told: of each probe, for each seed, whether its story shows what was told.
-        control: the same of stories that were not told; for subjects, of the other subjects' stories.
-        texts: of each probe, the stories that were told.
+        told: for each probe, whether the story of each seed shows the given fact.
+        control: for each probe, whether stories without the fact show it; for subjects, stories of the
+            others.
+        texts: for each probe, the stories with the fact.
     """
 
     told: dict[Probe, list[bool]]
@@ -27,7 +28,7 @@ class Heeding:
 
 
 def measure_heeding(writer: Writer, told: Sequence[Probe], seeds: int, words: int) -> Heeding:
-    """Write what is told and the same stories without it, with the same seeds, and judge both."""
+    """Generate stories with and without the fact of each probe, with the same seeds, and judge both."""
     with_it = {
         probe: [Task(probe.opening.text, seed, words, probe.guidance()) for seed in range(seeds)]
         for probe in told
@@ -59,9 +60,9 @@ def _untold(
 
 
 def estimates(heeding: Heeding, name: str, kind: str | None = None) -> tuple[Estimate, Estimate] | None:
-    """Estimate how often stories take up what a field tells, and show it untold; of one kind, if given.
+    """Estimate how often stories show the facts of a field: with the fact given, and without.
 
-    None without such a probe.
+    `kind`: count probes of this kind only. Returns None if there is no such probe.
     """
     chosen = [probe for probe in heeding.told if probe.field == name and kind in (None, probe.kind)]
     told, control = (
@@ -75,7 +76,7 @@ LABELS = {"memory": "memory", "note": "author's note", "lore": "lore entry", "ab
 
 
 def to_rows(heeding: Heeding) -> list[Row]:
-    """Return a row for each field and, where it has several, for each kind of what is told there."""
+    """Return a row for each field and, if a field has several kinds of facts, for each kind."""
     rows = []
     for name in FIELDS:
         kinds = list(dict.fromkeys(probe.kind for probe in heeding.told if probe.field == name))

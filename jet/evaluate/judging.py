@@ -30,9 +30,9 @@ RULES: dict[str, Rule] = {
 def judge(
     written: Mapping[Opening, Sequence[str]], probes: Probes, held_out: Sequence[str] = ()
 ) -> list[Row]:
-    """Judge continuations, by opening: what can be said of them without asking a model anything else.
+    """Return the rows of all rules for continuations, which are given by opening.
 
-    `held_out`: stories to take pieces of the same lengths from, for comparison.
+    `held_out`: stories from which samples of the same lengths are taken, for comparison.
     """
     texts = [text for continuations in written.values() for text in continuations]
     like = measures.samples_like(texts, held_out) if held_out else []
@@ -76,7 +76,7 @@ def _stock(probes: Probes) -> Callable[[Sequence[str]], float]:
 
 
 def non_words(label: str, written: Mapping[Opening, Sequence[str]], like: Sequence[str] = ()) -> Row:
-    """Count words that are none, per 10,000, and name some of them; `like`: pieces of held-out stories."""
+    """Return the number of non-words per 10,000 words, with examples; `like`: samples of held-out stories."""
     is_word = measures.dictionary()
     if is_word is None:
         return Row(label, None, unit="", remark="needs a dictionary: pip install pyspellchecker")

@@ -51,16 +51,16 @@ _SPELLINGS = (  # British, American
 
 @dataclass(frozen=True)
 class Opening:
-    """The beginning of a story, and what a reader knows of it.
+    """The beginning of a story, with the facts by which its continuations are judged.
 
     Attributes:
         id: its name in tables.
-        text: what the model continues.
-        names: by which its person is called; () if none has a name.
-        also_word: whether that name is a word, too, like Will.
-        pronoun: of that person: "he", "she", "they" or "it".
-        person: of the narration: "first" or "third".
-        tense: of the narration: "past", "present", or None if it mixes them.
+        text: the text that the model continues.
+        names: the names of its main person; () if no person has a name.
+        also_word: whether such a name is also a word, like Will.
+        pronoun: the main person's pronoun: "he", "she", "they" or "it".
+        person: the grammatical person of the narration: "first" or "third".
+        tense: the tense of the narration: "past", "present", or None if it mixes them.
     """
 
     id: str
@@ -73,9 +73,9 @@ class Opening:
 
 
 def person_is_there(opening: Opening, continuation: str) -> bool | None:
-    """Return whether the opening's named person is in the second half of the continuation.
+    """Return whether the opening's main person occurs in the second half of the continuation.
 
-    A pronoun of hers is enough if the person named last in the continuation is she, or no person is named.
+    A pronoun of the person is enough if no other person is named later in the continuation.
     """
     if not opening.names:
         return None
@@ -87,7 +87,7 @@ def person_is_there(opening: Opening, continuation: str) -> bool | None:
 
 
 def person_leads(opening: Opening, continuation: str) -> bool | None:
-    """Return whether that person is there, and no other is named more often in the second half."""
+    """Return whether the opening's main person occurs in the second half, no other being named more often."""
     there = person_is_there(opening, continuation)
     if not there:
         return there
@@ -102,7 +102,7 @@ def _parts(opening: Opening) -> set[str]:
 
 
 def person_switched(opening: Opening, continuation: str) -> bool:
-    """Return whether the narration has gone from "she" to "I" or back, in the whole or in its second half.
+    """Return whether the narration has changed its grammatical person, as a whole or in its second half.
 
     A third-person story has switched if a third of its personal pronouns, and at least `LEAST_EVIDENCE`, are
     of the first person; a first-person story if they are less than one in ten.
@@ -148,7 +148,7 @@ def premise_words(opening: Opening) -> frozenset[str]:
 
 
 def premise_kept(opening: Opening, continuation: str) -> float | None:
-    """Return the share of an opening's subject words that the continuation has, in any form."""
+    """Return the fraction of an opening's subject words that occur in the continuation, in any form."""
     return _share(premise_words(opening), content_words(continuation))
 
 
@@ -157,14 +157,14 @@ def _share(wanted: frozenset[str], found: frozenset[str]) -> float | None:
 
 
 def premise_of_others(openings: Sequence[Opening], own: Opening, continuation: str) -> float:
-    """Return the mean share of the other openings' subject words: what is kept by chance."""
+    """Return the mean fraction of the other openings' subject words in a continuation: the rate by chance."""
     found = content_words(continuation)
     shares = (_share(premise_words(other), found) for other in openings if other.id != own.id)
     return fmean(share for share in shares if share is not None)
 
 
 def count_matches(patterns: Iterable[str], text: str) -> int:
-    """Return how many places of a text match one of the patterns, as whole words in any case."""
+    """Return the number of matches of any of the patterns in a text, as whole words in any case."""
     return sum(1 for _ in _compiled(tuple(patterns)).finditer(text.replace("’", "'")))
 
 
@@ -179,20 +179,20 @@ def per_thousand_words(patterns: Sequence[str], texts: Sequence[str]) -> float:
 
 
 def distinct_grams(texts: Iterable[str], size: int = GRAM) -> float:
-    """Return the share of distinct runs of `size` words among all of these texts' runs; 1 repeats none."""
+    """Return the fraction of distinct runs of `size` words among all runs of all texts; 1 if none repeats."""
     counts = Counter(gram for text in texts for gram in grams(text, size))
     return len(counts) / max(1, counts.total())
 
 
 def distinct_within(texts: Sequence[str], size: int = GRAM) -> float:
-    """Return the mean over texts of the share of distinct runs in each: how little a story repeats itself."""
+    """Return the fraction of distinct runs of `size` words within each text, as the mean over texts."""
     return fmean([distinct_grams([text], size) for text in texts] or [0.0])
 
 
 def samples_like(texts: Sequence[str], documents: Sequence[str], seed: int = 0) -> list[str]:
-    """Return pieces of documents, each as many words long as one of the texts, from paragraphs' beginnings.
+    """Return samples of documents from the beginning of a paragraph, each with as many words as one of `texts`.
 
-    A document that is too short for a text is skipped; there are fewer pieces if all are.
+    Documents that are too short for a text are skipped; there is no sample for a text if all are.
     """
     chance = Random(seed)
     order = list(documents)
@@ -215,7 +215,10 @@ def _length(text: str) -> int:
 
 @cache
 def dictionary() -> Callable[[str], bool] | None:
-    """Return a test whether English has a word, from pyspellchecker's list; None without that package."""
+    """Return a function that tells whether a word is in pyspellchecker's English list.
+
+    Returns None without the package.
+    """
     if find_spec("spellchecker") is None:
         return None
     from spellchecker import SpellChecker  # an extra
@@ -225,11 +228,11 @@ def dictionary() -> Callable[[str], bool] | None:
 
 
 def non_words(text: str, is_word: Callable[[str], bool], given: str = "") -> list[str]:
-    """Return the words of a text that are none: not in the dictionary, in no form, and not in `given`.
+    """Return the non-words of a text: words of which no form is in the dictionary or in the text `given`.
 
-    Words with a capital are names, and those with other letters than a to z are foreign: both pass. So do
-    compounds of words, with a hyphen or without, and usual prefixes and endings. A single letter is a word
-    only if it is a, i or o.
+    Capitalized words count as names, words with letters other than a to z as foreign words, and neither as
+    non-words. Nor do compounds, with or without a hyphen, and words with usual prefixes and endings. Of
+    single letters, only a, i and o are words.
     """
     passed = {word.lower() for word in words(given)}
     names = {re.split(r"[’']", word)[0].lower() for word in words(text) if word[:1].isupper()}

@@ -1,7 +1,7 @@
-"""Load the frozen openings, facts, notes and lore by which storytellers are judged, from `probes.json`.
+"""Load the frozen openings, facts, notes and lore for evaluations from `probes.json`.
 
-They were written before any model was trained or judged with them and do not change: figures of different
-models compare only as long as they are the same. Nothing that trains a model may read the file.
+They were written before any model was trained or judged with them. They must not change, so that figures of
+different models can be compared, and must not be used for training.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ FIELDS = ("memory", "note", "lore", "about")  # of the page's World, and of "Wri
 
 @dataclass(frozen=True)
 class Probe:
-    """Something told beside a story, and how a reader sees that the story has taken it up.
+    """A fact that is given to the model beside a story, and the test whether the story uses it.
 
     Attributes:
-        field: where it is told: "memory", "note", "lore" or "about".
-        kind: names and things of memory, weather and mood of notes.
-        opening: the story that it belongs to; without a text for "about".
-        text: what is told.
-        found: patterns of the words that show it.
-        least: how many such words the story must have.
-        keywords: of a lore entry; one of them is in the opening.
+        field: the guidance field of the fact: "memory", "note", "lore" or "about".
+        kind: the kind of fact, such as a name in memory or the weather in a note.
+        opening: the opening of the story; without a text for "about".
+        text: the fact.
+        found: patterns of words that show the fact.
+        least: the least number of such words in a story that uses it.
+        keywords: the keywords of a lore entry, one of which is in the opening.
     """
 
     field: str
@@ -48,7 +48,7 @@ class Probe:
         return f"{self.field}: {self.text}"
 
     def guidance(self) -> Guidance:
-        """Return the guidance that tells it, as the page's fields would."""
+        """Return the guidance with the fact, as the page's fields would give it."""
         if self.field == "memory":
             return Guidance(memory=self.text)
         if self.field == "note":
@@ -58,13 +58,13 @@ class Probe:
         return Guidance(about=self.text)
 
     def shows_in(self, continuation: str) -> bool:
-        """Return whether a continuation has taken it up. Words that the opening has do not count there."""
+        """Return whether a continuation shows the fact. Words that are in the opening do not count."""
         return count_matches(self.found, continuation) >= self.least
 
 
 @dataclass(frozen=True)
 class Probes:
-    """All that models are judged with.
+    """The openings and facts for all evaluations.
 
     Attributes:
         openings: the page's twelve, then twelve further ones.
@@ -79,7 +79,7 @@ class Probes:
     stock_phrases: tuple[str, ...] = field(repr=False)
 
     def of_field(self, name: str) -> list[Probe]:
-        """Return what is told in one field."""
+        """Return the probes of one field."""
         return [probe for probe in self.told if probe.field == name]
 
 

@@ -15,15 +15,15 @@ class Row:
     """A figure of the table.
 
     Attributes:
-        label: what was measured.
-        value: the figure; None where it could not be measured, and `remark` says why.
-        low, high: its spread, if it has one.
-        stories: over how many it was taken.
-        control: the same without what is measured: shuffled premises, nothing told, not asked.
-        held_out: the same of held-out stories.
-        unit: "%" for shares.
-        digits: behind the point, of other figures.
-        remark: what else to know.
+        label: the description of the figure.
+        value: the figure; None if it could not be measured, with the reason in `remark`.
+        low, high: bounds of its interval, if it has one.
+        stories: the number of stories that it is computed from.
+        control: the figure of a control group, such as stories without the given fact.
+        held_out: the figure of held-out stories.
+        unit: "%" for fractions.
+        digits: the number of decimals of other figures.
+        remark: a further remark.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""Means with their spread: a bootstrap over openings, since stories with one opening resemble each other."""
+"""Estimate means with intervals by a bootstrap over openings, since stories of one opening are alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERVAL = 0.9
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over stories with the interval that 90 % of resampled sets of openings give.
+    """A mean over stories with the interval of 90 % of the means of resampled sets of openings.
 
     Attributes:
         mean: over all stories.

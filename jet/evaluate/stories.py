@@ -1,4 +1,4 @@
-"""Evaluate a storyteller: does it keep to the beginning, what does its prose repeat, does it heed and end?
+"""Evaluate the stories of a model: consistency with the opening, repetition, use of guidance, and endings.
 
     python -m jet.evaluate stories --model assets/story-model --held-out stories.txt --output evaluation.json
 
@@ -38,16 +38,16 @@ from jet.ui.presets import PRESETS
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is written.
+    """The number and lengths of the generated stories.
 
     Attributes:
         seeds: continuations of each opening.
-        told_seeds: continuations with each fact, note and entry.
-        ending_seeds: continuations of each opening with and without an ending asked for.
-        preset_seeds: continuations of each opening with each other preset, to look for words that are none.
-        words: of a continuation.
-        ending_words: within which an ending must come.
-        openings: how many openings are asked to end, and written with other presets.
+        told_seeds: continuations with each fact, note and lore entry.
+        ending_seeds: continuations of each opening, with a note that asks for an ending and without one.
+        preset_seeds: continuations of each opening with each of the other presets, to count non-words.
+        words: the words of a continuation.
+        ending_words: the number of words within which a story must end.
+        openings: the number of openings for endings and for other presets.
     """
 
     seeds: int = 10
@@ -67,7 +67,7 @@ Texts = dict[str, list[dict[str, Any]]]
 def evaluate_storyteller(
     writer: Writer, plan: Plan, probes: Probes, held_out: Sequence[str] = ()
 ) -> tuple[list[Row], Texts]:
-    """Write everything and judge it. Returns the rows, and what was written, by part, for a reader."""
+    """Generate and judge all stories; return the rows, and the texts by part."""
     written = write_openings(writer, probes.openings, plan, SamplingParams())
     rows = judge(written, probes, held_out)
     some = spread_over(probes.openings, plan.openings)
@@ -109,9 +109,10 @@ def write_openings(
 def measure_endings(
     writer: Writer, openings: Sequence[Opening], plan: Plan, notes: Sequence[str]
 ) -> tuple[Row, list[dict[str, Any]]]:
-    """Measure how often a story ends when an author's note asks for it, and when none does.
+    """Measure how often a story ends with an author's note that asks for an ending, and without one.
 
-    The notes take turns. An end is the model's end-of-text token within `plan.ending_words` words.
+    The notes are used in turn. A story ends by the model's end-of-text token within `plan.ending_words`
+    words.
     """
     asked: dict[str, list[Task]] = {}
     for number, opening in enumerate(openings):

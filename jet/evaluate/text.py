@@ -1,4 +1,4 @@
-"""Take English prose apart: words, sentences, narration without dialogue, stems, names, headings."""
+"""Parse English prose: words, sentences, narration without dialogue, stems, names, headings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def words(text: str) -> list[str]:
 
 
 def first_words(text: str, number: int) -> str:
-    """Return a text up to the end of its word number `number`; all of it if it has fewer."""
+    """Return a text up to the end of its first `number` words; all of it if it has fewer."""
     for index, found in enumerate(_WORD.finditer(text), start=1):
         if index == number:
             return text[: found.end()]
@@ -58,10 +58,10 @@ def last_half(text: str) -> str:
 
 
 def narration(text: str) -> str:
-    """Return a text without what is quoted or, between asterisks, thought.
+    """Return a text without quotations and without thoughts between asterisks.
 
-    A quotation ends with its paragraph if it is not closed there. A single quote opens one only where no
-    letter stands before it, and closes it only where none stands behind it.
+    A quotation that is not closed ends with its paragraph. A single quote opens a quotation only if no letter
+    precedes it, and closes one only if no letter follows it.
     """
     return "\n".join(_without_quotations(_THOUGHT.sub(" ", line)) for line in text.split("\n"))
 
@@ -90,7 +90,7 @@ def sentences(text: str) -> list[str]:
 
 
 def stem(word: str) -> str:
-    """Return what a word has in common with its other forms: "clocks" and "clock"."""
+    """Return the stem of a word, which its inflected forms share, such as "clocks" and "clock"."""
     word = re.sub(r"[’'](?:s|d|ll|ve|re|t|m)?$", "", word.lower())
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3 and not word.endswith("ss"):
@@ -105,8 +105,8 @@ def stem(word: str) -> str:
 def content_words(text: str) -> frozenset[str]:
     """Return the stems of the words that carry a text's subject.
 
-    These are words of four letters or more, without function words and without what is written with a
-    capital within a sentence.
+    These are words of four letters or more, except function words and words that are capitalized within a
+    sentence.
     """
     found = set()
     for sentence in sentences(text):
@@ -118,10 +118,10 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def mentions(text: str, name: str, also_word: bool = False) -> int:
-    """Return how often a name occurs, capital letters as given.
+    """Return how often a name occurs in this capitalization.
 
-    `also_word`: the name is a word, too, like Will or Grace; then it counts at the beginning of a sentence or
-    quotation only in front of a verb of action ("Grace opened") or with 's.
+    `also_word`: whether the name is also a word, like Will or Grace. At the beginning of a sentence or
+    quotation, it then counts only before a verb of action ("Grace opened") or with 's.
     """
     if not also_word:
         return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", text))
@@ -130,10 +130,10 @@ def mentions(text: str, name: str, also_word: bool = False) -> int:
 
 
 def people(text: str) -> Counter[str]:
-    """Count the mentions of people's names, by a rule: words with a capital that act or speak somewhere.
+    """Count the mentions of people's names: capitalized words that act or speak somewhere in the text.
 
-    Such a word stands directly before a verb of action or behind one of speaking. One that begins sentences
-    only is a name if it does so twice.
+    Such a word is directly before a verb of action or after one of speaking. A word that only begins
+    sentences is a name if that happens twice.
     """
     found = _possible_names(text)
     counts = Counter(one.name for one in found)
@@ -156,7 +156,7 @@ def _possible_names(text: str) -> list[_Capitalized]:
 
 
 class _Capitalized(NamedTuple):
-    """A word with a capital, and its neighbors; `begins` a sentence or quotation."""
+    """A capitalized word with its neighbors; `begins`: whether it begins a sentence or quotation."""
 
     name: str
     possessive: bool
@@ -182,7 +182,7 @@ def _capitalized(text: str) -> Iterator[_Capitalized]:
 def headings(text: str) -> list[str]:
     """Return the lines that are headings of chapters or parts, prologue or epilogue.
 
-    A line that goes on as a sentence ("Chapter two of his book lay open.") or is quoted is none.
+    A line that continues as a sentence ("Chapter two of his book lay open.") or is quoted is no heading.
     """
     return [line.strip() for line in text.split("\n") if _is_heading(line.strip())]
 

@@ -24,14 +24,14 @@ _INTERVAL_S = 0.2  # how often a story's words are counted
 
 @dataclass(frozen=True)
 class Task:
-    """A continuation to write: of a text, with guidance, as often as there are seeds elsewhere.
+    """A continuation to generate, with one seed.
 
     Attributes:
-        opening: the text to continue, taken as typed by a person.
-        seed: of the sampling.
-        words: where the continuation is cut; it may end sooner.
-        guidance: what the page's World would have.
-        sampling: settings; length and seed are the task's.
+        opening: the text to continue, with token healing as for typed text.
+        seed: the seed of the sampling.
+        words: the number of words after which the continuation is cut; it may end sooner.
+        guidance: the guidance, as in the page's World.
+        sampling: the sampling parameters, except length and seed.
     """
 
     opening: str
@@ -43,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A continuation, and whether the model ended the story in it."""
+    """A continuation, with whether the model ended the story."""
 
     text: str
     ended: bool
@@ -63,7 +63,7 @@ class Writer:
     def write(self, tasks: Sequence[Task], label: str = "stories") -> dict[Task, Continuation]:
         """Return the continuation of each task. Raises EvaluationError.
 
-        Equal tasks are written once, also those of earlier calls: stories with nothing told serve as control.
+        Equal tasks are generated once, also over several calls, as for stories of control groups.
         """
         wanted = [task for task in dict.fromkeys(tasks) if task not in self._written]
         with (
@@ -91,7 +91,7 @@ class Writer:
         return self._read(guided(request, prompt), task.words)
 
     def _read(self, request: Request, most: int) -> Continuation:
-        """Read a stream until it ends, or has more words than are wanted."""
+        """Read the stream of a request up to its end, or until it has more than `most` words."""
         stream = self._engine.submit(request)
         text, reason = "", None
         with closing(stream.chunks(_INTERVAL_S)) as chunks:  # type: ignore[type-var]

@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     float32 on a CPU is the reference for all other implementations. Matrix products that sum a row in order
     have errors of several roundings there, which a badly conditioned position multiplies by a hundred. For a
     single token, converting the weights to float64 would take longer than the product, so only small matrices
-    are converted. Under autocast, nothing is.
+    are converted. Under autocast, PyTorch's own product is used.
     """
     exact = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if not exact or (x.shape[-2] == 1 and weight.numel() > MAX_EXACT_WEIGHTS):

@@ -27,5 +27,5 @@ def build_prompt(builder: ContextBuilder, engine: Engine, request: Request, guid
 
 
 def guided(request: Request, prompt: Prompt) -> Request:
-    """Return a request with its finished prompt."""
+    """Return the request with the text and the instruction of a prompt."""
     return replace(request, prompt=prompt.text, instruction=prompt.instruction)

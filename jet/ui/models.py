@@ -72,7 +72,7 @@ def models_panel() -> str:
 class ModelCommands:
     """The commands of the Models part. Used on the server's event loop.
 
-    Without a switch all are refused: a page on which the model cannot be chosen has no way to do it, either.
+    Without a switch, all commands are rejected, so that no visitor can change the model by other means.
     """
 
     def __init__(self, switch: ModelSwitch | None, folders: bool = True) -> None:
