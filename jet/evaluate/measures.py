@@ -190,7 +190,7 @@ def distinct_within(texts: Sequence[str], size: int = GRAM) -> float:
 
 
 def samples_like(texts: Sequence[str], documents: Sequence[str], seed: int = 0) -> list[str]:
-    """Return samples of documents from the beginning of a paragraph, each with as many words as one of `texts`.
+    """Return samples of documents from a paragraph on, each with as many words as one of `texts`.
 
     Documents that are too short for a text are skipped; there is no sample for a text if all are.
     """
