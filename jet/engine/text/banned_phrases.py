@@ -36,6 +36,8 @@ _MAX_THREADS = 1000  # beginnings of phrases that are followed at once; only phr
 _GAP = ""  # what a character folds to that belongs to no word
 _ANY_ENDING = 24  # letters that an asterisk surely stands for; phrases far longer are not followed to the end
 _MIN_INFLECTED = 3  # letters of a word that has other forms
+_MOST_MOVES = 16_384  # remembered moves of one matcher
+_LONG = 32  # characters; longer texts are no tokens, or rare ones
 _VOWELS = frozenset("aeiou")
 _APOSTROPHES = frozenset("'’‘‛ʼʻʹ′＇`´ˈ՚ꞌ‵")
 _QUOTES = frozenset('"“”„«»')
@@ -129,8 +131,30 @@ class State(NamedTuple):
         return max(max(starts), 0) if starts else None
 
 
+class _Move(NamedTuple):
+    """What a text does to a state, whatever its position: all numbers count from there.
+
+    Attributes:
+        length: characters read.
+        letter: the last letter or digit; None if there is none.
+        in_word, words, literal: as in `State`.
+        start: the begin of a phrase that is complete; None if none is.
+    """
+
+    length: int
+    letter: int | None
+    in_word: bool
+    words: tuple[_Thread, ...]
+    literal: tuple[_Thread, ...]
+    start: int | None
+
+
 class PhraseMatcher:
-    """Finds banned phrases in answers. Immutable; used by any number of requests."""
+    """Finds banned phrases in answers. Used by any number of requests, in any threads.
+
+    Most tokens come often and begin no phrase, so moves are remembered by state and text: reading character by
+    character would take longer than much of a small network's step.
+    """
 
     def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:
         """`stops`: stop strings, at which the answer is cut. A phrase also ends where one of them begins.
@@ -139,6 +163,7 @@ class PhraseMatcher:
         """
         self._words, self._literal, self._stops = _Node(), _Node(), _Node()
         self._beginnings: dict[tuple[tuple[object, ...], ...], _Node] = {}  # of words, by the words before
+        self._moves: dict[tuple[object, ...], _Move] = {}
         self.reach = 0  # characters before an answer that a phrase may begin in
         for phrase in phrases:
             self.reach = max(self.reach, self._add(phrase))
@@ -151,7 +176,7 @@ class PhraseMatcher:
         Phrases may have begun in `before`, the text before it.
         """
         before = before[-self.reach - 1 :]  # one more tells whether the first one is within a word
-        state, _ = self.advance(State(-len(before), -1, False), before)
+        state, _ = self._advance(State(-len(before), -1, False), before)
         return state
 
     def advance(self, state: State, text: str) -> tuple[State, int | None]:
@@ -162,10 +187,37 @@ class PhraseMatcher:
         Reading stops at the first character that completes a phrase; of several, the one that begins last is
         returned. Phrases that end before the answer do not count; the begin of one that began there is 0.
         """
+        position = state.position
+        if state.letter < 0 or position < 0 or len(text) > _LONG:  # what counts depends on the answer's begin
+            state, start = self._advance(state, text)
+            return state, None if start is None else max(start, 0)
+        words, literal = _moved(state.words, -position), _moved(state.literal, -position)
+        key = text, state.in_word, words, literal
+        move = self._moves.get(key)
+        if move is None:
+            if len(self._moves) >= _MOST_MOVES:
+                self._moves.clear()
+            move = self._moves[key] = self._move(state, text)
+        letter = state.letter if move.letter is None else position + move.letter
+        words, literal = _moved(move.words, position), _moved(move.literal, position)
+        after = State(position + move.length, letter, move.in_word, words, literal)
+        return after, None if move.start is None else max(position + move.start, 0)
+
+    def _move(self, state: State, text: str) -> _Move:
+        """Read a text and return what it does to a state."""
+        at = state.position
+        after, start = self._advance(state, text)
+        letter = None if after.letter == state.letter else after.letter - at
+        words, literal = _moved(after.words, -at), _moved(after.literal, -at)
+        begin = None if start is None else start - at
+        return _Move(after.position - at, letter, after.in_word, words, literal, begin)
+
+    def _advance(self, state: State, text: str) -> tuple[State, int | None]:
+        """Read a text character by character, up to the first that completes a phrase."""
         for character in text:
             state, found = self._read(state, character)
             if found:
-                return state, max(max(found), 0)
+                return state, max(found)
         return state, None
 
     def _read(self, state: State, character: str) -> tuple[State, list[int]]:
@@ -241,6 +293,11 @@ class PhraseMatcher:
             node.ends = True
             node.at_once = node.at_once or any_ending or _is_unspaced(word[-1]) or _is_korean(word[-1])
         return length
+
+
+def _moved(threads: tuple[_Thread, ...], by: int) -> tuple[_Thread, ...]:
+    """Return threads whose phrases begin `by` characters later."""
+    return tuple(_Thread(start + by, node, gap) for start, node, gap in threads) if threads else ()
 
 
 def _walk(thread: _Thread, folded: str) -> Iterator[_Thread]:

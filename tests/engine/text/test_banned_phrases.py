@@ -224,6 +224,37 @@ def test_a_text_taken_back_is_read_on_as_if_it_had_never_come(
         assert once == whole
 
 
+@settings(max_examples=60, deadline=None)
+@given(PHRASES, st.lists(TEXT, min_size=1, max_size=8), TEXT)
+def test_remembered_moves_are_those_of_reading_by_character(
+    phrases: list[str], parts: list[str], before: str
+) -> None:
+    """The second and the third time, elsewhere, as tokens come again in a story."""
+    matcher, fresh = PhraseMatcher(phrases, ["ab"]), PhraseMatcher(phrases, ["ab"])
+    state, other = matcher.start(before), fresh.start(before)
+    nodes = dict(zip(_nodes(matcher), _nodes(fresh), strict=True))
+    for part in parts * 3:
+        state, found = matcher.advance(state, part)
+        expected, at = fresh._advance(other, part)
+        other = expected
+        assert found == (None if at is None else max(at, 0))
+        assert (state.position, state.letter, state.in_word) == expected[:3]
+        for one, twin in ((state.words, expected.words), (state.literal, expected.literal)):
+            assert [(start, nodes.get(node, node), gap) for start, node, gap in one] == list(twin)
+
+
+def _nodes(matcher: PhraseMatcher) -> list[object]:
+    """Return all nodes of a matcher, in the order in which they are reached."""
+    found: dict[object, None] = {}
+    left = [matcher._words, matcher._literal, matcher._stops]
+    while left:
+        node = left.pop()
+        if node not in found:
+            found[node] = None
+            left += [*node.children.values(), *node.gaps, *([node.any_ending] if node.any_ending else [])]
+    return list(found)
+
+
 @given(st.text(max_size=20))
 def test_any_character_can_be_read(text: str) -> None:
     matcher = PhraseMatcher(["a b", "—"], ["x"])
