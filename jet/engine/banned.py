@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 32  # tokens barred in one place before the request goes further 
 MAX_ROLLBACKS = 256  # without anything sent in between
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class HeldToken:
     """A drawn token that has not been sent, with the request's state from before it.
 

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, decoders
 from jet.engine.text.whitespace import strip_leading
 from jet.token_ids import Tokens
 
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -72,7 +73,7 @@ class _ByteDetokenizer:
     def __init__(self, tokenizer: Tokenizer, known: TokenBytes) -> None:
         self._bytes = known
         self._silent = silent_tokens(tokenizer)
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = _Utf8Decoder(errors="replace")
 
     def push(self, token: int, skip: int = 0) -> str:
         return "" if token in self._silent else self._decoder.decode(self._bytes[token][skip:])
@@ -81,8 +82,9 @@ class _ByteDetokenizer:
         return self._decoder.decode(b"", final=True)
 
     def copy(self) -> _ByteDetokenizer:
-        other = copy(self)
-        other._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        other = object.__new__(_ByteDetokenizer)  # copies are made for every token that may be taken back
+        other._bytes, other._silent = self._bytes, self._silent
+        other._decoder = _Utf8Decoder(errors="replace")
         other._decoder.setstate(self._decoder.getstate())
         return other
 
