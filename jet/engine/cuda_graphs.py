@@ -16,6 +16,7 @@ from jet.api import TokenLogprobs
 from jet.cache.pinned import pinned, to_host
 from jet.cache.state_pool import StatePool
 from jet.engine.decode_step import DecodeStep
+from jet.engine.kept_logits import KeptLogits, rows_to_keep
 from jet.engine.sampler import HostSampler, SpecialTokens, draw, make_host_sampler
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import StepFuture, token_logprobs
@@ -74,7 +75,7 @@ class CudaGraphDecoder:
         self._host_samplers: dict[Sequence, HostSampler] = {}
         self._batch: list[Sequence] = []  # sequences whose rows are on the device, as of their last step
         self._batch_graphs: StepGraphs | None = None  # the graphs that ran that step
-        self._last_logits: dict[Sequence, Tensor] = {}  # logits of requests' last tokens
+        self._kept_logits = KeptLogits()
         self._shared = _SharedGraphPool()
         self._graphs: dict[int, StepGraphs] = {}
         self._rows = DecodeBatch.make(padded_size(rows), model.device, stop_ids, pool.null_slot)
@@ -180,10 +181,36 @@ class CudaGraphDecoder:
                 write_shape(graphs.shape, sequences)
             self._batch, self._batch_graphs = list(sequences), graphs
         ending = [row for row, sequence in enumerate(sequences) if sequence.samples_last_token]
+        kept = rows_to_keep(sequences)
+        self._kept_logits.begin(sequences)
         if not ending and not any(sequence in self._host_samplers for sequence in sequences):
-            graphs.launch(flags)
+            self._launch_keeping(graphs, sequences, kept, flags)
             return self._step_output(graphs.rows, graphs.step.logits, sequences, {})
-        return self._sample_on_host(graphs, sequences, ending)
+        return self._sample_on_host(graphs, sequences, {*ending, *kept})
+
+    def _launch_keeping(
+        self,
+        graphs: StepGraphs,
+        sequences: abc.Sequence[Sequence],
+        kept: abc.Collection[int],
+        flags: SamplerFlags | None,
+    ) -> None:
+        """Start a step and keep the logits of the rows in `kept` as they were before the sampler.
+
+        Where the sampler writes into them, the step and the sampler are launched one after the other.
+        """
+        written = any(_sampler_writes(sequences[row]) for row in kept)
+        if written:
+            graphs.compute_logits()
+        else:
+            graphs.launch(flags)
+        self._keep(graphs, sequences, kept)
+        if written:
+            graphs.sample(flags)
+
+    def _keep(self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], rows: abc.Collection[int]) -> None:
+        for row in rows:
+            self._kept_logits.keep(sequences[row], graphs.step.logits[row : row + 1])
 
     def compute_logits(self, sequence: Sequence) -> Tensor:
         """Run the sequence's last token and return the logits `[1, V]`; draw nothing."""
@@ -194,14 +221,14 @@ class CudaGraphDecoder:
         return graphs.step.logits.clone()
 
     def _sample_on_host(
-        self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], ending: abc.Sequence[int]
+        self, graphs: StepGraphs, sequences: abc.Sequence[Sequence], kept: abc.Collection[int]
     ) -> list[StepFuture]:
         """Run a step in which the host draws some tokens, so that the next step cannot overlap.
 
-        Logits of the rows in `ending` are copied before the sampler writes penalties into them.
+        Logits of the rows in `kept` are copied before the sampler writes penalties into them.
         """
         graphs.compute_logits()
-        self._last_logits |= {sequences[row]: graphs.step.logits[row : row + 1].clone() for row in ending}
+        self._keep(graphs, sequences, kept)
         others = [sequence for sequence in sequences if sequence not in self._host_samplers]
         if others:
             graphs.sample(sampler_flags(others))
@@ -214,8 +241,11 @@ class CudaGraphDecoder:
         return self._step_output(graphs.rows, graphs.step.logits, sequences, host_sampled)
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        """Return the logits that the request's last allowed token was drawn from; None before that."""
-        return self._last_logits.get(sequence)
+        """Return the logits after the sequence's computed tokens, before penalties; None if they are gone.
+
+        They are kept for the request's last allowed token, and for every token that may be taken back.
+        """
+        return self._kept_logits.get(sequence)
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
         """Return whether the device draws the tokens of all these sequences."""
@@ -232,7 +262,7 @@ class CudaGraphDecoder:
     def remove(self, sequence: Sequence) -> None:
         """Forget a request."""
         self._host_samplers.pop(sequence, None)
-        self._last_logits.pop(sequence, None)
+        self._kept_logits.begin([sequence])
         if sequence in self._batch:
             self._batch = []
 
@@ -351,6 +381,11 @@ def sampler_flags(sequences: abc.Sequence[Sequence]) -> SamplerFlags | None:
         return None
     top_k = any(sampling.temperature > 0 and sampling.top_k > 0 for sampling in samplings)
     return SamplerFlags() if top_k else DEFAULT_SAMPLER
+
+
+def _sampler_writes(sequence: Sequence) -> bool:
+    """Return whether the sampler changes the sequence's logits: by a penalty, or where no text may end."""
+    return sequence.sampling.repetition_penalty != 1 or sequence.stop_is_forbidden
 
 
 def write_shape(buffers: ShapeBuffers, sequences: abc.Sequence[Sequence]) -> None:

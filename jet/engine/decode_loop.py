@@ -23,6 +23,7 @@ from jet.engine.text.healing import Healing, NoPathError
 from jet.engine.text.healing import draw as sample_path
 from jet.ops.sampling import uniform
 
+WAITING_ROWS = 2  # rows of a batch that all wait for one; in larger ones a row's lost step costs less
 DECODE_SNAPSHOT_INTERVAL = 8  # tokens between snapshots of a request that decodes alone
 HEALING_STEP = 2**62  # the random step of healing, which no token has
 
@@ -72,7 +73,8 @@ class DecodeLoop:
         in_flight = [(one, one.in_flight) for one in sequences if one.in_flight is not None]
         all_go_on = len(in_flight) == len(sequences) and all(map(self._continues, sequences))
         # If the device holds this batch already, launch the next step before reading this one's tokens.
-        overlap = all_go_on and self._decoder.batch_is_on_device(sequences)
+        waits = len(sequences) <= WAITING_ROWS and any(one.waits for one in sequences)
+        overlap = all_go_on and not waits and self._decoder.batch_is_on_device(sequences)
         if overlap:
             self._launch_next(sequences)
         for sequence, step in in_flight:
@@ -81,7 +83,8 @@ class DecodeLoop:
         if not overlap:
             self._sample_first([one for one in sequences if one not in outcomes], outcomes)
             self._decode_step([one for one in sequences if one not in outcomes], outcomes)
-            self._launch_next([one for one in sequences if isinstance(outcomes[one], int)])
+            if not waits:
+                self._launch_next([one for one in sequences if isinstance(outcomes[one], int)])
         return [outcomes[sequence] for sequence in sequences]
 
     def _sample_first(
@@ -97,8 +100,10 @@ class DecodeLoop:
                 launched.append((sequence, self._decoder.sample(sequence)))
                 sequence.num_generated += 1
         for sequence, step in launched:
+            again = bool(sequence.barred_now)  # there was a snapshot at the first time
             outcome = outcomes[sequence] = self.accept(sequence, step)
-            if isinstance(outcome, int) and sequence.num_computed_tokens > sequence.last_snapshot:
+            is_newer = sequence.num_computed_tokens > sequence.last_snapshot
+            if isinstance(outcome, int) and is_newer and not again:
                 self._snapshots.take(sequence)
             sequence.logits = None
 
@@ -148,6 +153,8 @@ class DecodeLoop:
         continuing = [one for one in sequences if self._continues(one)]
         if not continuing or not self._decoder.can_overlap(continuing):
             return
+        for sequence in continuing:  # before memory is reserved, since a mark shares pages
+            self._rollback.mark_before_launch(sequence)
         if any(map(self._reserve_next, continuing)):
             return
         for sequence, step in zip(continuing, self._launch(continuing), strict=True):

@@ -60,8 +60,11 @@ class Runner(Protocol):
         """Prepare for rollbacks of a new sequence."""
         ...
 
-    def mark(self, sequence: Any, length: int) -> None:
-        """Keep the snapshots that a rollback to `length` tokens or more needs; call it after each token."""
+    def mark(self, sequence: Any, length: int, may_complete: bool = False) -> None:
+        """Keep the snapshots that a rollback to `length` tokens or more needs; call it after each token.
+
+        `may_complete`: whether the next token will probably have to be taken back.
+        """
         ...
 
     def roll_back(

@@ -205,8 +205,9 @@ class ModelRunner:
         sequence.guarded = True
 
     @torch.inference_mode()
-    def mark(self, sequence: Sequence, length: int) -> None:
+    def mark(self, sequence: Sequence, length: int, may_complete: bool = False) -> None:
         """Keep what a rollback of a guarded sequence to `length` tokens or more needs, as memory allows."""
+        sequence.waits = may_complete
         self._rollback.mark(sequence, length)
 
     @torch.inference_mode()

@@ -102,7 +102,8 @@ class OutputProcessor:
             self._end_guarded(req, guard, req.length_reason)
             return
         kept = guard.held[0].index if guard.held else len(req.output_ids)
-        self._runner.mark(req.sequence, len(req.prompt_ids) + kept)
+        may_complete = guard.banned_if_ended() is not None
+        self._runner.mark(req.sequence, len(req.prompt_ids) + kept, may_complete)
 
     def _end_guarded(
         self,

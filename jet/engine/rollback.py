@@ -5,8 +5,10 @@ its state, with the next token's logits where they are known. Marks are prefix-c
 matches, so the cache counts, evicts and offloads them like any other entry.
 
 Without overlapped steps, a mark is set at exactly the tokens that may be removed, at the cost of one state
-copy each. With overlapped steps the token is known too late for that: a mark is set every `MARK_INTERVAL`
-tokens, and the tokens after it are recomputed one by one, which gives the same values.
+copy each. With overlapped steps the token is known too late for that. In batches of up to `MARKED_ROWS` rows
+a mark is set at every step, and dropped at the next one unless the token may be removed. In larger batches
+so many copies would cost more than they save: a mark is set every `MARK_INTERVAL` tokens, and the tokens
+after it are recomputed one by one, which gives the same values.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from jet.engine.decoder import Decoder
 from jet.engine.sequence import Sequence, Snapshot
 from jet.engine.text.healing import Healing
 
-MARK_INTERVAL = 4  # tokens between two marks of a sequence whose steps are launched ahead
-MAX_MARKS = 2
+MARK_INTERVAL = 4  # tokens between two marks of a sequence whose steps are launched ahead in a large batch
+MAX_MARKS = 3
 
 
 class Rollback:
@@ -54,18 +56,26 @@ class Rollback:
         if sequence.guarded and self._newest(sequence) != sequence.num_computed_tokens:
             self._set(sequence, sequence.logits)
 
+    def mark_before_launch(self, sequence: Sequence) -> None:
+        """Set a mark where the step of an unknown token is about to be launched."""
+        logits = self._decoder.last_logits(sequence) if sequence.guarded else None
+        if logits is not None and self._newest(sequence) < sequence.num_computed_tokens:
+            self._set(sequence, logits)
+
     def mark(self, sequence: Sequence, length: int) -> None:
         """Set the mark that a rollback to `length` or more tokens needs, and drop marks that are not needed.
 
         Called after each token, once it is known how many tokens may have to be taken back.
         """
-        computed, newest = sequence.num_computed_tokens, self._newest(sequence)
-        decoder = self._decoder
-        if decoder.overlaps:
-            if computed - newest >= MARK_INTERVAL:
-                self._set(sequence, None if sequence.in_flight is not None else decoder.last_logits(sequence))
-        elif length > computed:  # nothing that has been computed can be taken back
+        computed, decoder = sequence.num_computed_tokens, self._decoder
+        if length > computed and not decoder.overlaps:  # nothing that has been computed can be taken back
             self.drop_all(sequence)
+            return
+        newest = self._newest(sequence)
+        if decoder.overlaps:
+            logits = decoder.last_logits(sequence)
+            if computed - newest >= (MARK_INTERVAL if logits is None else 1):
+                self._set(sequence, logits)
         elif newest < length == computed or 0 <= newest <= computed - 2 * MARK_INTERVAL:
             self._set(sequence, decoder.last_logits(sequence))
         while len(sequence.marks) > 1 and _serves(sequence.marks[1], length):

@@ -65,6 +65,8 @@ class Sequence:
         marks: snapshots to roll back to, shortest first.
         mark_salt: cache salt of the marks, which no request has; "" before the first mark.
         barred: a position, and the token ids that were drawn there and taken back.
+        waits: whether the next token may complete a banned phrase, so that it must be known before the step
+            after it is launched.
     """
 
     sampling: SamplingParams
@@ -94,6 +96,7 @@ class Sequence:
     marks: list[CacheEntry[Snapshot]] = field(default_factory=list)
     mark_salt: str = ""
     barred: tuple[int, tuple[int, ...]] = (-1, ())
+    waits: bool = False
 
     @property
     def last_token(self) -> int | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jet.engine import model_runner as runner_module
 from jet.engine.decoder import EagerDecoder
+from jet.engine.kept_logits import KeptLogits, rows_to_keep
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import StepFuture
 
@@ -25,6 +26,7 @@ class AheadDecoder(EagerDecoder):
         super().__init__(*args)  # type: ignore[arg-type]
         self._rows: list[Sequence] = []
         self._tokens: dict[Sequence, int] = {}
+        self._kept = KeptLogits()
         self._stops = set(self._special_tokens.stop_ids.tolist())
         self.launched_ahead = 0
 
@@ -35,6 +37,9 @@ class AheadDecoder(EagerDecoder):
         else:
             self.launched_ahead += 1
         logits = self._run_rows(sequences).split(1)
+        self._kept.begin(sequences)
+        for row in rows_to_keep(sequences):
+            self._kept.keep(sequences[row], logits[row])
         futures = [self._sample(*row) for row in zip(sequences, logits, strict=True)]
         for one, future in zip(sequences, futures, strict=True):
             if self._tokens[one] not in self._stops:  # of a text that has ended, nothing is drawn
@@ -57,7 +62,7 @@ class AheadDecoder(EagerDecoder):
         return super().compute_logits(sequence)
 
     def last_logits(self, sequence: Sequence) -> Tensor | None:
-        return None
+        return self._kept.get(sequence)
 
     def can_overlap(self, sequences: abc.Sequence[Sequence]) -> bool:
         return True
@@ -67,6 +72,7 @@ class AheadDecoder(EagerDecoder):
 
     def remove(self, sequence: Sequence) -> None:
         super().remove(sequence)
+        self._kept.begin([sequence])
         if sequence in self._rows:
             self._rows = []
 

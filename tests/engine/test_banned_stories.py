@@ -170,7 +170,7 @@ def test_a_place_that_fails_too_often_ends_the_story_before_the_phrase(
 def test_where_no_state_is_left_the_prompt_is_read_again_and_the_story_is_the_same(
     model: JetNemotronForCausalLM, fresh: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ModelRunner, "mark", lambda self, sequence, length: self._rollback.drop_all(sequence))
+    monkeypatch.setattr(ModelRunner, "mark", lambda self, sequence, *_: self._rollback.drop_all(sequence))
     engine = make_engine(model, writers=4, kept=0)
     try:
         for one in requests(fresh):

@@ -33,6 +33,7 @@ from jet.engine.model_runner import ModelRunner
 from jet.engine.sequence import Sequence
 from jet.engine.text.healing import Healing, Logits, Node, NoPathError, draw
 from jet.modeling import JetNemotronForCausalLM
+from tests.engine.ahead import decoding_ahead
 from tests.networks import small_model
 
 PAGE_SIZE, CONTEXT, SLOTS, KEPT = 4, 40, 3, 4
@@ -90,8 +91,15 @@ class Live:
     def ready(self) -> bool:
         return self.read == len(self.text) and not self.ended
 
+    @property
+    def generated(self) -> int:
+        """Drawn tokens that are known."""
+        return self.sequence.num_generated - (self.sequence.in_flight is not None)
+
 
 class Requests(RuleBasedStateMachine):
+    ahead = False  # whether steps are launched ahead
+
     def __init__(self) -> None:
         super().__init__()
         self.patches = [
@@ -99,11 +107,12 @@ class Requests(RuleBasedStateMachine):
         ]
         for patch in self.patches:
             patch.start()
-        self.runner = ModelRunner(
-            network(), frozenset([END]), slots=SLOTS, cache_slots=KEPT,
-            tokens=14 * PAGE_SIZE, context=CONTEXT,
-            snapshot_interval=5, host_bytes=120_000,
-        )  # fmt: skip
+        with decoding_ahead(self.ahead):
+            self.runner = ModelRunner(
+                network(), frozenset([END]), slots=SLOTS, cache_slots=KEPT,
+                tokens=14 * PAGE_SIZE, context=CONTEXT,
+                snapshot_interval=5, host_bytes=120_000,
+            )  # fmt: skip
         self.live: list[Live] = []
         self.texts: dict[str, set[tuple[int, ...]]] = {"ann": set(), "bob": set(), "": set()}
 
@@ -225,10 +234,11 @@ class Requests(RuleBasedStateMachine):
             assert isinstance(outcome, int)
             self.check(one, outcome)
             if one.sequence.guarded:
-                self.runner.mark(one.sequence, len(one.prompt) + one.kept)
+                waits = len(one.drawn) % 3 == 0
+                self.runner.mark(one.sequence, len(one.prompt) + one.kept, waits)
             if outcome == END or len(one.prompt + one.drawn) >= CONTEXT:
                 one.ended = True
-            if one.sequence.num_generated >= GREEDY.max_new_tokens:
+            if one.generated >= GREEDY.max_new_tokens:
                 one.ended = True
 
     def check(self, one: Live, outcome: int) -> None:
@@ -238,12 +248,12 @@ class Requests(RuleBasedStateMachine):
             expected = draw(one.healing.root, lambda path: logits(before + path), 0, 0.0, barred=barred)
             way, one.healing = self.runner.healed_path(one.sequence), None
             assert way is not None and (way.path, way.token) == (expected.path, expected.token)
-            assert outcome == way.token and one.sequence.num_generated == way.adds
+            assert outcome == way.token and one.generated == way.adds
             one.drawn += [*way.path, way.token]
             one.path = len(one.drawn)
         else:
             found = logits(before).copy()
-            if one.sequence.num_generated - 1 < one.sequence.min_tokens:
+            if one.generated - 1 < one.sequence.min_tokens:
                 found[END] = -np.inf
             found[list(one.barred.get(len(one.drawn), ()))] = -np.inf
             assert outcome == int(found.argmax())
@@ -390,16 +400,27 @@ class Requests(RuleBasedStateMachine):
             patch.stop()
 
 
-TestRequests = Requests.TestCase
-TestRequests.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class RequestsAhead(Requests):
+    """The same where the host learns of a token when the next step has been launched."""
+
+    ahead = True
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
+TestRequests, TestRequestsAhead = Requests.TestCase, RequestsAhead.TestCase
+TestRequests.settings, TestRequestsAhead.settings = examples(8), examples(6)
 
 
 @pytest.mark.thorough
-def test_long_sequences_of_requests() -> None:
+@pytest.mark.parametrize("requests", [Requests, RequestsAhead])
+def test_long_sequences_of_requests(requests: type[Requests]) -> None:
     run_state_machine_as_test(
-        Requests,
+        requests,
         settings=settings(
             max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),

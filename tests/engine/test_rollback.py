@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from jet.api import SamplingParams
+from jet.engine import kept_logits
 from jet.engine.model_runner import ModelRunner
+from jet.engine.rollback import MAX_MARKS
 from jet.engine.sequence import Sequence
 from jet.modeling import JetNemotronForCausalLM
 from tests.engine.ahead import decoding_ahead
@@ -47,13 +49,13 @@ def start(
     return sequence
 
 
-def draw(runner: ModelRunner, sequence: Sequence, count: int) -> list[int]:
+def draw(runner: ModelRunner, sequence: Sequence, count: int, waits: bool = False) -> list[int]:
     """Draw so many tokens; any may be taken back."""
     keep = len(sequence.token_ids)
     drawn = []
     for _ in range(count):
         drawn.append(runner.decode_one(sequence))
-        runner.mark(sequence, keep)
+        runner.mark(sequence, keep, waits)
     return drawn
 
 
@@ -107,10 +109,12 @@ def drawn(runner: ModelRunner, sequence: Sequence, token: int) -> None:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("kept", [0, 1, 5, 13])
+@pytest.mark.parametrize("ahead", [False, True], ids=["step by step", "steps ahead"])
 def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
-    model: JetNemotronForCausalLM, sampling: SamplingParams, kept: int
+    model: JetNemotronForCausalLM, sampling: SamplingParams, kept: int, ahead: bool
 ) -> None:
-    runner = make_runner(model)
+    with decoding_ahead(ahead):
+        runner = make_runner(model)
     plain = start(runner, sampling)
     tokens = draw(runner, plain, kept)
     sequence = start(runner, sampling)
@@ -125,6 +129,10 @@ def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
     assert sequence.barred_now == (lost[0],)
     others = draw(runner, sequence, 9)
     assert others[0] != lost[0]
+    if ahead:  # a further token has been computed, and its own place drawn
+        assert runner.roll_back(sequence, len(PROMPT) + kept, kept, (lost[0],))
+        assert draw(runner, sequence, 9, waits=True) == others
+    assert sequence.in_flight is None
     again = start(runner, sampling)
     decoded(runner, again, [*tokens, *others[:-1]])
     drawn(runner, again, others[-1])
@@ -161,3 +169,65 @@ def test_without_a_barred_token_the_same_tokens_come_again(
             assert draw(runner, sequence, 6) == lost
         runner.free(sequence)
     assert runner.pages_in_use == 0
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["step by step", "steps ahead"])
+def test_no_token_is_computed_again_and_no_mark_stays_without_need(
+    model: JetNemotronForCausalLM, ahead: bool
+) -> None:
+    """The first token of what is taken back is known to be so at once, as where a phrase begins."""
+    with decoding_ahead(ahead):
+        runner = make_runner(model)
+    sequence, calls = start(runner, SAMPLED), 0
+    compute = runner._decoder.compute_logits
+
+    def counting(one: Sequence) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return compute(one)
+
+    runner._decoder.compute_logits = counting  # type: ignore[method-assign]
+    for taken in (1, 2, 3, 1):
+        for _ in range(7):
+            runner.decode_one(sequence)
+            runner.mark(sequence, len(sequence.token_ids))
+        assert len(sequence.marks) <= ahead, "nothing can be taken back"
+        length = len(sequence.token_ids)
+        lost = draw(runner, sequence, taken)
+        assert len(sequence.marks) <= MAX_MARKS
+        assert runner.roll_back(sequence, length, length - len(PROMPT), (lost[0],))
+    assert not calls
+
+
+def test_a_token_that_may_complete_a_phrase_is_waited_for(model: JetNemotronForCausalLM) -> None:
+    """No step is launched behind it; the tokens are the same, and in a batch of many nobody waits."""
+    with decoding_ahead():
+        runner = make_runner(model)
+    sequences = [start(runner, SAMPLED) for _ in range(3)]
+    expected = draw(runner, sequences[0], 12)
+    assert sequences[0].in_flight is not None
+    assert draw(runner, sequences[1], 12, waits=True) == expected
+    assert sequences[1].in_flight is None
+    draw(runner, sequences[1], 1)
+    assert runner.decode_one(sequences[1]) is not None
+    assert sequences[1].in_flight is not None, "and goes on ahead"
+    for _ in range(3):
+        runner.decode(sequences)
+        for sequence in sequences:
+            runner.mark(sequence, len(sequence.token_ids), True)
+    assert all(sequence.in_flight is not None for sequence in sequences)
+
+
+def test_a_large_batch_has_a_mark_every_few_tokens(
+    model: JetNemotronForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_logits, "MARKED_ROWS", 0)
+    with decoding_ahead():
+        runner = make_runner(model)
+    sequence = start(runner, SAMPLED)
+    draw(runner, sequence, 12)
+    lengths = [len(mark.tokens) for mark in sequence.marks]
+    assert lengths == [len(PROMPT), len(PROMPT) + 8, len(PROMPT) + 12]
+    lost = sequence.token_ids[len(PROMPT) + 6]
+    assert runner.roll_back(sequence, len(PROMPT) + 6, 6, (lost,))
+    assert runner.decode_one(sequence) != lost

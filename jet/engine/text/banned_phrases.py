@@ -152,8 +152,8 @@ class _Move(NamedTuple):
 class PhraseMatcher:
     """Finds banned phrases in answers. Used by any number of requests, in any threads.
 
-    Most tokens come often and begin no phrase, so moves are remembered by state and text: reading character by
-    character would take longer than much of a small network's step.
+    Most tokens come often and begin no phrase, so moves are remembered by state and text: to read each
+    character by itself would take a part of a small network's step.
     """
 
     def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:
