@@ -58,7 +58,7 @@ def runner_on(model: JetNemotronForCausalLM, stop: int | None = None) -> ModelRu
     runner = ModelRunner(model, stops, slots=5, tokens=2048)
     with torch.inference_mode():
         decoder = CudaGraphDecoder(model, runner._pool, stops, frozenset(), 5)
-    runner._decoder = runner._decode_loop._decoder = decoder
+    runner._decoder = runner._decode_loop._decoder = runner._rollback._decoder = decoder
     return runner
 
 
@@ -126,6 +126,39 @@ def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> No
     decoder = runner._decoder
     assert isinstance(decoder, CudaGraphDecoder)
     assert set(decoder._graphs) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, replace(SAMPLED, repetition_penalty=1.5, top_k=0)])
+def test_tokens_that_are_taken_back_come_again_and_none_is_computed_twice(
+    runner: ModelRunner, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the logits of the step, as they were before the sampler wrote penalties into them."""
+    expected = write(runner, sampling, 1, 2, 3)
+
+    def refuse(sequence: Sequence) -> torch.Tensor:
+        raise AssertionError("a token is computed again")
+
+    monkeypatch.setattr(runner._decoder, "compute_logits", refuse)
+    sequence = runner.allocate(sampling)
+    runner.guard(sequence)
+    runner.prefill(sequence, [1, 2, 3])
+
+    def draw(count: int, kept: int) -> list[int]:
+        drawn = []
+        for _ in range(count):
+            drawn.append(runner.decode_one(sequence))
+            runner.mark(sequence, min(len(sequence.token_ids), 3 + kept))
+        return drawn
+
+    assert draw(5, kept=4) == expected[:5]
+    assert sequence.in_flight is not None
+    raw = runner._model(torch.tensor([list(sequence.token_ids)])).logits[0, -1]
+    assert (runner._decoder.last_logits(sequence) - raw).abs().max() < 1e-4, "without penalties"
+    assert runner.roll_back(sequence, 7, 4, ())
+    assert draw(2, kept=5) == expected[4:6]
+    assert runner.roll_back(sequence, 8, 5, (expected[5],))
+    assert draw(1, kept=6) != expected[5:6]
+    assert draw(2, kept=8)
 
 
 def test_a_batch_that_stays_the_same_runs_ahead(runner: ModelRunner) -> None:

@@ -132,7 +132,7 @@ class State(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """What a text does to a state, whatever its position: all numbers count from there.
+    """The change that a text makes to a state. Positions count from that of the state.
 
     Attributes:
         length: characters read.
