@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "roofline": set(),
     "token_ids": set(),
     "telemetry": set(),
+    "timeouts": set(),
     "api": set(),
     "ops": {"ops.triton", "ops.numba"},
     "ops.triton": {"ops"},
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What all rooms say to each other, and what every room may know.
 LEAVES = {
     *("affixes", "api", "cache_dirs", "credentials", "hardware", "lazy_imports"),
-    *("proxies", "roofline", "token_ids", "version"),
+    *("proxies", "roofline", "timeouts", "token_ids", "version"),
 }
 
 WITHOUT_TORCH = (

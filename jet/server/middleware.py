@@ -17,6 +17,7 @@ from typing import Any
 
 from jet.server.addresses import parse_address, rate_limit_key
 from jet.server.limits import Limits
+from jet.timeouts import within
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -222,7 +223,7 @@ class AllowlistMiddleware:
         try:
             more = True
             while more:
-                message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
+                message = await within(BODY_TIMEOUT_S, receive())
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > max_bytes:

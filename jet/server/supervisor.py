@@ -19,6 +19,8 @@ from typing import Any
 
 import httpx
 
+from jet.timeouts import within
+
 REFUSED = 2  # exit code of a process that cannot run as it was started: it has said why
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _LINE_BYTES = 1 << 20  # of a line that is passed on
@@ -108,7 +110,7 @@ class Supervised:
             with suppress(ProcessLookupError):
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), self._policy.grace_s)
+                await within(self._policy.grace_s, process.wait())
             except asyncio.TimeoutError:
                 self._say(f"{self.spec.name} does not end: it is killed.")
         await self.kill()
@@ -141,7 +143,7 @@ class Supervised:
             pause = min(policy.longest_pause_s, policy.first_pause_s * 2 ** (failures - 1))
             self._say(f"{self.spec.name} has ended ({_cause(code)}). It is started again in {pause:g} s.")
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                await within(pause, self._stopping.wait())
         self._given_up.set()
 
     async def _run_once(self) -> tuple[int, bool]:

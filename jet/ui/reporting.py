@@ -21,6 +21,7 @@ from pathlib import Path
 
 from jet.api import EngineInfo
 from jet.engine.holder import EngineHandle
+from jet.timeouts import within
 
 POLL_S = 0.5
 FILES = {"html": "text/html", "md": "text/markdown", "json": "application/json"}
@@ -119,7 +120,7 @@ class Reporter:
             assert process.stdout is not None
             async for line in process.stdout:
                 self._record_progress(line)
-            code = await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
+            code = await within(_STOP_TIMEOUT_S, process.wait())
         finally:
             _kill(process)
             atexit.unregister(_kill)

@@ -20,6 +20,7 @@ from jet.api import Engine, EngineInfo, Request, RequestError, RequestStats, Str
 from jet.engine.holder import EngineHandle
 from jet.engine.stream import merge
 from jet.story.line_breaks import StreamLineBreaks
+from jet.timeouts import within
 from jet.ui.stop_strings import StopStringFilter
 
 UPDATE_INTERVAL_S = 0.05  # twenty updates a second: smooth to read, light for the browser
@@ -116,12 +117,12 @@ class StreamedRequest:
             min_interval > UPDATE_INTERVAL_S
         ):  # until then, chunks come no faster than they are to be passed on
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min_interval)
+                await within(min_interval, self._wake.wait())
         chunks_found = [TokenChunk("", (), self.stats)]
         with suppress(asyncio.TimeoutError):
             chunks_found.append(
                 self._to_chunk(
-                    await asyncio.wait_for(self._inbox.get(), max(HEARTBEAT_S, min_interval)),
+                    await within(max(HEARTBEAT_S, min_interval), self._inbox.get()),
                     chunks_found[-1],
                 )
             )

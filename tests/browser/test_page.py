@@ -220,8 +220,8 @@ def test_about_twenty_updates_a_second(tab: Page, served: Served) -> None:
 
 
 def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
-    served.engine.tokens_per_second = 1_500  # soon "1,200 of 1,000, 120%", the longest of all numbers
-    set_most_tokens(tab, 100_000)
+    served.engine.tokens_per_second = 30  # it goes on for as long as this takes
+    set_most_tokens(tab, 2000)
     show_numbers(tab)
     watched = [
         STORY,
@@ -247,14 +247,23 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
         return [tab.locator(selector).bounding_box() for selector in watched]
 
     before = boxes()
-    begin(tab, "A")
+    begin(tab, "word " * 400)
     during = boxes()
-    time.sleep(0.8)  # by now the sheet scrolls
+    tab.wait_for_function("(sheet) => sheet.scrollTop > 50", arg=tab.query_selector(STORY))
     later = boxes()
     tab.click("#jet-stop")
     expect_unlocked(tab)
     assert before == during == later == boxes()
     assert len(tab.evaluate("[...heights]")) == 1
+    # Neither does the longest of all numbers take a second line.
+    used = tab.locator(".jet-panel dd", has_text="of 1,000")
+    assert used.evaluate(
+        """(row) => {
+            const before = row.offsetHeight;
+            row.textContent = "131,072 of 131,072, 100%";
+            return row.offsetHeight === before;
+        }"""
+    )
 
 
 def test_the_editor_follows_the_text(tab: Page, served: Served) -> None:
