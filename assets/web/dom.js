@@ -28,6 +28,19 @@ export function makeButton(properties, label) {
   return make("button", { type: "button", ...properties }, label ? { "aria-label": label } : {});
 }
 
+const TYPE = /** @type {const} */ (["family", "size", "stretch", "style", "variant", "weight"]);
+
+/**
+ * Gives an element the type and the padding of another: one by one, for in forced colors a browser tells no `font`.
+ * @param {HTMLElement} from
+ * @param {HTMLElement} to
+ */
+export function copyType(from, to) {
+  const style = getComputedStyle(from);
+  for (const name of [...TYPE.map((one) => `font-${one}`), "line-height", "letter-spacing", "padding"])
+    to.style.setProperty(name, style.getPropertyValue(name));
+}
+
 /** The element that an event is about. @param {Event} event @returns {HTMLInputElement} */
 export const targetOf = (event) => /** @type {HTMLInputElement} */ (event.target);
 

@@ -1,7 +1,7 @@
 // Marks behind the words of the story: a mirror of the text box, laid over it and invisible, whose words get highlights.
 // The box stays what it is, so that typing, selecting and reading aloud work as everywhere.
 
-import { field, make } from "./dom.js";
+import { copyType, field, make } from "./dom.js";
 import { editor } from "./editor.js";
 import { lastAtMost, shiftMarks, withoutBlanks } from "./mark_ranges.js";
 import { findEdit } from "./text_edits.js";
@@ -91,9 +91,7 @@ function placeGhost() {
 
 function placeMirror() {
   const from = editor();
-  const style = getComputedStyle(from);
-  const { font, letterSpacing, paddingTop, paddingRight, paddingBottom, paddingLeft } = style;
-  Object.assign(mirror.style, { font, letterSpacing, paddingTop, paddingRight, paddingBottom, paddingLeft });
+  copyType(from, mirror);
   mirror.style.left = `${from.offsetLeft + from.clientLeft}px`;
   mirror.style.top = `${from.offsetTop + from.clientTop}px`;
   mirror.style.width = `${from.clientWidth}px`;

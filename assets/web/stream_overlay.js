@@ -3,7 +3,7 @@
 // Putting a long text into a box takes a browser tenths of a second, and new words come some twenty times a second. So
 // meanwhile an overlay lies on the box, with the lines around the new words; the box gets them once, at the end.
 
-import { hasMouse, make } from "./dom.js";
+import { copyType, hasMouse, make } from "./dom.js";
 import { asOwnChange, editor, putText, tellGradio } from "./editor.js";
 import { marksNewWords } from "./highlights.js";
 import { applyEdit } from "./text_edits.js";
@@ -25,12 +25,9 @@ function lay({ from, to }) {
   const box = editor();
   const story = box.value;
   const start = story.lastIndexOf("\n", Math.max(0, from - AROUND)) + 1;
-  const { font, letterSpacing, padding } = getComputedStyle(box);
   overlay = make("div", { id: "jet-overlay" }, { "aria-hidden": "true" });
+  copyType(box, overlay);
   Object.assign(overlay.style, {
-    font,
-    letterSpacing,
-    padding,
     left: `${box.offsetLeft}px`,
     top: `${box.offsetTop}px`,
     width: `${box.offsetWidth}px`,

@@ -96,7 +96,8 @@ def place_of(page: Page, start: int, end: int) -> tuple[float, float]:
         """([selector, start, end]) => {
             const sheet = document.querySelector(selector), style = getComputedStyle(sheet);
             const copy = document.createElement("div"), frame = sheet.getBoundingClientRect();
-            for (const name of ["font", "letterSpacing", "padding"]) copy.style[name] = style[name];
+            for (const name of ["font", "letterSpacing", "padding", "direction", "textAlign", "unicodeBidi"])
+                copy.style[name] = style[name];
             Object.assign(copy.style, { position: "absolute",
                 left: `${frame.left + scrollX + sheet.clientLeft}px`,
                 top: `${frame.top + scrollY + sheet.clientTop}px`, width: `${sheet.clientWidth}px`,

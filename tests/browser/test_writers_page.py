@@ -10,7 +10,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.page_actions import (
     STORY,
     begin,
-    close_drawer,
     expect_unlocked,
     press,
     select_tab,
@@ -213,29 +212,6 @@ def test_the_story_is_read_aloud_sentence_by_sentence(tab: Page) -> None:
     tab.wait_for_function("said.length >= 4")
     assert tab.evaluate("said") == ["One here.", "Two there.", "Three.", "(cancel)"]
     expect(tab.locator("#jet-read")).to_have_text("Read aloud")
-    select_tab(tab, "settings")
-
-
-SCREENS = [(360, 740), (390, 500), (844, 390), (820, 1180), (1366, 768), (2560, 1440), (341, 192)]
-
-
-def test_continue_is_reachable_on_every_screen(tab: Page, served: Served) -> None:
-    tab.fill(STORY, "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft " * 9)
-    for width, height in SCREENS:
-        tab.set_viewport_size({"width": width, "height": height})
-        for drawer in ("", "settings", "tools"):
-            close_drawer(tab)
-            if drawer:
-                select_tab(tab, drawer)
-            expect(tab.locator("#jet-continue")).to_be_in_viewport(ratio=0.9)
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width, (width, height, drawer)
-            top = tab.evaluate(
-                """() => { const { left, top, width, height } = document.getElementById("jet-continue")
-                    .getBoundingClientRect();
-                    return document.elementFromPoint(left + width / 2, top + height / 2).id; }"""
-            )
-            assert top == "jet-continue", (width, height, drawer, top)
-    tab.set_viewport_size({"width": 1280, "height": 900})
     select_tab(tab, "settings")
 
 
