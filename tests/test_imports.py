@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache_dirs": set(),
     "credentials": set(),
     "hardware": set(),
+    "huge_pages": set(),
     "proxies": set(),
     "roofline": set(),
     "token_ids": set(),
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # What all rooms say to each other, and what every room may know.
 LEAVES = {
-    *("affixes", "api", "cache_dirs", "credentials", "hardware", "lazy_imports"),
+    *("affixes", "api", "cache_dirs", "credentials", "hardware", "huge_pages", "lazy_imports"),
     *("proxies", "roofline", "timeouts", "token_ids", "version"),
 }
 

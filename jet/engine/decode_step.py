@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from jet.cache.state_pool import JetState, PagedKV, StatePool, WindowKV
+from jet.huge_pages import empty_in_huge_pages
 from jet.modeling.attention import Attention
 from jet.modeling.config import JetNemotronConfig
 from jet.modeling.jet_block import JetBlock
@@ -266,10 +267,19 @@ def _fuse(tensors: Sequence[Tensor]) -> Tensor:
     """Concatenate tensors along their rows and make each a view of the result."""
     merged = _as_fused([tensor.data for tensor in tensors])
     if merged is None:
-        merged = torch.cat([tensor.data for tensor in tensors])
+        merged = _concatenated([tensor.data for tensor in tensors])
         for tensor, view in zip(tensors, merged.split([len(tensor) for tensor in tensors]), strict=True):
             tensor.data = view
     return merged
+
+
+def _concatenated(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate tensors along their rows; on a CPU into huge pages."""
+    first = tensors[0]
+    if first.device.type != "cpu":
+        return torch.cat(list(tensors))
+    merged = empty_in_huge_pages(sum(map(len, tensors)), *first.shape[1:], dtype=first.dtype)
+    return torch.cat(list(tensors), out=merged)
 
 
 def _as_fused(tensors: Sequence[Tensor]) -> Tensor | None:

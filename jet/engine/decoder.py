@@ -120,11 +120,12 @@ class EagerDecoder:
         threads: int = 1,
     ) -> None:
         operations = numba_backend(threads) if model.device.type == "cpu" else reference_backend()
-        self.kernels = {"decode": operations.name, "sampling": "torch"}
         self._model, self._pool, self._backend = model, pool, operations
         self._special_tokens = SpecialTokens(
             model.config.vocab_size, stop_ids, dry_sequence_breakers, model.device
         )
+        sampling = "torch" if self._special_tokens.drawer is None else "numba"
+        self.kernels = {"decode": operations.name, "sampling": sampling}
         self._samplers: dict[Sequence, HostSampler] = {}
         self._batches: dict[int, _Batch] = {}
         self._last_logits: dict[Sequence, Tensor] = {}  # logits of the last step

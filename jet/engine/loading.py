@@ -251,7 +251,8 @@ def _start_engine(
     except BaseException:
         engine.close()
         raise
-    engine.update_info(bandwidth.measure())
+    if device.type != "cpu":  # there the watch below measures again, once the first words are written
+        engine.update_info(bandwidth.measure())
     if store is not None and stored is not None:
         engine.update_info({"stored_bytes": stored[0].nbytes, "stored_limit": stored[0].limit})
         runner.stored_states.listen(lambda nbytes: engine.update_info({"stored_bytes": nbytes}))

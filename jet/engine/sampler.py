@@ -1,7 +1,7 @@
 """HostSampler: draws the next token of one request from its logits, in plain PyTorch, with every sampler.
 
 `jet.ops.triton.fused_sampling` draws on the device instead. It lacks DRY, which needs the whole text, and
-XTC, which is seldom used.
+XTC, which is seldom used. On a CPU `jet.ops.numba.token_draw` draws.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from jet.engine.chain import Chain, SamplerStates
 from jet.engine.sequence import Sequence
 from jet.engine.step_output import token_logprobs
 from jet.engine.text.word_bias import BiasedSequence, biases_now
+from jet.ops.backends import make_token_drawer
 from jet.ops.dry import dry_penalties
 from jet.ops.logprobs import top_logprobs
-from jet.ops.sampling import penalize_counts, penalize_repetition, sample, uniform
+from jet.ops.sampling import Drawer, penalize_counts, penalize_repetition, sample, uniform
 
 _XTC_STREAM = 1  # random stream, independent of the one that draws tokens
 
@@ -41,6 +42,7 @@ class SpecialTokens:
         stop_ids: ids `[N]` that end a text; never penalized.
         dry_breakers: bool `[V]`, the tokens at which DRY ends a repetition, stop tokens included.
         xtc_special: `dry_breakers` on the device; XTC excludes none of these tokens.
+        drawer: the compiled twin of `jet.ops.sampling.sample`; None where there is none.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SpecialTokens:
         self.dry_breakers = np.zeros(vocabulary, dtype=bool)
         self.dry_breakers[[*stop_ids, *dry_sequence_breakers]] = True
         self.xtc_special = torch.from_numpy(self.dry_breakers).to(device)
+        self.drawer = make_token_drawer(vocabulary) if device.type == "cpu" else None
 
 
 class HostSampler:
@@ -131,31 +134,59 @@ class HostSampler:
         sampling = self._sampling
         assert sampling.seed is not None
         given, logits = logits, self._penalize(self._add_bias(logits), step)
-        allowed = logits
-        if step < self._min_tokens:
-            allowed = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
-        if step < self._forbidden_steps:
-            allowed = allowed.index_fill(1, self._forbidden, -math.inf)
-        if barred:
-            ids = torch.tensor(barred, dtype=torch.long, device=self._device)
-            allowed = allowed.index_fill(1, ids, -math.inf)
-        stream = attempt_stream(len(barred))
-        excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
-        chance = uniform(sampling.seed, step, stream)
+        chance, excludes = self._chances(step, barred)
+        allowed = self._without_forbidden(logits, step, barred)
         if self._chain is not None and sampling.temperature > 0:
             token = self._chain.draw(allowed[0].double(), chance, step, excludes)
         else:
             token = self._draw_plainly(allowed, chance, excludes)
+        self._append(token)
+        return token, given if self._raw else logits
+
+    def draw(self, logits: Tensor, step: int, barred: tuple[int, ...] = ()) -> int:
+        """Draw the token that `sample` draws, without its logits: on a CPU in a quarter of the time."""
+        chance, excludes = self._chances(step, barred)
+        if self._special_tokens.drawer is None or self._chain is not None or excludes:
+            return self.sample(logits, step, barred)[0]
+        logits, seen = self._add_bias(logits), self._token_mask
+        if self._sampling.dry_multiplier or self._uses_counts:  # which follow the repetition penalty
+            logits, seen = self._penalize(logits, step), None
+        allowed = self._without_forbidden(logits, step, barred)
+        token = self._draw_compiled(self._special_tokens.drawer, allowed, chance, seen)
+        self._append(token)
+        return token
+
+    def _chances(self, step: int, barred: tuple[int, ...]) -> tuple[float, bool]:
+        """Return the random number of a draw, and whether XTC excludes top choices."""
+        sampling, stream = self._sampling, attempt_stream(len(barred))
+        assert sampling.seed is not None
+        excludes = uniform(sampling.seed, step, stream + _XTC_STREAM) < sampling.xtc_probability
+        return uniform(sampling.seed, step, stream), excludes
+
+    def _without_forbidden(self, logits: Tensor, step: int, barred: tuple[int, ...]) -> Tensor:
+        """Return logits with those of tokens that cannot be drawn now at minus infinity."""
+        if step < self._min_tokens:
+            logits = logits.index_fill(1, self._special_tokens.stop_ids, -math.inf)
+        if step < self._forbidden_steps:
+            logits = logits.index_fill(1, self._forbidden, -math.inf)
+        if barred:
+            ids = torch.tensor(barred, dtype=torch.long, device=self._device)
+            logits = logits.index_fill(1, ids, -math.inf)
+        return logits
+
+    def _append(self, token: int) -> None:
+        """Add a drawn token to the history."""
         if self._token_mask is not None:
             self._token_mask[0, token] = True
         if self._counts is not None:
             self._counts[0, token] += 1
         if self._keeps_history:
             self._history.append(token)
-        return token, given if self._raw else logits
 
     def _draw_plainly(self, logits: Tensor, chance: float, excludes: bool) -> int:
-        sampling = self._sampling
+        sampling, drawer = self._sampling, self._special_tokens.drawer
+        if drawer is not None and not excludes:
+            return self._draw_compiled(drawer, logits, chance, None)
         return int(
             sample(
                 logits,
@@ -167,6 +198,19 @@ class HostSampler:
                 xtc_threshold=sampling.xtc_threshold if excludes else None,
                 xtc_special=self._special_tokens.xtc_special,
             )
+        )
+
+    def _draw_compiled(self, drawer: Drawer, logits: Tensor, chance: float, seen: Tensor | None) -> int:
+        sampling = self._sampling
+        return drawer.draw(
+            logits[0].float(),
+            None if seen is None else seen[0],
+            chance,
+            penalty=sampling.repetition_penalty,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
         )
 
     def _add_bias(self, logits: Tensor) -> Tensor:
@@ -232,8 +276,8 @@ def draw(sampler: HostSampler, logits: Tensor, sequence: Sequence) -> tuple[int,
 
     Raises FloatingPointError if the logits are NaN.
     """
-    token, logits = sampler.sample(logits, sequence.num_generated, sequence.barred_now)
     if not sequence.top_logprobs:
-        return token, None
+        return sampler.draw(logits, sequence.num_generated, sequence.barred_now), None
+    token, logits = sampler.sample(logits, sequence.num_generated, sequence.barred_now)
     drawn = torch.tensor([token], device=logits.device)
     return token, token_logprobs(token, top_logprobs(logits, drawn, sequence.top_logprobs))

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jet.huge_pages import empty_in_huge_pages
+
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -62,7 +64,7 @@ class TensorReader:
         return self._read(name, [end - begin, columns], begin * columns)
 
     def _read(self, name: str, shape: list[int], first: int) -> Tensor:
-        tensor = torch.empty(shape, dtype=self.dtype(name))
+        tensor = empty_in_huge_pages(*shape, dtype=self.dtype(name))
         self._file.seek(self._begin + self._entries[name]["data_offsets"][0] + first * tensor.itemsize)
         rest = tensor.view(-1).view(torch.uint8).numpy().data if math.prod(shape) else memoryview(b"")
         while rest:

@@ -22,6 +22,7 @@ from jet.ops import attention, reference
 from jet.ops.gpu_target import gpu_target
 from jet.ops.quantization import QuantizedTensor, Weight
 from jet.ops.reference import JetSizes
+from jet.ops.sampling import Drawer
 
 if TYPE_CHECKING:
     from jet.ops.triton.decode_attention import AttentionScratch
@@ -188,6 +189,17 @@ def _triton_jet_block(pdl: bool, jet: JetBlockTensors) -> JetBlockOps:
         ),
         partial(gemv.heads_linear_add, jet.out, partial_squares, eps, jet.output, jet.x, pdl=pdl),
     )
+
+
+def make_token_drawer(vocabulary: int) -> Drawer | None:
+    """Make the compiled twin of `jet.ops.sampling.sample` for a CPU; None without numba."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from jet.ops.numba.token_draw import TokenDrawer
+    except Exception:  # `numba_backend` logs it
+        return None
+    return TokenDrawer(vocabulary)
 
 
 def _float32_hidden(

@@ -6,14 +6,17 @@ columns, and so on. A product thus reads the weight sequentially.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from jet.hardware import using_threads
+from jet.huge_pages import empty_in_huge_pages
 from jet.ops.quantization import GROUP_SIZE, INT4, QuantizedTensor
 
 ROWS, COLUMNS = 16, 4
@@ -99,21 +102,51 @@ def stacked_in_blocks(parts: Sequence[QuantizedTensor]) -> BlockedTensor:
     """Concatenate the rows of matrices that are not in blocks; return the result in blocks."""
     weight, rows, span = parts[0], sum(map(len, parts)), parts[0].row_bytes
     blocks, words = -(-rows // ROWS), -(-span // GROUP_SIZE) * GROUP_SIZE // COLUMNS
-    qweight = weight.qweight.new_empty(blocks, words, ROWS, COLUMNS)
-    step = max(1, _AT_ONCE // (words * ROWS * COLUMNS))
+    qweight = empty_in_huge_pages(blocks, words, ROWS, COLUMNS, dtype=weight.qweight.dtype)
+    codes = [part.qweight for part in parts]
+    compiled = _compiled_layout()
     with using_threads(1):  # moving so little takes less than a second thread that waits
-        for begin in range(0, blocks, step):
-            some = _rows([part.qweight for part in parts], begin * ROWS, (begin + step) * ROWS)
-            padding = words * COLUMNS - span, -len(some) % ROWS
-            padded = F.pad(some, (0, padding[0], 0, padding[1])) if any(padding) else some.contiguous()
-            # Four columns at a time as one number, which is moved as a whole.
-            fours = padded.view(torch.int32).view(-1, ROWS, words).transpose(1, 2)
-            qweight[begin : begin + step].view(torch.int32).squeeze(-1).copy_(fours)
-    scales = torch.cat([part.scales for part in parts])
-    scales = F.pad(scales, (0, 0) * (scales.dim() - 1) + (0, blocks * ROWS - rows))
-    if weight.scheme == INT4:
-        scales = scales.view(blocks, ROWS, -1).transpose(1, 2).contiguous()
+        if compiled is not None and all(_suits_layout(one) for one in codes):
+            compiled(codes, qweight)
+        else:
+            _lay_out(codes, qweight)
+        scales = torch.cat([part.scales for part in parts])
+        if blocks * ROWS > rows:
+            scales = F.pad(scales, (0, 0) * (scales.dim() - 1) + (0, blocks * ROWS - rows))
+        if weight.scheme == INT4:
+            scales = scales.view(blocks, ROWS, -1).transpose(1, 2).contiguous()
     return BlockedTensor(qweight, scales, weight.columns, weight.dtype, 0, rows)
+
+
+def _suits_layout(codes: Tensor) -> bool:
+    """Return whether the compiled layout takes these codes `[rows, bytes]`."""
+    whole = codes.shape[0] > 0 and codes.shape[1] % COLUMNS == 0 and codes.data_ptr() % COLUMNS == 0
+    return whole and codes.is_contiguous()
+
+
+@cache
+def _compiled_layout() -> Callable[[list[Tensor], Tensor], None] | None:
+    """Return the compiled twin of `_lay_out`; None without numba."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        from jet.ops.numba.block_layout import lay_out
+    except Exception:  # `numba_backend` says so
+        return None
+    return lay_out
+
+
+def _lay_out(parts: list[Tensor], out: Tensor) -> None:
+    """Write codes `[rows, bytes]`, one below the other, to blocks `[blocks, words, 16, 4]`."""
+    (blocks, words), span = out.shape[:2], parts[0].shape[1]
+    step = max(1, _AT_ONCE // (words * ROWS * COLUMNS))
+    for begin in range(0, blocks, step):
+        some = _rows(parts, begin * ROWS, (begin + step) * ROWS)
+        padding = words * COLUMNS - span, -len(some) % ROWS
+        padded = F.pad(some, (0, padding[0], 0, padding[1])) if any(padding) else some.contiguous()
+        # Four columns at a time as one number, which is moved as a whole.
+        fours = padded.view(torch.int32).view(-1, ROWS, words).transpose(1, 2)
+        out[begin : begin + step].view(torch.int32).squeeze(-1).copy_(fours)
 
 
 def _rows(parts: Sequence[Tensor], begin: int, end: int) -> Tensor:

@@ -12,12 +12,32 @@ ways:
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 NOT_A_NUMBER = "The network's output is not a number (NaN or infinite logits)."
 _MASK = 0xFFFFFFFF
+
+
+class Drawer(Protocol):
+    """A compiled twin of `penalize_repetition` and `sample` for one row."""
+
+    def draw(
+        self,
+        logits: Tensor,
+        seen: Tensor | None,
+        chance: float,
+        *,
+        penalty: float,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+    ) -> int:
+        """Return a token for float32 logits `[V]`; `seen`: bool `[V]`, the tokens to penalize."""
+        ...
 
 
 def uniform(seed: int, step: int, stream: int = 0) -> float:

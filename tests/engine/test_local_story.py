@@ -343,7 +343,7 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
     assert info.kernels == {
         "gated_delta": "torch",
         "decode": numba_backend().name,
-        "sampling": "torch",
+        "sampling": "numba",
         "prefill": "forward",
     }
     assert info.load_s > 0 and info.warmup_s > 0

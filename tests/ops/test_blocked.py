@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jet.ops.blocked import BlockedTensor, in_blocks, in_rows, joined
+from jet.ops.blocked import BlockedTensor, _lay_out, in_blocks, in_rows, joined
+from jet.ops.numba.block_layout import lay_out
 from jet.ops.quantization import SCHEMES, QuantizedTensor, quantize
 
 SHAPES = [(16, 128), (1, 1), (17, 33), (40, 90), (5, 1025), (33, 64)]
@@ -35,6 +36,17 @@ def test_blocks_hold_the_same_matrix(
     assert torch.equal(blocked.dequantize(), weight.dequantize())
     # Of four columns the first row's come first.
     assert torch.equal(blocked.qweight[0, 0, 0, : weight.row_bytes], weight.qweight[0, :4])
+
+
+@pytest.mark.parametrize("sizes", [(16,), (3, 40, 21), (31, 1, 1, 32)], ids=str)
+@pytest.mark.parametrize("row_bytes", [4, 64, 132])
+def test_the_compiled_layout_is_that_of_torch(sizes: tuple[int, ...], row_bytes: int) -> None:
+    codes = [torch.randint(0, 256, (rows, row_bytes), dtype=torch.uint8) for rows in sizes]
+    shape = -(-sum(sizes) // 16), -(-row_bytes // 64) * 16, 16, 4
+    found, wanted = (torch.full(shape, 7, dtype=torch.uint8) for _ in range(2))
+    lay_out(codes, found)
+    _lay_out(codes, wanted)
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

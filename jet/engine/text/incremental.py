@@ -22,7 +22,8 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 
 from jet.affixes import common_prefix, common_suffix
 from jet.token_ids import Tokens
@@ -170,8 +171,7 @@ class IncrementalTokenizer:
 
 def can_be_split(backend: Tokenizer) -> bool:
     """Return whether a tokenizer splits words by an expression that this module knows."""
-    plan: dict[str, Any] = json.loads(backend.to_str())
-    match plan["pre_tokenizer"]:
+    match _plan(backend.pre_tokenizer):
         case {
             "type": "Sequence",
             "pretokenizers": [
@@ -182,12 +182,17 @@ def can_be_split(backend: Tokenizer) -> bool:
             known = expression in EXPRESSIONS
         case _:
             known = False
-    normal = plan["normalizer"] in (None, {"type": "NFC"})
-    model = plan["model"]["type"] == "BPE" and not plan["model"].get("dropout")
-    return known and normal and model and all(map(_stays_whole, plan["added_tokens"]))
+    normal = _plan(backend.normalizer) in (None, {"type": "NFC"})
+    model = isinstance(backend.model, BPE) and not backend.model.dropout
+    return known and normal and model and all(map(_stays_whole, backend.get_added_tokens_decoder().values()))
 
 
-def _stays_whole(token: dict[str, Any]) -> bool:
+def _plan(part: Any) -> Any:
+    """Return a part of a tokenizer as its file describes it; the whole file would take a second to write."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _stays_whole(token: AddedToken) -> bool:
     """Return whether an added token is always recognized and never crosses a splitting position."""
-    picky = token["single_word"] or token["lstrip"] or token["rstrip"]
-    return not picky and not set(token["content"]) & {" ", *_MARKS}
+    picky = token.single_word or token.lstrip or token.rstrip
+    return not picky and not set(token.content) & {" ", *_MARKS}
