@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from jet.api import Engine, Request, RequestStats, SamplingParams
 from jet.engine.loading import LocalConfig
 from jet.engine.stop_strings import StopMatcher
 
+BLOCK = 4  # continuations timed together, or as many as are written at once
 PHRASES = {1: 12, 2: 8, 3: 8, 4: 4, 5: 4, 6: 4}  # how many of how many words
 _WORDS = re.compile(r"[^\W_]+")
 
@@ -99,6 +100,37 @@ def check(case: Case, text: str, banned: Sequence[str]) -> list[str]:
     return [phrase for phrase in banned if whole.count(plain(phrase)) > before.count(plain(phrase))]
 
 
+@dataclass
+class Round:
+    """Continuations, their tokens, and the seconds that these took: CPU time, or wall time on a GPU."""
+
+    stories: list[tuple[str, RequestStats, list[int]]] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Return tokens per second."""
+        return self.tokens / self.seconds
+
+    def add_to(self, total: Round, reading: Round) -> float:
+        """Add this to a longer round, without the seconds of `reading` the prompts; return its rate."""
+        rest = Round(self.stories, self.tokens - reading.tokens, self.seconds - reading.seconds)
+        total.stories += rest.stories
+        total.tokens += rest.tokens
+        total.seconds += rest.seconds
+        return rest.rate
+
+
+def run(engine: Engine, banned: Sequence[str], tokens: int, cases: Sequence[Case], writers: int) -> Round:
+    """Write continuations, so many at once."""
+    clock = time.process_time if engine.info().device == "cpu" else time.perf_counter
+    started = clock()
+    with ThreadPoolExecutor(writers) as pool:
+        stories = list(pool.map(partial(write, engine, banned, tokens), cases))
+    return Round(stories, sum(stats.tokens for _, stats, _ in stories), clock() - started)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Write all continuations, judge them and print what banning costs."""
     parser = argparse.ArgumentParser(
@@ -130,36 +162,32 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{tempted} of {len(cases)} continuations have one if none is banned")
     alone: list[tuple[str, list[int]]] | None = None
     for writers in options.writers:
-        rates: dict[str, list[float]] = {}
-        totals: dict[str, float] = {}
-        for name, phrases in (("free", ()), ("banned", tuple(banned))):
-            started, cpu = time.perf_counter(), time.process_time()
-            with ThreadPoolExecutor(writers) as pool:
-                stories = list(pool.map(partial(write, engine, phrases, options.tokens), cases))
-            took, used = time.perf_counter() - started, time.process_time() - cpu
-            tokens = sum(stats.tokens for _, stats, _ in stories)
-            rates[name] = [stats.mean_tokens_per_second or 0.0 for _, stats, _ in stories]
-            totals[name] = tokens / (used if options.device == "cpu" else took)
+        free, written = Round(), Round()
+        losses = []
+        for begin in range(0, len(cases), max(BLOCK, writers)):
+            # A block without and one with banned phrases in turn: whatever else runs here slows both alike.
+            some = cases[begin : begin + max(BLOCK, writers)]
+            reading = run(engine, (), 1, some, writers)
+            rates = [
+                run(engine, phrases, options.tokens, some, writers).add_to(total, reading)
+                for total, phrases in ((free, ()), (written, tuple(banned)))
+            ]
+            losses.append(1 - rates[1] / rates[0])
         failed = [
             found
-            for case, (text, _, _) in zip(cases, stories, strict=True)
+            for case, (text, _, _) in zip(cases, written.stories, strict=True)
             if (found := check(case, text, banned))
         ]
-        ends = [stats.finish_reason for _, stats, _ in stories]
-        told = [(text, ids) for text, _, ids in stories]
+        ends = [stats.finish_reason for _, stats, _ in written.stories]
+        told = [(text, ids) for text, _, ids in written.stories]
         alone = alone or told
         same = sum(one == other for one, other in zip(alone, told, strict=True))
-        lost = 1 - statistics.median(
-            banned_rate / free
-            for free, banned_rate in zip(rates["free"], rates["banned"], strict=True)
-            if free
-        )
-        of_all = 1 - totals["banned"] / totals["free"]
-        per = " of CPU time" if options.device == "cpu" else ""
+        of_all = 1 - written.rate / free.rate
         print(
             f"{writers} at once: {len(failed)} with a banned phrase {failed[:3]}, {ends.count('banned')} "
-            f"ended as banned, {same} of {len(told)} as in the first round; speed lost: {lost:.1%} in the "
-            f"median, {of_all:.1%} of all tokens per second{per}"
+            f"ended as banned, {same} of {len(told)} as in the first round; speed lost: "
+            f"{statistics.median(losses):.1%} in the median of {len(losses)} blocks, {of_all:.1%} of all "
+            f"tokens per second{' of CPU time' if options.device == 'cpu' else ''}, reading left out"
         )
     engine.close()
 
