@@ -200,7 +200,7 @@ def test_no_token_is_computed_again_and_no_mark_stays_without_need(
 
 
 def test_a_token_that_may_complete_a_phrase_is_waited_for(model: JetNemotronForCausalLM) -> None:
-    """No step is launched behind it; the tokens are the same, and in a batch of many nobody waits."""
+    """No step is launched behind it; the tokens are the same, and a batch of many does not wait."""
     with decoding_ahead():
         runner = make_runner(model)
     sequences = [start(runner, SAMPLED) for _ in range(3)]
