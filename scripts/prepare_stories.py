@@ -1,11 +1,14 @@
-"""Turn story texts into a tokenizer and one compact file of tokens for `train_story_model.py`.
+"""Turn story texts into a tokenizer, tokens, and stories with facts, all that `train_story_model.py` needs.
 
-    python -m scripts.prepare_stories MODERN.xz CLASSICS.xz --tokenizer assets/story-model --output DIR
+    python -m scripts.prepare_stories MODERN.xz CLASSICS.xz --output DIR
 
 Each input holds UTF-8 documents separated by a line `<|endoftext|>` (plain or xz). Outputs:
 
-- into `--tokenizer`: `tokenizer.json` and `tokenizer_config.json`, a byte-level BPE, lossless for any text;
-- into `--output`: `stories.npz.xz` (tokens and document boundaries) and the validation texts as read.
+- `tokenizer.json` and `tokenizer_config.json`, a byte-level BPE, lossless for any text;
+- `modern.jsonl.xz` and `classics.jsonl.xz`: the stories to train on, with the people, facts, headings and
+  stock phrases that rules found in them (`scripts/training/prepared.py`), and `stock-phrases.txt`;
+- `SET.npz.xz`: tokens and document boundaries of both sets and their validation halves, for measuring and for
+  `settle_voice.py`, and the validation texts as read.
 
 The split is deterministic: the hash of a document decides its side, so adding or removing other documents
 never moves it.
@@ -25,6 +28,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from scripts.training.headings import body_start
+from scripts.training.prepared import prepare, write_prepared
+from scripts.training.stock_phrases import PhraseFinder, find_phrases
+
 END_OF_TEXT = "<|endoftext|>"
 TALE = "<|tale|>"  # precedes classics and picture books, so that texts without it are modern
 SEPARATOR = f"\n{END_OF_TEXT}\n"
@@ -38,10 +45,11 @@ WORDS = Regex(
 
 OPENING_REMARK = re.compile(r"\A(?:Sure|Certainly|Of course)[!,][^\n]*(?:here|story)[^\n]*\n+", re.IGNORECASE)
 CLOSING_REMARK = re.compile(r"\n+\W*(?:(?:the )?end|\(?word count\b[^\n]*)\W*\Z", re.IGNORECASE)
-HEADING = re.compile(
-    r"(?:chapter|part|section|act|scene|episode|prologue|introduction)\b[^\n]{0,80}|[IVX]{1,5}\.?[^\n.!?]{0,60}"
-    r"|\d{1,2}[.:][^\n.!?]{0,60}",
-    re.IGNORECASE,
+# What some stories say about themselves at their end.
+META = re.compile(
+    r"\n\n(?:\(?(?:Note:|Feel free to|If you would like)[^\n]*|[^\n]*\blet me know\b[^\n”]*"
+    r"|This (?:[\w’'-]+ ){0,4}(?:story|novel|tale|narrative|book)\b[^\n]*\b(?:captur|encapsulat|explor|"
+    r"themes?\b|readers?\b|encourag|celebrat|emphasiz|highlight|reflects|showcas)[^\n]*)\Z"
 )
 
 
@@ -65,21 +73,9 @@ def clean(document: str) -> str:
     text = re.sub(r"[ \t]+\n", "\n", text)
     text = re.sub(r"\n{3,}", "\n\n", text)
     text = OPENING_REMARK.sub("", text)
-    while CLOSING_REMARK.search(text):
-        text = CLOSING_REMARK.sub("", text)
+    while CLOSING_REMARK.search(text) or META.search(text):
+        text = META.sub("", CLOSING_REMARK.sub("", text))
     return text.strip()
-
-
-def body_start(text: str) -> int:
-    """Return the index of the first character after the title and its headings; 0 if there is no title."""
-    lines = text.split("\n\n", 4)[:-1]
-    start = 0
-    for number, line in enumerate(lines):
-        is_title = number == 0 and len(line) < 90 and not re.search(r"[.!?…”\"’']\s*\Z", line)
-        if not is_title and not (number > 0 and start > 0 and HEADING.fullmatch(line)):
-            break
-        start += len(line) + 2
-    return start
 
 
 def is_validation(document: str, one_in: int) -> bool:
@@ -177,7 +173,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("modern", type=Path, help="modern stories, .txt or .txt.xz")
     parser.add_argument("classics", type=Path, help="classic tales, .txt or .txt.xz")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="directory for the tokenizer")
+    parser.add_argument("--tokenizer", type=Path, help="directory for the tokenizer (default: --output)")
     parser.add_argument(
         "--output", type=Path, required=True, help="directory for tokens and validation texts"
     )
@@ -194,9 +190,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read, clean, split, fit the tokenizer, and write everything."""
+    """Read, clean, split, fit the tokenizer, find facts and phrases, and write everything."""
     options = parse_arguments(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
+    directory = options.tokenizer or options.output
     raw: dict[str, list[str]] = {}
     for name, path in (("modern", options.modern), ("classics", options.classics)):
         documents = read_documents(path)
@@ -208,21 +205,27 @@ def main(arguments: list[str] | None = None) -> None:
         name: [clean(d) for d in documents] if name.endswith("_train") else documents
         for name, documents in raw.items()
     }
-    texts = tokenizer_texts(cleaned["modern_train"], cleaned["classics_train"])
-    tokenizer = train_tokenizer(texts, options.vocabulary)
-    save_tokenizer(tokenizer, options.tokenizer, options.context)
-    arrays: dict[str, np.ndarray] = {}
+    modern, classics = cleaned["modern_train"], cleaned["classics_train"]
+    tokenizer = train_tokenizer(tokenizer_texts(modern, classics), options.vocabulary)
+    save_tokenizer(tokenizer, directory, options.context)
     for name, documents in cleaned.items():
         parts = tokenize(tokenizer, documents, raw[name])
-        arrays |= {f"{name}_{key}": value for key, value in parts.items()}
+        write_compressed(parts, options.output / f"{name}.npz.xz")
         size, count = int(parts["bytes"].sum()), len(parts["tokens"])
         print(
             f"{name}: {len(documents)} documents, {size / 1e6:.1f} MB, "
             f"{count} tokens, {size / count:.3f} bytes each"
         )
-    write_compressed(arrays, options.output / "stories.npz.xz")
-    size = (options.output / "stories.npz.xz").stat().st_size
-    print(f"wrote {options.output / 'stories.npz.xz'} ({size / 1e6:.1f} MB)")
+    phrases = find_phrases(modern, classics)
+    (options.output / "stock-phrases.txt").write_text("".join(f"{phrase}\n" for phrase in phrases))
+    finder = PhraseFinder(phrases)
+    for name, prepared in (
+        ("modern", (prepare(text, finder) for text in modern)),
+        ("classics", (prepare(text, None) for text in classics)),
+    ):
+        path = options.output / f"{name}.jsonl.xz"
+        write_prepared(prepared, path)
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

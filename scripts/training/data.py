@@ -1,4 +1,4 @@
-"""Turn stories into rows of tokens: shuffled every epoch, concatenated, and cut into equal rows."""
+"""Token streams of stories as they were read, for validation and for the default voice."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import io
 import lzma
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from scripts.training.recipe import Recipe
-
 END_OF_TEXT = 0  # id before every story
 TALE = 1  # id after end-of-text, before a classic or a picture book
 Tokens = npt.NDArray[np.uint16]
-TRAINING_SETS = ("modern_train", "classics_train")
 
 
 @dataclass(frozen=True)
@@ -50,32 +46,6 @@ class StorySet:
         """Return a mask of the documents with fewer tokens than `shorter_than`, `[documents]`."""
         return np.diff(self.starts) < shorter_than
 
-    def epoch(
-        self,
-        rng: np.random.Generator,
-        tales: npt.NDArray[np.bool_] | None = None,
-        plain: float = 0.0,
-        middle: float = 0.0,
-    ) -> Tokens:
-        """Return all documents in a new order, each preceded by end-of-text.
-
-        Documents in the mask `tales`, `[documents]`, are whole and marked. A share `plain` of the others
-        begins after title and headings, a share `middle` at a random paragraph in the first half of the body.
-        """
-        order = rng.permutation(len(self))
-        chance = rng.random(len(self))
-        parts: list[Any] = []
-        for index in order:
-            begin, front = self.starts[index], [END_OF_TEXT]
-            if tales is not None and tales[index]:
-                front = [END_OF_TEXT, TALE]
-            elif chance[index] < plain:
-                begin = self.bodies[index]
-            elif chance[index] < plain + middle:
-                begin = self.middle(index, rng)
-            parts += [front, self.tokens[begin : self.starts[index + 1]]]
-        return np.concatenate(parts).astype(np.uint16)
-
     def middle(self, index: int, rng: np.random.Generator) -> int:
         """Return the first token of a random paragraph in the first half of a document's body."""
         body = int(self.bodies[index])
@@ -90,82 +60,21 @@ def blank_lines(tokenizer: Path) -> list[int]:
     return [i for i in range(reader.get_vocab_size()) if reader.decode([i]).endswith("\n\n")]
 
 
-def read_stories(path: Path, tokenizer: Path) -> dict[str, StorySet]:
-    """Read the sets that `scripts/prepare_stories.py` wrote, by name:
+def read_stories(folder: Path, tokenizer: Path, kind: str = "") -> dict[str, StorySet]:
+    """Read the sets that `scripts/prepare_stories.py` wrote, by name: `modern_train`, `modern_validation` …
 
-    `modern_train`, `modern_validation` …
+    With `kind`, "train" or "validation", only those. Raises FileNotFoundError if there are none.
     """
     ends = blank_lines(tokenizer)
-    with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as arrays:
-        names = sorted({name.rsplit("_", 1)[0] for name in arrays.files})
-        keys = ("tokens", "starts", "bodies", "bytes")
-        sets = {}
-        for name in names:
-            found = {key: arrays[f"{name}_{key}"] for key in keys}
-            paragraphs = np.flatnonzero(np.isin(found["tokens"], ends)) + 1
-            sets[name] = StorySet(**found, paragraphs=paragraphs)
-        return sets
-
-
-class RowStream:
-    """Endless rows of `length + 1` tokens from one set; a row's last token is the next one's first."""
-
-    def __init__(self, stories: StorySet, number: int, recipe: Recipe) -> None:
-        self.stories, self.number, self.recipe = stories, number, recipe
-        is_modern = TRAINING_SETS[number] == "modern_train"
-        self.tales = stories.tales(recipe.picture_book) if is_modern else np.ones(len(stories), np.bool_)
-        self.epoch = self.row = 0
-        self._tokens = self._laid_out()
-
-    def _laid_out(self) -> Tokens:
-        rng = np.random.default_rng((self.recipe.seed, self.number, self.epoch))
-        recipe = self.recipe
-        tokens = self.stories.epoch(rng, self.tales, recipe.plain_beginnings, recipe.middle_beginnings)
-        if len(tokens) <= recipe.length:
-            raise ValueError(f"{len(tokens)} tokens do not fill one row of {recipe.length}.")
-        return tokens
-
-    def take(self) -> Tokens:
-        """Return the next row."""
-        begin = self.row * self.recipe.length
-        if begin + self.recipe.length >= len(self._tokens):
-            self.epoch, self.row, begin = self.epoch + 1, 0, 0
-            self._tokens = self._laid_out()
-        self.row += 1
-        return self._tokens[begin : begin + self.recipe.length + 1]
-
-    def position(self) -> dict[str, int]:
-        """Return the position of this stream, for a checkpoint."""
-        return {"epoch": self.epoch, "row": self.row}
-
-    def go_to(self, position: dict[str, int]) -> None:
-        """Continue from a position that `position()` returned."""
-        self.epoch, self.row = position["epoch"], position["row"]
-        self._tokens = self._laid_out()
-
-
-class Mixture:
-    """Batches of modern and classic rows, in proportions that depend on recipe and step only."""
-
-    def __init__(self, sets: dict[str, StorySet], recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.streams = {name: RowStream(sets[name], i, recipe) for i, name in enumerate(TRAINING_SETS)}
-
-    def batch(self, step: int, progress: float) -> Tokens:
-        """Return the tokens of a step, `[batch, length + 1]`."""
-        chance = np.random.default_rng((self.recipe.seed, 99, step)).random()
-        classics = int(self.recipe.classics(progress) * self.recipe.batch + chance)
-        names = ["classics_train"] * classics + ["modern_train"] * (self.recipe.batch - classics)
-        return np.stack([self.streams[name].take() for name in names])
-
-    def position(self) -> dict[str, dict[str, int]]:
-        """Return the positions of all streams, for a checkpoint."""
-        return {name: stream.position() for name, stream in self.streams.items()}
-
-    def go_to(self, position: dict[str, dict[str, int]]) -> None:
-        """Continue from a position that `position()` returned."""
-        for name, stream in self.streams.items():
-            stream.go_to(position[name])
+    sets = {}
+    for path in sorted(folder.glob(f"*{kind}.npz.xz")):
+        with np.load(io.BytesIO(lzma.decompress(path.read_bytes()))) as arrays:
+            found = {key: arrays[key] for key in ("tokens", "starts", "bodies", "bytes")}
+        paragraphs = np.flatnonzero(np.isin(found["tokens"], ends)) + 1
+        sets[path.name.removesuffix(".npz.xz")] = StorySet(**found, paragraphs=paragraphs)
+    if not sets:
+        raise FileNotFoundError(f"{folder} has no story sets: write them with scripts.prepare_stories.")
+    return sets
 
 
 def validation_rows(stories: StorySet, length: int) -> tuple[Tokens, npt.NDArray[np.int64]]:

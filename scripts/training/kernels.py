@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from jet.ops import fla_backward
-from jet.ops.gated_delta_rule import chunk_gated_delta_rule, gated_delta_rule
+from jet.ops.gated_delta_rule import chunk_gated_delta_rule, gated_delta_rule, prefill_implementation
+from scripts.training.delta_rule import trainable_gated_delta_rule
 
 TOLERANCE = 0.03  # relative error of a gradient; rounding to bfloat16 alone makes 0.005
 
 
-def check_gradients(heads: int, key: int, value: int, device: torch.device) -> dict[str, float]:
-    """Return relative errors of the gated delta rule's gradients on this device against plain float32.
+def check_gradients(form: str, heads: int, key: int, value: int, device: torch.device) -> dict[str, float]:
+    """Return relative errors of the rule's gradients, in one form on this device, against float32.
 
     Raises RuntimeError if one is wrong, because a miscompiled kernel would silently train a bad model.
     """
@@ -30,7 +31,8 @@ def check_gradients(heads: int, key: int, value: int, device: torch.device) -> d
     def gradients(half: bool) -> list[Tensor]:
         leaves = [x.clone().requires_grad_() for x in inputs]
         arguments = [x.bfloat16() for x in leaves[:3]] + leaves[3:] if half else leaves
-        out, _ = (gated_delta_rule if half else chunk_gated_delta_rule)(*arguments)
+        fast = gated_delta_rule if form == "library" else trainable_gated_delta_rule
+        out, _ = (fast if half else chunk_gated_delta_rule)(*arguments)
         return list(torch.autograd.grad((out.float() * weights).sum(), leaves))
 
     errors = {}
@@ -42,12 +44,12 @@ def check_gradients(heads: int, key: int, value: int, device: torch.device) -> d
     return errors
 
 
-def prepare_kernels(heads: int, key: int, value: int, device: torch.device) -> None:
-    """Replace the kernels that are known to be broken, then check the gradients."""
-    if device.type == "cuda":
-        replaced = fla_backward.install()
-        errors = check_gradients(heads, key, value, device)
-        print(
-            f"gradients of the delta rule: relative errors {errors}, plain gradient in use: {replaced}",
-            flush=True,
-        )
+def prepare_kernels(form: str, heads: int, key: int, value: int, device: torch.device) -> None:
+    """On a GPU, check the form's gradients; of the library's, replace the one that is known to be broken."""
+    if device.type != "cuda":
+        return
+    if form == "library" and prefill_implementation(device, torch.bfloat16) == "torch":
+        raise RuntimeError("flash-linear-attention is not installed: train with --rule plain, or install it.")
+    replaced = form == "library" and fla_backward.install()
+    errors = check_gradients(form, heads, key, value, device)
+    print(f"gradients of the delta rule ({form}): relative errors {errors}, replaced: {replaced}", flush=True)

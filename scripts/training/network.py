@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-import jet.modeling.model
+import jet.modeling.jet_block
 from jet import JetNemotronConfig, JetNemotronForCausalLM
 from jet.ops import gated_delta_rule
 from scripts.training.data import END_OF_TEXT, TALE
+from scripts.training.delta_rule import trainable_gated_delta_rule
 from scripts.training.recipe import Recipe
 
 ATTENTION = "training_rows"
+UNLEARNT = -100  # target without a loss
 LAYER_TYPES = {"j": "jet", "a": "attn", "s": "swa"}
 
 
 def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
     """Build a randomly initialized Jet-Nemotron network of the recipe's shape."""
+    return _prepared(_network(recipe, vocabulary, recipe.pattern, recipe.intermediate))
+
+
+def build_transformer(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
+    """Build a plain transformer of the same depth and width, with an MLP that gives the same parameter count.
+
+    It has full attention in every layer, so it is Qwen2's network, in the same format as the other one.
+    """
+    plain = "a" * len(recipe.pattern)
+    wanted = count(build_jet(recipe, vocabulary))
+    narrow = count(_network(recipe, vocabulary, plain, 64))
+    per_unit = 3 * recipe.hidden * len(recipe.pattern)
+    width = 64 + max(0, round((wanted - narrow) / per_unit / 64)) * 64
+    return _prepared(_network(recipe, vocabulary, plain, width))
+
+
+def _network(recipe: Recipe, vocabulary: int, pattern: str, intermediate: int) -> PreTrainedModel:
     config = JetNemotronConfig(
-        layer_types=[LAYER_TYPES[letter] for letter in recipe.pattern],
-        intermediate_size=recipe.intermediate,
+        layer_types=[LAYER_TYPES[letter] for letter in pattern],
+        intermediate_size=intermediate,
         rope_theta=recipe.rope_theta,
         efficient_attention_config={
             "jet": {
@@ -36,25 +57,7 @@ def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
         },
         **_shared(recipe, vocabulary),
     )
-    return _prepared(JetNemotronForCausalLM(config))
-
-
-def build_transformer(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """Build a Qwen2 of the same depth and width, with an MLP that gives the same parameter count."""
-    wanted = count(build_jet(recipe, vocabulary))
-    narrow = count(_qwen(recipe, vocabulary, 16))
-    per_unit = 3 * recipe.hidden * len(recipe.pattern)
-    width = 16 + max(0, round((wanted - narrow) / per_unit / 16)) * 16
-    return _prepared(_qwen(recipe, vocabulary, width))
-
-
-def _qwen(recipe: Recipe, vocabulary: int, intermediate: int) -> PreTrainedModel:
-    config = Qwen2Config(
-        intermediate_size=intermediate,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
-        **_shared(recipe, vocabulary),
-    )
-    return Qwen2ForCausalLM(config)
+    return JetNemotronForCausalLM(config)
 
 
 def _shared(recipe: Recipe, vocabulary: int) -> dict[str, Any]:
@@ -157,18 +160,45 @@ def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device,
     add_dropout(model, recipe.dropout, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if compiled:
         torch._dynamo.config.cache_size_limit = 64  # layers of one class share their code, not their graphs
-        # The library's kernels are opaque to the compiler: exclude them, and compile around them.
-        rule = torch.compiler.disable(gated_delta_rule.gated_delta_rule)
-        vars(jet.modeling.model)["gated_delta_rule"] = rule
         for layer in model.model.layers:
             layer.compile(dynamic=False)
+
+
+@contextmanager
+def delta_rule(form: str) -> Iterator[None]:
+    """Have jet layers compute the rule in this form inside the block.
+
+    "plain" is `scripts.training.delta_rule`; "library" the kernels of flash-linear-attention on a GPU, which
+    `torch.compile` compiles around.
+    """
+    rules: dict[str, Callable[..., Any]] = {
+        "plain": trainable_gated_delta_rule,
+        "library": torch.compiler.disable(gated_delta_rule.gated_delta_rule),
+    }
+    own = vars(jet.modeling.jet_block)["gated_delta_rule"]
+    vars(jet.modeling.jet_block)["gated_delta_rule"] = rules[form]
+    try:
+        yield
+    finally:
+        vars(jet.modeling.jet_block)["gated_delta_rule"] = own
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the nats of every target, `[B, T]`, from the last hidden state and the tied embedding.
 
-    The mark of a tale is always given and never generated, so its loss is 0.
+    Targets that are `UNLEARNT`, and the mark of a tale, are read and never written: their loss is 0.
     """
-    logits = F.linear(hidden, weight).float().flatten(0, 1)
-    losses = F.cross_entropy(logits, targets.flatten(), reduction="none", ignore_index=TALE)
+    return _nats(F.linear(hidden, weight), targets)
+
+
+def training_losses(hidden: Tensor, weight: Tensor, targets: Tensor, future: Tensor) -> Tensor:
+    """Return the same plus `future` times the nats of the token after each target, from the same logits."""
+    logits = F.linear(hidden, weight)
+    after = F.pad(targets[:, 1:], (0, 1), value=UNLEARNT)
+    return _nats(logits, targets) + future * _nats(logits, after)
+
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    learnt = targets.masked_fill(targets == TALE, UNLEARNT).flatten()
+    losses = F.cross_entropy(logits.float().flatten(0, 1), learnt, reduction="none", ignore_index=UNLEARNT)
     return losses.view_as(targets)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Shape of the network and hyperparameters of its training. The defaults are those of the shipped model.
+    """Shape of the network and hyperparameters of its training. The defaults are those of the second edition.
 
     Attributes:
         pattern: one letter a layer: `j` jet, `a` full attention, `s` sliding window.
@@ -20,18 +20,18 @@ class Recipe:
         dropout: on the embedding and on what each layer adds to the residual stream; only in training.
         warm_up: part of the run in which the rates rise; then they fall in a line to zero.
         classics_first, classics_last: share of classic tales in a batch at the start and at the end.
-        picture_book: modern documents with fewer tokens are picture books. They and the classics are read
-            whole and behind a mark: a text that begins without it is continued in the modern voice.
-        plain_beginnings: share of the other stories that are read without their title and first heading.
-        middle_beginnings: share of them that are read from a paragraph in their midst.
+        average: share of the weights' moving average that a step keeps.
+        quantized: last part of the run, trained on the weights as they will be quantized, without classics.
+        future: weight of the loss for the token after the next, at the start; it falls in a line to zero.
+        seed: of weights, data, and dropout.
     """
 
-    hidden: int = 384
-    intermediate: int = 768
+    hidden: int = 640
+    intermediate: int = 1920
     pattern: str = "jjjajsjaj"
-    heads: int = 6
+    heads: int = 10
     key_value_heads: int = 2
-    jet_heads: int = 3
+    jet_heads: int = 6
     jet_head_dim: int = 64
     jet_expand: float = 2.0
     window: int = 256
@@ -41,15 +41,15 @@ class Recipe:
     micro_batch: int = 32
     matrix_rate: float = 0.02
     vector_rate: float = 0.003
-    matrix_decay: float = 0.1
+    matrix_decay: float = 0.2
     vector_decay: float = 0.1
     dropout: float = 0.1
     warm_up: float = 0.02
     classics_first: float = 0.45
     classics_last: float = 0.1
-    picture_book: int = 1200
-    plain_beginnings: float = 0.25
-    middle_beginnings: float = 0.3
+    average: float = 0.995
+    quantized: float = 0.15
+    future: float = 0.0
     seed: int = 20
 
     def __post_init__(self) -> None:
@@ -64,4 +64,10 @@ class Recipe:
 
     def classics(self, progress: float) -> float:
         """Return the share of classic tales in a batch at this part of the run."""
+        if self.is_quantized(progress):
+            return 0.0
         return self.classics_first + (self.classics_last - self.classics_first) * min(progress, 1.0)
+
+    def is_quantized(self, progress: float) -> bool:
+        """Return whether this part of the run is trained on rounded weights."""
+        return progress > 1.0 - self.quantized

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -10,9 +9,9 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,17 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from scripts.training.data import TALE, Mixture, StorySet, validation_rows
-from scripts.training.network import token_losses
+from scripts.training.averaging import Average
+from scripts.training.data import TALE, StorySet, validation_rows
+from scripts.training.fake_quant import FakeQuantizer
+from scripts.training.guided import Mix
+from scripts.training.learner import Learner
 from scripts.training.optimizer import StoryOptimizer
 from scripts.training.recipe import Recipe
+from scripts.training.records import CURVE, Place, write_record
+from scripts.training.rows import Mixture
 
 LOG_EVERY = 20  # steps: reading a loss waits for the device
-CURVE = ("step", "tokens", "seconds", "rate", "loss")
 
 
 @dataclass(frozen=True)
@@ -49,46 +52,28 @@ class Budget:
         return min(1.0, max(by_tokens, by_time))
 
 
-@dataclass
-class Place:
-    """Progress of a run."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0  # of training steps, without compilation and validation
-    curve: list[tuple[float, ...]] = field(default_factory=list)
-    validation: list[dict[str, float]] = field(default_factory=list)
-
-
 class Run:
-    """Trains `model` on `sets` until the budget is spent; `directory` receives checkpoint and record."""
+    """Trains `model` on `mixture` until the budget is spent; `directory` gets checkpoint, log and record."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         sets: dict[str, StorySet],
+        mixture: Mixture,
         recipe: Recipe,
+        mix: Mix,
         budget: Budget,
         directory: Path,
         compiled: bool = False,
     ) -> None:
-        self.model, self.sets, self.recipe, self.budget, self.directory = (
-            model,
-            sets,
-            recipe,
-            budget,
-            directory,
-        )
-        self.device = next(model.parameters()).device
+        self.model, self.sets, self.mixture, self.recipe, self.mix = model, sets, mixture, recipe, mix
+        self.budget, self.directory = budget, directory
         self.optimizer = StoryOptimizer(model, recipe)
-        self.mixture = Mixture(sets, recipe)
+        self.average = Average(model, recipe.average)
+        self.rounding = FakeQuantizer(model)
         self.place = Place()
-        self._losses: Callable[..., Tensor] = torch.compile(token_losses) if compiled else token_losses
-        self._validation = {
-            name: validation_rows(stories, recipe.length)
-            for name, stories in sets.items()
-            if name.endswith("_validation")
-        }
+        self.learner = Learner(model, recipe, compiled)
+        self._validation = {name: validation_rows(stories, recipe.length) for name, stories in sets.items()}
 
     @property
     def progress(self) -> float:
@@ -97,31 +82,47 @@ class Run:
 
     # --- training ---------------------------------------------------------------------------------
 
-    def train(self, save_every: float = 120.0, validate: int = 8) -> bool:
-        """Train until the budget is spent; return False if a signal stopped it, after writing a checkpoint.
+    def train(self, save_every: float = 120.0, validate: int = 8, stop_at: float = math.inf) -> bool:
+        """Train until the budget is spent; return False if it was stopped before, after writing a checkpoint.
+
+        SIGTERM and Ctrl-C stop a run, and so does the clock.
 
         Args:
             save_every: seconds between checkpoints.
             validate: number of validations, spread over the run; the last one is at its end.
+            stop_at: time of `time.monotonic()` at which to stop.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         saved = time.monotonic()
         with stop_signals() as stopped, tqdm(total=100, unit="%", desc="training", mininterval=5) as bar:
             while self.progress < 1 and not stopped:
                 self._some_steps(stopped)
+                self._log(self.place.curve[-1])
+                if time.monotonic() > stop_at:
+                    stopped.append(0)
                 bar.set_postfix_str(
                     f"loss {self.place.curve[-1][-1]:.3f}, {self.place.tokens / 1e6:.0f} M tokens, "
                     f"{self.speed():.0f}/s"
                 )
                 bar.update(100 * self.progress - bar.n)
-                if self.progress * validate >= len(self.place.validation) + 1:
-                    self.validate()
+                if len(self.place.validation) + 1 <= self.progress * validate < validate:
+                    self.validate(quantized=self.recipe.is_quantized(self.progress))
                 if time.monotonic() - saved > save_every:
                     self.save()
                     saved = time.monotonic()
         self.save()
         self.write_record()
         return not stopped
+
+    def _log(self, entry: Any) -> None:
+        """Append a point of the curve, or a validation, to `log.jsonl`."""
+        values = (
+            entry
+            if isinstance(entry, dict)
+            else {**dict(zip(CURVE, entry, strict=True)), "speed": self.speed()}
+        )
+        with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
 
     def speed(self) -> float:
         """Return tokens per second over the last interval of the curve; 0 before the first one."""
@@ -134,7 +135,7 @@ class Run:
         """Run up to `LOG_EVERY` steps without synchronizing, then add a point to the curve."""
         started = time.monotonic()
         seconds, first = self.place.seconds, self.place.step == 0 or not hasattr(self, "_warm")
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.learner.device)
         steps = 0
         while steps < (1 if first else LOG_EVERY) and self.progress < 1 and not stopped:
             total += self.step(self.progress)
@@ -151,63 +152,47 @@ class Run:
         self.place.curve.append((self.place.step, self.place.tokens, self.place.seconds, rate, loss))
 
     def step(self, progress: float) -> Tensor:
-        """Train on one batch:
-
-        forward, backward, update. Returns the mean loss in nats per token, on the device.
-        """
-        self.model.train()
+        """Train on one batch: forward, backward, update. Returns the mean loss in nats, on the device."""
         rows = self.mixture.batch(self.place.step, progress)
-        parts = self.recipe.batch // self.recipe.micro_batch
-        total = torch.zeros((), device=self.device)
-        for part in np.split(rows, parts):
-            loss = self._row_losses(part, self._losses).mean() / parts
-            loss.backward()
-            total += loss.detach()
+        rounded = self.rounding.applied() if self.recipe.is_quantized(progress) else nullcontext()
+        with rounded:
+            total = self.learner.learn(rows, progress)
         self.optimizer.step(progress)
+        self.average.update()
         self.place.step += 1
         self.place.tokens += self.recipe.batch * self.recipe.length
         return total
 
-    def _row_losses(self, rows: Any, losses: Callable[..., Tensor]) -> Tensor:
-        """Return the nats of every token except the first, `[rows, length]`."""
-        tokens = torch.from_numpy(rows.astype(np.int64))
-        if self.device.type == "cuda":
-            tokens = tokens.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden = self.model.model(tokens[:, :-1], use_cache=False).last_hidden_state
-            return losses(hidden, self.model.lm_head.weight, tokens[:, 1:])
-
     # --- validation -------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Measure the bits per byte of every validation set, and add them to the record."""
+    def validate(self, weights: str = "last", quantized: bool = False) -> dict[str, Any]:
+        """Measure the bits per byte of every validation set, and add them to the record.
+
+        Args:
+            weights: what the record calls the weights that the model holds.
+            quantized: measure them as they will be quantized.
+        """
         self.model.eval()
-        result = {"step": float(self.place.step), "tokens": float(self.place.tokens)}
-        with torch.compiler.set_stance("force_eager"):
+        result: dict[str, Any] = {"step": self.place.step, "tokens": self.place.tokens, "weights": weights}
+        result["quantized"] = quantized
+        rounded = self.rounding.applied() if quantized else nullcontext()
+        with torch.compiler.set_stance("force_eager"), rounded:
             for name, (rows, counts) in self._validation.items():
-                size = self.recipe.micro_batch
-                nats = sum(
-                    self._nats(rows[i : i + size], counts[i : i + size]) for i in range(0, len(rows), size)
-                )
+                nats = self.learner.nats(rows, counts)
                 result[name.removesuffix("_validation")] = (
                     nats / math.log(2) / int(self.sets[name].bytes.sum())
                 )
         self.place.validation.append(result)
+        self._log(result)
         tqdm.write(f"validation, bits per byte: {result}")
         return result
 
-    def _nats(self, rows: Any, counts: Any) -> float:
-        missing = self.recipe.micro_batch - len(rows)  # one shape for all: kernels are tuned for it
-        rows = np.pad(rows, ((0, missing), (0, 0)))
-        losses = self._row_losses(rows, token_losses)[: len(counts)]
-        real = (
-            torch.arange(losses.shape[1], device=self.device)
-            < torch.from_numpy(counts).to(self.device)[:, None]
-        )
-        return float((losses.double() * real).sum())
-
     # --- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.recipe) | dataclasses.asdict(self.mix)
 
     @property
     def checkpoint(self) -> Path:
@@ -217,9 +202,10 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint; the old one is replaced only once the new one is complete."""
         state = {
-            "recipe": dataclasses.asdict(self.recipe),
+            "recipe": self._settings,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
             "data": self.mixture.position(),
             "place": dataclasses.asdict(self.place),
             "random": torch.get_rng_state(),
@@ -232,10 +218,11 @@ class Run:
     def resume(self) -> None:
         """Resume from the checkpoint in the directory. Raises ValueError if another recipe wrote it."""
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if state["recipe"] != dataclasses.asdict(self.recipe):
+        if state["recipe"] != self._settings:
             raise ValueError(f"{self.checkpoint} was written by another recipe: {state['recipe']}.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
         self.mixture.go_to(state["data"])
         self.place = Place(**state["place"])
         torch.set_rng_state(state["random"])
@@ -245,12 +232,23 @@ class Run:
     # --- results ----------------------------------------------------------------------------------
 
     def finish(self) -> Path:
-        """Round the weights to bfloat16, validate, and write a transformers directory."""
+        """Choose average or last weights, round them to bfloat16, and write a transformers directory.
+
+        The better one on modern stories, as quantized, is taken; both measurements are in the record.
+        """
+        names = ("last", "average")
+        losses = {}
+        for name in names:
+            with self.average.applied() if name == "average" else nullcontext():
+                losses[name] = self.validate(name, quantized=True)
+        best = min(names, key=lambda name: losses[name].get("modern", math.inf))
+        if best == "average":
+            self.average.copy_to_model()
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(parameter.bfloat16())
-        self.validate()
-        self.write_record()
+        self.validate(f"{best}, in bfloat16")
+        self.write_record(best)
         target = self.directory / "model"
         self.model.config._attn_implementation = None
         if self.model.generation_config is not None:
@@ -258,43 +256,9 @@ class Run:
         self.model.to(torch.bfloat16).save_pretrained(target)  # type: ignore[arg-type]
         return target
 
-    def write_record(self) -> None:
+    def write_record(self, weights: str = "") -> None:
         """Write `curve.csv`, `record.json` and, if matplotlib is installed, `curve.png`."""
-        with (self.directory / "curve.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([CURVE, *self.place.curve])
-        record = {
-            "recipe": dataclasses.asdict(self.recipe),
-            "model": self.model.config.model_type,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "steps": self.place.step,
-            "tokens": self.place.tokens,
-            "seconds": round(self.place.seconds, 1),
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            "validation_bits_per_byte": self.place.validation,
-        }
-        (self.directory / "record.json").write_text(json.dumps(record, indent=2) + "\n")
-        draw_curve(self.place, self.directory / "curve.png")
-
-
-def draw_curve(place: Place, path: Path) -> None:
-    """Plot training loss and validation bits per byte over the tokens."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="tokens, millions", ylabel="training loss, nats per token")
-    losses = [point[-1] for point in place.curve]
-    axes.plot([point[1] / 1e6 for point in place.curve], losses, lw=0.8, color="C0")
-    axes.set_ylim(top=min(5.0, max(losses)))
-    right = axes.twinx()
-    right.set_ylabel("validation, bits per byte")
-    for color, name in (("C1", "modern"), ("C2", "classics")):
-        points = [(entry["tokens"] / 1e6, entry[name]) for entry in place.validation if name in entry]
-        if points:
-            right.plot(*zip(*points, strict=True), "o-", color=color, label=name)
-    right.legend()
-    figure.savefig(path, dpi=110)
+        write_record(self.directory, self.model, self.recipe, self.mix, self.place, weights)
 
 
 @contextmanager

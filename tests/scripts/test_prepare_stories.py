@@ -78,7 +78,7 @@ def test_the_vocabulary_has_the_size_asked_for(tokenizer, prepared):
 
 
 def test_the_split_is_by_document_and_complete(prepared, tokenizer):
-    sets = read_stories(prepared / "stories.npz.xz", prepared / "tokenizer")
+    sets = read_stories(prepared, prepared / "tokenizer")
     assert len(sets["modern_train"]) + len(sets["modern_validation"]) == 120
     assert len(sets["classics_train"]) + len(sets["classics_validation"]) == 80
     texts = {
@@ -99,7 +99,7 @@ def test_the_split_does_not_depend_on_the_other_documents():
 
 
 def test_bodies_begin_behind_title_and_heading(prepared, tokenizer):
-    stories = read_stories(prepared / "stories.npz.xz", prepared / "tokenizer")["modern_train"]
+    stories = read_stories(prepared, prepared / "tokenizer")["modern_train"]
     for i in range(20):
         body = tokenizer.decode(stories.tokens[stories.bodies[i] : stories.starts[i + 1]].tolist())
         assert body.split()[1:3] == ["went", "to"]
@@ -111,6 +111,8 @@ def test_bodies_begin_behind_title_and_heading(prepared, tokenizer):
         ("Title\r\n\r\nText.  \n\n\n\nMore.\n\nThe End.\n", "Title\n\nText.\n\nMore."),
         ("Sure! Here is a story for you.\n\nThe Cat\n\nIt sat.\n\nEnd", "The Cat\n\nIt sat."),
         ("A\n\nIt ended.\n\n(Word count: 812)", "A\n\nIt ended."),
+        ("A\n\nIt ended.\n\nThis short story explores themes of loss.", "A\n\nIt ended."),
+        ("A\n\nThis story was told for years.", "A\n\nThis story was told for years."),
         (
             "Chapter 1: The End of Days\n\n“Sure!” said the end.",
             "Chapter 1: The End of Days\n\n“Sure!” said the end.",

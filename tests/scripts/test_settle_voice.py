@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 def settle(folder, output, **changes):
     options = {**vars(VOICE), **changes}
     flags = [item for key, value in options.items() for item in (f"--{key.replace('_', '-')}", str(value))]
-    files = ["--data", str(folder / "stories.npz.xz"), "--model", str(folder / "model")]
+    files = ["--data", str(folder), "--model", str(folder / "model")]
     settle_voice.main([*files, "--output", str(output), "--device", "cpu", *flags])
     return AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
 
@@ -54,7 +54,7 @@ def lean(model, sets) -> float:
 
 
 def test_texts_without_a_mark_lean_further_to_the_modern_voice_the_stronger_it_is(folder, tmp_path):
-    sets = read_stories(folder / "stories.npz.xz", folder / "model")
+    sets = read_stories(folder, folder / "model")
     leans = [lean(settle(folder, tmp_path / str(s), strength=s), sets) for s in (0.0, 0.5, 1.0)]
     assert leans[0] + 0.05 < leans[1] < leans[2] - 0.05
 
@@ -72,7 +72,7 @@ def test_what_is_written_is_a_model_with_its_tokenizer_and_the_record(folder, tm
 
 
 def test_openings_are_behind_an_end_of_text_and_have_neither_mark_nor_title(folder):
-    sets = read_stories(folder / "stories.npz.xz", folder / "model")
+    sets = read_stories(folder, folder / "model")
     rows = torch.cat([Openings(sets["classics_train"], VOICE).batch() for _ in range(8)])
     assert rows.shape == (32, 25)
     assert rows[:, 0].tolist() == [END_OF_TEXT] * 32
@@ -82,7 +82,7 @@ def test_openings_are_behind_an_end_of_text_and_have_neither_mark_nor_title(fold
 
 
 def test_without_a_document_long_enough_it_says_so(folder):
-    sets = read_stories(folder / "stories.npz.xz", folder / "model")
+    sets = read_stories(folder, folder / "model")
     with pytest.raises(ValueError, match="No document has 100000 tokens"):
         Openings(sets["modern_train"], Voice(shortest=100_000))
 

@@ -7,17 +7,18 @@ import json
 import os
 import signal
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import jet  # noqa: F401  registers the network
+import jet
 from jet.evaluate import evaluate
+from jet.modeling.quantized_writing import write_quantized
 from scripts import prepare_stories, train_story_model
-from scripts.training import network, run
-from scripts.training.data import TALE, Mixture, read_stories, validation_rows
+from scripts.training import export, network, probe, run
+from scripts.training.data import TALE, read_stories, validation_rows
+from scripts.training.fake_quant import FakeQuantizer, shipped_bytes
 from scripts.training.optimizer import orthogonalize
 from scripts.training.recipe import Recipe
 from tests.scripts.stories import write_stories
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.thorough
 
 SHAPE = {
     "hidden": 32, "intermediate": 48, "pattern": "jas", "heads": 2, "key_value_heads": 1, "jet_heads": 2,
-    "jet_head_dim": 8, "window": 16, "length": 64, "batch": 4, "micro_batch": 2,
+    "jet_head_dim": 8, "window": 16, "length": 64, "batch": 4, "micro_batch": 4,
 }  # fmt: skip
 STEP = SHAPE["batch"] * SHAPE["length"]
 
@@ -44,15 +45,14 @@ def one_thread():
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     inputs = [str(write_stories(folder / f"{seed}.txt", 150, seed)) for seed in (1, 2)]
-    outputs = ["--tokenizer", str(folder / "tokenizer"), "--output", str(folder)]
-    prepare_stories.main([*inputs, *outputs, "--vocabulary", "320", "--hold-out", "10"])
+    prepare_stories.main([*inputs, "--output", str(folder), "--vocabulary", "320", "--hold-out", "10"])
     return folder
 
 
 def train(data, output, *more):
     options = [item for key, value in SHAPE.items() for item in (f"--{key.replace('_', '-')}", str(value))]
-    files = ["--data", str(data / "stories.npz.xz"), "--tokenizer", str(data / "tokenizer")]
-    train_story_model.main([*files, "--output", str(output), "--device", "cpu", *options, *more])
+    files = ["--data", str(data), "--output", str(output)]
+    train_story_model.main([*files, "--device", "cpu", *options, *more])
 
 
 def curve(output):
@@ -62,39 +62,73 @@ def curve(output):
 
 @pytest.mark.parametrize("architecture", ["jet", "transformer"])
 def test_learns_and_writes_a_model_that_measures_what_the_record_says(architecture, data, tmp_path):
-    train(data, tmp_path, "--architecture", architecture, "--tokens", str(60 * STEP))
-    points = curve(tmp_path)
-    assert points[-1]["loss"] < 0.7 * points[0]["loss"]
-    record = json.loads((tmp_path / "record.json").read_text())
-    assert record["tokens"] == 60 * STEP and record["steps"] == 60
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    train(
+        data,
+        tmp_path / "run",
+        "--architecture",
+        architecture,
+        "--tokens",
+        str(40 * STEP),
+        "--micro-batch",
+        "2",
+    )
+    points = curve(tmp_path / "run")
+    assert points[-1]["loss"] < 0.75 * points[0]["loss"]
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["tokens"] == 40 * STEP and record["steps"] == 40
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["loss"] for entry in log if "loss" in entry] == [point["loss"] for point in points]
+    assert [entry for entry in log if "weights" in entry] == record["validation_bits_per_byte"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", dtype=torch.float32)
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]
     assert model.generation_config.suppress_tokens == [TALE]
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     stories = (data / "modern-validation.txt").read_text().split(prepare_stories.SEPARATOR)
     recorded = record["validation_bits_per_byte"][-1]["modern"]
     # The record cuts stories into rows of 64 tokens that know nothing of each other; evaluate sees them
     # whole.
     assert evaluate(model, tokenizer, stories).bits_per_byte == pytest.approx(recorded, rel=0.3)
 
+    # Rounded for training, the weights are those of the quantized checkpoint, and so are the logits.
+    write_quantized(tmp_path / "run" / "model", "int4", tmp_path / "int4")
+    shipped = jet.load_model(tmp_path / "int4")
+    tokens = torch.arange(2, 42)[None]
+    with FakeQuantizer(model).applied():
+        for name, module in shipped.named_modules():
+            if hasattr(module, "quantized_weight"):
+                assert torch.equal(module.weight.float(), model.get_submodule(name).weight), name
+        with torch.no_grad():
+            wanted = model(tokens).logits
+    got = shipped(tokens).logits.float()
+    assert (got - wanted).norm() < 0.05 * wanted.norm()  # its activations are rounded, too
+    assert not torch.equal(model.lm_head.weight, shipped.lm_head.weight.float())
 
-@pytest.mark.parametrize("architecture", ["jet", "transformer"])
-def test_an_interrupted_run_continues_to_exactly_the_same_weights(architecture, data, tmp_path, monkeypatch):
-    arguments = ["--architecture", architecture, "--tokens", str(24 * STEP)]
+
+@pytest.mark.parametrize("how", ["signal", "clock"])
+def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, tmp_path, monkeypatch):
+    arguments = ["--tokens", str(24 * STEP), "--quantized", "0.3", "--validations", "1"]
     train(data, tmp_path / "whole", *arguments)
 
     take_step = run.Run.step
 
     def step_then_signal(self, progress):
         loss = take_step(self, progress)
-        if self.place.step == 13:
+        if self.place.step == 19:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss
 
-    monkeypatch.setattr(run.Run, "step", step_then_signal)
-    train(data, tmp_path / "parts", *arguments)
+    if how == "signal":
+        monkeypatch.setattr(run.Run, "step", step_then_signal)
+        train(data, tmp_path / "parts", *arguments)
+    else:
+        train(data, tmp_path / "parts", *arguments, "--stop-after", "0.001")
     assert not (tmp_path / "parts" / "model").exists()
-    assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["place"]["step"] == 13
+    place = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["place"]
+    assert place["step"] == (19 if how == "signal" else 1)
+    export.main(
+        ["--run", str(tmp_path / "parts"), "--tokenizer", str(data), "--output", str(tmp_path / "so-far")]
+    )
+    assert jet.load_model(tmp_path / "so-far").generation_config.suppress_tokens == [TALE]
     monkeypatch.undo()
     train(data, tmp_path / "parts", *arguments)
 
@@ -112,70 +146,37 @@ def test_a_checkpoint_of_another_recipe_is_refused(data, tmp_path):
         train(data, tmp_path, "--tokens", str(4 * STEP), "--dropout", "0.2")
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), Recipe(hidden=128, intermediate=256, heads=2, pattern="jjsaj")])
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(hidden=256, intermediate=512, heads=4, pattern="jjsaj")])
 def test_the_plain_transformer_has_as_many_parameters(recipe):
     with torch.device("meta"):
         ours, plain = network.build_jet(recipe, 8192), network.build_transformer(recipe, 8192)
     assert network.count(plain) == pytest.approx(network.count(ours), rel=0.015)
 
 
-def test_the_shipped_recipe_has_every_kind_of_layer_and_fits():
+def test_the_recipe_has_every_kind_of_layer_and_fits():
     with torch.device("meta"):
         model = network.build_jet(Recipe(), 8192)
     assert set(model.config.layer_types) == {"jet", "attn", "swa"}
     assert model.config.layer_types.count("jet") > len(model.config.layer_types) / 2
-    assert 2 * network.count(model) < 34e6
+    assert 40e6 < network.count(model) < 60e6
+    assert shipped_bytes(model) < 35.5e6
 
 
-def test_batches_do_not_repeat_and_follow_the_classics_share(data):
-    recipe = Recipe(**SHAPE, classics_first=1.0, classics_last=0.0)
-    sets = read_stories(data / "stories.npz.xz", data / "tokenizer")
-    mixture = Mixture(sets, recipe)
-    first = [mixture.batch(step, 0.0) for step in range(3)]
-    assert mixture.streams["modern_train"].row == 0  # all of it classics
-    assert len({row.tobytes() for batch in first for row in batch}) == 12
-    assert all((rows[1:, 0] == rows[:-1, -1]).all() for rows in first)  # one stream, cut without gaps
-    mixture.batch(3, 1.0)
-    assert mixture.streams["modern_train"].row == 4
+def test_the_count_of_shipped_bytes_is_the_writer_s(tmp_path):
+    model = network.build_jet(Recipe(**SHAPE), 320).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "whole")
+    write_quantized(tmp_path / "whole", "int4", tmp_path / "int4")
+    size = (tmp_path / "int4" / "model.safetensors").stat().st_size
+    assert 0 < size - shipped_bytes(model) < 10_000  # the header
 
 
-def test_every_epoch_has_every_story_in_another_order(data):
-    sets = read_stories(data / "stories.npz.xz", data / "tokenizer")
-    stories = sets["modern_train"]
-    epochs = [stories.epoch(np.random.default_rng(seed)) for seed in (0, 1)]
-    assert not np.array_equal(*epochs)
-    assert all(np.array_equal(np.sort(epoch), np.sort(epochs[0])) for epoch in epochs)
-    assert (epochs[0] == 0).sum() == len(stories)
-    plain = stories.epoch(np.random.default_rng(0), plain=1.0)
-    assert len(plain) == sum(stories.starts[1:] - stories.bodies) + len(stories)
-
-
-def test_stories_may_begin_in_their_midst(data):
-    stories = read_stories(data / "stories.npz.xz", data / "tokenizer")["modern_train"]
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    middles = tokenizer.decode(stories.epoch(np.random.default_rng(0), middle=1.0).tolist())
-    begun = middles.split("<|endoftext|>")[1:]
-    assert len(begun) == len(stories)
-    assert all(story.split()[1:3] == ["went", "to"] for story in begun)  # paragraphs of the made-up stories
-    assert len({story.count("\n\n") for story in begun}) > 1
-
-
-def test_classics_and_picture_books_are_marked_and_keep_their_titles(data):
-    sets = read_stories(data / "stories.npz.xz", data / "tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
-    longest = int(np.diff(sets["modern_train"].starts).max())
-    recipe = Recipe(**SHAPE, plain_beginnings=0.0, middle_beginnings=1.0, picture_book=longest)
-    streams = Mixture(sets, recipe).streams
-
-    def documents(name):
-        return tokenizer.decode(streams[name]._tokens.tolist()).split("<|endoftext|>")[1:]
-
-    assert all(text.startswith("<|tale|>") and "Chapter" in text for text in documents("classics_train"))
-    modern = documents("modern_train")
-    whole = [text for text in modern if "Chapter" in text]
-    assert all(text.startswith("<|tale|>") for text in whole)
-    assert 0 < len(whole) < len(modern)
-    assert not any("<|tale|>" in text for text in modern if text not in whole)
+def test_the_probe_measures_every_shape_with_every_rule(capsys):
+    shapes = ["--shape", "128:64:ja:2", "--shape", "128:64:s:2"]
+    sizes = ["--length", "64", "--rows", "2", "--micro-rows", "2", "--seconds", "0.01", "--device", "cpu"]
+    probe.main([*shapes, *sizes])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["shape"] for line in lines] == ["128:64:ja:2", "128:64:s:2"]
+    assert all(line["tokens_per_second"] > 0 and "error" not in line for line in lines)
 
 
 def test_the_mark_of_a_tale_is_never_learnt(data):
@@ -183,10 +184,14 @@ def test_the_mark_of_a_tale_is_never_learnt(data):
     hidden, weight = torch.randn(1, 3, 8), torch.randn(20, 8)
     losses = network.token_losses(hidden, weight, torch.tensor([[5, 1, 7]]))
     assert losses[0, 1] == 0 and (losses[0, [0, 2]] > 0).all()
+    later = network.training_losses(hidden, weight, torch.tensor([[5, -100, 7]]), torch.tensor(0.5))
+    assert later[0, 0] == losses[0, 0] and later[0, 2] == losses[0, 2]  # what comes after is not learnt
+    after = network.token_losses(hidden, weight, torch.tensor([[-100, 7, -100]]))
+    assert later[0, 1] == 0.5 * after[0, 1]
 
 
 def test_training_goes_on_from_finished_weights(data, tmp_path):
-    train(data, tmp_path / "first", "--tokens", str(60 * STEP))
+    train(data, tmp_path / "first", "--tokens", str(40 * STEP))
     more = [
         "--weights",
         str(tmp_path / "first" / "model"),
@@ -203,7 +208,7 @@ def test_training_goes_on_from_finished_weights(data, tmp_path):
 
 
 def test_validation_rows_hold_every_token_once(data):
-    stories = read_stories(data / "stories.npz.xz", data / "tokenizer")["modern_validation"]
+    stories = read_stories(data, data)["modern_validation"]
     rows, counts = validation_rows(stories, 50)
     assert counts.sum() == len(stories.tokens) + len(stories)  # every token, and every end
     assert rows.shape[1] == 51
