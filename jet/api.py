@@ -404,6 +404,7 @@ class EngineInfo:
     vocabulary: int | None = None  # number of token ids of the network
     stored_bytes: int | None = None  # of stories' states on disk; None if they are not stored
     stored_limit: int | None = None  # most bytes that they may take
+    checkpoint: str | None = None  # identity of the model's files, by which what was measured of it is found
     active_requests: int = 0
     queued_requests: int = 0
     process_memory_bytes: int | None = None

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from jet import hardware
 from jet.api import EngineInfo, Request, SamplingParams
 from jet.cache.disk_store import DiskStore
-from jet.engine import hub, quantized_cache
+from jet.engine import heeds, hub, quantized_cache
 from jet.engine.bandwidth import MemoryBandwidth
 from jet.engine.capacity import Capacity, CapacityError, plan_capacity
 from jet.engine.engine import EngineOptions, LocalEngine, WarmUpError
@@ -110,6 +110,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     hardware.choose_dtype(config.dtype, device)  # before a download, if there is no such type
     name = config.model or default_model(device, config.quantize)
     name, source = resolve_model(name, config.revision)
+    checkpoint = heeds.identify(Path(source), config.quantize)
     if config.quantize is not None:  # a copy that is kept loads as fast as the disk reads
         source = str(quantized_copy(name, Path(source), config.quantize))
     dtype = choose_dtype(config, device, source)
@@ -119,7 +120,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     except torch.OutOfMemoryError:
         raise too_large(name, device, config.quantize) from None
     tokenizer = load_tokenizer(source, model)
-    info = engine_info(name, model, load_s=time.monotonic() - started)
+    info = replace(engine_info(name, model, load_s=time.monotonic() - started), checkpoint=checkpoint)
     try:
         capacity = capacity_for(
             model,

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 from jet import hardware
 from jet.api import EngineInfo, Request, RequestError, RequestStats, TokenChunk
-from jet.engine import hub, loading
+from jet.engine import heeds, hub, loading
 from jet.engine.banned import matcher_of
 from jet.engine.holder import ModelHolder
 from jet.engine.loading import OFFICIAL_MODEL, STORY_MODEL, LocalConfig
@@ -118,6 +118,7 @@ class ZeroGpuEngine(PromptCounting):
             warmup_s=None,
             placement="zerogpu",
             chat_tokens=self._tokenizer.chat_tokens,
+            checkpoint=heeds.identify(Path(str(config.model)), config.quantize),
         )
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from jet.evaluate import main, stories
+from jet.evaluate import main, stories, world
 
-COMMANDS = {"stories": stories.main}
+COMMANDS = {"stories": stories.main, "world": world.main}
 
 if __name__ == "__main__":
     run = COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")

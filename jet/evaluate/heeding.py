@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from jet.evaluate.probes import FIELDS, Probe
+from jet.engine.heeds import FIELDS
+from jet.evaluate.probes import Probe
 from jet.evaluate.rows import Row, to_row
 from jet.evaluate.spread import Estimate, estimate
 from jet.evaluate.writing import Continuation, Task, Writer
@@ -70,6 +72,18 @@ def estimates(heeding: Heeding, name: str, kind: str | None = None) -> tuple[Est
         for group in (heeding.told, heeding.control)
     )
     return None if told is None or control is None else (told, control)
+
+
+def difference(heeding: Heeding, name: str) -> Estimate | None:
+    """Estimate how much oftener stories show what a field tells than the same stories untold."""
+    chosen = [probe for probe in heeding.told if probe.field == name]
+    return estimate(
+        {
+            probe.id: [told - fmean(heeding.control[probe]) for told in heeding.told[probe]]
+            for probe in chosen
+            if heeding.control[probe]
+        }
+    )
 
 
 LABELS = {"memory": "memory", "note": "author's note", "lore": "lore entry", "about": "subject"}

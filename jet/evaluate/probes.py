@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jet.engine.heeds import FIELDS
 from jet.evaluate.measures import Opening, count_matches
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 
 PROBES = Path(__file__).with_suffix(".json")
-FIELDS = ("memory", "note", "lore", "about")  # of the page's World, and of "Write me a story about"
 
 
 @dataclass(frozen=True)

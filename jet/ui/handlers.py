@@ -22,7 +22,7 @@ from jet.story.context import Prompt
 from jet.story.document import Document
 from jet.story.errors import StoryError
 from jet.story.siblings import versions
-from jet.ui import finish_messages, highlights, panel, views
+from jet.ui import finish_messages, heeds, highlights, panel, views
 from jet.ui.actions import ALLOWED_WHILE_GENERATING, COMMANDS, CommandHandler, Reply
 from jet.ui.commands import Command, parse_command, parse_story
 from jet.ui.deltas import DELTA_MIN_CHARACTERS, TextDelta
@@ -290,9 +290,13 @@ class PageController:
             html["jet-tree"] = views.branches(document.outline())
         elif command.tab == "guidance":
             html["jet-context"] = await _context_view(prompts)
+            known = self._generation.info is not None and self._source.ready
+            info = await self._generation.recent_info() if known else None
+            html |= heeds.marks(info, self._hosting.is_private)
         elif command.tab == "engine":
             html["jet-request-history"] = views.history(session.request_log)
-        return {**view, **reply, "n": command.number, "html": {**html, **reply.get("html", {})}}
+        # Fields that the reply draws first hold places of what is drawn then.
+        return {**view, **reply, "n": command.number, "html": {**reply.get("html", {}), **html}}
 
 
 class _PromptOnce:

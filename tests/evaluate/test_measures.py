@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jet.engine.heeds import FIELDS
 from jet.evaluate import measures
 from jet.evaluate.measures import Opening
-from jet.evaluate.probes import FIELDS, load_probes
+from jet.evaluate.probes import load_probes
 from jet.evaluate.text import mentions, words
 from jet.story.context import is_triggered
 

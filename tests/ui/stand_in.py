@@ -44,6 +44,7 @@ class StandInEngine:
         chat_tokens: of its chat template, if it is to have one.
         unfinished: what is written behind the last sentence where a request wants to end at one.
         ended_at: when the latest request had all its tokens (`time.time`).
+        checkpoint: identity of its model's files.
     """
 
     tokens_per_second: float = 200.0
@@ -59,6 +60,7 @@ class StandInEngine:
     ended_at: float = 0.0
     chat_tokens: int | None = None
     unfinished: str = ""
+    checkpoint: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -93,6 +95,7 @@ class StandInEngine:
             footprint=FOOTPRINT,
             bandwidth=45e9,
             chat_tokens=self.chat_tokens,
+            checkpoint=self.checkpoint,
             active_requests=len(self.live[: self.slots]),
             queued_requests=len(self.live[self.slots :]),
             process_memory_bytes=512 * 2**20,
