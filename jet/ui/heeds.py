@@ -63,13 +63,15 @@ def describe(name: str, heed: Heed) -> str:
     else:
         verdict = f"This model {'mostly' if gain >= MOSTLY else 'sometimes'} heeds this."
     rates = {kind: rate for kind, rate in heed.kinds.items() if kind in _TELLS} or {name: heed.rate}
-    return f"{verdict} {', '.join(_TELLS[kind].format(_of_ten(rate)) for kind, rate in rates.items())}."
+    parts = [
+        _TELLS[kind].format(_of_ten(rate, not number)) for number, (kind, rate) in enumerate(rates.items())
+    ]
+    return f"{verdict} {', '.join(parts)}."
 
 
-def _of_ten(rate: Rate) -> str:
+def _of_ten(rate: Rate, first: bool) -> str:
     """Write a rate as stories of ten, and what it would be with nothing told, unless that is none."""
     told, untold = round(10 * rate.told), round(10 * rate.untold)
-    words = (
-        "hardly any story" if told == 0 else "nearly every story" if told == 10 else f"{told} of 10 stories"
-    )
-    return f"{words} ({untold} of 10 without)" if untold else words
+    some = f"{told} of 10 stories" if first else f"{told} of 10"
+    words = "hardly any story" if told == 0 else "nearly every story" if told == 10 else some
+    return f"{words} (without it in {untold})" if untold else words

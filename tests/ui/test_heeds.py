@@ -29,12 +29,12 @@ FELT = {"weather": Rate(0.34, 0.26), "mood": Rate(0.3, 0.3)}
     [
         (
             *("memory", Heed(Rate(0.6, 0.0), 0.4, 0.8, 60, NAMES), "mostly"),
-            "Names told here come up in 7 of 10 stories, other facts in 2 of 10 stories.",
+            "Names told here come up in 7 of 10 stories, other facts in 2 of 10.",
         ),
         (
             *("note", Heed(Rate(0.32, 0.28), -0.05, 0.2, 60, FELT), "hardly"),
-            "Weather told here is felt in 3 of 10 stories (3 of 10 without), "
-            "a mood in 3 of 10 stories (3 of 10 without).",
+            "Weather told here is felt in 3 of 10 stories (without it in 3), "
+            "a mood in 3 of 10 (without it in 3).",
         ),
         (
             *("lore", Heed(Rate(0.3, 0.0), 0.1, 0.5, 50), "sometimes"),
@@ -46,7 +46,7 @@ FELT = {"weather": Rate(0.34, 0.26), "mood": Rate(0.3, 0.3)}
         ),
         (
             *("lore", Heed(Rate(1.0, 0.1), 0.8, 1.0, 50), "mostly"),
-            "What an entry tells comes up in nearly every story (1 of 10 without).",
+            "What an entry tells comes up in nearly every story (without it in 1).",
         ),
     ],
 )
