@@ -1,4 +1,4 @@
-"""What has been measured of a checkpoint: how far its stories heed what memory, note and lore tell.
+"""Keep what was measured of a checkpoint: how far its stories heed what memory, note and lore tell.
 
 A record belongs to the contents of a checkpoint, not to its name or place: a changed model has none. It is
 kept beside the weights (as of the model that comes with the project) or in the user's cache folder.
