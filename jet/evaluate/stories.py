@@ -170,8 +170,6 @@ def main(arguments: list[str] | None = None) -> int:
         with engine_of(config) as engine:
             rows, texts = evaluate_storyteller(Writer(engine), plan, load_probes(), documents)
             info = engine.info()
-        if documents:
-            rows.append(_bits_per_byte(config, documents))
         result = {
             "model": options.model,
             "quantization": info.quantization,
@@ -183,6 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
             "texts": texts,
         }
         write_json(options.output, result)
+        if documents:  # takes minutes on a CPU, and what was written is safe by then
+            rows.append(_bits_per_byte(config, documents))
+            write_json(options.output, result | {"rows": [asdict(row) for row in rows]})
     except EvaluationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

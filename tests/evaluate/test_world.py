@@ -67,3 +67,10 @@ def test_who_heeds_nothing_gains_nothing() -> None:
     told = load_probes().of_field("lore")
     gain = difference(measure_heeding(Writer(KnownEngine(heeds=False)), told, 1, 50), "lore")
     assert gain is not None and (gain.mean, gain.low, gain.high) == (0, 0, 0)
+
+
+def test_the_shipped_model_has_been_measured() -> None:
+    folder = Path(__file__).parents[2] / "assets" / "story-model"
+    found = heeds.find(heeds.identify(folder), folder)
+    assert found is not None, "run: python -m jet.evaluate world --model assets/story-model --beside"
+    assert set(found.fields) >= {"memory", "note", "lore"}
