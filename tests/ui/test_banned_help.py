@@ -1,4 +1,4 @@
-"""What documents, endpoints and the page say of banned phrases is what the engine does."""
+"""Test that documents, endpoints and the page say of banned phrases what the engine does."""
 
 from __future__ import annotations
 
