@@ -2,8 +2,9 @@
 
 Each form is started twice as `python app.py`, at first without a quantized copy, then with it. A start ends
 with the first token that a program gets from the page. Then four stories are open, each prefilled and written
-on. Memory is the proportional set size (PSS) of the process, its peak that of 20 readings a second. Seconds
-need a quiet machine; the processor's seconds beside them hardly do.
+on. Memory is the proportional set size (PSS) of the process, its peak that of 20 readings a second. A reading
+walks all pages and holds the process up meanwhile: `--no-memory` measures seconds alone. They need a quiet
+machine; the processor's seconds beside them hardly do.
 """
 
 from __future__ import annotations
@@ -106,17 +107,20 @@ def write(url: str, prompt: str, tokens: int, user: str) -> float:
     return first
 
 
-def measure(arguments: Sequence[str], cache: Path) -> dict[str, float]:
-    """Start the page once, and open four stories on it."""
+def measure(arguments: Sequence[str], cache: Path, memory_too: bool = True) -> dict[str, float]:
+    """Start the page once; with `memory_too`, open four stories on it and watch its memory."""
     started = time.monotonic()
     with page(arguments, cache) as (process, url):
         memory = Memory(process.pid)
         watching = threading.Thread(target=memory.watch)
-        watching.start()
+        if memory_too:
+            watching.start()
         while httpx.get(f"{url}/v1/models", timeout=_LIMIT_S).status_code == 503:
             time.sleep(0.05)
         first = write(url, "Once upon a time, in a small town, a", 1, "first")
         found = {"first token, s": first - started, "processor until then, s": processor_seconds(process.pid)}
+        if not memory_too:
+            return found
         words = (ROOT / "README.md").read_text(encoding="utf-8").split()
         prompts = [" ".join(words[place : place + PROMPT_WORDS]) for place in range(STORIES)]
         users = [f"writer {number}" for number in range(STORIES)]
@@ -138,13 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--cache", type=Path, help="folder of copies (default: one for this run)")
     parser.add_argument("--only-warm", action="store_true", help="leave out the start that makes the copy")
+    parser.add_argument("--no-memory", action="store_true", help="measure seconds alone")
     options = parser.parse_args(arguments)
     cache = options.cache or Path(tempfile.mkdtemp(prefix="jet-start-"))
     try:
         for form in options.forms:
             kinds = ["first start", "again"] if form != "bf16" and not options.only_warm else ["again"]
             for kind in kinds:
-                found = measure(["--model", options.checkpoint, *FORMS[form]], cache)
+                found = measure(["--model", options.checkpoint, *FORMS[form]], cache, not options.no_memory)
                 print(
                     f"{form}, {kind}:", *(f"{name} {value:.2f};" for name, value in found.items()), flush=True
                 )
