@@ -47,6 +47,14 @@ class InputDevices:
         """Insert a text without a key press, as input methods, word suggestions and dictation do."""
         self.session.send("Input.insertText", {"text": text})
 
+    def correct(self, text: str, start: int, end: int) -> None:
+        """Put a text in the place of another, in UTF-16 units, as a phone's autocorrection does."""
+        place = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
+        self.session.send(
+            "Input.imeSetComposition", {**place, "replacementStart": start, "replacementEnd": end}
+        )
+        self.commit(text)
+
     def key(self, key: str, code: str, modifiers: int = 0, text: str = "") -> None:
         """Press a key that inserts `text`, as on a foreign keyboard layout."""
         number = ord(code[-1]) if code.startswith("Key") else 0

@@ -113,6 +113,25 @@ def test_paste_drop_input_methods_and_autocorrection_stop_it_too(slow: Page, dev
     assert taken_over(slow, lambda: devices.drop(" dropped", x, y)) == " dropped"
 
 
+def test_a_phone_corrects_a_word_of_ones_own_while_it_writes(slow: Page, devices: InputDevices) -> None:
+    begin(slow, "Teh lamp.")
+    helps = slow.eval_on_selector(
+        STORY,
+        """(sheet) => [sheet.spellcheck, sheet.autocapitalize, sheet.autocorrect !== false,
+            sheet.autocomplete !== "off", !sheet.readOnly && !sheet.disabled]""",
+    )
+    assert helps == [True, "sentences", True, True, True]
+    place_cursor(slow, 3)
+    devices.correct("The", 0, 3)
+    expect_unlocked(slow)
+    settle(slow)
+    text = story(slow)
+    assert re.fullmatch(r"The lamp\.(?: T\d+)+", text), text
+    slow.keyboard.press("Control+z")
+    settle(slow)
+    assert story(slow).startswith("Teh lamp."), story(slow)
+
+
 @pytest.mark.thorough
 def test_typing_goes_where_the_caret_was_put_while_it_writes(slow: Page, devices: InputDevices) -> None:
     begin(slow, "A first sentence.")
