@@ -14,9 +14,9 @@ COMMANDS = {
     "decode": "tokens a second after the first one: through the engine, and in a bare loop beside it",
     "prefill": "how fast a prompt is read, and the time to the first token",
     "start": "a fresh process, from its start to its first token",
-    "throughput": "tokens a second of many writers at once",
+    "throughput": "tokens a second of many requests at once",
     "sessions": "the time to the first token of going on, trying again, taking back and branching",
-    "soak": "whether everything holds with many writers who come and go, and the gaps between tokens",
+    "soak": "whether everything holds with many requests that come and go, and the gaps between tokens",
     "kernels": "where the time of a step goes, operation by operation",
     "stream": "what a page sees: chunks at 20 Hz, and how late the last one is",
 }

@@ -140,7 +140,7 @@ class CaseResult:
             yield ""
             yield from _bandwidth_lines(self.bandwidth)
         for name, value in self.utilization.items():
-            yield f"{value:.1%} of the floor's speed: {self.metrics[name].label}"
+            yield f"{value:.1%} of the bandwidth used: {self.metrics[name].label}"
 
 
 def _bytes_moved_json(bandwidth: Bandwidth | None) -> dict[str, float] | None:
@@ -170,7 +170,7 @@ def _copies(bandwidth: Bandwidth) -> tuple[Metric, Metric | None]:
     own = bandwidth.same_size_copy
     return (
         Metric("copy on the device, large", "B/s", bandwidth.large_copy),
-        None if own is None else Metric("copy on the device, of the floor's size", "B/s", own),
+        None if own is None else Metric("copy on the device, of a step's size", "B/s", own),
     )
 
 
@@ -183,10 +183,10 @@ def _bandwidth_lines(bandwidth: Bandwidth) -> Iterator[str]:
     yield from _table([metric.as_row() for metric in (*_copies(bandwidth), read) if metric is not None])
     bytes_moved = bandwidth.bytes_moved
     parts = ", ".join(f"{name} {number(size / 1e6)}" for name, size in asdict(bytes_moved).items())
-    yield f"floor: {number(bytes_moved.total / 1e6)} MB ({parts})"
+    yield f"bytes moved by a step: {number(bytes_moved.total / 1e6)} MB ({parts})"
     yield f"which take {number(bandwidth.seconds * 1e3)} ms at the best speed"
     if bandwidth.in_cache:
-        yield "in cache: a copy of that size is faster than memory, so the floor is partly a cache's"
+        yield "in cache: a copy of that size is faster than memory, so the bytes come partly from a cache"
 
 
 def _memory_json(stats: RequestStats | None) -> dict[str, int | None]:

@@ -276,7 +276,7 @@ def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losse
         "delay": "that stays or waits for some messages",
         "delayUntilRecursion": "that only others call up",
         "delay_until_recursion": "that only others call up",
-        "group": "of a group of which one is told",
+        "group": "of a group of which one is sent",
         "triggers": "for some kinds of answers",
         "outletName": "with a place of its own",
     }
@@ -290,8 +290,8 @@ def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losse
         if chance == 0:
             return replace(entry, enabled=False)
         losses.count(
-            "lore entry told by chance: it is told always",
-            "lore entries told by chance: they are told always",
+            "lore entry sent by chance: it is always sent",
+            "lore entries sent by chance: they are always sent",
         )
     return entry
 

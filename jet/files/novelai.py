@@ -133,7 +133,7 @@ def _tell_rest(plain: dict[str, Any], losses: Losses) -> None:
         if plain.get(name):
             losses.add(words)
     timed = [part for part in sequence(plain.get("ephemeralContext")) if isinstance(part, dict)]
-    losses.count("text told at certain steps only", "texts told at certain steps only", len(timed))
+    losses.count("text sent at certain steps only", "texts sent at certain steps only", len(timed))
     biases = [group for group in sequence(plain.get("phraseBiasGroups")) if mapping(group).get("phrases")]
     losses.count("group of phrases made likelier", "groups of phrases made likelier", len(biases))
     bans = [group for group in sequence(plain.get("bannedSequenceGroups")) if mapping(group).get("sequences")]

@@ -144,7 +144,7 @@ def _note(about: dict[str, Any], tidy: Macros, losses: Losses) -> tuple[str, Aut
         losses.add("the author’s note, which is switched off")
         return "", AuthorsNote()
     if every > 1:
-        losses.add("how often the author’s note is told: it is told always")
+        losses.add("how often the author’s note is sent: it is always sent")
     if number_of(about.get("note_position"), _IN_CHAT) != _IN_CHAT:
         return text, AuthorsNote()
     depth = max(1, min(MAX_DEPTH, number_of(about.get("note_depth"), 4)))

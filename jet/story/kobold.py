@@ -156,7 +156,7 @@ class _Save:
         chance = _read_number(plain.get("probability", _ALWAYS_PERCENT))
         if 0 <= chance < _ALWAYS_PERCENT:
             name = title or ", ".join(keywords)
-            self._remarks.append(f"that “{name}” is told by chance ({chance:g} %): it is told always")
+            self._remarks.append(f"that “{name}” is sent by chance ({chance:g} %): it is always sent")
         entry = LoreEntry(
             title=title,
             keywords=keywords,

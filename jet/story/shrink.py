@@ -37,7 +37,7 @@ def shrink(document: Document, limit: int, keep_branches: bool = False) -> Bound
     shrinker = _Shrinker(document, limit)
     shrinker.simplify_spans(_drop_alternatives, "the alternatives to the model's words in {} passages")
     shrinker.simplify_spans(_drop_tokens, "the probabilities of the model's words in {} passages")
-    shrinker.simplify_spans(_drop_guidance, "what the model was told beside the story in {} passages")
+    shrinker.simplify_spans(_drop_guidance, "what was sent to the model beside the story in {} passages")
     if not keep_branches:
         shrinker.drop_branches()
         shrinker.drop_deleted()

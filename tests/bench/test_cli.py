@@ -125,7 +125,7 @@ def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         (("throughput", *MODEL, "--full-attention"), "Error: --full-attention is for the network of a"),
         (
             ("throughput", *MODEL, "--batch", "4", "--context", "9", "--tokens", "2"),
-            "Error: All writers were writing for",
+            "Error: All requests were decoded together for",
         ),
         (("decode", *MODEL, "--context", "4000"), "Error: 4,000 tokens of context and 256 new ones"),
         (("decode", "--config", "no.json", "--random-weights"), "Error: no.json cannot be read"),

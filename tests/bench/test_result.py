@@ -85,5 +85,5 @@ def test_people_get_a_table() -> None:
     (wait,) = [line for line in lines if line.startswith("waiting")]
     assert wait.split()[1:3] == ["ms", "250"]
     assert any(line.startswith("in cache") for line in lines)
-    assert "50.0% of the floor's speed: through the engine" in lines
+    assert "50.0% of the bandwidth used: through the engine" in lines
     assert max(map(len, [lines[0], *lines[2:-1]])) <= 120  # the second line is as long as the machine's name

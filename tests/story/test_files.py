@@ -333,7 +333,7 @@ def test_copies_lose_what_matters_least() -> None:
     assert len(seen[-1]) == 5
     kinds = {dropped[-1].rpartition(" in ")[0] or dropped[-1] for dropped in seen if dropped}
     assert {"the alternatives to the model's words", "the probabilities of the model's words"} <= kinds
-    assert "what the model was told beside the story" in kinds
+    assert "what was sent to the model beside the story" in kinds
     assert any("branches" in dropped[-1] for dropped in seen if dropped)
 
 

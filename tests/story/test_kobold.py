@@ -180,7 +180,7 @@ def test_texts_to_stop_at_are_kept() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"worldinfo": [ENTRY | {"probability": "10"}]}, "told by chance (10 %)"),
+        ({"worldinfo": [ENTRY | {"probability": "10"}]}, "sent by chance (10 %)"),
         ({"anotetemplate": "<note><|></note>"}, "frame around the author’s note"),
         ({"anotestr": 40}, "where exactly the author’s note stands"),
         ({"altbranches": [["a"]]}, "other branches"),

@@ -33,7 +33,7 @@ _LABELS = {
     "retry": "Retry",
     "undo": "Undo, then on from there",
     "branches": f"{BRANCHES} branches, the last of them",
-    "afresh": "Continue, nothing resident",
+    "afresh": "Continue, nothing cached",
 }
 
 
@@ -85,9 +85,7 @@ def run_round(
         chunks = list(stream)
         last = check_finished(chunks[-1], sampling.max_new_tokens)
         if last.cached_tokens < expected_cached:
-            raise BenchError(
-                f"{last.cached_tokens:,} tokens were resident, and {expected_cached:,} should be."
-            )
+            raise BenchError(f"{last.cached_tokens:,} tokens were cached, and {expected_cached:,} should be.")
         stats.append(last)
         return [token for chunk in chunks for token in chunk.token_ids], first_token(last)
 

@@ -34,7 +34,7 @@ from jet.engine.model_runner import ModelRunner
 JOIN_TIMEOUT_S = 120.0  # after a round, for the stories that are still being written
 NUM_RECHECKED = 8  # stories of a round that are written again
 _LABELS = {
-    "rate": ("all writers together", "tok/s"),
+    "rate": ("all requests together", "tok/s"),
     "stories": ("stories that were finished", "1/s"),
     "gap_p50": ("gap between tokens, half are below", "s"),
     "gap_p99": ("gap between tokens, 99 % are below", "s"),
@@ -148,7 +148,7 @@ def run_round(engine: Engine, options: Options, number: int, vocabulary: int) ->
         thread.join(max(0.0, until - time.monotonic()) + JOIN_TIMEOUT_S)
     stuck = sum(thread.is_alive() for thread in threads)
     if stuck or result.violations or not result.stats:
-        messages = [f"{stuck} writers are stuck"] * bool(stuck) + result.violations[:3]
+        messages = [f"{stuck} requests are stuck"] * bool(stuck) + result.violations[:3]
         raise BenchError(f"What must not happen did: {'; '.join(messages) or 'nothing was written'}.")
     return result
 

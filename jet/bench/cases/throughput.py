@@ -115,7 +115,7 @@ def measure(options: Options) -> CaseResult:
         steps = run_interleaved([write], options.warm_up, options.runs)["step"]
     rate = steps.map(lambda seconds: options.batch / seconds)
     metrics = {
-        "engine": Metric(f"{options.batch} writers together", "tok/s", rate),
+        "engine": Metric(f"{options.batch} requests together", "tok/s", rate),
         "writer": Metric("each of them", "tok/s", steps.map(lambda seconds: 1 / seconds)),
         "step": Metric("one step", "s", steps),
     }
@@ -139,6 +139,6 @@ def mean_step_s(step_ends: Sequence[float]) -> float:
     """Return the mean seconds between the ends of steps. Raises BenchError if there are too few."""
     if len(step_ends) < 10:
         raise BenchError(
-            f"All writers were writing for {len(step_ends)} steps only: measure more with --tokens."
+            f"All requests were decoded together for {len(step_ends)} steps only: measure more with --tokens."
         )
     return float(np.mean(np.diff(step_ends)))

@@ -289,7 +289,7 @@ def _choose_kernel(
         more = {} if hidden is None else {"PACKED": packed, "HIDDEN_COLUMNS": hidden.shape[1]}
         return int_kernel, (weight.qweight, weight.scales), row_layout(weight) | more
     if packed:
-        raise ValueError("Whole numbers can lie between products of weights in codes only.")
+        raise ValueError("Packed int16 hidden values need quantized weights.")
     # No real network has codes that are no whole words.
     return float_kernel, (weight.float() if isinstance(weight, QuantizedTensor) else weight,), {}
 
