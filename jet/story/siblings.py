@@ -53,7 +53,8 @@ class Versions:
 def versions(tree: Tree) -> Versions | None:
     """Return the versions of the latest continuation on the page that has several; None if none has.
 
-    Versions are continuations that begin behind the same pieces. A branch that went on from one still has it.
+    Versions are continuations that begin after the same pieces. A branch that was continued after its version
+    counts as this version.
     """
     current = tree.branch().pieces
     found: dict[int, dict[int, int]] = {}  # by index of the first piece: spans, and a branch with each

@@ -32,7 +32,7 @@ async def make_offer(
 ) -> str:
     """Return words to offer at the end of the session's story, and keep them; empty for none.
 
-    Raises StoryError or RequestError if the command cannot be understood, or there is no room for it.
+    Raises StoryError if the command is malformed, RequestError if a limit of the host or engine forbids it.
     """
     document, info = session.document, service.info
     if info is None or session.generating or not document.text.strip():

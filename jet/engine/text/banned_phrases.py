@@ -152,8 +152,8 @@ class _Move(NamedTuple):
 class PhraseMatcher:
     """Finds banned phrases in answers. Used by any number of requests, in any threads.
 
-    Most tokens come often and begin no phrase, so moves are remembered by state and text: to read each
-    character by itself would take a part of a small network's step.
+    The transitions of the automaton are cached by state and token text, since most tokens are frequent and
+    begin no phrase. Matching every character would take a noticeable part of a small network's step.
     """
 
     def __init__(self, phrases: Iterable[str], stops: Iterable[str] = ()) -> None:

@@ -1,7 +1,8 @@
 """KoboldAI's native API, used by KoboldAI Lite and other writing programs.
 
 Requests do not name a model, and answers contain only the text. The client polls `/check` or reads the
-stream. It aborts a request by the `genkey` that it has given it; each API key has its own genkeys.
+stream. To abort a request, the client names the `genkey` that it sent with the request; each API key has its
+own genkeys.
 """
 
 from __future__ import annotations
