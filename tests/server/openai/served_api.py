@@ -45,15 +45,15 @@ class Source:
         return self.built
 
 
-def small_engine(template: str | None = TEMPLATE) -> LocalEngine:
+def small_engine(template: str | None = TEMPLATE, context: int = CONTEXT) -> LocalEngine:
     """Return an engine that writes nonsense quickly, with a chat template."""
     model = golden_model("tiny-2b")
     tokenizer = as_transformers(byte_level())
     tokenizer.chat_template = template
     words = StoryTokenizer(tokenizer, 0, frozenset({0}))
     sizes = {"slots": 8, "cache_slots": 32, "snapshot_interval": 16, "tokens": 160 * PAGE_SIZE}
-    runner = ModelRunner(model, frozenset({0}), **sizes, context=CONTEXT)
-    info = replace(engine_info("tests/tiny", model, load_s=0.0), context=CONTEXT)
+    runner = ModelRunner(model, frozenset({0}), **sizes, context=context)
+    info = replace(engine_info("tests/tiny", model, load_s=0.0), context=context)
     return LocalEngine(runner, words, info, EngineOptions(max_running_requests=8, prefill_chunk_size=64))
 
 

@@ -6,12 +6,14 @@ import asyncio
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
-from tests.server.openai.served_api import Api
+from jet.cache.state_pool import PAGE_SIZE
+from tests.server.openai.served_api import Api, Source, served_api, small_engine
 
 EVERYDAY, THOROUGH = 200, 5_000
 AT_ONCE = 16
@@ -147,38 +149,92 @@ def requests(count: int, seed: int) -> Iterator[tuple[str, dict[str, str], bytes
             yield path, headers, json.dumps(body, allow_nan=False).encode()
 
 
+@dataclass
+class Reply:
+    """A response."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+class Connection:
+    """A client of a few lines: others take longer over a request than the server."""
+
+    def __init__(self, url: str) -> None:
+        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def post(self, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        """Send a call and read the response to its end."""
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self._writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        status, *pairs = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        found = dict(pair.lower().split(": ", 1) for pair in pairs if pair)
+        text = b""
+        if "content-length" in found:
+            text = await self._reader.readexactly(int(found["content-length"]))
+        else:
+            while size := int(await self._reader.readline(), 16):
+                text += (await self._reader.readexactly(size + 2))[:-2]
+            await self._reader.readline()
+        if found.get("connection") == "close":
+            self.close()
+        return Reply(int(status.split()[1]), found, text.decode())
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
 async def send_all(api: Api, sent: Iterator[tuple[str, dict[str, str], bytes]]) -> list[str]:
     """Send requests, `AT_ONCE` at a time; return the faults of the answers."""
     wrong: list[str] = []
 
-    async def work(client: httpx.AsyncClient) -> None:
+    async def work() -> None:
+        connection = Connection(api.url)
         for path, headers, body in sent:
             try:
-                answer = await client.post(path, content=body, headers=headers)
-            except (httpx.HTTPError, ValueError) as error:
+                answer = await asyncio.wait_for(connection.post(path, headers, body), PATIENCE_S)
+            except (OSError, EOFError, ValueError, asyncio.TimeoutError) as error:
                 wrong.append(f"{path} {body[:200]!r}: {error!r}")
+                connection.close()
                 continue
             if problem := problem_of(answer):
-                wrong.append(f"{path} {body[:300]!r}: {answer.status_code} {problem}")
+                wrong.append(f"{path} {body[:300]!r}: {answer.status} {problem}")
+        connection.close()
 
-    async with httpx.AsyncClient(base_url=api.url, timeout=PATIENCE_S, trust_env=False) as client:
-        await asyncio.gather(*(work(client) for _ in range(AT_ONCE)))
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return wrong
 
 
-def problem_of(answer: httpx.Response) -> str | None:
+def problem_of(answer: Reply) -> str | None:
     """Return the fault of an answer; None if it has none."""
     if "secret-8261" in answer.text or "Traceback" in answer.text or "x-harm" in answer.headers:
         return f"tells what it should not: {answer.text[:200]}"
     if not answer.headers.get("x-request-id"):
         return "has no id"
-    if answer.status_code == 200:
+    if answer.status == 200:
         return None if '"error"' not in answer.text else f"an error in the answer: {answer.text[-300:]}"
-    if not 400 <= answer.status_code < 500:
+    if not 400 <= answer.status < 500:
         return answer.text[:300]
-    error = answer.json()["error"]
+    error = json.loads(answer.text)["error"]
     whole = set(error) == {"message", "type", "param", "code"} and 0 < len(error["message"]) < 1_000
     return None if whole else f"not in words: {answer.text[:300]}"
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Api]:
+    """A server whose answers end soon, however many tokens are asked for."""
+    engine = small_engine(context=PAGE_SIZE)
+    with served_api(Source(engine)) as api:
+        yield api
+    engine.close()
 
 
 def reference(api: Api) -> object:
