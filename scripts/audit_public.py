@@ -1,7 +1,7 @@
-"""Attack a public page on this machine with a list of trials.
+"""Attack a public page, and an API with keys, on this machine with a list of trials.
 
-python -m scripts.audit_public                          starts a public page and attacks it
-python -m scripts.audit_public http://127.0.0.1:7860    attacks a running page
+python -m scripts.audit_public                          starts both and attacks them
+python -m scripts.audit_public http://127.0.0.1:7860    attacks a running page, with `--api-key` its API, too
 
 docs/security.md lists the trials. Those that succeed are named, and the exit code is then 1.
 """
@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from scripts.audit import api_trials  # noqa: F401 - they join the list
 from scripts.audit.trials import TRIALS, Trial
 from scripts.audit.wire import Breach, Target
+
+API_TRIALS = [trial for trial in TRIALS if trial.group == "API"]
 
 
 def breach_of(trial: Trial, target: Target) -> str | None:
@@ -47,16 +51,39 @@ def own_page() -> Iterator[str]:
         engine.close()
 
 
-def audit(url: str) -> int:
-    """Run every trial and print its result; return how many let something through."""
+@contextmanager
+def own_api() -> Iterator[tuple[str, str]]:
+    """Serve the API alone, with keys, over the paced engine; yield its URL and a key."""
+    from jet.server.hosting import Hosting
+    from jet.server.limits import PUBLIC
+    from jet.server.openai import ApiOptions, Keys
+    from jet.server.standalone import launch_api
+    from scripts.load.engine import PacedEngine
+
+    key = "audit-Key-5f2c-91d7"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "keys"
+        file.write_text(f"audit: {key}\nother: another-key-33\n")
+        hosting = Hosting(PUBLIC, api=ApiOptions(Keys.read(file)))
+    engine = PacedEngine()
+    server = launch_api(engine, hosting)
+    try:
+        yield server.url, key
+    finally:
+        server.close()
+        engine.close()
+
+
+def audit(url: str, trials: Sequence[Trial] = TRIALS, key: str | None = None) -> int:
+    """Run trials and print their results; return how many let something through."""
     breaches = 0
-    for number, trial in enumerate(TRIALS, start=1):
+    for number, trial in enumerate(trials, start=1):
         # Each trial has its own source address, so that none uses up the rate limit of another.
-        found = breach_of(trial, Target(url, f"127.0.1.{number}"))
+        found = breach_of(trial, Target(url, f"127.0.1.{number}", key))
         breaches += found is not None
         name = f"{trial.group}: {trial.what}"
         print(f"ok    {name}" if found is None else f"OPEN  {name}: {found}")
-    print(f"{len(TRIALS)} tried, {breaches} got through.")
+    print(f"{len(trials)} tried, {breaches} got through.")
     return breaches
 
 
@@ -64,11 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the audit. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", nargs="?", help="of a page on this machine; left out: one of its own")
+    parser.add_argument("--api-key", metavar="FILE", help="a key of the page's API alone in a file")
     options = parser.parse_args(arguments)
     if options.url is not None:
-        return int(audit(options.url) > 0)
+        key = Path(options.api_key).read_text().strip() if options.api_key else None
+        return int(audit(options.url, key=key) > 0)
     with own_page() as url:
-        return int(audit(url) > 0)
+        breaches = audit(url)
+    with own_api() as (url, key):
+        breaches += audit(url, API_TRIALS, key)
+    return int(breaches > 0)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
+from jet.server.openai.routes import NAME, ROUTES
 from scripts.audit.trials import HOSTILE, SECRETS, must, refused, trial
 from scripts.audit.wire import Answer, Target
 
-SENT = (
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/tokenize",
-    "/detokenize",
-    "/api/v1/generate",
-    "/api/extra/generate/stream",
-    "/api/extra/generate/check",
-    "/api/extra/abort",
-    "/api/extra/tokencount",
-)
-READ = ("/v1/models", "/health", "/tokenizer_info", "/api/v1/model", "/api/extra/version", "/api/extra/perf")
+SENT = tuple(route.path for route in ROUTES if route.method == "POST")
+# Those that a router probes are among them.
+READ = tuple(route.path.replace(NAME, "audit") for route in ROUTES if route.method == "GET")
+# Without a key: load balancers and routers have none.
+OPEN = ("/health", "/server_info", "/model_info", "/get_server_info", "/get_model_info", "/get_load")
 
 
 def said(path: str, answer: Answer) -> None:
@@ -104,3 +99,39 @@ def flooding_calls(target: Target) -> None:
     must(all("retry-after" in answer.headers for answer in turned_away), "a 429 has no Retry-After")
     must(all("error" in json.loads(answer.text) for answer in turned_away), "not in OpenAI's form")
     must(target.call("/health").status == 200, "other clients are not served")
+
+
+@trial("API", "keys: none, wrong, cut short, in the wrong place, and where a server tells them")
+def unlocked_calls(target: Target) -> None:
+    """Call a server that wants keys without a right one: each call gets 401 before its body is parsed.
+
+    Tries nothing without a key of the server's.
+    """
+    if (key := target.key) is None:
+        return
+    encoded = base64.b64encode(f":{key}".encode()).decode()
+    attempts = (
+        *("Authorization: ", "Authorization: Bearer", "Authorization: Bearer null", "X-API-Key: "),
+        *(f"Authorization: Bearer {key[:-1]}", f"Authorization: Bearer {key}x", f"X-API-Key: {key[1:]}"),
+        *(f"Authorization: Basic {encoded}", f"Authorization: {key}", f"Cookie: api_key={key}"),
+        *(f"Authorization: Bearer {key.swapcase()}", f"X-Real-Authorization: Bearer {key}"),
+        f"Authorization: Bearer {'k' * 5_000}",
+    )
+    for path in sorted({*READ, *SENT} - {*OPEN}):
+        method = "POST" if path in SENT else "GET"
+        places = [path, f"{path}?api_key={key}", f"{path}?key={key}"]
+        tried = [(place, ["Authorization:"]) for place in places]
+        tried += [(path, [one] if one.startswith("Auth") else [one, "Authorization:"]) for one in attempts]
+        for place, headers in tried:
+            answer = target.call(place, method, headers, b"{" if method == "POST" else b"")
+            must(answer.status == 401, f"{method} {path} with {headers[0][:30]!r} got {answer.status}")
+            must("www-authenticate" in answer.headers, f"{path} does not say that it wants a key")
+            must(key not in str(answer), f"{path} told the key")
+    for path in READ:
+        answer = target.call(path)
+        must(answer.status not in (401, 403), f"{path} does not take the key")
+        must(key not in str(answer), f"{path} told the key")
+    for path in OPEN:
+        answer = target.call(path, headers=["Authorization:"])
+        said(path, answer)
+        must(answer.status == 200 and key not in str(answer), f"{path} wants a key, or tells it")

@@ -35,8 +35,9 @@ class Answer:
 class Target:
     """A page that runs on this machine."""
 
-    def __init__(self, url: str, address: str | None = None) -> None:
-        """Set the target. `address` is the source address of the calls, 127.0.0.N.
+    def __init__(self, url: str, address: str | None = None, key: str | None = None) -> None:
+        """Set the target. `address` is the source address of the calls, 127.0.0.N; `key` one of the API's,
+        which is sent with all calls that have no `Authorization` of their own.
 
         Raises ValueError for a URL that is not on this machine.
         """
@@ -44,7 +45,7 @@ class Target:
         if parts.hostname is None or not socket.gethostbyname(parts.hostname).startswith("127."):
             raise ValueError(f"{url} is not on this machine, and no other is to be tried.")
         self.host, self.port = parts.hostname, parts.port or 80
-        self._address = address
+        self._address, self.key = address, key
         self._page: dict[str, Any] | None = None
 
     def send(self, data: bytes) -> Answer:
@@ -76,6 +77,8 @@ class Target:
         ]
         if body or method == "POST":
             lines.append(f"Content-Length: {len(body)}")
+        if self.key is not None and not any(one.lower().startswith("authorization:") for one in headers):
+            lines.append(f"Authorization: Bearer {self.key}")
         head = "\r\n".join([*lines, *headers, "", ""])
         return self.send(head.encode("utf-8", "surrogateescape") + body)
 

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from jet.server.accounts import Accounts, hash_password
 from jet.server.hosting import Hosting
 from jet.server.limits import PUBLIC
+from jet.server.openai.keys import Caller
+from jet.server.openai.service import ApiService
 from jet.ui.page import build, launch
 from scripts.audit.trials import TRIALS, Trial
 from scripts.audit.wire import Tab, Target
-from scripts.audit_public import breach_of, own_page
+from scripts.audit_public import API_TRIALS, breach_of, own_api, own_page
 from tests.conftest import ROOT
 from tests.ui.stand_in import StandInSource
 
@@ -33,6 +36,29 @@ def url() -> Iterator[str]:
 @pytest.mark.parametrize("number", range(len(TRIALS)), ids=NAMES)
 def test_nothing_gets_through(url: str, number: int) -> None:
     assert breach_of(TRIALS[number], Target(url, f"127.0.2.{number + 1}")) is None
+
+
+def test_nothing_gets_through_an_api_with_keys() -> None:
+    with own_api() as (url, key):
+        for number, one in enumerate(API_TRIALS):
+            assert breach_of(one, Target(url, f"127.0.4.{number + 1}", key)) is None, one.what
+        lost = breach_of(API_TRIALS[-1], Target(url, "127.0.4.99", "not-a-key-of-it"))
+        assert lost is not None and "does not take the key" in lost
+
+
+@pytest.mark.parametrize("hole", ["anybody is let in", "the path may have the key"])
+def test_an_api_that_lets_anybody_in_is_found(hole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = ApiService.caller
+
+    def caller(service: ApiService, request: Request) -> Caller:
+        if hole == "anybody is let in" or "api_key" in request.query_params:
+            return Caller()
+        return check(service, request)
+
+    monkeypatch.setattr(ApiService, "caller", caller)
+    with own_api() as (url, key):
+        found = breach_of(API_TRIALS[-1], Target(url, "127.0.4.1", key))
+    assert found is not None and ("got 400" in found or "got 200" in found)
 
 
 def test_without_the_guard_the_trials_find_holes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,49 +264,98 @@ def test_the_calls_of_koboldai_lite(api: Api) -> None:
     assert api.post("/api/extra/tokencount", {"prompt": "the sea"}).json()["value"] > 0
 
 
+MIKUPAD = {
+    "prompt": "Once upon a time",
+    "seed": 3,
+    "temperature": 0.8,
+    "dynatemp_range": 0,
+    "dynatemp_exponent": 1,
+    "penalize_nl": False,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "top_p": 0.95,
+    "top_k": 40,
+    "min_p": 0,
+    "xtc_threshold": 0.1,
+    "xtc_probability": 0,
+    "dry_multiplier": 0,
+    "dry_base": 1.75,
+    "dry_allowed_length": 2,
+    "dry_penalty_last_n": -1,
+    "banned_tokens": [],
+    "stream": True,
+}
+
+
 def test_the_calls_of_mikupad(api: Api) -> None:
-    """Its OpenAI-compatible mode: a stream with log-probabilities, stopped by closing the connection."""
+    """Its OpenAI-compatible mode (December 2025), whose frames have a token each, with likely others."""
+    key = {"Authorization": "Bearer none"}
+    (name,) = [one["id"] for one in api.client.get("/v1/models", headers=key).json()["data"]]
+    for path in ("/v1/token/encode", "/v1/internal/token-count"):  # of other servers; it then counts nothing
+        assert api.post(path, {"text": "Once"}).status_code == 404
     body = {
-        "model": MODEL,
-        "prompt": "Once upon a time",
-        "temperature": 0.8,
-        "top_k": 40,
-        "top_p": 0.95,
-        "min_p": 0,
-        "presence_penalty": 0,
-        "frequency_penalty": 0,
+        **MIKUPAD,
+        "model": name,
+        "dry_sequence_breakers": '["\\n", ":", "*"]',  # JSON in a string
         "repetition_penalty": 1.1,
-        "max_tokens": 6,
-        "stop": None,
-        "stream": True,
-        "logprobs": 10,
-        "seed": 3,
-        "logit_bias": {"9": -5.0},
+        "repetition_penalty_range": 256,
+        "ban_eos_token": False,
         "mirostat_mode": 0,
+        "logit_bias": {"9": -5.0},
+        "max_tokens": 6,
+        "logprobs": 10,
+        "stop": ["\n\n"],
     }
-    *frames, done = events(api.post("/v1/completions", body))
+    *frames, done = events(api.post("/v1/completions", body, headers=key))
     assert done == "[DONE]"
     found = [json.loads(frame)["choices"][0] for frame in frames]
     assert sum(len(one["logprobs"]["tokens"]) for one in found if one["logprobs"]) in (6, 7)
     assert all(len(top) >= 10 for one in found for top in one["logprobs"]["top_logprobs"])
+    whole = api.post("/v1/completions", {**body, "stream": False}, headers=key).json()["choices"][0]
+    assert "".join(one["text"] for one in found) == whole["text"]
+    refused = api.post("/v1/completions", {**body, "temperature": 99})
+    assert "temperature" in refused.json()["error"]["message"], "it shows this"
+    chat = {**MIKUPAD, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "logprobs": True}
+    del chat["prompt"]
+    *frames, done = events(api.post("/v1/chat/completions", {**chat, "top_logprobs": 10, "model": name}))
+    deltas = [json.loads(frame)["choices"][0] for frame in frames]  # it reads the first of each frame
+    shown = [one for one in deltas if one["delta"].get("content")]
+    assert shown and all(len(one["logprobs"]["content"][0]["top_logprobs"]) == 10 for one in shown)
+
+
+def test_the_calls_of_mikupad_to_koboldcpp(api: Api) -> None:
+    kobold = {"max_context_length": 512, "max_length": 6, "rep_pen": 1.1, "rep_pen_range": 256, "typical": 1}
+    body = {**MIKUPAD, **kobold, "sampler_seed": 3, "use_default_badwordsids": False, "logprobs": 10}
+    frames = [json.loads(data) for data in events(api.post("/api/extra/generate/stream", body))]
+    assert "".join(frame["token"] for frame in frames)
+    first, *others = api.post("/api/extra/tokencount", {"prompt": "Once upon"}).json()["ids"]
+    assert isinstance(first, int) and others
+    assert api.client.post("/api/extra/abort").json()["success"] == "false", "without a body"
 
 
 def test_the_calls_of_open_webui(api: Api) -> None:
-    """List models with a key that the server ignores, and stream a chat with Open WebUI's own fields."""
-    headers = {"Authorization": "Bearer sk-none"}
+    """List models with a key that the server ignores, stream a chat, and ask for a title of it."""
+    headers = {"Authorization": "Bearer sk-none", "X-OpenWebUI-User-Name": "Ann", "X-OpenWebUI-Chat-Id": "1"}
     name = api.client.get("/v1/models", headers=headers).json()["data"][0]["id"]
     body = {
         "stream": True,
         "model": name,
-        "messages": [{"role": "user", "content": "Hello"}],
+        "messages": [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+        ],
         "stream_options": {"include_usage": True},
         "metadata": {"chat_id": "1"},
+        "logit_bias": {"9": 5},
         "max_tokens": 5,
     }
     *frames, done = map(str, events(api.post("/v1/chat/completions", body, headers=headers)))
     first, *_, last = map(json.loads, frames)
     assert done == "[DONE]" and first["choices"][0]["delta"]["role"] == "assistant"
     assert last["choices"] == [] and last["usage"]["completion_tokens"] <= 5
+    title = {"model": name, "messages": [{"role": "user", "content": "A title, please."}], "stream": False}
+    answer = api.post("/v1/chat/completions", {**title, "max_completion_tokens": 6}, headers=headers)
+    assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
 
 
 def test_the_calls_of_load_generators(api: Api) -> None:
