@@ -32,7 +32,7 @@ SHAPE = {
 STEP = SHAPE["batch"] * SHAPE["length"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Use one thread: networks this small are slower with more."""
     threads = torch.get_num_threads()
@@ -45,7 +45,7 @@ def one_thread():
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     inputs = [str(write_stories(folder / f"{seed}.txt", 150, seed)) for seed in (1, 2)]
-    prepare_stories.main([*inputs, "--output", str(folder), "--vocabulary", "320", "--hold-out", "10"])
+    prepare_stories.main([*inputs, "--output", str(folder), "--vocabulary", "320", "--hold-out", "40"])
     return folder
 
 
@@ -53,6 +53,17 @@ def train(data, output, *more):
     options = [item for key, value in SHAPE.items() for item in (f"--{key.replace('_', '-')}", str(value))]
     files = ["--data", str(data), "--output", str(output)]
     train_story_model.main([*files, "--device", "cpu", *options, *more])
+
+
+INTERRUPTED = ["--tokens", str(24 * STEP), "--quantized", "0.3", "--validations", "1"]
+
+
+@pytest.fixture(scope="module")
+def whole(data, one_thread, tmp_path_factory):
+    """Train a run that is never interrupted; return its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(data, folder, *INTERRUPTED)
+    return folder
 
 
 def curve(output):
@@ -105,10 +116,7 @@ def test_learns_and_writes_a_model_that_measures_what_the_record_says(architectu
 
 
 @pytest.mark.parametrize("how", ["signal", "clock"])
-def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, tmp_path, monkeypatch):
-    arguments = ["--tokens", str(24 * STEP), "--quantized", "0.3", "--validations", "1"]
-    train(data, tmp_path / "whole", *arguments)
-
+def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, whole, tmp_path, monkeypatch):
     take_step = run.Run.step
 
     def step_then_signal(self, progress):
@@ -119,9 +127,9 @@ def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, tmp
 
     if how == "signal":
         monkeypatch.setattr(run.Run, "step", step_then_signal)
-        train(data, tmp_path / "parts", *arguments)
+        train(data, tmp_path / "parts", *INTERRUPTED)
     else:
-        train(data, tmp_path / "parts", *arguments, "--stop-after", "0.001")
+        train(data, tmp_path / "parts", *INTERRUPTED, "--stop-after", "0.001")
     assert not (tmp_path / "parts" / "model").exists()
     place = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["place"]
     assert place["step"] == (19 if how == "signal" else 1)
@@ -130,14 +138,14 @@ def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, tmp
     )
     assert jet.load_model(tmp_path / "so-far").generation_config.suppress_tokens == [TALE]
     monkeypatch.undo()
-    train(data, tmp_path / "parts", *arguments)
+    train(data, tmp_path / "parts", *INTERRUPTED)
 
-    whole, parts = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name / "model").state_dict()
-        for name in ("whole", "parts")
+    expected, got = (
+        AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+        for folder in (whole, tmp_path / "parts")
     )
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(data, tmp_path):
@@ -190,21 +198,13 @@ def test_the_mark_of_a_tale_is_never_learnt(data):
     assert later[0, 1] == 0.5 * after[0, 1]
 
 
-def test_training_goes_on_from_finished_weights(data, tmp_path):
-    train(data, tmp_path / "first", "--tokens", str(40 * STEP))
-    more = [
-        "--weights",
-        str(tmp_path / "first" / "model"),
-        "--matrix-rate",
-        "0.002",
-        "--vector-rate",
-        "0.0003",
-    ]
-    train(data, tmp_path / "second", *more, "--tokens", str(5 * STEP))
-    first, second = (json.loads((tmp_path / n / "record.json").read_text()) for n in ("first", "second"))
+def test_training_goes_on_from_finished_weights(data, whole, tmp_path):
+    rates = ["--matrix-rate", "0.002", "--vector-rate", "0.0003"]
+    train(data, tmp_path, "--weights", str(whole / "model"), *rates, "--tokens", str(5 * STEP))
+    first, second = (json.loads((f / "record.json").read_text()) for f in (whole, tmp_path))
     before, after = (r["validation_bits_per_byte"][-1]["modern"] for r in (first, second))
     assert after == pytest.approx(before, rel=0.1)
-    assert curve(tmp_path / "second")[0]["loss"] < 0.7 * curve(tmp_path / "first")[0]["loss"]
+    assert curve(tmp_path)[0]["loss"] < 0.85 * curve(whole)[0]["loss"]
 
 
 def test_validation_rows_hold_every_token_once(data):
