@@ -156,6 +156,7 @@ function openPage() {
   const { draft, copy } = storage.load();
   const early = editor().value; // typed before the page was ready
   const text = (draft ?? "") + early;
+  viewSettings.noteText(text);
   putText(text, early ? text.length : null);
   if (early) reveal(undefined, { page: false });
   storage.claimStory();
@@ -180,6 +181,7 @@ function openPage() {
 
 /** Follows a change of the text by any author. @param {string} story */
 function textChanged(story) {
+  viewSettings.noteText(story);
   const byModel = state.generating || state.settling;
   updateText(story, byModel && marksNewWords());
   storage.saveSoon();

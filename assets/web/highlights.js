@@ -28,7 +28,8 @@ let mirror;
 let frame = 0;
 let ghost = ""; // words in gray behind the text
 
-const paintLater = () => {
+/** Paints all marks anew, in the next frame. */
+export const paintLater = () => {
   frame = frame || requestAnimationFrame(() => paint());
 };
 
@@ -46,6 +47,7 @@ function ensureMirror() {
  * @param {string} line
  */
 function fillLine(element, line) {
+  element.classList.toggle("jet-empty", !/[^ \t]/.test(line));
   element.classList.toggle("jet-blanks", /^ | $| {2}|\t/.test(line));
   if (line) element.textContent = line;
   else element.replaceChildren(make("br"));

@@ -1,14 +1,19 @@
 // How the sheet looks to this writer: size of its text, width of its lines, light or dark, and nothing but the text.
 
 import { openStorage } from "./browser_storage.js";
-import { all, byId, field, targetOf } from "./dom.js";
+import { all, byId, field, make, targetOf } from "./dom.js";
 import { editor } from "./editor.js";
+import { paintLater } from "./highlights.js";
+import { mayBeNarrow } from "./paragraphs.js";
 
 const KEY = "view";
-const CHOICES = /** @type {const} */ (["size", "width", "theme"]);
+const CHOICES = /** @type {const} */ (["size", "width", "paragraphs", "theme"]);
+const DEFAULTS = { size: "medium", width: "medium", paragraphs: "narrow", theme: "system" };
 const storage = openStorage("localStorage");
 /** @type {Record<string, string>} */
 let view = {};
+let canNarrow = false; // this browser makes blank lines as high as the font of a blank says
+let suits = true; // the text
 
 const isDarkOutside = () => matchMedia("(prefers-color-scheme: dark)").matches;
 
@@ -16,13 +21,34 @@ function apply() {
   const page = byId("jet-page");
   page.dataset.size = view.size ?? "medium";
   page.dataset.width = view.width ?? "medium";
+  page.dataset.paragraphs = canNarrow && suits && view.paragraphs !== "wide" ? "narrow" : "wide";
   const { theme } = view;
   if (theme)
     document.body.classList.toggle("dark", theme === "dark" || (theme === "system" && isDarkOutside()));
   for (const name of CHOICES) {
     const choice = field(`jet-view-${name}`);
-    choice.value = view[name] ?? (name === "theme" ? "system" : "medium");
+    choice.value = view[name] ?? DEFAULTS[name];
   }
+  paintLater(); // marks lie where the words are now
+}
+
+/** Notes what is to be on the sheet. @param {string} text */
+export function noteText(text) {
+  const before = suits;
+  suits = mayBeNarrow(text);
+  if (suits !== before) apply();
+}
+
+/** Finds out whether blank lines can be narrow here, once the face is there. */
+async function tryNarrow() {
+  await document.fonts.load('1em "Jet Lines"', " a");
+  const probe = make("div", { className: "jet-probe", innerHTML: "a<br><br>" });
+  byId("jet-page").append(probe);
+  const whole = probe.offsetHeight;
+  probe.innerHTML = "a";
+  canNarrow = whole < 1.6 * probe.offsetHeight;
+  probe.remove();
+  apply();
 }
 
 /** Shows nothing but the sheet and its bar, or everything again. @param {boolean} on */
@@ -40,6 +66,11 @@ export function install() {
     CHOICES.flatMap((name) => (typeof kept[name] === "string" ? [[name, kept[name]]] : [])),
   );
   apply();
+  tryNarrow();
+  document.addEventListener("beforeinput", ({ target, data }) => {
+    // A long text that is pasted would be laid out twice otherwise.
+    if (target === editor() && data && !mayBeNarrow(data)) noteText(data);
+  });
   document.addEventListener("change", (event) => {
     const name = CHOICES.find((one) => targetOf(event).id === `jet-view-${one}`);
     if (!name) return;

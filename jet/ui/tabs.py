@@ -69,6 +69,7 @@ REWRITES = (
 VIEWS = (
     ("size", "Text", (("small", "small"), ("medium", "as usual"), ("large", "large"))),
     ("width", "Lines", (("narrow", "narrow"), ("medium", "as usual"), ("wide", "wide"))),
+    ("paragraphs", "Blank lines", (("narrow", "narrow"), ("wide", "as typed"))),
     ("theme", "Colors", (("system", "as the system"), ("light", "light"), ("dark", "dark"))),
 )
 

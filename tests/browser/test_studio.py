@@ -304,8 +304,12 @@ def test_the_models_confidence_is_a_highlight(quick: Page) -> None:
 
 
 def test_the_mirror_lies_exactly_on_the_text(quick: Page) -> None:
-    for width in (390, 1280):
+    select_tab(quick, "tools")
+    quick.wait_for_selector("[data-paragraphs=narrow]")
+    heights = []
+    for width, blank_lines in ((390, "narrow"), (1280, "narrow"), (1280, "wide")):
         quick.set_viewport_size({"width": width, "height": 900})
+        quick.select_option("#jet-view-paragraphs", blank_lines)
         write(quick, "Long words wrap, and   spaces stay. " * 30 + "\n" * 300 + "word " * 80)
         sizes = quick.evaluate(
             """(selector) => [document.querySelector(selector), document.querySelector("#jet-mirror")].map(
@@ -313,6 +317,15 @@ def test_the_mirror_lies_exactly_on_the_text(quick: Page) -> None:
             STORY,
         )
         assert all(abs(one - other) <= 1 for one, other in zip(*sizes, strict=True)), sizes
+        heights.append(sizes[0][0])
+    assert heights[1] < 0.6 * heights[2]
+    quick.fill(STORY, "彼は港へ歩いた。\n\n海は静かだった。")
+    quick.wait_for_selector("[data-paragraphs=wide]")  # its lines would come too close
+    quick.select_option("#jet-view-paragraphs", "narrow")
+    quick.wait_for_selector("[data-paragraphs=wide]")
+    quick.fill(STORY, "One.\n\nTwo.")
+    quick.wait_for_selector("[data-paragraphs=narrow]")
+    select_tab(quick, "settings")
 
 
 def test_presets_move_the_sliders_and_neutral_takes_everything_away(quick: Page) -> None:
