@@ -18,6 +18,11 @@ from jet.server.openai.responding import REQUEST_ID, request_id
 from jet.server.openai.routes import ROUTES, ApiRoute, RouteTable
 from jet.server.openai.service import ApiService
 
+_NO_ROUTE = (
+    "There is no such route. Those of OpenAI's API are POST /v1/completions, POST /v1/chat/completions and "
+    "GET /v1/models."
+)
+
 log = logging.getLogger(__name__)
 
 
@@ -36,15 +41,19 @@ class ApiFirst:
 
 def routes_of(service: ApiService) -> MoreRoutes:
     """Return the API's routes for the allowlist, with the format of its rejections."""
-    pattern = f"{READ.pattern}|{DOCUMENTS.pattern}" if service.options.documented else READ.pattern
+    # A known path with another method gets through, so that its answer names the right one.
+    known = f"{READ.pattern}|{SENT.pattern}"
+    read = f"{known}|{DOCUMENTS.pattern}" if service.options.documented else known
 
     def explain(path: str, status: int, message: str) -> dict[str, Any] | None:
         if not is_spoken_to_programs(path):
             return None
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
+        if status == 404:
+            message = _NO_ROUTE
         return error_body(message, kind, code="rate_limit_exceeded" if status == 429 else None)
 
-    return MoreRoutes(re.compile(pattern), SENT, explain)
+    return MoreRoutes(re.compile(read), re.compile(known), explain)
 
 
 class ApiApp:
@@ -80,8 +89,9 @@ class ApiApp:
 def _unknown(methods: list[str]) -> ApiError:
     """Return the error for a path that is not known, or not with this method."""
     if not methods:
-        return ApiError(404, "There is nothing here.")
-    return ApiError(405, "This route does not know that method.", headers={"allow": ", ".join(methods)})
+        return ApiError(404, _NO_ROUTE)
+    allowed = ", ".join(methods)
+    return ApiError(405, f"This route does not know that method, but {allowed}.", headers={"allow": allowed})
 
 
 async def _docs(service: ApiService, request: Request) -> Response:

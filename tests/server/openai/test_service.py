@@ -385,6 +385,10 @@ def test_every_route_gets_through_and_knows_its_methods(api: Api) -> None:
     refused = api.client.request("OPTIONS", "/api/extra/generate/check")
     assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
     assert refused.json()["error"]["type"] == "invalid_request_error"
+    misread = api.client.get("/v1/completions")
+    assert misread.status_code == 405 and "but POST" in misread.json()["error"]["message"]
+    missing = api.post("/v1/completion", {})
+    assert missing.status_code == 404 and "POST /v1/completions" in missing.json()["error"]["message"]
     head = api.client.head("/v1/models")
     assert (head.status_code, head.content) == (200, b"") and int(head.headers["content-length"]) > 0
 
