@@ -117,7 +117,7 @@ def create_engine(config: LocalConfig) -> LocalEngine:
     compilation = _begin_compilation(config, source, device, dtype)
     try:
         model = load_model(source, device, dtype, config.attention, quantize=config.quantize)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise too_large(name, device, config.quantize) from None
     tokenizer = load_tokenizer(source, model)
     info = replace(engine_info(name, model, load_s=time.monotonic() - started), checkpoint=checkpoint)

@@ -40,9 +40,11 @@ def explain_load_errors(source: Any, options: Mapping[str, Any]) -> Iterator[Non
         yield
         if not local and (folder := _cached_folder(str(source), options)):
             check_folder(folder, given, variant)
-    except (CheckpointError, torch.OutOfMemoryError):
+    except (CheckpointError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if "can't allocate memory" in str(error):  # torch's, on a CPU
+            raise MemoryError(str(error)) from None
         raise CheckpointError(_reason(str(source), error)) from error
 
 

@@ -64,7 +64,9 @@ class TensorReader:
         return self._read(name, [end - begin, columns], begin * columns)
 
     def _read(self, name: str, shape: list[int], first: int) -> Tensor:
-        tensor = empty_in_huge_pages(*shape, dtype=self.dtype(name))
+        kind = self.dtype(name)
+        # Codes are laid out anew before they are used.
+        tensor = (empty_in_huge_pages if kind.is_floating_point else torch.empty)(*shape, dtype=kind)
         self._file.seek(self._begin + self._entries[name]["data_offsets"][0] + first * tensor.itemsize)
         rest = tensor.view(-1).view(torch.uint8).numpy().data if math.prod(shape) else memoryview(b"")
         while rest:

@@ -257,3 +257,20 @@ def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.Mo
     )
     loading.create_engine(SMALL).close()
     assert set(preparing) <= {"jet-device"}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Cannot allocate memory"), RuntimeError("[enforce fail] can't allocate memory: 9")]
+)
+def test_a_cpu_without_memory_for_a_model_is_a_message(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As safetensors and torch say it."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("jet.modeling.tensor_reader.TensorReader.whole", full)
+    monkeypatch.setattr("jet.modeling.loading.LARGE", 0)
+    with pytest.raises(hardware.HardwareError, match="does not fit into the memory of cpu"):
+        SMALL.create()
