@@ -226,13 +226,15 @@ def _memory(later: list[Fact], visible: int, rng: np.random.Generator) -> list[s
 
 
 def _lore(later: list[Fact], seen: str, rng: np.random.Generator) -> list[LoreEntry]:
-    """Make entries for what the visible text names, of facts that come later."""
-    named = [f for f in later if f.kind in ("person", "relation", "place", "thing") and f.subject in seen]
+    """Make entries of facts that come later, for what the visible text names if there are any."""
+    told = [f for f in later if f.kind in ("person", "relation", "place", "thing")]
+    named = [f for f in told if f.subject in seen] or told[:2]  # else constant entries, of what comes next
     entries = []
     for fact in _some(named, 2, rng):
         others = [f for f in named if f.subject == fact.subject and f is not fact][:1]
         content = " ".join(_says(f, rng) for f in [fact, *others])
-        entries.append(LoreEntry(keywords=(fact.subject,), content=content))
+        constant = fact.subject not in seen
+        entries.append(LoreEntry(keywords=(fact.subject,), content=content, constant=constant))
     return entries
 
 
