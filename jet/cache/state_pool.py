@@ -155,6 +155,28 @@ class StatePool:
         self.allocator.ref_cached(self._pages[kept])
         return kept
 
+    def mark(self, slot: int) -> int | None:
+        """Copy the state of a live slot, without its pages, to a new snapshot slot; None if none is free."""
+        return self.snapshot(slot, 0)
+
+    def is_mark(self, snapshot: int) -> bool:
+        """Return whether a snapshot has no pages, so that it is of use only to its own slot."""
+        return not self._pages[snapshot]
+
+    def return_to(self, mark: int, slot: int, length: int) -> None:
+        """Copy the state of a mark of `length` tokens back to its slot, whose pages still have these tokens.
+
+        Later pages are given back, since other sequences may share them by now; they stay reserved.
+        """
+        self._stacks.copy(mark, slot)
+        pages, available = self._pages[slot], self.allocator.available
+        kept = -(-length // PAGE_SIZE)
+        self._pages[slot] = pages[:kept]
+        self.allocator.unref(pages[kept:])
+        freed = self.allocator.available - available
+        self._reserved_pages[slot] += freed
+        self.allocator.reserved_pages += freed
+
     def freeze(self, slot: int, length: int) -> None:
         """Turn a live slot into a snapshot of `length` tokens, without a copy."""
         pages = self._pages[slot]
@@ -169,20 +191,6 @@ class StatePool:
         self._stacks.copy(snapshot, slot)
         self.allocator.ref(self._pages[snapshot])
         self._append_pages(slot, self._pages[snapshot])
-
-    def rewind(self, slot: int) -> None:
-        """Empty a live slot for an earlier state of its sequence; its pages are reserved for it again."""
-        pages, self._pages[slot] = self._pages[slot], []
-        self.allocator.unref(pages)
-        self._reserved_pages[slot] += len(pages)
-        self.allocator.reserved_pages += len(pages)
-
-    def cancel_reservation(self, slot: int, pages: int) -> None:
-        """Reduce a slot's reservation by `pages` that it shares with a snapshot, if so many are reserved."""
-        missing = -min(0, self.allocator.available + pages)
-        fewer = min(self._reserved_pages[slot], pages + missing)
-        self._reserved_pages[slot] -= fewer
-        self.allocator.reserved_pages -= fewer
 
     def free_snapshot(self, snapshot: int) -> None:
         """Free a snapshot slot."""

@@ -153,7 +153,7 @@ class DecodeLoop:
         continuing = [one for one in sequences if self._continues(one)]
         if not continuing or not self._decoder.can_overlap(continuing):
             return
-        for sequence in continuing:  # before memory is reserved, since a mark shares pages
+        for sequence in continuing:
             self._rollback.mark_before_launch(sequence)
         if any(map(self._reserve_next, continuing)):
             return

@@ -101,9 +101,7 @@ class ModelRunner:
             self._pool, self._host_pool, most_on_device, max(3, cache_slots // 8), self.reset
         )
         self._prefix_cache = self._snapshots.cache
-        self._rollback = Rollback(
-            self._pool, self._prefix_cache, self._decoder, self._snapshots.restore, self._reserve_next
-        )
+        self._rollback = Rollback(self._pool, self._prefix_cache, self._decoder, self._reserve_next)
         self._decode_loop = DecodeLoop(
             self._pool,
             self._decoder,

@@ -1,8 +1,10 @@
 """Rollback: removes drawn tokens from a sequence, so that others can be drawn instead.
 
 A recurrent state cannot be truncated. A sequence that may be rolled back therefore keeps marks: snapshots of
-its state, with the next token's logits where they are known. Marks are prefix-cache entries that no request
-matches, so the cache counts, evicts and offloads them like any other entry.
+its state, with the next token's logits where they are known. The pages of full attention need none: the
+sequence still has them, and what is written behind the tokens that stay is overwritten. Marks are
+prefix-cache entries that no request matches, so the cache counts and evicts them like any other entry.
+Without a mark, a sequence is prefilled again.
 
 Without overlapped steps, a mark is set at exactly the tokens that may be removed, at the cost of one state
 copy each. With overlapped steps the token is known too late for that. In batches of up to `MARKED_ROWS` rows
@@ -39,15 +41,11 @@ class Rollback:
         pool: StatePool,
         cache: PrefixCache[Snapshot],
         decoder: Decoder,
-        restore: Callable[[CacheEntry[Snapshot], Sequence], bool],
         reserve_next: Callable[[Sequence], MemoryError | None],
     ) -> None:
-        """`restore` restores an emptied sequence from an entry, or resets it and returns False.
-
-        `reserve_next` reserves memory for one more token, or returns the error.
-        """
+        """`reserve_next` reserves memory for one more token, or returns the error."""
         self._pool, self._cache, self._decoder = pool, cache, decoder
-        self._restore_entry, self._reserve_next = restore, reserve_next
+        self._reserve_next = reserve_next
         self._device = pool.page_table.device
         self._mark_salts = 0
 
@@ -117,18 +115,18 @@ class Rollback:
             sequence.last_snapshot = longest
         while sequence.marks and not self._usable(sequence.marks[-1], length):
             self._drop(sequence, -1)
-        return bool(sequence.marks) and self._restore(sequence, sequence.marks[-1], length)
+        if not sequence.marks:
+            return False
+        self._restore(sequence, sequence.marks[-1], length)
+        return True
 
-    def _restore(self, sequence: Sequence, mark: CacheEntry[Snapshot], length: int) -> bool:
+    def _restore(self, sequence: Sequence, mark: CacheEntry[Snapshot], length: int) -> None:
         """Restore a mark and compute the tokens from there up to `length`."""
         slot = sequence.slot
         assert slot is not None
-        tokens, begin, was_on_host = sequence.token_ids[:length], len(mark.tokens), mark.on_host
-        self._pool.rewind(slot)
-        if not self._restore_entry(mark, sequence):  # the sequence has been reset
-            return False
-        if not was_on_host:
-            self._pool.cancel_reservation(slot, len(self._pool.pages(slot)))
+        tokens, begin = sequence.token_ids[:length], len(mark.tokens)
+        assert isinstance(mark.state.location, int)
+        self._pool.return_to(mark.state.location, slot, begin)
         logits = mark.state.logits
         sequence.logits = None if logits is None else logits.to(self._device, copy=True)
         sequence.token_ids, sequence.num_computed_tokens = array("i", tokens[:begin]), begin
@@ -142,7 +140,6 @@ class Rollback:
             sequence.num_computed_tokens += 1
         ids = to_device(np.array(tokens, np.int32), torch.int64, self._device)
         self._decoder.append_prompt(sequence, ids)
-        return True
 
     def _newest(self, sequence: Sequence) -> int:
         """Return the length of the newest mark that was not evicted.
@@ -155,7 +152,7 @@ class Rollback:
     def _set(self, sequence: Sequence, logits: Tensor | None) -> None:
         """Set a mark at the sequence's present state, if there is room."""
         assert sequence.slot is not None
-        kept = self._pool.snapshot(sequence.slot, sequence.num_computed_tokens)
+        kept = self._pool.mark(sequence.slot)
         if kept is None:
             return
         if not sequence.mark_salt:

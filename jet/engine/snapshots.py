@@ -106,8 +106,10 @@ class Snapshots:
         return None if logits is None else logits.to(device, non_blocking=True)
 
     def _offload(self, snapshot: Snapshot) -> Snapshot | None:
-        """Copy a snapshot to the host; None if there is no room or the copy failed."""
+        """Copy a snapshot to the host; None for a mark, or if there is no room or the copy failed."""
         assert isinstance(snapshot.location, int)
+        if self._pool.is_mark(snapshot.location):
+            return None
         try:
             saved = self._host_pool.save(snapshot.location)
             logits = None if snapshot.logits is None else to_host(snapshot.logits)

@@ -156,6 +156,8 @@ class Requests(RuleBasedStateMachine):
         guarded: bool,
     ) -> None:
         """With a new prompt, or one that goes on with what the user has."""
+        if len(self.live) == SLOTS:  # the engine runs no more at once
+            return
         known = sorted(self.texts[user])
         if known and data.draw(st.booleans()):
             base = list(known[data.draw(st.integers(0, len(known) - 1))])
