@@ -18,7 +18,7 @@ _LEAST = 2**22  # bytes: twice a huge page
 
 def empty_in_huge_pages(*shape: int, dtype: torch.dtype) -> Tensor:
     """Allocate an uninitialized tensor on the CPU, in huge pages if it is large and the system has them."""
-    tensor = torch.empty(*shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype)
     if tensor.nbytes >= _LEAST:
         advise_huge_pages(tensor)
     return tensor

@@ -130,6 +130,11 @@ FORBIDDEN = {
 }
 
 
+def test_style_sheets_ask_nothing_of_the_whole_page() -> None:
+    # Such a rule is looked up in all of the page at every word that comes: page_marks.js marks the page.
+    assert not [path.name for path in (ROOT / "assets" / "web").glob("*.css") if ":has(" in path.read_text()]
+
+
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_contains(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what], flags=re.MULTILINE)

@@ -9,6 +9,7 @@ import { editor, isComposing } from "./editor.js";
 import { sendGuidance } from "./forms.js";
 import { generate, generateByButton, step, withCaret } from "./generation.js";
 import { askName } from "./name_field.js";
+import { markPage } from "./page_marks.js";
 import { state } from "./page_state.js";
 import { replaceStory } from "./replace_story.js";
 import { orRewriteAgain, watch as watchRewrites } from "./rewrite.js";
@@ -60,7 +61,9 @@ function nameSettings(button) {
 
 /** @param {HTMLElement} button */
 function toggleMore(button) {
-  button.ariaExpanded = button.ariaExpanded === "true" ? "false" : "true";
+  const expands = button.ariaExpanded !== "true";
+  button.ariaExpanded = `${expands}`;
+  markPage("more", expands);
 }
 
 /** @type {Record<string, (button: HTMLElement) => void>} */

@@ -47,6 +47,7 @@ import * as neverWrite from "./never_write.js";
 import * as notices from "./notices.js";
 import * as offers from "./offered_words.js";
 import * as outlineView from "./outline_view.js";
+import * as pageMarks from "./page_marks.js";
 import { settings, state, undoSteps } from "./page_state.js";
 import * as preferences from "./preferences.js";
 import * as printView from "./print_view.js";
@@ -75,6 +76,7 @@ const MODULES = [
   { install: installEditor },
   storage,
   preferences,
+  pageMarks,
   neverWrite,
   sessionRestore,
   stopOnTyping,
@@ -181,8 +183,8 @@ function openPage() {
 
 /** Follows a change of the text by any author. @param {string} story */
 function textChanged(story) {
-  viewSettings.noteText(story);
   const byModel = state.generating || state.settling;
+  if (!byModel) viewSettings.noteText(story); // no line moves while the model writes
   updateText(story, byModel && marksNewWords());
   storage.saveSoon();
   storyWords.showSoon();

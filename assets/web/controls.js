@@ -1,6 +1,7 @@
 // Which buttons can be pressed just now.
 
 import { all, field } from "./dom.js";
+import { markPage } from "./page_marks.js";
 import { state } from "./page_state.js";
 
 const COMMANDS =
@@ -8,6 +9,7 @@ const COMMANDS =
 
 /** Locks what cannot be done while the model writes, and steps that there are none of. */
 export function refreshButtons() {
+  markPage("writing", state.generating);
   for (const button of /** @type {HTMLButtonElement[]} */ (all(COMMANDS))) {
     const canBePicked = button.classList.contains("jet-select-variant");
     if (!button.closest("#jet-popover")) button.disabled = state.generating && !canBePicked;

@@ -3,6 +3,7 @@
 import { order } from "./commands.js";
 import { all, byId } from "./dom.js";
 import { editor } from "./editor.js";
+import { markPage } from "./page_marks.js";
 import { showStories } from "./story_list.js";
 
 const DRAWN_BY_GRADIO = ["settings", "engine"];
@@ -22,6 +23,7 @@ function showPart(name) {
     if (DRAWN_BY_GRADIO.includes(tab.dataset.tab ?? "")) panel.classList.toggle("jet-tab-closed", !chosen);
     else panel.hidden = !chosen;
   }
+  markPage("drawer", name);
 }
 
 /** Opens a part of the drawer, and closes the others. @param {string} name */

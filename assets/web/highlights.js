@@ -4,6 +4,7 @@
 import { copyType, field, make } from "./dom.js";
 import { editor } from "./editor.js";
 import { lastAtMost, shiftMarks, withoutBlanks } from "./mark_ranges.js";
+import { markPage } from "./page_marks.js";
 import { findEdit } from "./text_edits.js";
 
 const LEVELS = ["jet-model", "jet-confidence-1", "jet-confidence-2", "jet-confidence-3"];
@@ -172,6 +173,7 @@ export function updateText(now, byModel, cursor = now.length) {
   const { from, to, text: added } = findEdit(text, now, cursor);
   if (marks.length || byModel) marks = shiftMarks(marks, from, to - from, added.length, byModel);
   text = now;
+  markPage("written", text !== "");
   paintLater();
 }
 
@@ -182,6 +184,7 @@ export const shownText = () => text;
 export function setMarks(found, of = editor().value) {
   marks = found;
   text = of;
+  markPage("written", text !== "");
   if (of !== editor().value) updateText(editor().value, false, editor().selectionEnd);
   paintLater();
 }

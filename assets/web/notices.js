@@ -1,6 +1,7 @@
 // Lines at the foot of the page that stay while they are true, one a topic: the connection, another tab, the storage.
 
 import { byId, make, makeButton } from "./dom.js";
+import { markPage } from "./page_marks.js";
 
 /** @type {Map<string, HTMLElement>} */
 const shown = new Map();
@@ -17,6 +18,7 @@ function list() {
 export function clear(topic) {
   shown.get(topic)?.remove();
   shown.delete(topic);
+  markPage("notices", shown.size > 0);
 }
 
 /**
@@ -41,4 +43,5 @@ export function show(topic, text, { action, closable = false } = {}) {
   }
   list().append(line);
   shown.set(topic, line);
+  markPage("notices", true);
 }

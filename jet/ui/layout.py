@@ -169,8 +169,8 @@ def _story() -> gr.Textbox:
 
 def _generation_buttons() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="jet-actions"):
-        continue_button = gr.Button("Continue", variant="primary", elem_id="jet-continue", min_width=0)
         stop = gr.Button(STOP_LABEL, interactive=False, elem_id="jet-stop", min_width=0)
+        continue_button = gr.Button("Continue", variant="primary", elem_id="jet-continue", min_width=0)
         _html(tabs.length_choice(), "jet-length-choice")
         _html(tabs.version_buttons(), "jet-versions")
         _html(tabs.undo_redo_buttons(), "jet-steps")

@@ -173,7 +173,7 @@ def expect_nothing_outside(page: Page, width: int) -> None:
     """Expect no horizontal scrolling, and no part of the page beyond its edges."""
     look = """(width) => [...document.querySelectorAll("#jet-page *")].filter((element) => {
         const box = element.getBoundingClientRect();
-        return box.width > 0 && (box.left < 0 || box.right > width + 0.5);
+        return box.width > 0 && element.checkVisibility() && (box.left < 0 || box.right > width + 0.5);
     }).map((element) => element.outerHTML.slice(0, 120))"""
     for _ in range(30):  # what follows the sheet's size does so a frame later
         outside = page.evaluate(look, width)

@@ -324,23 +324,13 @@ def test_a_failure_is_shown_in_its_place_and_the_text_stays(tab: Page, served: S
 
 
 def test_a_text_beyond_the_context_loses_its_beginning_for_the_model_only(tab: Page, served: Served) -> None:
+    served.engine.tokens_per_second = 30  # it goes on for as long as this takes
     text = "word " * 3000
     begin(tab, text)
     tab.click("#jet-stop")
     expect_unlocked(tab)
     assert story(tab).startswith(text)
     assert len(served.engine.requests[-1].prompt.split()) < served.engine.context
-
-
-@pytest.mark.parametrize("seed", ["abc", "-5", "<b>1</b>"])
-def test_a_bad_seed_is_refused_in_words(tab: Page, seed: str) -> None:
-    tab.fill(STORY, "A")
-    tab.fill("#jet-seed input", seed)
-    tab.click("#jet-continue")
-    wait_for_status(tab, "That did not work")
-    expect_unlocked(tab)
-    assert tab.inner_text(".jet-detail").endswith(f"not '{seed}'.")
-    assert story(tab) == "A"
 
 
 def test_the_seed_used_is_shown_and_can_be_used_again(tab: Page) -> None:

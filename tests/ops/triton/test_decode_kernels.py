@@ -202,7 +202,7 @@ def test_what_cannot_be_whole_numbers_between_two_products() -> None:
     given = (normal(1, 64), normal(64), EPS)
     with pytest.raises(ValueError, match="a multiple of 16"):
         kernels.norm_swiglu(*given, coded(64, 64, "int8"), hidden, config=GemvConfig(8, 64, 1))
-    with pytest.raises(ValueError, match="weights in codes only"):
+    with pytest.raises(ValueError, match="need quantized weights"):
         kernels.norm_swiglu(*given, weights(64, 64, torch.float32), hidden)
     with pytest.raises(ValueError, match="must fit"):
         kernels.linear_add(hidden[:, :-1], coded(64, 32, "int8"), normal(1, 64))
