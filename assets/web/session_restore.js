@@ -6,6 +6,7 @@ import { all, byId, field, hasMouse, targetOf } from "./dom.js";
 import { editor } from "./editor.js";
 import { allOpenParts, rememberOpenParts } from "./redraw.js";
 import { storyId } from "./storage.js";
+import { laidOut } from "./view_settings.js";
 
 const KEY = "place";
 const HALF_TYPED = "#jet-guidance, #jet-lore, #jet-about-field, #jet-title"; // where something may be half typed
@@ -76,7 +77,10 @@ function goBack(text, since = performance.now()) {
   editor().setSelectionRange(before.from, before.to);
   editor().scrollTop = before.scroll;
   scrollTo(0, before.page);
-  restored = true;
+  laidOut().then(() => {
+    if (!restored) editor().scrollTop = before.scroll; // the same offset was another line before
+    restored = true;
+  });
 }
 
 /** The seed as it was, if this is the same story. @returns {string | undefined} */

@@ -14,6 +14,7 @@ const storage = openStorage("localStorage");
 let view = {};
 let canNarrow = false; // this browser makes blank lines as high as the font of a blank says
 let suits = true; // the text
+let trying = Promise.resolve();
 
 const isDarkOutside = () => matchMedia("(prefers-color-scheme: dark)").matches;
 
@@ -39,9 +40,13 @@ export function noteText(text) {
   if (suits !== before) apply();
 }
 
+/** Is done once the sheet is laid out as it stays. */
+export const laidOut = () => trying;
+
 /** Finds out whether blank lines can be narrow here, once the face is there. */
 async function tryNarrow() {
-  await document.fonts.load('1em "Jet Lines"', " a");
+  const faces = await document.fonts.load('1em "Jet Lines"', " a").catch(() => []);
+  if (!faces.length) return; // they did not come
   const probe = make("div", { className: "jet-probe", innerHTML: "a<br><br>" });
   byId("jet-page").append(probe);
   const whole = probe.offsetHeight;
@@ -66,7 +71,7 @@ export function install() {
     CHOICES.flatMap((name) => (typeof kept[name] === "string" ? [[name, kept[name]]] : [])),
   );
   apply();
-  tryNarrow();
+  trying = tryNarrow();
   document.addEventListener("beforeinput", ({ target, data }) => {
     // A long text that is pasted would be laid out twice otherwise.
     if (target === editor() && data && !mayBeNarrow(data)) noteText(data);

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.page_actions import begin, expect_unlocked, press, select_tab, set_most_tokens
+from tests.browser.page_actions import begin, expect_unlocked, press, select_tab, set_most_tokens, stop
 from tests.ui.served import Served
 
 pytestmark = pytest.mark.thorough
@@ -29,8 +29,7 @@ def test_nothing_keeps_anybody_out(tab: Page, served: Served, scheme: str, width
     assert not findings(tab)
     begin(tab, "A")
     assert not findings(tab)
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert not findings(tab)
     tab.emulate_media(forced_colors="active")
     assert not findings(tab)

@@ -17,6 +17,7 @@ from tests.browser.page_actions import (
     select_tab,
     set_most_tokens,
     show_numbers,
+    stop,
     story,
 )
 from tests.ui.served import Served
@@ -89,9 +90,13 @@ def test_a_reload_comes_back_to_the_same_place(tab: Page) -> None:
     expect(tab.locator("#jet-tab-guidance")).to_have_attribute("aria-selected", "true")
     expect(tab.locator("#jet-memory")).to_have_value("half a mem")
     expect(tab.locator("#jet-note")).to_have_value("Be calm")
-    tab.wait_for_function("(s) => document.querySelector(s).scrollTop > 0", arg=STORY)
-    place = tab.eval_on_selector(STORY, "(sheet) => [sheet.scrollTop, sheet.selectionStart]")
-    assert place == [3000, 5000]
+    tab.wait_for_function(
+        """([selector, ...place]) => {
+            const { scrollTop, selectionStart } = document.querySelector(selector);
+            return `${place}` === `${[scrollTop, selectionStart]}`;
+        }""",
+        arg=[STORY, 3000, 5000],
+    )
     expect(tab.locator("#jet-context details[open]").first).to_be_visible()
     tab.wait_for_function("jetStories.isSettled()")
 
@@ -224,8 +229,7 @@ def test_a_screen_reader_is_told_of_writing_and_its_end_once(tab: Page, served: 
     assert len([text for text in told if text.startswith("Done")]) == 1
     assert not [text for text in told if "Kept" in text] and len(told) == 2, told
     tab.click("#jet-continue")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     expect(tab.locator("#jet-state")).to_have_text("Stopped")
 
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, CDPSession, Page, expect
 
 from tests.browser.conftest import PATIENCE_MS, VIEWPORT
-from tests.browser.page_actions import STORY, begin, expect_unlocked, place_cursor, select_tab, story
+from tests.browser.page_actions import STORY, begin, expect_unlocked, place_cursor, select_tab, stop, story
 from tests.ui.process import Process, process
 
 pytestmark = pytest.mark.browser
@@ -136,8 +136,7 @@ def test_a_server_that_dies_unlocks_the_page_and_one_that_comes_goes_on(page: Pa
         arg=[STORY, len(written) + 10],
     )
     assert re.fullmatch(rf"{re.escape(written)} And mine\.( I\d+)+", story(page))  # the memory's letter
-    page.click("#jet-stop")
-    expect_unlocked(page)
+    stop(page)
 
 
 def test_a_server_that_hangs_unlocks_the_page_within_seconds(page: Page, server: Process) -> None:
@@ -160,8 +159,7 @@ def test_a_server_that_hangs_unlocks_the_page_within_seconds(page: Page, server:
         arg=[STORY, len(begun)],
     )
     assert story(page).startswith(begun)
-    page.click("#jet-stop")
-    expect_unlocked(page)
+    stop(page)
 
 
 @pytest.mark.thorough
@@ -182,8 +180,7 @@ def test_however_long_the_network_is_away(page: Page, seconds: float, writes: bo
     before = story(page)
     page.click("#jet-continue")
     page.wait_for_function("([s, l]) => document.querySelector(s).value.length > l", arg=[STORY, len(before)])
-    page.click("#jet-stop")
-    expect_unlocked(page)
+    stop(page)
     assert story(page).startswith(before)
 
 

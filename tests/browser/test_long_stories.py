@@ -20,6 +20,7 @@ from tests.browser.page_actions import (
     reload,
     select_tab,
     set_most_tokens,
+    stop,
     story,
     wait_for_status,
 )
@@ -231,7 +232,7 @@ def test_stop_and_failure_keep_the_words_that_were_there(long: Page, served: Ser
     set_most_tokens(long, 500)
     long.click("#jet-continue")
     expect(long.locator(NEW_WORDS)).to_contain_text("3")
-    long.click("#jet-stop")
+    stop(long)
     wait_for_status(long, "Stopped")
     expect_unlocked(long)
     kept = story(long)

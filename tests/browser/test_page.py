@@ -23,6 +23,7 @@ from tests.browser.page_actions import (
     set_most_tokens,
     show_numbers,
     status,
+    stop,
     story,
     time_of,
     wait_for_status,
@@ -82,8 +83,7 @@ def test_continue_fills_editor_and_panel_and_stop_keeps_both(tab: Page, served: 
 
     tab.click("#jet-continue")
     wait_for_words(tab, kept)
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
 
 
 def test_the_page_names_what_runs(tab: Page) -> None:
@@ -99,8 +99,7 @@ def test_the_page_names_what_runs(tab: Page) -> None:
 def test_an_empty_page_begins_a_story(tab: Page) -> None:
     tab.click("#jet-continue")
     wait_for_words(tab, "")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
 
 
 @pytest.mark.alone
@@ -182,12 +181,10 @@ def test_two_tabs_do_not_mix(open_tab: OpenTab, served: Served) -> None:
         page.click("#jet-continue")
     for letter, page in tabs.items():
         wait_for_words(page, letter)
-    tabs["A"].click("#jet-stop")
-    expect_unlocked(tabs["A"])
+    stop(tabs["A"])
     longer = story(tabs["B"])
     wait_for_words(tabs["B"], longer)  # the other one is not stopped
-    tabs["B"].click("#jet-stop")
-    expect_unlocked(tabs["B"])
+    stop(tabs["B"])
     for letter, page in tabs.items():
         assert re.fullmatch(rf"{letter}( {letter}\d+)+", story(page))
 
@@ -214,8 +211,7 @@ def test_about_twenty_updates_a_second(tab: Page, served: Served) -> None:
     before = tab.evaluate("window.changes")
     time.sleep(1.5)
     updates = (tab.evaluate("window.changes") - before) / 1.5
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert 12 <= updates <= 24
 
 
@@ -251,8 +247,7 @@ def test_nothing_moves_while_a_story_grows(tab: Page, served: Served) -> None:
     during = boxes()
     tab.wait_for_function("(sheet) => sheet.scrollTop > 50", arg=tab.query_selector(STORY))
     later = boxes()
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert before == during == later == boxes()
     assert len(tab.evaluate("[...heights]")) == 1
     # Neither does the longest of all numbers take a second line.
@@ -273,8 +268,7 @@ def test_the_editor_follows_the_text(tab: Page, served: Served) -> None:
     tab.wait_for_function(
         "(sheet) => sheet.scrollHeight > 1.5 * sheet.clientHeight", arg=tab.query_selector(STORY)
     )
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     tab.wait_for_function(
         "(sheet) => sheet.scrollHeight - sheet.clientHeight - sheet.scrollTop < 2",
         arg=tab.query_selector(STORY),
@@ -294,15 +288,13 @@ def test_a_reader_who_scrolls_up_is_left_alone(tab: Page, served: Served) -> Non
     place = tab.eval_on_selector(STORY, "(e) => e.scrollTop")
     wait_for_words(tab, story(tab))
     assert tab.eval_on_selector(STORY, "(e) => e.scrollTop") == place
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
 
 
 def test_markup_in_a_story_is_text(tab: Page) -> None:
     hostile = "<img src=x onerror='window.harmed=1'><script>window.harmed=1</script> ${harm} {{harm}}"
     begin(tab, hostile)
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert story(tab).startswith(hostile)
     assert tab.evaluate("window.harmed") is None
 
@@ -319,16 +311,14 @@ def test_a_failure_is_shown_in_its_place_and_the_text_stays(tab: Page, served: S
     served.engine.fail_after = None
     tab.click("#jet-continue")
     wait_for_words(tab, kept)
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
 
 
 def test_a_text_beyond_the_context_loses_its_beginning_for_the_model_only(tab: Page, served: Served) -> None:
     served.engine.tokens_per_second = 30  # it goes on for as long as this takes
     text = "word " * 3000
     begin(tab, text)
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert story(tab).startswith(text)
     assert len(served.engine.requests[-1].prompt.split()) < served.engine.context
 
@@ -336,22 +326,19 @@ def test_a_text_beyond_the_context_loses_its_beginning_for_the_model_only(tab: P
 def test_the_seed_used_is_shown_and_can_be_used_again(tab: Page) -> None:
     show_numbers(tab)
     begin(tab, "A")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     shown = re.search(r"Seed\s+(\d+)", tab.inner_text(".jet-panel"))
     assert shown is not None
     tab.click("text=last used")
     expect(tab.locator("#jet-seed input")).to_have_value(shown.group(1))
     begin(tab, "B")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert f"Seed\n{shown.group(1)}" in tab.inner_text(".jet-panel")
 
 
 def test_undo_brings_back_what_was_there_before_the_model(tab: Page) -> None:
     begin(tab, "My own words")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     written = story(tab)
     tab.click("#jet-undo")
     expect(tab.locator(STORY)).to_have_value("My own words")
@@ -371,8 +358,7 @@ def test_beginnings_are_there_while_the_sheet_is_empty(tab: Page) -> None:
 
 def test_a_reload_keeps_the_text(tab: Page) -> None:
     begin(tab, "A")
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     written = story(tab)
     reload(tab)
     expect(tab.locator(STORY)).to_have_value(written)
@@ -388,8 +374,7 @@ def test_the_page_is_there_before_its_model(open_tab: OpenTab, served: Served) -
     served.source.load()
     wait_for_words(page, "A")
     expect(page.locator(".jet-model-info")).to_contain_text("stand-in <model>")
-    page.click("#jet-stop")
-    expect_unlocked(page)
+    stop(page)
 
 
 def test_a_place_in_line_is_shown(open_tab: OpenTab, served: Served) -> None:
@@ -399,10 +384,9 @@ def test_a_place_in_line_is_shown(open_tab: OpenTab, served: Served) -> None:
     second.fill(STORY, "B")
     second.click("#jet-continue")
     wait_for_status(second, "Queued: 1 ahead")
-    first.click("#jet-stop")
+    stop(first)
     wait_for_words(second, "B")
-    second.click("#jet-stop")
-    expect_unlocked(second)
+    stop(second)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -416,8 +400,7 @@ def test_it_fits_every_screen_by_day_and_by_night(
         expect_nothing_outside(tab, width)
         begin(tab, "A")
         expect_nothing_outside(tab, width)
-        tab.click("#jet-stop")
-        expect_unlocked(tab)
+        stop(tab)
         expect_nothing_outside(tab, width)
         expect_no_overlap(tab, [".jet-header", STORY, "#jet-actions", ".jet-status"])
 
@@ -441,7 +424,7 @@ def test_the_panel_is_one_line_until_it_is_unfolded(tab: Page, width: int) -> No
     expect(tab.locator(".jet-speed b")).to_contain_text(re.compile(r"\d"))
     box = tab.locator(".jet-panel").bounding_box()
     assert box is not None and box["height"] < 60
-    tab.click("#jet-stop")
+    stop(tab)
     wait_for_status(tab, "Stopped")
     tab.check("#jet-show-all-numbers")
     expect(memory).to_be_visible()

@@ -21,6 +21,7 @@ from tests.browser.page_actions import (
     select_tab,
     set_most_tokens,
     status,
+    stop,
     story,
     wait_for_status,
 )
@@ -348,8 +349,7 @@ def test_a_tab_can_be_opened_while_the_model_writes(tab: Page, served: Served) -
     select_tab(tab, "guidance")
     expect(tab.locator("#jet-context")).to_contain_text("What the model sees")
     assert status(tab) == "Writing"
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert re.fullmatch(r"A( A\d+)+", story(tab)), "what the box had meanwhile was not taken for the story"
 
 

@@ -14,6 +14,7 @@ from tests.browser.page_actions import (
     press,
     select_tab,
     set_most_tokens,
+    stop,
     story,
 )
 from tests.ui.served import Served
@@ -102,8 +103,7 @@ def test_a_double_click_on_continue_stops_nothing(tab: Page, served: Served) -> 
     tab.mouse.dblclick(box["x"] + 20, box["y"] + 10)
     tab.wait_for_timeout(400)
     expect(tab.locator("#jet-stop")).to_be_enabled()
-    tab.click("#jet-stop")
-    expect_unlocked(tab)
+    stop(tab)
     assert story(tab) != "A"
 
 

@@ -69,10 +69,10 @@ def play(url: str, log: Path) -> None:
             story += "".join(chunk.text for chunk in chunks)
         assert share >= 0.9
 
-        # Two streams, one on each engine, of which one is killed.
+        # Two streams, of which one is killed: one goes to where that story is, a new one elsewhere.
         requests = [
-            Request(f"{opening} {OPENING}", sampling(700), cache_salt=opening, min_tokens=700)
-            for opening in ("It rained.", "Snow fell.")
+            Request(prompt, sampling(700), cache_salt=prompt, min_tokens=700)
+            for prompt in (OPENING * 12 + "Snow fell.", f"It rained. {OPENING}")
         ]
         found: list[list[TokenChunk]] = [[], []]
         threads = [

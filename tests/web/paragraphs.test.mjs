@@ -25,7 +25,7 @@ test("other scripts and very long texts are not", () => {
   ]) {
     assert.ok(!mayBeNarrow(text), text);
   }
-  assert.ok(mayBeNarrow("word ".repeat(390) + "\n\n" + "word ".repeat(390)));
+  assert.ok(mayBeNarrow(`${"word ".repeat(390)}\n\n`.repeat(2)));
   assert.ok(!mayBeNarrow("word ".repeat(401)), "a long paragraph");
   assert.ok(!mayBeNarrow("A line.\n\n".repeat(2300)), "a long story");
 });
