@@ -117,7 +117,8 @@ class JetNemotronPreTrainedModel(PreTrainedModel):
         """Switch to training mode as in PyTorch. Raises ValueError for a quantized network."""
         if mode and self.quantization is not None:
             raise ValueError(
-                f"Weights in {self.quantization} cannot be trained: load the network without quantization."
+                f"Weights in {self.quantization} cannot be trained: load the network without quantization, "
+                "or call its dequantize() before."
             )
         super().train(mode)
         return self

@@ -4,7 +4,7 @@ On a CPU with numba, `forward` quantizes the activations too and multiplies inte
 Elsewhere it dequantizes a block of rows at a time and multiplies as usual. This suits prefill, where one
 weight serves many tokens. For decode, `DecodeStep` multiplies by the quantized codes themselves.
 
-A quantized network is for inference only; it cannot be trained.
+A quantized network is for inference only: to train one, dequantize it before.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "QuantizedWeight",
     "check_scheme",
     "count_parameters",
+    "dequantize_network",
     "is_tied",
     "quantize_network",
     "replace_weights",
@@ -169,6 +170,30 @@ def quantize_network(model: JetNemotronForCausalLM, scheme: str) -> JetNemotronF
 
     replace_weights(model, weight_of, scheme)
     model.requires_grad_(False)
+    return model
+
+
+def dequantize_network(model: JetNemotronForCausalLM, dtype: torch.dtype) -> JetNemotronForCausalLM:
+    """Replace the quantized modules of a network by plain ones in place, with the values of their codes."""
+    tied = is_tied(model)
+    model.quantization = model.model.quantization = None
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedEmbedding):
+            plain: nn.Module = nn.Embedding.from_pretrained(module.weight.dequantize(dtype), freeze=False)
+        elif isinstance(module, QuantizedLinear):
+            plain = Linear(module.in_features, module.out_features, bias=False, device="meta")
+            plain.weight = nn.Parameter(module.weight.dequantize(dtype))
+            plain.register_parameter("bias", module.bias)
+        else:
+            continue
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, plain)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    del model._tied_weights_keys  # those of the class hold again
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=False)
+    model.requires_grad_(True)
+    model.to(dtype)  # type: ignore[arg-type]  # transformers wraps it without its types
     return model
 
 

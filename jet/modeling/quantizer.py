@@ -15,7 +15,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from jet.modeling.quantization import QuantizedWeight, replace_weights, scheme_of
+from jet.modeling.quantization import QuantizedWeight, dequantize_network, replace_weights, scheme_of
 from jet.modeling.quantized_format import METHOD, describe_scheme, read_scheme, renamings, stored_tensors
 from jet.ops.blocked import in_rows
 from jet.ops.quantization import QuantizedTensor
@@ -62,6 +62,9 @@ class JetQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         model.requires_grad_(False)
+
+    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        return dequantize_network(model, dtype or model.dtype)
 
     def get_weight_conversions(self) -> list[Any]:
         """Return the renamings from a file's tensors to the network's."""

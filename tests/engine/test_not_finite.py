@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from jet.engine.loading import LocalConfig, create_engine
 from jet.modeling import CheckpointError
 from jet.ops import backends
 from jet.report.__main__ import main as report
-from tests.conftest import ROOT
+from tests.engine.small_checkpoint import save_small_checkpoint
 
 DOWN = "model.layers.3.mlp.down_proj.weight"
 _PARTS = sections.all_sections
@@ -35,7 +34,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoint(folder: Path, change: Change) -> str:
-    shutil.copytree(ROOT / "assets" / "story-model", folder)
+    save_small_checkpoint(folder)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -84,8 +83,8 @@ def test_numbers_too_large_for_float16_are_said_to_be(
 ) -> None:
     def large(tensors: dict[str, torch.Tensor]) -> None:
         for name in tensors:
-            if name.endswith("down_proj.weight"):
-                tensors[name] *= 3000
+            if name.endswith(("gate_proj.weight", "up_proj.weight")):
+                tensors[name] *= 10_000
 
     monkeypatch.setattr(loading, "_WARM_UP_TEXT", "Once upon a time")
     model = checkpoint(tmp_path / "bad", large)
@@ -95,6 +94,7 @@ def test_numbers_too_large_for_float16_are_said_to_be(
 
 def test_the_page_refuses_in_one_line_with_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = checkpoint(tmp_path / "bad", put(DOWN, (0, 0), NAN))
+    capfd.readouterr()
     try:
         code = app.main(["--model", model, "--device", "cpu", "--context", "64", "--writers", "1"])
     except Exception as error:
@@ -141,7 +141,8 @@ def _without_bandwidth(options: object) -> list[object]:
 def test_a_request_that_meets_one_later_ends_with_a_clear_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine = create_engine(LocalConfig("assets/story-model", "cpu", context=128, max_running_requests=2))
+    model = str(save_small_checkpoint(tmp_path))
+    engine = create_engine(LocalConfig(model, "cpu", context=128, max_running_requests=2))
     try:
         embedding = engine._runner._model.model.embed_tokens.weight
         token = int(engine._tokenizer.encode("Zebra", 9)[-1])

@@ -114,6 +114,29 @@ def test_saving_writes_the_same_checkpoint(name: str, scheme: str, quantized: An
             assert torch.equal(logits(load_model(saved)), before)
 
 
+@pytest.mark.parametrize("name", [TIED.name, UNTIED.name])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_dequantized_it_is_a_plain_network_with_the_values_of_its_codes(
+    name: str, scheme: str, quantized: Any, tmp_path: Path
+) -> None:
+    folder = quantized(name, scheme)
+    codes = load_model(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).dequantize(torch.float32)
+    plain = load_model(GOLDEN / name).float()
+    shapes = [{n: p.shape for n, p in network.named_parameters()} for network in (model, plain)]
+    assert shapes[0] == shapes[1]
+    assert model.quantization is None and is_tied(model) == is_tied(plain)
+    up = "model.layers.0.mlp.up_proj"
+    expected = codes.get_submodule(up).weight.dequantize(torch.float32)
+    assert torch.equal(model.get_submodule(up).weight, expected)
+    model.train()
+    model(random_ids(model, 1, 7)).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval().save_pretrained(tmp_path / "plain")
+    again = load_model(tmp_path / "plain", dtype=torch.float32)
+    assert torch.equal(logits(again), logits(model)) and is_tied(again) == is_tied(plain)
+
+
 def test_what_is_beside_the_weights_is_copied(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(TIED, source)

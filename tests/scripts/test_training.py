@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from scripts.training.data import TALE, read_stories, validation_rows
 from scripts.training.fake_quant import FakeQuantizer, shipped_bytes
 from scripts.training.optimizer import orthogonalize
 from scripts.training.recipe import Recipe
+from tests.conftest import ROOT
 from tests.scripts.stories import write_stories
 
 pytestmark = pytest.mark.thorough
@@ -49,10 +52,12 @@ def data(tmp_path_factory):
     return folder
 
 
+OPTIONS = [item for key, value in SHAPE.items() for item in (f"--{key.replace('_', '-')}", str(value))]
+
+
 def train(data, output, *more):
-    options = [item for key, value in SHAPE.items() for item in (f"--{key.replace('_', '-')}", str(value))]
     files = ["--data", str(data), "--output", str(output)]
-    train_story_model.main([*files, "--device", "cpu", *options, *more])
+    train_story_model.main([*files, "--device", "cpu", *OPTIONS, *more])
 
 
 INTERRUPTED = ["--tokens", str(24 * STEP), "--quantized", "0.3", "--validations", "1"]
@@ -146,6 +151,36 @@ def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, who
     )
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_a_run_goes_on_between_the_commands_of_a_rented_machine(data, tmp_path):
+    """Check that a run is waited for, and that one cut off, and one that fails, is told from a whole one."""
+
+    def say(name, *arguments):
+        environment = {**os.environ, "RUN": str(tmp_path / name), "PYTHON": sys.executable}
+        command = [ROOT / "scripts/training/rented_gpu.sh", *arguments]
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        return ran.returncode, ran.stdout
+
+    def home(name):
+        folder = tmp_path / f"{name}-home"
+        folder.mkdir()
+        code, _ = say(name, "finish", str(folder))
+        return code, sorted(path.name for path in folder.iterdir())
+
+    given = [str(data), "--device", "cpu", *OPTIONS, "--validations", "1"]
+    say("whole", "start", *given, "--tokens", str(6 * STEP))
+    say("cut", "start", *given, "--minutes", "60")
+    say("failed", "start", *given)  # which has no end
+    code, said = say("whole", "wait", "100")
+    assert code == 0 and "the run is complete" in said
+    files = ["config.json", "generation_config.json", "log.jsonl", "model.aa", "record.json"]
+    assert home("whole") == (0, files)
+    code, said = say("cut", "wait", "5")
+    assert code == 0 and "the run goes on" in said
+    assert home("cut") == (0, files)
+    code, said = say("failed", "wait", "100")
+    assert code == 1 and "A run needs a budget" in said and "THE RUN IS DEAD" in said
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(data, tmp_path):
