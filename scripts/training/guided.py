@@ -2,7 +2,8 @@
 
 The page gives a model memory and lore in front of a story and the author's note a few lines above its end.
 Here, facts of a story that come later are put there, by `jet.story.context` itself, so that a model learns
-that they come true. Guidance is read, and never learnt to be written.
+that they come true. Guidance is read, and never learnt to be written; where it comes true, a text is learnt
+with more weight.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import numpy.typing as npt
 from jet.story.context import ContextBuilder
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from scripts.training import wishes
-from scripts.training.facts import Fact
+from scripts.training.facts import SENTENCE, Fact
+from scripts.training.made_up import Person, weave
 from scripts.training.names import Renamer, choose_names
 from scripts.training.prepared import PreparedStory, Span
 
-Mask = npt.NDArray[np.bool_]
+Weights = npt.NDArray[np.uint8]
+READ, LEARNT, STRESSED = 0, 1, 2  # characters that are only read, learnt, and learnt with more weight
 NEAR, NEXT = 1_600, 900  # characters after the visible text in which memory, and a note, come true
 _SENTENCE_END = re.compile(r"[.!?…][”\"’']?(?=\s)")
 _BEGINNING = re.compile(r"[“\"‘']?[A-Z]")
 _WORDS = re.compile(r"\S+")
 _NO_LIMIT = 10**9
+SHORTEST, LONGEST = 600, 2_600  # characters behind the visible text, of one that is cut
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,22 @@ class Mix:
         ending: stories of which only the last 80 to 550 words are read. The rest begins behind the title.
         memory, lore, note: texts, of those without title, that have each.
         woven: texts into which a made-up fact is woven, told in memory, lore or note.
+        twice: those into which a second one is.
+        cut: texts with guidance and without a wish that stop at a paragraph soon after it has come true.
         wish: texts with a wish for length or end; a text of kind `ending` has it twice as often.
         renamed: stories whose people get other names.
         stock_learnt: stock phrases that are learnt; the others are only read.
     """
 
     whole: float = 0.12
-    middle: float = 0.3
+    middle: float = 0.4
     ending: float = 0.16
     memory: float = 0.35
-    lore: float = 0.12
+    lore: float = 0.15
     note: float = 0.35
-    woven: float = 0.2
+    woven: float = 0.5
+    twice: float = 0.3
+    cut: float = 0.6
     wish: float = 0.3
     renamed: float = 0.75
     stock_learnt: float = 0.5
@@ -59,30 +67,38 @@ class Mix:
 
 @dataclass(frozen=True)
 class Marked:
-    """A text and whether each of its characters is learnt, `[characters]`."""
+    """A text, and how each of its characters is learnt, `[characters]`; `ends`: its end is one of a story."""
 
     text: str
-    learnt: Mask
+    weights: Weights
+    ends: bool = True
 
     def __getitem__(self, part: slice) -> Marked:
-        return Marked(self.text[part], self.learnt[part])
+        return Marked(self.text[part], self.weights[part], self.ends)
 
     def __len__(self) -> int:
         return len(self.text)
 
     @staticmethod
-    def plain(text: str, learnt: bool = True) -> Marked:
+    def plain(text: str, weight: int = LEARNT) -> Marked:
         """Mark a whole text."""
-        return Marked(text, np.full(len(text), learnt))
+        return Marked(text, np.full(len(text), weight, np.uint8))
 
     @staticmethod
     def join(*parts: Marked) -> Marked:
-        """Concatenate texts."""
-        return Marked("".join(p.text for p in parts), np.concatenate([p.learnt for p in parts]))
+        """Concatenate texts; the last one says whether the end is one."""
+        weights = np.concatenate([part.weights for part in parts])
+        return Marked("".join(part.text for part in parts), weights, parts[-1].ends)
 
     def insert(self, place: int, text: str) -> Marked:
-        """Insert a text that is learnt."""
-        return Marked.join(self[:place], Marked.plain(text), self[place:])
+        """Insert a text that is stressed."""
+        return Marked.join(self[:place], Marked.plain(text, STRESSED), self[place:])
+
+    def stress(self, start: int, end: int) -> Marked:
+        """Stress what is learnt from `start` to `end`."""
+        weights = self.weights.copy()
+        weights[start:end][weights[start:end] == LEARNT] = STRESSED
+        return Marked(self.text, weights, self.ends)
 
 
 def compose(story: PreparedStory, mix: Mix, rng: np.random.Generator) -> Marked:
@@ -101,10 +117,10 @@ def compose(story: PreparedStory, mix: Mix, rng: np.random.Generator) -> Marked:
 
 
 def _marked(text: str, unlearnt: list[Span]) -> Marked:
-    learnt = np.ones(len(text), np.bool_)
+    weights = np.full(len(text), LEARNT, np.uint8)
     for start, end in unlearnt:
-        learnt[start:end] = False
-    return Marked(text, learnt)
+        weights[start:end] = READ
+    return Marked(text, weights)
 
 
 def _beginning(story: PreparedStory, mix: Mix, rng: np.random.Generator) -> tuple[int, bool]:
@@ -146,7 +162,7 @@ def _excerpt(story: PreparedStory, stock: list[Span], start: int) -> tuple[Marke
     places: npt.NDArray[np.int64] = np.cumsum(kept) - kept
     whole = _marked(story.text, stock)
     text = "".join(np.array(list(story.text))[kept].tolist())
-    excerpt = Marked(text, whole.learnt[kept])
+    excerpt = Marked(text, whole.weights[kept])
     stripped = len(text) - len(text.rstrip())
     facts = [dataclasses.replace(f, start=int(places[f.start])) for f in story.facts if f.start >= start]
     return excerpt[: len(excerpt) - stripped], facts
@@ -155,37 +171,89 @@ def _excerpt(story: PreparedStory, stock: list[Span], start: int) -> tuple[Marke
 # --- guidance -----------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Telling:
+    """What a writer tells of a text. `visible` characters are there; behind `last` nothing comes true."""
+
+    text: Marked
+    visible: int
+    last: int
+    memory: list[str] = dataclasses.field(default_factory=list)
+    lore: list[LoreEntry] = dataclasses.field(default_factory=list)
+    note: str = ""
+
+
 def _guided(
     story: PreparedStory, text: Marked, facts: list[Fact], mix: Mix, is_ending: bool, rng: np.random.Generator
 ) -> Marked:
     """Put guidance into a text that is true of what follows it."""
     visible = _visible_end(text.text, is_ending, rng)
-    later = [fact for fact in facts if fact.start >= visible]
-    memory, lore, note = list[str](), list[LoreEntry](), ""
-    seen = text.text[:visible]
-    if rng.random() < mix.memory:
-        memory = _memory(later, visible, rng)
-    if rng.random() < mix.lore:
-        lore = _lore(later, seen, rng)
-    if rng.random() < mix.note:
-        note = _note([f for f in later if f.start < visible + NEXT], rng)
-    if rng.random() < mix.woven:
-        says, text = _woven(story, text, visible, rng)
-        place = rng.random()
-        if says and place < 0.55:
-            memory.insert(int(rng.integers(len(memory) + 1)), says)
-        elif says and (place < 0.9 or not story.people):
-            note = says
-        elif says:
-            name = next(iter(story.people))
-            lore.append(LoreEntry(keywords=(name,), content=says, constant=name not in seen))
-    if rng.random() < mix.wish * (2 if is_ending else 1):
-        note, memory = _wish(text.text, visible, is_ending, note, memory, rng)
-    if not (memory or lore or note):
-        return text
+    telling = _Telling(text, visible, visible)
+    _tell_facts(telling, [fact for fact in facts if fact.start >= visible], mix, rng)
+    for chance in (mix.woven, mix.twice):
+        if rng.random() >= chance:
+            break
+        _tell_made_up(telling, story, rng)
+    wishes_something = rng.random() < mix.wish * (2 if is_ending else 1)
+    if wishes_something:
+        _wish(telling, is_ending, rng)
+    if not (telling.memory or telling.lore or telling.note):
+        return telling.text
+    if not (is_ending or wishes_something) and rng.random() < mix.cut:
+        _cut(telling, rng)
     joint = "\n" if rng.random() < 0.3 else " "
-    guidance = Guidance(joint.join(memory), AuthorsNote(note), tuple(lore))
-    return apply_guidance(text, visible, guidance)
+    guidance = Guidance(joint.join(telling.memory), AuthorsNote(telling.note), tuple(telling.lore))
+    return apply_guidance(telling.text, visible, guidance)
+
+
+def _tell_facts(telling: _Telling, later: list[Fact], mix: Mix, rng: np.random.Generator) -> None:
+    """Tell facts that the text has, and stress the sentences that have them."""
+    told = list[Fact]()
+    if rng.random() < mix.memory:
+        told += _memory(later, telling.visible, rng)
+        telling.memory = list(dict.fromkeys(_says(fact, rng) for fact in _by_chance(told, rng)))
+    if rng.random() < mix.lore:
+        entries = _lore(later, telling.text.text[: telling.visible], rng)
+        telling.lore = [entry for entry, _ in entries]
+        told += [fact for _, facts in entries for fact in facts]
+    if rng.random() < mix.note:
+        telling.note, chosen = _note([f for f in later if f.start < telling.visible + NEXT], rng)
+        told += chosen
+    for fact in told:
+        end = _sentence_end(telling.text.text, fact.start)
+        telling.text = telling.text.stress(fact.start, end)
+        telling.last = max(telling.last, end)
+
+
+def _tell_made_up(telling: _Telling, story: PreparedStory, rng: np.random.Generator) -> None:
+    """Weave a made-up fact into the text, and tell it."""
+    says = _woven(telling, story, rng)
+    if not says:
+        return
+    where = rng.random()
+    if where < 0.5 or (telling.note and where < 0.85):
+        telling.memory.insert(int(rng.integers(len(telling.memory) + 1)), says)
+    elif where < 0.85 or not story.people:
+        telling.note = says
+    else:
+        name = next(iter(story.people))
+        constant = name not in telling.text.text[: telling.visible]
+        telling.lore.append(LoreEntry(keywords=(name,), content=says, constant=constant))
+
+
+def _sentence_end(text: str, start: int) -> int:
+    found = SENTENCE.match(text, start)
+    return found.end() if found else min(len(text), start + 80)
+
+
+def _cut(telling: _Telling, rng: np.random.Generator) -> None:
+    """Cut a text at the end of a paragraph behind which nothing that was told comes true."""
+    text, last = telling.text, telling.last
+    least, most = max(last, telling.visible + SHORTEST), max(last + SHORTEST, telling.visible + LONGEST)
+    ends = [found.start() for found in re.finditer(r"\n\n", text.text[:most]) if found.start() > least]
+    if ends:
+        cut = text[: ends[int(rng.integers(len(ends)))]]
+        telling.text = dataclasses.replace(cut, ends=False)
 
 
 def apply_guidance(text: Marked, visible: int, guidance: Guidance) -> Marked:
@@ -197,7 +265,7 @@ def apply_guidance(text: Marked, visible: int, guidance: Guidance) -> Marked:
             parts.append(text[place : place + len(part.text)])
             place += len(part.text)
         else:
-            parts.append(Marked.plain(part.text, learnt=False))
+            parts.append(Marked.plain(part.text, READ))
     assert place == visible
     return Marked.join(*parts, text[visible:])
 
@@ -217,60 +285,61 @@ def _visible_end(text: str, is_ending: bool, rng: np.random.Generator) -> int:
     return end + (more[0] if more and rng.random() < 0.5 else 0)
 
 
-def _memory(later: list[Fact], visible: int, rng: np.random.Generator) -> list[str]:
+def _memory(later: list[Fact], visible: int, rng: np.random.Generator) -> list[Fact]:
     kinds = ("person", "relation", "place", "thing", "weather")
     usable = [fact for fact in later if fact.kind in kinds]
     near = [fact for fact in usable if fact.start < visible + NEAR]
-    chosen = _some(near, 3, rng) + (_some(usable, 2, rng) if rng.random() < 0.4 else [])
-    return list(dict.fromkeys(_says(fact, rng) for fact in _by_chance(chosen, rng)))
+    return _some(near, 3, rng) + (_some(usable, 2, rng) if rng.random() < 0.4 else [])
 
 
-def _lore(later: list[Fact], seen: str, rng: np.random.Generator) -> list[LoreEntry]:
+def _lore(later: list[Fact], seen: str, rng: np.random.Generator) -> list[tuple[LoreEntry, list[Fact]]]:
     """Make entries of facts that come later, for what the visible text names if there are any."""
     told = [f for f in later if f.kind in ("person", "relation", "place", "thing")]
     named = [f for f in told if f.subject in seen] or told[:2]  # else constant entries, of what comes next
     entries = []
     for fact in _some(named, 2, rng):
-        others = [f for f in named if f.subject == fact.subject and f is not fact][:1]
-        content = " ".join(_says(f, rng) for f in [fact, *others])
+        facts = [fact, *[f for f in named if f.subject == fact.subject and f is not fact][:1]]
+        content = " ".join(_says(f, rng) for f in facts)
         constant = fact.subject not in seen
-        entries.append(LoreEntry(keywords=(fact.subject,), content=content, constant=constant))
+        entries.append((LoreEntry(keywords=(fact.subject,), content=content, constant=constant), facts))
     return entries
 
 
-def _note(near: list[Fact], rng: np.random.Generator) -> str:
+def _note(near: list[Fact], rng: np.random.Generator) -> tuple[str, list[Fact]]:
     kinds = ("event", "weather", "tone", "thing", "tone", "person", "relation")
     kind = kinds[int(rng.integers(len(kinds)))]
     chosen = _some([f for f in near if f.kind == kind] or near, 1, rng)
     if not chosen:
-        return ""
+        return "", []
     says = _says(chosen[0], rng)
     form = rng.random()
     if chosen[0].kind == "event" and form < 0.5:
-        return f"{('Next', 'In the next scene', 'What happens next')[int(6 * form)]}: {says}"
-    return says.rstrip(".") if form > 0.85 else says
+        return f"{('Next', 'In the next scene', 'What happens next')[int(6 * form)]}: {says}", chosen
+    return (says.rstrip(".") if form > 0.85 else says), chosen
 
 
-def _woven(story: PreparedStory, text: Marked, visible: int, rng: np.random.Generator) -> tuple[str, Marked]:
-    """Weave a made-up fact into the text behind `visible`; return how a writer says it, and the text."""
+def _woven(telling: _Telling, story: PreparedStory, rng: np.random.Generator) -> str:
+    """Weave a made-up fact into the text behind what is visible; return how a writer says it."""
+    text, visible = telling.text, telling.visible
     people = {name: gender for name, gender in story.people.items() if gender}
     first = {name: text.text.find(name) for name in people}
-    named = [name for name in people if 0 <= first[name] < visible + NEXT]
-    if not named:
-        return "", text
-    name = min(named, key=lambda name: (first[name] >= visible, -text.text.count(name)))
-    fact = wishes.weave(name, people[name], rng)
-    start = max(visible, first[name] + len(name))
+    named = [name for name in people if 0 <= first[name] < visible + NEXT // 2]
+    name = min(named, key=lambda name: (first[name] >= visible, -text.text.count(name)), default=None)
+    fact = weave(None if name is None else Person(name, people[name]), rng)
+    start = visible if name is None else max(visible, first[name] + len(name))
     places = _between_sentences(text.text, start, start + 2 * NEXT)
     if not places:
-        return "", text
+        return ""
     chosen = [places[int(rng.integers(max(1, bisect_left(places, start + NEXT // 2))))]]
     later = [place for place in places if place > chosen[0]]
-    if later and rng.random() < 0.7:
-        chosen.append(later[int(rng.integers(len(later)))])
+    number = min(len(later), int(rng.integers(len(fact.shows))))
+    chosen += sorted(later[i] for i in rng.permutation(len(later))[:number])
     for place, shown in reversed(list(zip(chosen, fact.shows, strict=False))):
         text = text.insert(place, " " + shown)
-    return fact.says, text
+        telling.last += len(shown) + 1
+    telling.text = text
+    telling.last = max(telling.last, chosen[-1] + sum(map(len, fact.shows)))
+    return fact.says
 
 
 def _between_sentences(text: str, start: int, end: int) -> list[int]:
@@ -282,26 +351,25 @@ def _between_sentences(text: str, start: int, end: int) -> list[int]:
         if not re.search(r"[“”\"]", paragraph):
             for found in re.finditer(r"(?<![A-Z])[a-z’']{2,}[.!?](?=\s|\Z)", paragraph):
                 place = at + found.end()
-                if start < place <= end:
+                if start < place <= end and place < len(text):  # a story keeps its last sentence
                     places.append(place)
         at += len(paragraph) + 2
     return places
 
 
-def _wish(
-    text: str, visible: int, is_ending: bool, note: str, memory: list[str], rng: np.random.Generator
-) -> tuple[str, list[str]]:
-    """Add a wish for the length or the end of the text that is true; return note and memory."""
-    words = len(_WORDS.findall(text[visible:]))
-    if not is_ending:
-        if visible > 900:
-            return note, memory
+def _wish(telling: _Telling, is_ending: bool, rng: np.random.Generator) -> None:
+    """Add a wish for the length or the end of the text that is true."""
+    text, visible, note = telling.text.text, telling.visible, telling.note
+    if is_ending:
+        says = wishes.ending(len(_WORDS.findall(text[visible:])), rng)
+    elif visible <= 900:
         says = wishes.length(len(_WORDS.findall(text)), rng)
     else:
-        says = wishes.ending(words, rng)
+        return
     if rng.random() < 0.2:
-        return note, [*memory, says]
-    return (f"{note} {says}" if note and rng.random() < 0.4 else says), memory
+        telling.memory.append(says)
+    else:
+        telling.note = f"{note} {says}" if note and rng.random() < 0.4 else says
 
 
 def _says(fact: Fact, rng: np.random.Generator) -> str:
@@ -320,6 +388,6 @@ def _by_chance(facts: list[Fact], rng: np.random.Generator) -> list[Fact]:
 def _renamed(text: Marked, rename: Renamer) -> Marked:
     parts, place = list[Marked](), 0
     for start, end, name in rename.places(text.text):
-        parts += [text[place:start], Marked(name, np.full(len(name), bool(text.learnt[start])))]
+        parts += [text[place:start], Marked.plain(name, int(text.weights[start]))]
         place = end
     return Marked.join(*parts, text[place:])

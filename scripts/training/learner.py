@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from scripts.training.network import UNLEARNT, token_losses, training_losses
 from scripts.training.recipe import Recipe
+from scripts.training.rows import STRESS, TOKEN
 from scripts.training.rows import UNLEARNT as UNLEARNT_FLAG
 
 Rows = npt.NDArray[np.uint16]
@@ -29,7 +30,7 @@ class Learner:
     def learn(self, rows: Rows, progress: float) -> Tensor:
         """Add up the gradients of a step's flagged rows `[batch, length + 1]`.
 
-        Returns the mean nats of a learnt token, on the device.
+        Returns the mean nats of a learnt token, those of stressed ones weighted, on the device.
         """
         self.model.train()
         future = torch.tensor(self.recipe.future * (1 - progress), device=self.device)
@@ -37,11 +38,12 @@ class Learner:
         total = torch.zeros((), device=self.device)
         for part in np.split(rows, parts):
             flagged = self._to_device(part)
-            learnt = flagged[:, 1:] < int(UNLEARNT_FLAG)
-            tokens = flagged.remainder(int(UNLEARNT_FLAG))
+            tokens, flags = flagged & int(TOKEN), flagged[:, 1:]
+            learnt = flags < int(UNLEARNT_FLAG)
             targets = tokens[:, 1:].masked_fill(~learnt, UNLEARNT)
             losses = self._row_losses(tokens, targets, self._losses, future)
-            loss = losses.sum() / learnt.sum().clamp(min=1) / parts
+            weights = learnt * torch.where(flags & int(STRESS) > 0, self.recipe.stress, 1.0)
+            loss = (losses * weights).sum() / weights.sum().clamp(min=1) / parts
             loss.backward()
             total += loss.detach()
         return total

@@ -22,6 +22,7 @@ class Recipe:
         classics_first, classics_last: share of classic tales in a batch at the start and at the end.
         average: share of the weights' moving average that a step keeps.
         quantized: last part of the run, trained on the weights as they will be quantized, without classics.
+        stress: weight of a token by which something told comes true.
         future: weight of the loss for the token after the next, at the start; it falls in a line to zero.
         seed: of weights, data, and dropout.
     """
@@ -49,6 +50,7 @@ class Recipe:
     classics_last: float = 0.1
     average: float = 0.995
     quantized: float = 0.15
+    stress: float = 4.0
     future: float = 0.0
     seed: int = 20
 

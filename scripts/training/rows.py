@@ -18,30 +18,34 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from scripts.training.data import END_OF_TEXT, TALE, blank_lines
-from scripts.training.guided import Marked, Mix, compose
+from scripts.training.guided import READ, STRESSED, Marked, Mix, compose
 from scripts.training.prepared import PreparedStory, read_prepared
 from scripts.training.recipe import Recipe
 
 Tokens = npt.NDArray[np.uint16]
 UNLEARNT = np.uint16(1 << 15)  # flag of a token that is read and never learnt to be written
+STRESS = np.uint16(1 << 14)  # flag of one that is learnt with more weight
+TOKEN = np.uint16(STRESS - 1)  # the token without its flags
 SHORTEST_REST = 200  # tokens of a cut text that a next row begins with
 SHORTEST_START = 400  # tokens after which a cut text is continued, not read again
 CHUNK = 256  # stories that a worker composes at once
 
 
 def encode(text: Marked, tokenizer: Tokenizer) -> Tokens:
-    """Tokenize a text; a token that touches an unlearnt character is flagged `UNLEARNT`."""
+    """Tokenize a text; a token that touches a character that is only read, or stressed, is flagged so."""
     encoding = tokenizer.encode(text.text, add_special_tokens=False)
     tokens = np.array(encoding.ids, dtype=np.uint16)
-    unlearnt = np.concatenate([[0], np.cumsum(~text.learnt)])
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    tokens[unlearnt[places[:, 1]] > unlearnt[places[:, 0]]] |= UNLEARNT
+    for weight, flag in ((STRESSED, STRESS), (READ, UNLEARNT)):
+        before = np.concatenate([[0], np.cumsum(text.weights == weight)])
+        tokens[before[places[:, 1]] > before[places[:, 0]]] |= flag
     return tokens
 
 
-def front(story: PreparedStory) -> Tokens:
-    """Return the tokens in front of a story's text."""
-    return np.array([END_OF_TEXT, TALE | UNLEARNT] if story.is_tale else [END_OF_TEXT], dtype=np.uint16)
+def front(story: PreparedStory, after_end: bool = True) -> Tokens:
+    """Return the tokens in front of a story's text; the first is learnt as the end of the text before."""
+    start = np.uint16(END_OF_TEXT) if after_end else END_OF_TEXT | UNLEARNT
+    return np.array([start, TALE | UNLEARNT] if story.is_tale else [start], dtype=np.uint16)
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,21 @@ class Composer:
 
     def texts(self, epoch: int, begin: int, end: int) -> list[Tokens]:
         """Return the texts of an epoch from `begin` to `end` in its order, each behind an end-of-text."""
-        order = np.random.default_rng((*self._source.seed, epoch)).permutation(len(self.numbers))
+        order = np.random.default_rng((*self._source.seed, epoch)).permutation(len(self.numbers)).tolist()
+        ended = all(self._compose(epoch, number).ends for number in order[max(begin - 1, 0) : begin])
         texts = []
-        for number in order[begin:end].tolist():
-            story = self.stories[self.numbers[number]]
-            rng = np.random.default_rng((*self._source.seed, epoch, number))
-            tokens = encode(compose(story, self._source.mix, rng), self.tokenizer)
-            texts.append(np.concatenate([front(story), tokens]))
+        for number in order[begin:end]:
+            text = self._compose(epoch, number)
+            texts.append(np.concatenate([front(self._story(number), ended), encode(text, self.tokenizer)]))
+            ended = text.ends
         return texts
+
+    def _story(self, number: int) -> PreparedStory:
+        return self.stories[self.numbers[number]]
+
+    def _compose(self, epoch: int, number: int) -> Marked:
+        rng = np.random.default_rng((*self._source.seed, epoch, number))
+        return compose(self._story(number), self._source.mix, rng)
 
 
 _composer: Composer  # of a worker process
@@ -136,7 +147,9 @@ def pack(texts: Iterable[Tokens], length: int, blank: npt.NDArray[np.bool_]) -> 
             if len(rest) < left:
                 left -= len(rest)
                 break
-            yield np.concatenate(parts)
+            row = np.concatenate(parts)
+            row[0] &= TOKEN  # which nothing is before
+            yield row
             cut, fresh, parts, left = left, len(parts) == 1, [], length + 1
             if cut == len(rest):
                 break
@@ -152,7 +165,7 @@ def _rest(text: Tokens, cut: int, blank: npt.NDArray[np.bool_], may_repeat: bool
     if may_repeat and cut <= SHORTEST_START:
         return text
     fronts = text[: 2 if text[1] == TALE | UNLEARNT else 1]
-    ends = np.flatnonzero(blank[text & ~UNLEARNT]) + 1
+    ends = np.flatnonzero(blank[text & TOKEN]) + 1
     ends = ends[(ends <= min(cut, len(text) - SHORTEST_REST)) & (ends > len(fronts))]
     return np.concatenate([fronts, text[int(ends[-1]) if len(ends) else cut :]])
 
@@ -165,7 +178,7 @@ class RowStream:
         self.epochs, self.length = Epochs(source, workers), length
         self._thread = ThreadPoolExecutor(1) if workers else None
         self._next: tuple[int, Future[Tokens]] | None = None
-        self.blank = np.zeros(1 << 15, np.bool_)
+        self.blank = np.zeros(int(STRESS), np.bool_)
         self.blank[blank_lines(source.tokenizer)] = True
         self.epoch = self.row = 0
         self._rows: Tokens | None = None

@@ -1,4 +1,4 @@
-"""Print rows as they are trained on; what is read and not learnt stands in ⟦brackets⟧.
+"""Print rows as they are trained on; what is only read stands in ⟦brackets⟧, what is stressed in «others».
 
 python -m scripts.training.show DATA 20
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.training.guided import Marked, Mix, compose
+from scripts.training.guided import LEARNT, READ, STRESSED, Marked, Mix, compose
 from scripts.training.options import add_fields, read_fields
 from scripts.training.prepared import read_prepared
 
@@ -18,14 +18,15 @@ LONGEST = 1_500  # characters that are shown of a text
 
 
 def bracketed(text: Marked) -> str:
-    """Return a text with brackets around what is not learnt."""
-    parts, learnt = list[str](), True
-    for character, now in zip(text.text, text.learnt.tolist(), strict=True):
-        if now != learnt:
-            parts.append("⟧" if now else "⟦")
-            learnt = now
+    """Return a text with brackets around what is not learnt, and around what is learnt with more weight."""
+    around = {READ: ("⟦", "⟧"), LEARNT: ("", ""), STRESSED: ("«", "»")}
+    parts, weight = list[str](), LEARNT
+    for character, now in zip(text.text, text.weights.tolist(), strict=True):
+        if now != weight:
+            parts += [around[weight][1], around[now][0]]
+            weight = now
         parts.append(character)
-    return "".join(parts)
+    return "".join(parts) + around[weight][1] + ("" if text.ends else " ✂")
 
 
 def main(arguments: list[str] | None = None) -> None:

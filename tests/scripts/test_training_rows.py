@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -10,16 +11,31 @@ from tokenizers import Tokenizer
 
 from jet.story.guidance import AuthorsNote, Guidance, LoreEntry
 from scripts import prepare_stories
-from scripts.training import show, wishes
+from scripts.training import show
 from scripts.training.data import END_OF_TEXT, TALE
-from scripts.training.guided import Marked, Mix, apply_guidance, compose
+from scripts.training.guided import READ, STRESSED, Marked, Mix, apply_guidance, compose
 from scripts.training.headings import find_headings
+from scripts.training.made_up import KINDS, Person, weave
 from scripts.training.names import BY_GENDER
 from scripts.training.people import find_people
 from scripts.training.prepared import PreparedStory, is_first_person, prepare, read_prepared
 from scripts.training.recipe import Recipe
-from scripts.training.rows import SETS, UNLEARNT, Composer, Epochs, Mixture, Source, encode, pack
+from scripts.training.rows import (
+    SETS,
+    STRESS,
+    TOKEN,
+    UNLEARNT,
+    Composer,
+    Epochs,
+    Mixture,
+    Source,
+    encode,
+    front,
+    pack,
+)
 from scripts.training.stock_phrases import PhraseFinder, find_phrases
+from scripts.training.words import read_list
+from tests.conftest import ROOT
 from tests.scripts.stories import write_stories
 
 PARAGRAPHS = [
@@ -39,7 +55,12 @@ STORY = prepare(TEXT, PhraseFinder(["anybody woke it was"]))
 
 def told(text: Marked) -> str:
     """Return what is read and not learnt."""
-    return "".join(c for c, learnt in zip(text.text, text.learnt, strict=True) if not learnt)
+    return "".join(c for c, weight in zip(text.text, text.weights, strict=True) if weight == READ)
+
+
+def stressed(text: Marked) -> str:
+    """Return what is learnt with more weight."""
+    return "".join(c for c, weight in zip(text.text, text.weights, strict=True) if weight == STRESSED)
 
 
 def everything(**shares: float) -> Mix:
@@ -81,7 +102,7 @@ def test_headings_stand_only_where_the_text_began_with_one():
 
 def test_equal_generators_give_equal_texts_and_others_do_not():
     first, again = texts(Mix()), texts(Mix())
-    assert all(a.text == b.text and (a.learnt == b.learnt).all() for a, b in zip(first, again, strict=True))
+    assert all(a.text == b.text and (a.weights == b.weights).all() for a, b in zip(first, again, strict=True))
     assert len({text.text for text in first}) > 20
 
 
@@ -103,17 +124,64 @@ def test_what_is_told_comes_true_behind_it():
         assert note or told(text) == ""
 
 
-def test_made_up_facts_are_told_and_shown():
-    found = 0
-    for seed in range(60):
-        fact = wishes.weave("Lira", "f", np.random.default_rng(seed))
-        assert 1 <= len(fact.shows) <= 2 and all(show.endswith((".", "”", "?")) for show in fact.shows)
+@pytest.mark.parametrize("person", [Person("Lira", "f"), Person("Omar", "m"), None], ids=str)
+def test_made_up_facts_are_sentences_and_the_first_shows_what_is_new(person):
+    facts = [weave(person, np.random.default_rng(seed)) for seed in range(400)]
+    for fact in facts:
+        assert 2 <= len(fact.shows) <= 3 and all(show.endswith((".", "”", "?")) for show in fact.shows)
+        assert not re.search(r"[{}]|\ba [aeio]", " ".join((fact.says, *fact.shows)))
+    assert len({fact.says for fact in facts}) > (300 if person else 200)
+    if person is None:
+        assert not re.search(
+            r"\b(?:she|he|her|his)\b", " ".join(" ".join(fact.shows) for fact in facts), re.I
+        )
+    called = [match for fact in facts if (match := re.search(r"is called (\w+)", fact.says))]
+    assert called and all(match[1] in fact.shows[0] for match, fact in _with_facts(called, facts))
+
+
+def _with_facts(called, facts):
+    return [(match, fact) for match in called for fact in facts if fact.says == match.string]
+
+
+def test_every_kind_of_made_up_fact_can_be_made():
+    for _, make in KINDS:
+        for seed in range(30):
+            assert make(Person("Lira", "f"), np.random.default_rng(seed)).shows
+
+
+def test_no_word_that_models_are_judged_by_is_taught():
+    """Check that evaluation asks for what was copied, not for what was learnt by heart."""
+    probes = json.loads((ROOT / "jet/evaluate/probes.json").read_text())
+    asked = [
+        re.compile(f"(?:{p})", re.I)
+        for kind in ("facts", "lore")
+        for one in probes[kind]
+        for p in one["found"]
+    ]
+    for name in ("things", "animals", "animal_names", "jobs", "likings", "adjectives", "female", "male"):
+        for entry in read_list(name):
+            for word in entry.split():
+                assert not any(pattern.fullmatch(word) for pattern in asked), (name, entry)
+
+
+def test_what_is_woven_into_a_text_is_told_and_stressed():
     for text in texts(everything(woven=1.0)):
-        if "[" in told(text):
-            found += 1
-        assert told(text).strip()
-        assert len(text.text) > len(TEXT) / 3
-    assert 1 < found < 25
+        assert told(text).strip() and stressed(text).strip()
+        assert len(text.text) > len(TEXT) / 3 and text.ends
+
+
+def test_what_is_told_is_stressed_where_it_comes_true():
+    for text in texts(everything(note=1.0)):
+        assert bool(told(text)) == bool(stressed(text))
+
+
+def test_a_text_is_cut_behind_what_was_told():
+    cut = [text for text in texts(everything(memory=1.0, woven=1.0, cut=1.0), 60) if not text.ends]
+    whole = texts(everything(memory=1.0, woven=1.0), 60)
+    assert len(cut) > 40 and all(text.ends for text in whole)
+    assert all(text.text.endswith((".", "”")) and stressed(text) for text in cut)
+    assert sum(map(len, cut)) / len(cut) < 0.7 * sum(map(len, whole)) / len(whole)
+    assert all(text.ends for text in texts(everything(memory=1.0, ending=1.0, cut=1.0, wish=1.0)))
 
 
 def test_wishes_for_an_end_are_true():
@@ -182,11 +250,23 @@ def folder(tmp_path_factory):
 def test_tokens_are_flagged_where_text_is_only_read(folder):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     text = Marked.join(
-        Marked.plain("Ada is tall.\n\n", learnt=False), Marked.plain("Omar called after Lira.")
-    )
+        Marked.plain("Ada is tall.\n\n", READ), Marked.plain("Omar called after Lira.")
+    ).insert(37, " She waved.")
     tokens = encode(text, tokenizer)
-    assert tokenizer.decode((tokens & ~UNLEARNT).tolist()) == text.text
-    assert tokenizer.decode(tokens[tokens < UNLEARNT].tolist()) == "Omar called after Lira."
+    assert tokenizer.decode((tokens & TOKEN).tolist()) == text.text
+    learnt = tokens[tokens < UNLEARNT]
+    assert tokenizer.decode((learnt & TOKEN).tolist()) == "Omar called after Lira. She waved."
+    assert tokenizer.decode((learnt[learnt >= STRESS] & TOKEN).tolist()) == " She waved."
+
+
+def test_the_place_where_a_text_was_cut_is_not_learnt_as_an_end(folder):
+    source = Source(folder / "modern.jsonl.xz", folder, Mix(**{**vars(Mix()), "cut": 1.0}), (5, 0))
+    composer = Composer(source)
+    texts = composer.texts(0, 0, len(composer.numbers))
+    assert {int(text[0]) for text in texts} == {END_OF_TEXT, END_OF_TEXT | UNLEARNT}
+    assert front(STORY, after_end=False).tolist() == [END_OF_TEXT | UNLEARNT]
+    rows = list(pack(texts, 300, np.zeros(int(STRESS), np.bool_)))
+    assert all(row[0] == END_OF_TEXT for row in rows)
 
 
 def test_rows_begin_with_a_text_and_hold_all_of_them(folder):
