@@ -143,6 +143,7 @@ function onInput(event) {
   }
   const before = shownText();
   const [now, cursor] = [editor().value, editor().selectionEnd];
+  if (!state.generating) viewSettings.noteText(now);
   updateText(now, false, cursor);
   undoSteps.note(event.inputType, before, now, cursor, isComposing());
   state.steps = { ...state.steps, undo: true, redo: false };

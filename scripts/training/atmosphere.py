@@ -106,7 +106,7 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
             "It was a sad thought, and it would not go away.",
             "There were tears in {her} eyes.",
             "Nothing hurt as much as that silence.",
-            "{name} wept, and nobody came.",
+            "{name} wept and wept.",
             "How lonely it was.",
         ),
     ),
@@ -157,7 +157,7 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
             "{name} breathed slowly and let the time pass.",
             "A great calm lay over everything.",
             "{she} yawned and closed {her} eyes for a while.",
-            "Nobody was in a hurry.",
+            "There was no hurry at all.",
         ),
     ),
     (

@@ -173,7 +173,7 @@ def _excerpt(story: PreparedStory, stock: list[Span], start: int) -> tuple[Marke
 
 @dataclass
 class _Telling:
-    """What a writer tells of a text. `visible` characters are there; behind `last` nothing comes true."""
+    """A text and what a writer tells of it; it is seen up to `visible`, and all has come true at `last`."""
 
     text: Marked
     visible: int

@@ -125,7 +125,7 @@ def _there_is(person: Person | None, rng: np.random.Generator) -> Woven:
         "Somebody had left {a} {phrase} in the {place}.",
         "{name} saw the {phrase} at once.",
         "It was {a} {phrase}.",
-        "Nobody had touched the {phrase} for years.",
+        "The {phrase} had not been touched for years.",
     )
     return _told(person, says, shows, rng, phrase=phrase, a=_article(phrase), place=place)
 
