@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from tests.chromium import find_chromium
+from tests.suite import split_thorough
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,8 +58,11 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["JET_CACHE_DIR"], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that this machine cannot run, each with its reason."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests that this machine cannot run, each with its reason; take but a part of the thorough ones."""
+    if part := os.environ.get("JET_THOROUGH_PART"):
+        items[:], left = split_thorough(items, part)
+        config.hook.pytest_deselected(items=left)
     gpu_tests = [item for item in items if item.get_closest_marker("gpu")]
     if gpu_tests and not torch.cuda.is_available():
         for item in gpu_tests:

@@ -4,7 +4,8 @@ Tests that measure time run first, one after the other and alone; then all other
 processes.
 
 The thorough tests, left out of the everyday run: many sizes of every kernel in Triton's
-interpreter, stories of a megabyte, crowds of writers, break-ins. CI runs all.
+interpreter, stories of a megabyte, crowds of writers, break-ins. CI has not the time for all of them and
+takes a part, another one at each commit: JET_THOROUGH_PART=2/4 is the second of four.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,24 @@ def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
     if not any(Path(argument.partition("::")[0]).exists() for argument in arguments):
         found["one after the other"] += files_alone()  # importing all others takes longer than these run
     return found
+
+
+def split_thorough(items: list[pytest.Item], part: str) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Return the tests to run and those to leave out, where of the thorough ones only a part runs.
+
+    A test belongs to a part by its name alone, so each belongs to one, whatever else is selected.
+
+    Args:
+        part: number of the part, from 1 on, and number of parts: "2/4".
+    """
+    number, parts = map(int, part.split("/"))
+    taken, left = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        is_other = (
+            item.get_closest_marker("thorough") and zlib.crc32(item.nodeid.encode()) % parts != number - 1
+        )
+        (left if is_other else taken).append(item)
+    return taken, left
 
 
 def files_alone() -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite import TESTS, commands, environment, verdict
+from tests.suite import TESTS, commands, environment, split_thorough, verdict
 
 OK, FAILED, NONE = pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED
 
@@ -60,3 +60,22 @@ def test_compiled_modules_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JET_REQUIRE_BROWSER", "1")
     kept = environment()
     assert "PYTHONDONTWRITEBYTECODE" not in kept and kept["JET_REQUIRE_BROWSER"] == "1"
+
+
+class Item:
+    """A test as pytest collects it, thorough or not."""
+
+    def __init__(self, nodeid: str, thorough: bool) -> None:
+        self.nodeid, self.thorough = nodeid, thorough
+
+    def get_closest_marker(self, name: str) -> bool:
+        return name == "thorough" and self.thorough
+
+
+def test_each_thorough_test_is_in_one_part_and_all_others_are_in_every_part():
+    items = [Item(f"tests/test_{n}.py::test[{n}]", n % 3 == 0) for n in range(600)]
+    parts = [split_thorough(items, f"{number}/4") for number in (1, 2, 3, 4)]
+    assert all({*taken, *left} == {*items} for taken, left in parts)
+    for item in items:
+        assert sum(item in taken for taken, _ in parts) == (1 if item.thorough else 4)
+    assert all(30 < sum(item.thorough for item in taken) < 70 for taken, _ in parts)
