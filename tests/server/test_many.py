@@ -69,19 +69,17 @@ def play(url: str, log: Path) -> None:
             story += "".join(chunk.text for chunk in chunks)
         assert share >= 0.9
 
-        # Two streams, of which one is killed: one goes to where that story is, a new one elsewhere.
-        requests = [
-            Request(prompt, sampling(700), cache_salt=prompt, min_tokens=700)
-            for prompt in (OPENING * 12 + "Snow fell.", f"It rained. {OPENING}")
-        ]
-        found: list[list[TokenChunk]] = [[], []]
-        threads = [
-            threading.Thread(target=read, args=(engine, *pair)) for pair in zip(requests, found, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: all(any(one.text for one in chunks) for chunks in found), PATIENCE_S)
-        assert sorted(loads(url)) == [1, 1], "each engine has one of them"
+        # Streams until both engines write; those of one are killed.
+        requests, found, threads = list[Request](), list[list[TokenChunk]](), list[threading.Thread]()
+        while len(requests) < 8 and (not requests or min(loads(url)) == 0):
+            prompt = f"{len(requests)} times it rained. {OPENING}"
+            requests.append(Request(prompt, sampling(700), cache_salt=prompt, min_tokens=700))
+            chunks = list[TokenChunk]()
+            found.append(chunks)
+            threads.append(threading.Thread(target=read, args=(engine, requests[-1], chunks)))
+            threads[-1].start()
+            wait_until(lambda chunks=chunks: any(one.text for one in chunks), PATIENCE_S)
+        assert min(loads(url)) > 0, "both engines write"
         os.kill(engine_processes(log)[0], signal.SIGKILL)
         fresh = list(engine.submit(Request("A new one", sampling(5), cache_salt="bob")))
         assert fresh[-1].stats.finish_reason in ("length", "stop"), "new requests go to the other engine"
@@ -89,8 +87,9 @@ def play(url: str, log: Path) -> None:
             thread.join(PATIENCE_S)
         ends = [chunks[-1].stats for chunks in found]
         lost = [number for number, stats in enumerate(ends) if stats.finish_reason == "error"]
-        assert len(lost) == 1 and "broke off in the middle" in str(ends[lost[0]].error)
-        assert ends[1 - lost[0]].tokens == 700
+        assert lost and all("broke off in the middle" in str(ends[number].error) for number in lost)
+        kept = [stats.tokens for stats in ends if stats.finish_reason != "error"]
+        assert kept and all(tokens == 700 for tokens in kept)
         # Retry: the same request, written by the other engine, is the same story.
         again = list(engine.submit(Request(requests[lost[0]].prompt, sampling(60), cache_salt="ann")))
         before = "".join(chunk.text for chunk in found[lost[0]])

@@ -71,7 +71,7 @@ def test_hostile_texts_are_not_slow() -> None:
         ("a b " * (size // 4), "b a\n" * (size // 4)),
         ("".join(letters.choices("abc \n", k=size)), "".join(letters.choices("abc \n", k=size))),
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     for old, new in pairs:
         assert apply(old, changes(old, new)) == new
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
