@@ -186,8 +186,7 @@ def dequantize_network(model: JetNemotronForCausalLM, dtype: torch.dtype) -> Jet
             plain.register_parameter("bias", module.bias)
         else:
             continue
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, plain)
+        model.set_submodule(name, plain)
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     del model._tied_weights_keys  # those of the class hold again
@@ -227,8 +226,7 @@ def replace_weights(
             if embeds
             else QuantizedLinear(quantized_weight, bias, is_tied_head)
         )
-        parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, new)
+        model.set_submodule(name, new)
     model.eval()  # type: ignore[no-untyped-call]
     model.quantization = model.model.quantization = scheme
     # There is no lm_head.weight any more that transformers could tie to the embedding's.

@@ -117,7 +117,7 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
             "{name} giggled and could not stop.",
             "Everybody burst out laughing.",
             "It was the worst joke of the year, and {name} loved it.",
-            "{she} slipped, sat down in a bucket, and grinned.",
+            "{She} slipped, sat down in a bucket, and grinned.",
         ),
     ),
     (
@@ -135,9 +135,9 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
         (
             "{name} was furious.",
             "“Enough!” shouted {name}, and slammed the door.",
-            "{her_} face was red with anger.",
+            "{Her} face was red with anger.",
             "{name} clenched both fists.",
-            "{she} was so angry that {her} voice shook.",
+            "{She} was so angry that {her} voice shook.",
         ),
     ),
     (
@@ -145,7 +145,7 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
         (
             "{name} smiled, gently, as one smiles at a child.",
             "It was good to be loved.",
-            "{she} took a hand and held it, and it was warm.",
+            "{She} took a hand and held it, and it was warm.",
             "“My dear,” said {name} softly.",
             "{name} had never been hugged like that.",
         ),
@@ -156,7 +156,7 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
             "It was quiet, and nothing had to be done.",
             "{name} breathed slowly and let the time pass.",
             "A great calm lay over everything.",
-            "{she} yawned and closed {her} eyes for a while.",
+            "{She} yawned and closed {her} eyes for a while.",
             "There was no hurry at all.",
         ),
     ),
@@ -164,10 +164,10 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
         ("tense", "dangerous", "breathless"),
         (
             "There was no time to lose.",
-            "{name} ran as fast as {she_} could.",
+            "{name} ran as fast as {she} could.",
             "“Quick!” whispered {name}. “They are coming.”",
             "One wrong step, and it was over.",
-            "{her_} heart pounded.",
+            "{Her} heart pounded.",
         ),
     ),
     (
@@ -176,8 +176,8 @@ MOODS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
             "Now everything would be well.",
             "{name} hummed a tune.",
             "It was a bright morning, and anything could happen.",
-            "{name} felt lighter than {she_} had for weeks.",
-            "For the first time {she_} was sure that it would work.",
+            "{name} felt lighter than {she} had for weeks.",
+            "For the first time {she} was sure that it would work.",
         ),
     ),
 )

@@ -50,15 +50,9 @@ class Person:
     gender: str
 
     def fill(self, sentence: str, **more: str) -> str:
-        """Fill the places of a sentence in braces: name, she, her, and what `more` gives."""
+        """Fill the places of a sentence in braces: name, she, She, her, Her, and what `more` gives."""
         she, her = ("she", "her") if self.gender == "f" else ("he", "his")
-        words = {
-            "name": self.name,
-            "she_": she,
-            "she": she.capitalize(),
-            "her": her,
-            "her_": her.capitalize(),
-        }
+        words = {"name": self.name, "she": she, "She": she.capitalize(), "her": her, "Her": her.capitalize()}
         return sentence.format(**words, **more)
 
 
@@ -95,17 +89,17 @@ def _thing(person: Person | None, rng: np.random.Generator) -> Woven:
     )
     shows = (
         "{name} held the {phrase} tightly.",
-        "{she} put down the {phrase}.",
+        "{She} put down the {phrase}.",
         "{name} looked at the {phrase} for a long time.",
-        "{she} reached for the {phrase}.",
+        "{She} reached for the {phrase}.",
         "{name} thought of the {phrase}.",
         "“Where is the {phrase}?” asked {name}.",
         "{name} had brought the {phrase}.",
         "Without the {phrase} {name} would not go.",
-        "{her_} hand closed around the {phrase}.",
-        "{she} turned the {phrase} over and over.",
+        "{Her} hand closed around the {phrase}.",
+        "{She} turned the {phrase} over and over.",
     )
-    return _told(person, says, shows, rng, phrase=phrase, a=_article(phrase))
+    return _told(person, says, shows, rng, phrase=phrase)
 
 
 def _there_is(person: Person | None, rng: np.random.Generator) -> Woven:
@@ -127,7 +121,7 @@ def _there_is(person: Person | None, rng: np.random.Generator) -> Woven:
         "It was {a} {phrase}.",
         "The {phrase} had not been touched for years.",
     )
-    return _told(person, says, shows, rng, phrase=phrase, a=_article(phrase), place=place)
+    return _told(person, says, shows, rng, phrase=phrase, place=place)
 
 
 def _animal(person: Person | None, rng: np.random.Generator) -> Woven:
@@ -155,7 +149,7 @@ def _animal(person: Person | None, rng: np.random.Generator) -> Woven:
         "And where was {called}, the {animal}?",
         "{called} was asleep, as {animal}s are at that hour.",
     )
-    return _told(person, says, shows, rng, animal=animal, called=called, a=_article(animal))
+    return _told(person, says, shows, rng, animal=animal, called=called)
 
 
 def _relative(person: Person | None, rng: np.random.Generator) -> Woven:
@@ -179,9 +173,7 @@ def _relative(person: Person | None, rng: np.random.Generator) -> Woven:
         "“And what does {called} say?” somebody asked.",
     )
     other = "her" if gender == "f" else "his"
-    return _told(
-        person, says, shows, rng, relative=relative, called=called, other=other, a=_article(relative)
-    )
+    return _told(person, says, shows, rng, relative=relative, called=called, other=other)
 
 
 def _liking(person: Person | None, rng: np.random.Generator) -> Woven:
@@ -189,10 +181,10 @@ def _liking(person: Person | None, rng: np.random.Generator) -> Woven:
     feeling, felt = FEELINGS[int(rng.integers(len(FEELINGS)))]
     says = ("{name} {feeling} {liked}.", "{name}: {feeling} {liked}.")
     shows = (
-        "{name} had always been like that: {she_} {felt} {liked}.",
+        "{name} had always been like that: {she} {felt} {liked}.",
         "“You know me,” said {name}, who {felt} {liked}.",
         "{name} {felt} {liked}, and everybody knew it.",
-        "{she} thought of {liked}.",
+        "{She} thought of {liked}.",
         "If only there were no talk of {liked}.",
     )
     return _told(person, says, shows, rng, liked=liked, feeling=feeling, felt=felt)
@@ -213,7 +205,7 @@ def _job(person: Person | None, rng: np.random.Generator) -> Woven:
         "It is not easy to be {a} {job}.",
         "{name} knew it, as every {job} does.",
     )
-    return _told(person, says, shows, rng, job=job, a=_article(job))
+    return _told(person, says, shows, rng, job=job)
 
 
 def _weather(person: Person | None, rng: np.random.Generator) -> Woven:
@@ -252,23 +244,32 @@ WITHOUT_A_PERSON = (_there_is, _animal, _weather)
 
 def _sayable(person: Person | None, sentences: Sequence[str]) -> Sequence[str]:
     """Return the sentences that need no person if there is none."""
-    return [s for s in sentences if person or not any(f"{{{word}" in s for word in ("name", "she", "her"))]
+    return [
+        s
+        for s in sentences
+        if person or not any(f"{{{word}" in s for word in ("name", "she", "She", "her", "Her"))
+    ]
 
 
 def _filled(person: Person | None, sentence: str, **words: str) -> str:
     return person.fill(sentence, **words) if person else sentence.format(**words)
 
 
+NOUNS = ("phrase", "animal", "relative", "liked", "job")
+
+
 def _told(
     person: Person | None, says: Sequence[str], shows: Sequence[str], rng: np.random.Generator, **words: str
 ) -> Woven:
-    """Choose how it is said, and three sentences that show it; the first has the word that was made up."""
-    new = ("{phrase}", "{called}", "{liked}", "{job}")
-    known = ("{animal}", "{relative}", "{phrase}", "{liked}", "{job}")
+    """Choose how it is said, and three sentences that show it; the first has the words that were made up.
+
+    `words` has a noun, to which `{a}` belongs, and for some facts the name that it goes by: `called`.
+    """
+    noun = next(word for word in NOUNS if word in words)
+    words["a"] = _article(words[noun])
+    made_up = [f"{{{word}}}" for word in (noun, "called") if word in words]
     says, shows = _sayable(person, says), _sayable(person, shows)
-    firsts = [
-        i for i, show in enumerate(shows) if any(n in show for n in new) and any(k in show for k in known)
-    ]
+    firsts = [i for i, show in enumerate(shows) if all(word in show for word in made_up)]
     first = firsts[int(rng.integers(len(firsts)))]
     others = [int(i) for i in rng.permutation(len(shows)) if i != first][:2]
     return Woven(

@@ -135,12 +135,8 @@ def test_made_up_facts_are_sentences_and_the_first_shows_what_is_new(person):
         assert not re.search(
             r"\b(?:she|he|her|his)\b", " ".join(" ".join(fact.shows) for fact in facts), re.I
         )
-    called = [match for fact in facts if (match := re.search(r"is called (\w+)", fact.says))]
-    assert called and all(match[1] in fact.shows[0] for match, fact in _with_facts(called, facts))
-
-
-def _with_facts(called, facts):
-    return [(match, fact) for match in called for fact in facts if fact.says == match.string]
+    called = [(match, fact) for fact in facts if (match := re.search(r"is called (\w+)", fact.says))]
+    assert called and all(match[1] in fact.shows[0] for match, fact in called)
 
 
 def test_every_kind_of_made_up_fact_can_be_made():
