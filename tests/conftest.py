@@ -28,6 +28,9 @@ from tests.chromium import find_chromium
 from tests.suite import split_thorough
 
 ROOT = Path(__file__).resolve().parents[1]
+# Browsers and servers are processes that a busy machine may keep waiting: a test of theirs that fails
+# runs once more, and the summary names it. All other tests have one chance.
+SERVERS = ROOT / "tests" / "server"
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels then run on the processor, slowly
@@ -67,6 +70,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if gpu_tests and not torch.cuda.is_available():
         for item in gpu_tests:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in items:
+        if item.get_closest_marker("browser") or SERVERS in item.path.parents:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,7 @@ def test_marks_and_caret_stand_where_the_words_do_in_any_script(tab: Page, serve
     place_cursor(tab, len(text) * 4 + 4)
     press(tab, "#jet-other-words")
     expect(tab.locator("#jet-popover")).to_be_visible()
+    tab.wait_for_function("CSS.highlights.has('jet-pointed')")  # painted in the frame behind the card
     marked = tab.evaluate(
         """() => { const [range] = CSS.highlights.get("jet-pointed");
             const { left, right, top, bottom } = range.getClientRects()[0];
