@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.browser.page_actions import STORY, empty_editor, expect_unlocked
+from tests.browser.page_actions import PATIENCE_MS, STORY, empty_editor, expect_unlocked
 from tests.ui.served import Served, page_server, served
 
 __all__ = ["page_server", "served"]
@@ -23,7 +23,6 @@ QUIET = (  # nothing that Chromium does of its own accord
     "--disable-sync",
 )
 VIEWPORT = {"width": 1280, "height": 900}
-PATIENCE_MS = 20_000  # what promises no time may take its time on a busy machine
 
 expect.set_options(timeout=PATIENCE_MS)
 OpenTab = Callable[[], Page]

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from playwright.sync_api import Page, expect
 
+PATIENCE_MS = 20_000  # what promises no time may take its time on a busy machine
 STORY = "#jet-story textarea"
 VARIANTS = (
     "#jet-variants:not(.jet-previous-variants)"  # of this writing, and not those that stood there before it
@@ -157,20 +158,25 @@ def expect_locked(page: Page) -> None:
 
 
 def time_of(page: Page, trigger: str, text: str) -> float:
-    """Measure the seconds from a click on `trigger` until the panel says `text`, in the browser."""
+    """Measure the seconds from a click on `trigger` until the panel says `text`, in the browser.
+
+    Fails with what the panel says instead after `PATIENCE_MS`.
+    """
     milliseconds = page.evaluate(
-        """([trigger, text]) => new Promise((resolve) => {
+        """([trigger, text, longest]) => new Promise((resolve, reject) => {
             const clicked = performance.now();
+            const status = () => document.querySelector(".jet-status").innerText.trim();
             const look = () => {
-                if (document.querySelector(".jet-status").innerText.trim() !== text) return;
+                if (status() !== text) return;
                 observer.disconnect();
                 resolve(performance.now() - clicked);
             };
+            setTimeout(() => reject(new Error(`The panel says ${status()}`)), longest);
             const observer = new MutationObserver(look);
             observer.observe(document.body, { subtree: true, childList: true, characterData: true });
             document.querySelector(trigger).click();
         })""",
-        [trigger, text],
+        [trigger, text, PATIENCE_MS],
     )
     return float(milliseconds) / 1000
 
