@@ -5,7 +5,7 @@ processes.
 
 The thorough tests, left out of the everyday run: many sizes of every kernel in Triton's
 interpreter, stories of a megabyte, crowds of writers, break-ins. CI has not the time for all of them and
-takes a part, another one at each commit: JET_THOROUGH_PART=2/4 is the second of four.
+takes a part, another one at each commit: JET_THOROUGH_PART=2/8 is the second of eight.
 """
 
 from __future__ import annotations

@@ -147,6 +147,7 @@ def test_a_checkpoint_is_read_through_before(tmp_path: Path, monkeypatch: pytest
     assert len(read) == 5
 
 
+@pytest.mark.thorough
 def test_a_fresh_process_tells_its_times() -> None:
     timings = start.spawn(RANDOM, {})
     assert timings["imported"] < timings["asked"] < timings["first_token"]
@@ -157,6 +158,7 @@ def test_a_fresh_process_tells_its_times() -> None:
     assert parts.pop("total") == pytest.approx(sum(parts.values()))
 
 
+@pytest.mark.thorough
 def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(BenchError, match=r"^Unknown dtype 'int3'"):
         start.spawn((*RANDOM, "--dtype", "int3"), {})
