@@ -24,7 +24,7 @@ class AccountsError(ValueError):
 
 
 class Accounts:
-    """Checks passwords against hashes by user name. Gradio calls it with the credentials of a login."""
+    """Checks passwords against hashes. Gradio calls an instance with the name and password of a login."""
 
     def __init__(self, hashes: dict[str, str]) -> None:
         self._hashes = hashes
@@ -49,7 +49,7 @@ class Accounts:
         return cls(hashes)
 
     def __call__(self, name: str, password: str) -> bool:
-        """Return whether the password belongs to the name, in the same time for unknown names."""
+        """Return whether the password belongs to the name. Unknown names take the same time."""
         hashed = self._hashes.get(name)
         return _matches(password, hashed or self._dummy_hash) and hashed is not None
 
@@ -96,7 +96,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _parse_line(line: str) -> tuple[str, str]:
-    """Split a line into name and hash, without blanks around them."""
+    """Split a line at its first colon into name and hash, and strip both."""
     name, _, hashed = line.partition(":")
     return name.strip(), hashed.strip()
 

@@ -24,7 +24,10 @@ def parse_address(text: str) -> str | None:
 
 
 def rate_limit_key(client: str) -> str:
-    """Return the key under which limits count a client: its IPv4 address, or its /64 network of IPv6."""
+    """Return the key under which limits count a client: its IPv4 address, or the /64 network of its IPv6 one.
+
+    Returns text that is not an address unchanged.
+    """
     address = _parse(client)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, _IPV6_PREFIX_BITS), strict=False))

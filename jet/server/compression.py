@@ -10,7 +10,7 @@ _LEVEL = 5  # 140 KB become 20 in three milliseconds; gzip makes 22 of them
 
 
 class _ByBrotli(BrotliMiddleware):
-    """Compresses any answer: by Brotli, or by gzip for clients that know only that."""
+    """Compresses responses of every file type: with Brotli, or with gzip for clients without Brotli."""
 
     def _is_compressible_file_type(self, scope: Scope) -> bool:
         return True
@@ -24,6 +24,6 @@ class PageCompression:
         self._compressing = _ByBrotli(app, quality=_LEVEL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a call to the app; compress the response if the call asks for the page or configuration."""
         compresses = scope["type"] == "http" and scope.get("path") in _PATHS
         await (self._compressing if compresses else self._app)(scope, receive, send)

@@ -1,8 +1,9 @@
-"""Run Gradio's server on sockets that listen already.
+"""Run Gradio's server on sockets that are already listening.
 
-Gradio looks whether a port is free, lets it go, and binds it later. Two pages that start at once then find
-the same port; the one that loses starts its application again on the next one, which the MCP server in it
-refuses, on all hundred ports. A socket that is held from the search on leaves nothing to lose.
+Gradio checks whether a port is free, releases it, and binds it later. Two pages that start at once can thus
+choose the same port. The page that fails to bind starts its application again on the next port, but the MCP
+server in an application starts only once, so every further port fails too. A socket that listens from the
+check on prevents this.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ _replacing = threading.Lock()
 
 
 class HeldServer(http_server.Server):
-    """Gradio's server on listening sockets, which it closes at its end."""
+    """Gradio's server on sockets that are already listening. It closes them when it ends."""
 
     def __init__(self, config: uvicorn.Config, listening: Sequence[socket.socket]) -> None:
         super().__init__(config)
         self._listening = list(listening)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until closed."""
+        """Serve on the held sockets until the server is closed. `sockets` is ignored."""
         super().run(sockets=self._listening)
 
     def run_in_thread(self) -> None:
-        """Serve in a thread; return once calls are answered. Raises AddressError."""
+        """Serve in a thread; return once the server answers calls.
+
+        Raises AddressError if the server does not start within 120 seconds.
+        """
         self.thread = threading.Thread(target=self.run, name="jet-page", daemon=True)
         self.thread.start()
         limit = time.monotonic() + _START_S
@@ -48,9 +52,10 @@ class HeldServer(http_server.Server):
 
 @contextmanager
 def serving_on(listening: Sequence[socket.socket]) -> Iterator[None]:
-    """Let Gradio, while it launches a page in this block, serve on these sockets.
+    """Make Gradio serve on these sockets when it launches a page while the context is open.
 
-    On a Space, Gradio's own server stays: it reloads what is edited there, and no other page starts beside.
+    Gradio's own server stays on a Space and in Gradio's reload mode, where it reloads edited files. The
+    sockets are then closed at once.
     """
     if utils.get_space() is not None or http_server.GRADIO_WATCH_DIRS:
         close(listening)

@@ -32,7 +32,8 @@ class Limits:
         max_new_tokens: most new tokens of one request.
         characters: most characters of a story to continue.
         deadline_s: most seconds from a request to its end, waiting included.
-        body_bytes: most bytes of an HTTP request's body. A story file may have 20 MB, and more as JSON.
+        body_bytes: most bytes of an HTTP request's body. A story file may have 20 MB, which JSON makes
+            longer.
         calls_per_second: sustained rate of calls from one address; a burst may have ten times as many.
         open_calls: most open calls from one address. A tab has three or four.
         logins_per_minute: most login attempts from one address in a minute.
@@ -66,7 +67,7 @@ PUBLIC = Limits(
 def read_limits(base: Limits, changes: Sequence[str]) -> Limits:
     """Return `base` with changes such as "stories=8" or "deadline_s=none".
 
-    Raises ValueError with the reason for other texts.
+    Raises ValueError, which says why, if a change is malformed.
     """
     known = {field.name: "None" in str(field.type) for field in fields(Limits)}
     values: dict[str, int | None] = {}
@@ -147,9 +148,10 @@ class AdmissionLimiter:
                 del self._active[user]
 
     def check_spare(self, user: str) -> None:
-        """Raise RequestError unless there is room for a request that the user has not asked for.
+        """Check that there is room for a request that the page makes unasked, and count its start.
 
-        Such requests have starts of their own to use up, so that they take none from the user's stories.
+        Unasked requests have a limit of starts of their own, so they take none from the user's stories.
+        Raises RequestError if there is no room.
         """
         if self.closing_reason is not None:
             raise RequestError(self.closing_reason)

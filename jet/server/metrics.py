@@ -1,6 +1,6 @@
-"""Metrics for Prometheus: requests, tokens, latency; without texts, user names and addresses.
+"""Metrics for Prometheus: requests, tokens and latency. No metric contains texts, user names or addresses.
 
-Metrics have vLLM's names where it has the same metric. `OLD_NAMES` are exported as well for one release.
+A metric that vLLM has too is named as in vLLM. The names in `OLD_NAMES` are exported as well for one release.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Metrics:
         Gauge(name, description, registry=self._registry).set_function(read)
 
     def record_request(self, stats: RequestStats) -> None:
-        """Count a request that has ended; one without a finish reason was abandoned by its client."""
+        """Count a request that has ended. Without a finish reason it counts as aborted by its client."""
         self._requests.labels(stats.finish_reason or "aborted").inc()
         self._generation_tokens.inc(stats.tokens)
         self._prompt_tokens.inc(stats.prompt_tokens)
@@ -91,7 +91,7 @@ class _OldNames(Collector):
         self._registry = registry
 
     def describe(self) -> Iterable[Metric]:
-        """Return an empty list, since the names are known only after the gauges have been added."""
+        """Return an empty tuple, since the names are known only after the gauges have been added."""
         return ()
 
     def collect(self) -> Iterator[Metric]:

@@ -64,7 +64,7 @@ class MoreRoutes:
     """Allowed routes besides those of the page.
 
     Attributes:
-        get_paths, post_paths: patterns of their paths.
+        get_paths, post_paths: patterns that match the paths of allowed GET and POST calls.
         explain: returns the JSON body of a rejection for path, status and message; None for paths of the
             page.
     """
@@ -105,6 +105,7 @@ class AllowlistMiddleware:
             local: whether the page serves this machine only.
             on_reject: called with the status of every rejected call.
             clock: returns the time in seconds.
+            more: allowed routes besides those of the page; None for no others.
         """
         self._app = app
         self._more = more
@@ -141,7 +142,11 @@ class AllowlistMiddleware:
                 del self._open_calls[client]
 
     def _resolve(self, scope: Scope) -> str:
-        """Return the client's address, and remove untrusted headers from `scope`."""
+        """Return the client's address.
+
+        Behind proxies the address comes from X-Forwarded-For. Without proxies such headers are removed from
+        `scope`, since a client could forge them.
+        """
         headers = scope["headers"]
         peer = str(scope["client"][0]) if scope.get("client") else "unknown"
         client = parse_address(peer) or peer
@@ -239,14 +244,20 @@ class AllowlistMiddleware:
 
 
 class _TokenBuckets:
-    """A token bucket for each client: it fills steadily, and every call takes one token."""
+    """A token bucket for each client. The bucket fills steadily, and every call takes one token."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str, rate: float, capacity: float) -> int:
-        """Take a token of a client; return 0, or the seconds until there is one."""
+        """Take a token from a client's bucket; return 0, or the seconds until the bucket has a token.
+
+        Args:
+            client: the client's `rate_limit_key`.
+            rate: tokens that the bucket gains per second.
+            capacity: most tokens in the bucket.
+        """
         now = self._clock()
         available, at = self._buckets.get(client, (capacity, now))
         available = min(capacity, available + (now - at) * rate)

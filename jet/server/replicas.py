@@ -4,8 +4,8 @@
 page ─ router ┼─ engine 1, GPU 1
               └─ …
 
-Only the page accepts connections from other machines. With --api-only there is no page, and the router does.
-Without a router, each engine has a page (or API) of its own, on consecutive ports.
+Only the page accepts connections from other machines. With --api-only there is no page, and the router
+accepts them. Without a router, each engine has a page (or API) of its own, on consecutive ports.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Plan:
     """The processes to run.
 
     Attributes:
-        engines: one for each device.
-        router: the router in front of them; None without one.
-        page: the page in front of the router; None if there is none, or if each engine has its own.
-        urls: the addresses to show.
+        engines: one engine for each device.
+        router: the router in front of the engines; None to run no router.
+        page: the page in front of the router; None with --api-only, or if each engine has its own page.
+        urls: the addresses to show to the user.
     """
 
     engines: tuple[ProcessSpec, ...]
@@ -62,7 +62,7 @@ class Plan:
 def parse_devices(text: str, count_gpus: Callable[[], int]) -> tuple[str, ...]:
     """Return the devices that `--gpus` names: "all", or a list such as 0,1 or cpu,cpu.
 
-    Raises ReplicasError for other texts.
+    Raises ReplicasError for other texts, for a GPU named twice, and for "all" on a machine without GPU.
     """
     visible = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
     if text == "all":
@@ -89,9 +89,9 @@ def make_plan(
     """Return the processes that the options of the command line ask for.
 
     Args:
-        options: the parsed options of `app.py`; those not given are missing or have their default.
+        options: the parsed options of `app.py`. An option that was not given is missing or has its default.
         app: the path of `app.py`.
-        devices: one for each engine.
+        devices: the device of each engine.
         folder: a folder that only this user can read, for the key that the page and the engines share.
         routed: whether to use a router; None uses one if it is installed.
 
@@ -143,7 +143,7 @@ def make_plan(
 def _engines(
     command: Sequence[str], devices: Sequence[str], hosting: Sequence[str], host: str, ports: Sequence[int]
 ) -> tuple[ProcessSpec, ...]:
-    """Return an engine for each device, on a port of its own."""
+    """Return the process of an engine for each device, each on a port of its own."""
     return tuple(
         ProcessSpec(
             f"engine {number}",
@@ -162,7 +162,10 @@ def _router(urls: Sequence[str], host: str, port: int, origins: Sequence[str] = 
 
 
 async def run_plan(plan: Plan, say: Say, policy: Policy | None = None) -> int:
-    """Run the processes until SIGTERM or SIGINT, then end them in order; return the exit code."""
+    """Run the processes until a signal or a failure, then end them in order; return the exit code.
+
+    The signals are SIGTERM and SIGINT. It is a failure if the router, the page or all engines are given up.
+    """
     with Signals() as signals:
         engines = [Supervised(spec, say, policy) for spec in plan.engines]
         front: list[Supervised] = []
@@ -186,7 +189,11 @@ async def run_plan(plan: Plan, say: Say, policy: Policy | None = None) -> int:
 async def _run_front(
     plan: Plan, engines: Sequence[Supervised], front: list[Supervised], say: Say, policy: Policy | None
 ) -> int:
-    """Start router and page once an engine is healthy; return the exit code of the first one given up."""
+    """Start the router, and then the page, once an engine is healthy.
+
+    Returns the exit code of the router or page as soon as one of them is given up. Without a router, waits
+    until it is canceled.
+    """
     await first_of(*(engine.usable() for engine in engines))
     while not any(engine.healthy.is_set() for engine in engines):
         await asyncio.sleep(0.1)
@@ -210,7 +217,7 @@ async def _run_front(
 
 
 async def _end_in_order(front: Sequence[Supervised], engines: Sequence[Supervised]) -> None:
-    """End the page, then the engines, and last the router, through which the engines' streams go."""
+    """End the page, then the engines, and last the router, because it carries the engines' streams."""
     for process in front[:-1]:
         await process.stop()
     await stop_all(engines)
@@ -262,7 +269,10 @@ def _device(device: str) -> tuple[str, str]:
 
 
 def _environment(device: str, devices: Sequence[str]) -> dict[str, str]:
-    """Return an engine's environment: only its GPU is visible; on a CPU, it gets its share of the threads."""
+    """Return the environment variables of an engine.
+
+    On a GPU only this GPU is visible. CPU engines share the threads of the machine equally.
+    """
     found = {name: value for name, value in os.environ.items() if name != _ENGINE_KEY}
     if device != "cpu":
         return found | {"CUDA_VISIBLE_DEVICES": device}
@@ -284,11 +294,11 @@ def _url(host: str, port: int) -> str:
 
 
 def _free_ports(host: str, port: int | None, number: int, first: int = FIRST_PORT) -> list[int]:
-    """Return `number` ports of `host`: those from `port` on, or free ones.
+    """Return `number` ports of `host`: consecutive ones from `port` on, or free ones if `port` is None.
 
-    Free ports are searched from `first` on; with `first` 0 the system chooses them.
+    Free ports are searched from `first` on; if `first` is 0, the system chooses them.
 
-    Raises AddressError if too few are free, or if one from `port` on is not.
+    Raises AddressError if too few ports are free, or if one from `port` on is in use.
     """
     check_address(host, port)
     if port is not None:

@@ -15,20 +15,21 @@ _STARTUP_S = 1_800  # for an engine to load its model
 
 
 def is_installed() -> bool:
-    """Return whether the router can be run here."""
+    """Return whether the router's package is installed."""
     return importlib.util.find_spec("sglang_router") is not None
 
 
 def router_command(
     engines: Sequence[str], host: str, port: int, origins: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return the command of a router on `host` and `port` in front of engines with these URLs.
+    """Return the command that runs a router on `host` and `port` in front of engines with these URLs.
 
-    `origins`: web origins that may call it; without any, only the router's own.
+    `origins`: web origins that may call the router; if empty, only the router's own origin may.
 
-    Engines are checked once a second and excluded after two failed checks. Requests that fail before that are
-    retried for longer, and so reach another engine. The router's circuit breaker is off: it counts answers
-    such as 400 as failures of the engine, so a few invalid requests would exclude it.
+    The router checks engines once a second and excludes one after two failed checks. It retries a failed
+    request for longer than that, so the request reaches another engine. The router's circuit breaker is off:
+    it counts answers such as 400 as failures of the engine, so a few invalid requests would exclude the
+    engine.
     """
     return (
         *(sys.executable, "-m", "sglang_router.launch_router"),

@@ -24,10 +24,11 @@ _PATIENCE_S = 5.0  # for the server to end
 
 
 class Standalone:
-    """A running server.
+    """A server of the API, in a thread of its own.
 
     Attributes:
         url: its address.
+        server: uvicorn's server.
     """
 
     def __init__(self, app: Starlette, listening: list[socket.socket]) -> None:
@@ -43,7 +44,7 @@ class Standalone:
         self._sockets = listening
 
     def cpu_s(self) -> float | None:
-        """Return the processor seconds that the server's thread has used; None if that is unknown."""
+        """Return the CPU seconds that the server's thread has used; None if that is unknown."""
         if not hasattr(time, "pthread_getcpuclockid") or self._thread.ident is None:
             return None
         return time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
@@ -53,7 +54,7 @@ class Standalone:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and wait at most 5 seconds for the thread to end."""
         self.server.should_exit = True
         self._thread.join(_PATIENCE_S)
         close(self._sockets)
@@ -62,10 +63,15 @@ class Standalone:
 def launch_api(
     source: EngineHandle, hosting: Hosting, host: str | None = None, port: int | None = None
 ) -> Standalone:
-    """Serve the API on the engine of `source` in a thread, until `close` is called.
+    """Serve the API on the engine of `source` in a thread, until the returned server's `close` is called.
 
-    The defaults of host and port are the variables GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, or else this
-    machine only and a free port from 7860 on. Raises AddressError.
+    Args:
+        source: gives the engine.
+        hosting: limits, keys, middleware and metrics.
+        host: a name or address; None takes the variable GRADIO_SERVER_NAME, or else this machine only.
+        port: None takes the variable GRADIO_SERVER_PORT, or else a free port from 7860 on.
+
+    Raises AddressError.
     """
     host = (host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
     if port is None and "GRADIO_SERVER_PORT" in os.environ:

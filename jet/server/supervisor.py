@@ -1,4 +1,4 @@
-"""Supervise processes: restart those that die, after growing pauses, and end all in order.
+"""Supervise processes: restart those that end, after growing pauses, and end all in order.
 
 start ─ wait until healthy ─ (dies, or hangs and is killed) ─ pause 1, 2, 4 … s ─ start
 """
@@ -28,13 +28,13 @@ _LINE_BYTES = 1 << 20  # of a line that is passed on
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of when a process is restarted or given up; all times are in seconds.
+    """The rules by which a process is restarted or given up; all times are in seconds.
 
     Attributes:
         first_pause_s: pause before the first restart; doubled before each further one.
         longest_pause_s: upper bound of the pause.
         failures: number of consecutive failures after which a process is given up.
-        stable_s: a process that was healthy for this long resets the count of failures.
+        stable_s: if a process ran for this long after it became healthy, the count of failures starts again.
         check_s: pause between two health checks.
         timeout_s: timeout of a health check.
         hung_s: a process that was healthy is killed and restarted if its checks then fail for this long.
@@ -59,7 +59,7 @@ class ProcessSpec:
         name: its name in messages.
         command: program and arguments.
         health: a URL that answers 200 while the process can be used; None if it is healthy whenever it runs.
-        restart_hung: whether to kill it when it stays unhealthy.
+        restart_hung: whether to kill and restart the process if it stays unhealthy after having been healthy.
         quiet_end: whether to drop its output while it ends.
         environment: all of its environment variables; not in the repr, since some are secret.
     """
@@ -81,7 +81,10 @@ class Supervised:
     """
 
     def __init__(self, spec: ProcessSpec, say: Callable[[str], None], policy: Policy | None = None) -> None:
-        """`say` is called with lines to show: the process's output and messages about it."""
+        """Start to supervise a process.
+
+        `say` is called with lines to show: the process's output and messages about it.
+        """
         self.spec = spec
         self.healthy = asyncio.Event()
         self.code: int | None = None
@@ -94,12 +97,12 @@ class Supervised:
         self._task = asyncio.create_task(self._run())
 
     async def usable(self) -> bool:
-        """Wait until the process is healthy; return False if it was given up first."""
+        """Wait until the process is healthy; return False if it was given up or stopped first."""
         await first_of(self.healthy.wait(), self._given_up.wait())
         return self.healthy.is_set()
 
     async def ended(self) -> None:
-        """Wait until the process is given up."""
+        """Wait until the process is given up or stopped."""
         await self._given_up.wait()
 
     async def stop(self) -> None:
@@ -240,7 +243,7 @@ async def stop_all(processes: Sequence[Supervised]) -> None:
 
 
 class Signals:
-    """Context manager that turns SIGTERM and SIGINT into events: one to end, a second to end at once."""
+    """Context manager for SIGTERM and SIGINT: the first signal sets `end`, a second one sets `force`."""
 
     def __init__(self) -> None:
         self.end, self.force = asyncio.Event(), asyncio.Event()
@@ -275,6 +278,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Make the kernel end this new process when its parent ends, even by SIGKILL."""
+    """Make the kernel send SIGTERM to this new process when its parent ends, even by SIGKILL. Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))

@@ -1,7 +1,10 @@
 """OpenAI's and KoboldAI's APIs on the engine of this process.
 
-connections ─ Guard ─ ApiFirst ─ app ─ service (keys, limits, salt) ─ completions, chat, listing, kobold
-                                        └ batch ─ generation ─ wakeups ─ engine
+A call passes through these modules and classes:
+
+NameConnections ─ AllowlistMiddleware ─ ApiFirst ─ ApiApp ─ chat, completions, kobold, listing, probes
+                                                            ├ service (keys, limits, cache salt)
+                                                            └ batch ─ generation ─ wakeups ─ engine
 """
 
 from __future__ import annotations

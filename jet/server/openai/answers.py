@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 class Form(Protocol):
-    """Formats answers for one API."""
+    """Formats answers for one API. A frame is the bytes of one server-sent event."""
 
     def opening(self) -> list[bytes]:
         """Return the frames before the first text."""
         ...
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return the frames for a part of the answer with this number."""
+        """Return the frames for a part of answer `number`."""
         ...
 
     def closing(self) -> list[bytes]:
@@ -42,15 +42,15 @@ class Form(Protocol):
         ...
 
     def error(self, plain: dict[str, Any]) -> list[bytes]:
-        """Return the frames for a failure."""
+        """Return the frames for a failure; `plain` is OpenAI's error object."""
         ...
 
     def add(self, number: int, delta: Delta) -> None:
-        """Add a part of the answer with this number, which will be sent whole."""
+        """Add a part to answer `number`, if the answers are to be sent whole."""
         ...
 
     def whole(self) -> dict[str, Any]:
-        """Return the answer as one JSON object, for requests without streaming."""
+        """Return all answers as one JSON object, for requests without streaming."""
         ...
 
 
@@ -135,7 +135,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def encode_json(plain: object) -> bytes:
-    """Encode JSON in UTF-8, with all characters escaped that any client takes for a line break."""
+    """Encode JSON in UTF-8. Escape every character that some clients take for a line break."""
     text = _ENCODER.encode(plain)
     if not text.isascii():
         for character, escape in _LINE_ENDS.items():

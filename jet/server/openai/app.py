@@ -33,14 +33,14 @@ class ApiFirst:
         self._app, self._api, self._documented = app, api, documented
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
+        """Pass one call to the API's application or to the page's."""
         path = path_of(scope) if scope["type"] == "http" else ""
         ours = is_api(path) or (self._documented and DOCUMENTS.fullmatch(path) is not None)
         await (self._api if ours else self._app)(scope, receive, send)
 
 
 def routes_of(service: ApiService) -> MoreRoutes:
-    """Return the API's routes for the allowlist, with the format of its rejections."""
+    """Return the API's routes for the allowlist, with a function that formats rejections as JSON."""
     # A known path with another method gets through, so that its answer names the right one.
     known = f"{READ.pattern}|{SENT.pattern}"
     read = f"{known}|{DOCUMENTS.pattern}" if service.options.documented else known
@@ -64,7 +64,7 @@ class ApiApp:
         self._table = RouteTable(ROUTES + _DOCUMENTS if service.options.documented else ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
+        """Answer one call of the API."""
         request = Request(scope, receive)
         try:
             response = await self._answer(scope, request)
@@ -87,7 +87,10 @@ class ApiApp:
 
 
 def _unknown(methods: list[str]) -> ApiError:
-    """Return the error for a path that is not known, or not with this method."""
+    """Return the error 404 for an unknown path, or 405 for a known path with another method.
+
+    `methods`: the methods of the path; empty if the path is unknown.
+    """
     if not methods:
         return ApiError(404, _NO_ROUTE)
     allowed = ", ".join(methods)

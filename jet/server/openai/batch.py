@@ -29,7 +29,13 @@ class Batch:
     ) -> None:
         """Prepare the engine requests; `open` starts the first ones.
 
-        `counted`: the name under which limits count them.
+        Args:
+            service: starts the requests within the limits.
+            engine: runs the requests.
+            requests: one engine request for each answer.
+            counted: the name under which limits count the requests.
+            stops: stop strings of all answers.
+            codec: the engine's tokenizer; None if the engine has none.
         """
         self._service, self._engine, self._requests = service, engine, list(requests)
         self._counted, self._stops, self._codec = counted, stops, codec
@@ -52,10 +58,13 @@ class Batch:
             raise
 
     async def next(self, gap_s: float | None = None) -> tuple[int, Delta] | None:
-        """Wait for the next part of any answer; return it with the answer's number, None behind the last.
+        """Wait for the next part of any answer; return the answer's number and the part.
 
-        `gap_s`: seconds between two parts of an answer, the same for every call; None for those that suit the
-        present load. Raises ApiError.
+        Returns None when all answers have ended. Raises ApiError.
+
+        Args:
+            gap_s: least seconds between two parts of an answer, the same in every call; None adapts them to
+                the present load.
         """
         if len(self._requests) == 1:
             delta = await self.generations[0].next(self._service.gap_s if gap_s is None else gap_s)

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: messages by the model's own chat template, answers in OpenAI's chat format."""
+"""POST /v1/chat/completions: applies the model's chat template, answers in OpenAI's chat format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEFAULT_TOKENS = 4_096  # an answer ends by itself; without an end, memory for a
 
 
 async def chat(service: ApiService, http: HttpRequest) -> Response:
-    """Answer one call. Raises ApiError."""
+    """Answer a call of POST /v1/chat/completions. Raises ApiError."""
     caller = service.caller(http)
     fields, unknown = await read_fields(http, ChatRequest)
     _refuse_unoffered(fields)
@@ -63,7 +63,10 @@ async def chat(service: ApiService, http: HttpRequest) -> Response:
 
 
 def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return messages with their texts joined. Raises ApiError for content other than text."""
+    """Return each message as a dictionary of role and content, with the parts of its content joined.
+
+    Raises ApiError for content other than text.
+    """
     found = []
     for number, message in enumerate(messages):
         content = message.content or ""
@@ -87,7 +90,10 @@ def _refuse_unoffered(fields: ChatRequest) -> None:
 
 
 def _logprobs_wanted(fields: ChatRequest) -> int | None:
-    """Return how many top log-probabilities to return for each token; None to return no log-probabilities."""
+    """Return how many top log-probabilities to return for each token; None to return no log-probabilities.
+
+    Raises ApiError for other values.
+    """
     if fields.logprobs is None or fields.logprobs is False:
         if fields.top_logprobs:
             raise invalid("top_logprobs wants logprobs to be true.", param="top_logprobs")
@@ -119,7 +125,11 @@ class ChatForm:
     """OpenAI's chat format; see `jet.server.openai.answers.Form`."""
 
     def __init__(self, model: str, fields: ChatRequest, codec: Codec, logprobs: int | None) -> None:
-        """`logprobs`: how many top log-probabilities to return for each token; None to return none."""
+        """Prepare the answers to one request.
+
+        `logprobs`: how many top log-probabilities to return for each token; None to return no
+        log-probabilities.
+        """
         self._base = {"id": new_id("chatcmpl"), "created": int(time.time()), "model": model}
         self._stream = {**self._base, "object": "chat.completion.chunk"}
         self._codec, self._logprobs = codec, logprobs
@@ -136,7 +146,7 @@ class ChatForm:
         return [self._frame(number, delta, None, _Choice()) for number in range(len(self._choices))]
 
     def frames(self, number: int, delta: Delta) -> list[bytes]:
-        """Return a frame for a part of an answer."""
+        """Return a frame for a part of an answer; an empty list for an empty part."""
         self.add(number, delta)
         choice, self._choices[number] = self._choices[number], _Choice()
         if not (choice.text or choice.details or choice.finish_reason):

@@ -1,4 +1,4 @@
-"""POST /v1/completions: prompts as texts or token ids, answers in OpenAI's legacy format."""
+"""POST /v1/completions: takes prompts as texts or token ids, answers in OpenAI's legacy format."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        text: the prompt as text; "" if it was given as ids.
-        ids: the prompt as token ids; empty if it was given as text.
-        echoed: its text as `echo` returns it.
+        text: the prompt as text; "" if it is given to the engine as ids.
+        ids: the prompt as token ids; empty if it is given to the engine as text.
+        echoed: the prompt as text, for requests with `echo`.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Prompt:
 
 
 async def complete(service: ApiService, http: HttpRequest) -> Response:
-    """Answer one call. Raises ApiError."""
+    """Answer a call of POST /v1/completions. Raises ApiError."""
     caller = service.caller(http)
     fields, unknown = await read_fields(http, CompletionRequest)
     _refuse_unoffered(fields)
@@ -158,9 +158,16 @@ def request_of(
     salt: str,
     number: int = 0,
 ) -> Request:
-    """Return one engine request. Raises ApiError.
+    """Return the engine request for one answer. Raises ApiError.
 
-    Answer `number` of a prompt gets the request's seed plus `number`.
+    Args:
+        fields: the fields of the HTTP request.
+        max_tokens: most new tokens.
+        text: the prompt as text; "" if it is given as ids.
+        ids: the prompt as token ids; empty if it is given as text.
+        logprobs: how many top log-probabilities to return for each token; None for no log-probabilities.
+        salt: the salt that isolates cached prefixes; "" caches nothing.
+        number: the answer's number, which is added to the seed.
     """
     sampling = sampling_of(fields, max_tokens)
     if sampling.seed is not None and number:
@@ -236,7 +243,7 @@ class CompletionForm:
     def frames(self, number: int, delta: Delta) -> list[bytes]:
         """Return the server-sent events for a part of answer `number`.
 
-        Returns an empty list while the log-probabilities of an echoed prompt are still coming.
+        Returns an empty list for a part without text, log-probabilities of the answer and finish reason.
         """
         choice = self._choices[number]
         if self._is_plain and choice.echoed and delta.text and delta.finish_reason is None:
@@ -252,7 +259,10 @@ class CompletionForm:
         return [event(plain)]
 
     def _plain_frame(self, number: int, text: str) -> bytes:
-        """Return the event of a part that is only text: encodes the text, and reuses the rest of the JSON."""
+        """Return the event of a part that is only text.
+
+        Only the text is encoded; the JSON around it is reused.
+        """
         if number not in self._frames:
             marked = event({**self._base, "choices": [{**self._plain(number), "text": _MARK}]})
             before, _, after = marked.partition(f'"{_MARK}"'.encode())
@@ -306,10 +316,14 @@ class CompletionForm:
         }
 
     def _logprobs_of(self, choice: _Choice, prompt: Prompt | None, begin: int) -> dict[str, Any]:
-        """Return the `logprobs` object of an answer's tokens, after those of an echoed `prompt`.
+        """Return OpenAI's `logprobs` object: the tokens of an echoed prompt, then those of the answer.
 
-        `begin`: the offset of the answer's text, in characters. The prompt's first token has no
-        log-probability.
+        The prompt's first token has no log-probability.
+
+        Args:
+            choice: the answer.
+            prompt: the prompt to echo; None to leave it out.
+            begin: the offset of the answer's text, in characters.
         """
         tokens: list[str] = []
         values: list[float | None] = []
@@ -328,7 +342,7 @@ class CompletionForm:
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
     def _top(self, detail: TokenLogprobs) -> dict[str, float]:
-        """Return the names and log-probabilities of the likeliest tokens in a place and of the drawn one."""
+        """Return names and log-probabilities of the sampled token and of its likeliest alternatives."""
         likeliest = [] if not self._logprobs else detail.top_logprobs[: self._logprobs]
         # The likeliest last: of two parts of characters with one name, it counts.
         shown = {self._name(one.token_id, one.text): one.logprob for one in reversed(likeliest)}

@@ -19,20 +19,21 @@ _NAME = "jet.connection"
 class NameConnections:
     """ASGI middleware that adds the connection's name to the scope.
 
-    Must be outside of all that wrap `receive`.
+    It must come before any middleware that replaces `receive`.
     """
 
     def __init__(self, app: App, shared: bool = True) -> None:
-        """`shared`: whether connections get names.
+        """Wrap an ASGI app.
 
-        They must not behind a proxy, which mixes clients in one.
+        `shared`: whether connections get names. It must be False behind a proxy, whose connections carry the
+        requests of several clients.
         """
         self._app = app
         self._names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         self._named = shared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
+        """Add the connection's name to the scope of one call, and pass the call on."""
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
         if self._named and scope["type"] == "http" and transport is not None:
             try:

@@ -27,7 +27,7 @@ class ApiCors:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one call."""
+        """Pass on one call, with CORS headers if it is a call of the API."""
         ours = scope["type"] == "http" and is_api(path_of(scope))
         await (self._cors if ours else self._app)(scope, receive, send)
 

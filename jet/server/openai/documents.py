@@ -39,15 +39,15 @@ def describe(routes: Iterable[ApiRoute]) -> dict[str, Any]:
 
 
 async def _answer() -> None:
-    """Stand for a handler: FastAPI describes it and never calls it."""
+    """Take the place of a handler, which FastAPI describes and never calls."""
 
 
 async def _answer_named(name: str) -> None:
-    """Stand for a handler whose path ends with a name."""
+    """Take the place of a handler whose path ends with a name."""
 
 
 def _body(kind: type[BaseModel]) -> dict[str, Any]:
-    """Return the OpenAPI description of a body, which `jet.server.openai.reading` parses."""
+    """Return the OpenAPI description of a JSON body with the fields of `kind`."""
     schema = kind.model_json_schema()
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 

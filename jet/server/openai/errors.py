@@ -1,6 +1,7 @@
 """ApiError: the answer, in OpenAI's format, to a request that cannot be served.
 
-ApiError ── 400 invalid_request · 401 invalid_key · 404 unknown_model · 429 too_much · 503 unavailable
+Functions create the usual errors: `invalid` (400), `invalid_key` (401), `too_much` (429), `unavailable`
+(503).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def unavailable(message: str, code: str, retry_after_s: int = 2) -> ApiError:
 
 
 def from_request_error(error: RequestError) -> ApiError:
-    """Convert the error of an engine or a limit."""
+    """Convert the error of an engine or a limit: status 429 if the engine is busy, otherwise 400."""
     message = str(error)
     if isinstance(error, BusyError):
         return too_much(message)

@@ -33,8 +33,8 @@ class Delta(NamedTuple):
         text: the new text.
         tokens: the number of new tokens, including those without text in the answer.
         details: the tokens whose text begins in `text`, if log-probabilities were requested.
-        prompt_details: log-probabilities of tokens of the prompt, except its first one.
-        finish_reason: OpenAI's finish reason in the last part; None in all others.
+        prompt_details: log-probabilities of the prompt's tokens; the first token has none.
+        finish_reason: OpenAI's finish reason in the last part; None in all others, and after a failure.
         stats: the request's latest stats; after a failure, `stats.error` is set.
     """
 
@@ -47,7 +47,10 @@ class Delta(NamedTuple):
 
     @property
     def stop_reason(self) -> str | None:
-        """Return "banned" if the answer ends before a banned phrase; OpenAI has no such finish reason."""
+        """Return "banned" if the answer ends in front of a banned phrase, otherwise None.
+
+        OpenAI has no such finish reason.
+        """
         return "banned" if self.finish_reason and self.stats.finish_reason == "banned" else None
 
 
@@ -64,7 +67,17 @@ class Generation:
         leave: Callable[[], object] = lambda: None,
         codec: Codec | None = None,
     ) -> None:
-        """`record` is called with the last stats, and `leave` without arguments, when it is closed."""
+        """Start to read a stream.
+
+        Args:
+            stream: the stream of the engine request.
+            wakeups: wakes the reader on this event loop.
+            stops: stop strings, at which the answer ends.
+            deadline_s: seconds after which the request is aborted; None for no deadline.
+            record: called with the last stats on `close`.
+            leave: called on `close`.
+            codec: the engine's tokenizer; None if the engine has none.
+        """
         self._reader = Reader(stream, wakeups)
         self._stops = StopMatcher(stops)
         self._record, self._leaving = record, [leave]
@@ -81,14 +94,17 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """Return the text that has been shown."""
+        """Return the text of all parts so far."""
         return "".join(self._parts)
 
     async def next(self, gap_s: float = 0.0) -> Delta | None:
-        """Wait for the next part of the answer, at least `gap_s` seconds after the one before.
+        """Wait for the next part of the answer; return None after the last part.
 
-        A part is empty if the request has waited for `BEAT_S`. None follows the part with a finish reason or
-        an error.
+        The last part has a finish reason or an error. A part is empty if the engine has sent nothing for
+        `BEAT_S` seconds.
+
+        Args:
+            gap_s: least seconds between two parts; the last part comes at once.
         """
         while not self._ended:
             chunks = await self._reader.next(gap_s, BEAT_S)
@@ -99,9 +115,9 @@ class Generation:
         return None
 
     def stop(self, reason: str = "aborted") -> None:
-        """Abort the request; the last part comes within one step.
+        """Abort the request; the last part comes within one step of the engine.
 
-        `reason`: the finish reason in its stats.
+        `reason`: the finish reason in the request's stats.
         """
         self._reason = self._reason or reason
         self._reader.abort()
@@ -157,9 +173,10 @@ class Generation:
         return Delta(text, tokens, details, tuple(prompt_details), finish, self.stats)
 
     def _release(self, ended: bool) -> tuple[TokenInfo, ...]:
-        """Remove and return the details of tokens whose text begins in what has been shown.
+        """Remove and return the held details of tokens whose text begins in the answer so far.
 
-        `ended`: whether the answer has ended by itself; the details of all tokens are then returned.
+        `ended`: whether the answer has ended. The details of all tokens are then returned, unless a stop
+        string ended the answer.
         """
         if ended and not self._stops.matched:
             found, self._held = self._held, []

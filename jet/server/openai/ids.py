@@ -1,6 +1,7 @@
-"""Random ids of requests and answers, and secret names, without a call of the system for each.
+"""Random ids of requests and answers, and secret names, without a system call for each.
 
-Such a call lets other threads run Python, and the engine's may then take milliseconds to give it back.
+A system call releases the interpreter lock (GIL). The engine's thread may then hold the lock for
+milliseconds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _KEY, _COUNT = secrets.token_bytes(32), itertools.count()
 
 
 def random_id() -> str:
-    """Return an id of 24 hexadecimal digits, which is no secret."""
+    """Return a random id of 24 hexadecimal digits. It is not secret."""
     return f"{_RANDOM.getrandbits(96):024x}"
 
 

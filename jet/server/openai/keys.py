@@ -1,4 +1,4 @@
-"""Read API keys from a file, one a line (`name: key` or the key alone), and look up the key of a request."""
+"""Read API keys from a file, one per line (`name: key` or `key`), and look up the key of a request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Caller:
     """The sender of a request, identified by an API key.
 
     Attributes:
-        name: the key's name, by which limits count; "" on a server without keys.
+        name: the key's name, under which limits count requests; "" on a server without keys.
         digest: the key's SHA-256 in hex, which isolates cached prefixes; "" on a server without keys.
     """
 
@@ -34,12 +34,15 @@ class Keys:
     """The accepted keys of a server, stored as digests."""
 
     def __init__(self, digests: Mapping[bytes, str]) -> None:
-        """`digests`: SHA-256 of every key, and its name."""
+        """Store the accepted keys.
+
+        `digests`: the name of every key, by the key's SHA-256 digest.
+        """
         self._digests = dict(digests)
 
     @classmethod
     def read(cls, path: Path) -> Keys:
-        """Read keys from a file; blank lines and lines from `#` on are skipped. Raises KeysError."""
+        """Read keys from a file. Skips blank lines and lines that begin with `#`. Raises KeysError."""
         try:
             lines = path.read_text("utf-8-sig").splitlines()
         except UnicodeDecodeError:
@@ -66,7 +69,7 @@ class Keys:
         return cls(digests)
 
     def find(self, presented: str) -> Caller | None:
-        """Return the caller with this key, or None for an unknown key, in the same time for every key."""
+        """Return the caller with this key; None for an unknown key. Every key takes the same time."""
         digest, found = _digest(presented), None
         for known, name in self._digests.items():
             if secrets.compare_digest(known, digest):
@@ -75,7 +78,10 @@ class Keys:
 
 
 def presented_key(headers: Mapping[str, str]) -> str:
-    """Return the key of a request: `Authorization: Bearer KEY` or `X-API-Key: KEY`; "" without one."""
+    """Return the key in a request's headers; "" without a key.
+
+    The key is in `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    """
     scheme, _, said = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer" and said.strip():
         return said.strip()

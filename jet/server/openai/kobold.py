@@ -58,7 +58,7 @@ async def generate(service: ApiService, http: HttpRequest, stream: bool) -> Resp
 
 
 def _name(service: ApiService, name: tuple[str, str], batch: Batch) -> None:
-    """Register a generation under the `name` of API key and genkey until it is closed."""
+    """Register the generation of `batch` under `name` (digest of the API key, genkey) until it is closed."""
     (generation,) = batch.generations
     service.generations[name] = generation
     generation.on_close(lambda: service.generations.pop(name, None))
@@ -133,7 +133,7 @@ class KoboldForm:
 
 
 async def abort(service: ApiService, http: HttpRequest) -> Response:
-    """Abort the request with a genkey."""
+    """Abort the request with a genkey; the answer says whether there was one."""
     name = await _named(service, http)
     generation = service.generations.get(name)
     if generation is not None:
@@ -143,7 +143,7 @@ async def abort(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def check(service: ApiService, http: HttpRequest) -> Response:
-    """Return the text generated so far by the request with a genkey."""
+    """Return the text generated so far by the request with a genkey; "" without such a request."""
     generation = service.generations.get(await _named(service, http))
     text = "" if generation is None else generation.text
     return JSONResponse({"results": [{"text": text}]}, headers=headers_of(http))
@@ -158,7 +158,7 @@ async def _named(service: ApiService, http: HttpRequest) -> tuple[str, str]:
 
 
 async def count(service: ApiService, http: HttpRequest) -> Response:
-    """Return the number of tokens of a text, and the tokens."""
+    """Return the number of tokens of a text, and the token ids. Raises ApiError."""
     service.caller(http)
     fields, unknown = await read_fields(http, CountRequest)
     text = fields.prompt or ""
@@ -175,9 +175,9 @@ async def count(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def facts(service: ApiService, http: HttpRequest, name: str) -> Response:
-    """Return one fact that clients ask for: version, model, maximal lengths, or whether a request runs.
+    """Return one fact that clients ask for: version, model, maximal lengths, or the load.
 
-    `name`: the last part of the route's path.
+    `name`: which fact, as the table of routes names it. Raises ApiError.
     """
     service.caller(http)
     if name == "version":

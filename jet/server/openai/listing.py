@@ -56,7 +56,7 @@ async def health(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def tokenize(service: ApiService, http: HttpRequest) -> Response:
-    """Return the tokens of a text or a chat."""
+    """Return the token ids of a text or a chat. Raises ApiError."""
     service.caller(http)
     fields, unknown = await read_fields(http, TokenizeRequest)
     engine, codec = await service.codec()
@@ -85,7 +85,7 @@ async def tokenize(service: ApiService, http: HttpRequest) -> Response:
 
 
 async def detokenize(service: ApiService, http: HttpRequest) -> Response:
-    """Return the text of tokens, special ones by name."""
+    """Return the text of token ids, with special tokens written as their names. Raises ApiError."""
     service.caller(http)
     fields, unknown = await read_fields(http, DetokenizeRequest)
     engine, codec = await service.codec()

@@ -20,7 +20,7 @@ SENT = re.compile(
 
 
 def path_of(scope: Mapping[str, Any]) -> str:
-    """Return the path of an HTTP call, below the path at which a proxy has put the server."""
+    """Return the path of an HTTP call, without the prefix (`root_path`) that a proxy puts in front."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 

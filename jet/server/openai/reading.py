@@ -31,7 +31,10 @@ MOST_TOKENS = 1_000_000  # that `SamplingParams` takes
 
 
 async def read_fields(request: Request, kind: type[Fields]) -> tuple[Fields, list[str]]:
-    """Return a request's fields, and the names of those that are unknown. Raises ApiError."""
+    """Parse a request's body; return its fields, and the names of ignored fields. Raises ApiError.
+
+    `kind`: the model of the body.
+    """
     try:
         body = await request.body()
     except ClientDisconnect:
@@ -44,7 +47,10 @@ async def read_fields(request: Request, kind: type[Fields]) -> tuple[Fields, lis
 
 
 def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, list[str]]:
-    """Check parsed JSON; return the fields and the names of the unknown ones. Raises ApiError."""
+    """Check parsed JSON; return its fields, and the names of ignored fields. Raises ApiError.
+
+    Ignored fields are those that `kind` lacks. Harmless and empty ones are not named.
+    """
     try:
         fields = kind.model_validate(rename(plain))
     except ValidationError as error:
@@ -54,7 +60,7 @@ def check_fields(plain: dict[str, object], kind: type[Fields]) -> tuple[Fields, 
 
 
 def _means_nothing(name: str, value: object) -> bool:
-    """Return whether an unknown field has a value without effect, so that the answer need not mention it."""
+    """Return whether an unknown field is harmless or empty, so that the answer need not mention it."""
     return name in HARMLESS or value is None or value is False or value in ("", [], {})
 
 
@@ -122,9 +128,10 @@ def sampling_of(fields: Sampling, max_tokens: int) -> SamplingParams:
 
 
 def seed_of(seed: int | None) -> int | None:
-    """Return a valid seed, None for a random one.
+    """Return a valid seed; None for a random one.
 
-    -1 means random, other negative or huge seeds are reduced.
+    None and -1 mean a random seed. Other seeds are reduced to the engine's range. Raises ApiError if a seed
+    has more than 64 bits.
     """
     if seed is None or seed == -1:
         return None
@@ -134,7 +141,10 @@ def seed_of(seed: int | None) -> int | None:
 
 
 def stops_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the stop strings. Raises ApiError."""
+    """Return the stop strings that are not empty.
+
+    Raises ApiError if there are too many, or if one is too long.
+    """
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS:
         raise invalid(f"stop can have {MAX_STOPS} texts, not {len(stops)}.", param="stop")
@@ -162,7 +172,10 @@ def bias_of(fields: Sampling) -> tuple[tuple[tuple[int, float], ...], tuple[tupl
 
 
 def _is_id(name: str) -> bool:
-    """Return whether a key of `logit_bias` is a token id, and not a word."""
+    """Return whether a key of `logit_bias` is a token id, and not a word.
+
+    Raises ApiError if the id is too large.
+    """
     if name.isascii() and name.isdecimal():
         if len(name) >= 10:
             raise invalid(f"logit_bias has too large a token id: {shown(name)}.", param="logit_bias")

@@ -24,7 +24,10 @@ def request_id(request: Request) -> str:
 
 
 def headers_of(request: Request, ignored: Collection[str] = ()) -> dict[str, str]:
-    """Return the headers of an answer; `ignored`: the names of fields that had no effect."""
+    """Return the headers of an answer.
+
+    `ignored`: the names of fields that had no effect.
+    """
     headers = {REQUEST_ID: request_id(request)}
     if ignored:
         headers[IGNORED] = as_header(ignored)

@@ -1,7 +1,7 @@
 """The table of the API's routes, with the handler of each and its description at /docs.
 
-Calls are looked up in a dictionary. FastAPI only describes them: its own way from a path to a function took
-longer than all that the function itself does before the engine has the request.
+A dictionary maps paths to handlers. FastAPI only describes the routes: its own routing took longer than all
+other work on a call before the engine has the request.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class ApiRoute:
     """One route.
 
     Attributes:
-        method: "GET", which HEAD follows, or "POST".
-        path: literal, or with `NAME` at its end, which the handler finds in `request.path_params`.
-        answer: handles a call. Raises ApiError.
-        summary: a sentence for /docs; routes without one are not described.
-        tag: the heading they are described under.
-        body: the fields of the JSON that a call sends.
+        method: "GET", which also serves HEAD, or "POST".
+        path: a literal path, or one that ends with `NAME`. The handler finds the name in
+            `request.path_params`.
+        answer: the handler of a call. Raises ApiError.
+        summary: a sentence for /docs; routes without a summary are not described there.
+        tag: the heading of the route at /docs.
+        body: the model of the JSON body; None without a body.
     """
 
     method: str
@@ -151,7 +152,10 @@ class RouteTable:
             table.setdefault(route.path.removesuffix(NAME), {})[route.method] = route.answer
 
     def find(self, path: str) -> tuple[dict[str, Handler], dict[str, str]]:
-        """Return the handlers of a path by method, and the path's parameters; no handlers if unknown."""
+        """Return the handlers of a path by method, and the path's parameters.
+
+        Both are empty for an unknown path.
+        """
         if (found := self._exact.get(path)) is not None:
             return found, {}
         for prefix, handlers in self._prefixed.items():

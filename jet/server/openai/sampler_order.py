@@ -1,4 +1,4 @@
-"""Parse the order of samplers, which clients send as names of llama.cpp or numbers of KoboldAI."""
+"""Parse the order of samplers. Clients send llama.cpp's names or KoboldAI's numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ MAX_NAMES = 32
 
 
 def order_of(given: str | Sequence[str] | Sequence[int] | None) -> str:
-    """Return the value for `SamplingParams.sampler_order`. Unknown samplers are dropped. Raises ApiError."""
+    """Return the value for `SamplingParams.sampler_order`; "" for the default order.
+
+    Drops unknown names. Raises ApiError for unknown numbers, too many samplers, or one that must come first.
+    """
     if given is None or not len(given):
         return ""
     names = given.split(";") if isinstance(given, str) else list(given)

@@ -20,7 +20,7 @@ MAX_USER_CHARACTERS = 512
 def _whole(value: object) -> object:
     """Convert an integral float such as 40.0 to int, since JSON has one type for both.
 
-    Returns others unchanged.
+    Returns other values unchanged.
     """
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)

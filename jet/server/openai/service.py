@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """Options of the API, and the one place of their defaults.
+    """Options of the API. Their defaults are defined only here.
 
     Attributes:
         keys: the accepted keys; None requires no key.
         origins: the origins whose web pages may call the API; "*" means all.
-        documented: whether /docs describes the API, as on a private server.
+        documented: whether /docs describes the API; meant for private servers.
     """
 
     keys: Keys | None = None
@@ -55,9 +55,12 @@ class ApiService:
     Attributes:
         source: gives the engine.
         limiter: admits requests within the limits.
+        options: keys, origins, and whether /docs is served.
         record: called with the last stats of each engine request.
-        login: whether the page requires a login; the API then rejects every request without a key.
-        generations: running requests that can be polled or aborted, by caller and KoboldAI's `genkey`.
+        login: whether the page requires a login. An API without keys then rejects every request.
+        started: the Unix time in seconds at which the server started.
+        generations: running requests that can be polled or aborted, by the digest of the caller's key and
+            KoboldAI's `genkey`.
     """
 
     source: EngineHandle
@@ -106,7 +109,10 @@ class ApiService:
         )
 
     async def codec(self) -> tuple[Engine, Codec]:
-        """Return the engine and its tokenizer. Raises ApiError if the engine has none."""
+        """Return the engine and its tokenizer.
+
+        Raises ApiError if the engine is not loaded or has no tokenizer.
+        """
         engine = await self.engine()
         if (codec := codec_of(engine)) is None:
             raise ApiError(
@@ -119,7 +125,8 @@ class ApiService:
     def facts(self, engine: Engine) -> EngineInfo:
         """Return the fixed properties of an engine: model, context, vocabulary and the like.
 
-        `Engine.info()` also measures load and memory, by calls of the system. A remote server may change.
+        The properties of a local engine are cached, since `Engine.info()` also measures load and memory by
+        system calls. An engine on another server is asked each time, since its model may change.
         """
         if self._known is not None and self._known[0]() is engine:
             return self._known[1]
@@ -144,8 +151,8 @@ class ApiService:
     def cache_salt(self, request: HttpRequest, caller: Caller, user: str | None) -> str:
         """Return the salt that isolates a request's cached prefixes: one for each key and user.
 
-        Without key and user, there is one for each connection. Returns "", which caches nothing, if the
-        connection has no name.
+        Requests without key and user share a salt with their connection. Returns "", which caches nothing, if
+        the connection has no name.
         """
         if caller.digest or user:
             said = f"{len(caller.digest)}:{caller.digest}{user or ''}"
@@ -168,7 +175,15 @@ class ApiService:
         stops: Sequence[str] = (),
         codec: Codec | None = None,
     ) -> Generation:
-        """Start one engine request within the limits. Raises ApiError."""
+        """Start one engine request within the limits. Raises ApiError.
+
+        Args:
+            engine: runs the request.
+            request: the engine request.
+            counted: the name under which limits count the request.
+            stops: stop strings.
+            codec: the engine's tokenizer; None if the engine has none.
+        """
         entered = self.limiter.admit(counted)
         try:
             self.limiter.check(request.prompt, request.sampling)
@@ -203,12 +218,12 @@ class ApiService:
 
     @property
     def gap_s(self) -> float:
-        """Return the seconds between two frames of a stream at the present load."""
+        """Return the least seconds between two frames of a stream at the present load."""
         return 0.0 if self._wakeups is None else self._wakeups.gap_s
 
 
 def model_name(name: str) -> str:
-    """Return a model's name for clients: a hub id, or the name of its folder, never the path to it."""
+    """Return a model's name for clients: the hub id, or of a local model only its folder's name."""
     if name.startswith(("/", ".", "~")) or "\\" in name or name[1:2] == ":":
         return name.replace("\\", "/").rstrip("/").rpartition("/")[2] or "model"
     return name

@@ -1,7 +1,8 @@
 """Map other programs' names of fields to this API's, and list unknown fields that are harmless.
 
-Left: the name of a field in this API (OpenAI's or vLLM's if they have one). Right: its names in KoboldAI,
-llama.cpp and text-generation-webui. If a request has several of them, the left one is used.
+In `SPELLINGS`, a key is the name of a field in this API (OpenAI's or vLLM's if they have one). Its values are
+the names in KoboldAI, llama.cpp and text-generation-webui. If a request has several names of one field, the
+key takes precedence; the phrases of all names of `banned` are used.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _as_list(value: object) -> list[object]:
 
 
 def as_header(names: Collection[str]) -> str:
-    """Join names of fields to the value of a header: only ASCII, limited in number and length."""
+    """Join names of fields to the value of a header, as ASCII. Long lists and long names are shortened."""
     shown = sorted(
         "".join(character if character.isascii() and character.isprintable() else "?" for character in name)
         for name in names

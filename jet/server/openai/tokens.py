@@ -37,7 +37,15 @@ class Codec(Protocol):
         ...
 
     def encode(self, prompt: str, max_tokens: int, instruction: str = "", cache_salt: str = "") -> Tokens:
-        """Return the ids of a prompt, at most `max_tokens`, with the start token. Raises RequestError."""
+        """Return the token ids of a prompt, with the start token. Raises RequestError.
+
+        Args:
+            prompt: the text.
+            max_tokens: most ids; a longer prompt raises RequestError.
+            instruction: what a chat model is to write, with the prompt as the start of its answer; "" for no
+                chat.
+            cache_salt: the user's salt; earlier texts with the same salt are not tokenized again.
+        """
         ...
 
     def ids_of(self, text: str, cache_salt: str = "") -> Tokens:
@@ -51,7 +59,11 @@ class Codec(Protocol):
     def chat_ids(
         self, messages: Sequence[Mapping[str, str]], cache_salt: str = "", answer: bool = True
     ) -> Tokens:
-        """Return the ids of a chat. Raises RequestError without a template."""
+        """Return the token ids of a chat.
+
+        `answer`: whether an answer to the last message follows; otherwise the last message is continued.
+        Raises RequestError if the model has no chat template.
+        """
         ...
 
     def bytes_of(self, token: int) -> bytes:
@@ -72,7 +84,7 @@ def codec_of(engine: Engine) -> Codec | None:
 def token_name(codec: Codec, token: int) -> str:
     """Return OpenAI's name of a token: its text, or `bytes:\\x…` if it is a part of a character.
 
-    Ids that the network has and the tokenizer has not are named `token_id:…`.
+    The name of an id that the model has and the tokenizer lacks is `token_id:…`.
     """
     data = codec.bytes_of(token)
     try:

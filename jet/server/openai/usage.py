@@ -8,7 +8,7 @@ from jet.api import RequestStats
 
 
 class Usage:
-    """Counts the parts of answers. A prompt with several answers counts once."""
+    """Counts the tokens of prompts and answers. A prompt with several answers counts once."""
 
     def __init__(self, answers_each: int = 1) -> None:
         self._each = answers_each
@@ -16,7 +16,7 @@ class Usage:
         self.completion_tokens = 0
 
     def add(self, number: int, tokens: int, stats: RequestStats) -> None:
-        """Count a part of an answer."""
+        """Count a part of answer `number` with so many `tokens`."""
         self.completion_tokens += tokens
         if number % self._each == 0:
             self._prompts[number] = stats.prompt_tokens, stats.cached_tokens

@@ -1,10 +1,10 @@
-"""Wakeups: wakes the event loop from the engine's thread, once a step for all streams together.
+"""Wakeups: wakes the event loop from the engine's thread, once per engine step for all streams together.
 
     engine's thread   Channel.put ─ listener ─ ready += stream ─ (first of a step) call_soon_threadsafe
     event loop                                  deliver: wake the reader of every ready stream
 
-A thread for each request, or a call to the loop for each token, would cost the engine's thread more than the
-tokens do. A reader that sleeps between two frames is not woken at all, except for the end.
+A thread for each request, or a call to the loop for each token, would cost the engine's thread more time than
+the tokens do. A reader that sleeps between two frames is woken only when its stream ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ListenableStream(Protocol):
     """A stream that notifies a listener of new chunks."""
 
     def listen(self, listener: Callable[[bool], object]) -> None:
-        """Call `listener` for every chunk. Its argument says whether the stream has ended."""
+        """Call `listener` for every chunk, with whether the stream has ended."""
         ...
 
     def take_now(self) -> list[TokenChunk]:
@@ -76,7 +76,7 @@ class Wakeups:
 
     @property
     def gap_s(self) -> float:
-        """Return the seconds between two frames of a stream at the present load."""
+        """Return the least seconds between two frames of a stream at the present load."""
         return COALESCE_S if self._rate > BUSY_TOKENS_PER_S else 0.0
 
 
@@ -110,9 +110,13 @@ class Reader:
             self._waiting.set_result(None)
 
     async def next(self, gap_s: float = 0.0, patience_s: float | None = None) -> list[TokenChunk]:
-        """Return the chunks that have come, at least `gap_s` after the last ones unless the stream ends.
+        """Return the chunks that have come since the last call; wait if there are none.
 
-        With `patience_s`, returns an empty list after so many seconds without a chunk.
+        Args:
+            gap_s: least seconds after the last chunks were returned; the end of the stream is returned at
+                once.
+            patience_s: seconds without a chunk after which an empty list is returned; None waits without
+                limit.
         """
         if gap_s and not self._ended and (delay := self._due + gap_s - self._loop.time()) > 0:
             await self._wait(delay)
@@ -152,7 +156,7 @@ class Reader:
                 timer.cancel()
 
     def _on_beat(self) -> None:
-        """Wake the reader if its patience has ended; otherwise schedule the next check for that time."""
+        """Wake the reader if its patience has ended; otherwise schedule the next check."""
         self._beat = None
         if self._loop.time() >= self._patience_end:
             self.wake()
@@ -160,7 +164,7 @@ class Reader:
             self._beat = self._loop.call_at(self._patience_end, self._on_beat)
 
     def abort(self) -> None:
-        """Ask the engine to drop the request; takes effect within one step."""
+        """Ask the engine to drop the request; the engine does so within one step."""
         self._patience_end = math.inf
         if self._beat is not None:
             self._beat.cancel()
