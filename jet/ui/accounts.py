@@ -1,4 +1,4 @@
-"""`python -m jet.ui.accounts FILE NAME`, as it was typed before `python -m jet.server.accounts`."""
+"""Run `jet.server.accounts` under its older name: `python -m jet.ui.accounts FILE NAME`."""
 
 from __future__ import annotations
 

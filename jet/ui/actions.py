@@ -43,17 +43,17 @@ ALLOWED_WHILE_GENERATING = (
 
 
 async def sync(session: Session, fields: Fields) -> Reply:
-    """Return an empty reply: the handler has taken the editor's text, and adds the state."""
+    """Return an empty reply. The handler has taken over the editor's text, and adds the state of the page."""
     return {}
 
 
 async def resume(session: Session, fields: Fields) -> Reply:
-    """Return an empty reply, after a reconnect. The handler has stopped the generation by then."""
+    """Return an empty reply after a reconnect. The handler has stopped the generation before."""
     return {}
 
 
 async def forget_story(session: Session, fields: Fields) -> Reply:
-    """Return an empty reply: the handler has removed the stored states of another story by then."""
+    """Return an empty reply. The handler has removed the stored states of another story before."""
     return {}
 
 
@@ -68,13 +68,13 @@ async def redo(session: Session, fields: Fields) -> Reply:
 
 
 async def set_opening(session: Session, fields: Fields) -> Reply:
-    """Put a beginning into the editor. Consecutive ones are one step."""
+    """Put an opening into the editor. Undo reverts consecutive openings as one step."""
     session.document.edit(fields.take_text("text"), join=fields.take("again", bool))
     return {}
 
 
 async def take_offer(session: Session, fields: Fields) -> Reply:
-    """Put the words that are offered into the story, unless it has changed since."""
+    """Put the offered words into the story, unless the story has changed since."""
     offer = session.offer
     if offer is None or offer.number != fields.take("offer", int):
         return {}
@@ -307,7 +307,7 @@ def _step_reply(document: Document, step: Callable[[], bool]) -> Reply:
 
 
 def _open_document(session: Session, document: Document) -> Reply:
-    """Replace the session's story. The reply carries its seed, stop strings and guidance."""
+    """Replace the session's story. The reply has the new story's seed, stop strings and guidance."""
     if session.generating:
         raise StoryError("The model is still writing: stop it first.")
     session.document, session.last_generation = document, None

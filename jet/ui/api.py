@@ -1,6 +1,6 @@
 """The API for programs: `/generate`, which streams, `/stats` and `/presets`.
 
-Docstrings of the endpoints are shown to those programs, and to models that use them as MCP tools.
+The docstrings of the endpoints are shown to users of the API, and to models that use it through MCP.
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
         banned: list[str] | None = None,
         banned_lists: list[str] | None = None,
     ) -> AsyncIterator[tuple[str, Stats]]:
-        """Continue a story. Streams (story, stats): the prompt with what is written so far, and the numbers.
+        """Continue a story. Streams pairs (story, stats): the prompt with the text so far, and measurements.
 
-        The prompt may end anywhere, in a blank or within a word, which is then completed. Its line breaks are
-        read, and given back, as LF.
+        The prompt may end anywhere, also in a blank or within a word, which is then completed. Its line
+        breaks are converted to LF.
 
-        The same prompt, parameters and seed give the same story; without a seed one is drawn, and the stats
-        name it. Cancelling the job ends the request.
+        The same prompt, parameters and seed give the same story. Without a seed a random one is used, which
+        the stats name. Canceling the job ends the request.
 
         Args:
             prompt: The beginning of the story; it may be empty.
             max_new_tokens: Write at most so many tokens. A token is about three quarters of an English word.
-            temperature: 0 always takes the likeliest token; the higher, the more is left to chance; up to 5.
+            temperature: 0 always takes the likeliest token; higher values are more random; up to 5.
             top_p: Choose among the likeliest tokens that together have this probability; above 0, up to 1.
             top_k: Choose among so many of the likeliest tokens; 0 for all.
             min_p: Leave out tokens less than this fraction as likely as the likeliest; 0 to 1.
-            repetition_penalty: Above 1, tokens that the story has already become less likely; 0.1 to 10.
-            seed: A whole number that the randomness starts from; leave it out for a new one.
-            end_at: none ends after max_new_tokens exactly; with sentence, paragraph or scene the story goes
-                on for at most 30 tokens until one ends, or is cut back to the last whole one. The stats have
-                what is cut as `unfinished`.
-            banned: Words and phrases that what is written never has, in any case, punctuation and regular
+            repetition_penalty: Above 1, tokens that the story already has become less likely; 0.1 to 10.
+            seed: A whole number that makes the result repeatable; leave it out for a random one.
+            end_at: With "none", the story ends after exactly max_new_tokens. With "sentence", "paragraph" or
+                "scene", it goes on for at most 30 tokens until one ends, or is cut back to the last whole
+                one. The stats have the text that was cut off as `unfinished`.
+            banned: Words and phrases that the new text never has, in any case, punctuation and regular
                 inflection. If there is no other way to go on, the story ends there: finish reason "banned".
             banned_lists: Names of ready lists of such phrases: "stock phrases", "worn endings",
                 "said otherwise", "favorite names", "essay words", "machine talk".
@@ -108,7 +108,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             raise _to_gradio_error(stream.stats.error)
 
     async def stats() -> Stats:
-        """Describe what runs here: model, device, dtype, kernels, license, load and warm-up times, memory."""
+        """Describe the running model: name, device, dtype, kernels, license, loading times, memory."""
         try:
             engine = await asyncio.to_thread(source.engine)
             return _published(asdict(await asyncio.to_thread(engine.info)))
@@ -116,7 +116,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
             raise _to_gradio_error(f"The model could not be loaded: {error}") from error
 
     def presets() -> dict[str, Settings]:
-        """Settings under plain names (steady, balanced, wild, neutral), as `generate` takes them."""
+        """Return ready settings for `generate` by name: steady, balanced, wild and neutral."""
         return {
             name: {field: getattr(sampling, field) for field in PRESET_FIELDS}
             for name, sampling in PRESETS.items()
@@ -131,7 +131,7 @@ def add_api(source: EngineHandle, hosting: Hosting) -> None:
 
 
 def stats_to_dict(stats: RequestStats) -> Stats:
-    """Return all measurements of a request, with the two sums that clients ask for most."""
+    """Return all measurements of a request, with `state_bytes` and `kv_bytes`, the sums of its memory."""
     return _published(asdict(stats)) | {"state_bytes": stats.state_bytes, "kv_bytes": stats.kv_bytes}
 
 
@@ -144,7 +144,7 @@ def _published(fields: Stats) -> Stats:
 
 
 def _annotate_outputs(function: Callable[..., object], outputs: object) -> None:
-    """Set the return annotation that Gradio reads, since a generator's does not name what it yields."""
+    """Set the return annotation that Gradio reads, since a generator's own does not name the outputs."""
     signature = inspect.signature(function).replace(return_annotation=outputs)
     setattr(function, "__signature__", signature)  # noqa: B010 - functions declare no such attribute
 

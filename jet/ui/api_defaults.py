@@ -1,7 +1,7 @@
 """Let programs leave out the last arguments of an endpoint.
 
-Gradio's clients fill in defaults, but calls by HTTP send a list of all arguments. With an argument added, the
-lists of programs written before that would be too short.
+Gradio's clients fill in defaults, but HTTP calls send a list of all arguments. When an endpoint gets another
+argument, the lists of older programs are too short.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gradio as gr
 
 
 def fill_in_defaults(demo: gr.Blocks) -> None:
-    """Fill in the defaults of arguments that a call has left out at its end."""
+    """Make calls of `demo` use the defaults of arguments that are missing at the end of the list."""
     preprocess = demo.preprocess_data
 
     async def filled(block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:

@@ -12,7 +12,11 @@ _SENTENCE = re.compile(r"[^.!?…。！？]*[.!?…。！？]+['\"’”»)\]]*|
 
 
 def describe_left_behind(document: Document, branch: int) -> list[str]:
-    """Say which branch keeps the writer's text that is not in the editor; empty if there is none."""
+    """Return a message that names the branch with typed text that the editor does not show.
+
+    `branch`: the branch that the editor showed before. Returns an empty list if the editor has all typed
+    text.
+    """
     tree = document.tree
     text = writer_text_missing_here(tree, branch) if branch in tree.branches else ""
     if not text:

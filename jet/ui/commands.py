@@ -60,14 +60,17 @@ def parse_command(command_text: object) -> Command:
 
 
 def parse_story(fields: Fields, current: str) -> str:
-    """Return the editor's text: the command's own, or `current` with its edit applied. Raises StoryError."""
+    """Return the editor's text: the command's text, or `current` with the command's edit applied.
+
+    Returns `current` if the command has neither. Raises StoryError.
+    """
     if fields.has("edit"):
         return apply_patch(current, fields.take_object("edit"))
     return fields.take("story", str) if fields.has("story") else current
 
 
 def parse_stops(fields: Fields) -> tuple[str, ...]:
-    """Parse the stop strings of a command, none if it has none. Raises StoryError."""
+    """Parse the stop strings of a command; empty if the command has none. Raises StoryError."""
     if not fields.has("stops"):
         return ()
     lines = (text for text, _ in fields.take_items("stops") if isinstance(text, str) and text)
@@ -80,8 +83,10 @@ def parse_stops(fields: Fields) -> tuple[str, ...]:
 
 
 def parse_guidance(fields: Fields, current: Guidance = NO_GUIDANCE) -> Guidance:
-    """Parse the guidance tab's fields. Guidance that the tab does not show is taken from `current`. Raises
-    StoryError."""
+    """Parse the guidance tab's fields. Raises StoryError.
+
+    Guidance that the tab does not show is taken from `current`.
+    """
     memory, note = _take_limited(fields, "memory"), _take_limited(fields, "note")
     depth, unit = fields.take("depth", int), cast(NoteUnit, fields.take("unit", str))
     entries = list(fields.take_items("lore"))
@@ -98,7 +103,7 @@ def parse_guidance(fields: Fields, current: Guidance = NO_GUIDANCE) -> Guidance:
 
 
 def parse_about(fields: Fields) -> str:
-    """Parse the subject for a chat model. Raises StoryError."""
+    """Parse what a new story is to be about, for a chat model. Raises StoryError."""
     about = _take_limited(fields, "about").strip()
     if not about:
         raise StoryError("Say what the story is to be about.")
@@ -106,12 +111,16 @@ def parse_about(fields: Fields) -> str:
 
 
 def parse_unfinished(fields: Fields) -> str:
-    """Parse the end of a text that was cut off. Raises StoryError."""
+    """Parse the incomplete sentence that an earlier generation cut off. Raises StoryError."""
     return clean(_take_limited(fields, "unfinished"))
 
 
 def _parse_lore(entry: Fields, order: int) -> LoreEntry:
-    """Parse a lore entry of the form; fields that the form lacks come from the original entry."""
+    """Parse a lore entry of the form.
+
+    Fields that the form lacks come from the original entry, which the page sends along as `kept`. `order` is
+    the order of a new entry.
+    """
     base = LoreEntry(order=order)
     if entry.has("kept") and (kept := entry.take("kept", dict)):
         base = read_lore(Fields(kept, f"{entry.where}.kept"))

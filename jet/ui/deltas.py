@@ -16,15 +16,15 @@ Patch = dict[str, int | str]
 
 
 class TextDelta:
-    """Tracks the text that the page has."""
+    """Compares texts with the text that the page had when a generation began."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def diff(self, current: str) -> tuple[str | None, Patch | None]:
-        """Return the whole text, or for a long one a patch, as (text, patch).
+        """Return (text, None), or (None, patch) if the page's text is long.
 
-        A patch replaces the UTF-16 units from `from` up to `to` (exclusive) by `text`.
+        A patch replaces the UTF-16 units of the page's text from `from` up to `to` (exclusive) by `text`.
         """
         previous = self._text
         if len(previous) < DELTA_MIN_CHARACTERS:
@@ -43,9 +43,10 @@ class TextDelta:
 
 
 def apply_patch(text: str, patch: Fields) -> str:
-    """Apply a patch of the page to a text. `of` is the length in units of the page's text before.
+    """Apply a patch of the page to a text.
 
-    Raises StoryError if that was another text.
+    The patch replaces the UTF-16 units from `from` up to `to` (exclusive) by `text`. Its field `of` is the
+    length of the page's text before, in UTF-16 units. Raises StoryError if `text` has another length.
     """
     encoded = text.encode("utf-16-le", "surrogatepass")
     start, end = 2 * patch.take("from", int), 2 * patch.take("to", int)

@@ -1,11 +1,11 @@
 """Connect the page's events to `handlers` and to the script in `assets/web`.
 
 The script starts a generation at the click and reads the text right after it, so no keystroke falls between
-the two. Whichever way the generation ends, a following event tells the script.
+the two. However the generation ends, a following event tells the script.
 
-For each update of an event, Gradio copies the components that show its progress and, at the end, its inputs.
-A story in them may have a megabyte. So a hidden component shows the progress, and the script packs all inputs
-of an event into one command.
+For each update of an event, Gradio copies the components that show its progress, and at the end the event's
+inputs. With a long story these copies would have a megabyte. So a hidden component shows the progress, and
+the script packs all inputs of an event into one command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jet.ui.web import call
 
 
 def connect_events(demo: gr.Blocks, page: Page, controller: PageController) -> None:
-    """Connect the components."""
+    """Connect the events of the page's components to the controller and the script."""
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     options["show_progress_on"] = page.command
     # The controller takes and returns what components hold; Gradio would convert each in a thread.

@@ -28,7 +28,10 @@ class ExportJob:
         self._done = done
 
     async def reply(self) -> dict[str, Any]:
-        """Return the file if it is ready soon, else its progress. Raises StoryError if writing failed."""
+        """Return the file if it is written within 0.2 seconds, otherwise its progress from 0 to 1.
+
+        Raises StoryError if writing failed.
+        """
         await asyncio.wait([self._task], timeout=_QUICK_S)
         if not self._task.done():
             return {"exporting": {"name": self.name, "done": round(self._done, 3)}}

@@ -40,7 +40,7 @@ async def export(session: Session, fields: Fields) -> Reply:
 
 
 async def export_all(session: Session, fields: Fields) -> Reply:
-    """Export all stories of the browser as one zip; of a damaged story, only its text."""
+    """Export all stories of the browser as one zip. A damaged story is exported as text only."""
     stories = [Fields(*item) for item in fields.take_items("stories")]
     if not 0 < len(stories) <= MAX_STORIES:
         raise StoryError(f"From 1 to {MAX_STORIES} stories can be saved at once, not {len(stories)}.")
@@ -53,7 +53,7 @@ async def export_all(session: Session, fields: Fields) -> Reply:
 
 
 async def export_status(session: Session, fields: Fields) -> Reply:
-    """Return the file that is being written, or its progress."""
+    """Return the file of the export under way, or its progress. Raises StoryError if none is under way."""
     if session.export is None:
         raise StoryError("Nothing is being saved.")
     return await _reply_of(session)
@@ -72,7 +72,10 @@ async def _reply_of(session: Session) -> Reply:
 
 
 def _restored(saved: str | None, draft: str | None, title: str) -> Document:
-    """Return a story from the browser's saved copy and the text typed since then."""
+    """Return a story from the browser's saved copy and the text typed since then.
+
+    If the copy is damaged, the story has only the text and the title.
+    """
     document = Document()
     try:
         document = from_json(saved) if saved is not None else document
@@ -87,14 +90,14 @@ def _restored(saved: str | None, draft: str | None, title: str) -> Document:
 
 
 async def inspect(session: Session, fields: Fields) -> Reply:
-    """Return the contents of a file and the losses of opening it, without a change."""
+    """Describe the stories in a file, and what opening each would lose. Opens none."""
     name, data, encoding = _file(fields)
     found = await asyncio.to_thread(read_all, name, data, encoding)
     return {"inspected": [_shown(one) for one in found]}
 
 
 async def unpack(session: Session, fields: Fields) -> Reply:
-    """Return the stories of a file for the browser to keep, beside the open one."""
+    """Return the stories of a file, which the browser stores beside the open one."""
     name, data, encoding = _file(fields)
     return {"arrived": await asyncio.to_thread(_unpacked, name, data, encoding)}
 
@@ -139,7 +142,7 @@ def _file(fields: Fields) -> tuple[str, bytes, str]:
 
 
 def _shown(found: Imported | Refused) -> Reply:
-    """Format what the page shows of a file before it is opened."""
+    """Return what the page shows of a story in a file before it is opened."""
     if isinstance(found, Refused):
         return {"name": found.name, "refused": found.why}
     document, guidance = found.document, found.document.guidance

@@ -17,7 +17,10 @@ CUT_BACK = "Cut back to the last whole sentence."
 
 
 def end_reply(state: GenerationState, command: Command, document: Document) -> dict[str, Any]:
-    """Return the reply's message, with an offer to continue where the model has ended the story."""
+    """Return the reply's message at the end of a generation.
+
+    Adds an offer to continue if the model ended the story at once, or to finish a sentence that was cut off.
+    """
     messages, reply = list(state.remarks), dict[str, Any]()
     stats = state.stats
     if stats.finish_reason == "model_changed" and stats.error is not None:

@@ -31,7 +31,7 @@ _EMPTY = {
 
 
 def branch_name(name: str, number: int) -> str:
-    """Return the name of a branch: the writer's, or else its number in order of creation."""
+    """Return the name of a branch: the writer's name for it, or else its number in order of creation."""
     return name or f"Version {number}"
 
 
@@ -50,7 +50,7 @@ def describe_empty_result(stats: RequestStats) -> str:
 
 
 def size(size: int | None) -> str:
-    """Format bytes: 27.0 MiB."""
+    """Format bytes, such as "27.0 MiB". None gives a dash."""
     if size is None:
         return UNKNOWN
     if size < 1024:
@@ -64,7 +64,7 @@ def size(size: int | None) -> str:
 
 
 def duration(value: float | None) -> str:
-    """Format seconds: 83 ms, 1.42 s, 37 s."""
+    """Format seconds: "83 ms", "1.42 s", "37 s". None gives a dash."""
     if value is None:
         return UNKNOWN
     if value < 0.9995:
@@ -73,24 +73,24 @@ def duration(value: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Format tokens per second: 63.2, 540."""
+    """Format tokens per second: "63.2", "540". None gives a dash."""
     if value is None:
         return UNKNOWN
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
 def count(value: int | None) -> str:
-    """Format a count with thousands separators: 1,024."""
+    """Format a count with thousands separators: "1,024". None gives a dash."""
     return UNKNOWN if value is None else f"{value:,}"
 
 
 def prefilled(all_tokens: int, cached: int) -> str:
-    """Format prefilled of all prompt tokens: 512, or 32 of 512 where the rest was cached."""
+    """Format the number of prefilled prompt tokens: "512", or "32 of 512" if the other 480 were cached."""
     return f"{count(all_tokens - cached)} of {count(all_tokens)}" if cached else count(all_tokens)
 
 
 def running(active: int | None, queued: int | None) -> str:
-    """Format running and waiting requests: 3, 2 waiting."""
+    """Format the numbers of running and waiting requests: "3", or "3, 2 waiting"."""
     if active is None:
         return UNKNOWN
     return f"{active}, {queued} waiting" if queued else str(active)

@@ -51,9 +51,9 @@ class GenerationState:
         rates: tokens per second, oldest first.
         variants: the continuations, if there are several.
         characters: the number of characters generated so far.
-        start: offset of the generated text; None if unknown.
+        start: offset of the generated text, in characters; None if unknown.
         remarks: messages for the writer.
-        suffix_units: UTF-16 units after the new text; None for variants.
+        suffix_units: length of the text after the new text, in UTF-16 units; None for variants.
         unfinished: the incomplete sentence that was cut off at the end.
     """
 
@@ -73,7 +73,7 @@ class GenerationState:
 
 
 class GenerationService:
-    """Generates on the documents of all sessions, with the one engine there is."""
+    """Generates on the documents of all sessions, with one engine."""
 
     def __init__(self, source: EngineHandle, hosting: Hosting) -> None:
         self._info: EngineInfo | None = None  # of the engine `_described`
@@ -87,7 +87,7 @@ class GenerationService:
 
     @property
     def info(self) -> EngineInfo | None:
-        """Return the engine's info; None until the model is loaded, and while another one replaces it."""
+        """Return the engine's info; None until the model is loaded, and while another model replaces it."""
         if self._described is not None and not self._described.alive:  # keep nothing of it in memory
             self._described = self._context_builder = None
         return None if self._described is None else self._info
@@ -105,9 +105,9 @@ class GenerationService:
         return info
 
     async def recent_info(self) -> EngineInfo:
-        """Return the engine's info, which any tab has read at most `INFO_AGE_S` seconds ago.
+        """Return the engine's info. It is about `INFO_AGE_S` seconds old at most, and shared by all tabs.
 
-        A reading goes through a thread, and on a busy server the way back waits for a turn of the event loop.
+        A new reading takes a thread, whose result waits for the event loop on a busy server.
         """
         if (info := self.info) is None:
             return await self.load()
@@ -117,7 +117,10 @@ class GenerationService:
         return info
 
     async def build_prompt(self, document: Document, user: str = "") -> Prompt | None:
-        """Build the prompt for continuing at the end; None before the model is loaded."""
+        """Build the prompt for continuing at the end; None before the model is loaded.
+
+        `user`: the salt of the user's cached texts. Raises RequestError if the prompt does not fit.
+        """
         if not self._source.ready or self.info is None:
             return None
         healing = not ends_at_token_boundary(document.tree.branch().pieces)
@@ -149,8 +152,8 @@ class GenerationService:
     ) -> AsyncGenerator[GenerationState, None]:
         """Run a command that generates. The document has the new text when a state is yielded.
 
-        Raises GenerationError if it cannot start. When the generator ends in any way, its requests are freed
-        and the text stays.
+        Raises GenerationError if the generation cannot start, or if the story gets too long. However the
+        generator ends, its requests are freed and the text stays.
         """
         async for waiting in self._wait_until_loaded(session):
             yield waiting
@@ -321,14 +324,14 @@ class GenerationService:
         instructed: rewriting.Rewrite | None = None,
         deadline_s: float = math.inf,
     ) -> StreamedRequest:
-        """Create a request whose prompt is built, with the session's guidance, once there is an engine.
+        """Create a request. Its prompt is built with the session's guidance once the engine is loaded.
 
         Args:
-            session: whose story it is of.
-            request: with the text to go on from as its prompt.
+            session: the session of the story.
+            request: the request, with the text to continue as its prompt.
             stops: stop strings.
-            instructed: what a chat model is to rewrite instead.
-            deadline_s: seconds to its end, if that is less than what everybody has.
+            instructed: a passage that a chat model is to rewrite, instead of continuing the text.
+            deadline_s: seconds after which the request ends, if that is less than the limit of all requests.
         """
         guidance = session.document.guidance
 
@@ -355,14 +358,17 @@ class GenerationService:
 
 
 def with_alternatives(command: Command) -> bool:
-    """Return whether a command asks for the alternatives of each token to be remembered."""
+    """Return whether a command asks to store the alternatives of each token."""
     return command.fields.has("alternatives") and command.fields.take("alternatives", bool)
 
 
 def _finish_sentence(
     document: Document, command: Command, model: str, sampling: SamplingParams
 ) -> Continuation:
-    """Start a continuation with the incomplete sentence that an earlier one cut off, to complete it."""
+    """Start a continuation that completes a sentence.
+
+    It begins with the incomplete sentence that an earlier continuation cut off.
+    """
     at, text = from_utf16(document.text, command.fields.take("at", int)), parse_unfinished(command.fields)
     continuation = document.start_continuation(model, sampling, at=at)
     continuation.cuts = False
@@ -380,7 +386,11 @@ def _start_story_about(document: Document, about: str) -> Document:
 
 
 def merge_stats(stats: list[RequestStats]) -> RequestStats:
-    """Merge the stats of several requests: counts and rates are summed, the rest is the last one's."""
+    """Merge the stats of several requests.
+
+    Tokens and bytes are summed over all requests, rates over the running ones. All other values are those of
+    one request, a running one if there is any.
+    """
     if len(stats) == 1:
         return stats[0]
     running = [one for one in stats if one.finish_reason is None]
@@ -404,7 +414,10 @@ def merge_stats(stats: list[RequestStats]) -> RequestStats:
 def _with_unused_seed(
     document: Document, command: Command, sampling: SamplingParams, remarks: list[str]
 ) -> SamplingParams:
-    """Return the settings, with another seed if this one would only repeat an existing continuation."""
+    """Return the settings, with another seed if theirs would only repeat an existing continuation.
+
+    A new seed is noted in `remarks`.
+    """
     if command.type == "retry" and document.can_retry:
         at = document.retry_offset
     elif command.type == "variants":

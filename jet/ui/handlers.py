@@ -51,7 +51,10 @@ class PageController:
     def __init__(
         self, source: EngineHandle, hosting: Hosting | None = None, models: ModelSwitch | None = None
     ) -> None:
-        """`source` serves the requests. `models` changes the model; None if the page does not offer that."""
+        """Create the handlers for one page.
+
+        `source` serves the requests. `models` changes the model; None if the page does not offer that.
+        """
         self._source = source
         self._hosting = hosting or Hosting()
         self._models = ModelCommands(models, folders=self._hosting.is_private)
@@ -87,7 +90,10 @@ class PageController:
             )
 
     async def offer_words(self, request: gr.Request, command_text: str) -> str:
-        """Offer words behind the text, or with `off` none any longer. Returns {"n", "text"} as JSON."""
+        """Generate words to offer after the text. Returns {"n": command number, "text": words} as JSON.
+
+        With the field `off`, only withdraws the last offer and returns "".
+        """
         with suppress(StoryError, RequestError):
             command = parse_command(command_text)
             if not self._sessions.has(tab_key(request)):
@@ -149,9 +155,9 @@ class PageController:
         return _to_json(reply if unchanged else {**reply, "story": text})
 
     async def generate(self, request: gr.Request, command_text: str) -> AsyncIterator[Update]:
-        """Generate text. Yields the values of `outputs.OUTPUTS` until it ends.
+        """Generate text. Yields the values of `outputs.OUTPUTS` until the generation ends.
 
-        Of a long story only changes are sent, and the page applies them.
+        For a long story only changes are sent, which the page applies.
         """
         with ExitStack() as stack:
             try:
@@ -269,7 +275,7 @@ class PageController:
         return {"panel": panel.panel(GenerationState.failed(message).stats, self._generation.info)}
 
     def _is_story_missing(self, request: gr.Request, command: Command) -> bool:
-        """Return whether the page expects a story that is not in memory, so that it must send it again."""
+        """Return whether the page must send its story again, because the server no longer has it."""
         return command.story_known and command.type != "restore" and not self._sessions.has(tab_key(request))
 
     async def _with_views(
@@ -300,7 +306,7 @@ class PageController:
 
 
 class _PromptOnce:
-    """The prompt for the text of one command, built at most once however many views show it."""
+    """The prompt for the text of one command. It is built at most once, even if several views show it."""
 
     def __init__(self, generation: GenerationService, session: Session) -> None:
         self._generation = generation
@@ -346,13 +352,19 @@ async def _execute(
 
 
 def tab_key(request: gr.Request) -> TabKey:
-    """Return the key of a tab: its account and session. Browsers choose session names, so accounts keep them
-    apart."""
+    """Return the key of a tab: its account and its session.
+
+    Browsers choose the session names, so the account keeps users apart.
+    """
     return user_id_of(request) if getattr(request, "username", None) else "", request.session_hash
 
 
 def _versions(document: Document) -> dict[str, int | None] | None:
-    """Return where the story stands among the versions of a continuation, from 1, and its neighbors."""
+    """Return which version of a continuation the story is; None if there is only one version.
+
+    `at` is the version's position, from 1; `of` is the number of versions. `previous` and `next` are the
+    branches of the neighbors; None at either end.
+    """
     found = versions(document.tree) if len(document.tree.branches) > 1 else None
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Says at each field of World whether the running model heeds it, as it was measured, in a writer's words."""
+"""Remarks at the fields of World: how far the running model heeds each field, as it was measured."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _UNKNOWN = "Whether this model heeds this has not been measured."
 
 
 def marks(info: EngineInfo | None, own: bool) -> dict[str, str]:
-    """Render the remark of each field, by the id of its place; nothing before a model is loaded.
+    """Render the remark of each field, by the id of the element that shows it.
 
-    `own`: the page is of the person who runs it, who can have the model measured.
+    `own`: whether the visitor runs the page and so can have the model measured. Returns an empty dictionary
+    before a model is loaded.
     """
     if info is None:
         return {}
@@ -56,7 +57,7 @@ def measuring_command(info: EngineInfo) -> str:
 
 
 def describe(name: str, heed: Heed) -> str:
-    """Say how far a model heeds a field: a verdict, and in how many stories of ten."""
+    """Say how far a model heeds a field: a verdict, and in how many of ten stories its content shows."""
     gain = heed.rate.told - heed.rate.untold
     if heed.low <= 0 or gain < HARDLY:
         verdict = "This model hardly heeds this."
@@ -70,7 +71,10 @@ def describe(name: str, heed: Heed) -> str:
 
 
 def _of_ten(rate: Rate, first: bool) -> str:
-    """Write a rate as stories of ten, and what it would be with nothing told, unless that is none."""
+    """Write a rate as a number of stories out of ten.
+
+    Adds the number without the field, unless it is 0. `first`: whether to write the word "stories", too.
+    """
     told, untold = round(10 * rate.told), round(10 * rate.untold)
     some = f"{told} of 10 stories" if first else f"{told} of 10"
     words = "hardly any story" if told == 0 else "nearly every story" if told == 10 else some

@@ -1,6 +1,6 @@
-"""Compute the page's highlights: the author of words, and the model's confidence in its own.
+"""Compute the page's highlights: the author of words, and the model's confidence in its own words.
 
-Highlights are flat lists of `start, end, level` in UTF-16 units; level 0 is the model's text.
+Highlights are flat lists of `start, end, level` with offsets in UTF-16 units; level 0 is the model's text.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _CONFIDENCE_LEVELS = (0.5, 0.2, 0.05)
 
 
 def authorship(document: Document) -> list[int]:
-    """Return the model's text. Adjacent spans are joined."""
+    """Return the highlights of the model's text, with adjacent spans joined."""
     model = ((start, end, 0) for start, end, author, _ in document.ranges() if author == "model")
     return _flatten(document.text, model)
 
 
 def latest(document: Document) -> list[int]:
-    """Return the model's latest continuation on the page, wherever its words stand."""
+    """Return the highlights of the model's latest continuation; the text may have it in several places."""
     model = [one for one in document.ranges() if one.author == "model"]
     span = max((one.span for one in model), default=None)
     return _flatten(document.text, ((one.start, one.end, 0) for one in model if one.span == span))
 
 
 def confidence(document: Document) -> list[int]:
-    """Return the model's tokens by how unlikely they were: level 1 to 3; likely ones are left out."""
+    """Return the highlights of unlikely tokens of the model. Level 3 is the least likely, 1 the likeliest."""
     found = []
     for start, end, _, token in document.tokens():
         level = (
@@ -43,7 +43,10 @@ def confidence(document: Document) -> list[int]:
 
 
 def _flatten(text: str, ranges: Iterable[tuple[int, int, int]]) -> list[int]:
-    """Join neighbors of one level and convert offsets to UTF-16 units. The ranges are in order."""
+    """Join adjacent ranges of one level, and convert their offsets to UTF-16 units.
+
+    `ranges`: (start, end, level), in the order of the text.
+    """
     joined: list[list[int]] = []
     for start, end, level in ranges:
         if joined and joined[-1][1:] == [start, level]:

@@ -26,7 +26,7 @@ def parse_request(
     seed: object,
     end_at: object = DEFAULTS.end_at,
 ) -> Request:
-    """Build a request from untrusted values, drawing a seed if none is given. Raises RequestError."""
+    """Build a request from untrusted values. Draws a seed if `seed` is None or empty. Raises RequestError."""
     sampling = parse_settings(
         max_new_tokens, temperature, top_p, top_k, min_p, repetition_penalty, seed, end_at=end_at
     )
@@ -51,9 +51,9 @@ def parse_settings(
     end_at: object = DEFAULTS.end_at,
     **further: object,
 ) -> SamplingParams:
-    """Build sampling parameters from untrusted values; the seed may stay open. Raises RequestError.
+    """Build sampling parameters from untrusted values. A missing seed stays None. Raises RequestError.
 
-    `further`: other settings by name, of the types that their defaults have.
+    `further`: other settings by name; each must have the type of its default.
     """
     return SamplingParams(
         temperature=_number("temperature", temperature),
@@ -76,7 +76,7 @@ def parse_settings(
 
 
 def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULTS) -> SamplingParams:
-    """Build sampling parameters by name; missing ones come from `defaults`. Raises RequestError."""
+    """Build sampling parameters from values by name, completed by `defaults`. Raises RequestError."""
     known: dict[str, object] = asdict(defaults)
     if unknown := values.keys() - known.keys():
         raise RequestError(f"There is no setting {min(unknown)[:MAX_QUOTED_CHARACTERS]!r}.")
@@ -87,9 +87,9 @@ def parse_controls(values: dict[str, object], defaults: SamplingParams = DEFAULT
 
 
 def seed_from_text(text: str) -> int | None:
-    """Return the seed that a writer's text names: digits are that number, any other text always the same one.
+    """Return the seed that a writer's text stands for; None if the text is blank.
 
-    None for a blank text: a seed is drawn then.
+    Digits stand for their number. Any other text is hashed, so the same text always gives the same seed.
     """
     text = unicodedata.normalize("NFC", text.strip())
     if not text:
@@ -137,7 +137,10 @@ def _one_line(name: str, value: object) -> str:
 
 
 def _integer(name: str, value: object) -> int:
-    """Accept integral floats too, since JSON and sliders do not tell 40 from 40.0."""
+    """Return a value as int. Raises RequestError if it is no whole number.
+
+    Accepts integral floats such as 40.0, since JSON and sliders do not distinguish them.
+    """
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -146,7 +149,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def _seed(value: object) -> int | None:
-    """Parse a seed. None and an empty field mean that one is drawn."""
+    """Parse a seed; None if the value is None or an empty text. Raises RequestError."""
     if isinstance(value, str):
         digits = value.strip()
         if not digits:

@@ -1,4 +1,4 @@
-"""Format keywords for a one-line form field: separated by commas, quoted if they contain one."""
+"""Format keywords for a one-line form field: separated by commas, in quotes if they contain a comma."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ def _take_plain(line: str, at: int) -> tuple[str, int]:
 
 
 def _take_quoted(line: str, at: int) -> tuple[str, int] | None:
-    """Take a quoted keyword, in which a doubled quotation mark is one; None if it is not closed before a
-    comma."""
+    """Parse a quoted keyword at an offset; return the keyword and the offset after it.
+
+    A doubled quotation mark stands for one. Returns None if there is no quotation mark at the offset, or if
+    the closing one is not followed by a comma or the end of the line.
+    """
     closing = _QUOTES.get(line[at : at + 1])
     if closing is None:
         return None

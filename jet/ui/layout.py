@@ -23,7 +23,7 @@ PLACEHOLDER = "Write the first sentence, take one of the beginnings below, or ju
 
 @dataclass(frozen=True)
 class Opening:
-    """A first sentence to begin with, and its genre."""
+    """A first sentence for a new story, and its genre."""
 
     genre: str
     text: str
@@ -34,14 +34,15 @@ class Page:
     """The components that events read and write.
 
     Attributes:
-        controls: by the names in `SamplingParams`, in the order of `parse_settings`' arguments.
+        controls: the controls of the settings, by their names in `SamplingParams`.
         last_seed: the seed of the last generation.
         refresh: hidden button that loads the model info again.
         save_preset: hidden button that gives the script the controls' values.
         delta: patches of a long text.
         send_command, command, reply: hidden components through which the script sends commands.
         result: the reply to a generation.
-        ask_offer, offer: hidden; the script asks for words to offer, and is given them.
+        ask_offer, offer: hidden components through which the script asks for words to offer and receives
+            them.
     """
 
     model_info: gr.HTML
@@ -138,7 +139,7 @@ def build_layout(with_models: bool = False) -> Page:
 
 
 def _tab_panel(name: str) -> gr.Column:
-    """Create the panel of a tab with Gradio components in it, closed."""
+    """Create the panel of a tab that contains Gradio components. It is closed at first."""
     classes = "jet-tab-panel jet-tab-closed"
     return gr.Column(elem_id=f"jet-tab-panel-{name}", elem_classes=classes, min_width=0)
 
@@ -205,7 +206,7 @@ def _controls(end_at: gr.Component) -> tuple[dict[str, gr.Component], gr.Textbox
 
 
 def _advanced_controls() -> dict[str, gr.Component]:
-    """Create the controls that are off by default."""
+    """Create the controls of DRY and XTC, which are off by default."""
     with gr.Accordion("Advanced: the numbers behind them", open=False, elem_id="jet-advanced"):
         return {
             "dry_multiplier": _slider("DRY strength", 0, 5, DEFAULTS.dry_multiplier, 0.05),

@@ -1,4 +1,4 @@
-"""The Length control, beside the number of tokens: at which boundary the model's text ends."""
+"""The Length control: whether the model's text ends with a sentence, a paragraph, a scene, or anywhere."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ CHOICES = [
 
 
 def end_control() -> gr.Radio:
-    """Create the control, whose choices are chips."""
+    """Create the control as a row of choices."""
     return gr.Radio(CHOICES, value=PAGE_END_AT, label="Stop at the end of", elem_id="jet-end-at")

@@ -1,4 +1,7 @@
-"""The Models part of the page: lists the models that this machine can run, and switches for all tabs."""
+"""The Models part of the page: lists the models that this machine can run, and changes the model.
+
+A change applies to all tabs.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,9 @@ CommandHandler = Callable[[Session, Fields], Awaitable[Reply]]
 
 
 def make_switch(source: EngineHandle, hosting: Hosting) -> ModelSwitch | None:
-    """Return the switch for a page's models; None if they cannot be chosen on it.
+    """Return the switch for a page's models; None if visitors cannot choose the model.
 
-    Only a model in this process can be changed, and only where the operator allows it.
+    Only a model in this process can be changed, and only if the operator allows it.
     """
     if not hosting.allows_models or not isinstance(source, ModelHandle):
         return None
@@ -65,7 +68,7 @@ def make_switch(source: EngineHandle, hosting: Hosting) -> ModelSwitch | None:
 
 
 def models_panel() -> str:
-    """Render the part's panel, hidden; the list of models is loaded when it is opened."""
+    """Render the panel of the Models part, hidden. The script loads the list when the panel is opened."""
     return render("models.html", "panel")
 
 
@@ -76,7 +79,11 @@ class ModelCommands:
     """
 
     def __init__(self, switch: ModelSwitch | None, folders: bool = True) -> None:
-        """`folders`: whether a folder of this machine may be named."""
+        """Create the commands.
+
+        `switch` changes the model; None if visitors cannot choose it. `folders`: whether visitors may add a
+        folder of this machine.
+        """
         self._switch = switch
         self._folders = folders
         self._drawn: tuple[str, str] | None = None  # the list, and the state that it was drawn in
@@ -100,7 +107,7 @@ class ModelCommands:
         return 0 if self._switch is None else self._switch.changes
 
     async def _show(self, session: Session, fields: Fields) -> Reply:
-        """Return the list and the state; measure the machine at the first time."""
+        """Return the list of models and the state. The first call starts to measure the machine's speed."""
         assert self._switch is not None
         if self._switch.started:
             self._switch.measure_machine()
@@ -188,7 +195,7 @@ async def _refuse(session: Session, fields: Fields) -> Reply:
 
 
 async def _attempt(act: Callable[[str], Any], argument: str) -> Any:
-    """Do something in a thread. Raises StoryError with the reason if it cannot be done."""
+    """Call `act(argument)` in a thread. Raises StoryError with the reason if the choice is not possible."""
     try:
         return await asyncio.to_thread(act, argument)
     except CHOICE_ERRORS as error:
@@ -201,7 +208,7 @@ def _suggest(form: Form) -> str:
 
 
 def _row(form: Form, current: str, busy: bool) -> dict[str, Any]:
-    """Return a row of the list."""
+    """Return the values of a model's row in the list."""
     fetches = form.download_bytes > 0
     more = " more" if form.checkpoint.fetched_bytes else ""
     download = f"{gigabytes(form.download_bytes)}{more} to download" if fetches else "here already"

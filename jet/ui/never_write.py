@@ -13,12 +13,15 @@ ENDED_BEFORE = (
 
 
 def control() -> str:
-    """Render the control."""
+    """Render the control as HTML."""
     return render("never_write.html", "control", lists=ready_lists())
 
 
 def parse_banned(fields: Fields) -> tuple[str, ...]:
-    """Parse the banned phrases of a command, none if it has none. Raises RequestError or StoryError."""
+    """Parse the banned phrases of a command, with those of the chosen lists; empty if it has none.
+
+    Raises RequestError or StoryError.
+    """
     given = ("banned", "banned_lists")
     own, lists = ([text for text, _ in fields.take_items(name)] if fields.has(name) else [] for name in given)
     return banned_phrases([text.strip() if isinstance(text, str) else text for text in own], lists)

@@ -1,4 +1,4 @@
-"""Words that are offered behind the text, and become the model's part of the story once they are taken."""
+"""Words that the page offers after the text. If the writer takes them, they join the model's text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from jet.story.tree import Tree
 
 @dataclass(frozen=True)
 class Offer:
-    """Words that are offered, and the story that they go on from.
+    """Words that are offered, and the story that they continue.
 
     Attributes:
-        number: of the command that asked for them.
-        tree: the story then; in any other they have no place.
-        chunk: everything the model wrote.
+        number: the number of the command that asked for the words.
+        tree: the story at that time; the words fit no other story.
+        model: the model that generated the words.
+        sampling: the settings of the generation.
+        chunk: everything that the model generated.
         text: the part of it that is offered.
     """
 
@@ -28,7 +30,7 @@ class Offer:
     text: str
 
     def put_into(self, document: Document) -> bool:
-        """Put the words behind the text, as the model's. Returns False if the text has changed since."""
+        """Append the words to the document as the model's. Returns False if the story has changed since."""
         if document.tree is not self.tree:
             return False
         rest = self.chunk.text[len(self.text) :]

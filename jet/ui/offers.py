@@ -1,7 +1,7 @@
-"""Offer a few words that would go on from the text, and put them into the story if the writer takes them.
+"""Offer a few words that would continue the text, and put them into the story if the writer takes them.
 
-An offer gives way to everything: it is made only where no request waits, and ends as soon as one does, the
-writer types on, or asks for more.
+An offer has the lowest priority: it is made only if no request waits. It ends as soon as a request waits, the
+writer types on, or the writer asks for more text.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ DEADLINE_S = 20.0
 async def make_offer(
     service: GenerationService, hosting: Hosting, session: Session, command: Command, user: str
 ) -> str:
-    """Return words to offer at the end of the session's story, and keep them; empty for none.
+    """Generate words to offer at the end of the session's story; store the offer and return its words.
 
-    Raises StoryError if the command is malformed, RequestError if a limit of the host or engine forbids it.
+    Returns "" if there is nothing to offer. Raises StoryError if the command is malformed, RequestError if a
+    limit of the host or engine forbids the request.
     """
     document, info = session.document, service.info
     if info is None or session.generating or not document.text.strip():
@@ -80,5 +81,8 @@ async def make_offer(
 
 
 def _somebody_waits(stats: RequestStats) -> bool:
-    """Return whether a request waits for its turn; one that is admitted next is counted there itself."""
+    """Return whether another request waits for its turn.
+
+    While the request of `stats` is queued itself, `queued_requests` counts it too.
+    """
     return stats.queue_position > 0 or (stats.queued_requests or 0) > (stats.phase == "queued")

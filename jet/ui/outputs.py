@@ -1,4 +1,4 @@
-"""The outputs of `handlers.PageController.generate`, one value for each."""
+"""The values that `handlers.PageController.generate` sends to its output components."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _NOT_CACHED = "story"  # a way that is picked meanwhile may bring another
 class OutputCache:
     """The values that the page has received in one generation.
 
-    For gr.skip(), Gradio creates the component again, which takes a millisecond. A value that was sent before
-    is not sent again and takes almost no time, so values are repeated instead where possible.
+    Unchanged outputs repeat their last value, if there is one. Gradio does not send a repeated value again,
+    so it costs almost no time. For gr.skip() Gradio would create the component again, which takes a
+    millisecond.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class OutputCache:
         }
 
     def update(self, **changes: object) -> Update:
-        """Return the next update: changes by the names in `OUTPUTS`; None and missing ones are unchanged."""
+        """Return the next update. `changes`: new values by the names in `OUTPUTS`; None changes nothing."""
         changed = {name: value for name, value in changes.items() if value is not None}
         update = tuple({**self._values, **changed}.values())
         changed.pop(_NOT_CACHED, None)

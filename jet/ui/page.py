@@ -53,10 +53,15 @@ def build(source: EngineHandle, hosting: Hosting | None = None) -> gr.Blocks:
 def launch(
     demo: gr.Blocks, host: str | None = None, port: int | None = None, hosting: Hosting | None = None
 ) -> str:
-    """Open the page and return its address, at once; the server runs in a thread until `demo.close()`.
+    """Open the page and return its address at once. The server runs in a thread until `demo.close()`.
 
-    Without a host only this machine is served, without a port the first free one from 7860 is taken. The
-    variables GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are the defaults. Raises AddressError.
+    Args:
+        demo: the page.
+        host: a name or address; None takes the variable GRADIO_SERVER_NAME, or else this machine only.
+        port: None takes the first free port from GRADIO_SERVER_PORT on, by default from 7860.
+        hosting: limits, accounts and middleware; None for those of a private page.
+
+    Raises AddressError.
     """
     if host and ":" in host:
         host = f"[{host.strip('[]')}]"  # how Gradio wants an IPv6 address
@@ -97,12 +102,12 @@ def launch(
 
 
 def _is_local(host: str | None) -> bool:
-    """Return whether only this machine can reach an address."""
+    """Return whether a server that listens on `host` can be reached from this machine only."""
     return not host or host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
 
 
 def mcp_available() -> bool:
-    """Return whether the endpoints are offered as MCP tools, too: the package for that is optional."""
+    """Return whether the endpoints are also offered as MCP tools, which needs the package `mcp` 1.x."""
     try:
         return metadata.version("mcp").startswith("1.")  # the one that Gradio knows
     except metadata.PackageNotFoundError:

@@ -50,10 +50,10 @@ class GenerationSummary:
     """The last generation, as the panel shows it while its text is in the editor.
 
     Attributes:
-        stats: the final ones.
+        stats: the stats at the end of the generation.
         rates: tokens per second, oldest first.
         stories: number of continuations generated at once.
-        text: the editor's text at the end.
+        text: the editor's text at the end of the generation.
     """
 
     stats: RequestStats
@@ -62,7 +62,7 @@ class GenerationSummary:
     text: str
 
     def is_part_of(self, text: str) -> bool:
-        """Return whether its text is still in the editor."""
+        """Return whether the editor's `text` still contains the end of the text of this generation."""
         end = self.text[-_MATCH_CHARACTERS:]
         return text == self.text or (bool(end.strip()) and end in text)
 
@@ -72,7 +72,11 @@ def idle_panel(
 ) -> str:
     """Render the panel while nothing is generated: the last generation, and the editor's text now.
 
-    `used` is the number of tokens of the text; None if unknown.
+    Args:
+        summary: the last generation; None if there was none.
+        text: the editor's text.
+        info: the engine's info; None if unknown.
+        used: the number of tokens of the text; None if unknown.
     """
     if summary is None or not summary.is_part_of(text):
         return panel(None, info, used=used)
@@ -90,14 +94,15 @@ def panel(
     stories: int = 1,
     used: int | None = None,
 ) -> str:
-    """Render the panel of a generation; without stats, that of a page on which nothing was generated yet.
+    """Render the panel of a generation.
 
     Args:
-        stats: the stats of the request, or the merged stats of several `stories`.
-        info: the engine's.
+        stats: the stats of the request, or the merged stats of several `stories`; None before the first
+            generation.
+        info: the engine's info; None if unknown.
         rates: tokens per second, oldest first.
         stories: number of continuations generated at once.
-        used: tokens of the context in use; default as the stats say.
+        used: tokens of the context in use; None computes them from `stats`.
     """
     shown = stats or RequestStats(phase="idle")
     if used is None:
@@ -121,14 +126,14 @@ def panel(
 
 
 def expand_toggle() -> str:
-    """Render the checkbox that expands the panel, which is one line otherwise."""
+    """Render the checkbox that expands the panel from its one line."""
     return render("panel.html", "expand_toggle")
 
 
 def _speed(
     stats: RequestStats, info: EngineInfo | None, rates: Sequence[float], stories: int, used: int
 ) -> dict[str, object]:
-    """Return the speed now, as a share of what memory bandwidth allows, and over time."""
+    """Return the panel's values about speed: now, as a share of the bandwidth limit, and as a curve."""
     limit = bandwidth_limit(stats, info, stories, used)
     rate = stats.tokens_per_second
     is_reliable = info is None or info.bandwidth_confirmed
@@ -146,11 +151,16 @@ def _speed(
 def bandwidth_limit(
     stats: RequestStats, info: EngineInfo | None, stories: int = 1, used: int | None = None
 ) -> float | None:
-    """Return the tokens per second of `stories` together if memory bandwidth were the only limit; None if
-    unknown.
+    """Return the tokens per second of all `stories` if memory bandwidth were the only limit; None if unknown.
 
-    `used` is the length of each, default as the stats say. All running requests share one read of the
-    weights; the others are assumed to be as long as these.
+    All running requests share one read of the weights. Requests of others are assumed to be as long as these
+    stories.
+
+    Args:
+        stats: the stats of the request, or the merged stats of several stories.
+        info: the engine's info; None if unknown.
+        stories: number of continuations generated at once.
+        used: length of each story in tokens; None computes it from `stats`.
     """
     if info is None or info.footprint is None or info.bandwidth is None:
         return None
@@ -162,7 +172,13 @@ def bandwidth_limit(
 
 
 def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> str:
-    """Return the share of the limit on one line."""
+    """Return a line that says what share of the limit the speed reaches.
+
+    Args:
+        rate: tokens per second; None if unknown.
+        limit: most tokens per second that memory bandwidth allows; None if unknown.
+        is_reliable: whether the bandwidth was measured without disturbance.
+    """
     if limit is None:
         return "Speed limit unknown"
     # Nothing is faster than its ceiling: a copy that says so was disturbed.
@@ -174,7 +190,7 @@ def _limit_text(rate: float | None, limit: float | None, is_reliable: bool) -> s
 
 
 def _sparkline(rates: Sequence[float]) -> str:
-    """Return the points of a line through the speeds, from 0 at the bottom to the highest at the top."""
+    """Return the points of a curve of the rates. The bottom is 0, the top is the highest rate."""
     width, height = _SPARKLINE_SIZE
     top = max(rates, default=0.0) or 1.0
     last = max(1, len(rates) - 1)
@@ -185,7 +201,7 @@ def _sparkline(rates: Sequence[float]) -> str:
 
 
 def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> list[tuple[str, str]]:
-    """Return the rows about the request, and how many others run."""
+    """Return the rows about the request, with the numbers of running and waiting requests."""
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.active_requests is None:
         source = info
@@ -201,14 +217,17 @@ def _request_rows(stats: RequestStats, info: EngineInfo | None, used: int) -> li
 
 
 def _context_used(info: EngineInfo | None, used: int) -> str:
-    """Return the part of the context in use; for several stories their mean."""
+    """Return how much of the context is used, as text.
+
+    `used`: tokens of the story; for several stories, their mean.
+    """
     if info is None:
         return format.UNKNOWN
     return f"{format.count(used)} of {format.count(info.context)}, {used / info.context:.0%}"
 
 
 def _memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: int) -> dict[str, object]:
-    """Return the memory of the story by kind, and beside a model with full attention in every layer."""
+    """Return the panel's values about the story's memory by kind, and in comparison with full attention."""
     constant, growing = _sizes(stats, _CONSTANT), _sizes(stats, _GROWING)
     sizes = constant + growing
     total = sum(size for _, _, size in sizes)
@@ -235,7 +254,10 @@ def _memory(stats: RequestStats, info: EngineInfo | None, stories: int, used: in
 
 
 def _full_attention_comparison(info: EngineInfo | None, stories: int, used: int) -> list[tuple[str, str]]:
-    """Return the rows about a model with full attention in every layer, now and with the context full."""
+    """Return rows that compare memory with a model that has full attention in every layer.
+
+    The rows show that model now and with a full context, and this model with a full context.
+    """
     current = hybrid = full_attention = None
     if info is not None and (footprint := info.footprint) is not None:
         current = footprint.full_attention_cache_bytes(stories * used) or None
@@ -255,7 +277,10 @@ def _sizes(stats: RequestStats, parts: tuple[tuple[str, str, str], ...]) -> list
 
 
 def _device(stats: RequestStats, info: EngineInfo | None) -> dict[str, object]:
-    """Return the memory of process and accelerator. The request's numbers are fresher than the engine's."""
+    """Return the panel's values about the memory of process and accelerator.
+
+    They come from the request if it has any, since they are newer than the engine's.
+    """
     source: RequestStats | EngineInfo = stats
     if info is not None and stats.process_memory_bytes is None:
         source = info

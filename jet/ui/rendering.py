@@ -16,7 +16,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, macro: str, **values: object) -> str:
-    """Render a macro of a file in `templates/` with its arguments by name. Returns HTML without braces."""
+    """Render a macro of a file in `templates/` with its arguments by name.
+
+    Returns HTML in which braces and dollar signs are escaped.
+    """
     html = str(getattr(_ENVIRONMENT.get_template(template).module, macro)(**values))
     return html.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 

@@ -1,7 +1,7 @@
-"""Make the performance report in a process of its own while the page goes on serving.
+"""Make the performance report in a separate process while the page goes on serving.
 
-The report waits until no story is running. Stories that start later disturb its measurements, which its load
-and spread figures show. One report is made at a time, and all visitors watch the same one.
+The report waits until no story is running. Stories that start later disturb its measurements; the report's
+figures of load and spread show this. One report is made at a time, and all visitors watch the same one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Reporter:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def watch(self) -> AsyncGenerator[ReportState, None]:
-        """Start a report unless one is running. Yields its state until it has ended."""
+        """Start a report unless one is running. Yields the report's state until it has ended."""
         if self._task is None or self._task.done():
             self._stopped, self.state = False, ReportState("loading")
             self._task = asyncio.create_task(self._run())
@@ -131,7 +131,7 @@ class Reporter:
         self.state = replace(self.state, phase="done", files=files)
 
     def _record_progress(self, line: bytes) -> None:
-        """Take in a line of the process: a part starts, or the verdict."""
+        """Update the state from a line of the process: a part that starts, or the verdict."""
         with suppress(ValueError):
             progress = json.loads(line)
             if isinstance(progress, dict):

@@ -1,8 +1,8 @@
-"""Rewrite a selection by the model's chat template, or without one by an ordinary continuation.
+"""Rewrite a selection by the model's chat template, or by an ordinary continuation if the model has none.
 
 A model without a chat template cannot follow instructions. It continues the text before the selection, and
-the result replaces it; for expand and describe, it continues the text after the selection. The reply says
-which of the two was used.
+the result replaces the selection; for expand and describe, it continues the text after the selection. The
+reply says which of the two methods was used.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Rewrite:
     """A selection to be rewritten.
 
     Attributes:
-        start, end: offsets of what the new words replace.
+        start, end: offsets of the text that the new words replace.
         way: name in `_WAYS`.
-        passage: the words that were selected at first; another version is made of them, too.
+        passage: the words that were selected at first; further versions are made from them, too.
     """
 
     start: int
@@ -78,23 +78,27 @@ def parse_rewrite(fields: Fields, text: str) -> Rewrite:
 def start(
     document: Document, rewrite: Rewrite, model: str, sampling: SamplingParams, is_instructed: bool
 ) -> Continuation:
-    """Start a continuation in the place of the selection, on a branch of its own."""
+    """Start a continuation that replaces the selection, on a branch of its own.
+
+    Without instructions (`is_instructed` is False), expand and describe continue after the selection instead.
+    """
     _, _, behind = _WAYS[rewrite.way]
     begin = rewrite.end if behind and not is_instructed else rewrite.start
     return document.start_rewrite(model, sampling, begin, rewrite.end)
 
 
 def sampling_of(rewrite: Rewrite, sampling: SamplingParams) -> SamplingParams:
-    """Return the settings, with a length that fits the passage, to the end of a sentence."""
+    """Return the settings with a length that fits the passage. The text ends with a whole sentence."""
     _, share, _ = _WAYS[rewrite.way]
     tokens = round(share * len(rewrite.passage) / _CHARACTERS_A_TOKEN)
     return replace(sampling, max_new_tokens=min(_MOST_TOKENS, max(_FEWEST_TOKENS, tokens)), end_at="sentence")
 
 
 def instruct(engine: Engine, request: Request, rewrite: Rewrite) -> Request:
-    """Return a request that instructs the model to rewrite the passage, with as much of the story as fits.
+    """Return a request that instructs a chat model to rewrite the passage.
 
-    Raises RequestError if the passage alone is too long.
+    The instruction includes as much of the story before the passage as fits. Raises RequestError if the
+    passage alone is too long.
     """
     asked, _, _ = _WAYS[rewrite.way]
     room = engine.info().context - request.sampling.max_new_tokens

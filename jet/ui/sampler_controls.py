@@ -1,4 +1,4 @@
-"""Controls of the samplers that are off by default, next to those against repetition and clichés."""
+"""Controls of the samplers that are off by default, other than DRY and XTC."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLIDERS = (
 
 
 def sampler_controls() -> dict[str, gr.Component]:
-    """Create the controls, by the names in `SamplingParams`."""
+    """Create the controls; return them by their names in `SamplingParams`."""
     controls: dict[str, gr.Component] = {
         name: gr.Slider(
             low, high, getattr(DEFAULTS, name), step=step, label=label, info=HELP[name], buttons=[]

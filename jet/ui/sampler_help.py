@@ -1,4 +1,4 @@
-"""The table of samplers: the page’s help, `docs/samplers.md` and `docs/api.md` say the same."""
+"""Descriptions of the samplers, for the page's help, `docs/samplers.md` and `docs/api.md`."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ HELP = {sampler.name: sampler.does for sampler in SAMPLERS}
 
 
 def as_table() -> str:
-    """Return the table of `docs/samplers.md`."""
+    """Return the descriptions as the Markdown table of `docs/samplers.md`."""
     rows = [
         "| field | what it does | range | off | order | cost | source |",
         "|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Sessions: one story for each open tab, kept in memory while the tab is there."""
+"""Sessions: one for each open tab, with its story, kept in memory while the tab is open."""
 
 from __future__ import annotations
 
@@ -40,21 +40,22 @@ class Session:
     """One tab. Used on the server's event loop only.
 
     Attributes:
-        document: its story.
+        document: the tab's story.
         requests: requests under way; several for variants.
         generating: whether a generation runs; until its end, nothing else changes the story.
         stop_requested: whether the writer has asked to stop.
         command_number: the number of the generating command.
-        stopped_through: number of the latest command to stop, arrived or not.
+        stopped_through: highest number of a stopped command, which may not have arrived yet; -1 if there is
+            none.
         visible_end: UTF-16 offset at which the new text ended on the page when it was stopped; None to keep
             all.
         variant_selected: whether a variant was selected before all ended.
         request_log: finished requests, oldest first.
         last_generation: the summary of the last generation, for the panel.
         cache_salt: secret name of the tab for the engine's prefix cache.
-        export: the file that is being written, if any.
-        offering: the request of words to offer that is under way, if any.
-        offer: the words that are offered, if any.
+        export: the export under way; None if there is none.
+        offering: the request that generates words to offer; None if there is none.
+        offer: the words that are offered; None if there are none.
     """
 
     document: Document = field(default_factory=Document)
@@ -73,7 +74,7 @@ class Session:
     offer: Offer | None = None
 
     def drop_offer(self) -> None:
-        """Offer no words any longer, and stop the request of such."""
+        """Withdraw the offered words, and stop the request that generates such words."""
         offering, self.offering, self.offer = self.offering, None, None
         if offering is not None:
             offering.stop()
@@ -85,9 +86,9 @@ class Session:
             request.stop()
 
     def stop_command(self, command_number: int, visible_end: int | None = None) -> None:
-        """Stop a command, also if it arrives later; 0 means any.
+        """Stop the commands up to this number, even if they arrive later. 0 stops the one that is running.
 
-        A late stop does not stop later commands. New text beyond `visible_end` is dropped.
+        Commands with higher numbers go on. New text beyond the UTF-16 offset `visible_end` is dropped.
         """
         self.stopped_through = max(self.stopped_through, command_number or -1)
         if self.generating and (not command_number or self.command_number <= command_number):
@@ -95,7 +96,7 @@ class Session:
             self.stop()
 
     async def stop_and_wait(self) -> None:
-        """Stop the generation and wait until it has ended."""
+        """Stop the generation and wait until it has ended, for at most 5 seconds."""
         self.stop()
         for _ in range(_STOP_POLLS):
             if not self.generating:
@@ -104,9 +105,10 @@ class Session:
 
 
 class SessionStore:
-    """All sessions. Evicts the least recently used one when there are too many.
+    """All sessions. Evicts the least recently used one if there are too many.
 
-    A tab that seems closed may only have lost its connection: its story stays for `SESSION_TTL_S`, with Undo.
+    A tab that seems closed may only have lost its connection, so its story and Undo are kept for
+    `SESSION_TTL_S` seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,7 +117,7 @@ class SessionStore:
         self._clock = clock
 
     def has(self, tab: TabKey) -> bool:
-        """Return whether a tab's story is in memory: not after a restart or an eviction."""
+        """Return whether a tab's story is in memory. It is not after a restart or an eviction."""
         self._expire()
         return tab in self._sessions
 

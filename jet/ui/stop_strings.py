@@ -1,4 +1,4 @@
-"""Stop strings: filter a stream up to the first one, and parse and format them for the page."""
+"""Stop strings: end a stream at the first one, and parse and format them for the page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _UNESCAPES = {character: escape for escape, character in _ESCAPES.items()}
 
 
 def parse_stop(line: str) -> str:
-    """Parse a line of the page's field: "\\\\n" is a line break, "\\\\t" a tab, "\\\\\\\\" a backslash where
-    needed."""
+    """Parse a line of the page's field into a stop string.
+
+    "\\n" stands for a line break, "\\t" for a tab, and "\\\\" for a backslash. Other backslashes stand for
+    themselves.
+    """
     return _ESCAPE.sub(lambda escape: _ESCAPES[escape.group()], line)
 
 
@@ -34,8 +37,8 @@ def format_stop(stop: str) -> str:
 class StopStringFilter:
     """Passes a stream on up to the first stop string, each token with its text.
 
-    Text that may be the beginning of a stop string is withheld until that is known. Stop strings at the very
-    beginning end nothing: a story that stopped at one could never continue.
+    Text that may be the beginning of a stop string is withheld until more text decides it. Stop strings at
+    the very beginning do not end the stream, since a story that stopped at one could then never continue.
     """
 
     def __init__(self, stops: Iterable[str] = ()) -> None:
@@ -50,7 +53,7 @@ class StopStringFilter:
         return self._matcher.matched
 
     def filter(self, chunk: TokenChunk) -> TokenChunk:
-        """Return the part of the stream that can be shown after this chunk."""
+        """Return `chunk` with the text and tokens that can be shown now, including those withheld before."""
         last = chunk.stats.finish_reason is not None
         if not self._matcher.stops:
             return chunk
@@ -64,11 +67,17 @@ class StopStringFilter:
         return replace(chunk, text=text, logprobs=self._release_tokens(last))
 
     def push(self, text: str, last: bool = False) -> str:
-        """Do the same for text alone; with `last`, return all that is left."""
+        """Add text without tokens; return the text that can be shown now.
+
+        `last`: whether this is the end of the stream; nothing is withheld then.
+        """
         return self._matcher.push(text, last)
 
     def _release_tokens(self, last: bool) -> tuple[TokenLogprobs, ...]:
-        """Return the tokens whose text has been emitted; at the end also one that is cut."""
+        """Remove and return the tokens whose text has been emitted.
+
+        `last`: whether this is the end of the stream. A token whose text a stop string cuts is returned, too.
+        """
         lengths = align(self._text, [detail.sampled.text for detail in self._pending])
         unaligned = len(self._pending) - len(lengths)
         number = at = 0

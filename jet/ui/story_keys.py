@@ -20,13 +20,24 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{32,64}\.[A-Za-z0-9_-]{1,40}")
 
 
 def read_salt(fields: Fields, name: str, account: str) -> str | None:
-    """Return the salt of the key in a command's field; None without one. Raises StoryFileError."""
+    """Return the salt that belongs to the key in a command's field; None without a valid key.
+
+    Args:
+        fields: the fields of the command.
+        name: the name of the field.
+        account: the account of the tab; "" without accounts.
+
+    Raises StoryFileError.
+    """
     key = fields.take(name, str) if fields.has(name) else ""
     return durable_salt("page", account, key) if _KEY.fullmatch(key) else None
 
 
 def name_story(session: Session, fields: Fields, account: str, states: StateFolder | None) -> None:
-    """Take over the salt of a command's story, if states are stored here. Not while it is being written."""
+    """Set the session's salt to the one of its command's story.
+
+    Does nothing while text is generated, or if no states are stored (`states` is None).
+    """
     salt = read_salt(fields, "key", account)
     if salt is not None and states is not None and not session.generating:
         session.cache_salt = salt
@@ -35,7 +46,7 @@ def name_story(session: Session, fields: Fields, account: str, states: StateFold
 async def forget_story(
     fields: Fields, account: str, states: StateFolder | None, source: EngineHandle
 ) -> None:
-    """Remove the stored states of the story in a command's field `of`."""
+    """Remove the stored states of the story whose key is in a command's field `of`."""
     salt = read_salt(fields, "of", account)
     if salt is None or states is None:
         return

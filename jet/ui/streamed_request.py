@@ -1,8 +1,8 @@
 """Follow a request on the event loop: its chunks, a heartbeat between them, and a way to stop.
 
 A thread of the request waits for the engine and hands everything to the event loop. So a stop, a canceled job
-or a closed tab takes effect at once, also during a long prefill, while the model is loading, and in the
-queue: a generator that waited for the engine itself could only be stopped between two chunks.
+or a closed tab takes effect at once, even during a long prefill, while the model is loading, or in the queue.
+A generator that waited for the engine itself could only be stopped between two chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _EndOfRequest:
-    """The request ends for a reason other than the engine's: a stop, a deadline or an error."""
+    """The end of a request by a stop, a deadline or an error, not by the engine."""
 
     reason: str
     error: str | None = None
@@ -68,7 +68,7 @@ class StreamedRequest:
             prepare: completes the request once the engine is loaded, in the request's thread. An error ends
                 the request.
             stops: stop strings.
-            deadline_s: seconds from the start to the end.
+            deadline_s: seconds after the start at which the request is ended; None for no deadline.
             on_end: called with the final stats at the request's end.
             min_interval: returns the least seconds between two chunks at present.
         """
@@ -89,9 +89,10 @@ class StreamedRequest:
         self._stream: Stream | None = None
 
     async def chunks(self) -> AsyncGenerator[TokenChunk, None]:
-        """Yield chunks until one has a finish reason; an empty one after `HEARTBEAT_S` without any.
+        """Yield chunks until one has a finish reason.
 
-        Raises no error if the request fails. The request is freed when the generator ends in any way.
+        Yields an empty chunk after `HEARTBEAT_S` seconds without any. Raises no error if the request fails.
+        However the generator ends, the request is freed.
         """
         # In this context: on ZeroGPU it identifies the user.
         run = partial(contextvars.copy_context().run, self._run)
@@ -111,7 +112,7 @@ class StreamedRequest:
             self._on_end(self.stats)
 
     async def _next(self) -> TokenChunk:
-        """Return all chunks since the last call as one; an empty one if there are none."""
+        """Wait for chunks, at most until the heartbeat; return them as one, empty if there are none."""
         min_interval = self._min_interval()
         if (
             min_interval > UPDATE_INTERVAL_S
@@ -147,7 +148,7 @@ class StreamedRequest:
         self._end("deadline")
 
     def stop(self) -> None:
-        """End the request now. Its text stays; the last chunk comes within `STOP_GRACE_S`."""
+        """End the request. Its text stays; the last chunk comes within `STOP_GRACE_S` seconds."""
         self._abort()
         self._loop.call_later(STOP_GRACE_S, self._end, "aborted")
 
@@ -206,7 +207,7 @@ class StreamedRequest:
         return stream
 
     def _call_on_loop(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call a function on the event loop. A closed loop aborts the request."""
+        """Call a function on the event loop. If the loop is closed, abort the request instead."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
@@ -216,9 +217,10 @@ class StreamedRequest:
 async def merge_streams(
     requests: Sequence[StreamedRequest],
 ) -> AsyncGenerator[list[tuple[int, TokenChunk]], None]:
-    """Yield the chunks of several requests as they come, each with its request's index, until all have ended.
+    """Yield the chunks of several requests as they come, until all have ended.
 
-    Yields no more often than one request does. All requests are freed when the generator ends in any way.
+    Yields lists of pairs: the index of the request, and the chunk. They come no more often than those of one
+    request. However the generator ends, all requests are freed.
     """
     inbox: asyncio.Queue[tuple[int, TokenChunk]] = asyncio.Queue()
 

@@ -94,7 +94,7 @@ def header() -> str:
 
 
 def opening_buttons(beginnings: Sequence[tuple[str, str]]) -> str:
-    """Render a button for each beginning, given as (genre, text), and a place for the last stories."""
+    """Render a button for each opening, given as (genre, text), and a place for the last stories."""
     return render("tabs.html", "openings", beginnings=beginnings, cards=CARDS)
 
 
@@ -104,7 +104,7 @@ def about_form() -> str:
 
 
 def length_choice() -> str:
-    """Render the choice of how much Continue writes, in a writer's units such as paragraphs."""
+    """Render the choice of how much Continue writes, in units such as a paragraph or a page."""
     return render("tabs.html", "length_choice", lengths=LENGTHS)
 
 
@@ -131,7 +131,7 @@ def tab_list(with_models: bool = False) -> str:
 
 
 def length_settings() -> str:
-    """Render the length in words."""
+    """Render the field for the length in words."""
     return render("tabs.html", "length_settings")
 
 
@@ -151,7 +151,7 @@ def extra_settings() -> str:
 
 
 def stop_texts() -> str:
-    """Render the field of the writer's own texts to stop at."""
+    """Render the field for the writer's own stop strings."""
     return render("tabs.html", "stop_texts")
 
 
@@ -178,7 +178,7 @@ def _presets() -> list[tuple[str, str, dict[str, object]]]:
 
 
 def tab_panels() -> str:
-    """Render all tab panels but those of Gradio components, hidden."""
+    """Render the panels of all tabs without Gradio components, hidden."""
     return render(
         "tabs.html",
         "tab_panels",
@@ -191,10 +191,10 @@ def tab_panels() -> str:
 
 
 def engine_head() -> str:
-    """Render the top of the engine's tab: the ways to its numbers and its API."""
+    """Render the top of the Engine tab: buttons for the panel's numbers and for the API."""
     return render("tabs.html", "engine_head")
 
 
 def engine_history() -> str:
-    """Render the place of the tab's requests."""
+    """Render the element that will show the tab's requests."""
     return render("tabs.html", "engine_history")

@@ -1,4 +1,4 @@
-"""Sliders in a writer's words that set several numbers of the samplers at once."""
+"""Sliders that each set several sampler settings at once, described in a writer's words."""
 
 from __future__ import annotations
 

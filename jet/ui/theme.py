@@ -48,7 +48,7 @@ _VARIABLES = {
 
 
 def make_theme() -> gr.themes.Base:
-    """Create the theme. It names fonts only; none is fetched."""
+    """Create the theme. Its fonts are the system's, so the browser loads none."""
     theme = gr.themes.Base(font=SANS, font_mono=MONO, radius_size=gr.themes.sizes.radius_sm)
     variables = {}
     for name, (light, dark) in _VARIABLES.items():

@@ -18,10 +18,10 @@ MAX_STEPS = 200  # of one command: as many as Undo keeps
 
 
 def apply_typed_edits(document: Document, fields: Fields, text: str) -> None:
-    """Set the document's text to `text`, applying the steps in the command's field `typed` first.
+    """Set the document's text to `text`, in the steps of the command's field `typed`.
 
-    A step that does not fit ends the steps; the text becomes `text` in any case. Raises StoryError if `text`
-    is not possible.
+    If a step does not fit the text, the remaining steps are skipped and the text becomes `text` in one step.
+    Raises StoryError if the document cannot have `text` now, for example because it is too long.
     """
     if fields.has("typed"):
         with suppress(StoryError):

@@ -55,7 +55,7 @@ _HISTORY_COLUMNS = ("At", "Prompt", "Generated", "tok/s", "First", "End", "Seed"
 
 
 def json_payload(plain: object) -> str:
-    """Wrap JSON for the page's script in an element."""
+    """Render an element that carries JSON for the page's script."""
     return render("views.html", "payload", json=json.dumps(plain, ensure_ascii=False))
 
 
@@ -66,7 +66,7 @@ def branches(outline: Sequence[BranchView]) -> str:
 
 
 def comparison(pair: Comparison) -> str:
-    """Render how two branches continue from where they part."""
+    """Render how two branches continue from the place where they part."""
     return render(
         "views.html",
         "comparison",
@@ -82,7 +82,7 @@ def variants(continuations: Sequence[Continuation], generating: bool, number: in
     Args:
         continuations: at most three; those without text are left out unless `generating`.
         generating: whether the model still generates.
-        number: the number of their command.
+        number: the number of the command that generates them.
     """
     columns = [
         (label, variant.branch, variant.text.lstrip())
@@ -103,10 +103,10 @@ def alternatives(
 
     Args:
         found: the token in the text, with its alternatives.
-        generation: how its span was generated; None if that is not known.
-        at: its place in UTF-16 units, for the commands of the buttons.
+        generation: how the token was generated; None if unknown.
+        at: the token's offset in UTF-16 units, for the commands of the buttons.
         current_guidance: the story's guidance now.
-        word: the letters of its word before and behind it, which make whole words of tokens.
+        word: the letters before and after the token that belong to its word, so that whole words are shown.
     """
     before, behind = word
     choices = [
@@ -154,7 +154,7 @@ def _guidance_summary(guidance: Guidance) -> str:
 
 
 def _as_words(text: str) -> str:
-    """Return a visible name for a text of line breaks and blanks only; other texts unchanged."""
+    """Replace line breaks in a text by visible names, and name a text that consists of blanks."""
     shown = re.sub(r"\s*\n\s*\n\s*", f" {NEW_PARAGRAPH} ", text)
     shown = re.sub(r"\s*\n\s*", f" {NEW_LINE} ", shown).strip()
     return shown or (BLANK if text else "")
@@ -171,7 +171,7 @@ def guidance(guidance: Guidance) -> dict[str, str]:
 
 
 def context_view(prompt: Prompt | None, error: str = "") -> str:
-    """Render what is in the prompt, its tokens, and what was left out. Without a prompt, render `error`."""
+    """Render the parts of the prompt, their tokens, and what was left out; without a prompt `error`."""
     if prompt is None:
         return render("views.html", "hint", text=error or "Known once the model is loaded.")
     return render(
@@ -185,7 +185,7 @@ def context_view(prompt: Prompt | None, error: str = "") -> str:
 
 
 def summary(own_words: int, model_words: int) -> str:
-    """Render how many words a story has, whose they are, and how long it takes to read."""
+    """Render the number of words of a story, how many are the writer's, and the time to read it."""
     words = own_words + model_words
     share = f", {own_words / words:.0%}" if words else ""
     minutes = max(1, round(words / WORDS_A_MINUTE))
@@ -199,7 +199,7 @@ def summary(own_words: int, model_words: int) -> str:
 
 
 def history(log: Sequence[FinishedRequest]) -> str:
-    """Render the requests of this tab, latest first. The page's script shows the times as local ones."""
+    """Render the requests of this tab, latest first. The page's script shows their times in local time."""
     if not log:
         return render("views.html", "hint", text="Nothing has been written in this tab yet.")
     rows = [(request.at, _request_cells(request)) for request in reversed(log)]
@@ -219,7 +219,7 @@ def _request_cells(request: FinishedRequest) -> tuple[str, ...]:
 
 
 def report(state: ReportState) -> str:
-    """Render the performance report, or how far it is."""
+    """Render the performance report, or its progress while it is being made."""
     if state.phase == "done" and state.files is not None:
         links = [
             (extension, f"data:{kind};base64,{base64.b64encode(state.files[extension].encode()).decode()}")

@@ -1,8 +1,9 @@
-"""Serve the page's script and stylesheet; the ES modules of `assets/web` are joined into one script.
+"""Serve the page's script and stylesheet. The ES modules of `assets/web` are joined into one script.
 
 Separate modules would take forty requests in seven rounds. The URLs contain a hash of the content, so
-browsers can cache it; script and stylesheet are minified. The stylesheet is served outside of Gradio, which
-would remove container queries and other rules that it does not know. Fonts are served from its folder.
+browsers can cache the files. Script and stylesheet are minified. The stylesheet is served outside of Gradio,
+which would remove container queries and other rules that it does not know. Fonts come from
+`assets/web/fonts`.
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ _LASTING = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 class ModuleError(ValueError):
-    """Raised for modules that `join` cannot join: an unknown form, or a circle of imports."""
+    """Raised if `join` cannot join modules: an unsupported form, a missing module or a circular import."""
 
 
 def join(main: str, sources: dict[str, str]) -> str:
     """Join ES modules into one that exports what `main` exports.
 
-    Each module becomes a function that returns its exports. Known are `import { a, b as c } from "./x.js"`,
-    `import * as x from "./x.js"`, and `export` before a function, class or const.
+    Each module becomes a function that returns its exports. The supported forms are `import { a, b as c }
+    from "./x.js"`, `import * as x from "./x.js"`, and `export` before a function, class or const.
+
+    Args:
+        main: the name of the main module.
+        sources: the source of each module, by file name.
 
     Raises:
-        ModuleError: for any other form, a missing module, or a circle.
+        ModuleError: for any other form, a missing module, or a circular import.
     """
     joined: dict[str, str] = {}
 
@@ -87,7 +92,7 @@ def _as_function(name: str, source: str) -> str:
 
 @cache
 def script() -> tuple[str, str]:
-    """Return the page's script, and its address relative to the page's."""
+    """Return the page's script, and its URL relative to the page."""
     text = rjsmin.jsmin(
         join(MAIN, {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.js")})
     )
@@ -96,13 +101,13 @@ def script() -> tuple[str, str]:
 
 @cache
 def layout() -> tuple[str, str]:
-    """Return the page's stylesheet, and its address relative to the page's."""
+    """Return the page's stylesheet, and its URL relative to the page."""
     text = _style(LAYOUT)
     return text, _address(text, LAYOUT)
 
 
 def styles() -> str:
-    """Return the stylesheet that goes through Gradio, which limits it to its own elements."""
+    """Return the stylesheet that Gradio serves. Gradio makes it apply to Gradio's own elements only."""
     return _style("styles.css")
 
 
@@ -139,7 +144,7 @@ def call(name: str) -> str:
 
 @cache
 def _compressed(text: str) -> bytes:
-    """Return a text compressed by Brotli at its best level; Gradio would compress each response again."""
+    """Return a text compressed by Brotli at its best level. The result is cached."""
     return bytes(brotli.compress(text.encode()))
 
 

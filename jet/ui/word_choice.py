@@ -1,4 +1,4 @@
-"""Words that the writer wants likelier or less likely: parse the page's fields into a request's word bias."""
+"""Parse the words that the writer wants to be likelier or less likely into a request's word bias."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _SIGNS = {"likelier": 1, "rarer": -1}
 
 
 def parse_word_bias(fields: Fields) -> tuple[tuple[str, float], ...]:
-    """Parse the words of a command, each with what is added to its logits. Raises StoryError.
+    """Parse the words of a command; return each with the number to add to its logits. Raises StoryError.
 
-    A line has a word or phrase and, behind a colon, how strongly it is meant: "moon: 5".
+    A line has a word or phrase, and after a colon its strength: "moon: 5". Without a strength, it is 3.
     """
     found: dict[str, float] = {}
     for name, sign in _SIGNS.items():
