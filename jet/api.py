@@ -38,21 +38,21 @@ class SamplingParams:
         dry_multiplier: strength of DRY, which penalizes continuing a repetition of earlier text; 0 is off.
         dry_base: factor by which DRY's penalty grows with each further token of a repetition.
         dry_allowed_length: DRY ignores repetitions of fewer tokens.
-        xtc_probability: probability that XTC excludes top choices for a token; 0 is off.
+        xtc_probability: probability that XTC excludes the top choices at a position; 0 is off.
         xtc_threshold: of the tokens at least this likely, XTC keeps only the least likely.
-        presence_penalty: taken from the logits of all tokens that the answer has.
-        frequency_penalty: taken from their logits once for each time that the answer has them.
+        presence_penalty: subtracted once from the logit of each token that the answer has.
+        frequency_penalty: subtracted from a token's logit once for each time that the answer has the token.
         top_n_sigma: keep tokens whose logits are at most this many standard deviations below the largest; 0
             is off.
-        typical_p: keep the tokens whose surprise is nearest to the entropy, with this probability together; 1
-            is off.
+        typical_p: keep the tokens whose surprise is nearest to the entropy, until their probabilities sum to
+            at least this; 1 is off.
         dynatemp_range: the temperature varies with the entropy by up to this, in both directions; 0 is off.
         dynatemp_exponent: the exponent of the normalized entropy, for `dynatemp_range`.
-        mirostat: 2 keeps the surprise of drawn tokens near `mirostat_tau`, and replaces all other filters; 0
-            is off.
+        mirostat: 2 keeps the surprise of sampled tokens near `mirostat_tau`, and replaces all other filters;
+            0 is off.
         mirostat_tau: mirostat's target surprise, in bits.
         mirostat_eta: mirostat's learning rate.
-        adaptive_target: the mean probability that adaptive-p aims at for drawn tokens; negative is off.
+        adaptive_target: the mean probability that adaptive-p aims at for sampled tokens; negative is off.
         adaptive_decay: the decay of adaptive-p's moving average.
         sampler_order: names of samplers with ";" between them, in the order to apply them; samplers that are
             not named are off. "" is the order of `docs/samplers.md`.
@@ -121,12 +121,20 @@ class SamplingParams:
 
     @property
     def uses_chain(self) -> bool:
-        """Return whether these parameters use `jet.ops.sampler_chain`: further samplers, or an own order."""
+        """Return whether these parameters need `jet.ops.sampler_chain`.
+
+        They do with top-n-sigma, typical-p, dynamic temperature, mirostat, adaptive-p or a custom order of
+        samplers.
+        """
         return self._shapes_logits or self._needs_chain
 
     @property
     def uses_shape(self) -> bool:
-        """Return whether the samplers of `jet.ops.triton.shape_logits` are in use, and no chain is needed."""
+        """Return whether `jet.ops.triton.shape_logits` can take the place of the sampler chain.
+
+        It can if top-n-sigma, typical-p or dynamic temperature is in use, and nothing else that needs the
+        chain.
+        """
         return self._shapes_logits and not self._needs_chain
 
     @property
@@ -135,7 +143,7 @@ class SamplingParams:
 
     @property
     def _needs_chain(self) -> bool:
-        """Return whether a sampler with a state is in use, or an own order of samplers."""
+        """Return whether mirostat, adaptive-p or a custom order of samplers is in use."""
         return bool(self.mirostat or self.adaptive_target >= 0 or self.sampler_order)
 
     def with_seed(self) -> SamplingParams:
@@ -147,7 +155,7 @@ SAMPLERS = ("top_n_sigma", "temperature", "typical_p", "top_k", "top_p", "min_p"
 
 
 def check_order(order: str) -> None:
-    """Raise RequestError if these are not names of samplers, each once, with ";" between them."""
+    """Raise RequestError if `order` is not a list of different names of samplers, separated by ";"."""
     if not isinstance(order, str):
         raise RequestError(f"sampler_order must be names with ; between them, not {order!r}.")
     names = order.split(";") if order else []
@@ -180,7 +188,7 @@ MAX_BANNED, MAX_BANNED_CHARACTERS, MAX_BANNED_TOTAL = 1000, 200, 20_000
 
 
 def check_banned(banned: object) -> None:
-    """Raise RequestError if these cannot be banned phrases."""
+    """Raise RequestError if `banned` is no list of texts, or has too many or too long ones."""
     if not isinstance(banned, (tuple, list)) or not all(isinstance(phrase, str) for phrase in banned):
         raise RequestError("banned must be a list of texts.")
     if len(banned) > MAX_BANNED:
@@ -206,24 +214,26 @@ class Request:
             requests with the same salt only, and running requests are limited per salt. "" caches nothing
             and has no limit of its own.
         instruction: the user's turn for a chat model; only if `EngineInfo.chat_tokens` is not None.
-        healing: draw the last tokens of the prompt again, so that a text continues as well after half a word
-            or a space as after a word. The answer never repeats them: it starts after the prompt's last
-            character. Set it if a person typed the end of the prompt. Leave it off if the prompt's tokens
-            must be kept, or if the prompt ends in unedited output of the model. `Engine.normalize_prompt`
-            returns the prompt as the model gets it.
+        healing: sample the last tokens of the prompt again, so that a text continues as well after half a
+            word or a space as after a word. The answer does not repeat them: it starts after the prompt's
+            last character. Set it if a person typed the end of the prompt. Leave it off if the prompt's
+            tokens must be kept, or if the prompt ends in unedited output of the model.
+            `Engine.normalize_prompt` returns the prompt as the model gets it.
         min_tokens: forbid stop tokens for this many tokens of the answer.
         prompt_ids: the prompt as token ids instead of text; no token is added before them.
         prompt_logprobs: return the log-probability of every prompt token, and those of this many likeliest
             tokens. The whole prompt is then computed, without cached prefixes, and its state is not cached.
+            None returns no log-probabilities of the prompt.
         logit_bias: pairs of a token id and a number that is added to its logit before everything else.
-        raw_logprobs: take log-probabilities from the logits before any bias or penalty, and return those of
-            the token that ends the text, too, in the last chunk.
+        raw_logprobs: take log-probabilities from the logits before any bias or penalty. The last chunk then
+            also has the log-probability of the token that ends the text.
         user_id: the user under whom the per-user limit counts the request; None uses `cache_salt`, "" has no
             limit.
-        stop_token_ids: tokens that end the answer beside the model's own; like those they are left out.
+        stop_token_ids: tokens that end the answer, besides the model's own stop tokens. The answer contains
+            neither.
         stop_token_ids_after: forbid `stop_token_ids` for this many tokens of the answer.
         banned: words and phrases that the answer never has; `jet.engine.text.banned_phrases` has the rules.
-            When one would be complete, the engine takes its tokens back and draws others.
+            When a phrase would be complete, the engine takes its tokens back and samples others.
         word_bias: pairs of a word and a number that is added to the logits of its tokens; -100 forbids it.
             See `jet.engine.text.word_bias`. Local engines only.
         stop_strings: texts at which the caller will cut the answer. The engine does not stop at them, but
@@ -274,7 +284,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RequestStats:
-    """Measurements of one request so far, made by the engine; None if not measurable here.
+    """Measurements of one request so far, made by the engine. A value is None if it cannot be measured here.
 
     State bytes are summed over the request's tensors. Speeds are those of decoding, from the first token on,
     without prefill. `tokens_per_second` covers about the last second.
@@ -323,10 +333,13 @@ class RequestStats:
 class TokenLogprob:
     """A candidate token at one position, with its text and log-probability.
 
-    Probabilities are the network's, after the repetition penalty, before temperature and filters. `text` has
-    U+FFFD where a token is part of a character. For a token drawn by healing (`Request.healing`), `text`
-    leaves out the bytes that the prompt has already, and the alternatives are the likeliest tokens that begin
-    with these bytes and add text; probabilities are still among all tokens.
+    Probabilities are the network's, after the repetition penalty, before temperature and filters. With
+    `Request.raw_logprobs` they are taken before any bias or penalty. `text` has U+FFFD where a token is part
+    of a character.
+
+    If the token was sampled by healing (`Request.healing`), `text` leaves out the bytes that the prompt has
+    already. The alternatives are then the likeliest tokens that begin with these bytes and add text. Their
+    probabilities are still among all tokens.
     """
 
     token_id: int
@@ -346,10 +359,12 @@ class TokenLogprobs:
 class TokenChunk:
     """A part of a stream: final text (never half a character), its tokens and the stats so far.
 
-    The first chunk of a stream is empty and comes before prefill, so that a consumer can react at once; the
-    last one has `stats.finish_reason`. `logprobs` has an entry for each token if the request has
-    `top_logprobs`, and none otherwise. `prompt_logprobs` has those of the prompt tokens computed since the
-    last chunk, without the first token of all, if the request has `prompt_logprobs`.
+    The first chunk of a stream is empty and comes before prefill, so that a consumer can react at once. The
+    last chunk has `stats.finish_reason`.
+
+    `logprobs` has an entry for each token if the request has `top_logprobs`, and none otherwise. If the
+    request has `prompt_logprobs`, the chunk's `prompt_logprobs` are those of the prompt tokens computed since
+    the last chunk. The prompt's first token has none.
     """
 
     text: str
@@ -365,7 +380,7 @@ class Stream(Protocol):
     def __iter__(self) -> Iterator[TokenChunk]: ...
 
     def chunks(self, interval_s: float = 0.0) -> Iterator[TokenChunk]:
-        """Yield merged chunks, at most one per `interval_s`; the first and the last come at once."""
+        """Yield merged chunks, at most one per `interval_s` seconds; the first and the last come at once."""
         ...
 
     def abort(self) -> None:
@@ -380,7 +395,7 @@ Placement = Literal[
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine's model, device and load, for the page and `/stats`; None for what is unknown."""
+    """An engine's model, device and load, for the page and `/stats`. Unknown values are None."""
 
     model: str  # name for people: "jet-ai/Jet-Nemotron-2B", "assets/story-model"
     parameters: int | None
@@ -416,10 +431,10 @@ class EngineInfo:
 
 @runtime_checkable
 class StoresStates(Protocol):
-    """An engine that may have stored a user's states."""
+    """An engine that may have stored the model's states of a user's stories."""
 
     def forget(self, cache_salt: str) -> None:
-        """Remove the states of a user from disk and memory."""
+        """Remove the states that were stored under this salt from disk and memory."""
         ...
 
 

@@ -32,7 +32,10 @@ def ensure_torch_folder() -> None:
 
 
 def ensure_gradio_folder() -> None:
-    """Set another cache folder for gradio if its own is not writable. Call this before importing gradio."""
+    """Set another cache folder for gradio if its own is not writable. Call this before importing gradio.
+
+    Raises OSError if no temporary folder can be created.
+    """
     _ensure("GRADIO_TEMP_DIR", "gradio")
 
 
@@ -56,10 +59,10 @@ def _ensure(variable: str, name: str) -> None:
 
 
 def cache_root() -> Path:
-    """Return the folder for this program's cached files, which are made again if they are removed.
+    """Return the folder for this program's cached files, which are created again if they are removed.
 
-    It is JET_CACHE_DIR, or "jet-stories" in the user's cache folder: XDG_CACHE_HOME, ~/.cache, on a Mac
-    ~/Library/Caches, on Windows LOCALAPPDATA.
+    The folder is JET_CACHE_DIR, or else "jet-stories" in the user's cache folder. That folder is
+    XDG_CACHE_HOME or ~/.cache on Linux, ~/Library/Caches on a Mac, and LOCALAPPDATA on Windows.
     """
     if given := os.environ.get("JET_CACHE_DIR"):
         return Path(given).expanduser()

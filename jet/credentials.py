@@ -44,7 +44,8 @@ def read_secret(variable: str) -> str | None:
 def clean(value: str, name: str) -> str:
     """Return a secret without surrounding whitespace, and remember it for redaction.
 
-    Raises SecretError if it cannot stand in an HTTP header; `name` says in the message where it comes from.
+    Raises SecretError if the secret cannot stand in an HTTP header. `name` tells in its message where the
+    secret comes from.
     """
     remember(value)
     stripped = value.strip().removeprefix("\ufeff").strip()
@@ -61,7 +62,10 @@ def clean(value: str, name: str) -> str:
 
 
 def remember(secret: str, user: str = "") -> None:
-    """Redact this secret from now on; `user`: the user name that is sent with it, if any."""
+    """Redact this secret from now on, if it has at least 4 characters.
+
+    `user`: the user name that is sent with the secret; "" without one.
+    """
     global _remembered
     if len(secret.strip()) < _SHORTEST:
         return

@@ -31,7 +31,7 @@ class HardwareError(ValueError):
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """Bytes in use at one moment; None where nothing can be measured, such as device memory on a CPU."""
+    """Bytes in use at one moment. A value that cannot be measured is None, such as device memory on a CPU."""
 
     process_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
@@ -66,8 +66,8 @@ def choose_device(wanted: str = "auto") -> torch.device:
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """Return the dtype `wanted`; "auto" is bfloat16 on CUDA from sm_80 on, float16 below, float32 on a CPU.
 
-    A CPU gets float32 because few have fast bfloat16 products; the others are slower in it. Raises
-    HardwareError for an unknown dtype.
+    "auto" is float32 on a CPU because few CPUs multiply bfloat16 fast, and the others are slower with it.
+    Raises HardwareError for an unknown dtype.
     """
     if wanted in DTYPES:
         return DTYPES[wanted]
@@ -97,15 +97,16 @@ def limit_threads() -> int:
 def decode_threads(weight_bytes: int) -> int:
     """Return the number of threads that should decode on a CPU with this many bytes of weights.
 
-    A product by a small matrix ends before a second thread starts. If the page and the browser need a
-    processor, too, two threads that wait for each other are several times slower than one.
+    With small weights one thread is enough: a matrix product ends before a second thread starts. If the page
+    and the browser also need a processor, two threads that wait for each other are several times slower than
+    one.
     """
     return 1 if weight_bytes < _SMALL_WEIGHTS else torch.get_num_threads()
 
 
 @contextmanager
 def using_threads(count: int) -> Iterator[None]:
-    """Set the number of torch's threads for the duration of the block."""
+    """Set the number of torch's threads while the context is open."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -126,7 +127,7 @@ def free_device_bytes(device: torch.device) -> int | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes available for caches: all that is free on a CUDA device, half of it on a CPU."""
+    """Return the bytes for caches: all free memory of a CUDA device; on a CPU half of what is available."""
     free = free_device_bytes(device)
     return psutil.virtual_memory().available // 2 if free is None else free
 
@@ -139,7 +140,10 @@ def return_free_memory() -> None:
 
 
 def spare_host_bytes(device: torch.device) -> int:
-    """Return the bytes of host memory for states evicted from a CUDA device; 0 on a CPU."""
+    """Return the bytes of host memory for states evicted from a CUDA device; 0 on a CPU.
+
+    It is a quarter of the memory that is available, within the container's limit.
+    """
     if device.type != "cuda":
         return 0
     left = container_memory()
@@ -215,7 +219,7 @@ def read_memory(device: torch.device) -> MemoryReading:
 
 @cache
 def _process(pid: int) -> psutil.Process:
-    """Return psutil's handle of a process, cached by process id, since a forked process needs its own."""
+    """Return psutil's handle of a process. Handles are cached by id, since a forked process needs its own."""
     return psutil.Process(pid)
 
 
@@ -226,7 +230,10 @@ def _processors() -> int:
 
 
 def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the processors that the container may use, from cgroup v2 or v1; None if there is no limit."""
+    """Return how many processors the container may use, perhaps a fraction; None if there is no limit.
+
+    Reads cgroup v2 or v1 in `root`.
+    """
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()

@@ -1,6 +1,7 @@
-"""Ask the system for huge pages where weights are kept: each read through them misses the TLB less often.
+"""Ask the system for huge pages for weights, because reads through huge pages miss the TLB less often.
 
-Linux gives them to memory that was advised before it is touched; elsewhere nothing happens.
+Linux gives huge pages to memory for which they were requested before its first use. Elsewhere nothing
+happens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def empty_in_huge_pages(*shape: int, dtype: torch.dtype) -> Tensor:
 
 
 def advise_huge_pages(tensor: Tensor) -> None:
-    """Ask for huge pages for a tensor's memory, as far as it has not been touched."""
+    """Ask for huge pages for a tensor's memory. Only parts that have not been used yet get them."""
     advise, advice = _advise(), getattr(mmap, "MADV_HUGEPAGE", None)
     if advise is None or advice is None or tensor.device.type != "cpu":
         return
@@ -37,7 +38,7 @@ def advise_huge_pages(tensor: Tensor) -> None:
 
 @cache
 def _advise() -> Any:
-    """Return the system's `madvise`; None where it has none."""
+    """Return the C library's `madvise`; None if it has none."""
     try:
         return ctypes.CDLL(None).madvise
     except (OSError, TypeError, AttributeError):

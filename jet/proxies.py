@@ -39,7 +39,7 @@ class Proxy:
 
     @property
     def trouble(self) -> str:
-        """Return the reason why the proxy cannot be used; "" if it can."""
+        """Return why the proxy cannot be used; "" if it can."""
         return _trouble(self.url)
 
     def __repr__(self) -> str:
@@ -96,8 +96,9 @@ def prepare_environment(*hosts: str | None) -> None:
     Other hosts keep their proxy.
 
     httpx, which Gradio uses on import, refuses every call if the environment has a proxy that it cannot use,
-    or a no_proxy entry that it cannot parse. Such a proxy is removed from the environment, and `proxy_of`
-    still returns it, with `trouble`. Such an entry is rewritten or removed.
+    or a no_proxy entry that it cannot parse. So a proxy that httpx cannot use is removed from the
+    environment; `proxy_of` still returns the proxy, with the reason as its `trouble`. An entry of no_proxy
+    that httpx cannot parse is rewritten or removed.
     """
     _set_unusable_aside()
     given = [host.strip() for host in getproxies().get("no", "").split(",") if host.strip()]
@@ -130,7 +131,10 @@ def _trouble(url: str) -> str:
 
 
 def _readable(entry: str) -> str | None:
-    """Rewrite an entry of no_proxy so that httpx can parse it; None if it cannot, such as IPv6 networks."""
+    """Rewrite an entry of no_proxy so that httpx can parse it.
+
+    Returns None if httpx cannot parse the entry in any form, such as an IPv6 network.
+    """
     if entry.startswith("["):  # an IPv6 address, maybe with a port
         entry = entry[1:].partition("]")[0]
     try:

@@ -26,7 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the checkpoint. Returns the exit code, 2 with the reason on stderr if that fails."""
+    """Write the checkpoint. Returns the exit code; on failure it is 2, and the reason is on stderr."""
     options, started = parse_arguments(arguments), time.monotonic()
     try:
         folder = write_quantized(options.source, options.to, options.out, options.revision, _show)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BytesMoved:
-    """Bytes moved per token, by kind. Those of keys and values are means, since they grow with the text."""
+    """Bytes moved per token, by kind. Keys and values are means, since they grow with the text."""
 
     weights: int
     recurrent: int
@@ -28,15 +28,14 @@ class BytesMoved:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a network, from which the bytes moved and cached are computed.
-
-    In bytes unless stated otherwise.
+    """Sizes of a network, from which the bytes moved and cached are computed. All but `window` are in bytes.
 
     Attributes:
         weights: weights that decoding one token reads.
         recurrent, conv: states of one story, independent of its length.
-        window: tokens that a sliding window reads, the newest not counted.
-        window_token, full_token: keys and values of one token in all layers of the kind.
+        window: number of tokens that a sliding window reads, without the newest one.
+        window_token, full_token: keys and values of one token, in all layers with a sliding window or with
+            full attention.
         full_attention_token: keys and values of one token if every layer had full attention.
     """
 
@@ -49,9 +48,9 @@ class Footprint:
     full_attention_token: int
 
     def decode(self, context: int, tokens: int) -> BytesMoved:
-        """Return mean bytes per token of decoding `tokens` tokens after `context`, without the first.
+        """Return the mean bytes moved per token when `tokens` tokens are generated after `context` tokens.
 
-        The first token comes from the logits of the prefill.
+        The first token is not counted, since its logits come from the prefill.
         """
         return BytesMoved(
             self.weights, 2 * self.recurrent, 2 * self.conv, *self._kv(context, context + max(tokens - 1, 1))
@@ -71,7 +70,10 @@ class Footprint:
         return self.full_attention_token * tokens
 
     def _kv(self, first: int, end: int) -> tuple[int, int]:
-        """Return the mean bytes of window and full keys and values over the lengths `first` to `end` - 1."""
+        """Return the mean bytes of the keys and values read, as (sliding window, full attention).
+
+        The mean is over the lengths from `first` to `end` - 1 tokens.
+        """
         cache_bytes = sum(min(length, self.window) for length in range(first, end)) / (end - first)
         whole = (first + end - 1) / 2
         return round(cache_bytes * self.window_token), round(whole * self.full_token)

@@ -6,7 +6,7 @@ from collections import deque
 
 
 class RateMeter:
-    """Measures events per second over the last `window_s` seconds, or at least over the last two events."""
+    """Measures events per second over the last `window_s` seconds, but over two events at least."""
 
     def __init__(self, window_s: float = 1.0) -> None:
         self._window_s = window_s
@@ -46,7 +46,7 @@ class DecodeMeter:
     def time_to_first_token_s(self) -> float | None:
         """Return the seconds from submission to the first token, queueing and prefill included.
 
-        Returns None before it.
+        Returns None before the first token.
         """
         return None if self._first is None else self._first - self._submitted
 
@@ -62,14 +62,14 @@ class DecodeMeter:
 
 
 class Throttle:
-    """Rate limit for something costly: at most once every `interval_s` seconds."""
+    """Limits how often something costly is done: at most once every `interval_s` seconds."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
         self._next: float | None = None
 
     def ready(self, now: float) -> bool:
-        """Return True if the interval is over at `now`, in seconds, and start the next one."""
+        """Return whether the interval is over at `now`, in seconds. If it is, start the next interval."""
         if self._next is not None and now < self._next:
             return False
         self._next = now + self._interval_s

@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 
 async def within(seconds: float, waiting: Awaitable[Result]) -> Result:
-    """Return the result of a coroutine or future, awaited for so many seconds.
+    """Return the result of a coroutine or future, awaited for at most so many seconds.
 
     Raises:
-        asyncio.TimeoutError: if it takes longer; it is canceled then.
-        asyncio.CancelledError: always when the caller is canceled; so is the coroutine.
+        asyncio.TimeoutError: if `waiting` takes longer; it is then canceled.
+        asyncio.CancelledError: whenever the caller is canceled; `waiting` is then canceled, too.
     """
     task = asyncio.ensure_future(waiting)
     try:

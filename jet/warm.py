@@ -1,11 +1,11 @@
 """`python -m jet.warm`: compile an engine's kernels ahead, with or without a GPU.
 
     python -m jet.warm                                   for the GPU of this machine
-    python -m jet.warm --target sm_90 --target sm_120    for others; this machine needs none
+    python -m jet.warm --target sm_90 --target sm_120    for other GPUs; this machine needs none
     python -m jet.warm --target sm_90 --folder /kernels  for an image, in which JET_KERNELS=/kernels is set
 
-A start uses the compiled kernels if Triton, Python and this program have the same versions, and the GPU is of
-the same kind. Otherwise it logs the difference and compiles its own.
+The engine uses the compiled kernels at its start if Triton, Python and this program have the same versions,
+and the GPU is of the same kind. Otherwise it logs the difference and compiles its own kernels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m jet.warm", description=str(__doc__).partition("\n")[0])
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -52,7 +52,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile kernels, print a summary, and return the exit code."""
+    """Compile kernels and print a summary. Returns the exit code, 1 if anything failed."""
     options = read_options(arguments)
     if options.folder is not None:
         os.environ["TRITON_CACHE_DIR"] = str(options.folder.resolve())

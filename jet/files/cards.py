@@ -86,7 +86,7 @@ class Macros:
         return text
 
     def tell(self) -> None:
-        """Report {{user}}, if it became a placeholder name, and the macros left in the text as losses."""
+        """Report as losses that a placeholder replaced {{user}}, and the macros that stay in the text."""
         if self._readers and self._reader == _READER:
             self._losses.add(f"who {{{{user}}}} is: “{_READER}” stands there now")
         self._losses.count(
@@ -132,12 +132,15 @@ def _list(value: object) -> list[str]:
 
 
 def _with_greetings(greetings: list[str]) -> Document:
-    """Make a story of the first greeting, with a branch for each other one and an empty undo history."""
+    """Make a story of the first greeting. Each further greeting is a branch; the undo history is empty."""
     return with_branches(greetings, "Greeting")
 
 
 def with_branches(texts: list[str], name: str) -> Document:
-    """Make a story of several texts: the first is the current branch, the others are further branches."""
+    """Make a story of several texts, with an empty undo history.
+
+    The first text is the current branch. The others are further branches, named `name` 2, `name` 3 and so on.
+    """
     document = Document.from_text(texts[0] if texts else "")
     first = document.current
     for number, text in enumerate(texts[1:], start=2):

@@ -76,7 +76,10 @@ def read_docx(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
 
 
 def _properties(package: zipfile.ZipFile) -> tuple[str, str]:
-    """Return title and author. Reads the XML itself: python-docx finds them in some programs' files only."""
+    """Return title and author.
+
+    Reads the XML itself, since python-docx finds them only in the files of some programs.
+    """
     name = next((name for name in package.namelist() if name.lower() == "docprops/core.xml"), "")
     row = elements(read_member(package, name, MAX_PROPERTIES).decode("utf-8", "replace")) if name else []
     author = text_of_element(row, "creator")
@@ -84,7 +87,7 @@ def _properties(package: zipfile.ZipFile) -> tuple[str, str]:
 
 
 def _check(package: zipfile.ZipFile) -> None:
-    """Raise StoryFileError if the package's XML is too large to be parsed or defines entities."""
+    """Raise StoryFileError if the package's XML is too large to be parsed, or defines entities."""
     size = tags = 0
     for member in package.infolist():
         if member.filename.lower().endswith((".xml", ".rels")):
@@ -97,7 +100,7 @@ def _check(package: zipfile.ZipFile) -> None:
 
 
 class _Reader:
-    """Reads a document's body in order; the paragraphs of a table come cell by cell."""
+    """Reads a document's body in order. The paragraphs of a table are read cell by cell."""
 
     def __init__(self, document: Any, losses: Losses) -> None:
         self._body = document.element.body
@@ -164,7 +167,7 @@ class _Reader:
         return [tidy_runs(line) for line in lines]
 
     def _runs(self, parent: Any, depth: int) -> Iterator[Any]:
-        """Yield an element's runs in order, also those of links and accepted changes; none of text boxes."""
+        """Yield an element's runs in order, with those of links and accepted changes, without text boxes."""
         if depth > MAX_DEPTH:
             raise StoryFileError("This DOCX file is damaged: it is nested too deeply.")
         for child in parent.iterchildren():

@@ -61,7 +61,7 @@ def library() -> Any:
 
 
 def reads_from_the_right(lines: Iterable[Iterable[Run]]) -> bool:
-    """Return whether lines are in a right-to-left script: whether their first directional letter is."""
+    """Return whether the first letter with a direction in these lines is read from right to left."""
     kinds = (unicodedata.bidirectional(character) for line in lines for run in line for character in run.text)
     return next((kind in ("R", "AL") for kind in kinds if kind in ("L", "R", "AL")), False)
 
@@ -118,7 +118,7 @@ def _new_document(title: str, author: str) -> Any:
 
 
 class _Maker:
-    """Makes a body's XML elements directly: python-docx's calls take a millisecond each."""
+    """Makes the XML elements of a body directly, since each call of python-docx takes a millisecond."""
 
     def __init__(self, styles: dict[str, str]) -> None:
         from docx.oxml import OxmlElement

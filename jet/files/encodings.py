@@ -54,7 +54,8 @@ class Encoding:
     Attributes:
         name: Python's name.
         label: the name shown to the writer.
-        sample: some words of the file in this encoding, around its first non-ASCII character; "" without any.
+        sample: some words of the file in this encoding, around its first non-ASCII character; "" if the file
+            is all ASCII.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Decoded:
     """A decoded text, its encoding, and other encodings that are plausible.
 
     Attributes:
+        text: the text.
+        encoding: the encoding in which it was decoded.
         certain: True if no other encoding is plausible, so that the writer need not be asked.
         others: the other plausible encodings, likelier ones first.
     """
@@ -78,9 +81,9 @@ class Decoded:
 
 
 def decode(data: bytes, chosen: str = "") -> Decoded:
-    """Decode a text file in the `chosen` encoding; if that is "", in the likeliest one.
+    """Decode a text file in the `chosen` encoding; if `chosen` is "", in the likeliest one.
 
-    Raises StoryError if the bytes are no text in this encoding.
+    Raises StoryError if the bytes are no text in this encoding, or if `chosen` is not supported.
     """
     if chosen:
         if chosen not in _ENCODING_NAMES and chosen != _UTF8:
@@ -104,7 +107,7 @@ def _encoding(name: str, text: str) -> Encoding:
 
 
 def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
-    """Return the encodings that decode the file to plausible text, other than that in `chosen`."""
+    """Return the encodings in which the file is plausible text other than its text in `chosen`."""
     head = data[:_SAMPLE_BYTES]
     if max(head, default=0) < 0x80:
         return ()
@@ -119,7 +122,7 @@ def _others(data: bytes, chosen: str) -> tuple[Encoding, ...]:
 
 
 def _likeliest(data: bytes) -> tuple[str, str | None]:
-    """Return the text in the likeliest encoding, and the encoding's name; None for UTF-8."""
+    """Return the text in the likeliest encoding, and the encoding's name. The name is None for UTF-8."""
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return _decode(data, encoding), encoding
@@ -145,9 +148,9 @@ def _decode(data: bytes, encoding: str) -> str:
 
 
 def _detect_utf16(data: bytes) -> str | None:
-    """Return the byte order of UTF-16 text without a byte order mark; None if it is no such text.
+    """Return the encoding of UTF-16 text without a byte order mark; None for other data.
 
-    In UTF-16, every other byte of ASCII letters is zero.
+    The encoding is "utf-16-le" or "utf-16-be". In UTF-16, every other byte of ASCII letters is zero.
     """
     sample = data[: _SAMPLE_BYTES & ~1]
     half = len(sample) // 2
@@ -189,7 +192,7 @@ def _detect(data: bytes) -> str:
 
 
 def _guessed_at(data: bytes) -> bytes:
-    """Return the bytes around the first non-ASCII byte, from which the encoding is detected."""
+    """Return the bytes around the first non-ASCII byte, from which the encoding is guessed."""
     first = next((place for place, byte in enumerate(data[:_SAMPLE_BYTES]) if byte > 0x7F), 0)
     return data[max(0, first - 200) : first + _GUESSED_AT]
 
@@ -197,7 +200,7 @@ def _guessed_at(data: bytes) -> bytes:
 def _try(data: bytes, encoding: str) -> str:
     """Decode `data`, ignoring an incomplete last character.
 
-    Returns "" if it is not valid in this encoding.
+    Returns "" if `data` is not valid in this encoding.
     """
     try:
         return codecs.getincrementaldecoder(encoding)().decode(data)

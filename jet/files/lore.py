@@ -196,7 +196,8 @@ class _Keywords:
 def _keywords(given: object, title: str, losses: Losses) -> _Keywords:
     """Return an entry's keys as keywords; `title` names the entry in reports of losses.
 
-    A regular expression that only lists words becomes these words. Any other one is reported as a loss.
+    A regular expression that only lists words is replaced by these words. Other regular expressions are
+    reported as losses.
     """
     words: list[str] = []
     sensitive: list[bool] = []
@@ -297,7 +298,10 @@ def _with_rest(entry: LoreEntry, fields: dict[str, Any], position: object, losse
 
 
 def _decorated(entry: LoreEntry, content: str, losses: Losses) -> LoreEntry:
-    """Set an entry's content without its leading decorators, lines such as "@@depth 4", and apply them."""
+    """Set an entry's content without its decorators, and apply these.
+
+    Decorators are lines at the beginning such as "@@scan_depth 4". Unknown ones are reported as losses.
+    """
     at = 0
     understood = True
     changes: dict[str, Any] = {}
@@ -339,7 +343,8 @@ def _all(
 ) -> tuple[LoreEntry, ...]:
     """Return the lore entries that can be imported, sorted by `order`, then by position in the file.
 
-    Counts all others in `losses`. An entry without keywords is disabled unless it is constant.
+    Entries that cannot be imported are counted in `losses`. An entry without keywords is disabled unless it
+    is constant.
     """
     found: list[LoreEntry] = []
     row = list(entries)

@@ -22,7 +22,10 @@ class Losses:
             self._note(one, many, number)
 
     def told(self) -> tuple[str, ...]:
-        """Return the descriptions of all losses in the order of their first occurrence."""
+        """Return the descriptions of all losses in the order of their first occurrence.
+
+        After 40 different losses, the others are only counted.
+        """
         named = []
         for one, (many, number) in self._counts.items():
             named.append(one if not number else f"{number:,} {one if number == 1 else many}")

@@ -36,6 +36,7 @@ class Run:
     """Successive characters of one format.
 
     Attributes:
+        text: the characters, without marks.
         mark: the mark on both sides of them in the plain text, such as "**"; "" if there is none.
         control: whether they are the visible signs that stand for control characters in a file.
     """
@@ -62,7 +63,7 @@ class Block:
     Attributes:
         kind: "paragraph", "heading" or "scene".
         lines: the runs of each line; at least one line, and several only in a paragraph.
-        before: the number of line breaks between the previous block, or the text's beginning, and this one.
+        before: the number of line breaks between this block and the previous one, or the text's beginning.
         level: 1 to 6 for a heading with as many "#"; 0 for a line such as "Chapter 3" and all other blocks.
     """
 
@@ -82,8 +83,10 @@ class Manuscript:
     """A whole text as blocks.
 
     Attributes:
+        blocks: the blocks in order.
         after: the number of line breaks after the last block.
-        exact: whether it was read from a file that this program wrote, so that `compose` gives the same text.
+        exact: whether it was read from a file that this program wrote. `compose` then gives exactly the text
+            from which the file was written.
     """
 
     blocks: tuple[Block, ...]
@@ -92,7 +95,10 @@ class Manuscript:
 
     @property
     def chapters(self) -> Iterator[tuple[Block, ...]]:
-        """Yield the blocks of each chapter. All chapters except possibly the first begin with a heading."""
+        """Yield the blocks of each chapter.
+
+        A chapter begins with a heading of level 0 to 2. Only the first one may begin with another block.
+        """
         chapter: list[Block] = []
         for block in self.blocks:
             if block.kind == "heading" and block.level <= 2 and chapter:
@@ -131,7 +137,7 @@ def parse(text: str) -> Manuscript:
 
 
 def compose(manuscript: Manuscript) -> str:
-    """Return the plain text with marks."""
+    """Return the plain text of a manuscript, with marks."""
     parts: list[str] = []
     for block in manuscript.blocks:
         parts.append("\n" * block.before)
@@ -144,7 +150,10 @@ def compose(manuscript: Manuscript) -> str:
 
 
 def spaced(blocks: Iterable[Block]) -> Manuscript:
-    """Join blocks from a file that does not store the space between them: one empty line between any two."""
+    """Return a manuscript of these blocks, with one empty line between any two.
+
+    It is for files that do not store the space between paragraphs.
+    """
     row = [*blocks]
     if not row:
         return Manuscript(())
@@ -154,9 +163,10 @@ def spaced(blocks: Iterable[Block]) -> Manuscript:
 
 
 def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
-    """Convert a paragraph of another program's file to a block; a `level` from 1 makes it a heading.
+    """Convert a paragraph of another program's file to a block.
 
-    A line such as "Chapter 3" becomes a heading without "#" in any case.
+    A `level` from 1 makes the paragraph a heading. A line such as "Chapter 3" becomes a heading without "#"
+    in any case, and a line such as "* * *" a scene break.
     """
     text = "\n".join("".join(run.text for run in line) for line in lines)
     flat = " ".join(text.split())
@@ -170,7 +180,7 @@ def free_block(lines: tuple[tuple[Run, ...], ...], level: int = 0) -> Block:
 
 
 def runs_of(line: str) -> tuple[Run, ...]:
-    """Split a line at its marks into runs, whose text has no marks."""
+    """Split a line at its marks into runs. Their texts do not contain the marks."""
     found: list[Run] = []
     at = 0
     for match in _EMPHASIS.finditer(line):

@@ -15,7 +15,10 @@ _OWN_CLASSES = frozenset((20, 30, 31, 40, 41, 42))  # each is followed by its fi
 
 
 class MessagePackError(ValueError):
-    """The bytes are no such document, or exceed a limit. The message continues "cannot be read: "."""
+    """The bytes are no document of NovelAI's editor, or exceed a limit.
+
+    The message completes a sentence that begins "… cannot be read: ".
+    """
 
 
 def unpack(data: bytes) -> Any:
@@ -119,7 +122,10 @@ class _Reader:
         raise MessagePackError(f"it uses an extension that is not known here ({kind})")
 
     def _define(self, body: bytes, depth: int) -> Any:
-        """Read a record that defines its number's field names: first the names, then the values."""
+        """Read a record that defines the field names for its number, and return it.
+
+        The names come first, then the values. Later records with the number contain values only.
+        """
         number = (body[0] & 0x3F) | ((body[1] << 6) if len(body) == 2 else 0)
         if len(body) == 2:
             self._two_byte.add(body[0] & 0x3F)

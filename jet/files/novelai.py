@@ -85,9 +85,9 @@ def _framed(part: dict[str, Any]) -> str:
 
 
 def _place(part: dict[str, Any], otherwise: int) -> int:
-    """Return the line at which a part of the context is inserted; negative ones count from the end.
+    """Return the line at which a part of the context is inserted; negative numbers count from the end.
 
-    `otherwise` is returned if the part gives none.
+    Returns `otherwise` if the part gives no line.
     """
     return number_of(mapping(part.get("contextConfig")).get("insertionPosition"), otherwise)
 
@@ -187,9 +187,13 @@ def _id(value: object) -> object:
 def _changed(
     texts: dict[object, dict[str, Any]], row: list[object], changes: dict[Any, Any], losses: Losses
 ) -> list[object]:
-    """Apply `changes`, edits that the file stores apart from its sections, to the sections in `texts`.
+    """Apply edits that the file stores apart from its sections; return the keys of the sections in order.
 
-    `row` has the keys of the sections in order; returns it with sections added and removed.
+    Args:
+        texts: the sections by key, which are changed.
+        row: the keys of the sections in order, before the edits.
+        changes: the edits, by key of the section.
+        losses: collects the edits that cannot be applied.
     """
     for key, change in changes.items():
         step = mapping(change)

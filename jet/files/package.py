@@ -38,9 +38,10 @@ def open_zip(data: bytes) -> zipfile.ZipFile:
 
 
 def read_member(package: zipfile.ZipFile, name: str, most: int = MAX_MEMBER) -> bytes:
-    """Read a member.
+    """Return the unpacked bytes of a member.
 
-    Raises StoryFileError if it unpacks to more than `most` bytes, whatever its header says.
+    Raises StoryFileError if the member is missing or damaged, or has more than `most` bytes, whatever its
+    header says.
     """
     try:
         with package.open(name) as member:

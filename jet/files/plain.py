@@ -48,7 +48,7 @@ def line_of(fields: dict[str, Any], *names: str) -> str:
 
 
 def texts_of(value: object) -> list[str]:
-    """Return the non-empty texts of a list, or those between the commas of a text."""
+    """Return the non-empty texts in a list, or the non-empty parts of a text with commas between them."""
     row = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else []
     texts = (normalize_file_line_breaks(text).strip() for text in row if isinstance(text, str))
     return [text for text in texts if text]

@@ -15,7 +15,7 @@ _KEYWORDS = (b"ccv3", b"chara")  # version 3 of the cards before the others
 
 
 def card_in_png(data: bytes) -> str:
-    """Return the JSON of the card in a picture. Raises StoryFileError if there is no readable one."""
+    """Return the JSON of the card in a picture. Raises StoryFileError if it has no readable card."""
     texts = _texts(data)
     for keyword in _KEYWORDS:
         if keyword in texts:
@@ -24,7 +24,10 @@ def card_in_png(data: bytes) -> str:
 
 
 def _texts(data: bytes) -> dict[bytes, bytes]:
-    """Return the text chunks of a picture whose keywords cards use, by keyword; the last of each."""
+    """Return the text chunks that have the keywords of character cards, by keyword.
+
+    If a keyword occurs several times, the last chunk counts.
+    """
     texts: dict[bytes, bytes] = {}
     at = len(SIGNATURE)
     for _ in range(MAX_CHUNKS):

@@ -11,7 +11,7 @@ _EVERY = 50  # items
 
 
 def silent(done: float) -> None:
-    """Ignore progress; the default where none is shown."""
+    """Ignore progress. This is the default of functions that report it."""
 
 
 def watched(

@@ -1,4 +1,4 @@
-"""Import a file of any supported kind, whatever its name, and report what was lost.
+"""Import a file of any supported kind, and report what was lost.
 
 The kind is detected from the content; the file extension only distinguishes kinds of text files. All sizes
 are limited: an oversized or malicious file gets an error message.
@@ -51,7 +51,7 @@ class Imported:
     Attributes:
         name: the file's name.
         kind: a description for the writer, such as "NovelAI scenario".
-        document: the story, with an empty undo history. A lorebook gives one with guidance and no text.
+        document: the story, with an empty undo history. The story of a lorebook has guidance and no text.
         losses: descriptions of what could not be imported, a few words each.
         encoding: the encoding of a text file; None for other files.
         certain: whether no other encoding is plausible.
@@ -68,12 +68,12 @@ class Imported:
 
     @property
     def only_guidance(self) -> bool:
-        """Return whether there is guidance but no text; it can then be added to the open story."""
+        """Return whether the file has no text, so that at most its guidance can be imported."""
         return not self.document.text.strip()
 
     @property
     def asks(self) -> bool:
-        """Return whether the writer should be asked before it is opened: about losses or the encoding."""
+        """Return whether to ask the writer about losses or the encoding before the file is opened."""
         return bool(self.losses) or not self.certain
 
 
@@ -115,7 +115,7 @@ def read(name: str, data: bytes, encoding: str = "") -> Imported:
 def read_all(name: str, data: bytes, encoding: str = "") -> list[Imported | Refused]:
     """Read a file of one story, or each story of a zip.
 
-    Raises no error: returns `Refused` for unreadable ones.
+    Raises no error. A file that cannot be read is returned as `Refused`.
     """
     try:
         if _is_zip_of_stories(data):
@@ -219,7 +219,10 @@ def _from_json(text: str, losses: Losses) -> tuple[Document, str]:
 
 
 def _ours(plain: dict[str, Any]) -> Document:
-    """Read a story that this program saved. The StoryFileError for a damaged one names the wrong field."""
+    """Read a story that this program saved.
+
+    Raises StoryFileError for a damaged story; the message names the wrong field.
+    """
     try:
         return from_dict(plain)
     except StoryFileError as error:

@@ -104,7 +104,7 @@ class _State(NamedTuple):
 
 
 def read_rtf(data: bytes, losses: Losses) -> tuple[Manuscript, str, str]:
-    """Read an RTF file: its text, title and author. Raises StoryFileError for any other file."""
+    """Read an RTF file: its text, title and author. Raises StoryFileError for other and damaged files."""
     if not data.lstrip()[:5].startswith(b"{\\rtf"):
         raise StoryFileError("This is no RTF file.")
     reader = _Reader(losses)
@@ -279,7 +279,10 @@ class _Reader:
         self._lines = [[]]
 
     def _name_style(self) -> None:
-        """Record the name of a style, the text at the end of its group, such as "heading 2;"."""
+        """Record the heading level of a style by its name, such as "heading 2;".
+
+        The name is the text at the end of the style's group.
+        """
         name = self.kept["style"].strip().rstrip(";").lower()
         self.kept["style"] = ""
         found = re.fullmatch(r"heading ([1-6])|title", name)

@@ -28,10 +28,7 @@ def from_risu(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def from_world_info(plain: dict[str, Any], losses: Losses) -> Document:
-    """Convert a world info file's JSON to a story that has lore and no text.
-
-    Raises StoryFileError if it has no entries.
-    """
+    """Convert a world info file's JSON to a story that has lore and no text."""
     if plain.get("spec") == "lorebook_v3":
         plain = mapping(plain.get("data"))
     entries = sequence(plain.get("entries"))
@@ -45,7 +42,7 @@ def from_world_info(plain: dict[str, Any], losses: Losses) -> Document:
 
 
 def _tell_macros(document: Document, losses: Losses) -> None:
-    """Report macros such as {{char}} as losses: a lorebook does not name its characters."""
+    """Report remaining macros such as {{char}} as losses, since a lorebook does not name its characters."""
     if any("{{" in entry.content for entry in document.guidance.lore):
         losses.add("what stands for {{char}}, {{user}} and the like: they stay as they are")
 
@@ -135,7 +132,10 @@ def _character(head: dict[str, Any], messages: list[dict[str, Any]]) -> str:
 
 
 def _note(about: dict[str, Any], tidy: Macros, losses: Losses) -> tuple[str, AuthorsNote]:
-    """Return the chat's author's note as memory (if it is placed before the chat) or as author's note."""
+    """Convert the author's note of a chat; return (memory, author's note).
+
+    The note becomes memory if the chat places it before its messages. The other value is empty.
+    """
     text = tidy(text_of(about, "note_prompt"))
     if not text.strip():
         return "", AuthorsNote()

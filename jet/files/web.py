@@ -161,7 +161,7 @@ def _try(data: bytes, encoding: str) -> str:
 
 
 def _looks(sheets: Iterable[str]) -> Looks:
-    """Return, for the classes that style sheets make italic or bold, which of the two they are."""
+    """Return the classes that style sheets make italic or bold: (italic, bold) by class name."""
     looks: Looks = {}
     for sheet in sheets:
         for rule in sheet.split("}"):
@@ -185,7 +185,7 @@ def _look(rules: str) -> tuple[bool, bool]:
 
 
 class _Page:
-    """Collects the blocks of an HTML page, in time linear in its length and without recursion."""
+    """Collects the blocks of an HTML page, in time linear in the page's length and without recursion."""
 
     def __init__(self, text: str, looks: Looks, losses: Losses) -> None:
         self.title = self.author = ""

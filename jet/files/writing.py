@@ -1,4 +1,4 @@
-"""Write a story as a file for other programs, or completely, as JSON."""
+"""Write a story as a file for other programs, or with all branches as JSON."""
 
 from __future__ import annotations
 
