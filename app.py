@@ -35,7 +35,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line. Options not given are absent, so that defaults stand where they are used."""
+    """Parse the command line.
+
+    Most options are absent from the result if they are not given; their defaults are defined where they are
+    used.
+    """
     parser = _Parser(
         description="Write stories with NVIDIA's Jet-Nemotron in the browser.",
         argument_default=argparse.SUPPRESS,
@@ -281,7 +285,7 @@ def _zerogpu_package() -> ModuleType | None:
 
 
 def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig:
-    """Return the engine's configuration: remote, on a ZeroGPU Space, or local."""
+    """Return the configuration of the engine that `options` ask for: remote, on a ZeroGPU Space, or local."""
     if "url" in options:
         from jet.engine.remote.client import RemoteConfig
 
@@ -296,7 +300,10 @@ def _choice(options: dict[str, Any], zerogpu: ModuleType | None) -> EngineConfig
 
 
 def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
-    """Take the hosting options out of `options`. A Space is always public."""
+    """Remove the hosting options from `options`, and return the hosting that they describe.
+
+    A Space always has the limits of a public page. Raises AccountsError, KeysError or ValueError.
+    """
     from jet.credentials import read_secret
     from jet.server.accounts import Accounts
     from jet.server.hosting import TOKEN_VARIABLE, Hosting
@@ -324,7 +331,10 @@ def _hosting(options: dict[str, Any], api_only: bool) -> Hosting:
 
 
 def _states(options: dict[str, Any], api_only: bool) -> StateFolder | None:
-    """Take the options of stored states out of `options`. By default a public page stores none."""
+    """Remove the options of stored states from `options`, and return the folder of the states.
+
+    Returns None if no states are to be stored; this is the default of a public page.
+    """
     from jet.engine.stored_states import StateFolder
 
     path, size = options.pop("state_dir", None), options.pop("state_gb", None)
@@ -402,7 +412,10 @@ def _reopen_closed_streams() -> None:
 
 
 def _restart_without_damaged_bytecode(error: Exception) -> None:
-    """Restart without the damaged .pyc file that an import has met. Returns if the error is another."""
+    """Restart without the damaged .pyc file that made an import fail.
+
+    Returns if the error has another cause.
+    """
     damaged, one = None, error.__cause__ or error
     if isinstance(one, (EOFError, TypeError, ValueError)):
         for frame, _ in traceback.walk_tb(one.__traceback__):

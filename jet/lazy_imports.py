@@ -38,7 +38,7 @@ UNNEEDED = (
 
 
 class Deferred:
-    """Stand-in for a value; `find` imports its module and returns it."""
+    """Stand-in for a value; `find` imports the value's module and returns the value."""
 
     def __init__(self, module: str, find: Callable[[], Any]) -> None:
         self.__dict__.update(_module=module, _find=find)
@@ -111,7 +111,7 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(name, self, is_package=True) if self.root_of(name) else None
 
     def root_of(self, name: str) -> str | None:
-        """Return the package in `names` that a module is, or is below."""
+        """Return the package of `names` that is the module or contains it; None if there is none."""
         return next((one for one in self.names if name == one or name.startswith(f"{one}.")), None)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -124,7 +124,8 @@ class _Finder(MetaPathFinder, Loader):
 class _Distributions(dict[str, list[str]]):
     """Maps packages to their distributions; looks each package up on first access.
 
-    `importlib.metadata.packages_distributions` reads the file lists of all installed distributions.
+    It replaces `importlib.metadata.packages_distributions`, which is slow: it reads the file lists of all
+    installed distributions.
     """
 
     def __missing__(self, package: str) -> list[str]:
@@ -143,13 +144,16 @@ class _Distributions(dict[str, list[str]]):
 
 
 def deferred_here(names: Sequence[str] = UNNEEDED) -> AbstractContextManager[None]:
-    """Return `deferred` where `JET_LAZY_IMPORTS` is set, otherwise a context that does nothing."""
+    """Return `deferred` if `JET_LAZY_IMPORTS` is set, otherwise a context that does nothing."""
     return deferred(names) if os.environ.get(VARIABLE) == "1" else nullcontext()
 
 
 @contextmanager
 def deferred(names: Sequence[str] = UNNEEDED) -> Iterator[None]:
-    """Give stand-ins for imports of these packages that are installed and not imported yet."""
+    """Defer imports of these packages while the context is open: import statements give stand-ins.
+
+    Packages that are not installed or already imported are not deferred.
+    """
     finder = _Finder([name for name in names if name not in sys.modules and _is_installed(name)])
     sys.meta_path.insert(0, finder)
     packages = importlib.metadata.packages_distributions
@@ -175,7 +179,7 @@ def _is_deferring(module: str) -> bool:
 
 
 def _forget_stand_ins(module: str) -> None:
-    """Let import statements find the real package that `module` belongs to."""
+    """Remove the stand-ins of `module`'s package, so that import statements find the real one."""
     for finder in sys.meta_path:
         if not isinstance(finder, _Finder) or (root := finder.root_of(module)) is None:
             continue

@@ -18,11 +18,11 @@ class AddressError(OSError):
 
 
 def listen(host: str | None, port: int | None) -> list[socket.socket]:
-    """Listen on each address of a host; the port is held from here on.
+    """Listen on each address of a host; return the listening sockets, which hold the port.
 
     Args:
         host: a name or address, also an IPv6 address in brackets; None for this machine only.
-        port: None for the first free one of those that Gradio would try.
+        port: None takes the first free port of Gradio's range, by default 7860 to 7959.
 
     Raises AddressError.
     """
@@ -41,7 +41,10 @@ def listen(host: str | None, port: int | None) -> list[socket.socket]:
 
 
 def check_address(host: str | None, port: int | None) -> None:
-    """Raise AddressError unless the host, and the port if given, can be listened on."""
+    """Check that a server could listen on the host and port; raise AddressError otherwise.
+
+    A port of None stands for any port.
+    """
     try:
         close(_listen_on((host or "127.0.0.1").strip("[]"), port or 0))
     except OSError as error:
@@ -49,13 +52,13 @@ def check_address(host: str | None, port: int | None) -> None:
 
 
 def close(listening: Iterable[socket.socket]) -> None:
-    """Give ports back."""
+    """Close listening sockets, which frees their ports."""
     for one in listening:
         one.close()
 
 
 def explain(error: OSError, host: str | None, port: int | None) -> str:
-    """Return why the page cannot be opened."""
+    """Return a sentence for the user that says why the page cannot be opened."""
     where = f"port {port} of {host or '127.0.0.1'}" if port else host or "127.0.0.1"
     known = error.errno and not isinstance(error, socket.gaierror)  # whose numbers are others
     reason = os.strerror(error.errno or 0) if known else error.strerror or error
@@ -63,7 +66,7 @@ def explain(error: OSError, host: str | None, port: int | None) -> str:
 
 
 def _listen_on(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address that a name has on this machine, on one port."""
+    """Listen on one port, at every address of `host` that this machine has. Raises OSError."""
     found: list[socket.socket] = []
     absent: OSError | None = None
     for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):

@@ -39,9 +39,9 @@ class Hosting:
         behind_router: whether all connections come from a router. Cached prefixes are then shared by API key
             and user, not by connection.
         api: the options of the API beside the page.
-        states: the folder where the states of stories are stored; None stores none.
-        models: whether visitors may choose the model; None means only on a private page.
-        limiter, metrics: made from these options.
+        states: the folder in which the model's states of stories are stored; None stores no states.
+        models: whether visitors may choose the model; None allows it only on a private page.
+        limiter, metrics: created from these options.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -65,7 +65,7 @@ class Hosting:
 
     @property
     def is_private(self) -> bool:
-        """Return whether the page is private: it has no accounts and the default limits."""
+        """Return whether the page is private: it has the default limits and no accounts."""
         return self.accounts is None and self.limits == Limits()
 
     @property
@@ -115,7 +115,7 @@ class Hosting:
         self._service = ApiService(source, self.limiter, options, self.metrics.record_request, login)
 
     def add_engine_gauges(self, source: EngineHandle) -> None:
-        """Add gauges for the load and the memory of the engine of `source`."""
+        """Add gauges for the engine of `source`: readiness, and numbers of running and waiting requests."""
 
         def read(name: str) -> Callable[[], float]:
             def value() -> float:
@@ -149,7 +149,10 @@ class Hosting:
 
 
 def user_id_of(request: gr.Request | None) -> str:
-    """Return the id under which limits count a request: the account's name, or else `rate_limit_key`."""
+    """Return the id under which limits count a request.
+
+    The id names the account, or without an account the client's `rate_limit_key`.
+    """
     name = getattr(request, "username", None)
     address = getattr(getattr(request, "client", None), "host", None)
     return f"user {name}" if name else f"address {rate_limit_key(str(address))}"
