@@ -1,9 +1,9 @@
-"""Tokens a second through /v1/completions, streamed, beside the engine's bare loop, in interleaved pairs.
+"""Measure the tokens per second of streams through /v1/completions, in pairs with the engine's own loop.
 
 python -m scripts.api_speed [--model assets/story-model] [--streams 1 8 32] [--tokens 128] [--pairs 5]
 
-Server and client share this machine: what the client costs is counted against the server. Where other
-programs run beside it, the processor time of the server's thread for a token says more than the ratio.
+Server and client share this machine, so the client's cost is counted against the server. If other programs
+run as well, the processor time that the server's thread takes for a token says more than the ratio.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def read(engine: Engine, seed: int, tokens: int) -> float:
 
 
 def bare(engine: Engine, streams: int, tokens: int) -> tuple[float, list[float]]:
-    """Read streams of the engine side by side; return what `StreamClient.run` does."""
+    """Read `streams` streams of the engine side by side.
+
+    Returns the seconds that all of them took, and for each stream the seconds to its first token.
+    """
     with ThreadPoolExecutor(streams) as pool:
         started = time.perf_counter()
         firsts = list(pool.map(partial(read, engine, tokens=tokens), range(streams)))

@@ -3,7 +3,8 @@
 python -m scripts.audit_public                          starts both and attacks them
 python -m scripts.audit_public http://127.0.0.1:7860    attacks a running page, with `--api-key` its API, too
 
-docs/security.md lists the trials. Those that succeed are named, and the exit code is then 1.
+docs/security.md lists the trials. The output names those that got through; the exit code is 1 if there are
+any.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ API_TRIALS = [trial for trial in TRIALS if trial.group == "API"]
 
 
 def breach_of(trial: Trial, target: Target) -> str | None:
-    """Run a trial; return what got through, None if nothing did."""
+    """Run a trial; return the message of its breach or of an unexpected error, or None if it was refused."""
     try:
         trial.run(target)
     except Breach as breach:
@@ -75,7 +76,7 @@ def own_api() -> Iterator[tuple[str, str]]:
 
 
 def audit(url: str, trials: Sequence[Trial] = TRIALS, key: str | None = None) -> int:
-    """Run trials and print their results; return how many let something through."""
+    """Run trials and print their results; return the number of trials that got through."""
     breaches = 0
     for number, trial in enumerate(trials, start=1):
         # Each trial has its own source address, so that none uses up the rate limit of another.

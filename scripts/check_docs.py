@@ -168,7 +168,7 @@ def _program(name: str, root: Path) -> list[Path]:
 
 
 def run_examples(document: Path, root: Path = ROOT) -> list[str]:
-    """Run the marked blocks of a document. Returns what went wrong."""
+    """Run the marked blocks of a document; return a message for each failure."""
     marked = [block for block in blocks(document.read_text(encoding="utf-8")) if block.runs]
     problems = []
     python = [block for block in marked if block.kind == "python"]

@@ -3,7 +3,8 @@
 python -m scripts.check_space               on this machine, whose package index decides which PyTorch it gets
 python -m scripts.check_space --dry-run     only ask the index whether everything fits together
 
-A Space takes the Gradio that the README names, `spaces`, and requirements.txt; no constraints.
+A Space installs the version of Gradio that the README names, `spaces`, and requirements.txt. It does not use
+constraints.txt.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ print(story)
 
 
 def wanted(readme: Path = ROOT / "README.md") -> list[str]:
-    """Return pip's arguments."""
+    """Return the requirements that a Space installs, as arguments for pip."""
     version = re.findall(r"^sdk_version: (\S+)$", readme.read_text(encoding="utf-8"), re.MULTILINE)[0]
     return [f"gradio=={version}", "spaces", "-r", str(ROOT / "requirements.txt")]
 
 
 def resolve(python: Path, timeout_s: float) -> dict[str, str]:
-    """Return names and versions that pip would install. Raises CalledProcessError if none fit together."""
+    """Return the packages that pip would install, each name with its version.
+
+    Raises CalledProcessError if the requirements do not fit together.
+    """
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         options = ["--dry-run", "--ignore-installed", "--quiet", "--report", report.name]
         subprocess.run(_pip(python, *options), check=True, timeout=timeout_s, capture_output=True, text=True)

@@ -22,7 +22,7 @@ FETCH_S = 120  # limit for an unreachable registry
 
 
 def fetch() -> str | None:
-    """Install both tools unless they are present. Returns why that failed; None if it did not."""
+    """Install both tools unless they are present. Returns the reason if that failed, else None."""
     lock = WEB / "package-lock.json"
     have = TOOLS / ".package-lock.json"
     if have.exists() and have.stat().st_mtime >= lock.stat().st_mtime:

@@ -3,7 +3,7 @@
 python -m scripts.load_page                        200 tabs for 60 seconds over an engine without a model
 python -m scripts.load_page --tabs 20 --seconds 5  the short form that the tests run
 
-It starts a page on this machine and visits that. The last line of output is JSON.
+The script starts a page on this machine and visits it. The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _THINK_S = (3.0, 12.0)
 
 
 def serve(connection: Connection, limits: Limits) -> None:
-    """Serve a page in this process; send its URL, and end on request."""
+    """Serve a page in this process; send its URL to the parent, and end when the parent sends a message."""
     hosting = Hosting(limits)
     demo = build(PacedEngine(), hosting)
     url = launch(demo, hosting=hosting)
@@ -48,7 +48,7 @@ def serve(connection: Connection, limits: Limits) -> None:
 
 
 async def session(url: str, tabs: int, seconds: float, findings: Findings) -> None:
-    """Run this many tabs, which arrive one after the other in the first fifth of the time."""
+    """Run `tabs` tabs; they arrive one after the other in the first fifth of `seconds`."""
     page = Page(httpx.get(f"{url}config").json())
 
     async def one(number: int) -> None:
@@ -73,7 +73,7 @@ async def _lag(findings: Findings) -> None:
 
 
 async def flood(url: str) -> dict[str, Any]:
-    """Flood the page from one address; count answers by status, and check that the tab keeps its story."""
+    """Flood the page from one address; return the answers by status, and whether the story was kept."""
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=50)) as client:
         page = Page((await client.get("config")).json())
         visitor = Visitor(client, page, Findings())

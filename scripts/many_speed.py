@@ -1,9 +1,10 @@
-"""Tokens a second of several engines behind the router, beside one engine's, and what a killed engine costs.
+"""Compare the tokens per second of several engines behind the router with those of one engine.
 
 python -m scripts.many_speed --gpus 0,1 --model jet-ai/Jet-Nemotron-2B [--streams 64] [--tokens 256]
 
-Streams are for each engine: with two GPUs and 64, one engine writes 64, and both write 128, then 64.
-Every stream has a prompt of its own.
+The script also measures what a killed engine costs. `--streams` is a number per engine. With two GPUs and 64,
+one engine writes 64 streams alone; then both together write 128 streams, and 64 streams. Every stream has a
+prompt of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Fleet:
         self.url, self.process, self.log = url, process, log
 
     def workers(self) -> list[dict[str, object]]:
-        """Return what the router says of its engines."""
+        """Return the router's list of its engines."""
         found: list[dict[str, object]] = httpx.get(f"{self.url}/workers", timeout=10).json()["workers"]
         return found
 
@@ -49,7 +50,10 @@ class Fleet:
             return 0
 
     def wait(self, engines: int) -> float:
-        """Wait until so many engines are used; return the seconds that took."""
+        """Wait until the router uses this many engines; return the seconds that took.
+
+        Raises SystemExit if they do not start within `START_S` seconds.
+        """
         started = time.perf_counter()
         while self.healthy() < engines:
             if self.process.poll() is not None or time.perf_counter() - started > START_S:
@@ -60,7 +64,7 @@ class Fleet:
 
 @contextmanager
 def fleet(gpus: str, options: Sequence[str]) -> Iterator[Fleet]:
-    """Run engines and router until left."""
+    """Run engines and router until the block is left."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -76,7 +80,7 @@ def fleet(gpus: str, options: Sequence[str]) -> Iterator[Fleet]:
 
 
 async def stream(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> tuple[int, bool]:
-    """Read one stream; return the tokens that came, and whether it came to its end."""
+    """Read one stream; return the number of tokens that came, and True if the stream reached its end."""
     body = {"model": model, "prompt": prompt, "max_tokens": tokens, "ignore_eos": True, "stream": True}
     body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     count, ended = 0, False
@@ -92,7 +96,7 @@ async def stream(client: httpx.AsyncClient, model: str, prompt: str, tokens: int
 
 
 async def run(url: str, model: str, streams: int, tokens: int, name: str) -> list[tuple[int, bool]]:
-    """Read streams side by side."""
+    """Read `streams` streams side by side; return the result of `stream` for each."""
     limits = httpx.Limits(max_connections=streams)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
         prompts = [
@@ -102,7 +106,10 @@ async def run(url: str, model: str, streams: int, tokens: int, name: str) -> lis
 
 
 def rate(running: Fleet, model: str, streams: int, tokens: int, rounds: int) -> float:
-    """Return the median tokens a second of all streams together; a short round warms up."""
+    """Return the median tokens per second of all streams together, after a short round as warm-up.
+
+    Raises SystemExit if a stream breaks off.
+    """
     asyncio.run(run(running.url, model, streams, 16, "warm"))
     rates = []
     for number in range(rounds):

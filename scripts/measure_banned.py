@@ -34,7 +34,7 @@ _WORDS = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class Case:
-    """A beginning, its seed, and a text to stop at, often none."""
+    """A beginning, its seed, and a stop string, which is empty if there is none."""
 
     prompt: str
     seed: int
@@ -55,7 +55,7 @@ def make_cases(count: int) -> list[Case]:
 
 
 def choose_phrases(texts: Sequence[str]) -> list[str]:
-    """Choose phrases that these texts have; half of the longer ones begin as a shorter one does."""
+    """Choose phrases from these texts; up to half of each length extend a phrase that is one word shorter."""
     rng = random.Random(7)
     found: list[str] = []
     for length, count in PHRASES.items():
@@ -73,7 +73,7 @@ def choose_phrases(texts: Sequence[str]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Return the words of a text, for the rule of this script."""
+    """Return the words of a text in lower case, with single spaces between and around them."""
     words = _WORDS.findall(text.replace("’", "").replace("'", "").casefold())
     return f" {' '.join(words)} "
 
@@ -81,7 +81,10 @@ def plain(text: str) -> str:
 def write(
     engine: Engine, banned: Sequence[str], tokens: int, case: Case
 ) -> tuple[str, RequestStats, list[int]]:
-    """Continue a beginning; return the text, up to its stop string, the last numbers and the drawn tokens."""
+    """Continue a beginning.
+
+    Returns the text up to its stop string, the last statistics, and the drawn tokens.
+    """
     sampling = SamplingParams(max_new_tokens=tokens, seed=case.seed)
     stops = (case.stop,) if case.stop else ()
     request = Request(case.prompt, sampling, healing=True, banned=tuple(banned), stop_strings=stops)
@@ -95,14 +98,14 @@ def write(
 
 
 def check(case: Case, text: str, banned: Sequence[str]) -> list[str]:
-    """Return the phrases that end in a continuation."""
+    """Return the banned phrases that a continuation contains, also those that begin in its prompt."""
     before, whole = plain(case.prompt), plain(case.prompt + text)
     return [phrase for phrase in banned if whole.count(plain(phrase)) > before.count(plain(phrase))]
 
 
 @dataclass
 class Round:
-    """Continuations, their tokens, and the seconds that these took: CPU time, or wall time on a GPU."""
+    """Continuations, their number of tokens, and their seconds: CPU time, or wall time on a GPU."""
 
     stories: list[tuple[str, RequestStats, list[int]]] = field(default_factory=list)
     tokens: int = 0
@@ -114,7 +117,10 @@ class Round:
         return self.tokens / self.seconds
 
     def add_to(self, total: Round, reading: Round) -> float:
-        """Add this to a longer round, without the seconds of `reading` the prompts; return its rate."""
+        """Add this round to `total`, without the prefill of its prompts.
+
+        `reading` is a round that only read the same prompts. Returns the tokens per second without prefill.
+        """
         rest = Round(self.stories, self.tokens - reading.tokens, self.seconds - reading.seconds)
         total.stories += rest.stories
         total.tokens += rest.tokens
@@ -123,7 +129,7 @@ class Round:
 
 
 def run(engine: Engine, banned: Sequence[str], tokens: int, cases: Sequence[Case], writers: int) -> Round:
-    """Write continuations, so many at once."""
+    """Write continuations of at most `tokens` tokens, `writers` of them at once."""
     clock = time.process_time if engine.info().device == "cpu" else time.perf_counter
     started = clock()
     with ThreadPoolExecutor(writers) as pool:

@@ -2,8 +2,9 @@
 
     python -m scripts.measure_endings --model assets/story-model --each 50
 
-Judged by a plain rule of its own: the last character is a full stop, a question or exclamation mark or an
-ellipsis, but for closing marks, and as many quotation marks are closed as opened in the last paragraph.
+The script judges by a plain rule of its own. Apart from closing marks, the last character is a full stop, a
+question mark, an exclamation mark or an ellipsis, and the last word is no abbreviation. In the last
+paragraph, all quotation marks that are opened are also closed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def ends_whole(text: str) -> bool:
 
 
 def write(engine: Engine, end_at: str, case: tuple[str, int]) -> tuple[str, RequestStats]:
-    """Continue a beginning; return the text as the page shows it, and the last numbers."""
+    """Continue a beginning; return the text as the page shows it, and the last statistics."""
     prompt, seed = case
     length = LENGTHS[seed % len(LENGTHS)]
     sampling = SamplingParams(max_new_tokens=length, seed=seed, end_at=end_at)

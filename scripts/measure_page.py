@@ -1,10 +1,10 @@
-"""Measure the page in Chromium: its weight, when it can be used, keys in a megabyte, frames while it writes.
+"""Measure the page in Chromium: its bytes, its start, typing in a megabyte of text, frames while it writes.
 
 python -m scripts.measure_page            all of it; exits with 1 if something is over its bound
 python -m scripts.measure_page --weight   only the bytes, which need no quiet machine
 
-The page runs in this process over an engine without a model. An empty page of Gradio's is measured in the
-same run. Needs Playwright and a Chromium, as the browser tests do; JET_CHROMIUM names it.
+The page runs in this process over an engine without a model. An empty Gradio page is measured in the same
+run. Needs Playwright and a Chromium, as the browser tests do; JET_CHROMIUM names it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def served() -> Iterator[str]:
 
 
 def print_weights(bare: Load, ours: Load, most: int) -> None:
-    """Print the totals, and what the page has beyond the empty one."""
+    """Print the total bytes of both pages, and the `most` paths that add most to the empty page."""
     for name, load in (("empty page of Gradio's", bare), ("page", ours)):
         print(f"{name}: {load.total:,} bytes in {len(load.sizes)} requests")
     print(f"above it: {ours.total - bare.total:,} of at most {MOST_BYTES:,} bytes, of which")
@@ -48,7 +48,7 @@ def print_weights(bare: Load, ours: Load, most: int) -> None:
 
 
 def print_timings(browser: Browser, url: str, bare: str) -> bool:
-    """Print the durations. Returns whether all are within their bounds."""
+    """Print the durations. Returns True if all are within their bounds."""
     holds = True
     for what, found, bound in (
         ("empty page of Gradio's, usable after", timing.usable(browser, bare, "textarea"), None),

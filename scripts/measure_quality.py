@@ -1,8 +1,9 @@
 """Measure what quantizing costs in quality on a CPU: python -m scripts.measure_quality FILE [--model FOLDER].
 
-FILE holds held-out stories, as `jet.evaluate` reads them. It prints the bits per byte of each form beside the
-checkpoint's own, and how far the logits of the golden networks are off with activations quantized, too,
-relative to the weights alone. Weights and, in int8 and int4, activations are quantized as the page does it.
+FILE holds held-out stories, as `jet.evaluate` reads them. The script prints the bits per byte of each
+quantized form beside those of the checkpoint itself. It also prints how much quantized activations add to the
+error of the golden networks' logits. Weights and, in int8 and int4, activations are quantized as the page
+does it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ NETWORKS = ("tiny-2b", "tiny-4b")
 
 
 def bits_per_byte(source: str, documents: list[str], scheme: str | None) -> float:
-    """Return the score of a checkpoint in a form; None is its own numbers in float32."""
+    """Return the bits per byte of a checkpoint, quantized by `scheme`; None leaves it in float32."""
     return evaluate(*load(source, "cpu", torch.float32, scheme), documents).bits_per_byte
 
 
 def golden_distances(name: str, scheme: str) -> tuple[float, float]:
-    """Return the relative errors of a golden network's logits, quantized by `scheme`.
+    """Return two relative errors of a golden network's logits, quantized by `scheme`.
 
-    The first is with quantized weights alone, the second with quantized activations, too.
+    The first is with quantized weights alone, the second also with quantized activations.
     """
     model = load_model(GOLDEN / name, dtype=torch.float32, quantize=scheme)
     expected = load_file(GOLDEN / name / "expected.safetensors")
@@ -58,7 +59,7 @@ def distance(model: JetNemotronForCausalLM, expected: dict[str, Tensor]) -> floa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both tables, a line as soon as it is known."""
+    """Print both tables, each line as soon as it is measured."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="held-out stories, separated by lines <|endoftext|>")
     parser.add_argument("--model", default=str(ROOT / "assets" / "story-model"))

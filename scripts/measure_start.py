@@ -1,10 +1,12 @@
 """Measure a start of the page and its memory: python -m scripts.measure_start CHECKPOINT [OPTIONS].
 
-Each form is started twice as `python app.py`, at first without a quantized copy, then with it. A start ends
-with the first token that a program gets from the page. Then four stories are open, each prefilled and written
-on. Memory is the proportional set size (PSS) of the process, its peak that of 20 readings a second. A reading
-walks all pages and holds the process up meanwhile: `--no-memory` measures seconds alone. They need a quiet
-machine; the processor's seconds beside them hardly do.
+Each form is started as `python app.py`. A quantized form is started twice: first without a stored quantized
+copy, then with it. A start ends with the first token that a program gets from the page. Then four stories are
+opened at once, each prefilled and continued.
+
+Memory is the proportional set size (PSS) of the process; the peak is the largest of 20 readings a second. A
+reading walks all pages and delays the process, so `--no-memory` measures seconds alone. Seconds need a quiet
+machine; processor seconds hardly do.
 """
 
 from __future__ import annotations
@@ -68,14 +70,14 @@ class Memory:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has used."""
+    """Return the processor time that a process has used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def page(arguments: Sequence[str], cache: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the page and yield its process and address."""
+    """Start the page; yield its process and its URL."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -97,7 +99,7 @@ def page(arguments: Sequence[str], cache: Path) -> Iterator[tuple[subprocess.Pop
 
 
 def write(url: str, prompt: str, tokens: int, user: str) -> float:
-    """Write a story; return when its first token came."""
+    """Write a story through the API; return the `time.monotonic()` of its first token."""
     asked = {"prompt": prompt, "max_tokens": tokens, "min_tokens": tokens, "stream": True, "user": user}
     first = 0.0
     with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=_LIMIT_S) as answer:
@@ -108,7 +110,10 @@ def write(url: str, prompt: str, tokens: int, user: str) -> float:
 
 
 def measure(arguments: Sequence[str], cache: Path, memory_too: bool = True) -> dict[str, float]:
-    """Start the page once; with `memory_too`, open four stories on it and watch its memory."""
+    """Start the page once and measure it; the keys of the result name the units.
+
+    With `memory_too`, open four stories on the page and measure its memory as well.
+    """
     started = time.monotonic()
     with page(arguments, cache) as (process, url):
         memory = Memory(process.pid)

@@ -79,7 +79,7 @@ def clean(document: str) -> str:
 
 
 def is_validation(document: str, one_in: int) -> bool:
-    """Return True if this document is in the validation set, by the hash of its content."""
+    """Return True if a document is in the validation set: one in `one_in`, by the hash of its content."""
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") % one_in == 0
 
 
@@ -161,7 +161,7 @@ def write_compressed(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 def tokenizer_texts(modern: list[str], classics: list[str]) -> Iterator[str]:
-    """Yield the texts of the vocabulary: all modern stories and every second classic."""
+    """Yield the texts that the tokenizer is trained on: all modern stories and every second classic."""
     yield from modern
     yield from classics[::2]
 

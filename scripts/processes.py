@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 def end(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    """End a process by a signal; kill it if it does not end."""
+    """Send a signal to a process and wait for its end; kill it after `_PATIENCE_S` seconds."""
     process.send_signal(number)
     try:
         process.wait(_PATIENCE_S)

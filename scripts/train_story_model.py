@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_model(options: argparse.Namespace, recipe: Recipe, vocabulary: int) -> PreTrainedModel:
-    """Build the network, from `--weights` if there are any."""
+    """Build the network; load its weights from `--weights` if that option is given."""
     model = (build_jet if options.architecture == "jet" else build_transformer)(recipe, vocabulary)
     if options.weights is not None:
         weights = load_file(options.weights / "model.safetensors")

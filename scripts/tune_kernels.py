@@ -43,7 +43,7 @@ EPS = 1e-6
 class Product:
     """A kind of product: `layers` weights of `n` rows of `c` values (for `jet_step`, `n` channels).
 
-    `in_mlp`: it is one of the two products of an MLP.
+    `in_mlp` is True for the two products of an MLP.
     """
 
     kind: str
@@ -109,7 +109,7 @@ def random_weight(rows: int, columns: int, dtype: torch.dtype, scheme: str | Non
 
 
 def between(size: int, hidden: int, weight: Weight) -> Tensor:
-    """Allocate the hidden vector of an MLP with such weights."""
+    """Allocate the hidden vector between the two products of an MLP whose weights are like `weight`."""
     from jet.ops.backends import triton_mlp_hidden_format
 
     scheme = weight.scheme if isinstance(weight, QuantizedTensor) else None
@@ -200,7 +200,7 @@ def seconds(calls: list[Callable[[], None]]) -> float:
 
 
 def tune(product: Product, weights: list[Weight], pdl: bool) -> list[dict[str, Any]]:
-    """Time every configuration, the fastest first; the default one is marked."""
+    """Time every configuration in microseconds; return them with the fastest first and the default marked."""
     from jet.ops.triton.gemv_config import GemvConfig, gemv_config_for
 
     calls = bind(product, weights, pdl)

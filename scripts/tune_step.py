@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a choice: seconds of a step before it and with each alternative, and the one kept."""
+    """Outcome of a choice: a step's seconds before it and with each alternative, and the kept one."""
 
     choice: Choice
     before: float
@@ -104,7 +104,7 @@ def name_of(part: StepOp) -> str:
 
 
 def name_of_product(kind: str, shape: Sequence[int]) -> str:
-    """Return the same name for a product that may be in a step."""
+    """Return the name that `name_of` gives to a product of this kind and weight shape."""
     return f"{kind} {shape[0]} × {shape[1]}"
 
 
@@ -133,7 +133,7 @@ def product_choices(config: JetNemotronConfig, parts: Sequence[StepOp]) -> list[
 
 
 def cut(parts: Sequence[StepOp], ways: Ways) -> list[StepOp]:
-    """Return the step with these tilings."""
+    """Return the parts of the step with the tilings in `ways`, which has them by the parts' names."""
     return [
         part._replace(run=partial(part.run, config=ways[name])) if (name := name_of(part)) in ways else part  # type: ignore[call-arg]
         for part in parts
@@ -142,7 +142,7 @@ def cut(parts: Sequence[StepOp], ways: Ways) -> list[StepOp]:
 
 @contextmanager
 def fetching(most: int) -> Iterator[None]:
-    """Set the prefetched bytes of the next weight for kernels launched in the block."""
+    """Make kernels that are launched in the block prefetch `most` bytes of the next weight."""
     from jet.ops.triton import common
 
     usual = common.PREFETCH_BYTES
@@ -167,7 +167,7 @@ def step_timer(parts: Sequence[StepOp], device: torch.device, prefetch: int) -> 
 
 
 def short(config: JetNemotronConfig) -> JetNemotronConfig:
-    """Return the network with one layer of each type, which has the same kernels."""
+    """Return the configuration of a network with one layer of each type, which has the same kernels."""
     config = copy.deepcopy(config)
     config.layer_types = list(dict.fromkeys(config.layer_types or []))
     config.num_hidden_layers = len(config.layer_types)

@@ -25,7 +25,7 @@ def said(path: str, answer: Answer) -> None:
 
 @trial("API", "routes of OpenAI's API and KoboldAI's that are not offered, and `..` in names of models")
 def other_routes(target: Target) -> None:
-    """Call routes that are not offered (files, images and others), and offered ones by other methods."""
+    """Check that unknown routes, `..` in model names, and other methods on known routes are refused."""
     names = ("files", "embeddings", "images/generations", "fine_tuning/jobs", "audio/speech", "responses")
     refused((name, target.post(f"/v1/{name}", {})) for name in names)
     extra = ("embeddings", "transcribe", "tts", "multiplayer/getstory", "data/save", "admin/reload_config")
@@ -37,7 +37,7 @@ def other_routes(target: Target) -> None:
 
 @trial("API", "JSON that is none, nested without end, or of the wrong shape")
 def malformed_calls(target: Target) -> None:
-    """Send malformed bodies: each is refused in OpenAI's form, with a message."""
+    """Check that each malformed body is refused in OpenAI's form, with a message."""
     bodies = (b"{", b"null", b"[]", b"[" * 100_000, b'{"prompt": NaN}', b"5", b"\xff\xfe", b'"x"')
     for path in SENT:
         for body in bodies:
@@ -66,7 +66,11 @@ def greedy_calls(target: Target) -> None:
 
 @trial("API", "markup, line breaks and secrets in what is refused, in ids and in fields that are not known")
 def echoed_calls(target: Target) -> None:
-    """Send markup, line breaks and a key: none comes back as HTML or a header, and the key not at all."""
+    """Check that hostile input is not echoed.
+
+    Markup must not come back as HTML, line breaks must not create a header, and no answer may contain the
+    key.
+    """
     key = "sk-audit-8261-8261"
     headers = [f"Authorization: Bearer {key}", f"X-Request-Id: {HOSTILE}"]
     body = {"prompt": "a", "max_tokens": 1, HOSTILE: 1, "x\r\nX-Harm: 1": 1, "model": HOSTILE}
@@ -80,7 +84,10 @@ def echoed_calls(target: Target) -> None:
 
 @trial("API", "pages of others that call it, and what everybody may read of it")
 def foreign_calls(target: Target) -> None:
-    """Call from another origin, which gets no leave without an option, and read the public routes."""
+    """Check that pages of other origins may not call the API by default.
+
+    Check also that the public routes reveal no file and no traceback.
+    """
     ask = ["Origin: http://evil.example", "Access-Control-Request-Method: POST"]
     for path in SENT:
         allowed = target.call(path, "OPTIONS", ask).headers.get("access-control-allow-origin")
@@ -103,9 +110,9 @@ def flooding_calls(target: Target) -> None:
 
 @trial("API", "keys: none, wrong, cut short, in the wrong place, and where a server tells them")
 def unlocked_calls(target: Target) -> None:
-    """Call a server that wants keys without a right one: each call gets 401 before its body is parsed.
+    """Check that each call without a valid key gets 401, before its body is parsed.
 
-    Tries nothing without a key of the server's.
+    Check also that the routes in `OPEN` need no key. Do nothing if the target has no key.
     """
     if (key := target.key) is None:
         return

@@ -23,7 +23,7 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial: its name and its function."""
+    """A trial: its group, the attack that it tries, and its function."""
 
     group: str
     what: str
@@ -34,7 +34,7 @@ TRIALS: list[Trial] = []
 
 
 def trial(group: str, what: str) -> Callable[[Callable[[Target], None]], Callable[[Target], None]]:
-    """Register a function as a trial."""
+    """Return a decorator that registers a function as a trial of `group`; `what` describes the attack."""
 
     def enter(run: Callable[[Target], None]) -> Callable[[Target], None]:
         TRIALS.append(Trial(group, what, run))
@@ -61,7 +61,7 @@ def refused(answers: Iterable[tuple[str, Answer]]) -> None:
 
 @trial("files", "`..` in every spelling on every path that serves files")
 def traversal(target: Target) -> None:
-    """Try plain, once and twice encoded paths, backslashes, overlong UTF-8, and a NUL at the end."""
+    """Try `..` plain, encoded once and twice, with backslashes, in overlong UTF-8, and before a NUL."""
     ups = (
         "../",
         "..%2f",
@@ -82,7 +82,7 @@ def traversal(target: Target) -> None:
 
 @trial("files", "files of the project and of the machine through Gradio's file routes")
 def file_routes(target: Target) -> None:
-    """Try relative and absolute paths, with and without a scheme."""
+    """Try Gradio's file routes with relative and absolute paths, with and without a scheme."""
     files = (
         "app.py",
         "README.md",
@@ -142,7 +142,7 @@ def unused_routes(target: Target) -> None:
 
 @trial("files", "paths of this machine in public answers")
 def leaks(target: Target) -> None:
-    """Check that the page, its configuration and its API description name no folder."""
+    """Check that the page, its configuration and its API description name no folder of this machine."""
     for path in ("/", "/config", "/gradio_api/info", "/gradio_api/openapi.json", "/healthz", "/metrics"):
         text = target.call(path).text
         for folder in (str(ROOT), str(Path.home()) + "/", "site-packages"):
@@ -154,7 +154,7 @@ def leaks(target: Target) -> None:
 
 @trial("bodies", "bodies that are too large, said to be or not")
 def oversize(target: Target) -> None:
-    """Try a length beyond the limit, malformed lengths, and endless chunks."""
+    """Try a Content-Length beyond the limit, malformed lengths, and sixty megabytes in chunks."""
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
     for length in ("99999999999", "-1", "1e9", "0x10", "5, 6"):
         answer = target.send(f"{head}Content-Length: {length}\r\n\r\nhello".encode())
@@ -219,7 +219,7 @@ def bad_commands(target: Target) -> None:
 
 @trial("headers", "other hosts, several hosts, and hosts with markup in them")
 def hosts(target: Target) -> None:
-    """Check that no forged Host header appears in the page's own URLs, and that two are rejected."""
+    """Check that no forged Host header appears in the page's URLs, and that two Host headers are rejected."""
     for host in ("evil.example", "a b", "x@evil.example", 'x"><script>', "[::1", "x\tevil.example"):
         answer = target.call("/config", host=host)
         must(answer.status != 200 or host not in answer.text, f"the host {host!r} came back")
@@ -229,7 +229,7 @@ def hosts(target: Target) -> None:
 
 @trial("headers", "headers that only a reverse proxy may send")
 def forwarded(target: Target) -> None:
-    """Check that forwarded headers are ignored without a proxy, for hosts and for callers."""
+    """Check that, without a proxy, forwarded headers change neither host nor scheme of the page's URLs."""
     lies = ["X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Forwarded-For: 8.8.8.8"]
     more = ["Forwarded: for=8.8.8.8;host=evil.example", "X-Real-IP: 8.8.8.8", "X-Original-URL: /monitoring"]
     text = target.call("/config", headers=[*lies, *more]).text
@@ -276,7 +276,11 @@ def other_origins(target: Target) -> None:
 
 @trial("headers", "answers without the headers that bind a browser")
 def binding(target: Target) -> None:
-    """Check that page, data and refusals forbid foreign scripts and framing, and all responses sniffing."""
+    """Check the headers that restrict a browser.
+
+    Page, data and refusals must forbid foreign scripts and framing. All responses must forbid content
+    sniffing.
+    """
     for path in ("/", "/config", "/theme.css", "/nowhere"):
         headers = target.call(path).headers
         must(headers.get("x-content-type-options") == "nosniff", f"{path} may be sniffed")
@@ -445,7 +449,7 @@ def passwords(target: Target) -> None:
 
 @trial("limits", "stories and requests beyond what one may ask")
 def too_much(target: Target) -> None:
-    """Try too many tokens, and a story longer than any limit."""
+    """Check that too many tokens, a negative number of tokens, and an overlong story are refused."""
     for prompt, tokens in (("A", 10**9), ("A", -1), ("x" * 1_500_000, 1)):
         data = [prompt, tokens, 0.8, 0.95, 0, 0.05, 1.05, None]
         joined = target.post("/gradio_api/call/generate", {"data": data})

@@ -28,7 +28,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body decoded as UTF-8; invalid bytes are replaced."""
+        """Return the body decoded as UTF-8; invalid bytes are replaced."""
         return self.body.decode("utf-8", "replace")
 
 
@@ -36,10 +36,15 @@ class Target:
     """A page that runs on this machine."""
 
     def __init__(self, url: str, address: str | None = None, key: str | None = None) -> None:
-        """Set the target. `address` is the source address of the calls, 127.0.0.N; `key` one of the API's,
-        which is sent with all calls that have no `Authorization` of their own.
+        """Set the target.
 
-        Raises ValueError for a URL that is not on this machine.
+        Args:
+            url: URL of the page.
+            address: source address of the calls, 127.0.0.N; None leaves it to the system.
+            key: key of the API, sent with all calls that have no `Authorization` header of their own.
+
+        Raises:
+            ValueError: if the URL is not on this machine.
         """
         parts = urlsplit(url)
         if parts.hostname is None or not socket.gethostbyname(parts.hostname).startswith("127."):
@@ -109,7 +114,10 @@ class Tab:
     def act(
         self, command: str, story: str = "", tab: str = "", known: bool = False, **more: object
     ) -> dict[str, Any]:
-        """Send a command and return the reply. Raises Breach if the server fails or does not know it."""
+        """Send a command and return the reply.
+
+        Raises Breach if the server fails or does not know the command.
+        """
         plain = {
             "type": command,
             "n": 1,

@@ -1,4 +1,7 @@
-"""An engine without a model: every story gets words at a fixed rate, a fixed number of stories at once."""
+"""An engine without a model, for load tests.
+
+It serves a fixed number of stories at once, and gives each of them words at a fixed rate.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class PacedEngine:
         self._thread.start()
 
     def engine(self) -> PacedEngine:
-        """Return itself, as a handle does."""
+        """Return this engine, which is its own handle."""
         return self
 
     def submit(self, request: Request) -> LocalStream:

@@ -1,6 +1,8 @@
-"""Read streams of /v1/completions in a process of its own, by sockets: a client that costs next to nothing.
+"""Read streams of /v1/completions over sockets in a separate process, at little cost per token.
 
-python -m scripts.load.stream_client URL reads lines "STREAMS TOKENS", and answers each with one of JSON.
+`python -m scripts.load.stream_client URL` reads lines "STREAMS TOKENS" from its standard input. It answers
+each of them with a line of JSON: the seconds of all streams, and for each stream the seconds to its first
+frame.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ PROMPT = "Once upon a time, on a hill by the sea, "
 
 
 class StreamClient:
-    """The process, as its parent sees it."""
+    """The client process, driven by its parent."""
 
     def __init__(self, url: str) -> None:
         self._process = subprocess.Popen(
@@ -31,7 +33,10 @@ class StreamClient:
         )
 
     def run(self, streams: int, tokens: int) -> tuple[float, list[float]]:
-        """Read streams side by side; return the seconds of all, and each one's to its first frame."""
+        """Read `streams` streams of `tokens` tokens side by side.
+
+        Returns the seconds that all of them took, and for each stream the seconds to its first frame.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         print(streams, tokens, file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
@@ -43,7 +48,7 @@ class StreamClient:
 
 
 class _Connection:
-    """One kept connection."""
+    """A connection to the server that is kept open for several streams."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

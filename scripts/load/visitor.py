@@ -37,7 +37,7 @@ class Findings:
     errors: list[str] = field(default_factory=list)
 
     def took(self, what: str, seconds: float) -> None:
-        """Record a duration."""
+        """Record the duration of an action, in seconds."""
         self.seconds.setdefault(what, []).append(seconds)
 
 
@@ -93,7 +93,12 @@ class Visitor:
         return reply
 
     async def write(self, tokens: int, stop_after: int | None = None) -> bool:
-        """Continue the story, stop after `stop_after` updates. Returns False if nothing was generated."""
+        """Continue the story; return False if nothing was generated.
+
+        Args:
+            tokens: maximum of tokens to generate.
+            stop_after: number of updates after which to stop; None never stops.
+        """
         data = [self._order("continue", story=self.story, settings={"max_new_tokens": tokens})]
         started, updates, begun, reply = time.monotonic(), 0, False, ""
         async with aclosing(self._events("generate_on_page", data)) as events:
@@ -158,7 +163,7 @@ class Visitor:
 
 
 async def stay(visitor: Visitor, seconds: float, think: Callable[[], float], findings: Findings) -> None:
-    """Act as a writer: type, generate, stop now and then, undo."""
+    """Act as a writer for `seconds` seconds: type, generate, sometimes stop, sometimes undo."""
     heartbeat = asyncio.create_task(visitor.heartbeat())
     try:
         await visitor.arrive()

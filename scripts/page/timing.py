@@ -1,6 +1,7 @@
 """Time the page in a browser: until it can be used, from a key to the screen, and from frame to frame.
 
-Each returns seconds, the median of several takes. Only a quiet machine gives figures worth telling.
+Each function returns seconds, the median of several measurements. The figures mean something only on a quiet
+machine.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _FRAMES = """([selector, most]) => new Promise((resolve) => {
 
 
 def usable(browser: Browser, url: str, ready: str) -> float:
-    """Return the seconds from asking for the page, with nothing in the cache, to its use.
+    """Return the seconds from the request of the page, with an empty cache, until the page can be used.
 
     Args:
         browser: a Chromium.
-        url: where the page is.
-        ready: a selector of what can be pressed then.
+        url: URL of the page.
+        ready: selector of an element that appears once the page can be used.
     """
     took = []
     for _ in range(TAKES):
@@ -62,7 +63,7 @@ def usable(browser: Browser, url: str, ready: str) -> float:
 
 
 def keystroke(browser: Browser, url: str) -> float:
-    """Return the seconds from a key pressed in the middle of a megabyte to the screen."""
+    """Return the seconds from a key press in the middle of a megabyte of text until it is painted."""
     context, page = _opened(browser, url)
     text = ("The old keeper opened the door and the sea came in with salt. " * 6 + "\n\n") * 2700
     page.eval_on_selector(
@@ -87,7 +88,7 @@ def keystroke(browser: Browser, url: str) -> float:
 
 
 def frame(browser: Browser, url: str, tokens: int) -> float:
-    """Return the mean seconds from frame to frame while a story of so many tokens streams."""
+    """Return the mean seconds between frames while a story of `tokens` tokens streams."""
     took = []
     for _ in range(TAKES):
         context, page = _opened(browser, url)

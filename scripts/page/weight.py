@@ -1,4 +1,4 @@
-"""Count the bytes that a page needs until it is still, by address, beside an empty page of Gradio's."""
+"""Count the bytes that a page loads, by path, beside those of an empty Gradio page."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _STREAMS = ("/heartbeat/", "/queue/data")  # never end
 
 @dataclass
 class Load:
-    """Counts what one load of a page brings over the line.
+    """Counts the bytes that one load of a page transfers.
 
     Attributes:
-        sizes: bytes with headers, as they came over the line, by path.
-        under_way: requests that have not ended; streams are not counted.
+        sizes: bytes as transferred, headers included, by path.
+        under_way: paths of the requests that have not ended, by id; streams are not counted.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -60,7 +60,10 @@ class Load:
         session.on("Network.loadingFailed", end)
 
     def wait(self, page: Page) -> None:
-        """Wait until the page has asked for all that it asks for by itself."""
+        """Wait until no request has been under way for half a second.
+
+        Raises TimeoutError after a minute.
+        """
         still = 0
         for _ in range(_MOST_POLLS):
             page.wait_for_timeout(POLL_MS)  # lets the events come
@@ -71,12 +74,12 @@ class Load:
 
 
 def weigh(browser: Browser, url: str, ready: str) -> Load:
-    """Load a page with nothing in the cache and count its bytes until it is still.
+    """Load a page with an empty cache, and count its bytes until it makes no more requests.
 
     Args:
         browser: a Chromium.
-        url: where the page is.
-        ready: a selector of what stands on it once it can be used.
+        url: URL of the page.
+        ready: selector of an element that appears once the page can be used.
     """
     context = browser.new_context()
     page, load = context.new_page(), Load()
@@ -91,7 +94,7 @@ def weigh(browser: Browser, url: str, ready: str) -> Load:
 
 @contextmanager
 def empty_page() -> Iterator[str]:
-    """Serve a page of Gradio's with nothing on it but one of each component; yield its address."""
+    """Serve a Gradio page with one component of each kind and nothing else; yield its URL."""
     with gr.Blocks(analytics_enabled=False) as empty:
         gr.Textbox()
         gr.HTML("")

@@ -1,6 +1,6 @@
-"""Weathers and moods: how a writer says them, and sentences of a story that show them.
+"""Weathers and moods: how a writer names them, and sentences of a story that show them.
 
-Those of moods have places for a person in braces, as `made_up.Person.fill` fills them.
+Sentences about moods have placeholders for a person in braces, which `made_up.Person.fill` fills.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters after a step; the first steps weigh more, as there are few."""
+        """Update the average after a step; early steps weigh more, because there are few of them yet."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
         torch._foreach_lerp_(self.weights, [p.detach().float() for p in self._parameters], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Hold the average in the network inside the block, and its own weights again after it."""
+        """Put the average into the network inside the block, and restore the network's weights after it."""
         kept = [p.detach().clone() for p in self._parameters]
         self.copy_to_model()
         try:

@@ -22,10 +22,10 @@ class StorySet:
 
     Attributes:
         tokens: all documents concatenated, without end-of-text between them.
-        starts: first token of each document, and the total length, `[documents + 1]`.
-        bodies: first token of each document after title and headings, `[documents]`.
+        starts: index of the first token of each document, then the total length, `[documents + 1]`.
+        bodies: index of the first token after title and headings of each document, `[documents]`.
         bytes: UTF-8 length of each raw document, `[documents]`.
-        paragraphs: every token that follows a blank line, in all documents, ascending.
+        paragraphs: indices of all tokens that follow a blank line, in all documents, ascending.
     """
 
     tokens: Tokens
@@ -47,7 +47,10 @@ class StorySet:
         return np.diff(self.starts) < shorter_than
 
     def middle(self, index: int, rng: np.random.Generator) -> int:
-        """Return the first token of a random paragraph in the first half of a document's body."""
+        """Return the index of the first token of a random paragraph in the first half of a document's body.
+
+        Returns the start of the body if no paragraph begins there.
+        """
         body = int(self.bodies[index])
         half = body + (int(self.starts[index + 1]) - body) // 2
         first, last = np.searchsorted(self.paragraphs, (body, half))

@@ -24,7 +24,8 @@ def trainable_gated_delta_rule(
 ) -> tuple[Tensor, None]:
     """Compute the rule for whole texts, as `jet.ops.gated_delta_rule` does, but without states.
 
-    Products are in v's type, decays and states in float32 (float64 if given that).
+    Products are in v's dtype. Decays and states are in float32, or in float64 if v is. Returns the outputs,
+    and None in place of the last state.
     """
     assert state is None, "a text is trained on from its beginning"
     batch, length, heads = g.shape
@@ -32,7 +33,7 @@ def trainable_gated_delta_rule(
     padding = -length % CHUNK
 
     def chunks(x: Tensor) -> Tensor:
-        """`[B, T, H, …]` → `[N, B·H, C, …]`; padding writes nothing and forgets nothing."""
+        """Reshape `[B, T, H, …]` to `[N, B·H, C, …]`; the zeros of the padding leave the state unchanged."""
         if padding:
             x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
         x = x.unflatten(1, (-1, CHUNK)).transpose(2, 3).transpose(0, 1)
@@ -67,11 +68,11 @@ def trainable_gated_delta_rule(
 
 @torch.library.custom_op("stories::unit_lower_inverse", mutates_args=())
 def unit_lower_inverse(lower: Tensor) -> Tensor:
-    """Invert `I + lower`, `[…, C, C]`, of which only the part below the diagonal is read; C = 16, 32, 64 …
+    """Invert `I + lower`, `[…, C, C]`, for C = 16, 32, 64 …; read only what lies below the diagonal.
 
-    Blocks on the diagonal by (I - L)(I + L²)(I + L⁴)(I + L⁸), which is exact as L¹⁶ = 0; then pairs of blocks
-    are joined: the inverse of [[A, 0], [C, B]] has -B⁻¹ C A⁻¹ in its corner. The powers of a whole chunk
-    would cancel each other catastrophically.
+    The 16 × 16 blocks on the diagonal are inverted by (I - L)(I + L²)(I + L⁴)(I + L⁸), which is exact because
+    L¹⁶ = 0. Then pairs of blocks are joined: the inverse of [[A, 0], [C, B]] has -B⁻¹ C A⁻¹ in its corner.
+    The powers of a whole chunk would cancel each other catastrophically.
     """
     size = lower.shape[-1]
     flat = lower.reshape(-1, size, size)

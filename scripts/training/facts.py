@@ -94,10 +94,10 @@ class Fact:
     """A fact of a story.
 
     Attributes:
-        start: where the text says it.
+        start: index in the text where the fact is stated.
         kind: "person", "relation", "place", "thing", "weather", "tone" or "event".
-        subject: the name or noun that it is about; the weather or tone.
-        says: sentences of which each tells the fact; for events one, in the past tense.
+        subject: the name or noun that the fact is about; for weather and tone, the weather or tone.
+        says: sentences, each of which tells the fact; an event has a single one, in the past tense.
     """
 
     start: int

@@ -1,7 +1,7 @@
-"""Train on the weights as they will be shipped: rounded as `jet.quantize` does, gradients straight through.
+"""Train on weights that are rounded as `jet.quantize` rounds them, with a straight-through gradient.
 
-While `applied()`, each matrix that `jet.quantize` would quantize holds exactly the values that its quantized
-checkpoint will give; the gradients found there are applied to the unrounded weights.
+Inside `FakeQuantizer.applied()`, each matrix that `jet.quantize` would quantize holds exactly the values that
+its quantized checkpoint will give. The gradients found there are applied to the unrounded weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST = 2**24  # weights that are rounded at once; about 60 bytes each
 
 @torch.no_grad()
 def fake_quantize(weights: Tensor, scheme: str) -> Tensor:
-    """Return float32 weights `[rows, columns]` as a checkpoint gives them: in bfloat16, then quantized."""
+    """Round float32 weights `[rows, columns]` as a checkpoint does: to bfloat16, then by `scheme`."""
     held = QuantizedTensor.empty((weights.shape[0], weights.shape[1]), scheme, torch.bfloat16, weights.device)
     step = max(1, MOST // weights.shape[1])
     for begin in range(0, len(weights), step):
@@ -54,14 +54,17 @@ class FakeQuantizer:
     """Exchanges a network's matrices for their rounded values, and back."""
 
     def __init__(self, model: nn.Module, scheme: str = INT4) -> None:
-        """Group the matrices by scheme and width: rows are rounded alone, so a group is one matrix."""
+        """Group the matrices by scheme and width.
+
+        Each row is rounded by itself, so all matrices of a group can be rounded as one.
+        """
         self._groups: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for name, weight in _matrices(model):
             self._groups[scheme_of(scheme, name), weight.shape[1]].append(weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Hold the rounded values inside the block, and the unrounded ones again after it."""
+        """Put the rounded values into the network inside the block; restore the unrounded ones after it."""
         kept = list[tuple[Tensor, Tensor]]()
         with torch.no_grad():
             for (scheme, _), parameters in self._groups.items():

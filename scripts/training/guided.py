@@ -1,9 +1,9 @@
-"""Make a story into one text to train on: where it begins, what a writer says about it, who its people are.
+"""Make a story into one text to train on, with guidance as a writer would give it.
 
-The page gives a model memory and lore in front of a story and the author's note a few lines above its end.
-Here, facts of a story that come later are put there, by `jet.story.context` itself, so that a model learns
-that they come true. Guidance is read, and never learnt to be written; where it comes true, a text is learnt
-with more weight.
+The page puts memory and lore in front of a story, and the author's note a few lines above its end. Here,
+`jet.story.context` puts facts from later in the story into the same places, so that a model learns to follow
+guidance. Guidance is read, but never learned. The sentences in which it comes true are learned with more
+weight. A text may begin within the story, and its people may get other names.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ class Mix:
 
     Attributes:
         whole: modern stories that keep title and headings. All others lose them.
-        middle: stories that begin at a paragraph in their first three quarters.
-        ending: stories of which only the last 80 to 550 words are read. The rest begins behind the title.
-        memory, lore, note: texts, of those without title, that have each.
-        woven: texts into which a made-up fact is woven, told in memory, lore or note.
-        twice: those into which a second one is.
-        cut: texts with guidance and without a wish that stop at a paragraph soon after it has come true.
+        middle: stories that begin at a paragraph in the first three quarters of their body.
+        ending: stories of which only the last 80 to 550 words are read. All remaining stories begin behind
+            the title.
+        memory, lore, note: texts without title that have this kind of guidance.
+        woven: texts into which a made-up fact is woven, which memory, lore or note tells.
+        twice: woven texts into which a second made-up fact is woven.
+        cut: texts with guidance and without a wish that end at a paragraph soon after the guidance has come
+            true.
         wish: texts with a wish for length or end; a text of kind `ending` has it twice as often.
         renamed: stories whose people get other names.
-        stock_learnt: stock phrases that are learnt; the others are only read.
+        stock_learnt: stock phrases that are learned; the others are only read.
     """
 
     whole: float = 0.12
@@ -67,7 +69,10 @@ class Mix:
 
 @dataclass(frozen=True)
 class Marked:
-    """A text, and how each of its characters is learnt, `[characters]`; `ends`: its end is one of a story."""
+    """A text, and a weight for each of its characters: `READ`, `LEARNT` or `STRESSED`, `[characters]`.
+
+    `ends` is False if the text was cut before the end of its story.
+    """
 
     text: str
     weights: Weights
@@ -81,21 +86,21 @@ class Marked:
 
     @staticmethod
     def plain(text: str, weight: int = LEARNT) -> Marked:
-        """Mark a whole text."""
+        """Mark a whole text with one weight."""
         return Marked(text, np.full(len(text), weight, np.uint8))
 
     @staticmethod
     def join(*parts: Marked) -> Marked:
-        """Concatenate texts; the last one says whether the end is one."""
+        """Concatenate texts; `ends` is taken from the last one."""
         weights = np.concatenate([part.weights for part in parts])
         return Marked("".join(part.text for part in parts), weights, parts[-1].ends)
 
     def insert(self, place: int, text: str) -> Marked:
-        """Insert a text that is stressed."""
+        """Return this text with another one inserted at `place`, stressed."""
         return Marked.join(self[:place], Marked.plain(text, STRESSED), self[place:])
 
     def stress(self, start: int, end: int) -> Marked:
-        """Stress what is learnt from `start` to `end`."""
+        """Return this text with the learned characters from `start` to `end` stressed."""
         weights = self.weights.copy()
         weights[start:end][weights[start:end] == LEARNT] = STRESSED
         return Marked(self.text, weights, self.ends)
@@ -124,7 +129,7 @@ def _marked(text: str, unlearnt: list[Span]) -> Marked:
 
 
 def _beginning(story: PreparedStory, mix: Mix, rng: np.random.Generator) -> tuple[int, bool]:
-    """Choose where a text begins, and say whether it is an ending."""
+    """Choose where a text begins; return the index, and True if only the story's ending is read."""
     chance = rng.random()
     if chance >= mix.middle + mix.ending:
         return story.body, False
@@ -148,7 +153,7 @@ def _beginning(story: PreparedStory, mix: Mix, rng: np.random.Generator) -> tupl
 
 
 def _tells_of(story: PreparedStory, start: int) -> bool:
-    """Return whether a paragraph begins with narration that names a person."""
+    """Return whether the paragraph at `start` begins with narration that names a person."""
     head = story.text[start : start + 100].split("\n")[0]
     return head[:1] not in "“\"‘'" and any(name in head for name in story.people)
 
@@ -173,7 +178,10 @@ def _excerpt(story: PreparedStory, stock: list[Span], start: int) -> tuple[Marke
 
 @dataclass
 class _Telling:
-    """A text and what a writer tells of it; it is seen up to `visible`, and all has come true at `last`."""
+    """A text, and the guidance that a writer gives for it.
+
+    The writer has the text up to `visible`. At `last`, all guidance has come true.
+    """
 
     text: Marked
     visible: int
@@ -186,7 +194,7 @@ class _Telling:
 def _guided(
     story: PreparedStory, text: Marked, facts: list[Fact], mix: Mix, is_ending: bool, rng: np.random.Generator
 ) -> Marked:
-    """Put guidance into a text that is true of what follows it."""
+    """Return the text with guidance that comes true in its later part."""
     visible = _visible_end(text.text, is_ending, rng)
     telling = _Telling(text, visible, visible)
     _tell_facts(telling, [fact for fact in facts if fact.start >= visible], mix, rng)
@@ -207,7 +215,7 @@ def _guided(
 
 
 def _tell_facts(telling: _Telling, later: list[Fact], mix: Mix, rng: np.random.Generator) -> None:
-    """Tell facts that the text has, and stress the sentences that have them."""
+    """Add facts of the text to the guidance, and stress the sentences that state them."""
     told = list[Fact]()
     if rng.random() < mix.memory:
         told += _memory(later, telling.visible, rng)
@@ -226,7 +234,7 @@ def _tell_facts(telling: _Telling, later: list[Fact], mix: Mix, rng: np.random.G
 
 
 def _tell_made_up(telling: _Telling, story: PreparedStory, rng: np.random.Generator) -> None:
-    """Weave a made-up fact into the text, and tell it."""
+    """Weave a made-up fact into the text, and add it to the guidance."""
     says = _woven(telling, story, rng)
     if not says:
         return
@@ -247,7 +255,7 @@ def _sentence_end(text: str, start: int) -> int:
 
 
 def _cut(telling: _Telling, rng: np.random.Generator) -> None:
-    """Cut a text at the end of a paragraph behind which nothing that was told comes true."""
+    """Cut the text at the end of a paragraph after all guidance has come true, if there is one."""
     text, last = telling.text, telling.last
     least, most = max(last, telling.visible + SHORTEST), max(last + SHORTEST, telling.visible + LONGEST)
     ends = [found.start() for found in re.finditer(r"\n\n", text.text[:most]) if found.start() > least]
@@ -257,7 +265,7 @@ def _cut(telling: _Telling, rng: np.random.Generator) -> None:
 
 
 def apply_guidance(text: Marked, visible: int, guidance: Guidance) -> Marked:
-    """Return the prompt that the page would send for the first `visible` characters, and the rest."""
+    """Return the page's prompt for the first `visible` characters, followed by the rest of the text."""
     prompt = ContextBuilder(len).build(text.text[:visible], guidance, _NO_LIMIT, 1)
     parts, place = list[Marked](), 0
     for part in prompt.parts:
@@ -271,7 +279,7 @@ def apply_guidance(text: Marked, visible: int, guidance: Guidance) -> Marked:
 
 
 def _visible_end(text: str, is_ending: bool, rng: np.random.Generator) -> int:
-    """Choose how much a writer has: one to three sentences mostly, some paragraphs, or nothing."""
+    """Choose how many characters the writer has: mostly one to three sentences, else paragraphs or none."""
     chance = rng.random()
     if chance < 0.05:
         return 0
@@ -293,7 +301,11 @@ def _memory(later: list[Fact], visible: int, rng: np.random.Generator) -> list[F
 
 
 def _lore(later: list[Fact], seen: str, rng: np.random.Generator) -> list[tuple[LoreEntry, list[Fact]]]:
-    """Make entries of facts that come later, for what the visible text names if there are any."""
+    """Make lore entries of facts that come later, each with its facts.
+
+    The entries are about subjects that the visible text names. If it names none, they are constant entries
+    about the first facts.
+    """
     told = [f for f in later if f.kind in ("person", "relation", "place", "thing")]
     named = [f for f in told if f.subject in seen] or told[:2]  # else constant entries, of what comes next
     entries = []
@@ -319,7 +331,10 @@ def _note(near: list[Fact], rng: np.random.Generator) -> tuple[str, list[Fact]]:
 
 
 def _woven(telling: _Telling, story: PreparedStory, rng: np.random.Generator) -> str:
-    """Weave a made-up fact into the text behind what is visible; return how a writer says it."""
+    """Weave a made-up fact into the text after its visible part; return how a writer says the fact.
+
+    Returns an empty string if the text has no place for it.
+    """
     text, visible = telling.text, telling.visible
     people = {name: gender for name, gender in story.people.items() if gender}
     first = {name: text.text.find(name) for name in people}
@@ -343,7 +358,7 @@ def _woven(telling: _Telling, story: PreparedStory, rng: np.random.Generator) ->
 
 
 def _between_sentences(text: str, start: int, end: int) -> list[int]:
-    """Return the places behind sentences of narration; none in a paragraph with quotation marks."""
+    """Return the indices after sentences of narration; skip paragraphs with quotation marks."""
     places, at = list[int](), 0
     for paragraph in text.split("\n\n"):
         if at > end:
@@ -358,7 +373,7 @@ def _between_sentences(text: str, start: int, end: int) -> list[int]:
 
 
 def _wish(telling: _Telling, is_ending: bool, rng: np.random.Generator) -> None:
-    """Add a wish for the length or the end of the text that is true."""
+    """Add to the guidance a wish that the text fulfills: for its length, or for its end."""
     text, visible, note = telling.text.text, telling.visible, telling.note
     if is_ending:
         says = wishes.ending(len(_WORDS.findall(text[visible:])), rng)

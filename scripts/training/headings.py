@@ -1,4 +1,4 @@
-"""Find what is no prose in a story: its title, headings of chapters, remarks about its length."""
+"""Find the parts of a story that are not prose: its title, headings of chapters, remarks about its length."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_headings(text: str, start: int) -> list[tuple[int, int]]:
     """Return the spans of all headings from `start` on, each with the blank line after it.
 
     A heading is a paragraph that names a chapter or the like, or a short line of words in title case without
-    an end. A sentence that begins with such a word ("Part of her wanted to go.") is none.
+    a final mark. A sentence that begins with such a word ("Part of her wanted to go.") is not a heading.
     """
     spans, place = [], start
     for paragraph in text[start:].split("\n\n"):

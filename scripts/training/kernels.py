@@ -13,7 +13,7 @@ TOLERANCE = 0.03  # relative error of a gradient; rounding to bfloat16 alone mak
 
 
 def check_gradients(form: str, heads: int, key: int, value: int, device: torch.device) -> dict[str, float]:
-    """Return relative errors of the rule's gradients, in one form on this device, against float32.
+    """Return the relative errors of the rule's gradients on this device against float32, by input.
 
     Raises RuntimeError if one is wrong, because a miscompiled kernel would silently train a bad model.
     """
@@ -45,7 +45,11 @@ def check_gradients(form: str, heads: int, key: int, value: int, device: torch.d
 
 
 def prepare_kernels(form: str, heads: int, key: int, value: int, device: torch.device) -> None:
-    """On a GPU, check the form's gradients; of the library's, replace the one that is known to be broken."""
+    """Check the gradients of the rule in this form on a GPU; do nothing on other devices.
+
+    For the form "library", first replace the gradient that is known to be miscompiled. Raises RuntimeError if
+    a gradient is wrong or the library is not installed.
+    """
     if device.type != "cuda":
         return
     if form == "library" and prefill_implementation(device, torch.bfloat16) == "torch":

@@ -30,7 +30,8 @@ class Learner:
     def learn(self, rows: Rows, progress: float) -> Tensor:
         """Add up the gradients of a step's flagged rows `[batch, length + 1]`.
 
-        Returns the mean nats of a learnt token, those of stressed ones weighted, on the device.
+        Returns the weighted mean loss of the learned tokens in nats, as a tensor on the device. Stressed
+        tokens weigh more.
         """
         self.model.train()
         future = torch.tensor(self.recipe.future * (1 - progress), device=self.device)
@@ -64,7 +65,7 @@ class Learner:
     def _row_losses(
         self, tokens: Tensor, targets: Tensor, losses: Callable[..., Tensor], *more: Any
     ) -> Tensor:
-        """Return the nats of every target, `[rows, length]`."""
+        """Return the loss of every target in nats, `[rows, length]`, as the function `losses` computes it."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             hidden = self.model.model(tokens[:, :-1], use_cache=False).last_hidden_state
             return losses(hidden, self.model.lm_head.weight, targets, *more)

@@ -1,7 +1,8 @@
 """Facts that are made up and woven into a story, so that what a writer tells comes true soon and every time.
 
 Natural stories tell few kinds of facts, and show them late or not at all. Names and words are drawn from long
-lists, and half of the names are made of syllables: what is told can only be copied, not learnt by heart.
+lists, and half of the names are made of syllables. A model can then only copy what it is told, and cannot
+learn it by heart.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Woven:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody of a story, "f" or "m"."""
+    """A person of a story: name, and gender ("f" or "m")."""
 
     name: str
     gender: str
 
     def fill(self, sentence: str, **more: str) -> str:
-        """Fill the places of a sentence in braces: name, she, She, her, Her, and what `more` gives."""
+        """Fill the placeholders of a sentence in braces: name, she, She, her, Her, and those in `more`."""
         she, her = ("she", "her") if self.gender == "f" else ("he", "his")
         words = {"name": self.name, "she": she, "She": she.capitalize(), "her": her, "Her": her.capitalize()}
         return sentence.format(**words, **more)
@@ -59,7 +60,7 @@ class Person:
 def weave(person: Person | None, rng: np.random.Generator) -> Woven:
     """Make up a fact about a person, somebody near, the place, the weather, or the mood.
 
-    Without a person it is one that names none.
+    If `person` is None, the fact names no person.
     """
     kinds = [(share, make) for share, make in KINDS if person or make in WITHOUT_A_PERSON]
     shares = np.array([share for share, _ in kinds])
@@ -68,7 +69,7 @@ def weave(person: Person | None, rng: np.random.Generator) -> Woven:
 
 
 def make_name(rng: np.random.Generator, gender: str | None = None) -> str:
-    """Return a first name of that gender, or one that does not exist."""
+    """Return a first name of that gender or an invented name; if `gender` is None, an invented name."""
     if gender is not None and rng.random() < 0.5:
         return draw(BY_GENDER[gender], rng)
     syllables = [draw(_ONSETS, rng) + draw(_VOWELS, rng) for _ in range(int(rng.integers(1, 4)))]
@@ -243,7 +244,7 @@ WITHOUT_A_PERSON = (_there_is, _animal, _weather)
 
 
 def _sayable(person: Person | None, sentences: Sequence[str]) -> Sequence[str]:
-    """Return the sentences that need no person if there is none."""
+    """Return the sentences; if `person` is None, only those without placeholders for a person."""
     return [
         s
         for s in sentences
@@ -261,9 +262,10 @@ NOUNS = ("phrase", "animal", "relative", "liked", "job")
 def _told(
     person: Person | None, says: Sequence[str], shows: Sequence[str], rng: np.random.Generator, **words: str
 ) -> Woven:
-    """Choose how it is said, and three sentences that show it; the first has the words that were made up.
+    """Choose how a writer says the fact, and up to three sentences that show it.
 
-    `words` has a noun, to which `{a}` belongs, and for some facts the name that it goes by: `called`.
+    The first of these sentences contains all words that were made up. `words` has a noun, for which `{a}` is
+    the article. For some facts it also has `called`, the noun's name.
     """
     noun = next(word for word in NOUNS if word in words)
     words["a"] = _article(words[noun])

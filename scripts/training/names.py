@@ -1,4 +1,4 @@
-"""Give the people of a story other names, the same ones throughout, so that no name is learnt by heart."""
+"""Give the people of a story other names, the same ones throughout, so that no name is learned by heart."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BY_GENDER: Mapping[str, tuple[str, ...]] = {"f": read_list("female"), "m": read_
 def choose_names(
     people: Mapping[str, str], taken: set[str], rng: np.random.Generator, share: float
 ) -> dict[str, str]:
-    """Choose new names for the people of one story, each of the old one's gender.
+    """Choose new names for the people of one story, each of the same gender as the old name.
 
     Args:
-        people: gender of each name, "f" or "m"; others are kept.
+        people: gender of each name; only names with "f" or "m" are replaced.
         taken: words that are in the story already and therefore never chosen.
-        share: how many of all stories get new names.
+        share: probability that a story gets new names; otherwise the result is empty.
     """
     if rng.random() >= share:
         return {}
@@ -47,7 +47,7 @@ class Renamer:
         self._pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)") if names else None
 
     def places(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Yield the start, end and new name of every old one in the text."""
+        """Yield start, end and replacement of every old name in the text."""
         if self._pattern is not None:
             for found in self._pattern.finditer(text):
                 yield found.start(), found.end(), self._names[found[0]]

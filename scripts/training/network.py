@@ -32,7 +32,8 @@ def build_jet(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
 def build_transformer(recipe: Recipe, vocabulary: int) -> PreTrainedModel:
     """Build a plain transformer of the same depth and width, with an MLP that gives the same parameter count.
 
-    It has full attention in every layer, so it is Qwen2's network, in the same format as the other one.
+    It has full attention in every layer, so it is Qwen2's network, in the same format as the Jet-Nemotron
+    network.
     """
     plain = "a" * len(recipe.pattern)
     wanted = count(build_jet(recipe, vocabulary))
@@ -111,7 +112,10 @@ def row_attention(
 
 
 def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, scaling: float | None) -> Tensor:
-    """Attend to `window` keys, the own one included; rows are cut into blocks that see two blocks of keys."""
+    """Attend causally to the last `window` keys, which include the query's own, `[B, heads, T, D]`.
+
+    Rows are cut into blocks of `window` queries, each of which sees two blocks of keys.
+    """
     batch, heads, length, _ = query.shape
     padding = -length % window
     query, key, value = (F.pad(x, (0, 0, 0, padding)).unflatten(2, (-1, window)) for x in (query, key, value))
@@ -133,10 +137,7 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, sca
 
 
 def add_dropout(model: PreTrainedModel, probability: float, stream: torch.dtype) -> None:
-    """Add dropout to the embedding and every branch, in training only;
-
-    the residual stream gets dtype `stream`.
-    """
+    """Add dropout for training to the embedding and every branch; give the residual stream dtype `stream`."""
 
     def drop(module: nn.Module, arguments: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -166,10 +167,10 @@ def make_trainable(model: PreTrainedModel, recipe: Recipe, device: torch.device,
 
 @contextmanager
 def delta_rule(form: str) -> Iterator[None]:
-    """Have jet layers compute the rule in this form inside the block.
+    """Make jet layers compute the rule in this form inside the block.
 
-    "plain" is `scripts.training.delta_rule`; "library" the kernels of flash-linear-attention on a GPU, which
-    `torch.compile` compiles around.
+    "plain" is `scripts.training.delta_rule`. "library" is the kernels of flash-linear-attention on a GPU,
+    which `torch.compile` does not compile.
     """
     rules: dict[str, Callable[..., Any]] = {
         "plain": trainable_gated_delta_rule,
@@ -184,15 +185,18 @@ def delta_rule(form: str) -> Iterator[None]:
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the nats of every target, `[B, T]`, from the last hidden state and the tied embedding.
+    """Return the loss of every target in nats, `[B, T]`, from the last hidden state and the tied embedding.
 
-    Targets that are `UNLEARNT`, and the mark of a tale, are read and never written: their loss is 0.
+    The loss is 0 for targets that are `UNLEARNT` and for the mark of a tale, which are only read.
     """
     return _nats(F.linear(hidden, weight), targets)
 
 
 def training_losses(hidden: Tensor, weight: Tensor, targets: Tensor, future: Tensor) -> Tensor:
-    """Return the same plus `future` times the nats of the token after each target, from the same logits."""
+    """Return `token_losses` plus `future` times the loss of the token after each target, in nats, `[B, T]`.
+
+    Both losses use the same logits.
+    """
     logits = F.linear(hidden, weight)
     after = F.pad(targets[:, 1:], (0, 1), value=UNLEARNT)
     return _nats(logits, targets) + future * _nats(logits, after)

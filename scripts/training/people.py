@@ -31,9 +31,9 @@ FEWEST = 3  # mentions of a person, of which two by an act
 
 
 def find_people(text: str) -> dict[str, str]:
-    """Return the gender, "f", "m" or "", of each person, the most frequent one first.
+    """Return the gender, "f", "m" or "" (unknown), of each person, the most frequent one first.
 
-    A person is a single capitalized word that is never written small, such as a given name.
+    A person is a single capitalized word that never appears in lower case, such as a given name.
     """
     acts = Counter(_ACTS.findall(text))
     acts.update(_SAID.findall(text))
@@ -54,7 +54,7 @@ def _is_place(name: str, text: str) -> bool:
 
 
 def _gender(name: str, text: str) -> str:
-    """Judge by a list of names, or else by the pronouns that follow each mention before another name."""
+    """Judge by a list of names, else by the pronouns that follow the mentions; return "" if unsure."""
     for gender, names in BY_GENDER.items():
         if name in names:
             return gender

@@ -63,7 +63,10 @@ class PreparedStory:
 
 
 def prepare(text: str, phrases: PhraseFinder | None) -> PreparedStory:
-    """Apply all rules to a cleaned story; without `phrases` only those for headings, as for classics."""
+    """Apply all rules to a cleaned story.
+
+    For classics, whose `phrases` are None, and for picture books, apply only the rules for headings.
+    """
     body = body_start(text)
     headings = tuple(find_headings(text, body))
     if phrases is None or len(text) < PICTURE_BOOK:

@@ -46,7 +46,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def recipe_of(shape: str | None, options: argparse.Namespace) -> Recipe:
-    """Return the recipe of a shape. Raises ValueError if it is not written as the help says."""
+    """Return the recipe of a shape, or the default recipe if `shape` is None.
+
+    Raises ValueError if the shape is not written as the help says.
+    """
     rows = {"length": options.length, "batch": options.rows, "micro_batch": options.micro_rows}
     if shape is None:
         return Recipe(**rows)

@@ -1,7 +1,7 @@
 """Rows of tokens from prepared stories: composed anew and shuffled every epoch, packed to one length.
 
-Every row begins with end-of-text and the beginning of a text, as a story on the page does. Texts follow each
-other until the row is full; the rest of the last one begins the next row, at the paragraph that was cut.
+Every row begins with end-of-text, as a story on the page does. Texts follow each other until the row is full.
+The rest of the last text begins the next row, from the start of the paragraph that was cut.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ CHUNK = 256  # stories that a worker composes at once
 
 
 def encode(text: Marked, tokenizer: Tokenizer) -> Tokens:
-    """Tokenize a text; a token that touches a character that is only read, or stressed, is flagged so."""
+    """Tokenize a text and flag its tokens.
+
+    A token is flagged `UNLEARNT` if it touches a character that is only read, and `STRESS` if it touches a
+    stressed one.
+    """
     encoding = tokenizer.encode(text.text, add_special_tokens=False)
     tokens = np.array(encoding.ids, dtype=np.uint16)
     places = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
@@ -43,7 +47,10 @@ def encode(text: Marked, tokenizer: Tokenizer) -> Tokens:
 
 
 def front(story: PreparedStory, after_end: bool = True) -> Tokens:
-    """Return the tokens in front of a story's text; the first is learnt as the end of the text before."""
+    """Return the tokens in front of a story's text: end-of-text and, for a tale, its mark.
+
+    End-of-text is learned as the end of the text before, unless `after_end` is False.
+    """
     start = np.uint16(END_OF_TEXT) if after_end else END_OF_TEXT | UNLEARNT
     return np.array([start, TALE | UNLEARNT] if story.is_tale else [start], dtype=np.uint16)
 
@@ -70,7 +77,7 @@ class Composer:
         self.numbers = [n for n, story in enumerate(self.stories) for _ in range(story.copies)]
 
     def texts(self, epoch: int, begin: int, end: int) -> list[Tokens]:
-        """Return the texts of an epoch from `begin` to `end` in its order, each behind an end-of-text."""
+        """Return the texts from number `begin` to `end` of an epoch's order, each behind an end-of-text."""
         order = np.random.default_rng((*self._source.seed, epoch)).permutation(len(self.numbers)).tolist()
         ended = all(self._compose(epoch, number).ends for number in order[max(begin - 1, 0) : begin])
         texts = []
@@ -105,7 +112,7 @@ class Epochs:
     """Makes the texts of an epoch, in this process or in workers."""
 
     def __init__(self, source: Source, workers: int) -> None:
-        """Start `workers` processes, or read the stories into this one if there are none."""
+        """Start `workers` processes; with 0 workers, read the stories into this process instead."""
         self._local = Composer(source) if workers == 0 else None
         self._pool: ProcessPoolExecutor | None = None
         self._pending: dict[int, list[Future[list[Tokens]]]] = {}
@@ -135,9 +142,9 @@ class Epochs:
 
 
 def pack(texts: Iterable[Tokens], length: int, blank: npt.NDArray[np.bool_]) -> Iterator[Tokens]:
-    """Yield full rows of `length + 1` tokens.
+    """Yield full rows of `length + 1` tokens; a last row that is not full is dropped.
 
-    `blank` tells of each token of the vocabulary whether it ends in a blank line.
+    `blank` tells for each token of the vocabulary whether it ends in a blank line.
     """
     parts, left = list[Tokens](), length + 1
     for text in texts:
@@ -157,10 +164,10 @@ def pack(texts: Iterable[Tokens], length: int, blank: npt.NDArray[np.bool_]) -> 
 
 
 def _rest(text: Tokens, cut: int, blank: npt.NDArray[np.bool_], may_repeat: bool) -> Tokens:
-    """Return what begins the next row when a text was cut at `cut`.
+    """Return the tokens that begin the next row, for a text of which `cut` tokens fit into the last row.
 
-    A text that had just begun is read again as a whole, with its guidance, unless it began the row. Of others
-    the rest follows, from a paragraph before the cut on.
+    With `may_repeat`, a text that has only just begun is read again as a whole, with its guidance. Other
+    texts continue from the last paragraph that begins before the cut.
     """
     if may_repeat and cut <= SHORTEST_START:
         return text
@@ -232,7 +239,10 @@ class Mixture:
     """Batches of modern and classic rows, in proportions that depend on recipe and step only."""
 
     def __init__(self, folder: Path, tokenizer: Path, recipe: Recipe, mix: Mix, workers: int = 0) -> None:
-        """Read the prepared stories of a folder; `workers` processes compose the rows of each set."""
+        """Read the prepared stories of a folder.
+
+        `workers` processes compose the modern rows, and at most two more compose the classic rows.
+        """
         self.recipe = recipe
         self.streams = {}
         for number, name in enumerate(SETS):

@@ -36,7 +36,7 @@ LOG_EVERY = 20  # steps: reading a loss waits for the device
 
 @dataclass(frozen=True)
 class Budget:
-    """End of a run: after so many tokens or seconds, whichever comes first."""
+    """End of a run: after so many tokens or minutes, whichever comes first."""
 
     tokens: float | None = None
     minutes: float | None = None
@@ -46,7 +46,7 @@ class Budget:
             raise ValueError("A run needs a budget: tokens or minutes.")
 
     def progress(self, tokens: int, seconds: float) -> float:
-        """Finished part of the run, 0 to 1."""
+        """Return the finished part of the run, 0 to 1."""
         by_tokens = tokens / self.tokens if self.tokens else 0.0
         by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(by_tokens, by_time))
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Finished part of the run, 0 to 1."""
+        """Return the finished part of the run, 0 to 1."""
         return self.budget.progress(self.place.tokens, self.place.seconds)
 
     # --- training ---------------------------------------------------------------------------------
@@ -132,7 +132,10 @@ class Run:
         return (tokens - before) / (now - since) if now > since else 0.0
 
     def _some_steps(self, stopped: list[int]) -> None:
-        """Run up to `LOG_EVERY` steps without synchronizing, then add a point to the curve."""
+        """Run up to `LOG_EVERY` steps without synchronizing, then add a point to the curve.
+
+        Ends early once `stopped` has an entry. Raises FloatingPointError if the loss is not finite.
+        """
         started = time.monotonic()
         seconds, first = self.place.seconds, self.place.step == 0 or not hasattr(self, "_warm")
         total = torch.zeros((), device=self.learner.device)
@@ -196,7 +199,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """File from which a run resumes."""
+        """Return the path of the file from which a run resumes."""
         return self.directory / "checkpoint.pt"
 
     def save(self) -> None:
@@ -234,7 +237,8 @@ class Run:
     def finish(self) -> Path:
         """Choose average or last weights, round them to bfloat16, and write a transformers directory.
 
-        The better one on modern stories, as quantized, is taken; both measurements are in the record.
+        The choice is the one with the lower loss on modern stories, measured on quantized weights. The record
+        has both measurements. Returns the directory.
         """
         names = ("last", "average")
         losses = {}

@@ -18,7 +18,7 @@ LONGEST = 1_500  # characters that are shown of a text
 
 
 def bracketed(text: Marked) -> str:
-    """Return a text with brackets around what is not learnt, and around what is learnt with more weight."""
+    """Return a text with brackets around what is not learned, and around what is learned with more weight."""
     around = {READ: ("⟦", "⟧"), LEARNT: ("", ""), STRESSED: ("«", "»")}
     parts, weight = list[str](), LEARNT
     for character, now in zip(text.text, text.weights.tolist(), strict=True):

@@ -20,12 +20,12 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in small letters, with straight apostrophes."""
+    """Return the words of a text in lower case, with straight apostrophes."""
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
 class _Runs:
-    """Numbers of words, shared by all texts, and the runs of four in them as whole numbers."""
+    """Numbers the words of all texts, and packs each run of four words into one integer."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -43,7 +43,7 @@ class _Runs:
         return np.unique(runs)
 
     def count(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], int]:
-        """Return runs, the number of texts that hold each, and the number of texts."""
+        """Return the distinct runs, the number of texts that contain each, and the number of texts."""
         found, number = [], 0
         for text in texts:
             found.append(self.of(text))
@@ -55,7 +55,14 @@ class _Runs:
 def find_phrases(
     modern: Sequence[str], others: Sequence[str], shared: float = MOST_SHARED, oftener: float = OFTENER
 ) -> list[str]:
-    """Return the stock phrases of the modern stories, four words each, the most shared first."""
+    """Return the stock phrases of the modern stories, four words each, the most shared first.
+
+    Args:
+        modern: modern stories.
+        others: stories that should not have the phrases.
+        shared: least share of the modern stories that contain a phrase; three stories are the minimum.
+        oftener: a phrase must be more than this many times as frequent in the modern stories as in `others`.
+    """
     table = _Runs()
     runs, counts, number = table.count(modern)
     old, old_counts, old_number = table.count(others)
@@ -82,7 +89,7 @@ class PhraseFinder:
         self._phrases = {tuple(phrase.split()) for phrase in phrases}
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return the spans of all phrases, those that overlap joined to one."""
+        """Return the spans of all phrases; spans that overlap are joined."""
         found = list(_WORD.finditer(text))
         words = [word[0].lower().replace("’", "'") for word in found]
         spans: list[tuple[int, int]] = []

@@ -10,14 +10,14 @@ SHORT_WORDS = 450  # up to which a text may be called short, and its end near
 
 
 def ending(words: int, rng: np.random.Generator) -> str:
-    """Word the wish that a text ends after so many words."""
+    """Return a sentence that asks for the text to end after about `words` more words."""
     if words <= SHORT_WORDS and rng.random() < 0.65:
         return draw(read_list("soon"), rng)
     return draw(read_list("within"), rng).format(n=_round(words))
 
 
 def length(words: int, rng: np.random.Generator) -> str:
-    """Word the wish that a whole text has so many words."""
+    """Return a sentence that asks for a whole text of about `words` words."""
     if words <= SHORT_WORDS and rng.random() < 0.4:
         return draw(read_list("short"), rng)
     return draw(read_list("lengths"), rng).format(n=_round(words))
