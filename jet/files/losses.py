@@ -1,4 +1,4 @@
-"""Collect descriptions of what was lost when a file was imported, to be shown to the writer."""
+"""Collect descriptions of the losses when a file is imported, to show them to the writer."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def parse_guidance(fields: Fields, current: Guidance = NO_GUIDANCE) -> Guidance:
 
 
 def parse_about(fields: Fields) -> str:
-    """Parse what a new story is to be about, for a chat model. Raises StoryError."""
+    """Parse the subject of a new story, for a chat model. Raises StoryError."""
     about = _take_limited(fields, "about").strip()
     if not about:
         raise StoryError("Say what the story is to be about.")

@@ -90,7 +90,7 @@ def _restored(saved: str | None, draft: str | None, title: str) -> Document:
 
 
 async def inspect(session: Session, fields: Fields) -> Reply:
-    """Describe the stories in a file, and what opening each would lose. Opens none."""
+    """Describe the stories in a file and the losses of opening them, without opening any."""
     name, data, encoding = _file(fields)
     found = await asyncio.to_thread(read_all, name, data, encoding)
     return {"inspected": [_shown(one) for one in found]}

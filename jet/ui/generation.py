@@ -1,4 +1,4 @@
-"""Generate text on a document: build the prompt, submit requests, append what they stream."""
+"""Generate text on a document: build the prompt, submit requests, append the streamed text."""
 
 from __future__ import annotations
 

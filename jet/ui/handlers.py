@@ -120,7 +120,7 @@ class PageController:
                     yield views.report(state)
 
     async def stop_report(self) -> None:
-        """Stop the report under way; what it has measured stays."""
+        """Stop the running report. Its measurements so far are kept."""
         self._reporter.stop()
 
     async def run_command(self, request: gr.Request, command_text: str) -> str:

@@ -82,7 +82,7 @@ class Reporter:
         yield self.state
 
     def stop(self) -> None:
-        """Stop the report. What it has measured becomes the report."""
+        """Stop the report. Its measurements so far become the report."""
         if self._stopped:
             return  # a second signal would interrupt saving the report
         self._stopped = True

@@ -34,7 +34,7 @@ def read_salt(fields: Fields, name: str, account: str) -> str | None:
 
 
 def name_story(session: Session, fields: Fields, account: str, states: StateFolder | None) -> None:
-    """Set the session's salt to the one of its command's story.
+    """Set the session's salt to the salt of the story that the command names.
 
     Does nothing while text is generated, or if no states are stored (`states` is None).
     """

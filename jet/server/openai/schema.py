@@ -131,7 +131,7 @@ class CompletionRequest(Sampling):
 
 
 class TextPart(_Fields):
-    """A part of a message's content."""
+    """A part of a message's content. Only parts of the type "text" are accepted."""
 
     type: StrictStr
     text: StrictStr | None = None
@@ -162,7 +162,7 @@ class ChatRequest(Sampling):
 
 
 class TokenizeRequest(_Fields):
-    """POST /tokenize."""
+    """Body of POST /tokenize: a text or a chat."""
 
     prompt: StrictStr | None = Field(None, description="The text; llama.cpp's `content` is the same.")
     content: StrictStr | None = None
@@ -176,14 +176,14 @@ class TokenizeRequest(_Fields):
 
 
 class DetokenizeRequest(_Fields):
-    """POST /detokenize."""
+    """Body of POST /detokenize: token ids."""
 
     tokens: list[StrictInt]
     model: StrictStr | None = None
 
 
 class KoboldRequest(Sampling):
-    """KoboldAI's POST /api/v1/generate and /api/extra/generate/stream."""
+    """Body of KoboldAI's POST /api/v1/generate and /api/extra/generate/stream: continue a text."""
 
     prompt: StrictStr | None = None
     memory: StrictStr | None = Field(None, description="Put in front of the prompt.")
@@ -194,13 +194,13 @@ class KoboldRequest(Sampling):
 
 
 class AbortRequest(_Fields):
-    """KoboldAI's POST /api/extra/abort and /api/extra/generate/check."""
+    """Body of KoboldAI's POST /api/extra/abort and /api/extra/generate/check: name a running request."""
 
     user: StrictStr | None = Field(None, max_length=MAX_USER_CHARACTERS, description="Also genkey.")
 
 
 class CountRequest(_Fields):
-    """KoboldAI's POST /api/extra/tokencount."""
+    """Body of KoboldAI's POST /api/extra/tokencount: a text."""
 
     prompt: StrictStr | None = None
     special: StrictBool | None = None

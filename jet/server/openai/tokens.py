@@ -13,7 +13,10 @@ class Decoder(Protocol):
     """Converts tokens to text, one after the other."""
 
     def push(self, token: int, skip: int = 0) -> str:
-        """Add a token; return the text that became final with it."""
+        """Add a token; return the text that became final with it.
+
+        `skip`: how many of the token's first bytes to leave out.
+        """
         ...
 
     def flush(self) -> str:
