@@ -1,4 +1,4 @@
-"""A store returns what was written, to its user alone, within a bound, whatever happens to its files."""
+"""Test that a store returns states as written, only to their user, within a bound, whatever happens."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_full_disk_harms_nothing(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_crash_in_the_midst_leaves_nothing_that_is_used(folder: StateFolder) -> None:
-    """Another process is killed once it has written all but the name."""
+    """Kill another process before it gives a written file its name; check that the file is not used."""
     folder.open()
     child = os.fork()
     if not child:

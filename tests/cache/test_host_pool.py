@@ -1,4 +1,4 @@
-"""States that go to the host's memory and come back: what returns is what went, and memory has a bound."""
+"""Test states that move to host memory and back: they return unchanged, and host memory is bounded."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.cache.test_page_allocator import PAGE_SIZE, Story, Writer, act
 
 @dataclass
 class Offloaded:
-    """A state in the host's memory, and the tokens it must have."""
+    """A state in host memory, and the tokens that it must contain."""
 
     saved: HostSnapshot
     tokens: list[int]
 
 
 class Offloader(Writer):
-    """A pool whose kept states go to the host when there is no more room for them."""
+    """A pool whose kept states move to host memory when the device has no more room for them."""
 
     def __init__(self, slots: int, pages: int, states: int, host_pages: int) -> None:
         super().__init__(slots, pages)
@@ -56,7 +56,7 @@ class Offloader(Writer):
         return True
 
     def load(self, number: int) -> None:
-        """As a request does."""
+        """Load an offloaded state into a new slot, as a request does."""
         offloaded = self.offloaded.pop(number)  # it must not be evicted now
         story = self.open(len(offloaded.tokens) + 2 * PAGE_SIZE)
         if story is not None:
@@ -128,7 +128,7 @@ def test_what_comes_back_is_what_went(
 
 
 def offloader(states: int = 4, host_pages: int = 8) -> tuple[Offloader, Story]:
-    """With a story of two pages and a half."""
+    """Return a pool, and a story of two and a half pages in it."""
     pool = Offloader(8, 40, states, host_pages)
     story = pool.open(8 * PAGE_SIZE)
     assert story is not None
@@ -205,7 +205,10 @@ def test_a_limit_in_bytes_holds() -> None:
 
 
 def before_allocating(monkeypatch: pytest.MonkeyPatch, mine: torch.Tensor, act: Callable[[], None]) -> None:
-    """Do something whenever memory like `mine` is allocated; a store of another test may be at work, too."""
+    """Call `act` before each allocation of host memory for `mine`.
+
+    The tensor is recognized by identity, because a store of another test may allocate at the same time.
+    """
     allocate = host_pool._host_memory
 
     def watched(count: int, like: torch.Tensor) -> torch.Tensor:

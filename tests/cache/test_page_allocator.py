@@ -1,4 +1,4 @@
-"""Slots that share pages, against plain lists of tokens: none ever sees what another has overwritten."""
+"""Test slots that share pages against plain lists of tokens: none ever sees another's writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = small_config(num_hidden_layers=3, layer_types=["jet", "swa", "attn"])
 
 @dataclass
 class Story:
-    """A live or kept sequence, and the tokens it must have."""
+    """A live or kept sequence, and the tokens that its memory must contain."""
 
     slot: int
     promise: int = 0
@@ -29,7 +29,7 @@ class Story:
 
 
 class Writer:
-    """A pool in which a token is written as its own number, in every memory."""
+    """A pool in which each token is written as its own number, into the memory of every layer."""
 
     def __init__(self, slots: int, pages: int) -> None:
         with mock.patch.object(slots_module, "PAGE_SIZE", PAGE_SIZE):
@@ -82,7 +82,7 @@ class Writer:
         self.kept.append(story)
 
     def restore(self, kept: Story) -> None:
-        """As a request does: claim, open, restore, let go of the claim."""
+        """Restore a kept story as a request does: claim its pages, open a slot, copy, release the claim."""
         pages = self.pool.ref_pages(kept.slot)
         self.kept.remove(kept)
         self.pinned = 1

@@ -1,4 +1,4 @@
-"""Numbers on their way to a device: the same ones, and pinned where that is a GPU."""
+"""Test copies of values to a device and back: they stay the same, and those for a GPU are pinned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PrefixCache against a plain list, under random sequences of operations."""
+"""Compare PrefixCache with plain lists, under random sequences of operations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ids(*tokens: int) -> Tokens:
 def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_used_goes(
     operations: list[tuple[str, str, list[int], bool]], room: int
 ) -> None:
-    """First to the second tier, which has room for a few, and from there away."""
+    """Evict entries to the second tier, which has room for a few, and from there out of the cache."""
     model = Model(room)
     for number, (what, user, story, flag) in enumerate(operations):
         if what == "keep":
@@ -52,9 +52,9 @@ def test_the_longest_beginning_of_the_users_own_is_found_and_the_least_recently_
 
 
 class Model:
-    """PrefixCache, and beside them what they must be: two plain lists, the longest unused first.
+    """A PrefixCache, and two plain lists of what its tiers must contain, least recently used first.
 
-    A state is its number, and 1000 more in the second tier.
+    The state of an entry is a number; its copy in the second tier is that number plus 1000.
     """
 
     def __init__(self, room: int) -> None:
@@ -145,7 +145,7 @@ def is_in_midst(one: CacheEntry[int], other: CacheEntry[int]) -> bool:
 
 
 def starts(resident: CacheEntry[int], story: list[int]) -> bool:
-    """Return whether a request can start from it: a token is left to compute, or its logits are stored."""
+    """Return whether a request can start from an entry: a token is left to compute, or it has logits."""
     tokens = resident.tokens.tolist()
     return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.has_logits)
 

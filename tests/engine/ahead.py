@@ -18,7 +18,7 @@ from jet.engine.step_output import StepFuture
 
 
 class AheadDecoder(EagerDecoder):
-    """Keeps the rows' tokens itself from when a batch is written on, as the device does."""
+    """Keeps the last token of each row itself while the batch stays the same, as a GPU does."""
 
     overlaps = True
 
@@ -79,7 +79,7 @@ class AheadDecoder(EagerDecoder):
 
 @contextmanager
 def decoding_ahead(ahead: bool = True) -> Iterator[None]:
-    """Have runners that are made within launch their steps ahead, or not."""
+    """Make runners that are created in the block launch their steps ahead, or not if `ahead` is False."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner_module, "make_decoder", AheadDecoder if ahead else EagerDecoder)
         yield

@@ -1,4 +1,4 @@
-"""A model and a tokenizer that need no torch: what the engine does with them is what is tested."""
+"""A fake model and a fake tokenizer without torch, for tests of what the engine does with them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ByteDetokenizer:
 
 
 class ByteTokenizer:
-    """A token is a byte, and 256 ends a story."""
+    """A tokenizer whose tokens are bytes; token 256 ends a story."""
 
     stop_ids = frozenset({END})
 
@@ -83,13 +83,13 @@ class FakeSequence:
 
 
 class FakeRunner:
-    """Answers every prompt P with `story(P)`, and writes down what it was asked to do.
+    """Answers every prompt P with `story(P)`, and records its calls.
 
     Attributes:
-        log: (prompt, what) for every call, in order.
-        faults: what to raise, by (prompt, what); "step" may be given as "step 3" for the third token.
-            A fault of "kernel 3" is that of the whole step that writes the third token of this prompt.
-        room: how many requests there is memory for at a time.
+        log: (prompt, call) for every call, in order.
+        faults: exceptions to raise, by (prompt, call). The call "step 3" draws this prompt's third token, and
+            "step" any token. The call "kernel 3" fails the whole batch that draws this prompt's third token.
+        room: number of requests that fit into memory at a time.
     """
 
     max_packed = 0

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server that does what it is told to, above all what no server should."""
+"""An OpenAI-compatible server that answers as a test tells it, above all as no server should."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODELS = {"data": [{"id": "stand-in", "object": "model", "owned_by": "sglang", "
 
 
 class Answer:
-    """One connection on which a completion has been asked for; what a test does with it is the answer."""
+    """One connection on which a completion was requested; a test answers by calling its methods."""
 
     def __init__(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self._handler = handler
@@ -45,11 +45,11 @@ class Answer:
         self.send(b"data: [DONE]\n\n")
 
     def drop(self) -> None:
-        """Break off without a word."""
+        """Close the connection without an answer."""
         self._handler.connection.close()
 
     def closed_by_reader(self, timeout_s: float = 5.0) -> bool:
-        """Return whether the client closes the connection in time; sends nothing until then."""
+        """Send nothing; return True if the client closes the connection within `timeout_s` seconds."""
         self._handler.connection.settimeout(timeout_s)
         try:
             return self._handler.connection.recv(1) == b""
@@ -63,13 +63,13 @@ Script = Callable[[Answer], object]
 
 
 class FaultyServer:
-    """Answers the next completions by `scripts`, the last of which goes on answering.
+    """Answers each request for a completion by the next of `scripts`; the last one answers all others.
 
     Attributes:
-        bodies: of the completions that were asked for.
-        at: when they were (`time.monotonic`).
-        keys: the Authorization header of every request.
-        models: what is answered to `/v1/models`: JSON, or a script.
+        bodies: JSON bodies of the requests for completions.
+        at: times of these requests (`time.monotonic`).
+        keys: Authorization header of every request, None without one.
+        models: answer to `/v1/models`: JSON, or a script.
     """
 
     def __init__(self) -> None:

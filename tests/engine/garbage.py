@@ -1,4 +1,4 @@
-"""Keeps Python's garbage collector away from libraries: each time, they would take it a second."""
+"""Keep Python's garbage collector away from libraries, which would take it a second each time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def only_own_garbage() -> Iterator[None]:
-    """Leave libraries out of the collections that a switch makes: they would take most of the time."""
+    """Exclude libraries from the collections that a switch makes, as they would take most of the time."""
     gc.freeze()
     yield
     gc.unfreeze()

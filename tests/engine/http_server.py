@@ -1,4 +1,4 @@
-"""A server of this process for whatever handles its calls."""
+"""Run an HTTP server with a test's handler in this process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """Connections break off in these tests; that is no news."""
+        """Ignore connections that break off, because tests break them on purpose."""
 
 
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a server, until left."""
+    """Run a server until the block is left; yield its URL."""
     http = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""A model hub with one repository in it, as far as fetching a checkpoint goes, and what may go wrong."""
+"""A model hub with one repository, which serves checkpoints and can fail as a test wants."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class HubServer:
     """Serves the files of a folder under two revisions.
 
     Attributes:
-        refuse: (status, what the hub calls the error) for everything that is asked.
-        break_after: of the next large file, send so many bytes and hang up; then forget it.
-        without: a file that cannot be sent just now.
+        refuse: (status, error code) with which every request is answered, or None.
+        break_after: bytes after which the next larger file breaks off, once; None never breaks off.
+        without: name of a file for which every download fails with status 503.
         asked: method and path of every request.
-        ranges: the Range headers that came.
-        keys: the Authorization headers that came.
-        expired: a token that is not accepted, whatever it is sent with.
-        private: requests without a token get no files.
-        repository: its name.
-        cut: there is no network: whatever is asked or being sent breaks off.
-        held: files are sent no further once so many bytes of one have gone, until this is None.
-        sent: bytes of files that have gone.
+        ranges: Range headers of the requests.
+        keys: Authorization headers of the requests, None without one.
+        expired: token with which every request is refused with status 401.
+        private: requests without a token are refused with status 401.
+        repository: name of the repository.
+        cut: the network is down: requests and downloads break off.
+        held: bytes of a file at which sending pauses until this is None.
+        sent: bytes of files sent so far.
     """
 
     folder: Path

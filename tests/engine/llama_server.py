@@ -1,4 +1,4 @@
-"""llama.cpp's own server, from the Python package xllamacpp, on a tiny model of random weights."""
+"""Run llama.cpp's own server, from the Python package xllamacpp, on a tiny model of random weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 @contextmanager
 def llama_server(folder: Path) -> Iterator[str]:
-    """The address of its interface. Skips the test where the package is not to be had, loudly."""
+    """Run the server until the block is left; yield the URL of its API.
+
+    Without the packages, the test is skipped with a message; in CI it fails.
+    """
     try:
         import gguf
         import xllamacpp
@@ -42,7 +45,7 @@ def llama_server(folder: Path) -> Iterator[str]:
 
 
 def _write_model(path: Path, gguf: object) -> None:
-    """A llama of one layer that says words at random and never ends a story by itself."""
+    """Write a llama of one layer that generates random words and never ends a story by itself."""
     writer = gguf.GGUFWriter(path, "llama")  # type: ignore[attr-defined]
     vocabulary = [*_SPECIAL, *_BYTES, *(word.replace(" ", "▁") for word in _WORDS)]
     kinds = gguf.TokenType  # type: ignore[attr-defined]

@@ -15,7 +15,10 @@ TEXT = [
 
 
 def byte_level(normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
-    """Like Qwen's and the story model's: at most 384 tokens, `<|endoftext|>` is 0, some are not special."""
+    """Return a tokenizer like those of Qwen and the story model.
+
+    It has at most 384 tokens, of which `<|endoftext|>` is 0. Two of the added tokens are not special.
+    """
     tokenizer = Tokenizer(models.BPE())
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -40,7 +43,10 @@ def byte_level(normalizer: normalizers.Normalizer | None = None) -> Tokenizer:
 
 
 def sentencepiece() -> Tokenizer:
-    """Like Llama 2's: spaces are ▁, unknown characters are byte tokens, one leading space is dropped."""
+    """Return a tokenizer like Llama 2's.
+
+    Spaces are ▁ and unknown characters are byte tokens. Decoding drops one leading space.
+    """
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2}
     for byte in range(256):
         vocabulary[f"<0x{byte:02X}>"] = len(vocabulary)
@@ -83,7 +89,7 @@ def sentencepiece() -> Tokenizer:
 
 
 def metaspace() -> Tokenizer:
-    """Like T5's: words begin with ▁, unknown characters are lost."""
+    """Return a tokenizer like T5's: words begin with ▁, unknown characters are lost."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -93,7 +99,7 @@ def metaspace() -> Tokenizer:
 
 
 def nested_byte_level() -> Tokenizer:
-    """Byte-level, but with its decoder wrapped up so that it cannot be recognized."""
+    """Return a byte-level tokenizer whose decoder is nested, so that its kind cannot be recognized."""
     tokenizer = byte_level()
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel()])
     return tokenizer
@@ -108,6 +114,6 @@ KINDS = {
 
 
 def as_transformers(tokenizer: Tokenizer, **settings: object) -> PreTrainedTokenizerFast:
-    """A copy of it with transformers' face, `<|endoftext|>` ending a text."""
+    """Return a copy as a tokenizer of transformers, with `<|endoftext|>` as its end token."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     return PreTrainedTokenizerFast(tokenizer_object=copy, eos_token=END, **settings)

@@ -1,4 +1,4 @@
-"""The speed of memory is measured until it is known, and a busy moment does not stay for good."""
+"""Test that memory bandwidth is measured until it is certain, and that a busy moment is corrected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INFO = EngineInfo("model", 1, "cpu", "CPU", None, None, {}, 100, "MIT", None, No
 
 @dataclass
 class Idle:
-    """An engine that has as many requests as it is told, one look after the other."""
+    """An engine whose calls of `info()` report these numbers of running requests, one after the other."""
 
     busy: list[int] = field(default_factory=list)
     alive: bool = True

@@ -1,4 +1,4 @@
-"""Stories with banned phrases: none appears, nothing shown is taken back, and the engine's promises hold."""
+"""Test stories with banned phrases: none appears, shown text is never taken back, guarantees hold."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def engine(model: JetNemotronForCausalLM, ahead: bool) -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="module")
 def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
-    """Writes one story at a time."""
+    """Yield an engine that writes one story at a time."""
     engine = make_engine(model, writers=1)
     yield engine
     engine.close()
@@ -67,7 +67,7 @@ def finish(stream: LocalStream) -> Story:
 def tempting(
     engine: LocalEngine, prompt: str, sampling: SamplingParams, healing: bool = True
 ) -> tuple[str, ...]:
-    """Return phrases of one to three words that this story would have, and its first words."""
+    """Return phrases that this story would contain: single words, pairs of words, and its first word."""
     text, _, _ = finish(submit(engine, prompt, sampling, healing=healing))
     words = re.findall(r"[^\W_]+", text)
     return (*words[2::3], *(" ".join(words[at : at + 2]) for at in range(0, len(words) - 1, 3)), *words[:1])

@@ -1,4 +1,4 @@
-"""Capacity of small and large devices for the 2B, and errors for more than fits."""
+"""Test the capacity of small and large devices for the 2B, and errors for requests that exceed it."""
 
 from __future__ import annotations
 

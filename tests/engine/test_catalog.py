@@ -1,4 +1,4 @@
-"""The catalog's sizes and speeds beside real networks, and what is suggested on which machine."""
+"""Compare the catalog's sizes and speeds with real networks, and test its suggestions for machines."""
 
 from __future__ import annotations
 

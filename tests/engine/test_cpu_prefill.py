@@ -1,4 +1,4 @@
-"""Prompts read by the decode step's kernels: the same states and logits as token by token, in any chunks."""
+"""Test prefill by the decode step's CPU kernels: the same states and logits as token by token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network(scheme: str) -> JetNemotronForCausalLM:
 
 
 def full_pool(model: JetNemotronForCausalLM, tokens: int) -> StatePool:
-    """A pool whose memory held something else before."""
+    """Return a pool whose memory is filled with NaN, as if it had held something else before."""
     pool = StatePool(model.config, 3, 3 * PAGE_SIZE + 3 * tokens, model.dtype, "cpu")
     for memory in pool.layers:
         for tensor in vars(memory).values():

@@ -1,4 +1,4 @@
-"""The graph decoder's bookkeeping without a GPU: graphs are calls, and the draws are interpreted."""
+"""Test the graph decoder's bookkeeping without a GPU: graphs are plain calls, kernels are interpreted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLED = SamplingParams(temperature=1.0, top_p=0.9, top_k=20, max_new_tokens=8,
 
 
 class Called:
-    """A captured graph: what was captured, to be called again."""
+    """A stand-in for a captured graph; `replay` calls the captured function again."""
 
     def __init__(self, run: Callable[[], None]) -> None:
         self.replay = run
@@ -99,7 +99,7 @@ def test_the_next_step_is_under_way_before_its_token_is_asked_for(runner: ModelR
 
 
 def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> None:
-    """They come and go, so that graphs of several sizes run with padding rows."""
+    """Start and end requests at different times, so that graphs of several sizes run with padding rows."""
     samplings = [
         GREEDY,
         SAMPLED,
@@ -132,7 +132,7 @@ def test_rows_of_a_batch_write_what_each_writes_alone(runner: ModelRunner) -> No
 def test_tokens_that_are_taken_back_come_again_and_none_is_computed_twice(
     runner: ModelRunner, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the logits of the step, as they were before the sampler wrote penalties into them."""
+    """Check that a rollback uses the step's logits from before the sampler applied penalties to them."""
     expected = write(runner, sampling, 1, 2, 3)
 
     def refuse(sequence: Sequence) -> torch.Tensor:
@@ -197,7 +197,7 @@ def test_graphs_are_close_together_where_batches_are_small() -> None:
 
 @pytest.mark.parametrize("stays", [True, False])
 def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays: bool) -> None:
-    """A story that was stopped has read one token more than was seen drawn after it."""
+    """Check that the snapshot of a stopped story includes the last token, which a step in flight has read."""
     whole = begin(runner, replace(GREEDY, max_new_tokens=20), 1, 2, 3)
     whole.cache_salt = "ann"
     tokens = [runner.decode_one(whole) for _ in range(6)]
@@ -217,7 +217,10 @@ def test_a_state_that_ran_ahead_is_kept_as_what_it_is(runner: ModelRunner, stays
 def test_a_story_stopped_where_a_state_is_due_gives_its_place_back(
     runner: ModelRunner, steps: int, user: str
 ) -> None:
-    """Its last step is in flight when it ends. Without cache salt no snapshot is kept."""
+    """End stories while their last step is in flight, and check that their slots are free.
+
+    Without cache salt, no snapshot is kept.
+    """
     runner._decode_loop._snapshot_interval, places = 4, len(runner._pool._free_slots)
     sequence = begin(runner, GREEDY, 1, 2, 3)
     sequence.cache_salt = user
@@ -295,7 +298,7 @@ def test_the_penalty_starts_anew_with_every_request(runner: ModelRunner) -> None
 
 @pytest.fixture
 def preparing(monkeypatch: pytest.MonkeyPatch) -> tuple[ModelRunner, list[tuple[int, str]]]:
-    """A runner that prepares as on a GPU, and what it captures: rows, and whether tokens are drawn."""
+    """Return a runner that captures as on a GPU, and a list of its captures: (rows, "logits" or "tokens")."""
     monkeypatch.setattr(cuda_graphs, "GRAPH_SIZES", (1, 2, 4, 8))
     captured: list[tuple[int, str]] = []
 
@@ -368,7 +371,7 @@ def test_the_rest_is_prepared_piece_by_piece_and_then_used(
 def test_a_batch_never_takes_longer_than_a_larger_one(
     took: dict[int, float], used: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Graphs are timed when they are captured, and a batch takes the fastest that are large enough."""
+    """Check that graphs are timed when captured, and that a batch uses the fastest of sufficient size."""
     monkeypatch.setattr(cuda_graphs, "GRAPH_SIZES", (1, 2, 4, 8))
     monkeypatch.setattr(cuda_graphs, "CAPTURED_SAMPLERS", (cuda_graphs.DEFAULT_SAMPLER, None))
     monkeypatch.setattr(cuda_graphs, "seconds_of", lambda graph: took[graph.rows])

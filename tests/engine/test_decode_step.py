@@ -1,4 +1,4 @@
-"""The fused step and its slots against the network's own forward, token by token, in every type."""
+"""Compare the fused step and its slots with the network's forward, token by token, in every type."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SLOW = DEVICE == "cpu"  # the interpreter
 
 
 def backend_called(name: str, model: JetNemotronForCausalLM, rows: int) -> OpBackend:
-    """The operations of that name, in the interpreter where there is no GPU; skips what is not here."""
+    """Return the operations of this name; skip the test if they are missing. Triton may be interpreted."""
     if name == "torch":
         return reference_backend()
     if name == "cpu":
@@ -37,7 +37,7 @@ def backend_called(name: str, model: JetNemotronForCausalLM, rows: int) -> OpBac
 
 
 class Stepped:
-    """A network that reads through a slot of a pool whose memory held something else before."""
+    """A network that reads through slots of a pool whose memory was filled with NaN before."""
 
     def __init__(
         self, model: JetNemotronForCausalLM, backend: str = "torch", rows: int = 1, slots: int = 3
@@ -53,7 +53,7 @@ class Stepped:
         self.rows.slot.copy_(torch.tensor(self.slots))
 
     def prefill(self, row: int, ids: Tensor) -> Tensor:
-        """Logits `[T, vocabulary]` of tokens read by the network's forward."""
+        """Read tokens by the network's forward; return their logits `[T, vocabulary]`."""
         start = int(self.rows.position[row])
         self.pool.reserve(self.slots[row], start + len(ids))
         logits = self.model(ids[None], past_key_values=self.pool.cache(self.slots[row], start)).logits[0]
@@ -61,7 +61,7 @@ class Stepped:
         return logits
 
     def read(self, *tokens: int) -> Tensor:
-        """Logits `[B, vocabulary]` after one more token in each row."""
+        """Decode one more token in each row; return the logits `[B, vocabulary]`."""
         for row, token in enumerate(tokens):
             self.pool.reserve(self.slots[row], int(self.rows.position[row]) + 1)
             self.rows.token[row] = token
@@ -74,7 +74,7 @@ class Stepped:
 @pytest.mark.parametrize("layers", ["jsja", "jjjj", "aaaa", "ssss"])
 @torch.inference_mode()
 def test_steps_equal_forwards(layers: str, backend: str) -> None:
-    """Through the convolution's start, past the window and, where it is quick, into a second page."""
+    """Compare past the convolution's start and the window and, on fast backends, into a second page."""
     if backend == "triton" and SLOW and layers != "jsja":
         pytest.skip("the interpreter is slow")
     names = {"j": "jet", "s": "swa", "a": "attn"}
@@ -105,7 +105,7 @@ def test_prefill_in_pieces_into_a_slot_equals_a_whole_forward(cuts: tuple[int, .
 @pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
 def test_rows_do_not_notice_each_other(backend: str, rows: int) -> None:
-    """Different lengths, in different slots; few rows and many go different ways."""
+    """Test rows of different lengths in different slots; few and many rows take different paths."""
     if backend == "triton" and SLOW:
         pytest.skip("the interpreter is slow")
     model = small_model().to(DEVICE)
@@ -128,7 +128,7 @@ def test_rows_do_not_notice_each_other(backend: str, rows: int) -> None:
 @pytest.mark.parametrize(("name", "prompt"), GOLDEN_PROMPTS)
 @torch.inference_mode()
 def test_greedy_ids_and_logits_are_golden(name: str, prompt: int, backend: str) -> None:
-    """Without float64 sums, a few times the rounding of forward; logits reach 27."""
+    """Allow a few times the forward's rounding, as sums are not in float64; logits reach 27."""
     if backend == "triton" and SLOW:
         pytest.skip("the interpreter is slow")
     expected = golden_expectations(name)
@@ -146,7 +146,7 @@ def test_greedy_ids_and_logits_are_golden(name: str, prompt: int, backend: str) 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 @torch.inference_mode()
 def test_half_precision_is_nearer_the_truth_than_the_forward(name: str, dtype: torch.dtype) -> None:
-    """Over all prompts, one token at a time: only weights, keys and values are in half precision."""
+    """Compare over all prompts, token by token; only weights, keys and values are in half precision."""
     model, plain = (
         JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype).eval(),
         golden_model(name, dtype),
@@ -164,7 +164,7 @@ def test_half_precision_is_nearer_the_truth_than_the_forward(name: str, dtype: t
 
 @torch.inference_mode()
 def test_float32_weights_that_are_bfloat16_numbers_are_read_as_such() -> None:
-    """And what they give is as exact as ever."""
+    """Check that such weights take half the bytes, and that logits are as exact as with float32."""
     pytest.importorskip("numba")
     short = small_model().bfloat16().float()
     ids = random_ids(short, 12)

@@ -1,4 +1,4 @@
-"""Answers that go on to the end of a sentence: engines of this process and remote ones."""
+"""Test answers that continue to the end of a sentence, from local and remote engines."""
 
 from __future__ import annotations
 

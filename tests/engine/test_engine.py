@@ -1,4 +1,4 @@
-"""The engine with a fake model: turns, waiting line, aborts, failures, endings."""
+"""Test the engine with a fake model: scheduling, queue, aborts, failures, endings."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_requests_join_and_leave_between_steps_and_write_together() -> None:
 
 
 class TimedRunner(FakeRunner):
-    """Takes a millisecond for every token of a prompt and two for a step, on a clock of its own."""
+    """Takes 1 ms for every token of a prompt and 2 ms for a step, on a clock of its own."""
 
     def __init__(self) -> None:
         super().__init__(story=lambda name: "x" * 3000, gated=True)
@@ -213,7 +213,7 @@ def test_memory_is_read_ten_times_a_second_at_most() -> None:
 
 
 def test_memory_is_not_read_before_the_first_chunk() -> None:
-    """It takes a millisecond, for which the device would have nothing to do."""
+    """Check the order of calls: reading memory takes a millisecond, in which the device would be idle."""
     runner = FakeRunner()
 
     def read() -> MemoryReading:
@@ -316,7 +316,7 @@ def test_a_failure_ends_its_request_alone(where: str, error: Exception) -> None:
 
 def test_failures_to_open_to_release_and_to_decode_are_the_requests_own() -> None:
     class Panic(BaseException):
-        """A panic in compiled code, which is no Exception."""
+        """A panic in compiled code: it derives from BaseException, not from Exception."""
 
     class Tokenizer(ByteTokenizer):
         def detokenizer(self, prompt):  # type: ignore[no-untyped-def]
@@ -395,7 +395,7 @@ def test_streams_end_when_the_device_thread_has_died() -> None:
 
 
 def test_a_consumer_notices_a_dead_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a forked process, where the device thread does not exist."""
+    """Simulate a forked process, in which the device thread does not exist."""
     monkeypatch.setattr("jet.engine.stream._POLL_S", 0.01)
     runner = FakeRunner(gated=True)
     with serving(runner) as engine:
@@ -513,7 +513,7 @@ def test_many_threads_get_their_own_stories() -> None:
 
 
 class PreparingRunner(FakeRunner):
-    """Has three pieces to prepare, one at each permission."""
+    """Has three pieces to capture; each waits for a release of `left`."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A fault ends its own request with a message; the engine goes on."""
+"""Test that a fault ends its own request with a message, and that the engine goes on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def model() -> JetNemotronForCausalLM:
 
 @pytest.fixture(scope="module")
 def alone(model: JetNemotronForCausalLM) -> list[list[int]]:
-    """The outputs of the good requests without faults."""
+    """Return the tokens of the good requests, written without faults."""
     engine = engine_on(model)
     written = [write(engine, *request)[0] for request in GOOD]
     engine.close()
@@ -58,7 +58,10 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 
 def runner_of(engine: LocalEngine) -> ModelRunner:
-    """Its runner, which notes when it is closed whether everything had been given back."""
+    """Return the engine's runner.
+
+    When the runner is closed, it sets `closed_clean`: whether all pages and slots were free.
+    """
     runner = engine._runner
     assert isinstance(runner, ModelRunner)
     if not hasattr(runner, "closed_clean"):
@@ -92,9 +95,13 @@ def poisoned(sequence: Sequence) -> bool:
 
 @contextmanager
 def failing(engine: LocalEngine, name: str, error: Exception, after: int = 0) -> Iterator[None]:
-    """While it lasts, this part of the decoder fails whenever the poisoned request is a part of it.
+    """Make a method of the decoder fail inside the block whenever the poisoned request takes part.
 
-    `after`: not before that request has drawn so many tokens.
+    Args:
+        engine: engine whose decoder is changed.
+        name: name of the decoder's method.
+        error: exception to raise after the method has done its work.
+        after: number of tokens that the poisoned request has drawn before the first failure.
     """
     decoder = runner_of(engine)._decoder
     real = getattr(decoder, name)
@@ -120,7 +127,15 @@ def check(
     tokens: int | None = None,
     submitted: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write the good requests and in their midst the bad one. `submitted` is called when all are in line."""
+    """Run the bad request among the good ones; check its error and the others' tokens.
+
+    Args:
+        engine: engine to run them on.
+        alone: expected tokens of the good requests.
+        error: text that the bad request's error must contain.
+        tokens: expected number of tokens of the bad request; None accepts any.
+        submitted: called once all requests are submitted.
+    """
     streams = [submit(engine, *request, user="good") for request in GOOD[:2]]
     bad = submit(engine, BAD, SAMPLED, "bad")
     streams.append(submit(engine, *GOOD[2], user="good"))
@@ -143,7 +158,7 @@ def prefill_first(engine: LocalEngine) -> None:
 def test_a_kernel_that_fails_in_a_step_of_many(
     engine: LocalEngine, alone: list[list[int]], after: int
 ) -> None:
-    """The states of its batch are unknown: the others are recomputed and write the same."""
+    """Check that the other rows, whose states are unknown, are recomputed and write the same tokens."""
     prefill_first(engine)
     decoder = runner_of(engine)._decoder
     launch, sizes, together = decoder.launch, [], threading.Event()
@@ -219,7 +234,7 @@ def test_memory_that_is_full_in_the_middle_of_a_story(engine: LocalEngine, alone
 
 
 def test_numbers_that_are_none(engine: LocalEngine, alone: list[list[int]]) -> None:
-    """From the fourth token on; what the broken request has left behind is not started from by another."""
+    """Make logits NaN from the fourth token on; check that no state of the broken request stays cached."""
     runner = runner_of(engine)
     draw = runner._decoder._sample  # type: ignore[attr-defined]
 

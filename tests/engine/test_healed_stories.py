@@ -1,4 +1,4 @@
-"""Stories whose beginnings are healed: the engine's promises hold for them as for all others."""
+"""Test stories with token healing: the engine's guarantees hold for them as for all others."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="module")
 def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
-    """Writes one story at a time and keeps nothing: what the others must be like."""
+    """Yield an engine that writes one story at a time and caches nothing, for expected results."""
     with closing(make_engine(model, writers=1)) as engine:
         yield engine
 
@@ -93,7 +93,7 @@ def write(engine: LocalEngine, *request: object, **more: int) -> tuple[str, tupl
 
 
 def taken(engine: LocalEngine, prompt: str) -> int:
-    """Return how many tokens are drawn again."""
+    """Return how many tokens of the prompt healing removes and draws again."""
     healing = engine._tokenizer.encode_healed(prompt, 1000)[1]
     return 0 if healing is None else len(healing.tokens)
 
@@ -152,7 +152,7 @@ def own_tokens(engine: LocalEngine, text: str) -> list[int]:
 
 
 def entry_tokens(engine: LocalEngine, user: str) -> list[int]:
-    """The longest that the user has left."""
+    """Return the tokens of the user's longest cached entry."""
     return engine._runner._prefix_cache._by_salt[user][0].tokens.tolist()
 
 
@@ -201,7 +201,7 @@ def test_probabilities_are_those_before_the_mask(fresh: LocalEngine, model: JetN
 
 
 def test_penalties_and_min_p_do_not_act_while_bytes_are_written_again(fresh: LocalEngine) -> None:
-    """A min-p of 1 would leave one first word of many."""
+    """Draw with a min-p of 1, which would leave only one first word if it acted."""
     sampling = replace(SAMPLED, top_p=1.0, min_p=1.0, repetition_penalty=5.0, max_new_tokens=1)
     firsts = {write(fresh, "the sea and ", replace(sampling, seed=seed))[0] for seed in range(12)}
     assert len(firsts) > 1
@@ -263,7 +263,7 @@ def test_an_aborted_story_leaves_nothing_behind(model: JetNemotronForCausalLM) -
 def test_no_story_ends_before_so_many_tokens(
     fresh: LocalEngine, sampling: SamplingParams, healing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Healing with a network that would always stop at once."""
+    """Test with a network that would always end at once, with and without healing."""
     penalize = HostSampler._penalize
 
     def ending(chooser: HostSampler, logits: torch.Tensor, step: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Test that what was measured of a checkpoint is found by its contents, and never for another one."""
+"""Test that measurements of a checkpoint are found by its contents, and never for another checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weights_of(folder: Path) -> Path:
 
 
 def changed(path: Path, at: int) -> None:
-    """Change one byte of a file."""
+    """Change the byte at index `at` of a file."""
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1
     path.write_bytes(raw)

@@ -1,4 +1,4 @@
-"""Checkpoints from a hub: pinned, resumed, offline; and what is said when there is none to be had."""
+"""Test checkpoints from a hub: pinned, resumed, offline, and the messages if none is available."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKEN = "hf_" + "averysecretone"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub, and an empty cache; a token is set, which nothing may say."""
+    """Yield a hub, with an empty cache and with a token set that no message may contain."""
     folder = tmp_path / "repository"
     shutil.copytree(GOLDEN, folder)
     (folder / "pytorch_model.bin").write_bytes(b"not needed")

@@ -1,4 +1,4 @@
-"""Kernels compiled ahead: their keys, the manifest that says they are there, and how they are found again."""
+"""Test kernels that are compiled ahead: their keys, their manifest, and how they are found again."""
 
 # The tests' own process interprets kernels, so everything that traces or compiles runs in one of its own.
 
@@ -69,7 +69,7 @@ def kernel_set(config: JetNemotronConfig, target: GpuTarget = TARGET) -> KernelS
 
 
 def compiled(folder: Path, *names: str) -> list[str]:
-    """Folders such as Triton leaves, with the paths of their own files in them."""
+    """Write folders as Triton leaves them, each listing the path of its own file; return their names."""
     for name in names:
         (folder / name).mkdir(parents=True)
         file = folder / name / "kernel.cubin"
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_said(
 
 
 class _Jobs:
-    """Kernels that are compiled at once, counted."""
+    """Jobs that compile kernels; `asked` records for which sizes they were requested."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.asked = folder, list[list[int]]()

@@ -1,4 +1,4 @@
-"""Loading: default models, names, licenses and error messages."""
+"""Test loading: default models, names, licenses and error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def roomy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """A hub that can be switched on and off, behind an empty cache."""
+    """Replace the hub by one that a test can switch on and off, with an empty cache; return its state."""
     state: dict[str, object] = {"answers": False, "asked": 0, "cache": None}
 
     def snapshot_download(
@@ -183,7 +183,7 @@ def test_a_model_too_large_for_its_device_is_a_message(
 
 
 def test_memory_that_runs_out_while_loading_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And is not taken for a damaged checkpoint."""
+    """Check that running out of memory is not reported as a damaged checkpoint."""
 
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -250,7 +250,7 @@ def no_memory(*given: object) -> None:
 
 
 def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device thread captures while the engine is idle; loading does not."""
+    """Check that only the device thread captures, while the engine is idle, and not the loading thread."""
     preparing: list[str] = []
     monkeypatch.setattr(
         ModelRunner, "capture_next", lambda runner: preparing.append(threading.current_thread().name)
@@ -265,7 +265,7 @@ def test_what_only_later_steps_need_is_left_to_the_engine(monkeypatch: pytest.Mo
 def test_a_cpu_without_memory_for_a_model_is_a_message(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As safetensors and torch say it."""
+    """Test the errors that safetensors and torch raise if memory cannot be allocated."""
 
     def full(*arguments: object, **options: object) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""The whole engine on the golden network: exact ids, seeds, memory, failures."""
+"""Test the whole engine on the golden network: exact ids, seeds, memory, failures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def ids(chunks: list[TokenChunk]) -> list[int]:
 
 
 def golden_prompts(name: str) -> list[tuple[str, list[int]]]:
-    """Each golden prompt, for `IdTokenizer`, with the ids that must follow."""
+    """Return each golden prompt as text for `IdTokenizer`, with the token ids that must follow."""
     expected = golden_expectations(name)
     prompts = [number for checkpoint, number in GOLDEN_PROMPTS if checkpoint == name]
     return [
@@ -154,7 +154,7 @@ def test_prompts_and_tokens_are_read_with_the_threads_given(
 
 
 def test_end_tokens_are_not_penalized(model: JetNemotronForCausalLM) -> None:
-    """The document starts with one, which says nothing about how soon it should end."""
+    """Check the end token that starts a document: penalizing it would delay the end of the story."""
     runner = ModelRunner(model, stop_ids=frozenset({0}))
     sequence = runner.allocate(SamplingParams(repetition_penalty=1.2, seed=0))
     runner.prefill(sequence, [0, 5, 9])
@@ -224,7 +224,7 @@ def test_on_cuda_the_engine_writes_what_the_bare_network_writes_and_frees_its_st
 
 
 class Poisoned:
-    """A network that gives no numbers after token 13 and runs out of memory at token 17."""
+    """A network that gives NaN after token 13 and runs out of memory at token 17."""
 
     def __init__(self, model: JetNemotronForCausalLM) -> None:
         self._model, self.device = model, model.device
@@ -289,7 +289,7 @@ def test_where_the_kernels_cannot_be_used_plain_calls_decode(
     model: JetNemotronForCausalLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class OnCuda:
-        """The network, claiming to be on a GPU."""
+        """A wrapper of the network that claims to be on a GPU."""
 
         device = torch.device("cuda")
 
@@ -326,7 +326,7 @@ def test_nothing_is_recorded_for_gradients() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden network with a tokenizer and a model card: what a user's own checkpoint looks like."""
+    """Return the folder of a golden network with a tokenizer and a model card, like a user's checkpoint."""
     folder = tmp_path_factory.mktemp("checkpoint")
     for file in (GOLDEN / "tiny-2b").iterdir():
         shutil.copy(file, folder)
@@ -361,7 +361,7 @@ def test_a_checkpoint_becomes_a_warm_engine(checkpoint: Path) -> None:
 
 
 def test_the_same_story_through_the_engine_and_through_transformers(checkpoint: Path) -> None:
-    """Greedy, so that both must choose the same tokens; the text is what the tokenizer makes of them."""
+    """Compare the texts of greedy decoding, in which both must choose the same tokens."""
     from transformers import AutoTokenizer
 
     prompt = "Once upon a time <|endoftext|> é👩‍🚀"

@@ -1,4 +1,4 @@
-"""Choosing another model: downloaded, quantized, loaded, and the old one back whatever goes wrong."""
+"""Test changes of the model: download, quantization, loading, and the old model again after any failure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Setup:
 
     Attributes:
         loaded: the configurations in the order of loading.
-        failure: raised by the next load of another model than the base's.
+        failure: exception that the next load raises, unless it loads the base model.
         during: called before each load.
     """
 
@@ -78,7 +78,7 @@ class Setup:
         return make_engine(FakeRunner())
 
     def wait(self, *stages: str) -> SwitchState:
-        """Wait for one of these stages."""
+        """Wait up to 20 seconds until the switch is in one of these stages; return its state."""
         until = time.monotonic() + 20
         while (state := self.switch.state()).stage not in stages:
             assert time.monotonic() < until, state
@@ -86,11 +86,11 @@ class Setup:
         return state
 
     def end(self) -> SwitchState:
-        """Wait for the end of the change."""
+        """Wait until the change is done, failed or canceled; return the switch's state."""
         return self.wait("done", "failed", "canceled")
 
     def expect_old(self) -> None:
-        """Expect that the model from before writes, and is named."""
+        """Expect that the previous model still generates and is named."""
         assert self.handle.config == BASE and self.handle.engine().alive
         assert list(ask(self.handle.engine(), "x"))[-1].stats.finish_reason  # type: ignore[arg-type]
         assert "Story model is still here" in self.switch.state().message

@@ -1,4 +1,4 @@
-"""A network that gives no numbers is said to in one line, wherever that shows."""
+"""Test a network whose numbers are not finite: every program reports that in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAN, INFINITE = float("nan"), float("inf")
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile nothing for a network whose logits are NaN."""
+    """Replace compiled operations by the torch reference, because logits of NaN need no compiled kernels."""
     monkeypatch.setattr("jet.engine.decoder.numba_backend", lambda threads: backends.reference_backend())
 
 

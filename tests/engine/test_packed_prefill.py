@@ -1,4 +1,4 @@
-"""Prompts that wait at the same time share prefill chunks; their stories are those of each alone."""
+"""Test that prompts that wait together share prefill chunks, and that stories are as if each were alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.networks import golden_model
 
 
 class PackingPrefill(EagerPrefill):
-    """Takes several prompts at once and notes their slots' tokens."""
+    """Prefills several prompts at once; `packs` records the number of tokens of each prompt."""
 
     max_packed = 256
 
@@ -72,7 +72,7 @@ def requests() -> list[Request]:
 
 
 def together(engine: LocalEngine, given: Sequence[Request]) -> list[TokenChunk]:
-    """Submit all before the engine takes any; return the last chunk of each, with the whole text."""
+    """Submit all requests before the engine takes any; return each one's last chunk with the whole text."""
     with engine._changed:
         streams = [engine.submit(request) for request in given]
     answers = []

@@ -1,4 +1,4 @@
-"""A prompt read chunk by chunk with few operations, against the golden logits and the network's forward."""
+"""Compare chunked prefill with few operations with the golden logits and the network's forward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=pytest.mark.thorough)]
 
 
 class Reader:
-    """Reads chunks into a slot of a pool, and through buffers, that held NaN before."""
+    """Reads chunks into a slot of a pool; pool and buffers were filled with NaN before."""
 
     def __init__(self, model: JetNemotronForCausalLM, tokens: int, backend: str = "torch") -> None:
         self.model = model
@@ -46,7 +46,7 @@ class Reader:
         )
 
     def read(self, ids: Tensor, size: int | None = None) -> Tensor:
-        """Logits `[V]` after one more chunk, padded to `size`."""
+        """Read one more chunk, padded to `size` tokens; return the logits `[V]` of its last token."""
         count = len(ids)
         self.pool.reserve(self.slot, self.length + count, self.length)
         self.chunk.ids[:count] = ids
@@ -84,7 +84,7 @@ def test_chunks_of_any_size_give_golden_logits_and_states(
 @pytest.mark.parametrize("layers", ["jsja", "ssaa"])
 @torch.inference_mode()
 def test_chunks_equal_the_forward(layers: str, backend: str) -> None:
-    """Across the convolution's start, the window, a block of the delta rule and, if quick, a page."""
+    """Compare past the convolution's start, the window, a delta-rule block and, on fast backends, a page."""
     slow = backend == "triton"
     if slow and DEVICE == "cuda":
         pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu reads in half precision")
@@ -102,7 +102,7 @@ def test_chunks_equal_the_forward(layers: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @torch.inference_mode()
 def test_packed_sequences_equal_each_alone(backend: str) -> None:
-    """Some go on, one begins, in an order that is not that of their slots."""
+    """Pack two sequences that go on and a new one, in an order that is not that of their slots."""
     if backend == "triton" and DEVICE == "cuda":
         pytest.skip("a GPU multiplies float32 in ten bits; tests/gpu packs in half precision")
     model = small_model(num_hidden_layers=3, layer_types=["jet", "swa", "attn"]).to(DEVICE)

@@ -1,7 +1,7 @@
-"""Any sequence of what requests do to prefix cache, host memory and page pool, on a tiny network.
+"""Test random sequences of requests against prefix cache, host memory and page pool, on a tiny network.
 
-What a request draws must be what the network says of its tokens when it reads them afresh, whatever it
-started from. States are isolated between users, no state stays of what has been taken back, and every page,
+Whatever state a request starts from, it must draw the token that the network gives after reading all its
+tokens afresh. States are isolated between users. No state remains of tokens that were taken back. Every page,
 slot and byte is accounted for.
 """
 
@@ -49,13 +49,13 @@ def network() -> JetNemotronForCausalLM:
 
 @cache
 def logits(tokens: tuple[int, ...]) -> Logits:
-    """Return the logits of what follows, computed afresh."""
+    """Return the logits of the token after `tokens`, computed afresh."""
     with torch.inference_mode():
         return network()(input_ids=torch.tensor([tokens])).logits[0, -1].double().numpy()
 
 
 def borders() -> st.SearchStrategy[Healing | None]:
-    """Bytes to be written again: each token of these networks is its own byte."""
+    """Return a strategy for healings, or None; each token of these networks stands for its own byte."""
     some = st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True)
 
     def border(covers: list[int], shorter: list[int], behind: list[int]) -> Healing:
@@ -93,7 +93,7 @@ class Live:
 
     @property
     def generated(self) -> int:
-        """Drawn tokens that are known."""
+        """Return the number of drawn tokens that the host knows."""
         return self.sequence.num_generated - (self.sequence.in_flight is not None)
 
 
@@ -155,7 +155,7 @@ class Requests(RuleBasedStateMachine):
         barred: int,
         guarded: bool,
     ) -> None:
-        """With a new prompt, or one that goes on with what the user has."""
+        """Start a request with a new prompt, or with a prompt that continues a text of the user."""
         if len(self.live) == SLOTS:  # the engine runs no more at once
             return
         known = sorted(self.texts[user])
@@ -176,7 +176,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.readers)
     @rule(data=st.data(), size=st.integers(1, 9), pieces=st.integers(1, 12))
     def read(self, data: st.DataObject, size: int, pieces: int) -> None:
-        """Pieces of a prompt; what is resident first."""
+        """Read chunks of a request's prompt; the first of them restores the cached prefix."""
         one = self.one(data, self.readers)
         for _ in range(pieces):
             if one in self.readers:
@@ -202,14 +202,14 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.writers)
     @rule(steps=st.integers(1, 8), alone=st.booleans())
     def write(self, steps: int, alone: bool) -> None:
-        """Steps of all who write, or of one: each gets what the network says of its tokens."""
+        """Decode steps of all ready requests, or of one; each must get the network's token."""
         for _ in range(steps):
             if self.writers:
                 self.step(self.writers[:1] if alone else self.writers)
 
     @rule(user=st.sampled_from(["ann", "bob"]), prompt=PROMPTS, healing=borders(), data=st.data())
     def whole_story(self, user: str, prompt: list[int], healing: Healing | None, data: st.DataObject) -> None:
-        """As most of them go."""
+        """Run a request from its prompt to its end, as most requests go."""
         before = len(self.live)
         self.open(user, prompt, healing, data, 0, data.draw(st.booleans()))
         for one in self.live[before:]:
@@ -265,7 +265,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: any(one.sequence.guarded for one in self.live))
     @rule(data=st.data(), count=st.integers(0, 6))
     def settle(self, data: st.DataObject, count: int) -> None:
-        """Some drawn tokens stay, as is known now."""
+        """Mark some drawn tokens of a request as final."""
         one = self.one(data, [one for one in self.live if one.sequence.guarded])
         one.kept = min(one.kept + count, len(one.drawn))
         if 0 < one.kept < one.path:
@@ -274,14 +274,14 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: any(one.can_go_back for one in self.live))
     @rule(data=st.data(), many=st.integers(1, 3))
     def take_back(self, data: st.DataObject, many: int) -> None:
-        """Drawn tokens, as where a banned phrase has been completed, several times over."""
+        """Take drawn tokens back several times, as if banned phrases had been completed."""
         one = self.one(data, [one for one in self.live if one.can_go_back])
         for _ in range(many):
             if one in self.live and one.can_go_back:
                 self.go_back(one, data)
 
     def go_back(self, one: Live, data: st.DataObject) -> None:
-        """Take some tokens back and draw again, without the first of them."""
+        """Take some tokens back, and draw again with the first of them barred."""
         at = data.draw(st.integers(one.kept, len(one.drawn) - 1))
         at = at if at >= one.path else 0  # a healed end is drawn again as a whole
         healing = one.border if at < one.path else None
@@ -317,7 +317,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: any(one.read is not None for one in self.live))
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
-        """A step has failed: the request reads all of it again."""
+        """Let a request compute all its tokens again, as after a failed step."""
         one = self.one(data, [one for one in self.live if one.read is not None])
         one.ended = False
         self.read_again(one)
@@ -327,7 +327,7 @@ class Requests(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), keep=st.booleans())
     def stop(self, data: st.DataObject, keep: bool) -> None:
-        """The writer's Stop, the end of a story, or an error."""
+        """End a request; keep its snapshot as after a story's end, or not as after an error."""
         one = self.one(data, self.live)
         self.end(one, keep)
         if not keep:
@@ -340,7 +340,7 @@ class Requests(RuleBasedStateMachine):
 
     @rule(far=st.booleans())
     def make_room(self, far: bool) -> None:
-        """For others."""
+        """Evict an entry from host memory if `far`, else from the device."""
         if far:
             self.runner._prefix_cache.evict_host()
         else:
@@ -403,7 +403,7 @@ class Requests(RuleBasedStateMachine):
 
 
 class RequestsAhead(Requests):
-    """The same where the host learns of a token when the next step has been launched."""
+    """The same requests, with steps launched before the host knows the last token."""
 
     ahead = True
 

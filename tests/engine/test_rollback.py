@@ -1,4 +1,4 @@
-"""Rollback of sequences: what is left is bit for bit what decoding the same tokens leaves."""
+"""Test rollback of sequences: it leaves bit for bit what decoding the remaining tokens leaves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def start(
 
 
 def draw(runner: ModelRunner, sequence: Sequence, count: int, waits: bool = False) -> list[int]:
-    """Draw so many tokens; any may be taken back."""
+    """Draw `count` tokens, all of which may be taken back; return them.
+
+    With `waits`, no step is launched before its last token is known.
+    """
     keep = len(sequence.token_ids)
     drawn = []
     for _ in range(count):
@@ -60,7 +63,7 @@ def draw(runner: ModelRunner, sequence: Sequence, count: int, waits: bool = Fals
 
 
 def everything(runner: ModelRunner, sequence: Sequence) -> tuple[list[Tensor], list[object]]:
-    """Return all that a later token depends on."""
+    """Return all tensors and values on which a later token depends."""
     pool, slot, length = runner._pool, sequence.slot, sequence.num_computed_tokens
     assert slot is not None
     tensors = [view.clone() for view in pool.state_views(slot)[:2]]
@@ -85,7 +88,7 @@ def assert_equal(one: tuple[list[Tensor], list[object]], other: tuple[list[Tenso
 
 
 def decoded(runner: ModelRunner, sequence: Sequence, tokens: list[int]) -> None:
-    """Have given tokens computed one by one, as if they had been drawn; the logits are those behind them."""
+    """Compute given tokens one by one, as if they had been drawn; the sequence then has the last logits."""
     with torch.inference_mode():
         for token in tokens:
             drawn(runner, sequence, token)
@@ -96,7 +99,7 @@ def decoded(runner: ModelRunner, sequence: Sequence, tokens: list[int]) -> None:
 
 @torch.inference_mode()
 def drawn(runner: ModelRunner, sequence: Sequence, token: int) -> None:
-    """Note a token as drawn."""
+    """Record a token as drawn, in the sequence and in its sampler."""
     sampler = runner._decoder._samplers[sequence]  # type: ignore[attr-defined]
     sequence.has_generated = True
     sequence.token_ids.append(token)
@@ -156,7 +159,7 @@ def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
 def test_without_a_barred_token_the_same_tokens_come_again(
     model: JetNemotronForCausalLM, settings: dict[str, float], ahead: bool
 ) -> None:
-    """Whatever a sampler remembers: the random numbers are the same, too."""
+    """Test samplers with a memory of any kind; random numbers repeat, too."""
     with decoding_ahead(ahead):
         runner = make_runner(model)
     sampling = replace(SAMPLED, **settings)
@@ -175,7 +178,7 @@ def test_without_a_barred_token_the_same_tokens_come_again(
 def test_no_token_is_computed_again_and_no_mark_stays_without_need(
     model: JetNemotronForCausalLM, ahead: bool
 ) -> None:
-    """The first token of what is taken back is known to be so at once, as where a phrase begins."""
+    """Roll back to just behind a final token; check that nothing is recomputed and few marks remain."""
     with decoding_ahead(ahead):
         runner = make_runner(model)
     sequence, calls = start(runner, SAMPLED), 0
@@ -200,7 +203,10 @@ def test_no_token_is_computed_again_and_no_mark_stays_without_need(
 
 
 def test_a_token_that_may_complete_a_phrase_is_waited_for(model: JetNemotronForCausalLM) -> None:
-    """No step is launched behind it; the tokens are the same, and a batch of many does not wait."""
+    """Check that no step is launched behind such a token, and that tokens stay the same.
+
+    A batch of several requests does not wait.
+    """
     with decoding_ahead():
         runner = make_runner(model)
     sequences = [start(runner, SAMPLED) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Requests with samplers that have a memory or another order: alone as together, and after a rollback."""
+"""Test requests whose samplers have a memory or another order: as alone, and after a rollback."""
 
 from __future__ import annotations
 

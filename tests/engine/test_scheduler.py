@@ -1,4 +1,4 @@
-"""The scheduler against what must be true of it, under random sequences of events."""
+"""Test what must be true of the scheduler, under random sequences of events."""
 
 from __future__ import annotations
 
@@ -120,7 +120,10 @@ def test_pieces_become_shorter_where_others_wait_for_them() -> None:
 def prefill_for_a_while(
     policy: ChunkedPrefillPolicy, fixed: float, each: float, chunks: int = 100
 ) -> list[int]:
-    """The pieces that are read while others write, where each takes `fixed + each * tokens`."""
+    """Return the sizes of the chunks that are read while others decode, in tokens.
+
+    A chunk takes `fixed + each * tokens` seconds.
+    """
     read = []
     for _ in range(chunks):
         read.append(policy.chunk_size(others_decode=True))

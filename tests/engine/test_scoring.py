@@ -1,4 +1,4 @@
-"""Requests of evaluations and other programs: log-probabilities of prompts, biases, prompts of ids."""
+"""Test requests of evaluations and other programs: prompt log-probabilities, biases, prompts of ids."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 
 def run(engine: LocalEngine, request: Request) -> TokenChunk:
-    """Return all of a stream as one chunk."""
+    """Run a request; return its whole stream as one chunk."""
     (*_, last) = chunks = list(engine.submit(request))
     assert last.stats.error is None
     return TokenChunk(

@@ -1,4 +1,4 @@
-"""Top-nσ, typical sampling and varying temperatures in the graphs, by their bookkeeping without a GPU."""
+"""Test top-nσ, typical sampling and dynamic temperature in the graphs' bookkeeping, without a GPU."""
 
 from __future__ import annotations
 

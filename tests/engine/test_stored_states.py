@@ -1,4 +1,4 @@
-"""Stories go on after a restart: what a new engine finds on disk it does not prefill, and writes the same."""
+"""Test that stories go on after a restart: a new engine restores states from disk and writes the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateFolder:
 
 
 class Page:
-    """An engine between a start and a restart."""
+    """An engine with its stored states, as one run of the page has it."""
 
     def __init__(self, model: JetNemotronForCausalLM, folder: StateFolder | None, slots: int = 8) -> None:
         store = None if folder is None else open_store(folder, state_identity(model))
@@ -146,7 +146,7 @@ def wait_until_stored(page: Page, count: int = 1) -> None:
 
 
 def test_states_are_stored_while_the_page_is_idle(page: Page, folder: StateFolder) -> None:
-    """A process that is killed later has lost nothing."""
+    """Check that states are stored before the end, so that a process that is killed loses nothing."""
     page.write(list(range(1, 40)))
     wait_until_stored(page, 2)
 

@@ -1,4 +1,4 @@
-"""Another model in place of the one that runs: for everybody, with the old one back where that fails."""
+"""Test that another model replaces the running one for all callers, or the old one returns on failure."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Models:
     """Loads engines on fake models.
 
     Attributes:
-        log: "load a", and "alive: 1" for the engines that ran while it was loaded.
+        log: "load a beside 1" for each load: the model, and the number of engines alive at that time.
         broken: models that cannot be loaded.
-        gate: loading waits until it is set.
+        gate: loading waits until this event is set.
         slow: stories wait for the test's permission for each step.
     """
 

@@ -1,4 +1,4 @@
-"""Stories that are written together and start from what is resident: the same text as alone and afresh."""
+"""Test stories that are written together and from cached states: the same text as alone and uncached."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def engine(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="module")
 def fresh(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
-    """Writes one story at a time and keeps nothing: what the others must be like."""
+    """Yield an engine that writes one story at a time and caches nothing, for expected results."""
     engine = engine_on(model, writers=1)
     yield engine
     engine.close()
@@ -71,7 +71,7 @@ def finish(stream: LocalStream) -> tuple[list[int], RequestStats]:
 def write(
     engine: LocalEngine, prompt: list[int], sampling: SamplingParams = GREEDY, user: str = ""
 ) -> tuple[list[int], int]:
-    """The tokens, and how many of the prompt were resident."""
+    """Write a story; return its tokens, and how many tokens of the prompt were cached."""
     tokens, stats = finish(submit(engine, prompt, sampling, user))
     assert stats.error is None and len(tokens) == sampling.max_new_tokens
     return tokens, stats.cached_tokens
@@ -80,7 +80,7 @@ def write(
 def test_stories_of_all_kinds_written_together_are_those_written_alone(
     engine: LocalEngine, fresh: LocalEngine
 ) -> None:
-    """Other lengths, other settings, joining and leaving while the rest goes on."""
+    """Use different lengths and settings; requests join and leave while others go on."""
     samplings = [
         GREEDY,
         SAMPLED,
@@ -136,7 +136,7 @@ def test_taking_back_and_editing_start_from_the_nearest_state_before(
 
 
 def test_only_the_ends_of_prompt_and_answer_can_be_drawn_from_again(model: JetNemotronForCausalLM) -> None:
-    """The states before them only make edits cheaper, so that they may be let go of first."""
+    """Check that states before these ends have no logits; such states only make edits cheaper."""
     engine = engine_on(model)
     prompt = list(range(1, 61))
     write(engine, prompt, user="ann")
@@ -199,7 +199,7 @@ HOST_BYTES = 400_000  # room for a few states
 def test_random_writers_in_little_memory_write_what_each_writes_alone(
     model: JetNemotronForCausalLM, fresh: LocalEngine, seed: int, host_bytes: int
 ) -> None:
-    """States come and go all the time: few are kept, and the pages do not suffice for all."""
+    """Keep few states, and fewer pages than all stories need, so that states come and go all the time."""
     chance = random.Random(seed)
     tight = engine_on(
         model, writers=5, kept=4, tokens=3 * PAGE_SIZE, context=2 * PAGE_SIZE, host_bytes=host_bytes
@@ -237,7 +237,7 @@ def test_random_writers_in_little_memory_write_what_each_writes_alone(
 
 
 def test_memory_is_waited_for_in_line(model: JetNemotronForCausalLM, fresh: LocalEngine) -> None:
-    """Two stories of two pages, and memory for one of them at a time."""
+    """Submit three stories of two pages each, with memory for one story at a time."""
     small = engine_on(model, writers=2, kept=1, tokens=0, context=2 * PAGE_SIZE)
     long = replace(GREEDY, max_new_tokens=300)
     streams = [submit(small, [n + 1, 2], long) for n in range(3)]
@@ -247,7 +247,7 @@ def test_memory_is_waited_for_in_line(model: JetNemotronForCausalLM, fresh: Loca
 
 @pytest.fixture
 def small(model: JetNemotronForCausalLM) -> Iterator[LocalEngine]:
-    """Keeps two states on the device, and more in the host's memory."""
+    """Yield an engine that keeps two states on the device and more in host memory."""
     engine = engine_on(model, writers=2, kept=2, tokens=6 * PAGE_SIZE, host_bytes=4_000_000)
     yield engine
     engine.close()
@@ -259,7 +259,7 @@ def runner_of(engine: LocalEngine) -> ModelRunner:
 
 
 def make_leave(engine: LocalEngine) -> None:
-    """Have everything that is kept on the device leave it, between two requests."""
+    """Move all cached states from the device to host memory, between two requests."""
     runner = runner_of(engine)
     with torch.inference_mode():
         while runner._prefix_cache.evict():

@@ -1,4 +1,4 @@
-"""An engine whose GPU is lent: the page as ZeroGPU runs it, and what happens when none is to be had."""
+"""Test an engine whose GPU is lent: the page as ZeroGPU runs it, and the messages if no GPU is free."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_gpu_is_asked_for_as_long_as_the_request_may_take() -> None:
 
 @pytest.mark.thorough
 def test_the_same_app_runs_where_gpus_are_lent(tmp_path: Path) -> None:
-    """app.py as a Space on ZeroGPU, with a package that forks and pickles in place of theirs."""
+    """Run app.py as a Space on ZeroGPU, with a stand-in for `spaces` that forks and pickles."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT / "tests/engine/lent"),

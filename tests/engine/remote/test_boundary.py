@@ -1,4 +1,4 @@
-"""Blanks between a prompt and another server's answer: none is sent, and none is shown twice."""
+"""Test blanks between a prompt and a remote answer: none at the end is sent, and none is shown twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A story from an OpenAI-compatible server, whatever that server does."""
+"""Test stories from an OpenAI-compatible server, whatever that server does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A story from a real server of somebody else's making."""
+"""Test stories from a real server that others have made: llama.cpp's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_story(engine: RemoteEngine) -> None:
 
 
 def test_stop_frees_the_place(engine: RemoteEngine) -> None:
-    """The server has four places: ten long stories that are stopped must not keep them."""
+    """Check that ten long stories, once stopped, do not occupy the server's four slots."""
     long = SamplingParams(max_new_tokens=CONTEXT - 100, seed=1)
     for _ in range(10):
         stream = engine.submit(Request("ba be bi", long))

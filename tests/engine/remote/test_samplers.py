@@ -1,4 +1,4 @@
-"""Samplers that only some servers have: sent where they are on, refused where they are missing."""
+"""Test samplers that only some servers have: sent if they are on, refused if a server lacks them."""
 
 from __future__ import annotations
 

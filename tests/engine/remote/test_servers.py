@@ -1,4 +1,4 @@
-"""Servers that are right, or nearly so, in ways of their own: their stories arrive whole and end well."""
+"""Test servers that follow the API in ways of their own: their stories arrive whole and end correctly."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_text_without_a_counted_token_is_not_asked_for_twice(
 
 
 def spelt(*texts: str) -> list[bytes]:
-    """Events whose texts are spelt as they are given, escapes and all."""
+    """Return events that contain these texts as given, JSON escapes included."""
     return [b'{"choices": [{"text": "' + text.encode() + b'"}]}' for text in texts]
 
 
@@ -324,7 +324,10 @@ def test_a_story_that_comes_in_one_is_read(
 
 
 def counts_both(context: int, message: str, status: int = 400) -> Script:
-    """A server that counts the prompt, by words, and `max_tokens` against its context."""
+    """Return the script of a server whose context must hold the prompt's words and `max_tokens` together.
+
+    `message` is the format of its error message, and `status` the error's status.
+    """
 
     def tell(answer: Answer) -> None:
         prompt, new = len(answer.body["prompt"].split()), answer.body["max_tokens"]
@@ -525,7 +528,7 @@ def test_redirects_that_lead_nowhere_are_told(
 
 
 def repeating(answer: Answer) -> None:
-    """Tells everybody what it was sent, in a way that depends on how often it was asked."""
+    """Answer with an error that repeats the Authorization header, in four forms that take turns."""
     said = str(answer._handler.headers.get("Authorization"))
     ways = getattr(repeating, "ways", 0)
     repeating.ways = ways + 1  # type: ignore[attr-defined]

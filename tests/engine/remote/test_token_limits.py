@@ -1,4 +1,4 @@
-"""Error messages of servers for too long prompts, and the limits parsed from them."""
+"""Test servers' error messages about prompts that are too long, and the limits parsed from them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,10 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.mark.parametrize("status", [400, 500])
 def test_sizes_beside_the_words_are_read_whatever_the_status(server: FaultyServer, status: int) -> None:
-    """As llama.cpp's server tells them; older servers take a long prompt for a failure of their own."""
+    """Check sizes in fields beside the message, as llama.cpp's server sends them.
+
+    Older versions of that server answer a prompt that is too long with status 500.
+    """
 
     def tell(answer: Answer) -> None:
         if answer.body["max_tokens"] <= 90:

@@ -1,4 +1,4 @@
-"""Banned phrases are found in every spelling that the rules cover; no text is held back without need."""
+"""Test that banned phrases are found in every spelling of the rules, and no text waits without need."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(matcher: PhraseMatcher, parts: list[str], before: str = "") -> tuple[St
 
 
 def begins(phrases: list[str], text: str, before: str = "", stops: tuple[str, ...] = ()) -> int | None:
-    """Return where a phrase begins in a whole answer; None if it has none."""
+    """Return the index at which a banned phrase begins in a whole answer; None if there is none."""
     state, found = read(PhraseMatcher(phrases, stops), [text], before)
     return state.banned_if_ended if found is None else found
 
@@ -136,7 +136,7 @@ def test_a_phrase_of_many_words_is_refused() -> None:
 
 
 def test_phrases_made_to_cost_much_cost_little() -> None:
-    """Counted in beginnings that are followed at once."""
+    """Measure the cost by the number of partial matches that are followed at once."""
     mixed = [f"{number:010b}".replace("0", "a ").replace("1", "* ") for number in range(1000)]
     matcher = PhraseMatcher([f"a {one} end" for one in mixed])
     state, found = matcher.advance(matcher.start("a " * 200), "a " * 20)
@@ -154,9 +154,9 @@ TEXT = st.text("aabbs -’'A\u0301é\n", max_size=40)
 
 
 def pattern_of(phrase: str) -> str:
-    """Return the phrase as a regular expression over folded texts that ends behind a gap.
+    """Return a phrase as a regular expression for the texts of `folded`, with the gap behind the phrase.
 
-    Asterisks without a word are found as they are, which these texts do not have.
+    A phrase of asterisks alone becomes "#", which these texts do not contain.
     """
     parts, last = [], ""
     words = re.sub(r"^[* ]+|( [*])+$", "", phrase).split() or ["#"]
@@ -172,7 +172,7 @@ def pattern_of(phrase: str) -> str:
 
 
 def folded(text: str) -> tuple[str, list[int]]:
-    """Return a text as letters and gaps, and the place of each in it."""
+    """Return a text as folded letters and gaps, and the index in the text of each of these."""
     pairs = [(one or GAP, at) for at, character in enumerate(text) for one in _fold(character)]
     return "".join(one for one, _ in pairs), [at for _, at in pairs]
 
@@ -229,7 +229,7 @@ def test_a_text_taken_back_is_read_on_as_if_it_had_never_come(
 def test_remembered_moves_are_those_of_reading_by_character(
     phrases: list[str], parts: list[str], before: str
 ) -> None:
-    """The second and the third time, elsewhere, as tokens come again in a story."""
+    """Read each part three times in a row, as tokens come again in a story, and compare all states."""
     matcher, fresh = PhraseMatcher(phrases, ["ab"]), PhraseMatcher(phrases, ["ab"])
     state, other = matcher.start(before), fresh.start(before)
     nodes = dict(zip(_nodes(matcher), _nodes(fresh), strict=True))
@@ -244,7 +244,7 @@ def test_remembered_moves_are_those_of_reading_by_character(
 
 
 def _nodes(matcher: PhraseMatcher) -> list[object]:
-    """Return all nodes of a matcher, in the order in which they are reached."""
+    """Return all nodes of a matcher in a fixed order, so that two matchers can be compared."""
     found: dict[object, None] = {}
     left = [matcher._words, matcher._literal, matcher._stops]
     while left:

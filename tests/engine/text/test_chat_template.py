@@ -1,4 +1,4 @@
-"""Chat templates: the tokens of transformers' own rendering, and what a person typed stays plain text."""
+"""Test chat templates: tokens are those of transformers' rendering, and typed text stays plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detokenizing token by token gives the same text as decoding all at once."""
+"""Test that detokenizing token by token gives the same text as decoding all tokens at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pieces(tokenizer: Tokenizer, tokens: Sequence[int], prompt: Sequence[int] = 
 
 
 def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
-    """As transformers decodes it."""
+    """Decode tokens as transformers does."""
     text = as_transformers(tokenizer).decode(
         list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -34,7 +34,7 @@ def decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_random_tokens(kind: str, data: st.DataObject) -> None:
-    """Half characters, bytes that are no text, special tokens, tokens that do not exist."""
+    """Draw partial characters, bytes that are no text, special tokens, and tokens that do not exist."""
     tokenizer = KINDS[kind]
     tokens = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() + 3), max_size=40))
     assert "".join(pieces(tokenizer, tokens)) == decode(tokenizer, tokens)

@@ -1,4 +1,4 @@
-"""Endings past the asked length: where they come, what is shown meanwhile, what is cut."""
+"""Test endings past the requested length: where they are, what is shown meanwhile, what is cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jet.engine.text.ending import OVERRUN_TOKENS, Ending, make_ending
 
 
 def write(ending: Ending, pieces: list[str], length: int, reason: str = "length") -> tuple[str, int]:
-    """Run an answer as an engine does; return what was shown and the number of pieces that it took."""
+    """Pass an answer through `ending` as an engine does; return the text shown and the pieces used."""
     shown = ""
     for number, piece in enumerate(pieces, start=1):
         left = length - number
@@ -22,7 +22,7 @@ def write(ending: Ending, pieces: list[str], length: int, reason: str = "length"
 
 
 def words(text: str) -> list[str]:
-    """Split as tokenizers do: words with the blank before them, and marks alone."""
+    """Split a text as tokenizers do: words with the blank before them, and punctuation marks alone."""
     found: list[str] = []
     for character in text:
         if found and character == "." and found[-1] in (".", ".."):  # noqa: SIM114 (said apart)

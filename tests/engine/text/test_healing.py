@@ -1,4 +1,4 @@
-"""The border between a writer's text and the model's: what is taken back, and how it is drawn again."""
+"""Test the border between a writer's text and the model's: what is removed, and how it is drawn again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BLANKS = ["\t", "\N{NO-BREAK SPACE}", "  ", "   ", " \t", "\t ", "\u3000", "\u20
 
 
 def texts(number: int) -> list[str]:
-    """Each script's sentence, turned and joined with the next one in so many paths."""
+    """Return `number` variants of each script's sentence: rotated, and joined with the next script's."""
     found = []
     for script, after in zip(SCRIPTS, SCRIPTS[1:] + SCRIPTS[:1], strict=True):
         for turn in range(number):
@@ -75,14 +75,14 @@ def known_pieces(name: str) -> dict[bytes, int]:
 
 
 class Knowing:
-    """A network that is sure of one text and has no idea beyond it."""
+    """A network that is sure of one text and knows nothing else."""
 
     def __init__(self, name: str, text: bytes) -> None:
         self._pieces, self._text = known_pieces(name), text
         self._longest = max(map(len, self._pieces))
 
     def likely(self, written: bytes) -> dict[int, float]:
-        """The logits of the tokens that go on with the text; all others are impossible."""
+        """Return logits of the tokens that continue `written` in the text; all others are impossible."""
         assert self._text.startswith(written)
         left = self._text[len(written) : len(written) + self._longest]
         beginnings = (left[:end] for end in range(1, len(left) + 1))
@@ -96,7 +96,7 @@ class Knowing:
 
 
 def continued(name: str, prompt: str, whole: str) -> str:
-    """Return the logits after a prompt of a network that knows the whole text."""
+    """Return the text that is shown if a network that knows the whole text continues the prompt."""
     tokens = tokenizer(name)
     ids, healing, detokenizer = tokens.encode_healed(prompt, 10_000)
     front = len(tokens.start) if len(tokens.start) else int(ids[0] in tokens._empty)
@@ -136,7 +136,7 @@ def test_what_was_taken_back_is_never_shown_twice_in_200_texts(name: str) -> Non
 
 
 def check_tree(tokens: StoryTokenizer, ids: list[int], healing: Healing) -> None:
-    """Every path spells the bytes in ordinary tokens, and the removed tokens are one of them."""
+    """Check that every path spells the removed bytes in ordinary tokens, and one is the removed tokens."""
     taken = spelled(tokens, healing.tokens)
     special = set(tokens._backend.get_added_tokens_decoder()) | tokens.stop_ids
     assert 1 <= len(healing.tokens) <= MAX_HEALED_TOKENS
@@ -193,7 +193,7 @@ def test_any_draw_writes_the_bytes_again(
 
 
 def test_every_way_is_as_likely_as_the_network_says() -> None:
-    """ " light" before "h" is not what " light" is elsewhere: only a look behind it tells."""
+    """Compare frequencies with exact ones: " light" counts only as much as "h" is likely after it."""
     end = Node(b"h", np.array([4, 5], np.int32), frozenset([4]))
     root = Node(b" lighth", np.array([3], np.int32), frozenset(), {2: end})
     logits = {

@@ -1,4 +1,4 @@
-"""The shipped model at borders that are none of its tokens: it goes on as well as from the end of a word."""
+"""Test the shipped model on prompts that end within a token: it goes on as well as from a word's end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def write(engine: LocalEngine, prompt: str, sampling: SamplingParams = SAMPLING,
 
 @torch.inference_mode()
 def logprob_of_next_word(engine: LocalEngine, prompt: str, answer: str) -> float | None:
-    """As the network reads the whole text. Of a half word the rest comes first; None if no word follows."""
+    """Return the log-probability of the answer's next word, as the network reads the whole text.
+
+    After half a word, the next word is the one after the completed word. Returns None if no word follows.
+    """
     whole, start = prompt + answer, len(prompt)
     if prompt[-1:].isalnum():
         start += len(re.match(r"[\w’']*", answer)[0])
@@ -58,7 +61,10 @@ def logprob_of_next_word(engine: LocalEngine, prompt: str, answer: str) -> float
 
 
 def typical(engine: LocalEngine, prompts: list[str], seeds: range, healing: bool = True) -> float:
-    """The median over prompts and seeds, none of which two prompts share: one draw is no luck of all."""
+    """Return the median log-probability of the next word over all prompts and seeds.
+
+    No two prompts share a seed, so that no single lucky draw counts for all of them.
+    """
     found = [
         logprob_of_next_word(
             engine,
@@ -72,7 +78,10 @@ def typical(engine: LocalEngine, prompts: list[str], seeds: range, healing: bool
 
 
 def cut(opening: str, number: int) -> str:
-    """Behind a word in its midst, and so many characters further: behind a blank, inside the next word."""
+    """Cut an opening `number` characters behind a word at two thirds of its words.
+
+    With 0 it ends with this word, with 1 behind the blank, and with more inside the next word.
+    """
     ends = [found.end() for found in re.finditer(r"\w+", opening)]
     return opening[: ends[len(ends) * 2 // 3] + number]
 
@@ -121,7 +130,7 @@ def test_the_next_word_is_as_likely_at_every_cut(engine: LocalEngine, uncut: flo
     ],
 )
 def test_half_a_word_becomes_the_word(engine: LocalEngine, beginning: str, word: str) -> None:
-    """Whatever the seed, mostly; and as the likeliest way."""
+    """Check that most answers complete the word, over five seeds and the likeliest answer."""
     half = beginning.split()[-1]
     answers = [write(engine, beginning, replace(SAMPLING, seed=seed, max_new_tokens=2)) for seed in range(5)]
     likeliest = write(engine, beginning, replace(SAMPLING, temperature=0, repetition_penalty=1.0))
@@ -129,7 +138,7 @@ def test_half_a_word_becomes_the_word(engine: LocalEngine, beginning: str, word:
 
 
 def test_a_final_space_changes_nothing(engine: LocalEngine) -> None:
-    """The first words are those of the beginning without it, and not "zipped" or "ibex"."""
+    """Compare the first words of several seeds with those of the beginning without the space."""
     beginning = "The old lighthouse keeper opened the door and"
     first = [
         {write(engine, prompt, replace(SAMPLING, seed=seed)).split()[0] for seed in range(12)}

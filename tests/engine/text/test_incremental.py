@@ -1,4 +1,4 @@
-"""Tokenized in pieces, and from what is remembered: exactly the tokens of the whole text, for any text."""
+"""Test tokenizing in pieces and from remembered text: exactly the tokens of the whole text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.engine.small_tokenizers import END, KINDS, byte_level
 
 
 def like_qwen() -> Tokenizer:
-    """A small tokenizer that parts words as the official one does."""
+    """Return a small tokenizer that splits words as Qwen's does."""
     tokenizer = byte_level(normalizers.NFC())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -32,7 +32,7 @@ def like_qwen() -> Tokenizer:
 
 
 def shipped() -> Tokenizer:
-    """The story model's."""
+    """Return the story model's tokenizer."""
     return AutoTokenizer.from_pretrained(ROOT / "assets" / "story-model").backend_tokenizer
 
 
@@ -87,7 +87,7 @@ def test_after_any_edits_the_tokens_are_those_of_the_whole_text(
 
 
 def check_places(backend: Tokenizer, tokenizer: IncrementalTokenizer) -> None:
-    """Check that the remembered text splits at its cuts."""
+    """Check that tokenizing a remembered text up to each of its cuts gives the remembered tokens."""
     for read in tokenizer._remembered:
         assert read.cuts[0] == 0 and read.cuts[-1] == len(read.text)
         assert read.counts[-1] == len(read.ids)
@@ -99,7 +99,7 @@ STORY = "The old keeper opened the door, and the sea came in. â€œWho is there?â€
 
 
 class Counting:
-    """Encodes, and notes how many characters that were."""
+    """Encodes texts, and counts their characters."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -110,7 +110,7 @@ class Counting:
         return [one.ids for one in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def of(self, tokenizer: IncrementalTokenizer, text: str, user: str = "ann") -> int:
-        """Return how many characters are tokenized for a text."""
+        """Check the ids of a text; return how many characters had to be encoded for it."""
         before = self.characters
         assert tokenizer.ids(text, user).tolist() == whole(self._backend, text)
         return self.characters - before

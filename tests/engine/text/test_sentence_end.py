@@ -1,4 +1,4 @@
-"""Find sentence ends in dialogue, beside abbreviations and numbers, and in many scripts."""
+"""Test where sentences end: in dialogue, after abbreviations and numbers, and in many scripts."""
 
 from __future__ import annotations
 

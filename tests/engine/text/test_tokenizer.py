@@ -1,4 +1,4 @@
-"""Prompts to tokens: any text is text, the tokenizer says how a document starts, and size has its bounds."""
+"""Test tokens of prompts: any text is plain text, the tokenizer decides how it starts, size is bounded."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class NoEncoding:
     joined("the ", "sea", " ", "  ", "\n", "a", ".", "e\u0301", "\u1112\u1161\u11ab", "→日本", "lighthouse")
 )
 def test_whatever_fits_is_taken(backend: Tokenizer, text: str) -> None:
-    """The quick checks refuse nothing that would have fitted."""
+    """Check that the quick checks of size refuse no text that fits."""
     tokenizer = story_tokenizer(backend)
     ids = backend.encode(text, add_special_tokens=False).ids
     if ids:
@@ -166,7 +166,10 @@ def test_what_is_not_text_is_refused() -> None:
 
 
 def test_a_panic_in_the_tokenizer_is_an_error_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of Qwen's regular expressions on millions of spaces: not an Exception, and of no type to import."""
+    """Simulate a panic, as Qwen's regular expressions have on millions of spaces.
+
+    Its type is not an Exception and cannot be imported.
+    """
 
     class PanicException(BaseException):
         pass

@@ -1,4 +1,4 @@
-"""Biases of words: their spellings, and where which token gets what."""
+"""Test biases of words: the spellings of a word, and which token gets which bias at which place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stands in for the package of ZeroGPU: a call runs in a forked process, and all that passes is pickled."""
+"""A stand-in for ZeroGPU's package `spaces`: each call runs in a forked process, with pickled values."""
 
 from __future__ import annotations
 
