@@ -42,9 +42,9 @@ if not torch.cuda.is_available():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Import all tests without looking for garbage, and never look through what they imported again.
+    """Import all tests without garbage collection, and exclude what they imported from later collections.
 
-    That is 800,000 objects, which take half a second each time.
+    These are 800,000 objects, and looking through them takes half a second each time.
     """
     gc.disable()
     try:
@@ -56,13 +56,17 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the cache of the tests, and thaw what Triton would complain of at the end as leaked."""
+    """Remove the cache of the tests, and unfreeze objects that Triton would otherwise report as leaked."""
     gc.unfreeze()
     shutil.rmtree(os.environ["JET_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests that this machine cannot run, each with its reason; take but a part of the thorough ones."""
+    """Select and mark the collected tests.
+
+    JET_THOROUGH_PART selects a part of the thorough tests. GPU tests are skipped without a GPU. Tests of
+    browsers and servers run once more if they fail.
+    """
     if part := os.environ.get("JET_THOROUGH_PART"):
         items[:], left = split_thorough(items, part)
         config.hook.pytest_deselected(items=left)
@@ -77,9 +81,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Path of a Chromium, for Playwright's `executable_path`.
+    """Return the path of a Chromium, for Playwright's `executable_path`.
 
-    Without one the test is skipped; with JET_REQUIRE_BROWSER set it fails instead.
+    Without a Chromium the test is skipped; if JET_REQUIRE_BROWSER is set, it fails instead.
     """
     path = find_chromium()
     if path is None:

@@ -19,7 +19,7 @@ own_reduce: Any = None  # Triton's, once it is replaced
 
 
 def quicken() -> None:
-    """Replace these three functions. A Triton without them is left unchanged."""
+    """Replace these three functions of Triton; leave a Triton that lacks one of them unchanged."""
     global own_reduce
     if all(hasattr(interpreter, part) for part in _PARTS):
         own_reduce = interpreter.ReduceOps.generic_reduce
@@ -29,7 +29,7 @@ def quicken() -> None:
 
 
 def _patched_once(patch: Any) -> Any:
-    """Patch all functions that a kernel may call, once per launch, until the launch ends."""
+    """Return a replacement of `patch` that patches `triton.language` once for a whole kernel launch."""
     running: list[Any] = []
 
     def patch_lang(fn: Any) -> Any:
@@ -50,7 +50,7 @@ def _patched_once(patch: Any) -> Any:
 
 
 def _known(np_dtype: Any) -> Any:
-    """Return the NumPy dtype of a Triton type, looked up by name."""
+    """Return a replacement of `np_dtype` that looks up the NumPy dtype by the name of the Triton type."""
     known: dict[str, Any] = {}
 
     def get_np_dtype(kind: Any) -> Any:
@@ -63,7 +63,7 @@ def _known(np_dtype: Any) -> Any:
 
 
 def reduce_in_pairs(self: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """Reduce neighbors first, then their results, as a GPU does; all positions of the other axes at once."""
+    """Reduce neighbors, then their results, as a GPU does; take all positions of other axes at once."""
     assert self.axis is not None, "Triton's interpreter cannot reduce a tuple over all its axes"
     kinds = [one.dtype for one in inputs]
     parts = [np.moveaxis(one.handle.data, self.axis, 0) for one in inputs]

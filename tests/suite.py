@@ -1,11 +1,11 @@
 """Run the tests in two parts: `python -m tests.suite everyday`, `thorough` or `all`, and pytest options.
 
-Tests that measure time run first, one after the other and alone; then all others, each file in one of several
-processes.
+Tests that measure time run first, one after the other and alone. Then all others run, each file in one of
+several processes.
 
-The thorough tests, left out of the everyday run: many sizes of every kernel in Triton's
-interpreter, stories of a megabyte, crowds of writers, break-ins. CI has not the time for all of them and
-takes a part, another one at each commit: JET_THOROUGH_PART=2/8 is the second of eight.
+The everyday run leaves out the thorough tests: many sizes of every kernel in Triton's interpreter, stories of
+a megabyte, crowds of writers, break-ins. CI runs a part of them, another part at each commit:
+JET_THOROUGH_PART=2/8 is the second of eight.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def commands(which: str, arguments: list[str]) -> dict[str, list[str]]:
 
 
 def split_thorough(items: list[pytest.Item], part: str) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Return the tests to run and those to leave out, where of the thorough ones only a part runs.
+    """Return the tests to run and the tests to leave out; of the thorough ones, only a part is run.
 
-    A test belongs to a part by its name alone, so each belongs to one, whatever else is selected.
+    The part of a test depends on its name alone, whatever other tests are selected.
 
     Args:
-        part: number of the part, from 1 on, and number of parts: "2/4".
+        items: the collected tests.
+        part: number of the part, counted from 1, and number of parts, as in "2/4".
     """
     number, parts = map(int, part.split("/"))
     taken, left = list[pytest.Item](), list[pytest.Item]()
@@ -70,14 +71,14 @@ def split_thorough(items: list[pytest.Item], part: str) -> tuple[list[pytest.Ite
 
 
 def files_alone() -> list[str]:
-    """Return the files that have tests which run alone."""
+    """Return the files that contain a test marked `alone`."""
     return sorted(str(path) for path in TESTS.rglob("test_*.py") if "mark.alone" in path.read_text("utf-8"))
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the parts and of all that tests start, with compiled modules kept.
+    """Return the environment for all test processes, in which compiled modules are kept.
 
-    Where the environment says not to keep them, every process compiles the package and all tests again.
+    Without them, every process would compile the package and all tests again.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 

@@ -77,7 +77,7 @@ JET = [path for path in SOURCES if path.parts[0] == "jet" and path != Path("jet/
 
 
 def room(module: str) -> str:
-    """Return the innermost room of `jet` that contains a module; `jet` itself counts as `modeling`."""
+    """Return the innermost package in `MAY_IMPORT` that has a module; `jet` itself counts as `modeling`."""
     parts = module.split(".")[1:]
     inner = ".".join(parts[:2])
     return inner if inner in MAY_IMPORT else parts[0] if parts else "modeling"

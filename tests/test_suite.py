@@ -1,4 +1,4 @@
-"""Test that the two parts of the suite count as one."""
+"""Test the parts of the suite: which tests each part runs, and that their exit codes count as one."""
 
 from __future__ import annotations
 

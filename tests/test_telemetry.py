@@ -1,4 +1,4 @@
-"""Test the meters with timestamps of the tests' own."""
+"""Test the meters with timestamps that the tests set."""
 
 from __future__ import annotations
 

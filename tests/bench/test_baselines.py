@@ -29,7 +29,7 @@ def test_a_clock_at_every_token_gives_the_speed_of_decoding_alone() -> None:
     "sampling", [SamplingParams(), SamplingParams(temperature=0, repetition_penalty=1.0)]
 )
 def test_no_token_ends_the_text(sampling: SamplingParams) -> None:
-    """Check that end tokens are suppressed: the small network has one among 61."""
+    """Check that end tokens are suppressed; one of the small network's 61 tokens is one."""
     wanted = SamplingParams(**{**vars(sampling), "max_new_tokens": 150})
     model = small_model()
     assert len(generate(model, [1, 2, 3], wanted).times) == 150
@@ -51,7 +51,7 @@ def test_the_cache_of_the_compiled_baseline_is_one_that_generate_knows() -> None
 
 
 def test_torchao_has_the_products_of_our_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace package and GPU by stubs, and check the calls."""
+    """Check the calls to torchao, with stubs in place of the package and the GPU."""
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(
         "jet.bench.torchao_baseline.make_product_timer", lambda *given: asked.append(given) or (lambda: 0.25)

@@ -49,7 +49,7 @@ class Written:
 
 
 class LoneEngine:
-    """An engine that repeats the likeliest of `LIKELY`, up to `room` tokens."""
+    """An engine that repeats the likeliest token of `LIKELY`, at most `room` times."""
 
     def __init__(self, room: int = 1000, error: str | None = None) -> None:
         self._room, self._error = room, error
@@ -70,7 +70,7 @@ class LoneEngine:
 
 
 def story(*written: tuple[int, float]) -> Completion:
-    """Return a completion: tokens and their log-probabilities."""
+    """Return a completion of these tokens, each with its log-probability."""
     return Completion([7, 8], [token for token, _ in written], [logprob for _, logprob in written])
 
 
@@ -80,7 +80,7 @@ def compare(*stories: Completion) -> dict[str, float]:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let one token be enough to judge."""
+    """Make one shared token enough for a verdict."""
     monkeypatch.setattr(batch_invariance, "MIN_SHARED_TOKENS", 1)
 
 

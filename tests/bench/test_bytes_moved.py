@@ -62,7 +62,7 @@ def test_one_golden_network_is_tied_and_one_is_not() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize(("name", "context", "tokens"), [("tiny-2b", 20, 12), ("tiny-4b", 3, 40)])
 def test_state_is_that_of_a_real_cache(name: str, context: int, tokens: int) -> None:
-    """Use lengths around the window, so that the mean differs from that of the ends."""
+    """Use lengths around the window, so that the mean of all steps is not that of the first and the last."""
     model = golden_model(name)
     cache = HybridCache(model.config)
     ids = torch.ones(1, context, dtype=torch.long)

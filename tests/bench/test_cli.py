@@ -104,7 +104,7 @@ def test_sessions(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_start(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the fresh process by a function; tests/bench/cases/test_start.py starts a real one."""
+    """Run `start` with a stub for the fresh process; tests/bench/cases/test_start.py starts a real one."""
     from jet.bench.cases import start
 
     monkeypatch.setattr(start, "spawn", lambda arguments, environment: child(arguments))

@@ -1,4 +1,4 @@
-"""llama.cpp as a baseline: a file that it can read, and figures of tokens and of bytes."""
+"""Test llama.cpp as a baseline: it can read our file, and gives figures of tokens and bytes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def test_a_spread_says_where_its_values_lie() -> None:
 
 
 def test_spreads_are_compared_round_by_round() -> None:
-    """Check that a slow third round of both does not change their ratio."""
+    """Check that a third round that is slow for both does not change their ratio."""
     ours, theirs = Samples((4.0, 4.0, 1.0)), Samples((2.0, 2.0, 0.5))
     assert ours.ratio_to(theirs).values == (2.0, 2.0, 2.0)
     assert ours.ratio_to(theirs).map(lambda ratio: 1 - ratio).values == (-1.0, -1.0, -1.0)

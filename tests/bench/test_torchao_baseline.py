@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def quantized(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[tuple[int, ...]], str]]:
-    """Return the shapes that torchao got, and the quantization asked for."""
+    """Return a list to which each call of torchao adds the weights' shapes and the quantization."""
     seen: list[tuple[list[tuple[int, ...]], str]] = []
 
     def quantize_(model: nn.Module, how: str) -> None:

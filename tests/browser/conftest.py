@@ -1,4 +1,4 @@
-"""One Chromium and one page server for all tests of this folder."""
+"""Provide one Chromium and one page server for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def context(browser: Browser, page_server: Served) -> BrowserContext:
-    """Share one browser context among tabs:
+    """Return the browser context that all tabs share.
 
-    its cache opens pages faster, and tabs must be independent anyway.
+    Its cache opens pages faster, and tabs must be independent of each other anyway.
     """
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
@@ -49,7 +49,7 @@ def context(browser: Browser, page_server: Served) -> BrowserContext:
 
 @pytest.fixture
 def troubles(context: BrowserContext, page_server: Served) -> Iterator[list[str]]:
-    """Collect what no tab may do in any test: requests to other hosts, and logged errors."""
+    """Collect requests to other hosts and logged errors; fail the test if there are any."""
     troubles: list[str] = []
 
     def note_request(url: str) -> None:
@@ -75,7 +75,7 @@ def troubles(context: BrowserContext, page_server: Served) -> Iterator[list[str]
 
 @pytest.fixture
 def open_tab(context: BrowserContext, served: Served, troubles: list[str]) -> Iterator[OpenTab]:
-    """Return a function that opens the page in a new tab."""
+    """Yield a function that opens the page in a new tab."""
     tabs = []
 
     def open_page() -> Page:
@@ -96,9 +96,9 @@ def standing_tab(context: BrowserContext) -> Page:
 
 @pytest.fixture
 def tab(standing_tab: Page, served: Served, troubles: list[str]) -> Iterator[Page]:
-    """The page with an empty editor and a loaded model.
+    """Yield the page with an empty editor and a loaded model.
 
-    Opening it takes seconds, so one tab serves many tests; a test that leaves it locked fails.
+    Opening the page takes seconds, so one tab serves many tests. A test that leaves the page locked fails.
     """
     page = standing_tab
     if not page.url.startswith(served.url):

@@ -1,4 +1,4 @@
-"""Input that Playwright has no call for: input methods, autocorrection, drops, slow lines, touch."""
+"""Input that Playwright has no call for: input methods, autocorrection, drops, slow connections, touch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InputDevices:
 
     @contextmanager
     def latency(self, milliseconds: int) -> Iterator[None]:
-        """Delay every answer of the server."""
+        """Delay every answer of the server by this time inside the block."""
         self.session.send("Network.enable")
         self._delay(milliseconds)
         try:
@@ -35,10 +35,7 @@ class InputDevices:
         self.session.send("Network.emulateNetworkConditions", line)
 
     def compose(self, *steps: str) -> None:
-        """Show these texts one after the other, as an input method does while composing;
-
-        none is committed.
-        """
+        """Show these texts one after the other as an input method's composition, without committing any."""
         for text in steps:
             place = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
             self.session.send("Input.imeSetComposition", place)
@@ -48,7 +45,7 @@ class InputDevices:
         self.session.send("Input.insertText", {"text": text})
 
     def correct(self, text: str, start: int, end: int) -> None:
-        """Put a text in the place of another, in UTF-16 units, as a phone's autocorrection does."""
+        """Replace the text from `start` to `end` (UTF-16 units) as a phone's autocorrection does."""
         place = {"text": text, "selectionStart": len(text), "selectionEnd": len(text)}
         self.session.send(
             "Input.imeSetComposition", {**place, "replacementStart": start, "replacementEnd": end}
@@ -64,13 +61,13 @@ class InputDevices:
         self.session.send("Input.dispatchKeyEvent", {"type": "keyUp", **told, "modifiers": modifiers})
 
     def drop(self, text: str, x: float, y: float) -> None:
-        """Drop a text that was dragged from elsewhere."""
+        """Drop a text that was dragged from another program, at a point in pixels."""
         data = {"items": [{"mimeType": "text/plain", "data": text}], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": data})
 
     def tap(self, x: float, y: float, times: int = 1) -> None:
-        """Touch the screen with a finger."""
+        """Tap the screen with a finger at a point in pixels, `times` times."""
         for _ in range(times):
             self.session.send(
                 "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
@@ -99,7 +96,7 @@ def settle(page: Page) -> None:
 
 
 def place_of(page: Page, start: int, end: int) -> tuple[float, float]:
-    """Return the screen position of the middle of a part of the text, with the editor as it is painted."""
+    """Return the point, in pixels, in the middle of the first line of the text from `start` to `end`."""
     x, y = page.evaluate(
         """([selector, start, end]) => {
             const sheet = document.querySelector(selector), style = getComputedStyle(sheet);

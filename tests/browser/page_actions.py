@@ -34,10 +34,10 @@ DEFAULTS = """() => {
 
 
 def best(measure: Callable[[], float], wanted: float, attempts: int = ATTEMPTS) -> float:
-    """The shortest of a few times; no more are taken than it needs to be as short as wanted.
+    """Return the shortest of several measurements, in seconds; stop once one is shorter than `wanted`.
 
-    A busy machine stutters, and one stutter decides nothing: the page keeps a promise that it keeps in one
-    of a few attempts. What waited for something that it should not wait for would take longer every time.
+    A busy machine can spoil a measurement, so one success in a few attempts is enough. A page that waits for
+    something that it should not wait for would be slow in all attempts.
     """
     times = [measure()]
     while min(times) >= wanted and len(times) < attempts:
@@ -51,7 +51,7 @@ def story(page: Page) -> str:
 
 
 def reload(page: Page) -> None:
-    """Reload the page and wait until it has no more requests to the server."""
+    """Reload the page; wait until it is loaded and names its model."""
     page.reload()
     page.wait_for_selector(".jet-model-info b")
     page.wait_for_load_state("load")
@@ -77,7 +77,7 @@ def empty_editor(page: Page) -> None:
 
 
 def set_most_tokens(page: Page, number: int) -> None:
-    """Set the maximum of new tokens, in the part of the drawer that has it."""
+    """Set the maximum of new tokens in the settings of the drawer."""
     field = page.get_by_label("number input for Length in tokens")
     if not field.is_visible():
         select_tab(page, "settings")
@@ -115,7 +115,7 @@ def place_cursor(page: Page, units: int) -> None:
 
 
 def press(page: Page, selector: str) -> None:
-    """Click a button that acts on the story, once it is enabled; on a narrow sheet behind ⋯ if need be."""
+    """Click a button that acts on the story, once it is enabled; if it is hidden, open the ⋯ menu first."""
     if page.locator(selector).is_hidden() and page.locator("#jet-more-toggle").is_visible():
         page.click("#jet-more-toggle")
     expect(page.locator(selector)).to_be_enabled()
@@ -131,13 +131,13 @@ def wait_for_words(page: Page, beginning: str) -> None:
 
 
 def stop(page: Page) -> None:
-    """Press Stop at once, without the moments that a pointer takes: a short story would end in them."""
+    """Press Stop by script: moving a pointer takes so long that a short story would end before."""
     page.eval_on_selector("#jet-stop", "(button) => button.click()")
     expect_unlocked(page)
 
 
 def wait_for_status(page: Page, text: str) -> None:
-    """Wait for a status in the panel and, if it is a final one, until the page is unlocked."""
+    """Wait until the panel shows this status."""
     expect(page.locator(".jet-status")).to_have_text(text)
 
 
@@ -149,7 +149,7 @@ def expect_unlocked(page: Page) -> None:
 
 
 def expect_locked(page: Page) -> None:
-    """Expect that the story can be stopped, also by typing."""
+    """Expect that the story can be stopped and edited, and that all other commands are disabled."""
     expect(page.locator("#jet-stop")).to_be_enabled()
     expect(page.locator(STORY)).to_be_enabled()
     for selector in ("#jet-continue", "#jet-undo", "#jet-retry", "#jet-new"):
@@ -160,7 +160,7 @@ def expect_locked(page: Page) -> None:
 def time_of(page: Page, trigger: str, text: str) -> float:
     """Measure the seconds from a click on `trigger` until the panel says `text`, in the browser.
 
-    Fails with what the panel says instead after `PATIENCE_MS`.
+    Fails after `PATIENCE_MS`, with the status that the panel shows instead.
     """
     milliseconds = page.evaluate(
         """([trigger, text, longest]) => new Promise((resolve, reject) => {
@@ -197,7 +197,7 @@ def expect_nothing_outside(page: Page, width: int) -> None:
 
 
 def expect_no_overlap(page: Page, selectors: list[str]) -> None:
-    """Expect these elements one below the other."""
+    """Expect each of these elements to be below the one before it."""
     boxes = [page.locator(selector).bounding_box() for selector in selectors]
     for upper, lower in pairwise(boxes):
         assert upper is not None and lower is not None

@@ -1,4 +1,4 @@
-"""An axe scan of the page: no finding, by day, by night, in forced colors, narrow, wide, at rest, writing."""
+"""Test that axe finds no fault: light, dark, in forced colors, narrow, wide, idle, and while generating."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def number(page: Page, label: str) -> str:
 
 
 def row(page: Page, name: str) -> str:
-    """Read a number of the panel."""
+    """Return the value that the panel shows beside a name."""
     shown = page.locator(".jet-panel dl", has_text=name).first.inner_text()
     found = re.search(rf"{name}\s+([^\n]+)", shown)
     assert found, shown

@@ -28,7 +28,7 @@ def server() -> Iterator[Process]:
 
 @pytest.fixture
 def page(browser: Browser, server: Process) -> Iterator[Page]:
-    """The page in its own browser context, which may load it only once."""
+    """Yield the page in a browser context of its own; fail if it was loaded again during the test."""
     context = browser.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()

@@ -37,7 +37,7 @@ addEventListener("DOMContentLoaded", () => {
 
 @pytest.fixture(scope="module")
 def real_page() -> Iterator[str]:
-    """The page over the shipped model, loaded."""
+    """Load the shipped model and serve the page over it; yield the URL."""
     holder = ModelHolder()
     source = holder.handle(LocalConfig(STORY_MODEL, device="cpu"))
     source.engine()

@@ -1,4 +1,4 @@
-"""Test in Chromium that forms for parts of a story, endings and line breaks change nothing unseen."""
+"""Test in Chromium that settings, endings and line breaks that a form does not show stay unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STOPS = ("\n\n", "\nThe End", r"C:\new", "\t")
 
 
 def saved(page: Page) -> dict[str, Any]:
-    """The story as the page saves it."""
+    """Return the story as the page saves it in a JSON file."""
     select_tab(page, "stories")
     with page.expect_download() as download:
         page.click("[data-command*=json]")

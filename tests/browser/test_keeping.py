@@ -44,7 +44,7 @@ FULL = """
 
 @pytest.fixture(scope="module")
 def http_url(page_server: Served) -> Iterator[str]:
-    """URL of the page as other machines of the network see it: plain http, under a host name."""
+    """Yield the page's URL as other machines of the network use it: plain http, with a host name."""
     source = StandInSource()
     demo = build(source)
     url = launch(demo, "0.0.0.0")
@@ -54,7 +54,7 @@ def http_url(page_server: Served) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def http_browser(browser: Browser) -> Iterator[Browser]:
-    """A browser that resolves this host name."""
+    """Yield a browser that resolves the host name of `http_url`."""
     other = browser.browser_type.launch(
         executable_path=browser_path(), args=[*QUIET, f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
     )
@@ -92,7 +92,7 @@ def duplicate(page: Page) -> Page:
 
 
 def kept(page: Page) -> dict[str, str]:
-    """Return the stored texts by the story's id."""
+    """Return the text that the browser has stored for each story, by the story's id."""
     plain = page.evaluate(
         "Object.entries(localStorage).filter(([key]) => key.startsWith('jet-stories:draft:'))"
     )

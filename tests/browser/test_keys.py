@@ -42,7 +42,7 @@ def devices(tab: Page) -> Iterator[InputDevices]:
 
 @pytest.fixture
 def slow(tab: Page, served: Served) -> Page:
-    """The page with an engine that generates for as long as a test takes."""
+    """Return the page over an engine that generates for as long as a test takes."""
     served.engine.tokens_per_second = 20
     set_most_tokens(tab, 2000)
     return tab
@@ -50,14 +50,14 @@ def slow(tab: Page, served: Served) -> Page:
 
 @pytest.fixture
 def quick(tab: Page, served: Served) -> Page:
-    """The page with an engine that generates six words at once."""
+    """Return the page over an engine that generates six words at once."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     return tab
 
 
 def write(page: Page, text: str) -> str:
-    """Continue a beginning to its end; return the whole text."""
+    """Type a beginning and let the model continue it to its end; return the whole text."""
     begin(page, text)
     expect_unlocked(page)
     settle(page)
@@ -68,7 +68,7 @@ def write(page: Page, text: str) -> str:
 
 
 def taken_over(page: Page, act: Callable[[], object], beginning: str = "A") -> str:
-    """Act while the model generates; return the text after the model's words, which have stopped."""
+    """Act while the model generates, check that this stops it, and return the text after its words."""
     begin(page, beginning)
     scrolled = page.evaluate("scrollY")
     act()
@@ -192,7 +192,7 @@ def test_what_was_never_in_the_editor_does_not_come_back_by_undo(
 
 
 def stopped(page: Page, start: Callable[[], object], stop: Callable[[], object], wait_ms: int = 0) -> str:
-    """Start generation and ask for its end; return the text added by then."""
+    """Start generation and stop it after `wait_ms`; return the text that was added."""
     before = story(page)
     start()
     page.wait_for_timeout(wait_ms)

@@ -64,7 +64,7 @@ NOVEL = novel(150_000)  # beyond every length from which on a story is treated a
 
 @pytest.fixture
 def busy(tab: Page, served: Served) -> Page:
-    """The page with an engine that generates six words at once."""
+    """Return the page over an engine that generates six words at once."""
     served.engine.tokens_per_second, served.engine.context = 400, 4096
     set_most_tokens(tab, 6)
     return tab
@@ -72,13 +72,13 @@ def busy(tab: Page, served: Served) -> Page:
 
 @pytest.fixture
 def long(busy: Page) -> Page:
-    """The page with a novel in the editor."""
+    """Return the page with a novel in the editor."""
     return take(busy, NOVEL)
 
 
 @pytest.fixture
 def longest(busy: Page) -> Page:
-    """The page with a megabyte of text in the editor."""
+    """Return the page with a megabyte of text in the editor."""
     return take(busy, MEGABYTE)
 
 
@@ -92,12 +92,12 @@ def take(page: Page, text: str) -> Page:
 
 
 def written(first: int = 0, last: int = 6, letter: str = "t") -> str:
-    """Return the stand-in's words `first` to `last`; `letter` is the first one of its context."""
+    """Return the stand-in's words from number `first` up to `last`; `letter` is the prompt's first letter."""
     return "".join(f" {letter}{index}" for index in range(first, last))
 
 
 def letter_of(served: Served) -> str:
-    """Return the first letter of the last prompt."""
+    """Return the first letter of the prompt that the engine got last."""
     return served.engine.requests[-1].prompt.strip()[0]
 
 
@@ -175,7 +175,7 @@ def test_continue_costs_no_more_than_in_a_short_story(
 
 
 def test_only_what_was_typed_is_sent(long: Page, served: Served) -> None:
-    """Check that a changed emoji is sent whole, although it shares a surrogate with the one before."""
+    """Check that a changed emoji is sent whole, although it shares a surrogate with the emoji it replaces."""
     sent: list[str] = []
     long.on("request", lambda request: sent.append(request.post_data or ""))
     place_cursor(long, 3)
@@ -274,7 +274,7 @@ def test_words_and_branches_of_a_long_story(long: Page, served: Served) -> None:
 def test_a_variant_of_a_long_story_picked_early_is_in_the_editor_once(
     long: Page, served: Served, words: int
 ) -> None:
-    """Test a variant without a word yet, too: its text so far arrives in the editor with the last answer."""
+    """Check that a variant picked while it streams arrives in the editor once, even if it has no word yet."""
     served.engine.tokens_per_second, served.engine.prefill_s = 15, 0 if words else 60
     set_most_tokens(long, 600)
     long.click("#jet-write-variants")

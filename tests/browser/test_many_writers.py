@@ -43,7 +43,7 @@ NAMES += ["Izquor", "Jumvar", "Krolux", "Lubnix", "Morvak"]
 
 @pytest.fixture(scope="module")
 def engine_and_url() -> Iterator[tuple[LocalEngine, str]]:
-    """The page over the real engine."""
+    """Serve the page over the real engine; yield the engine and the URL."""
     holder = ModelHolder()
     source = holder.handle(LocalConfig(str(MODEL), device="cpu"))
     engine = source.engine()
@@ -63,14 +63,14 @@ def settings(user: int, turn: int) -> dict[str, float]:
 
 
 def alone(engine: LocalEngine, user: int, turn: int) -> str:
-    """Return the result of this request alone, with an empty prefix cache."""
+    """Return the text of a user's turn, generated alone and without cached states."""
     prompt = beginning(user, turn)
     chunks = engine.submit(Request(prompt, SamplingParams(**settings(user, turn)), healing=True))  # type: ignore[arg-type]
     return prompt + "".join(chunk.text for chunk in chunks)
 
 
 def use(url: str, user: int, start: threading.Barrier) -> dict[int, str]:
-    """Generate stories one after the other, as one client, and cancel some."""
+    """Generate stories one after the other as one client, and cancel some; return the texts by turn."""
     chance = random.Random(user)
     client = Client(url, verbose=False)
     start.wait(60)

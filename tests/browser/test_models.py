@@ -1,4 +1,4 @@
-"""The Models part: choose, watch, cancel, go on, write, change back; and nothing is ever lost."""
+"""Test the Models part in Chromium: choose a model, watch, cancel and resume a download, change back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = "#jet-page .jet-model-info b"
 
 @dataclass
 class Models:
-    """A page on which the model can be changed, and the hub that it asks."""
+    """A page on which the model can be changed, the hub that it asks, and its simulated machine."""
 
     url: str
     server: HubServer
@@ -42,7 +42,7 @@ class Models:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
-    """Serve the page over the story model, with a small checkpoint on the hub in the place of the 2B."""
+    """Serve the page over the story model; on the hub, a small checkpoint takes the place of the 2B."""
     folder = tmp_path_factory.mktemp("models")
     machine = SmallMachine()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Test the Never write control in Chromium: it goes with every command and is there again after a reload."""
+"""Test the Never write control in Chromium: it is sent with every command and survives a reload."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ OFFERED = "".join(f" A{index}" for index in range(MAX_TOKENS - 1))
 
 @pytest.fixture
 def offering(tab: Page, served: Served) -> Iterator[Page]:
-    """A page that offers words, with the caret on an empty sheet."""
+    """Yield the page with offered words switched on, and the caret in an empty editor."""
     served.engine.tokens_per_second = 400
     select_tab(tab, "settings")
     tab.check("#jet-offers")

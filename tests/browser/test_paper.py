@@ -1,4 +1,4 @@
-"""Test in Chromium text of any direction and from other programs: on screen, in forced colors, in print."""
+"""Test in Chromium how text of any direction and origin appears: on screen, in forced colors, in print."""
 
 from __future__ import annotations
 

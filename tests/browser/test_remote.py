@@ -1,4 +1,4 @@
-"""The page over an engine that runs elsewhere."""
+"""Test the page in Chromium over an engine that runs on another server."""
 
 from __future__ import annotations
 

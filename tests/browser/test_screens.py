@@ -95,7 +95,7 @@ FAULTS = """() => {
 
 
 def expect_no_faults(page: Page, what: str, screens: Sequence[tuple[int, int]] = FEW) -> None:
-    """Expect nothing wrong on any of the screens, and leave it on a usual one."""
+    """Expect no fault on any of these screen sizes; leave the page at 1366 × 768 pixels."""
     for width, height in (*screens, (1366, 768)):
         page.set_viewport_size({"width": width, "height": height})
         page.evaluate("() => { scrollTo(0, 0); return new Promise(requestAnimationFrame); }")
@@ -108,7 +108,7 @@ def expect_no_faults(page: Page, what: str, screens: Sequence[tuple[int, int]] =
 
 
 def write(page: Page, text: str) -> None:
-    """Put a text on the sheet, and have the model go on."""
+    """Put a text into the editor, and let the model continue it to its end."""
     page.fill(STORY, text)
     page.click("#jet-continue")
     expect_unlocked(page)

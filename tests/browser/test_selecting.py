@@ -1,4 +1,4 @@
-"""Test in Chromium selecting words as in any editor, and alternatives beside the selection."""
+"""Test in Chromium that words are selected as in any editor, with alternatives beside the selection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "".join(f" A{index}" for index in range(6))
 
 @pytest.fixture
 def written(tab: Page, served: Served) -> Page:
-    """The page with six words of the model after one of the writer's."""
+    """Return the page with a word of the writer and six words of the model in the editor."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     begin(tab, "A")

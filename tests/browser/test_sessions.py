@@ -16,7 +16,7 @@ MOST_TABS = 60  # stops of the Tab key from one end of the page to the other, at
 
 @pytest.fixture
 def fresh(browser: Browser, served: Served) -> BrowserContext:
-    """A browser that was never here, before an engine that is quick."""
+    """Return a new browser context, and make the engine fast."""
     served.engine.tokens_per_second = 400
     context = browser.new_context(viewport={"width": 1366, "height": 768}, accept_downloads=True)
     context.set_default_timeout(20_000)
@@ -24,7 +24,7 @@ def fresh(browser: Browser, served: Served) -> BrowserContext:
 
 
 def open_page(context: BrowserContext, url: str) -> Page:
-    """Open the page, which is ready once it says what is said about its model."""
+    """Open the page; wait until it names its model and its script is ready."""
     page = context.new_page()
     page.goto(url)
     expect(page.get_by_text("stand-in <model>")).to_be_visible()
@@ -38,7 +38,7 @@ def is_focused(place: Locator) -> bool:
 
 
 def walk_to(page: Page, place: Locator, key: str = "Tab") -> None:
-    """Press a key until a place has the focus, and check that one sees where it is."""
+    """Press a key until an element has the focus; check that the focus is visible and on screen."""
     for _ in range(MOST_TABS):
         if is_focused(place):
             seen = place.evaluate(
@@ -58,7 +58,7 @@ def written(page: Page) -> str:
 
 
 def wait_until_written(page: Page) -> None:
-    """Wait until the model has written, and Continue is there again."""
+    """Wait until the generation has ended and Continue is enabled."""
     expect(page.get_by_role("button", name="Continue", exact=True)).to_be_enabled()
     page.wait_for_function("jetStories.isSettled()")
 

@@ -31,7 +31,7 @@ WATCH = """([selector, last]) => new Promise((resolve) => {
 
 
 def stream(page: Page, served: Served) -> tuple[float, float]:
-    """Measure frames per second while a story streams, and the delay of its end after the engine's."""
+    """Stream a story; return the frames per second, and the seconds from the engine's end to the page's."""
     page.fill(STORY, "A")
     frames, shown = page.evaluate(WATCH, [STORY, f" A{TOKENS - 1}"])
     expect_unlocked(page)

@@ -1,4 +1,4 @@
-"""Stories as files, in Chromium: formats out and in, several at once, and losses told before opening."""
+"""Test story files in Chromium: formats out and in, several at once, and losses shown before opening."""
 
 from __future__ import annotations
 

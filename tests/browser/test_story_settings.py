@@ -16,14 +16,14 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def quick(tab: Page, served: Served) -> Page:
-    """A page whose model writes three words at once."""
+    """Return the page over an engine that generates three words at once."""
     served.engine.tokens_per_second = 400
     set_length(tab, 3)
     return tab
 
 
 def slide(page: Page, name: str, key: str) -> None:
-    """Move a slider with the keyboard."""
+    """Move a slider by one key press."""
     page.get_by_label(name).focus()
     page.keyboard.press(key)
 
@@ -86,7 +86,7 @@ def test_where_to_stop_words_that_count_and_any_text_as_a_seed(quick: Page, serv
 
 
 def marked(page: Page, name: str) -> str:
-    """Return the words under a mark."""
+    """Return the text that has this highlight."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return str(page.evaluate("(name) => [...(CSS.highlights.get(name) ?? [])].map(String).join('')", name))
 

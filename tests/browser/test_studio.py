@@ -32,7 +32,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def quick(tab: Page, served: Served) -> Page:
-    """The page with an engine that generates six words at once."""
+    """Return the page over an engine that generates six words at once."""
     served.engine.tokens_per_second = 400
     set_most_tokens(tab, 6)
     return tab
@@ -44,7 +44,7 @@ def words(letter: str, number: int = 6) -> str:
 
 
 def write(page: Page, text: str) -> str:
-    """Type a beginning and continue it to its end; return the whole text."""
+    """Type a beginning and let the model continue it to its end; return the whole text."""
     begin(page, text)
     expect_unlocked(page)
     expect(page.locator(STORY)).to_have_value(text + words(text.strip()[0]))

@@ -1,4 +1,4 @@
-"""Test in Chromium what a writer meets: the empty sheet, coming back, length, versions, and tools."""
+"""Test in Chromium what a writer meets: the empty editor, coming back, length, versions, and tools."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SMALL = Plan(seeds=2, told_seeds=2, ending_seeds=1, preset_seeds=1, words=20, en
 
 @dataclass
 class KnownEngine(StandInEngine):
-    """An engine whose answers are known: it repeats what it is told, or ignores it, and ends or goes on."""
+    """An engine with known answers: it repeats its prompt if `heeds`, and ends its story if `ends`."""
 
     heeds: bool = True
     ends: bool = True
@@ -46,7 +46,7 @@ class KnownEngine(StandInEngine):
 
 
 class KnownStream:
-    """Streams a known answer."""
+    """The stream of an answer of `KnownEngine`."""
 
     def __init__(self, engine: KnownEngine, request: Request) -> None:
         self._engine, self._request, self._aborted = engine, request, False

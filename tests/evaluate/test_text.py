@@ -1,4 +1,4 @@
-"""Test how prose is taken apart, on texts whose answer is known."""
+"""Test the analysis of prose on texts whose answer is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test `python -m jet.evaluate world`: its record, where it is kept, and when it is not."""
+"""Test `python -m jet.evaluate world`: its record, where that is stored, and when it is not."""
 
 from __future__ import annotations
 

@@ -15,14 +15,19 @@ T = TypeVar("T")
 
 
 class Bounded:
-    """Runs one operation after another and fails with what the longest or the largest was about."""
+    """Runs operations, and fails if one takes more than `LONGEST_S` or `MOST_BYTES`.
+
+    Attributes:
+        seconds: processor time of the longest operation so far.
+        bytes: memory that the largest operation so far has added at its peak.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.bytes = 0
 
     def __call__(self, operation: Callable[[], T], about: str) -> T:
-        """Run an operation; raise what it raises."""
+        """Run an operation, and raise what it raises; `about` is the message if it exceeds a bound."""
         before = reset_peak()
         began = time.thread_time()
         try:
@@ -35,14 +40,14 @@ class Bounded:
 
 
 def reset_peak() -> int:
-    """Forget the process's peak of memory, where Linux lets it; return what it holds now, in bytes."""
+    """Reset the process's peak of memory if Linux allows it; return the peak after that, in bytes."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak()
 
 
 def peak() -> int:
-    """The most memory that the process has held since the last reset, in bytes."""
+    """Return the most memory that the process has held since the last reset, in bytes."""
     with suppress(OSError):
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split(None, 1)[0]) * 1024

@@ -1,4 +1,4 @@
-"""Stories with everything that a book must carry, and files made of them."""
+"""Stories with all that a book must contain, and files made of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Close to its heading & <not a tag>, 5 * 3 * 2, snake_case_name, *unclosed
 
 
 def story(text: str = PROSE) -> Document:
-    """A story with title, author, guidance and two branches."""
+    """Return a story with title, author, guidance and two branches."""
     document = Document.from_text(text, "The <Lamp> & the Sea")
     document.author = "Ida Várga"
     document.guidance = Guidance(
@@ -52,7 +52,7 @@ def story(text: str = PROSE) -> Document:
 
 
 def long_story(words: int = 50_000) -> str:
-    """A novel with chapters, scene breaks, italics and dialogue."""
+    """Return a novel of about `words` words, with chapters, scene breaks, italics and dialogue."""
     line = (
         "“No,” said the keeper, and *waited* for the lamp to burn as it had burned before the storm came in. "
     )
@@ -66,19 +66,19 @@ def long_story(words: int = 50_000) -> str:
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG."""
+    """Return a chunk of a PNG."""
     return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
 
 
 def picture(*chunks: bytes) -> bytes:
-    """A PNG of one point with these chunks."""
+    """Return a PNG of one pixel with these additional chunks."""
     head = chunk(b"IHDR", (1).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0")
     body = chunk(b"IDAT", zlib.compress(b"\0\x2f\x5d\x50"))
     return b"\x89PNG\r\n\x1a\n" + head + body + b"".join(chunks) + chunk(b"IEND", b"")
 
 
 def card_chunk(card: dict[str, Any], keyword: bytes = b"chara", kind: bytes = b"tEXt") -> bytes:
-    """The chunk that carries a card."""
+    """Return the PNG chunk that contains a character card."""
     text = b64encode(json.dumps(card).encode())
     if kind == b"zTXt":
         return chunk(kind, keyword + b"\0\0" + zlib.compress(text))
@@ -88,7 +88,7 @@ def card_chunk(card: dict[str, Any], keyword: bytes = b"chara", kind: bytes = b"
 
 
 def package(**members: bytes) -> bytes:
-    """A zip, packed, whose members are named with "__" for "/" and "_dot_" for "."."""
+    """Return a compressed zip; in the names of members, "__" stands for "/" and "_dot_" for a dot."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
         for name, data in members.items():

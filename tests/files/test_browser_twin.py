@@ -1,4 +1,4 @@
-"""The browser's reading of a story, for printer and clipboard, agrees with the one that makes files."""
+"""Test that the browser's parser, for printer and clipboard, agrees with the one that makes files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_both_find_the_same_blocks(tmp_path: Path) -> None:
 
 
 def ours(text: str) -> list[dict[str, Any]]:
-    """The blocks of a text, as the browser says them."""
+    """Return the blocks of a text in the form that the browser's parser returns."""
     return [
         {
             "kind": block.kind,

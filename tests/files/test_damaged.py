@@ -1,4 +1,4 @@
-"""Damaged files are read, or refused in a sentence that a writer understands."""
+"""Test that damaged files are read, or refused in a sentence that a writer understands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ODD = (b"\0", b"\xff\xff\xff\xff", b"[" * 3_000, b"{", b'"', b"<", b"\\u")
 
 @cache
 def sound() -> list[tuple[str, bytes]]:
-    """Files that can be read."""
+    """Return names and contents of files that can be read."""
     ours = [(f"ours.{ending}", write(story(), ending).data) for ending in FORMATS]
     others = ("expected.json", "README.md")
     real = [(path.name, path.read_bytes()) for path in sorted(REAL.iterdir()) if path.name not in others]
@@ -29,7 +29,11 @@ def sound() -> list[tuple[str, bytes]]:
 
 
 def damaged(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Files with one to a few damages each: bits turned, parts missing, twice, moved, or of another file."""
+    """Yield names and contents of `count` files, each with up to thirty damages.
+
+    A damage is a flipped bit, or bytes that are removed, repeated, moved to the end, or inserted from
+    elsewhere.
+    """
     source = random.Random(seed)
     files = sound()
     for number in range(count):
@@ -62,7 +66,7 @@ def damaged(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def check(count: int, seed: int) -> None:
-    """Read that many damaged files."""
+    """Read `count` damaged files within the bounds; check the messages for those that are refused."""
     outcomes = {"read": 0, "refused": 0}
     bounded = Bounded()
     for name, data in damaged(count, seed):

@@ -1,4 +1,4 @@
-"""Files made to do harm are refused in words before they take time or memory."""
+"""Test that files made to do harm are refused with a message before they take time or memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAUGHS = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&
 
 
 def changed(data: bytes, **members: bytes) -> bytes:
-    """A package with some members exchanged."""
+    """Return a package with these members replaced or added."""
     names = {name.replace("__", "/").replace("_dot_", "."): body for name, body in members.items()}
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new:
@@ -105,7 +105,7 @@ def test_names_that_lead_out_of_a_package_lead_nowhere() -> None:
     ],
 )
 def test_damaged_pages_take_time_that_grows_with_their_length_alone(page: str) -> None:
-    """Quadratic time would take minutes for these and run into the suite's limit."""
+    """Rely on the suite's time limit: quadratic time would take minutes for these pages."""
     assert sum(1 for _ in tokens(page)) > 0
     with suppress(StoryFileError):
         read_html(page, Losses())

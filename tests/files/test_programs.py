@@ -35,7 +35,7 @@ needs_epubcheck = pytest.mark.skipif(
 
 
 def converted(path: Path, kind: str) -> Path:
-    """The file as LibreOffice saves it in another format."""
+    """Convert a file by LibreOffice; return the path of the result."""
     profile = f"-env:UserInstallation=file://{path.parent / 'profile'}"
     command = [
         str(SOFFICE),

@@ -1,8 +1,8 @@
-"""Files as other programs write them are read with their meaning.
+"""Test that files as other programs write them are read with their meaning.
 
-Each file in `real/` has the structure of a file found in public (keys, types and odd values as the program
-wrote them) or was written by the program itself, and no word that anybody else wrote: `real/README.md` says
-where each is from. What it means is in `real/expected.json`, held to the code of the program that wrote it.
+Each file in `real/` was written by the program itself, or has the keys, types and odd values of a file found
+in public. None contains a word that anybody else wrote. `real/README.md` says where each is from.
+`real/expected.json` says what each means, checked against the code of the program that wrote it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A story goes out and comes in again without a different character of its text."""
+"""Test that a story that is exported and imported again has the same characters."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ SIGNS = st.sampled_from(
 
 @pytest.mark.parametrize("ending", BOOKS)
 def test_control_characters_come_back(ending: str) -> None:
-    """XML cannot write them: a sign stands for each, in a style of its own."""
+    """Test characters that XML cannot contain; a sign in a style of its own stands for each."""
     text = f"a{CONTROLS}b\u2028c\u2029d\ufffee\uffff ␁␤↵¶\uf8fe *\x1b* _a\x02b_ **\x03**\n\n# \x01x\n\n\x02"
     found = read("x." + ending, write(Document.from_text(text, "t\x02"), ending).data)
     assert (found.document.text, found.document.title) == (text, "t")

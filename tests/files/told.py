@@ -11,7 +11,7 @@ DEFAULT = LoreEntry()
 
 
 def told(imported: Imported) -> dict[str, Any]:
-    """All that was read of a file, texts by their beginnings and lengths; what is as usual is left out."""
+    """Return what was read of a file, with beginning and length of each text, without empty fields."""
     document = imported.document
     note = document.guidance.note
     found = {
@@ -31,7 +31,7 @@ def told(imported: Imported) -> dict[str, Any]:
 
 
 def entry(lore: LoreEntry) -> dict[str, Any]:
-    """An entry of the lore, without what is as in a new one."""
+    """Return a lore entry as a dict, without the fields that have their default values."""
     plain = {name: getattr(lore, name) for name in DEFAULT.__dataclass_fields__}
     different = {name: value for name, value in plain.items() if value != getattr(DEFAULT, name)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in different.items()} | {
@@ -40,5 +40,5 @@ def entry(lore: LoreEntry) -> dict[str, Any]:
 
 
 def short(text: str) -> str:
-    """The beginning of a text, and how long it is."""
+    """Return a text; if it has more than 40 characters, return its beginning and its length."""
     return f"{text[:30]} ({len(text)})" if len(text) > 40 else text

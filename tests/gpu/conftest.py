@@ -31,7 +31,7 @@ def build() -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
-    """Decodes in CUDA graphs, all of which have been captured."""
+    """Yield an engine that decodes in CUDA graphs, all of which have been captured."""
     from jet.engine.cuda_graphs import CudaGraphDecoder
 
     engine = build()
@@ -45,7 +45,7 @@ def engine() -> Iterator[LocalEngine]:
 
 @pytest.fixture(scope="module")
 def eager() -> Iterator[LocalEngine]:
-    """Decodes in eager steps."""
+    """Yield an engine that decodes in eager steps."""
     from jet.engine import model_runner
     from jet.engine.decoder import EagerDecoder
 

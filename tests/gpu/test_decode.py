@@ -55,7 +55,7 @@ def test_float32_greedy_stories_are_golden(name: str) -> None:
 
 
 def decode(runner: ModelRunner, prompt: list[int], sampling: SamplingParams) -> tuple[list[int], Tensor]:
-    """Return the tokens, and the logits of the last step."""
+    """Decode `max_new_tokens` tokens after a prompt; return them, and the logits of the last step."""
     sequence = runner.allocate(sampling)
     runner.prefill(sequence, prompt)
     tokens = [runner.decode_one(sequence) for _ in range(sampling.max_new_tokens)]
@@ -90,7 +90,7 @@ def test_graphs_equal_eager_launches_bit_for_bit(
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.dtype) -> None:
-    """Compare over 512 tokens of the story model, fed to every network."""
+    """Compare errors against float64 over 512 tokens, which are fed to all networks."""
     plain, exact = load(STORY_MODEL, dtype), load(STORY_MODEL, torch.float64)
     runner = ModelRunner(load(STORY_MODEL, dtype), frozenset(), slots=1, tokens=1024)
     # So few tokens that no step is launched ahead of the news: the logits are those of the last one.
@@ -118,7 +118,7 @@ def test_half_precision_is_as_near_the_truth_as_the_plain_network(dtype: torch.d
 @pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_quantized_steps_are_the_forward_of_their_codes(scheme: str, rows: int) -> None:
-    """Test in float32 with graphs; few rows multiply by codes, many by dequantized weights."""
+    """Test graphs in float32; few rows multiply by quantized weights, many by dequantized ones."""
     model = load_model(STORY_MODEL, CUDA, torch.float32, quantize=scheme)
     sampling = replace(GREEDY, max_new_tokens=1)
     runner = ModelRunner(model, frozenset(), slots=rows, tokens=rows * 1024)

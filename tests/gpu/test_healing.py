@@ -89,7 +89,7 @@ def test_a_story_stopped_in_the_middle_goes_on_as_afresh(engine: LocalEngine) ->
 def test_barred_ends_are_those_of_eager_steps(
     engine: LocalEngine, eager: LocalEngine, sampling: SamplingParams, healing: bool
 ) -> None:
-    """Test after the end of a story, where the end token is likeliest, in a batch of which others may end."""
+    """Test after the end of a story, where the end token is likeliest; other rows of a batch may end."""
     ended = "They lived happily ever after.\n\nThe End."
 
     def ask(engine: LocalEngine, number: int, tokens: int, alternatives: int = 0) -> tuple[int, ...]:

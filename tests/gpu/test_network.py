@@ -85,7 +85,7 @@ def test_half_precision_is_as_good_as_on_the_cpu(name: str, dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("keys", "values"), [(96, 256), (128, 256), (64, 128), (12, 32)])
 def test_library_kernels_agree_with_the_recurrence(dtype: torch.dtype, keys: int, values: int) -> None:
-    """Compare 8,192 tokens through the chunk kernels with one at a time in float64."""
+    """Compare 8,192 tokens through the chunk kernels with the recurrence token by token in float64."""
     given = inputs((1, 8192, 2, keys, values))
     given[3] = given[3] * 0.05
     half = [x.to(CUDA, dtype) for x in given[:3]]
@@ -131,11 +131,11 @@ def test_library_gradients_agree_with_torch(length: int) -> None:
 def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compare the network in chunks and one token at a time, both with float64.
+    """Compare prefill in chunks and prefill token by token, each with float64.
 
-    In half precision the library's kernels also round what a chunk's tokens do to each other. Those errors
-    have nothing to do with the ones that both ways share, so the squares add up: with the kernels' own error,
-    on the very inputs that each layer gave them, chunks may be no further off than 1.3 times what that makes.
+    In half precision the library's kernels also round the interactions within a chunk. These errors are
+    independent of those that both ways share, so their squares add up. The kernels' own errors are measured
+    on the inputs that each layer gave them. The error in chunks may be at most 1.3 times the sum.
     """
     model = small_model(initializer_range=0.05, max_position_embeddings=16384).to(CUDA, dtype)
     ids = torch.randint(1, 61, (1, 8192), generator=torch.Generator().manual_seed(0)).to(CUDA)
@@ -163,7 +163,7 @@ def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
 
 
 def _errors_of_the_rule(given: list[tuple[Tensor | None, ...]]) -> list[tuple[float, float]]:
-    """Return the errors of outputs and of the last state, for each call of the rule."""
+    """Return the relative errors of outputs and last state, for each call of the rule in `given`."""
     errors = []
     for arguments in given:
         exact = gated_delta_rule.naive_recurrent_gated_delta_rule(
@@ -188,10 +188,10 @@ def _logits_and_states(model: JetNemotronForCausalLM, ids: Tensor) -> list[Tenso
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("sizes", [(1,), (3, 64, 2), (150,)], ids=str)
 def test_pieces_and_padding_change_nothing_but_rounding(attention: str, sizes: tuple[int, ...]) -> None:
-    """Compare a left-padded batch, read in chunks, with its rows alone as a whole.
+    """Compare a left-padded batch, read in chunks, with each of its rows read alone as a whole.
 
-    flash_attention_2 knows half precision only, whose rounding the random weights of golden checkpoints
-    amplify: there it is the story model.
+    flash_attention_2 works only in half precision, and the golden checkpoints' random weights amplify its
+    rounding. It is therefore tested on the story model.
     """
     half = attention == "flash_attention_2"
     if half:

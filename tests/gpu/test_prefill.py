@@ -94,7 +94,7 @@ def error(value: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype: torch.dtype) -> None:
-    """Compare over all prompts together: random weights amplify the rounding of a single one by chance."""
+    """Compare errors over all prompts together, because the rounding of a single one varies by chance."""
     half = JetNemotronForCausalLM.from_pretrained(GOLDEN / name, dtype=dtype).to(CUDA).eval()
     pool = StatePool(half.config, 3, 4096, dtype, CUDA)
     graphs = make_prefill(half, pool)
@@ -116,7 +116,10 @@ def test_golden_logits_are_no_further_than_by_the_plain_forward(name: str, dtype
 
 @torch.inference_mode()
 def test_a_prompt_packed_beside_others_is_the_prompt_alone(model: JetNemotronForCausalLM) -> None:
-    """Bit for bit in chunks of one size, whatever lies beside it; nearly so in a smaller one."""
+    """Compare logits and states of a prompt that is packed with various others.
+
+    They are equal bit for bit in chunks of one size, and nearly equal in a smaller chunk.
+    """
     pool = StatePool(model.config, 12, 12 * 2048, model.dtype, CUDA)
     graphs = make_prefill(model, pool)
     assert isinstance(graphs, CudaGraphPrefill)

@@ -46,7 +46,7 @@ def start(runner: ModelRunner, sampling: SamplingParams, prompt: list[int]) -> S
 
 
 def state_of(runner: ModelRunner, sequence: Sequence) -> list[torch.Tensor]:
-    """Return all states of a sequence up to its length, its logits and its row of seen tokens."""
+    """Return clones of a sequence's states up to its length, its token mask and its logits."""
     pool, slot, length = runner._pool, sequence.slot, sequence.num_computed_tokens
     assert slot is not None and sequence.logits is not None
     views = pool.state_views(slot)
@@ -64,7 +64,7 @@ def state_of(runner: ModelRunner, sequence: Sequence) -> list[torch.Tensor]:
 def test_the_state_after_a_rollback_is_that_of_the_same_tokens_bit_for_bit(
     engine: LocalEngine, sampling: SamplingParams, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokens are computed by graphs of one row in both; a step is in flight when they are taken back."""
+    """Compute the tokens by graphs of one row both times; roll back while a step is in flight."""
     runner = engine._runner
     decoder = runner._decoder
     monkeypatch.setattr(decoder, "_fastest_graphs", lambda size, flags: decoder._graphs_of_size(size))
@@ -115,7 +115,7 @@ def test_no_phrase_appears_and_together_is_as_alone_and_as_eager(
 
 
 def test_stories_without_banned_phrases_are_launched_ahead_as_before(engine: LocalEngine) -> None:
-    """And those with them, while nothing is taken back."""
+    """Check also a story with a banned phrase that never appears."""
     runner, launched = engine._runner, 0
     decoder = runner._decoder
     launch = decoder.launch

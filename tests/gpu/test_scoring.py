@@ -1,4 +1,4 @@
-"""On CUDA: log-probabilities of prompts, biases and raw log-probabilities are those of the plain network."""
+"""Test on CUDA that prompt log-probabilities, biases and raw log-probabilities equal the plain network's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call on ZeroGPU, simulated: a fork of a process that never touched CUDA, with kernels compiled ahead."""
+"""Test a simulated call on ZeroGPU: a fork of a process that never used CUDA, with compiled kernels."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def model_of(kind: str) -> JetNemotronForCausalLM:
 
 
 def left_padded(rows: list[Tensor], padding_id: int = 5) -> tuple[Tensor, Tensor]:
-    """Return rows padded on the left, and the mask; padding is an ordinary token, so that leaks show."""
+    """Return rows padded on the left, and their mask. Padding is an ordinary token, so that leaks show."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), padding_id)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -61,7 +61,7 @@ def test_left_padded_rows_are_as_if_alone(model: JetNemotronForCausalLM, rows: l
 def test_left_padded_rows_in_pieces(
     model: JetNemotronForCausalLM, rows: list[Tensor], sizes: tuple[int, ...]
 ) -> None:
-    """Test chunks that are all padding for some rows, end inside it, or begin after it."""
+    """Test chunks that are all padding for some rows, contain the padding's end, or begin after it."""
     ids, mask = left_padded(rows)
     whole = model(ids, attention_mask=mask).logits
     cache, pieces, start, turn = HybridCache(model.config), [], 0, 0
@@ -96,7 +96,7 @@ def test_generated_batch_equals_single_rows(model: JetNemotronForCausalLM, rows:
 
 @torch.no_grad()
 def test_a_first_token_of_padded_rows_never_reaches_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that flash attention never gets rows without a query, which it cannot pack."""
+    """Check that flash attention never gets rows of padding alone, which it cannot pack."""
     model, called = model_of("attn"), []
 
     def packed(module: torch.nn.Module, query: Tensor, *given: Tensor, **more: object) -> None:
@@ -113,10 +113,7 @@ def test_a_first_token_of_padded_rows_never_reaches_flash_attention(monkeypatch:
 
 @torch.no_grad()
 def test_gaps_and_right_padding_leave_no_trace_in_a_jet_layer() -> None:
-    """Test that a recurrent layer skips padding anywhere;
-
-    its state continues from the last unpadded token.
-    """
+    """Test that a recurrent layer skips padding anywhere, and continues from the last unpadded token."""
     model = model_of("jet")
     ids = random_ids(model, 1, 20)
     mask = torch.ones_like(ids)

@@ -18,7 +18,11 @@ def filled(tokens: int, batch: int = 1, **changes: object) -> tuple[torch.nn.Mod
 
 @pytest.mark.parametrize("tokens", [1, 6, 7, 8, 40, KV_GROWTH_TOKENS, KV_GROWTH_TOKENS + 1])
 def test_memory_is_the_bytes_of_the_rules(tokens: int) -> None:
-    """Count H·K·V and D·W for a jet layer, window - 1 keys and values for a window, all for attention."""
+    """Compare bytes with formulas for each type of layer.
+
+    A jet layer has H·K·V and D·W values. A window has the keys and values of window - 1 tokens, full
+    attention those of all tokens.
+    """
     _, cache = filled(tokens)
     kv_per_token = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8, float32
     assert cache.memory() == {

@@ -17,7 +17,7 @@ from tests.networks import GOLDEN, golden_expectations, small_config
 
 
 def edited(folder: Path, drop: tuple[str, ...] = (), **changes: object) -> Path:
-    """Copy a golden checkpoint with a changed config.json."""
+    """Copy a golden checkpoint to `folder` with keys of its config.json dropped or changed; return it."""
     shutil.copytree(GOLDEN / "tiny-2b", folder)
     values = json.loads((folder / "config.json").read_text())
     values = {key: value for key, value in values.items() if key not in drop} | changes

@@ -112,7 +112,7 @@ def test_float64_reaches_the_rounding_of_the_expectations(name: str) -> None:
 def test_half_precision_runs_on_the_cpu_with_float32_state(
     name: str, dtype: torch.dtype, limit: float
 ) -> None:
-    """Allow for random weights, which amplify rounding: the official network has 2-30 % in bfloat16, too."""
+    """Allow large errors: random weights amplify rounding; the official network has 2-30 % in bfloat16."""
     expected = golden_expectations(name)
     for prompt in [i for n, i in GOLDEN_PROMPTS if n == name]:
         logits, cache = read(golden_model(name, dtype), expected[f"{prompt}.input_ids"], (40,))

@@ -20,7 +20,10 @@ EXACT = {"atol": 1e-9, "rtol": 0}  # in float64
 def read(
     model: JetNemotronForCausalLM, ids: Tensor, mask: Tensor, sizes: list[int], say: bool = True
 ) -> Tensor:
-    """Return the logits of `ids` read in chunks; pass the mask with every chunk, or only where needed."""
+    """Return the logits of `ids`, read in chunks of these sizes.
+
+    The mask is passed with every chunk if `say` is True, else only with chunks that contain padding.
+    """
     cache, logits, start = HybridCache(model.config), [], 0
     with torch.no_grad():
         for size in sizes:
@@ -78,7 +81,7 @@ def test_padded_prompts_go_on_as_if_alone(name: str, side: str, attention: str) 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_padding_in_any_pieces(data: st.DataObject) -> None:
-    """Pass the mask with every chunk or where needed, with padding in later chunks and rows of padding."""
+    """Draw padding at random, also in later chunks and for whole rows; draw whether the mask is optional."""
     attention = data.draw(st.sampled_from(["sdpa", "eager"]))
     model = small_model(attn_implementation=attention).double()
     sizes = data.draw(st.lists(st.integers(1, 11), min_size=1, max_size=6))

@@ -56,7 +56,7 @@ def with_numbers(model: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
 
 
 def with_rounded_activations(model: JetNemotronForCausalLM) -> JetNemotronForCausalLM:
-    """The same, whose linear layers also round their inputs as quantized activations are rounded."""
+    """Return `with_numbers(model)` with linear layers that also round their inputs to quantized values."""
     plain = with_numbers(model)
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
@@ -67,7 +67,7 @@ def with_rounded_activations(model: JetNemotronForCausalLM) -> JetNemotronForCau
 
 
 def without_compiled_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have forward multiply by numbers, as it does where there is no numba."""
+    """Make the forward multiply by dequantized weights, as it does without numba."""
     monkeypatch.setattr(activations, "compiled_linear", lambda x: None)
 
 
@@ -337,7 +337,7 @@ print(most - before, total_weight_bytes(model))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_loading_takes_the_quantized_size_and_less_than_a_layer(scheme: str, tmp_path: Path) -> None:
-    """Measure anonymous memory, with and without the checkpoint's files in the page cache."""
+    """Measure the peak of anonymous memory while a checkpoint is loaded in a process of its own."""
     sizes: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 4096, "vocab_size": 16384}
     model = small_model(num_attention_heads=8, num_hidden_layers=8, layer_types=["jet"] * 8, **sizes)
     model.bfloat16().save_pretrained(tmp_path)

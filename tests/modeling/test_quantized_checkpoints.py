@@ -1,4 +1,4 @@
-"""Test quantized checkpoints: written by matrices, loaded by transformers and by us, saved unchanged."""
+"""Test quantized checkpoints: written matrix by matrix, loaded by transformers and by us, saved unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIED, UNTIED = GOLDEN / "tiny-2b", GOLDEN / "tiny-4b"
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A function that gives the folder of a golden checkpoint in a scheme."""
+    """Return a function that writes a golden checkpoint in a scheme, once, and returns its folder."""
     made: dict[tuple[str, str], Path] = {}
 
     def get(name: str, scheme: str) -> Path:

@@ -1,4 +1,4 @@
-"""Quantized checkpoints read by plain reads: the networks that transformers makes, and its complaints."""
+"""Test our own loading of quantized checkpoints: the networks and the errors that transformers gives."""
 
 from __future__ import annotations
 

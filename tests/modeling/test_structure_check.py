@@ -42,7 +42,7 @@ def test_a_folder_with_an_adapter_is_refused(alone: bool, quantize: str | None, 
 
 
 class LowRank(nn.Module):
-    """A layer with a second product beside its own, as LoRA libraries build."""
+    """A layer that adds a second product to its own, as layers of LoRA libraries do."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()

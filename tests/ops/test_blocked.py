@@ -1,4 +1,4 @@
-"""Weights in blocks: the same matrices, in another order in memory."""
+"""Test weights in blocks: the same matrices, in another order in memory."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int
 def by_definition(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the rule again, element by element where possible."""
+    """Compute outputs and last state by the definition, with a loop over batch, heads and tokens."""
     batch, length, heads, keys = q.shape
     state, out = state.clone(), torch.zeros_like(v)
     for b in range(batch):

@@ -32,7 +32,7 @@ NONE_SPECIAL = torch.zeros(VOCABULARY, dtype=torch.bool)
 
 
 def rows(count: int = ROWS) -> Iterator[Row]:
-    """Yield rows: random ones, with ties, with a single candidate, flat, and with all but one filtered."""
+    """Yield rows of logits: random, tied, flat, with one candidate, half impossible, or with one dominant."""
     random = np.random.default_rng(0)
     for number in range(count):
         row = random.normal(0, random.choice([0.01, 1.0, 3.0, 8.0]), VOCABULARY)

@@ -42,7 +42,7 @@ def left_by_definition(
 
 
 def drawn(logits: list[float], special: set[int], **settings: float) -> set[int]:
-    """Return all tokens that some random number draws."""
+    """Return all tokens that are drawn by 1,500 random numbers evenly spaced in [0, 1)."""
     chances = torch.linspace(0, 1, 1_501, dtype=torch.float64)[:-1]
     mask = torch.zeros(len(logits), dtype=torch.bool)
     mask[list(special)] = True

@@ -1,4 +1,4 @@
-"""The shipped model with 40 phrases that it would write: none appears, alone and among others."""
+"""Test the shipped model with 40 banned phrases that it would write: none appears, alone or in a batch."""
 
 from __future__ import annotations
 

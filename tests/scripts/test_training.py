@@ -154,7 +154,7 @@ def test_an_interrupted_run_continues_to_exactly_the_same_weights(how, data, who
 
 
 def test_a_run_goes_on_between_the_commands_of_a_rented_machine(data, tmp_path):
-    """Check that a run is waited for, and that one cut off, and one that fails, is told from a whole one."""
+    """Check that `wait` waits for a run, and tells complete, unfinished and failed runs apart."""
 
     def say(name, *arguments):
         environment = {**os.environ, "RUN": str(tmp_path / name), "PYTHON": sys.executable}

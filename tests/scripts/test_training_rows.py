@@ -1,4 +1,4 @@
-"""Test the rows that the story model is trained on: what rules find, what is told and learnt, packing."""
+"""Test the rows that the story model is trained on: what rules find, what is told and learned, packing."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ STORY = prepare(TEXT, PhraseFinder(["anybody woke it was"]))
 
 
 def told(text: Marked) -> str:
-    """Return what is read and not learnt."""
+    """Return the characters that are read and not learned."""
     return "".join(c for c, weight in zip(text.text, text.weights, strict=True) if weight == READ)
 
 
 def stressed(text: Marked) -> str:
-    """Return what is learnt with more weight."""
+    """Return the characters that are learned with more weight."""
     return "".join(c for c, weight in zip(text.text, text.weights, strict=True) if weight == STRESSED)
 
 
@@ -146,7 +146,7 @@ def test_every_kind_of_made_up_fact_can_be_made():
 
 
 def test_no_word_that_models_are_judged_by_is_taught():
-    """Check that evaluation asks for what was copied, not for what was learnt by heart."""
+    """Check that evaluation asks for what was copied: no word that it asks for is in a list for training."""
     probes = json.loads((ROOT / "jet/evaluate/probes.json").read_text())
     asked = [
         re.compile(f"(?:{p})", re.I)

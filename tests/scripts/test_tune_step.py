@@ -41,7 +41,7 @@ def kept(seconds: Callable[[Ways], float], *choices: Choice) -> tuple[dict[str, 
 
 
 def table(costs: dict[tuple[Any, Any], float]) -> Callable[[Ways], float]:
-    """Return a step's seconds for each pair of settings."""
+    """Return a function that gives a step's seconds for each pair of settings."""
     return lambda ways: costs[ways.get("first", 1), ways.get("second", 10)]
 
 

@@ -1,4 +1,4 @@
-"""Test that the page goes compressed over the line, and nothing else is touched."""
+"""Test that the page is sent compressed, and that nothing else is changed."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def loads(url: str) -> list[int]:
 
 
 def engine_processes(log: Path) -> list[int]:
-    """Return the ids of the engines' processes, found by the ports that they have told."""
+    """Return the ids of the engines' processes, found by the ports in the log."""
     ports = re.findall(r"is at http://127\.0\.0\.1:(\d+)/ and gets", log.read_text())
     found = []
     for folder in Path("/proc").iterdir():

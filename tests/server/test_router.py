@@ -31,7 +31,7 @@ CLIENT = httpx.Client(timeout=PATIENCE_S, trust_env=False)
 
 
 class Recorder:
-    """ASGI middleware that notes what is asked for."""
+    """ASGI middleware that records method and path of each request."""
 
     def __init__(self, app: object, asked: list[tuple[str, str]]) -> None:
         self._app, self._asked = app, asked
@@ -44,7 +44,7 @@ class Recorder:
 
 @dataclass
 class NotingHosting(Hosting):
-    """Hosting that notes what is asked for."""
+    """Hosting that records method and path of each request."""
 
     asked: list[tuple[str, str]] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ class NotingHosting(Hosting):
 
 @dataclass
 class Routed:
-    """Two engines and the router."""
+    """A router in front of two engines, and the requests that the engines got."""
 
     url: str
     engines: list[Api]
@@ -143,7 +143,10 @@ def test_fields_beyond_openais_and_errors_pass_through(routed: Routed) -> None:
 
 
 def test_stories_spread_and_stay_where_their_beginning_is(routed: Routed) -> None:
-    """Go on with eight stories side by side: of what was read the last time, 0.9 is in memory."""
+    """Continue eight stories side by side, three times.
+
+    At least 90 % of the tokens of each story's previous prompt must come from the cache.
+    """
     openings = ["The sea", "A hill", "Two old men", "When it rained", "Snow", "My aunt", "No door", "Ships"]
     stories = [f"{words} and the keeper of the light went on. " * 12 for words in openings]
 

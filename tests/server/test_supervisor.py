@@ -23,7 +23,7 @@ def sh(script: str, health: str | None = None, **more: bool) -> ProcessSpec:
 
 
 def play(act: Callable[[list[str]], Awaitable[None]]) -> list[str]:
-    """Run a test on an event loop; return what the supervisor said."""
+    """Run a test on an event loop; return the supervisor's messages."""
     said: list[str] = []
     asyncio.run(asyncio.wait_for(act(said), PATIENCE_S))
     return said
@@ -36,7 +36,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def health() -> Iterator[tuple[str, list[int]]]:
-    """A URL, and the status that it answers with."""
+    """Yield a URL, and a list whose only entry is the status with which it answers."""
     status = [200]
 
     class Handler(http.server.BaseHTTPRequestHandler):

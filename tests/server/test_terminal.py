@@ -40,7 +40,7 @@ def server() -> Iterator[FaultyServer]:
 
 
 class Full(io.RawIOBase):
-    """A stream on a full disk."""
+    """A stream that fails as on a full disk."""
 
     def writable(self) -> bool:
         return True
@@ -50,7 +50,7 @@ class Full(io.RawIOBase):
 
 
 class Gone(Full):
-    """A pipe without a reader."""
+    """A stream that fails as a pipe without a reader does."""
 
     def write(self, data: Any) -> int:
         raise BrokenPipeError(32, "Broken pipe")

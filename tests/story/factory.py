@@ -48,5 +48,5 @@ def owners(document: Document) -> str:
 
 
 def read_file(name: str, data: bytes) -> Document:
-    """The story in a file."""
+    """Return the story in a file."""
     return read(name, data).document

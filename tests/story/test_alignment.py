@@ -34,10 +34,7 @@ def test_examples() -> None:
     st.integers(0, 6),
 )
 def test_streams_of_bytes(words: list[str], size: int, lag: int) -> None:
-    """Stream words as tokens of some bytes each;
-
-    text arrives when its characters are whole, up to `lag` later.
-    """
+    """Stream words as tokens of `size` bytes; whole characters arrive up to `lag` characters later."""
     parts = [word.encode() for word in words]
     tokens = [part[at : at + size] for part in parts for at in range(0, len(part), size)]
     aligner, found, sent, received = Aligner(), [], 0, b""

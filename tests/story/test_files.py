@@ -136,7 +136,7 @@ def test_kobold_story() -> None:
 
 
 def changed(path: tuple[Any, ...], value: Any) -> bytes:
-    """Return a valid file with one value changed; `...` removes it."""
+    """Return a valid file with the value at this path changed; `...` as value removes it."""
     plain = json.loads(to_json(rich()))
     at = plain
     for step in path[:-1]:

@@ -1,4 +1,4 @@
-"""Test that finished prompts are counted, since parts may add up to less, and that stories are cut."""
+"""Test that whole prompts are counted, because parts may add up to fewer tokens, and stories are cut."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ DIALOGUE = "".join(f"“Is that {n} already?” she asked. \n\n" for n in range(
 
 
 def blanks_split(text: str) -> int:
-    """Count a blank before line breaks as one token with them at the end of a text, else as two."""
+    """Count tokens: a blank before line breaks is one with them at the end of a text, two elsewhere."""
     return len(re.findall(r"\w+|[^\w\s]|\s+(?!\S)|\s", text))
 
 
 def every_seam(text: str) -> int:
-    """Count three tokens for line breaks, unless they end the text."""
+    """Count tokens: a run of line breaks is three, or one at the end of a text."""
     return (
         len(re.findall(r"\w+|[^\w\n]", text))
         + 3 * len(re.findall(r"\n+(?!\n|\Z)", text))
@@ -29,7 +29,7 @@ def every_seam(text: str) -> int:
 
 
 def pairs(text: str) -> int:
-    """Count two characters of a line as one token, and an empty line as more than its own."""
+    """Count tokens: two characters of a line are one, and each empty line adds two."""
     return sum(-(-len(line) // 2) for line in text.split("\n")) + 2 * text.count("\n\n")
 
 

@@ -80,7 +80,7 @@ def test_files_of_any_system_have_our_line_breaks(name: str) -> None:
 
 
 def kept(spans: list[tuple[str, bool]], pieces: list[list[int]]) -> str:
-    """Return a browser's copy of a story of these spans, each a text and True if it is the model's."""
+    """Return a browser's copy of a story; each span is a text, and True if the model wrote it."""
     plain = json.loads(to_json(story("a", "b")))
     written = next(span for span in plain["spans"] if "model" in span)
     plain["spans"] = []

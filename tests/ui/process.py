@@ -33,17 +33,17 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         self.begin()
         self.wait()
 
     def begin(self) -> None:
-        """Start it without waiting."""
+        """Start the server without waiting."""
         command = [sys.executable, "-m", "tests.ui.process", self._host, str(self._port)]
         self._process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"no_proxy": "*"})
 
     def wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until the server answers."""
         wait_until(self._answers, PATIENCE_S)
 
     def _answers(self) -> bool:
@@ -54,7 +54,7 @@ class Process:
         return True
 
     def kill(self) -> None:
-        """Kill it, as a crash would."""
+        """Kill the server, as a crash would."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

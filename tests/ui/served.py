@@ -47,7 +47,7 @@ def serve() -> Iterator[Served]:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> float:
-    """Wait until the condition holds and return the seconds it took. Fails if that is too long."""
+    """Wait until the condition holds; return the seconds it took. Fails after `timeout_s` seconds."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < timeout_s, "waited in vain"
@@ -64,7 +64,7 @@ def page_server() -> Iterator[Served]:
 
 @pytest.fixture
 def served(page_server: Served) -> Iterator[Served]:
-    """Reset the page and its engine. A test must not leave a running story."""
+    """Yield the page with its engine reset; then wait until the test's stories have ended."""
     page_server.source.reset()
     yield page_server
     page_server.source.load()

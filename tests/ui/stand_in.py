@@ -29,22 +29,23 @@ FOOTPRINT = Footprint(44_000_000, 500_000, 50_000, 255, 2**13, 2**11, 9 * 2**11)
 
 @dataclass
 class StandInEngine:
-    """An engine with adjustable behavior. The first four attributes apply to requests submitted from then on.
+    """An engine without a model, whose behavior a test sets by its attributes.
 
     Attributes:
         tokens_per_second: speed of each story; there is one token a word.
-        prefill_s: time from being served to the first token.
-        fail_after: raise inside the engine after this many tokens, or never.
-        closed: end every story before its first word, unless that is forbidden for a while.
+        prefill_s: seconds from being served to the first token.
+        fail_after: number of tokens after which the stream raises an error; None never does.
+        closed: end every story before its first word, unless the request has `min_tokens`.
         deaf: do not react to an abort, like an engine in the middle of a long step.
         slots: stories served at once; the others wait in line.
+        context: number of words from which a prompt is refused.
         live: requests that hold a slot or wait for one.
-        requests: all that were accepted.
-        aborted_at: when requests were aborted while alive (`time.monotonic`).
-        chat_tokens: of its chat template, if it is to have one.
-        unfinished: what is written behind the last sentence where a request wants to end at one.
-        ended_at: when the latest request had all its tokens (`time.time`).
-        checkpoint: identity of its model's files.
+        requests: all requests that were accepted.
+        aborted_at: times at which live requests were aborted (`time.monotonic`).
+        chat_tokens: tokens of the chat template; None means that the model has none.
+        unfinished: text written after the last sentence if a request wants to end at a sentence.
+        ended_at: time at which the latest request had all its tokens (`time.time`).
+        checkpoint: identity of the model's files.
     """
 
     tokens_per_second: float = 200.0

@@ -1,4 +1,4 @@
-"""Test that documents, endpoints and the page say of banned phrases what the engine does."""
+"""Test that documents, endpoints and page describe banned phrases as the engine treats them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test the end of the writer's text: requests of the page there, and its messages if nothing is generated."""
+"""Test generation at the end of the writer's text: requests, and messages if nothing is generated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEED = (*CONTROLS[:-1], "7")
 
 
 class Scripted(StandInStream):
-    """An engine that generates, and ends, as a test tells it."""
+    """A stream that generates, and ends, as the test's script says."""
 
     def _decode(self, interval_s: float) -> Iterator[TokenChunk]:
         engine = self._engine
@@ -304,7 +304,7 @@ GUIDANCE = {"note": "", "depth": 3, "unit": "lines", "about": ""}
 
 
 def text_of(reply: dict[str, Any]) -> str:
-    """The text of a file that the page got."""
+    """Return the text of the file that a reply offers for download."""
     return base64.b64decode(reply["download"]["data"]).decode()
 
 

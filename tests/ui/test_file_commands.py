@@ -1,4 +1,4 @@
-"""Files in and out, as the page asks for them: looked into first, written in a thread, and told how far."""
+"""Test files in and out by the page's commands: a look first, writing in a thread, and progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.ui.test_handlers import Tab, run_in_tab
 
 
 def packed(data: bytes | str) -> str:
-    """Bytes as the page sends them."""
+    """Return bytes as the page sends them: in base64."""
     return base64.b64encode(data.encode() if isinstance(data, str) else data).decode()
 
 
@@ -112,7 +112,7 @@ def test_all_stories_go_out_and_several_come_in(source: StandInSource) -> None:
 
 
 async def finished(tab: Tab, reply: dict[str, Any]) -> dict[str, Any]:
-    """The reply that has the file."""
+    """Return the reply that has the file, once the export has finished."""
     while "exporting" in reply:
         reply = await tab.act("export_status")
     return reply

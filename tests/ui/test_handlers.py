@@ -63,7 +63,7 @@ class Tab:
         return self.text
 
     def sent(self) -> dict[str, object]:
-        """Return the text that the browser sends; nothing if the server has it."""
+        """Return the fields with the text that the browser sends; no fields if the server has the text."""
         return {} if self.reply.get("same") else {"story": self.text}
 
     def _take(self, story: object) -> None:

@@ -1,4 +1,4 @@
-"""The page's Length control: text behind the last whole sentence is cut off, and can be had."""
+"""Test the page's Length control: text behind the last whole sentence is cut off, and can be restored."""
 
 from __future__ import annotations
 

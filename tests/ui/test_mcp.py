@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 def asking(url: str, ask: Callable[[Any], Awaitable[Found]]) -> Found:
-    """Return the results of a client's session."""
+    """Run `ask` in the session of an MCP client; return its result."""
     from mcp.client.streamable_http import streamable_http_client
 
     async def session() -> Found:

@@ -1,4 +1,4 @@
-"""The Models part's commands, what they draw, and how a changed model shows on the page."""
+"""Test the Models part: its commands, what it shows, and how the page shows a changed model."""
 
 from __future__ import annotations
 

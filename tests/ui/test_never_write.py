@@ -1,4 +1,4 @@
-"""The Never write control: how its lines and lists reach the engine, and how an end before them is told."""
+"""Test the Never write control: its lines and lists reach the engine, and an early end is explained."""
 
 from __future__ import annotations
 

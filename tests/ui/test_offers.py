@@ -1,4 +1,4 @@
-"""Test offered words: they come only where no request waits, and are the model's once they are taken."""
+"""Test offered words: they come only if no request waits, and count as the model's once they are taken."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OFFERED = words("A", MAX_TOKENS - 1)
 
 
 async def ask(tab: Tab, controller: PageController | None = None, **fields: object) -> str:
-    """Ask for words to offer at the end of the tab's text."""
+    """Return the words offered at the end of the tab's text; an empty string if there are none."""
     command = {"type": "offer", "n": 1, "of": len(tab.text), "settings": {}, **fields}
     answer = await (controller or tab._controller).offer_words(tab.request, json.dumps(command))
     return str(json.loads(answer)["text"]) if answer else ""
 
 
 async def typed(tab: Tab, text: str) -> None:
-    """Type a text that the server then has."""
+    """Set the text of the tab, and send it to the server."""
     tab.text = text
     await tab.write("continue", unwanted=True)
 

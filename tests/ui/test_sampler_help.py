@@ -1,4 +1,4 @@
-"""One table of samplers: documents, the page's help and the checks of settings say the same."""
+"""Test that documents, the page's help and the checks of settings agree with one table of samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test stop strings in streams: tokens stay with their text, and one at the start ends nothing."""
+"""Test stop strings in streams: tokens stay with their text, and a match at the very start is skipped."""
 
 from __future__ import annotations
 

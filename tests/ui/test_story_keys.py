@@ -1,4 +1,4 @@
-"""A story's key makes its states its own: known again by it, shared with no other, removed with the story."""
+"""Test that a story's key isolates its states: found again by the key, shared with no other, removable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test that a stand-in of known speed is measured correctly."""
+"""Test `decode` on a stand-in of known speed, which must be measured correctly."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.networks import GOLDEN
 
 @pytest.mark.parametrize("name", ["tiny-2b", "tiny-4b"])
 def test_the_parts_of_a_step_move_its_bytes(name: str) -> None:
-    """Compare all bytes except those of norms, biases and decays, which are vectors."""
+    """Check that the parts add up to the step's bytes, except those of norms, biases and decays."""
     network = networks.load(Options("kernels", model=str(GOLDEN / name), context=40))
     parts = network.runner.decode_step.ops
     kinds = kernels.group_by_kind(parts)
@@ -47,7 +47,7 @@ def test_a_timer_runs_every_part_and_gives_the_time_of_one_round() -> None:
 
 
 def test_what_a_graph_reads_is_kept_with_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that tensors outlive the graph, which stores their addresses."""
+    """Check that a timer keeps the tensors alive whose addresses its graph has stored."""
     graph = SimpleNamespace(replay=lambda: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())

@@ -75,7 +75,7 @@ def test_a_cold_cache_is_empty_and_a_warm_one_is_kept(monkeypatch: pytest.Monkey
 def test_python_is_compiled_once_where_it_may_not_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Check that bytecode is stored outside the installed packages, and removed with the measurement."""
+    """Check that a measurement stores bytecode in a folder of its own if Python may write none."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     assert start.bytecode_environment(str(tmp_path)) == {}
 

@@ -14,7 +14,7 @@ from tests.bench.stand_in import SteadyRunner
 
 
 class Paced:
-    """A stream whose chunks arrive at given times; the first is empty, the last has the stats."""
+    """A stream whose chunks arrive at given times; the first chunk is empty, all others have the stats."""
 
     def __init__(self, moments: list[float], stats: RequestStats) -> None:
         self._moments = moments

@@ -17,7 +17,7 @@ from jet.report.__main__ import main
 
 
 def report(name: str, **parts: dict[str, float] | None) -> Report:
-    """Return a report whose figures have this median; None leaves a section out."""
+    """Return a report with these sections, each with a median per figure; None means not measured."""
 
     def part(figures: dict[str, float] | None) -> dict[str, Any]:
         told = {"status": MEASURED, "reason": None, "seconds": 1.0, "load": 0.0, "data": None}

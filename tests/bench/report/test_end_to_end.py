@@ -1,4 +1,4 @@
-"""Run the whole report on a small network: every section and file, and again from its own JSON."""
+"""Run the whole report on a small network; check every section and file, and render it from its JSON."""
 
 from __future__ import annotations
 

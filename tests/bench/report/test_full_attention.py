@@ -1,4 +1,4 @@
-"""Test the network for comparison: as large, with full attention in every layer."""
+"""Test the network for comparison: it is as large, with full attention in every layer."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SPEEDS = {"decode": 10.0, "prefill": 20.0}
 
 
 class Case:
-    """A case that runs until memory is full, and counts its runs."""
+    """A case that counts its runs, and raises `error` in each of them if there is one."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error

@@ -1,4 +1,4 @@
-"""Test projections against the same arithmetic, done in another way."""
+"""Test projections against an independent computation of the same figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test the deviation from float64, against numpy and for known differences."""
+"""Test the deviation from float64: against numpy, and for known differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile the products for 64-bit Arm, which no machine here is: LLVM emits its code for any target."""
+"""Test that the products compile for 64-bit Arm: LLVM emits its code on any machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _COLUMNS_A_STEP = 32  # of 16 rows: a step of the loop multiplies as many number
 
 
 class _Context:
-    """Stands for numba's context, of which an intrinsic without a result needs only this."""
+    """A stand-in for numba's context, of which an intrinsic without a result needs only one method."""
 
     def get_dummy_value(self) -> None:
         """Return no value."""
 
 
 def assembly(intrinsic: Any, arguments: int) -> str:
-    """Return the assembly of a function that is one intrinsic."""
+    """Return the Arm assembly of a function that consists of one intrinsic."""
     module = ir.Module()
     module.triple = _TRIPLE
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [simd.I64] * arguments), "tile")

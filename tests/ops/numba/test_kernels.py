@@ -407,7 +407,7 @@ ATTENTION = [(6, 1, 16), (2, 2, 8), (7, 1, 10), (12, 2, 128), (2, 1, 96), (6, 2,
 
 
 class Step:
-    """Arguments of a call; every row has its own slot, and memory not yet written is NaN."""
+    """Arguments of a call of attention; each row has a slot of its own, and unwritten memory is NaN."""
 
     def __init__(self, shape: tuple[int, int, int], positions: list[int], dtype: torch.dtype) -> None:
         self.heads, self.kv_heads, self.dim = shape

@@ -14,7 +14,7 @@ from jet.ops.sampling import penalize_repetition, sample
 
 @pytest.mark.parametrize("vocabulary", [1, 300, 5001])
 def test_draws_are_those_of_the_definition(vocabulary: int) -> None:
-    """Equal logits may be taken in another order; their values then are the same."""
+    """Compare the logits of the drawn tokens, because equal logits may be taken in another order."""
     choice, random_numbers = random.Random(vocabulary), torch.Generator().manual_seed(vocabulary)
     drawer = TokenDrawer(vocabulary)
     for _ in range(400):

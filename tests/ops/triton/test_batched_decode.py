@@ -81,7 +81,7 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
 def test_products_of_codes(
     scheme: str, dtype: torch.dtype, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run layer after layer with the same workspace, on whole matrices and on parts of them."""
+    """Run three products with one workspace; matrices are dequantized as a whole or in parts."""
     monkeypatch.setattr(batched_decode, "MAX_DEQUANTIZED", most)
     workspace, rows, n, c = batched_decode.Workspace(), 9, 21, 1025
     weight, gate_up = coded(n, c, scheme, dtype), coded(2 * n, c, scheme, dtype)

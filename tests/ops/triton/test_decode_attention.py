@@ -30,10 +30,10 @@ SHAPES = [(6, 1, 16), (2, 2, 8), (7, 1, 10), (12, 2, 128), (2, 1, 96), (2, 1, 25
 
 
 class Step:
-    """Arguments of a call, on the device; every row has its own slot.
+    """Arguments of a call of attention, on the device; each row has a slot of its own.
 
-    For memory in half precision, projections and rotations are multiples of a half and a quarter. New keys
-    then need no rounding, so that neither its last bit nor a fused multiply-add can tell two ways apart.
+    For memory in half precision, projections are multiples of a half and rotations of a quarter. New keys
+    then need no rounding, so that rounding or a fused multiply-add cannot make two implementations differ.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Step:
         return page_table, pages
 
     def rings(self, window: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values; memory not yet written is NaN."""
+        """Return the rings of keys and of values; memory not yet written is NaN."""
         keys, values = (self.unwritten(SLOTS, self.kv_heads, window, self.dim) for _ in range(2))
         for slot, length in zip(self.slots.tolist(), self.position.tolist(), strict=True):
             for ring in (keys, values):
@@ -122,7 +122,7 @@ def angles(positions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(params=[True, False], ids=["tensor cores", "products"])
 def tensor_cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Use both ways to multiply, if the device or the interpreter has them."""
+    """Run the test with tensor cores and without; skip what the device does not have."""
     use: bool = request.param
     if use and DEVICE == "cuda" and torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("not taken on this device")
@@ -141,7 +141,10 @@ def dtype(request: pytest.FixtureRequest, tensor_cores: bool) -> torch.dtype:
 
 
 def skip_what_others_show(shape: tuple[int, int, int], dtype: torch.dtype, tensor_cores: bool) -> None:
-    """Skip combinations: shapes decide tilings, dtypes decide loads, so two dtypes per shape are enough."""
+    """Skip combinations on a CPU, where one dtype for each shape is enough without tensor cores.
+
+    Shapes decide tilings, and dtypes decide loads. With tensor cores, every shape runs in float16.
+    """
     if DEVICE == "cpu" and not tensor_cores and SHAPES.index(shape) % 3 != TYPES.index(dtype):
         pytest.skip("another type has this shape")
 

@@ -66,7 +66,7 @@ def agree(one: Tensor, other: Tensor, tolerance: float = 2e-5) -> None:
 
 
 def tolerance(weight: Tensor | QuantizedTensor) -> float:
-    """Return tolerances: inputs of quantized products are rounded to 16 bits."""
+    """Return the tolerance for a weight; products with quantized weights round their inputs to 16 bits."""
     return 2e-4 if isinstance(weight, QuantizedTensor) else 2e-5
 
 
@@ -116,7 +116,7 @@ class TestProducts:
 
 @pytest.mark.parametrize(("n", "c"), [(5, 33), (16, 128)])
 def test_what_lies_between_two_products_may_be_short(n: int, c: int) -> None:
-    """Test in float16, which the interpreter rounds as the compiler does."""
+    """Test a hidden vector in float16, which the interpreter rounds as the compiler does."""
     given = (normal(2, c), normal(c), EPS, weights(2 * n, c, torch.float16))
     between, expected = empty(2, n).half(), empty(2, n).half()
     kernels.norm_swiglu(*given, between)
@@ -155,7 +155,7 @@ class TestQuantizedProducts:
 
 
 def numbers_between(hidden: Tensor, size: int) -> Tensor:
-    """Dequantize the packed vector between two products."""
+    """Dequantize the packed hidden vector between the two products of an MLP."""
     words, ones = hidden[:, : size // 4].contiguous(), hidden[:, size // 4 :].contiguous()
     low, high = words.view(torch.uint8).unflatten(1, (-1, 2, 4)).unbind(2)
     whole = high.contiguous().view(torch.int8).int() * 256 + low.int()
@@ -269,7 +269,7 @@ class TestInputsInWholeNumbers:
     """Tests of the quantization of inputs of integer products."""
 
     def product(self, scheme: str, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `h` times some weights, its error, and the bound of the error by rounding."""
+        """Return `h` times quantized weights, the error against float64, and the bound that rounding sets."""
         weight, x = coded(6, h.shape[1], scheme), torch.zeros(len(h), 6, device=DEVICE)
         kernels.linear_add(h, weight, x, config=GemvConfig(2, 64, 1))
         # Columns of a part are 16 beside each other in each tile of 64 and each half.
@@ -379,7 +379,7 @@ def jet_inputs(sizes: JetSizes, rows: int, dtype: torch.dtype) -> dict[str, Tens
 def run_kernel(
     inputs: dict[str, Any], config: GemvConfig | None = None, load_before_wait: bool = False
 ) -> Tensor:
-    """Run the kernel on the arguments of the reference; write into `inputs` and return the squares."""
+    """Run the kernel on the reference's arguments, outputs included; return the partial squares."""
     sizes, projected = inputs["sizes"], inputs["projected"].clone()
     active = jet_kernels.num_activated(sizes)
     projected[:, :active] = torch.nn.functional.silu(projected[:, :active])
@@ -391,7 +391,7 @@ def run_kernel(
 
 
 def run_reference(inputs: dict[str, Any]) -> Tensor:
-    """Run the definition and the part of the gated norm that the kernel includes; return the squares."""
+    """Run the definition and the gated norm's part that the kernel includes; return the squares by head."""
     sizes, out = inputs["sizes"], inputs["out"]
     reference.jet_step_reference(**{name: value for name, value in inputs.items() if name != "norm_weight"})
     partial_squares = out.square().unflatten(1, (sizes.num_heads, -1)).sum(-1)

@@ -57,7 +57,7 @@ FILTERS: list[Setting] = [
 
 
 class Batch:
-    """Rows with one setting each; memory around them is filled with values that must not matter."""
+    """A batch of rows with one setting each; memory that must not matter is filled with odd values."""
 
     def __init__(
         self, logits: Tensor, settings: list[Setting], seeds: list[int] | None = None, steps: int = 0
@@ -108,7 +108,10 @@ class Batch:
         return ((key < edge) | (on_edge & (on_edge.cumsum(0) <= ties))) & (scaled > NEVER_DRAWN)
 
     def expected(self, row: int) -> Tensor:
-        """Return the tokens that `candidates` keeps; of equal ones at the edge as many, the first ones."""
+        """Return the tokens that `candidates` keeps, `[V]` bool.
+
+        Of equal tokens at the edge, the first ones are kept, as many as `candidates` keeps.
+        """
         logits, scaled = self.logits[row].cpu(), self.scaled(row)
         ids, weights = candidates((logits - logits.max())[None], **self.setting(row))
         ids = ids[0, weights[0] > 0]
@@ -120,7 +123,7 @@ class Batch:
         return kept & (scaled > NEVER_DRAWN)
 
     def reference(self, row: int, step: int) -> tuple[int, float]:
-        """Return the token drawn, and the distance of the random number from another token."""
+        """Return the token that the definition draws, and the random number's distance from another token."""
         scaled = self.scaled(row)
         order = (
             ((scaled.view(torch.int32) & 0x7FFFFFFF) >= self.scratch.low[row].item())
@@ -151,7 +154,7 @@ def random_logits(kind: str, batch: int, vocabulary: int, seed: int = 0) -> Tens
 
 
 def near_the_edge_of_top_p(batch: Batch, row: int, token: int) -> bool:
-    """Return True if rounding may decide whether a token is kept."""
+    """Return True if rounding may decide whether top-p keeps a token."""
     setting, scaled = batch.setting(row), batch.scaled(row).double()
     within = scaled
     if 0 < setting["top_k"] < batch.vocabulary:
@@ -334,7 +337,7 @@ def test_filters_left_out_of_the_plan_are_off() -> None:
     [{}, {"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.3, "min_p": 0.5, "repetition_penalty": 1.7}],
 )
 def test_tokens_that_end_the_text_are_barred_until_their_step(setting: Setting) -> None:
-    """Compare with the twin: before the step with -inf as the logits of these tokens, from it on without."""
+    """Compare with a batch in which the logits of these tokens are -inf until their step."""
     vocabulary, ends, rows = 1500, [3, 1100], 6
     logits = random_logits("peaked", rows, vocabulary)
     logits[:, ends] = 40.0  # nothing else would ever be drawn

@@ -1,4 +1,4 @@
-"""The step for a few rows, whose products hold everything else, against plain PyTorch."""
+"""Compare the step for a few rows, whose products include all other operations, with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def agree(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize(("rows", "c"), [(2, 48), (17, 129)])
 def test_a_chain_of_products(rows: int, c: int, cut: ProductCut | None) -> None:
-    """Residual, norm, bias, activation and gate in products that hand the stream on to each other."""
+    """Test residual, norm, bias, activation and gate in products that pass the residual stream on."""
     n = 70
     workspace = fused_skinny.Workspace(dtype=DTYPE)
     h, first, scales = normal(rows, c).to(DTYPE), weights(n, c, DTYPE), normal(2, n, dtype=DTYPE)
@@ -94,7 +94,7 @@ def operations(name: str, rows: int, heads: int, kv_heads: int, head_dim: int) -
 @pytest.mark.thorough
 @pytest.mark.parametrize("rows", [2, 5])
 def test_a_whole_step(rows: int) -> None:
-    """Three tokens of every row, among slots that must not change."""
+    """Compare the logits of three tokens in every row with those of PyTorch operations."""
     logits = {}
     for name in ("torch", "triton"):
         torch.manual_seed(1)

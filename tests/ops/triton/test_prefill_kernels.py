@@ -117,7 +117,7 @@ def test_convolution_of_packed_sequences(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_delta_rule_of_packed_sequences(dtype: torch.dtype) -> None:
-    """Each starts from its own state, and what lies between them is left alone."""
+    """Check that each sequence starts from its own state, and that gaps between them stay unchanged."""
     sizes, tokens = JetSizes(2, 12, 18, 5, 4), 260
     segments = place_segments([(2, 7, 3), (0, 0, 70), (1, 3, 64)])
     projected = unwritten(tokens, sum(sizes.split_sizes), dtype=dtype)

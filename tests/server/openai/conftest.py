@@ -1,4 +1,4 @@
-"""One engine and one server for every file of this folder that wants them."""
+"""Provide one engine and one server for each file of this folder that asks for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.server.openai.served_api import Api, Source, served_api, small_engine
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    """The API of a private server."""
+    """Yield the API of a private server over a small engine."""
     engine = small_engine()
     with served_api(Source(engine)) as api:
         yield api
@@ -20,7 +20,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def _idle(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test no request is left in the engine."""
+    """Wait after each test until no request is left in the engine."""
     yield
     if "api" in request.fixturenames:
         from tests.ui.served import wait_until

@@ -59,7 +59,7 @@ def small_engine(template: str | None = TEMPLATE, context: int = CONTEXT) -> Loc
 
 @dataclass
 class Api:
-    """A running server."""
+    """A running server, and an HTTP client for it."""
 
     url: str
     source: Source
@@ -71,13 +71,13 @@ class Api:
         return self.source.engine()
 
     def post(self, path: str, plain: object, **options: object) -> httpx.Response:
-        """Send JSON."""
+        """Send a POST request with a JSON body."""
         return self.client.post(path, json=plain, **options)
 
 
 @contextmanager
 def served_api(source: Source, hosting: Hosting | None = None) -> Iterator[Api]:
-    """Serve until left."""
+    """Serve the API until the block is left; yield the running server."""
     hosting = hosting or Hosting()
     server = launch_api(source, hosting)
     url = server.url.replace("127.0.0.1", "localhost")

@@ -1,4 +1,4 @@
-"""Banned phrases by every route and under every name that clients use."""
+"""Test banned phrases on every route and under every name that clients use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = [*LETTERS, *SIGNS, *"\N{REPLACEMENT CHARACTER}“”‘’→日"]
 
 @pytest.fixture(scope="module")
 def words(api: Api) -> list[str]:
-    """Words that the story has if nothing is banned."""
+    """Return the words, except the first, that the story has if nothing is banned."""
     text = api.post("/v1/completions", GIVEN).json()["choices"][0]["text"]
     return re.findall(r"[^\W_]+", text)[1:]
 

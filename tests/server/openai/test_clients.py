@@ -288,7 +288,10 @@ MIKUPAD = {
 
 
 def test_the_calls_of_mikupad(api: Api) -> None:
-    """Its OpenAI-compatible mode (December 2025), whose frames have a token each, with likely others."""
+    """Send the calls of Mikupad's OpenAI-compatible mode (December 2025).
+
+    Mikupad expects one token in each frame, with the likeliest alternatives.
+    """
     key = {"Authorization": "Bearer none"}
     (name,) = [one["id"] for one in api.client.get("/v1/models", headers=key).json()["data"]]
     for path in ("/v1/token/encode", "/v1/internal/token-count"):  # of other servers; it then counts nothing
@@ -359,7 +362,7 @@ def test_the_calls_of_open_webui(api: Api) -> None:
 
 
 def test_the_calls_of_load_generators(api: Api) -> None:
-    """GuideLLM (0.8) asks /health and /v1/models first; vLLM's benchmark counts the last frame's usage."""
+    """Send the calls of GuideLLM (0.8), and of vLLM's benchmark, which reads the usage of the last frame."""
     assert api.client.get("/health").status_code == 200
     body = {
         "model": MODEL,

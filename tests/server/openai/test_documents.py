@@ -1,4 +1,4 @@
-"""The examples of docs/api.md and of the README run against a server."""
+"""Run the examples of docs/api.md and of the README against a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENTS = ("docs/api.md", "README.md")
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of a language that name the API's address."""
+    """Return the code blocks of a language that contain the API's address."""
     texts = [(ROOT / document).read_text(encoding="utf-8") for document in DOCUMENTS]
     found = [one for text in texts for one in re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)]
     return [block for block in found if f"{ADDRESS}v1" in block]

@@ -159,7 +159,7 @@ class Reply:
 
 
 class Connection:
-    """A client of a few lines: others take longer over a request than the server."""
+    """A client of a few lines, because other clients take longer over a request than the server."""
 
     def __init__(self, url: str) -> None:
         self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
@@ -230,7 +230,7 @@ def problem_of(answer: Reply) -> str | None:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    """A server whose answers end soon, however many tokens are asked for."""
+    """Yield the API of a server whose answers end soon, however many tokens are requested."""
     engine = small_engine(context=PAGE_SIZE)
     with served_api(Source(engine)) as api:
         yield api

@@ -1,4 +1,4 @@
-"""Samplers under the names of several programs, and their order."""
+"""Test samplers under the names of several programs, and their order."""
 
 from __future__ import annotations
 

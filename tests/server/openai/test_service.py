@@ -1,4 +1,4 @@
-"""Keys, limits, what may be shared in memory, and forms of requests and answers."""
+"""Test keys, limits, isolation of cached states, and the forms of requests and answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 
 def cached(api: Api, headers: dict[str, str] | None = None, fresh: bool = True, **more: object) -> int:
-    """Return the number of prompt tokens that came from the prefix cache."""
+    """Return the number of prompt tokens that came from the prefix cache; `fresh` opens a new connection."""
     body = {"prompt": STORY, "max_tokens": 2, "seed": 1, **more}
     post = httpx.post if fresh else api.client.post
     answer = post(

@@ -1,4 +1,4 @@
-"""Readers on an event loop get every chunk that another thread puts, once and in order."""
+"""Test that readers on an event loop get every chunk that another thread puts, once and in order."""
 
 from __future__ import annotations
 
