@@ -19,7 +19,7 @@ own_reduce: Any = None  # Triton's, once it is replaced
 
 
 def quicken() -> None:
-    """Replace these three functions of Triton; leave a Triton that lacks one of them unchanged."""
+    """Replace the three slow functions of Triton's interpreter, unless this Triton lacks one of them."""
     global own_reduce
     if all(hasattr(interpreter, part) for part in _PARTS):
         own_reduce = interpreter.ReduceOps.generic_reduce

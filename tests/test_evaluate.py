@@ -27,7 +27,7 @@ STORIES = [
 
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory):
-    """Write a tokenizer of single bytes, with the end-of-text token first."""
+    """Write a tokenizer of single bytes, with the end-of-text token first; return its folder."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|endoftext|>": 0} | {character: i + 1 for i, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -41,7 +41,7 @@ def tokenizer_files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory, tokenizer_files):
-    """Save the golden network with that tokenizer."""
+    """Copy the golden network and the tokenizer of `tokenizer_files` to a folder; return it."""
     folder = tmp_path_factory.mktemp("golden")
     for file in [*GOLDEN.glob("config.json"), *GOLDEN.glob("model*"), *tokenizer_files.iterdir()]:
         shutil.copy(file, folder)
@@ -50,7 +50,7 @@ def golden(tmp_path_factory, tokenizer_files):
 
 @pytest.fixture(scope="module")
 def transformer(tmp_path_factory, tokenizer_files):
-    """Save a network that is not Jet-Nemotron."""
+    """Save a network that is not Jet-Nemotron, with a tokenizer; return its folder."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=257, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,

@@ -58,7 +58,7 @@ def test_nothing_that_a_space_needs_is_missing() -> None:
 
 
 def test_zerogpu_can_run_it() -> None:
-    """Check the versions of ZeroGPU: Python 3.10 and 3.12, PyTorch 2.8 to 2.11."""
+    """Check that ZeroGPU's versions are allowed: Python 3.10 and 3.12, PyTorch 2.8 to 2.11."""
     assert FRONT_MATTER["python_version"] in ("3.10", "3.12")
     torch = next(one for one in requirements("requirements.txt") if one.name == "torch")
     assert all(torch.specifier.contains(version) for version in ("2.8.0", "2.11.0"))

@@ -65,7 +65,7 @@ def test_generate_is_forbidden_the_mark(model):
 
 @torch.no_grad()
 def test_the_mark_is_never_likely(model):
-    """Check the mark at every position: a hundred times less likely than min-p accepts."""
+    """Check that at every position the mark is a hundred times less likely than min-p accepts."""
     torch.manual_seed(0)
     start = torch.tensor([[END_OF_TEXT]])
     story = model.generate(start, max_new_tokens=300, do_sample=True, eos_token_id=None, suppress_tokens=None)

@@ -66,7 +66,7 @@ def blank_lines(tokenizer: Path) -> list[int]:
 def read_stories(folder: Path, tokenizer: Path, kind: str = "") -> dict[str, StorySet]:
     """Read the sets that `scripts/prepare_stories.py` wrote, by name: `modern_train`, `modern_validation` …
 
-    With `kind`, "train" or "validation", only those. Raises FileNotFoundError if there are none.
+    `kind` selects sets: "train", "validation", or "" for all. Raises FileNotFoundError if there are none.
     """
     ends = blank_lines(tokenizer)
     sets = {}

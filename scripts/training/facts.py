@@ -164,7 +164,7 @@ def _is_clause(phrase: str) -> bool:
 
 
 def _states(verb: str, rest: str) -> bool:
-    """Return whether a verb and what follows state something that lasts."""
+    """Return whether a verb and the words after it state something that lasts."""
     if verb in ("was", "were"):
         return bool(
             re.match(

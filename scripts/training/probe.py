@@ -65,7 +65,11 @@ def recipe_of(shape: str | None, options: argparse.Namespace) -> Recipe:
 
 
 def measure(model: PreTrainedModel, recipe: Recipe, seconds: float, compiled: bool) -> dict[str, float]:
-    """Return the seconds of the first step, tokens a second, and what parts of a step cost."""
+    """Train for `seconds` seconds, and return what that costs; the keys name the units.
+
+    The first step includes compilation, and its key `first_step` is in seconds. `recipe` gives the shape of a
+    batch.
+    """
     learner = Learner(model, recipe, compiled)
     optimizer, average = StoryOptimizer(model, recipe), Average(model, recipe.average)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Print rows as they are trained on; what is only read stands in ⟦brackets⟧, what is stressed in «others».
+"""Print rows as they are trained on: text that is only read stands in ⟦ ⟧, stressed text in « ».
 
 python -m scripts.training.show DATA 20
 """
@@ -18,7 +18,7 @@ LONGEST = 1_500  # characters that are shown of a text
 
 
 def bracketed(text: Marked) -> str:
-    """Return a text with brackets around what is not learned, and around what is learned with more weight."""
+    """Return a text with ⟦ ⟧ around what is only read, « » around what is stressed, and ✂ at a cut end."""
     around = {READ: ("⟦", "⟧"), LEARNT: ("", ""), STRESSED: ("«", "»")}
     parts, weight = list[str](), LEARNT
     for character, now in zip(text.text, text.weights.tolist(), strict=True):

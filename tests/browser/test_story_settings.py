@@ -1,4 +1,4 @@
-"""Test in Chromium what a writer sets for a story, and how the page marks and offers what the model wrote."""
+"""Test in Chromium the settings of a story, the marks of the model's words, and text that was cut."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def is_in_midst(one: CacheEntry[int], other: CacheEntry[int]) -> bool:
 
 
 def starts(resident: CacheEntry[int], story: list[int]) -> bool:
-    """Return whether a request can start from an entry: a token is left to compute, or it has logits."""
+    """Return whether a request can start from an entry: a token is left to compute or logits are stored."""
     tokens = resident.tokens.tolist()
     return story[: len(tokens)] == tokens and (len(tokens) < len(story) or resident.has_logits)
 

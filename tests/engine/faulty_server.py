@@ -63,7 +63,7 @@ Script = Callable[[Answer], object]
 
 
 class FaultyServer:
-    """Answers each request for a completion by the next of `scripts`; the last one answers all others.
+    """Answers each request for a completion by the next of `scripts`; the last script is used repeatedly.
 
     Attributes:
         bodies: JSON bodies of the requests for completions.

@@ -1,4 +1,4 @@
-"""Compare the fused step and its slots with the network's forward, token by token, in every type."""
+"""Compare the fused step and its slots with the network's forward, token by token, for all layer types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ SLOW = DEVICE == "cpu"  # the interpreter
 
 
 def backend_called(name: str, model: JetNemotronForCausalLM, rows: int) -> OpBackend:
-    """Return the operations of this name; skip the test if they are missing. Triton may be interpreted."""
+    """Return the operations of this name; skip the test if they are not available.
+
+    Without a GPU, Triton runs in the interpreter.
+    """
     if name == "torch":
         return reference_backend()
     if name == "cpu":
@@ -164,7 +167,7 @@ def test_half_precision_is_nearer_the_truth_than_the_forward(name: str, dtype: t
 
 @torch.inference_mode()
 def test_float32_weights_that_are_bfloat16_numbers_are_read_as_such() -> None:
-    """Check that such weights take half the bytes, and that logits are as exact as with float32."""
+    """Check that float32 weights with bfloat16 values take half the bytes, without loss in the logits."""
     pytest.importorskip("numba")
     short = small_model().bfloat16().float()
     ids = random_ids(short, 12)

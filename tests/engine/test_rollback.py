@@ -203,9 +203,9 @@ def test_no_token_is_computed_again_and_no_mark_stays_without_need(
 
 
 def test_a_token_that_may_complete_a_phrase_is_waited_for(model: JetNemotronForCausalLM) -> None:
-    """Check that no step is launched behind such a token, and that tokens stay the same.
+    """Check that no step is launched behind a token that may complete a phrase.
 
-    A batch of several requests does not wait.
+    The drawn tokens stay the same. A batch of several requests does not wait.
     """
     with decoding_ahead():
         runner = make_runner(model)

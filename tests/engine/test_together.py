@@ -136,7 +136,7 @@ def test_taking_back_and_editing_start_from_the_nearest_state_before(
 
 
 def test_only_the_ends_of_prompt_and_answer_can_be_drawn_from_again(model: JetNemotronForCausalLM) -> None:
-    """Check that states before these ends have no logits; such states only make edits cheaper."""
+    """Check that states within a prompt have no logits; such states only make edits cheaper."""
     engine = engine_on(model)
     prompt = list(range(1, 61))
     write(engine, prompt, user="ann")

@@ -135,7 +135,7 @@ def test_prefill_of_8192_tokens_agrees_with_the_recurrence(
 
     In half precision the library's kernels also round the interactions within a chunk. These errors are
     independent of those that both ways share, so their squares add up. The kernels' own errors are measured
-    on the inputs that each layer gave them. The error in chunks may be at most 1.3 times the sum.
+    on the inputs that each layer gave them. The error in chunks may be at most 1.3 times the combined error.
     """
     model = small_model(initializer_range=0.05, max_position_embeddings=16384).to(CUDA, dtype)
     ids = torch.randint(1, 61, (1, 8192), generator=torch.Generator().manual_seed(0)).to(CUDA)

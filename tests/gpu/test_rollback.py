@@ -115,7 +115,7 @@ def test_no_phrase_appears_and_together_is_as_alone_and_as_eager(
 
 
 def test_stories_without_banned_phrases_are_launched_ahead_as_before(engine: LocalEngine) -> None:
-    """Check also a story with a banned phrase that never appears."""
+    """Count steps that are launched ahead, without banned phrases and with one that never appears."""
     runner, launched = engine._runner, 0
     decoder = runner._decoder
     launch = decoder.launch

@@ -95,7 +95,7 @@ def test_stops_at_either_end_token(model: JetNemotronForCausalLM, ids: Tensor) -
 
 
 def test_beam_search_equals_a_search_by_hand(model: JetNemotronForCausalLM, ids: Tensor) -> None:
-    """Score three beams over four steps by whole forwards: the cache must follow its beam."""
+    """Score three beams over four steps by whole forwards, to check that the cache follows its beam."""
     out = write(model, ids, num_beams=3, max_new_tokens=4, length_penalty=0.0)[0].tolist()
     beams = [(0.0, ids)]
     with torch.no_grad():

@@ -81,7 +81,7 @@ def test_padded_prompts_go_on_as_if_alone(name: str, side: str, attention: str) 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_padding_in_any_pieces(data: st.DataObject) -> None:
-    """Draw padding at random, also in later chunks and for whole rows; draw whether the mask is optional."""
+    """Draw padding at random, also whole rows and late chunks; pass the mask always or only if needed."""
     attention = data.draw(st.sampled_from(["sdpa", "eager"]))
     model = small_model(attn_implementation=attention).double()
     sizes = data.draw(st.lists(st.integers(1, 11), min_size=1, max_size=6))

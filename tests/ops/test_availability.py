@@ -1,4 +1,4 @@
-"""Test the fallbacks where Triton's kernels fail at the start, down to PyTorch."""
+"""Test the fallbacks, down to PyTorch, if Triton's kernels fail at the start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def made(monkeypatch: pytest.MonkeyPatch, fails: Any) -> Any:
-    """Build a decoder for which capturing CUDA graphs fails as `fails(cache folder)` says."""
+    """Build a decoder; making its CUDA graphs raises the exception that `fails(cache folder)` returns."""
 
     def make(*given: object) -> str:
         error = fails(os.environ["TRITON_CACHE_DIR"])

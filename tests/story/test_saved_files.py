@@ -1,7 +1,7 @@
 """Test that files of an earlier version are read unchanged, and saved again byte for byte.
 
 `saved/` contains files written by commit 7171864: stories of several kinds, a browser's copy, text and
-markdown, and a save of KoboldAI that it could read.
+markdown. It also has a KoboldAI save that this commit could read.
 """
 
 from __future__ import annotations

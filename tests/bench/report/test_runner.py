@@ -20,7 +20,7 @@ Measure = Callable[[Any], dict[str, Any]]
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Set the sections of a run; return the list to which it appends the names of those measured."""
+    """Return a function that sets the sections of a run, and returns a list of those measured so far."""
 
     def use(**measures: Measure) -> list[str]:
         calls: list[str] = []
