@@ -4,11 +4,11 @@
     FOLDER/<checkpoint>/<user>/<length>-<tokens>.state one snapshot
 
 Checkpoint, user and tokens are named by keyed hashes. A file holds states and no text, but the text could be
-guessed from them: files have mode 0600, folders 0700.
+guessed from the states. Files therefore have mode 0600, folders 0700.
 
 A file is written under a temporary name and renamed when it is complete. A digest covers all its bytes. So
-processes can share a folder, and a crash leaves no usable partial file. Files that are incomplete, damaged,
-or of another folder, user or layout are skipped.
+processes can share a folder, and a crash leaves no usable partial file. A file that is incomplete, damaged,
+or of another folder, user or layout is deleted when it is read.
 
 The store handles tokens and tensors only; `jet.engine.stored_states` chooses and restores snapshots.
 """
@@ -56,30 +56,44 @@ log = logging.getLogger(__name__)
 
 
 def durable_salt(*parts: str) -> str:
-    """Return the cache salt of a user who is known by secret `parts`, the same in every process."""
+    """Return a user's cache salt, made from the secret strings `parts` and so the same in every process."""
     return _DURABLE + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def is_durable(cache_salt: str) -> bool:
-    """Return whether a salt outlives its process, so that its states are worth storing."""
+    """Return whether `durable_salt` made a cache salt, so that its states can be found after a restart."""
     return cache_salt.startswith(_DURABLE)
 
 
 @dataclass(frozen=True)
 class StateFolder:
-    """The folder of stored states, with the most bytes that all its files may take."""
+    """A folder of stored states.
+
+    Attributes:
+        path: the folder; `open` creates it.
+        limit: the most bytes that all stored files together may take.
+    """
 
     path: Path
     limit: int = 4 * 10**9
 
     @classmethod
     def make(cls, path: Path | None = None, gigabytes: float | None = None) -> StateFolder:
-        """Return a folder, by default in the user's cache, with a limit in GB, by default the class's."""
+        """Return a folder with a limit.
+
+        Args:
+            path: the folder; None for `states` in this program's cache folder.
+            gigabytes: the limit in units of 10^9 bytes; None for the class's default.
+        """
         path = cache_root() / "states" if path is None else path
         return cls(path) if gigabytes is None else cls(path, int(gigabytes * 1e9))
 
     def open(self) -> bytes:
-        """Create the folder and return its secret. Raises OSError if it cannot be used safely."""
+        """Create the folder if it is missing, and return its secret.
+
+        Raises OSError if the folder cannot be created or read, has another owner, or can be written by
+        others.
+        """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.path.stat()
         if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
@@ -87,7 +101,7 @@ class StateFolder:
         return _read_secret(self.path / _SECRET)
 
     def files(self) -> list[tuple[float, int, Path]]:
-        """List the stored files: the time of each one's last use, its bytes and its path."""
+        """Return the stored files, each as (time of last use in seconds since the epoch, bytes, path)."""
         found = []
         for entry in _walk(self.path, 2):
             if entry.name.endswith(".state"):
@@ -102,7 +116,7 @@ class StateFolder:
         return sum(size for _, size, _ in self.files())
 
     def forget(self, cache_salt: str) -> None:
-        """Remove all states of a user, of every checkpoint. Does nothing where there are none."""
+        """Remove all states of a user, of every checkpoint; do nothing if the user has none."""
         with suppress(OSError):
             user = _hash((self.path / _SECRET).read_bytes(), b"user", cache_salt.encode())
             for checkpoint in self.path.iterdir():
@@ -121,11 +135,15 @@ class StoredState:
 class DiskStore:
     """Stores the snapshots of one checkpoint in a `StateFolder`. Writes in a thread of its own.
 
-    No error of a disk reaches a caller: a state that cannot be written or read is prefilled again.
+    Only the constructor raises an error of the disk. If a state cannot be written or read later, its tokens
+    are prefilled again.
     """
 
     def __init__(self, folder: StateFolder, checkpoint: str) -> None:
-        """`checkpoint`: a text that differs whenever states are not interchangeable. Raises OSError."""
+        """Open a folder for the states of a checkpoint. Raises OSError if the folder cannot be used.
+
+        `checkpoint`: a text that differs between checkpoints whose states are not interchangeable.
+        """
         self._folder, self._secret = folder, folder.open()
         self._home = folder.path / _hash(self._secret, b"checkpoint", checkpoint.encode())
         self._worker = ThreadPoolExecutor(1, "jet-states")
@@ -142,7 +160,8 @@ class DiskStore:
     def find(self, cache_salt: str, tokens: Tokens, longer_than: int = 0) -> StoredState | None:
         """Return the longest stored snapshot that a prompt of these tokens can start from.
 
-        It has more than `longer_than` tokens. One as long as the prompt is found only if it has logits.
+        Returns None if there is none. The snapshot has more than `longer_than` tokens. A snapshot as long as
+        the prompt is found only if it has logits.
         """
         for stored in sorted(self._of_user(cache_salt), key=lambda one: -one.length):
             room = len(tokens) - stored.length
@@ -154,7 +173,8 @@ class DiskStore:
     def read(self, stored: StoredState, like: Sequence[Tensor], logits: Tensor) -> list[Tensor] | None:
         """Read a snapshot's tensors, which have the types and shapes of `like` and, if stored, of `logits`.
 
-        Returns None, and logs a warning, if the file is damaged, incomplete or of another snapshot.
+        If the file is damaged, incomplete or of another snapshot, this logs a warning, deletes the file and
+        returns None.
         """
         wanted = [*like, logits] if stored.has_logits else like
         try:
@@ -176,9 +196,13 @@ class DiskStore:
         )
 
     def save(self, cache_salt: str, tokens: Tokens, tensors: Sequence[Tensor], logits: Tensor | None) -> None:
-        """Queue a snapshot for writing.
+        """Queue a snapshot for writing; do nothing if the store is closed.
 
-        Its tensors are in host memory; the caller must not change them later.
+        Args:
+            cache_salt: the user's salt.
+            tokens: the tokens after which the state was taken.
+            tensors: the state, in host memory; the caller must not change it later.
+            logits: the next token's logits, likewise in host memory; None if they are unknown.
         """
         with self._lock:
             self._queued += 1
@@ -260,7 +284,7 @@ class DiskStore:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def _thin(self, cache_salt: str, tokens: Tokens) -> None:
-        """Remove a text's shorter snapshots beyond `KEPT_PER_STORY`."""
+        """Keep only the `KEPT_PER_STORY` longest of a user's snapshots of these tokens and their prefixes."""
         same = [
             one
             for one in self._of_user(cache_salt)
@@ -283,7 +307,10 @@ class DiskStore:
             total -= used
 
     def _tidy(self) -> None:
-        """Remove files that crashed processes have left, and the oldest ones beyond the limit."""
+        """Remove unfinished files of crashed processes, old empty folders, and files beyond the limit.
+
+        The least recently used files are removed until the others fit.
+        """
         old = time.time() - _STALE_S
         for entry in _walk(self._folder.path, 2):
             with suppress(OSError):
@@ -316,7 +343,7 @@ class DiskStore:
     def _key(self, path: Path) -> bytes:
         """Return the key of a file's digest.
 
-        It depends on the file's name, so a renamed file is not valid.
+        The key depends on the file's name and folders, so a renamed or moved file is not valid.
         """
         parts = (part.encode() for part in path.parts[-3:])
         return bytes.fromhex(_hash(self._secret, b"file", *parts))
@@ -351,7 +378,10 @@ def _pieces(tensors: Sequence[Tensor], key: bytes) -> Iterator[bytes | memoryvie
 
 
 def _read(path: Path, key: bytes, like: Sequence[Tensor]) -> list[Tensor]:
-    """Read a file's tensors. Raises OSError, or ValueError with the reason if the file is invalid."""
+    """Read tensors of the types and shapes of `like` from a file.
+
+    Raises OSError if the file cannot be read, or ValueError with the reason if it is invalid.
+    """
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(number, "rb", buffering=0) as file:
         facts = os.fstat(number)
@@ -399,7 +429,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
 
 
 def _walk(folder: Path | str, depth: int) -> Iterator[os.DirEntry[str]]:
-    """Yield the files exactly `depth` levels below a folder, without following links."""
+    """Yield the entries of all subfolders `depth` levels below a folder, without following links."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if depth and entry.is_dir(follow_symlinks=False):

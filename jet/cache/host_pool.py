@@ -1,9 +1,9 @@
-"""HostPool: copies of snapshots in host memory, for those that a StatePool has no room for.
+"""HostPool: copies in host memory of the snapshots that a StatePool has no room for.
 
 Copies are asynchronous: they are queued behind the device's other work, and on CUDA the host memory is
-pinned. Pinning is slow, so buffers are reused, and a thread of the pool allocates one buffer ahead; only a
-snapshot that needs several at once waits. Half of the memory is for pages of keys and values. Snapshots that
-share pages on the device share their copies, too.
+pinned. Pinning is slow. So buffers are reused, and a worker thread allocates the next ones ahead; a snapshot
+that needs more than are ready waits. Half of the memory is for pages of keys and values. Snapshots that share
+pages on the device share their copies, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class HostPage:
     """A copy of one page of keys and values.
 
     Attributes:
-        source: the device page with the same content, and its version when it was copied.
+        memory: the copy, laid out as `StatePool.page_view`.
+        source: the number of the device page with the same content, and its version when it was copied.
         ref_count: the number of snapshots that share this copy.
     """
 
@@ -72,11 +73,17 @@ class HostPool:
         return self._state_buffers.nbytes + self._page_buffers.nbytes
 
     def close(self) -> None:
-        """Stop the allocating thread; afterwards the pool uses nothing of the StatePool."""
+        """End the allocating thread, which uses tensors of the StatePool.
+
+        Waits for the allocation that is under way.
+        """
         self._worker.shutdown(cancel_futures=True)
 
     def save(self, slot: int) -> HostSnapshot | None:
-        """Copy a snapshot to host memory, evicting others to make room; None if that does not suffice."""
+        """Copy the snapshot in a slot to host memory, evicting other host snapshots if there is no room.
+
+        Returns None if evicting makes too little room.
+        """
         sources = [(page, self._pool.allocator.version[page]) for page in self._pool.pages(slot)]
         if len(sources) > self._page_buffers.capacity:
             return None
@@ -129,7 +136,7 @@ class HostPool:
                 self._page_buffers.free([page.memory])
 
     def _missing(self, sources: list[tuple[int, int]]) -> int:
-        """Count the pages that have no copy here."""
+        """Return how many of the device pages `sources`, each (page, version), have no host copy."""
         return sum(source not in self._pages for source in sources)
 
     def _page(self, source: tuple[int, int]) -> HostPage | None:
@@ -148,7 +155,11 @@ class HostPool:
 
 
 class PinnedBufferPool:
-    """Up to `capacity` buffers shaped like `shapes`, allocated by `worker`, `batch` at a time."""
+    """A pool of up to `capacity` host buffers, which `worker` allocates `batch` at a time.
+
+    A buffer is a list with one tensor for each of `shapes`, of the same shape and dtype. It is pinned if
+    `shapes` are on a CUDA device.
+    """
 
     def __init__(self, shapes: list[Tensor], capacity: int, batch: int, worker: Executor) -> None:
         self._shapes, self.capacity, self._batch, self._worker = shapes, capacity, batch, worker
@@ -163,11 +174,11 @@ class PinnedBufferPool:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes in use."""
+        """Return the bytes of the buffers that are in use."""
         return (self._allocated - len(self._free)) * sum(one.nbytes for one in self._shapes)
 
     def allocate(self) -> list[Tensor] | None:
-        """Return a buffer; None if memory is full."""
+        """Take a buffer from the pool, waiting for its allocation if necessary; None if memory is full."""
         if not self._free:
             self._prefetch()
             self._await()
@@ -177,7 +188,7 @@ class PinnedBufferPool:
         return taken
 
     def free(self, tensors: list[Tensor]) -> None:
-        """Return a buffer to the pool."""
+        """Give a buffer back to the pool."""
         self._free.append(tensors)
 
     def _prefetch(self) -> None:

@@ -1,8 +1,9 @@
-"""PageAllocator: reference counts for pages of keys and values. Plain integers; `StatePool` owns the memory.
+"""PageAllocator: reference counts for pages of keys and values.
 
-Running sequences hold pages (live references) and so do cached snapshots (cached references). Sequences and
-snapshots with a common prefix share its pages. Pages that only snapshots hold count as available: allocating
-evicts the least recently used snapshots until a page is free.
+The allocator knows page numbers only; `StatePool` owns the memory. Running sequences hold pages (live
+references) and so do cached snapshots (cached references). Sequences and snapshots with a common prefix share
+its pages. Pages that only snapshots hold count as available: allocating evicts the least recently used
+snapshots until a page is free.
 """
 
 from __future__ import annotations

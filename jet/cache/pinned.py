@@ -20,7 +20,7 @@ from torch import Tensor
 def pinned(
     values: Sequence[float] | npt.NDArray[np.generic], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return values as a host tensor, pinned if `device` is a GPU, for an asynchronous copy to it."""
+    """Return values as a host tensor, pinned if `device` is a GPU so that it can be copied asynchronously."""
     tensor = torch.tensor(values, dtype=dtype)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
@@ -33,7 +33,7 @@ def to_device(
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to pinned host memory without blocking; valid once the device has reached the copy."""
+    """Copy a tensor to pinned host memory without blocking; valid once the device has finished the copy."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
     return copy.copy_(tensor, non_blocking=True)
 

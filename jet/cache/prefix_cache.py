@@ -1,12 +1,13 @@
-"""PrefixCache: finds snapshots of prefixes that were computed before, so that none is prefilled twice.
+"""PrefixCache: finds snapshots of prefixes that were computed before, so that no prefix is prefilled twice.
 
-An entry is a state after certain tokens of one user. A request starts from the longest entry whose tokens
-are a prefix of its prompt; tokens are compared, not hashed. Entries are isolated by `cache_salt`: one user's
-prefix never serves another, whose time to first token would tell that the text had been computed before.
+An entry is a state after certain tokens of one user. A request starts from the longest entry whose tokens are
+a prefix of its prompt; tokens are compared, not hashed. Entries are isolated by `cache_salt`. Otherwise a
+short time to first token would tell one user that another had sent the same text.
 
-There are two tiers, device and host. Each evicts its least recently used entry: from the device to the host,
-from the host for good. Interior entries, prefixes of a longer entry of the same request, are evicted before
-all others and never offloaded: they only make an edit cheaper, and a long story has dozens.
+There are two tiers, device and host. Each evicts its least recently used entry: the device tier moves it to
+the host, the host tier removes it. Interior entries are prefixes of a longer entry of the same request. They
+are evicted before all others and never offloaded: they only make an edit cheaper, and a long story has
+dozens.
 
 The cache knows tokens and recency only; states are opaque to it, and their owner frees and copies them.
 """
@@ -28,14 +29,16 @@ Key = TypeVar("Key")
 
 @dataclass(eq=False)
 class CacheEntry(Generic[State]):
-    """A state after `tokens`.
+    """A state after certain tokens of one user.
 
     Attributes:
-        cache_salt: the user whose requests may match it.
+        cache_salt: identifies the user; only requests with the same salt can start from the entry.
+        tokens: the tokens after which the state was taken.
+        state: the state, which only its owner interprets.
         has_logits: whether the logits of the next token are stored, so that no token has to be recomputed.
-        request: the request that made it; removing a broken request's entries needs it.
-        lock_ref: how many requests are about to use it; a locked entry is neither evicted nor moved.
-        on_host: whether it is in the host tier.
+        request: the request that made the entry. If it fails, its entries are removed.
+        lock_ref: how many requests are about to use the entry; a locked entry is neither evicted nor moved.
+        on_host: whether the entry is in the host tier.
     """
 
     cache_salt: str
@@ -55,9 +58,12 @@ class PrefixCache(Generic[State]):
         discard: Callable[[State], None],
         offload: Callable[[State], State | None] = lambda state: None,
     ) -> None:
-        """`discard` frees a state's memory; it is called for each state that is removed or has moved.
+        """Create an empty cache.
 
-        `offload` copies a state to the host; it returns None if `evict_host` cannot make enough room.
+        Args:
+            discard: frees a state's memory; called for each state that is removed or was copied to the other
+                tier.
+            offload: copies a state to the host; returns None if `evict_host` cannot make enough room.
         """
         self._discard, self._offload = discard, offload
         self._by_salt: dict[str, list[CacheEntry[State]]] = {}  # longest first
@@ -78,7 +84,8 @@ class PrefixCache(Generic[State]):
     ) -> CacheEntry[State] | None:
         """Return the longest entry that a prompt of these tokens can start from, and mark it as used.
 
-        An entry as long as the prompt matches only if it has logits. `device_only`: skip the host tier.
+        Returns None if there is none. An entry as long as the prompt matches only if it has logits. With
+        `device_only`, entries in the host tier are skipped.
         """
         for entry in self._by_salt.get(cache_salt, ()):
             length = len(entry.tokens)
@@ -106,7 +113,11 @@ class PrefixCache(Generic[State]):
         self._device_lru[entry] = None
 
     def evict(self) -> bool:
-        """Remove an interior entry, or else offload the least recently used one; False if all are locked."""
+        """Make room in the device tier; return False if all its entries are locked.
+
+        Removes the least recently used interior entry. If there is none, offloads the least recently used
+        entry, or removes it if the host has no room.
+        """
         interior = self._lru_interior()
         if interior is not None:
             self.remove(interior)
@@ -122,7 +133,7 @@ class PrefixCache(Generic[State]):
         return True
 
     def evict_host(self) -> bool:
-        """Remove the least recently used host entry; False if there is none."""
+        """Remove the least recently used host entry; return False if all are locked or there is none."""
         entry = _first_free(self._host_lru)
         if entry is None:
             return False
@@ -158,20 +169,24 @@ class PrefixCache(Generic[State]):
                 self.remove(entry)
 
     def entries_of(self, request: object) -> list[CacheEntry[State]]:
-        """Return the entries that a request has made and that are still there."""
+        """Return the entries in either tier that a request has made."""
         return list(self._by_request.get(id(request), ()))
 
     def remove_longer(self, request: object, length: int) -> int:
-        """Remove a request's entries of more than `length` tokens; return the length of the longest left."""
+        """Remove a request's entries of more than `length` tokens.
+
+        Returns the number of tokens of the request's longest remaining entry; 0 if none remains.
+        """
         for entry in self.entries_of(request):
             if len(entry.tokens) > length:
                 self.remove(entry)
         return max((len(entry.tokens) for entry in self.entries_of(request)), default=0)
 
     def prune(self, request: object, most: int) -> None:
-        """Remove one entry if a request has more than `most`, so that entries get denser toward its end.
+        """If a request has more than `most` entries, remove one of them.
 
-        Its longest entry, entries with logits and locked ones stay.
+        The choice makes entries denser toward the end of the text. The longest entry, entries with logits and
+        locked entries stay.
         """
         mine = sorted(self.entries_of(request), key=lambda one: len(one.tokens))
         if len(mine) <= most:
@@ -201,7 +216,10 @@ class PrefixCache(Generic[State]):
         return self._host_lru if entry.on_host else self._device_lru
 
     def _move(self, entry: CacheEntry[State], state: State, offloaded: bool) -> None:
-        """Move an entry to the other tier as its most recently used one, and discard its state here."""
+        """Move an entry to the other tier, as the most recently used entry there.
+
+        `state`: the entry's copy in the other tier. The previous state is discarded.
+        """
         del self._tier(entry)[entry]
         before, entry.state, entry.on_host = entry.state, state, offloaded
         self._tier(entry)[entry] = None

@@ -16,7 +16,7 @@ from jet.cache.state_pool import PAGE_SIZE, StatePool, WindowKV
 
 
 def copy_out(pool: StatePool, slot: int, length: int) -> list[Tensor]:
-    """Return copies of a slot of `length` tokens: its states, then its pages in order."""
+    """Return host copies of a slot of `length` tokens: its states, then its pages in order."""
     windows = {part.untyped_storage().data_ptr() for part in _window_tensors(pool)}
     copies = []
     for view in pool.state_views(slot):
@@ -41,7 +41,7 @@ def copies_like(pool: StatePool, length: int) -> list[Tensor]:
 def copy_in(pool: StatePool, slot: int, copies: Sequence[Tensor]) -> None:
     """Fill an empty live slot with the copies that `copy_out` returned.
 
-    Raises MemoryError without enough pages.
+    Raises MemoryError if there are not enough pages.
     """
     views = pool.state_views(slot)
     pages = pool.allocate_pages(slot, len(copies) - len(views))

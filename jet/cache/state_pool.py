@@ -4,8 +4,9 @@ A sequence has a slot: an index into every layer's states. Full-attention layers
 that all slots share; one page table, the same for all layers, lists each slot's pages in order. Tensors never
 move while the pool lives, as captured CUDA graphs require.
 
-A slot is live while its sequence runs, or holds a snapshot for later sequences with the same prefix. They
-share its pages: a page with several references is copied on write.
+A live slot belongs to a running sequence. Any other slot in use holds a snapshot, from which later sequences
+with the same prefix start. Snapshots and sequences share pages: a page with several references is copied
+before it is written.
 
 The slot after the requested ones is `null_slot`, which padding rows use; their page is `NULL_PAGE`.
 """
@@ -37,7 +38,12 @@ PAGE_SIZE = 256  # tokens
 
 @dataclass(frozen=True)
 class JetState:
-    """State of a jet layer: `recurrent` `[S, H, K, V]` float32, `conv` `[S, D, W]`, newest input last."""
+    """State of a jet layer.
+
+    Attributes:
+        recurrent: `[S, H, K, V]` float32, for S slots, H heads, K key and V value channels.
+        conv: the convolution's last W inputs, `[S, D, W]` for D channels, newest last.
+    """
 
     recurrent: Tensor
     conv: Tensor
@@ -53,17 +59,17 @@ class WindowKV:
 
 @dataclass(frozen=True)
 class PagedKV:
-    """Keys and values of a full-attention layer: `pages` `[P, 2, Hkv, PAGE_SIZE, D]`, 256 tokens each."""
+    """Keys and values of a full-attention layer: `pages` `[P, 2, Hkv, PAGE_SIZE, D]` (0 keys, 1 values)."""
 
     pages: Tensor
 
 
 class StatePool:
-    """Memory of up to `slots` sequences, with up to `tokens` tokens in full attention among them.
+    """Memory for up to `slots` sequences, whose full attention holds up to `tokens` tokens in all.
 
     Attributes:
         layers: the memory of each layer.
-        page_table: `[slots + 1, pages]` int32, the pages of each slot.
+        page_table: `[slots + 1, max_pages]` int32, the numbers of each slot's pages in order.
         null_slot: the slot of padding rows.
         allocator: the reference counts of pages.
     """
@@ -78,9 +84,16 @@ class StatePool:
         context: int | None = None,
         scratch: bool = False,
     ) -> None:
-        """`context`: most tokens of one sequence, by default the network's.
+        """Allocate the memory of all slots and pages.
 
-        `scratch`: allocate one more slot, for `save_scratch` and `restore_scratch`.
+        Args:
+            config: the network's configuration.
+            slots: the number of slots, without `null_slot` and the scratch slot.
+            tokens: the tokens that all pages together hold.
+            dtype: the type of keys, values and convolution states.
+            device: the device of all tensors.
+            context: the most tokens of one sequence; None for the network's limit.
+            scratch: whether to allocate one more slot, for `save_scratch` and `restore_scratch`.
         """
         assert config.layer_types is not None
         context = context or config.max_position_embeddings
@@ -104,7 +117,7 @@ class StatePool:
     def allocate(self, reserved_pages: int = 0) -> int:
         """Allocate a slot for a new sequence and reserve pages for it.
 
-        Raises MemoryError if there are too few of either.
+        Raises MemoryError if no slot or too few pages are available.
         """
         if reserved_pages > self.allocator.available:
             raise MemoryError(
@@ -127,9 +140,10 @@ class StatePool:
         self._free_slots.append(slot)
 
     def reserve(self, slot: int, tokens: int, start: int = 0) -> None:
-        """Give a slot pages for `tokens` tokens, the ones from `start` on writable (copied if shared).
+        """Give a slot pages for its first `tokens` tokens, and make the tokens from `start` on writable.
 
-        Raises MemoryError if there are not enough pages.
+        If the page that contains `start` is shared, the slot gets a copy of it. Raises MemoryError if there
+        are not enough pages.
         """
         pages, needed = self._pages[slot], -(-tokens // PAGE_SIZE)
         if start % PAGE_SIZE and start < tokens:
@@ -146,7 +160,10 @@ class StatePool:
         self._append_pages(slot, [self._allocate_page(slot) for _ in range(missing)])
 
     def snapshot(self, slot: int, length: int) -> int | None:
-        """Copy the state of a live slot of `length` tokens to a new snapshot slot; None if none is free."""
+        """Copy the state of a live slot of `length` tokens to a new snapshot slot, and share its pages.
+
+        Returns the snapshot slot; None if no slot is free and none can be evicted.
+        """
         kept = self._allocate_slot()
         if kept is None:
             return None
@@ -156,17 +173,22 @@ class StatePool:
         return kept
 
     def mark(self, slot: int) -> int | None:
-        """Copy the state of a live slot, without its pages, to a new snapshot slot; None if none is free."""
+        """Copy the state of a live slot, without its pages, to a new snapshot slot.
+
+        Returns the snapshot slot; None if no slot is free and none can be evicted. `return_to` copies the
+        state back.
+        """
         return self.snapshot(slot, 0)
 
     def is_mark(self, snapshot: int) -> bool:
-        """Return whether a snapshot has no pages, so that it is of use only to its own slot."""
+        """Return whether a snapshot has no pages, so that it can only be copied back to its own slot."""
         return not self._pages[snapshot]
 
     def return_to(self, mark: int, slot: int, length: int) -> None:
         """Copy the state of a mark of `length` tokens back to its slot, whose pages still have these tokens.
 
-        Later pages are given back, since other sequences may share them by now; they stay reserved.
+        The slot gives up its later pages, since other sequences may share them by now. It keeps a reservation
+        for as many pages as became available.
         """
         self._stacks.copy(mark, slot)
         pages, available = self._pages[slot], self.allocator.available
@@ -198,7 +220,7 @@ class StatePool:
         self._free_slots.append(snapshot)
 
     def release_free_slots(self) -> None:
-        """Return the memory of all free slots except one to the system; does so on a CPU only."""
+        """On a CPU, return the memory of all free slots but one to the system; else do nothing."""
         for slot in self._free_slots[:-1]:
             release_memory(self._stacks.states(slot))
 
@@ -211,7 +233,10 @@ class StatePool:
         self._stacks.copy(self.null_slot + 1, slot)
 
     def ref_pages(self, snapshot: int) -> list[int]:
-        """Add a live reference to each page of a snapshot, for the caller to drop, and return the pages."""
+        """Add a live reference to each page of a snapshot, and return the pages.
+
+        The caller must drop the references with `allocator.unref`.
+        """
         pages = list(self._pages[snapshot])
         self.allocator.ref(pages)
         return pages
@@ -221,13 +246,16 @@ class StatePool:
         return list(self._pages[slot])
 
     def allocate_pages(self, slot: int, count: int) -> list[int]:
-        """Allocate `count` pages for an empty live slot and return them. Raises MemoryError."""
+        """Allocate `count` pages for an empty live slot and return them.
+
+        Raises MemoryError if there are not enough pages.
+        """
         assert not self._pages[slot]
         self.reserve(slot, count * PAGE_SIZE)
         return self.pages(slot)
 
     def state_views(self, slot: int) -> list[Tensor]:
-        """Return views of a slot's states, one tensor a kind; the first dimension is layers."""
+        """Return views of a slot's states, one tensor for each kind; the first dimension is layers."""
         return self._stacks.states(slot)
 
     def page_view(self, page: int) -> Tensor:
@@ -254,9 +282,11 @@ class StatePool:
         self.allocator.reserved_pages -= self._reserved_pages.pop(slot)
 
     def _copy_on_write(self, slot: int, index: int) -> None:
-        """Replace a slot's shared page by a copy of its own.
+        """Replace the shared page at `index` of a slot's pages by a copy of its own.
 
-        If only snapshots hold the original afterwards, this uses no reservation: the original is evictable.
+        If another running sequence holds the original, the copy uses one of the slot's reserved pages.
+        Otherwise it uses none, because the original became evictable. If making room evicts all other
+        holders, the slot keeps the original. Raises MemoryError if no page can be freed.
         """
         page = self._pages[slot][index]
         try:
@@ -279,7 +309,7 @@ class StatePool:
         pages += added
 
     def cache(self, slot: int, length: int) -> SlotCache:
-        """Return a slot with `length` tokens as the cache that the network's forward updates."""
+        """Return the cache that the network's forward updates, for a slot of `length` tokens."""
         assert self._config.layer_types is not None
         return SlotCache([self._layer_cache(memory, slot, length) for memory in self.layers])
 
@@ -369,7 +399,10 @@ class _WindowSlot(WindowAttentionCache):
         return self._extend(0, key_states), self._extend(1, value_states, key_states.shape[2])
 
     def _extend(self, part: int, states: Tensor, moved: int = 0) -> Tensor:
-        """Append states to a ring and return all that their tokens attend to; `length` grows by `moved`."""
+        """Append states `[1, Hkv, T, D]` to a ring, and return all states that their tokens attend to.
+
+        `part`: 0 for keys, 1 for values. `moved`: the number to add to `length` afterwards.
+        """
         ring = self._rings[part]
         seen = torch.cat([gather_window(ring, self.length), states[0]], dim=1)
         write_window(ring, self.length, states[0])
@@ -439,7 +472,7 @@ class _LayerStacks:
         return [next(made[kind]) for kind in kinds]
 
     def in_use(self, length: int) -> dict[str, int]:
-        """Return the bytes of a sequence of `length` tokens, by kind."""
+        """Return the bytes of a sequence of `length` tokens, by kind of state."""
         recurrent, conv = (stack[:, 0].nbytes for stack in self._jet) if self._jet else (0, 0)
         window = self._windows[0].shape[3]
         return {
@@ -455,7 +488,7 @@ class _LayerStacks:
             stack[:, slot].zero_()
 
     def states(self, slot: int) -> list[Tensor]:
-        """Return views of a slot's states."""
+        """Return views of a slot's states, one tensor for each kind; the first dimension is layers."""
         return [stack[:, slot] for stack in (*self._jet, *self._windows)]
 
     def page(self, page: int) -> Tensor:
